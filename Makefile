@@ -1,0 +1,96 @@
+# Needs Python 3.11 or newer and make, nothing else: every target makes what it needs. Start with: make demo
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+VERSIONS := 3.11 3.12 3.13 3.14
+
+# A PYTHON of the caller's own choice is taken or refused; the default may give way to a newer one beside it.
+ifeq ($(origin PYTHON),file)
+CANDIDATES := $(PYTHON) $(addprefix python,$(VERSIONS))
+else
+CANDIDATES := $(PYTHON)
+endif
+
+IN_VENV := $(VENV)/bin/python
+PIP := $(IN_VENV) -m pip --disable-pip-version-check --no-input
+
+# The caller's own Python set-up stays out of the virtual environment.
+unexport PYTHONHOME PYTHONPATH
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two installations into one virtual environment at a time would trip over each other.
+.NOTPARALLEL:
+.PHONY: help demo test test-all lint format types bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo 'Options for what is run: make test ARGS="-k sse -x". Another interpreter: make test PYTHON=python3.12'
+
+demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with four clients (about 15 s)
+	@$(VENV)/bin/flowserver demo $(ARGS)
+
+test: $(VENV)/.installed-test ## run every test
+	@$(IN_VENV) -m pytest $(ARGS)
+
+test-all: ## run every test on each python3.11 to python3.14 that is on PATH
+	@found=; failed=; \
+	for version in $(VERSIONS); do \
+	    "python$$version" -c '' >/dev/null 2>&1 || continue; \
+	    found="$$found $$version"; \
+	    echo "== Python $$version"; \
+	    $(MAKE) --no-print-directory test PYTHON="python$$version" VENV=".venv-$$version" \
+	        || failed="$$failed $$version"; \
+	done; \
+	if [ -z "$$found" ]; then echo "None of Python $(VERSIONS) is on PATH." >&2; exit 1; fi; \
+	if [ -n "$$failed" ]; then echo "Failed on Python$$failed (run on:$$found)." >&2; exit 1; fi; \
+	echo "Passed on Python$$found."
+
+lint: $(VENV)/.installed-test ## check style and format (ruff)
+	@$(IN_VENV) -m ruff check .
+	@$(IN_VENV) -m ruff format --check .
+
+format: $(VENV)/.installed-test ## put style and format right (ruff)
+	@$(IN_VENV) -m ruff check --fix .
+	@$(IN_VENV) -m ruff format .
+
+# bench/ is checked too, so what it imports has to be there.
+types: $(VENV)/.installed-test $(VENV)/.installed-bench ## check types (mypy)
+	@$(IN_VENV) -m mypy
+
+bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is installed
+	@$(IN_VENV) -m bench $(ARGS)
+
+clean: ## remove virtual environments, caches and build output
+	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find flowserver tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra of pyproject.toml: installed once, and again when pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml $(VENV)/.made
+	@echo "Installing flowserver[$*] into $(VENV)"
+	@$(PIP) install --quiet --editable '.[$*]'
+	@touch $@
+
+# A virtual environment whose interpreter has gone (an upgrade of the system's Python) is made anew.
+$(shell [ -x '$(IN_VENV)' ] || rm -f '$(VENV)/.made')
+
+# One that works is taken as it is, however it was made; one whose making broke off is not.
+$(VENV)/.made:
+	@if $(PIP) --version >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	chosen=; bare=; \
+	for candidate in $(CANDIDATES); do \
+	    "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	    if "$$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then chosen=$$candidate; break; fi; \
+	    bare="$$bare $$candidate"; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	    echo "flowserver needs Python 3.11 or newer, with venv and pip. Tried: $(CANDIDATES)" >&2; \
+	    [ -z "$$bare" ] || echo "New enough but without venv or pip:$$bare (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+	    echo "Install it, or say where it is: make PYTHON=/path/to/python3.12 TARGET" >&2; \
+	    exit 1; \
+	fi; \
+	if [ -e '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi; \
+	echo "Making $(VENV) with $$("$$chosen" --version)"; \
+	"$$chosen" -m venv '$(VENV)' && touch $@

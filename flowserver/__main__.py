@@ -1,0 +1,99 @@
+"""The command line: `flowserver serve | demo | simulate | check | version`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import uvloop
+
+from . import __version__
+from .config import SETTINGS, Config, ConfigError, load, unknown_settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Returns the exit status: 0, 1 for what is wrong with the configuration, 2 for usage."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["simulate"]:
+        from .simulator import main as simulate
+
+        return simulate(arguments[1:])
+    if arguments[:1] == ["demo"]:
+        from .demo import main as demo
+
+        return demo(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="flowserver",
+        description="An edge relay for LLM token streams with backpressure that reaches the provider.",
+        epilog="Settings come from the environment (FLOW_...); `flowserver check` shows and explains them.",
+    )
+    parser.add_argument("--version", action="version", version=f"flowserver {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("serve", help="run the relay")
+    commands.add_parser("check", help="validate the settings and say what they mean")
+    commands.add_parser("demo", help="simulator, relay and four clients; shows what happens")
+    commands.add_parser("simulate", help="run a pretend provider")
+    commands.add_parser("version", help="print the version")
+    command = parser.parse_args(arguments).command
+    if command == "version":
+        print(f"flowserver {__version__}")
+        return 0
+    return _check() if command == "check" else _serve()
+
+
+def _load() -> Config | None:
+    """The configuration; None when it is wrong, which has then been said."""
+    for line in unknown_settings(os.environ):
+        print(f"flowserver: warning: {line}", file=sys.stderr)
+    try:
+        return load(os.environ)
+    except ConfigError as error:
+        _complain(error)
+        return None
+
+
+def _complain(error: ConfigError) -> None:
+    for problem in error.problems:
+        print(f"flowserver: {problem}", file=sys.stderr)
+
+
+def _serve() -> int:
+    from .server import serve
+    from .telemetry.log import Log
+
+    config = _load()
+    if config is None:
+        return 1
+    log = Log(config.log_level)
+    try:
+        uvloop.run(serve(config, log))
+    except ConfigError as error:
+        _complain(error)
+        return 1
+    except OSError as error:
+        print(f"flowserver: can't listen: {error}", file=sys.stderr)
+        return 1
+    finally:
+        log.close()
+    return 0
+
+
+def _check() -> int:
+    config = _load()
+    if config is None:
+        return 1
+    width = max(len(setting.env) for setting in SETTINGS)
+    for setting in SETTINGS:
+        given = os.environ.get(setting.env)
+        value = setting.default if given is None else given
+        shown = "(set)" if setting.env.endswith("_KEY") and value else value or "(none)"
+        print(f"{setting.env:<{width}}  {shown:<22}  {setting.doc}")
+    if config.upstream is None:
+        print("flowserver: FLOW_UPSTREAM is not set: `flowserver serve` needs a provider", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

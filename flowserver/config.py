@@ -1,0 +1,305 @@
+"""Configuration: the environment, parsed and checked once at start-up.
+
+`SETTINGS` is the one list of what can be set. Each entry names its field in `Config`, and the README's table is held to
+it by a test.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+_T = TypeVar("_T")
+
+
+class ConfigError(Exception):
+    """One or more settings are wrong; `problems` has a line for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A provider's base URL in its parts. `path` has no trailing slash and may be empty."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the Host header wants them: without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set. Sizes are bytes, times are seconds; None means off (or the kernel's default)."""
+
+    listen: tuple[Address, ...]
+    admin_listen: Address | None
+    upstream: Url | None
+    upstream_api_key: str | None
+    upstream_ca: str | None
+    high_water: int
+    low_water: int
+    prefetch_chunks: int
+    notsent_lowat: int | None
+    upstream_rcvbuf: int | None
+    max_connections: int
+    max_body: int
+    head_timeout: float | None
+    body_timeout: float | None
+    keepalive_timeout: float | None
+    connect_timeout: float
+    first_byte_timeout: float | None
+    idle_timeout: float | None
+    stall_timeout: float | None
+    total_timeout: float | None
+    upstream_keepalive: float | None
+    drain_timeout: float
+    log_level: str
+
+    @property
+    def sweep_interval(self) -> float:
+        """Seconds between two looks at all deadlines: 1, or less when a deadline is so short that it needs it."""
+        timeouts = (
+            self.head_timeout,
+            self.body_timeout,
+            self.keepalive_timeout,
+            self.first_byte_timeout,
+            self.idle_timeout,
+            self.stall_timeout,
+            self.total_timeout,
+            self.upstream_keepalive,
+        )
+        shortest = min((t for t in timeouts if t is not None), default=4.0)
+        return min(1.0, max(0.02, shortest / 4))
+
+
+# --- parsers of one value: they raise ValueError with a text that says what is wanted ---
+
+_SIZE = re.compile(r"(\d+)\s*(k|m|g)?i?b?", re.IGNORECASE)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_size(text: str) -> int:
+    """`16384`, `64k`, `1m` -> bytes; units are powers of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError("a size such as 65536, 64k or 1m is wanted")
+    return int(match[1]) * _FACTORS[(match[2] or "").lower()]
+
+
+def parse_time(text: str) -> float:
+    """`500ms`, `30s`, `5m`, `1h` or plain seconds -> seconds."""
+    match = _TIME.fullmatch(text.strip())
+    if not match:
+        raise ValueError("a time such as 500ms, 30s or 5m is wanted")
+    return float(match[1]) * _SECONDS[(match[2] or "").lower()]
+
+
+def parse_count(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError("a whole number of at least 1 is wanted")
+    return int(text)
+
+
+def parse_address(text: str) -> Address:
+    """`host:port`, `:port` (all interfaces) or `[v6]:port`."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("an address such as 127.0.0.1:8080 or [::1]:8080 is wanted")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address needs brackets: [::1]:8080")
+    return Address(host or "0.0.0.0", int(port))
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    return tuple(parse_address(part) for part in text.split(",") if part.strip())
+
+
+def parse_url(text: str) -> Url:
+    """A base URL; query, fragment and credentials are refused, since they would be dropped silently."""
+    wanted = "a base URL such as https://api.openai.com is wanted"
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{wanted} ({error})") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(wanted)
+    if parts.query or parts.fragment or parts.username or parts.password:
+        raise ValueError(f"{wanted}, without query, fragment or credentials")
+    try:
+        parts.path.encode("ascii")
+        host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError(f"{wanted}, in ASCII") from None
+    if re.search(r"[\x00-\x20\x7f]", parts.path + host):
+        raise ValueError(f"{wanted}, without blanks or control characters")
+    return Url(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+
+
+def parse_log_level(text: str) -> str:
+    level = text.strip().lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise ValueError("one of debug, info, warning, error is wanted")
+    return level
+
+
+def parse_secret(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("a key in printable ASCII without blanks is wanted")
+    return text
+
+
+def _or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
+    """`0`, `off` and the empty text mean None."""
+
+    def parser(text: str) -> _T | None:
+        if text.strip().lower() in ("", "off", "none") or re.fullmatch(r"0(\.0+)?(ms|s|m|h|k|g)?", text.strip()):
+            return None
+        return parse(text)
+
+    return parser
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable: `default` is written as the environment would have it, `doc` is one line."""
+
+    env: str
+    default: str
+    parse: Callable[[str], Any]
+    doc: str
+
+    @property
+    def field(self) -> str:
+        return self.env.removeprefix("FLOW_").lower()
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("FLOW_LISTEN", "127.0.0.1:8080", parse_addresses, "where clients connect; several with commas"),
+    Setting(
+        "FLOW_ADMIN_LISTEN",
+        "127.0.0.1:9090",
+        _or_off(parse_address),
+        "health, metrics and live streams; `off` for none. Keep it private",
+    ),
+    Setting("FLOW_UPSTREAM", "", _or_off(parse_url), "the provider's base URL, http or https"),
+    Setting(
+        "FLOW_UPSTREAM_API_KEY",
+        "",
+        _or_off(parse_secret),
+        "sent to the provider as `Authorization: Bearer`; empty passes the client's own on",
+    ),
+    Setting("FLOW_UPSTREAM_CA", "", _or_off(str), "PEM file of the authorities to trust; empty takes the system's"),
+    Setting("FLOW_HIGH_WATER", "16k", parse_size, "bytes held for one stream at which its provider is stopped"),
+    Setting("FLOW_LOW_WATER", "4k", parse_size, "bytes in a transport at which chunks begin to wait"),
+    Setting("FLOW_PREFETCH_CHUNKS", "16", parse_count, "chunks that may wait for a lagging client"),
+    Setting(
+        "FLOW_NOTSENT_LOWAT",
+        "16k",
+        _or_off(parse_size),
+        "unsent bytes the kernel may hold for a client (TCP_NOTSENT_LOWAT); 0: the kernel's default",
+    ),
+    Setting(
+        "FLOW_UPSTREAM_RCVBUF",
+        "16k",
+        _or_off(parse_size),
+        "the kernel's receive buffer towards a provider (SO_RCVBUF); 0: the kernel's default",
+    ),
+    Setting("FLOW_MAX_CONNECTIONS", "10000", parse_count, "client connections at once; further ones get 503"),
+    Setting("FLOW_MAX_BODY", "64m", parse_size, "largest request body; larger ones get 413"),
+    Setting("FLOW_HEAD_TIMEOUT", "10s", _or_off(parse_time), "for a client to send a request head"),
+    Setting("FLOW_BODY_TIMEOUT", "60s", _or_off(parse_time), "between two pieces of a request body"),
+    Setting("FLOW_KEEPALIVE_TIMEOUT", "75s", _or_off(parse_time), "for an idle client connection"),
+    Setting("FLOW_CONNECT_TIMEOUT", "10s", parse_time, "for DNS, TCP and TLS to a provider, together"),
+    Setting(
+        "FLOW_FIRST_BYTE_TIMEOUT", "5m", _or_off(parse_time), "from the whole request to the answer's first body byte"
+    ),
+    Setting("FLOW_IDLE_TIMEOUT", "5m", _or_off(parse_time), "between two reads of an answer; not counted while paused"),
+    Setting("FLOW_STALL_TIMEOUT", "60s", _or_off(parse_time), "for a client that accepts no byte of its answer"),
+    Setting("FLOW_TOTAL_TIMEOUT", "off", _or_off(parse_time), "for a whole exchange; cuts live streams, so off"),
+    Setting(
+        "FLOW_UPSTREAM_KEEPALIVE",
+        "30s",
+        _or_off(parse_time),
+        "for an idle provider connection; 0: no reuse",
+    ),
+    Setting("FLOW_DRAIN_TIMEOUT", "5m", parse_time, "for open streams to finish after SIGTERM"),
+    Setting("FLOW_LOG_LEVEL", "info", parse_log_level, "debug, info, warning or error; access lines are info"),
+)
+
+
+def load(environ: Mapping[str, str]) -> Config:
+    """Parse `environ`. Raises ConfigError with every problem found."""
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        text = environ.get(setting.env, setting.default)
+        try:
+            values[setting.field] = setting.parse(text)
+        except ValueError as error:
+            shown = "the value given" if setting.env.endswith("_KEY") else repr(text)
+            problems.append(f"{setting.env}: {shown} will not do: {error}")
+    if not problems:
+        problems = _cross_check(values)
+    if problems:
+        raise ConfigError(problems)
+    return Config(**values)
+
+
+def _cross_check(values: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if not values["listen"]:
+        problems.append("FLOW_LISTEN: at least one address is wanted")
+    if not 0 < values["low_water"] < values["high_water"]:
+        problems.append("FLOW_LOW_WATER: must be above 0 and below FLOW_HIGH_WATER")
+    if values["connect_timeout"] <= 0:
+        problems.append("FLOW_CONNECT_TIMEOUT: must be above 0")
+    return problems
+
+
+def unknown_settings(environ: Mapping[str, str]) -> list[str]:
+    """A line for each FLOW_ name that means nothing here.
+
+    A warning and no error: orchestrators add variables of their own, such as FLOW_SERVICE_HOST for a service `flow`.
+    """
+    known = {setting.env for setting in SETTINGS}
+    lines = []
+    for name in sorted(environ):
+        if name.startswith("FLOW_") and name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"{name}: there is no such setting{hint}")
+    return lines

@@ -1,0 +1,1 @@
+"""The client's side: listening, and HTTP/1.1."""

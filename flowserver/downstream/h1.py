@@ -1,0 +1,521 @@
+"""HTTP/1.1 towards the client: a connection, and the stream of its current request.
+
+h11 owns heads, states and ends. Chunks of a streamed answer are framed beside it (see `framing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import cast
+
+import h11
+
+from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
+from ..flow import Marks, Outlet
+from ..framing import encode_chunk
+from ..messages import RequestHead, ResponseHead, has_no_body
+from ..relay.ports import Clock, DownstreamEvents, Observer, OpenExchange
+from .hangup import HangupWatcher
+from .head import MAX_HEAD, HeadReader, parse_head
+
+LINGER = 2.0
+"""Seconds that the rest of a refused request is read and dropped, so that a reset does not overtake the answer."""
+MAX_PIPELINED = 64 * 1024
+"""Bytes of further requests that are read ahead while one is being answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What a client connection needs to know; times in seconds, None is off."""
+
+    marks: Marks
+    max_connections: int
+    head_timeout: float | None
+    keepalive_timeout: float | None
+    stall_timeout: float | None
+
+
+class Surroundings:
+    """What the connections of one listener share."""
+
+    __slots__ = ("clock", "connections", "draining", "hangups", "observer", "open_exchange", "settings")
+
+    def __init__(
+        self,
+        settings: ConnectionSettings,
+        open_exchange: OpenExchange,
+        observer: Observer,
+        clock: Clock,
+        hangups: HangupWatcher,
+    ) -> None:
+        self.settings = settings
+        self.open_exchange = open_exchange
+        self.observer = observer
+        self.clock = clock
+        self.hangups = hangups
+        self.connections: set[DownstreamH1] = set()
+        self.draining = False
+
+
+class H1Stream:
+    """One request and its answer on a connection: a `relay.ports.DownstreamStream`."""
+
+    protocol = "h1"
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_connection",
+        "_ending",
+        "events",
+        "h11",
+        "outlet",
+        "request",
+        "request_whole",
+    )
+
+    def __init__(self, connection: DownstreamH1, h11_connection: h11.Connection, request: RequestHead) -> None:
+        self._connection = connection
+        self.h11 = h11_connection
+        self.request = request
+        self.request_whole = False
+        self.events: DownstreamEvents
+        self.outlet: Outlet
+        self._chunked = False
+        self._bodiless = False
+        self._ending: str | None = None
+
+    def attach(self, events: DownstreamEvents) -> None:
+        self.events = events
+        self.outlet = self._connection.outlet(self._write_framed, events)
+
+    # --- relay.ports.DownstreamStream ---
+
+    def send_interim(self, head: ResponseHead) -> None:
+        if self.request.http_version == b"1.1" and self._is_open and self.h11.our_state is h11.SEND_RESPONSE:
+            event = h11.InformationalResponse(status_code=head.status, headers=head.headers, reason=head.reason)
+            self._connection.write(self.h11.send(event))
+
+    def send_head(self, head: ResponseHead) -> None:
+        if not self._is_open:
+            return
+        headers = head.headers
+        if head.content_length is not None:
+            headers = [*headers, (b"content-length", b"%d" % head.content_length)]
+        if self._connection.is_last_response or not self.request_whole:
+            headers = [*headers, (b"connection", b"close")]
+        event = h11.Response(status_code=head.status, headers=headers, reason=head.reason)
+        self._connection.write(self.h11.send(event))
+        self._bodiless = has_no_body(self.request.method, head.status)
+        # With neither a length nor chunks (HTTP/1.0) the connection's end is the body's end.
+        self._chunked = head.content_length is None and self.request.http_version == b"1.1"
+        if self._chunked:
+            self.outlet.redirect(self._write_chunk)
+
+    def send_data(self, data: bytes) -> None:
+        if self._is_open and not self._bodiless:
+            self.outlet.send(data)
+
+    def send_end(self) -> None:
+        self._end("clean")
+
+    def break_off(self) -> None:
+        self._end("broken")
+
+    def pause_reading(self) -> None:
+        if self._is_open:
+            self._connection.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._is_open:
+            self._connection.resume_reading()
+
+    @property
+    def held(self) -> int:
+        return self.outlet.held if self._is_open else 0
+
+    @property
+    def writes(self) -> tuple[int, int]:
+        return self.outlet.writes, self.outlet.writes_full
+
+    # --- the connection's side ---
+
+    @property
+    def head_sent(self) -> bool:
+        return self.h11.our_state is not h11.SEND_RESPONSE
+
+    def block(self) -> None:
+        self.outlet.block()
+
+    def unblock(self) -> None:
+        self.outlet.unblock()
+        if self._ending is not None and not self.outlet.waiting and self._is_open:
+            self._finish()
+
+    def probe(self) -> None:
+        """Write something without meaning: a client that closed, rather than half-closed, resets the connection then.
+
+        Before the head that is an interim response, which clients must skip (RFC 9110 section 15.2); later a leading
+        zero of the next chunk's size (RFC 9112 section 7.1). Where neither is possible the next write tells.
+        """
+        if not self.head_sent:
+            self.send_interim(ResponseHead(100, [], reason=b"Continue"))
+        elif self._chunked and not self._bodiless:
+            self._connection.write(b"0")
+
+    @property
+    def _is_open(self) -> bool:
+        return self._connection.stream is self
+
+    def _end(self, ending: str) -> None:
+        if not self._is_open or self._ending is not None:
+            return
+        self._ending = ending
+        if not self.outlet.waiting:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._ending == "broken":
+            ends_by_close = not self._chunked and self.h11.our_state is h11.SEND_BODY
+            self._connection.on_broken_off(reset=ends_by_close)
+            return
+        self._connection.write(self.h11.send(h11.EndOfMessage()))
+        self._connection.on_response_done(self)
+
+    def _write_chunk(self, data: bytes) -> None:
+        self._connection.write(encode_chunk(data))
+
+    def _write_framed(self, data: bytes) -> None:
+        self._connection.write(self.h11.send(h11.Data(data=data)))
+
+
+class DownstreamH1(asyncio.Protocol):
+    """A client's connection. Requests are served one after the other, pipelined ones in order."""
+
+    __slots__ = (
+        "_around",
+        "_blocked",
+        "_fd",
+        "_half_closed",
+        "_is_tls",
+        "_lingering",
+        "_parsing",
+        "_pipelined",
+        "_reader",
+        "_reading",
+        "_served",
+        "_since",
+        "_stall_mark",
+        "_stall_since",
+        "_transport",
+        "must_close",
+        "stream",
+        "write",
+    )
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._reader = HeadReader()
+        self.stream: H1Stream | None = None
+        self.must_close = False
+        """The next response is the last of this connection."""
+        self._pipelined = bytearray()
+        self._parsing = False
+        self._reading = True
+        self._blocked = False
+        self._half_closed = False
+        self._lingering = False
+        self._served = 0
+        self._since = around.clock()
+        """When the present wait (for a head, or for the end of lingering) began."""
+        self._stall_mark: tuple[int, int] | None = None
+        self._stall_since = 0.0
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._fd = transport.get_extra_info("socket").fileno()
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
+        self.write = self._transport.write
+        self._around.settings.marks.limit_transport(self._transport)
+        too_many = len(self._around.connections) >= self._around.settings.max_connections
+        self._around.connections.add(self)
+        if too_many:
+            self._refuse(TOO_MANY_CONNECTIONS)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
+        stream = self.stream
+        if stream is None:
+            self._receive_heads(data)
+        elif stream.request_whole:
+            self._keep_for_later(data)
+        else:
+            self._receive_body(stream, data)
+
+    def eof_received(self) -> bool:
+        """Keeps the transport open for a client that closed its sending side only and still waits for its answer."""
+        stream = self.stream
+        if stream is None or self._is_tls or not stream.request_whole:
+            return False
+        self._half_closed = True
+        self._around.hangups.watch(self._fd, self._on_hangup)
+        stream.probe()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._around.hangups.forget(self._fd, self._on_hangup)
+        self._around.connections.discard(self)
+        self._drop_stream(EndReason.CLIENT_GONE)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        if self.stream is not None:
+            self.stream.block()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self.stream is not None:
+            self.stream.unblock()
+
+    # --- for the stream ---
+
+    def outlet(self, write: Callable[[bytes], None], events: DownstreamEvents) -> Outlet:
+        return Outlet(
+            self._transport,
+            self._around.settings.marks,
+            write=write,
+            on_full=events.on_downstream_full,
+            on_drained=events.on_downstream_drained,
+            blocked=self._blocked,
+        )
+
+    def pause_reading(self) -> None:
+        """Stop reading the client. Its leaving is then told by the watcher."""
+        if self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+            self._around.hangups.watch(self._fd, self._on_hangup)
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._half_closed and not self._transport.is_closing():
+            self._reading = True
+            self._around.hangups.forget(self._fd, self._on_hangup)
+            self._transport.resume_reading()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a request is being read or answered."""
+        return self.stream is not None
+
+    @property
+    def is_last_response(self) -> bool:
+        return self.must_close or (self._half_closed and not self._pipelined)
+
+    def on_response_done(self, stream: H1Stream) -> None:
+        """The answer is handed to the transport: go on with the next request, or close."""
+        self.stream = None
+        self._served += 1
+        self._since = self._around.clock()
+        stream.events.on_downstream_finished()
+        if stream.h11.our_state is not h11.DONE or stream.h11.their_state is not h11.DONE or self.is_last_response:
+            self._close(linger=not stream.request_whole)
+        elif not self._parsing:
+            self.resume_reading()
+            if self._pipelined:
+                data = bytes(self._pipelined)
+                self._pipelined.clear()
+                self._receive_heads(data)
+
+    def on_broken_off(self, *, reset: bool) -> None:
+        """Close without a proper end; `reset` where a plain close would look like one."""
+        self.stream = None
+        if reset:
+            self._reset_on_close()
+        self._transport.close()
+
+    # --- for the listener ---
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadlines of this connection and of its exchange."""
+        settings = self._around.settings
+        if self._transport.get_write_buffer_size():
+            self._sweep_stall(now, settings.stall_timeout)
+        else:
+            self._stall_mark = None
+        if self.stream is not None:
+            self.stream.events.sweep(now)
+        elif self._lingering:
+            if now - self._since >= LINGER:
+                self._transport.abort()
+        elif not self._transport.is_closing():
+            self._sweep_head(now, settings)
+
+    def drain(self) -> None:
+        """Take no further request; close now if none is being served."""
+        self.must_close = True
+        if self.stream is None and self._reader.is_empty and not self._lingering:
+            self._transport.close()
+
+    def end_drain(self) -> None:
+        """The drain time is over."""
+        if self.stream is not None:
+            self.stream.events.on_drain_timeout()
+        if not self._transport.is_closing():
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # --- reading ---
+
+    def _receive_heads(self, data: bytes) -> None:
+        """Start the requests in `data`, until one waits for its answer or for the rest of its body."""
+        if self._reader.is_empty:
+            self._since = self._around.clock()
+        self._parsing = True
+        while data and self.stream is None and not self._transport.is_closing() and not self._lingering:
+            result = self._reader.feed(data)
+            if result is None:
+                break
+            if isinstance(result, RelayError):
+                self._refuse(result)
+                break
+            raw, data = result
+            connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+            head = parse_head(raw, connection)
+            if isinstance(head, RelayError):
+                self._refuse(head)
+                break
+            data = self._start(H1Stream(self, connection, head), data)
+        self._parsing = False
+        if self._half_closed and self.stream is None:
+            self._transport.close()
+
+    def _start(self, stream: H1Stream, data: bytes) -> bytes:
+        """Open the exchange and hand it what is there of the body. Returns what follows the request, if its answer
+        is over already."""
+        self.stream = stream
+        stream.request_whole = not stream.request.has_body
+        self._around.open_exchange(stream.request, stream)
+        if self.stream is stream and stream.h11.they_are_waiting_for_100_continue and not data:
+            self._answer_continue(stream)
+        self._receive_body(stream, data)
+        if not self.is_serving and not self._lingering:
+            data = bytes(self._pipelined)
+            self._pipelined.clear()
+            return data
+        return b""
+
+    def _receive_body(self, stream: H1Stream, data: bytes) -> None:
+        connection = stream.h11
+        try:
+            if data:
+                connection.receive_data(data)
+            while connection.their_state is h11.SEND_BODY:
+                event = connection.next_event()
+                if isinstance(event, h11.Data):
+                    stream.events.on_downstream_data(bytes(event.data))
+                elif isinstance(event, h11.EndOfMessage):
+                    stream.request_whole = True
+                    self._keep_for_later(connection.trailing_data[0])
+                    if self.stream is stream:
+                        stream.events.on_downstream_end()
+                    return
+                else:
+                    return  # NEED_DATA
+        except h11.RemoteProtocolError as failure:
+            self.must_close = True
+            stream.events.on_downstream_failed(bad_request(f"The request body is malformed: {failure}."))
+
+    def _keep_for_later(self, data: bytes) -> None:
+        """Pipelined requests wait until the present one is answered, bounded."""
+        self._pipelined += data
+        if len(self._pipelined) >= MAX_PIPELINED:
+            self.pause_reading()
+
+    def _answer_continue(self, stream: H1Stream) -> None:
+        if not stream.head_sent:
+            stream.send_interim(ResponseHead(100, [], reason=b"Continue"))
+
+    # --- ending ---
+
+    def _refuse(self, error: RelayError) -> None:
+        """Answer what is no proper request, and close."""
+        self._around.observer.request_refused(error, "h1")
+        body = error.body()
+        phrase = HTTPStatus(error.status).phrase.encode()
+        retry = b"" if error.retry_after is None else b"retry-after: %d\r\n" % error.retry_after
+        self.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%bconnection: close\r\n\r\n%b"
+            % (error.status, phrase, len(body), retry, body)
+        )
+        self._close(linger=True)
+
+    def _close(self, *, linger: bool) -> None:
+        """Close behind what is written. `linger` where the client may still be sending."""
+        if linger and not self._half_closed and self._transport.can_write_eof():
+            self._lingering = True
+            self._since = self._around.clock()
+            self.resume_reading()
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _on_hangup(self) -> None:
+        self._drop_stream(EndReason.CLIENT_GONE)
+        self._transport.abort()
+
+    def _drop_stream(self, reason: EndReason) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.events.on_downstream_reset(reason)
+
+    def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
+        waited = now - self._since
+        if self._reader.is_empty and self._served:
+            if settings.keepalive_timeout is not None and waited >= settings.keepalive_timeout:
+                self._transport.close()
+        elif settings.head_timeout is not None and waited >= settings.head_timeout:
+            if self._reader.is_empty:
+                self._transport.close()
+            else:
+                self._refuse(_head_timeout(settings.head_timeout))
+
+    def _sweep_stall(self, now: float, limit: float | None) -> None:
+        """A client stalls when nothing leaves the transport and nothing is acknowledged."""
+        mark = (self._transport.get_write_buffer_size(), _unacknowledged(self._fd))
+        if mark != self._stall_mark:
+            self._stall_mark = mark
+            self._stall_since = now
+        elif limit is not None and now - self._stall_since >= limit:
+            self._drop_stream(EndReason.CLIENT_STALLED)
+            self._transport.abort()
+
+    def _reset_on_close(self) -> None:
+        connection = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _unacknowledged(descriptor: int) -> int:
+    """Bytes in the kernel's send queue that the client has not acknowledged (SIOCOUTQ); -1 when it can't be told."""
+    try:
+        return cast(int, struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:
+        return -1
+
+
+def _head_timeout(seconds: float) -> RelayError:
+    message = f"The request head was not whole after {seconds:g} s (FLOW_HEAD_TIMEOUT)."
+    return RelayError(408, "head_timeout", message, Party.CLIENT, EndReason.CLIENT_ERROR)

@@ -1,0 +1,59 @@
+"""Notices that a client hung up while its transport is not being read.
+
+A transport that does not read (an upload held back, a client that shut its sending side) hears of no reset. One epoll
+set for all such sockets does: it is asked for nothing, and the kernel reports errors and hang-ups to it all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from collections.abc import Callable
+
+
+class HangupWatcher:
+    """Calls back once when a watched socket's connection is gone. On systems without epoll it never does; there the
+    next write or the sweep finds out."""
+
+    __slots__ = ("_callbacks", "_epoll", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        if self._epoll is not None:
+            loop.add_reader(self._epoll.fileno(), self._on_ready)
+
+    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Call `callback` when the connection of `descriptor` is reset or closed in both directions."""
+        if self._epoll is None:
+            return
+        # A number left behind by a socket that is closed, but not yet lost to its protocol, is taken over.
+        self._callbacks[descriptor] = callback
+        with contextlib.suppress(FileExistsError):
+            self._epoll.register(descriptor, 0)  # EPOLLERR and EPOLLHUP need no asking
+
+    def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """The opposite of `watch` with the same arguments; harmless when it is not watched."""
+        if self._epoll is None or self._callbacks.get(descriptor) != callback:
+            return
+        del self._callbacks[descriptor]
+        with contextlib.suppress(OSError):  # closed already, and so out of the set
+            self._epoll.unregister(descriptor)
+
+    def close(self) -> None:
+        if self._epoll is not None:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
+
+    def _on_ready(self) -> None:
+        assert self._epoll is not None
+        for descriptor, _ in self._epoll.poll(0):
+            callback = self._callbacks.get(descriptor)
+            if callback is None:
+                self._epoll.unregister(descriptor)
+                continue
+            self.forget(descriptor, callback)
+            callback()

@@ -1,0 +1,165 @@
+"""Request heads of HTTP/1.1: bounded, checked strictly, then parsed by h11.
+
+h11 takes shapes that two servers can read in two ways (bare line feeds, Transfer-Encoding beside Content-Length,
+control bytes in values, an absolute target that contradicts Host). On a relay each is a way to smuggle a request, so
+all are refused.
+"""
+
+from __future__ import annotations
+
+import re
+
+import h11
+
+from ..errors import EndReason as _End
+from ..errors import Party, RelayError, bad_request
+from ..messages import Headers, RequestHead, find
+
+MAX_HEAD = 64 * 1024
+MAX_HEADERS = 100
+MAX_URI = 8 * 1024
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
+_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
+
+_TOO_LONG = bad_request(f"The request head is larger than {MAX_HEAD} bytes.", status=431, code="request_head_too_large")
+_LINE_FEED = bad_request("A line of the request head ends in a bare line feed. Lines end in CR LF.")
+
+
+class HeadReader:
+    """Collects the bytes of one request head. `feed` until it returns something."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no byte of a head came yet."""
+        return not self._buffer
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
+        """A whole raw head and what follows it; an error; or None while the head is incomplete."""
+        buffer = self._buffer
+        start = max(0, len(buffer) - 3)
+        buffer += data
+        if buffer[:2] == b"\r\n":  # one empty line before a request is to be ignored (RFC 9112 section 2.2)
+            del buffer[:2]
+            start = 0
+        end = buffer.find(b"\r\n\r\n", start)
+        head_end = end + 4 if end >= 0 else len(buffer)
+        # pos before the new bytes: a line feed may be new while its carriage return is not
+        if _BARE_LINE_FEED.search(buffer, max(0, start - 1), head_end):
+            return _LINE_FEED
+        if head_end > MAX_HEAD:
+            return _TOO_LONG
+        if end < 0:
+            return self._check_incomplete()
+        raw, rest = bytes(buffer[:head_end]), bytes(buffer[head_end:])
+        buffer.clear()
+        return raw, rest
+
+    def _check_incomplete(self) -> RelayError | None:
+        """A target that is too long already need not be waited for."""
+        if len(self._buffer) > MAX_URI + 64 and self._buffer.find(b"\r\n", 0, MAX_URI + 64) < 0:
+            return _uri_too_long()
+        return None
+
+
+def parse_head(raw: bytes, connection: h11.Connection) -> RequestHead | RelayError:
+    """Check the whole head `raw` and let h11 parse it; `connection` is then in its body state."""
+    error = _check_raw(raw)
+    if error is not None:
+        return error
+    try:
+        connection.receive_data(raw)
+        event = connection.next_event()
+    except h11.RemoteProtocolError as failure:
+        return bad_request(f"The request is malformed: {failure}.", status=failure.error_status_hint)
+    if not isinstance(event, h11.Request):
+        return bad_request("The request is malformed.")
+    return _check_request(event)
+
+
+def _check_raw(raw: bytes) -> RelayError | None:
+    line_end = raw.find(b"\r\n")
+    line = _REQUEST_LINE.fullmatch(raw, 0, line_end + 2)
+    if line is None:
+        if len(raw[:line_end]) > MAX_URI:
+            return _uri_too_long()
+        return bad_request("The request line is malformed: METHOD /target HTTP/1.1 is wanted.")
+    if len(line[2]) > MAX_URI:
+        return _uri_too_long()
+    if raw.count(b"\r\n") - 2 > MAX_HEADERS:
+        return bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
+    if _FIELDS.fullmatch(raw, line_end + 2) is None:
+        return bad_request(
+            "A header is malformed: no blank before the colon, no folded line and no control character may be there."
+        )
+    return None
+
+
+def _check_request(event: h11.Request) -> RequestHead | RelayError:
+    headers: Headers = list(event.headers)
+    names = [name for name, _ in headers]
+    method, target, version = event.method, event.target, event.http_version
+    if method in (b"CONNECT", b"TRACE"):
+        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
+    chunked = b"transfer-encoding" in names
+    if chunked and b"content-length" in names:
+        return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
+    if chunked and version != b"1.1":
+        return bad_request("Transfer-Encoding needs HTTP/1.1.")
+    if names.count(b"content-length") > 1:
+        return bad_request("Content-Length is there more than once. Send one.")
+    error = _check_host(headers, names.count(b"host"), version) or _check_upgrade(headers)
+    if error is not None:
+        return error
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        if absolute[1].lower() != (find(headers, b"host") or absolute[1]).lower():
+            return bad_request("The target names another host than the Host header.")
+        target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+    if not target.startswith(b"/") or b"#" in target:
+        return bad_request("The request target is malformed: /path?query is wanted.")
+    length = find(headers, b"content-length")
+    content_length = int(length) if length is not None else None
+    return RequestHead(
+        method,
+        target,
+        headers,
+        http_version=version,
+        content_length=content_length,
+        has_body=chunked or bool(content_length),
+    )
+
+
+def _check_host(headers: Headers, count: int, version: bytes) -> RelayError | None:
+    if count > 1 or (count == 0 and version == b"1.1"):
+        return bad_request("Exactly one Host header is wanted.")
+    host = find(headers, b"host")
+    if host is not None and not _AUTHORITY.fullmatch(host):
+        return bad_request("The Host header is malformed.")
+    return None
+
+
+def _check_upgrade(headers: Headers) -> RelayError | None:
+    """An offer of h2c may be ignored (RFC 9110 section 7.8); another protocol can't be what the client does without."""
+    offer = find(headers, b"upgrade")
+    if offer is not None and offer.strip().lower() not in (b"h2c", b""):
+        return RelayError(
+            501, "upgrade_not_supported", "This relay does not upgrade connections.", Party.CLIENT, _End.CLIENT_ERROR
+        )
+    expect = find(headers, b"expect")
+    if expect is not None and expect.strip().lower() != b"100-continue":
+        return bad_request("Only 'Expect: 100-continue' is served.", status=417, code="expectation_failed")
+    return None
+
+
+def _uri_too_long() -> RelayError:
+    return bad_request(f"The request target is longer than {MAX_URI} bytes.", status=414, code="uri_too_long")

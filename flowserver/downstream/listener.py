@@ -1,0 +1,79 @@
+"""Listening sockets and the registry of their connections: accept, sweep, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+from ..config import Address
+from .h1 import DownstreamH1, Surroundings
+
+BACKLOG = 4096
+
+
+class Listener:
+    """One or more addresses whose connections share their surroundings."""
+
+    def __init__(self, around: Surroundings, *, notsent_lowat: int | None) -> None:
+        self._around = around
+        self._notsent_lowat = notsent_lowat
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self, addresses: tuple[Address, ...]) -> list[Address]:
+        """Listen. Returns the addresses with their real ports. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        bound = []
+        for address in addresses:
+            listening = self._bind(address)
+            host, port = listening.getsockname()[:2]
+            self._servers.append(await loop.create_server(lambda: DownstreamH1(self._around), sock=listening))
+            bound.append(Address(host, port))
+        return bound
+
+    def _bind(self, address: Address) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        with contextlib.ExitStack() as undo:
+            listening = socket.socket(family, socket.SOCK_STREAM)
+            undo.callback(listening.close)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._notsent_lowat is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                # Accepted sockets inherit it: what a stalled client hides in the kernel's send queue is bounded.
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._notsent_lowat)
+            listening.bind((address.host, address.port))
+            listening.listen(BACKLOG)
+            listening.setblocking(False)
+            undo.pop_all()
+        return listening
+
+    @property
+    def connections(self) -> int:
+        return len(self._around.connections)
+
+    def sweep(self, now: float) -> None:
+        """Look at all deadlines."""
+        for connection in list(self._around.connections):
+            connection.sweep(now)
+
+    def drain(self) -> None:
+        """Take no new connection, close idle ones; the others end with their present answer."""
+        self._stop_accepting()
+        for connection in list(self._around.connections):
+            connection.drain()
+
+    def end_drain(self) -> None:
+        for connection in list(self._around.connections):
+            connection.end_drain()
+
+    async def close(self) -> None:
+        """Close everything at once."""
+        self._stop_accepting()
+        for connection in list(self._around.connections):
+            connection.abort()
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
+
+    def _stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()

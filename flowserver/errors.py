@@ -1,0 +1,94 @@
+"""Who erred, what the client is told, and how an exchange ended.
+
+Errors are values here, not exceptions: refusing a request or losing a provider is routine on a relay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+import orjson
+
+
+class Party(Enum):
+    """Who has to act on an error."""
+
+    CLIENT = "invalid_request_error"
+    UPSTREAM = "upstream_error"
+    RELAY = "relay_error"
+
+
+class EndReason(StrEnum):
+    """Why an exchange ended: a label in the metrics and a field of the access log."""
+
+    COMPLETE = "complete"
+    CLIENT_GONE = "client_gone"
+    CLIENT_STALLED = "client_stalled"
+    CLIENT_ERROR = "client_error"
+    BODY_TIMEOUT = "body_timeout"
+    REFUSED = "refused"
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+    UPSTREAM_FAILED = "upstream_failed"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayError:
+    """One refused or failed request.
+
+    `status` is the HTTP status of the answer, `code` a short stable word for programs, `message` says to a person
+    what happened and what to do, `retry_after` is in seconds (None: the header is not sent).
+    """
+
+    status: int
+    code: str
+    message: str
+    party: Party
+    end: EndReason
+    retry_after: int | None = None
+
+    def body(self) -> bytes:
+        """The error as OpenAI's error JSON, which every client library of the field can read."""
+        return orjson.dumps(
+            {"error": {"message": self.message, "type": self.party.value, "code": self.code, "param": None}}
+        )
+
+
+def bad_request(message: str, *, status: int = 400, code: str = "bad_request") -> RelayError:
+    """An error of the client's own making."""
+    return RelayError(status, code, message, Party.CLIENT, EndReason.CLIENT_ERROR)
+
+
+def upstream_error(code: str, message: str, end: EndReason, *, status: int = 502) -> RelayError:
+    """The provider could not be used, or broke off."""
+    return RelayError(status, code, message, Party.UPSTREAM, end)
+
+
+TOO_MANY_CONNECTIONS = RelayError(
+    503,
+    "too_many_connections",
+    "This relay is at its limit of connections. Try again shortly, or raise FLOW_MAX_CONNECTIONS.",
+    Party.RELAY,
+    EndReason.REFUSED,
+    retry_after=1,
+)
+DRAINED = RelayError(
+    503,
+    "draining",
+    "This relay went down before the answer was whole. Try again: another one should answer.",
+    Party.RELAY,
+    EndReason.DRAIN,
+    retry_after=1,
+)
+LOOP = RelayError(
+    508,
+    "loop_detected",
+    "This request passed through this relay already. Check that FLOW_UPSTREAM does not lead back to the relay.",
+    Party.RELAY,
+    EndReason.REFUSED,
+)

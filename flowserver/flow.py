@@ -1,0 +1,264 @@
+"""Backpressure without I/O: a bounded buffer with two marks, and the on/off of reading with its reasons.
+
+The chain (client to provider): the client's transport is above its mark -> chunks wait in the `StreamBuffer` of an
+`Outlet` -> at the high mark the outlet says full -> the exchange shuts the `ReadGate` of the provider's stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import IntFlag
+from typing import Protocol
+
+
+class Reason(IntFlag):
+    """Why a gate is shut. A bit each, so that several can hold one gate."""
+
+    DOWNSTREAM = 1
+    """The client takes no more: answers."""
+    UPSTREAM = 2
+    """The provider takes no more: uploads."""
+
+
+class LimitedTransport(Protocol):
+    """What `Marks` asks of a transport."""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+
+class Marks:
+    """Water marks of one stream: `high` and `low` in bytes, `chunks` the most pieces that may wait."""
+
+    __slots__ = ("chunks", "high", "low")
+
+    def __init__(self, high: int, low: int, chunks: int) -> None:
+        if not 0 < low < high:
+            raise ValueError(f"water marks need 0 < low < high, got low={low} high={high}")
+        if chunks < 1:
+            raise ValueError(f"at least one chunk must be allowed to wait, got {chunks}")
+        self.high = high
+        self.low = low
+        self.chunks = chunks
+
+    def limit_transport(self, transport: LimitedTransport) -> None:
+        """Have the transport say stop above the low mark, and go when it is empty.
+
+        The kernel still has its own unsent bytes then, so the wire does not run dry. Always to be called: uvloop's
+        default low mark is 16 bytes, and its TLS transports hold 512 KiB.
+        """
+        transport.set_write_buffer_limits(high=self.low, low=0)
+
+
+class StreamBuffer:
+    """Chunks that wait for a reader. They leave joined: a lagging reader gets few large writes."""
+
+    __slots__ = ("_chunks", "size")
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes] = deque()
+        self.size = 0
+        """Bytes that wait."""
+
+    def __len__(self) -> int:
+        """Chunks that wait."""
+        return len(self._chunks)
+
+    def push(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self.size += len(data)
+
+    def take(self) -> bytes:
+        """Everything that waits, in order, as one piece; b"" when nothing does."""
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.size = 0
+        return data
+
+    def clear(self) -> None:
+        self._chunks.clear()
+        self.size = 0
+
+
+class PauseTotals:
+    """Pauses and paused seconds by reason, of all gates of a process."""
+
+    __slots__ = ("pauses", "seconds")
+
+    def __init__(self) -> None:
+        self.pauses = dict.fromkeys(Reason, 0)
+        self.seconds = dict.fromkeys(Reason, 0.0)
+
+
+class Readable(Protocol):
+    """Something whose reading can be stopped; both calls are harmless when repeated."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class ReadGate:
+    """The on/off of reading one stream, with the reasons that hold it shut.
+
+    Shut while any reason is set. Setting a reason twice is once, so every pause meets exactly one resume.
+    """
+
+    __slots__ = ("_clock", "_reasons", "_since", "_stream", "_totals", "pauses", "seconds")
+
+    def __init__(self, stream: Readable, clock: Callable[[], float], totals: PauseTotals) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._totals = totals
+        self._reasons = 0
+        self._since: dict[Reason, float] = {}
+        self.pauses = 0
+        """How often the gate went from open to shut."""
+        self.seconds = 0.0
+        """How long reasons held it shut, pauses that still last left out: see `paused_seconds`."""
+
+    @property
+    def reasons(self) -> Reason:
+        return Reason(self._reasons)
+
+    @property
+    def is_shut(self) -> bool:
+        return self._reasons != 0
+
+    def shut(self, reason: Reason) -> None:
+        if self._reasons & reason:
+            return
+        was_open = not self._reasons
+        self._reasons |= reason
+        self._since[reason] = self._clock()
+        self._totals.pauses[reason] += 1
+        if was_open:
+            self.pauses += 1
+            self._stream.pause_reading()
+
+    def open(self, reason: Reason) -> None:
+        if not self._reasons & reason:
+            return
+        self._reasons &= ~reason
+        self._account(reason)
+        if not self._reasons:
+            self._stream.resume_reading()
+
+    def close(self) -> None:
+        """The stream is over: settle the accounts and touch its reading no more."""
+        for reason in list(self._since):
+            self._account(reason)
+        self._reasons = 0
+
+    def paused_seconds(self) -> float:
+        """How long reasons held this gate shut, until now."""
+        now = self._clock()
+        return self.seconds + sum(now - since for since in self._since.values())
+
+    def _account(self, reason: Reason) -> None:
+        seconds = self._clock() - self._since.pop(reason)
+        self.seconds += seconds
+        self._totals.seconds[reason] += seconds
+
+
+class WriteTransport(Protocol):
+    """What an outlet asks of its transport."""
+
+    def get_write_buffer_size(self) -> int: ...
+
+
+class Outlet:
+    """A stream's body on its way into one transport.
+
+    While the transport takes bytes, each chunk is handed to `write` at once. While it is blocked (between its
+    pause_writing and resume_writing) chunks wait. `on_full` is called once when what is held (in the transport and
+    here) reaches the high mark or too many chunks wait, `on_drained` once when the transport has taken them. Held bytes
+    are therefore at most the high mark and one read. The transport's own mark is the low one (`limit_transport`).
+
+    `write` may call back into `block` before it returns (uvloop does).
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_marks",
+        "_on_drained",
+        "_on_full",
+        "_transport",
+        "_write",
+        "blocked",
+        "full",
+        "writes",
+        "writes_full",
+    )
+
+    def __init__(
+        self,
+        transport: WriteTransport,
+        marks: Marks,
+        *,
+        write: Callable[[bytes], None],
+        on_full: Callable[[], None],
+        on_drained: Callable[[], None],
+        blocked: bool = False,
+    ) -> None:
+        self._transport = transport
+        self._marks = marks
+        self._write = write
+        self._on_full = on_full
+        self._on_drained = on_drained
+        self._buffer = StreamBuffer()
+        self.blocked = blocked
+        self.full = False
+        self.writes = 0
+        """Chunks that came."""
+        self.writes_full = 0
+        """Of these, the ones that found the transport blocked and had to wait."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here."""
+        return self._buffer.size
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait here and in the transport."""
+        return self._buffer.size + self._transport.get_write_buffer_size()
+
+    def redirect(self, write: Callable[[bytes], None]) -> None:
+        """Hand chunks to another `write` from now on."""
+        self._write = write
+
+    def send(self, data: bytes) -> None:
+        self.writes += 1
+        if self.blocked:
+            self.writes_full += 1
+            self._buffer.push(data)
+            self._check_full()
+        else:
+            self._write(data)
+
+    def block(self) -> None:
+        """The transport is above its high mark."""
+        self.blocked = True
+        self._check_full()
+
+    def unblock(self) -> None:
+        """The transport is below its low mark: what waited goes on, and the source with it."""
+        self.blocked = False
+        if self._buffer.size:
+            self._write(self._buffer.take())  # may block again at once
+        if self.full and not self.blocked:
+            self.full = False
+            self._on_drained()
+
+    def clear(self) -> None:
+        """Forget what waits: the stream is aborted."""
+        self._buffer.clear()
+
+    def _check_full(self) -> None:
+        if self.full:
+            return
+        if len(self._buffer) >= self._marks.chunks or self.held >= self._marks.high:
+            self.full = True
+            self._on_full()

@@ -1,0 +1,149 @@
+"""Heads of requests and responses, and the hygiene between the two sides (RFC 9110 section 7.6, RFC 9112 section 6).
+
+Header names are lower-case bytes everywhere behind the parsers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"proxy-connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"http2-settings",
+    )
+)
+"""Fields that end at this hop (RFC 9110 section 7.6.1), the non-standard but common ones included."""
+
+_REQUEST_OWN = frozenset((b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via"))
+"""Request fields that the relay writes itself."""
+
+_RESPONSE_OWN = frozenset((b"content-length", b"x-request-id"))
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
+
+
+class RequestHead:
+    """A request without its body.
+
+    `target` is in origin form. `content_length` is None when the length is not known in advance; `has_body` tells
+    whether a body follows at all. `http_version` is b"1.0", b"1.1" or b"2".
+    """
+
+    __slots__ = ("content_length", "has_body", "headers", "http_version", "method", "target")
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        *,
+        http_version: bytes = b"1.1",
+        content_length: int | None = None,
+        has_body: bool = False,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.http_version = http_version
+        self.content_length = content_length
+        self.has_body = has_body
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query, which may hold what no log should (keys, prompts)."""
+        return self.target.partition(b"?")[0]
+
+
+class ResponseHead:
+    """A response without its body. `content_length` None: the length is not known in advance."""
+
+    __slots__ = ("content_length", "headers", "reason", "status")
+
+    def __init__(
+        self, status: int, headers: Headers, *, reason: bytes = b"", content_length: int | None = None
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.reason = reason
+        self.content_length = content_length
+
+
+def find(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of `name` (lower case); None when there is none."""
+    for field, value in headers:
+        if field == name:
+            return value
+    return None
+
+
+def end_to_end(headers: Headers, own: Iterable[bytes] = ()) -> Headers:
+    """`headers` without the fields that end at this hop, the ones that Connection names, and `own`."""
+    dropped = HOP_BY_HOP.union(own)
+    for name, value in headers:
+        if name == b"connection":
+            dropped = dropped.union(option.strip().lower() for option in value.split(b","))
+    return [field for field in headers if field[0] not in dropped]
+
+
+def request_id(headers: Headers) -> bytes | None:
+    """The client's x-request-id if it is sane: short, printable, without quotes or blanks."""
+    value = find(headers, b"x-request-id")
+    return value if value is not None and _REQUEST_ID.fullmatch(value) else None
+
+
+def passed_through(headers: Headers, pseudonym: bytes) -> bool:
+    """Whether a Via field says that this very relay saw the request before (RFC 9110 section 7.6.3)."""
+    return any(name == b"via" and pseudonym in value for name, value in headers)
+
+
+def request_for_upstream(
+    head: RequestHead, *, authority: bytes, target: bytes, pseudonym: bytes, identity: bytes, api_key: bytes | None
+) -> RequestHead:
+    """The request as the provider gets it.
+
+    Identity encoding is asked for, since a relay that counts must be able to read. A malformed traceparent is dropped
+    (W3C Trace Context section 3.2.2.3), a sane one passes. `api_key` None leaves the client's own credentials.
+    """
+    own = _REQUEST_OWN | {b"authorization"} if api_key is not None else _REQUEST_OWN
+    kept = end_to_end(head.headers, own)
+    headers: Headers = [(b"host", authority)]
+    trace_is_sane = True
+    for name, value in kept:
+        if name == b"traceparent" and not _TRACEPARENT.fullmatch(value):
+            trace_is_sane = False
+            continue
+        headers.append((name, value))
+    if not trace_is_sane:
+        headers = [field for field in headers if field[0] != b"tracestate"]
+    if api_key is not None:
+        headers.append((b"authorization", b"Bearer " + api_key))
+    headers.append((b"accept-encoding", b"identity"))
+    via = [value for name, value in head.headers if name == b"via"]
+    headers.append((b"via", b", ".join([*via, head.http_version + b" " + pseudonym])))
+    headers.append((b"x-request-id", identity))
+    return RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
+
+
+def response_for_downstream(head: ResponseHead, *, identity: bytes) -> ResponseHead:
+    """The provider's response head as the client gets it; the framing is derived anew from `content_length`."""
+    headers = end_to_end(head.headers, _RESPONSE_OWN)
+    headers.append((b"x-request-id", identity))
+    return ResponseHead(head.status, headers, reason=head.reason, content_length=head.content_length)
+
+
+def has_no_body(method: bytes, status: int) -> bool:
+    """Whether a response to `method` with `status` never carries a body (RFC 9112 section 6.3)."""
+    return method == b"HEAD" or status in (204, 304) or 100 <= status < 200

@@ -1,0 +1,310 @@
+"""One request and its response, between a downstream and an upstream stream.
+
+The provider's bytes take three calls and one write: `UpstreamH1.data_received`, `Exchange.on_upstream_data`,
+`send_data`, `transport.write`. Everything here is synchronous; the clock is handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import DRAINED, EndReason, Party, RelayError, bad_request, upstream_error
+from ..flow import PauseTotals, ReadGate, Reason
+from ..messages import RequestHead, ResponseHead, response_for_downstream
+from .ports import Clock, Connector, DownstreamStream, Observer, UpstreamStream
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds of each; None is off."""
+
+    first_byte: float | None
+    idle: float | None
+    body: float | None
+    total: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all exchanges of a process share."""
+
+    clock: Clock
+    observer: Observer
+    deadlines: Deadlines
+    pauses: PauseTotals
+    max_body: int
+
+
+class _Activity:
+    """Notices by a look now and then that a byte count no longer moves: nothing to do per chunk."""
+
+    __slots__ = ("_bytes", "_since")
+
+    def __init__(self, now: float) -> None:
+        self._bytes = -1
+        self._since = now
+
+    def still_for(self, count: int, now: float, *, counts: bool) -> float:
+        """Seconds without a change of `count`, as far as looks can tell. Where `counts` is false time stands still."""
+        if count != self._bytes or not counts:
+            self._bytes = count
+            self._since = now
+        return now - self._since
+
+
+class Exchange:
+    """States: waiting for the head, streaming, flushing (the provider is done, the client is not), ended."""
+
+    __slots__ = (
+        "_activity",
+        "_around",
+        "_down",
+        "_response_whole",
+        "_up",
+        "_waiting_since",
+        "answer_gate",
+        "bytes_down",
+        "bytes_up",
+        "chunks_down",
+        "end_reason",
+        "ended_at",
+        "error",
+        "first_byte_at",
+        "identity",
+        "request",
+        "request_whole",
+        "started_at",
+        "status",
+        "upload_gate",
+    )
+
+    def __init__(
+        self, request: RequestHead, downstream: DownstreamStream, around: Surroundings, *, identity: bytes
+    ) -> None:
+        now = around.clock()
+        self._around = around
+        self._down = downstream
+        self._up: UpstreamStream | None = None
+        self._activity = _Activity(now)
+        self._waiting_since = now
+        self._response_whole = False
+        self.request = request
+        self.identity = identity
+        """The request id, ours or the client's."""
+        self.request_whole = not request.has_body
+        self.answer_gate: ReadGate | None = None
+        self.upload_gate = ReadGate(downstream, around.clock, around.pauses)
+        self.started_at = now
+        self.first_byte_at: float | None = None
+        """When the first byte of the answer's body came; None before."""
+        self.ended_at: float | None = None
+        self.status = 0
+        """Status sent to the client; 0 before there is one."""
+        self.bytes_down = 0
+        """Body bytes from the provider."""
+        self.chunks_down = 0
+        """Reads they came in."""
+        self.bytes_up = 0
+        """Body bytes from the client."""
+        self.end_reason: EndReason | None = None
+        self.error: RelayError | None = None
+        downstream.attach(self)
+
+    # --- beginning -------------------------------------------------------------------------------------------------
+
+    def start(self, connector: Connector, request: RequestHead) -> None:
+        """Ask the provider. `request` is the head as the provider gets it."""
+        self._around.observer.exchange_started(self)
+        length = request.content_length
+        if length is not None and length > self._around.max_body:
+            self._fail(self._body_too_large())
+            return
+        self._up = up = connector.open(request, self)
+        self.answer_gate = ReadGate(up, self._around.clock, self._around.pauses)
+
+    def refuse(self, error: RelayError) -> None:
+        """Answer without asking a provider."""
+        self._around.observer.exchange_started(self)
+        self._fail(error)
+
+    # --- the client's side -----------------------------------------------------------------------------------------
+
+    def on_downstream_data(self, data: bytes) -> None:
+        self.bytes_up += len(data)
+        if self._up is None or self._response_whole:
+            return  # refused, or answered before the upload was over: the rest is of no use
+        if self.bytes_up > self._around.max_body:
+            self._fail(self._body_too_large())
+        else:
+            self._up.send_data(data)
+
+    def on_downstream_end(self) -> None:
+        self.request_whole = True
+        self._waiting_since = self._around.clock()
+        if self._up is not None:
+            self._up.send_end()
+
+    def on_downstream_reset(self, reason: EndReason) -> None:
+        self._drop_upstream()
+        self._end(reason)
+
+    def on_downstream_failed(self, error: RelayError) -> None:
+        self._fail(error)
+
+    def on_downstream_full(self) -> None:
+        if self.answer_gate is not None:
+            self.answer_gate.shut(Reason.DOWNSTREAM)
+
+    def on_downstream_drained(self) -> None:
+        if self.answer_gate is not None:
+            self.answer_gate.open(Reason.DOWNSTREAM)
+
+    def on_downstream_finished(self) -> None:
+        self._end(EndReason.COMPLETE)
+
+    def on_drain_timeout(self) -> None:
+        self._fail(DRAINED)
+
+    # --- the provider's side ---------------------------------------------------------------------------------------
+
+    def on_upstream_interim(self, head: ResponseHead) -> None:
+        if head.status != 100:  # that one answers an Expect that ended here
+            self._down.send_interim(response_for_downstream(head, identity=self.identity))
+
+    def on_upstream_head(self, head: ResponseHead) -> None:
+        self.status = head.status
+        self._down.send_head(response_for_downstream(head, identity=self.identity))
+
+    def on_upstream_data(self, data: bytes) -> None:
+        if self.first_byte_at is None:
+            self.first_byte_at = self._around.clock()
+        self.bytes_down += len(data)
+        self.chunks_down += 1
+        self._down.send_data(data)
+
+    def on_upstream_end(self) -> None:
+        self._response_whole = True
+        self._drop_upstream()
+        self._down.send_end()
+
+    def on_upstream_failed(self, error: RelayError) -> None:
+        self._fail(error)
+
+    def on_upstream_full(self) -> None:
+        self.upload_gate.shut(Reason.UPSTREAM)
+
+    def on_upstream_drained(self) -> None:
+        self.upload_gate.open(Reason.UPSTREAM)
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Look at the deadlines of DESIGN's kind: each has its own reason, and stands still while the relay itself
+        is what holds things up."""
+        if self.ended_at is not None or self._response_whole:
+            return
+        limits = self._around.deadlines
+        if limits.total is not None and now - self.started_at >= limits.total:
+            self._fail(_timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT))
+        elif not self.request_whole:
+            self._sweep_upload(now, limits.body)
+        elif self.first_byte_at is None:
+            if limits.first_byte is not None and now - self._waiting_since >= limits.first_byte:
+                reason = EndReason.FIRST_BYTE_TIMEOUT
+                self._fail(
+                    _timeout("The provider sent nothing for", limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason)
+                )
+        elif limits.idle is not None:
+            counts = self.answer_gate is None or not self.answer_gate.is_shut
+            if self._activity.still_for(self.bytes_down, now, counts=counts) >= limits.idle:
+                reason = EndReason.IDLE_TIMEOUT
+                self._fail(_timeout("The provider fell silent for", limits.idle, "FLOW_IDLE_TIMEOUT", reason))
+
+    def _sweep_upload(self, now: float, limit: float | None) -> None:
+        still = self._activity.still_for(self.bytes_up, now, counts=not self.upload_gate.is_shut)
+        if limit is not None and still >= limit:
+            message = f"The request body stopped for {limit:g} s (FLOW_BODY_TIMEOUT). Send it without pauses."
+            self._fail(RelayError(408, "body_timeout", message, Party.CLIENT, EndReason.BODY_TIMEOUT))
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    def paused(self) -> tuple[int, float]:
+        """How often and for how many seconds the provider was stopped."""
+        gate = self.answer_gate
+        return (gate.pauses, gate.paused_seconds()) if gate is not None else (0, 0.0)
+
+    @property
+    def held(self) -> int:
+        """Bytes held for the client."""
+        return self._down.held
+
+    @property
+    def writes(self) -> tuple[int, int]:
+        """Chunks written to the client, and how many of them found its transport blocked."""
+        return self._down.writes
+
+    @property
+    def protocol(self) -> str:
+        return self._down.protocol
+
+    @property
+    def upstream(self) -> str | None:
+        return self._up.upstream if self._up is not None else None
+
+    @property
+    def upstream_reused(self) -> bool:
+        return self._up is not None and self._up.reused
+
+    def state(self) -> str:
+        """One word for /streams."""
+        if self.answer_gate is not None and self.answer_gate.is_shut:
+            return "paused"
+        if self._response_whole:
+            return "flushing"
+        return "streaming" if self.first_byte_at is not None else "waiting"
+
+    def _fail(self, error: RelayError) -> None:
+        """An error answer while there is no head yet, a broken end after it; never a clean one."""
+        if self.ended_at is not None or self.error is not None:
+            return
+        self.error = error
+        self._drop_upstream()
+        if self.status:
+            self._down.break_off()
+            self._end(error.end)
+            return
+        self._response_whole = True
+        self.status = error.status
+        body = error.body()
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", self.identity)]
+        if error.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % error.retry_after))
+        self._down.send_head(ResponseHead(error.status, headers, content_length=len(body)))
+        self._down.send_data(body)
+        self._down.send_end()
+
+    def _drop_upstream(self) -> None:
+        if self.answer_gate is not None:
+            self.answer_gate.close()
+        if self._up is not None:
+            self._up.cancel()
+
+    def _end(self, reason: EndReason) -> None:
+        if self.ended_at is not None:
+            return
+        self.ended_at = self._around.clock()
+        self.end_reason = self.error.end if self.error is not None else reason
+        self.upload_gate.close()
+        self._around.observer.exchange_ended(self)
+
+    def _body_too_large(self) -> RelayError:
+        limit = self._around.max_body
+        return bad_request(
+            f"The request body is larger than the {limit} bytes this relay takes (FLOW_MAX_BODY).",
+            status=413,
+            code="body_too_large",
+        )
+
+
+def _timeout(what: str, seconds: float, setting: str, end: EndReason) -> RelayError:
+    return upstream_error(end.value, f"{what} {seconds:g} s ({setting}).", end, status=504)

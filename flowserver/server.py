@@ -1,0 +1,165 @@
+"""The composition root: builds a relay from its configuration, runs it, brings it down without breaking streams."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+import time
+from collections.abc import Callable
+
+from .config import Address, Config, ConfigError, Url
+from .downstream.h1 import ConnectionSettings, Surroundings
+from .downstream.hangup import HangupWatcher
+from .downstream.listener import Listener
+from .flow import Marks
+from .relay.admission import Admission
+from .relay.exchange import Deadlines
+from .relay.exchange import Surroundings as ExchangeSurroundings
+from .relay.ports import OpenExchange
+from .relay.routes import Route
+from .telemetry.admin import Admin
+from .telemetry.log import Log
+from .telemetry.metrics import Metrics
+from .upstream.dial import Dialer, tls_context
+from .upstream.pool import Pool
+
+
+class Relay:
+    """A running relay. `start`, then `drain` or `close`."""
+
+    def __init__(self, config: Config, log: Log) -> None:
+        """Raises ConfigError when the configuration names no provider or an unreadable file."""
+        if config.upstream is None:
+            raise ConfigError(["FLOW_UPSTREAM: not set; give the provider's base URL, such as https://api.openai.com"])
+        self._config = config
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._draining = False
+        self._empty: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.metrics = Metrics(log)
+        self._marks = Marks(config.high_water, config.low_water, config.prefetch_chunks)
+        self._hangups = HangupWatcher(self._loop)
+        self._pool = self._build_pool(config.upstream)
+        self._clients = self._build_clients(config.upstream)
+        self._admin = self._build_admin()
+        self.addresses: list[Address] = []
+        """Where clients connect, with real ports."""
+        self.admin_address: Address | None = None
+
+    async def start(self) -> None:
+        """Listen and begin to sweep. Raises OSError."""
+        try:
+            if self._config.admin_listen is not None:
+                [self.admin_address] = await self._admin.start((self._config.admin_listen,))
+            self.addresses = await self._clients.start(self._config.listen)
+        except OSError:
+            await self.close()
+            raise
+        self._schedule_sweep()
+        listening = [str(address) for address in self.addresses]
+        self._log.write("info", "listening", listen=listening, admin=str(self.admin_address or "off"))
+
+    async def drain(self) -> None:
+        """Take no new connections, let streams finish within the drain time, then break off what is left."""
+        if not self._draining:
+            self._draining = True
+            self._log.write("info", "draining", streams=len(self.metrics.open))
+            self._clients.drain()
+        self._empty = self._loop.create_future()
+        if self._clients.connections:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._empty), self._config.drain_timeout)
+            except TimeoutError:
+                self._log.write("warning", "drain_timeout", streams=len(self.metrics.open))
+                self._clients.end_drain()
+                await asyncio.sleep(0.1)  # broken ends and error answers are on their way
+
+    async def close(self) -> None:
+        """Close everything at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._clients.close()
+        await self._admin.close()
+        self._pool.close()
+        self._hangups.close()
+
+    # --- building --------------------------------------------------------------------------------------------------
+
+    def _build_pool(self, url: Url) -> Pool:
+        config = self._config
+        try:
+            tls = tls_context(config.upstream_ca) if url.scheme == "https" else None
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError([f"FLOW_UPSTREAM_CA: {config.upstream_ca!r} can't be used: {error}"]) from None
+        dialer = Dialer(url, timeout=config.connect_timeout, receive_buffer=config.upstream_rcvbuf, tls=tls)
+        pool = Pool(url.host, dialer, self._marks, keepalive=config.upstream_keepalive, clock=time.monotonic)
+        self.metrics.pools.append(pool)
+        return pool
+
+    def _build_clients(self, url: Url) -> Listener:
+        config = self._config
+        deadlines = Deadlines(config.first_byte_timeout, config.idle_timeout, config.body_timeout, config.total_timeout)
+        around = ExchangeSurroundings(time.monotonic, self.metrics, deadlines, self.metrics.pauses, config.max_body)
+        key = config.upstream_api_key
+        admission = Admission(Route(url, self._pool, key.encode("ascii") if key is not None else None), around)
+        return self._listener(admission.open_exchange, config.max_connections)
+
+    def _build_admin(self) -> Listener:
+        admin = Admin(self.metrics, clock=time.monotonic, is_draining=lambda: self._draining)
+        return self._listener(admin.open_exchange, max_connections=256)
+
+    def _listener(self, open_exchange: OpenExchange, max_connections: int) -> Listener:
+        config = self._config
+        settings = ConnectionSettings(
+            self._marks, max_connections, config.head_timeout, config.keepalive_timeout, config.stall_timeout
+        )
+        around = Surroundings(settings, open_exchange, self.metrics, time.monotonic, self._hangups)
+        return Listener(around, notsent_lowat=config.notsent_lowat)
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def _schedule_sweep(self) -> None:
+        interval = self._config.sweep_interval
+        self._timer = self._loop.call_later(interval, self._sweep, time.monotonic() + interval)
+
+    def _sweep(self, due: float) -> None:
+        """One look at all deadlines of the process."""
+        now = time.monotonic()
+        self.metrics.observe_lag(max(0.0, now - due))
+        self._clients.sweep(now)
+        self._admin.sweep(now)
+        self._pool.sweep(now)
+        self.metrics.connections = self._clients.connections
+        if self._empty is not None and not self._empty.done() and not self._clients.connections:
+            self._empty.set_result(None)
+        self._schedule_sweep()
+
+
+async def serve(config: Config, log: Log, started: Callable[[Relay], None] | None = None) -> None:
+    """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once.
+
+    Raises ConfigError or OSError when it can't start.
+    """
+    loop = asyncio.get_running_loop()
+    relay = Relay(config, log)
+    stop = asyncio.Event()
+    now = asyncio.Event()
+
+    def on_signal() -> None:
+        (now if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await relay.start()
+    if started is not None:
+        started(relay)
+    await stop.wait()
+    drain = loop.create_task(relay.drain())
+    hurry = loop.create_task(now.wait())
+    await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
+    drain.cancel()
+    hurry.cancel()
+    await relay.close()
+    log.write("info", "stopped")

@@ -1,0 +1,1 @@
+"""What can be seen of the relay: metrics, the access log, and the admin pages."""

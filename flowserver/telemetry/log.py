@@ -1,0 +1,106 @@
+"""JSON log lines, written by a thread of their own, so that a slow reader of the log never stops the event loop."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any, BinaryIO
+
+import orjson
+
+from ..errors import RelayError
+from ..relay.exchange import Exchange
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+MAX_WAITING = 10_000
+"""Lines that may wait for the writer; further ones are dropped and counted."""
+
+
+class Log:
+    """Writes one JSON object a line. `level` is the least that is written."""
+
+    def __init__(self, level: str, stream: BinaryIO | None = None) -> None:
+        self._least = LEVELS[level]
+        self._stream = stream if stream is not None else sys.stdout.buffer
+        self._waiting: deque[bytes] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self.dropped = 0
+        """Lines lost because the reader of the log was too slow."""
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, level: str, event: str, **fields: Any) -> None:
+        if LEVELS[level] >= self._least:
+            self._put({"time": time.time(), "level": level, "event": event, **fields})
+
+    def access(self, exchange: Exchange, protocol: str) -> None:
+        """The one line of an exchange. Queries, bodies and credentials are not in it."""
+        if LEVELS["info"] < self._least:
+            return
+        assert exchange.ended_at is not None
+        pauses, paused_seconds = exchange.paused()
+        writes, writes_full = exchange.writes
+        first = exchange.first_byte_at
+        fields: dict[str, Any] = {
+            "time": time.time(),
+            "level": "info",
+            "event": "access",
+            "request_id": exchange.identity.decode("ascii"),
+            "method": exchange.request.method.decode("ascii"),
+            "path": exchange.request.path.decode("latin-1"),
+            "protocol": protocol,
+            "status": exchange.status,
+            "end": exchange.end_reason,
+            "upstream": exchange.upstream,
+            "reused": exchange.upstream_reused,
+            "bytes_up": exchange.bytes_up,
+            "bytes_down": exchange.bytes_down,
+            "first_byte_ms": None if first is None else _ms(first - exchange.started_at),
+            "duration_ms": _ms(exchange.ended_at - exchange.started_at),
+            "pauses": pauses,
+            "paused_ms": _ms(paused_seconds),
+            "full_writes": round(writes_full / writes, 4) if writes else 0.0,
+        }
+        if exchange.error is not None:
+            fields["error"] = exchange.error.message
+        self._put(fields)
+
+    def refused(self, error: RelayError, protocol: str) -> None:
+        """A request that never became an exchange."""
+        self.write("info", "refused", protocol=protocol, status=error.status, end=error.end, error=error.message)
+
+    def close(self) -> None:
+        """Write what waits, for two seconds at most."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=2)
+
+    def _put(self, fields: dict[str, Any]) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            self.dropped += 1
+            return
+        self._waiting.append(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closing or self._waiting:
+            self._wake.wait()
+            self._wake.clear()
+            lines = []
+            while self._waiting:
+                lines.append(self._waiting.popleft())
+            try:
+                self._stream.write(b"".join(lines))
+                self._stream.flush()
+            except (OSError, ValueError):
+                self.dropped += len(lines)
+            if not self._closing:
+                time.sleep(0.02)  # lines of many exchanges leave in one write
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,195 @@
+"""Metrics: plain integers while the bytes pass, turned into Prometheus families when they are asked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from ..errors import EndReason, RelayError
+from ..flow import PauseTotals, Reason
+from ..relay.exchange import Exchange
+from .log import Log
+
+FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class PoolFigures(Protocol):
+    """What a pool of provider connections tells about itself."""
+
+    name: str
+    connects: int
+    reuses: int
+
+    @property
+    def open_connections(self) -> int: ...
+
+    @property
+    def idle_connections(self) -> int: ...
+
+
+class _Histogram:
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def family(self, name: str, text: str) -> HistogramMetricFamily:
+        total = 0
+        buckets = []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
+
+
+class Metrics:
+    """The figures of one worker: a `relay.ports.Observer`, and a Prometheus collector.
+
+    Open exchanges count their own bytes; a scrape adds them to the totals of the ended ones, so that a long stream is
+    seen while it runs and the path of a chunk touches nothing shared.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.open: set[Exchange] = set()
+        self.pauses = PauseTotals()
+        self.pools: list[PoolFigures] = []
+        self.connections = 0
+        """Client connections, written by the listener's sweep."""
+        self._ends: Counter[EndReason] = Counter()
+        self._statuses: Counter[int] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._bytes_up = 0
+        self._bytes_down = 0
+        self._chunks = 0
+        self._writes = 0
+        self._writes_full = 0
+        self._first_byte = _Histogram(FIRST_BYTE_BUCKETS)
+        self._lag = _Histogram(LAG_BUCKETS)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    # --- relay.ports.Observer ---
+
+    def exchange_started(self, exchange: Exchange) -> None:
+        self.open.add(exchange)
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        self.open.discard(exchange)
+        assert exchange.end_reason is not None
+        writes, full = exchange.writes
+        self._writes += writes
+        self._writes_full += full
+        self._bytes_up += exchange.bytes_up
+        self._bytes_down += exchange.bytes_down
+        self._chunks += exchange.chunks_down
+        self._ends[exchange.end_reason] += 1
+        self._statuses[exchange.status] += 1
+        if exchange.first_byte_at is not None:
+            self._first_byte.observe(exchange.first_byte_at - exchange.started_at)
+        self._log.access(exchange, exchange.protocol)
+
+    def request_refused(self, error: RelayError, protocol: str) -> None:
+        self._refused[error.code] += 1
+        self._log.refused(error, protocol)
+
+    # --- the loop ---
+
+    def observe_lag(self, seconds: float) -> None:
+        """How late the sweep came: how long the event loop was busy with something else."""
+        self._lag.observe(seconds)
+
+    # --- Prometheus ---
+
+    def text(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("flow_streams_open", "Exchanges in progress.", value=len(self.open))
+        paused = sum(1 for exchange in self.open if exchange.state() == "paused")
+        yield GaugeMetricFamily("flow_streams_paused", "Exchanges whose provider is stopped now.", value=paused)
+        held = sum(exchange.held for exchange in self.open)
+        yield GaugeMetricFamily("flow_held_bytes", "Bytes held for clients in user space now.", value=held)
+        yield GaugeMetricFamily("flow_connections_open", "Client connections.", value=self.connections)
+        yield from self._traffic()
+        yield from self._flow()
+        yield from self._ended()
+        yield from self._upstreams()
+        yield self._first_byte.family(
+            "flow_first_byte_seconds", "From the request's head to the first byte of the answer's body."
+        )
+        yield self._lag.family("flow_event_loop_lag_seconds", "How late the once-a-second sweep came.")
+        yield CounterMetricFamily("flow_log_dropped", "Log lines lost to a slow reader.", value=self._log.dropped)
+
+    def _traffic(self) -> Iterator[Metric]:
+        live = self.open
+        down = self._bytes_down + sum(exchange.bytes_down for exchange in live)
+        up = self._bytes_up + sum(exchange.bytes_up for exchange in live)
+        chunks = self._chunks + sum(exchange.chunks_down for exchange in live)
+        family = CounterMetricFamily("flow_body_bytes", "Body bytes relayed.", labels=["direction"])
+        family.add_metric(["down"], down)
+        family.add_metric(["up"], up)
+        yield family
+        yield CounterMetricFamily("flow_chunks", "Reads that brought body bytes from providers.", value=chunks)
+
+    def _flow(self) -> Iterator[Metric]:
+        totals = [exchange.writes for exchange in self.open]
+        writes = self._writes + sum(total for total, _ in totals)
+        full = self._writes_full + sum(waited for _, waited in totals)
+        yield CounterMetricFamily("flow_writes", "Chunks written towards clients.", value=writes)
+        text = "Chunks that found the client's buffer full and had to wait."
+        yield CounterMetricFamily("flow_writes_full", text, value=full)
+        pauses = CounterMetricFamily("flow_pauses", "Times reading was stopped.", labels=["reason"])
+        text = "Seconds for which reading was stopped, of pauses that are over."
+        seconds = CounterMetricFamily("flow_paused_seconds", text, labels=["reason"])
+        for reason in Reason:
+            label = [(reason.name or "").lower()]
+            pauses.add_metric(label, self.pauses.pauses[reason])
+            seconds.add_metric(label, self.pauses.seconds[reason])
+        yield pauses
+        yield seconds
+
+    def _ended(self) -> Iterator[Metric]:
+        ends = CounterMetricFamily("flow_exchanges", "Exchanges that ended.", labels=["end"])
+        for reason in EndReason:
+            ends.add_metric([reason.value], self._ends[reason])
+        yield ends
+        statuses = CounterMetricFamily("flow_responses", "Answers by status.", labels=["status"])
+        for status, count in sorted(self._statuses.items()):
+            statuses.add_metric([str(status)], count)
+        yield statuses
+        refused = CounterMetricFamily("flow_refused", "Requests refused as malformed or too many.", labels=["code"])
+        for code, count in sorted(self._refused.items()):
+            refused.add_metric([code], count)
+        yield refused
+
+    def _upstreams(self) -> Iterator[Metric]:
+        connects = CounterMetricFamily("flow_upstream_connects", "Provider connections made.", labels=["upstream"])
+        reuses = CounterMetricFamily("flow_upstream_reuses", "Requests on kept connections.", labels=["upstream"])
+        connections = GaugeMetricFamily(
+            "flow_upstream_connections", "Provider connections.", labels=["upstream", "state"]
+        )
+        for pool in self.pools:
+            connects.add_metric([pool.name], pool.connects)
+            reuses.add_metric([pool.name], pool.reuses)
+            idle = pool.idle_connections
+            connections.add_metric([pool.name, "idle"], idle)
+            connections.add_metric([pool.name, "busy"], pool.open_connections - idle)
+        yield from (connects, reuses, connections)

@@ -1,0 +1,1 @@
+"""The provider's side: dialling, keeping connections, and HTTP/1.1."""

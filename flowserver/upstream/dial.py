@@ -1,0 +1,109 @@
+"""A connection to a provider: DNS, TCP and TLS under one deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..config import Url
+from ..errors import EndReason, RelayError, upstream_error
+
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
+_Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+
+class DialError(Exception):
+    """No connection; `error` says to the client why."""
+
+    def __init__(self, error: RelayError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Dialer:
+    """Connects to one provider.
+
+    `timeout` is in seconds and covers everything. `receive_buffer` is SO_RCVBUF in bytes (None: the kernel's default):
+    the kernel reads ahead of the relay that far, so it is part of what a stalled client pulls from the provider.
+    """
+
+    __slots__ = ("_receive_buffer", "_timeout", "_tls", "_url")
+
+    def __init__(self, url: Url, *, timeout: float, receive_buffer: int | None, tls: ssl.SSLContext | None) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._receive_buffer = receive_buffer
+        self._tls = tls
+
+    async def dial(self, factory: Callable[[], _P]) -> _P:
+        """A connected protocol made by `factory`. Raises DialError."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._dial(factory)
+        except TimeoutError:
+            seconds = f"{self._timeout:g} s"
+            raise DialError(
+                self._error(
+                    EndReason.CONNECT_TIMEOUT, f"did not answer within {seconds} (FLOW_CONNECT_TIMEOUT)", status=504
+                )
+            ) from None
+        except ssl.SSLCertVerificationError as error:
+            text = f"has a certificate that is not trusted: {error.verify_message} (see FLOW_UPSTREAM_CA)"
+            raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
+        except ssl.SSLError as error:
+            text = f"failed the TLS handshake: {error.reason or error}"
+            raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
+        except OSError as error:
+            text = f"can't be reached: {error.strerror or error}"
+            raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
+
+    async def _dial(self, factory: Callable[[], _P]) -> _P:
+        loop = asyncio.get_running_loop()
+        failure: OSError | None = None
+        for family, address in await self._resolve(loop):
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                connection.setblocking(False)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._receive_buffer is not None:  # only before connect does it bound the window
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+                await loop.sock_connect(connection, address)
+                name = self._url.host if self._tls is not None else None
+                _, protocol = await loop.create_connection(
+                    factory, sock=connection, ssl=self._tls, server_hostname=name
+                )
+            except ssl.SSLError:
+                connection.close()
+                raise
+            except OSError as error:
+                connection.close()
+                failure = error
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return protocol
+        raise failure or OSError("its name has no address")
+
+    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[_Address]:
+        host, port = self._url.host, self._url.port
+        try:
+            ip = ipaddress.ip_address(host)
+        except ValueError:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
+        return [(socket.AF_INET if ip.version == 4 else socket.AF_INET6, (host, port))]
+
+    def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
+        return upstream_error(end.value, f"The provider {self._url.authority} {text}.", end, status=status)
+
+
+def tls_context(ca: str | None) -> ssl.SSLContext:
+    """A verifying client context. `ca` is a PEM file, None for the system's authorities. Raises OSError."""
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,307 @@
+"""HTTP/1.1 towards the provider: a connection, and the stream of its current request.
+
+h11 owns heads, states, trailers and ends; the chunks between are read beside it (see `framing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import h11
+
+from ..errors import EndReason, upstream_error
+from ..flow import Marks, Outlet
+from ..framing import ChunkDecoder, FramingError
+from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body
+from ..relay.ports import UpstreamEvents
+
+MAX_HEAD = 64 * 1024
+MAX_HEADERS = 200
+MAX_INTERIM = 10
+"""1xx responses before the final one; a provider that sends more is broken."""
+
+_ESTABLISHED = 1
+"""The state in Linux's struct tcp_info, its first byte."""
+_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class ConnectionOwner(Protocol):
+    """Who keeps a connection between its requests."""
+
+    def on_idle(self, connection: UpstreamH1) -> None:
+        """It can serve another request."""
+
+    def on_lost(self, connection: UpstreamH1) -> None:
+        """It is closed."""
+
+
+class UpstreamH1(asyncio.Protocol):
+    """A connection to a provider; it serves one request at a time."""
+
+    __slots__ = (
+        "_blocked",
+        "_decoder",
+        "_end_waits",
+        "_events",
+        "_h11",
+        "_head",
+        "_interim",
+        "_marks",
+        "_method",
+        "_outlet",
+        "_owner",
+        "_reading",
+        "_receive",
+        "_transport",
+        "served",
+    )
+
+    def __init__(self, owner: ConnectionOwner, marks: Marks) -> None:
+        self._owner = owner
+        self._marks = marks
+        self._events: UpstreamEvents | None = None
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._blocked = False
+        self._reading = True
+        self._receive: Callable[[bytes], None] = self._receive_head
+        self._decoder: ChunkDecoder | None = None
+        self._end_waits = False
+        self.served = 0
+        """Requests begun on this connection."""
+
+    # --- for the stream --------------------------------------------------------------------------------------------
+
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> None:
+        """Send the head of the next request; `events` hears of its response."""
+        if self.served:
+            self._h11.start_next_cycle()
+        self.served += 1
+        self._events = events
+        self._method = request.method
+        self._interim = 0
+        self._head = bytearray()
+        self._decoder = None
+        self._end_waits = False
+        self._receive = self._receive_head
+        self._outlet = Outlet(
+            self._transport,
+            self._marks,
+            write=self._write_framed,
+            on_full=events.on_upstream_full,
+            on_drained=events.on_upstream_drained,
+            blocked=self._blocked,
+        )
+        self._transport.write(self._h11.send(_h11_request(request)))
+
+    def send_data(self, data: bytes) -> None:
+        self._outlet.send(data)
+
+    def send_end(self) -> None:
+        if self._outlet.waiting:
+            self._end_waits = True
+        else:
+            self._transport.write(self._h11.send(h11.EndOfMessage()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the upload is stopped at the high mark."""
+        return self._outlet.full
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def release(self) -> None:
+        """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
+        self._events = None
+        if (
+            self._h11.our_state is h11.DONE
+            and self._h11.their_state is h11.DONE
+            and not self._h11.trailing_data[0]
+            and not self._transport.is_closing()
+        ):
+            self.resume_reading()  # or a close by the provider would go unnoticed
+            self._owner.on_idle(self)
+        else:
+            self._transport.abort()
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def is_alive(self) -> bool:
+        """Whether an idle connection can be used. The provider's FIN may wait in the kernel, not yet read."""
+        if self._transport.is_closing():
+            return False
+        if not hasattr(socket, "TCP_INFO"):
+            return True
+        connection = self._transport.get_extra_info("socket")
+        return bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED)
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._marks.limit_transport(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._events is not None:
+            self._receive(data)
+        else:
+            self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
+
+    def eof_received(self) -> bool:
+        if self._events is not None and self._h11.their_state is h11.SEND_BODY and self._decoder is None:
+            # The end of a body that ends with the connection; an error for any other.
+            self._h11.receive_data(b"")
+            self._receive_framed(b"")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.on_lost(self)
+        if self._events is not None:
+            began = self._h11.their_state is not h11.SEND_RESPONSE
+            what = "broke off in the middle of its answer" if began else "closed the connection without an answer"
+            self._fail(what)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        if self._events is not None:
+            self._outlet.block()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self._events is not None:
+            self._outlet.unblock()
+            if self._end_waits and not self._outlet.waiting:
+                self._end_waits = False
+                self._transport.write(self._h11.send(h11.EndOfMessage()))
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _receive_head(self, data: bytes) -> None:
+        head = self._head
+        head += data
+        while True:
+            end = head.find(b"\r\n\r\n")
+            if not b"HTTP/".startswith(head[:5]):
+                self._fail("sent something that is no HTTP/1.1")
+            elif max(end, len(head) if end < 0 else 0) > MAX_HEAD:
+                self._fail(f"sent a head of more than {MAX_HEAD} bytes")
+            elif end >= 0:
+                raw = bytes(head[: end + 4])
+                del head[: end + 4]
+                if self._parse_head(raw):
+                    continue
+            return
+
+    def _parse_head(self, raw: bytes) -> bool:
+        """Whether another head is to follow this one."""
+        try:
+            self._h11.receive_data(raw)
+            event = self._h11.next_event()
+        except h11.RemoteProtocolError as error:
+            self._fail(f"sent a malformed answer: {error}")
+            return False
+        assert isinstance(event, h11.InformationalResponse | h11.Response)
+        if not self._check_head(event):
+            return False
+        head = ResponseHead(event.status_code, list(event.headers), reason=event.reason)
+        if isinstance(event, h11.Response):
+            self._on_head(head)
+            return False
+        self._interim += 1
+        if self._interim > MAX_INTERIM or event.status_code == 101:
+            self._fail("sent too many interim responses or changed the protocol")
+        elif self._events is not None:
+            self._events.on_upstream_interim(head)
+        return self._events is not None
+
+    def _check_head(self, event: h11.Response | h11.InformationalResponse) -> bool:
+        if len(event.headers) > MAX_HEADERS:
+            self._fail(f"sent more than {MAX_HEADERS} headers")
+        elif not all(_FIELD_VALUE.fullmatch(value) for _, value in event.headers):
+            self._fail("sent control characters in a header")
+        else:
+            return True
+        return False
+
+    def _on_head(self, head: ResponseHead) -> None:
+        """Decide who reads the body, then pass on the head and what came of the body with it."""
+        chunked = find(head.headers, b"transfer-encoding") is not None
+        length = find(head.headers, b"content-length")
+        if chunked and length is not None:
+            self._fail("sent both Transfer-Encoding and Content-Length")
+            return
+        head.content_length = int(length) if length is not None else None
+        bodiless = has_no_body(self._method, head.status)
+        self._decoder = ChunkDecoder() if chunked and not bodiless else None
+        events = self._events
+        assert events is not None
+        events.on_upstream_head(head)
+        self._receive = self._receive_framed if self._decoder is None else self._receive_chunks
+        if self._events is events:  # not cancelled by what the head brought about
+            self._receive(bytes(self._head))
+
+    def _receive_chunks(self, data: bytes) -> None:
+        """The path of every token."""
+        decoder = cast(ChunkDecoder, self._decoder)
+        try:
+            body = decoder.feed(data)
+        except FramingError as error:
+            self._fail(f"sent a malformed answer: {error}")
+            return
+        if body:
+            self._events.on_upstream_data(body)  # type: ignore[union-attr]
+        if decoder.ended and self._events is not None:
+            self._receive = self._receive_framed
+            self._receive_framed(decoder.rest)
+
+    def _receive_framed(self, data: bytes) -> None:
+        """Body bytes by h11: whole answers, and the end of chunked ones."""
+        events = self._events
+        assert events is not None
+        try:
+            if data:
+                self._h11.receive_data(data)
+            while self._events is events:
+                event = self._h11.next_event()
+                if isinstance(event, h11.Data):
+                    events.on_upstream_data(bytes(event.data))
+                elif isinstance(event, h11.EndOfMessage):
+                    events.on_upstream_end()
+                    return
+                else:
+                    return
+        except h11.RemoteProtocolError as error:
+            self._fail(f"sent a malformed answer: {error}")
+
+    def _fail(self, what: str) -> None:
+        events, self._events = self._events, None
+        self._transport.abort()
+        if events is not None:
+            reason = EndReason.UPSTREAM_FAILED
+            events.on_upstream_failed(upstream_error(reason.value, f"The provider {what}.", reason))
+
+    def _write_framed(self, data: bytes) -> None:
+        self._transport.write(self._h11.send(h11.Data(data=data)))
+
+
+def _h11_request(request: RequestHead) -> h11.Request:
+    """The head with its framing derived anew (RFC 9112 section 6)."""
+    headers: Headers = request.headers
+    if request.content_length is not None:
+        headers = [*headers, (b"content-length", b"%d" % request.content_length)]
+    elif request.has_body:
+        headers = [*headers, (b"transfer-encoding", b"chunked")]
+    return h11.Request(method=request.method, target=request.target, headers=headers)

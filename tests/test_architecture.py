@@ -1,0 +1,286 @@
+"""The shape of the package: which room may import which, and what each file keeps away from.
+
+Each rule is a function from sources to the list of what breaks it, so that it is tried on made-up sources as
+well as on the package itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "flowserver"
+MAX_LINES = 600
+
+Sources = Mapping[str, str]
+"""Path from the repository's root ("flowserver/flow.py") -> source text."""
+
+# A room is a module or folder directly inside the package. The bottom rooms may import one another; a room
+# may always import itself and the package's own __init__.
+BOTTOM = frozenset({"config", "errors", "flow", "framing", "messages", "sse"})
+SIDES = frozenset({"downstream", "upstream", "dialects", "limits", "telemetry"})
+ANYTHING = frozenset({"*"})
+
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    **dict.fromkeys(BOTTOM, BOTTOM),
+    "relay": BOTTOM,
+    **dict.fromkeys(SIDES, BOTTOM | {"relay"}),
+    "server": BOTTOM | {"relay"} | SIDES,
+    # A provider, not a part of the relay: it stands beside it, and knows of the wire and of nothing else.
+    "simulator": BOTTOM,
+    # What the command line starts.
+    "__main__": ANYTHING,
+    "demo": ANYTHING,
+}
+
+# Never imported by the relay's rooms, whatever the table says.
+OUTSIDE = frozenset({"simulator", "demo", "__main__", "bench", "tests"})
+RELAY_ROOMS = BOTTOM | {"relay"} | SIDES | {"server"}
+
+NO_IO = (
+    "flowserver/errors.py",
+    "flowserver/flow.py",
+    "flowserver/framing.py",
+    "flowserver/messages.py",
+    "flowserver/sse.py",
+    "flowserver/relay/exchange.py",
+    "flowserver/relay/ports.py",
+    "flowserver/dialects/*.py",
+)
+IO_MODULES = frozenset(
+    {"asyncio", "random", "select", "selectors", "socket", "ssl", "subprocess", "threading", "time", "uvloop"}
+)
+
+
+def load(root: Path = ROOT) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted((root / PACKAGE).rglob("*.py"))
+    }
+
+
+def module_of(path: str) -> str:
+    """The dotted name of a file: "flowserver/relay/__init__.py" is "flowserver.relay"."""
+    return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """The room of a dotted name inside the package; "" for the package's own __init__."""
+    return [*module.split("."), ""][1]
+
+
+def imports(path: str, sources: Sources) -> Iterator[tuple[int, str]]:
+    """Each import of a file as (line, dotted module), also those in functions and under TYPE_CHECKING."""
+    known = {module_of(each) for each in sources}
+    package = module_of(path).split(".")
+    if not path.endswith("/__init__.py"):
+        package = package[:-1]
+    for node in ast.walk(ast.parse(sources[path], path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *(node.module or "").split(".")]).rstrip(".")
+            for alias in node.names:
+                # `from flowserver import flow` takes a module, `from flowserver import __version__` a name.
+                inner = f"{base}.{alias.name}"
+                yield node.lineno, inner if inner in known else base
+
+
+def wrong_directions(sources: Sources) -> list[str]:
+    wrong = []
+    for path in sources:
+        room = room_of(module_of(path))
+        if room and room not in MAY_IMPORT:
+            wrong.append(f"{path}: the room {room!r} has no place in MAY_IMPORT")
+            continue
+        allowed = MAY_IMPORT.get(room, frozenset())
+        for line, target in imports(path, sources):
+            top, wanted = target.split(".")[0], room_of(target)
+            if top in OUTSIDE and room in RELAY_ROOMS:
+                wrong.append(f"{path}:{line}: {room} imports {target}")
+            elif top != PACKAGE or wanted in ("", room) or allowed == ANYTHING:
+                continue
+            elif wanted not in allowed:
+                wrong.append(f"{path}:{line}: {room or PACKAGE} imports {target}")
+    return wrong
+
+
+def input_and_output(sources: Sources) -> list[str]:
+    return [
+        f"{path}:{line}: imports {target}, but does no I/O and reads no clock"
+        for path in sources
+        if any(fnmatch(path, pattern) for pattern in NO_IO)
+        for line, target in imports(path, sources)
+        if target.split(".")[0] in IO_MODULES
+    ]
+
+
+def undeclared(sources: Sources, required: frozenset[str], demo_only: frozenset[str]) -> list[str]:
+    """Imports that nothing brings along: neither Python nor the package's declared dependencies."""
+    wrong = []
+    for path in sources:
+        allowed = required | sys.stdlib_module_names | {PACKAGE}
+        if room_of(module_of(path)).startswith("demo"):
+            allowed |= demo_only
+        for line, target in imports(path, sources):
+            if target.split(".")[0] not in allowed:
+                wrong.append(f"{path}:{line}: imports {target}, which is no dependency of the package")
+    return wrong
+
+
+def too_long(sources: Sources) -> list[str]:
+    lengths = {path: len(text.splitlines()) for path, text in sources.items()}
+    return [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MAX_LINES]
+
+
+def import_names(requirements: list[str]) -> frozenset[str]:
+    """What ["redis>=5", "prometheus-client"] are imported as, each by its own name."""
+    names = [re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in requirements]
+    return frozenset(name.replace("-", "_").lower() for name in names)
+
+
+# The package itself
+
+
+def test_imports_point_one_way() -> None:
+    assert wrong_directions(load()) == []
+
+
+def test_files_without_io_import_none() -> None:
+    assert input_and_output(load()) == []
+
+
+def test_only_declared_dependencies_are_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = import_names(project["dependencies"])
+    demo_only = import_names(project["optional-dependencies"]["demo"])
+    assert undeclared(load(), required, demo_only) == []
+
+
+def test_no_file_is_two_things() -> None:
+    assert too_long(load()) == []
+
+
+def test_the_package_is_found() -> None:
+    assert "flowserver/__init__.py" in load()
+
+
+# The rules, on made-up sources
+
+
+def made_up(path: str, text: str) -> dict[str, str]:
+    """One file among empty ones that make up a whole package."""
+    rooms = sorted(RELAY_ROOMS | {"simulator", "demo", "__main__"})
+    files = dict.fromkeys(["flowserver/__init__.py", *(f"flowserver/{room}.py" for room in rooms)], "")
+    for room in (*SIDES, "relay", "simulator"):
+        del files[f"flowserver/{room}.py"]
+        files |= {f"flowserver/{room}/__init__.py": "", f"flowserver/{room}/part.py": ""}
+    return files | {path: text}
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("flowserver/downstream/h1.py", "from flowserver.upstream.part import Pool"),
+        ("flowserver/downstream/h1.py", "from flowserver.upstream import part"),
+        ("flowserver/downstream/h1.py", "import flowserver.upstream.part as up"),
+        ("flowserver/downstream/h1.py", "from ..upstream import part"),
+        ("flowserver/downstream/h1.py", "from .. import upstream"),
+        ("flowserver/downstream/__init__.py", "from ..upstream import part"),
+        ("flowserver/upstream/h1.py", "from flowserver import downstream"),
+        ("flowserver/upstream/h1.py", "def late():\n    from flowserver.downstream import part"),
+        ("flowserver/relay/exchange.py", "from flowserver.downstream import part"),
+        ("flowserver/relay/exchange.py", "from flowserver.upstream import part"),
+        ("flowserver/relay/exchange.py", "from flowserver.telemetry import part"),
+        (
+            "flowserver/relay/exchange.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..upstream.part import Pool",
+        ),
+        ("flowserver/flow.py", "from flowserver.relay import part"),
+        ("flowserver/flow.py", "from . import relay"),
+        ("flowserver/telemetry/log.py", "from flowserver.downstream import part"),
+        ("flowserver/upstream/h1.py", "import flowserver.server"),
+        ("flowserver/server.py", "from flowserver.simulator import part"),
+        ("flowserver/server.py", "from bench import events"),
+        ("flowserver/upstream/h1.py", "from flowserver.demo import run"),
+        ("flowserver/simulator/app.py", "from flowserver.relay import part"),
+        ("flowserver/__init__.py", "from flowserver.flow import StreamBuffer"),
+        ("flowserver/attic.py", ""),
+        ("flowserver/attic/old.py", ""),
+    ],
+)
+def test_a_wrong_direction_is_seen(path: str, text: str) -> None:
+    wrong = wrong_directions(made_up(path, text))
+    assert len(wrong) == 1
+    assert wrong[0].startswith(f"{path}:")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("flowserver/server.py", "from flowserver import downstream, upstream\nfrom .telemetry import part"),
+        ("flowserver/server.py", "from flowserver.relay.part import Exchange\nfrom .config import Config"),
+        (
+            "flowserver/downstream/h1.py",
+            "from ..relay import part\nfrom . import part as own\nimport asyncio",
+        ),
+        ("flowserver/downstream/__init__.py", "from .part import Listener"),
+        ("flowserver/dialects/openai.py", "from ..sse import Scanner\nfrom ..relay.part import Exchange"),
+        ("flowserver/relay/exchange.py", "from flowserver.flow import ReadGate\nfrom .part import Port"),
+        ("flowserver/messages.py", "from flowserver.errors import Refusal"),
+        ("flowserver/__main__.py", "from flowserver import server, simulator, demo"),
+        ("flowserver/demo.py", "from flowserver.simulator.part import Provider"),
+        ("flowserver/relay/part.py", "from flowserver import __version__"),
+    ],
+)
+def test_a_right_direction_passes(path: str, text: str) -> None:
+    assert wrong_directions(made_up(path, text)) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["import asyncio", "from time import monotonic", "import asyncio.events as x"]
+)
+@pytest.mark.parametrize("file", ["flow.py", "relay/exchange.py", "dialects/openai.py"])
+def test_io_is_seen_where_there_should_be_none(file: str, text: str) -> None:
+    assert len(input_and_output(made_up(f"flowserver/{file}", text))) == 1
+
+
+@pytest.mark.parametrize("module", sorted(IO_MODULES))
+def test_every_io_module_is_seen(module: str) -> None:
+    assert len(input_and_output({"flowserver/sse.py": f"def f():\n    import {module}"})) == 1
+
+
+def test_io_is_free_elsewhere() -> None:
+    assert input_and_output(made_up("flowserver/downstream/h1.py", "import asyncio, time, socket")) == []
+    assert input_and_output(made_up("flowserver/flow.py", "from .errors import time\nimport json")) == []
+
+
+def test_undeclared_imports_are_seen() -> None:
+    required = import_names(["prometheus-client>=0.20", "h11", "httpx[http2]>=0.27"])
+    demo_only = import_names(["rich"])
+
+    def found(path: str, text: str) -> int:
+        return len(undeclared({path: text}, required, demo_only))
+
+    assert found("flowserver/server.py", "import requests") == 1
+    assert found("flowserver/server.py", "def f():\n    from yaml import load") == 1
+    assert found("flowserver/server.py", "import rich") == 1
+    assert found("flowserver/demo.py", "import rich.table") == 0
+    assert found("flowserver/demo/view.py", "from rich import table") == 0
+    assert found("flowserver/server.py", "import h11, httpx, json\nfrom prometheus_client import core") == 0
+    assert found("flowserver/server.py", "from . import flow\nimport flowserver.sse") == 0
+
+
+def test_length_is_counted() -> None:
+    sources = {"flowserver/a.py": "x = 1\n" * MAX_LINES, "flowserver/b.py": "x = 1\n" * (MAX_LINES + 1)}
+    assert [each.split(":")[0] for each in too_long(sources)] == ["flowserver/b.py"]
