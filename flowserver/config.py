@@ -223,7 +223,7 @@ SETTINGS: tuple[Setting, ...] = (
         "sent to the provider as `Authorization: Bearer`; empty passes the client's own on",
     ),
     Setting("FLOW_UPSTREAM_CA", "", _or_off(str), "PEM file of the authorities to trust; empty takes the system's"),
-    Setting("FLOW_HIGH_WATER", "16k", parse_size, "bytes held for one stream at which its provider is stopped"),
+    Setting("FLOW_HIGH_WATER", "8k", parse_size, "bytes held for one stream at which its provider is stopped"),
     Setting("FLOW_LOW_WATER", "4k", parse_size, "bytes in a transport at which chunks begin to wait"),
     Setting("FLOW_PREFETCH_CHUNKS", "16", parse_count, "chunks that may wait for a lagging client"),
     Setting(

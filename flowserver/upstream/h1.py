@@ -28,6 +28,12 @@ _ESTABLISHED = 1
 """The state in Linux's struct tcp_info, its first byte."""
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
+READ_SIZE = 8 * 1024
+"""Most bytes of one read. Small, since it is what a stream holds beyond its high mark, and since the kernel takes a
+whole write where it has room for a byte: 16 KiB reads made a stalled client pull 8 KiB more. An event has 0.3 KiB."""
+_READ_BUFFER = memoryview(bytearray(READ_SIZE))
+"""Where all connections read to: what came is copied out before the next read."""
+
 
 class ConnectionOwner(Protocol):
     """Who keeps a connection between its requests."""
@@ -39,7 +45,7 @@ class ConnectionOwner(Protocol):
         """It is closed."""
 
 
-class UpstreamH1(asyncio.Protocol):
+class UpstreamH1(asyncio.BufferedProtocol):
     """A connection to a provider; it serves one request at a time."""
 
     __slots__ = (
@@ -148,15 +154,18 @@ class UpstreamH1(asyncio.Protocol):
         connection = self._transport.get_extra_info("socket")
         return bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED)
 
-    # --- asyncio.Protocol ------------------------------------------------------------------------------------------
+    # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._marks.limit_transport(self._transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._events is not None:
-            self._receive(data)
+            self._receive(bytes(_READ_BUFFER[:nbytes]))
         else:
             self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
 

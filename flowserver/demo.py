@@ -1,0 +1,378 @@
+"""`flowserver demo`: a provider, a relay and four clients on this machine, shown while they run.
+
+Provider and relay are processes of their own, so that the memory shown is the relay's. The clients live here. What is
+shown is what anyone can see: the relay's admin pages and the provider's own records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+import uvloop
+
+SECONDS = 12.0
+"""How long the scene lasts."""
+STALL = (1.5, 8.0)
+"""When the stalled client stops reading, and when it goes on; seconds from the start."""
+LEAVE = 4.0
+SLOW_BYTES_PER_SECOND = 40_000
+_EVENT = re.compile(rb"tok(\d+)")
+_ALLOWED_PULL = 256 * 1024
+"""What may be pulled for a client that takes nothing: the buffers of relay and kernels, together far below this."""
+
+
+class Client(asyncio.Protocol):
+    """Reads one stream, as told by `take`: bytes it may read now, None for all there is."""
+
+    def __init__(self, name: str, simulate: str, behaviour: str) -> None:
+        self.name = name
+        self.behaviour = behaviour
+        self._simulate = simulate
+        self.bytes_read = 0
+        self.events: list[int] = []
+        self.finished = False
+        self.left_at: float | None = None
+        self._tail = b""
+        self._transport: asyncio.Transport | None = None
+        self._allowance: int | None = None
+
+    async def start(self, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)  # its own buffer is not the point here
+        await loop.sock_connect(connection, ("127.0.0.1", port))
+        await loop.create_connection(lambda: self, sock=connection)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        body = orjson.dumps({"model": "demo", "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
+        self._transport.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: demo\r\ncontent-type: application/json\r\n"
+            b"x-request-id: %b\r\nx-simulate: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (self.name.encode(), self._simulate.encode(), len(body), body)
+        )
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_read += len(data)
+        text = self._tail + data
+        last = 0
+        for match in _EVENT.finditer(text):
+            if match.end() < len(text):  # the number may go on in the next read
+                self.events.append(int(match[1]))
+                last = match.end()
+        self._tail = text[max(last, len(text) - 64) :]
+        if b"\r\n0\r\n\r\n" in text[-16:] or text.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+            self.finished = True
+        if self._allowance is not None:
+            self._allowance -= len(data)
+            if self._allowance <= 0 and self._transport is not None:
+                self._transport.pause_reading()
+
+    def take(self, count: int | None) -> None:
+        """Read about `count` more bytes (what was read too much before is taken off), none at 0, all at None."""
+        assert self._transport is not None
+        self._allowance = None if count is None else min(0, self._allowance or 0) + count
+        if self._transport.is_closing():
+            return
+        if count == 0 or (self._allowance is not None and self._allowance <= 0):
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def leave(self) -> None:
+        assert self._transport is not None
+        self.left_at = time.monotonic()
+        self._transport.abort()
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each event came once and in order."""
+        first = self.events[0] if self.events else 0
+        return self.events == list(range(first, first + len(self.events)))
+
+
+@dataclass
+class Scene:
+    """What was seen so far."""
+
+    clients: list[Client]
+    relay_port: int
+    admin_port: int
+    provider_port: int
+    relay_pid: int
+    streams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The relay's /streams by request id."""
+    provider: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The provider's records by stream."""
+    memory: int = 0
+    """The relay's resident bytes."""
+    memory_at_start: int = 0
+    pulled_while_stalled: int = 0
+    """Bytes the relay had read for the stalled client just before it went on."""
+    read_while_stalled: int = 0
+
+    async def look(self) -> None:
+        # Ended exchanges leave /streams; their last line stays.
+        for stream in await _get(self.admin_port, "/streams"):
+            self.streams[stream["request_id"]] = stream
+        for record in await _get(self.provider_port, "/simulator/streams"):
+            self.provider[record["id"]] = record
+        self.memory = _resident(self.relay_pid)
+
+
+def main(argv: list[str]) -> int:
+    """Play the scene. Returns 0 when everything went as promised, else 1."""
+    parser = argparse.ArgumentParser(prog="flowserver demo", description="Show backpressure at work on this machine.")
+    parser.add_argument("--keep", action="store_true", help="leave provider and relay up afterwards, until Ctrl-C")
+    keep = parser.parse_args(argv).keep
+    try:
+        return uvloop.run(_demo(keep))
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _demo(keep: bool) -> int:
+    async with _processes() as (provider_port, relay_port, admin_port, relay_pid):
+        clients = [
+            Client("fast", "events=500 rate=50 size=250", "reads all at once"),
+            Client("slow", "events=0 rate=0 size=250", f"reads {SLOW_BYTES_PER_SECOND // 1000} KB/s"),
+            Client("stalled", "events=8000 rate=0 size=250", f"stops for {STALL[1] - STALL[0]:.1f} s"),
+            Client("leaving", "events=0 rate=50 size=250", f"leaves after {LEAVE:.0f} s"),
+        ]
+        scene = Scene(clients, relay_port, admin_port, provider_port, relay_pid)
+        scene.memory_at_start = _resident(relay_pid)
+        with _display() as show:
+            await _play(scene, show)
+        passed = _verdict(scene)
+        if keep:
+            print("\nThe relay stays up; Ctrl-C ends it. Try:")
+            print(
+                f"curl -N http://127.0.0.1:{relay_port}/v1/chat/completions -H 'content-type: application/json'"
+                """ -d '{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}'"""
+            )
+            print(f"curl http://127.0.0.1:{admin_port}/metrics", flush=True)
+            await asyncio.Event().wait()
+    return 0 if passed else 1
+
+
+async def _play(scene: Scene, show: Callable[[Scene, float], None]) -> None:
+    fast, slow, stalled, leaving = scene.clients
+    for client in scene.clients:
+        await client.start(scene.relay_port)
+    stalled.take(20_000)
+    start = time.monotonic()
+    resumed = False
+    while (now := time.monotonic() - start) < SECONDS:
+        slow.take(SLOW_BYTES_PER_SECOND // 4)
+        if now >= STALL[0] and not resumed:
+            stalled.take(0)
+        if now >= STALL[1] and not resumed:
+            resumed = True
+            await scene.look()
+            scene.pulled_while_stalled = scene.streams.get("stalled", {}).get("bytes_down", 0)
+            scene.read_while_stalled = stalled.bytes_read
+            stalled.take(None)
+        if now >= LEAVE and leaving.left_at is None:
+            leaving.leave()
+        await scene.look()
+        show(scene, now)
+        if fast.finished and resumed and stalled.finished:
+            break
+        await asyncio.sleep(0.25)
+    slow.leave()
+    await asyncio.sleep(0.3)
+    await scene.look()
+
+
+def _verdict(scene: Scene) -> bool:
+    """Print what was promised and what was seen."""
+    fast, slow, stalled, leaving = scene.clients
+    excess = scene.pulled_while_stalled - scene.read_while_stalled
+    cancelled = scene.provider.get("leaving", {}).get("cancelled")
+    delay = None if cancelled is None or leaving.left_at is None else (cancelled - leaving.left_at) * 1000
+    growth = scene.memory - scene.memory_at_start
+    slow_excess = scene.streams.get("slow", {}).get("bytes_down", 0) - slow.bytes_read
+    checks = [
+        (fast.finished and len(fast.events) == 500 and fast.in_order, f"fast: {len(fast.events)} events, in order"),
+        (
+            scene.read_while_stalled > 0 and excess < _ALLOWED_PULL,
+            f"stalled: {excess / 1024:.0f} KB were pulled from the provider beyond what it read",
+        ),
+        (
+            stalled.finished and len(stalled.events) == 8000 and stalled.in_order,
+            f"stalled: went on and got all {len(stalled.events)} events, in order",
+        ),
+        (slow_excess < _ALLOWED_PULL, f"slow: its provider was never more than {slow_excess / 1024:.0f} KB ahead"),
+        (
+            delay is not None and delay < 1000,
+            "leaving: the provider was never told" if delay is None else f"leaving: provider told after {delay:.1f} ms",
+        ),
+        (growth < 8 * 1024 * 1024, f"relay's memory grew by {growth / 1024 / 1024:.1f} MB"),
+    ]
+    print()
+    for good, text in checks:
+        print(f"  {'ok  ' if good else 'FAIL'}  {text}")
+    passed = all(good for good, _ in checks)
+    print("\nBackpressure reached the provider." if passed else "\nSomething is not as promised.", flush=True)
+    return passed
+
+
+# --- showing -------------------------------------------------------------------------------------------------------
+
+_COLUMNS = ("client", "behaviour", "read KB", "pulled KB", "held KB", "pauses", "paused s", "provider says")
+
+
+def _rows(scene: Scene) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for client in scene.clients:
+        stream = scene.streams.get(client.name, {})
+        rows.append(
+            (
+                client.name,
+                client.behaviour,
+                f"{client.bytes_read / 1024:.1f}",
+                f"{stream.get('bytes_down', 0) / 1024:.1f}",
+                f"{stream.get('held_bytes', 0) / 1024:.1f}",
+                str(stream.get("pauses", 0)),
+                f"{stream.get('paused_seconds', 0):.1f}",
+                str(scene.provider.get(client.name, {}).get("state", "-")),
+            )
+        )
+    return rows
+
+
+@contextlib.contextmanager
+def _display() -> Any:
+    """A live table in a terminal with rich, plain lines elsewhere."""
+    if sys.stdout.isatty():
+        with contextlib.suppress(ImportError):
+            from rich.live import Live
+
+            with Live(refresh_per_second=8) as live:
+                yield lambda scene, now: live.update(_table(scene, now))
+            return
+    yield _Lines()
+
+
+def _table(scene: Scene, now: float) -> Any:
+    from rich.table import Table
+
+    title = f"flowserver demo  {now:4.1f} s   relay's memory {scene.memory / 1024 / 1024:.1f} MB"
+    table = Table(title=title)
+    for number, column in enumerate(_COLUMNS):
+        table.add_column(column, justify="left" if number < 2 else "right")
+    for row in _rows(scene):
+        table.add_row(*row)
+    return table
+
+
+class _Lines:
+    """A block of plain lines every two seconds."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, scene: Scene, now: float) -> None:
+        if now < self._next:
+            return
+        self._next = now + 2.0
+        widths = (8, 16, 9, 10, 8, 7, 9, 14)
+        print(f"{now:4.1f} s, relay's memory {scene.memory / 1024 / 1024:.1f} MB")
+        for row in (_COLUMNS, *_rows(scene)):
+            cells = (
+                f"{cell:<{w}}" if n < 2 else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            print("  " + " ".join(cells), flush=True)
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _processes() -> AsyncIterator[tuple[int, int, int, int]]:
+    """A provider and a relay; gives their ports (provider, relay, admin) and the relay's pid."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_")}
+    async with contextlib.AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(_process(["simulate", "--listen", "127.0.0.1:0"], clean))
+        provider_port = await _announced(provider, rb"http://[^:]+:(\d+)")
+        settings = {
+            "FLOW_LISTEN": "127.0.0.1:0",
+            "FLOW_ADMIN_LISTEN": "127.0.0.1:0",
+            "FLOW_UPSTREAM": f"http://127.0.0.1:{provider_port}",
+        }
+        relay = await stack.enter_async_context(_process(["serve"], {**clean, **settings}))
+        line = await _line(relay)
+        listening = orjson.loads(line)
+        relay_port = int(listening["listen"][0].rpartition(":")[2])
+        admin_port = int(listening["admin"].rpartition(":")[2])
+        drain = asyncio.create_task(_discard(relay))
+        try:
+            yield provider_port, relay_port, admin_port, relay.pid
+        finally:
+            drain.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _process(arguments: list[str], environment: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "flowserver", *arguments, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 5)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _line(process: asyncio.subprocess.Process) -> bytes:
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), 20)
+    if not line:
+        raise SystemExit("a process of the demo did not start; its message is above")
+    return line
+
+
+async def _announced(process: asyncio.subprocess.Process, pattern: bytes) -> int:
+    line = await _line(process)
+    match = re.search(pattern, line)
+    if match is None:
+        raise SystemExit(f"the simulator said something unexpected: {line!r}")
+    return int(match[1])
+
+
+async def _discard(process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None
+    while await process.stdout.read(65536):
+        pass
+
+
+async def _get(port: int, path: str) -> Any:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return orjson.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+def _resident(pid: int) -> int:
+    """Resident bytes of a process; 0 where /proc does not tell."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
