@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: the bytes of its events and of its whole answers."""
+"""OpenAI's chat completions: the request as far as it matters, and the events of the answer. No I/O."""
 
 from __future__ import annotations
 
@@ -7,123 +7,171 @@ from typing import Any
 
 import orjson
 
+from .dialect import BadRequest
+from .events import TOKEN, TOKEN_BYTES
+from .script import Script
+
+ID = "chatcmpl-simulated"
 CREATED = 1_700_000_000
-_ID = "chatcmpl-simulated"
-_MARK = "@number@"
+"""Always the same, so that the same request has the same bytes."""
+
+DONE = b"data: [DONE]\n\n"
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "invalid_request_error",
+    403: "invalid_request_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    429: "rate_limit_error",
+}
 
 
-class RequestError(Exception):
-    """The body is no chat-completions request."""
+def error(status: int, message: str, param: str | None = None, code: str | None = None) -> bytes:
+    """The body of an error response."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def models() -> bytes:
+    """The body of `GET /v1/models`."""
+    entries = [
+        {"id": name, "object": "model", "created": CREATED, "owned_by": "simulator"}
+        for name in ("simulated", "simulated-small")
+    ]
+    return orjson.dumps({"object": "list", "data": entries})
+
+
+def read(body: bytes, script: Script) -> ChatReply:
+    """The reply to a request; the same for the same request. Raises BadRequest."""
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as problem:
+        raise BadRequest(f"the body is not JSON: {problem}") from None
+    if not isinstance(request, dict):
+        raise BadRequest("the body must be a JSON object")
+    model = request.get("model", "simulated")
+    if not isinstance(model, str) or not model or not model.isprintable():
+        raise BadRequest("model must be a string of printable characters", "model")
+    messages = request.get("messages", [])
+    if not isinstance(messages, list):
+        raise BadRequest("messages must be a list", "messages")
+    streamed = request.get("stream") or False
+    if not isinstance(streamed, bool):
+        raise BadRequest("stream must be true or false", "stream")
+    options = request.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise BadRequest("stream_options must be an object", "stream_options")
+    cap = _token_cap(request)
+    tokens = script.events
+    if cap and (tokens == 0 or cap < tokens):
+        tokens, reason = cap, "length"
+    else:
+        reason = "stop"
+    if not streamed and not tokens:
+        raise BadRequest("an answer that is not streamed must end: x-simulate events=0 takes stream=true", "events")
+    return ChatReply(
+        model=model,
+        streamed=streamed,
+        include_usage=bool(options.get("include_usage")),
+        tokens=tokens,
+        reason=reason,
+        prompt_tokens=sum(_words(message) for message in messages),
+        whole_bytes=script.whole,
+    )
+
+
+def _token_cap(request: dict[str, Any]) -> int | None:
+    cap: int | None = None
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = request.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BadRequest(f"{name} must be a whole number, 1 or more", name)
+        cap = value if cap is None else min(cap, value)
+    return cap
+
+
+def _words(message: object) -> int:
+    """The prompt tokens of a message: its words, in plain text or in the text parts of a list."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str):
+        return len(content.split())
+    if not isinstance(content, list):
+        return 0
+    texts = [part.get("text") for part in content if isinstance(part, dict)]
+    return sum(len(text.split()) for text in texts if isinstance(text, str))
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """The fields that matter. `max_tokens` None: no limit."""
+class ChatReply:
+    """The answer to one request, as bytes without HTTP framing."""
 
     model: str
-    stream: bool
-    max_tokens: int | None
+    streamed: bool
     include_usage: bool
+    tokens: int
+    """Content events, one token each; 0: endless."""
+    reason: str
     prompt_tokens: int
+    whole_bytes: int | None
 
+    def opening(self) -> list[bytes]:
+        return [self._event([_choice({"role": "assistant", "content": "", "refusal": None})])]
 
-def parse_request(body: bytes) -> ChatRequest:
-    """Raises RequestError."""
-    try:
-        data = orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is no JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise RequestError("the body is no JSON object")
-    limit = data.get("max_completion_tokens", data.get("max_tokens"))
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise RequestError("max_tokens must be a whole number from 1 on")
-    options = data.get("stream_options")
-    return ChatRequest(
-        model=str(data.get("model", "simulated")),
-        stream=bool(data.get("stream", False)),
-        max_tokens=limit,
-        include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
-        prompt_tokens=_prompt_tokens(data.get("messages")),
-    )
+    def content(self) -> tuple[bytes, bytes, bytes]:
+        event = self._event([_choice({"content": "\0"})], {"obfuscation": "\1"})
+        before, _, rest = event.partition(b"\\u0000")
+        middle, _, end = rest.partition(b"\\u0001")
+        return before + b"tok", b" " + middle, end
 
+    def closing(self, tokens: int) -> list[bytes]:
+        events = [self._event([_choice({}, self.reason)])]
+        if self.include_usage:
+            events.append(self._event([], {"usage": self._usage(tokens)}))
+        return [*events, DONE]
 
-def _prompt_tokens(messages: Any) -> int:
-    """A token for each begun four bytes of text."""
-    if not isinstance(messages, list):
-        return 0
-    texts = (message.get("content") for message in messages if isinstance(message, dict))
-    return sum((len(text.encode()) + 3) // 4 for text in texts if isinstance(text, str))
+    def whole(self) -> tuple[bytes, int]:
+        if self.whole_bytes is None:
+            text = b"".join([TOKEN % number for number in range(self.tokens)])
+        else:
+            count = self.whole_bytes // TOKEN_BYTES + 1
+            text = b"".join([TOKEN % number for number in range(count)])[: self.whole_bytes]
+        message: dict[str, Any] = {"role": "assistant", "content": "\0", "refusal": None, "annotations": []}
+        body = orjson.dumps(
+            {
+                "id": ID,
+                "object": "chat.completion",
+                "created": CREATED,
+                "model": self.model,
+                "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": self.reason}],
+                "usage": self._usage(self.tokens),
+            }
+        )
+        before, _, after = body.partition(b"\\u0000")
+        return b"".join([before, text, after]), len(before)
 
-
-class Events:
-    """The events of one stream. Content events number themselves: the text of the n-th begins with tok and n."""
-
-    __slots__ = ("_after", "_before", "_request")
-
-    def __init__(self, request: ChatRequest, size: int) -> None:
-        self._request = request
-        before = _event(request, {"content": _MARK}, None)
-        head, _, tail = before.partition(_MARK.encode())
-        self._before = head + b"tok"
-        plain = len(self._before) + 6 + 1 + len(tail)
-        padding = b"x" * max(0, size - plain - 1)
-        self._after = b" " + (padding + b" " if padding else b"") + tail
-
-    def first(self) -> bytes:
-        return _event(self._request, {"role": "assistant", "content": ""}, None)
-
-    def content(self, number: int) -> bytes:
-        return b"%b%06d%b" % (self._before, number, self._after)
-
-    def last(self, count: int, finish_reason: str) -> bytes:
-        """Everything behind the content: the finish, the usage when asked for, and [DONE]."""
-        parts = [_event(self._request, {}, finish_reason)]
-        if self._request.include_usage:
-            chunk = _chunk(self._request) | {"choices": [], "usage": usage(self._request, count)}
-            parts.append(b"data: " + orjson.dumps(chunk) + b"\n\n")
-        return b"".join((*parts, b"data: [DONE]\n\n"))
-
-
-def whole(request: ChatRequest, size: int) -> bytes:
-    """A whole answer whose content has `size` bytes; 0: a sentence."""
-    text = "tok000000 " + "x" * (size - 10) if size > 10 else "This answer was simulated."
-    words = len(text.split())
-    count = words if request.max_tokens is None else min(words, request.max_tokens)
-    return orjson.dumps(
-        {
-            "id": _ID,
-            "object": "chat.completion",
-            "created": CREATED,
-            "model": request.model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text},
-                    "finish_reason": "stop" if count == words else "length",
-                }
-            ],
-            "usage": usage(request, count),
+    def _usage(self, tokens: int) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt_tokens + tokens,
         }
-    )
+
+    def _event(self, choices: list[dict[str, Any]], more: dict[str, Any] | None = None) -> bytes:
+        usage: dict[str, Any] = {"usage": None} if self.include_usage else {}
+        event = {
+            "id": ID,
+            "object": "chat.completion.chunk",
+            "created": CREATED,
+            "model": self.model,
+            "choices": choices,
+            **usage,
+            **(more or {}),
+        }
+        return b"data: " + orjson.dumps(event) + b"\n\n"
 
 
-def usage(request: ChatRequest, count: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": request.prompt_tokens,
-        "completion_tokens": count,
-        "total_tokens": request.prompt_tokens + count,
-    }
-
-
-def error(message: str, kind: str = "invalid_request_error", code: str | None = None) -> bytes:
-    return orjson.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}})
-
-
-def _chunk(request: ChatRequest) -> dict[str, Any]:
-    return {"id": _ID, "object": "chat.completion.chunk", "created": CREATED, "model": request.model}
-
-
-def _event(request: ChatRequest, delta: dict[str, str], finish_reason: str | None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return b"data: " + orjson.dumps(_chunk(request) | {"choices": [choice]}) + b"\n\n"
+def _choice(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": reason}

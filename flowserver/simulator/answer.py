@@ -1,0 +1,139 @@
+"""What answers a request: the base of all answers, and those that are no streams of events."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import orjson
+
+from .events import LAST_CHUNK, chunk
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .records import StreamRecord
+
+ECHO = 1
+"""Reason to read no more of a request: the client does not take the echo."""
+
+
+class Answer:
+    """Answers one request on `connection`, which calls what follows. `record` is None for what is no stream."""
+
+    __slots__ = ("connection", "record")
+
+    def __init__(self, connection: Connection, record: StreamRecord | None = None) -> None:
+        self.connection = connection
+        self.record = record
+
+    def on_start(self) -> None:
+        """The request's head is in."""
+
+    def on_data(self, data: bytes) -> None:
+        """A part of the request's body."""
+
+    def on_end(self) -> None:
+        """The request is complete."""
+
+    def on_paused(self) -> None:
+        """The transport wants no more."""
+
+    def on_writable(self) -> None:
+        """The transport takes more again."""
+
+    def on_gone(self) -> None:
+        """The client left before the answer was complete. Nothing can be written any more."""
+
+    def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
+        """Writes the head. The body's framing is among the headers."""
+        connection = self.connection
+        if self.record is not None:
+            self.record.state = "paused" if connection.paused else "streaming"
+            self.record.first_byte = connection.clock()
+            headers = [*headers, ("x-request-id", self.record.id)]
+        connection.write_head(status, headers)
+
+    def count(self, data: bytes) -> None:
+        """`data`, body bytes without framing, has been written."""
+        if self.record is not None:
+            self.record.bytes_written += len(data)
+
+
+class Plain(Answer):
+    """A status and a body that are known from the start; sent when the request is complete."""
+
+    __slots__ = ("_body", "_headers", "_status")
+
+    def __init__(
+        self,
+        connection: Connection,
+        status: int,
+        body: bytes,
+        *,
+        headers: tuple[tuple[str, str], ...] = (),
+        record: StreamRecord | None = None,
+    ) -> None:
+        super().__init__(connection, record)
+        self._status = status
+        self._body = body
+        self._headers = headers
+
+    def on_end(self) -> None:
+        length = ("content-length", str(len(self._body)))
+        self.begin(self._status, [("content-type", "application/json"), length, *self._headers])
+        if self._body and not self.connection.head_only:
+            self.connection.write(self._body)
+            self.count(self._body)
+        self.connection.finish()
+
+
+class Sink(Answer):
+    """Reads the whole body; answers with its length and its SHA-256."""
+
+    __slots__ = ("_bytes", "_digest")
+
+    def __init__(self, connection: Connection, record: StreamRecord) -> None:
+        super().__init__(connection, record)
+        self._bytes = 0
+        self._digest = hashlib.sha256()
+
+    def on_data(self, data: bytes) -> None:
+        self._bytes += len(data)
+        self._digest.update(data)
+
+    def on_end(self) -> None:
+        body = orjson.dumps({"bytes": self._bytes, "sha256": self._digest.hexdigest()})
+        self.begin(200, [("content-type", "application/json"), ("content-length", str(len(body)))])
+        self.connection.write(body)
+        self.count(body)
+        self.connection.finish()
+
+
+class Echo(Answer):
+    """Sends the body back as it comes, and reads no faster than its echo is taken."""
+
+    __slots__ = ("_chunked", "_type")
+
+    def __init__(self, connection: Connection, record: StreamRecord) -> None:
+        super().__init__(connection, record)
+        self._chunked = not connection.close_delimited
+        self._type = record.headers.get("content-type", "application/octet-stream")
+
+    def on_start(self) -> None:
+        framing = [("transfer-encoding", "chunked")] if self._chunked else []
+        self.begin(200, [("content-type", self._type), *framing])
+
+    def on_data(self, data: bytes) -> None:
+        self.count(data)
+        self.connection.write(chunk(data) if self._chunked else data)
+
+    def on_end(self) -> None:
+        if self._chunked:
+            self.connection.write(LAST_CHUNK)
+        self.connection.finish()
+
+    def on_paused(self) -> None:
+        self.connection.hold_reading(ECHO)
+
+    def on_writable(self) -> None:
+        self.connection.release_reading(ECHO)
