@@ -65,6 +65,9 @@ class Config:
     upstream: Url | None
     upstream_api_key: str | None
     upstream_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    tls_client_ca: str | None
     high_water: int
     low_water: int
     prefetch_chunks: int
@@ -82,6 +85,19 @@ class Config:
     total_timeout: float | None
     upstream_keepalive: float | None
     drain_timeout: float
+    h2_stream_window: int
+    h2_connection_window: int
+    h2_max_streams: int
+    h2_max_requests: int
+    h2_ping_interval: float | None
+    h2_max_resets: int
+    h2_max_pings: int
+    h2_max_settings: int
+    h2_max_priorities: int
+    h2_max_empty_frames: int
+    h2_max_window_updates: int
+    h2_max_stray_frames: int
+    h2_max_continuations: int
     log_level: str
 
     @property
@@ -96,6 +112,7 @@ class Config:
             self.stall_timeout,
             self.total_timeout,
             self.upstream_keepalive,
+            self.h2_ping_interval,
         )
         shortest = min((t for t in timeouts if t is not None), default=4.0)
         return min(1.0, max(0.02, shortest / 4))
@@ -115,6 +132,14 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError("a size such as 65536, 64k or 1m is wanted")
     return int(match[1]) * _FACTORS[(match[2] or "").lower()]
+
+
+def parse_window(text: str) -> int:
+    """A flow-control window (RFC 9113 section 6.9.1)."""
+    size = parse_size(text)
+    if not 65_535 <= size < 2**31:
+        raise ValueError("a size from 64k to 2g is wanted")
+    return size
 
 
 def parse_time(text: str) -> float:
@@ -161,9 +186,9 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"{wanted}, without query, fragment or credentials")
     try:
         parts.path.encode("ascii")
-        host = parts.hostname if parts.hostname.isascii() else parts.hostname.encode("idna").decode()
+        host = parts.hostname.encode("idna").decode()
     except UnicodeError:
-        raise ValueError(f"{wanted}, in ASCII") from None
+        raise ValueError(f"{wanted}, with an ASCII path and a host name that DNS can carry") from None
     if re.search(r"[\x00-\x20\x7f]", parts.path + host):
         raise ValueError(f"{wanted}, without blanks or control characters")
     return Url(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
@@ -223,6 +248,9 @@ SETTINGS: tuple[Setting, ...] = (
         "sent to the provider as `Authorization: Bearer`; empty passes the client's own on",
     ),
     Setting("FLOW_UPSTREAM_CA", "", _or_off(str), "PEM file of the authorities to trust; empty takes the system's"),
+    Setting("FLOW_TLS_CERT", "", _or_off(str), "PEM file of the certificate chain; with the key, clients speak TLS"),
+    Setting("FLOW_TLS_KEY", "", _or_off(str), "PEM file of the certificate's key; both are read again on SIGHUP"),
+    Setting("FLOW_TLS_CLIENT_CA", "", _or_off(str), "PEM file of authorities whose certificate clients must show"),
     Setting("FLOW_HIGH_WATER", "8k", parse_size, "bytes held for one stream at which its provider is stopped"),
     Setting("FLOW_LOW_WATER", "4k", parse_size, "bytes in a transport at which chunks begin to wait"),
     Setting("FLOW_PREFETCH_CHUNKS", "16", parse_count, "chunks that may wait for a lagging client"),
@@ -257,6 +285,31 @@ SETTINGS: tuple[Setting, ...] = (
         "for an idle provider connection; 0: no reuse",
     ),
     Setting("FLOW_DRAIN_TIMEOUT", "5m", parse_time, "for open streams to finish after SIGTERM"),
+    Setting("FLOW_H2_STREAM_WINDOW", "64k", parse_window, "HTTP/2: bytes a client may send ahead on one stream"),
+    Setting("FLOW_H2_CONNECTION_WINDOW", "1m", parse_window, "HTTP/2: bytes it may send ahead on all its streams"),
+    Setting("FLOW_H2_MAX_STREAMS", "250", parse_count, "HTTP/2: streams at once on a connection"),
+    Setting("FLOW_H2_MAX_REQUESTS", "1000", parse_count, "HTTP/2: requests until a connection is asked to end"),
+    Setting("FLOW_H2_PING_INTERVAL", "30s", _or_off(parse_time), "HTTP/2: silence after which a client is pinged"),
+    Setting("FLOW_H2_MAX_RESETS", "200", parse_count, "HTTP/2: resets by a client, or for its fault, in 10 s"),
+    Setting("FLOW_H2_MAX_PINGS", "100", parse_count, "HTTP/2: PING frames in 10 s"),
+    Setting("FLOW_H2_MAX_SETTINGS", "50", parse_count, "HTTP/2: SETTINGS frames in 10 s"),
+    Setting("FLOW_H2_MAX_PRIORITIES", "1000", parse_count, "HTTP/2: PRIORITY frames in 10 s"),
+    Setting(
+        "FLOW_H2_MAX_EMPTY_FRAMES",
+        "100",
+        parse_count,
+        "HTTP/2: frames without content in 10 s; ten with under 64 bytes are one",
+    ),
+    Setting(
+        "FLOW_H2_MAX_WINDOW_UPDATES",
+        "1000",
+        parse_count,
+        "HTTP/2: WINDOW_UPDATE frames in 10 s, beside two for each DATA frame sent",
+    ),
+    Setting(
+        "FLOW_H2_MAX_STRAY_FRAMES", "1000", parse_count, "HTTP/2: frames of unknown kinds or for ended streams in 10 s"
+    ),
+    Setting("FLOW_H2_MAX_CONTINUATIONS", "8", parse_count, "HTTP/2: CONTINUATION frames of one head"),
     Setting("FLOW_LOG_LEVEL", "info", parse_log_level, "debug, info, warning or error; access lines are info"),
 )
 
@@ -285,6 +338,10 @@ def _cross_check(values: Mapping[str, Any]) -> list[str]:
         problems.append("FLOW_LISTEN: at least one address is wanted")
     if not 0 < values["low_water"] < values["high_water"]:
         problems.append("FLOW_LOW_WATER: must be above 0 and below FLOW_HIGH_WATER")
+    if (values["tls_cert"] is None) != (values["tls_key"] is None):
+        problems.append("FLOW_TLS_CERT, FLOW_TLS_KEY: both are wanted, or none")
+    if values["tls_client_ca"] is not None and values["tls_cert"] is None:
+        problems.append("FLOW_TLS_CLIENT_CA: needs FLOW_TLS_CERT and FLOW_TLS_KEY")
     if values["connect_timeout"] <= 0:
         problems.append("FLOW_CONNECT_TIMEOUT: must be above 0")
     return problems

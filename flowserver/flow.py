@@ -21,6 +21,12 @@ class Reason(IntFlag):
     """The provider takes no more: uploads."""
 
 
+TLS_READ_HIGH = 32 * 1024
+TLS_READ_LOW = 20 * 1024
+"""Bytes that uvloop's TLS layer reads ahead of a paused protocol (by itself 256 KiB). The lower one has to be above
+the largest record (16 KiB and its overhead): the layer stops for an incomplete record too, and would never go on."""
+
+
 class LimitedTransport(Protocol):
     """What `Marks` asks of a transport."""
 
@@ -48,6 +54,9 @@ class Marks:
         default low mark is 16 bytes, and its TLS transports hold 512 KiB.
         """
         transport.set_write_buffer_limits(high=self.low, low=0)
+        limit_reading = getattr(transport, "set_read_buffer_limits", None)
+        if limit_reading is not None:
+            limit_reading(high=TLS_READ_HIGH, low=TLS_READ_LOW)
 
 
 class StreamBuffer:
@@ -68,13 +77,29 @@ class StreamBuffer:
         self._chunks.append(data)
         self.size += len(data)
 
-    def take(self) -> bytes:
-        """Everything that waits, in order, as one piece; b"" when nothing does."""
+    def take(self, limit: int | None = None) -> bytes:
+        """What waits, in order, as one piece of at most `limit` bytes (None: all); b"" when nothing does."""
         chunks = self._chunks
+        if limit is not None and limit < self.size:
+            return self._take_some(limit)
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self.size = 0
         return data
+
+    def _take_some(self, limit: int) -> bytes:
+        chunks = self._chunks
+        pieces = []
+        left = limit
+        while left:
+            chunk = chunks.popleft()
+            if len(chunk) > left:
+                chunks.appendleft(chunk[left:])
+                chunk = chunk[:left]
+            pieces.append(chunk)
+            left -= len(chunk)
+        self.size -= limit
+        return b"".join(pieces)
 
     def clear(self) -> None:
         self._chunks.clear()
@@ -105,12 +130,13 @@ class ReadGate:
     Shut while any reason is set. Setting a reason twice is once, so every pause meets exactly one resume.
     """
 
-    __slots__ = ("_clock", "_reasons", "_since", "_stream", "_totals", "pauses", "seconds")
+    __slots__ = ("_clock", "_closed", "_reasons", "_since", "_stream", "_totals", "pauses", "seconds")
 
     def __init__(self, stream: Readable, clock: Callable[[], float], totals: PauseTotals) -> None:
         self._stream = stream
         self._clock = clock
         self._totals = totals
+        self._closed = False
         self._reasons = 0
         self._since: dict[Reason, float] = {}
         self.pauses = 0
@@ -127,7 +153,7 @@ class ReadGate:
         return self._reasons != 0
 
     def shut(self, reason: Reason) -> None:
-        if self._reasons & reason:
+        if self._closed or self._reasons & reason:
             return
         was_open = not self._reasons
         self._reasons |= reason
@@ -147,6 +173,7 @@ class ReadGate:
 
     def close(self) -> None:
         """The stream is over: settle the accounts and touch its reading no more."""
+        self._closed = True
         for reason in list(self._since):
             self._account(reason)
         self._reasons = 0

@@ -141,7 +141,8 @@ def response_for_downstream(head: ResponseHead, *, identity: bytes) -> ResponseH
     """The provider's response head as the client gets it; the framing is derived anew from `content_length`."""
     headers = end_to_end(head.headers, _RESPONSE_OWN)
     headers.append((b"x-request-id", identity))
-    return ResponseHead(head.status, headers, reason=head.reason, content_length=head.content_length)
+    length = None if head.status == 204 else head.content_length  # RFC 9110 section 8.6
+    return ResponseHead(head.status, headers, reason=head.reason, content_length=length)
 
 
 def has_no_body(method: bytes, status: int) -> bool:

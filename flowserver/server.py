@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 
 from .config import Address, Config, ConfigError, Url
-from .downstream.h1 import ConnectionSettings, Surroundings
+from .downstream.h2_guard import H2Limits
 from .downstream.hangup import HangupWatcher
 from .downstream.listener import Listener
+from .downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
+from .downstream.tls import TlsFiles, reload, server_context
 from .flow import Marks
 from .relay.admission import Admission
 from .relay.exchange import Deadlines
@@ -42,6 +44,8 @@ class Relay:
         self._marks = Marks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
         self._pool = self._build_pool(config.upstream)
+        self._tls_files = _tls_files(config)
+        self._tls = self._build_tls()
         self._clients = self._build_clients(config.upstream)
         self._admin = self._build_admin()
         self.addresses: list[Address] = []
@@ -76,6 +80,17 @@ class Relay:
                 self._clients.end_drain()
                 await asyncio.sleep(0.1)  # broken ends and error answers are on their way
 
+    def reload(self) -> None:
+        """Read the certificate files again, for new connections. Files that can't be used change nothing."""
+        if self._tls is None or self._tls_files is None:
+            return
+        try:
+            reload(self._tls, self._tls_files)
+        except OSError as error:
+            self._log.write("error", "reload_failed", error=str(error))
+        else:
+            self._log.write("info", "reloaded")
+
     async def close(self) -> None:
         """Close everything at once."""
         if self._timer is not None:
@@ -104,19 +119,35 @@ class Relay:
         around = ExchangeSurroundings(time.monotonic, self.metrics, deadlines, self.metrics.pauses, config.max_body)
         key = config.upstream_api_key
         admission = Admission(Route(url, self._pool, key.encode("ascii") if key is not None else None), around)
-        return self._listener(admission.open_exchange, config.max_connections)
+        return self._listener(admission.open_exchange, config.max_connections, self._tls)
 
     def _build_admin(self) -> Listener:
         admin = Admin(self.metrics, clock=time.monotonic, is_draining=lambda: self._draining)
         return self._listener(admin.open_exchange, max_connections=256)
 
-    def _listener(self, open_exchange: OpenExchange, max_connections: int) -> Listener:
+    def _build_tls(self) -> ssl.SSLContext | None:
+        if self._tls_files is None:
+            return None
+        try:
+            return server_context(self._tls_files)
+        except OSError as error:
+            raise ConfigError([f"FLOW_TLS_CERT, FLOW_TLS_KEY, FLOW_TLS_CLIENT_CA: can't be used: {error}"]) from None
+
+    def _listener(
+        self, open_exchange: OpenExchange, max_connections: int, tls: ssl.SSLContext | None = None
+    ) -> Listener:
         config = self._config
         settings = ConnectionSettings(
-            self._marks, max_connections, config.head_timeout, config.keepalive_timeout, config.stall_timeout
+            self._marks,
+            max_connections,
+            config.head_timeout,
+            config.keepalive_timeout,
+            config.stall_timeout,
+            _h2_settings(config),
         )
         around = Surroundings(settings, open_exchange, self.metrics, time.monotonic, self._hangups)
-        return Listener(around, notsent_lowat=config.notsent_lowat)
+        around.h2_totals = self.metrics.h2
+        return Listener(around, notsent_lowat=config.notsent_lowat, tls=tls)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -137,6 +168,32 @@ class Relay:
         self._schedule_sweep()
 
 
+def _tls_files(config: Config) -> TlsFiles | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+
+def _h2_settings(config: Config) -> H2Settings:
+    return H2Settings(
+        stream_window=config.h2_stream_window,
+        connection_window=config.h2_connection_window,
+        max_streams=config.h2_max_streams,
+        max_requests=config.h2_max_requests,
+        ping_interval=config.h2_ping_interval,
+        limits=H2Limits(
+            resets=config.h2_max_resets,
+            pings=config.h2_max_pings,
+            settings=config.h2_max_settings,
+            priorities=config.h2_max_priorities,
+            empty_frames=config.h2_max_empty_frames,
+            window_updates=config.h2_max_window_updates,
+            strays=config.h2_max_stray_frames,
+            continuations=config.h2_max_continuations,
+        ),
+    )
+
+
 async def serve(config: Config, log: Log, started: Callable[[Relay], None] | None = None) -> None:
     """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once.
 
@@ -152,6 +209,7 @@ async def serve(config: Config, log: Log, started: Callable[[Relay], None] | Non
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, relay.reload)
     await relay.start()
     if started is not None:
         started(relay)

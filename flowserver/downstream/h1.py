@@ -7,62 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import struct
-import termios
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
 
 import h11
 
 from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
-from ..flow import Marks, Outlet
-from ..framing import encode_chunk
+from ..flow import Outlet
+from ..framing import FramingError, encode_chunk
 from ..messages import RequestHead, ResponseHead, has_no_body
-from ..relay.ports import Clock, DownstreamEvents, Observer, OpenExchange
-from .hangup import HangupWatcher
+from ..relay.ports import DownstreamEvents
 from .head import MAX_HEAD, HeadReader, parse_head
+from .stall import StallWatch
+from .surroundings import ConnectionSettings, Surroundings
+from .upload import ChunkedBody
 
 LINGER = 2.0
 """Seconds that the rest of a refused request is read and dropped, so that a reset does not overtake the answer."""
 MAX_PIPELINED = 64 * 1024
 """Bytes of further requests that are read ahead while one is being answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionSettings:
-    """What a client connection needs to know; times in seconds, None is off."""
-
-    marks: Marks
-    max_connections: int
-    head_timeout: float | None
-    keepalive_timeout: float | None
-    stall_timeout: float | None
-
-
-class Surroundings:
-    """What the connections of one listener share."""
-
-    __slots__ = ("clock", "connections", "draining", "hangups", "observer", "open_exchange", "settings")
-
-    def __init__(
-        self,
-        settings: ConnectionSettings,
-        open_exchange: OpenExchange,
-        observer: Observer,
-        clock: Clock,
-        hangups: HangupWatcher,
-    ) -> None:
-        self.settings = settings
-        self.open_exchange = open_exchange
-        self.observer = observer
-        self.clock = clock
-        self.hangups = hangups
-        self.connections: set[DownstreamH1] = set()
-        self.draining = False
 
 
 class H1Stream:
@@ -80,6 +46,7 @@ class H1Stream:
         "outlet",
         "request",
         "request_whole",
+        "upload",
     )
 
     def __init__(self, connection: DownstreamH1, h11_connection: h11.Connection, request: RequestHead) -> None:
@@ -87,6 +54,8 @@ class H1Stream:
         self.h11 = h11_connection
         self.request = request
         self.request_whole = False
+        self.upload = ChunkedBody() if request.has_body and request.content_length is None else None
+        """Reads a body that comes in chunks; None for others."""
         self.events: DownstreamEvents
         self.outlet: Outlet
         self._chunked = False
@@ -213,8 +182,7 @@ class DownstreamH1(asyncio.Protocol):
         "_reading",
         "_served",
         "_since",
-        "_stall_mark",
-        "_stall_since",
+        "_stall",
         "_transport",
         "must_close",
         "stream",
@@ -236,14 +204,13 @@ class DownstreamH1(asyncio.Protocol):
         self._served = 0
         self._since = around.clock()
         """When the present wait (for a head, or for the end of lingering) began."""
-        self._stall_mark: tuple[int, int] | None = None
-        self._stall_since = 0.0
 
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._fd = transport.get_extra_info("socket").fileno()
+        self._stall = StallWatch(self._transport, self._fd)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self.write = self._transport.write
         self._around.settings.marks.limit_transport(self._transport)
@@ -256,9 +223,9 @@ class DownstreamH1(asyncio.Protocol):
         if self._lingering:
             return
         stream = self.stream
-        if stream is None:
+        if stream is None and not self._blocked:
             self._receive_heads(data)
-        elif stream.request_whole:
+        elif stream is None or stream.request_whole:
             self._keep_for_later(data)
         else:
             self._receive_body(stream, data)
@@ -266,11 +233,13 @@ class DownstreamH1(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keeps the transport open for a client that closed its sending side only and still waits for its answer."""
         stream = self.stream
-        if stream is None or self._is_tls or not stream.request_whole:
+        is_waiting = stream.request_whole if stream is not None else bool(self._pipelined)
+        if self._is_tls or not is_waiting:
             return False
         self._half_closed = True
         self._around.hangups.watch(self._fd, self._on_hangup)
-        stream.probe()
+        if stream is not None:
+            stream.probe()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -287,6 +256,8 @@ class DownstreamH1(asyncio.Protocol):
         self._blocked = False
         if self.stream is not None:
             self.stream.unblock()
+        else:
+            self._serve_pipelined()
 
     # --- for the stream ---
 
@@ -331,11 +302,7 @@ class DownstreamH1(asyncio.Protocol):
         if stream.h11.our_state is not h11.DONE or stream.h11.their_state is not h11.DONE or self.is_last_response:
             self._close(linger=not stream.request_whole)
         elif not self._parsing:
-            self.resume_reading()
-            if self._pipelined:
-                data = bytes(self._pipelined)
-                self._pipelined.clear()
-                self._receive_heads(data)
+            self._serve_pipelined()
 
     def on_broken_off(self, *, reset: bool) -> None:
         """Close without a proper end; `reset` where a plain close would look like one."""
@@ -349,10 +316,10 @@ class DownstreamH1(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         """Look at the deadlines of this connection and of its exchange."""
         settings = self._around.settings
-        if self._transport.get_write_buffer_size():
-            self._sweep_stall(now, settings.stall_timeout)
-        else:
-            self._stall_mark = None
+        if settings.stall_timeout is not None and self._stall.look(now) >= settings.stall_timeout:
+            self._drop_stream(EndReason.CLIENT_STALLED)
+            self.abort()
+            return
         if self.stream is not None:
             self.stream.events.sweep(now)
         elif self._lingering:
@@ -371,10 +338,14 @@ class DownstreamH1(asyncio.Protocol):
         """The drain time is over."""
         if self.stream is not None:
             self.stream.events.on_drain_timeout()
-        if not self._transport.is_closing():
+        if self.stream is not None:
+            self.abort()  # what waits for the client would hold up the end
+        elif not self._transport.is_closing():
             self._transport.close()
 
     def abort(self) -> None:
+        """Close at once, with a reset: the end of what the kernel still holds must not pass for the answer's end."""
+        self._reset_on_close()
         self._transport.abort()
 
     # --- reading ---
@@ -385,6 +356,9 @@ class DownstreamH1(asyncio.Protocol):
             self._since = self._around.clock()
         self._parsing = True
         while data and self.stream is None and not self._transport.is_closing() and not self._lingering:
+            if self._blocked:  # answers without a body wait nowhere: they would pile up in the transport
+                self._keep_for_later(data)
+                break
             result = self._reader.feed(data)
             if result is None:
                 break
@@ -399,18 +373,36 @@ class DownstreamH1(asyncio.Protocol):
                 break
             data = self._start(H1Stream(self, connection, head), data)
         self._parsing = False
-        if self._half_closed and self.stream is None:
-            self._transport.close()
+        if self.stream is None and not self._pipelined:
+            self.resume_reading()
+            if self._half_closed:
+                self._transport.close()
+
+    def _serve_pipelined(self) -> None:
+        """Go on with the requests that were read ahead, unless the client still lags."""
+        if not self._blocked and not self._lingering:
+            self.resume_reading()
+            data = bytes(self._pipelined)
+            self._pipelined.clear()
+            if data:
+                self._receive_heads(data)
 
     def _start(self, stream: H1Stream, data: bytes) -> bytes:
         """Open the exchange and hand it what is there of the body. Returns what follows the request, if its answer
         is over already."""
         self.stream = stream
         stream.request_whole = not stream.request.has_body
+        if stream.request_whole:
+            stream.h11.next_event()  # tells the end, which an answer that is there at once must find behind it
+            self._keep_for_later(data)
         self._around.open_exchange(stream.request, stream)
-        if self.stream is stream and stream.h11.they_are_waiting_for_100_continue and not data:
-            self._answer_continue(stream)
-        self._receive_body(stream, data)
+        if stream.request_whole:
+            if self.stream is stream:
+                stream.events.on_downstream_end()
+        else:
+            if self.stream is stream and stream.h11.they_are_waiting_for_100_continue and not data:
+                self._answer_continue(stream)
+            self._receive_body(stream, data)
         if not self.is_serving and not self._lingering:
             data = bytes(self._pipelined)
             self._pipelined.clear()
@@ -420,6 +412,10 @@ class DownstreamH1(asyncio.Protocol):
     def _receive_body(self, stream: H1Stream, data: bytes) -> None:
         connection = stream.h11
         try:
+            if stream.upload is not None and data:
+                body, data = stream.upload.feed(data)
+                if body:
+                    stream.events.on_downstream_data(body)
             if data:
                 connection.receive_data(data)
             while connection.their_state is h11.SEND_BODY:
@@ -434,7 +430,7 @@ class DownstreamH1(asyncio.Protocol):
                     return
                 else:
                     return  # NEED_DATA
-        except h11.RemoteProtocolError as failure:
+        except (h11.RemoteProtocolError, FramingError) as failure:
             self.must_close = True
             stream.events.on_downstream_failed(bad_request(f"The request body is malformed: {failure}."))
 
@@ -492,28 +488,10 @@ class DownstreamH1(asyncio.Protocol):
             else:
                 self._refuse(_head_timeout(settings.head_timeout))
 
-    def _sweep_stall(self, now: float, limit: float | None) -> None:
-        """A client stalls when nothing leaves the transport and nothing is acknowledged."""
-        mark = (self._transport.get_write_buffer_size(), _unacknowledged(self._fd))
-        if mark != self._stall_mark:
-            self._stall_mark = mark
-            self._stall_since = now
-        elif limit is not None and now - self._stall_since >= limit:
-            self._drop_stream(EndReason.CLIENT_STALLED)
-            self._transport.abort()
-
     def _reset_on_close(self) -> None:
         connection = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def _unacknowledged(descriptor: int) -> int:
-    """Bytes in the kernel's send queue that the client has not acknowledged (SIOCOUTQ); -1 when it can't be told."""
-    try:
-        return cast(int, struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-    except OSError:
-        return -1
 
 
 def _head_timeout(seconds: float) -> RelayError:

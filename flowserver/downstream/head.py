@@ -20,10 +20,13 @@ MAX_HEADERS = 100
 MAX_URI = 8 * 1024
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
-_FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+METHOD = re.compile(_TOKEN)
+# A method is short, so that a target is known to be too long before its end is there.
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
+FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 _TOO_LONG = bad_request(f"The request head is larger than {MAX_HEAD} bytes.", status=431, code="request_head_too_large")
@@ -33,10 +36,12 @@ _LINE_FEED = bad_request("A line of the request head ends in a bare line feed. L
 class HeadReader:
     """Collects the bytes of one request head. `feed` until it returns something."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "_skipped")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._skipped = False
+        """The empty line that may come before a request was there."""
 
     @property
     def is_empty(self) -> bool:
@@ -48,13 +53,14 @@ class HeadReader:
         buffer = self._buffer
         start = max(0, len(buffer) - 3)
         buffer += data
-        if buffer[:2] == b"\r\n":  # one empty line before a request is to be ignored (RFC 9112 section 2.2)
+        if buffer[:2] == b"\r\n" and not self._skipped:  # to be ignored once (RFC 9112 section 2.2)
             del buffer[:2]
+            self._skipped = True
             start = 0
         end = buffer.find(b"\r\n\r\n", start)
         head_end = end + 4 if end >= 0 else len(buffer)
         # pos before the new bytes: a line feed may be new while its carriage return is not
-        if _BARE_LINE_FEED.search(buffer, max(0, start - 1), head_end):
+        if BARE_LINE_FEED.search(buffer, max(0, start - 1), head_end):
             return _LINE_FEED
         if head_end > MAX_HEAD:
             return _TOO_LONG
@@ -62,12 +68,13 @@ class HeadReader:
             return self._check_incomplete()
         raw, rest = bytes(buffer[:head_end]), bytes(buffer[head_end:])
         buffer.clear()
+        self._skipped = False
         return raw, rest
 
     def _check_incomplete(self) -> RelayError | None:
         """A target that is too long already need not be waited for."""
         if len(self._buffer) > MAX_URI + 64 and self._buffer.find(b"\r\n", 0, MAX_URI + 64) < 0:
-            return _uri_too_long()
+            return uri_too_long()
         return None
 
 
@@ -91,16 +98,19 @@ def _check_raw(raw: bytes) -> RelayError | None:
     line = _REQUEST_LINE.fullmatch(raw, 0, line_end + 2)
     if line is None:
         if len(raw[:line_end]) > MAX_URI:
-            return _uri_too_long()
+            return uri_too_long()
         return bad_request("The request line is malformed: METHOD /target HTTP/1.1 is wanted.")
     if len(line[2]) > MAX_URI:
-        return _uri_too_long()
+        return uri_too_long()
     if raw.count(b"\r\n") - 2 > MAX_HEADERS:
         return bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
-    if _FIELDS.fullmatch(raw, line_end + 2) is None:
+    if FIELDS.fullmatch(raw, line_end + 2) is None:
         return bad_request(
             "A header is malformed: no blank before the colon, no folded line and no control character may be there."
         )
+    lengths = _LENGTH.findall(raw)  # h11 makes one of equal ones
+    if len(lengths) > 1 or (lengths and not lengths[0].strip(b" \t").isdigit()):
+        return bad_request("Content-Length is there more than once, or is no number. Send one.")
     return None
 
 
@@ -115,9 +125,7 @@ def _check_request(event: h11.Request) -> RequestHead | RelayError:
         return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
     if chunked and version != b"1.1":
         return bad_request("Transfer-Encoding needs HTTP/1.1.")
-    if names.count(b"content-length") > 1:
-        return bad_request("Content-Length is there more than once. Send one.")
-    error = _check_host(headers, names.count(b"host"), version) or _check_upgrade(headers)
+    error = _check_host(headers, names.count(b"host"), version) or _check_upgrade(headers) or check_expect(headers)
     if error is not None:
         return error
     absolute = _ABSOLUTE.fullmatch(target)
@@ -143,7 +151,7 @@ def _check_host(headers: Headers, count: int, version: bytes) -> RelayError | No
     if count > 1 or (count == 0 and version == b"1.1"):
         return bad_request("Exactly one Host header is wanted.")
     host = find(headers, b"host")
-    if host is not None and not _AUTHORITY.fullmatch(host):
+    if host is not None and not AUTHORITY.fullmatch(host):
         return bad_request("The Host header is malformed.")
     return None
 
@@ -155,11 +163,16 @@ def _check_upgrade(headers: Headers) -> RelayError | None:
         return RelayError(
             501, "upgrade_not_supported", "This relay does not upgrade connections.", Party.CLIENT, _End.CLIENT_ERROR
         )
+    return None
+
+
+def check_expect(headers: Headers) -> RelayError | None:
+    """Only 100-continue is known (RFC 9110 section 10.1.1)."""
     expect = find(headers, b"expect")
     if expect is not None and expect.strip().lower() != b"100-continue":
         return bad_request("Only 'Expect: 100-continue' is served.", status=417, code="expectation_failed")
     return None
 
 
-def _uri_too_long() -> RelayError:
+def uri_too_long() -> RelayError:
     return bad_request(f"The request target is longer than {MAX_URI} bytes.", status=414, code="uri_too_long")

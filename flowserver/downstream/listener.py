@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 
 from ..config import Address
-from .h1 import DownstreamH1, Surroundings
+from .opening import Opening
+from .surroundings import Surroundings
 
 BACKLOG = 4096
 
@@ -15,8 +17,9 @@ BACKLOG = 4096
 class Listener:
     """One or more addresses whose connections share their surroundings."""
 
-    def __init__(self, around: Surroundings, *, notsent_lowat: int | None) -> None:
+    def __init__(self, around: Surroundings, *, notsent_lowat: int | None, tls: ssl.SSLContext | None = None) -> None:
         self._around = around
+        self._tls = tls
         self._notsent_lowat = notsent_lowat
         self._servers: list[asyncio.Server] = []
 
@@ -27,7 +30,14 @@ class Listener:
         for address in addresses:
             listening = self._bind(address)
             host, port = listening.getsockname()[:2]
-            self._servers.append(await loop.create_server(lambda: DownstreamH1(self._around), sock=listening))
+            server = await loop.create_server(
+                lambda: Opening(self._around),
+                sock=listening,
+                ssl=self._tls,
+                # A handshake is before any head: without a limit of its own it would have 60 s.
+                ssl_handshake_timeout=self._around.settings.head_timeout if self._tls is not None else None,
+            )
+            self._servers.append(server)
             bound.append(Address(host, port))
         return bound
 

@@ -36,18 +36,18 @@ class Surroundings:
 
 
 class _Activity:
-    """Notices by a look now and then that a byte count no longer moves: nothing to do per chunk."""
+    """Notices by a look now and then that nothing moves any more: nothing to do per chunk."""
 
-    __slots__ = ("_bytes", "_since")
+    __slots__ = ("_mark", "_since")
 
     def __init__(self, now: float) -> None:
-        self._bytes = -1
+        self._mark: tuple[object, ...] = ()
         self._since = now
 
-    def still_for(self, count: int, now: float, *, counts: bool) -> float:
-        """Seconds without a change of `count`, as far as looks can tell. Where `counts` is false time stands still."""
-        if count != self._bytes or not counts:
-            self._bytes = count
+    def still_for(self, now: float, *mark: object) -> float:
+        """Seconds without a change of `mark`, as far as looks can tell."""
+        if mark != self._mark:
+            self._mark = mark
             self._since = now
         return now - self._since
 
@@ -207,7 +207,7 @@ class Exchange:
         if limits.total is not None and now - self.started_at >= limits.total:
             self._fail(_timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT))
         elif not self.request_whole:
-            self._sweep_upload(now, limits.body)
+            self._sweep_upload(now, limits)
         elif self.first_byte_at is None:
             if limits.first_byte is not None and now - self._waiting_since >= limits.first_byte:
                 reason = EndReason.FIRST_BYTE_TIMEOUT
@@ -215,15 +215,22 @@ class Exchange:
                     _timeout("The provider sent nothing for", limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason)
                 )
         elif limits.idle is not None:
-            counts = self.answer_gate is None or not self.answer_gate.is_shut
-            if self._activity.still_for(self.bytes_down, now, counts=counts) >= limits.idle:
+            paused = self.answer_gate is not None and self.answer_gate.is_shut
+            still = self._activity.still_for(now, "down", self.bytes_down, paused)
+            if not paused and still >= limits.idle:
                 reason = EndReason.IDLE_TIMEOUT
                 self._fail(_timeout("The provider fell silent for", limits.idle, "FLOW_IDLE_TIMEOUT", reason))
 
-    def _sweep_upload(self, now: float, limit: float | None) -> None:
-        still = self._activity.still_for(self.bytes_up, now, counts=not self.upload_gate.is_shut)
-        if limit is not None and still >= limit:
-            message = f"The request body stopped for {limit:g} s (FLOW_BODY_TIMEOUT). Send it without pauses."
+    def _sweep_upload(self, now: float, limits: Deadlines) -> None:
+        held_back = self.upload_gate.is_shut
+        still = self._activity.still_for(now, "up", self.bytes_up, self.bytes_down, held_back)
+        if held_back:
+            if limits.first_byte is not None and still >= limits.first_byte:
+                what = "The provider took no more of the request for"
+                reason = EndReason.FIRST_BYTE_TIMEOUT
+                self._fail(_timeout(what, limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason))
+        elif limits.body is not None and still >= limits.body:
+            message = f"The request body stopped for {limits.body:g} s (FLOW_BODY_TIMEOUT). Send it without pauses."
             self._fail(RelayError(408, "body_timeout", message, Party.CLIENT, EndReason.BODY_TIMEOUT))
 
     # --- ending ----------------------------------------------------------------------------------------------------

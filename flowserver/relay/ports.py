@@ -6,6 +6,7 @@ never raise; calls on a stream that has ended are ignored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -145,6 +146,24 @@ class Observer(Protocol):
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""
+
+
+class H2Totals:
+    """Figures of all HTTP/2 connections of clients."""
+
+    __slots__ = ("connections", "goaways", "stall_seconds", "stalls", "streams")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        """Open now."""
+        self.streams = 0
+        """Open on them now."""
+        self.goaways: Counter[str] = Counter()
+        """GOAWAYs sent, by reason."""
+        self.stalls = 0
+        """Times a stream had bytes and its window was shut."""
+        self.stall_seconds = 0.0
+        """How long, of stalls that are over."""
 
 
 Clock = Callable[[], float]

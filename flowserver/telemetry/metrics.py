@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ..errors import EndReason, RelayError
 from ..flow import PauseTotals, Reason
 from ..relay.exchange import Exchange
+from ..relay.ports import H2Totals
 from .log import Log
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -67,6 +68,7 @@ class Metrics:
         self._log = log
         self.open: set[Exchange] = set()
         self.pauses = PauseTotals()
+        self.h2 = H2Totals()
         self.pools: list[PoolFigures] = []
         self.connections = 0
         """Client connections, written by the listener's sweep."""
@@ -131,6 +133,7 @@ class Metrics:
         yield from self._traffic()
         yield from self._flow()
         yield from self._ended()
+        yield from self._h2()
         yield from self._upstreams()
         yield self._first_byte.family(
             "flow_first_byte_seconds", "From the request's head to the first byte of the answer's body."
@@ -179,6 +182,19 @@ class Metrics:
         for code, count in sorted(self._refused.items()):
             refused.add_metric([code], count)
         yield refused
+
+    def _h2(self) -> Iterator[Metric]:
+        figures = self.h2
+        yield GaugeMetricFamily("flow_h2_connections", "Clients' HTTP/2 connections.", value=figures.connections)
+        yield GaugeMetricFamily("flow_h2_streams", "Streams open on them.", value=figures.streams)
+        text = "Times a stream had bytes and its window was shut."
+        yield CounterMetricFamily("flow_h2_window_stalls", text, value=figures.stalls)
+        text = "Seconds for which windows were shut on waiting bytes, of stalls that are over."
+        yield CounterMetricFamily("flow_h2_window_stall_seconds", text, value=figures.stall_seconds)
+        goaways = CounterMetricFamily("flow_h2_goaways", "GOAWAYs sent to clients.", labels=["reason"])
+        for reason, count in sorted(figures.goaways.items()):
+            goaways.add_metric([reason], count)
+        yield goaways
 
     def _upstreams(self) -> Iterator[Metric]:
         connects = CounterMetricFamily("flow_upstream_connects", "Provider connections made.", labels=["upstream"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Dialer:
             text = f"failed the TLS handshake: {error.reason or error}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
         except OSError as error:
-            text = f"can't be reached: {error.strerror or error}"
+            text = f"can't be reached: {_reason(error)}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
 
     async def _dial(self, factory: Callable[[], _P]) -> _P:
@@ -100,6 +101,13 @@ class Dialer:
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
         return upstream_error(end.value, f"The provider {self._url.authority} {text}.", end, status=status)
+
+
+def _reason(error: OSError) -> str:
+    """The system's own words; uvloop's tell no more than that a call failed."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def tls_context(ca: str | None) -> ssl.SSLContext:

@@ -172,6 +172,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         if self._events is not None and self._h11.their_state is h11.SEND_BODY and self._decoder is None:
             # The end of a body that ends with the connection; an error for any other.
+            self._transport.close()  # first, or `release` would keep it
             self._h11.receive_data(b"")
             self._receive_framed(b"")
         return False
@@ -203,7 +204,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         head += data
         while True:
             end = head.find(b"\r\n\r\n")
-            if not b"HTTP/".startswith(head[:5]):
+            if not b"HTTP/1.".startswith(head[:7]):
                 self._fail("sent something that is no HTTP/1.1")
             elif max(end, len(head) if end < 0 else 0) > MAX_HEAD:
                 self._fail(f"sent a head of more than {MAX_HEAD} bytes")
@@ -216,6 +217,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def _parse_head(self, raw: bytes) -> bool:
         """Whether another head is to follow this one."""
+        if raw.count(b"\n") != raw.count(b"\r\n"):  # h11 would see its end elsewhere
+            self._fail("sent a head with bare line feeds")
+            return False
         try:
             self._h11.receive_data(raw)
             event = self._h11.next_event()
@@ -239,8 +243,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def _check_head(self, event: h11.Response | h11.InformationalResponse) -> bool:
         if len(event.headers) > MAX_HEADERS:
             self._fail(f"sent more than {MAX_HEADERS} headers")
-        elif not all(_FIELD_VALUE.fullmatch(value) for _, value in event.headers):
-            self._fail("sent control characters in a header")
+        elif not all(map(_FIELD_VALUE.fullmatch, [event.reason, *(value for _, value in event.headers)])):
+            self._fail("sent control characters in its head")
         else:
             return True
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..errors import RelayError
+from ..errors import EndReason, RelayError, upstream_error
 from ..flow import Marks, StreamBuffer
 from ..messages import RequestHead
 from ..relay.ports import Clock, UpstreamEvents
@@ -56,6 +56,10 @@ class Pool:
         """A new connection. Raises DialError."""
         connection = await self._dialer.dial(lambda: UpstreamH1(self, self.marks))
         self.connects += 1
+        if not connection.is_alive():  # or nobody would be told that it is lost
+            connection.close()
+            reason = EndReason.CONNECT_FAILED
+            raise DialError(upstream_error(reason.value, f"The provider {self.name} closed at once.", reason))
         self._connections.add(connection)
         return connection
 

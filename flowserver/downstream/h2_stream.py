@@ -1,0 +1,262 @@
+"""One request and its answer on an HTTP/2 connection: a `relay.ports.DownstreamStream` with a window of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import EndReason
+from ..flow import Marks, StreamBuffer
+from ..frames import data_head, data_tail
+from ..messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..relay.ports import DownstreamEvents
+
+if TYPE_CHECKING:
+    from h2.stream import H2Stream as StreamState
+
+    from .h2 import DownstreamH2
+
+
+class H2Stream:
+    """Chunks wait here until the connection's next write takes them, as far as the stream's window allows.
+
+    A stream whose window is shut stops itself only: its buffer fills, its gate shuts, its provider waits.
+    """
+
+    protocol = "h2"
+
+    __slots__ = (
+        "_bodiless",
+        "_body_left",
+        "_buffer",
+        "_connection",
+        "_early",
+        "_ending",
+        "_frame_tail",
+        "_full",
+        "_marks",
+        "_reading",
+        "_stall_mark",
+        "_stall_since",
+        "_state",
+        "_uncredited",
+        "_window_shut_at",
+        "_writes",
+        "_writes_full",
+        "events",
+        "head_sent",
+        "is_queued",
+        "request",
+        "request_whole",
+        "sent",
+        "sent_mark",
+        "stream_id",
+    )
+
+    def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: StreamState) -> None:
+        self._connection = connection
+        self._marks: Marks = connection.marks
+        self._state = state
+        self.stream_id = stream_id
+        self.request = request
+        self.request_whole = not request.has_body
+        self.events: DownstreamEvents | None = None
+        """None until the exchange is opened."""
+        self.head_sent = False
+        self.is_queued = False
+        """Whether it stands in the connection's queue of streams to serve."""
+        self.sent = 0
+        """Body bytes that went into frames."""
+        self.sent_mark = connection.sent
+        """How many of the whole connection had gone when this stream last sent."""
+        self._buffer = StreamBuffer()
+        self._early: list[tuple[bytes, int]] = []
+        self._body_left = request.content_length
+        self._frame_tail = data_tail(stream_id)
+        self._bodiless = False
+        self._ending: str | None = None
+        self._full = False
+        self._reading = True
+        self._uncredited = 0
+        self._window_shut_at: float | None = None
+        self._stall_mark = -1
+        self._stall_since = 0.0
+        self._writes = 0
+        self._writes_full = 0
+
+    # --- relay.ports.DownstreamStream ---
+
+    def attach(self, events: DownstreamEvents) -> None:
+        self.events = events
+
+    def send_interim(self, head: ResponseHead) -> None:
+        if self._is_open and not self.head_sent:
+            self._connection.send_headers(self, _fields(head))
+
+    def send_head(self, head: ResponseHead) -> None:
+        if self._is_open:
+            self.head_sent = True
+            self._bodiless = has_no_body(self.request.method, head.status)
+            self._connection.send_headers(self, _fields(head))
+
+    def send_data(self, data: bytes) -> None:
+        if not self._is_open or self._bodiless:
+            return
+        self._writes += 1
+        self._buffer.push(data)
+        if self._window_shut_at is not None or self._connection.is_blocked:
+            self._writes_full += 1
+        if self._window_shut_at is None:  # else WINDOW_UPDATE brings it back to the queue
+            self._connection.queue(self)
+        if not self._full and (self._buffer.size >= self._marks.high or len(self._buffer) >= self._marks.chunks):
+            self._full = True
+            if self.events is not None:
+                self.events.on_downstream_full()
+
+    def send_end(self) -> None:
+        self._end("clean")
+
+    def break_off(self) -> None:
+        self._end("broken")
+
+    def pause_reading(self) -> None:
+        """Withhold the window: the client may send what it has been granted, and no more."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        self._reading = True
+        if self._uncredited and self._is_open:
+            self._connection.credit(self, self._uncredited)
+            self._uncredited = 0
+
+    @property
+    def held(self) -> int:
+        return self._buffer.size
+
+    @property
+    def writes(self) -> tuple[int, int]:
+        return self._writes, self._writes_full
+
+    # --- the connection's side: uploads ---
+
+    def receive(self, data: bytes, length: int) -> bool:
+        """Body bytes; `length` is what they cost of the windows, padding included. False: more than announced."""
+        if self._body_left is not None:
+            self._body_left -= len(data)
+            if self._body_left < 0:
+                self._uncredited += length
+                return False
+        if self.events is None:
+            self._early.append((data, length))
+        else:
+            self._deliver(data, length)
+        return True
+
+    def receive_end(self) -> bool:
+        """The request is whole. False: less came than was announced."""
+        if self._body_left:
+            return False
+        self.request_whole = True
+        if self.events is not None:
+            self.events.on_downstream_end()
+        return True
+
+    def open_body(self) -> None:
+        """The exchange is open: hand it what came before."""
+        early, self._early = self._early, []
+        for data, length in early:
+            self._deliver(data, length)
+        if self.request_whole and self.events is not None:
+            self.events.on_downstream_end()
+
+    def close(self, reason: EndReason | None) -> int:
+        """The stream is over; `reason` None when it ended well. Returns what the connection's window is still owed."""
+        self.note_window_open()
+        self._buffer.clear()
+        owed = self._uncredited + sum(length for _, length in self._early)
+        self._uncredited = 0
+        self._early.clear()
+        if reason is not None and self.events is not None:
+            self.events.on_downstream_reset(reason)
+        return owed
+
+    def _deliver(self, data: bytes, length: int) -> None:
+        if data and self.events is not None:
+            self.events.on_downstream_data(data)
+        if self._reading and self._is_open:
+            self._connection.credit(self, length)
+        else:
+            self._uncredited += length
+
+    # --- the connection's side: answers ---
+
+    @property
+    def wants_to_send(self) -> bool:
+        return bool(self._buffer.size) or self._ending is not None
+
+    @property
+    def ending(self) -> str | None:
+        """ "clean" or "broken" once nothing follows what waits."""
+        return self._ending if not self._buffer.size else None
+
+    def frame(self, limit: int, out: list[bytes]) -> int:
+        """Append a DATA frame of at most `limit` bytes to `out`, as the window allows. Returns its payload's size.
+
+        h2 takes 5.1 us for a frame, this 0.6; h2's window is kept true by hand.
+        """
+        state = self._state
+        size = min(self._buffer.size, state.outbound_flow_control_window, limit)
+        if size <= 0:
+            return 0
+        data = self._buffer.take(size)
+        state.outbound_flow_control_window -= size
+        self.sent += size
+        out.append(data_head(size, self._frame_tail))
+        out.append(data)
+        if self._full and self._buffer.size <= self._marks.low:
+            self._full = False
+            if self.events is not None:
+                self.events.on_downstream_drained()
+        return size
+
+    @property
+    def window_is_shut(self) -> bool:
+        return self._buffer.size > 0 and bool(self._state.outbound_flow_control_window <= 0)
+
+    def note_window_shut(self) -> None:
+        if self._window_shut_at is None:
+            self._window_shut_at = self._connection.clock()
+            self._connection.totals.stalls += 1
+
+    def note_window_open(self) -> None:
+        if self._window_shut_at is not None:
+            self._connection.totals.stall_seconds += self._connection.clock() - self._window_shut_at
+            self._window_shut_at = None
+
+    def note_sent(self, total: int) -> None:
+        """A frame went; the connection has sent `total` bytes now."""
+        self.sent_mark = total
+        self.note_window_open()
+
+    def stalled_for(self, now: float, *, excused: bool) -> float:
+        """Seconds for which the client has accepted nothing of what waits, as far as looks can tell. `excused`: it is
+        not its fault at present."""
+        if excused or not self.wants_to_send or self.sent != self._stall_mark:
+            self._stall_mark = self.sent
+            self._stall_since = now
+        return now - self._stall_since
+
+    @property
+    def _is_open(self) -> bool:
+        return self._connection.has(self)
+
+    def _end(self, ending: str) -> None:
+        if self._is_open and self._ending is None:
+            self._ending = ending
+            self._connection.queue(self)
+
+
+def _fields(head: ResponseHead) -> Headers:
+    fields = [(b":status", b"%d" % head.status), *head.headers]
+    if head.content_length is not None:
+        fields.append((b"content-length", b"%d" % head.content_length))
+    return fields

@@ -1,0 +1,38 @@
+"""Whether a silent client is still there: it is asked, and its host's acknowledgement is answer enough. No I/O."""
+
+from __future__ import annotations
+
+
+class Liveness:
+    """A client that has said nothing for `interval` seconds (None: off) is pinged (RFC 9113 section 6.7)."""
+
+    __slots__ = ("_asked_at", "_heard", "_interval", "_quiet_since")
+
+    def __init__(self, interval: float | None, now: float) -> None:
+        self._interval = interval
+        self._heard = False
+        self._quiet_since = now
+        self._asked_at: float | None = None
+
+    def hear(self) -> None:
+        """Something came."""
+        self._heard = True
+
+    def is_due(self, now: float, *, busy: bool) -> bool:
+        """Whether a ping is to be sent now; `busy` while one would wait behind other bytes."""
+        if self._interval is None or self._heard or busy:
+            self.excuse(now)
+        elif self._asked_at is None and now - self._quiet_since >= self._interval:
+            self._asked_at = now
+            return True
+        return False
+
+    def is_unanswered(self, now: float) -> bool:
+        """Whether a ping had its time."""
+        return self._interval is not None and self._asked_at is not None and now - self._asked_at >= self._interval
+
+    def excuse(self, now: float) -> None:
+        """Begin anew."""
+        self._heard = False
+        self._quiet_since = now
+        self._asked_at = None

@@ -1,0 +1,70 @@
+"""The first moments of a client's connection, until it is known what it speaks.
+
+Over TLS ALPN says so. On a plain port the first bytes do: HTTP/2's preface is no HTTP/1.1 request (RFC 9113 section
+3.3). There is no upgrade from one to the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from ..frames import PREFACE
+from .h1 import DownstreamH1
+from .h2 import DownstreamH2
+from .surroundings import Surroundings
+
+
+class Opening(asyncio.Protocol):
+    """Hands its transport over to the protocol that fits."""
+
+    __slots__ = ("_around", "_first", "_since", "_transport")
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._since = around.clock()
+        self._first = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self._become(DownstreamH2 if tls.selected_alpn_protocol() == "h2" else DownstreamH1)
+        elif len(self._around.connections) >= self._around.settings.max_connections:
+            self._become(DownstreamH1)  # which refuses
+        else:
+            self._around.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._first += data
+        if not PREFACE.startswith(self._first[: len(PREFACE)]):
+            self._become(DownstreamH1)
+        elif len(self._first) >= len(PREFACE):
+            self._become(DownstreamH2)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._around.connections.discard(self)
+
+    def _become(self, protocol: type[DownstreamH1] | type[DownstreamH2]) -> None:
+        self._around.connections.discard(self)
+        successor = protocol(self._around)
+        self._transport.set_protocol(successor)
+        successor.connection_made(self._transport)
+        if self._first:
+            successor.data_received(self._first)
+
+    # --- surroundings.Connection ---
+
+    def sweep(self, now: float) -> None:
+        limit = self._around.settings.head_timeout
+        if limit is not None and now - self._since >= limit:
+            self._transport.close()
+
+    def drain(self) -> None:
+        self._transport.close()
+
+    def end_drain(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()

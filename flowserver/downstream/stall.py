@@ -1,0 +1,38 @@
+"""Notices that a client takes nothing any more."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import struct
+import termios
+from typing import cast
+
+
+class StallWatch:
+    """A client stalls when nothing leaves the transport and nothing in the kernel is acknowledged."""
+
+    __slots__ = ("_descriptor", "_mark", "_since", "_transport")
+
+    def __init__(self, transport: asyncio.WriteTransport, descriptor: int) -> None:
+        self._transport = transport
+        self._descriptor = descriptor
+        self._mark: tuple[int, int] | None = None
+        self._since = 0.0
+
+    def look(self, now: float) -> float:
+        """Seconds without progress, as far as looks can tell; 0 while nothing waits in the transport."""
+        waiting = self._transport.get_write_buffer_size()
+        mark = (waiting, unacknowledged(self._descriptor)) if waiting else None
+        if mark is None or mark != self._mark:
+            self._mark = mark
+            self._since = now
+        return now - self._since
+
+
+def unacknowledged(descriptor: int) -> int:
+    """Bytes in the kernel's send queue that the client has not acknowledged (SIOCOUTQ); -1 when it can't be told."""
+    try:
+        return cast(int, struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:
+        return -1

@@ -1,0 +1,78 @@
+"""Whether a provider may be asked: a circuit breaker, and the pause a provider asks for. No I/O, no clock.
+
+The breaker is closed while things go well, open for `cooldown` seconds after `failures` failures in a row, then
+half-open: one request is let through as a probe, and what becomes of it decides.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+MAX_COOLDOWN = 60.0
+"""Seconds; a provider that asks for more is tried again after that."""
+
+
+class BreakerState(Enum):
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class Health:
+    """One provider's. Times are seconds of one monotonic clock."""
+
+    __slots__ = ("_cooldown", "_failures", "_limit", "_open_until", "_pause_until", "_probing", "opened")
+
+    def __init__(self, *, failures: int, cooldown: float) -> None:
+        self._limit = failures
+        self._cooldown = cooldown
+        self._failures = 0
+        self._open_until: float | None = None
+        self._pause_until = 0.0
+        self._probing = False
+        self.opened = 0
+        """How often the breaker opened."""
+
+    def state(self, now: float) -> BreakerState:
+        if self._open_until is None:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if now < self._open_until else BreakerState.HALF_OPEN
+
+    def allows(self, now: float) -> bool:
+        """Whether a request may start now. In half-open state only while no probe is under way."""
+        if now < self._pause_until:
+            return False
+        state = self.state(now)
+        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self._probing)
+
+    def available_in(self, now: float) -> float:
+        """Seconds until a request may start, as far as is known; 0 when it may."""
+        return max(0.0, self._pause_until - now, (self._open_until or 0.0) - now)
+
+    def started(self, now: float) -> None:
+        """A request starts, which `allows` let through."""
+        if self.state(now) is BreakerState.HALF_OPEN:
+            self._probing = True
+
+    def succeeded(self) -> None:
+        """An answer came that is the provider's own and no sign of trouble."""
+        self._failures = 0
+        self._open_until = None
+        self._probing = False
+
+    def failed(self, now: float) -> None:
+        """No connection, no answer in time, a broken answer, or a status that says the provider is unwell."""
+        self._failures += 1
+        if self._probing or self._failures >= self._limit:
+            if self._open_until is None or self._probing:
+                self.opened += 1
+            self._open_until = now + self._cooldown
+        self._probing = False
+
+    def abandoned(self) -> None:
+        """A request ended without telling anything of the provider: its client left."""
+        self._probing = False
+
+    def pause(self, now: float, seconds: float) -> None:
+        """The provider asked to be left alone so long (429 with retry-after)."""
+        self._pause_until = max(self._pause_until, now + min(seconds, MAX_COOLDOWN))

@@ -1,0 +1,112 @@
+"""A provider as the middle sees it: what requests to it look like, how many it takes, how it is doing. No I/O."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..config import Url
+from ..messages import Headers
+from .health import Health
+from .ports import Connector
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSettings:
+    """One `[[upstreams]]` table. Times in seconds; None is off, for `max_concurrent` no limit."""
+
+    name: str
+    url: Url
+    api_key: bytes | None = None
+    headers: Headers = field(default_factory=list)
+    models: dict[str, str] = field(default_factory=dict)
+    """The client's model names to the provider's."""
+    weight: int = 1
+    max_concurrent: int | None = None
+    queue: int = 0
+    """Requests that may wait for a place."""
+    queue_timeout: float = 5.0
+
+
+class Waiter(Protocol):
+    """A request that waits for a place."""
+
+    def on_place(self) -> None:
+        """It has one now."""
+
+
+class Target:
+    """Places are given out in the order of asking; who leaves the queue costs nothing."""
+
+    __slots__ = (
+        "_waiting",
+        "connector",
+        "failures",
+        "fallbacks",
+        "health",
+        "open",
+        "retries",
+        "settings",
+        "started",
+    )
+
+    def __init__(self, settings: TargetSettings, connector: Connector, health: Health) -> None:
+        self.settings = settings
+        self.connector = connector
+        self.health = health
+        self.open = 0
+        """Requests under way."""
+        self._waiting: deque[Waiter] = deque()
+        self.started = 0
+        """Requests begun."""
+        self.retries = 0
+        """Requests begun here after another attempt had failed here."""
+        self.fallbacks = 0
+        """Requests begun here after another target had failed them."""
+        self.failures: Counter[str] = Counter()
+        """Failed attempts by reason."""
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        limit = self.settings.max_concurrent
+        return limit is not None and self.open >= limit
+
+    @property
+    def load(self) -> float:
+        """What the choice between targets compares: requests for each unit of weight."""
+        return (self.open + len(self._waiting)) / self.settings.weight
+
+    def take_place(self) -> bool:
+        """A place, if there is one and nobody waits for it."""
+        if self.is_full or self._waiting:
+            return False
+        self.open += 1
+        return True
+
+    def wait(self, waiter: Waiter) -> bool:
+        """Stand in the queue; False when it is full."""
+        if len(self._waiting) >= self.settings.queue:
+            return False
+        self._waiting.append(waiter)
+        return True
+
+    def leave(self, waiter: Waiter) -> None:
+        """Give up waiting; harmless when it does not wait."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+
+    def give_back(self) -> None:
+        """A request is over: its place goes to who waited longest."""
+        self.open -= 1
+        while self._waiting and not self.is_full:
+            self.open += 1
+            self._waiting.popleft().on_place()
