@@ -25,7 +25,7 @@ Sources = Mapping[str, str]
 
 # A room is a module or folder directly inside the package. The bottom rooms may import one another; a room
 # may always import itself and the package's own __init__.
-BOTTOM = frozenset({"config", "errors", "flow", "framing", "messages", "sse"})
+BOTTOM = frozenset({"config", "errors", "flow", "frames", "framing", "messages", "sse"})
 SIDES = frozenset({"downstream", "upstream", "dialects", "limits", "telemetry"})
 ANYTHING = frozenset({"*"})
 
@@ -48,6 +48,7 @@ RELAY_ROOMS = BOTTOM | {"relay"} | SIDES | {"server"}
 NO_IO = (
     "flowserver/errors.py",
     "flowserver/flow.py",
+    "flowserver/frames.py",
     "flowserver/framing.py",
     "flowserver/messages.py",
     "flowserver/sse.py",

@@ -1,0 +1,275 @@
+"""Each implementation of the relay's two stream ports, with the other program's side in a test's hands.
+
+A new protocol joins the suites by a rig of its own and its name in `DOWNSTREAM` or `UPSTREAM`.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import cast
+
+import h11
+
+from flowserver.flow import Marks
+from flowserver.messages import RequestHead, ResponseHead
+from flowserver.relay.ports import DownstreamStream, UpstreamStream
+from flowserver.upstream.dial import Dialer
+from flowserver.upstream.pool import Pool
+
+from ..support import h2_frames as frames
+from ..support.clock import FakeClock
+from ..support.dialogue import Answer, Client, FakeDialer, FakeHangups, downstream_surroundings, run_now, understood
+from ..support.h2_dialogue import H2Client
+from ..support.recording import RecordingDownstreamEvents, RecordingUpstreamEvents
+
+MARKS = Marks(high=1000, low=100, chunks=8)
+
+
+class DownstreamRig(abc.ABC):
+    """A stream whose client a test plays. `open` makes the one request of the rig."""
+
+    stream: DownstreamStream
+    events: RecordingDownstreamEvents
+
+    def _open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
+        self.stream = stream
+        self.events = RecordingDownstreamEvents()
+        stream.attach(self.events)
+
+    @abc.abstractmethod
+    def open(self, method: bytes = b"GET", *, has_body: bool = False) -> None: ...
+
+    @abc.abstractmethod
+    def client_sends(self, data: bytes) -> None:
+        """Request body bytes."""
+
+    @abc.abstractmethod
+    def client_ends(self) -> None:
+        """The end of the request's body."""
+
+    @abc.abstractmethod
+    def client_leaves(self) -> None: ...
+
+    @abc.abstractmethod
+    def client_stops_reading(self) -> None: ...
+
+    @abc.abstractmethod
+    def client_reads(self) -> None: ...
+
+    @abc.abstractmethod
+    def body_waits_unread(self) -> bool:
+        """Whether request bytes wait with the client or its kernel, since the stream is paused."""
+
+    @abc.abstractmethod
+    def answer(self) -> Answer:
+        """What the client makes of all that came."""
+
+    @property
+    @abc.abstractmethod
+    def is_broken(self) -> bool:
+        """Whether the client was shown a broken end."""
+
+
+class DownstreamH1Rig(DownstreamRig):
+    def __init__(self) -> None:
+        self._hangups = FakeHangups()
+        self._client = Client(downstream_surroundings(self._open_exchange, marks=MARKS, hangups=self._hangups))
+        self._method = b""
+        self._heard = b""
+
+    def open(self, method: bytes = b"GET", *, has_body: bool = False) -> None:
+        self._method = method
+        framing = b"Transfer-Encoding: chunked\r\n" if has_body else b""
+        self._client.says(b"%b / HTTP/1.1\r\nHost: x\r\n%b\r\n" % (method, framing))
+
+    def client_sends(self, data: bytes) -> None:
+        self._client.says(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def client_ends(self) -> None:
+        self._client.says(b"0\r\n\r\n")
+
+    def client_leaves(self) -> None:
+        self._client.resets()
+
+    def client_stops_reading(self) -> None:
+        self._client.stops_reading()
+
+    def client_reads(self) -> None:
+        self._client.reads()
+        self._client.transport.deliver()
+
+    def body_waits_unread(self) -> bool:
+        return self._client.transport.unread > 0
+
+    def answer(self) -> Answer:
+        self._heard += self._client.hears()
+        return understood(self._heard, closed=self._client.end == "closed", method=self._method)
+
+    @property
+    def is_broken(self) -> bool:
+        return self._client.end in ("closed", "reset") and not self.answer().whole
+
+
+class DownstreamH2Rig(DownstreamRig):
+    """What a client stops reading is this one stream: it shuts its window."""
+
+    def __init__(self) -> None:
+        self._client = H2Client(downstream_surroundings(self._open_exchange, marks=MARKS))
+        self._id = 0
+        self._unsent = b""
+
+    @property
+    def events(self) -> RecordingDownstreamEvents:
+        self._client.turns.run()
+        return self._events
+
+    @events.setter
+    def events(self, events: RecordingDownstreamEvents) -> None:
+        self._events = events
+
+    def open(self, method: bytes = b"GET", *, has_body: bool = False) -> None:
+        self._id = self._client.asks(method.decode(), end=not has_body)
+
+    def client_sends(self, data: bytes) -> None:
+        if self._client.answer(self._id).ended:
+            self._client.talk(frames.data(self._id, data))
+            return
+        self._unsent += data
+        while self._unsent and (room := self._client.peer.room(self._id)) > 0:
+            piece, self._unsent = self._unsent[:room], self._unsent[room:]
+            self._client.peer.upload(self._id, piece)
+            self._client.talk()
+
+    def client_ends(self) -> None:
+        self._client.talk(frames.data(self._id, end=True))
+
+    def client_leaves(self) -> None:
+        self._client.peer.reset(self._id)
+        self._client.talk()
+
+    def client_stops_reading(self) -> None:
+        self._client.peer.settings(initial_window_size=0)
+        self._client.talk()
+
+    def client_reads(self) -> None:
+        self._client.peer.settings(initial_window_size=65_535)
+        self._client.talk()
+        self.client_sends(b"")
+
+    def body_waits_unread(self) -> bool:
+        return bool(self._unsent)
+
+    def answer(self) -> Answer:
+        self._client.talk()
+        answer = self._client.answer(self._id)
+        headers = {name.encode(): value.encode() for name, value in answer.headers.items()}
+        return Answer(answer.status, headers, answer.body, answer.interim, answer.whole)
+
+    @property
+    def is_broken(self) -> bool:
+        self._client.talk()
+        return self._client.answer(self._id).reset is not None
+
+
+class UpstreamRig(abc.ABC):
+    """A stream whose provider a test plays. `open` makes the one request of the rig."""
+
+    stream: UpstreamStream
+    events: RecordingUpstreamEvents
+
+    @abc.abstractmethod
+    def open(self, method: bytes = b"POST", *, has_body: bool = False, length: int | None = None) -> None: ...
+
+    @abc.abstractmethod
+    def provider_answers(self, status: int = 200, *, length: int | None = None) -> None:
+        """The head of the answer."""
+
+    @abc.abstractmethod
+    def provider_sends(self, data: bytes) -> None:
+        """Body bytes of an answer without a length."""
+
+    @abc.abstractmethod
+    def provider_ends(self) -> None: ...
+
+    @abc.abstractmethod
+    def provider_breaks_off(self) -> None: ...
+
+    @abc.abstractmethod
+    def provider_stops_reading(self) -> None: ...
+
+    @abc.abstractmethod
+    def provider_reads(self) -> None: ...
+
+    @abc.abstractmethod
+    def deliver(self) -> None:
+        """Let the relay read what waits."""
+
+    @abc.abstractmethod
+    def request(self) -> tuple[bytes, bool]:
+        """The request's body so far, and whether it is whole."""
+
+    @property
+    @abc.abstractmethod
+    def is_cancelled(self) -> bool:
+        """Whether the provider was told to stop."""
+
+
+class UpstreamH1Rig(UpstreamRig):
+    def __init__(self) -> None:
+        dialer = FakeDialer()
+        self._pool = Pool("api", cast(Dialer, dialer), MARKS, keepalive=30.0, clock=FakeClock())
+        self._pool.on_idle(run_now(self._pool.connect()))
+        self._transport = dialer.transports[0]
+
+    def open(self, method: bytes = b"POST", *, has_body: bool = False, length: int | None = None) -> None:
+        self.events = RecordingUpstreamEvents()
+        head = RequestHead(method, b"/", [(b"host", b"x")], has_body=has_body, content_length=length)
+        self.stream = self._pool.open(head, self.events)
+
+    def provider_answers(self, status: int = 200, *, length: int | None = None) -> None:
+        framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+        self._transport.arrive(b"HTTP/1.1 %d X\r\n%b\r\n\r\n" % (status, framing))
+
+    def provider_sends(self, data: bytes) -> None:
+        self._transport.arrive(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def provider_ends(self) -> None:
+        self._transport.arrive(b"0\r\n\r\n")
+
+    def provider_breaks_off(self) -> None:
+        self._transport.lose(ConnectionResetError())
+
+    def provider_stops_reading(self) -> None:
+        self._transport.block()
+
+    def provider_reads(self) -> None:
+        self._transport.drain()
+
+    def deliver(self) -> None:
+        self._transport.deliver()
+
+    def request(self) -> tuple[bytes, bool]:
+        server = h11.Connection(h11.SERVER)
+        server.receive_data(bytes(self._transport.sent))
+        body, whole = b"", False
+        while not whole:
+            event = server.next_event()
+            if isinstance(event, h11.Data):
+                body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                whole = True
+            elif not isinstance(event, h11.Request):
+                break
+        return body, whole
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._transport.end == "reset"
+
+
+def head(status: int = 200, *, length: int | None = None) -> ResponseHead:
+    return ResponseHead(status, [(b"content-type", b"text/plain")], content_length=length)
+
+
+DOWNSTREAM: list[type[DownstreamRig]] = [DownstreamH1Rig, DownstreamH2Rig]
+UPSTREAM: list[type[UpstreamRig]] = [UpstreamH1Rig]

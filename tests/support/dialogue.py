@@ -1,0 +1,255 @@
+"""A relay between a client and a provider, without sockets: tests read as what each of the three says.
+
+relay = Relay()
+client, provider = relay.client(), relay.provider()
+client.says(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+provider.says(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi")
+assert client.hears().endswith(b"\\r\\n\\r\\nhi")
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import h11
+
+from flowserver.config import parse_url
+from flowserver.downstream.h1 import DownstreamH1
+from flowserver.downstream.hangup import HangupWatcher
+from flowserver.downstream.surroundings import ConnectionSettings, Surroundings
+from flowserver.flow import Marks, PauseTotals
+from flowserver.relay.admission import Admission
+from flowserver.relay.exchange import Deadlines
+from flowserver.relay.ports import OpenExchange
+from flowserver.relay.routes import Route
+from flowserver.upstream.dial import Dialer, DialError
+from flowserver.upstream.h1 import UpstreamH1
+from flowserver.upstream.pool import Pool
+
+from .clock import FakeClock
+from .recording import RecordingObserver, exchange_surroundings
+from .transport import FakeTransport
+
+_T = TypeVar("_T")
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
+
+
+def run_now(work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that never has to wait."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast(_T, done.value)
+    raise AssertionError("it waits for something")
+
+
+class FakeHangups:
+    """A `HangupWatcher` whose hang-ups a test makes."""
+
+    def __init__(self) -> None:
+        self.watched: list[Callable[[], None]] = []
+
+    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+        if callback not in self.watched:
+            self.watched.append(callback)
+
+    def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
+        if callback in self.watched:
+            self.watched.remove(callback)
+
+    def hang_up(self) -> None:
+        """Every watched client is gone."""
+        watched, self.watched = self.watched, []
+        for callback in watched:
+            callback()
+
+
+class FakeDialer:
+    """A `Dialer` whose connections are made of nothing. `outcome` is awaited first, and may fail."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[None] | None = None
+        self.error: DialError | None = None
+        self.transports: list[FakeTransport] = []
+        self.on_connected: Callable[[FakeTransport], None] = lambda transport: None
+
+    async def dial(self, factory: Callable[[], _P]) -> _P:
+        if self.outcome is not None:
+            await self.outcome
+        if self.error is not None:
+            raise self.error
+        protocol = factory()
+        transport = FakeTransport(protocol)
+        self.transports.append(transport)
+        self.on_connected(transport)
+        return protocol
+
+
+class Side:
+    """One end of a connection, as the other program sees it."""
+
+    def __init__(self, transport: FakeTransport) -> None:
+        self.transport = transport
+        self._heard = 0
+
+    def says(self, *pieces: bytes) -> None:
+        """Each piece is one read, while the relay reads."""
+        for piece in pieces:
+            self.transport.arrive(piece)
+
+    def hears(self) -> bytes:
+        """What came since this was last asked."""
+        data = bytes(self.transport.sent[self._heard :])
+        self._heard += len(data)
+        return data
+
+    def shuts(self) -> None:
+        """A FIN: it sends no more."""
+        self.transport.arrive_eof()
+
+    def resets(self) -> None:
+        self.transport.lose(ConnectionResetError())
+
+    def stops_reading(self) -> None:
+        self.transport.block()
+
+    def reads(self, size: int | None = None) -> None:
+        """Takes `size` bytes; None: everything, from now on."""
+        self.transport.drain(size)
+
+    @property
+    def end(self) -> str:
+        return self.transport.end
+
+
+class Client(Side):
+    """A client of a `DownstreamH1`."""
+
+    def __init__(self, around: Surroundings, *, tls: bool = False) -> None:
+        self.connection = DownstreamH1(around)
+        super().__init__(FakeTransport(self.connection, tls=tls))
+
+
+class Provider(Side):
+    """A provider at the other end of an `UpstreamH1`."""
+
+    def __init__(self, connection: UpstreamH1, transport: FakeTransport) -> None:
+        self.connection = connection
+        super().__init__(transport)
+
+
+@dataclass
+class Answer:
+    """What a client makes of the bytes it got."""
+
+    status: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+    interim: list[int] = field(default_factory=list)
+    whole: bool = False
+    """It came to a clean end."""
+    rest: bytes = b""
+
+
+def understood(data: bytes, *, closed: bool = False, method: bytes = b"GET") -> Answer:
+    """`data` as h11 reads it in a client; `closed` when the connection ended (not by a reset)."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method=method, target=b"/", headers=[(b"host", b"x")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(data)
+    if closed:
+        connection.receive_data(b"")
+    answer = Answer()
+    while connection.their_state in (h11.SEND_RESPONSE, h11.SEND_BODY):
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError:
+            break
+        if isinstance(event, h11.InformationalResponse):
+            answer.interim.append(event.status_code)
+        elif isinstance(event, h11.Response):
+            answer.status = event.status_code
+            answer.headers = dict(event.headers)
+        elif isinstance(event, h11.Data):
+            answer.body += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            answer.whole = True
+            answer.rest = connection.trailing_data[0]
+        else:
+            break
+    return answer
+
+
+def downstream_surroundings(
+    open_exchange: OpenExchange,
+    *,
+    marks: Marks | None = None,
+    max_connections: int = 100,
+    head_timeout: float | None = None,
+    keepalive_timeout: float | None = None,
+    stall_timeout: float | None = None,
+    observer: RecordingObserver | None = None,
+    clock: FakeClock | None = None,
+    hangups: FakeHangups | None = None,
+) -> Surroundings:
+    marks = marks or Marks(16384, 4096, 16)
+    return Surroundings(
+        ConnectionSettings(marks, max_connections, head_timeout, keepalive_timeout, stall_timeout),
+        open_exchange,
+        observer or RecordingObserver(),
+        clock or FakeClock(),
+        cast(HangupWatcher, hangups or FakeHangups()),
+    )
+
+
+class Relay:
+    """Everything between the two transports, as the server wires it."""
+
+    def __init__(
+        self,
+        *,
+        marks: Marks | None = None,
+        deadlines: Deadlines | None = None,
+        max_body: int = 1 << 20,
+        url: str = "http://provider.test",
+        api_key: bytes | None = None,
+        stall_timeout: float | None = None,
+    ) -> None:
+        self.clock = FakeClock()
+        self.observer = RecordingObserver()
+        self.hangups = FakeHangups()
+        self.pauses = PauseTotals()
+        self.dialer = FakeDialer()
+        self.marks = marks or Marks(16384, 4096, 16)
+        self.pool = Pool("provider", cast(Dialer, self.dialer), self.marks, keepalive=30.0, clock=self.clock)
+        around = exchange_surroundings(
+            clock=self.clock, observer=self.observer, deadlines=deadlines, pauses=self.pauses, max_body=max_body
+        )
+        admission = Admission(Route(parse_url(url), self.pool, api_key), around)
+        self.around = downstream_surroundings(
+            admission.open_exchange,
+            marks=self.marks,
+            stall_timeout=stall_timeout,
+            observer=self.observer,
+            clock=self.clock,
+            hangups=self.hangups,
+        )
+
+    def client(self, *, tls: bool = False) -> Client:
+        return Client(self.around, tls=tls)
+
+    def provider(self) -> Provider:
+        """A connection that stands already and takes the next request."""
+        connection = run_now(self.pool.connect())
+        self.pool.on_idle(connection)
+        return Provider(connection, self.dialer.transports[-1])
+
+    def sweep(self, seconds: float) -> None:
+        """Time passes, and everything is looked at."""
+        now = self.clock.advance(seconds)
+        for connection in list(self.around.connections):
+            connection.sweep(now)
+        self.pool.sweep(now)

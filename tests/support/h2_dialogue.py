@@ -1,0 +1,147 @@
+"""A client of a `DownstreamH2` without sockets and without an event loop: turns of it are taken one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+from unittest import mock
+
+from flowserver.downstream.h2 import DownstreamH2
+from flowserver.downstream.hangup import HangupWatcher
+from flowserver.downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
+from flowserver.flow import Marks
+from flowserver.messages import RequestHead, ResponseHead
+from flowserver.relay.ports import DownstreamStream, H2Totals
+
+from .clock import FakeClock
+from .dialogue import FakeHangups, Side
+from .h2_peer import H2Answer, H2Peer
+from .recording import RecordingDownstreamEvents, RecordingObserver
+from .transport import FakeTransport
+
+
+class Turns:
+    """What a `DownstreamH2` asks of an event loop."""
+
+    def __init__(self) -> None:
+        self._calls: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._calls.append(callback)
+
+    def run(self, limit: int | None = None) -> int:
+        """Turns until nothing is left to do, at most `limit`. Returns how many it took."""
+        turns = 0
+        while self._calls and turns != limit:
+            calls, self._calls = self._calls, []
+            for call in calls:
+                call()
+            turns += 1
+            assert turns < 100_000, "it never comes to rest"
+        return turns
+
+
+class H2Client(Side):
+    """`peer` says what is to be said; `talk` carries it over and brings the answers."""
+
+    def __init__(
+        self, around: Surroundings, *, tls: bool = False, peer: H2Peer | None = None, greets: bool = True
+    ) -> None:
+        self.turns = Turns()
+        self.peer = peer or H2Peer()
+        with mock.patch.object(asyncio, "get_running_loop", return_value=self.turns):
+            self.connection = DownstreamH2(around)
+        super().__init__(FakeTransport(self.connection, tls=tls))
+        self.turns.run()
+        if greets:
+            self.talk()
+
+    def says(self, *pieces: bytes) -> None:
+        """Raw bytes, each piece one read and one turn."""
+        for piece in pieces:
+            self.transport.arrive(piece)
+            self.turns.run()
+
+    def talk(self, raw: bytes = b"") -> None:
+        """What the peer has to say and then `raw`, in one read; until neither side has more to say."""
+        if raw:
+            self.peer.raw(raw)
+        while True:
+            said = self.peer.take()
+            if said:
+                self.transport.arrive(said)
+            self.turns.run()
+            heard = self.hears()
+            self.peer.hear(heard)
+            if not said and not heard:
+                return
+
+    def asks(self, method: str = "GET", **options: object) -> int:
+        """A request, carried over."""
+        stream_id = self.peer.request(method, **options)  # type: ignore[arg-type]
+        self.talk()
+        return stream_id
+
+    def answer(self, stream_id: int) -> H2Answer:
+        return self.peer.answers[stream_id]
+
+    def sweep(self, now: float) -> None:
+        self.connection.sweep(now)
+        self.talk()
+
+
+@dataclass
+class Opened:
+    """A request that came through."""
+
+    request: RequestHead
+    stream: DownstreamStream
+    events: RecordingDownstreamEvents
+
+    def answers(self, *chunks: bytes, status: int = 200, end: bool = True, length: int | None = None) -> None:
+        """All in one turn."""
+        self.stream.send_head(ResponseHead(status, [(b"content-type", b"text/plain")], content_length=length))
+        for chunk in chunks:
+            self.stream.send_data(chunk)
+        if end:
+            self.stream.send_end()
+
+
+class Room:
+    """What `DownstreamH2` connections stand in, with recordings in the place of exchanges."""
+
+    def __init__(self, *, h2: H2Settings | None = None, marks: Marks | None = None, **timeouts: float) -> None:
+        self.clock = FakeClock()
+        self.hangups = FakeHangups()
+        self.observer = RecordingObserver()
+        self.opened: list[Opened] = []
+        settings = ConnectionSettings(
+            marks or Marks(8192, 4096, 16),
+            max_connections=10,
+            head_timeout=timeouts.get("head_timeout"),
+            keepalive_timeout=timeouts.get("keepalive_timeout"),
+            stall_timeout=timeouts.get("stall_timeout"),
+            h2=h2 or H2Settings(ping_interval=None),
+        )
+        hangups = cast(HangupWatcher, self.hangups)
+        self.around = Surroundings(settings, self._open, self.observer, self.clock, hangups)
+
+    @property
+    def totals(self) -> H2Totals:
+        return self.around.h2_totals
+
+    def client(self, *, tls: bool = False, peer: H2Peer | None = None, greets: bool = True) -> H2Client:
+        return H2Client(self.around, tls=tls, peer=peer, greets=greets)
+
+    def sweep(self, client: H2Client, seconds: float, *, step: float = 1.0) -> None:
+        """So much time passes, with a look each second."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            client.sweep(self.clock.advance(min(step, end - self.clock.now)))
+
+    def _open(self, request: RequestHead, stream: DownstreamStream) -> None:
+        opened = Opened(request, stream, RecordingDownstreamEvents())
+        stream.attach(opened.events)
+        self.opened.append(opened)

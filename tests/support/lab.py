@@ -1,0 +1,297 @@
+"""A relay between clients and providers over real sockets, and a check that nothing of it is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import re
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import orjson
+from prometheus_client.parser import text_string_to_metric_families
+
+from flowserver.config import load
+from flowserver.server import Relay
+from flowserver.simulator import Simulator
+from flowserver.telemetry.log import Log
+
+from .provider import Provider, Script
+from .wire import PATIENCE, Message, Wire, request
+
+Line = dict[str, Any]
+
+
+async def eventually(condition: Callable[[], object], what: str = "", *, within: float = PATIENCE) -> None:
+    """Wait until `condition` holds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    while not condition():
+        assert loop.time() < deadline, f"never happened: {what or condition}"
+        await asyncio.sleep(0.005)
+
+
+async def finishes(waited: Awaitable[Any], *, within: float = PATIENCE) -> Any:
+    async with asyncio.timeout(within):
+        return await waited
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port where connecting never ends: its queue of connections is full, and nobody accepts."""
+    with contextlib.ExitStack() as sockets:
+        listening = sockets.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = int(listening.getsockname()[1])
+        for _ in range(3):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(("127.0.0.1", port))
+        yield port
+
+
+def simulate(**options: object) -> str:
+    """The header line that asks the simulator for something."""
+    return "x-simulate: " + " ".join(f"{name}={value}" for name, value in options.items())
+
+
+def numbers(body: bytes) -> list[int]:
+    """The numbers of the simulator's content events in `body`."""
+    return [int(digits) for digits in re.findall(rb"tok(\d{6})", body)]
+
+
+def chat(headers: tuple[str, ...] = (), /, **options: object) -> bytes:
+    """A chat-completions request to the simulator, to be streamed unless `whole` says otherwise."""
+    body = orjson.dumps({"model": "simulated", "stream": True, "messages": [{"role": "user", "content": "Go on."}]})
+    lines = ["Content-Type: application/json", simulate(**options), *headers]
+    return request("POST", "/v1/chat/completions", lines, body=body)
+
+
+class RunningRelay:
+    """A relay in this process."""
+
+    def __init__(self, url: str, settings: Mapping[str, object]) -> None:
+        self._output = io.BytesIO()
+        environ = {"FLOW_LISTEN": "127.0.0.1:0", "FLOW_ADMIN_LISTEN": "127.0.0.1:0", "FLOW_UPSTREAM": url}
+        environ |= {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
+        self.log = Log("info", self._output)
+        self.relay = Relay(load(environ), self.log)
+        self.port = 0
+        self.admin_port = 0
+
+    async def start(self) -> None:
+        await self.relay.start()
+        self.port = self.relay.addresses[0].port
+        if self.relay.admin_address is not None:
+            self.admin_port = self.relay.admin_address.port
+
+    async def close(self) -> None:
+        await self.relay.close()
+        self.log.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def output(self) -> bytes:
+        """Everything logged so far."""
+        return self._output.getvalue()
+
+    def lines(self, event: str) -> list[Line]:
+        return [line for line in map(orjson.loads, self.output.splitlines()) if line["event"] == event]
+
+    async def access(self, count: int = 1) -> list[Line]:
+        """The access lines, when there are so many."""
+        await eventually(lambda: len(self.lines("access")) >= count, f"{count} access lines")
+        lines = self.lines("access")
+        assert len(lines) == count, lines
+        return lines
+
+    async def ended(self) -> str:
+        """How the only exchange ended."""
+        [line] = await self.access()
+        return str(line["end"])
+
+    async def page(self, path: str) -> Message:
+        return await page(self.admin_port, path)
+
+    async def metrics(self) -> dict[str, float]:
+        """Every sample by its name, labels behind it: `flow_pauses_total{reason="downstream"}`."""
+        return samples((await self.page("/metrics")).body.decode())
+
+
+async def page(admin_port: int, path: str) -> Message:
+    """An admin page."""
+    wire = await Wire.connect(admin_port)
+    try:
+        await wire.send(request("GET", path))
+        return await wire.response()
+    finally:
+        wire.close()
+
+
+def samples(text: str) -> dict[str, float]:
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found
+
+
+class RelayProcess:
+    """`python -m flowserver serve` in a process of its own."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._reading: asyncio.Task[None] | None = None
+        self.lines: list[Line] = []
+        self.port = 0
+        self.admin_port = 0
+
+    async def start(self) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_")}
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "flowserver",
+            "serve",
+            stdout=asyncio.subprocess.PIPE,
+            env=inherited | dict(self._environ),
+        )
+        self._reading = asyncio.get_running_loop().create_task(self._read())
+        await eventually(lambda: self.lines, "the relay listens")
+        listening = self.lines[0]
+        assert listening["event"] == "listening"
+        self.port = int(listening["listen"][0].rpartition(":")[2])
+        self.admin_port = int(listening["admin"].rpartition(":")[2])
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self.lines.append(orjson.loads(line))
+
+    def read_log(self, on: bool) -> None:
+        """Read what it prints, or let it pile up."""
+        pipe = self._process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        (pipe.resume_reading if on else pipe.pause_reading)()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def exit_status(self) -> int:
+        """The exit status, when it has ended."""
+        status: int = await finishes(self._process.wait())
+        if self._reading is not None:
+            await finishes(self._reading)
+        return status
+
+    def events(self) -> list[str]:
+        return [str(line["event"]) for line in self.lines]
+
+    async def close(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self.exit_status()
+
+
+class Lab:
+    """Starts what a test needs. At the end everything is closed, client by client, and must then be gone."""
+
+    def __init__(self) -> None:
+        self.wires: list[Wire] = []
+        self.relays: list[RunningRelay] = []
+        self._exits = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Lab:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for wire in self.wires:
+            wire.close()
+        try:
+            if kind is None:
+                for relay in self.relays:
+                    await self._settled(relay)
+        finally:
+            for relay in self.relays:
+                await relay.close()
+            await self._exits.aclose()
+        if kind is None:
+            await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task is left")
+
+    async def _settled(self, running: RunningRelay) -> None:
+        """With its clients gone a relay holds nothing for them, and no provider works for them."""
+        relay = running.relay
+        await eventually(lambda: not relay._clients.connections, "no client connection is left")
+        assert not relay.metrics.open
+        [pool] = relay.metrics.pools
+        await eventually(lambda: pool.open_connections == pool.idle_connections, "no provider connection is busy")
+
+    async def relay(self, url: str, **settings: object) -> RunningRelay:
+        """A relay before the provider at `url`; `settings` are the FLOW_ ones, in lower case."""
+        relay = RunningRelay(url, settings)
+        self.relays.append(relay)
+        await relay.start()
+        return relay
+
+    async def process(self, url: str | None, **settings: object) -> RelayProcess:
+        """The same as a process."""
+        environ = {"FLOW_LISTEN": "127.0.0.1:0", "FLOW_ADMIN_LISTEN": "127.0.0.1:0"}
+        if url is not None:
+            environ["FLOW_UPSTREAM"] = url
+        process = RelayProcess(environ | {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()})
+        await process.start()
+        self._exits.push_async_callback(process.close)
+        return process
+
+    async def provider(self, script: Script, *, receive_buffer: int | None = None) -> Provider:
+        provider = Provider(script)
+        await provider.start(receive_buffer=receive_buffer)
+        self._exits.push_async_callback(provider.close)
+        return provider
+
+    async def simulator(self, *, tls: ssl.SSLContext | None = None) -> Simulator:
+        simulator = Simulator()
+        await simulator.start("127.0.0.1", 0, ssl=tls)
+        self._exits.push_async_callback(simulator.close)
+        return simulator
+
+    def on_exit(self, close: Callable[[], object]) -> None:
+        """Call `close` at the end."""
+        self._exits.callback(close)
+
+    async def client(self, port: int, *, receive_buffer: int | None = None) -> Wire:
+        wire = await Wire.connect(port, receive_buffer=receive_buffer)
+        self.wires.append(wire)
+        return wire
+
+    async def between(self, script: Script, **settings: object) -> tuple[Provider, RunningRelay, Wire]:
+        """A scripted provider, a relay before it, and a client connected to that."""
+        provider = await self.provider(script)
+        relay = await self.relay(provider.url, **settings)
+        return provider, relay, await self.client(relay.port)
+
+    async def simulated(self, **settings: object) -> tuple[Simulator, RunningRelay, Wire]:
+        """A simulator, a relay before it, and a client connected to that."""
+        simulator = await self.simulator()
+        relay = await self.relay(simulator.url, **settings)
+        return simulator, relay, await self.client(relay.port)

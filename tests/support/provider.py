@@ -1,0 +1,100 @@
+"""Providers that do what a test's script says, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+
+from .wire import Message, Wire, response
+
+
+class Caller(Wire):
+    """A connection that the relay made to a provider."""
+
+    def __init__(self, connection: socket.socket, requests: list[Message]) -> None:
+        super().__init__(connection)
+        self._requests = requests
+
+    async def head(self) -> Message:
+        message = await super().head()
+        self._requests.append(message)
+        return message
+
+
+Script = Callable[[Caller], Awaitable[None]]
+"""Plays one connection. When it returns the connection stays as it is; the script ends it if it should end."""
+
+
+class Provider:
+    """Listens on a free port and plays its script on every connection."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._tasks: list[asyncio.Task[None]] = []
+        self.callers: list[Caller] = []
+        """The connections, in order."""
+        self.requests: list[Message] = []
+        """The requests, in order; a head counts when it is whole."""
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, *, receive_buffer: int | None = None) -> None:
+        """Listen. `receive_buffer` bounds what the kernel takes while a script does not read."""
+        self._listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if receive_buffer is not None:
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._listening.bind(("127.0.0.1", 0))
+        self._listening.listen(512)
+        self._listening.setblocking(False)
+        self.port = self._listening.getsockname()[1]
+        self._tasks.append(asyncio.get_running_loop().create_task(self._accept()))
+
+    async def close(self) -> None:
+        """End everything. Raises what a script raised, so that a failed assertion in it fails the test."""
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for caller in self.callers:
+            caller.close()
+        self._listening.close()
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, OSError | EOFError):
+                raise result
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(self._listening)
+            caller = Caller(connection, self.requests)
+            self.callers.append(caller)
+            self._tasks.append(loop.create_task(self._play(caller)))
+
+    async def _play(self, caller: Caller) -> None:
+        await self._script(caller)
+
+
+def answering(answer: bytes | Callable[[Message], bytes]) -> Script:
+    """A script that gives every request of a connection the same answer, or what `answer` makes of it."""
+
+    async def script(caller: Caller) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                message = await caller.request()
+                await caller.send(answer if isinstance(answer, bytes) else answer(message))
+
+    return script
+
+
+async def ok(caller: Caller) -> None:
+    """Answers every request with 200 and a short body."""
+    await answering(response(b"ok"))(caller)
+
+
+async def silent(caller: Caller) -> None:
+    """Takes the request and says nothing."""
+    await caller.request()

@@ -1,0 +1,211 @@
+"""Both ends of the relay's ports, as recordings: what was called is a list of lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flowserver.errors import EndReason, RelayError
+from flowserver.flow import PauseTotals
+from flowserver.messages import RequestHead, ResponseHead
+from flowserver.relay.exchange import Deadlines, Exchange, Surroundings
+from flowserver.relay.ports import DownstreamEvents, UpstreamEvents
+
+from .clock import FakeClock
+
+
+class RecordingObserver:
+    """A `relay.ports.Observer`."""
+
+    def __init__(self) -> None:
+        self.started: list[Exchange] = []
+        self.ended: list[Exchange] = []
+        self.refused: list[RelayError] = []
+
+    def exchange_started(self, exchange: Exchange) -> None:
+        self.started.append(exchange)
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        self.ended.append(exchange)
+
+    def request_refused(self, error: RelayError, protocol: str) -> None:
+        self.refused.append(error)
+
+    @property
+    def ends(self) -> list[EndReason | None]:
+        return [exchange.end_reason for exchange in self.ended]
+
+
+class RecordingDownstream:
+    """A `relay.ports.DownstreamStream`."""
+
+    protocol = "recording"
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.body = b""
+        self.heads: list[ResponseHead] = []
+        self.held = 0
+        self.writes = (0, 0)
+        self.events: DownstreamEvents | None = None
+
+    def attach(self, events: DownstreamEvents) -> None:
+        assert not self.log
+        self.events = events
+
+    def send_interim(self, head: ResponseHead) -> None:
+        self.log.append(f"interim {head.status}")
+
+    def send_head(self, head: ResponseHead) -> None:
+        assert not self.heads
+        self.heads.append(head)
+        self.log.append(f"head {head.status}")
+
+    def send_data(self, data: bytes) -> None:
+        assert data
+        assert self.heads
+        self.body += data
+        self.log.append(f"data {len(data)}")
+
+    def send_end(self) -> None:
+        self.log.append("end")
+
+    def break_off(self) -> None:
+        self.log.append("broken")
+
+    def pause_reading(self) -> None:
+        self.log.append("pause")
+
+    def resume_reading(self) -> None:
+        self.log.append("resume")
+
+
+class RecordingUpstream:
+    """A `relay.ports.UpstreamStream`."""
+
+    upstream = "recording"
+    reused = False
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.body = b""
+
+    def send_data(self, data: bytes) -> None:
+        assert data
+        self.body += data
+        self.log.append(f"data {len(data)}")
+
+    def send_end(self) -> None:
+        self.log.append("end")
+
+    def cancel(self) -> None:
+        self.log.append("cancel")
+
+    def pause_reading(self) -> None:
+        self.log.append("pause")
+
+    def resume_reading(self) -> None:
+        self.log.append("resume")
+
+
+class RecordingConnector:
+    """A `relay.ports.Connector` whose streams are recordings."""
+
+    def __init__(self) -> None:
+        self.requests: list[RequestHead] = []
+        self.streams: list[RecordingUpstream] = []
+
+    def open(self, request: RequestHead, events: UpstreamEvents) -> RecordingUpstream:
+        self.requests.append(request)
+        self.streams.append(RecordingUpstream())
+        return self.streams[-1]
+
+
+@dataclass
+class RecordingDownstreamEvents:
+    """`relay.ports.DownstreamEvents`, one line for each call."""
+
+    log: list[str] = field(default_factory=list)
+    body: bytes = b""
+    errors: list[RelayError] = field(default_factory=list)
+
+    def on_downstream_data(self, data: bytes) -> None:
+        assert data
+        self.body += data
+        self.log.append("data")
+
+    def on_downstream_end(self) -> None:
+        self.log.append("end")
+
+    def on_downstream_reset(self, reason: EndReason) -> None:
+        self.log.append(f"reset {reason}")
+
+    def on_downstream_failed(self, error: RelayError) -> None:
+        self.errors.append(error)
+        self.log.append(f"failed {error.status}")
+
+    def on_downstream_full(self) -> None:
+        self.log.append("full")
+
+    def on_downstream_drained(self) -> None:
+        self.log.append("drained")
+
+    def on_downstream_finished(self) -> None:
+        self.log.append("finished")
+
+    def sweep(self, now: float) -> None:
+        self.log.append("sweep")
+
+    def on_drain_timeout(self) -> None:
+        self.log.append("drain timeout")
+
+
+@dataclass
+class RecordingUpstreamEvents:
+    """`relay.ports.UpstreamEvents`, one line for each call."""
+
+    log: list[str] = field(default_factory=list)
+    heads: list[ResponseHead] = field(default_factory=list)
+    body: bytes = b""
+    errors: list[RelayError] = field(default_factory=list)
+
+    def on_upstream_interim(self, head: ResponseHead) -> None:
+        self.log.append(f"interim {head.status}")
+
+    def on_upstream_head(self, head: ResponseHead) -> None:
+        self.heads.append(head)
+        self.log.append(f"head {head.status}")
+
+    def on_upstream_data(self, data: bytes) -> None:
+        assert data
+        self.body += data
+        self.log.append("data")
+
+    def on_upstream_end(self) -> None:
+        self.log.append("end")
+
+    def on_upstream_failed(self, error: RelayError) -> None:
+        self.errors.append(error)
+        self.log.append(f"failed {error.status}")
+
+    def on_upstream_full(self) -> None:
+        self.log.append("full")
+
+    def on_upstream_drained(self) -> None:
+        self.log.append("drained")
+
+
+def exchange_surroundings(
+    *,
+    clock: FakeClock | None = None,
+    observer: RecordingObserver | None = None,
+    deadlines: Deadlines | None = None,
+    pauses: PauseTotals | None = None,
+    max_body: int = 1 << 20,
+) -> Surroundings:
+    return Surroundings(
+        clock or FakeClock(),
+        observer or RecordingObserver(),
+        deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+        pauses or PauseTotals(),
+        max_body,
+    )

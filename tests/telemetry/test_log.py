@@ -1,0 +1,157 @@
+"""Log lines: one JSON object each, written elsewhere, lost rather than waited for."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import Any
+
+import orjson
+
+from flowserver.errors import LOOP, EndReason
+from flowserver.messages import RequestHead, ResponseHead
+from flowserver.relay.exchange import Exchange
+from flowserver.telemetry import log as log_module
+from flowserver.telemetry.log import Log
+
+from ..support.clock import FakeClock
+from ..support.recording import RecordingConnector, RecordingDownstream, exchange_surroundings
+
+
+def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def ended_exchange(clock: FakeClock, *, target: bytes = b"/v1/models?key=secret") -> Exchange:
+    around = exchange_surroundings(clock=clock)
+    down = RecordingDownstream()
+    down.writes = (4, 1)
+    headers = [(b"authorization", b"Bearer secret")]
+    exchange = Exchange(RequestHead(b"GET", target, headers), down, around, identity=b"id-1")
+    exchange.start(RecordingConnector(), exchange.request)
+    clock.advance(0.25)
+    exchange.on_upstream_head(ResponseHead(200, []))
+    exchange.on_upstream_data(b"hello")
+    exchange.on_downstream_full()
+    clock.advance(0.5)
+    exchange.on_upstream_end()
+    exchange.on_downstream_finished()
+    return exchange
+
+
+def test_an_exchange_is_one_line_with_all_that_counts() -> None:
+    stream = io.BytesIO()
+    log = Log("info", stream)
+    log.access(ended_exchange(FakeClock()), "h1")
+    log.close()
+    [line] = lines(stream)
+    assert line.pop("time") > 0
+    assert line == {
+        "level": "info",
+        "event": "access",
+        "request_id": "id-1",
+        "method": "GET",
+        "path": "/v1/models",
+        "protocol": "h1",
+        "status": 200,
+        "end": "complete",
+        "upstream": "recording",
+        "reused": False,
+        "bytes_up": 0,
+        "bytes_down": 5,
+        "first_byte_ms": 250.0,
+        "duration_ms": 750.0,
+        "pauses": 1,
+        "paused_ms": 500.0,
+        "full_writes": 0.25,
+    }
+
+
+def test_queries_and_credentials_are_not_logged() -> None:
+    stream = io.BytesIO()
+    log = Log("debug", stream)
+    log.access(ended_exchange(FakeClock()), "h1")
+    log.close()
+    assert b"secret" not in stream.getvalue()
+
+
+def test_an_error_is_in_the_line() -> None:
+    stream = io.BytesIO()
+    log = Log("info", stream)
+    exchange = Exchange(RequestHead(b"GET", b"/", []), RecordingDownstream(), exchange_surroundings(), identity=b"i")
+    exchange.refuse(LOOP)
+    exchange.on_downstream_finished()
+    log.access(exchange, "h1")
+    log.close()
+    [line] = lines(stream)
+    assert (line["status"], line["end"], line["error"]) == (508, EndReason.REFUSED, LOOP.message)
+    assert line["first_byte_ms"] is None
+    assert line["full_writes"] == 0.0
+
+
+def test_a_refused_request_is_a_line() -> None:
+    stream = io.BytesIO()
+    log = Log("info", stream)
+    log.refused(LOOP, "h1")
+    log.close()
+    [line] = lines(stream)
+    assert (line["event"], line["status"], line["error"]) == ("refused", 508, LOOP.message)
+
+
+def test_lines_below_the_level_are_not_written() -> None:
+    stream = io.BytesIO()
+    log = Log("warning", stream)
+    log.write("info", "quiet")
+    log.access(ended_exchange(FakeClock()), "h1")
+    log.write("error", "loud", reason="x")
+    log.close()
+    assert [(line["event"], line["reason"]) for line in lines(stream)] == [("loud", "x")]
+
+
+def test_every_line_that_waits_is_written_before_the_end() -> None:
+    stream = io.BytesIO()
+    log = Log("info", stream)
+    for number in range(1000):
+        log.write("info", "line", number=number)
+    log.close()
+    assert [line["number"] for line in lines(stream)] == list(range(1000))
+
+
+class Stuck(io.BytesIO):
+    """A reader of the log that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self.let_go = threading.Event()
+
+    def write(self, data: Any) -> int:
+        self.reached.set()
+        assert self.let_go.wait(30)
+        return super().write(data)
+
+
+def test_a_slow_reader_loses_lines_and_stops_nobody(monkeypatch: Any) -> None:
+    monkeypatch.setattr(log_module, "MAX_WAITING", 10)
+    stream = Stuck()
+    log = Log("info", stream)
+    log.write("info", "first")
+    assert stream.reached.wait(30)
+    for _ in range(15):
+        log.write("info", "more")
+    assert log.dropped == 5
+    stream.let_go.set()
+    log.close()
+    assert len(lines(stream)) == 11
+
+
+class Broken(io.BytesIO):
+    def write(self, data: Any) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_that_is_gone_loses_lines_and_stops_nobody() -> None:
+    log = Log("info", Broken())
+    log.write("info", "lost")
+    log.close()
+    assert log.dropped == 1

@@ -1,0 +1,182 @@
+"""Settings: how values are written, what is refused, and that each wrong one is told."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from flowserver.config import (
+    SETTINGS,
+    Address,
+    Config,
+    ConfigError,
+    Url,
+    load,
+    parse_address,
+    parse_addresses,
+    parse_count,
+    parse_size,
+    parse_time,
+    parse_url,
+    unknown_settings,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("16384", 16384), ("64k", 65536), ("64K", 65536), ("64 KiB", 65536), ("1m", 1 << 20), ("2g", 2 << 30)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "k", "-1", "1.5k", "64x", "1e3", "0x10", "1 2"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("30", 30), ("1.5s", 1.5), ("5m", 300), ("1h", 3600)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1m30s", "inf", "nan"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="time"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.0", "x", "", "\N{SUPERSCRIPT TWO}"])
+def test_what_is_no_count(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8080", Address("127.0.0.1", 8080)),
+        (":0", Address("0.0.0.0", 0)),
+        ("[::1]:80", Address("::1", 80)),
+        ("localhost:1", Address("localhost", 1)),
+    ],
+)
+def test_addresses(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+    assert parse_addresses(f"{text}, {text},") == (address, address)
+
+
+def test_an_address_is_shown_as_it_is_written() -> None:
+    assert str(Address("::1", 80)) == "[::1]:80"
+    assert str(Address("127.0.0.1", 80)) == "127.0.0.1:80"
+
+
+@pytest.mark.parametrize("text", ["", "8080", "host:", "host:x", "host:65536", "::1:80", "host:-1"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "authority"),
+    [
+        ("https://api.openai.com", Url("https", "api.openai.com", 443, ""), "api.openai.com"),
+        ("https://api.openai.com/v1/", Url("https", "api.openai.com", 443, "/v1"), "api.openai.com"),
+        ("http://127.0.0.1:8000", Url("http", "127.0.0.1", 8000, ""), "127.0.0.1:8000"),
+        ("http://[::1]:8000/x", Url("http", "::1", 8000, "/x"), "[::1]:8000"),
+        ("http://API.Test:80", Url("http", "api.test", 80, ""), "api.test"),
+        ("http://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test", Url("http", "xn--bcher-kva.test", 80, ""), ""),
+    ],
+)
+def test_base_urls(text: str, url: Url, authority: str) -> None:
+    assert parse_url(text) == url
+    assert parse_url(text).authority == (authority or url.host)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api.openai.com",
+        "ftp://x",
+        "http://",
+        "http://x:99999",
+        "http://x:y",
+        "http://user:secret@x",
+        "http://x/?key=1",
+        "http://x/#f",
+        "http://x/a b",
+        "http://x\x7f.test/",
+        "http://x/\N{LATIN SMALL LETTER E WITH ACUTE}",
+        "http://[::1",
+        f"http://{'x' * 64}.test",  # no name has a label that long: looking it up would fail
+    ],
+)
+def test_what_is_no_base_url(text: str) -> None:
+    with pytest.raises(ValueError, match="base URL"):
+        parse_url(text)
+
+
+def test_the_defaults_make_a_configuration() -> None:
+    config = load({})
+    assert config.listen == (Address("127.0.0.1", 8080),)
+    assert config.upstream is None
+    assert config.total_timeout is None
+    assert config.low_water < config.high_water
+
+
+def test_every_field_has_its_setting() -> None:
+    assert {setting.field for setting in SETTINGS} == {field.name for field in fields(Config)}
+    assert all(setting.doc for setting in SETTINGS)
+
+
+@pytest.mark.parametrize("off", ["0", "off", "none", "", "0s", "0.0", " OFF "])
+def test_what_can_be_switched_off(off: str) -> None:
+    config = load({"FLOW_IDLE_TIMEOUT": off, "FLOW_ADMIN_LISTEN": "off", "FLOW_NOTSENT_LOWAT": "0"})
+    assert (config.idle_timeout, config.admin_listen, config.notsent_lowat) == (None, None, None)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"FLOW_HIGH_WATER": "lots", "FLOW_UPSTREAM": "x", "FLOW_LOG_LEVEL": "loud", "FLOW_MAX_CONNECTIONS": "0"})
+    told = [problem.split(":")[0] for problem in caught.value.problems]
+    assert told == ["FLOW_UPSTREAM", "FLOW_HIGH_WATER", "FLOW_MAX_CONNECTIONS", "FLOW_LOG_LEVEL"]
+    assert "'lots'" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["two words", "k\N{LATIN SMALL LETTER E WITH ACUTE}y", "key\n"])
+def test_a_key_that_will_not_do_is_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"FLOW_UPSTREAM_API_KEY": key})
+    assert "FLOW_UPSTREAM_API_KEY" in str(caught.value)
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"FLOW_LOW_WATER": "16k", "FLOW_HIGH_WATER": "16k"}, "FLOW_LOW_WATER"),
+        ({"FLOW_LOW_WATER": "0"}, "FLOW_LOW_WATER"),
+        ({"FLOW_LISTEN": ","}, "FLOW_LISTEN"),
+        ({"FLOW_CONNECT_TIMEOUT": "0"}, "FLOW_CONNECT_TIMEOUT"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(settings: dict[str, str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load(settings)
+
+
+def test_a_misspelt_setting_is_told_with_a_guess() -> None:
+    assert unknown_settings({"FLOW_LISTENS": "x", "FLOW_LISTEN": "x", "PATH": "x"}) == [
+        "FLOW_LISTENS: there is no such setting; did you mean FLOW_LISTEN?"
+    ]
+    assert unknown_settings({"FLOW_ZZZZZ": "x"}) == ["FLOW_ZZZZZ: there is no such setting"]
+
+
+def test_short_deadlines_are_looked_at_more_often() -> None:
+    assert load({}).sweep_interval == 1.0
+    assert load({"FLOW_IDLE_TIMEOUT": "400ms"}).sweep_interval == pytest.approx(0.1)
+    assert load({"FLOW_IDLE_TIMEOUT": "1ms"}).sweep_interval == pytest.approx(0.02)
