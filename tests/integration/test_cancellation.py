@@ -1,0 +1,161 @@
+"""A client that leaves ends its provider's request, in every situation, however it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.support.lab import Lab, RunningRelay, chat, eventually, full_backlog
+from tests.support.provider import ok
+from tests.support.wire import LAST_CHUNK, Wire, chunk, request
+
+LEAVES = pytest.mark.parametrize("leave", ["close", "reset"])
+
+SITUATIONS: dict[str, tuple[dict[str, object], str, bytes]] = {
+    # How the provider is asked to behave, the state its record then stays in, and how far the client reads before.
+    "before-the-head": ({"delay": 60}, "waiting", b""),
+    "before-the-first-byte": ({"first": 60}, "streaming", b"\r\n\r\n"),
+    "silent": ({"silence_after": 5}, "silent", b"tok000002"),
+    "in-mid-stream": ({"events": 0, "rate": 100}, "streaming", b"tok000002"),
+    "gate-shut": ({"events": 0}, "paused", b""),
+}
+
+
+async def _gone(relay: RunningRelay) -> None:
+    """The relay has let go of both sides, and says why."""
+    assert await relay.ended() == "client_gone"
+    [pool] = relay.relay.metrics.pools
+    await eventually(lambda: pool.open_connections == 0)
+    await eventually(lambda: not relay.relay._clients.connections)
+
+
+@LEAVES
+@pytest.mark.parametrize(("options", "state", "reads"), SITUATIONS.values(), ids=SITUATIONS.keys())
+async def test_the_providers_request_is_cancelled(
+    lab: Lab, options: dict[str, object], state: str, reads: bytes, leave: str
+) -> None:
+    simulator = await lab.simulator()
+    relay = await lab.relay(simulator.url)
+    client = await lab.client(relay.port, receive_buffer=8192)
+    await client.send(chat(**options))
+    await eventually(lambda: simulator.streams and simulator.streams[0]["state"] == state)
+    [exchange] = relay.relay.metrics.open
+    if state == "paused":
+        await eventually(lambda: exchange.state() == "paused")
+    await client.until(reads)
+    if state == "silent":
+        while not await client.is_quiet(0.05):  # nothing is unread, so that close() is a plain FIN
+            client.buffer.clear()
+    getattr(client, leave)()
+    await eventually(lambda: simulator.streams[0]["state"] == "cancelled", within=5)
+    await eventually(lambda: simulator.records.connections_open == 0)
+    await _gone(relay)
+
+
+@LEAVES
+async def test_while_connecting_the_attempt_is_given_up(lab: Lab, leave: str) -> None:
+    with full_backlog() as port:
+        relay = await lab.relay(f"http://127.0.0.1:{port}")
+        client = await lab.client(relay.port)
+        await client.send(request())
+        await eventually(lambda: relay.relay.metrics.open)
+        getattr(client, leave)()
+        await _gone(relay)
+        await eventually(lambda: len(asyncio.all_tasks()) == 1, "the attempt is over")
+
+
+@LEAVES
+async def test_during_the_tls_handshake_the_attempt_is_given_up(lab: Lab, leave: str) -> None:
+    async def script(caller: Wire) -> None:
+        pass
+
+    provider = await lab.provider(script)
+    relay = await lab.relay(provider.url.replace("http", "https"))
+    client = await lab.client(relay.port)
+    await client.send(request())
+    await eventually(lambda: provider.callers)
+    assert (await provider.callers[0].receive())[:1] == b"\x16"
+    getattr(client, leave)()
+    assert (await provider.callers[0].rest())[0] == b""
+    await _gone(relay)
+
+
+@LEAVES
+async def test_in_the_middle_of_an_upload(lab: Lab, leave: str) -> None:
+    simulator, relay, client = await lab.simulated()
+    await client.send(request("POST", "/v1/sink", ["Transfer-Encoding: chunked"]) + chunk(b"x" * 1000))
+    await eventually(lambda: simulator.requests)
+    getattr(client, leave)()
+    await eventually(lambda: simulator.records.connections_open == 0)
+    await _gone(relay)
+
+
+@LEAVES
+async def test_with_an_upload_answered_early(lab: Lab, leave: str) -> None:
+    async def script(caller: Wire) -> None:
+        await caller.head()
+        await caller.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"early"))
+        await caller.rest()
+
+    _, relay, client = await lab.between(script)
+    await client.send(request("POST", "/v1/sink", ["Transfer-Encoding: chunked"]) + chunk(b"x" * 1000))
+    await client.until(b"early")
+    getattr(client, leave)()
+    await _gone(relay)
+
+
+@LEAVES
+async def test_pipelined_requests_go_with_their_connection(lab: Lab, leave: str) -> None:
+    """What was sent ahead is not asked of the provider any more."""
+    simulator, relay, client = await lab.simulated()
+    await client.send(chat(events=0, rate=100) + chat(events=1) * 5)
+    await client.until(b"tok000002")
+    getattr(client, leave)()
+    await eventually(lambda: simulator.streams[0]["state"] == "cancelled")
+    await _gone(relay)
+    assert len(simulator.requests) == 1
+
+
+async def test_a_client_with_http_1_0_is_noticed_by_the_next_write(lab: Lab) -> None:
+    """Nothing can be written to it in between to find out; its reset is noticed at once, as everyone's."""
+    simulator, relay, client = await lab.simulated()
+    await client.send(chat(events=0, rate=50).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+    await client.until(b"tok000002")
+    client.close()
+    await eventually(lambda: simulator.streams[0]["state"] == "cancelled")
+    await _gone(relay)
+
+
+async def test_one_that_leaves_does_not_disturb_the_others(lab: Lab) -> None:
+    simulator, relay, _ = await lab.simulated()
+    clients = [await lab.client(relay.port) for _ in range(40)]
+    for number, client in enumerate(clients):
+        await client.send(chat(events=60, rate=100, id=number))
+    await asyncio.gather(*(client.until(b"tok000005") for client in clients))
+    for number, client in enumerate(clients[:20]):
+        getattr(client, ("close", "reset")[number % 2])()
+    for client in clients[20:]:
+        assert (await client.until(LAST_CHUNK)).endswith(b"data: [DONE]\n\n\r\n" + LAST_CHUNK)
+    states = {stream["id"]: stream["state"] for stream in simulator.streams}
+    assert states == {str(number): "cancelled" if number < 20 else "done" for number in range(40)}
+    ends = sorted(str(line["end"]) for line in await relay.access(40))
+    assert ends == ["client_gone"] * 20 + ["complete"] * 20
+
+
+async def test_leaving_over_and_over_leaves_nothing(lab: Lab) -> None:
+    """Above all connection attempts that are given up at every possible moment."""
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url, upstream_keepalive=0)
+    for turn in range(300):
+        client = await Wire.connect(relay.port)
+        await client.send(request())
+        for _ in range(turn % 12):
+            await asyncio.sleep(0)
+        client.reset()
+    await eventually(lambda: not relay.relay.metrics.open and not relay.relay._clients.connections)
+    [pool] = relay.relay.metrics.pools
+    await eventually(lambda: pool.open_connections == 0)
+    client = await lab.client(relay.port)
+    await client.send(request())
+    assert (await client.response()).body == b"ok"
