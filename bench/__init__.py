@@ -1,0 +1,1 @@
+"""Measures what a relay costs: run it with `python -m bench`."""

@@ -1,0 +1,84 @@
+"""`python -m bench [case ...]`: runs cases, shows their tables, and keeps the results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import abort, events, first_byte, memory, stall, unary
+from bench.cores import LOAD_CORES
+from bench.figures import CaseResult
+from bench.peers import PEERS
+from bench.processes import repository
+from bench.report import machine, save, show
+
+Case = Callable[[Sequence[str], bool], CaseResult]
+"""Takes the relays' names, and whether to be quick."""
+
+CASES: dict[str, Case] = {
+    "events": lambda relays, quick: events.run(relays, events.QUICK if quick else events.Settings()),
+    "stall": lambda relays, quick: stall.run(relays, stall.QUICK if quick else stall.Settings()),
+    "abort": lambda relays, quick: abort.run(relays, abort.QUICK if quick else abort.Settings()),
+    "memory": lambda relays, quick: memory.run(relays, memory.QUICK if quick else memory.Settings()),
+    "first_byte": lambda relays, quick: first_byte.run(relays, first_byte.QUICK if quick else first_byte.Settings()),
+    "unary": lambda relays, quick: unary.run(relays, unary.QUICK if quick else unary.Settings()),
+}
+
+
+def main() -> int:
+    """Exit status: 0, 2 for usage, 130 when interrupted."""
+    arguments = _parser().parse_args()
+    relays = _chosen(arguments.relays.split(","))
+    cases = arguments.cases or list(CASES)
+    _prepare()
+    print(machine())
+    results = []
+    try:
+        for name in cases:
+            print(f"{name} ...", file=sys.stderr)
+            result = CASES[name](relays, arguments.quick)
+            show(result)
+            results.append(result)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if results:
+            print(f"\nkept in {os.path.relpath(save(results, arguments.save))} and .json beside it")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures relays side by side.")
+    parser.add_argument("cases", nargs="*", metavar="case", help=f"{', '.join(CASES)}; all when none is named")
+    parser.add_argument("--quick", action="store_true", help="one short round: a look, no result to quote")
+    parser.add_argument("--relays", default="flowserver,nginx,direct", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--save", type=Path, default=repository() / "bench" / "results", metavar="DIR")
+    return parser
+
+
+def _chosen(names: Sequence[str]) -> list[str]:
+    """The relays that are there; one that is not is said and left out. Exits for a name that means nothing."""
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise SystemExit(f"no such relay: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    for name in names:
+        if not PEERS[name].available():
+            print(f"{name} is not installed and is left out", file=sys.stderr)
+    return [name for name in names if PEERS[name].available()]
+
+
+def _prepare() -> None:
+    """Thousands of sockets, cores for load and relay apart, and an end on SIGTERM as on Ctrl-C."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.sched_setaffinity(0, LOAD_CORES)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
