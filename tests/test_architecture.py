@@ -248,9 +248,7 @@ def test_a_right_direction_passes(path: str, text: str) -> None:
     assert wrong_directions(made_up(path, text)) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["import asyncio", "from time import monotonic", "import asyncio.events as x"]
-)
+@pytest.mark.parametrize("text", ["import asyncio", "from time import monotonic", "import asyncio.events as x"])
 @pytest.mark.parametrize("file", ["flow.py", "relay/exchange.py", "dialects/openai.py"])
 def test_io_is_seen_where_there_should_be_none(file: str, text: str) -> None:
     assert len(input_and_output(made_up(f"flowserver/{file}", text))) == 1

@@ -161,7 +161,10 @@ class DownstreamH2(asyncio.Protocol):
             self._start_requests()
         except Violation as violation:
             self._fail(violation.code, violation.reason)
-        self._schedule_flush()
+        if self._h2.unsent > WRITE_SIZE:  # one turn may bring many reads, and reading is to stop in time
+            self._flush()
+        else:
+            self._schedule_flush()
 
     def eof_received(self) -> bool:
         return False  # HTTP/2 knows no half-closed client
@@ -395,8 +398,8 @@ class DownstreamH2(asyncio.Protocol):
                 self._pause_reading()  # our answers to control frames pile up unread
         if ready and not self._blocked:
             self._schedule_flush()
-        if not self._streams:
-            self._on_no_streams()
+        if self._last_stream != NO_STREAM_YET and not self._streams and not self._pending:
+            self._end_writing()
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
         """One frame of one stream, and its end if nothing follows. Returns its size."""
@@ -533,10 +536,6 @@ class DownstreamH2(asyncio.Protocol):
         self._last_stream = self._h2.highest_inbound_stream_id
         self._control.append(goaway(self._last_stream, _Code.NO_ERROR))
         self._schedule_flush()
-
-    def _on_no_streams(self) -> None:
-        if self._last_stream != NO_STREAM_YET and not self._pending:
-            self._end_writing()
 
     def _on_hangup(self) -> None:
         self._drop_all(EndReason.CLIENT_GONE)

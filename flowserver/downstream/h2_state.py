@@ -78,6 +78,11 @@ class ClientState(h2.connection.H2Connection):
             self.increment_flow_control_window(extra)
 
     @property
+    def unsent(self) -> int:
+        """Bytes that wait for `data_to_send`."""
+        return len(self._data_to_send)
+
+    @property
     def open_inbound_streams(self) -> int:
         """0: the connection counts its streams itself. h2 asks for each request, and looks at all streams then (40 us
         at 250); here only ended ones are forgotten, now and then."""

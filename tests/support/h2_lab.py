@@ -28,6 +28,10 @@ class Certificates:
         issued.private_key_pem.write_to_path(self.key)
         Path(self.certificate).write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
 
+    def spoil(self) -> None:
+        """Half of a key."""
+        Path(self.key).write_bytes(Path(self.key).read_bytes()[:100])
+
     @property
     def settings(self) -> dict[str, object]:
         """What a relay is told."""

@@ -127,6 +127,7 @@ async def connect(
 ) -> H2Wire:
     """A client with prior knowledge, or one that agrees on h2 by ALPN."""
     wire = await Wire.connect(port, receive_buffer=receive_buffer)
+    wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a window's update is not to wait
     if tls is not None:
         wire = await secure(wire, tls)
         assert wire.tls.selected_alpn_protocol() == "h2"

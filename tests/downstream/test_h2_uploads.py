@@ -1,0 +1,173 @@
+"""Uploads: the client is credited as the provider takes the bytes, on the stream and on the connection."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowserver.downstream.surroundings import H2Settings
+from tests.support import h2_frames as frames
+from tests.support.h2_dialogue import H2Client, Opened, Room
+
+KB = 1024
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+@pytest.fixture
+def client(room: Room) -> H2Client:
+    return room.client()
+
+
+def _upload(client: H2Client, stream_id: int, size: int, *, pad: int | None = None) -> int:
+    """As much as the windows allow, at most `size`. Returns how much that was."""
+    sent = 0
+    while sent < size and (space := client.peer.room(stream_id) - (0 if pad is None else pad + 1)) > 0:
+        piece = min(space, size - sent, 8 * KB)
+        client.peer.upload(stream_id, b"x" * piece, pad=pad)
+        client.talk()
+        sent += piece
+    return sent
+
+
+def test_a_body_comes_piece_by_piece_and_ends(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    for piece in (b"one", b"two", b"three"):
+        client.peer.upload(stream_id, piece)
+        client.talk()
+    client.peer.upload(stream_id, b"!", end=True)
+    client.talk()
+    assert room.opened[0].events.body == b"onetwothree!"
+    assert room.opened[0].events.log == ["data"] * 4 + ["end"]
+
+
+def test_a_body_in_the_read_of_its_head_is_not_lost(room: Room, client: H2Client) -> None:
+    client.asks("POST", body=b"x" * 40_000)
+    assert room.opened[0].events.body == b"x" * 40_000
+    assert room.opened[0].events.log[-1] == "end"
+
+
+def test_a_body_may_be_of_any_size_while_it_is_taken(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    assert _upload(client, stream_id, 3 << 20) == 3 << 20
+    assert len(room.opened[0].events.body) == 3 << 20
+
+
+def test_padding_costs_windows_and_is_given_back(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    assert _upload(client, stream_id, 1 << 20, pad=255) == 1 << 20
+    assert room.opened[0].events.body == b"x" * (1 << 20)
+
+
+def test_padding_alone_is_no_data(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    client.peer.upload(stream_id, b"", pad=100)
+    client.talk()
+    assert room.opened[0].events.log == []
+
+
+def test_a_held_back_upload_takes_its_window_and_no_more(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    room.opened[0].stream.pause_reading()
+    assert _upload(client, stream_id, 1 << 20) == 64 * KB
+    room.opened[0].stream.resume_reading()
+    client.talk()
+    assert _upload(client, stream_id, 1 << 20) == 1 << 20
+
+
+def test_a_held_back_upload_leaves_the_others_alone(room: Room, client: H2Client) -> None:
+    slow, fast = client.asks("POST", end=False), client.asks("POST", end=False)
+    room.opened[0].stream.pause_reading()
+    assert _upload(client, slow, 1 << 20) == 64 * KB
+    assert _upload(client, fast, 1 << 20) == 1 << 20
+
+
+def test_held_back_uploads_are_bounded_together() -> None:
+    room = Room(h2=H2Settings(connection_window=256 * KB, ping_interval=None))
+    client = room.client()
+    ids = [client.asks("POST", end=False) for _ in range(50)]
+    for opened in room.opened:
+        opened.stream.pause_reading()
+    assert sum(_upload(client, stream_id, 1 << 20) for stream_id in ids) == 256 * KB
+
+
+@pytest.mark.parametrize("ends", ["answered", "reset by the client", "broken off", "blamed"])
+def test_what_a_dead_upload_held_is_given_back_to_the_connection(ends: str) -> None:
+    room = Room(h2=H2Settings(connection_window=128 * KB, ping_interval=None))
+    client = room.client()
+    for _ in range(20):
+        stream_id = client.asks("POST", end=False)
+        opened = room.opened[-1]
+        opened.stream.pause_reading()
+        assert _upload(client, stream_id, 1 << 20) == 64 * KB
+        _end(client, opened, stream_id, ends)
+        opened.stream.resume_reading()
+        client.talk()
+    live = client.asks("POST", end=False)
+    assert _upload(client, live, 1 << 20) == 1 << 20
+
+
+def _end(client: H2Client, opened: Opened, stream_id: int, how: str) -> None:
+    if how == "answered":
+        opened.answers(b"enough")
+    elif how == "reset by the client":
+        client.peer.reset(stream_id)
+    elif how == "broken off":
+        opened.answers(end=False)
+        opened.stream.break_off()
+    else:
+        client.peer.raw(frames.window_update(stream_id, 0))
+    client.talk()
+
+
+def test_data_for_a_dead_stream_is_credited_to_the_connection(room: Room, client: H2Client) -> None:
+    """It was on its way when the stream ended (RFC 9113 section 5.1)."""
+    for _ in range(100):
+        stream_id = client.asks("POST", end=False)
+        client.peer.upload(stream_id, b"x" * 50_000)
+        late = client.peer.take()
+        room.opened[-1].answers(b"no, thank you")
+        client.turns.run()
+        client.says(late)
+        client.peer.hear(client.hears())
+        assert client.answer(stream_id).rest_refused == frames.NO_ERROR
+    assert client.peer.goaways == []
+    assert client.peer.room(client.asks("POST", end=False)) >= 32 * KB
+
+
+def test_an_early_answer_is_whole_and_stops_the_upload(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    client.peer.upload(stream_id, b"some")
+    client.talk()
+    room.opened[0].answers(b"refused", status=413)
+    client.talk()
+    answer = client.answer(stream_id)
+    assert (answer.status, answer.body, answer.whole) == (413, b"refused", True)
+    assert answer.rest_refused == frames.NO_ERROR  # RFC 9113 section 8.1
+    assert room.opened[0].events.log == ["data", "finished"]
+
+
+def test_trailers_end_a_body_and_are_dropped(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    client.peer.upload(stream_id, b"body")
+    client.peer.trailers(stream_id, [("x-sum", "1")])
+    client.talk()
+    assert room.opened[0].events.log == ["data", "end"]
+
+
+@pytest.mark.parametrize("length", [0, 5])
+def test_a_body_of_its_announced_length_passes(room: Room, client: H2Client, length: int) -> None:
+    client.asks("POST", headers=[("content-length", str(length))], body=b"x" * length)
+    assert room.opened[0].events.body == b"x" * length
+    assert room.opened[0].events.log[-1] == "end"
+
+
+def test_more_than_announced_never_reaches_the_exchange(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", headers=[("content-length", "5")], end=False)
+    client.peer.upload(stream_id, b"hello")
+    client.peer.upload(stream_id, b"GET / HTTP/1.1\r\n\r\n")
+    client.talk()
+    assert room.opened[0].events.body == b"hello"
+    assert room.opened[0].events.log == ["data", "reset client_error"]
