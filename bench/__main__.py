@@ -10,7 +10,21 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import abort, events, first_byte, memory, stall, unary
+from bench import (
+    abort,
+    events,
+    first_byte,
+    h2_attack,
+    h2_events,
+    h2_memory,
+    h2_stall,
+    h2_unary,
+    memory,
+    stall,
+    unary,
+    upstream,
+    upstream_unary,
+)
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult
 from bench.peers import PEERS
@@ -27,6 +41,15 @@ CASES: dict[str, Case] = {
     "memory": lambda relays, quick: memory.run(relays, memory.QUICK if quick else memory.Settings()),
     "first_byte": lambda relays, quick: first_byte.run(relays, first_byte.QUICK if quick else first_byte.Settings()),
     "unary": lambda relays, quick: unary.run(relays, unary.QUICK if quick else unary.Settings()),
+    "h2_events": lambda relays, quick: h2_events.run(relays, h2_events.QUICK if quick else h2_events.Settings()),
+    "h2_stall": lambda relays, quick: h2_stall.run(relays, h2_stall.QUICK if quick else h2_stall.Settings()),
+    "h2_attack": lambda relays, quick: h2_attack.run(relays, h2_attack.QUICK if quick else h2_attack.Settings()),
+    "h2_memory": lambda relays, quick: h2_memory.run(relays, h2_memory.QUICK if quick else h2_memory.Settings()),
+    "h2_unary": lambda relays, quick: h2_unary.run(relays, h2_unary.QUICK if quick else h2_unary.Settings()),
+    "upstream": lambda relays, quick: upstream.run(relays, upstream.QUICK if quick else upstream.Settings()),
+    "upstream_unary": lambda relays, quick: upstream_unary.run(
+        relays, upstream_unary.QUICK if quick else upstream_unary.Settings()
+    ),
 }
 
 

@@ -182,15 +182,17 @@ def _leave_while_connecting(relay: Running, deaf_port: int, settings: Settings, 
     if relay.pid is None:
         return
     for way, reset in WAYS.items():
-        clients: list[tuple[Connection, Path, str]] = []
+        clients: list[Connection] = []
+        attempts: dict[Path, str] = {}
         known = _attempts(deaf_port)
         for _ in range(settings.clients):
             connection = Connection(relay.port)
             connection.send(request())
             socket_name = _new_attempt(deaf_port, known)
             known.add(socket_name)
-            clients.append((connection, _descriptor(relay.pid, socket_name), socket_name))
-        times = [_time_to_give_up(*client, reset=reset) for client in clients]
+            clients.append(connection)
+            attempts[_descriptor(relay.pid, socket_name)] = socket_name
+        times = [_time_to_give_up(client, attempts, reset=reset) for client in clients]
         _collect(relay, "while connecting", way, times, collector)
 
 
@@ -220,14 +222,21 @@ def _descriptor(pid: int, socket_name: str) -> Path:
     raise RuntimeError(f"{socket_name} is not the relay's")
 
 
-def _time_to_give_up(connection: Connection, descriptor: Path, socket_name: str, *, reset: bool) -> float:
-    """Seconds until the relay has closed its socket; PATIENCE if it does not."""
+def _time_to_give_up(connection: Connection, attempts: dict[Path, str], *, reset: bool) -> float:
+    """Seconds until the relay has closed one of the sockets that try to connect, no matter which: those who wait may
+    share what comes of them. PATIENCE if it does not."""
     left = time.monotonic()
     connection.leave(reset=reset)
     while (now := time.monotonic()) < left + PATIENCE:
-        try:
-            if os.readlink(descriptor) != socket_name:
+        for descriptor, socket_name in attempts.items():
+            if _link(descriptor) != socket_name:
+                del attempts[descriptor]
                 return now - left
-        except OSError:
-            return now - left
     return PATIENCE
+
+
+def _link(descriptor: Path) -> str | None:
+    try:
+        return os.readlink(descriptor)
+    except OSError:
+        return None

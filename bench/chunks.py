@@ -11,7 +11,8 @@ _NUMBER = re.compile(rb'"tok(\d+) ')
 
 
 class EventChecker:
-    """Takes the bytes of one answer, head first. `in_order` stays true while the content events come as 0, 1, 2, ..."""
+    """Takes the bytes of one HTTP/1.1 answer, head first, or by `check` those of a body. `in_order` stays true while
+    the content events come as 0, 1, 2, ..."""
 
     __slots__ = ("_body_tail", "_has_head", "_tail", "done", "events", "in_order")
 
@@ -19,7 +20,7 @@ class EventChecker:
         self.events = 0
         self.in_order = True
         self.done = False
-        """The last chunk has come."""
+        """The last chunk has come; with `check` it is the caller's to set."""
         self._has_head = False
         self._tail = b""
         self._body_tail = b""
@@ -34,7 +35,7 @@ class EventChecker:
             self._has_head = True
             self.in_order = head.startswith(b"HTTP/1.1 200") and b"chunked" in head.lower()
             data = rest
-        self._check(self._unchunk(data))
+        self.check(self._unchunk(data))
 
     def is_whole(self, events: int) -> bool:
         """Did so many events come, each once and in order, and the end after them?"""
@@ -59,7 +60,8 @@ class EventChecker:
         self._tail = data[position:]
         return b"".join(pieces)
 
-    def _check(self, body: bytes) -> None:
+    def check(self, body: bytes) -> None:
+        """Take body bytes that have no chunks around them."""
         body = self._body_tail + body
         end = body.rfind(b"\n\n") + 2
         if end < 2:

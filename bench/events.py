@@ -13,12 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.client import Client, Connection, request
+from bench.client import C, Client, Connection, request
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector, rotated
 from bench.peers import PEERS, Running
 from bench.processes import Process, cpu_ns, free_port, machine_cpu_ns, wait_until_quiet
-from bench.source import STAMP, STAMP_DIGITS, command
+from bench.source import command
+from bench.stamps import scan
 from bench.stats import percentile
 
 
@@ -40,35 +41,17 @@ QUICK = Settings(rounds=1, warm_up=1, window=3)
 
 
 class Reader(Connection):
-    """Takes the time of each event. `times` is shared by all readers; None while nothing is measured."""
+    """Takes the nanoseconds of each event into `times`, which all readers share while they are measured."""
 
-    __slots__ = ("_tail", "events", "times")
+    __slots__ = ("_tail", "times")
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
-        self.events = 0
-        self.times: list[int] | None = None
+        self.times: list[int] = []
         self._tail = b""
 
     def on_data(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        if self._tail:
-            data = self._tail + data
-        position = data.find(STAMP)
-        while position >= 0:
-            start = position + len(STAMP)
-            if start + STAMP_DIGITS > len(data):
-                break
-            self.events += 1
-            if self.times is not None:
-                self.times.append(now - int(data[start : start + STAMP_DIGITS]))
-            position = data.find(STAMP, start)
-        # A stamp may be cut in two by the end of a read.
-        if position >= 0:
-            self._tail = data[position:]
-        else:
-            cut = data.rfind(b'"', -len(STAMP))
-            self._tail = data[cut:] if cut >= 0 and STAMP.startswith(data[cut:]) else b""
+        self._tail = scan(self._tail + data if self._tail else data, self.times)
 
 
 def run(relays: Sequence[str], settings: Settings) -> CaseResult:
@@ -82,7 +65,8 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
                 for name in rotated(relays, number):
                     wait_until_quiet()
                     with PEERS[name].start(port) as relay:
-                        _measure(relay, settings, tick, collector)
+                        shape = f"bursts of {tick * 1e3:g} ms" if tick else "evenly"
+                        h1_measure(relay, settings, shape, collector)
     return CaseResult(
         "events",
         f"{settings.streams} streams x {settings.rate:g} events/s x {settings.size} B",
@@ -92,44 +76,64 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     )
 
 
-def _measure(relay: Running, settings: Settings, tick: float, collector: Collector) -> None:
+def h1_measure(relay: Running, settings: Settings, shape: str, collector: Collector) -> float | None:
+    """Measure one relay with clients of HTTP/1.1. `shape` says in words what it is. Returns the microseconds of CPU per
+    event; None where there is no relay."""
     with Client[Reader]() as client:
         for _ in range(settings.streams):
             client.add(Reader(relay.port)).send(request())
-        silent = client.run_until_all(lambda reader: reader.events > 0, 10)
+        silent = client.run_until_all(lambda reader: bool(reader.times), 10)
         client.run(settings.warm_up)
         times: list[int] = []
         for reader in client.connections.values():
             reader.times = times
-        gc.disable()
-        before = _Clocks.now(relay.pid)
-        client.run(settings.window)
-        after = _Clocks.now(relay.pid)
-        gc.enable()
+        clocks = measure(client, relay, settings.window)
         broken = sum(reader.ended for reader in client.connections.values())
-    seconds = (after.wall - before.wall) / 1e9
-    expected = settings.streams * settings.rate * seconds
-    pattern = f"bursts of {tick * 1e3:g} ms" if tick else "evenly"
-    if relay.pid is not None:
-        collector.add(relay.name, f"CPU per event, {pattern}", "us", (after.relay - before.relay) / 1e3 / len(times))
-    collector.add(relay.name, f"time of an event, {pattern}, p50", "ms", percentile(times, 50) / 1e6)
-    collector.add(relay.name, f"time of an event, {pattern}, p99", "ms", percentile(times, 99) / 1e6)
-    collector.add(relay.name, f"events that came, {pattern}", "%", 100 * len(times) / expected)
-    collector.add(relay.name, f"streams broken or silent, {pattern}", "", broken + len(silent))
-    others = max(0, after.others - before.others)
-    collector.add(relay.name, f"other load, {pattern}", "%", 100 * others / 1e9 / seconds)
+    return collect(relay, shape, clocks, times, settings.streams * settings.rate, broken + len(silent), collector)
+
+
+def measure(client: Client[C], relay: Running, seconds: float) -> Clocks:
+    """Read for so long. Returns what went by."""
+    gc.disable()
+    before = Clocks.now(relay.pid)
+    client.run(seconds)
+    after = Clocks.now(relay.pid)
+    gc.enable()
+    return after.since(before)
+
+
+def collect(
+    relay: Running, shape: str, clocks: Clocks, times: Sequence[int], rate: float, lost: int, collector: Collector
+) -> float | None:
+    """`times` are nanoseconds of events, `rate` is how many should come in a second, `lost` counts streams. Returns the
+    microseconds of CPU per event."""
+    if not times:
+        raise RuntimeError(f"{relay.name}: no events came")
+    seconds = clocks.wall / 1e9
+    cost = clocks.relay / 1e3 / len(times) if relay.pid is not None else None
+    if cost is not None:
+        collector.add(relay.name, f"CPU per event, {shape}", "us", cost)
+    collector.add(relay.name, f"time of an event, {shape}, p50", "ms", percentile(times, 50) / 1e6)
+    collector.add(relay.name, f"time of an event, {shape}, p99", "ms", percentile(times, 99) / 1e6)
+    collector.add(relay.name, f"events that came, {shape}", "%", 100 * len(times) / (rate * seconds))
+    collector.add(relay.name, f"streams broken or silent, {shape}", "", lost)
+    collector.add(relay.name, f"other load, {shape}", "%", 100 * max(0, clocks.others) / clocks.wall)
+    return cost
 
 
 @dataclass(frozen=True, slots=True)
-class _Clocks:
+class Clocks:
     """Nanoseconds: the wall clock, the relay's CPU, and the CPU of everything that is not part of the bench."""
 
     wall: int
     relay: int
     others: int
 
+    def since(self, before: Clocks) -> Clocks:
+        return Clocks(self.wall - before.wall, self.relay - before.relay, self.others - before.others)
+
     @staticmethod
-    def now(relay: int | None) -> _Clocks:
+    def now(relay: int | None) -> Clocks:
         own = cpu_ns(os.getpid())
         of_relay = cpu_ns(relay) if relay is not None else 0
-        return _Clocks(time.monotonic_ns(), of_relay, machine_cpu_ns() - own)
+        return Clocks(time.monotonic_ns(), of_relay, machine_cpu_ns() - own)

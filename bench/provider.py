@@ -26,6 +26,11 @@ class Provider:
         """Those that are open and those that ended since `forget`."""
         return {stream["id"]: stream for stream in json.loads(self._ask("GET"))}
 
+    def totals(self) -> dict[str, int]:
+        """`requests` since the start, `open` now, and others."""
+        totals: dict[str, int] = json.loads(self._ask("GET", "totals"))
+        return totals
+
     def forget(self) -> None:
         """Drop the streams that ended."""
         self._ask("DELETE")
@@ -37,10 +42,10 @@ class Provider:
             time.sleep(0.1)
         return streams
 
-    def _ask(self, method: str) -> bytes:
+    def _ask(self, method: str, what: str = "streams") -> bytes:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, "/simulator/streams")
+            connection.request(method, f"/simulator/{what}")
             return connection.getresponse().read()
         finally:
             connection.close()

@@ -1,10 +1,13 @@
 """A provider that does one thing cheaply: endless streams of paced events that carry the time they were sent.
 
 Run as `python -m bench.source --port PORT --rate EVENTS_PER_SECOND --size BYTES --tick SECONDS`. Every request
-is answered with a chat-completions stream, each event a chunk and a send() of its own, at even distances that
-differ in phase from stream to stream. With a tick the streams of one tick send in one burst, as those of a provider
-with a coarse timer do. The time is CLOCK_MONOTONIC in nanoseconds, so a client on the same machine can take the
-difference.
+is answered with a chat-completions stream, each event a chunk or a DATA frame and a send() of its own, at even
+distances that differ in phase from stream to stream. With a tick the streams of one tick send in one burst, as those of
+a provider with a coarse timer do; what one HTTP/2 connection has of it leaves in one send(). The time is
+CLOCK_MONOTONIC in nanoseconds, so a client on the same machine can take the difference.
+
+It speaks HTTP/1.1, and HTTP/2 to those who begin with its preface; over TLS with --tls. With --whole BYTES every
+request gets a whole answer at once, and connections stay open.
 """
 
 from __future__ import annotations
@@ -14,16 +17,42 @@ import gc
 import heapq
 import select
 import socket
+import ssl
+import struct
 import time
+from dataclasses import dataclass
+from typing import Protocol
 
+from bench.client import BODY
+from bench.frames import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FIRST_WINDOW,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MAX_CONCURRENT_STREAMS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WIDE,
+    WINDOW_UPDATE,
+    frame,
+    frame_head,
+    header_block,
+    settings,
+    split,
+    window_update,
+)
 from bench.processes import python_module
-
-STAMP = b'"content":"'
-"""Stands before the time of sending: 20 digits."""
-
-STAMP_DIGITS = 20
+from bench.stamps import STAMP, STAMP_DIGITS
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+MAX_STREAMS = 2000
+"""Of one HTTP/2 connection."""
 
 LONGEST_SLEEP = 0.0003
 """Seconds between two looks at the sockets at most: how late an event may be sent."""
@@ -31,35 +60,205 @@ LONGEST_SLEEP = 0.0003
 GOLDEN = 0.6180339887
 """Multiples of it, modulo 1, spread phases evenly whatever their number is."""
 
+_REQUEST_ENDS = (BODY[-8:], BODY[-8:] + b"\r\n0\r\n\r\n")
+
 
 def event_parts(size: int) -> tuple[bytes, bytes]:
-    """What stands before and after the time in a chunk that holds an event of `size` bytes."""
+    """What stands before and after the time in an event of `size` bytes."""
     before = b'data: {"id":"bench","object":"chat.completion.chunk","choices":[{"index":0,"delta":{' + STAMP
     after = b'"},"finish_reason":null}],"obfuscation":"%b"}\n\n'
     padding = size - len(before) - STAMP_DIGITS - len(after % b"")
     if padding < 0:
         raise ValueError(f"an event has at least {size - padding} bytes")
-    return b"%x\r\n%b" % (size, before), after % (b"x" * padding) + b"\r\n"
+    return before, after % (b"x" * padding)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What is sent: events of `size` bytes, or a whole answer with `whole` bytes of body. `joined`: what one turn has
+    for an HTTP/2 connection leaves at once."""
+
+    size: int
+    whole: int | None = None
+    joined: bool = False
+
+
+class Connection(Protocol):
+    """A client's connection."""
+
+    def feed(self, data: bytes) -> int:
+        """Take what came. Returns how many requests for events it completes; raises OSError."""
+        ...
+
+    def begin(self, number: int) -> None:
+        """The stream `number` is due from now on. Called for each that `feed` has told of."""
+        ...
+
+    def send_event(self, number: int, now: int) -> bool:
+        """Send the next event of a stream. False: there is no such stream any more. Raises OSError."""
+        ...
+
+    def flush(self) -> None:
+        """A turn is over. Raises OSError."""
+        ...
+
+
+class Http1:
+    """One stream at a time."""
+
+    def __init__(self, sock: socket.socket, answers: Answers) -> None:
+        self._socket = sock
+        self._request = b""
+        self._number: int | None = None
+        before, self._after = event_parts(answers.size)
+        self._before = b"%x\r\n" % answers.size + before
+        self._after += b"\r\n"
+        self._whole: bytes | None = None
+        if answers.whole is not None:
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % answers.whole
+            self._whole = head + b"x" * answers.whole
+
+    def feed(self, data: bytes) -> int:
+        if self._number is not None:
+            return 0  # what comes after the head is read and means nothing
+        self._request += data
+        if self._whole is not None:
+            if self._request.endswith(_REQUEST_ENDS):
+                self._request = b""
+                _send(self._socket, self._whole)
+            return 0
+        return 1 if b"\r\n\r\n" in self._request else 0
+
+    def begin(self, number: int) -> None:
+        self._number = number
+        _send(self._socket, HEAD)
+
+    def send_event(self, number: int, now: int) -> bool:
+        _send(self._socket, b"%b%020d%b" % (self._before, now, self._after))
+        return True
+
+    def flush(self) -> None: ...
+
+
+class Http2:
+    """Many streams, each with a window of its own, which is kept to. Heads that come are not decoded."""
+
+    def __init__(self, sock: socket.socket, answers: Answers) -> None:
+        self._socket = sock
+        self._answers = answers
+        self._before, self._after = event_parts(answers.size)
+        self._input = b""
+        self._preface_missing = len(PREFACE)
+        self._window = FIRST_WINDOW
+        self._first_window = FIRST_WINDOW
+        self._windows: dict[int, int] = {}
+        """Stream -> bytes that may be sent on it."""
+        self._begun: list[int] = []
+        """Streams whose requests `feed` has told of."""
+        self._streams: dict[int, int] = {}
+        """Number -> stream."""
+        self._out: list[bytes] = []
+        wanted = settings({MAX_CONCURRENT_STREAMS: MAX_STREAMS, INITIAL_WINDOW_SIZE: 1 << 20})
+        _send(sock, wanted + window_update(0, WIDE - FIRST_WINDOW))
+
+    def feed(self, data: bytes) -> int:
+        skipped = min(self._preface_missing, len(data))
+        self._preface_missing -= skipped
+        data = self._input + data[skipped:]
+        position = 0
+        for kind, flags, stream, start, position in split(data):
+            if kind in (HEADERS, DATA):
+                self._receive(kind, flags, stream)
+            else:
+                self._control(kind, flags, stream, data[start:position])
+        self._input = data[position:]
+        self.flush()
+        return len(self._begun)
+
+    def begin(self, number: int) -> None:
+        stream = self._begun.pop()
+        self._streams[number] = stream
+        _send(self._socket, frame(HEADERS, END_HEADERS, stream, _EVENTS_HEAD))
+
+    def send_event(self, number: int, now: int) -> bool:
+        stream = self._streams[number]
+        size = self._answers.size
+        window = self._windows.get(stream)
+        if window is None:
+            del self._streams[number]
+            return False
+        if size > window or size > self._window:
+            raise OSError("a reader so far behind is no reader of paced events")
+        self._windows[stream] = window - size
+        self._window -= size
+        self._out.append(b"%b%b%020d%b" % (frame_head(size, DATA, 0, stream), self._before, now, self._after))
+        if not self._answers.joined:
+            self.flush()
+        return True
+
+    def flush(self) -> None:
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            _send(self._socket, data)
+
+    def _receive(self, kind: int, flags: int, stream: int) -> None:
+        whole = self._answers.whole
+        if kind == HEADERS:
+            self._windows[stream] = self._first_window
+            if whole is None:
+                self._begun.append(stream)
+        if whole is not None and flags & END_STREAM:
+            del self._windows[stream]
+            self._window -= whole
+            self._out.append(frame(HEADERS, END_HEADERS, stream, _WHOLE_HEAD))
+            self._out.append(frame(DATA, END_STREAM, stream, b"x" * whole))
+
+    def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE:
+            size = int.from_bytes(payload, "big")
+            if not stream:
+                self._window += size
+            elif stream in self._windows:
+                self._windows[stream] += size
+        elif kind == RST_STREAM:
+            self._windows.pop(stream, None)
+        elif kind in (SETTINGS, PING) and not flags & ACK:
+            if kind == SETTINGS:
+                self._apply(dict(struct.iter_unpack(">HI", payload)))
+            self._out.append(frame(kind, ACK, 0, payload if kind == PING else b""))
+
+    def _apply(self, values: dict[int, int]) -> None:
+        size = values.get(INITIAL_WINDOW_SIZE, self._first_window)
+        for stream in self._windows:
+            self._windows[stream] += size - self._first_window
+        self._first_window = size
+
+
+_EVENTS_HEAD = header_block({b":status": b"200", b"content-type": b"text/event-stream"})
+_WHOLE_HEAD = header_block({b":status": b"200", b"content-type": b"application/json"})
 
 
 class Source:
-    """Serves on `port` until it is killed."""
+    """Serves on `port` until it is killed. `rate` is events per second and stream, `tick` seconds."""
 
-    def __init__(self, port: int, rate: float, size: int, tick: float) -> None:
+    def __init__(self, port: int, rate: float, tick: float, answers: Answers, tls: ssl.SSLContext | None) -> None:
         self._interval = int(1e9 / rate)
         self._tick = max(1, int(tick * 1e9))
-        self._before, self._after = event_parts(size)
+        self._answers = answers
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
         self._listener.setblocking(False)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
         self._sockets: dict[int, socket.socket] = {}
-        self._heads: dict[int, bytes] = {}
+        self._connections: dict[int, Connection | None] = {}
+        """Descriptor -> its connection; None until it has said what it speaks."""
         self._due: list[tuple[int, int, int]] = []
         """(time of the next event in ns, number of the stream, descriptor), as a heap."""
         self._started = 0
-        self._live: dict[int, int] = {}
-        """Descriptor -> number of the stream on it."""
+        self._owners: dict[int, Connection] = {}
+        """Number of a stream -> the connection that it is on."""
 
     def run(self) -> None:
         while True:
@@ -79,61 +278,95 @@ class Source:
         accepted, _ = self._listener.accept()
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:
+            accepted = self._tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
         self._sockets[accepted.fileno()] = accepted
-        self._heads[accepted.fileno()] = b""
+        self._connections[accepted.fileno()] = None
         self._epoll.register(accepted, select.EPOLLIN)
 
     def _read(self, descriptor: int) -> None:
+        sock = self._sockets[descriptor]
         try:
-            data = self._sockets[descriptor].recv(65536)
-        except OSError:
-            data = b""
-        if not data:
+            if isinstance(sock, ssl.SSLSocket) and sock.version() is None:
+                sock.do_handshake()
+            while data := sock.recv(65536):
+                self._feed(descriptor, sock, data)
+                if self._tls is None:
+                    return
             self._close(descriptor)
-        elif descriptor in self._heads:
-            self._heads[descriptor] += data
-            if b"\r\n\r\n" in self._heads[descriptor]:
-                self._start(descriptor)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        except OSError:
+            self._close(descriptor)
 
-    def _start(self, descriptor: int) -> None:
-        """What the client sends after the head is read and means nothing."""
-        del self._heads[descriptor]
-        self._sockets[descriptor].send(HEAD)
-        self._started += 1
-        self._live[descriptor] = self._started
-        first = time.monotonic_ns() + int(self._started * GOLDEN % 1 * self._interval)
-        heapq.heappush(self._due, (first - first % self._tick, self._started, descriptor))
+    def _feed(self, descriptor: int, sock: socket.socket, data: bytes) -> None:
+        connection = self._connections[descriptor]
+        if connection is None:
+            connection = Http2(sock, self._answers) if data.startswith(PREFACE[:4]) else Http1(sock, self._answers)
+            self._connections[descriptor] = connection
+        for _ in range(connection.feed(data)):
+            self._started += 1
+            connection.begin(self._started)
+            self._owners[self._started] = connection
+            first = time.monotonic_ns() + int(self._started * GOLDEN % 1 * self._interval)
+            heapq.heappush(self._due, (first - first % self._tick, self._started, descriptor))
 
     def _close(self, descriptor: int) -> None:
+        connection = self._connections.pop(descriptor)
         self._sockets.pop(descriptor).close()
-        self._heads.pop(descriptor, None)
-        self._live.pop(descriptor, None)
+        for number in [number for number, owner in self._owners.items() if owner is connection]:
+            del self._owners[number]
 
     def _send_what_is_due(self) -> None:
-        due, live, sockets = self._due, self._live, self._sockets
-        before, after, interval = self._before, self._after, self._interval
+        due, owners, interval = self._due, self._owners, self._interval
+        busy: dict[Connection, int] = {}
         now = time.monotonic_ns()
         while due and due[0][0] <= now:
             time_due, number, descriptor = due[0]
-            if live.get(descriptor) != number:
+            connection = owners.get(number)
+            if connection is None:
                 heapq.heappop(due)
                 continue
-            heapq.heapreplace(due, (time_due + interval, number, descriptor))
             now = time.monotonic_ns()
-            chunk = b"%b%020d%b" % (before, now, after)
             try:
-                sent = sockets[descriptor].send(chunk)
+                if connection.send_event(number, now):
+                    heapq.heapreplace(due, (time_due + interval, number, descriptor))
+                    busy[connection] = descriptor
+                else:
+                    del owners[number]
             except OSError:
-                sent = 0
-            if sent != len(chunk):
-                # A reader so far behind is no reader of paced events: its stream breaks, and the client sees it.
                 self._close(descriptor)
+        for connection, descriptor in busy.items():
+            try:
+                connection.flush()
+            except OSError:
+                if self._connections.get(descriptor) is connection:
+                    self._close(descriptor)
 
 
-def command(port: int, *, rate: float, size: int, tick: float = 0) -> list[str]:
-    """The command line of a source."""
-    options = {"--port": port, "--rate": rate, "--size": size, "--tick": tick}
-    return python_module("bench.source", *(str(part) for option in options.items() for part in option))
+def _send(sock: socket.socket, data: bytes) -> None:
+    """A reader so far behind that the socket does not take it is no reader of paced events: it raises OSError, the
+    connection is closed, and the client sees it."""
+    if sock.send(data) != len(data):
+        raise OSError("the socket takes no more")
+
+
+def command(
+    port: int,
+    *,
+    rate: float = 1,
+    size: int = 250,
+    tick: float = 0,
+    whole: int | None = None,
+    tls: tuple[str, str] | None = None,
+) -> list[str]:
+    """The command line of a source. `tls` is the paths of certificate and key."""
+    options: list[object] = ["--port", port, "--rate", rate, "--size", size, "--tick", tick]
+    if whole is not None:
+        options += ["--whole", whole]
+    if tls is not None:
+        options += ["--tls", *tls]
+    return python_module("bench.source", *map(str, options))
 
 
 def main() -> None:
@@ -142,9 +375,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="events per second and stream")
     parser.add_argument("--size", type=int, required=True, help="bytes per event")
     parser.add_argument("--tick", type=float, default=0, help="seconds; events leave at its multiples only")
+    parser.add_argument("--whole", type=int, help="bytes; every answer is a whole one of this size")
+    parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files")
     arguments = parser.parse_args()
+    tls = None
+    if arguments.tls:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*arguments.tls)
+        tls.set_alpn_protocols(["h2", "http/1.1"])
+    answers = Answers(arguments.size, arguments.whole, joined=arguments.tick > 0)
     gc.disable()  # there are no cycles, and a collection would be a late event
-    Source(arguments.port, arguments.rate, arguments.size, arguments.tick).run()
+    Source(arguments.port, arguments.rate, arguments.tick, answers, tls).run()
 
 
 if __name__ == "__main__":

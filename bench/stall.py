@@ -123,7 +123,7 @@ def _stall_and_resume(relay: Running, provider: Provider, settings: Settings, co
             stallers[name] = client.add(Staller(relay.port))
             stallers[name].send(request(f"id={name} rate=0 events={settings.events} size={settings.size}"))
         client.run_until_all(lambda staller: not staller.room(), 30)
-        accepted = _when_settled(provider, client.run)
+        accepted = when_settled(provider, client.run)
         over = [accepted[name] - staller.received for name, staller in stallers.items()]
         collector.add(relay.name, "over-read per stream, median", "KB", median(over) / 1024)
         collector.add(relay.name, "over-read per stream, largest", "KB", max(over) / 1024)
@@ -165,7 +165,7 @@ def _crowd(client: Client[Connection], relay: Running, provider: Provider, size:
     for number, staller in enumerate(crowd):
         client.add(staller).send(request(f"id=stall-{number} rate=0 events=0"))
     client.run(30, lambda: all(not staller.room() for staller in crowd))
-    _when_settled(provider, client.run)
+    when_settled(provider, client.run)
     return crowd
 
 
@@ -185,7 +185,7 @@ def _pace(
     collector.add(relay.name, f"gap between events {when}, p99", "ms", percentile(gaps, 99) * 1e3)
 
 
-def _when_settled(provider: Provider, wait: Callable[[float], object]) -> dict[str, int]:
+def when_settled(provider: Provider, wait: Callable[[float], object]) -> dict[str, int]:
     """Bytes that the provider's sockets accepted, by stalled stream, once they accept no more."""
     accepted: dict[str, int] = {}
     deadline = time.monotonic() + 30

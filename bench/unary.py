@@ -10,8 +10,9 @@ import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from bench.client import Client, Connection, request
+from bench.client import C, Client, Connection, request
 from bench.figures import CaseResult, Collector, rotated
 from bench.peers import PEERS, Running
 from bench.processes import cpu_ns, wait_until_quiet
@@ -34,30 +35,53 @@ class Settings:
 QUICK = Settings(rounds=1, window=2)
 
 
+class Asker(Protocol):
+    """A connection that sends requests when it is told to. `times` are the seconds that answers took."""
+
+    times: list[float]
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        ...
+
+    @property
+    def busy(self) -> bool:
+        """Must the next request wait?"""
+        ...
+
+    def call(self) -> None: ...
+
+
 class Caller(Connection):
-    """Sends one request after the other, and takes the time of each answer."""
+    """One request at a time, as HTTP/1.1 has it."""
 
-    __slots__ = ("_answer", "_length", "_sent", "busy", "times")
+    __slots__ = ("_answer", "_length", "_message", "_sent", "times", "waiting")
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, message: bytes) -> None:
         super().__init__(port)
-        self.busy = False
+        self.waiting = 0
         self.times: list[float] = []
+        self._message = message
         self._answer = b""
         self._length = 0
         self._sent = 0.0
 
-    def call(self, message: bytes) -> None:
-        self.busy = True
+    @property
+    def busy(self) -> bool:
+        return self.waiting > 0
+
+    def call(self) -> None:
+        self.waiting = 1
         self._answer = b""
         self._length = 0
         self._sent = time.monotonic()
-        self.socket.send(message)
+        self.socket.send(self._message)
 
     def on_data(self, data: bytes) -> None:
         self._answer += data
         if self._is_whole():
-            self.busy = False
+            self.waiting = 0
             self.times.append(time.monotonic() - self._sent)
 
     def _is_whole(self) -> bool:
@@ -95,24 +119,36 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
 def _measure(relay: Running, settings: Settings, collector: Collector) -> None:
     message = request(f"whole={settings.size}", stream=False)
     with Client[Caller]() as client:
-        callers = [client.add(Caller(relay.port)) for _ in range(settings.connections)]
-        _call(client, callers, message, settings.rate, settings.warm_up)
-        for caller in callers:
-            caller.times.clear()
-        gc.disable()
-        before = cpu_ns(relay.pid) if relay.pid is not None else 0
-        _call(client, callers, message, settings.rate, settings.window)
-        after = cpu_ns(relay.pid) if relay.pid is not None else 0
-        gc.enable()
-        times = [time_taken for caller in callers for time_taken in caller.times]
-    if relay.pid is not None:
-        collector.add(relay.name, "CPU per answer", "us", (after - before) / 1e3 / len(times))
-    collector.add(relay.name, "time of an answer, p50", "ms", percentile(times, 50) * 1e3)
-    collector.add(relay.name, "time of an answer, p99", "ms", percentile(times, 99) * 1e3)
-    collector.add(relay.name, "answers that came", "%", 100 * len(times) / (settings.rate * settings.window))
+        callers = [client.add(Caller(relay.port, message)) for _ in range(settings.connections)]
+        measure(client, callers, relay, settings, "", collector)
 
 
-def _call(client: Client[Caller], callers: Sequence[Caller], message: bytes, rate: float, seconds: float) -> None:
+def measure(
+    client: Client[C], callers: Sequence[Asker], relay: Running, settings: Settings, shape: str, collector: Collector
+) -> float | None:
+    """Let `callers`, who are all in `client`, ask, and collect what it takes; `shape` says in words how they do.
+    Returns the microseconds of CPU per answer; None where there is no relay."""
+    _call(client, callers, settings.rate, settings.warm_up)
+    for caller in callers:
+        caller.times.clear()
+    gc.disable()
+    before = cpu_ns(relay.pid) if relay.pid is not None else 0
+    _call(client, callers, settings.rate, settings.window)
+    after = cpu_ns(relay.pid) if relay.pid is not None else 0
+    gc.enable()
+    times = [time_taken for caller in callers for time_taken in caller.times]
+    if not times:
+        raise RuntimeError(f"{relay.name}: no answers came")
+    cost = (after - before) / 1e3 / len(times) if relay.pid is not None else None
+    if cost is not None:
+        collector.add(relay.name, f"CPU per answer{shape}", "us", cost)
+    collector.add(relay.name, f"time of an answer{shape}, p50", "ms", percentile(times, 50) * 1e3)
+    collector.add(relay.name, f"time of an answer{shape}, p99", "ms", percentile(times, 99) * 1e3)
+    collector.add(relay.name, f"answers that came{shape}", "%", 100 * len(times) / (settings.rate * settings.window))
+    return cost
+
+
+def _call(client: Client[C], callers: Sequence[Asker], rate: float, seconds: float) -> None:
     """Let the callers ask at `rate` together. One that still waits for its answer leaves a turn out."""
     interval = len(callers) / rate
     started = time.monotonic()
@@ -125,5 +161,5 @@ def _call(client: Client[Caller], callers: Sequence[Caller], message: bytes, rat
         time_due, number = due[0]
         heapq.heapreplace(due, (time_due + interval, number))
         if not callers[number].busy:
-            callers[number].call(message)
-    client.run_until_all(lambda caller: not caller.busy, 2)
+            callers[number].call()
+    client.run(2, lambda: not any(caller.waiting for caller in callers))

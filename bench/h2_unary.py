@@ -1,0 +1,82 @@
+"""CPU per small answer that is no stream, with clients that speak HTTP/2: as `unary` has it for HTTP/1.1."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench import unary
+from bench.client import Client
+from bench.figures import CaseResult, Collector, rotated
+from bench.h2_client import H2Connection
+from bench.peers import PEERS, Wiring, those_that
+from bench.processes import wait_until_quiet
+from bench.provider import simulator
+
+CALLS = unary.Settings()
+
+MOST = 100
+"""Requests without an answer that a connection may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The shapes are how many connections; `calls` are as in `unary`."""
+
+    shapes: tuple[int, ...] = (1, 5, 100)
+    calls: unary.Settings = CALLS
+
+
+QUICK = Settings(shapes=(5,), calls=unary.QUICK)
+
+
+class H2Caller(H2Connection):
+    """Many requests at a time."""
+
+    __slots__ = ("_sent", "_simulate", "times")
+
+    def __init__(self, port: int, simulate: str = "") -> None:
+        super().__init__(port)
+        self.times: list[float] = []
+        self._simulate = simulate
+        self._sent: dict[int, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._sent)
+
+    @property
+    def busy(self) -> bool:
+        return len(self._sent) >= MOST
+
+    def call(self) -> None:
+        sent = time.monotonic()
+        self._sent[self.request(self._simulate, stream=False)] = sent
+
+    def on_stream_end(self, stream: int, *, whole: bool) -> None:
+        taken = time.monotonic() - self._sent.pop(stream)
+        if whole:
+            self.times.append(taken)
+
+
+def run(relays: Sequence[str], settings: Settings) -> CaseResult:
+    """Measures each of `relays`, in turn, as often as `settings.calls` says."""
+    collector = Collector()
+    wiring = Wiring(client="h2", streams=1000)
+    calls = settings.calls
+    with simulator() as provider:
+        for connections in settings.shapes:
+            shape = ", 1 connection" if connections == 1 else f", {connections} connections"
+            for number in range(calls.rounds):
+                for name in rotated(those_that(relays, wiring), number):
+                    wait_until_quiet()
+                    with PEERS[name].start(provider.port, wiring) as relay, Client[H2Caller]() as client:
+                        callers = [client.add(H2Caller(relay.port, f"whole={calls.size}")) for _ in range(connections)]
+                        unary.measure(client, callers, relay, replace(calls, connections=connections), shape, collector)
+    return CaseResult(
+        "h2_unary",
+        f"HTTP/2 clients: {calls.rate:g} whole answers/s of {calls.size} B",
+        {"rate": calls.rate, "size": calls.size, "window": calls.window},
+        collector.figures(),
+    )
