@@ -41,7 +41,7 @@ from .h2_state import ClientState
 from .h2_stream import H2Stream
 from .liveness import Liveness
 from .stall import StallWatch, unacknowledged
-from .surroundings import Surroundings
+from .surroundings import SharedReads, Surroundings
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
@@ -51,7 +51,7 @@ LINGER = 1.0
 _Code = h2.errors.ErrorCodes
 
 
-class DownstreamH2(asyncio.Protocol):
+class DownstreamH2(SharedReads):
     """A client's HTTP/2 connection."""
 
     __slots__ = (
@@ -86,6 +86,7 @@ class DownstreamH2(asyncio.Protocol):
         "marks",
         "sent",
         "totals",
+        "write",
     )
 
     def __init__(self, around: Surroundings) -> None:
@@ -126,10 +127,11 @@ class DownstreamH2(asyncio.Protocol):
         self._liveness = Liveness(self._settings.ping_interval, now)
         self._header_block_since: float | None = None
 
-    # --- asyncio.Protocol ------------------------------------------------------------------------------------------
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write
         self._fd = transport.get_extra_info("socket").fileno()
         self._stall = StallWatch(self._transport, self._fd)
         self._transport.set_write_buffer_limits(high=WRITE_SIZE, low=0)
@@ -205,6 +207,18 @@ class DownstreamH2(asyncio.Protocol):
             self._ready.append(stream)
             if not self._flush_due:
                 self._schedule_flush()
+
+    def take_turn(self, size: int) -> bool:
+        """Whether a frame of `size` bytes may be written at once, out of the connection's window: nothing waits."""
+        connection = self._h2
+        if self._flush_due or self._blocked:
+            return False
+        if size > connection.outbound_flow_control_window or size > connection.max_outbound_frame_size:
+            return False
+        connection.outbound_flow_control_window -= size
+        self.sent += size
+        self._guard.note_sent(size)
+        return True
 
     def send_headers(self, stream: H2Stream, fields: Headers) -> None:
         self._h2.send_headers(stream.stream_id, fields)
@@ -455,19 +469,7 @@ class DownstreamH2(asyncio.Protocol):
     def _refuse(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
         """Answer a request that is not served; `bodiless` when it is a HEAD."""
         self._around.observer.request_refused(error, "h2")
-        body = error.body()
-        fields = [
-            (b":status", b"%d" % error.status),
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-        ]
-        self._h2.send_headers(stream_id, fields)
-        if bodiless or self._h2.local_flow_control_window(stream_id) >= len(body):
-            self._h2.send_data(stream_id, b"" if bodiless else body, end_stream=True)
-            if not ended:
-                self._h2.reset_stream(stream_id, _Code.NO_ERROR)
-        else:
-            self._h2.reset_stream(stream_id, _Code.CANCEL)
+        self._h2.answer_at_once(stream_id, error, ended=ended, bodiless=bodiless)
 
     def _blame(self, stream_id: int, code: _Code) -> None:
         """Reset a stream for what its client did. Raises Violation when that happens too often."""

@@ -12,6 +12,8 @@ import h2.exceptions
 import h2.settings
 import h2.stream
 
+from ..errors import RelayError
+
 HEADER_TABLE = 4096
 """Bytes of our HPACK encoder's table at most; a client may allow 4 GiB."""
 _FORGET_AT = 32
@@ -81,6 +83,22 @@ class ClientState(h2.connection.H2Connection):
     def unsent(self) -> int:
         """Bytes that wait for `data_to_send`."""
         return len(self._data_to_send)
+
+    def answer_at_once(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
+        """An error for a request that is not served; `ended`: the request is whole, `bodiless`: it is a HEAD."""
+        body = error.body()
+        fields = [
+            (b":status", b"%d" % error.status),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        self.send_headers(stream_id, fields)
+        if bodiless or self.local_flow_control_window(stream_id) >= len(body):
+            self.send_data(stream_id, b"" if bodiless else body, end_stream=True)
+            if not ended:
+                self.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+        else:
+            self.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
 
     @property
     def open_inbound_streams(self) -> int:

@@ -102,6 +102,8 @@ class H2Stream:
         if not self._is_open or self._bodiless:
             return
         self._writes += 1
+        if not self._buffer.size and self._write_now(data):
+            return
         self._buffer.push(data)
         if self._window_shut_at is not None or self._connection.is_blocked:
             self._writes_full += 1
@@ -111,6 +113,19 @@ class H2Stream:
             self._full = True
             if self.events is not None:
                 self.events.on_downstream_full()
+
+    def _write_now(self, data: bytes) -> bool:
+        """A whole chunk as one frame, if it fits and nothing stands before it. The transport joins what one turn of the
+        event loop brings, so that nothing is to be scheduled for it."""
+        size = len(data)
+        state = self._state
+        if size > state.outbound_flow_control_window or not self._connection.take_turn(size):
+            return False
+        state.outbound_flow_control_window -= size
+        self.sent += size
+        self.sent_mark = self._connection.sent
+        self._connection.write(data_head(size, self._frame_tail) + data)
+        return True
 
     def send_end(self) -> None:
         self._end("clean")
