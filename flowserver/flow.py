@@ -21,12 +21,6 @@ class Reason(IntFlag):
     """The provider takes no more: uploads."""
 
 
-TLS_READ_HIGH = 32 * 1024
-TLS_READ_LOW = 20 * 1024
-"""Bytes that uvloop's TLS layer reads ahead of a paused protocol (by itself 256 KiB). The lower one has to be above
-the largest record (16 KiB and its overhead): the layer stops for an incomplete record too, and would never go on."""
-
-
 class LimitedTransport(Protocol):
     """What `Marks` asks of a transport."""
 
@@ -51,12 +45,9 @@ class Marks:
         """Have the transport say stop above the low mark, and go when it is empty.
 
         The kernel still has its own unsent bytes then, so the wire does not run dry. Always to be called: uvloop's
-        default low mark is 16 bytes, and its TLS transports hold 512 KiB.
+        default low mark is 16 bytes.
         """
         transport.set_write_buffer_limits(high=self.low, low=0)
-        limit_reading = getattr(transport, "set_read_buffer_limits", None)
-        if limit_reading is not None:
-            limit_reading(high=TLS_READ_HIGH, low=TLS_READ_LOW)
 
 
 class StreamBuffer:

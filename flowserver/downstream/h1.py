@@ -22,7 +22,7 @@ from ..messages import RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
 from .head import MAX_HEAD, HeadReader, parse_head
 from .stall import StallWatch
-from .surroundings import ConnectionSettings, Surroundings
+from .surroundings import ConnectionSettings, SharedReads, Surroundings
 from .upload import ChunkedBody
 
 LINGER = 2.0
@@ -166,7 +166,7 @@ class H1Stream:
         self._connection.write(self.h11.send(h11.Data(data=data)))
 
 
-class DownstreamH1(asyncio.Protocol):
+class DownstreamH1(SharedReads):
     """A client's connection. Requests are served one after the other, pipelined ones in order."""
 
     __slots__ = (
@@ -205,7 +205,7 @@ class DownstreamH1(asyncio.Protocol):
         self._since = around.clock()
         """When the present wait (for a head, or for the end of lingering) began."""
 
-    # --- asyncio.Protocol ---
+    # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -8,7 +8,7 @@ import socket
 import ssl
 
 from ..config import Address
-from .opening import Opening
+from .opening import Handshake, Opening
 from .surroundings import Surroundings
 
 BACKLOG = 4096
@@ -30,16 +30,16 @@ class Listener:
         for address in addresses:
             listening = self._bind(address)
             host, port = listening.getsockname()[:2]
-            server = await loop.create_server(
-                lambda: Opening(self._around),
-                sock=listening,
-                ssl=self._tls,
-                # A handshake is before any head: without a limit of its own it would have 60 s.
-                ssl_handshake_timeout=self._around.settings.head_timeout if self._tls is not None else None,
-            )
+            server = await loop.create_server(self._open, sock=listening)
             self._servers.append(server)
             bound.append(Address(host, port))
         return bound
+
+    def _open(self) -> asyncio.BaseProtocol:
+        limit = self._around.settings.max_connections
+        if len(self._around.connections) >= limit + max(1, limit // 10):
+            return _Refusal()  # the answers to those above the limit are bounded too
+        return Opening(self._around) if self._tls is None else Handshake(self._around, self._tls).transport
 
     def _bind(self, address: Address) -> socket.socket:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -87,3 +87,10 @@ class Listener:
     def _stop_accepting(self) -> None:
         for server in self._servers:
             server.close()
+
+
+class _Refusal(asyncio.Protocol):
+    """Closes without a word."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()

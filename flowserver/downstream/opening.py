@@ -7,15 +7,17 @@ Over TLS ALPN says so. On a plain port the first bytes do: HTTP/2's preface is n
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import cast
 
 from ..frames import PREFACE
+from ..tls import TlsTransport
 from .h1 import DownstreamH1
 from .h2 import DownstreamH2
-from .surroundings import Surroundings
+from .surroundings import SharedReads, Surroundings
 
 
-class Opening(asyncio.Protocol):
+class Opening(SharedReads):
     """Hands its transport over to the protocol that fits."""
 
     __slots__ = ("_around", "_first", "_since", "_transport")
@@ -68,3 +70,38 @@ class Opening(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+
+class Handshake:
+    """A connection whose TLS is not established yet; `transport` is the protocol of the accepted socket."""
+
+    __slots__ = ("_around", "_since", "transport")
+
+    def __init__(self, around: Surroundings, context: ssl.SSLContext) -> None:
+        self._around = around
+        self._since = around.clock()
+        self.transport = TlsTransport(context, self._on_established, self._on_failed, server_side=True)
+        around.connections.add(self)
+
+    def _on_established(self, transport: TlsTransport) -> Opening:
+        self._around.connections.discard(self)
+        return Opening(self._around)
+
+    def _on_failed(self, error: Exception) -> None:
+        self._around.connections.discard(self)
+
+    # --- surroundings.Connection ---
+
+    def sweep(self, now: float) -> None:
+        limit = self._around.settings.head_timeout
+        if limit is not None and now - self._since >= limit:
+            self.transport.abort()
+
+    def drain(self) -> None:
+        self.transport.abort()
+
+    def end_drain(self) -> None:
+        self.transport.abort()
+
+    def abort(self) -> None:
+        self.transport.abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +34,27 @@ class ConnectionSettings:
     keepalive_timeout: float | None
     stall_timeout: float | None
     h2: H2Settings = field(default_factory=H2Settings)
+
+
+READ_SIZE = 16 * 1024
+"""Most bytes of one read. By itself uvloop reads 256 KiB, which is what one upload could make the relay hold."""
+_READ_BUFFER = memoryview(bytearray(READ_SIZE))
+"""Where all connections read to: what came is copied out before the next read."""
+
+
+class SharedReads(asyncio.BufferedProtocol):
+    """A protocol that reads bounded pieces, as `asyncio.Protocol` would get them."""
+
+    __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(_READ_BUFFER[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
 
 
 class Connection(Protocol):

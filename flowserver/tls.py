@@ -1,0 +1,241 @@
+"""TLS over a plain transport, by OpenSSL's memory buffers; both sides use it in place of uvloop's TLS transport.
+
+uvloop's holds up to 512 KiB of writes by default, some 67 KiB more that it does not count, and 330 KiB for a connection
+that once read much. Here a connection reads into a buffer that all share, decrypts no more than its protocol takes, and
+holds back no write: what waits is in the plain transport, whose marks and counts are true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+READ_SIZE = 16 * 1024
+_READ_BUFFER = memoryview(bytearray(READ_SIZE))
+"""Where all connections read to: what came is in OpenSSL's buffer before the next read."""
+
+Established = Callable[["TlsTransport"], asyncio.Protocol | asyncio.BufferedProtocol]
+"""Gives the protocol that speaks on an established connection; what it negotiated is in `get_extra_info`."""
+
+
+class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
+    """Protocol of the plain transport, and transport of the protocol above.
+
+    `established` is called when the handshake is done; what it returns gets `connection_made` and the rest. If the
+    handshake fails or the connection is lost before, `failed` is called instead, with the reason.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        established: Established,
+        failed: Callable[[Exception], None],
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+    ) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self._established = established
+        self._failed = failed
+        self._protocol: Any = None
+        """None until the handshake is done."""
+        self._get_buffer: Callable[[int], memoryview] | None = None
+        """None where the protocol takes bytes."""
+        self._raw: asyncio.Transport
+        self._is_made = False
+        self._reading = True
+        self._delivering = False
+        self._closing = False
+        self._ended = False
+        """Whether the other side said that nothing follows."""
+        self._raw_ended = False
+
+    # --- asyncio.BufferedProtocol: below ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._raw = cast(asyncio.Transport, transport)
+        self._is_made = True
+        if self._closing:
+            self._raw.abort()
+        else:
+            self._handshake()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._incoming.write(_READ_BUFFER[:nbytes])
+        if self._protocol is None:
+            self._handshake()
+        else:
+            self._deliver()
+
+    def eof_received(self) -> bool:
+        """The other side closed. Without its goodbye that may be an attacker's doing, so it is no proper end."""
+        self._raw_ended = True
+        if self._protocol is not None and self._reading:
+            self._deliver()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        if self._protocol is None:
+            self._fail(exc or ConnectionResetError("closed during the TLS handshake"))
+        else:
+            truncated = None if self._ended else ssl.SSLEOFError("closed without a TLS goodbye")
+            self._protocol.connection_lost(exc or truncated)
+
+    def pause_writing(self) -> None:
+        if self._protocol is not None:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    # --- asyncio.Transport: above ----------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or not data:
+            return
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            self._break(error)
+            return
+        self._raw.write(self._outgoing.read())
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return self._raw.get_write_buffer_size()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._raw.set_write_buffer_limits(high, low)
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading or self._closing:
+            return
+        self._reading = True
+        self._raw.resume_reading()
+        if not self._delivering:
+            asyncio.get_running_loop().call_soon(self._deliver)  # what was decrypted, or can be
+
+    def is_closing(self) -> bool:
+        return self._closing or self._raw.is_closing()
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._say_goodbye()
+            self._raw.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        if self._is_made:
+            self._raw.abort()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+        self._get_buffer = getattr(protocol, "get_buffer", None)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return cast(asyncio.BaseProtocol, self._protocol)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._tls if name == "ssl_object" else self._raw.get_extra_info(name, default)
+
+    # --- between ---------------------------------------------------------------------------------------------------
+
+    def _handshake(self) -> None:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send()
+            return
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            self._send()  # the alert that says why
+            self._raw.close()
+            self._fail(error)
+            return
+        self._send()
+        protocol = self._established(self)
+        self.set_protocol(protocol)
+        protocol.connection_made(self)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Decrypt into the protocol's own buffer, until there is nothing or it wants no more."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._reading and not self._closing:
+                if not self._read():
+                    self._end()
+                    return
+        except ssl.SSLWantReadError:
+            self._send()  # a key update, say
+            if self._raw_ended:
+                self._raw.abort()
+        except ssl.SSLZeroReturnError:
+            self._end()
+        except ssl.SSLError as error:
+            self._break(error)
+        finally:
+            self._delivering = False
+
+    def _read(self) -> bool:
+        """One piece for the protocol; False at the end. Raises ssl.SSLError."""
+        if self._get_buffer is None:
+            data = self._tls.read(READ_SIZE)
+            if data:
+                self._protocol.data_received(data)
+            return bool(data)
+        buffer = self._get_buffer(-1)
+        count = cast(int, self._tls.read(len(buffer), buffer))
+        if count:
+            self._protocol.buffer_updated(count)
+        return bool(count)
+
+    def _end(self) -> None:
+        """The other side said goodbye."""
+        self._ended = True
+        if self._protocol is not None:
+            self._protocol.eof_received()
+        self.close()  # TLS knows no half-closed connection here
+
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(ssl.SSLError, ValueError):
+            self._tls.unwrap()
+        self._send()
+
+    def _send(self) -> None:
+        data = self._outgoing.read()
+        if data and not self._raw.is_closing():
+            self._raw.write(data)
+
+    def _break(self, error: ssl.SSLError) -> None:
+        self._send()
+        self.abort()
+
+    def _fail(self, error: Exception) -> None:
+        failed, self._failed = self._failed, _nothing
+        failed(error)
+
+
+def _nothing(error: Exception) -> None:
+    """The failure was told already."""
