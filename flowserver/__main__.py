@@ -10,6 +10,7 @@ import uvloop
 
 from . import __version__
 from .config import SETTINGS, Config, ConfigError, load, unknown_settings
+from .topology import UpstreamSpec, load_topology
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,10 +90,34 @@ def _check() -> int:
         value = setting.default if given is None else given
         shown = "(set)" if setting.env.endswith("_KEY") and value else value or "(none)"
         print(f"{setting.env:<{width}}  {shown:<22}  {setting.doc}")
-    if config.upstream is None:
-        print("flowserver: FLOW_UPSTREAM is not set: `flowserver serve` needs a provider", file=sys.stderr)
+    try:
+        topology = load_topology(config, os.environ)
+    except ConfigError as error:
+        _complain(error)
         return 1
+    print()
+    for spec in topology.upstreams:
+        print(_describe(spec))
+    for route in topology.routes:
+        models = f" for {', '.join(route.models)}" if route.models else ""
+        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
     return 0
+
+
+def _describe(spec: UpstreamSpec) -> str:
+    """One provider in a line, without its key."""
+    parts = [
+        "its own key" if spec.api_key is not None else "the client's key",
+        {"auto": "HTTP/2 or HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}[spec.protocol],
+        f"weight {spec.weight}",
+    ]
+    if spec.url.scheme == "http" and spec.protocol == "auto":
+        parts[1] = "HTTP/1.1"
+    if spec.max_concurrent is not None:
+        parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
+    if not spec.verify:
+        parts.append("ANY CERTIFICATE IS TAKEN")
+    return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -62,8 +62,9 @@ class Config:
 
     listen: tuple[Address, ...]
     admin_listen: Address | None
+    config: str | None
     upstream: Url | None
-    upstream_api_key: str | None
+    upstream_api_key: str | None = field(repr=False)
     upstream_ca: str | None
     tls_cert: str | None
     tls_key: str | None
@@ -84,6 +85,13 @@ class Config:
     stall_timeout: float | None
     total_timeout: float | None
     upstream_keepalive: float | None
+    upstream_h2_stream_window: int
+    upstream_ping_interval: float | None
+    retry_attempts: int
+    retry_time: float
+    replay_body: int
+    breaker_failures: int
+    breaker_cooldown: float
     drain_timeout: float
     h2_stream_window: int
     h2_connection_window: int
@@ -240,6 +248,7 @@ SETTINGS: tuple[Setting, ...] = (
         _or_off(parse_address),
         "health, metrics and live streams; `off` for none. Keep it private",
     ),
+    Setting("FLOW_CONFIG", "", _or_off(str), "TOML file of providers and routes, instead of `FLOW_UPSTREAM`"),
     Setting("FLOW_UPSTREAM", "", _or_off(parse_url), "the provider's base URL, http or https"),
     Setting(
         "FLOW_UPSTREAM_API_KEY",
@@ -284,6 +293,20 @@ SETTINGS: tuple[Setting, ...] = (
         _or_off(parse_time),
         "for an idle provider connection; 0: no reuse",
     ),
+    Setting(
+        "FLOW_UPSTREAM_H2_STREAM_WINDOW",
+        "64k",
+        parse_window,
+        "HTTP/2 to a provider: bytes it may send ahead on one stream",
+    ),
+    Setting(
+        "FLOW_UPSTREAM_PING_INTERVAL", "30s", _or_off(parse_time), "HTTP/2: silence after which a provider is pinged"
+    ),
+    Setting("FLOW_RETRY_ATTEMPTS", "3", parse_count, "attempts for one request, the first one included"),
+    Setting("FLOW_RETRY_TIME", "5s", parse_time, "from a request's start: later nothing is tried again"),
+    Setting("FLOW_REPLAY_BODY", "1m", parse_size, "largest request body that is kept to be sent again"),
+    Setting("FLOW_BREAKER_FAILURES", "5", parse_count, "failures in a row after which a provider is left alone"),
+    Setting("FLOW_BREAKER_COOLDOWN", "5s", parse_time, "until it is tried again, with one request"),
     Setting("FLOW_DRAIN_TIMEOUT", "5m", parse_time, "for open streams to finish after SIGTERM"),
     Setting("FLOW_H2_STREAM_WINDOW", "64k", parse_window, "HTTP/2: bytes a client may send ahead on one stream"),
     Setting("FLOW_H2_CONNECTION_WINDOW", "1m", parse_window, "HTTP/2: bytes it may send ahead on all its streams"),

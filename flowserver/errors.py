@@ -41,6 +41,8 @@ class EndReason(StrEnum):
 class RelayError:
     """One refused or failed request.
 
+    `untouched`: the provider provably did not begin with it, so that it may be sent again.
+
     `status` is the HTTP status of the answer, `code` a short stable word for programs, `message` says to a person
     what happened and what to do, `retry_after` is in seconds (None: the header is not sent).
     """
@@ -51,6 +53,7 @@ class RelayError:
     party: Party
     end: EndReason
     retry_after: int | None = None
+    untouched: bool = False
 
     def body(self) -> bytes:
         """The error as OpenAI's error JSON, which every client library of the field can read."""
@@ -64,9 +67,11 @@ def bad_request(message: str, *, status: int = 400, code: str = "bad_request") -
     return RelayError(status, code, message, Party.CLIENT, EndReason.CLIENT_ERROR)
 
 
-def upstream_error(code: str, message: str, end: EndReason, *, status: int = 502) -> RelayError:
+def upstream_error(
+    code: str, message: str, end: EndReason, *, status: int = 502, untouched: bool = False
+) -> RelayError:
     """The provider could not be used, or broke off."""
-    return RelayError(status, code, message, Party.UPSTREAM, end)
+    return RelayError(status, code, message, Party.UPSTREAM, end, untouched=untouched)
 
 
 TOO_MANY_CONNECTIONS = RelayError(

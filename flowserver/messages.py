@@ -6,7 +6,7 @@ Header names are lower-case bytes everywhere behind the parsers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -26,7 +26,7 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that end at this hop (RFC 9110 section 7.6.1), the non-standard but common ones included."""
 
-_REQUEST_OWN = frozenset((b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via"))
+REQUEST_OWN = frozenset((b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via"))
 """Request fields that the relay writes itself."""
 
 _RESPONSE_OWN = frozenset((b"content-length", b"x-request-id"))
@@ -110,14 +110,24 @@ def passed_through(headers: Headers, pseudonym: bytes) -> bool:
 
 
 def request_for_upstream(
-    head: RequestHead, *, authority: bytes, target: bytes, pseudonym: bytes, identity: bytes, api_key: bytes | None
+    head: RequestHead,
+    *,
+    authority: bytes,
+    target: bytes,
+    pseudonym: bytes,
+    identity: bytes,
+    api_key: bytes | None,
+    extra: Sequence[tuple[bytes, bytes]] = (),
 ) -> RequestHead:
     """The request as the provider gets it.
 
     Identity encoding is asked for, since a relay that counts must be able to read. A malformed traceparent is dropped
     (W3C Trace Context section 3.2.2.3), a sane one passes. `api_key` None leaves the client's own credentials.
+    `extra` fields replace the client's of the same name.
     """
-    own = _REQUEST_OWN | {b"authorization"} if api_key is not None else _REQUEST_OWN
+    own = REQUEST_OWN.union(name for name, _ in extra)
+    if api_key is not None:
+        own |= {b"authorization"}
     kept = end_to_end(head.headers, own)
     headers: Headers = [(b"host", authority)]
     trace_is_sane = True
@@ -130,6 +140,7 @@ def request_for_upstream(
         headers = [field for field in headers if field[0] != b"tracestate"]
     if api_key is not None:
         headers.append((b"authorization", b"Bearer " + api_key))
+    headers += extra
     headers.append((b"accept-encoding", b"identity"))
     via = [value for name, value in head.headers if name == b"via"]
     headers.append((b"via", b", ".join([*via, head.http_version + b" " + pseudonym])))

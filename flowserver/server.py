@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from .config import Address, Config, ConfigError, Url
+from .config import Address, Config, ConfigError
 from .downstream.h2_guard import H2Limits
 from .downstream.hangup import HangupWatcher
 from .downstream.listener import Listener
 from .downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
 from .downstream.tls import TlsFiles, reload, server_context
 from .flow import Marks
+from .providers import Providers, build
 from .relay.admission import Admission
-from .relay.exchange import Deadlines
+from .relay.dispatch import Dispatching, RetryPolicy
 from .relay.exchange import Surroundings as ExchangeSurroundings
 from .relay.ports import OpenExchange
-from .relay.routes import Route
+from .relay.target import Deadlines
 from .telemetry.admin import Admin
 from .telemetry.log import Log
 from .telemetry.metrics import Metrics
-from .upstream.dial import Dialer, tls_context
-from .upstream.pool import Pool
+from .topology import load_topology
 
 
 class Relay:
     """A running relay. `start`, then `drain` or `close`."""
 
-    def __init__(self, config: Config, log: Log) -> None:
-        """Raises ConfigError when the configuration names no provider or an unreadable file."""
-        if config.upstream is None:
-            raise ConfigError(["FLOW_UPSTREAM: not set; give the provider's base URL, such as https://api.openai.com"])
+    def __init__(self, config: Config, log: Log, environ: Mapping[str, str] = os.environ) -> None:
+        """`environ` has the keys that the file of FLOW_CONFIG names. Raises ConfigError when the configuration names no
+        provider or a file that can't be used."""
         self._config = config
+        self._environ = environ
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -43,10 +45,14 @@ class Relay:
         self.metrics = Metrics(log)
         self._marks = Marks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
-        self._pool = self._build_pool(config.upstream)
+        self._providers = build(config, load_topology(config, environ), self._marks)
+        self._retired: list[Providers] = []
+        """Of earlier configurations, while requests are under way at them."""
+        self._show_providers()
+        self._admission = self._build_admission()
         self._tls_files = _tls_files(config)
         self._tls = self._build_tls()
-        self._clients = self._build_clients(config.upstream)
+        self._clients = self._listener(self._admission.open_exchange, config.max_connections, self._tls)
         self._admin = self._build_admin()
         self.addresses: list[Address] = []
         """Where clients connect, with real ports."""
@@ -81,15 +87,23 @@ class Relay:
                 await asyncio.sleep(0.1)  # broken ends and error answers are on their way
 
     def reload(self) -> None:
-        """Read the certificate files again, for new connections. Files that can't be used change nothing."""
-        if self._tls is None or self._tls_files is None:
-            return
+        """Read providers, routes and certificates again, for new requests and connections; what is under way is not
+        touched. A configuration that can't be used changes nothing."""
         try:
-            reload(self._tls, self._tls_files)
+            providers = build(self._config, load_topology(self._config, self._environ), self._marks, self._providers)
+            if self._tls is not None and self._tls_files is not None:
+                reload(self._tls, self._tls_files)
+        except ConfigError as error:
+            self._log.write("error", "reload_failed", problems=error.problems)
+            return
         except OSError as error:
-            self._log.write("error", "reload_failed", error=str(error))
-        else:
-            self._log.write("info", "reloaded")
+            self._log.write("error", "reload_failed", problems=[f"FLOW_TLS_CERT, FLOW_TLS_KEY: {error}"])
+            return
+        self._retired.append(self._providers)
+        self._providers = providers
+        self._admission.dispatching = self._dispatching()
+        self._show_providers()
+        self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
 
     async def close(self) -> None:
         """Close everything at once."""
@@ -97,29 +111,29 @@ class Relay:
             self._timer.cancel()
         await self._clients.close()
         await self._admin.close()
-        self._pool.close()
+        for providers in (*self._retired, self._providers):
+            for pool in providers.pools:
+                pool.close()
         self._hangups.close()
 
     # --- building --------------------------------------------------------------------------------------------------
 
-    def _build_pool(self, url: Url) -> Pool:
-        config = self._config
-        try:
-            tls = tls_context(config.upstream_ca) if url.scheme == "https" else None
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError([f"FLOW_UPSTREAM_CA: {config.upstream_ca!r} can't be used: {error}"]) from None
-        dialer = Dialer(url, timeout=config.connect_timeout, receive_buffer=config.upstream_rcvbuf, tls=tls)
-        pool = Pool(url.host, dialer, self._marks, keepalive=config.upstream_keepalive, clock=time.monotonic)
-        self.metrics.pools.append(pool)
-        return pool
-
-    def _build_clients(self, url: Url) -> Listener:
+    def _build_admission(self) -> Admission:
         config = self._config
         deadlines = Deadlines(config.first_byte_timeout, config.idle_timeout, config.body_timeout, config.total_timeout)
         around = ExchangeSurroundings(time.monotonic, self.metrics, deadlines, self.metrics.pauses, config.max_body)
-        key = config.upstream_api_key
-        admission = Admission(Route(url, self._pool, key.encode("ascii") if key is not None else None), around)
-        return self._listener(admission.open_exchange, config.max_connections, self._tls)
+        # Unique to this process, so that one relay behind another is no loop.
+        self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
+        return Admission(self._dispatching(), around)
+
+    def _dispatching(self) -> Dispatching:
+        config = self._config
+        policy = RetryPolicy(config.retry_attempts, config.retry_time, config.replay_body)
+        return Dispatching(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym)
+
+    def _show_providers(self) -> None:
+        self.metrics.targets = self._providers.targets
+        self.metrics.pools = self._providers.pools
 
     def _build_admin(self) -> Listener:
         admin = Admin(self.metrics, clock=time.monotonic, is_draining=lambda: self._draining)
@@ -161,11 +175,21 @@ class Relay:
         self.metrics.observe_lag(max(0.0, now - due))
         self._clients.sweep(now)
         self._admin.sweep(now)
-        self._pool.sweep(now)
+        self._sweep_providers(now)
         self.metrics.connections = self._clients.connections
         if self._empty is not None and not self._empty.done() and not self._clients.connections:
             self._empty.set_result(None)
         self._schedule_sweep()
+
+    def _sweep_providers(self, now: float) -> None:
+        for providers in (*self._retired, self._providers):
+            for pool in providers.pools:
+                pool.sweep(now)
+        for providers in list(self._retired):
+            if not any(target.open or target.waiting for target in providers.targets):
+                self._retired.remove(providers)
+                for pool in providers.pools:
+                    pool.close()
 
 
 def _tls_files(config: Config) -> TlsFiles | None:

@@ -7,21 +7,13 @@ The provider's bytes take three calls and one write: `UpstreamH1.data_received`,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from ..errors import DRAINED, EndReason, Party, RelayError, bad_request, upstream_error
 from ..flow import PauseTotals, ReadGate, Reason
 from ..messages import RequestHead, ResponseHead, response_for_downstream
-from .ports import Clock, Connector, DownstreamStream, Observer, UpstreamStream
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds of each; None is off."""
-
-    first_byte: float | None
-    idle: float | None
-    body: float | None
-    total: float | None
+from .ports import Clock, DownstreamStream, Observer, RoutedStream
+from .target import Deadlines, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +50,7 @@ class Exchange:
     __slots__ = (
         "_activity",
         "_around",
+        "_deadlines",
         "_down",
         "_response_whole",
         "_up",
@@ -84,7 +77,8 @@ class Exchange:
         now = around.clock()
         self._around = around
         self._down = downstream
-        self._up: UpstreamStream | None = None
+        self._up: RoutedStream | None = None
+        self._deadlines = around.deadlines
         self._activity = _Activity(now)
         self._waiting_since = now
         self._response_whole = False
@@ -112,15 +106,16 @@ class Exchange:
 
     # --- beginning -------------------------------------------------------------------------------------------------
 
-    def start(self, connector: Connector, request: RequestHead) -> None:
-        """Ask the provider. `request` is the head as the provider gets it."""
+    def start(self, stream: RoutedStream) -> None:
+        """Ask for an answer over `stream`."""
         self._around.observer.exchange_started(self)
-        length = request.content_length
+        length = self.request.content_length
         if length is not None and length > self._around.max_body:
             self._fail(self._body_too_large())
             return
-        self._up = up = connector.open(request, self)
-        self.answer_gate = ReadGate(up, self._around.clock, self._around.pauses)
+        self._up = stream
+        self.answer_gate = ReadGate(stream, self._around.clock, self._around.pauses)
+        stream.start()
 
     def refuse(self, error: RelayError) -> None:
         """Answer without asking a provider."""
@@ -165,6 +160,11 @@ class Exchange:
     def on_drain_timeout(self) -> None:
         self._fail(DRAINED)
 
+    def on_target(self, target: Target) -> None:
+        """This provider is asked now; its deadlines hold, from now on."""
+        self._deadlines = target.deadlines
+        self._waiting_since = self._around.clock()
+
     # --- the provider's side ---------------------------------------------------------------------------------------
 
     def on_upstream_interim(self, head: ResponseHead) -> None:
@@ -203,7 +203,11 @@ class Exchange:
         is what holds things up."""
         if self.ended_at is not None or self._response_whole:
             return
-        limits = self._around.deadlines
+        if self._up is not None:
+            self._up.sweep(now)
+            if self.is_over:
+                return
+        limits = self._deadlines
         if limits.total is not None and now - self.started_at >= limits.total:
             self._fail(_timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT))
         elif not self.request_whole:
@@ -259,6 +263,15 @@ class Exchange:
         return self._up.upstream if self._up is not None else None
 
     @property
+    def attempts(self) -> int:
+        return self._up.attempts if self._up is not None else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to come from a provider."""
+        return self.ended_at is not None or self._response_whole
+
+    @property
     def upstream_reused(self) -> bool:
         return self._up is not None and self._up.reused
 
@@ -275,7 +288,7 @@ class Exchange:
         if self.ended_at is not None or self.error is not None:
             return
         self.error = error
-        self._drop_upstream()
+        self._drop_upstream(error)
         if self.status:
             self._down.break_off()
             self._end(error.end)
@@ -286,15 +299,16 @@ class Exchange:
         headers = [(b"content-type", b"application/json"), (b"x-request-id", self.identity)]
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
-        self._down.send_head(ResponseHead(error.status, headers, content_length=len(body)))
+        phrase = HTTPStatus(error.status).phrase.encode("ascii")
+        self._down.send_head(ResponseHead(error.status, headers, reason=phrase, content_length=len(body)))
         self._down.send_data(body)
         self._down.send_end()
 
-    def _drop_upstream(self) -> None:
+    def _drop_upstream(self, error: RelayError | None = None) -> None:
         if self.answer_gate is not None:
             self.answer_gate.close()
         if self._up is not None:
-            self._up.cancel()
+            self._up.cancel(error)
 
     def _end(self, reason: EndReason) -> None:
         if self.ended_at is not None:

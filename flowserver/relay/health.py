@@ -21,12 +21,13 @@ class BreakerState(Enum):
 class Health:
     """One provider's. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_cooldown", "_failures", "_limit", "_open_until", "_pause_until", "_probing", "opened")
+    __slots__ = ("_cooldown", "_failures", "_last_cause", "_limit", "_open_until", "_pause_until", "_probing", "opened")
 
     def __init__(self, *, failures: int, cooldown: float) -> None:
         self._limit = failures
         self._cooldown = cooldown
         self._failures = 0
+        self._last_cause: object = None
         self._open_until: float | None = None
         self._pause_until = 0.0
         self._probing = False
@@ -49,10 +50,12 @@ class Health:
         """Seconds until a request may start, as far as is known; 0 when it may."""
         return max(0.0, self._pause_until - now, (self._open_until or 0.0) - now)
 
-    def started(self, now: float) -> None:
-        """A request starts, which `allows` let through."""
-        if self.state(now) is BreakerState.HALF_OPEN:
-            self._probing = True
+    def started(self, now: float) -> bool:
+        """A request starts, which `allows` let through. Returns whether it is the probe."""
+        if self.state(now) is not BreakerState.HALF_OPEN or self._probing:
+            return False
+        self._probing = True
+        return True
 
     def succeeded(self) -> None:
         """An answer came that is the provider's own and no sign of trouble."""
@@ -60,18 +63,27 @@ class Health:
         self._open_until = None
         self._probing = False
 
-    def failed(self, now: float) -> None:
-        """No connection, no answer in time, a broken answer, or a status that says the provider is unwell."""
-        self._failures += 1
-        if self._probing or self._failures >= self._limit:
-            if self._open_until is None or self._probing:
-                self.opened += 1
-            self._open_until = now + self._cooldown
-        self._probing = False
+    def failed(self, now: float, *, probe: bool, cause: object = None) -> None:
+        """No connection, no answer in time, a broken answer, or a status that says the provider is unwell.
 
-    def abandoned(self) -> None:
-        """A request ended without telling anything of the provider: its client left."""
-        self._probing = False
+        Requests that fail by the same `cause`, such as one lost HTTP/2 connection, are one failure.
+
+        While the breaker is not closed only the probe counts: late failures of what began before tell nothing new,
+        and must not put the next probe off.
+        """
+        if cause is not None and cause is self._last_cause and not probe:
+            return
+        self._last_cause = cause
+        self._failures += 1
+        if (probe and self._probing) or (self._open_until is None and self._failures >= self._limit):
+            self.opened += 1
+            self._open_until = now + self._cooldown
+            self._probing = False
+
+    def abandoned(self, *, probe: bool) -> None:
+        """A request ended without telling anything of the provider: its client left, say."""
+        if probe:
+            self._probing = False
 
     def pause(self, now: float, seconds: float) -> None:
         """The provider asked to be left alone so long (429 with retry-after)."""

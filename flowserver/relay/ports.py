@@ -87,8 +87,9 @@ class DownstreamEvents(Protocol):
 class UpstreamStream(Protocol):
     """The provider's side of one exchange. It exists at once, connected or not."""
 
-    upstream: str
-    """The provider's name, for log and metrics."""
+    @property
+    def upstream(self) -> str:
+        """The provider's name, for log and metrics."""
 
     def send_data(self, data: bytes) -> None:
         """Request body bytes, never empty. They go out or wait; `on_upstream_full` says when to stop."""
@@ -96,8 +97,8 @@ class UpstreamStream(Protocol):
     def send_end(self) -> None:
         """The request is whole."""
 
-    def cancel(self) -> None:
-        """End the provider's work now, in whatever state. Nothing is called back."""
+    def cancel(self, error: RelayError | None = None) -> None:
+        """End the provider's work now, in whatever state. Nothing is called back. `error` tells what it did wrong."""
 
     def pause_reading(self) -> None: ...
 
@@ -128,6 +129,20 @@ class UpstreamEvents(Protocol):
 
     def on_upstream_drained(self) -> None:
         """Go on with the upload."""
+
+
+class RoutedStream(UpstreamStream, Protocol):
+    """An upstream stream that finds its provider itself, in one attempt or more."""
+
+    @property
+    def attempts(self) -> int:
+        """Requests begun at providers so far."""
+
+    def start(self) -> None:
+        """Choose a provider, at once or when enough of the request is there."""
+
+    def sweep(self, now: float) -> None:
+        """About once a second: waits that take their time."""
 
 
 class Connector(Protocol):

@@ -1,20 +1,69 @@
-"""Which provider serves a request, and under which target."""
+"""Which providers serve a request, in which order, and under which target. No I/O."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import translate
 
-from ..config import Url
-from .ports import Connector
+from .target import Target
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A provider. `api_key` None: the client's own credentials pass."""
+    """One `[[routes]]` table. `path` and `models` are shell patterns; no models: any, known or not.
 
-    url: Url
-    connector: Connector
-    api_key: bytes | None
+    `tiers` in the order of fallback; among the targets of one tier weight and load decide.
+    """
+
+    path: str
+    models: tuple[str, ...]
+    tiers: tuple[tuple[Target, ...], ...]
+
+
+class RouteTable:
+    """The routes in their order: the first that fits serves."""
+
+    __slots__ = ("_routes", "needs_model")
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = [
+            (re.compile(translate(route.path)), [re.compile(translate(model)) for model in route.models], route)
+            for route in routes
+        ]
+        renames = any(target.settings.models for route in routes for tier in route.tiers for target in tier)
+        self.needs_model = renames or any(route.models for route in routes)
+        """Whether a request's model must be known before it can be sent on, so its body must be read first."""
+
+    def find(self, path: str, model: str | None) -> Route | None:
+        """The first route for `path` and `model`; None when there is none. An unknown model (None) fits only routes
+        that name no models."""
+        for path_pattern, model_patterns, route in self._routes:
+            if path_pattern.match(path) and (not model_patterns or _matches(model_patterns, model)):
+                return route
+        return None
+
+
+def _matches(patterns: list[re.Pattern[str]], model: str | None) -> bool:
+    return model is not None and any(pattern.match(model) for pattern in patterns)
+
+
+def choose(targets: Sequence[Target], random: Callable[[], float]) -> Target:
+    """One of two drawn by weight: the one with less to do. `random` gives numbers from 0 to below 1."""
+    if len(targets) == 1:
+        return targets[0]
+    first, second = _draw(targets, random), _draw(targets, random)
+    return first if first.load <= second.load else second
+
+
+def _draw(targets: Sequence[Target], random: Callable[[], float]) -> Target:
+    point = random() * sum(target.settings.weight for target in targets)
+    for target in targets:
+        point -= target.settings.weight
+        if point < 0:
+            return target
+    return targets[-1]
 
 
 def join_target(base: str, target: bytes) -> bytes:

@@ -13,13 +13,23 @@ from .ports import Connector
 
 
 @dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds of each; None is off."""
+
+    first_byte: float | None
+    idle: float | None
+    body: float | None
+    total: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSettings:
     """One `[[upstreams]]` table. Times in seconds; None is off, for `max_concurrent` no limit."""
 
     name: str
     url: Url
-    api_key: bytes | None = None
-    headers: Headers = field(default_factory=list)
+    api_key: bytes | None = field(default=None, repr=False)
+    headers: Headers = field(default_factory=list, repr=False)
     models: dict[str, str] = field(default_factory=dict)
     """The client's model names to the provider's."""
     weight: int = 1
@@ -41,18 +51,23 @@ class Target:
 
     __slots__ = (
         "_waiting",
+        "answers",
         "connector",
+        "deadlines",
         "failures",
         "fallbacks",
+        "head_seconds",
         "health",
         "open",
+        "queued_seconds",
         "retries",
         "settings",
         "started",
     )
 
-    def __init__(self, settings: TargetSettings, connector: Connector, health: Health) -> None:
+    def __init__(self, settings: TargetSettings, connector: Connector, health: Health, deadlines: Deadlines) -> None:
         self.settings = settings
+        self.deadlines = deadlines
         self.connector = connector
         self.health = health
         self.open = 0
@@ -66,6 +81,12 @@ class Target:
         """Requests begun here after another target had failed them."""
         self.failures: Counter[str] = Counter()
         """Failed attempts by reason."""
+        self.queued_seconds = 0.0
+        """How long requests waited for a place."""
+        self.head_seconds = 0.0
+        """Seconds from the beginning of requests to their answers' heads."""
+        self.answers = 0
+        """Answers passed on."""
 
     @property
     def name(self) -> str:

@@ -55,6 +55,7 @@ class Log:
             "status": exchange.status,
             "end": exchange.end_reason,
             "upstream": exchange.upstream,
+            "attempts": exchange.attempts,
             "reused": exchange.upstream_reused,
             "bytes_up": exchange.bytes_up,
             "bytes_down": exchange.bytes_down,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +17,7 @@ from ..errors import EndReason, RelayError
 from ..flow import PauseTotals, Reason
 from ..relay.exchange import Exchange
 from ..relay.ports import H2Totals
+from ..relay.target import Target
 from .log import Log
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -64,12 +66,14 @@ class Metrics:
     seen while it runs and the path of a chunk touches nothing shared.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
+        self._clock = clock
         self.open: set[Exchange] = set()
         self.pauses = PauseTotals()
         self.h2 = H2Totals()
-        self.pools: list[PoolFigures] = []
+        self.targets: Sequence[Target] = ()
+        self.pools: Sequence[PoolFigures] = ()
         self.connections = 0
         """Client connections, written by the listener's sweep."""
         self._ends: Counter[EndReason] = Counter()
@@ -209,3 +213,57 @@ class Metrics:
             connections.add_metric([pool.name, "idle"], idle)
             connections.add_metric([pool.name, "busy"], pool.open_connections - idle)
         yield from (connects, reuses, connections)
+        now = self._clock()
+        for kind, name, text, figure in _TARGET_FIGURES:
+            family = kind(name, text, labels=["upstream"])
+            for target in self.targets:
+                family.add_metric([target.name], figure(target, now))
+            yield family
+        failures = CounterMetricFamily(
+            "flow_upstream_failures", "Failed attempts by reason.", labels=["upstream", "reason"]
+        )
+        for target in self.targets:
+            for reason, count in sorted(target.failures.items()):
+                failures.add_metric([target.name, reason], count)
+        yield failures
+
+
+_TARGET_FIGURES: tuple[
+    tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, str, Callable[[Target, float], float]], ...
+] = (
+    (GaugeMetricFamily, "flow_upstream_open", "Requests under way.", lambda target, now: target.open),
+    (GaugeMetricFamily, "flow_upstream_waiting", "Requests that wait for a place.", lambda target, now: target.waiting),
+    (
+        GaugeMetricFamily,
+        "flow_upstream_breaker",
+        "0 closed, 1 half-open, 2 open.",
+        lambda target, now: target.health.state(now).value,
+    ),
+    (CounterMetricFamily, "flow_upstream_requests", "Requests begun.", lambda target, now: target.started),
+    (CounterMetricFamily, "flow_upstream_answers", "Answers passed on.", lambda target, now: target.answers),
+    (
+        CounterMetricFamily,
+        "flow_upstream_head_seconds",
+        "Seconds from the beginning of requests to the heads of their answers.",
+        lambda target, now: target.head_seconds,
+    ),
+    (
+        CounterMetricFamily,
+        "flow_upstream_queue_seconds",
+        "Seconds that requests waited for a place.",
+        lambda target, now: target.queued_seconds,
+    ),
+    (CounterMetricFamily, "flow_upstream_retries", "Requests sent again here.", lambda target, now: target.retries),
+    (
+        CounterMetricFamily,
+        "flow_upstream_fallbacks",
+        "Requests sent here after another provider had failed them.",
+        lambda target, now: target.fallbacks,
+    ),
+    (
+        CounterMetricFamily,
+        "flow_upstream_breaker_opened",
+        "Times the breaker opened.",
+        lambda target, now: target.health.opened,
+    ),
+)

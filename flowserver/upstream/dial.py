@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from ..config import Url
 from ..errors import EndReason, RelayError, upstream_error
+from ..tls import TlsTransport
 
-_P = TypeVar("_P", bound=asyncio.BaseProtocol)
+_P = TypeVar("_P", bound=asyncio.BufferedProtocol)
 _Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 
 
@@ -73,10 +74,10 @@ class Dialer:
                 if self._receive_buffer is not None:  # only before connect does it bound the window
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
                 await loop.sock_connect(connection, address)
-                name = self._url.host if self._tls is not None else None
-                _, protocol = await loop.create_connection(
-                    factory, sock=connection, ssl=self._tls, server_hostname=name
-                )
+                if self._tls is None:
+                    _, protocol = await loop.create_connection(factory, sock=connection)
+                else:
+                    protocol = await self._shake_hands(loop, self._tls, factory, connection)
             except ssl.SSLError:
                 connection.close()
                 raise
@@ -90,6 +91,33 @@ class Dialer:
                 return protocol
         raise failure or OSError("its name has no address")
 
+    async def _shake_hands(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: ssl.SSLContext,
+        factory: Callable[[], _P],
+        connection: socket.socket,
+    ) -> _P:
+        done: asyncio.Future[_P] = loop.create_future()
+
+        def established(transport: TlsTransport) -> _P:
+            protocol = factory()
+            if not done.done():
+                done.set_result(protocol)
+            return protocol
+
+        def failed(error: Exception) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        tls = TlsTransport(context, established, failed, server_hostname=self._url.host)
+        transport, _ = await loop.create_connection(lambda: tls, sock=connection)
+        try:
+            return await done
+        except BaseException:
+            transport.abort()
+            raise
+
     async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[_Address]:
         host, port = self._url.host, self._url.port
         try:
@@ -100,7 +128,8 @@ class Dialer:
         return [(socket.AF_INET if ip.version == 4 else socket.AF_INET6, (host, port))]
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
-        return upstream_error(end.value, f"The provider {self._url.authority} {text}.", end, status=status)
+        message = f"The provider {self._url.authority} {text}."
+        return upstream_error(end.value, message, end, status=status, untouched=True)
 
 
 def _reason(error: OSError) -> str:
@@ -110,8 +139,14 @@ def _reason(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
-def tls_context(ca: str | None) -> ssl.SSLContext:
-    """A verifying client context. `ca` is a PEM file, None for the system's authorities. Raises OSError."""
+def tls_context(ca: str | None, *, verify: bool, protocols: list[str]) -> ssl.SSLContext:
+    """A client context that verifies, unless told otherwise. `ca` is a PEM file, None for the system's authorities.
+
+    `protocols` are offered by ALPN, the preferred one first. Raises OSError.
+    """
     context = ssl.create_default_context(cafile=ca)
-    context.set_alpn_protocols(["http/1.1"])
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(protocols)
     return context

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -18,14 +17,14 @@ from ..flow import Marks, Outlet
 from ..framing import ChunkDecoder, FramingError
 from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body
 from ..relay.ports import UpstreamEvents
+from .kernel import bytes_acknowledged, is_established
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 200
 MAX_INTERIM = 10
 """1xx responses before the final one; a provider that sends more is broken."""
 
-_ESTABLISHED = 1
-"""The state in Linux's struct tcp_info, its first byte."""
+_SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 READ_SIZE = 8 * 1024
@@ -38,7 +37,7 @@ _READ_BUFFER = memoryview(bytearray(READ_SIZE))
 class ConnectionOwner(Protocol):
     """Who keeps a connection between its requests."""
 
-    def on_idle(self, connection: UpstreamH1) -> None:
+    def on_capacity(self, connection: UpstreamH1) -> None:
         """It can serve another request."""
 
     def on_lost(self, connection: UpstreamH1) -> None:
@@ -49,6 +48,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
     """A connection to a provider; it serves one request at a time."""
 
     __slots__ = (
+        "_acknowledged",
         "_blocked",
         "_decoder",
         "_end_waits",
@@ -76,12 +76,27 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._receive: Callable[[bytes], None] = self._receive_head
         self._decoder: ChunkDecoder | None = None
         self._end_waits = False
+        self._acknowledged: int | None = None
+        """Bytes that the provider's kernel had taken when the request began on a kept connection."""
         self.served = 0
         """Requests begun on this connection."""
 
     # --- for the stream --------------------------------------------------------------------------------------------
 
-    def begin(self, request: RequestHead, events: UpstreamEvents) -> None:
+    @property
+    def capacity(self) -> int:
+        """Requests that it can take now: one, or none."""
+        return 0 if self._events is not None or self._transport.is_closing() else 1
+
+    @property
+    def busy(self) -> int:
+        """Requests under way."""
+        return 0 if self._events is None else 1
+
+    def sweep(self, now: float) -> None:
+        """Nothing to look after between requests."""
+
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> UpstreamH1:
         """Send the head of the next request; `events` hears of its response."""
         if self.served:
             self._h11.start_next_cycle()
@@ -101,7 +116,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
             on_drained=events.on_upstream_drained,
             blocked=self._blocked,
         )
+        self._acknowledged = bytes_acknowledged(self._transport) if self.served > 1 else None
         self._transport.write(self._h11.send(_h11_request(request)))
+        return self
 
     def send_data(self, data: bytes) -> None:
         self._outlet.send(data)
@@ -138,7 +155,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             and not self._transport.is_closing()
         ):
             self.resume_reading()  # or a close by the provider would go unnoticed
-            self._owner.on_idle(self)
+            self._owner.on_capacity(self)
         else:
             self._transport.abort()
 
@@ -147,12 +164,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def is_alive(self) -> bool:
         """Whether an idle connection can be used. The provider's FIN may wait in the kernel, not yet read."""
-        if self._transport.is_closing():
-            return False
-        if not hasattr(socket, "TCP_INFO"):
-            return True
-        connection = self._transport.get_extra_info("socket")
-        return bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED)
+        return not self._transport.is_closing() and is_established(self._transport)
 
     # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 
@@ -170,11 +182,16 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
 
     def eof_received(self) -> bool:
-        if self._events is not None and self._h11.their_state is h11.SEND_BODY and self._decoder is None:
+        if self._events is None:
+            return False
+        state = self._h11.their_state
+        if state is h11.SEND_BODY and self._decoder is None:
             # The end of a body that ends with the connection; an error for any other.
             self._transport.close()  # first, or `release` would keep it
             self._h11.receive_data(b"")
             self._receive_framed(b"")
+        elif state is h11.SEND_RESPONSE and not self._head and self._is_untaken():
+            self._fail("closed a kept connection before it took the request", untouched=True)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -182,7 +199,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if self._events is not None:
             began = self._h11.their_state is not h11.SEND_RESPONSE
             what = "broke off in the middle of its answer" if began else "closed the connection without an answer"
-            self._fail(what)
+            # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
+            again = not began and not self._head and self.served > 1 and self._method in _SAFE
+            self._fail(what, untouched=again)
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -299,12 +318,17 @@ class UpstreamH1(asyncio.BufferedProtocol):
         except h11.RemoteProtocolError as error:
             self._fail(f"sent a malformed answer: {error}")
 
-    def _fail(self, what: str) -> None:
+    def _is_untaken(self) -> bool:
+        """Whether nothing of the present request was acknowledged: it crossed the provider's close on the way."""
+        return self._acknowledged is not None and bytes_acknowledged(self._transport) == self._acknowledged
+
+    def _fail(self, what: str, *, untouched: bool = False) -> None:
         events, self._events = self._events, None
         self._transport.abort()
         if events is not None:
             reason = EndReason.UPSTREAM_FAILED
-            events.on_upstream_failed(upstream_error(reason.value, f"The provider {what}.", reason))
+            error = upstream_error(reason.value, f"The provider {what}.", reason, untouched=untouched)
+            events.on_upstream_failed(error)
 
     def _write_framed(self, data: bytes) -> None:
         self._transport.write(self._h11.send(h11.Data(data=data)))

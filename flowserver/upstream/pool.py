@@ -1,87 +1,190 @@
-"""Connections to one provider, kept between requests, and the streams that use them."""
+"""Connections to one provider, kept between requests, and the streams that use them.
+
+What is decided here is decided at once and without I/O: a connection is handed out, dialled for, or waited for. `dial`
+does the I/O and calls back.
+"""
 
 from __future__ import annotations
 
-import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from ..errors import EndReason, RelayError, upstream_error
+from ..errors import EndReason, Party, RelayError, upstream_error
 from ..flow import Marks, StreamBuffer
 from ..messages import RequestHead
 from ..relay.ports import Clock, UpstreamEvents
-from .dial import Dialer, DialError
-from .h1 import UpstreamH1
 
-MAX_IDLE = 512
-"""Idle connections kept to one provider."""
+
+class Carrier(Protocol):
+    """One request on a connection, whatever it speaks."""
+
+    def send_data(self, data: bytes) -> None: ...
+
+    def send_end(self) -> None: ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the upload is stopped at the high mark."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def release(self) -> None:
+        """The request is over; what is left of it is cancelled."""
+
+
+class PooledConnection(Protocol):
+    """A connection that carries requests: one at a time over HTTP/1.1, many over HTTP/2."""
+
+    served: int
+    """Requests begun on it."""
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it can take now."""
+
+    @property
+    def busy(self) -> int:
+        """Requests under way."""
+
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> Carrier: ...
+
+    def is_alive(self) -> bool:
+        """Whether an idle connection can be used."""
+
+    def sweep(self, now: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> object: ...
+
+
+Connected = Callable[[PooledConnection], None]
+Failed = Callable[[RelayError], None]
+Dial = Callable[[Connected, Failed], Cancellable]
+"""Begins to connect; calls one of both later, unless cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """`keepalive` is how many seconds an idle connection is kept (None: connections are not reused); it should be less
+    than the provider's own time, since a request sent while the provider closes is lost. `timeout` bounds the wait for
+    a connection when `max_connections` are in use. `multiplexed`: True for HTTP/2, False for HTTP/1.1, None when the
+    first connection is to tell (ALPN)."""
+
+    keepalive: float | None
+    timeout: float
+    max_connections: int
+    multiplexed: bool | None
 
 
 class Pool:
-    """A `relay.ports.Connector` for one provider over HTTP/1.1.
+    """A `relay.ports.Connector` for one provider. Waiters are served in order."""
 
-    `keepalive` is how many seconds an idle connection is kept (None: connections are not reused). It should be less
-    than the provider's own time, since a request sent while the provider closes is lost.
-    """
+    __slots__ = (
+        "_clock",
+        "_connections",
+        "_dial",
+        "_dials",
+        "_idle",
+        "_multiplexed",
+        "_settings",
+        "_waiting",
+        "connects",
+        "marks",
+        "name",
+        "reuses",
+    )
 
-    __slots__ = ("_clock", "_connections", "_dialer", "_idle", "_keepalive", "connects", "marks", "name", "reuses")
-
-    def __init__(self, name: str, dialer: Dialer, marks: Marks, *, keepalive: float | None, clock: Clock) -> None:
+    def __init__(self, name: str, dial: Dial, marks: Marks, settings: PoolSettings, clock: Clock) -> None:
         self.name = name
         self.marks = marks
-        self._dialer = dialer
-        self._keepalive = keepalive
+        self._dial = dial
+        self._settings = settings
         self._clock = clock
-        self._idle: dict[UpstreamH1, float] = {}
-        self._connections: set[UpstreamH1] = set()
+        self._multiplexed = settings.multiplexed
+        self._connections: set[PooledConnection] = set()
+        self._idle: dict[PooledConnection, float] = {}
+        """Without a request, since when; the one used last stands last."""
+        self._dials: dict[int, Cancellable] = {}
+        self._waiting: deque[tuple[PooledStream, float]] = deque()
         self.connects = 0
         """Connections made."""
         self.reuses = 0
         """Requests that took a kept connection."""
 
+    # --- relay.ports.Connector ---
+
     def open(self, request: RequestHead, events: UpstreamEvents) -> PooledStream:
         stream = PooledStream(self, request, events)
-        stream.acquire()
+        connection = self._find()
+        if connection is not None:
+            stream.begin(connection)
+        else:
+            self._waiting.append((stream, self._clock()))
+            self._dial_as_needed()
         return stream
 
-    def take_idle(self) -> UpstreamH1 | None:
-        """The most recently used live connection; None when there is none."""
-        while self._idle:
-            connection, _ = self._idle.popitem()
-            if connection.is_alive():
-                self.reuses += 1
-                return connection
-            connection.close()
-        return None
+    # --- for the streams ---
 
-    async def connect(self) -> UpstreamH1:
-        """A new connection. Raises DialError."""
-        connection = await self._dialer.dial(lambda: UpstreamH1(self, self.marks))
-        self.connects += 1
-        if not connection.is_alive():  # or nobody would be told that it is lost
-            connection.close()
-            reason = EndReason.CONNECT_FAILED
-            raise DialError(upstream_error(reason.value, f"The provider {self.name} closed at once.", reason))
-        self._connections.add(connection)
-        return connection
+    def leave(self, stream: PooledStream) -> None:
+        """A stream no longer waits: its client left. A connection that was being made for it alone is given up."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] is not stream)
+        while len(self._dials) > self._dials_wanted():
+            _, dial = self._dials.popitem()
+            dial.cancel()
 
-    def on_idle(self, connection: UpstreamH1) -> None:
-        if self._keepalive is None or len(self._idle) >= MAX_IDLE:
+    # --- for the connections ---
+
+    def on_capacity(self, connection: PooledConnection) -> None:
+        """A request on `connection` is over, or it takes more, or none any more."""
+        if connection not in self._connections:
+            return  # it has yet to be handed over; its provider's SETTINGS came first
+        self._serve(connection)
+        if connection.busy:
+            self._idle.pop(connection, None)
+            if connection.capacity and self._settings.multiplexed is None:
+                self._multiplexed = True  # however few it took at first
+        elif self._settings.keepalive is None or not connection.capacity:
+            self._idle.pop(connection, None)
             connection.close()
-        else:
+        elif connection not in self._idle:
             self._idle[connection] = self._clock()
 
-    def on_lost(self, connection: UpstreamH1) -> None:
+    def on_lost(self, connection: PooledConnection) -> None:
         self._idle.pop(connection, None)
         self._connections.discard(connection)
+        self._dial_as_needed()
+
+    # --- for the process ---
 
     def sweep(self, now: float) -> None:
-        """Close what was idle for too long."""
+        """Close what was idle for too long, fail what waited for too long."""
+        for connection in list(self._connections):
+            connection.sweep(now)
         for connection, since in list(self._idle.items()):
-            if self._keepalive is not None and now - since < self._keepalive:
+            if self._settings.keepalive is not None and now - since < self._settings.keepalive:
                 break  # the rest was used later
             del self._idle[connection]
             connection.close()
+        overdue = []
+        while self._waiting and now - self._waiting[0][1] >= self._settings.timeout and not self._dials:
+            overdue.append(self._waiting.popleft()[0])
+        text = f"All {self._settings.max_connections} connections to the provider {self.name} are in use."
+        for stream in overdue:
+            stream.fail(
+                RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, untouched=True)
+            )
 
     def close(self) -> None:
+        for dial in self._dials.values():
+            dial.cancel()
+        self._dials.clear()
         for connection in list(self._connections):
             connection.close()
         self._idle.clear()
@@ -94,6 +197,74 @@ class Pool:
     def idle_connections(self) -> int:
         return len(self._idle)
 
+    # --- deciding ---
+
+    def _find(self) -> PooledConnection | None:
+        """A connection for a request now: the one used last, since the others may then be closed as idle."""
+        if self._multiplexed:
+            for connection in self._connections:
+                if connection.busy and connection.capacity:
+                    return connection
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if connection.is_alive() and connection.capacity:
+                return connection
+            connection.close()
+        return None
+
+    def _dials_wanted(self) -> int:
+        """How many connections should be under way for those who wait."""
+        waiting = len(self._waiting)
+        room = self._settings.max_connections - len(self._connections)
+        return min(waiting if self._multiplexed is False else min(waiting, 1), max(0, room))
+
+    def _dial_as_needed(self) -> None:
+        while len(self._dials) < self._dials_wanted():
+            number = self.connects + len(self._dials) + 1
+            while number in self._dials:
+                number += 1
+            self._begin_dial(number)
+
+    def _begin_dial(self, number: int) -> None:
+        def connected(connection: PooledConnection) -> None:
+            if connection.capacity:
+                self._dials.pop(number, None)
+                self._on_connected(connection)
+            else:  # or those who wait would have one connection after the other made for nothing
+                connection.close()
+                reason = EndReason.CONNECT_FAILED
+                text = f"The provider {self.name} takes no requests."
+                failed(upstream_error(reason.value, text, reason, untouched=True))
+
+        def failed(error: RelayError) -> None:
+            self._on_dial_failed(number, error)
+
+        self._dials[number] = self._dial(connected, failed)
+
+    def _on_connected(self, connection: PooledConnection) -> None:
+        self.connects += 1
+        self._connections.add(connection)
+        if self._settings.multiplexed is None:
+            self._multiplexed = connection.capacity > 1
+        self.on_capacity(connection)
+        self._dial_as_needed()
+
+    def _on_dial_failed(self, number: int, error: RelayError) -> None:
+        """The failure is shared out among those who wait, as the attempts were."""
+        under_way = len(self._dials)
+        self._dials.pop(number, None)
+        count = -(-len(self._waiting) // max(1, under_way))
+        for stream in [self._waiting.popleft()[0] for _ in range(count)]:
+            stream.fail(error)
+        self._dial_as_needed()
+
+    def _serve(self, connection: PooledConnection) -> None:
+        """Give `connection` to those who waited longest."""
+        while self._waiting and connection.capacity and connection.is_alive():
+            stream, _ = self._waiting.popleft()
+            self._idle.pop(connection, None)
+            stream.begin(connection)
+
 
 class PooledStream:
     """A `relay.ports.UpstreamStream` that exists before its connection does.
@@ -102,8 +273,7 @@ class PooledStream:
     """
 
     __slots__ = (
-        "_connecting",
-        "_connection",
+        "_carrier",
         "_ended",
         "_events",
         "_full",
@@ -122,28 +292,20 @@ class PooledStream:
         self._pool = pool
         self._request = request
         self._events = events
-        self._connecting: asyncio.Task[None] | None = None
-        self._connection: UpstreamH1 | None = None
+        self._carrier: Carrier | None = None
         self._waiting = StreamBuffer()
         self._full = False
         self._paused = False
         self._request_whole = False
         self._ended = False
 
-    def acquire(self) -> None:
-        """Take a kept connection, or begin to make one."""
-        connection = self._pool.take_idle()
-        if connection is not None:
-            self.reused = True
-            self._begin(connection)
-        else:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+    # --- relay.ports.UpstreamStream ---
 
     def send_data(self, data: bytes) -> None:
         if self._ended:
             return
-        if self._connection is not None:
-            self._connection.send_data(data)
+        if self._carrier is not None:
+            self._carrier.send_data(data)
             return
         self._waiting.push(data)
         if self._waiting.size >= self._pool.marks.high and not self._full:
@@ -154,55 +316,47 @@ class PooledStream:
         if self._ended:
             return
         self._request_whole = True
-        if self._connection is not None:
-            self._connection.send_end()
+        if self._carrier is not None:
+            self._carrier.send_end()
 
-    def cancel(self) -> None:
+    def cancel(self, error: RelayError | None = None) -> None:
         if self._ended:
             return
         self._ended = True
         self._waiting.clear()
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._connection is not None:
-            self._connection.release()
+        if self._carrier is not None:
+            self._carrier.release()
+        else:
+            self._pool.leave(self)
 
     def pause_reading(self) -> None:
         self._paused = True
-        if self._connection is not None and not self._ended:
-            self._connection.pause_reading()
+        if self._carrier is not None and not self._ended:
+            self._carrier.pause_reading()
 
     def resume_reading(self) -> None:
         self._paused = False
-        if self._connection is not None and not self._ended:
-            self._connection.resume_reading()
+        if self._carrier is not None and not self._ended:
+            self._carrier.resume_reading()
 
-    async def _connect(self) -> None:
-        try:
-            connection = await self._pool.connect()
-        except DialError as failure:
-            self._connecting = None
-            self._fail(failure.error)
-            return
-        self._connecting = None
-        if self._ended:  # cancelled in the same turn as the connection was made
-            connection.close()
-        else:
-            self._begin(connection)
+    # --- for the pool ---
 
-    def _begin(self, connection: UpstreamH1) -> None:
-        self._connection = connection
-        connection.begin(self._request, self._events)
+    def begin(self, connection: PooledConnection) -> None:
+        """There is a connection: send what waited."""
+        self.reused = connection.served > 0
+        self._pool.reuses += self.reused
+        self._carrier = carrier = connection.begin(self._request, self._events)
         if self._paused:
-            connection.pause_reading()
+            carrier.pause_reading()
         if self._waiting.size:
-            connection.send_data(self._waiting.take())
-        if self._full and not self._ended and not connection.is_full:
+            carrier.send_data(self._waiting.take())
+        if self._full and not self._ended and not carrier.is_full:
             self._events.on_upstream_drained()
         if self._request_whole and not self._ended:
-            connection.send_end()
+            carrier.send_end()
 
-    def _fail(self, error: RelayError) -> None:
+    def fail(self, error: RelayError) -> None:
+        """There will be no connection."""
         if not self._ended:
             self._ended = True
             self._events.on_upstream_failed(error)

@@ -1,0 +1,477 @@
+"""One request on its way to a provider: which one is asked, again or another one, until an answer is passed on. No I/O.
+
+To the exchange it is its upstream stream; to the stream of each attempt it is the exchange. Once an answer is committed
+to, body bytes go past it: its `on_upstream_data` is the exchange's own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import orjson
+
+from ..errors import EndReason, Party, RelayError, bad_request
+from ..messages import RequestHead, ResponseHead, find, request_for_upstream
+from .ports import Clock, UpstreamEvents, UpstreamStream
+from .routes import Route, RouteTable, choose, join_target
+from .target import Target
+
+_UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
+UNWELL = frozenset((429, 502, 503, 504, 529))
+"""Statuses that say: not now. Another provider is asked, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`attempts` for one request, within `time` seconds of its start; bodies up to `replay` bytes can be sent again."""
+
+    attempts: int
+    time: float
+    replay: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatching:
+    """What the dispatches of a process share."""
+
+    routes: RouteTable
+    policy: RetryPolicy
+    clock: Clock
+    random: Callable[[], float]
+    pseudonym: bytes
+
+
+class DispatchEvents(UpstreamEvents, Protocol):
+    """What an exchange hears of its dispatch."""
+
+    def on_target(self, target: Target) -> None:
+        """This provider is asked now; its deadlines hold."""
+
+
+class Dispatch:
+    """A `relay.ports.UpstreamStream` over one or more attempts."""
+
+    __slots__ = (
+        "_around",
+        "_attempt",
+        "_attempt_full",
+        "_begun_at",
+        "_body",
+        "_body_size",
+        "_collecting",
+        "_committed",
+        "_ended",
+        "_events",
+        "_identity",
+        "_model",
+        "_paused",
+        "_probing",
+        "_queued_at",
+        "_replayable",
+        "_request",
+        "_retry_at",
+        "_reused",
+        "_route",
+        "_started_at",
+        "_stopped",
+        "_target",
+        "_tried",
+        "_whole",
+        "attempts",
+        "on_upstream_data",
+    )
+
+    def __init__(self, request: RequestHead, identity: bytes, around: Dispatching, events: DispatchEvents) -> None:
+        self._around = around
+        self._request = request
+        self._identity = identity
+        self._events = events
+        self.on_upstream_data = events.on_upstream_data
+        """Straight through: no bytes come before an answer is committed to."""
+        self._route: Route | None = None
+        self._model: str | None = None
+        self._target: Target | None = None
+        """Where a place is held."""
+        self._attempt: UpstreamStream | None = None
+        self._attempt_full = False
+        """Whether the present attempt has stopped the upload."""
+        self._stopped = False
+        """Whether the upload is stopped, by an attempt or for want of one."""
+        self._probing = False
+        """Whether the present attempt is its target's probe."""
+        self._reused = False
+        """Whether the last attempt that is over had a kept connection."""
+        self._tried: list[Target] = []
+        self.attempts = 0
+        self._started_at = self._begun_at = around.clock()
+        self._queued_at: float | None = None
+        self._retry_at: float | None = None
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._replayable = True
+        self._collecting = False
+        self._whole = False
+        self._paused = False
+        self._committed = False
+        self._ended = False
+
+    # --- relay.ports.UpstreamStream --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Choose a provider, at once or when the body has told the model."""
+        if self._around.routes.needs_model and self._request.has_body:
+            self._collecting = True
+        else:
+            self._choose_route()
+
+    @property
+    def upstream(self) -> str:
+        return self._tried[-1].name if self._tried else "-"
+
+    @property
+    def reused(self) -> bool:
+        return self._reused if self._attempt is None else self._attempt.reused
+
+    def send_data(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self._body_size += len(data)
+        if self._replayable and self._body_size > self._around.policy.replay:
+            self._replayable = False  # too large to be sent twice
+        if self._attempt is not None:
+            if self._replayable and not self._committed:
+                self._body.append(data)
+            else:
+                self._body.clear()
+            self._attempt.send_data(data)
+            return
+        self._body.append(data)
+        if not self._replayable:
+            if self._collecting:
+                self._collecting = False  # too large to be looked into: it goes where any model may go
+                self._choose_route()
+            if self._attempt is None and not self._ended:
+                self._stop_upload()
+
+    def send_end(self) -> None:
+        if self._ended:
+            return
+        self._whole = True
+        if self._collecting:
+            self._collecting = False
+            self._model = _model_of(b"".join(self._body))
+            self._choose_route()
+        elif self._attempt is not None:
+            self._attempt.send_end()
+
+    def cancel(self, error: RelayError | None = None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._body.clear()
+        if self._queued_at is not None:
+            self._tried[-1].leave(self)
+        self._queued_at = self._retry_at = None
+        self._drop_attempt(error)
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        if self._attempt is not None:
+            self._attempt.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        if self._attempt is not None:
+            self._attempt.resume_reading()
+
+    def sweep(self, now: float) -> None:
+        """Waits that take their time: for a place, for a provider to be ready again."""
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            self._ask_if_well(self._tried[-1])
+        elif self._queued_at is not None and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
+            target = self._tried[-1]
+            target.leave(self)
+            self._queued_at = None
+            self._fail(_busy(f"No place at the provider came free within {target.settings.queue_timeout:g} s."))
+
+    # --- relay.target.Waiter ---------------------------------------------------------------------------------------
+
+    def on_place(self) -> None:
+        self._target = target = self._tried[-1]
+        now = self._around.clock()
+        if self._queued_at is not None:
+            target.queued_seconds += now - self._queued_at
+        self._queued_at = None
+        if target.health.allows(now):
+            self._begin(target)
+        else:  # it fell ill meanwhile
+            self._leave_target(None)
+            self._choose_again()
+
+    # --- relay.ports.UpstreamEvents --------------------------------------------------------------------------------
+
+    def on_upstream_interim(self, head: ResponseHead) -> None:
+        self._events.on_upstream_interim(head)
+
+    def on_upstream_head(self, head: ResponseHead) -> None:
+        target = self._target
+        assert target is not None
+        if head.status not in UNWELL:
+            target.health.succeeded()
+        else:
+            after = self._note_unwell(target, head)
+            again = self._again(after)
+            if again is not None:
+                self._drop_attempt()
+                again()
+                return
+        self._committed = True
+        self._probing = False
+        self._body.clear()
+        target.answers += 1
+        target.head_seconds += self._around.clock() - self._begun_at
+        self._events.on_upstream_head(head)
+
+    def on_upstream_end(self) -> None:
+        self._events.on_upstream_end()
+
+    def on_upstream_failed(self, error: RelayError) -> None:
+        if self._attempt is not None:
+            self._reused = self._attempt.reused
+        self._attempt = None
+        self._leave_target(error)
+        if not self._committed and error.untouched:
+            again = self._again(0.0 if _is_passing(error) else None)
+            if again is not None:
+                again()
+                return
+        self._fail(error)
+
+    def on_upstream_full(self) -> None:
+        self._attempt_full = True
+        self._stop_upload()
+
+    def on_upstream_drained(self) -> None:
+        self._attempt_full = False
+        self._resume_upload()
+
+    # --- the upload ------------------------------------------------------------------------------------------------
+
+    def _stop_upload(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._events.on_upstream_full()
+
+    def _resume_upload(self) -> None:
+        if self._stopped and not self._ended:
+            self._stopped = False
+            self._events.on_upstream_drained()
+
+    # --- choosing --------------------------------------------------------------------------------------------------
+
+    def _choose_route(self) -> None:
+        path = self._request.path.decode("ascii")
+        self._route = self._around.routes.find(path, self._model)
+        if self._route is None:
+            model = f" for the model {self._model!r}" if self._model is not None else ""
+            self._fail(bad_request(f"No route leads on from {path}{model}.", status=404, code="no_route"))
+            return
+        self._choose_again()
+
+    def _choose_again(self) -> None:
+        target = self._candidate()
+        if target is not None:
+            self._ask(target)
+        elif self._route is not None:
+            self._fail(self._unavailable(self._route))
+
+    def _ask_if_well(self, target: Target) -> None:
+        if target.health.allows(self._around.clock()):
+            self._ask(target)
+        else:
+            self._choose_again()
+
+    def _candidate(self) -> Target | None:
+        """The next provider in the order of fallback that may be asked; None when there is none."""
+        assert self._route is not None
+        now = self._around.clock()
+        for tier in self._route.tiers:
+            fit = [target for target in tier if target not in self._tried and target.health.allows(now)]
+            free = [target for target in fit if not target.is_full]
+            waitable = [target for target in fit if target.waiting < target.settings.queue]
+            if free or waitable:
+                return choose(free or waitable, self._around.random)
+        return None
+
+    def _ask(self, target: Target) -> None:
+        """Take a place at `target` or stand in its queue."""
+        if target not in self._tried:
+            target.fallbacks += bool(self._tried)
+            self._tried.append(target)
+        if target.take_place():
+            self._target = target
+            self._begin(target)
+        elif target.wait(self):
+            self._queued_at = self._around.clock()
+        else:
+            self._fail(_busy("The provider has no free place and its queue is full."))
+
+    def _begin(self, target: Target) -> None:
+        """One attempt: the request as this provider wants it."""
+        around = self._around
+        target.started += 1
+        self._begun_at = around.clock()
+        self.attempts += 1
+        self._probing = target.health.started(around.clock())
+        self._attempt_full = False
+        self._events.on_target(target)
+        request, body = self._prepare(target)
+        self._attempt = attempt = target.connector.open(request, self)
+        if self._paused:
+            attempt.pause_reading()
+        for data in body:
+            attempt.send_data(data)
+        if not self._replayable:
+            self._body.clear()
+        if not self._attempt_full:
+            self._resume_upload()
+        if self._whole:
+            attempt.send_end()
+
+    def _prepare(self, target: Target) -> tuple[RequestHead, list[bytes]]:
+        """Head and what is there of the body; the model renamed where the provider calls it otherwise."""
+        settings = target.settings
+        request, body = self._request, self._body
+        name = settings.models.get(self._model) if self._model is not None else None
+        if name is not None:
+            body = [_rename(b"".join(body), name)]
+            request = RequestHead(
+                request.method,
+                request.target,
+                request.headers,
+                http_version=request.http_version,
+                content_length=len(body[0]),
+                has_body=True,
+            )
+        head = request_for_upstream(
+            request,
+            authority=settings.url.authority.encode("ascii"),
+            target=join_target(settings.url.path, request.target),
+            pseudonym=self._around.pseudonym,
+            identity=self._identity,
+            api_key=settings.api_key,
+            extra=settings.headers,
+        )
+        return head, body
+
+    # --- failing ---------------------------------------------------------------------------------------------------
+
+    def _again(self, after: float | None) -> Callable[[], None] | None:
+        """How to try again: at another provider, or in `after` seconds at the same (None: not there); None when the
+        policy or the size of the body forbids it, or nobody is left."""
+        policy, now = self._around.policy, self._around.clock()
+        if not self._replayable or self._ended or self.attempts >= policy.attempts:
+            return None
+        if now - self._started_at >= policy.time:
+            return None
+        other = self._candidate()
+        if other is not None:
+            return lambda: self._ask(other)
+        if after is None or now + after - self._started_at >= policy.time:
+            return None
+        same = self._tried[-1]
+        same.retries += 1
+        return lambda: self._ask_later(same, after)
+
+    def _ask_later(self, target: Target, after: float) -> None:
+        if after:
+            self._retry_at = self._around.clock() + after
+        else:
+            self._ask_if_well(target)
+
+    def _note_unwell(self, target: Target, head: ResponseHead) -> float | None:
+        """Account for a status that says: not now. Returns the seconds that the provider asks for, or None."""
+        now = self._around.clock()
+        after = retry_after(head)
+        target.failures[f"status_{head.status}"] += 1
+        if head.status == 429:  # it is well, and has had enough
+            target.health.succeeded()
+        else:
+            target.health.failed(now, probe=self._probing)
+        if after is not None:
+            target.health.pause(now, after)
+        return after
+
+    def _drop_attempt(self, error: RelayError | None = None) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            self._reused = attempt.reused
+            attempt.cancel()
+        self._leave_target(error)
+
+    def _leave_target(self, error: RelayError | None) -> None:
+        """Give the place back. `error` is what the provider did; None when it did nothing wrong."""
+        target, self._target = self._target, None
+        if target is None:
+            return
+        probe, self._probing = self._probing, False
+        if error is not None and error.party is Party.UPSTREAM:
+            target.failures[error.end.value] += 1
+        if error is not None and _is_illness(error):
+            target.health.failed(self._around.clock(), probe=probe, cause=error)
+        else:
+            target.health.abandoned(probe=probe)
+        target.give_back()
+
+    def _fail(self, error: RelayError) -> None:
+        if not self._ended:
+            self._ended = True
+            self._body.clear()
+            self._events.on_upstream_failed(error)
+
+    def _unavailable(self, route: Route) -> RelayError:
+        """Nobody may be asked: all providers of the route are unwell or full."""
+        now = self._around.clock()
+        waits = [target.health.available_in(now) for tier in route.tiers for target in tier]
+        return _busy("No provider for this request is available now.", after=max(1, math.ceil(min(waits))))
+
+
+def _is_passing(error: RelayError) -> bool:
+    """Whether the provider itself is well: it let go of one connection, or did not take one more request on it."""
+    return error.untouched and error.party is Party.UPSTREAM and error.end not in _UNREACHABLE
+
+
+def _is_illness(error: RelayError) -> bool:
+    """Whether a failure speaks against the provider. A total timeout is the relay's own wish."""
+    return error.party is Party.UPSTREAM and not _is_passing(error) and error.end is not EndReason.TOTAL_TIMEOUT
+
+
+def _busy(message: str, *, after: int = 1) -> RelayError:
+    return RelayError(503, "no_capacity", message, Party.RELAY, EndReason.REFUSED, retry_after=after)
+
+
+def retry_after(head: ResponseHead) -> float | None:
+    """Seconds that a provider asks to wait: `retry-after-ms`, else `retry-after`; None for a date or nonsense."""
+    for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
+        value = find(head.headers, name)
+        if value is not None and re.fullmatch(rb"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
+            return float(value) * unit
+    return None
+
+
+def _model_of(body: bytes) -> str | None:
+    """The model that a JSON body asks for; None when it names none."""
+    try:
+        model = orjson.loads(body)["model"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return model if isinstance(model, str) else None
+
+
+def _rename(body: bytes, model: str) -> bytes:
+    return orjson.dumps({**orjson.loads(body), "model": model})

@@ -1,0 +1,267 @@
+"""The TOML file of FLOW_CONFIG: which providers there are, and which requests go to which.
+
+Everything is checked at once; each mistake is told with its place, such as `upstreams[1].url`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import Config, ConfigError, Url, parse_secret, parse_time, parse_url
+from .messages import HOP_BY_HOP, REQUEST_OWN
+
+PROTOCOLS = ("auto", "h1", "h2")
+_RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """One `[[upstreams]]` table. Times in seconds; None is off, or no limit."""
+
+    name: str
+    url: Url
+    api_key: str | None = field(default=None, repr=False)
+    """None: the client's own credentials pass."""
+    protocol: str = "auto"
+    """"auto": by ALPN over TLS, HTTP/1.1 else; "h2" on a plain port: with prior knowledge."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Added to each request, in place of the client's of the same name."""
+    models: tuple[tuple[str, str], ...] = ()
+    """The client's model names to the provider's."""
+    weight: int = 1
+    max_connections: int = 1000
+    max_concurrent: int | None = None
+    queue: int = 0
+    queue_timeout: float = 5.0
+    ca: str | None = None
+    verify: bool = True
+    connect_timeout: float | None = None
+    """None, as for the next three: the environment's."""
+    first_byte_timeout: float | None = None
+    idle_timeout: float | None = None
+    keepalive: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """One `[[routes]]` table: names of upstreams in the order of fallback, those of one tier share the load."""
+
+    path: str
+    models: tuple[str, ...]
+    tiers: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    upstreams: tuple[UpstreamSpec, ...]
+    routes: tuple[RouteSpec, ...]
+
+
+def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
+    """The file of FLOW_CONFIG, or else the one provider of FLOW_UPSTREAM. Raises ConfigError with every problem."""
+    if config.config is None:
+        return _single(config)
+    path = Path(config.config)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: {error}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    reader = _Reader(path.parent, environ)
+    topology = reader.read(tables)
+    if config.upstream is not None:
+        reader.problems.append("FLOW_UPSTREAM: goes without FLOW_CONFIG only; name the provider in the file")
+    if reader.problems:
+        raise ConfigError([f"{path}: {problem}" for problem in reader.problems])
+    return topology
+
+
+def _single(config: Config) -> Topology:
+    if config.upstream is None:
+        raise ConfigError(
+            ["FLOW_UPSTREAM: not set; give the provider's base URL, such as https://api.openai.com, or FLOW_CONFIG"]
+        )
+    name = config.upstream.host
+    spec = UpstreamSpec(name, config.upstream, api_key=config.upstream_api_key)
+    return Topology((spec,), (RouteSpec("*", (), ((name,),)),))
+
+
+class _Reader:
+    """Collects problems instead of stopping at the first."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def read(self, tables: dict[str, Any]) -> Topology:
+        self._only(tables, "", ("upstreams", "routes"))
+        found = self._tables(tables, "upstreams")
+        upstreams = [
+            spec
+            for number, table in enumerate(found)
+            if (spec := self._upstream(table, f"upstreams[{number}]")) is not None
+        ]
+        names = [table["name"] for table in found if isinstance(table.get("name"), str)]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.problems.append(f"upstreams: the name {name!r} is there more than once")
+        routes = [
+            self._route(table, f"routes[{number}]", names)
+            for number, table in enumerate(self._tables(tables, "routes"))
+        ]
+        if not upstreams and not self.problems:
+            self.problems.append("upstreams: at least one [[upstreams]] table is wanted")
+        if not routes:  # all of them, in their order
+            routes = [RouteSpec("*", (), tuple((name,) for name in names))]
+        return Topology(tuple(upstreams), tuple(routes))
+
+    def _upstream(self, table: dict[str, Any], place: str) -> UpstreamSpec | None:
+        known = tuple(UpstreamSpec.__dataclass_fields__)
+        self._only(table, place, known)
+        values: dict[str, Any] = {}
+        readers: dict[str, Callable[[Any], Any]] = {
+            "name": _text,
+            "url": lambda value: parse_url(_text(value)),
+            "api_key": self._secret,
+            "protocol": _protocol,
+            "headers": _headers,
+            "models": _pairs,
+            "weight": _count,
+            "max_connections": _count,
+            "max_concurrent": _count,
+            "queue": _whole,
+            "queue_timeout": _time,
+            "ca": lambda value: str(self._folder / _text(value)),
+            "verify": _flag,
+            "connect_timeout": _time,
+            "first_byte_timeout": _time,
+            "idle_timeout": _time,
+            "keepalive": _time,
+        }
+        before = len(self.problems)
+        for name, value in table.items():
+            if name in readers:
+                try:
+                    values[name] = readers[name](value)
+                except ValueError as error:
+                    self.problems.append(f"{place}.{name}: {error}")
+        for name in ("name", "url"):
+            if name not in table:
+                self.problems.append(f"{place}.{name}: is missing")
+        return UpstreamSpec(**values) if len(self.problems) == before else None
+
+    def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:
+        self._only(table, place, ("path", "models", "upstreams"))
+        path = table.get("path", "*")
+        if not isinstance(path, str) or not path:
+            self.problems.append(f"{place}.path: a pattern such as '/v1/*' is wanted")
+        models = table.get("models", [])
+        if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+            self.problems.append(f"{place}.models: a list of patterns such as ['gpt-*'] is wanted")
+            models = []
+        tiers = table.get("upstreams", [])
+        if not isinstance(tiers, list) or not tiers:
+            self.problems.append(f"{place}.upstreams: a list of names is wanted, in the order of fallback")
+            tiers = []
+        found = [tuple(tier) if isinstance(tier, list) else (tier,) for tier in tiers]
+        if not all(found):
+            self.problems.append(f"{place}.upstreams: a list inside it is empty")
+        for name in (name for tier in found for name in tier):
+            if name not in names:
+                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
+        return RouteSpec(str(path), tuple(models), tuple(found))
+
+    def _secret(self, value: Any) -> str:
+        """`env:NAME` or `file:PATH`; a key itself does not belong in a file that is shown around."""
+        kind, _, where = _text(value).partition(":")
+        if kind == "env" and where:
+            secret = self._environ.get(where, "")
+            if not secret:
+                raise ValueError(f"the variable {where} is not set")
+        elif kind == "file" and where:
+            try:
+                secret = (self._folder / where).read_text(encoding="ascii").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"the file {where} can't be read: {type(error).__name__}") from None
+        else:
+            raise ValueError("'env:NAME' or 'file:PATH' is wanted, not the key itself")
+        return parse_secret(secret)
+
+    def _tables(self, tables: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        value = tables.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+            self.problems.append(f"{name}: [[{name}]] tables are wanted")
+            return []
+        return value
+
+    def _only(self, table: dict[str, Any], place: str, known: tuple[str, ...]) -> None:
+        for name in table:
+            if name not in known:
+                where = f"{place}.{name}" if place else name
+                self.problems.append(f"{where}: is not known; there is {', '.join(known)}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text is wanted")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false is wanted")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("a whole number from 0 on is wanted")
+    return value
+
+
+def _count(value: Any) -> int:
+    if _whole(value) < 1:
+        raise ValueError("a whole number from 1 on is wanted")
+    return int(value)
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value):
+        return float(value)
+    seconds = parse_time(_text(value))
+    if seconds <= 0:
+        raise ValueError("a time above 0 is wanted")
+    return seconds
+
+
+def _protocol(value: Any) -> str:
+    if value not in PROTOCOLS:
+        raise ValueError(f"one of {', '.join(PROTOCOLS)} is wanted")
+    return str(value)
+
+
+def _headers(value: Any) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs(value)
+    for name, text in pairs:
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if name.lower() in _RESERVED:
+            raise ValueError(f"{name!r} is the relay's own to write")
+        if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", text):
+            raise ValueError(f"the value of {name!r} has characters that no header may have")
+    if len({name.lower() for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name is there more than once")
+    return pairs
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError('a table such as { "name" = "value" } is wanted')
+    return tuple(value.items())

@@ -1,0 +1,462 @@
+"""HTTP/2 towards the provider: a connection of many streams, each with a window of its own.
+
+The shared socket is always read. What a lagging client must not pull is withheld from its stream's window: the
+connection is credited on receipt, the stream as its bytes are consumed. DATA frames are read here and never reach h2,
+which takes 9.1 us to receive and acknowledge one; it is told of their end. GOAWAY does not reach it either, since open
+streams are to go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+import h2.settings
+import h2.stream
+
+from ..errors import EndReason, RelayError, upstream_error
+from ..flow import Marks
+from ..frames import (
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    Frame,
+    FrameSplitter,
+    FrameTooLong,
+    data_of,
+    end_of_stream,
+    window_update,
+)
+from ..messages import Headers, RequestHead
+from ..relay.ports import Clock, UpstreamEvents
+from .h2_stream import H2Stream
+from .kernel import is_established
+
+CONNECTION_WINDOW = 16 * 1024 * 1024
+"""Above the sum of the stream windows, so that no stream holds up another."""
+MAX_STREAMS = 1000
+"""Streams on one connection if its provider takes so many."""
+FIRST_STREAMS = 100
+"""Streams before it has said how many it takes: what RFC 9113 section 6.5.2 has all take. More may cost them all."""
+READ_SIZE = 64 * 1024
+_READ_BUFFER = memoryview(bytearray(READ_SIZE))
+"""Where all connections read to: what came is copied out before the next read."""
+WRITE_MARK = 64 * 1024
+LAST_STREAM_ID = 2**30
+"""A connection that has come so far is not used for new requests."""
+
+_Code = h2.errors.ErrorCodes
+
+
+class H2Owner(Protocol):
+    """Who keeps the connection and gives it requests."""
+
+    def on_capacity(self, connection: UpstreamH2) -> None:
+        """It can take a request, or takes no more: see `capacity`."""
+
+    def on_lost(self, connection: UpstreamH2) -> None:
+        """It is closed."""
+
+
+class UpstreamH2(asyncio.BufferedProtocol):
+    """A connection to a provider, of many requests at once."""
+
+    __slots__ = (
+        "_blocked",
+        "_clock",
+        "_control",
+        "_flush_due",
+        "_h2",
+        "_heard",
+        "_last_stream",
+        "_loop",
+        "_owed",
+        "_owner",
+        "_ping_interval",
+        "_ping_sent_at",
+        "_quiet_since",
+        "_ready",
+        "_scheme",
+        "_settings_known",
+        "_splitter",
+        "_streams",
+        "_transport",
+        "marks",
+        "served",
+        "stream_window",
+    )
+
+    def __init__(
+        self, owner: H2Owner, marks: Marks, *, stream_window: int, ping_interval: float | None, clock: Clock
+    ) -> None:
+        self._owner = owner
+        self.marks = marks
+        self.stream_window = stream_window
+        self._ping_interval = ping_interval
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._h2 = _State(
+            h2.config.H2Configuration(
+                client_side=True,
+                header_encoding=None,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
+                validate_outbound_headers=False,
+            )
+        )
+        self._splitter = FrameSplitter()
+        self._streams: dict[int, H2Stream] = {}
+        self._ready: list[H2Stream] = []
+        self._control: list[bytes] = []
+        """Frames that h2 does not know of."""
+        self._owed = 0
+        """Bytes received that the connection's window was not yet credited for."""
+        self._flush_due = False
+        self._blocked = False
+        self._last_stream: int | None = None
+        """The provider's GOAWAY: streams above it were not begun, and no new ones may be. None: no GOAWAY."""
+        self._settings_known = False
+        self._heard = False
+        self._quiet_since = clock()
+        self._ping_sent_at: float | None = None
+        self.served = 0
+        """Requests begun."""
+
+    # --- for the pool ----------------------------------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it can take now."""
+        if self._last_stream is not None or self._transport.is_closing():
+            return 0
+        if self._h2.highest_outbound_stream_id > LAST_STREAM_ID:
+            return 0
+        most = MAX_STREAMS if self._settings_known else FIRST_STREAMS
+        limit = min(self._h2.remote_settings.max_concurrent_streams, most)
+        return max(0, int(limit) - len(self._streams))
+
+    @property
+    def busy(self) -> int:
+        """Requests under way."""
+        return len(self._streams)
+
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> H2Stream:
+        """Send a request's head; `events` hears of its response. Only while there is capacity."""
+        stream_id = self._h2.get_next_available_stream_id()
+        self._h2.send_headers(stream_id, _fields(request, self._scheme))
+        stream = H2Stream(self, self._h2.streams[stream_id], request, events)
+        self._streams[stream_id] = stream
+        self.served += 1
+        self._schedule_flush()
+        return stream
+
+    def is_alive(self) -> bool:
+        """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
+        return not self._transport.is_closing() and is_established(self._transport)
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def sweep(self, now: float) -> None:
+        """A provider that has said nothing for long while requests are open is asked whether it is there."""
+        if self._heard or self._ping_interval is None or not self._streams:
+            self._heard = False
+            self._quiet_since = now
+            self._ping_sent_at = None
+        elif self._ping_sent_at is None:
+            if now - self._quiet_since >= self._ping_interval:
+                self._ping_sent_at = now
+                self._h2.ping(b"flowserv")
+                self._schedule_flush()
+        elif now - self._ping_sent_at >= self._ping_interval:
+            self._fail("no longer answers (no PING came back)")
+
+    # --- for the streams -------------------------------------------------------------------------------------------
+
+    def queue(self, stream: H2Stream) -> None:
+        if not stream.is_queued:
+            stream.is_queued = True
+            self._ready.append(stream)
+            self._schedule_flush()
+
+    def control(self, frame: bytes) -> None:
+        self._control.append(frame)
+        self._schedule_flush()
+
+    def carries(self, stream: H2Stream) -> bool:
+        """Whether `stream` is still under way."""
+        return self._streams.get(stream.stream_id) is stream
+
+    def drop(self, stream: H2Stream) -> None:
+        if self._streams.pop(stream.stream_id, None) is None:
+            return
+        if not stream.state.closed:
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                self._h2.reset_stream(stream.stream_id, _Code.CANCEL)
+            self._schedule_flush()
+        self._check_retired()
+        self._owner.on_capacity(self)
+
+    # --- asyncio.BufferedProtocol ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
+        self._transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
+        codes = h2.settings.SettingCodes
+        self._h2.local_settings = h2.settings.Settings(
+            client=True,
+            initial_values={
+                codes.ENABLE_PUSH: 0,
+                codes.INITIAL_WINDOW_SIZE: self.stream_window,
+                codes.MAX_HEADER_LIST_SIZE: h2.connection.H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE,
+            },
+        )
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
+        self._schedule_flush()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard = True
+        try:
+            for frame in self._splitter.feed(bytes(_READ_BUFFER[:nbytes])):
+                if frame.kind == DATA:
+                    self._receive_data(frame)
+                else:
+                    self._receive(frame)
+                if self._transport.is_closing():
+                    return
+        except FrameTooLong:
+            self._fail("sent a frame that is too long")
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.on_lost(self)
+        self._fail("closed the connection")
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._schedule_flush()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _receive_data(self, frame: Frame) -> None:
+        """The path of every token."""
+        length = len(frame.raw) - 9
+        self._owed += length
+        if self._owed * 2 >= CONNECTION_WINDOW:
+            self.control(window_update(0, self._owed))
+            self._owed = 0
+        stream = self._streams.get(frame.stream_id)
+        if stream is None:
+            return  # dropped by us; its bytes are credited all the same
+        data = data_of(frame)
+        if data is None:
+            self._fail("sent a malformed frame")
+            return
+        wrong = stream.receive_data(data, length)
+        if wrong is not None:
+            self._fail_stream(stream, wrong, _Code.PROTOCOL_ERROR)
+        elif frame.flags & END_STREAM and frame.stream_id in self._streams:
+            self._feed(end_of_stream(frame.stream_id))
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.kind == GOAWAY and not frame.stream_id and len(frame.raw) >= 17:
+            self._on_goaway(int.from_bytes(frame.raw[9:13], "big") & 0x7FFFFFFF)
+        else:
+            self._feed(frame.raw)
+
+    def _feed(self, raw: bytes) -> None:
+        try:
+            events = self._h2.receive_data(raw)
+        except h2.exceptions.ProtocolError as error:
+            self._fail(f"broke HTTP/2: {error}")
+            return
+        for event in events:
+            handler = _HANDLERS.get(type(event))
+            if handler is not None:
+                handler(self, event)
+        self._schedule_flush()
+
+    def _on_head(self, event: h2.events.ResponseReceived | h2.events.InformationalResponseReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            wrong = stream.receive_head(event.headers)
+            if wrong is not None:
+                self._fail_stream(stream, wrong, _Code.PROTOCOL_ERROR)
+
+    def _on_request(self, event: h2.events.RequestReceived) -> None:
+        self._fail("opened a stream of its own")  # and push is off
+
+    def _on_end(self, event: h2.events.StreamEnded) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            return
+        if stream.is_whole:
+            stream.events.on_upstream_end()
+        else:
+            self._fail_stream(stream, "ended its answer before it was whole", _Code.PROTOCOL_ERROR)
+
+    def _on_reset(self, event: h2.events.StreamReset) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is None:
+            return
+        refused = event.error_code == _Code.REFUSED_STREAM  # RFC 9113 section 8.7: it was not begun
+        self._end_stream(stream, "refused the request" if refused else "reset the request", untouched=refused)
+
+    def _on_window(self, event: h2.events.WindowUpdated) -> None:
+        for stream in list(self._streams.values()):
+            if stream.wants_to_send and event.stream_id in (0, stream.stream_id):
+                self.queue(stream)
+
+    def _on_settings(self, event: h2.events.RemoteSettingsChanged) -> None:
+        self._settings_known = True
+        for stream in list(self._streams.values()):
+            if stream.wants_to_send:
+                self.queue(stream)
+        self._owner.on_capacity(self)
+
+    def _on_goaway(self, last_stream: int) -> None:
+        """No new streams; those above `last_stream` were not begun (RFC 9113 section 6.8); the others go on."""
+        self._last_stream = last_stream
+        self._owner.on_capacity(self)
+        for stream in list(self._streams.values()):
+            if stream.stream_id > last_stream:
+                self._end_stream(stream, "is going away and did not begin the request", untouched=True)
+        self._check_retired()
+
+    def _check_retired(self) -> None:
+        if self._last_stream is not None and not self._streams:
+            self._transport.close()
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what one turn of the event loop brought."""
+        self._flush_due = False
+        if self._transport.is_closing():
+            return
+        # A stream's window is credited before it is reset: nothing may follow a reset (RFC 9113 section 5.1).
+        out = [*self._control, self._h2.data_to_send()]
+        self._control.clear()
+        ready, self._ready = self._ready, []
+        left = 0 if self._blocked else WRITE_MARK
+        for stream in ready:
+            if left <= 0:
+                self._ready.append(stream)
+                continue
+            stream.is_queued = False
+            if self.carries(stream):
+                left -= self._serve(stream, out)
+        if self._ready and not self._blocked:
+            self._schedule_flush()
+        data = b"".join(out)
+        if data:
+            self._transport.write(data)
+
+    def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
+        """One frame of one request's body, and its end if nothing follows. Returns the frame's size."""
+        connection = self._h2
+        limit = min(connection.outbound_flow_control_window, connection.max_outbound_frame_size)
+        size = stream.frame(limit, out)
+        connection.outbound_flow_control_window -= size
+        if not self.carries(stream):
+            return size  # going on with the upload brought about its end
+        if stream.take_end():
+            connection.end_stream(stream.stream_id)
+            out.append(connection.data_to_send())
+        elif size and stream.wants_to_send:
+            self.queue(stream)
+        return size
+
+    # --- failing ---------------------------------------------------------------------------------------------------
+
+    def _fail_stream(self, stream: H2Stream, what: str, code: _Code) -> None:
+        """One stream is broken: reset it, the others go on."""
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            self._h2.reset_stream(stream.stream_id, code)
+        self._schedule_flush()
+        self._end_stream(stream, what)
+
+    def _end_stream(self, stream: H2Stream, what: str, *, untouched: bool = False) -> None:
+        if self._streams.pop(stream.stream_id, None) is None:
+            return  # what became of another one ended it
+        self._owner.on_capacity(self)
+        stream.events.on_upstream_failed(_broken(what, untouched=untouched))
+
+    def _fail(self, what: str) -> None:
+        """The connection is broken, and all its streams with it."""
+        self._transport.abort()
+        streams, self._streams = self._streams, {}
+        error = _broken(what)  # the same for all: one failure of the provider
+        for stream in streams.values():
+            stream.events.on_upstream_failed(error)
+
+
+class _State(h2.connection.H2Connection):
+    """h2's state without its content-length check: it sees no DATA, so its sums would be wrong."""
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = _ignore  # type: ignore[method-assign,assignment]
+        return stream
+
+
+def _ignore(headers: Headers) -> None:
+    return None
+
+
+def _broken(what: str, *, untouched: bool = False) -> RelayError:
+    reason = EndReason.UPSTREAM_FAILED
+    return upstream_error(reason.value, f"The provider {what}.", reason, untouched=untouched)
+
+
+def _fields(request: RequestHead, scheme: bytes) -> Headers:
+    """The head as HTTP/2 has it: host becomes :authority (RFC 9113 section 8.3.1)."""
+    authority = b""
+    fields: Headers = []
+    for name, value in request.headers:
+        if name == b"host":
+            authority = value
+        else:
+            fields.append((name, value))
+    if request.content_length is not None:
+        fields.append((b"content-length", b"%d" % request.content_length))
+    return [
+        (b":method", request.method),
+        (b":scheme", scheme),
+        (b":authority", authority),
+        (b":path", request.target),
+        *fields,
+    ]
+
+
+_HANDLERS: dict[type, Callable[[UpstreamH2, Any], None]] = {
+    h2.events.ResponseReceived: UpstreamH2._on_head,
+    h2.events.InformationalResponseReceived: UpstreamH2._on_head,
+    h2.events.RequestReceived: UpstreamH2._on_request,
+    h2.events.StreamEnded: UpstreamH2._on_end,
+    h2.events.StreamReset: UpstreamH2._on_reset,
+    h2.events.WindowUpdated: UpstreamH2._on_window,
+    h2.events.RemoteSettingsChanged: UpstreamH2._on_settings,
+}

@@ -1,0 +1,194 @@
+"""One request and its answer on an HTTP/2 connection to a provider, with a window of its own."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ..flow import StreamBuffer
+from ..frames import data_head, data_tail, window_update
+from ..messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..relay.ports import UpstreamEvents
+
+if TYPE_CHECKING:
+    from h2.stream import H2Stream as StreamState
+
+    from .h2 import UpstreamH2
+
+MAX_HEADERS = 200
+MAX_INTERIM = 10
+"""1xx responses before the final one; a provider that sends more is broken."""
+
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class H2Stream:
+    """A `pool.Carrier`. Chunks of an upload wait here until the connection's next write."""
+
+    __slots__ = (
+        "_bodiless",
+        "_body_left",
+        "_buffer",
+        "_connection",
+        "_end_waits",
+        "_frame_tail",
+        "_full",
+        "_interim",
+        "_reading",
+        "_uncredited",
+        "_window_left",
+        "events",
+        "head_received",
+        "is_queued",
+        "request_ended",
+        "state",
+        "stream_id",
+    )
+
+    def __init__(
+        self, connection: UpstreamH2, state: StreamState, request: RequestHead, events: UpstreamEvents
+    ) -> None:
+        self._connection = connection
+        self.state = state
+        self.stream_id: int = state.stream_id
+        self.events = events
+        self.head_received = False
+        self.request_ended = False
+        self.is_queued = False
+        self._bodiless = request.method == b"HEAD"
+        self._body_left: int | None = None
+        """What is missing of an announced length; None when none was announced."""
+        self._buffer = StreamBuffer()
+        self._end_waits = False
+        self._frame_tail = data_tail(self.stream_id)
+        self._full = False
+        self._interim = 0
+        self._reading = True
+        self._uncredited = 0
+        self._window_left = connection.stream_window
+
+    # --- for the pool's stream ---
+
+    def send_data(self, data: bytes) -> None:
+        self._buffer.push(data)
+        self._connection.queue(self)
+        marks = self._connection.marks
+        if not self._full and (self._buffer.size >= marks.high or len(self._buffer) >= marks.chunks):
+            self._full = True
+            self.events.on_upstream_full()
+
+    def send_end(self) -> None:
+        self._end_waits = True
+        self._connection.queue(self)
+
+    @property
+    def is_full(self) -> bool:
+        return self._full
+
+    def pause_reading(self) -> None:
+        """Withhold the window: the provider may send what it has been granted, and no more."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        self._reading = True
+        self._credit()
+
+    def release(self) -> None:
+        """The request is over: reset it unless it ended on both sides, which cancels the provider's work."""
+        self._connection.drop(self)
+
+    # --- the connection's side: the request's body ---
+
+    @property
+    def wants_to_send(self) -> bool:
+        return bool(self._buffer.size) or self._end_waits
+
+    def frame(self, limit: int, out: list[bytes]) -> int:
+        """Append a DATA frame of at most `limit` bytes, as the window allows, and the end behind the last."""
+        size = min(self._buffer.size, self.state.outbound_flow_control_window, limit)
+        if size > 0:
+            out.append(data_head(size, self._frame_tail))
+            out.append(self._buffer.take(size))
+            self.state.outbound_flow_control_window -= size
+            if self._full and self._buffer.size <= self._connection.marks.low:
+                self._full = False
+                self.events.on_upstream_drained()
+        return max(size, 0)
+
+    def take_end(self) -> bool:
+        """Whether the request's end is due now; once."""
+        if not self._end_waits or self._buffer.size:
+            return False
+        self._end_waits = False
+        self.request_ended = True
+        return True
+
+    # --- the connection's side: the answer ---
+
+    def receive_head(self, headers: Headers) -> str | None:
+        """Pass a head on. Returns what is wrong with it, None when nothing is."""
+        status, fields = _split(headers)
+        if status is None:
+            return "sent a malformed head"
+        if 100 <= status < 200:
+            self._interim += 1
+            if self._interim > MAX_INTERIM or status == 101:
+                return "sent too many interim responses or changed the protocol"
+            self.events.on_upstream_interim(ResponseHead(status, fields))
+            return None
+        lengths = [value for name, value in fields if name == b"content-length"]
+        if len(lengths) > 1 or not all(re.fullmatch(rb"[0-9]{1,15}", value) for value in lengths):
+            return "sent a malformed content-length"
+        length = int(lengths[0]) if lengths else None
+        self.head_received = True
+        self._bodiless = self._bodiless or has_no_body(b"", status)
+        self._body_left = None if self._bodiless else length
+        self.events.on_upstream_head(ResponseHead(status, fields, content_length=length))
+        return None
+
+    def receive_data(self, data: bytes, length: int) -> str | None:
+        """Pass body bytes on; `length` is what they cost of the window. Returns what is wrong, None when nothing is."""
+        self._window_left -= length
+        if self._window_left < 0:
+            return "sent more than its window"
+        self._uncredited += length
+        if not self.head_received or (self._bodiless and data):
+            return "sent a body where none may be"
+        if self._body_left is not None:
+            self._body_left -= len(data)
+            if self._body_left < 0:
+                return "sent more than its content-length"
+        if data:
+            self.events.on_upstream_data(data)
+        if self._reading:
+            self._credit()
+        return None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether an end is right here."""
+        return self.head_received and not self._body_left
+
+    def _credit(self) -> None:
+        """Open the window again for what was consumed, in steps of half of it."""
+        if self._uncredited * 2 >= self._connection.stream_window and self._connection.carries(self):
+            self._window_left += self._uncredited
+            self._connection.control(window_update(self.stream_id, self._uncredited))
+            self._uncredited = 0
+
+
+def _split(headers: Headers) -> tuple[int | None, Headers]:
+    """Status and fields; status None when the head is malformed (RFC 9113 section 8.2)."""
+    status = None
+    fields: Headers = []
+    for name, value in headers:
+        if not _FIELD_VALUE.fullmatch(value):
+            return None, []
+        if name == b":status" and status is None and not fields and re.fullmatch(rb"[1-5][0-9]{2}", value):
+            status = int(value)
+        elif _FIELD_NAME.fullmatch(name):
+            fields.append((name, value))
+        else:
+            return None, []
+    return (status, fields) if len(fields) <= MAX_HEADERS else (None, [])
