@@ -25,7 +25,7 @@ Sources = Mapping[str, str]
 
 # A room is a module or folder directly inside the package. The bottom rooms may import one another; a room
 # may always import itself and the package's own __init__.
-BOTTOM = frozenset({"config", "errors", "flow", "frames", "framing", "messages", "sse"})
+BOTTOM = frozenset({"config", "errors", "flow", "frames", "framing", "messages", "sse", "tls", "topology"})
 SIDES = frozenset({"downstream", "upstream", "dialects", "limits", "telemetry"})
 ANYTHING = frozenset({"*"})
 
@@ -33,7 +33,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     "relay": BOTTOM,
     **dict.fromkeys(SIDES, BOTTOM | {"relay"}),
-    "server": BOTTOM | {"relay"} | SIDES,
+    # Puts the provider's side together, for the server.
+    "providers": BOTTOM | {"relay", "upstream"},
+    "server": BOTTOM | {"relay", "providers"} | SIDES,
     # A provider, not a part of the relay: it stands beside it, and knows of the wire and of nothing else.
     "simulator": BOTTOM,
     # What the command line starts.
@@ -43,7 +45,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 
 # Never imported by the relay's rooms, whatever the table says.
 OUTSIDE = frozenset({"simulator", "demo", "__main__", "bench", "tests"})
-RELAY_ROOMS = BOTTOM | {"relay"} | SIDES | {"server"}
+RELAY_ROOMS = BOTTOM | {"relay"} | SIDES | {"providers", "server"}
 
 NO_IO = (
     "flowserver/errors.py",
@@ -52,8 +54,7 @@ NO_IO = (
     "flowserver/framing.py",
     "flowserver/messages.py",
     "flowserver/sse.py",
-    "flowserver/relay/exchange.py",
-    "flowserver/relay/ports.py",
+    "flowserver/relay/*.py",
     "flowserver/dialects/*.py",
 )
 IO_MODULES = frozenset(

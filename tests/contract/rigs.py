@@ -6,21 +6,22 @@ A new protocol joins the suites by a rig of its own and its name in `DOWNSTREAM`
 from __future__ import annotations
 
 import abc
-from typing import cast
 
 import h11
 
 from flowserver.flow import Marks
 from flowserver.messages import RequestHead, ResponseHead
 from flowserver.relay.ports import DownstreamStream, UpstreamStream
-from flowserver.upstream.dial import Dialer
-from flowserver.upstream.pool import Pool
+from flowserver.upstream.h1 import UpstreamH1
+from flowserver.upstream.pool import Pool, PoolSettings
 
 from ..support import h2_frames as frames
 from ..support.clock import FakeClock
-from ..support.dialogue import Answer, Client, FakeDialer, FakeHangups, downstream_surroundings, run_now, understood
+from ..support.dialogue import Answer, Client, FakeDial, FakeHangups, downstream_surroundings, understood
 from ..support.h2_dialogue import H2Client
+from ..support.h2_upstream import H2Provider
 from ..support.recording import RecordingDownstreamEvents, RecordingUpstreamEvents
+from ..support.transport import FakeTransport
 
 MARKS = Marks(high=1000, low=100, chunks=8)
 
@@ -216,10 +217,11 @@ class UpstreamRig(abc.ABC):
 
 class UpstreamH1Rig(UpstreamRig):
     def __init__(self) -> None:
-        dialer = FakeDialer()
-        self._pool = Pool("api", cast(Dialer, dialer), MARKS, keepalive=30.0, clock=FakeClock())
-        self._pool.on_idle(run_now(self._pool.connect()))
-        self._transport = dialer.transports[0]
+        settings = PoolSettings(keepalive=30.0, timeout=10.0, max_connections=1, multiplexed=False)
+        self._pool = Pool("api", FakeDial(), MARKS, settings, FakeClock())
+        connection = UpstreamH1(self._pool, MARKS)
+        self._transport = FakeTransport(connection)
+        self._pool._on_connected(connection)
 
     def open(self, method: bytes = b"POST", *, has_body: bool = False, length: int | None = None) -> None:
         self.events = RecordingUpstreamEvents()
@@ -267,9 +269,72 @@ class UpstreamH1Rig(UpstreamRig):
         return self._transport.end == "reset"
 
 
+class UpstreamH2Rig(UpstreamRig):
+    """What a provider stops reading is this one stream: it gives no window back."""
+
+    def __init__(self) -> None:
+        settings = PoolSettings(keepalive=30.0, timeout=10.0, max_connections=1, multiplexed=True)
+        self._pool = Pool("api", FakeDial(), MARKS, settings, FakeClock())
+        self._provider = H2Provider(self._pool, marks=MARKS)
+        self._pool._on_connected(self._provider.connection)
+        self._unsent = b""
+
+    @property
+    def events(self) -> RecordingUpstreamEvents:
+        self._provider.talk()
+        return self._events
+
+    @events.setter
+    def events(self, events: RecordingUpstreamEvents) -> None:
+        self._events = events
+
+    def open(self, method: bytes = b"POST", *, has_body: bool = False, length: int | None = None) -> None:
+        self.events = RecordingUpstreamEvents()
+        head = RequestHead(method, b"/", [(b"host", b"x")], has_body=has_body, content_length=length)
+        self.stream = self._pool.open(head, self.events)
+        self._provider.talk()
+
+    def provider_answers(self, status: int = 200, *, length: int | None = None) -> None:
+        fields = [] if length is None else [("content-length", str(length))]
+        self._provider.head(1, *fields, status=status, end=length == 0)
+
+    def provider_sends(self, data: bytes) -> None:
+        self._unsent += data
+        self.deliver()
+
+    def provider_ends(self) -> None:
+        self._provider.body(1, end=True)
+
+    def provider_breaks_off(self) -> None:
+        if not self.is_cancelled:
+            self._provider.server.reset_stream(1, frames.INTERNAL_ERROR)
+        self._provider.talk()
+
+    def provider_stops_reading(self) -> None:
+        self._provider.change(initial_window_size=0)
+
+    def provider_reads(self) -> None:
+        self._provider.change(initial_window_size=1_000_000)
+
+    def deliver(self) -> None:
+        self._provider.talk()
+        while self._unsent and (room := min(self._provider.room(1), 16_384)) > 0:
+            piece, self._unsent = self._unsent[:room], self._unsent[room:]
+            self._provider.body(1, piece)
+
+    def request(self) -> tuple[bytes, bool]:
+        self._provider.talk()
+        return self._provider.requests[1].body, self._provider.requests[1].whole
+
+    @property
+    def is_cancelled(self) -> bool:
+        self._provider.talk()
+        return self._provider.requests[1].reset is not None
+
+
 def head(status: int = 200, *, length: int | None = None) -> ResponseHead:
     return ResponseHead(status, [(b"content-type", b"text/plain")], content_length=length)
 
 
 DOWNSTREAM: list[type[DownstreamRig]] = [DownstreamH1Rig, DownstreamH2Rig]
-UPSTREAM: list[type[UpstreamRig]] = [UpstreamH1Rig]
+UPSTREAM: list[type[UpstreamRig]] = [UpstreamH1Rig, UpstreamH2Rig]

@@ -77,10 +77,10 @@ async def test_nothing_is_left_behind(lab: Lab) -> None:
     relay = await lab.relay(
         simulator.url, idle_timeout="300ms", first_byte_timeout="500ms", stall_timeout="2s", head_timeout="2s"
     )
-    [pool] = relay.relay.metrics.pools
+    [pool] = relay.relay._providers.pools
     await asyncio.gather(*(_one(relay, options, then) for options, then in KINDS[:3]))  # whatever is made but once
     await eventually(lambda: not relay.relay._clients.connections)
-    relay.relay._pool.close()
+    pool.close()
     await eventually(lambda: pool.open_connections == 0 and simulator.records.connections_open == 0)
     before, tasks = _descriptors(), asyncio.all_tasks()
 
@@ -92,7 +92,7 @@ async def test_nothing_is_left_behind(lab: Lab) -> None:
     await eventually(lambda: not relay.relay._clients.connections, "no client connection is left")
     await eventually(lambda: pool.open_connections == pool.idle_connections, "no busy provider connection is left")
     await eventually(lambda: all(stream["ended"] is not None for stream in simulator.streams))
-    relay.relay._pool.close()
+    pool.close()
     await eventually(lambda: pool.open_connections == pool.idle_connections == 0)
     await eventually(lambda: simulator.records.connections_open == 0)
     await eventually(lambda: asyncio.all_tasks() == tasks, "no task is left")

@@ -194,7 +194,7 @@ async def test_a_killed_provider_breaks_every_stream_and_the_relay_serves_on(lab
     assert match is not None
     url = match[0].decode()
     try:
-        relay = await lab.relay(url)
+        relay = await lab.relay(url, breaker_failures=1000)
         clients = [await lab.client(relay.port) for _ in range(40)]
         for number, client in enumerate(clients):
             raw = chat(events=10_000, rate=100, length=number // 2 % 2)

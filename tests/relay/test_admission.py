@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from flowserver.config import parse_url
+import itertools
+
 from flowserver.errors import EndReason
 from flowserver.messages import Headers, RequestHead, find
 from flowserver.relay.admission import Admission
-from flowserver.relay.routes import Route
 
-from ..support.recording import RecordingConnector, RecordingDownstream, RecordingObserver, exchange_surroundings
+from ..support.recording import (
+    RecordingConnector,
+    RecordingDownstream,
+    RecordingObserver,
+    dispatching,
+    exchange_surroundings,
+    target,
+)
+
+NUMBERS = itertools.count()
 
 
 class Scene:
     def __init__(self, *, api_key: bytes | None = None) -> None:
         self.connector = RecordingConnector()
         self.observer = RecordingObserver()
-        route = Route(parse_url("https://api.test/v1"), self.connector, api_key)
-        self.admission = Admission(route, exchange_surroundings(observer=self.observer))
+        provider = target(self.connector, url="https://api.test/v1", api_key=api_key)
+        around = dispatching((provider,), pseudonym=b"flowserver-%d" % next(NUMBERS))
+        self.admission = Admission(around, exchange_surroundings(observer=self.observer))
 
     def ask(self, headers: Headers) -> RecordingDownstream:
         stream = RecordingDownstream()

@@ -8,11 +8,11 @@ import pytest
 from flowserver.errors import EndReason, Party, RelayError, bad_request, upstream_error
 from flowserver.flow import PauseTotals, Reason
 from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.exchange import Deadlines, Exchange
+from flowserver.relay.exchange import Exchange
+from flowserver.relay.target import Deadlines
 
 from ..support.clock import FakeClock
 from ..support.recording import (
-    RecordingConnector,
     RecordingDownstream,
     RecordingObserver,
     RecordingUpstream,
@@ -43,18 +43,13 @@ class Scene:
             clock=self.clock, observer=self.observer, deadlines=deadlines, pauses=self.pauses, max_body=max_body
         )
         self.down = RecordingDownstream()
-        self.connector = RecordingConnector()
+        self.up = RecordingUpstream()
         request = RequestHead(b"POST", b"/v1", [], content_length=content_length, has_body=has_body)
         self.exchange = Exchange(request, self.down, around, identity=b"id-1")
         if start:
-            self.exchange.start(self.connector, request)
+            self.exchange.start(self.up)
             if not has_body:
                 self.exchange.on_downstream_end()
-
-    @property
-    def up(self) -> RecordingUpstream:
-        [stream] = self.connector.streams
-        return stream
 
     def pass_time(self, seconds: float) -> None:
         self.exchange.sweep(self.clock.advance(seconds))
@@ -271,7 +266,8 @@ def test_a_refused_request_never_reaches_a_provider() -> None:
     scene.exchange.on_downstream_end()
     scene.exchange.on_downstream_finished()
     assert scene.down.log[0] == "head 508"
-    assert scene.connector.streams == []
+    assert not scene.up.is_started
+    assert scene.up.log == []
     assert scene.end is EndReason.REFUSED
 
 
@@ -281,7 +277,8 @@ def test_a_refused_request_never_reaches_a_provider() -> None:
 def test_an_upload_that_announces_too_much_never_reaches_a_provider() -> None:
     scene = Scene(has_body=True, content_length=101)
     assert scene.down.log[0] == "head 413"
-    assert scene.connector.streams == []
+    assert not scene.up.is_started
+    assert scene.up.log == []
 
 
 def test_an_upload_that_becomes_too_large_is_ended() -> None:

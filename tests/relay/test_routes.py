@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from flowserver.relay.routes import join_target
+from flowserver.relay.routes import Route, RouteTable, choose, join_target
+
+from ..support.recording import target
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,57 @@ from flowserver.relay.routes import join_target
 )
 def test_the_target_is_put_under_the_base_and_an_overlap_counts_once(base: str, target: bytes, joined: bytes) -> None:
     assert join_target(base, target) == joined
+
+
+# Which route
+
+
+def test_the_first_route_that_fits_serves() -> None:
+    one, two, three = (target(name=name) for name in "abc")
+    routes = [
+        Route("/v1/chat/*", ("gpt-*", "o[13]"), ((one,),)),
+        Route("/v1/*", (), ((two,),)),
+        Route("*", (), ((three,),)),
+    ]
+    table = RouteTable(routes)
+    assert table.find("/v1/chat/completions", "gpt-4o") is routes[0]
+    assert table.find("/v1/chat/completions", "o3") is routes[0]
+    assert table.find("/v1/chat/completions", "O3") is routes[1]
+    assert table.find("/v1/chat/completions", "my-gpt-4o") is routes[1]
+    assert table.find("/v1/chat/completions", None) is routes[1]
+    assert table.find("/v2", "gpt-4o") is routes[2]
+    assert RouteTable(routes[:1]).find("/v1/models", None) is None
+
+
+def test_the_body_is_looked_into_only_where_the_model_matters() -> None:
+    assert not RouteTable([Route("*", (), ((target(),),))]).needs_model
+    assert RouteTable([Route("*", ("x",), ((target(),),))]).needs_model
+    assert RouteTable([Route("*", (), ((target(models={"a": "b"}),),))]).needs_model
+
+
+# Which of several providers
+
+
+def test_the_one_of_two_with_less_to_do_is_chosen() -> None:
+    idle, busy = target(name="idle"), target(name="busy")
+    for _ in range(3):
+        busy.take_place()
+    for first in (0.0, 0.9):
+        draws = iter([first, 0.9 - first])
+        assert choose([idle, busy], lambda draws=draws: next(draws)) is idle  # type: ignore[misc]
+
+
+def test_load_is_seen_in_proportion_to_weight() -> None:
+    light, heavy = target(weight=1), target(weight=4)
+    light.take_place()
+    for _ in range(3):
+        heavy.take_place()
+    assert heavy.load < light.load
+
+
+def test_shares_follow_the_weights() -> None:
+    targets = [target(name="a", weight=1), target(name="b", weight=3)]
+    draw = random.Random(1)
+    for _ in range(4000):
+        choose(targets, draw.random).take_place()
+    assert abs(targets[1].open / targets[0].open - 3) < 0.1

@@ -10,40 +10,29 @@ assert client.hears().endswith(b"\\r\\n\\r\\nhi")
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import h11
 
-from flowserver.config import parse_url
 from flowserver.downstream.h1 import DownstreamH1
 from flowserver.downstream.hangup import HangupWatcher
 from flowserver.downstream.surroundings import ConnectionSettings, Surroundings
+from flowserver.errors import RelayError
 from flowserver.flow import Marks, PauseTotals
 from flowserver.relay.admission import Admission
-from flowserver.relay.exchange import Deadlines
 from flowserver.relay.ports import OpenExchange
-from flowserver.relay.routes import Route
-from flowserver.upstream.dial import Dialer, DialError
+from flowserver.relay.target import Deadlines
+from flowserver.upstream.dial import DialError
 from flowserver.upstream.h1 import UpstreamH1
-from flowserver.upstream.pool import Pool
+from flowserver.upstream.pool import Connected, Failed, Pool, PooledConnection, PoolSettings
 
 from .clock import FakeClock
-from .recording import RecordingObserver, exchange_surroundings
+from .recording import RecordingObserver, dispatching, exchange_surroundings, target
 from .transport import FakeTransport
 
-_T = TypeVar("_T")
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
-
-
-def run_now(work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of a coroutine that never has to wait."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        return cast(_T, done.value)
-    raise AssertionError("it waits for something")
 
 
 class FakeHangups:
@@ -86,6 +75,44 @@ class FakeDialer:
         self.transports.append(transport)
         self.on_connected(transport)
         return protocol
+
+
+class FakeAttempt:
+    """A connection that is being made; `connected` or `failed` tells how that went."""
+
+    def __init__(self, connected: Connected, failed: Failed) -> None:
+        self._connected = connected
+        self._failed = failed
+        self.state = "under way"
+
+    def connected(self, connection: PooledConnection) -> None:
+        assert self.state == "under way"
+        self.state = "connected"
+        self._connected(connection)
+
+    def failed(self, error: RelayError) -> None:
+        assert self.state == "under way"
+        self.state = "failed"
+        self._failed(error)
+
+    def cancel(self) -> None:
+        assert self.state == "under way"
+        self.state = "cancelled"
+
+
+class FakeDial:
+    """A `pool.Dial` whose outcomes a test decides."""
+
+    def __init__(self) -> None:
+        self.attempts: list[FakeAttempt] = []
+
+    def __call__(self, connected: Connected, failed: Failed) -> FakeAttempt:
+        self.attempts.append(FakeAttempt(connected, failed))
+        return self.attempts[-1]
+
+    @property
+    def under_way(self) -> list[FakeAttempt]:
+        return [attempt for attempt in self.attempts if attempt.state == "under way"]
 
 
 class Side:
@@ -222,13 +249,15 @@ class Relay:
         self.observer = RecordingObserver()
         self.hangups = FakeHangups()
         self.pauses = PauseTotals()
-        self.dialer = FakeDialer()
+        self.dial = FakeDial()
         self.marks = marks or Marks(16384, 4096, 16)
-        self.pool = Pool("provider", cast(Dialer, self.dialer), self.marks, keepalive=30.0, clock=self.clock)
+        settings = PoolSettings(keepalive=30.0, timeout=10.0, max_connections=100, multiplexed=False)
+        self.pool = Pool("provider", self.dial, self.marks, settings, self.clock)
         around = exchange_surroundings(
             clock=self.clock, observer=self.observer, deadlines=deadlines, pauses=self.pauses, max_body=max_body
         )
-        admission = Admission(Route(parse_url(url), self.pool, api_key), around)
+        self.target = target(self.pool, url=url, api_key=api_key, deadlines=deadlines)
+        admission = Admission(dispatching((self.target,), clock=self.clock), around)
         self.around = downstream_surroundings(
             admission.open_exchange,
             marks=self.marks,
@@ -243,9 +272,10 @@ class Relay:
 
     def provider(self) -> Provider:
         """A connection that stands already and takes the next request."""
-        connection = run_now(self.pool.connect())
-        self.pool.on_idle(connection)
-        return Provider(connection, self.dialer.transports[-1])
+        connection = UpstreamH1(self.pool, self.marks)
+        transport = FakeTransport(connection)
+        self.pool._on_connected(connection)
+        return Provider(connection, transport)
 
     def sweep(self, seconds: float) -> None:
         """Time passes, and everything is looked at."""

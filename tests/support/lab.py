@@ -85,9 +85,11 @@ def chat(headers: tuple[str, ...] = (), /, **options: object) -> bytes:
 class RunningRelay:
     """A relay in this process."""
 
-    def __init__(self, url: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, url: str | None, settings: Mapping[str, object]) -> None:
         self._output = io.BytesIO()
-        environ = {"FLOW_LISTEN": "127.0.0.1:0", "FLOW_ADMIN_LISTEN": "127.0.0.1:0", "FLOW_UPSTREAM": url}
+        environ = {"FLOW_LISTEN": "127.0.0.1:0", "FLOW_ADMIN_LISTEN": "127.0.0.1:0"}
+        if url is not None:
+            environ["FLOW_UPSTREAM"] = url
         environ |= {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
         self.log = Log("info", self._output)
         self.relay = Relay(load(environ), self.log)
@@ -243,11 +245,13 @@ class Lab:
         relay = running.relay
         await eventually(lambda: not relay._clients.connections, "no client connection is left")
         assert not relay.metrics.open
-        [pool] = relay.metrics.pools
-        await eventually(lambda: pool.open_connections == pool.idle_connections, "no provider connection is busy")
+        for providers in (*relay._retired, relay._providers):
+            for pool in providers.pools:
+                await eventually(lambda p=pool: p.open_connections == p.idle_connections, "no provider's is busy")  # type: ignore[misc]
+            assert [(target.open, target.waiting) for target in providers.targets] == [(0, 0)] * len(providers.targets)
 
-    async def relay(self, url: str, **settings: object) -> RunningRelay:
-        """A relay before the provider at `url`; `settings` are the FLOW_ ones, in lower case."""
+    async def relay(self, url: str | None, **settings: object) -> RunningRelay:
+        """A relay before the provider at `url`; `settings` are the FLOW_ ones, in lower case. None: see `config`."""
         relay = RunningRelay(url, settings)
         self.relays.append(relay)
         await relay.start()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from flowserver.config import parse_url
 from flowserver.errors import EndReason, RelayError
 from flowserver.flow import PauseTotals
 from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.exchange import Deadlines, Exchange, Surroundings
-from flowserver.relay.ports import DownstreamEvents, UpstreamEvents
+from flowserver.relay.dispatch import Dispatching, RetryPolicy
+from flowserver.relay.exchange import Exchange, Surroundings
+from flowserver.relay.health import Health
+from flowserver.relay.ports import Connector, DownstreamEvents, UpstreamEvents
+from flowserver.relay.routes import Route, RouteTable
+from flowserver.relay.target import Deadlines, Target, TargetSettings
 
 from .clock import FakeClock
 
@@ -80,14 +86,19 @@ class RecordingDownstream:
 
 
 class RecordingUpstream:
-    """A `relay.ports.UpstreamStream`."""
+    """A `relay.ports.RoutedStream`."""
 
     upstream = "recording"
     reused = False
+    attempts = 1
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.body = b""
+        self.is_started = False
+
+    def start(self) -> None:
+        self.is_started = True
 
     def send_data(self, data: bytes) -> None:
         assert data
@@ -97,8 +108,10 @@ class RecordingUpstream:
     def send_end(self) -> None:
         self.log.append("end")
 
-    def cancel(self) -> None:
+    def cancel(self, error: RelayError | None = None) -> None:
         self.log.append("cancel")
+
+    def sweep(self, now: float) -> None: ...
 
     def pause_reading(self) -> None:
         self.log.append("pause")
@@ -208,4 +221,40 @@ def exchange_surroundings(
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
         pauses or PauseTotals(),
         max_body,
+    )
+
+
+def target(
+    connector: Connector | None = None,
+    *,
+    name: str = "api",
+    url: str = "http://provider.test",
+    api_key: bytes | None = None,
+    deadlines: Deadlines | None = None,
+    health: Health | None = None,
+    **settings: Any,
+) -> Target:
+    """A provider; `settings` as in `TargetSettings`."""
+    return Target(
+        TargetSettings(name, parse_url(url), api_key=api_key, **settings),
+        connector or RecordingConnector(),
+        health or Health(failures=5, cooldown=10.0),
+        deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+    )
+
+
+def dispatching(
+    *tiers: tuple[Target, ...],
+    clock: FakeClock | None = None,
+    policy: RetryPolicy | None = None,
+    routes: list[Route] | None = None,
+    pseudonym: bytes = b"flowserver-1",
+) -> Dispatching:
+    """One route for everything over `tiers`, or `routes`."""
+    return Dispatching(
+        RouteTable(routes if routes is not None else [Route("*", (), tiers)]),
+        policy or RetryPolicy(attempts=3, time=10.0, replay=1000),
+        clock or FakeClock(),
+        lambda: 0.0,
+        pseudonym,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Iterable
 
 NO_SUCH_FD = 1_000_000
@@ -19,6 +20,8 @@ class FakeSocket:
         self.options: dict[tuple[int, int], object] = {}
         self.tcp_state = 1
         """1 is ESTABLISHED, 8 is CLOSE_WAIT: the other side has closed."""
+        self.acknowledged = 0
+        """Bytes that the other side's kernel has taken."""
 
     def fileno(self) -> int:
         return NO_SUCH_FD
@@ -27,8 +30,9 @@ class FakeSocket:
         self.options[level, option] = value
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        assert (level, option, size) == (socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        return bytes([self.tcp_state])
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+        info = bytes([self.tcp_state]) + bytes(119) + self.acknowledged.to_bytes(8, sys.byteorder)
+        return info[:size]
 
     @property
     def resets_on_close(self) -> bool:
@@ -57,6 +61,8 @@ class FakeTransport(asyncio.Transport):
         self._closing = False
         self._unread = bytearray()
         self.room: int | None = None
+        self.acknowledges = True
+        """Whether what the kernel took reaches the other side."""
         self.sent = bytearray()
         """What the kernel took."""
         self.buffer = bytearray()
@@ -102,6 +108,12 @@ class FakeTransport(asyncio.Transport):
         assert not self._tls
         self.calls.append("write_eof")
         self._eof_written = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
 
     def pause_reading(self) -> None:
         self.calls.append("pause_reading")
@@ -187,6 +199,7 @@ class FakeTransport(asyncio.Transport):
     def _flush(self) -> None:
         size = len(self.buffer) if self.room is None else min(self.room, len(self.buffer))
         self.sent += self.buffer[:size]
+        self.socket.acknowledged += size if self.acknowledges else 0
         del self.buffer[:size]
         if self.room is not None:
             self.room -= size

@@ -63,6 +63,7 @@ class Wire:
     @classmethod
     async def connect(cls, port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None) -> Wire:
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or small frames wait for delayed ACKs
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.setblocking(False)
@@ -153,6 +154,16 @@ class Wire:
         else:
             await self._read_body(message)
         return message
+
+    async def rest_of(self, head: Message) -> tuple[bytes, bool]:
+        """The body behind `head`, and whether it was broken off."""
+        try:
+            await self._read_body(head)
+        except (EOFError, ConnectionResetError):
+            return b"", True
+        if head.get("content-length") is None and head.get("transfer-encoding") is None:
+            return b"", (await self.rest())[1] is End.RESET
+        return head.body, False
 
     async def chunk(self) -> bytes:
         """One chunk's bytes; b"" for the last chunk, whose trailers are read too."""

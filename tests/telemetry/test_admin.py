@@ -9,14 +9,15 @@ import orjson
 import pytest
 
 from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.exchange import Deadlines, Exchange, Surroundings
+from flowserver.relay.exchange import Exchange, Surroundings
+from flowserver.relay.target import Deadlines
 from flowserver.telemetry.admin import Admin
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, downstream_surroundings, understood
-from ..support.recording import RecordingConnector, RecordingDownstream
+from ..support.recording import RecordingDownstream, RecordingUpstream
 
 
 class Scene:
@@ -72,7 +73,7 @@ def test_live_streams_are_told(scene: Scene) -> None:
     around = Surroundings(scene.clock, scene.metrics, deadlines, scene.metrics.pauses, 100)
     down = RecordingDownstream()
     exchange = Exchange(RequestHead(b"GET", b"/v1/\xc3?secret", []), down, around, identity=b"id-1")
-    exchange.start(RecordingConnector(), exchange.request)
+    exchange.start(RecordingUpstream())
     exchange.on_upstream_head(ResponseHead(200, []))
     exchange.on_upstream_data(b"hello")
     exchange.on_downstream_full()

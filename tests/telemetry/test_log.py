@@ -15,7 +15,7 @@ from flowserver.telemetry import log as log_module
 from flowserver.telemetry.log import Log
 
 from ..support.clock import FakeClock
-from ..support.recording import RecordingConnector, RecordingDownstream, exchange_surroundings
+from ..support.recording import RecordingDownstream, RecordingUpstream, exchange_surroundings
 
 
 def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def ended_exchange(clock: FakeClock, *, target: bytes = b"/v1/models?key=secret"
     down.writes = (4, 1)
     headers = [(b"authorization", b"Bearer secret")]
     exchange = Exchange(RequestHead(b"GET", target, headers), down, around, identity=b"id-1")
-    exchange.start(RecordingConnector(), exchange.request)
+    exchange.start(RecordingUpstream())
     clock.advance(0.25)
     exchange.on_upstream_head(ResponseHead(200, []))
     exchange.on_upstream_data(b"hello")
@@ -56,6 +56,7 @@ def test_an_exchange_is_one_line_with_all_that_counts() -> None:
         "status": 200,
         "end": "complete",
         "upstream": "recording",
+        "attempts": 1,
         "reused": False,
         "bytes_up": 0,
         "bytes_down": 5,

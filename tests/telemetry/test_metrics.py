@@ -9,12 +9,13 @@ import pytest
 
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, EndReason
 from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.exchange import Deadlines, Exchange, Surroundings
+from flowserver.relay.exchange import Exchange, Surroundings
+from flowserver.relay.target import Deadlines
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
 from ..support.clock import FakeClock
-from ..support.recording import RecordingConnector, RecordingDownstream
+from ..support.recording import RecordingDownstream, RecordingUpstream
 
 
 class Scene:
@@ -28,7 +29,7 @@ class Scene:
     def start(self) -> tuple[Exchange, RecordingDownstream]:
         down = RecordingDownstream()
         exchange = Exchange(RequestHead(b"GET", b"/", []), down, self.around, identity=b"i")
-        exchange.start(RecordingConnector(), exchange.request)
+        exchange.start(RecordingUpstream())
         return exchange, down
 
     def figures(self) -> dict[str, float]:
@@ -132,7 +133,7 @@ class Figures:
 
 
 def test_pools_are_told_apart(scene: Scene) -> None:
-    scene.metrics.pools.append(Figures())
+    scene.metrics.pools = [Figures()]
     figures = scene.figures()
     assert figures['flow_upstream_connects_total{upstream="api"}'] == 3
     assert figures['flow_upstream_reuses_total{upstream="api"}'] == 5

@@ -22,7 +22,8 @@ class Owner:
     def __init__(self) -> None:
         self.log: list[str] = []
 
-    def on_idle(self, connection: UpstreamH1) -> None:
+    def on_capacity(self, connection: UpstreamH1) -> None:
+        assert connection.capacity == 1
         self.log.append("idle")
 
     def on_lost(self, connection: UpstreamH1) -> None:
@@ -444,3 +445,46 @@ def test_a_request_that_is_cancelled_by_its_own_head_reads_no_body() -> None:
     scene.provider.says(SIZED + b"hello")
     assert scene.events.log == []
     assert scene.provider.end == "reset"
+
+
+# A request that crosses the provider's close
+
+
+def kept() -> Scene:
+    """A connection that has served one request, and has another one under way that nobody acknowledged yet."""
+    scene = Scene()
+    scene.provider.says(SIZED + b"hello")
+    scene.provider.transport.acknowledges = False
+    scene.events = scene.begin(b"POST", length=0)
+    return scene
+
+
+def test_a_request_that_the_provider_s_kernel_never_took_was_not_begun() -> None:
+    scene = kept()
+    scene.provider.shuts()
+    assert scene.events.log == ["failed 502"]
+    assert scene.events.errors[0].untouched
+
+
+def test_a_request_that_was_taken_may_have_been_begun() -> None:
+    scene = kept()
+    scene.provider.transport.socket.acknowledged += 1
+    scene.provider.shuts()
+    scene.provider.transport.lose()
+    assert scene.events.log == ["failed 502"]
+    assert not scene.events.errors[0].untouched
+
+
+def test_an_answer_that_began_is_no_crossing() -> None:
+    scene = kept()
+    scene.provider.says(b"HTTP/1.1 200")
+    scene.provider.shuts()
+    scene.provider.transport.lose()
+    assert not scene.events.errors[0].untouched
+
+
+def test_the_first_request_of_a_connection_is_never_taken_for_a_crossing() -> None:
+    scene = Scene()
+    scene.provider.shuts()
+    scene.provider.transport.lose()
+    assert not scene.events.errors[0].untouched

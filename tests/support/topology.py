@@ -1,0 +1,30 @@
+"""Configurations with several providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def toml(folder: Path, upstreams: Mapping[str, Mapping[str, object] | str], routes: str = "") -> str:
+    """The path of a new FLOW_CONFIG file; each upstream is its URL, or a table. `routes` is TOML."""
+    lines = []
+    for name, given in upstreams.items():
+        table = {"url": given} if isinstance(given, str) else given
+        lines += [
+            "[[upstreams]]",
+            f'name = "{name}"',
+            *(f"{key} = {_value(value)}" for key, value in table.items()),
+            "",
+        ]
+    path = folder / "flow.toml"
+    path.write_text("\n".join([*lines, routes]))
+    return str(path)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f'"{key}" = "{text}"' for key, text in value.items()) + " }"
+    return str(value) if isinstance(value, int | float) else f'"{value}"'

@@ -1,0 +1,187 @@
+"""The file of providers and routes: what it says, and where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowserver.config import ConfigError, load
+from flowserver.topology import RouteSpec, Topology, load_topology
+
+SECRET = "sk-very-secret"
+ENVIRON = {"KEY": SECRET}
+ONE = '[[upstreams]]\nname = "a"\nurl = "https://a.test"\n'
+
+
+def read(folder: Path, text: str, **environ: str) -> Topology:
+    path = folder / "flow.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_topology(load({"FLOW_CONFIG": str(path), **environ}), ENVIRON)
+
+
+def problems(folder: Path, text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, text, **environ)
+    found = [problem.removeprefix(f"{folder / 'flow.toml'}: ") for problem in caught.value.problems]
+    assert SECRET not in "".join(found)
+    return found
+
+
+def test_without_a_file_one_provider_serves_all() -> None:
+    topology = load_topology(load({"FLOW_UPSTREAM": "https://api.test/v1", "FLOW_UPSTREAM_API_KEY": SECRET}), {})
+    [spec] = topology.upstreams
+    assert (spec.name, str(spec.url), spec.api_key) == ("api.test", "https://api.test/v1", SECRET)
+    assert topology.routes == (RouteSpec("*", (), (("api.test",),)),)
+
+
+def test_without_a_provider_nothing_works() -> None:
+    with pytest.raises(ConfigError, match="FLOW_UPSTREAM"):
+        load_topology(load({}), {})
+
+
+def test_all_that_can_be_said(tmp_path: Path) -> None:
+    (tmp_path / "a.key").write_text(f"{SECRET}\n")
+    topology = read(
+        tmp_path,
+        """
+        [[upstreams]]
+        name = "a"
+        url = "https://a.test/v1/"
+        api_key = "file:a.key"
+        protocol = "h2"
+        headers = { "X-Team" = "search" }
+        models = { "gpt-4o" = "prod" }
+        weight = 2
+        max_connections = 5
+        max_concurrent = 7
+        queue = 0
+        queue_timeout = "500ms"
+        ca = "ca.pem"
+        verify = false
+        connect_timeout = 1
+        first_byte_timeout = "10m"
+        idle_timeout = 2.5
+        keepalive = "4s"
+        [[upstreams]]
+        name = "b"
+        url = "http://b.test:8000"
+        api_key = "env:KEY"
+        [[routes]]
+        path = "/v1/*"
+        models = ["gpt-*"]
+        upstreams = [["a", "b"], "b"]
+        """,
+    )
+    a, b = topology.upstreams
+    assert (a.api_key, b.api_key) == (SECRET, SECRET)
+    assert (a.protocol, a.headers, a.models) == ("h2", (("X-Team", "search"),), (("gpt-4o", "prod"),))
+    assert (a.weight, a.max_connections, a.max_concurrent, a.queue, a.queue_timeout) == (2, 5, 7, 0, 0.5)
+    assert (a.ca, a.verify) == (str(tmp_path / "ca.pem"), False)
+    assert (a.connect_timeout, a.first_byte_timeout, a.idle_timeout, a.keepalive) == (1, 600, 2.5, 4)
+    assert (b.verify, b.max_concurrent, b.keepalive) == (True, None, None)
+    assert topology.routes == (RouteSpec("/v1/*", ("gpt-*",), (("a", "b"), ("b",))),)
+
+
+def test_without_routes_all_providers_serve_in_their_order(tmp_path: Path) -> None:
+    topology = read(tmp_path, ONE + "[[upstreams]]\nname = 'b'\nurl = 'https://b.test'")
+    assert topology.routes == (RouteSpec("*", (), (("a",), ("b",))),)
+
+
+def test_the_example_is_right() -> None:
+    path = Path(__file__).parent.parent / "flowserver.example.toml"
+    environ = {"OPENAI_API_KEY": SECRET, "AZURE_API_KEY": SECRET}
+    topology = load_topology(load({"FLOW_CONFIG": str(path)}), environ)
+    assert [spec.name for spec in topology.upstreams] == ["openai", "azure", "local"]
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("nonsense = 1", "upstreams[0].nonsense"),
+        ("weight = 0", "upstreams[0].weight"),
+        ("weight = -1", "upstreams[0].weight"),
+        ("weight = 1.5", "upstreams[0].weight"),
+        ("weight = true", "upstreams[0].weight"),
+        ("max_connections = 0", "upstreams[0].max_connections"),
+        ("max_concurrent = 0", "upstreams[0].max_concurrent"),
+        ("queue = -1", "upstreams[0].queue"),
+        ('queue = "5"', "upstreams[0].queue"),
+        ("queue_timeout = 0", "upstreams[0].queue_timeout"),
+        ("keepalive = inf", "upstreams[0].keepalive"),
+        ("keepalive = nan", "upstreams[0].keepalive"),
+        ('idle_timeout = "soon"', "upstreams[0].idle_timeout"),
+        ("connect_timeout = []", "upstreams[0].connect_timeout"),
+        ('protocol = "h3"', "upstreams[0].protocol"),
+        ('verify = "no"', "upstreams[0].verify"),
+        ("ca = 1", "upstreams[0].ca"),
+        ('api_key = "sk-very-secret"', "upstreams[0].api_key"),
+        ('api_key = "env:MISSING"', "upstreams[0].api_key"),
+        ('api_key = "env:"', "upstreams[0].api_key"),
+        ('api_key = "file:missing.key"', "upstreams[0].api_key"),
+        ('api_key = "file:."', "upstreams[0].api_key"),
+        ('headers = "x"', "upstreams[0].headers"),
+        ("headers = { x = 1 }", "upstreams[0].headers"),
+        ('headers = { "x y" = "z" }', "upstreams[0].headers"),
+        ('headers = { "x:y" = "z" }', "upstreams[0].headers"),
+        ('headers = { x = "sk-very-secret\\r\\ny: z" }', "upstreams[0].headers"),
+        ('headers = { x = "sk-very-secret\\u20ac" }', "upstreams[0].headers"),
+        ('headers = { x = "a", X = "b" }', "upstreams[0].headers"),
+        ('headers = { Host = "z" }', "upstreams[0].headers"),
+        ('headers = { content-length = "1" }', "upstreams[0].headers"),
+        ('headers = { Transfer-Encoding = "chunked" }', "upstreams[0].headers"),
+        ('headers = { connection = "close" }', "upstreams[0].headers"),
+        ("models = { x = 1 }", "upstreams[0].models"),
+        ("[[routes]]\nupstreams = ['c']", "routes[0].upstreams"),
+        ("[[routes]]\nupstreams = [1]", "routes[0].upstreams"),
+        ("[[routes]]\nupstreams = []", "routes[0].upstreams"),
+        ("[[routes]]\nupstreams = [[]]", "routes[0].upstreams"),
+        ("[[routes]]\nupstreams = 'a'", "routes[0].upstreams"),
+        ("[[routes]]\nupstreams = ['a']\n[[routes]]", "routes[1].upstreams"),
+        ("[[routes]]\nupstreams = ['a']\npath = ''", "routes[0].path"),
+        ("[[routes]]\nupstreams = ['a']\npath = 1", "routes[0].path"),
+        ("[[routes]]\nupstreams = ['a']\nmodels = 'x'", "routes[0].models"),
+        ("[[routes]]\nupstreams = ['a']\nmodels = [1]", "routes[0].models"),
+        ("[[routes]]\nupstreams = ['a']\nnonsense = 1", "routes[0].nonsense"),
+        ("[routes]\nupstreams = ['a']", "routes"),
+        ("[other]\nx = 1", "other"),
+        ("[[upstreams]]\nname = 'b'", "upstreams[1].url"),
+        ("[[upstreams]]\nurl = 'http://b.test'", "upstreams[1].name"),
+        ("[[upstreams]]\nname = 'b'\nurl = 'ftp://b.test'", "upstreams[1].url"),
+        ("[[upstreams]]\nname = ''\nurl = 'http://b.test'", "upstreams[1].name"),
+        ("[[upstreams]]\nname = 'a'\nurl = 'http://b.test'", "upstreams"),
+    ],
+)
+def test_each_mistake_is_told_with_its_place(tmp_path: Path, line: str, place: str) -> None:
+    [problem] = problems(tmp_path, ONE + line)
+    assert problem.startswith(f"{place}: ")
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    text = ONE + "weight = 0\nqueue = -1\n[[routes]]\nupstreams = ['c', 'a']"
+    found = [problem.split(":")[0] for problem in problems(tmp_path, text)]
+    assert found == ["upstreams[0].weight", "upstreams[0].queue", "routes[0].upstreams"]
+
+
+def test_a_file_that_can_t_be_used(tmp_path: Path) -> None:
+    assert problems(tmp_path, "[[upstreams")[0]
+    assert problems(tmp_path, "") == ["upstreams: at least one [[upstreams]] table is wanted"]
+    assert problems(tmp_path, "upstreams = 3")[0].startswith("upstreams: ")
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_topology(load({"FLOW_CONFIG": str(tmp_path / "missing.toml")}), {})
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_topology(load({"FLOW_CONFIG": str(tmp_path)}), {})
+
+
+def test_the_file_and_the_one_provider_exclude_each_other(tmp_path: Path) -> None:
+    [problem] = problems(tmp_path, ONE, FLOW_UPSTREAM="https://b.test")
+    assert problem.startswith("FLOW_UPSTREAM: ")
+
+
+def test_secrets_never_show(tmp_path: Path) -> None:
+    text = ONE + 'api_key = "env:KEY"\nheaders = { api-key = "sk-very-secret" }'
+    assert SECRET not in repr(read(tmp_path, text))
+    assert SECRET not in repr(load({"FLOW_UPSTREAM": "https://a.test", "FLOW_UPSTREAM_API_KEY": SECRET}))
+    for secret in (f"{SECRET} x", f"{SECRET}\u20ac"):
+        (tmp_path / "bad.key").write_text(secret, encoding="utf-8")
+        problems(tmp_path, ONE + 'api_key = "file:bad.key"')
