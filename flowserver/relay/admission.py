@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import count
 
 from ..errors import LOOP
 from ..messages import RequestHead, passed_through, request_id
@@ -14,18 +15,24 @@ from .ports import DownstreamStream
 class Admission:
     """Turns request heads into exchanges; one for each worker."""
 
-    __slots__ = ("_around", "dispatching")
+    __slots__ = ("_around", "_numbers", "_prefix", "dispatching")
 
     def __init__(self, dispatching: Dispatching, around: Surroundings) -> None:
         self.dispatching = dispatching
         """Replaced when the configuration is read again; exchanges under way keep theirs."""
         self._around = around
+        self._prefix = os.urandom(8).hex().encode("ascii")
+        self._numbers = count(1)
 
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
-        identity = request_id(request.headers) or os.urandom(16).hex().encode()
+        identity = request_id(request.headers) or self._new_identity()
         exchange = Exchange(request, downstream, self._around, identity=identity)
         if passed_through(request.headers, self.dispatching.pseudonym):
             exchange.refuse(LOOP)
         else:
             exchange.start(Dispatch(request, identity, self.dispatching, exchange))
         return exchange
+
+    def _new_identity(self) -> bytes:
+        """A request id: unique to the process and to the request. Random bytes for each would cost 17 us."""
+        return b"%b%016x" % (self._prefix, next(self._numbers))
