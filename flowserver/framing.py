@@ -1,4 +1,4 @@
-"""HTTP/1.1 chunked framing of response bodies, beside h11 (RFC 9112 section 7.1).
+"""HTTP/1.1 beside h11: chunked framing of bodies (RFC 9112 section 7.1), and the fields of heads that frame nothing.
 
 h11 owns every connection: heads, states, trailers, ends. Only the chunks between are framed here, because h11 takes
 5.8 us to read one and 2.4 us to write one, against 0.5 and 0.2 by hand. Tests hold both to what h11 makes of the same
@@ -101,3 +101,39 @@ class ChunkDecoder:
             self.ended = True
             self.rest = line + data[end + 1 :]
         return end + 1
+
+
+# --- heads: h11 is shown the fields that decide framing and state, the others pass beside it ---
+
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+FIELDS = re.compile(rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
+"""All fields of a head and its blank line, in strict form."""
+_FOR_H11 = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"))
+
+
+def split_fields(raw: bytes, start: int) -> list[tuple[bytes, bytes]]:
+    """The fields of the head `raw`, which `FIELDS` matches from `start` on; names in lower case."""
+    if start + 2 >= len(raw):
+        return []
+    lines = (line.partition(b":") for line in raw[start:-4].split(b"\r\n"))
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]
+
+
+def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """What h11 needs of a head. It takes 2 us for each field, and a client library sends twenty."""
+    return first_line + write_fields([field for field in fields if field[0] in _FOR_H11]) + b"\r\n"
+
+
+def write_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def insert_fields(head: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """`head`, as h11 wrote it, with more fields behind its first line."""
+    start = head.index(b"\r\n") + 2
+    return head[:start] + write_fields(fields) + head[start:]
+
+
+def append_fields(head: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """`head`, as h11 wrote it, with more fields before its blank line."""
+    return head[:-2] + write_fields(fields) + b"\r\n"

@@ -13,17 +13,16 @@ import h11
 
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
+from ..framing import FIELDS, TOKEN, head_for_h11, split_fields
 from ..messages import Headers, RequestHead, find
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 100
 MAX_URI = 8 * 1024
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-METHOD = re.compile(_TOKEN)
+METHOD = re.compile(TOKEN)
 # A method is short, so that a target is known to be too long before its end is there.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/1\.[01]\r\n")
-FIELDS = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -79,18 +78,20 @@ class HeadReader:
 
 
 def parse_head(raw: bytes, connection: h11.Connection) -> RequestHead | RelayError:
-    """Check the whole head `raw` and let h11 parse it; `connection` is then in its body state."""
+    """Check the whole head `raw` and let h11 take it; `connection` is then in its body state."""
     error = _check_raw(raw)
     if error is not None:
         return error
+    line_end = raw.find(b"\r\n") + 2
+    headers = split_fields(raw, line_end)
     try:
-        connection.receive_data(raw)
+        connection.receive_data(head_for_h11(raw[:line_end], headers))
         event = connection.next_event()
     except h11.RemoteProtocolError as failure:
         return bad_request(f"The request is malformed: {failure}.", status=failure.error_status_hint)
     if not isinstance(event, h11.Request):
         return bad_request("The request is malformed.")
-    return _check_request(event)
+    return _check_request(event, headers)
 
 
 def _check_raw(raw: bytes) -> RelayError | None:
@@ -114,8 +115,7 @@ def _check_raw(raw: bytes) -> RelayError | None:
     return None
 
 
-def _check_request(event: h11.Request) -> RequestHead | RelayError:
-    headers: Headers = list(event.headers)
+def _check_request(event: h11.Request, headers: Headers) -> RequestHead | RelayError:
     names = [name for name, _ in headers]
     method, target, version = event.method, event.target, event.http_version
     if method in (b"CONNECT", b"TRACE"):
