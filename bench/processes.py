@@ -65,7 +65,7 @@ class Process:
     ) -> None:
         self.port = port
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        # A session of its own: Ctrl-C reaches the bench alone, which then ends each process in order.
+        # A process group of its own: Ctrl-C reaches the bench alone, which then ends each process in order.
         self._process = subprocess.Popen(
             command,
             cwd=repository(),

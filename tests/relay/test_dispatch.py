@@ -319,7 +319,7 @@ def test_the_body_tells_the_model_and_the_model_the_provider() -> None:
     assert scene.asked("a") == 0
     dispatch.send_end()
     assert scene.providers["a"].streams[0].body == body("gpt-4o")
-    scene.ask(body("claude"))
+    scene.ask(body("mistral"))
     assert scene.asked("b") == 1
 
 
@@ -342,9 +342,9 @@ def test_a_body_too_large_to_be_looked_into_goes_where_any_model_may_go() -> Non
 
 def test_without_a_route_the_client_is_told_and_its_upload_is_not_stopped() -> None:
     scene = Scene(("a",), routes={"a": ("gpt-*",)}, replay=50)
-    _, events = scene.ask(body("claude"))
+    _, events = scene.ask(body("mistral"))
     assert events.log == ["failed 404"]
-    assert "claude" in events.errors[0].message
+    assert "mistral" in events.errors[0].message
     _, events = scene.ask(b"x" * 51, whole=False)
     assert events.log == ["failed 404"]
 
