@@ -89,6 +89,7 @@ class Config:
     upstream_ping_interval: float | None
     retry_attempts: int
     retry_time: float
+    retry_unanswered: bool
     replay_body: int
     breaker_failures: int
     breaker_cooldown: float
@@ -108,10 +109,11 @@ class Config:
     h2_max_continuations: int
     log_level: str
 
-    @property
-    def sweep_interval(self) -> float:
-        """Seconds between two looks at all deadlines: 1, or less when a deadline is so short that it needs it."""
+    def sweep_interval(self, *others: float | None) -> float:
+        """Seconds between two looks at all deadlines: 1, or less when a deadline, one of `others` among them, is so
+        short that it needs it."""
         timeouts = (
+            *others,
             self.head_timeout,
             self.body_timeout,
             self.keepalive_timeout,
@@ -200,6 +202,13 @@ def parse_url(text: str) -> Url:
     if re.search(r"[\x00-\x20\x7f]", parts.path + host):
         raise ValueError(f"{wanted}, without blanks or control characters")
     return Url(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+
+
+def parse_switch(text: str) -> bool:
+    value = text.strip().lower()
+    if value not in ("on", "off"):
+        raise ValueError("on or off is wanted")
+    return value == "on"
 
 
 def parse_log_level(text: str) -> str:
@@ -304,6 +313,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("FLOW_RETRY_ATTEMPTS", "3", parse_count, "attempts for one request, the first one included"),
     Setting("FLOW_RETRY_TIME", "5s", parse_time, "from a request's start: later nothing is tried again"),
+    Setting(
+        "FLOW_RETRY_UNANSWERED",
+        "on",
+        parse_switch,
+        "ask the next provider also when one broke off before its answer; it may have begun",
+    ),
     Setting("FLOW_REPLAY_BODY", "1m", parse_size, "largest request body that is kept to be sent again"),
     Setting("FLOW_BREAKER_FAILURES", "5", parse_count, "failures in a row after which a provider is left alone"),
     Setting("FLOW_BREAKER_COOLDOWN", "5s", parse_time, "until it is tried again, with one request"),

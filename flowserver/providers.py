@@ -69,7 +69,6 @@ def _pool(config: Config, spec: UpstreamSpec, marks: Marks) -> Pool:
             clock=time.monotonic,
         )
 
-    prior_knowledge = spec.protocol == "h2" and spec.url.scheme == "http"
     if spec.protocol == "h2":
         multiplexed: bool | None = True
     else:
@@ -80,7 +79,7 @@ def _pool(config: Config, spec: UpstreamSpec, marks: Marks) -> Pool:
         max_connections=spec.max_connections,
         multiplexed=multiplexed,
     )
-    pool = Pool(spec.name, Arrivals(dialer, make, prior_knowledge=prior_knowledge), marks, settings, time.monotonic)
+    pool = Pool(spec.name, Arrivals(dialer, make, multiplexed=multiplexed), marks, settings, time.monotonic)
     return pool
 
 

@@ -15,7 +15,7 @@ from .downstream.h2_guard import H2Limits
 from .downstream.hangup import HangupWatcher
 from .downstream.listener import Listener
 from .downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
-from .downstream.tls import TlsFiles, reload, server_context
+from .downstream.tls import TlsFiles, server_context
 from .flow import Marks
 from .providers import Providers, build
 from .relay.admission import Admission
@@ -45,14 +45,15 @@ class Relay:
         self.metrics = Metrics(log)
         self._marks = Marks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
-        self._providers = build(config, load_topology(config, environ), self._marks)
+        topology = load_topology(config, environ)
+        self._providers = build(config, topology, self._marks)
+        self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
         """Of earlier configurations, while requests are under way at them."""
         self._show_providers()
         self._admission = self._build_admission()
         self._tls_files = _tls_files(config)
-        self._tls = self._build_tls()
-        self._clients = self._listener(self._admission.open_exchange, config.max_connections, self._tls)
+        self._clients = self._listener(self._admission.open_exchange, config.max_connections, self._build_tls())
         self._admin = self._build_admin()
         self.addresses: list[Address] = []
         """Where clients connect, with real ports."""
@@ -90,9 +91,9 @@ class Relay:
         """Read providers, routes and certificates again, for new requests and connections; what is under way is not
         touched. A configuration that can't be used changes nothing."""
         try:
-            providers = build(self._config, load_topology(self._config, self._environ), self._marks, self._providers)
-            if self._tls is not None and self._tls_files is not None:
-                reload(self._tls, self._tls_files)
+            topology = load_topology(self._config, self._environ)
+            providers = build(self._config, topology, self._marks, self._providers)
+            tls = None if self._tls_files is None else server_context(self._tls_files)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             return
@@ -101,6 +102,8 @@ class Relay:
             return
         self._retired.append(self._providers)
         self._providers = providers
+        self._sweep_interval = self._config.sweep_interval(*topology.swept_times)
+        self._clients.tls = tls
         self._admission.dispatching = self._dispatching()
         self._show_providers()
         self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
@@ -128,7 +131,9 @@ class Relay:
 
     def _dispatching(self) -> Dispatching:
         config = self._config
-        policy = RetryPolicy(config.retry_attempts, config.retry_time, config.replay_body)
+        policy = RetryPolicy(
+            config.retry_attempts, config.retry_time, config.replay_body, unanswered=config.retry_unanswered
+        )
         return Dispatching(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym)
 
     def _show_providers(self) -> None:
@@ -166,7 +171,7 @@ class Relay:
     # --- time ------------------------------------------------------------------------------------------------------
 
     def _schedule_sweep(self) -> None:
-        interval = self._config.sweep_interval
+        interval = self._sweep_interval
         self._timer = self._loop.call_later(interval, self._sweep, time.monotonic() + interval)
 
     def _sweep(self, due: float) -> None:

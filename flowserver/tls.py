@@ -36,11 +36,13 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
     ) -> None:
+        """`session`, of an earlier connection with the same context, saves the costly part of the handshake."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname, session=session
         )
         self._established = established
         self._failed = failed
@@ -157,6 +159,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._tls if name == "ssl_object" else self._raw.get_extra_info(name, default)
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """For the next connection to the same provider; with TLS 1.3 it is there once the first answer came."""
+        return self._tls.session
 
     # --- between ---------------------------------------------------------------------------------------------------
 

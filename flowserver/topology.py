@@ -62,6 +62,15 @@ class Topology:
     upstreams: tuple[UpstreamSpec, ...]
     routes: tuple[RouteSpec, ...]
 
+    @property
+    def swept_times(self) -> list[float | None]:
+        """The times in it that a look now and then keeps."""
+        return [
+            time
+            for spec in self.upstreams
+            for time in (spec.queue_timeout, spec.first_byte_timeout, spec.idle_timeout, spec.keepalive)
+        ]
+
 
 def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     """The file of FLOW_CONFIG, or else the one provider of FLOW_UPSTREAM. Raises ConfigError with every problem."""

@@ -177,6 +177,7 @@ def test_a_misspelt_setting_is_told_with_a_guess() -> None:
 
 
 def test_short_deadlines_are_looked_at_more_often() -> None:
-    assert load({}).sweep_interval == 1.0
-    assert load({"FLOW_IDLE_TIMEOUT": "400ms"}).sweep_interval == pytest.approx(0.1)
-    assert load({"FLOW_IDLE_TIMEOUT": "1ms"}).sweep_interval == pytest.approx(0.02)
+    assert load({}).sweep_interval() == 1.0
+    assert load({"FLOW_IDLE_TIMEOUT": "400ms"}).sweep_interval() == pytest.approx(0.1)
+    assert load({"FLOW_IDLE_TIMEOUT": "1ms"}).sweep_interval() == pytest.approx(0.02)
+    assert load({}).sweep_interval(None, 0.2, 30.0) == pytest.approx(0.05)

@@ -19,7 +19,8 @@ class Listener:
 
     def __init__(self, around: Surroundings, *, notsent_lowat: int | None, tls: ssl.SSLContext | None = None) -> None:
         self._around = around
-        self._tls = tls
+        self.tls = tls
+        """For new connections; None: plain."""
         self._notsent_lowat = notsent_lowat
         self._servers: list[asyncio.Server] = []
 
@@ -39,7 +40,7 @@ class Listener:
         limit = self._around.settings.max_connections
         if len(self._around.connections) >= limit + max(1, limit // 10):
             return _Refusal()  # the answers to those above the limit are bounded too
-        return Opening(self._around) if self._tls is None else Handshake(self._around, self._tls).transport
+        return Opening(self._around) if self.tls is None else Handshake(self._around, self.tls).transport
 
     def _bind(self, address: Address) -> socket.socket:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET

@@ -16,26 +16,15 @@ class TlsFiles:
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """TLS 1.2 and up, HTTP/2 preferred by ALPN. Raises OSError (ssl.SSLError among it)."""
+    """TLS 1.2 and up, HTTP/2 preferred by ALPN. A renewed file needs a new context. Raises OSError (ssl.SSLError among
+    it)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2", "http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    _load(context, files)
+    # No password: OpenSSL would ask the terminal for that of an encrypted key, and a running relay would wait for it.
+    context.load_cert_chain(files.certificate, files.key, password="")
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def reload(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Have new connections use the files as they are now. Raises OSError, and then nothing changed."""
-    server_context(files)  # a pair that does not fit must not replace one that does
-    _load(context, files)
-    if files.client_ca is not None:
-        context.load_verify_locations(files.client_ca)
-
-
-def _load(context: ssl.SSLContext, files: TlsFiles) -> None:
-    # No password: OpenSSL would ask the terminal for that of an encrypted key, and a running relay would wait for it.
-    context.load_cert_chain(files.certificate, files.key, password="")

@@ -27,11 +27,14 @@ UNWELL = frozenset((429, 502, 503, 504, 529))
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` for one request, within `time` seconds of its start; bodies up to `replay` bytes can be sent again."""
+    """`attempts` for one request, within `time` seconds of its start; bodies up to `replay` bytes can be sent again.
+
+    `unanswered`: another provider is asked also when one broke off that may have begun with the request."""
 
     attempts: int
     time: float
     replay: int
+    unanswered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +197,7 @@ class Dispatch:
             self._retry_at = None
             self._ask_if_well(self._tried[-1])
         elif self._queued_at is not None and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
-            target = self._tried[-1]
-            target.leave(self)
-            self._queued_at = None
-            self._fail(_busy(f"No place at the provider came free within {target.settings.queue_timeout:g} s."))
+            self._give_up_waiting(self._tried[-1])
 
     # --- relay.target.Waiter ---------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Dispatch:
             self._reused = self._attempt.reused
         self._attempt = None
         self._leave_target(error)
-        if not self._committed and error.untouched:
+        if not self._committed and self._may_repeat(error):
             again = self._again(0.0 if _is_passing(error) else None)
             if again is not None:
                 again()
@@ -387,6 +387,20 @@ class Dispatch:
         same = self._tried[-1]
         same.retries += 1
         return lambda: self._ask_later(same, after)
+
+    def _may_repeat(self, error: RelayError) -> bool:
+        """Whether a failure before the answer leaves room for another attempt. A provider that may have begun with the
+        request is not asked again, but another one may be: what the client's own library would do next."""
+        return error.untouched or (self._around.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
+
+    def _give_up_waiting(self, target: Target) -> None:
+        target.leave(self)
+        self._queued_at = None
+        other = self._candidate()
+        if other is not None:
+            self._ask(other)
+        else:
+            self._fail(_busy(f"No place at the provider came free within {target.settings.queue_timeout:g} s."))
 
     def _ask_later(self, target: Target, after: float) -> None:
         if after:

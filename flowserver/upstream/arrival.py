@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from ..errors import EndReason, upstream_error
+from ..errors import EndReason, RelayError, upstream_error
 from .dial import Dialer, DialError
 from .h1 import UpstreamH1
 from .h2 import UpstreamH2
@@ -47,12 +47,19 @@ class Arrival(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
 
-    def become(self, make: Make, *, prior_knowledge: bool) -> UpstreamH1 | UpstreamH2 | None:
-        """The connection; None when the provider closed meanwhile."""
-        if self._lost or self.transport.is_closing():
-            return None
+    @property
+    def is_lost(self) -> bool:
+        """Whether the provider closed meanwhile."""
+        return self._lost or self.transport.is_closing()
+
+    @property
+    def chosen(self) -> bool | None:
+        """Whether ALPN chose HTTP/2; None without TLS."""
         tls = self.transport.get_extra_info("ssl_object")
-        multiplexed = prior_knowledge or (tls is not None and tls.selected_alpn_protocol() == "h2")
+        return None if tls is None else bool(tls.selected_alpn_protocol() == "h2")
+
+    def become(self, make: Make, *, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
+        """The connection."""
         connection = make(multiplexed)
         if multiplexed:
             with contextlib.suppress(OSError):
@@ -71,14 +78,17 @@ class Arrival(asyncio.BufferedProtocol):
 
 
 class Arrivals:
-    """A `pool.Dial`: each call is a task that connects."""
+    """A `pool.Dial`: each call is a task that connects.
 
-    __slots__ = ("_dialer", "_make", "_prior_knowledge")
+    `multiplexed` insists on HTTP/2 (True, on a plain port with prior knowledge) or HTTP/1.1; None leaves it to ALPN.
+    """
 
-    def __init__(self, dialer: Dialer, make: Make, *, prior_knowledge: bool) -> None:
+    __slots__ = ("_dialer", "_make", "_multiplexed")
+
+    def __init__(self, dialer: Dialer, make: Make, *, multiplexed: bool | None) -> None:
         self._dialer = dialer
         self._make = make
-        self._prior_knowledge = prior_knowledge
+        self._multiplexed = multiplexed
 
     def __call__(self, connected: Connected, failed: Failed) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(self._arrive(connected, failed))
@@ -89,11 +99,21 @@ class Arrivals:
         except DialError as failure:
             failed(failure.error)
             return
-        connection = arrival.become(self._make, prior_knowledge=self._prior_knowledge)
-        # A connection that is not alive would tell nobody that it is lost.
-        if connection is None or not connection.is_alive():
+        spoken = arrival.chosen if arrival.chosen is not None else bool(self._multiplexed)
+        if arrival.is_lost:
+            failed(_refusal("closed at once"))
+        elif self._multiplexed and not spoken:
             arrival.transport.abort()
-            reason = EndReason.CONNECT_FAILED
-            failed(upstream_error(reason.value, "The provider closed at once.", reason, untouched=True))
+            failed(_refusal("does not speak HTTP/2, which its configuration insists on"))
         else:
-            connected(connection)
+            connection = arrival.become(self._make, multiplexed=spoken)
+            if connection.is_alive():
+                connected(connection)
+            else:  # it would tell nobody that it is lost
+                arrival.transport.abort()
+                failed(_refusal("closed at once"))
+
+
+def _refusal(what: str) -> RelayError:
+    reason = EndReason.CONNECT_FAILED
+    return upstream_error(reason.value, f"The provider {what}.", reason, untouched=True)

@@ -33,13 +33,15 @@ class Dialer:
     the kernel reads ahead of the relay that far, so it is part of what a stalled client pulls from the provider.
     """
 
-    __slots__ = ("_receive_buffer", "_timeout", "_tls", "_url")
+    __slots__ = ("_before", "_receive_buffer", "_timeout", "_tls", "_url")
 
     def __init__(self, url: Url, *, timeout: float, receive_buffer: int | None, tls: ssl.SSLContext | None) -> None:
         self._url = url
         self._timeout = timeout
         self._receive_buffer = receive_buffer
         self._tls = tls
+        self._before: TlsTransport | None = None
+        """The last connection established, for its session."""
 
     async def dial(self, factory: Callable[[], _P]) -> _P:
         """A connected protocol made by `factory`. Raises DialError."""
@@ -101,6 +103,7 @@ class Dialer:
         done: asyncio.Future[_P] = loop.create_future()
 
         def established(transport: TlsTransport) -> _P:
+            self._before = transport
             protocol = factory()
             if not done.done():
                 done.set_result(protocol)
@@ -110,7 +113,8 @@ class Dialer:
             if not done.done():
                 done.set_exception(error)
 
-        tls = TlsTransport(context, established, failed, server_hostname=self._url.host)
+        session = None if self._before is None else self._before.session
+        tls = TlsTransport(context, established, failed, server_hostname=self._url.host, session=session)
         transport, _ = await loop.create_connection(lambda: tls, sock=connection)
         try:
             return await done

@@ -17,7 +17,7 @@ from ..flow import Marks, Outlet
 from ..framing import FIELDS, ChunkDecoder, FramingError, append_fields, head_for_h11, split_fields
 from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body
 from ..relay.ports import UpstreamEvents
-from .kernel import bytes_acknowledged, is_established
+from .kernel import bytes_acknowledged, is_established, is_silent
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 200
@@ -163,8 +163,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def is_alive(self) -> bool:
-        """Whether an idle connection can be used. The provider's FIN may wait in the kernel, not yet read."""
-        return not self._transport.is_closing() and is_established(self._transport)
+        """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next answer,
+        may wait in the kernel, not yet read."""
+        return not self._transport.is_closing() and is_established(self._transport) and is_silent(self._transport)
 
     # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import sys
+import termios
 
 _ESTABLISHED = 1
 """The state, its first byte."""
@@ -17,6 +19,13 @@ def is_established(transport: asyncio.BaseTransport) -> bool:
         return True
     connection = transport.get_extra_info("socket")
     return bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED)
+
+
+def is_silent(transport: asyncio.BaseTransport) -> bool:
+    """Whether nothing waits to be read; True where it can't be told."""
+    with contextlib.suppress(OSError):
+        return not any(fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4)))
+    return True
 
 
 def bytes_acknowledged(transport: asyncio.BaseTransport) -> int | None:

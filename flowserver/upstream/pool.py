@@ -88,6 +88,7 @@ class Pool:
 
     __slots__ = (
         "_clock",
+        "_closed",
         "_connections",
         "_dial",
         "_dials",
@@ -113,6 +114,7 @@ class Pool:
         """Without a request, since when; the one used last stands last."""
         self._dials: dict[int, Cancellable] = {}
         self._waiting: deque[tuple[PooledStream, float]] = deque()
+        self._closed = False
         self.connects = 0
         """Connections made."""
         self.reuses = 0
@@ -150,7 +152,7 @@ class Pool:
             self._idle.pop(connection, None)
             if connection.capacity and self._settings.multiplexed is None:
                 self._multiplexed = True  # however few it took at first
-        elif self._settings.keepalive is None or not connection.capacity:
+        elif self._closed or self._settings.keepalive is None or not connection.capacity:
             self._idle.pop(connection, None)
             connection.close()
         elif connection not in self._idle:
@@ -182,6 +184,9 @@ class Pool:
             )
 
     def close(self) -> None:
+        """Nothing is kept from now on. A request that still comes (it waited for its next attempt while the
+        configuration was read again) is served."""
+        self._closed = True
         for dial in self._dials.values():
             dial.cancel()
         self._dials.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import ssl
 from pathlib import Path
@@ -29,6 +30,11 @@ async def _serial(lab: Lab, port: int, context: ssl.SSLContext) -> object:
     certificate = (await _secured(lab, port, context)).tls.getpeercert()
     assert certificate is not None
     return certificate["serialNumber"]
+
+
+async def _ask_once(lab: Lab, port: int, context: ssl.SSLContext) -> None:
+    client = await h2_client(lab, port, tls=context)
+    assert (await client.answer(ask(client, events=1))).whole
 
 
 async def test_http_2_is_chosen_by_alpn_and_streams_pass(lab: Lab, certificates: Certificates) -> None:
@@ -79,19 +85,13 @@ async def test_a_drain_over_tls_closes_in_good_order(lab: Lab, certificates: Cer
 
 async def test_mutual_tls_lets_in_who_has_a_certificate(lab: Lab, certificates: Certificates) -> None:
     _, relay, _ = await lab.simulated(**certificates.settings, tls_client_ca=certificates.authority)
-    client = await h2_client(lab, relay.port, tls=certificates.client(certified=True))
-    assert (await client.answer(ask(client, events=1))).whole
+    await _ask_once(lab, relay.port, certificates.client(certified=True))
 
 
 async def test_mutual_tls_keeps_out_who_has_none(lab: Lab, certificates: Certificates) -> None:
     simulator, relay, _ = await lab.simulated(**certificates.settings, tls_client_ca=certificates.authority)
-
-    async def try_it() -> None:
-        client = await h2_client(lab, relay.port, tls=certificates.client())
-        await client.answer(ask(client, events=1))
-
     with pytest.raises((EOFError, OSError)):  # in TLS 1.3 the client learns it after its handshake
-        await try_it()
+        await _ask_once(lab, relay.port, certificates.client())
     assert simulator.requests == []
 
 
@@ -119,6 +119,23 @@ async def test_broken_files_keep_the_certificate_that_is_there(lab: Lab, certifi
     relay.signal(signal.SIGHUP)
     await eventually(lambda: "reload_failed" in relay.events())
     assert await _serial(lab, relay.port, context) == before
+
+
+async def test_an_authority_that_was_taken_out_lets_nobody_in_any_more(
+    lab: Lab, certificates: Certificates, tmp_path: Path
+) -> None:
+    simulator = await lab.simulator()
+    (tmp_path / "other").mkdir()
+    other = Certificates(tmp_path / "other")
+    trusted = shutil.copy(certificates.authority, tmp_path / "clients.pem")
+    relay = await lab.process(simulator.url, **certificates.settings, tls_client_ca=trusted)
+    context = certificates.client(certified=True)
+    await _ask_once(lab, relay.port, context)
+    shutil.copy(other.authority, trusted)
+    relay.signal(signal.SIGHUP)
+    await eventually(lambda: "reloaded" in relay.events())
+    with pytest.raises((EOFError, OSError)):
+        await _ask_once(lab, relay.port, context)
 
 
 async def test_a_handshake_has_the_time_of_a_head(lab: Lab, certificates: Certificates) -> None:

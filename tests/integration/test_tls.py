@@ -19,6 +19,7 @@ from flowserver.config import ConfigError, load
 from flowserver.server import Relay
 from flowserver.telemetry.log import Log
 from tests.support.lab import Lab, chat, eventually, numbers
+from tests.support.topology import toml
 from tests.support.wire import CHUNKED_HEAD, LAST_CHUNK, End, chunk, request, response
 
 
@@ -174,3 +175,39 @@ async def test_connections_that_ended_while_idle_are_not_used_again(
         await client.send(request())
         assert (await client.response()).body == b"ok"
         await eventually(lambda: relay.relay.metrics.pools[0].open_connections == 0)
+
+
+async def test_a_new_connection_takes_up_the_session_of_the_one_before(
+    lab: Lab, authority: trustme.CA, trusted: str
+) -> None:
+    reused: list[bool] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reused.append(writer.get_extra_info("ssl_object").session_reused)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response(b"ok", headers=["Connection: close"]))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=_context(authority))
+    async with server:
+        relay = await lab.relay(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", upstream_ca=trusted)
+        client = await lab.client(relay.port)
+        for _ in range(3):
+            await client.send(request())
+            assert (await client.response()).body == b"ok"
+    assert reused == [False, True, True]
+
+
+async def test_a_provider_without_http_2_is_told_from_one_that_has_it(
+    lab: Lab, authority: trustme.CA, trusted: str, tmp_path: Path
+) -> None:
+    context = _context(authority)
+    context.set_alpn_protocols(["http/1.1"])
+    simulator = await lab.simulator(tls=context)
+    config = toml(tmp_path, {"only": {"url": simulator.url, "protocol": "h2"}})
+    relay = await lab.relay(None, config=config, upstream_ca=trusted)
+    client = await lab.client(relay.port)
+    await client.send(chat(events=1))
+    answer = await client.response()
+    assert answer.status == 502
+    assert "does not speak HTTP/2" in orjson.loads(answer.body)["error"]["message"]

@@ -71,6 +71,7 @@ class Scene:
         attempts: int = 3,
         time: float = 10.0,
         replay: int = 100,
+        unanswered: bool = True,
         failures: int = 5,
         routes: dict[str, tuple[str, ...]] | None = None,
         **settings: Any,
@@ -86,7 +87,7 @@ class Scene:
         self.around = dispatching(
             *found,
             clock=self.clock,
-            policy=RetryPolicy(attempts, time, replay),
+            policy=RetryPolicy(attempts, time, replay, unanswered),
             routes=[Route("*", models, ((self.targets[name],),)) for name, models in routes.items()]
             if routes is not None
             else None,
@@ -153,9 +154,19 @@ def test_what_was_not_begun_is_tried_elsewhere_with_its_whole_body(error: RelayE
     assert (scene.targets["a"].open, scene.targets["b"].open, scene.targets["b"].fallbacks) == (0, 1, 1)
 
 
-@pytest.mark.parametrize("error", [BROKEN, TIMEOUT])
-def test_what_may_have_been_begun_is_not_tried_again(error: RelayError) -> None:
+def test_a_provider_that_broke_off_before_its_answer_leads_to_another_one_only() -> None:
     scene = Scene(("a",), ("b",))
+    _, events = scene.ask(b"hello")
+    scene.fail("a", BROKEN)
+    assert scene.providers["b"].streams[0].body == b"hello"
+    scene.fail("b", BROKEN)
+    assert events.errors == [BROKEN]
+    assert (scene.asked("a"), scene.asked("b"), scene.open) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("error", "unanswered"), [(BROKEN, False), (TIMEOUT, False), (TIMEOUT, True)])
+def test_what_may_have_been_begun_is_not_tried_again(error: RelayError, unanswered: bool) -> None:
+    scene = Scene(("a",), ("b",), unanswered=unanswered)
     _, events = scene.ask()
     scene.fail("a", error)
     assert events.errors == [error]
@@ -457,6 +468,17 @@ def test_the_wait_has_its_end() -> None:
     first.cancel()
     assert scene.open == 0
     assert scene.asked("a") == 1
+
+
+def test_who_waited_in_vain_goes_on_to_the_next_in_the_order() -> None:
+    scene = Scene(("a",), ("b",), max_concurrent=1, queue=1, queue_timeout=5.0)
+    scene.ask()
+    second, events = scene.ask()
+    second.sweep(scene.clock.advance(5.0))
+    assert events.targets == ["b"]
+    scene.answer("b")
+    assert events.log == ["head 200"]
+    assert (scene.open, scene.targets["a"].waiting) == (2, 0)
 
 
 def test_a_full_provider_is_passed_over_for_the_next_in_the_order() -> None:

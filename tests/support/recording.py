@@ -253,7 +253,7 @@ def dispatching(
     """One route for everything over `tiers`, or `routes`."""
     return Dispatching(
         RouteTable(routes if routes is not None else [Route("*", (), tiers)]),
-        policy or RetryPolicy(attempts=3, time=10.0, replay=1000),
+        policy or RetryPolicy(attempts=3, time=10.0, replay=1000, unanswered=True),
         clock or FakeClock(),
         lambda: 0.0,
         pseudonym,

@@ -35,12 +35,12 @@ class Owner(RecordingOwner):
 
 
 class Scene:
-    def __init__(self, *, prior_knowledge: bool = False) -> None:
+    def __init__(self, *, multiplexed: bool | None = False) -> None:
         self.dialer = FakeDialer()
         self.owner = Owner()
         self.connected: list[PooledConnection] = []
         self.failed: list[RelayError] = []
-        self._arrivals = Arrivals(cast(Dialer, self.dialer), self._make, prior_knowledge=prior_knowledge)
+        self._arrivals = Arrivals(cast(Dialer, self.dialer), self._make, multiplexed=multiplexed)
 
     def dial(self) -> asyncio.Task[None]:
         return self._arrivals(self.connected.append, self.failed.append)
@@ -51,9 +51,9 @@ class Scene:
         return UpstreamH2(self.owner, MARKS, stream_window=65_536, ping_interval=None, clock=FakeClock())
 
 
-@pytest.mark.parametrize(("prior_knowledge", "kind"), [(False, UpstreamH1), (True, UpstreamH2)])
-async def test_on_a_plain_port_what_is_known_before_decides(prior_knowledge: bool, kind: type) -> None:
-    scene = Scene(prior_knowledge=prior_knowledge)
+@pytest.mark.parametrize(("multiplexed", "kind"), [(False, UpstreamH1), (None, UpstreamH1), (True, UpstreamH2)])
+async def test_on_a_plain_port_what_is_known_before_decides(multiplexed: bool | None, kind: type) -> None:
+    scene = Scene(multiplexed=multiplexed)
     await scene.dial()
     [connection] = scene.connected
     assert isinstance(connection, kind)
@@ -61,7 +61,7 @@ async def test_on_a_plain_port_what_is_known_before_decides(prior_knowledge: boo
 
 
 async def test_what_the_provider_said_before_is_read() -> None:
-    scene = Scene(prior_knowledge=True)
+    scene = Scene(multiplexed=True)
     early = frames.settings((frames.MAX_STREAMS, 7)) + frames.ping() * 2000  # more than one read
     scene.dialer.on_connected = lambda transport: transport.arrive(early)
     await scene.dial()
