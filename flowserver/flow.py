@@ -254,7 +254,8 @@ class Outlet:
             self._buffer.push(data)
             self._check_full()
         else:
-            self._write(data)
+            write = self._write  # a call of the attribute itself would look it up the slow way
+            write(data)
 
     def block(self) -> None:
         """The transport is above its high mark."""

@@ -190,20 +190,23 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             return
         self._delivering = True
         try:
-            while self._reading and not self._closing:
+            # A read of nothing would raise, and that costs as much as a read of something.
+            while self._reading and not self._closing and (self._incoming.pending or self._tls.pending()):
                 if not self._read():
                     self._end()
                     return
         except ssl.SSLWantReadError:
-            self._send()  # a key update, say
-            if self._raw_ended:
-                self._raw.abort()
+            pass
         except ssl.SSLZeroReturnError:
             self._end()
         except ssl.SSLError as error:
             self._break(error)
         finally:
             self._delivering = False
+        if self._outgoing.pending:
+            self._send()  # the answer to a key update, say
+        if self._raw_ended and self._reading and not self._closing:
+            self._raw.abort()
 
     def _read(self) -> bool:
         """One piece for the protocol; False at the end. Raises ssl.SSLError."""

@@ -91,7 +91,7 @@ class H1Stream:
             self.outlet.redirect(self._write_chunk)
 
     def send_data(self, data: bytes) -> None:
-        if self._is_open and not self._bodiless:
+        if self._connection.stream is self and not self._bodiless:
             self.outlet.send(data)
 
     def send_end(self) -> None:
@@ -163,7 +163,8 @@ class H1Stream:
         self._connection.on_response_done(self)
 
     def _write_chunk(self, data: bytes) -> None:
-        self._connection.write(encode_chunk(data))
+        write = self._connection.write
+        write(encode_chunk(data))
 
     def _write_framed(self, data: bytes) -> None:
         self._connection.write(self.h11.send(h11.Data(data=data)))

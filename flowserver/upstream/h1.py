@@ -177,10 +177,25 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return _READ_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._events is not None:
-            self._receive(bytes(_READ_BUFFER[:nbytes]))
-        else:
+        events = self._events
+        if events is None:
             self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
+            return
+        data = bytes(_READ_BUFFER[:nbytes])
+        decoder = self._decoder
+        if decoder is None or decoder.ended:
+            self._receive(data)
+            return
+        try:  # the path of every token
+            body = decoder.feed(data)
+        except FramingError as error:
+            self._fail(f"sent a malformed answer: {error}")
+            return
+        if body:
+            on_data = events.on_upstream_data  # a call of the attribute itself would look it up the slow way
+            on_data(body)
+        if decoder.rest and self._events is events:
+            self._receive_framed(decoder.rest)
 
     def eof_received(self) -> bool:
         if self._events is None:
@@ -288,23 +303,17 @@ class UpstreamH1(asyncio.BufferedProtocol):
         events = self._events
         assert events is not None
         events.on_upstream_head(head)
-        self._receive = self._receive_framed if self._decoder is None else self._receive_chunks
+        self._receive = self._receive_framed
         if self._events is events:  # not cancelled by what the head brought about
-            self._receive(bytes(self._head))
+            self._receive_rest(bytes(self._head))
 
-    def _receive_chunks(self, data: bytes) -> None:
-        """The path of every token."""
-        decoder = cast(ChunkDecoder, self._decoder)
-        try:
-            body = decoder.feed(data)
-        except FramingError as error:
-            self._fail(f"sent a malformed answer: {error}")
-            return
-        if body:
-            self._events.on_upstream_data(body)  # type: ignore[union-attr]
-        if decoder.ended and self._events is not None:
-            self._receive = self._receive_framed
-            self._receive_framed(decoder.rest)
+    def _receive_rest(self, data: bytes) -> None:
+        """What came of the body with its head, as if it had come by itself."""
+        if self._decoder is None:
+            self._receive_framed(data)
+        elif data:
+            _READ_BUFFER[: len(data)] = data
+            self.buffer_updated(len(data))
 
     def _receive_framed(self, data: bytes) -> None:
         """Body bytes by h11: whole answers, and the end of chunked ones."""
