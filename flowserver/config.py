@@ -123,6 +123,7 @@ class Config:
             self.total_timeout,
             self.upstream_keepalive,
             self.h2_ping_interval,
+            self.upstream_ping_interval,
         )
         shortest = min((t for t in timeouts if t is not None), default=4.0)
         return min(1.0, max(0.02, shortest / 4))

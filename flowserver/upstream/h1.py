@@ -56,6 +56,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_h11",
         "_head",
         "_interim",
+        "_is_tls",
         "_marks",
         "_method",
         "_outlet",
@@ -164,13 +165,16 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def is_alive(self) -> bool:
         """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next answer,
-        may wait in the kernel, not yet read."""
-        return not self._transport.is_closing() and is_established(self._transport) and is_silent(self._transport)
+        may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session tickets."""
+        if self._transport.is_closing() or not is_established(self._transport):
+            return False
+        return self._is_tls or is_silent(self._transport)
 
     # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
         self._marks.limit_transport(self._transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:

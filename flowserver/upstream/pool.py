@@ -95,6 +95,7 @@ class Pool:
         "_idle",
         "_multiplexed",
         "_settings",
+        "_shares",
         "_waiting",
         "connects",
         "marks",
@@ -109,6 +110,9 @@ class Pool:
         self._settings = settings
         self._clock = clock
         self._multiplexed = settings.multiplexed
+        """What the next connection is taken to be; None: not known yet."""
+        self._shares = False
+        """Whether a connection ever took several requests."""
         self._connections: set[PooledConnection] = set()
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
@@ -147,11 +151,13 @@ class Pool:
         """A request on `connection` is over, or it takes more, or none any more."""
         if connection not in self._connections:
             return  # it has yet to be handed over; its provider's SETTINGS came first
+        if connection.busy + connection.capacity > 1:
+            self._shares = True
+            if self._settings.multiplexed is None:
+                self._multiplexed = True  # however few it took at first
         self._serve(connection)
         if connection.busy:
             self._idle.pop(connection, None)
-            if connection.capacity and self._settings.multiplexed is None:
-                self._multiplexed = True  # however few it took at first
         elif self._closed or self._settings.keepalive is None or not connection.capacity:
             self._idle.pop(connection, None)
             connection.close()
@@ -206,7 +212,7 @@ class Pool:
 
     def _find(self) -> PooledConnection | None:
         """A connection for a request now: the one used last, since the others may then be closed as idle."""
-        if self._multiplexed:
+        if self._shares:
             for connection in self._connections:
                 if connection.busy and connection.capacity:
                     return connection

@@ -7,12 +7,17 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import orjson
 import pytest
 
-from tests.support.lab import Lab, chat, eventually, finishes, free_port, numbers
+from tests.support.foreign import served
+from tests.support.h2_frames import INTERNAL_ERROR
+from tests.support.h2_lab import Certificates, h2_client
+from tests.support.lab import Lab, Leftovers, Line, RunningRelay, chat, eventually, finishes, free_port, numbers
 from tests.support.provider import Caller
+from tests.support.topology import toml
 from tests.support.wire import LAST_CHUNK, End, Message, Wire, chunk, request, response
 
 
@@ -243,3 +248,121 @@ async def test_a_client_sees_the_break_of_its_own_stream_only(lab: Lab) -> None:
     await client.head()
     await client.rest()
     assert numbers((await other.response()).body) == list(range(60))
+
+
+# --- killed, over HTTP/2: many requests are on the one connection that is lost ---
+
+PATHS = ("/hang", "/head", "/middle", "/stream") * 3
+"""Before the answer, before its first byte, in mid-stream, and while clients that do not read hold it up."""
+
+
+class _Client:
+    """Asks for all of `PATHS` at once: over a connection each, or as streams of one."""
+
+    def __init__(self, lab: Lab, relay: RunningRelay) -> None:
+        self._lab, self._relay = lab, relay
+
+    async def begin(self) -> None:
+        self._wires = [await self._lab.client(self._relay.port) for _ in PATHS]
+        for wire, path in zip(self._wires, PATHS, strict=True):
+            await wire.send(request(target=path))
+        heads = [wire.head() for wire, path in zip(self._wires, PATHS, strict=True) if path != "/hang"]
+        assert [head.status for head in await asyncio.gather(*heads)] == [200] * len(heads)
+
+    async def ends(self) -> list[tuple[int, bytes]]:
+        """Status and body of each, when it has ended as a broken one must."""
+        return [await self._end(wire, path) for wire, path in zip(self._wires, PATHS, strict=True)]
+
+    async def _end(self, wire: Wire, path: str) -> tuple[int, bytes]:
+        if path == "/hang":
+            answer = await wire.response()
+            return answer.status, answer.body
+        body, end = await wire.rest()
+        assert end is End.CLOSED
+        assert not body.endswith(LAST_CHUNK)
+        return 200, body
+
+    def close(self) -> None:
+        for wire in self._wires:
+            wire.close()
+
+
+class _H2Client(_Client):
+    async def begin(self) -> None:
+        self._client = client = await h2_client(self._lab, self._relay.port)
+        answers = [client.peer.answers[client.peer.request(path=path)] for path in PATHS]
+        self._answers = answers
+        begun = [answer for answer, path in zip(answers, PATHS, strict=True) if path != "/hang"]
+        await client.until(lambda: all(answer.status == 200 for answer in begun))
+
+    async def ends(self) -> list[tuple[int, bytes]]:
+        await self._client.until(lambda: all(answer.ended for answer in self._answers))
+        for answer, path in zip(self._answers, PATHS, strict=True):
+            assert answer.whole == (path == "/hang")
+            assert answer.reset == (None if path == "/hang" else INTERNAL_ERROR)
+        return [(answer.status, answer.body) for answer in self._answers]
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@pytest.mark.parametrize("make", [_Client, _H2Client], ids=["h1", "h2"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("name", ["hypercorn", "go"])
+async def test_a_provider_of_http2_that_is_killed(
+    lab: Lab, tmp_path: Path, name: str, tls: bool, make: type[_Client]
+) -> None:
+    certificates = Certificates(tmp_path)
+    async with served(name, "h2", tmp_path, certificates if tls else None) as provider:
+        config = toml(tmp_path, {"only": {"url": provider.url, "protocol": "h2", "ca": certificates.authority}})
+        relay = await lab.relay(None, config=config)
+        before = Leftovers()
+        counting = await lab.client(relay.port)
+        await _waiting(counting, 0)  # which makes the connection
+        client = make(lab, relay)
+        await client.begin()
+        await _waiting(counting, 9)
+        assert relay.relay.metrics.pools[0].connects == 1
+
+        os.kill(provider.pid, signal.SIGKILL)
+        for path, (status, body) in zip(PATHS, await client.ends(), strict=True):
+            _is_as_documented(path, status, body)
+        assert relay.relay.metrics.targets[0].health.opened == 0  # one failure, whatever was on the connection
+        await counting.send(request())
+        answer = await counting.response()
+        assert (answer.status, orjson.loads(answer.body)["error"]["type"]) == (502, "upstream_error")
+        assert (await relay.page("/healthz")).status == 200
+        await eventually(lambda: len(_lines(relay)) == len(PATHS))
+        lines = _lines(relay)
+        assert [(line["end"], line["attempts"]) for line in lines] == [("upstream_failed", 1)] * len(PATHS)
+        client.close()
+        counting.close()
+        await before.none(relay)
+
+
+def _lines(relay: RunningRelay) -> list[Line]:
+    return [line for line in relay.lines("access") if line["path"] in PATHS]
+
+
+async def _waiting(client: Wire, count: int) -> None:
+    """Wait until so many requests hang at the provider."""
+    found = -1
+    while found != count:
+        await client.send(request(target="/count"))
+        answer = await client.response()
+        assert answer.status == 200, answer
+        found = orjson.loads(answer.body)["waiting"]
+        assert found <= count
+
+
+def _is_as_documented(path: str, status: int, body: bytes) -> None:
+    """502 before the head; after it what came, without a gap, and no end that could pass for the answer's."""
+    if path == "/hang":
+        assert (status, orjson.loads(body)["error"]["code"]) == (502, "upstream_failed")
+        return
+    assert status == 200
+    found = numbers(body)
+    assert found == list(range(len(found)))
+    assert len(found) == {"/head": 0, "/middle": 4}.get(path, len(found))
+    assert bool(found) == (path != "/head")
+    assert b"[DONE]" not in body

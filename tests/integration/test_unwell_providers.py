@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
+import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.support import h2_frames as frames
+from tests.support.foreign import DRIP, served
+from tests.support.h2_lab import Certificates
 from tests.support.h2_provider import H2Server, H2Site
-from tests.support.lab import Lab, RunningRelay, eventually
+from tests.support.lab import Lab, Leftovers, RunningRelay, eventually
 from tests.support.provider import Caller, Script, answering
 from tests.support.topology import toml
-from tests.support.wire import CHUNKED_HEAD, Wire, chunk, request, response
-
-
-def _descriptors() -> int:
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+from tests.support.wire import CHUNKED_HEAD, LAST_CHUNK, End, Wire, chunk, request, response
 
 
 async def _hang(caller: Caller) -> None:
@@ -111,17 +109,6 @@ CASES: tuple[tuple[str, str, Script, int, str], ...] = (
 )
 
 
-async def _nothing_left(relay: RunningRelay, descriptors: int, tasks: int) -> None:
-    [target], [pool] = relay.relay.metrics.targets, relay.relay._providers.pools
-    await eventually(lambda: not relay.relay.metrics.open)
-    await eventually(lambda: target.open == target.waiting == 0, "no place is held")
-    await eventually(lambda: pool.open_connections == pool.idle_connections)
-    pool.close()
-    await eventually(lambda: not pool._connections and not pool._dials and not pool._waiting)
-    await eventually(lambda: len(asyncio.all_tasks()) <= tasks, "no task is left")
-    await eventually(lambda: _descriptors() <= descriptors, "no descriptor is left")
-
-
 @pytest.mark.parametrize(
     ("protocol", "script", "status", "end"), [case[1:] for case in CASES], ids=[f"{c[1]} {c[0]}" for c in CASES]
 )
@@ -142,7 +129,7 @@ async def test_the_client_gets_the_documented_answer_and_nothing_is_left(
     times = dict.fromkeys(("first_byte_timeout", "idle_timeout"), "200ms")
     relay = await lab.relay(None, config=config, breaker_failures=1000, **times)
     await asyncio.sleep(0)
-    before, tasks = _descriptors(), len(asyncio.all_tasks())
+    before = Leftovers()
 
     async def one() -> None:
         client = await Wire.connect(relay.port)
@@ -158,7 +145,7 @@ async def test_the_client_gets_the_documented_answer_and_nothing_is_left(
     await asyncio.gather(*(one() for _ in range(10)))
     ends = {line["end"] for line in await relay.access(10)}
     assert ends == {end} if end else ends <= {BROKEN, "connect_failed"}
-    await _nothing_left(relay, before, tasks)
+    await before.none(relay)
 
 
 async def test_what_follows_the_announced_length_is_not_the_clients(lab: Lab) -> None:
@@ -280,3 +267,109 @@ async def test_a_post_that_crossed_the_close_goes_again_and_none_is_asked_twice(
         answer = await client.response()
         assert (answer.status, answer.body) == (200, b"%d" % number)
     assert len(provider.requests) == 600
+
+
+# --- over TLS, by providers of others ---
+
+PINGS = ("upstream_ping_interval", "keepalive_timeout")
+"""The second one makes the looks at the first one frequent."""
+OVER_TLS = pytest.mark.parametrize("protocol", ["h1", "h2"])
+SERVERS = pytest.mark.parametrize("name", ["hypercorn", "go"])
+
+
+@contextlib.asynccontextmanager
+async def _over_tls(
+    lab: Lab, name: str, folder: Path, protocol: str, **settings: object
+) -> AsyncIterator[tuple[int, RunningRelay]]:
+    """A provider's process and a relay before it."""
+    certificates = Certificates(folder)
+    async with served(name, protocol, folder, certificates) as provider:
+        config = toml(folder, {"only": {"url": provider.url, "protocol": protocol, "ca": certificates.authority}})
+        relay = await lab.relay(None, config=config, **settings)
+        yield provider.pid, relay
+        await relay.close()
+
+
+async def _cancelled(client: Wire) -> int:
+    await client.send(request(target="/count"))
+    answer = await client.response()
+    assert answer.status == 200, answer
+    return int(orjson.loads(answer.body)["cancelled"])
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "end"),
+    [("/hang", 504, "first_byte_timeout"), ("/head", 200, "first_byte_timeout"), ("/middle", 200, "idle_timeout")],
+)
+@OVER_TLS
+@SERVERS
+async def test_a_provider_that_hangs_over_tls_is_given_up_and_told(
+    lab: Lab, tmp_path: Path, name: str, protocol: str, path: str, status: int, end: str
+) -> None:
+    """Each deadline has a time of its own: the other one, which is off, can't be what ended it."""
+    async with _over_tls(lab, name, tmp_path, protocol, **_only(end)) as (_, relay):
+        before = Leftovers()
+        client = await lab.client(relay.port)
+        assert await _cancelled(client) == 0
+        await client.send(request(target=path))
+        head = await client.head()
+        assert head.status == status
+        body, broken = await client.rest_of(head)
+        assert broken == (status == 200)
+        if status != 200:
+            assert orjson.loads(body)["error"]["code"] == end
+        other = await lab.client(relay.port)
+        async with asyncio.timeout(10):
+            while await _cancelled(other) != 1:  # each question is a round trip: it does not spin
+                pass
+        await eventually(lambda: [line["end"] for line in relay.lines("access") if line["path"] == path] == [end])
+        client.close()
+        other.close()
+        await before.none(relay)
+
+
+def _only(deadline: str) -> dict[str, str]:
+    return {name: "300ms" if name == deadline else "off" for name in ("first_byte_timeout", "idle_timeout")}
+
+
+@OVER_TLS
+@SERVERS
+async def test_a_provider_that_drips_over_tls_is_let_be(lab: Lab, tmp_path: Path, name: str, protocol: str) -> None:
+    """Each byte comes in time, and all of them take longer than any deadline."""
+    limit, count = DRIP * 10, 30
+    times = dict.fromkeys(("first_byte_timeout", "idle_timeout"), f"{round(limit * 1000)}ms")
+    async with _over_tls(lab, name, tmp_path, protocol, **times) as (_, relay):
+        client = await lab.client(relay.port)
+        await client.send(request(target=f"/drip?{count}"))
+        assert (await client.response()).body == b"x" * count
+        [line] = await relay.access()
+        assert line["end"] == "complete"
+        assert float(line["duration_ms"]) > limit * 1000
+        client.close()
+        await eventually(lambda: not relay.relay._clients.connections)
+
+
+@pytest.mark.parametrize("path", ["/hang", "/middle"])
+@SERVERS
+async def test_a_provider_that_freezes_over_tls_is_found_out_by_ping(
+    lab: Lab, tmp_path: Path, name: str, path: str
+) -> None:
+    """Its kernel still acknowledges everything, and no deadline is near."""
+    async with _over_tls(lab, name, tmp_path, "h2", **dict.fromkeys(PINGS, "200ms")) as (pid, relay):
+        client = await lab.client(relay.port)
+        await client.send(request(target=path))
+        if path == "/middle":
+            await client.until(b"tok000003")
+        await eventually(lambda: relay.relay.metrics.pools[0].open_connections)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            if path == "/hang":
+                assert (await client.response()).status == 502
+            else:
+                body, end = await client.rest()
+                assert (end, body.endswith(LAST_CHUNK)) == (End.CLOSED, False)
+            assert await relay.ended() == "upstream_failed"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        client.close()
+        await eventually(lambda: not relay.relay._clients.connections)

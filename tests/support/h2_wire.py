@@ -36,6 +36,15 @@ class TlsWire(Wire):
         await super().send(self._out.read())
 
     async def receive(self, size: int = 65536) -> bytes:
+        return await super().receive(size) if self.buffer else await self._decrypted(size)
+
+    async def _more(self) -> None:
+        data = await self._decrypted()
+        if not data:
+            raise EOFError(f"the connection ended; unread: {bytes(self.buffer)[-200:]!r}")
+        self.buffer += data
+
+    async def _decrypted(self, size: int = 65536) -> bytes:
         while True:
             try:
                 return self.tls.read(size)
@@ -50,7 +59,8 @@ class TlsWire(Wire):
     async def _exchange(self) -> None:
         if self._out.pending:
             await super().send(self._out.read())
-        data = await super().receive()
+        async with asyncio.timeout(PATIENCE):  # past the buffer, which holds what was decrypted
+            data = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
         if not data:
             raise EOFError("the connection ended")
         self._in.write(data)

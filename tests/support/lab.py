@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import os
 import re
@@ -155,6 +156,38 @@ def samples(text: str) -> dict[str, float]:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
             found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
     return found
+
+
+class Leftovers:
+    """What tasks and descriptors there were before; a relay is to leave no others behind."""
+
+    def __init__(self) -> None:
+        self._descriptors, self._tasks = _descriptors(), asyncio.all_tasks()
+
+    async def none(self, running: RunningRelay) -> None:
+        """Wait until nothing is left of what `running` did with its only provider."""
+        relay = running.relay
+        [target], [pool] = relay.metrics.targets, relay._providers.pools
+        await eventually(lambda: not relay.metrics.open, "no exchange is left")
+        await eventually(lambda: not relay._clients.connections, "no client connection is left")
+        await eventually(lambda: target.open == target.waiting == 0, "no place is held")
+        await eventually(lambda: pool.open_connections == pool.idle_connections, "no provider connection is busy")
+        metrics = await running.metrics()
+        assert metrics["flow_streams_open"] == metrics["flow_streams_paused"] == metrics["flow_held_bytes"] == 0
+        assert not relay._hangups._callbacks
+        pool.close()
+        await eventually(lambda: not pool._connections and not pool._dials and not pool._waiting)
+        await eventually(lambda: asyncio.all_tasks() <= self._tasks, "no task is left")
+        await eventually(lambda: not _descriptors() - self._descriptors, "no descriptor is left")
+
+
+def _descriptors() -> set[str]:
+    gc.collect()
+    names = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            names.add(f"{descriptor} {os.readlink(f'/proc/self/fd/{descriptor}')}")
+    return names
 
 
 class RelayProcess:

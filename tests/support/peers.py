@@ -8,11 +8,21 @@ import shutil
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from .h2_lab import Certificates
 from .lab import eventually, finishes, free_port
+
+
+@dataclass(frozen=True)
+class Running:
+    """A provider that listens; `pid` is its only process."""
+
+    url: str
+    pid: int
 
 
 def program(name: str) -> str:
@@ -68,13 +78,14 @@ async def _answers(port: int, process: asyncio.subprocess.Process) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _listening(port: int, *command: str, folder: Path) -> AsyncIterator[str]:
+async def listening(port: int, *command: str, folder: Path, tls: bool = False) -> AsyncIterator[Running]:
+    """A command that listens on `port`, until the end of the context."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, cwd=folder
     )
     try:
         await _answers(port, process)
-        yield f"http://127.0.0.1:{port}"
+        yield Running(f"http{'s' if tls else ''}://127.0.0.1:{port}", process.pid)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -87,10 +98,21 @@ async def _listening(port: int, *command: str, folder: Path) -> AsyncIterator[st
 
 
 @contextlib.asynccontextmanager
-async def nginx(folder: Path, upstream: str) -> AsyncIterator[str]:
-    """nginx in front of the provider at `upstream`, as providers have it. Yields its URL."""
+async def nginx(
+    folder: Path, upstream: str, *, protocol: str = "h1", certificates: Certificates | None = None
+) -> AsyncIterator[str]:
+    """nginx in front of the provider at `upstream`, as providers have it. Yields its URL.
+
+    Over TLS it has both protocols, plain only the one asked for.
+    """
     binary = program("nginx")
     port = free_port()
+    listen, files = f"127.0.0.1:{port}", ""
+    if certificates is not None:
+        listen += " ssl http2"
+        files = f"ssl_certificate {certificates.certificate}; ssl_certificate_key {certificates.key};"
+    elif protocol == "h2":
+        listen += " http2"
     config = folder / "nginx.conf"
     config.write_text(
         textwrap.dedent(f"""\
@@ -108,7 +130,8 @@ async def nginx(folder: Path, upstream: str) -> AsyncIterator[str]:
                 scgi_temp_path {folder}/scgi;
                 client_max_body_size 64m;
                 server {{
-                    listen 127.0.0.1:{port};
+                    listen {listen};
+                    {files}
                     location / {{
                         proxy_pass {upstream};
                         proxy_http_version 1.1;
@@ -119,10 +142,9 @@ async def nginx(folder: Path, upstream: str) -> AsyncIterator[str]:
             }}
             """)
     )
-    async with _listening(
-        port, binary, "-p", str(folder), "-e", f"{folder}/start.log", "-c", str(config), folder=folder
-    ) as url:
-        yield url
+    options = ("-p", str(folder), "-e", f"{folder}/start.log", "-c", str(config))
+    async with listening(port, binary, *options, folder=folder, tls=certificates is not None) as running:
+        yield running.url
 
 
 _APPLICATION = '''
@@ -152,5 +174,5 @@ async def hypercorn(folder: Path) -> AsyncIterator[str]:
     (folder / "application.py").write_text(_APPLICATION)
     port = free_port()
     command = ("-m", "hypercorn", "-w", "0", "-b", f"127.0.0.1:{port}", "--log-level", "critical", "application:app")
-    async with _listening(port, sys.executable, *command, folder=folder) as url:
-        yield url
+    async with listening(port, sys.executable, *command, folder=folder) as running:
+        yield running.url

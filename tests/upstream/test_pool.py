@@ -632,3 +632,17 @@ class Order(RuleBasedStateMachine):
 
 
 TestOrder = Order.TestCase
+
+
+def test_an_idle_connection_that_takes_more_than_at_first_carries_several() -> None:
+    scene = Scene(multiplexed=None, max_connections=3)
+    stream, _ = scene.ask()
+    connection = Many(scene.pool, 1)
+    scene.dial.under_way[0].connected(connection)
+    stream.cancel()
+    connection.limit = 2
+    scene.pool.on_capacity(connection)
+    scene.ask()
+    scene.ask()
+    assert connection.busy == 2
+    assert not scene.dial.under_way
