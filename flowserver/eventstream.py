@@ -1,0 +1,148 @@
+"""Where the frames of a passing application/vnd.amazon.eventstream end, and what is in them. No I/O.
+
+A frame, in network order: its length (4 bytes), the length of its headers (4), the CRC of these eight (4); headers;
+payload; the CRC of it all (4). https://smithy.io/2.0/aws/amazon-eventstream.html
+"""
+
+from __future__ import annotations
+
+import struct
+from zlib import crc32
+
+from .sse import Event
+
+_PRELUDE = struct.Struct(">III")
+_LEAST = 16
+"""Bytes of a frame beside its headers and its payload."""
+
+_STRING = 7
+_FIXED_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+"""Bytes of a header's value by its type; types 6 and 7 tell their length."""
+_SIZED = (6, _STRING)
+
+_MAX_KEPT = 1024
+"""Longest headers whose name is remembered, in bytes; Bedrock's have 80 to 120."""
+
+
+class EventStreamScanner:
+    """A `Scanner`. An event's name is its `:event-type`; for an exception `:exception-type` and for an error
+    `:error-code`, each behind a "!".
+
+    The CRC of a whole frame is left to the client. A frame's start is checked, for all that follows hangs on it: when
+    it is wrong the scanner is `broken` and looks at nothing any more.
+    """
+
+    __slots__ = ("_headers", "_held", "_max", "_name", "_need", "_skip", "at_boundary", "broken", "oversized")
+
+    def __init__(self, max_event: int) -> None:
+        """`max_event`: most bytes of a frame."""
+        self._max = max_event
+        self._held = bytearray()
+        """A frame that is not all there."""
+        self._need = _PRELUDE.size
+        """Bytes to have before there is something to do."""
+        self._skip = 0
+        """What is to come of a frame that is too large."""
+        self._headers = b""
+        self._name = b""
+        """The name that the headers above came to: most frames have the ones of the frame before."""
+        self.at_boundary = True
+        self.broken = False
+        self.oversized = 0
+
+    def finish(self) -> list[Event]:
+        return []
+
+    def feed(self, data: bytes) -> list[Event]:
+        if self.broken:
+            return []
+        if self._skip:
+            return self._pass_over(data)
+        held = len(self._held)
+        if held + len(data) < self._need:
+            self._held += data
+            self.at_boundary = not self._held
+            return []
+        if held:
+            data = bytes(self._held) + data
+            self._held.clear()
+        return self._scan(data, held)
+
+    def _pass_over(self, data: bytes) -> list[Event]:
+        passed = min(self._skip, len(data))
+        self._skip -= passed
+        if self._skip:
+            return []
+        return [(name, payload, end + passed) for name, payload, end in self.feed(data[passed:])]
+
+    def _scan(self, data: bytes, held: int) -> list[Event]:
+        """Frames from the first byte of `data` on, of which `held` were fed before."""
+        events: list[Event] = []
+        size = len(data)
+        begin = 0
+        self._need = _PRELUDE.size
+        while size - begin >= _PRELUDE.size:
+            total, headers, crc = _PRELUDE.unpack_from(data, begin)
+            if total < headers + _LEAST or crc32(data[begin : begin + 8]) != crc:
+                self.broken = True
+                self.at_boundary = False
+                return events
+            end = begin + total
+            if total > self._max:
+                self.oversized += 1
+                self._skip = max(0, end - size)
+            elif end <= size:
+                payload = begin + _PRELUDE.size + headers
+                name = self._name_in(data[begin + _PRELUDE.size : payload])
+                events.append((name, data[payload : end - 4], end - held))
+            else:
+                self._need = total
+                break
+            begin = end
+        self.at_boundary = begin == size
+        if begin < size:
+            self._held += data[begin:]
+        return events
+
+    def _name_in(self, headers: bytes) -> bytes:
+        if headers == self._headers:
+            return self._name
+        name = _name(read_headers(headers))
+        if len(headers) <= _MAX_KEPT:
+            self._headers = headers
+            self._name = name
+        return name
+
+
+def read_headers(data: bytes) -> dict[bytes, bytes]:
+    """The headers of one frame that are strings, up to the first that makes no sense."""
+    found: dict[bytes, bytes] = {}
+    position = 0
+    while position < len(data):
+        start = position + 1 + data[position]
+        name = data[position + 1 : start]
+        kind = data[start] if start < len(data) else -1
+        start += 1
+        if kind in _SIZED:
+            size = int.from_bytes(data[start : start + 2], "big")
+            start += 2
+        elif kind in _FIXED_SIZES:
+            size = _FIXED_SIZES[kind]
+        else:
+            break
+        position = start + size
+        if position > len(data):
+            break
+        if kind == _STRING:
+            found[name] = data[start:position]
+    return found
+
+
+def _name(headers: dict[bytes, bytes]) -> bytes:
+    match headers.get(b":message-type"):
+        case b"exception":
+            return b"!" + headers.get(b":exception-type", b"")
+        case b"error":
+            return b"!" + headers.get(b":error-code", b"")
+        case _:
+            return headers.get(b":event-type", b"")

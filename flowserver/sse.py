@@ -1,0 +1,245 @@
+"""Where the events of a passing stream end, and what is in them: server-sent events and JSON lines. No I/O.
+
+Scanners only look: the bytes themselves go on as they came. One event in one piece is the usual shape and costs 0.3 us;
+everything else takes the long way and comes to the same events, which the tests hold to a naive reading of the rules.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+Event = tuple[bytes, bytes, int]
+"""Name, payload, and the offset just behind the event in the very bytes that `feed` was given; never 0."""
+
+
+class Scanner(Protocol):
+    """Finds the events of one stream. Between two calls it holds no more than the bytes of one event within bounds."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the bytes so far end where an event ends, so that another may be put in here."""
+
+    @property
+    def oversized(self) -> int:
+        """Events that are larger than the bound. They pass without being read and `feed` does not return them."""
+
+    @property
+    def broken(self) -> bool:
+        """The stream makes no sense: no event will come any more and no boundary."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that end in `data`. Raises nothing."""
+
+    def finish(self) -> list[Event]:
+        """The stream is over: the event that ends with it, if that ends events here."""
+
+
+class _LineScanner:
+    """Holds the bytes of an event that has not ended."""
+
+    __slots__ = ("_held", "_max", "_over", "at_boundary", "oversized")
+    broken = False
+
+    def __init__(self, max_event: int) -> None:
+        """`max_event`: most bytes of an event, without the blank line or the line feed that closes it."""
+        self._max = max_event
+        self._held = bytearray()
+        self._over = False
+        """The event that has not ended is too large already: a stand-in for it is held."""
+        self.at_boundary = True
+        self.oversized = 0
+
+    def finish(self) -> list[Event]:
+        return []
+
+    def _hold(self, data: bytes) -> None:
+        """More of an event that has not ended."""
+        self._held += data
+        if self._over or len(self._held) > self._max:
+            self.oversized += not self._over
+            self._over = True
+            # The last byte may be a line end, which makes one that follows a blank line.
+            self._held = bytearray(b":") + self._held[-1:]
+        self.at_boundary = not self._held
+
+    def _take(self) -> bytes:
+        """What was held."""
+        held = bytes(self._held)
+        self._held.clear()
+        return held
+
+    def _fits(self, lines: bytes) -> bool:
+        """Whether an event that has ended is within the bound."""
+        if self._over:
+            self._over = False
+            return False
+        if len(lines) > self._max:
+            self.oversized += 1
+            return False
+        return True
+
+
+_LF, _CR = b"\n\r"
+_BOM = b"\xef\xbb\xbf"
+
+_LONE_CR = re.compile(rb"\r(?!\n)")
+_BLANK = re.compile(rb"\n\r?\n")
+_ANY_BLANK = re.compile(rb"[\r\n](?:\r\n?|(?<!\r)\n)")
+
+
+def _blank_line(text: bytes) -> re.Pattern[bytes]:
+    """What finds a blank line in `text`, with the last byte of the line end before it.
+
+    Carriage returns alone are line ends too, but nobody sends them, and looking for them takes 6 ns a byte, not 0.7.
+    """
+    return _ANY_BLANK if _CR in text and _LONE_CR.search(text) else _BLANK
+
+
+class SseScanner(_LineScanner):
+    """text/event-stream, by the rules of https://html.spec.whatwg.org/multipage/server-sent-events.html.
+
+    Names and payloads stay bytes, valid UTF-8 or not. A block of lines without data is no event, but it ends at a
+    boundary; it counts as oversized all the same when it is too large, for it was not looked into.
+    """
+
+    __slots__ = ("_started",)
+
+    def __init__(self, max_event: int) -> None:
+        super().__init__(max_event)
+        self._started = False
+        """Past the place where a byte order mark may be."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        size = len(data)
+        if self.at_boundary and self._started and size <= self._max:
+            # The usual shapes: one event, of a line of data or of its name and a line of data.
+            line, _, rest = data.partition(b"\n")
+            if rest == b"\n":
+                if line[:6] == b"data: " and _CR not in line:
+                    return [(b"", line[6:], size)]
+            elif rest == b"\r\n":
+                if line[:6] == b"data: " and line.find(b"\r") == len(line) - 1:
+                    return [(b"", line[6:-1], size)]
+            elif line[:7] == b"event: " and rest[:6] == b"data: ":
+                payload, _, rest = rest.partition(b"\n")
+                if rest == b"\n" and _CR not in data:
+                    return [(line[7:], payload[6:], size)]
+        return self._scan(data) if self._started else self._start(data)
+
+    def _start(self, data: bytes) -> list[Event]:
+        """The first bytes of the stream: a byte order mark there is no part of the first line."""
+        held = len(self._held)
+        head = (bytes(self._held) + data[:3])[:3]
+        if len(head) < 3 and _BOM.startswith(head):
+            self._hold(data)
+            return []
+        self._started = True
+        if head != _BOM:
+            return self._scan(data)
+        self._held.clear()
+        mark = 3 - held
+        return [(name, payload, end + mark) for name, payload, end in self._scan(data[mark:])]
+
+    def _scan(self, data: bytes) -> list[Event]:
+        held = len(self._held)
+        if held:
+            seam = bytes(self._held[-1:]) + data
+            if not _blank_line(seam).search(seam):
+                self._hold(data)
+                return []
+            data = self._take() + data
+        events: list[Event] = []
+        read = self._read_any if _CR in data else self._read_plain
+        self._hold(_without_blanks(data[read(data, held, events) :]))
+        return events
+
+    def _read_plain(self, data: bytes, held: int, events: list[Event]) -> int:
+        """The events in `data`, of which `held` bytes were fed before; returns where what has not ended begins.
+
+        With line feeds only. To go from line to line takes three quarters of the time of going from blank to blank.
+        """
+        begin = end = 0
+        block: list[bytes] = []
+        for line in data.split(b"\n")[:-1]:
+            end += len(line) + 1
+            if line:
+                block.append(line)
+                continue
+            lines = len(block) if end - begin <= self._max else 0
+            if lines == 1 and block[0][:6] == b"data: ":
+                events.append((b"", block[0][6:], end - held))
+            elif lines == 2 and block[0][:7] == b"event: " and block[1][:6] == b"data: ":
+                events.append((block[0][7:], block[1][6:], end - held))
+            elif block:
+                self._read(data[begin : end - 1], end - held, events)
+            begin = end
+            block = []
+        return begin
+
+    def _read_any(self, data: bytes, held: int, events: list[Event]) -> int:
+        """The same where there are carriage returns."""
+        begin = 0
+        for blank in _blank_line(data).finditer(data):
+            self._read(data[begin : blank.start() + 1], blank.end() - held, events)
+            begin = blank.end()
+        return begin
+
+    def _read(self, lines: bytes, end: int, events: list[Event]) -> None:
+        """A block of any shape."""
+        lines = _without_blanks(lines)
+        if self._fits(lines) and (read := _parse(lines)):
+            events.append((*read, end))
+
+
+def _without_blanks(lines: bytes) -> bytes:
+    """Line ends that open a block are blank lines, or the line feed of a CRLF that was split."""
+    return lines.lstrip(b"\r\n")
+
+
+def _parse(lines: bytes) -> tuple[bytes, bytes] | None:
+    """Name and data of a block; None: it has no data line."""
+    name = b""
+    values = []
+    for line in lines.splitlines():
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            values.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return (name, b"\n".join(values)) if values else None
+
+
+class NdjsonScanner(_LineScanner):
+    """application/x-ndjson: one JSON text in each line. Lines end with LF or CRLF, the last one with the stream if with
+    nothing else; empty ones are no events."""
+
+    __slots__ = ()
+
+    def finish(self) -> list[Event]:
+        return self.feed(b"\n")
+
+    def feed(self, data: bytes) -> list[Event]:
+        size = len(data)
+        if self.at_boundary and size <= self._max:
+            line, found, rest = data.partition(b"\n")
+            if found and line and not rest and _CR not in line:
+                return [(b"", line, size)]
+        return self._scan(data)
+
+    def _scan(self, data: bytes) -> list[Event]:
+        held = len(self._held)
+        if held:
+            if _LF not in data:
+                self._hold(data)
+                return []
+            data = self._take() + data
+        *lines, rest = data.split(b"\n")
+        events: list[Event] = []
+        end = -held
+        for line in lines:
+            end += len(line) + 1
+            if self._fits(line) and (payload := line.removesuffix(b"\r")):
+                events.append((b"", payload, end))
+        self._hold(rest)
+        return events

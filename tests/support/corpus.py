@@ -1,0 +1,59 @@
+"""Recorded provider streams, where FLOW_CORPUS says they lie; tests that need them skip where it is not set."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXTENSIONS = (".sse", ".ndjson", ".eventstream", ".jsonarray")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One stream. `path` is its body; a sidecar beside it tells what is in it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def kind(self) -> str:
+        """The folder: the wire format."""
+        return self.path.parent.name
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        sidecar = self.path.with_suffix(".json")
+        loaded: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        return loaded
+
+    @cached_property
+    def body(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def recordings(*kinds: str) -> list[Recording]:
+    """All of these kinds (none: of every kind); none at all where FLOW_CORPUS is not set."""
+    folder = os.environ.get("FLOW_CORPUS")
+    if not folder:
+        return []
+    return [
+        Recording(path)
+        for path in sorted(Path(folder).glob("*/*"))
+        if path.suffix in EXTENSIONS and (not kinds or path.parent.name in kinds)
+    ]
+
+
+def each_recording(*kinds: str) -> pytest.MarkDecorator:
+    """Parametrizes `recording`; one skipped case where there are none."""
+    found = [pytest.param(recording, id=recording.name) for recording in recordings(*kinds)]
+    missing = pytest.param(None, marks=pytest.mark.skip(reason="FLOW_CORPUS does not name a folder of recordings"))
+    return pytest.mark.parametrize("recording", found or [missing])
