@@ -1,0 +1,191 @@
+"""Anthropic's Messages API, also as Vertex AI and others serve it.
+
+https://docs.anthropic.com/en/api/messages-streaming
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ..errors import RelayError
+from .base import Asked, Meter, Quirks
+from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, size, sse, text, told
+
+_VERTEX = re.compile(r"/publishers/anthropic/models/([^/:]+):(rawPredict|streamRawPredict)")
+
+_CONTENT = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+"""Kind of delta -> its field with content. Signatures, citations and compactions are none: what a compaction writes is
+not in the answer's own output tokens either."""
+
+_TOOL_USES = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class AnthropicMeter(JsonMeter):
+    __slots__ = ("_asked", "_open", "_started")
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__()
+        self._asked = asked
+        self._started = False
+        self._open: dict[int, None] = {}
+        """Indexes of the content blocks that have no end yet, in their order."""
+
+    def _read(self, event: Any) -> None:
+        kind = event["type"]
+        if kind == "content_block_delta":
+            delta = event["delta"]
+            field = _CONTENT.get(delta["type"])
+            if field == "thinking":
+                self._add_reasoning(size(delta[field]))
+            elif field:
+                self._add(size(delta[field]))
+        elif kind == "content_block_start":
+            self._open_block(event["index"], event["content_block"])
+        elif kind == "content_block_stop":
+            self._open.pop(event["index"], None)
+        elif kind == "message_start":
+            self._started = True
+            self._read_message(event["message"])
+        elif kind == "message_delta":
+            self._report(event.get("usage") or {})
+            self.finish = text(event["delta"].get("stop_reason"))
+        elif kind == "message_stop":
+            self.finished = True
+        elif kind == "error":
+            self.failed = told(event.get("error"))
+
+    def _open_block(self, index: Any, block: Any) -> None:
+        if isinstance(index, int):
+            self._open[index] = None
+        if block["type"] in _TOOL_USES:
+            self._announced += size(block["name"])
+
+    def _read_message(self, message: Any) -> None:
+        self.model = text(message.get("model"))
+        self._report(message.get("usage") or {})
+
+    def _report(self, report: Any) -> None:
+        """A usage report: totals so far, which replace the ones before, field by field."""
+        usage = self.usage
+        usage.input = count(report.get("input_tokens"), usage.input)
+        usage.output = count(report.get("output_tokens"), usage.output)
+        usage.cached = count(report.get("cache_read_input_tokens"), usage.cached)
+        usage.cache_written = count(report.get("cache_creation_input_tokens"), usage.cache_written)
+        details = report.get("output_tokens_details") or {}
+        usage.reasoning = count(details.get("thinking_tokens"), usage.reasoning)
+
+    def _read_whole(self, answer: Any) -> None:
+        if answer["type"] == "error":
+            self.failed = told(answer.get("error"))
+            return
+        self.finished = True
+        self.finish = text(answer.get("stop_reason"))
+        self._read_message(answer)
+        for block in answer["content"]:
+            kind = block["type"]
+            if kind == "text":
+                self._add(size(block["text"]))
+            elif kind == "thinking":
+                self._add_reasoning(size(block["thinking"]))
+            elif kind in _TOOL_USES:
+                self._add(size(block["name"]) + json_size(block["input"]))
+
+    def ending(self, output: int) -> bytes:
+        """A tool call whose input is not whole stays so, as with the provider's own limit: client libraries parse what
+        there is of it. Also right before `message_start`, though a stream without content needs no cut."""
+        return b"".join(sse(event, event["type"]) for event in self._ending(output))
+
+    def _ending(self, output: int) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = []
+        if self.finished:
+            return events
+        if not self._started:
+            events.append({"type": "message_start", "message": self._message()})
+        events += [{"type": "content_block_stop", "index": index} for index in self._open]
+        if self.finish is None:
+            delta = {"stop_reason": "max_tokens", "stop_sequence": None}
+            events.append({"type": "message_delta", "delta": delta, "usage": self._usage(output)})
+        events.append({"type": "message_stop"})
+        return events
+
+    def _message(self) -> dict[str, Any]:
+        return {
+            "id": "msg_0",
+            "type": "message",
+            "role": "assistant",
+            "model": self._asked.model or "",
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }
+
+    def _usage(self, output: int) -> dict[str, int]:
+        known = {
+            "input_tokens": self.usage.input,
+            "cache_creation_input_tokens": self.usage.cache_written,
+            "cache_read_input_tokens": self.usage.cached,
+        }
+        return {name: tokens for name, tokens in known.items() if tokens is not None} | {"output_tokens": output}
+
+    def failure(self, error: RelayError) -> bytes:
+        return sse(_error(error), "error")
+
+
+class Anthropic(UsageAlways):
+    __slots__ = ()
+
+    name = "anthropic-messages"
+    heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
+    bytes_per_token = 3.2
+
+    def serves(self, target: str) -> bool:
+        path = path_of(target)
+        return path.endswith("/v1/messages") or _VERTEX.search(path) is not None
+
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        vertex = _VERTEX.search(path_of(target))
+        metadata = body.get("metadata")
+        return Asked(
+            model=vertex[1] if vertex else text(body.get("model")),
+            stream=body.get("stream") is True or (vertex is not None and vertex[2] == "streamRawPredict"),
+            max_tokens=count(body.get("max_tokens")),
+            user=text(metadata.get("user_id")) if isinstance(metadata, dict) else None,
+        )
+
+    def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
+        """Thinking has a budget that must stay below `max_tokens`, and is the client's choice between cost and quality.
+        So where `most` does not reach that far, `max_tokens` is lowered to just above the budget: the cut does the
+        rest."""
+        thinking = body.get("thinking")
+        budget = count(thinking.get("budget_tokens")) if isinstance(thinking, dict) else None
+        return lower(body, "max_tokens", most if budget is None else max(most, budget + 1))
+
+    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return AnthropicMeter(asked)
+
+    def error(self, error: RelayError) -> bytes:
+        return orjson.dumps(_error(error))
+
+
+def _error(error: RelayError) -> dict[str, Any]:
+    kind = _ERROR_TYPES.get(error.status, "api_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+ANTHROPIC = Anthropic()

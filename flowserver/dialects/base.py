@@ -1,0 +1,133 @@
+"""What the relay asks of a wire format, and what it keeps of a request and of an answer. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import RelayError
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens as the provider reports them; None: not reported (yet)."""
+
+    input: int | None = None
+    """As the provider bills it: where it counts cached tokens apart (Anthropic), they are not in here."""
+    output: int | None = None
+    """With the reasoning, also where the provider leaves it out of its own sum (xAI, Gemini)."""
+    cached: int | None = None
+    """Input tokens read from the provider's cache."""
+    cache_written: int | None = None
+    """Input tokens written to it."""
+    reasoning: int | None = None
+    """Of `output`, the ones for reasoning, shown to the client or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request wants, as far as it matters here; None: it does not say."""
+
+    model: str | None = None
+    stream: bool = False
+    max_tokens: int | None = None
+    choices: int = 1
+    """Answers to one request, each of up to `max_tokens`."""
+    user: str | None = None
+    usage: bool = True
+    """Whether the client gets the provider's usage report: in most formats always, in some on demand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """What one provider does in its own way within a format that it shares with others."""
+
+    name: str
+    hosts: tuple[str, ...] = ()
+    """Shell patterns of its host names."""
+    usage_option: bool = True
+    """OpenAI chat: it takes `stream_options.include_usage`."""
+    max_tokens: str = "max_tokens"
+    """OpenAI chat: the field that bounds the answer, for a request that has none."""
+    reasoning_apart: bool = False
+    """Its output tokens leave the reasoning out."""
+
+
+class Meter(Protocol):
+    """Reads one answer while it passes. What `read` raises not, whatever it is shown: nonsense is not counted.
+
+    A cut may withhold the last event that `read` was shown, so `ending` must be right with it and without it. That is
+    easy as long as events without content, which are never withheld, are what opens and closes things.
+    """
+
+    units: int
+    """UTF-8 bytes of generated content so far, as the client sees it: text, visible reasoning, tool calls' names and
+    arguments. Never padding, ids or framing."""
+    pieces: int
+    """Events with content so far."""
+    reasoning_units: int
+    """Of `units`, the ones of reasoning."""
+    usage: Usage
+    """The provider's report so far: replaced or added up as this provider means it."""
+    running: bool
+    """Whether `usage.output` is a running count that came with the content, exact at this point of the stream."""
+    model: str | None
+    """As the answer names it."""
+    finish: str | None
+    """Why the answer ended, in the provider's own word."""
+    failed: str | None
+    """An error told inside an answer of status 200, in short."""
+    finished: bool
+    """Whether nothing but an end may follow: the format's last event came."""
+
+    def glance(self, data: bytes) -> bool:
+        """Count `data` if it is, at a look, one whole event as it stands on the wire, with content and nothing else.
+        False: it was not counted and is to be read the long way."""
+
+    def read(self, name: bytes, data: bytes) -> bool:
+        """One event of a stream: its name (b"" where it has none) and its data. False: an event that the client did not
+        ask for and must not get, such as the usage report that the relay has asked for."""
+
+    def read_whole(self, body: bytes) -> None:
+        """An answer that is no stream."""
+
+    def ending(self, output: int) -> bytes:
+        """The events that end the stream here as if the provider had reached the token limit, after `output` tokens:
+        what the format's own client libraries take for a normal "length" ending. `output` replaces a report that has
+        not come."""
+
+    def failure(self, error: RelayError) -> bytes:
+        """The format's error event for mid-stream; b"" where it has none. No clean end follows."""
+
+
+class Format(Protocol):
+    """A wire format: what requests and answers of one kind of API look like. Stateless; one for each kind.
+
+    A `target` is a request target with its query. A `body` is a parsed request.
+    """
+
+    name: str
+    """Its key in `FORMATS`."""
+    heartbeat: bytes | None
+    """What may be sent between two events of a stream to show that the connection lives; None: nothing is safe."""
+    bytes_per_token: float
+    """`Meter.units` for one token, before anything was learned."""
+
+    def serves(self, target: str) -> bool:
+        """Whether requests to `target` are in this format."""
+
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked: ...
+
+    def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
+        """Have the answer bounded to `most` tokens, all its choices together. Whether `body` was changed: not when the
+        request has a smaller bound itself, or can't be changed."""
+
+    def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
+        """Ask for a usage report where the format gives one on demand only. Whether `body` was changed."""
+
+    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+        """For one answer. `cuttable`: it may be ended by `ending`, so what that needs is to be kept."""
+
+    def error(self, error: RelayError) -> bytes:
+        """The body of an error answer, in the format's own JSON."""

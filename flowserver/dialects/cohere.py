@@ -1,0 +1,125 @@
+"""Cohere's chat, version 2: https://docs.cohere.com/v2/docs/streaming"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ..errors import RelayError
+from .base import Asked, Meter, Quirks
+from .common import JsonMeter, UsageAlways, count, lower, path_of, size, sse, text, told
+
+_ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
+
+
+class CohereMeter(JsonMeter):
+    __slots__ = ("_open", "_started")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = False
+        self._open: dict[tuple[str, int], None] = {}
+        """What has no end yet, in its order: the type of its end, and its index."""
+
+    def _read(self, event: Any) -> None:
+        kind = event["type"]
+        if kind == "content-delta":
+            self._add_content(event["delta"]["message"]["content"])
+        elif kind == "tool-call-delta":
+            self._add(size(event["delta"]["message"]["tool_calls"]["function"]["arguments"]))
+        elif kind == "tool-plan-delta":
+            self._add(size(event["delta"]["message"]["tool_plan"]))
+        elif kind in _ENDS:
+            self._open_part(_ENDS[kind], event)
+        elif kind in _ENDS.values():
+            self._open.pop((kind, event["index"]), None)
+        elif kind == "message-start":
+            self._started = True
+        elif kind == "message-end":
+            self.finished = True
+            self._end(event["delta"])
+
+    def _add_content(self, content: Any) -> None:
+        if thinking := content.get("thinking"):
+            self._add_reasoning(size(thinking))
+        else:
+            self._add(size(content["text"]))
+
+    def _open_part(self, end: str, event: Any) -> None:
+        if isinstance(event["index"], int):
+            self._open[end, event["index"]] = None
+        if end == "tool-call-end":
+            self._announced += size(event["delta"]["message"]["tool_calls"]["function"]["name"])
+
+    def _end(self, delta: Any) -> None:
+        self.finish = text(delta.get("finish_reason"))
+        if self.finish == "ERROR":
+            self.failed = told(delta.get("error"))
+        self._report(delta.get("usage") or {})
+
+    def _report(self, report: Any) -> None:
+        """Tokens as the model took them: fewer are billed, but a token limit means these."""
+        tokens = report.get("tokens") or {}
+        self.usage.input = count(tokens.get("input_tokens"))
+        self.usage.output = count(tokens.get("output_tokens"))
+        self.usage.reasoning = count(tokens.get("reasoning_tokens"))
+        self.usage.cached = count(report.get("cached_tokens"))
+
+    def _read_whole(self, answer: Any) -> None:
+        self._end(answer)
+        self.finished = True
+        message = answer["message"]
+        for part in message.get("content") or ():
+            self._add_content(part)
+        self._add(size(message.get("tool_plan") or ""))
+        for call in message.get("tool_calls") or ():
+            self._add(size(call["function"]["name"]) + size(call["function"]["arguments"]))
+
+    def ending(self, output: int) -> bytes:
+        if self.finished:
+            return b""
+        events: list[dict[str, Any]] = []
+        if not self._started:
+            message = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
+            events.append({"type": "message-start", "id": "0", "delta": {"message": message}})
+        events += [{"type": end, "index": index} for end, index in self._open]
+        tokens = {"input_tokens": self.usage.input or 0, "output_tokens": output}
+        delta = {"finish_reason": "MAX_TOKENS", "usage": {"billed_units": tokens, "tokens": tokens}}
+        events.append({"type": "message-end", "delta": delta})
+        return b"".join(sse(event, event["type"]) for event in events) + b"data: [DONE]\n\n"
+
+    def failure(self, error: RelayError) -> bytes:
+        delta = {"error": error.message, "finish_reason": "ERROR"}
+        return sse({"type": "message-end", "delta": delta}, "message-end")
+
+
+class Cohere(UsageAlways):
+    __slots__ = ()
+
+    name = "cohere"
+    heartbeat: bytes | None = b": ping\n"
+    bytes_per_token = 4.4
+
+    def serves(self, target: str) -> bool:
+        return path_of(target).endswith("/v2/chat")
+
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        return Asked(
+            model=text(body.get("model")),
+            stream=body.get("stream") is True,
+            max_tokens=count(body.get("max_tokens")),
+        )
+
+    def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
+        return lower(body, "max_tokens", most)
+
+    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return CohereMeter()
+
+    def error(self, error: RelayError) -> bytes:
+        return orjson.dumps({"message": error.message})
+
+
+COHERE = Cohere()

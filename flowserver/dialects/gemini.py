@@ -1,0 +1,177 @@
+"""Google's generateContent and streamGenerateContent, of the Gemini API and of Vertex AI.
+
+https://ai.google.dev/api/generate-content
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import orjson
+
+from ..errors import RelayError
+from .base import Asked, Meter, Quirks
+from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, section, size, sse, text, told
+
+_PATH = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):(generateContent|streamGenerateContent)$")
+
+# JSON of protocol buffers: every field may be spelled in two ways.
+_CONFIG = ("generationConfig", "generation_config")
+_MOST = ("maxOutputTokens", "max_output_tokens")
+_CHOICES = ("candidateCount", "candidate_count")
+
+_STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+class GeminiMeter(JsonMeter):
+    """Gemini's events bear usage reports, but no running counts: Vertex AI sends none before the end, others count per
+    step of an answer, or stay behind the content."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def _read(self, event: Any) -> None:
+        if "error" in event:
+            self.failed = told(event["error"])
+            return
+        self.model = text(event.get("modelVersion")) or self.model
+        self._report(event.get("usageMetadata") or {})
+        if refusal := text((event.get("promptFeedback") or {}).get("blockReason")):
+            self._finish(refusal)
+        for candidate in event.get("candidates") or ():
+            # A number where the client asked for enums as numbers.
+            if (reason := candidate.get("finishReason")) and isinstance(reason, str | int):
+                self._finish(str(reason))
+            for part in (candidate.get("content") or {}).get("parts") or ():
+                self._read_part(part)
+
+    def _finish(self, reason: str) -> None:
+        self.finish = reason
+        self.finished = True
+
+    def _report(self, report: Any) -> None:
+        """A usage report: it replaces the one before. Input leaves out what the provider's own tools read."""
+        usage = self.usage
+        usage.input = count(report.get("promptTokenCount"), usage.input)
+        usage.cached = count(report.get("cachedContentTokenCount"), usage.cached)
+        shown = count(report.get("candidatesTokenCount"))
+        thoughts = count(report.get("thoughtsTokenCount"))
+        if shown is not None or thoughts is not None:
+            usage.output = (shown or 0) + (thoughts or 0)
+            usage.reasoning = thoughts
+
+    def _read_part(self, part: Any) -> None:
+        """Results of code that the provider ran are not generated, and not counted."""
+        if content := part.get("text"):
+            if part.get("thought"):
+                self._add_reasoning(size(content))
+            else:
+                self._add(size(content))
+        elif call := part.get("functionCall"):
+            self._add(size(call["name"]) + json_size(call.get("args") or {}))
+        elif code := part.get("executableCode"):
+            self._add(size(code["code"]))
+
+    def _read_whole(self, answer: Any) -> None:
+        """One response, or an array of them: a stream that was not asked for as server-sent events."""
+        for event in answer if isinstance(answer, list) else [answer]:
+            self._read(event)
+
+    def ending(self, output: int) -> bytes:
+        """Every candidate ends, also one that has ended: its end may be in an event with content, which may have been
+        withheld. With an empty text, because client libraries keep no turn without parts in a chat's history."""
+        content = {"parts": [{"text": ""}], "role": "model"}
+        candidates = [
+            {"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(self._asked.choices)
+        ]
+        event = {"candidates": candidates, "usageMetadata": self._usage(output)}
+        return sse(event | {"modelVersion": self.model} if self.model else event)
+
+    def _usage(self, output: int) -> dict[str, int]:
+        prompt = self.usage.input or 0
+        thoughts = min(self.usage.reasoning or 0, output)
+        usage = {
+            "promptTokenCount": prompt,
+            "candidatesTokenCount": output - thoughts,
+            "totalTokenCount": prompt + output,
+        }
+        return usage | {"thoughtsTokenCount": thoughts} if thoughts else usage
+
+    def failure(self, error: RelayError) -> bytes:
+        """As Google does it: the bare error, which is no server-sent event. The official libraries raise it."""
+        return _error(error) + b"\n\n"
+
+
+class Gemini(UsageAlways):
+    __slots__ = ()
+
+    name = "gemini"
+    heartbeat: bytes | None = None
+    """Google's own library takes a comment line for the start of an error."""
+    bytes_per_token = 3.0
+
+    def serves(self, target: str) -> bool:
+        return _match(target) is not None
+
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        """`stream`: as server-sent events. Without `alt=sse` the answer is one JSON array, which can't be cut."""
+        match = _match(target)
+        config: dict[str, Any] = next((body[name] for name in _CONFIG if isinstance(body.get(name), dict)), {})
+        return Asked(
+            model=match[1] if match else None,
+            stream=match is not None and match[2] == "streamGenerateContent" and _wants_sse(target),
+            max_tokens=_first(config, _MOST),
+            choices=_first(config, _CHOICES) or 1,
+        )
+
+    def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
+        changed = False
+        for name in [name for name in _CONFIG if name in body] or _CONFIG[:1]:
+            config = section(body, name)
+            if config is not None:
+                each = max(1, most // (_first(config, _CHOICES) or 1))
+                for field in [field for field in _MOST if field in config] or _MOST[:1]:
+                    changed |= lower(config, field, each)
+        return changed
+
+    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return GeminiMeter(asked)
+
+    def error(self, error: RelayError) -> bytes:
+        return _error(error)
+
+
+def _match(target: str) -> re.Match[str] | None:
+    return _PATH.search(unquote(path_of(target)))
+
+
+def _wants_sse(target: str) -> bool:
+    query = target.partition("?")[2]
+    return any(name in ("alt", "$alt") and value == "sse" for name, value in parse_qsl(query))
+
+
+def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((value for name in names if (value := count(fields.get(name))) is not None), None)
+
+
+def _error(error: RelayError) -> bytes:
+    status = _STATUSES.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "INTERNAL")
+    return orjson.dumps({"error": {"code": error.status, "message": error.message, "status": status}})
+
+
+GEMINI = Gemini()

@@ -1,0 +1,116 @@
+"""Ollama's own API, which streams one JSON object a line: https://github.com/ollama/ollama/blob/main/docs/api.md"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from ..errors import RelayError
+from .base import Asked, Meter, Quirks
+from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, section, size, text, told
+
+
+class OllamaMeter(JsonMeter):
+    __slots__ = ("_asked", "_chat", "_created")
+
+    def __init__(self, asked: Asked, *, chat: bool) -> None:
+        super().__init__()
+        self._asked = asked
+        self._chat = chat
+        self._created: str | None = None
+        """The latest `created_at`: the ending needs one, and there is no clock here."""
+
+    def _read(self, event: Any) -> None:
+        if "error" in event:
+            self.failed = told(event["error"])
+            return
+        self.model = text(event.get("model"))
+        self._created = text(event.get("created_at"))
+        if event.get("done") is True:
+            self._end(event)
+        if self._chat:
+            self._read_message(event["message"])
+        else:
+            self._add_reasoning(size(event.get("thinking") or ""))
+            self._add(size(event["response"]))
+
+    def _end(self, event: Any) -> None:
+        self.finished = True
+        self.finish = text(event.get("done_reason"))
+        # Missing where the whole prompt was in the cache.
+        self.usage.input = count(event.get("prompt_eval_count"))
+        self.usage.output = count(event.get("eval_count"))
+
+    def _read_message(self, message: Any) -> None:
+        self._add_reasoning(size(message.get("thinking") or ""))
+        self._add(size(message.get("content") or ""))
+        for call in message.get("tool_calls") or ():
+            function = call["function"]
+            self._add(size(function["name"]) + json_size(function.get("arguments") or {}))
+
+    def _read_whole(self, answer: Any) -> None:
+        self._read(answer)
+
+    def ending(self, output: int) -> bytes:
+        """Also after the last line, because that may have had content and been withheld."""
+        content = {"message": {"role": "assistant", "content": ""}} if self._chat else {"response": ""}
+        last: dict[str, Any] = {
+            "model": self.model or self._asked.model or "",
+            # What Go's encoding makes of "no time".
+            "created_at": self._created or "0001-01-01T00:00:00Z",
+            **content,
+            "done": True,
+            "done_reason": "length",
+            "eval_count": output,
+        }
+        if self.usage.input is not None:
+            last["prompt_eval_count"] = self.usage.input
+        return orjson.dumps(last) + b"\n"
+
+    def failure(self, error: RelayError) -> bytes:
+        return _error(error) + b"\n"
+
+
+class Ollama(UsageAlways):
+    """`chat` tells /api/chat, with its messages, from /api/generate."""
+
+    __slots__ = ("_chat", "name")
+
+    heartbeat: bytes | None = None
+    bytes_per_token = 3.6
+
+    def __init__(self, name: str, *, chat: bool) -> None:
+        self.name = name
+        self._chat = chat
+
+    def serves(self, target: str) -> bool:
+        return path_of(target).endswith("/api/chat" if self._chat else "/api/generate")
+
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        options = body.get("options")
+        return Asked(
+            model=text(body.get("model")),
+            stream=body.get("stream") is not False,
+            max_tokens=count(options.get("num_predict")) if isinstance(options, dict) else None,
+        )
+
+    def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
+        """A negative `num_predict` asks for no bound."""
+        options = section(body, "options")
+        return options is not None and lower(options, "num_predict", most)
+
+    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return OllamaMeter(asked, chat=self._chat)
+
+    def error(self, error: RelayError) -> bytes:
+        return _error(error)
+
+
+def _error(error: RelayError) -> bytes:
+    return orjson.dumps({"error": error.message})
+
+
+OLLAMA_CHAT = Ollama("ollama-chat", chat=True)
+OLLAMA_GENERATE = Ollama("ollama-generate", chat=False)

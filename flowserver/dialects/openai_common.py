@@ -1,0 +1,62 @@
+"""What the formats of OpenAI share: careful reading of JSON, usage reports. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from .base import Usage
+from .common import count
+
+HEARTBEAT = b": ping\n"
+"""A comment without a blank line: OpenAI's own client library fails on a frame that has no data."""
+
+
+def parse(data: bytes) -> dict[str, Any] | None:
+    """A JSON object; None: `data` is something else."""
+    try:
+        event = orjson.loads(data)
+    except ValueError:
+        return None
+    return event if type(event) is dict else None
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """`value` if it is an object, else an empty one."""
+    return value if type(value) is dict else {}
+
+
+def entries(value: object) -> list[dict[str, Any]]:
+    """The objects in the list `value`; none if it is no list."""
+    return [entry for entry in value if type(entry) is dict] if type(value) is list else []
+
+
+def size_of(value: object) -> int:
+    """UTF-8 bytes of a text; 0 for anything else."""
+    if type(value) is not str:
+        return 0
+    return len(value) if value.isascii() else len(value.encode())
+
+
+def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = False) -> None:
+    """Take a report over into `usage`; both spellings, prompt/completion and input/output. What it leaves out stays.
+
+    Some have words of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning.
+    """
+    into = mapping(report.get("prompt_tokens_details") or report.get("input_tokens_details"))
+    out = mapping(report.get("completion_tokens_details") or report.get("output_tokens_details"))
+    usage.input = _first(report.get("prompt_tokens"), report.get("input_tokens"), usage.input)
+    usage.cached = _first(into.get("cached_tokens"), report.get("prompt_cache_hit_tokens"), usage.cached)
+    usage.cache_written = _first(into.get("cache_write_tokens"), usage.cache_written)
+    usage.reasoning = _first(out.get("reasoning_tokens"), report.get("reasoning_tokens"), usage.reasoning)
+    output = _first(report.get("completion_tokens"), report.get("output_tokens"))
+    if output is not None:
+        # The total shows whether the sum has the reasoning after all.
+        inside = report.get("total_tokens") == (usage.input or 0) + output
+        usage.output = output + (usage.reasoning or 0) if reasoning_apart and not inside else output
+
+
+def _first(*values: object) -> int | None:
+    """The first of these that is a count."""
+    return next((found for value in values if (found := count(value)) is not None), None)

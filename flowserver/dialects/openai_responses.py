@@ -1,0 +1,238 @@
+"""OpenAI's Responses API. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import RelayError
+from .base import Asked, Quirks, Usage
+from .common import UsageAlways, count, lower, path_of, sse, text, told
+from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
+from .openai_items import Items
+
+LEAST_LIMIT = 16
+"""What the API takes at least as `max_output_tokens`."""
+
+_TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]*)"')
+"""Events are named by their type, which they begin with too."""
+_DELTAS = {
+    b"response.%b.delta" % kind: f"response.{kind.decode()}"
+    for kind in (
+        b"output_text",
+        b"refusal",
+        b"reasoning_text",
+        b"reasoning_summary_text",
+        b"function_call_arguments",
+        b"mcp_call_arguments",
+        b"custom_tool_call_input",
+        b"code_interpreter_call_code",
+    )
+}
+"""Events with content, and their types without ".delta"."""
+_REASONING = frozenset(("response.reasoning_text", "response.reasoning_summary_text"))
+_OPENING = b"response.output_item.added"
+_ENDS = frozenset((b"response.completed", b"response.incomplete", b"response.failed"))
+_READ = _ENDS | {b"response.created", _OPENING, b"error"}
+"""Other events that matter even where nothing is to be kept."""
+_UNREAD = re.compile(rb"response\.(?:in_progress|queued|.*(?:_call\.|partial|annotation|audio).*)")
+"""Events that change nothing here: some have 100 KB, so they are not even parsed."""
+
+
+class ResponsesMeter:
+    """What opens and closes things has no content: a tool's name is counted with the first of its arguments."""
+
+    __slots__ = (
+        "_announced",
+        "_asked",
+        "_created",
+        "_items",
+        "_sequence",
+        "failed",
+        "finish",
+        "finished",
+        "model",
+        "pieces",
+        "reasoning_units",
+        "running",
+        "units",
+        "usage",
+    )
+
+    def __init__(self, asked: Asked, *, cuttable: bool) -> None:
+        self._asked = asked
+        self.units = 0
+        self.pieces = 0
+        self.reasoning_units = 0
+        self.usage = Usage()
+        self.running = False
+        self.model: str | None = None
+        self.finish: str | None = None
+        self.failed: str | None = None
+        self.finished = False
+        self._announced = 0
+        """Bytes of names that were not counted yet."""
+        self._sequence = -1
+        """The number of the last event."""
+        self._created = b""
+        """The stream's first event; b"": it did not come, or is not needed."""
+        self._items = Items() if cuttable else None
+
+    def glance(self, data: bytes) -> bool:
+        return False
+
+    def read(self, name: bytes, data: bytes) -> bool:
+        if not name and (start := _TYPE.match(data)):
+            name = start[1]
+        kind = _DELTAS.get(name)
+        if name and not kind and (_UNREAD.fullmatch(name) or (self._items is None and name not in _READ)):
+            self._sequence += 1
+            return True
+        event = parse(data)
+        if event is None:
+            return True
+        if not name:
+            name = (text(event.get("type")) or "").encode()
+            kind = _DELTAS.get(name)
+        self._sequence = count(event.get("sequence_number"), self._sequence + 1) or 0
+        if kind:
+            self._read_delta(kind, event)
+        else:
+            self._read_other(name, event, data)
+        return True
+
+    def _read_delta(self, kind: str, event: dict[str, Any]) -> None:
+        delta = event.get("delta")
+        units = size_of(delta)
+        if not units or type(delta) is not str:
+            return
+        self.pieces += 1
+        if kind in _REASONING:
+            self.reasoning_units += units
+        elif self._announced:
+            units += self._announced
+            self._announced = 0
+        self.units += units
+        if self._items is not None:
+            self._items.delta(kind, event, delta)
+
+    def _read_other(self, name: bytes, event: dict[str, Any], data: bytes) -> None:
+        if name == _OPENING:
+            item = mapping(event.get("item"))
+            self._announced += size_of(item.get("name")) if "call_id" in item else 0
+        elif name == b"error":
+            # Its fields lie in the event itself by the documents, in an object in fact.
+            self.failed = told(event.get("error") or event.get("message") or event.get("code"))
+        elif name == b"response.created":
+            self.model = text(mapping(event.get("response")).get("model"))
+            if self._items is not None:
+                self._created = data
+        elif name in _ENDS:
+            self._read_response(mapping(event.get("response")))
+        if self._items is not None:
+            self._items.change(name.decode(errors="replace"), event, data)
+
+    def _read_response(self, response: dict[str, Any]) -> None:
+        """The response as it is in the end."""
+        self.model = text(response.get("model")) or self.model
+        details = mapping(response.get("incomplete_details"))
+        self.finish = text(details.get("reason")) or text(response.get("status"))
+        if response.get("error"):
+            self.failed = told(response["error"])
+        read_usage(self.usage, mapping(response.get("usage")))
+        self.finished = True
+
+    def read_whole(self, body: bytes) -> None:
+        response = parse(body)
+        if response is None:
+            return
+        for item in entries(response.get("output")):
+            self._read_item(item)
+        self.pieces += self.units > 0
+        self._read_response(response)
+
+    def _read_item(self, item: dict[str, Any]) -> None:
+        units = sum(size_of(item.get(field)) for field in ("arguments", "input", "code"))
+        for part in (*entries(item.get("content")), *entries(item.get("summary"))):
+            units += size_of(part.get("text")) + size_of(part.get("refusal"))
+        if item.get("type") == "reasoning":
+            self.reasoning_units += units
+        elif "call_id" in item:
+            units += size_of(item.get("name"))
+        self.units += units
+
+    def ending(self, output: int) -> bytes:
+        if self.finished:
+            return b""
+        response = mapping((parse(self._created) or {}).get("response"))
+        events: list[dict[str, Any]] = []
+        if not response:
+            # The client library wants to see it first.
+            response = {"id": "", "object": "response", "created_at": 0, "status": "in_progress", "output": []}
+            response |= {
+                "model": self._asked.model or "",
+                "parallel_tool_calls": True,
+                "tool_choice": "auto",
+                "tools": [],
+            }
+            events.append({"type": "response.created", "response": response})
+        closing, items = self._items.ending() if self._items is not None else ([], [])
+        ended = {
+            **response,
+            "status": "incomplete",
+            "incomplete_details": {"reason": "max_output_tokens"},
+            "output": items,
+            "usage": self._report(output),
+        }
+        events += [*closing, {"type": "response.incomplete", "response": ended}]
+        return b"".join(
+            [
+                sse({**event, "sequence_number": number}, event["type"])
+                for number, event in enumerate(events, self._sequence + 1)
+            ]
+        )
+
+    def _report(self, output: int) -> dict[str, Any]:
+        read = self.usage.input or 0
+        return {
+            "input_tokens": read,
+            "input_tokens_details": {"cached_tokens": self.usage.cached or 0},
+            "output_tokens": output,
+            "output_tokens_details": {"reasoning_tokens": self.usage.reasoning or 0},
+            "total_tokens": read + output,
+        }
+
+    def failure(self, error: RelayError) -> bytes:
+        event = {"type": "error", "code": error.code, "message": error.message, "param": None}
+        return sse({**event, "sequence_number": self._sequence + 1}, "error")
+
+
+class OpenAIResponses(UsageAlways):
+    name = "openai-responses"
+    heartbeat: bytes | None = HEARTBEAT
+    bytes_per_token = 3.5
+
+    def serves(self, target: str) -> bool:
+        return path_of(target).endswith("/responses")
+
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        return Asked(
+            model=text(body.get("model")),
+            stream=body.get("stream") is True,
+            max_tokens=count(body.get("max_output_tokens")),
+            user=text(body.get("user")) or text(body.get("safety_identifier")),
+        )
+
+    def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
+        """Not below what the API takes: the cut sees to the rest."""
+        return lower(body, "max_output_tokens", max(most, LEAST_LIMIT))
+
+    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ResponsesMeter:
+        return ResponsesMeter(asked, cuttable=cuttable)
+
+    def error(self, error: RelayError) -> bytes:
+        return error.body()
+
+
+OPENAI_RESPONSES = OpenAIResponses()

@@ -1,0 +1,280 @@
+"""Anthropic's Messages: what is counted, and how a stream is ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from flowserver.dialects.anthropic import ANTHROPIC
+from flowserver.dialects.base import Asked, Meter, Usage
+from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, bad_request
+
+from ..support.corpus import Recording, each_recording
+from .frames import QUIRKS, metered, reported
+from .reading import sse_events
+
+START: dict[str, Any] = {
+    "type": "message_start",
+    "message": {"model": "claude-x", "usage": {"input_tokens": 20, "cache_read_input_tokens": 7, "output_tokens": 1}},
+}
+TEXT = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+TOOL = {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "name": "lookup", "input": {}}}
+STOP = {"type": "message_stop"}
+
+
+def delta(index: int = 0, **fields: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": fields}
+
+
+def hello(text: str = "hello") -> dict[str, Any]:
+    return delta(type="text_delta", text=text)
+
+
+def stopped(index: int) -> dict[str, Any]:
+    return {"type": "content_block_stop", "index": index}
+
+
+def message_delta(**usage: Any) -> dict[str, Any]:
+    return {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+
+
+def read(*events: dict[str, Any], asked: Asked = Asked()) -> Meter:  # noqa: B008 - frozen
+    meter = ANTHROPIC.meter(asked, QUIRKS, cuttable=True)
+    for event in events:
+        assert meter.read(event["type"].encode(), orjson.dumps(event) + b"    ")
+    return meter
+
+
+def ending(meter: Meter, output: int = 9) -> list[dict[str, Any]]:
+    events = sse_events(meter.ending(output))
+    loaded = [orjson.loads(payload) for _, payload, _ in events]
+    assert [name.decode() for name, _, _ in events] == [event["type"] for event in loaded]
+    return loaded
+
+
+# --- recordings ---
+
+
+def served(recording: Recording) -> None:
+    if recording.about["request_path"] == "/v1/complete":
+        pytest.skip("Text Completions, the API before Messages, is not served")
+
+
+@each_recording("anthropic-messages")
+def test_usage_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> None:
+    served(recording)
+    found = reported(metered(recording))
+    assert {name: found[name] for name in recording.about["usage"] if name in found} == {
+        name: tokens for name, tokens in recording.about["usage"].items() if name != "total"
+    }
+
+
+@each_recording("anthropic-messages")
+def test_content_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> None:
+    served(recording)
+    meter = metered(recording)
+    kinds = recording.about["content_kinds"]
+    # "other" is what a compaction writes: the answer's own tokens leave it out as well.
+    assert meter.pieces == recording.about["content_events"] - kinds["other"]
+    assert (meter.reasoning_units > 0) == (kinds["reasoning"] > 0)
+    assert meter.units > 0
+    assert [meter.finish] == recording.about["finish_reasons"]
+    assert [meter.model] == recording.about["models"]
+    # A tail is an event without its blank line, which is none: here the last one.
+    assert meter.finished == (recording.about["tail_bytes"] == 0)
+    assert not meter.running
+    assert meter.failed is None
+
+
+# --- counting ---
+
+
+def test_text_thinking_and_tool_input_are_content() -> None:
+    meter = read(
+        START,
+        hello("grüße"),
+        delta(type="thinking_delta", thinking="hm"),
+        TOOL,
+        delta(1, type="input_json_delta", partial_json='{"a'),
+    )
+    assert meter.units == 7 + 2 + len("lookup") + 3
+    assert meter.reasoning_units == 2
+    assert meter.pieces == 3
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        START,
+        TEXT,
+        TOOL,
+        hello(""),
+        delta(type="signature_delta", signature="c2ln"),
+        delta(type="citations_delta", citation="cited"),
+        delta(type="compaction_delta", content="summary"),
+        delta(1, type="input_json_delta", partial_json=""),
+        {"type": "ping"},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "web_search_tool_result", "content": []}},
+        stopped(0),
+        STOP,
+    ],
+)
+def test_events_without_content(event: dict[str, Any]) -> None:
+    meter = read(START, event)
+    assert meter.units == meter.pieces == 0
+    assert meter.failed is None
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "server_tool_use", "mcp_tool_use"])
+def test_a_tools_name_counts_with_its_input(kind: str) -> None:
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": kind, "name": "lookup"}}
+    meter = read(block)
+    assert meter.units == 0
+    meter.read(b"", orjson.dumps(delta(type="input_json_delta", partial_json="{}")))
+    assert (meter.units, meter.pieces) == (8, 1)
+
+
+def test_usage_is_replaced_field_by_field() -> None:
+    assert read(START).usage == Usage(input=20, output=1, cached=7)
+    assert read(START, message_delta(output_tokens=50)).usage == Usage(input=20, output=50, cached=7)
+    all_of_it = message_delta(
+        input_tokens=400,
+        output_tokens=50,
+        cache_read_input_tokens=8,
+        cache_creation_input_tokens=9,
+        output_tokens_details={"thinking_tokens": 30},
+    )
+    assert read(START, all_of_it).usage == Usage(input=400, output=50, cached=8, cache_written=9, reasoning=30)
+
+
+def test_an_error_in_the_stream() -> None:
+    meter = read(START, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+    assert meter.failed == "overloaded_error: Overloaded"
+    assert not meter.finished
+
+
+def test_a_whole_answer() -> None:
+    meter = ANTHROPIC.meter(Asked(), QUIRKS, cuttable=False)
+    meter.read_whole(
+        orjson.dumps(
+            {
+                "type": "message",
+                "model": "claude-x",
+                "content": [
+                    {"type": "thinking", "thinking": "hmm", "signature": "c2ln"},
+                    {"type": "text", "text": "hello"},
+                    {"type": "tool_use", "name": "lookup", "input": {"a": 1}},
+                ],
+                "stop_reason": "tool_use",
+                "usage": {"input_tokens": 5, "output_tokens": 6},
+            }
+        )
+    )
+    assert meter.usage == Usage(input=5, output=6)
+    assert (meter.units, meter.reasoning_units) == (3 + 5 + 6 + 7, 3)
+    assert (meter.model, meter.finish, meter.finished) == ("claude-x", "tool_use", True)
+
+
+def test_a_whole_error() -> None:
+    meter = ANTHROPIC.meter(Asked(), QUIRKS, cuttable=False)
+    meter.read_whole(ANTHROPIC.error(LOOP))
+    assert meter.failed == f"api_error: {LOOP.message}"
+
+
+# --- ending ---
+
+
+def test_a_cut_closes_what_is_open() -> None:
+    thinking = {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking"}}
+    events = ending(read(START, thinking, stopped(0), TOOL, delta(1, type="input_json_delta", partial_json="{")))
+    assert events == [
+        stopped(1),
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "max_tokens", "stop_sequence": None},
+            "usage": {"input_tokens": 20, "cache_read_input_tokens": 7, "output_tokens": 9},
+        },
+        STOP,
+    ]
+
+
+def test_a_cut_before_anything_came_has_a_start() -> None:
+    events = ending(read(asked=Asked(model="claude-x")))
+    assert [event["type"] for event in events] == ["message_start", "message_delta", "message_stop"]
+    assert events[0]["message"]["model"] == "claude-x"
+
+
+def test_a_cut_behind_the_reason_only_stops() -> None:
+    assert ending(read(START, message_delta(output_tokens=3))) == [STOP]
+    assert read(START, message_delta(output_tokens=3), STOP).ending(9) == b""
+
+
+def test_a_failure_is_an_error_event() -> None:
+    [(name, payload, _)] = sse_events(read(START).failure(TOO_MANY_CONNECTIONS))
+    assert name == b"error"
+    assert payload == ANTHROPIC.error(TOO_MANY_CONNECTIONS)
+    assert read(START, orjson.loads(payload)).failed is not None
+
+
+# --- requests ---
+
+
+@pytest.mark.parametrize(
+    ("target", "serves"),
+    [
+        ("/v1/messages", True),
+        ("/anthropic/v1/messages?beta=true", True),
+        ("/v1/projects/p/locations/l/publishers/anthropic/models/claude-x@2025:streamRawPredict", True),
+        ("/v1/projects/p/locations/l/publishers/google/models/gemini:streamRawPredict", False),
+        ("/v1/messages/count_tokens", False),
+        ("/v1/messages/batches", False),
+        ("/v1/threads/t/messages", False),
+        ("/v1/complete", False),
+    ],
+)
+def test_targets(target: str, serves: bool) -> None:
+    assert ANTHROPIC.serves(target) is serves
+
+
+def test_what_a_request_asks() -> None:
+    body = {"model": "claude-x", "stream": True, "max_tokens": 100, "metadata": {"user_id": "u1"}}
+    assert ANTHROPIC.asked("/v1/messages", body) == Asked(model="claude-x", stream=True, max_tokens=100, user="u1")
+    assert ANTHROPIC.asked("/v1/messages", {}) == Asked()
+
+
+@pytest.mark.parametrize(("method", "stream"), [("rawPredict", False), ("streamRawPredict", True)])
+def test_vertex_has_the_model_in_the_path(method: str, stream: bool) -> None:
+    target = f"/v1/publishers/anthropic/models/claude-x@2025:{method}"
+    assert ANTHROPIC.asked(target, {"max_tokens": 5}) == Asked(model="claude-x@2025", stream=stream, max_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "budget", "most", "limited"),
+    [
+        (1000, None, 100, 100),
+        (100, None, 100, 100),
+        (50, None, 100, 50),
+        (None, None, 100, 100),
+        (8000, 2000, 5000, 5000),
+        (8000, 2000, 100, 2001),  # the budget must be below
+        (2001, 2000, 100, 2001),
+        (1500, 2000, 100, 1500),  # a budget for several turns (interleaved thinking): nothing to lower
+    ],
+)
+def test_limits(max_tokens: int | None, budget: int | None, most: int, limited: int) -> None:
+    body: dict[str, Any] = {"max_tokens": max_tokens}
+    if budget is not None:
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    assert ANTHROPIC.limit(body, most, QUIRKS) is (limited != max_tokens)
+    assert body["max_tokens"] == limited
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, "invalid_request_error"), (429, "rate_limit_error"), (502, "api_error"), (503, "overloaded_error")],
+)
+def test_errors(status: int, kind: str) -> None:
+    error = bad_request("what to do", status=status)
+    assert orjson.loads(ANTHROPIC.error(error)) == {"type": "error", "error": {"type": kind, "message": "what to do"}}

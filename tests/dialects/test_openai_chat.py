@@ -1,0 +1,555 @@
+"""OpenAI's chat format: what is counted, how a stream ends early, what is asked of the provider."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowserver.dialects.base import Asked, Quirks
+from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS, ChatMeter
+from flowserver.dialects.quirks import GENERIC, QUIRKS, quirks_for
+from flowserver.errors import DRAINED
+from tests.dialects.reading import events, sse_events
+from tests.support.corpus import Recording, each_recording
+
+HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
+UNASKED = Asked(stream=True, usage=False)
+
+
+def meter(asked: Asked = Asked(), quirks: Quirks = GENERIC) -> ChatMeter:  # noqa: B008 - frozen
+    return OPENAI_CHAT.meter(asked, quirks, cuttable=True)
+
+
+def choice(delta: object = None, *, index: int = 0, finish: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": {} if delta is None else delta, "finish_reason": finish}
+
+
+def chunk(*choices: object, **more: object) -> bytes:
+    return json.dumps({**HEAD, "choices": choices, **more}, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def say(text: str, **more: object) -> bytes:
+    return chunk(choice({"content": text}), **more)
+
+
+def report(read: int, written: int, **more: object) -> dict[str, object]:
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written, **more}
+
+
+def sent(ending: bytes) -> list[Any]:
+    """The ending's events, the last one without its [DONE]."""
+    payloads = [data for _, data, _ in sse_events(ending)]
+    assert b"".join(raw for _, _, raw in sse_events(ending)) == ending
+    assert payloads[-1] == b"[DONE]"
+    return [json.loads(payload) for payload in payloads[:-1]]
+
+
+def counted(answer: ChatMeter) -> tuple[int, int, int]:
+    return answer.units, answer.reasoning_units, answer.pieces
+
+
+# --- counting ---
+
+
+@pytest.mark.parametrize(
+    ("delta", "units", "reasoning"),
+    [
+        ({"content": "four"}, 4, 0),
+        ({"content": "füñf"}, 6, 0),
+        ({"content": 'a"\\\n'}, 4, 0),
+        ({"content": ""}, 0, 0),
+        ({"content": None, "reasoning_content": "hmm"}, 3, 3),
+        ({"content": "", "reasoning": "hmm", "reasoning_details": [{"type": "reasoning.text", "text": "hmm"}]}, 3, 3),
+        ({"reasoning": "hmm", "reasoning_content": "hmm"}, 3, 3),
+        ({"reasoning_details": [{"summary": "hm"}, {"text": "m"}, {"data": "secret"}]}, 3, 3),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}]}, 3, 3),
+        ({"content": [{"type": "text", "text": "four"}]}, 4, 0),
+        ({"role": "assistant", "refusal": "never"}, 5, 0),
+        ({"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "add", "arguments": "{}"}}]}, 5, 0),
+        ({"tool_calls": [{"function": {"arguments": "{"}}, {"custom": {"name": "sh", "input": "ls"}}]}, 5, 0),
+        ({"function_call": {"name": "add", "arguments": "{}"}}, 5, 0),
+        ({"provider_metadata": {"content": "none"}}, 0, 0),
+    ],
+)
+def test_content_is_counted_in_bytes_of_its_text(delta: dict[str, Any], units: int, reasoning: int) -> None:
+    answer = meter()
+    assert answer.read(b"", chunk(choice(delta), obfuscation="xxxxxxx"))
+    assert counted(answer) == (units, reasoning, 1 if units else 0)
+
+
+def test_all_choices_are_counted_and_the_model_is_told() -> None:
+    answer = meter(Asked(choices=2))
+    answer.read(b"", chunk(choice({"content": "a"}), choice({"content": "bc"}, index=1, finish="stop")))
+    assert counted(answer) == (3, 0, 1)
+    assert (answer.model, answer.finish) == ("m-1", "stop")
+
+
+def test_a_message_so_far_beside_the_delta_is_not_counted_again() -> None:
+    answer = meter()
+    answer.read(b"", chunk({**choice({"content": "c"}), "message": {"content": "abc"}}))
+    assert answer.units == 1
+
+
+def test_an_error_inside_a_stream() -> None:
+    answer = meter()
+    assert answer.read(b"", b'{"error":{"message":"no more","type":"overloaded","code":529}}')
+    assert answer.failed is not None
+    assert "no more" in answer.failed
+    assert not answer.finished
+
+
+def test_the_end_of_a_stream() -> None:
+    answer = meter()
+    finished = [(answer.read(b"", data), answer.finished) for data in (say("x"), b"[DONE]")]
+    assert finished == [(True, False), (True, True)]
+    assert answer.ending(1) == b""
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_names = ("choices", "delta", "content", "tool_calls", "function", "index", "usage", "error", "x_groq", "finish_reason")
+_shaped = st.recursive(
+    _json,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_names), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(st.lists(_shaped.map(lambda event: json.dumps(event).encode()) | st.binary(max_size=30)))
+def test_nonsense_raises_nothing(stream: list[bytes]) -> None:
+    answer, whole = meter(), meter()
+    for data in stream:
+        answer.read(b"", data)
+        whole.read_whole(data)
+    sent(answer.ending(1)) if not answer.finished else None
+
+
+# --- the pattern ---
+
+
+def parsed(answer: ChatMeter) -> ChatMeter:
+    """A meter that parses every event."""
+    answer._learned = 10**9
+    return answer
+
+
+_texts = st.sampled_from(
+    [
+        b"two words",
+        "é".encode(),
+        b"",
+        b"\x7f",
+        b"\\n",
+        b'\\"',
+        b"\\u00e9",
+        b"\\",
+        b'"',
+        b"\n",
+        b"\x01",
+        b"\xff",
+        b"\xc3",
+    ]
+)
+"""What may stand between the quotes of a text: sound, escaped, or broken."""
+_paddings = st.sampled_from(
+    [b"Q", b"", b"a b", b"-", b"\\n", b"\x02", b"\xff", b'"', b'a","usage":{"completion_tokens":3},"b":"c']
+)
+_odd = st.sampled_from([*["plain"] * 5, "text", "text", "padding", "finish", "index", "usage", "error", "created"])
+
+
+def _event(odd: str, shape: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"index": 0, **shape, "delta": delta, "finish_reason": None}
+    match odd:
+        case "finish":
+            return {**HEAD, "choices": [{**entry, "finish_reason": "stop"}]}
+        case "index":
+            return {**HEAD, "choices": [{**entry, "index": 1}]}
+        case "usage":
+            return {**HEAD, "choices": [entry], "usage": report(3, 4)}
+        case "error":
+            return {**HEAD, "choices": [entry], "error": {"message": "no"}}
+        case "created":
+            return {**HEAD, "choices": [entry], "created": 8}
+        case _:
+            return {**HEAD, "choices": [entry]}
+
+
+@st.composite
+def _streams(draw: st.DrawFn) -> list[bytes]:
+    """Events of one shape, and between them some with something in it that a pattern must not pass over."""
+    field = draw(st.sampled_from(["content", "reasoning_content", "reasoning"]))
+    padding = draw(st.sampled_from(["obfuscation", "p", "other"]))
+    deltas: list[dict[str, Any]] = [{}, {}, {"role": "assistant"}, {"refusal": "no"}, {"reasoning_content": "TEXT"}]
+    shapes: list[dict[str, Any]] = [{}, {}, {"message": {field: "ELSE"}}, {"message": {"delta": {field: "a"}}}]
+    delta = {**draw(st.sampled_from(deltas)), field: "TEXT"}
+    shape = draw(st.sampled_from(shapes))
+    separators = draw(st.sampled_from([(",", ":"), (",", ":"), (",", ":"), (", ", ": ")]))
+    stream = []
+    for odd in draw(st.lists(_odd, min_size=2, max_size=12)):
+        data = json.dumps({**_event(odd, shape, delta), padding: "PADDING"}, separators=separators).encode()
+        data = data.replace(b"TEXT", draw(_texts) if odd == "text" else b"a")
+        data = data.replace(b"ELSE", draw(st.sampled_from([b"a", b"", b"bc"])))
+        stream.append(data.replace(b"PADDING", draw(_paddings) if odd == "padding" else b"abc"))
+    return stream
+
+
+@settings(max_examples=300)
+@given(_streams(), st.integers(1, 2))
+def test_the_pattern_sees_what_parsing_sees(stream: list[bytes], choices: int) -> None:
+    asked = Asked(stream=True, choices=choices, usage=False)
+    quick, slow = meter(asked), parsed(meter(asked))
+    for data in stream:
+        quick._learned = -100  # learn of every event
+        assert quick.read(b"", data) == slow.read(b"", data)
+        assert counted(quick) == counted(slow)
+        assert (quick.usage, quick.running, quick.finish) == (slow.usage, slow.running, slow.finish)
+        assert (quick.failed, quick.model, quick.finished) == (slow.failed, slow.model, slow.finished)
+        assert [end["choices"] for end in sent(quick.ending(5))] == [end["choices"] for end in sent(slow.ending(5))]
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+@pytest.mark.parametrize("padding", [None, "obfuscation", "p"])
+def test_plain_events_are_read_by_the_pattern(field: str, padding: str | None) -> None:
+    answer = meter()
+    for text, pad in (("Hi", "abc"), (" there", "Q"), (" 😄", ""), (",", "abcdefgh")):
+        data = chunk(choice({field: text}), **({padding: pad} if padding else {}))
+        if text != "Hi":
+            assert answer._pattern is not None
+            assert answer._pattern.text_size(data) == len(text.encode())
+        answer.read(b"", data)
+    assert counted(answer) == (14, 0 if field == "content" else 14, 4)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        say("x", usage=report(1, 1)),
+        chunk(choice({"content": "x"}, finish="stop")),
+        chunk(choice({"content": "x"}, index=1)),
+        chunk(choice({"content": "x", "refusal": "y"})),
+        say("x", created=8),
+        say("x\n", p="a"),
+        say("x", p="not alike"),
+        say("x", p="é"),
+        say("TEXT", p="a").replace(b"TEXT", b"\x01"),
+        say("TEXT", p="a").replace(b"TEXT", b"\xff"),
+        say("x", p="PADDING").replace(b"PADDING", b"\x01"),
+    ],
+)
+def test_another_event_does_not_fit(other: bytes) -> None:
+    answer = meter()
+    answer.read(b"", say("a", p="a"))
+    assert answer._pattern is not None
+    assert answer._pattern.text_size(say("b", p="cde")) == 1
+    assert answer._pattern.text_size(other) == 0
+
+
+def test_a_text_that_stands_elsewhere_too_makes_no_pattern() -> None:
+    answer = meter()
+    answer.read(b"", chunk({"message": {"content": "a"}, **choice({"content": "a"})}))
+    assert counted(answer) == (1, 0, 1)
+    assert answer._pattern is None
+
+
+# --- usage ---
+
+
+def test_a_usage_report_that_only_the_relay_asked_for_is_withheld() -> None:
+    last = chunk(usage=report(5, 2, prompt_tokens_details={"cached_tokens": 4, "cache_write_tokens": 1}))
+    unasked, asked = meter(UNASKED), meter()
+    assert not unasked.read(b"", last)
+    assert asked.read(b"", last)
+    for answer in (unasked, asked):
+        usage = answer.usage
+        assert (usage.input, usage.output, usage.cached, usage.cache_written) == (5, 2, 4, 1)
+    assert meter(UNASKED, QUIRKS["perplexity"]).read(b"", last)  # which was not asked
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        chunk(prompt_filter_results=[{"prompt_index": 0}]),
+        chunk(usage=None),
+        chunk(choice(finish="stop"), usage=report(5, 2)),
+        say("x", usage=report(5, 2)),
+        chunk(usage=report(5, 2), error={"message": "too late"}),
+    ],
+)
+def test_everything_else_passes(passes: bytes) -> None:
+    assert meter(UNASKED).read(b"", passes)
+
+
+def test_a_running_count_holds_until_content_comes_without_one() -> None:
+    answer = meter()
+    stream = [
+        chunk(choice({"role": "assistant", "content": ""}), usage=report(5, 0)),
+        say("x", usage=report(5, 1)),
+        say("x", usage=report(5, 2)),
+        say("x"),
+    ]
+    seen = [(answer.read(b"", data), answer.running, answer.usage.output) for data in stream]
+    assert seen == [(True, False, 0), (True, True, 1), (True, True, 2), (True, False, 2)]
+
+
+def test_of_several_choices_only_the_report_about_all_is_taken() -> None:
+    answer = meter(Asked(choices=2))
+    stream = [
+        say("x", usage=report(5, 1)),
+        chunk(choice(finish="stop"), usage=report(5, 1)),
+        chunk(choice({"content": "y"}, index=1, finish="stop"), usage=report(5, 2)),
+    ]
+    seen = [(answer.read(b"", data), answer.running, answer.usage.output) for data in stream]
+    assert seen == [(True, False, None), (True, False, None), (True, False, 2)]
+    assert sent(answer.ending(2))[-1]["usage"] == report(5, 2)
+
+
+def test_groq_reports_in_its_own_place() -> None:
+    answer = meter()
+    answer.read(b"", chunk(choice(finish="stop"), x_groq={"id": "req_1", "usage": report(5, 2)}))
+    assert (answer.usage.input, answer.usage.output) == (5, 2)
+
+
+def test_deepseek_names_its_cache_hits() -> None:
+    answer = meter()
+    answer.read(b"", chunk(choice(finish="stop"), usage=report(5, 2, prompt_cache_hit_tokens=3)))
+    assert answer.usage.cached == 3
+
+
+@pytest.mark.parametrize(("total", "output"), [(17, 12), (7, 2)])
+def test_reasoning_that_is_left_out_of_the_sum_is_added(total: int, output: int) -> None:
+    usage = report(5, 2, completion_tokens_details={"reasoning_tokens": 10}) | {"total_tokens": total}
+    answer = meter(quirks=QUIRKS["xai"])
+    answer.read(b"", chunk(usage=usage))
+    assert answer.usage.output == output
+    plain = meter()
+    plain.read(b"", chunk(usage=usage))
+    assert plain.usage.output == 2
+
+
+# --- endings ---
+
+
+def test_an_ending_looks_like_the_streams_own() -> None:
+    answer = meter()
+    answer.read(b"", say("x", system_fingerprint="fp", service_tier="default", obfuscation="pad"))
+    finish, usage = sent(answer.ending(3))
+    common = {**HEAD, "system_fingerprint": "fp", "service_tier": "default"}
+    assert finish == {
+        **common,
+        "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}],
+    }
+    assert usage == {**common, "choices": [], "usage": report(0, 3)}
+
+
+def test_only_open_choices_are_ended_and_all_that_were_asked_for() -> None:
+    answer = meter(Asked(stream=True, choices=3, usage=False))
+    answer.read(b"", chunk(choice({"content": "x"}, index=1)))
+    answer.read(b"", chunk(choice(index=1, finish="stop")))
+    answer.read(b"", chunk(choice({"content": "x"}, index=4)))
+    assert [end["choices"][0]["index"] for end in sent(answer.ending(3))] == [0, 2, 4]
+
+
+def test_a_choice_that_ends_with_content_is_ended_again_while_the_event_may_be_withheld() -> None:
+    answer = meter(UNASKED)
+    answer.read(b"", chunk(choice({"content": "x"}, finish="stop")))
+    assert len(sent(answer.ending(1))) == 1
+    answer.read(b"", chunk(prompt_filter_results=[]))
+    assert sent(answer.ending(1)) == []
+
+
+def test_an_ending_before_the_first_event() -> None:
+    (finish,) = sent(meter(Asked(model="m-2", stream=True, usage=False)).ending(0))
+    assert (finish["model"], finish["object"]) == ("m-2", "chat.completion.chunk")
+    assert finish["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_report_that_came_is_not_given_again() -> None:
+    answer = meter()
+    answer.read(b"", chunk(choice(finish="stop")))
+    answer.read(b"", chunk(usage=report(5, 2)))
+    assert sent(answer.ending(9)) == []
+
+
+def test_a_provider_that_reports_unasked_is_ended_with_its_report() -> None:
+    answer = meter(UNASKED, QUIRKS["mistral"])
+    answer.read(b"", say("x", usage=report(5, 1)))
+    (finish,) = sent(answer.ending(2))
+    assert finish["usage"] == report(5, 2)
+    assert finish["choices"]
+
+
+def test_absurdly_many_choices_do_not_make_an_absurd_ending() -> None:
+    assert len(sent(meter(Asked(choices=10**12, usage=False)).ending(0))) == 128
+
+
+def test_a_failure_is_an_error_event_and_no_end() -> None:
+    ((name, data, _),) = sse_events(meter().failure(DRAINED))
+    assert name == b""
+    assert json.loads(data)["error"]["code"] == "draining"
+
+
+# --- whole answers and requests ---
+
+
+def test_a_whole_answer() -> None:
+    answer = meter()
+    message = {"role": "assistant", "content": "four", "reasoning_content": "hmm", "tool_calls": None}
+    body = {**HEAD, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": report(5, 2)}
+    answer.read_whole(json.dumps(body).encode())
+    assert counted(answer) == (7, 3, 1)
+    assert (answer.usage.input, answer.usage.output, answer.finish, answer.finished) == (5, 2, "stop", True)
+
+
+@pytest.mark.parametrize(
+    ("target", "served"),
+    [
+        ("/v1/chat/completions", OPENAI_CHAT),
+        ("/openai/deployments/mine/chat/completions?api-version=2024-10-21", OPENAI_CHAT),
+        ("/v1/completions?x=/chat/completions", OPENAI_COMPLETIONS),
+        ("/v1/embeddings", OPENAI_EMBEDDINGS),
+        ("/v1/chat/completions/chatcmpl-1", None),
+        ("/v1/models?x=/chat/completions", None),
+    ],
+)
+def test_a_target_tells_the_format(target: str, served: object) -> None:
+    formats = (OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS)
+    assert [known for known in formats if known.serves(target)] == ([served] if served else [])
+
+
+def test_what_a_request_asks_for() -> None:
+    body = {"model": "m", "stream": True, "n": 2, "max_tokens": 7, "user": "u"}
+    assert OPENAI_CHAT.asked("/", body) == Asked("m", True, 7, 2, "u", False)
+    assert OPENAI_CHAT.asked("/", {**body, "stream_options": {"include_usage": True}}).usage
+    assert OPENAI_CHAT.asked("/", {"max_completion_tokens": 8, "max_tokens": 7}) == Asked(max_tokens=8)
+    assert OPENAI_CHAT.asked("/", {"model": 1, "n": "x", "stream_options": []}) == Asked()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"max_completion_tokens": 100}),
+        ({"max_tokens": None}, {"max_tokens": None, "max_completion_tokens": 100}),
+        ({"max_tokens": 500}, {"max_tokens": 100}),
+        ({"max_tokens": 500, "max_completion_tokens": 600}, {"max_tokens": 100, "max_completion_tokens": 100}),
+        ({"max_tokens": 50}, {"max_tokens": 50}),
+        ({"n": 3}, {"n": 3, "max_completion_tokens": 33}),
+        ({"n": 300, "max_tokens": 5}, {"n": 300, "max_tokens": 1}),
+    ],
+)
+def test_the_bound_is_only_lowered(before: dict[str, Any], after: dict[str, Any]) -> None:
+    body = dict(before)
+    assert OPENAI_CHAT.limit(body, 100, QUIRKS["openai"]) == (before != after)
+    assert body == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
+        ({"stream": False}, {"stream": False}),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": False, "include_usage": False}},
+            {"stream": True, "stream_options": {"include_obfuscation": False, "include_usage": True}},
+        ),
+        ({"stream": True, "stream_options": {"include_usage": True}},) * 2,
+        ({"stream": True, "stream_options": "odd"},) * 2,
+    ],
+)
+def test_a_report_is_asked_for(before: dict[str, Any], after: dict[str, Any]) -> None:
+    body = dict(before)
+    assert OPENAI_CHAT.ask_usage(body, GENERIC) == (before != after)
+    assert body == after
+    unasked = dict(before)
+    assert not OPENAI_CHAT.ask_usage(unasked, QUIRKS["mistral"])
+    assert unasked == before
+
+
+# --- legacy completions, embeddings ---
+
+
+def test_a_legacy_stream() -> None:
+    answer = OPENAI_COMPLETIONS.meter(Asked(usage=False), GENERIC, cuttable=True)
+    head = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "m"}
+    answer.read(b"", json.dumps({**head, "choices": [{"text": "four", "index": 0, "finish_reason": None}]}).encode())
+    assert counted(answer) == (4, 0, 1)
+    end = {"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}
+    assert sent(answer.ending(1)) == [{**head, "choices": [end]}]
+
+
+def test_a_legacy_request_keeps_its_short_default() -> None:
+    body: dict[str, Any] = {"prompt": "x"}
+    assert not OPENAI_COMPLETIONS.limit(body, 100, QUIRKS["openai"])
+    assert body == {"prompt": "x"}
+    body["max_tokens"] = 500
+    assert OPENAI_COMPLETIONS.limit(body, 100, QUIRKS["openai"])
+    assert body["max_tokens"] == 100
+
+
+@pytest.mark.parametrize("usage_last", [True, False])
+def test_embeddings(usage_last: bool) -> None:
+    usage = {"usage": {"prompt_tokens": 8, "total_tokens": 8}}
+    data = {"object": "list", "data": [{"embedding": [0.1, 0.2], "text": '"usage"'}]}
+    answer = OPENAI_EMBEDDINGS.meter(Asked(), GENERIC, cuttable=False)
+    answer.read_whole(json.dumps(data | usage if usage_last else usage | data).encode())
+    assert (answer.usage.input, answer.usage.output, answer.units, answer.finished) == (8, None, 0, True)
+    body: dict[str, Any] = {"input": "x", "stream": True}
+    assert not OPENAI_EMBEDDINGS.limit(body, 1, GENERIC)
+    assert not OPENAI_EMBEDDINGS.ask_usage(body, GENERIC)
+    assert OPENAI_EMBEDDINGS.error(DRAINED) == DRAINED.body()
+
+
+# --- recordings ---
+
+
+def in_format(recording: Recording) -> bool:
+    """The Assistants' threads lie among the others."""
+    return "/threads/" not in recording.about["request_path"]
+
+
+def read_recording(recording: Recording, asked: Asked) -> tuple[ChatMeter, list[bool]]:
+    answer = meter(asked, quirks_for(None, recording.about["provider_host"]))
+    return answer, [answer.read(name, data) for name, data, _ in events(recording)]
+
+
+@each_recording("openai-chat", "openai-compatible-other", "groq", "mistral")
+def test_a_recording_is_read_as_its_sidecar_tells(recording: Recording) -> None:
+    if not in_format(recording):
+        pytest.skip("another format")
+    about = recording.about
+    answer, passed = read_recording(recording, OPENAI_CHAT.asked("/", about["request_body"] or {}))
+    assert all(passed)
+    assert len(passed) == about["events"]
+    expected = about["usage"] or {}
+    usage = answer.usage
+    # The sidecars tell what xAI writes; here the reasoning is always part of the output.
+    apart = expected["reasoning_tokens"] if about["provider_host"] == "api.x.ai" else 0
+    output = expected.get("output_tokens")
+    assert usage.input == expected.get("input_tokens")
+    assert usage.output == (output + apart if output is not None else None)
+    assert usage.reasoning == expected.get("reasoning_tokens", usage.reasoning)
+    assert usage.cached == expected.get("cached_input_tokens", usage.cached)
+    # A part without thoughts in it is one of the sidecars' content events.
+    empty = sum(b'"thinking":[]' in data for _, data, _ in events(recording))
+    assert answer.pieces == about["content_events"] - empty
+    assert (answer.finish or "") == (about["finish_reasons"] or [""])[-1]
+    assert (answer.failed is not None) == bool(about["errors_in_stream"])
+    assert answer.finished == about["done_marker"]
+
+
+@each_recording("openai-chat", "openai-compatible-other", "groq", "mistral")
+def test_a_recording_is_read_by_the_pattern_as_by_parsing(recording: Recording) -> None:
+    asked = OPENAI_CHAT.asked("/", recording.about["request_body"] or {})
+    slow = parsed(meter(asked))
+    quick = meter(asked)
+    for name, data, _ in events(recording):
+        assert quick.read(name, data) == slow.read(name, data)
+        assert counted(quick) == counted(slow)
+        assert (quick.running, quick.usage) == (slow.running, slow.usage)
+    assert quick.ending(3) == slow.ending(3)
