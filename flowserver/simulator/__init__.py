@@ -1,7 +1,8 @@
 """A pretend provider for the demo, the tests and the benchmarks.
 
-It speaks OpenAI's chat completions over HTTP/1.1. What it does is asked for in each request (`script`), and it tells
-per stream how many bytes its socket has accepted and when it was cancelled, so that backpressure can be seen to arrive.
+It speaks OpenAI's chat completions and Responses, Anthropic's Messages and Gemini's generateContent over HTTP/1.1.
+What it does is asked for in each request (`script`). It tells per stream how many tokens it has emitted, how many bytes
+its socket has accepted and when it was cancelled, so that budgets can be checked and backpressure seen to arrive.
 """
 
 from __future__ import annotations

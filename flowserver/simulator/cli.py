@@ -16,7 +16,9 @@ from .server import Simulator
 
 def main(argv: list[str]) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="flowserver simulate", description="A pretend provider, OpenAI style.")
+    parser = argparse.ArgumentParser(
+        prog="flowserver simulate", description="A pretend provider: OpenAI, Anthropic, Gemini."
+    )
     parser.add_argument("--listen", default="127.0.0.1:9000", help="host:port; port 0 takes a free one")
     parser.add_argument("--tls-cert", help="PEM file; with --tls-key the simulator speaks TLS")
     parser.add_argument("--tls-key", help="PEM file")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .answer import Answer
 from .dialect import BadRequest, Dialect, Reply
 from .events import LAST_CHUNK, TOKEN_BYTES, NumberedEvents, chunk
-from .script import MAX_COUNT, Script
+from .script import Script
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -34,7 +34,7 @@ def _ending(script: Script, tokens: int) -> tuple[int, str]:
         (script.abort_after, ABORT),
         (script.fin_after, FIN),
         (script.silence_after, SILENCE),
-        (tokens or MAX_COUNT, FINISH),
+        (tokens, FINISH),
     ]
     return min(((after, what) for after, what in endings if after is not None), key=lambda ending: ending[0])
 
@@ -104,7 +104,7 @@ class Completion(Answer):
             self._refuse(400, str(problem), problem.param)
             return
         self._reply: Reply = reply
-        self._last, self._at_last = _ending(script, reply.tokens)
+        self._last, self._at_last = _ending(script, reply.plan.tokens)
         self._later(script.delay, self._head)
 
     def on_gone(self) -> None:
@@ -172,7 +172,7 @@ class Completion(Answer):
         if script.status != 200:
             self._refuse(script.status, f"simulated status {script.status}")
             return
-        if not reply.streamed:
+        if not reply.plan.streamed:
             self._head_of_whole()
             return
         self._events = events = NumberedEvents(reply.content(), size=script.size, chunked=self._chunked)
@@ -180,13 +180,14 @@ class Completion(Answer):
         if self._chunked:
             headers.append(("transfer-encoding", "chunked"))
         elif script.length:
-            around = [*reply.opening(), *reply.closing(reply.tokens)]
-            length = sum(map(len, around)) + reply.tokens * events.size
+            around = [*reply.opening(), *reply.closing(reply.plan.tokens)]
+            length = sum(map(len, around)) + events.total(reply.plan.tokens)
             headers.append(("content-length", str(length)))
         self.begin(200, headers)
         self._later(script.first, self._open)
 
     def _open(self) -> None:
+        self.record.reasoning = self._reply.plan.reasoning
         for event in self._reply.opening():
             self._write_event(event)
         if not self._last:
@@ -227,8 +228,9 @@ class Completion(Answer):
         if not self.connection.close_delimited:
             headers.append(("content-length", str(len(body))))
         self.begin(200, headers)
+        self.record.reasoning = self._reply.plan.reasoning
         if self._at_last == FINISH:
-            self.record.events = self._reply.tokens
+            self.record.events = self._reply.plan.tokens
         else:
             body = body[: min(len(body) - 1, text + self._last * TOKEN_BYTES)]
             self.record.events = self._last
@@ -262,7 +264,7 @@ class Completion(Answer):
         elif self._at_last == FIN:
             connection.cut()
         else:
-            if self._reply.streamed:
+            if self._reply.plan.streamed:
                 for event in self._reply.closing(self._number):
                     self._write_event(event)
                 if self._chunked:

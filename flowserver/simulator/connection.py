@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import h11
 
 from .answer import Answer
-from .chat import error
+from .openai import error
 from .script import Script
 
 if TYPE_CHECKING:

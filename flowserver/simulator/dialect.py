@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import orjson
+
+from .events import TEXT, TOKEN_BYTES, split_at_text, token_text
 from .script import Script
+
+CREATED = 1_700_000_000
+"""Always the same, so that the same request has the same bytes."""
 
 
 class BadRequest(Exception):
@@ -15,41 +24,62 @@ class BadRequest(Exception):
         self.param = param
 
 
-class Reply(Protocol):
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a request comes to in any dialect."""
+
+    model: str
+    streamed: bool
+    prompt_tokens: int
+    tokens: int
+    """Content events, or tokens of a whole answer's text; ENDLESS: it does not end by itself."""
+    reasoning: int
+    """Tokens before these that are counted but not shown."""
+    limited: bool
+    """The request's limit of tokens ends the answer."""
+    whole_bytes: int | None
+    """Of a whole answer's text; None: as many as its tokens take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(ABC):
     """The answer to one request, as bytes without HTTP framing."""
 
-    @property
-    def streamed(self) -> bool: ...
+    plan: Plan
 
-    @property
-    def tokens(self) -> int:
-        """Content events, or tokens of a whole answer; 0: endless."""
-        ...
-
+    @abstractmethod
     def opening(self) -> list[bytes]:
         """The events before the first content event."""
-        ...
 
-    def content(self) -> tuple[bytes, bytes, bytes]:
-        """A content event in the parts that NumberedEvents takes."""
-        ...
+    @abstractmethod
+    def content(self) -> bytes:
+        """A content event as the template that NumberedEvents takes."""
 
+    @abstractmethod
     def closing(self, tokens: int) -> list[bytes]:
         """The events behind the last content event, after `tokens` of them."""
-        ...
+
+    @abstractmethod
+    def answer(self, text: str) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
 
     def whole(self) -> tuple[bytes, int]:
-        """The body of an answer that is not streamed, and the offset of its text in it."""
-        ...
+        """That body with its text filled in, and the text's offset."""
+        size = self.plan.whole_bytes
+        text = token_text(self.plan.tokens if size is None else size // TOKEN_BYTES + 1)[:size]
+        before, behind = split_at_text(orjson.dumps(self.answer(TEXT)))
+        return b"".join([before, text, behind]), len(before)
 
 
-class Dialect(Protocol):
-    """A module such as `chat`."""
+class ErrorBody(Protocol):
+    def __call__(self, status: int, message: str, param: str | None = None) -> bytes:
+        """The body of an error response; `param` names the field that is wrong."""
 
-    def read(self, body: bytes, script: Script) -> Reply:
-        """The reply to a request; the same for the same request. Raises BadRequest."""
-        ...
 
-    def error(self, status: int, message: str, param: str | None = None) -> bytes:
-        """The body of an error response."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What requests to one path are answered with."""
+
+    read: Callable[[bytes, Script], Reply]
+    """The reply to a request's body; the same for the same request. Raises BadRequest."""
+    error: ErrorBody

@@ -1,6 +1,11 @@
-"""Numbered events: the same bytes again and again, but for their number. No I/O."""
+"""The bytes of events: one by one, and the same again and again but for their numbers. No I/O."""
 
 from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
 
 DIGITS = 6
 
@@ -8,6 +13,25 @@ TOKEN = b"tok%06d "
 """The text of a content event: its number, so that a reader sees that each came once and in order."""
 
 TOKEN_BYTES = len(TOKEN % 0)
+
+# Marks in JSON that is still to be filled in. Control characters: no model's name has any, and JSON escapes them.
+TEXT = "\0"
+"""Within a string: the text of tokens."""
+FILLER = "\1"
+"""Within a string: the padding of an event."""
+
+_TEXT, _FILLER, _BLANK = rb"\u0000", rb"\u0001", rb"\u0002"
+_PADDING = re.compile(rb"\\u000[12]")
+_NUMBERS = re.compile(rb'\\u0000|"\\u0003(\d+)"')
+
+
+Count = int | str
+"""A number of tokens, or the mark of one that counts up."""
+
+
+def counter(first: int) -> str:
+    """Marks a number: `first` in the first of numbered events, and one more in each of the next."""
+    return f"\3{first}"
 
 
 def chunk(data: bytes) -> bytes:
@@ -18,38 +42,90 @@ def chunk(data: bytes) -> bytes:
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-class NumberedEvents:
-    """Makes event number n: `before`, n in at least six digits, `middle`, padding, `end`.
+def event(payload: dict[str, Any], name: str = "") -> bytes:
+    """A server-sent event; "" is no name."""
+    head = b"event: %b\n" % name.encode() if name else b""
+    return b"%bdata: %b\n\n" % (head, orjson.dumps(payload))
 
-    An event has `size` bytes, or the least possible when that is more; when n outgrows its digits, the padding gives
-    way. With `chunked`, each event leaves as a chunk of its own; `size` counts the event without that framing.
+
+def token_text(tokens: int) -> bytes:
+    """The text of so many tokens from the first one on."""
+    return TOKEN * tokens % tuple(range(tokens))
+
+
+def padded(event: bytes) -> bytes:
+    """The event with a mark for whitespace as its padding, before its last brace."""
+    before, brace, behind = event.rpartition(b"}")
+    return before + _BLANK + brace + behind
+
+
+def split_at_text(template: bytes) -> tuple[bytes, bytes]:
+    """What stands before and behind the mark TEXT."""
+    before, _, behind = template.partition(_TEXT)
+    return before, behind
+
+
+class NumberedEvents:
+    """Makes event number n of a template: one event with the mark TEXT, one for padding, and any `counter`s.
+
+    An event has `size` bytes, or the least possible when that is more; as its numbers get more digits, the padding
+    gives way. With `chunked`, each event leaves as a chunk of its own; `size` counts the event without that framing.
+    Numbers are to be asked for in ascending order.
     """
 
-    __slots__ = ("_after", "_batch", "_batch_count", "_before", "_chunked", "_limit", "_parts", "_wanted", "size")
+    __slots__ = (
+        "_around",
+        "_batch",
+        "_batch_count",
+        "_chunked",
+        "_digits",
+        "_filler",
+        "_firsts",
+        "_format",
+        "_limit",
+        "_single",
+        "_wanted",
+        "size",
+    )
 
-    def __init__(self, parts: tuple[bytes, bytes, bytes], *, size: int, chunked: bool) -> None:
-        self._parts = parts
+    def __init__(self, template: bytes, *, size: int, chunked: bool) -> None:
         self._wanted = size
         self._chunked = chunked
-        self._build(DIGITS)
+        marks = list(_NUMBERS.finditer(template))
+        self._firsts = [int(mark[1] or 0) for mark in marks]
+        """What the numbers of the first event are, in their order."""
+        self._digits = [1 if mark[1] else DIGITS for mark in marks]
+        """The least digits of each."""
+        self._single = self._firsts == [0]
+        self._filler = b"x" if _FILLER in template else b" "
+        form = _NUMBERS.sub(lambda mark: b"%d" if mark[1] else TOKEN, template.replace(b"%", b"%%"))
+        before, behind = _PADDING.split(form)
+        self._around = (before, behind)
+        self._build(0)
 
-    def _build(self, digits: int) -> None:
-        before, middle, end = self._parts
-        least = len(before) + digits + len(middle) + len(end)
-        padding = max(0, self._wanted - least)
-        self.size = least + padding
+    def _build(self, number: int) -> None:
+        """Gets ready for the events from `number` on: for as many as have the same digits."""
+        before, behind = self._around
+        least = len((before + behind) % self._numbers(number))
+        filler = self._filler * max(0, self._wanted - least)
+        self.size = least + len(filler)
         """Bytes of the event that `one` or `run` gave last."""
-        self._limit = 10**digits
-        self._before = b"%x\r\n%b" % (self.size, before) if self._chunked else before
-        self._after = middle + b"x" * padding + end + (b"\r\n" if self._chunked else b"")
+        self._limit = min(
+            _grows_at(number + first, digits) - first for first, digits in zip(self._firsts, self._digits, strict=True)
+        )
+        form = before + filler + behind
+        self._format = b"%x\r\n%b\r\n" % (self.size, form) if self._chunked else form
         self._batch = b""
         self._batch_count = 0
+
+    def _numbers(self, number: int) -> tuple[int, ...]:
+        return tuple([number + first for first in self._firsts])
 
     def one(self, number: int) -> bytes:
         """The event as it goes to the transport."""
         if number >= self._limit:
-            self._build(len(str(number)))
-        return b"%b%06d%b" % (self._before, number, self._after)
+            self._build(number)
+        return self._format % (number if self._single else self._numbers(number))
 
     def run(self, number: int, count: int) -> tuple[bytes, int]:
         """`count` events from `number` on as they go to the transport, and their bytes without framing."""
@@ -61,8 +137,27 @@ class NumberedEvents:
                 size += self.size
             return b"".join(pieces), size
         if count != self._batch_count:
-            # One format over a whole batch: 0.1 us an event in place of 0.4.
-            one = self._before.replace(b"%", b"%%") + b"%06d" + self._after.replace(b"%", b"%%")
-            self._batch = one * count
+            # One format over a whole batch: 0.09 us an event in place of 0.15.
+            self._batch = self._format * count
             self._batch_count = count
-        return self._batch % tuple(range(number, number + count)), count * self.size
+        each_number = range(number, number + count)
+        if self._single:
+            return self._batch % tuple(each_number), count * self.size
+        numbers = tuple([each + first for each in each_number for first in self._firsts])
+        return self._batch % numbers, count * self.size
+
+    def total(self, count: int) -> int:
+        """Bytes of the first `count` events without framing."""
+        total = number = 0
+        while number < count:
+            self._build(number)
+            end = min(count, self._limit)
+            total += (end - number) * self.size
+            number = end
+        self._build(0)
+        return total
+
+
+def _grows_at(number: int, digits: int) -> int:
+    """From which number on more digits are needed than for `number`, which has `digits` of them or more."""
+    return int(10 ** max(digits, len(str(number))))

@@ -43,6 +43,7 @@ class StreamRecord:
         "method",
         "number",
         "path",
+        "reasoning",
         "started",
         "state",
     )
@@ -55,7 +56,9 @@ class StreamRecord:
         self.state = "waiting"
         """waiting, streaming, paused, silent; then done, cancelled (by the client) or aborted (by the script)."""
         self.events = 0
-        """Content events written."""
+        """Content events written, one token each; all tokens of an answer that is not streamed."""
+        self.reasoning = 0
+        """Tokens emitted before them that no event shows."""
         self.late = 0
         """Events of a paced stream that were held back because the socket took no more."""
         self.bytes_written = 0
@@ -77,6 +80,11 @@ class StreamRecord:
         self._wire: Wire | None = wire
         self._unsent = 0
         self._unacknowledged = 0
+
+    @property
+    def tokens(self) -> int:
+        """Emitted so far, as a usage report would count them."""
+        return self.reasoning + self.events
 
     @property
     def bytes_accepted(self) -> int:
@@ -109,6 +117,8 @@ class StreamRecord:
             "id": self.id,
             "state": self.state,
             "events": self.events,
+            "reasoning": self.reasoning,
+            "tokens": self.tokens,
             "late": self.late,
             "bytes_written": self.bytes_written,
             "bytes_accepted": self.bytes_accepted,
@@ -134,7 +144,7 @@ class Records:
         """Without those to /simulator/."""
         self.connections = 0
         self.connections_open = 0
-        self._retired = {"events": 0, "bytes_written": 0, "bytes_accepted": 0}
+        self._retired = {"events": 0, "tokens": 0, "bytes_written": 0, "bytes_accepted": 0}
 
     def __iter__(self) -> Iterator[StreamRecord]:
         return iter(self._records.values())

@@ -14,8 +14,11 @@ MAX_COUNT = 10**12
 MAX_SECONDS = 86_400.0
 MAX_SIZE = 1 << 20
 MAX_WHOLE = 256 << 20
-MAX_EVENTS_WITH_LENGTH = 1_000_000
-"""Up to here all events of a stream have the same size, so that its length is known beforehand."""
+MAX_EVENTS_AT_ONCE = 1_000_000
+"""Of an answer that is made or measured as a whole before its head leaves."""
+
+ENDLESS = MAX_COUNT
+"""As a number of events."""
 
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -25,7 +28,9 @@ class Script:
     """How one request is answered. All times in seconds, all sizes in bytes."""
 
     events: int = 20
-    """Content events; 0: endless."""
+    """Content events, one token each; 0: endless."""
+    reasoning: int = 0
+    """Tokens before these that no event shows, but usage reports count."""
     rate: float = 0.0
     """Content events per second; 0: as fast as the socket takes them."""
     size: int = 250
@@ -108,6 +113,7 @@ _FLAG = _Kind("takes 0 or 1", {"0": False, "1": True}.get)
 
 _KINDS: dict[str, _Kind] = {
     "events": _whole_number(0, MAX_COUNT, "; 0 is endless"),
+    "reasoning": _COUNT,
     "rate": _number(1e6, "events per second"),
     "size": _whole_number(1, MAX_SIZE),
     "delay": _SECONDS,
@@ -147,6 +153,6 @@ def parse(header: str | None) -> Script:
     script = replace(Script(), **given)
     if script.length and script.close:
         raise ScriptError("length", "does not go with close=1")
-    if script.length and not 1 <= script.events <= MAX_EVENTS_WITH_LENGTH:
-        raise ScriptError("events", f"takes 1 to {MAX_EVENTS_WITH_LENGTH} when length=1")
+    if script.length and not 1 <= script.events <= MAX_EVENTS_AT_ONCE:
+        raise ScriptError("events", f"takes 1 to {MAX_EVENTS_AT_ONCE} when length=1")
     return script

@@ -13,12 +13,12 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from . import chat
+from . import openai
 from .answer import Answer, Echo, Plain, Sink
 from .completion import Completion
 from .connection import Connection
-from .dialect import Dialect
 from .pacing import Ticker
+from .paths import dialect_of
 from .records import Records, StreamRecord
 from .script import HEADER, Script, ScriptError, parse
 
@@ -27,16 +27,13 @@ REQUESTS_KEPT = 10_000
 NOTSENT_LOWAT = 16 * 1024
 """Unsent bytes that the kernel takes, so that what it has accepted says how far the reader is."""
 
-DIALECTS: dict[str, Dialect] = {"/v1/chat/completions": chat}
-"""Where each dialect's requests go to."""
-
 LOOK_EVERY = 0.05
 """Seconds between two looks at what the full connections have unsent; one timer for all."""
 
 UPLOADS: dict[str, type[Echo] | type[Sink]] = {"/v1/echo": Echo, "/v1/sink": Sink}
 
 METHODS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*DIALECTS, *UPLOADS), ("POST",)),
+    **dict.fromkeys(UPLOADS, ("POST",)),
     "/v1/models": ("GET", "HEAD"),
     "/simulator/streams": ("GET", "HEAD", "DELETE"),
     "/simulator/totals": ("GET", "HEAD"),
@@ -154,18 +151,20 @@ class Simulator:
             self.requests.append((method, target, headers))
             if len(self.requests) > 2 * REQUESTS_KEPT:
                 del self.requests[:REQUESTS_KEPT]
-        methods = METHODS.get(path)
+        dialect = dialect_of(path, query)
+        error = openai.error if dialect is None else dialect.error
+        methods = METHODS.get(path) if dialect is None else ("POST",)
         if methods is None:
-            return Script(), _plain(404, chat.error(404, f"there is no {path} here", code="not_found"))
+            return Script(), _plain(404, openai.error(404, f"there is no {path} here", code="not_found"))
         if method not in methods:
-            body = chat.error(405, f"{path} takes {', '.join(methods)}")
+            body = error(405, f"{path} takes {', '.join(methods)}")
             return Script(), _plain(405, body, ("allow", ", ".join(methods)))
-        if path not in DIALECTS and path not in UPLOADS:
+        if dialect is None and path not in UPLOADS:
             return Script(), _plain(200, self._tell(method, path, query))
         try:
             script = parse(headers.get(HEADER))
         except ScriptError as problem:
-            return Script(), _plain(400, chat.error(400, str(problem), problem.key))
+            return Script(), _plain(400, error(400, str(problem), problem.key))
         number = self.records.requests_total
 
         def answer(connection: Connection) -> Answer:
@@ -179,15 +178,15 @@ class Simulator:
                 wire=connection,
             )
             self.records.add(record)
-            if path in UPLOADS:
+            if dialect is None:
                 return UPLOADS[path](connection, record)
-            return Completion(connection, record, script, DIALECTS[path])
+            return Completion(connection, record, script, dialect)
 
         return script, answer
 
     def _tell(self, method: str, path: str, query: str) -> bytes:
         if path == "/v1/models":
-            return chat.models()
+            return openai.models()
         if path == "/simulator/totals":
             return orjson.dumps(self.totals)
         if method == "DELETE":

@@ -10,7 +10,7 @@ import pytest
 from flowserver.simulator.chat import ChatReply, read
 from flowserver.simulator.dialect import BadRequest
 from flowserver.simulator.events import NumberedEvents, chunk
-from flowserver.simulator.script import Script
+from flowserver.simulator.script import ENDLESS, Script
 
 MESSAGES = [{"role": "user", "content": "one two  three"}]
 
@@ -84,12 +84,13 @@ def test_usage_comes_when_it_is_asked_for() -> None:
         (20, {"max_tokens": 19}, 19, "length"),
         (20, {"max_completion_tokens": 5, "max_tokens": 9}, 5, "length"),
         (0, {"max_tokens": 3}, 3, "length"),
-        (0, {}, 0, "stop"),
+        (0, {}, ENDLESS, "stop"),
     ],
 )
 def test_max_tokens_caps(events: int, fields: dict[str, int], tokens: int, reason: str) -> None:
     made = reply(Script(events=events), **fields)
-    assert (made.tokens, made.reason) == (tokens, reason)
+    assert made.plan.tokens == tokens
+    assert payload(made.closing(tokens)[0])["choices"][0]["finish_reason"] == reason
 
 
 def test_a_whole_answer() -> None:

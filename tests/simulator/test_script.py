@@ -26,11 +26,12 @@ def test_spaces_and_commas_separate(text: str) -> None:
 
 def test_every_key_is_taken() -> None:
     text = (
-        "events=9 rate=1 size=300 delay=0.5 first=1.5 silence_after=1 abort_after=2 fin_after=3 status=503 "
+        "events=9 reasoning=4 rate=1 size=300 delay=0.5 first=1.5 silence_after=1 abort_after=2 fin_after=3 status=503 "
         "retry_after=2 whole=7 id=x length=1 close=0 split=5 interim=2 read_rate=10 read_after=.5"
     )
     assert parse(text) == Script(
         events=9,
+        reasoning=4,
         rate=1.0,
         size=300,
         delay=0.5,
