@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import (
     abort,
+    counting,
     events,
     first_byte,
     h2_attack,
@@ -36,6 +37,7 @@ Case = Callable[[Sequence[str], bool], CaseResult]
 
 CASES: dict[str, Case] = {
     "events": lambda relays, quick: events.run(relays, events.QUICK if quick else events.Settings()),
+    "counting": lambda relays, quick: counting.run(relays, counting.QUICK if quick else counting.Settings()),
     "stall": lambda relays, quick: stall.run(relays, stall.QUICK if quick else stall.Settings()),
     "abort": lambda relays, quick: abort.run(relays, abort.QUICK if quick else abort.Settings()),
     "memory": lambda relays, quick: memory.run(relays, memory.QUICK if quick else memory.Settings()),

@@ -18,11 +18,12 @@ READ_SIZE = 65536
 BODY = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"Go on."}]}'
 
 
-def request(simulate: str = "", *, stream: bool = True) -> bytes:
-    """A chat-completions request; `simulate` is what the simulator is asked for."""
+def request(simulate: str = "", *, stream: bool = True, path: str = "/v1/chat/completions") -> bytes:
+    """A chat-completions request; `simulate` is what the simulator is asked for. At another path it is nothing that a
+    relay could know, and so counts nothing of."""
     body = BODY if stream else BODY.replace(b"true", b"false")
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
         f"authorization: Bearer bench\r\nx-simulate: {simulate}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -76,12 +76,14 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     )
 
 
-def h1_measure(relay: Running, settings: Settings, shape: str, collector: Collector) -> float | None:
-    """Measure one relay with clients of HTTP/1.1. `shape` says in words what it is. Returns the microseconds of CPU per
-    event; None where there is no relay."""
+def h1_measure(
+    relay: Running, settings: Settings, shape: str, collector: Collector, asked: bytes = request()
+) -> float | None:
+    """Measure one relay with clients of HTTP/1.1, which send `asked`. `shape` says in words what it is. Returns the
+    microseconds of CPU per event; None where there is no relay."""
     with Client[Reader]() as client:
         for _ in range(settings.streams):
-            client.add(Reader(relay.port)).send(request())
+            client.add(Reader(relay.port)).send(asked)
         silent = client.run_until_all(lambda reader: bool(reader.times), 10)
         client.run(settings.warm_up)
         times: list[int] = []

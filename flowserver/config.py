@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from .dialects.quirks import QUIRKS
+
 _T = TypeVar("_T")
 
 
@@ -87,6 +89,14 @@ class Config:
     upstream_keepalive: float | None
     upstream_h2_stream_window: int
     upstream_ping_interval: float | None
+    upstream_dialect: str | None
+    ask_usage: bool
+    max_tokens: int | None
+    max_event: int
+    heartbeat: float | None
+    disconnect: str
+    disconnect_time: float
+    disconnect_bytes: int
     retry_attempts: int
     retry_time: float
     retry_unanswered: bool
@@ -123,6 +133,8 @@ class Config:
             self.total_timeout,
             self.upstream_keepalive,
             self.h2_ping_interval,
+            self.heartbeat,
+            self.disconnect_time,
             self.upstream_ping_interval,
         )
         shortest = min((t for t in timeouts if t is not None), default=4.0)
@@ -212,6 +224,20 @@ def parse_switch(text: str) -> bool:
     return value == "on"
 
 
+def parse_disconnect(text: str) -> str:
+    value = text.strip().lower()
+    if value not in ("cancel", "drain"):
+        raise ValueError("cancel or drain is wanted")
+    return value
+
+
+def parse_dialect(text: str) -> str:
+    name = text.strip().lower()
+    if name not in QUIRKS:
+        raise ValueError(f"one of {', '.join(sorted(QUIRKS))} is wanted")
+    return name
+
+
 def parse_log_level(text: str) -> str:
     level = text.strip().lower()
     if level not in ("debug", "info", "warning", "error"):
@@ -264,7 +290,7 @@ SETTINGS: tuple[Setting, ...] = (
         "FLOW_UPSTREAM_API_KEY",
         "",
         _or_off(parse_secret),
-        "sent to the provider as `Authorization: Bearer`; empty passes the client's own on",
+        "sent to the provider in its API's own field; empty passes the client's own on",
     ),
     Setting("FLOW_UPSTREAM_CA", "", _or_off(str), "PEM file of the authorities to trust; empty takes the system's"),
     Setting("FLOW_TLS_CERT", "", _or_off(str), "PEM file of the certificate chain; with the key, clients speak TLS"),
@@ -312,6 +338,30 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "FLOW_UPSTREAM_PING_INTERVAL", "30s", _or_off(parse_time), "HTTP/2: silence after which a provider is pinged"
     ),
+    Setting(
+        "FLOW_UPSTREAM_DIALECT",
+        "",
+        _or_off(parse_dialect),
+        "whose ways the provider has, such as `vllm` or `xai`; empty goes by its host name",
+    ),
+    Setting(
+        "FLOW_ASK_USAGE", "on", parse_switch, "ask OpenAI-like providers for a stream's token usage; clients see none"
+    ),
+    Setting(
+        "FLOW_MAX_TOKENS", "off", _or_off(parse_count), "tokens of one answer, at which it ends as by its own limit"
+    ),
+    Setting("FLOW_MAX_EVENT", "1m", parse_size, "largest event, or whole answer, that is looked into to count tokens"),
+    Setting(
+        "FLOW_HEARTBEAT", "off", _or_off(parse_time), "silence of a provider after which clients get a sign of life"
+    ),
+    Setting(
+        "FLOW_DISCONNECT",
+        "cancel",
+        parse_disconnect,
+        "what happens when a client leaves in mid-answer: `cancel` it, or `drain` it to know its usage",
+    ),
+    Setting("FLOW_DISCONNECT_TIME", "60s", parse_time, "longest drain of an answer that nobody reads"),
+    Setting("FLOW_DISCONNECT_BYTES", "1m", parse_size, "most bytes of it that are drained"),
     Setting("FLOW_RETRY_ATTEMPTS", "3", parse_count, "attempts for one request, the first one included"),
     Setting("FLOW_RETRY_TIME", "5s", parse_time, "from a request's start: later nothing is tried again"),
     Setting(

@@ -23,6 +23,7 @@ class EndReason(StrEnum):
     """Why an exchange ended: a label in the metrics and a field of the access log."""
 
     COMPLETE = "complete"
+    BUDGET = "budget"
     CLIENT_GONE = "client_gone"
     CLIENT_STALLED = "client_stalled"
     CLIENT_ERROR = "client_error"

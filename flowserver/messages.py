@@ -26,8 +26,14 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that end at this hop (RFC 9110 section 7.6.1), the non-standard but common ones included."""
 
-REQUEST_OWN = frozenset((b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via"))
+BUDGET = b"x-flow-max-tokens"
+"""A client's own bound on the tokens of its answer; it can lower the relay's and not raise it."""
+
+REQUEST_OWN = frozenset((b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET))
 """Request fields that the relay writes itself."""
+
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"))
+"""Fields in which the APIs of providers take keys."""
 
 _RESPONSE_OWN = frozenset((b"content-length", b"x-request-id"))
 
@@ -116,18 +122,19 @@ def request_for_upstream(
     target: bytes,
     pseudonym: bytes,
     identity: bytes,
-    api_key: bytes | None,
+    credential: tuple[bytes, bytes] | None,
     extra: Sequence[tuple[bytes, bytes]] = (),
 ) -> RequestHead:
     """The request as the provider gets it.
 
     Identity encoding is asked for, since a relay that counts must be able to read. A malformed traceparent is dropped
-    (W3C Trace Context section 3.2.2.3), a sane one passes. `api_key` None leaves the client's own credentials.
-    `extra` fields replace the client's of the same name.
+    (W3C Trace Context section 3.2.2.3), a sane one passes. `credential`, the field with the provider's key, takes the
+    place of the client's own, in whatever field they are; None leaves them. `extra` fields replace the client's of the
+    same name.
     """
     own = REQUEST_OWN.union(name for name, _ in extra)
-    if api_key is not None:
-        own |= {b"authorization"}
+    if credential is not None:
+        own |= CREDENTIALS
     kept = end_to_end(head.headers, own)
     headers: Headers = [(b"host", authority)]
     trace_is_sane = True
@@ -138,8 +145,8 @@ def request_for_upstream(
         headers.append((name, value))
     if not trace_is_sane:
         headers = [field for field in headers if field[0] != b"tracestate"]
-    if api_key is not None:
-        headers.append((b"authorization", b"Bearer " + api_key))
+    if credential is not None:
+        headers.append(credential)
     headers += extra
     headers.append((b"accept-encoding", b"identity"))
     via = [value for name, value in head.headers if name == b"via"]

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from .config import Config, ConfigError
+from .dialects.quirks import quirks_for
 from .flow import Marks
 from .relay.health import Health
 from .relay.routes import Route, RouteTable
@@ -44,11 +45,17 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
             failures=config.breaker_failures, cooldown=config.breaker_cooldown
         )
         pools.append(pool)
-        targets[spec.name] = Target(_settings(spec), pool, health, _deadlines(config, spec))
+        targets[spec.name] = Target(_settings(config, spec), pool, health, _deadlines(config, spec))
     if problems:
         raise ConfigError(problems)
     routes = [
-        Route(route.path, route.models, tuple(tuple(targets[name] for name in tier) for tier in route.tiers))
+        Route(
+            route.path,
+            route.models,
+            tuple(tuple(targets[name] for name in tier) for tier in route.tiers),
+            max_tokens=route.max_tokens or config.max_tokens,
+            reads_on=(route.disconnect or config.disconnect) == "drain",
+        )
         for route in topology.routes
     ]
     return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes))
@@ -90,7 +97,7 @@ def _tls(config: Config, spec: UpstreamSpec) -> ssl.SSLContext | None:
     return tls_context(spec.ca or config.upstream_ca, verify=spec.verify, protocols=protocols)
 
 
-def _settings(spec: UpstreamSpec) -> TargetSettings:
+def _settings(config: Config, spec: UpstreamSpec) -> TargetSettings:
     return TargetSettings(
         spec.name,
         spec.url,
@@ -101,6 +108,8 @@ def _settings(spec: UpstreamSpec) -> TargetSettings:
         max_concurrent=spec.max_concurrent,
         queue=spec.queue,
         queue_timeout=spec.queue_timeout,
+        quirks=quirks_for(spec.dialect, spec.url.host),
+        asks_usage=config.ask_usage if spec.ask_usage is None else spec.ask_usage,
     )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from .config import Address, Config, ConfigError
+from .dialects.estimate import Ratios
 from .downstream.h2_guard import H2Limits
 from .downstream.hangup import HangupWatcher
 from .downstream.listener import Listener
@@ -18,8 +19,10 @@ from .downstream.surroundings import ConnectionSettings, H2Settings, Surrounding
 from .downstream.tls import TlsFiles, server_context
 from .flow import Marks
 from .providers import Providers, build
+from .relay.account import AccountSettings
 from .relay.admission import Admission
 from .relay.dispatch import Dispatching, RetryPolicy
+from .relay.exchange import Abandoned
 from .relay.exchange import Surroundings as ExchangeSurroundings
 from .relay.ports import OpenExchange
 from .relay.target import Deadlines
@@ -113,6 +116,7 @@ class Relay:
         if self._timer is not None:
             self._timer.cancel()
         await self._clients.close()
+        self._abandoned.close()
         await self._admin.close()
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
@@ -124,10 +128,20 @@ class Relay:
     def _build_admission(self) -> Admission:
         config = self._config
         deadlines = Deadlines(config.first_byte_timeout, config.idle_timeout, config.body_timeout, config.total_timeout)
-        around = ExchangeSurroundings(time.monotonic, self.metrics, deadlines, self.metrics.pauses, config.max_body)
+        self._abandoned = Abandoned(config.disconnect_time, config.disconnect_bytes)
+        around = ExchangeSurroundings(
+            time.monotonic,
+            self.metrics,
+            deadlines,
+            self.metrics.pauses,
+            config.max_body,
+            config.heartbeat,
+            self._abandoned,
+        )
+        accounts = AccountSettings(Ratios(), max_event=config.max_event, hold=config.high_water)
         # Unique to this process, so that one relay behind another is no loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
-        return Admission(self._dispatching(), around)
+        return Admission(self._dispatching(), around, accounts)
 
     def _dispatching(self) -> Dispatching:
         config = self._config
@@ -180,6 +194,7 @@ class Relay:
         self.metrics.observe_lag(max(0.0, now - due))
         self._clients.sweep(now)
         self._admin.sweep(now)
+        self._abandoned.sweep(now)
         self._sweep_providers(now)
         self.metrics.connections = self._clients.connections
         if self._empty is not None and not self._empty.done() and not self._clients.connections:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config import Config, ConfigError, Url, parse_secret, parse_time, parse_url
+from .config import Config, ConfigError, Url, parse_dialect, parse_disconnect, parse_secret, parse_time, parse_url
 from .messages import HOP_BY_HOP, REQUEST_OWN
 
 PROTOCOLS = ("auto", "h1", "h2")
@@ -46,6 +46,10 @@ class UpstreamSpec:
     first_byte_timeout: float | None = None
     idle_timeout: float | None = None
     keepalive: float | None = None
+    dialect: str | None = None
+    """Whose ways it has; None: told by its host name."""
+    ask_usage: bool | None = None
+    """None: the environment's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class RouteSpec:
     path: str
     models: tuple[str, ...]
     tiers: tuple[tuple[str, ...], ...]
+    max_tokens: int | None = None
+    """None, as for the next: the environment's."""
+    disconnect: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ def _single(config: Config) -> Topology:
             ["FLOW_UPSTREAM: not set; give the provider's base URL, such as https://api.openai.com, or FLOW_CONFIG"]
         )
     name = config.upstream.host
-    spec = UpstreamSpec(name, config.upstream, api_key=config.upstream_api_key)
+    spec = UpstreamSpec(name, config.upstream, api_key=config.upstream_api_key, dialect=config.upstream_dialect)
     return Topology((spec,), (RouteSpec("*", (), ((name,),)),))
 
 
@@ -153,6 +160,8 @@ class _Reader:
             "first_byte_timeout": _time,
             "idle_timeout": _time,
             "keepalive": _time,
+            "dialect": lambda value: parse_dialect(_text(value)),
+            "ask_usage": _flag,
         }
         before = len(self.problems)
         for name, value in table.items():
@@ -167,7 +176,7 @@ class _Reader:
         return UpstreamSpec(**values) if len(self.problems) == before else None
 
     def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:
-        self._only(table, place, ("path", "models", "upstreams"))
+        self._only(table, place, ("path", "models", "upstreams", "max_tokens", "disconnect"))
         path = table.get("path", "*")
         if not isinstance(path, str) or not path:
             self.problems.append(f"{place}.path: a pattern such as '/v1/*' is wanted")
@@ -185,7 +194,13 @@ class _Reader:
         for name in (name for tier in found for name in tier):
             if name not in names:
                 self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
-        return RouteSpec(str(path), tuple(models), tuple(found))
+        limits: dict[str, Any] = {}
+        for name, read in (("max_tokens", _count), ("disconnect", lambda value: parse_disconnect(_text(value)))):
+            try:
+                limits[name] = read(table[name]) if name in table else None
+            except ValueError as error:
+                self.problems.append(f"{place}.{name}: {error}")
+        return RouteSpec(str(path), tuple(models), tuple(found), **limits)
 
     def _secret(self, value: Any) -> str:
         """`env:NAME` or `file:PATH`; a key itself does not belong in a file that is shown around."""

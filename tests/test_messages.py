@@ -20,10 +20,10 @@ from flowserver.messages import (
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def upstream(headers: Headers, *, api_key: bytes | None = None, version: bytes = b"1.1") -> Headers:
+def upstream(headers: Headers, *, credential: tuple[bytes, bytes] | None = None, version: bytes = b"1.1") -> Headers:
     request = RequestHead(b"POST", b"/v1", headers, http_version=version, content_length=3, has_body=True)
     head = request_for_upstream(
-        request, authority=b"api.test", target=b"/p/v1", pseudonym=b"relay-1", identity=b"id-1", api_key=api_key
+        request, authority=b"api.test", target=b"/p/v1", pseudonym=b"relay-1", identity=b"id-1", credential=credential
     )
     assert (head.method, head.target, head.content_length, head.has_body) == (b"POST", b"/p/v1", 3, True)
     return head.headers
@@ -89,7 +89,9 @@ def test_the_client_s_own_credentials_pass_where_the_relay_has_none() -> None:
 
 
 def test_the_relay_s_key_takes_the_place_of_the_client_s() -> None:
-    headers = upstream([(b"authorization", b"Bearer mine"), (b"authorization", b"x")], api_key=b"key")
+    headers = upstream(
+        [(b"authorization", b"Bearer mine"), (b"authorization", b"x")], credential=(b"authorization", b"Bearer key")
+    )
     assert values(headers, b"authorization") == [b"Bearer key"]
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from itertools import count
 
+from ..dialects import recognise
 from ..errors import LOOP
-from ..messages import RequestHead, passed_through, request_id
+from ..messages import BUDGET, RequestHead, find, passed_through, request_id
+from .account import Account, AccountSettings
 from .dispatch import Dispatch, Dispatching
 from .exchange import Exchange, Surroundings
 from .ports import DownstreamStream
@@ -15,9 +18,10 @@ from .ports import DownstreamStream
 class Admission:
     """Turns request heads into exchanges; one for each worker."""
 
-    __slots__ = ("_around", "_numbers", "_prefix", "dispatching")
+    __slots__ = ("_accounts", "_around", "_numbers", "_prefix", "dispatching")
 
-    def __init__(self, dispatching: Dispatching, around: Surroundings) -> None:
+    def __init__(self, dispatching: Dispatching, around: Surroundings, accounts: AccountSettings) -> None:
+        self._accounts = accounts
         self.dispatching = dispatching
         """Replaced when the configuration is read again; exchanges under way keep theirs."""
         self._around = around
@@ -26,12 +30,22 @@ class Admission:
 
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
         identity = request_id(request.headers) or self._new_identity()
-        exchange = Exchange(request, downstream, self._around, identity=identity)
+        account = self._open_account(request)
+        exchange = Exchange(request, downstream, self._around, identity=identity, account=account)
         if passed_through(request.headers, self.dispatching.pseudonym):
             exchange.refuse(LOOP)
         else:
-            exchange.start(Dispatch(request, identity, self.dispatching, exchange))
+            exchange.start(Dispatch(request, identity, self.dispatching, exchange, account=account))
         return exchange
+
+    def _open_account(self, request: RequestHead) -> Account:
+        target = request.target.decode("ascii")
+        known = recognise(target) if request.method == b"POST" else None
+        account = Account(self._accounts, known, target)
+        asked = find(request.headers, BUDGET)
+        if asked is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", asked):
+            account.bound(int(asked))
+        return account
 
     def _new_identity(self) -> bytes:
         """A request id: unique to the process and to the request. Random bytes for each would cost 17 us."""

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import orjson
-
 from ..errors import EndReason, Party, RelayError, bad_request
 from ..messages import RequestHead, ResponseHead, find, request_for_upstream
+from .account import Account
 from .ports import Clock, UpstreamEvents, UpstreamStream
 from .routes import Route, RouteTable, choose, join_target
 from .target import Target
@@ -59,6 +58,7 @@ class Dispatch:
     """A `relay.ports.UpstreamStream` over one or more attempts."""
 
     __slots__ = (
+        "_account",
         "_around",
         "_attempt",
         "_attempt_full",
@@ -70,7 +70,6 @@ class Dispatch:
         "_ended",
         "_events",
         "_identity",
-        "_model",
         "_paused",
         "_probing",
         "_queued_at",
@@ -88,15 +87,17 @@ class Dispatch:
         "on_upstream_data",
     )
 
-    def __init__(self, request: RequestHead, identity: bytes, around: Dispatching, events: DispatchEvents) -> None:
+    def __init__(
+        self, request: RequestHead, identity: bytes, around: Dispatching, events: DispatchEvents, *, account: Account
+    ) -> None:
         self._around = around
+        self._account = account
         self._request = request
         self._identity = identity
         self._events = events
         self.on_upstream_data = events.on_upstream_data
         """Straight through: no bytes come before an answer is committed to."""
         self._route: Route | None = None
-        self._model: str | None = None
         self._target: Target | None = None
         """Where a place is held."""
         self._attempt: UpstreamStream | None = None
@@ -125,8 +126,8 @@ class Dispatch:
     # --- relay.ports.UpstreamStream --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Choose a provider, at once or when the body has told the model."""
-        if self._around.routes.needs_model and self._request.has_body:
+        """Choose a provider, at once or when the body has told what is asked for."""
+        if self._request.has_body and (self._around.routes.needs_model or self._account.format is not None):
             self._collecting = True
         else:
             self._choose_route()
@@ -134,6 +135,10 @@ class Dispatch:
     @property
     def upstream(self) -> str:
         return self._tried[-1].name if self._tried else "-"
+
+    @property
+    def reads_on(self) -> bool:
+        return self._committed and self._route is not None and self._route.reads_on
 
     @property
     def reused(self) -> bool:
@@ -166,7 +171,7 @@ class Dispatch:
         self._whole = True
         if self._collecting:
             self._collecting = False
-            self._model = _model_of(b"".join(self._body))
+            self._account.read_request(b"".join(self._body))
             self._choose_route()
         elif self._attempt is not None:
             self._attempt.send_end()
@@ -221,6 +226,7 @@ class Dispatch:
     def on_upstream_head(self, head: ResponseHead) -> None:
         target = self._target
         assert target is not None
+        target.note_limits(head.headers)
         if head.status not in UNWELL:
             target.health.succeeded()
         else:
@@ -276,11 +282,13 @@ class Dispatch:
 
     def _choose_route(self) -> None:
         path = self._request.path.decode("ascii")
-        self._route = self._around.routes.find(path, self._model)
+        asked = self._account.asked.model
+        self._route = self._around.routes.find(path, asked)
         if self._route is None:
-            model = f" for the model {self._model!r}" if self._model is not None else ""
+            model = f" for the model {asked!r}" if asked is not None else ""
             self._fail(bad_request(f"No route leads on from {path}{model}.", status=404, code="no_route"))
             return
+        self._account.bound(self._route.max_tokens)
         self._choose_again()
 
     def _choose_again(self) -> None:
@@ -344,12 +352,12 @@ class Dispatch:
             attempt.send_end()
 
     def _prepare(self, target: Target) -> tuple[RequestHead, list[bytes]]:
-        """Head and what is there of the body; the model renamed where the provider calls it otherwise."""
+        """Head and what is there of the body, changed where this provider or the budget wants it otherwise."""
         settings = target.settings
         request, body = self._request, self._body
-        name = settings.models.get(self._model) if self._model is not None else None
-        if name is not None:
-            body = [_rename(b"".join(body), name)]
+        changed = self._account.ask(target) if self._whole else None
+        if changed is not None:
+            body = [changed]
             request = RequestHead(
                 request.method,
                 request.target,
@@ -364,7 +372,7 @@ class Dispatch:
             target=join_target(settings.url.path, request.target),
             pseudonym=self._around.pseudonym,
             identity=self._identity,
-            api_key=settings.api_key,
+            credential=self._account.credential(target),
             extra=settings.headers,
         )
         return head, body
@@ -476,16 +484,3 @@ def retry_after(head: ResponseHead) -> float | None:
         if value is not None and re.fullmatch(rb"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
             return float(value) * unit
     return None
-
-
-def _model_of(body: bytes) -> str | None:
-    """The model that a JSON body asks for; None when it names none."""
-    try:
-        model = orjson.loads(body)["model"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
-    return model if isinstance(model, str) else None
-
-
-def _rename(body: bytes, model: str) -> bytes:
-    return orjson.dumps({**orjson.loads(body), "model": model})

@@ -1,19 +1,39 @@
 """One request and its response, between a downstream and an upstream stream.
 
-The provider's bytes take three calls and one write: `UpstreamH1.data_received`, `Exchange.on_upstream_data`,
-`send_data`, `transport.write`. Everything here is synchronous; the clock is handed in.
+The provider's bytes take four calls and one write: `UpstreamH1.buffer_updated`, `Exchange.on_upstream_data`,
+`Tap.feed`, `send_data`, `transport.write`. Everything here is synchronous; the clock is handed in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from ..errors import DRAINED, EndReason, Party, RelayError, bad_request, upstream_error
 from ..flow import PauseTotals, ReadGate, Reason
 from ..messages import RequestHead, ResponseHead, response_for_downstream
+from .account import Account
 from .ports import Clock, DownstreamStream, Observer, RoutedStream
+from .tap import Tap, WholeTap
 from .target import Deadlines, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Exchanges whose clients have left and whose answers are read to their end all the same, so that the provider's
+    own count is known: `time` seconds and `size` bytes at most from then on."""
+
+    time: float
+    size: int
+    exchanges: set[Exchange] = field(default_factory=set)
+
+    def sweep(self, now: float) -> None:
+        for exchange in list(self.exchanges):
+            exchange.sweep(now)
+
+    def close(self) -> None:
+        for exchange in list(self.exchanges):
+            exchange.on_drain_timeout()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +45,9 @@ class Surroundings:
     deadlines: Deadlines
     pauses: PauseTotals
     max_body: int
+    heartbeat: float | None = None
+    """Seconds of silence after which a stream's client is shown that the connection lives; None: never."""
+    abandoned: Abandoned = field(default_factory=lambda: Abandoned(60.0, 1 << 20))
 
 
 class _Activity:
@@ -45,16 +68,22 @@ class _Activity:
 
 
 class Exchange:
-    """States: waiting for the head, streaming, flushing (the provider is done, the client is not), ended."""
+    """States: waiting for the head, streaming, flushing (the provider is done, the client is not), abandoned (the
+    client is gone, the provider is not), ended."""
 
     __slots__ = (
+        "_abandoned",
         "_activity",
         "_around",
+        "_cut",
         "_deadlines",
         "_down",
+        "_quiet",
         "_response_whole",
+        "_tap",
         "_up",
         "_waiting_since",
+        "account",
         "answer_gate",
         "bytes_down",
         "bytes_up",
@@ -63,6 +92,8 @@ class Exchange:
         "ended_at",
         "error",
         "first_byte_at",
+        "first_token_at",
+        "heartbeats",
         "identity",
         "request",
         "request_whole",
@@ -72,7 +103,13 @@ class Exchange:
     )
 
     def __init__(
-        self, request: RequestHead, downstream: DownstreamStream, around: Surroundings, *, identity: bytes
+        self,
+        request: RequestHead,
+        downstream: DownstreamStream,
+        around: Surroundings,
+        *,
+        identity: bytes,
+        account: Account,
     ) -> None:
         now = around.clock()
         self._around = around
@@ -80,17 +117,27 @@ class Exchange:
         self._up: RoutedStream | None = None
         self._deadlines = around.deadlines
         self._activity = _Activity(now)
+        self._quiet = _Activity(now)
+        self._tap: Tap | WholeTap | None = None
+        self._cut = False
+        self._abandoned: tuple[float, int] | None = None
+        """When the client left whose answer is read on, and how many bytes had come by then; None: not so."""
         self._waiting_since = now
         self._response_whole = False
         self.request = request
         self.identity = identity
         """The request id, ours or the client's."""
+        self.account = account
+        """Tokens asked for and emitted."""
         self.request_whole = not request.has_body
         self.answer_gate: ReadGate | None = None
         self.upload_gate = ReadGate(downstream, around.clock, around.pauses)
         self.started_at = now
         self.first_byte_at: float | None = None
         """When the first byte of the answer's body came; None before."""
+        self.first_token_at: float | None = None
+        """When its first content came; None before, and where content is not counted."""
+        self.heartbeats = 0
         self.ended_at: float | None = None
         self.status = 0
         """Status sent to the client; 0 before there is one."""
@@ -140,6 +187,11 @@ class Exchange:
             self._up.send_end()
 
     def on_downstream_reset(self, reason: EndReason) -> None:
+        if self._reads_on(reason):
+            self._abandoned = (self._around.clock(), self.bytes_down)
+            self._around.abandoned.exchanges.add(self)
+            self.on_downstream_drained()
+            return
         self._drop_upstream()
         self._end(reason)
 
@@ -165,6 +217,17 @@ class Exchange:
         self._deadlines = target.deadlines
         self._waiting_since = self._around.clock()
 
+    def _reads_on(self, reason: EndReason) -> bool:
+        """Whether the answer is read to its end though nobody gets it: where the provider charges for all of it, by the
+        route's choice."""
+        return (
+            reason is EndReason.CLIENT_GONE
+            and self._up is not None
+            and self._up.reads_on
+            and self.request_whole
+            and not self.is_over
+        )
+
     # --- the provider's side ---------------------------------------------------------------------------------------
 
     def on_upstream_interim(self, head: ResponseHead) -> None:
@@ -173,19 +236,37 @@ class Exchange:
 
     def on_upstream_head(self, head: ResponseHead) -> None:
         self.status = head.status
-        self._down.send_head(response_for_downstream(head, identity=self.identity))
+        self._tap = self.account.open(head)
+        passed = response_for_downstream(head, identity=self.identity)
+        if self._may_edit():
+            passed.content_length = None
+        self._down.send_head(passed)
 
     def on_upstream_data(self, data: bytes) -> None:
         if self.first_byte_at is None:
             self.first_byte_at = self._around.clock()
         self.bytes_down += len(data)
         self.chunks_down += 1
+        tap = self._tap
+        if tap is not None:
+            data = tap.feed(data)
+            if self.first_token_at is None and tap.meter.pieces:
+                self.first_token_at = self._around.clock()
+            if tap.spent:
+                self._cut_off(data)
+                return
+            if not data:
+                return
         self._down.send_data(data)
 
     def on_upstream_end(self) -> None:
         self._response_whole = True
         self._drop_upstream()
-        self._down.send_end()
+        if self._tap is not None:
+            rest = self._tap.finish()
+            if rest:
+                self._down.send_data(rest)
+        self._finish()
 
     def on_upstream_failed(self, error: RelayError) -> None:
         self._fail(error)
@@ -195,6 +276,27 @@ class Exchange:
 
     def on_upstream_drained(self) -> None:
         self.upload_gate.open(Reason.UPSTREAM)
+
+    def _may_edit(self) -> bool:
+        """Whether the body may become longer or shorter than the provider's."""
+        if not isinstance(self._tap, Tap):
+            return False
+        return self._tap.edits or (self._around.heartbeat is not None and self.account.heartbeat is not None)
+
+    def _cut_off(self, last: bytes) -> None:
+        """The budget is reached: a clean end here, and the provider's work is over."""
+        self._cut = True
+        self._response_whole = True
+        self._drop_upstream()
+        last += self.account.ending()
+        if last:
+            self._down.send_data(last)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._down.send_end()
+        if self._abandoned is not None:
+            self._end(EndReason.CLIENT_GONE)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -207,6 +309,11 @@ class Exchange:
             self._up.sweep(now)
             if self.is_over:
                 return
+        if self._abandoned is not None and self._was_long_enough(now, *self._abandoned):
+            self._drop_upstream()
+            self._end(EndReason.CLIENT_GONE)
+            return
+        self._sweep_silence(now)
         limits = self._deadlines
         if limits.total is not None and now - self.started_at >= limits.total:
             self._fail(_timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT))
@@ -224,6 +331,21 @@ class Exchange:
             if not paused and still >= limits.idle:
                 reason = EndReason.IDLE_TIMEOUT
                 self._fail(_timeout("The provider fell silent for", limits.idle, "FLOW_IDLE_TIMEOUT", reason))
+
+    def _was_long_enough(self, now: float, since: float, size: int) -> bool:
+        limits = self._around.abandoned
+        return now - since >= limits.time or self.bytes_down - size >= limits.size
+
+    def _sweep_silence(self, now: float) -> None:
+        """Show the client of a silent provider that the connection lives, where its format has something for that."""
+        limit, beat, tap = self._around.heartbeat, self.account.heartbeat, self._tap
+        if limit is None or beat is None or tap is None or self._abandoned is not None:
+            return
+        paused = self.answer_gate is not None and self.answer_gate.is_shut
+        still = self._quiet.still_for(now, self._down.writes[0], paused)
+        if still >= limit and not paused and tap.at_boundary and not tap.meter.finished:
+            self.heartbeats += 1
+            self._down.send_data(beat)
 
     def _sweep_upload(self, now: float, limits: Deadlines) -> None:
         held_back = self.upload_gate.is_shut
@@ -277,6 +399,8 @@ class Exchange:
 
     def state(self) -> str:
         """One word for /streams."""
+        if self._abandoned is not None:
+            return "abandoned"
         if self.answer_gate is not None and self.answer_gate.is_shut:
             return "paused"
         if self._response_whole:
@@ -290,19 +414,22 @@ class Exchange:
         self.error = error
         self._drop_upstream(error)
         if self.status:
+            failure = self.account.failure(error)
+            if failure:
+                self._down.send_data(failure)
             self._down.break_off()
             self._end(error.end)
             return
         self._response_whole = True
         self.status = error.status
-        body = error.body()
+        body = self.account.error(error)
         headers = [(b"content-type", b"application/json"), (b"x-request-id", self.identity)]
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
         phrase = HTTPStatus(error.status).phrase.encode("ascii")
         self._down.send_head(ResponseHead(error.status, headers, reason=phrase, content_length=len(body)))
         self._down.send_data(body)
-        self._down.send_end()
+        self._finish()
 
     def _drop_upstream(self, error: RelayError | None = None) -> None:
         if self.answer_gate is not None:
@@ -314,9 +441,18 @@ class Exchange:
         if self.ended_at is not None:
             return
         self.ended_at = self._around.clock()
-        self.end_reason = self.error.end if self.error is not None else reason
+        self.end_reason = self._true_reason(reason)
+        self._around.abandoned.exchanges.discard(self)
+        self.account.settle()
         self.upload_gate.close()
         self._around.observer.exchange_ended(self)
+
+    def _true_reason(self, reason: EndReason) -> EndReason:
+        if self._abandoned is not None:
+            return EndReason.CLIENT_GONE
+        if self.error is not None:
+            return self.error.end
+        return EndReason.BUDGET if self._cut and reason is EndReason.COMPLETE else reason
 
     def _body_too_large(self) -> RelayError:
         limit = self._around.max_body

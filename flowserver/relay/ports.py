@@ -135,6 +135,10 @@ class RoutedStream(UpstreamStream, Protocol):
     """An upstream stream that finds its provider itself, in one attempt or more."""
 
     @property
+    def reads_on(self) -> bool:
+        """Whether the answer is to be read to its end when its client leaves."""
+
+    @property
     def attempts(self) -> int:
         """Requests begun at providers so far."""
 

@@ -14,12 +14,15 @@ from .target import Target
 class Route:
     """One `[[routes]]` table. `path` and `models` are shell patterns; no models: any, known or not.
 
-    `tiers` in the order of fallback; among the targets of one tier weight and load decide.
+    `tiers` in the order of fallback; among the targets of one tier weight and load decide. `max_tokens` bounds each
+    answer (None: no bound); `reads_on`: an answer whose client leaves is read to its end.
     """
 
     path: str
     models: tuple[str, ...]
     tiers: tuple[tuple[Target, ...], ...]
+    max_tokens: int | None = None
+    reads_on: bool = False
 
 
 class RouteTable:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..config import Url
+from ..dialects.base import Quirks
+from ..dialects.quirks import GENERIC
 from ..messages import Headers
 from .health import Health
 from .ports import Connector
@@ -37,6 +40,14 @@ class TargetSettings:
     queue: int = 0
     """Requests that may wait for a place."""
     queue_timeout: float = 5.0
+    quirks: Quirks = GENERIC
+    asks_usage: bool = True
+    """Whether it is asked for a usage report where it gives one on demand only."""
+
+
+_REMAINING = re.compile(
+    rb"x-ratelimit-remaining-(requests|tokens)|anthropic-ratelimit-((?:input-|output-)?tokens|requests)-remaining"
+)
 
 
 class Waiter(Protocol):
@@ -60,6 +71,7 @@ class Target:
         "health",
         "open",
         "queued_seconds",
+        "remaining",
         "retries",
         "settings",
         "started",
@@ -87,6 +99,17 @@ class Target:
         """Seconds from the beginning of requests to their answers' heads."""
         self.answers = 0
         """Answers passed on."""
+        self.remaining: dict[str, int] = {}
+        """What its rate limits leave, by kind, as its last answer told."""
+
+    def note_limits(self, headers: Headers) -> None:
+        """Keep what an answer's head tells of rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
+        `anthropic-ratelimit-tokens-remaining`, and the like."""
+        for name, value in headers:
+            if b"ratelimit" in name:
+                match = _REMAINING.fullmatch(name)
+                if match is not None and value.isdigit() and len(value) < 16:
+                    self.remaining[(match[1] or match[2]).decode("ascii")] = int(value)
 
     @property
     def name(self) -> str:

@@ -65,6 +65,7 @@ class Log:
             "paused_ms": _ms(paused_seconds),
             "full_writes": round(writes_full / writes, 4) if writes else 0.0,
         }
+        fields |= _tokens(exchange)
         if exchange.error is not None:
             fields["error"] = exchange.error.message
         self._put(fields)
@@ -101,6 +102,32 @@ class Log:
                 self.dropped += len(lines)
             if not self._closing:
                 time.sleep(0.02)  # lines of many exchanges leave in one write
+
+
+def _tokens(exchange: Exchange) -> dict[str, Any]:
+    """What is known of the tokens of an exchange: nothing where the API is not one that is counted."""
+    account = exchange.account
+    if account.format is None:
+        return {}
+    fields: dict[str, Any] = {"dialect": account.format.name, "model": account.model}
+    if account.meter is None:
+        return fields
+    usage, output = account.usage, account.output
+    fields |= {
+        "input_tokens": usage.input,
+        "output_tokens": output,
+        "cached_tokens": usage.cached,
+        "reasoning_tokens": usage.reasoning,
+        "estimated": account.is_estimate,
+        "finish": account.meter.finish,
+    }
+    if account.meter.failed is not None:
+        fields["failed"] = account.meter.failed
+    if exchange.first_token_at is not None and exchange.ended_at is not None:
+        since = exchange.ended_at - exchange.first_token_at
+        fields["first_token_ms"] = _ms(exchange.first_token_at - exchange.started_at)
+        fields["tokens_per_second"] = round((output - 1) / since, 1) if since > 0 and output > 1 else None
+    return fields
 
 
 def _ms(seconds: float) -> float:

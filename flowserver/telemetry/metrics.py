@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -18,7 +17,9 @@ from ..flow import PauseTotals, Reason
 from ..relay.exchange import Exchange
 from ..relay.ports import H2Totals
 from ..relay.target import Target
+from .histogram import Histogram
 from .log import Log
+from .tokens import TokenMetrics
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -38,25 +39,8 @@ class PoolFigures(Protocol):
     def idle_connections(self) -> int: ...
 
 
-class _Histogram:
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def family(self, name: str, text: str) -> HistogramMetricFamily:
-        total = 0
-        buckets = []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, text, buckets=histogram.buckets(), sum_value=histogram.sum)
 
 
 class Metrics:
@@ -84,8 +68,10 @@ class Metrics:
         self._chunks = 0
         self._writes = 0
         self._writes_full = 0
-        self._first_byte = _Histogram(FIRST_BYTE_BUCKETS)
-        self._lag = _Histogram(LAG_BUCKETS)
+        self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
+        self._lag = Histogram(LAG_BUCKETS)
+        self._tokens = TokenMetrics()
+        self._heartbeats = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -109,6 +95,8 @@ class Metrics:
         self._statuses[exchange.status] += 1
         if exchange.first_byte_at is not None:
             self._first_byte.observe(exchange.first_byte_at - exchange.started_at)
+        self._tokens.exchange_ended(exchange)
+        self._heartbeats += exchange.heartbeats
         self._log.access(exchange, exchange.protocol)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
@@ -139,10 +127,14 @@ class Metrics:
         yield from self._ended()
         yield from self._h2()
         yield from self._upstreams()
-        yield self._first_byte.family(
-            "flow_first_byte_seconds", "From the request's head to the first byte of the answer's body."
-        )
-        yield self._lag.family("flow_event_loop_lag_seconds", "How late the once-a-second sweep came.")
+        yield from self._tokens.collect()
+        live = sum(exchange.account.output for exchange in self.open)
+        yield GaugeMetricFamily("flow_live_tokens", "Tokens that open streams have emitted so far.", value=live)
+        beats = self._heartbeats + sum(exchange.heartbeats for exchange in self.open)
+        yield CounterMetricFamily("flow_heartbeats", "Signs of life sent for silent providers.", value=beats)
+        text = "From the request's head to the first byte of the answer's body."
+        yield _histogram("flow_first_byte_seconds", text, self._first_byte)
+        yield _histogram("flow_event_loop_lag_seconds", "How late the once-a-second sweep came.", self._lag)
         yield CounterMetricFamily("flow_log_dropped", "Log lines lost to a slow reader.", value=self._log.dropped)
 
     def _traffic(self) -> Iterator[Metric]:
@@ -226,6 +218,15 @@ class Metrics:
             for reason, count in sorted(target.failures.items()):
                 failures.add_metric([target.name, reason], count)
         yield failures
+        remaining = GaugeMetricFamily(
+            "flow_upstream_ratelimit_remaining",
+            "What the provider's rate limits leave, as its last answer told.",
+            labels=["upstream", "kind"],
+        )
+        for target in self.targets:
+            for what, left in sorted(target.remaining.items()):
+                remaining.add_metric([target.name, what], left)
+        yield remaining
 
 
 _TARGET_FIGURES: tuple[

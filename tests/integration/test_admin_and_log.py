@@ -118,7 +118,7 @@ async def test_live_streams_are_listed_while_they_live(lab: Lab) -> None:
 
 
 async def test_an_exchange_has_one_line_with_its_figures(lab: Lab) -> None:
-    _, relay, client = await lab.simulated()
+    _, relay, client = await lab.simulated(ask_usage="off")
     await client.send(chat(("X-Request-Id: mine",), events=10, rate=200))
     answer = await client.response()
     [line] = await relay.access()

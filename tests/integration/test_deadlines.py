@@ -183,7 +183,10 @@ async def test_a_head_without_a_first_byte_is_broken_off(lab: Lab) -> None:
     simulator, relay, client = await lab.simulated(first_byte_timeout="200ms")
     await client.send(chat(events=3, first=30))
     assert (await client.head()).status == 200
-    assert await client.rest() == (b"", End.CLOSED)  # no last chunk: broken
+    told, end = await client.rest()
+    assert b'"code":"first_byte_timeout"' in told
+    assert not told.endswith(LAST_CHUNK)  # broken
+    assert end is End.CLOSED
     await eventually(lambda: simulator.streams[0]["state"] == "cancelled")
     assert await relay.ended() == "first_byte_timeout"
 

@@ -75,7 +75,12 @@ def _descriptors() -> set[str]:
 async def test_nothing_is_left_behind(lab: Lab) -> None:
     simulator = await lab.simulator()
     relay = await lab.relay(
-        simulator.url, idle_timeout="300ms", first_byte_timeout="500ms", stall_timeout="2s", head_timeout="2s"
+        simulator.url,
+        idle_timeout="300ms",
+        first_byte_timeout="500ms",
+        stall_timeout="2s",
+        head_timeout="2s",
+        breaker_failures=1000,  # it is meant to be asked again after all of this
     )
     [pool] = relay.relay._providers.pools
     await asyncio.gather(*(_one(relay, options, then) for options, then in KINDS[:3]))  # whatever is made but once

@@ -38,7 +38,7 @@ async def test_an_event_reaches_the_client_before_the_next_is_sent(lab: Lab) -> 
 
 
 async def test_a_paced_stream_comes_event_by_event(lab: Lab) -> None:
-    simulator, relay, client = await lab.simulated()
+    simulator, relay, client = await lab.simulated(ask_usage="off")
     await client.send(chat(events=20, rate=200))
     answer = await client.response()
     assert numbers(answer.body) == list(range(20))
@@ -69,7 +69,7 @@ async def test_a_stream_cut_anywhere_gives_the_same_bytes(lab: Lab, split: int) 
 
 
 async def test_the_recorded_length_of_a_stream_is_kept(lab: Lab) -> None:
-    _, _, client = await lab.simulated()
+    _, _, client = await lab.simulated(ask_usage="off")
     await client.send(chat(events=50, length=1))
     answer = await client.response()
     assert answer.get("transfer-encoding") is None

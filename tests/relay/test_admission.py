@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason
 from flowserver.messages import Headers, RequestHead, find
+from flowserver.relay.account import AccountSettings
 from flowserver.relay.admission import Admission
 
 from ..support.recording import (
@@ -18,6 +20,7 @@ from ..support.recording import (
 )
 
 NUMBERS = itertools.count()
+ACCOUNTS = AccountSettings(Ratios(), max_event=1 << 20, hold=8192)
 
 
 class Scene:
@@ -26,7 +29,7 @@ class Scene:
         self.observer = RecordingObserver()
         provider = target(self.connector, url="https://api.test/v1", api_key=api_key)
         around = dispatching((provider,), pseudonym=b"flowserver-%d" % next(NUMBERS))
-        self.admission = Admission(around, exchange_surroundings(observer=self.observer))
+        self.admission = Admission(around, exchange_surroundings(observer=self.observer), ACCOUNTS)
 
     def ask(self, headers: Headers) -> RecordingDownstream:
         stream = RecordingDownstream()

@@ -19,7 +19,7 @@ from flowserver.relay.routes import Route
 from flowserver.relay.target import Target
 
 from ..support.clock import FakeClock
-from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, dispatching, target
+from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, account, dispatching, target
 
 UNREACHABLE = upstream_error("connect_failed", "Not there.", EndReason.CONNECT_FAILED, untouched=True)
 REFUSED = upstream_error("upstream_failed", "Refused.", EndReason.UPSTREAM_FAILED, untouched=True)
@@ -96,7 +96,7 @@ class Scene:
     def ask(self, body: bytes | None = None, *, whole: bool = True) -> tuple[Dispatch, Events]:
         events = Events()
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
-        events.dispatch = dispatch = Dispatch(request, b"id-1", self.around, events)
+        events.dispatch = dispatch = Dispatch(request, b"id-1", self.around, events, account=account())
         dispatch.start()
         if body:
             dispatch.send_data(body)
@@ -376,7 +376,7 @@ def test_a_renamed_model_has_its_first_name_again_at_the_next_provider() -> None
     tiers = (target(first, name="a", models={"gpt-4o": "prod"}),), (target(second, name="b"),)
     events = Events()
     request = RequestHead(b"POST", b"/v1/chat", [], has_body=True)
-    events.dispatch = Dispatch(request, b"id-1", dispatching(*tiers, clock=clock), events)
+    events.dispatch = Dispatch(request, b"id-1", dispatching(*tiers, clock=clock), events, account=account())
     events.dispatch.start()
     events.dispatch.send_data(body("gpt-4o"))
     events.dispatch.send_end()

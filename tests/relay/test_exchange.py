@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
 from flowserver.errors import EndReason, Party, RelayError, bad_request, upstream_error
 from flowserver.flow import PauseTotals, Reason
 from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.exchange import Exchange
+from flowserver.relay.exchange import Abandoned, Exchange
 from flowserver.relay.target import Deadlines
 
 from ..support.clock import FakeClock
@@ -16,7 +18,20 @@ from ..support.recording import (
     RecordingDownstream,
     RecordingObserver,
     RecordingUpstream,
+    account,
     exchange_surroundings,
+    target,
+)
+from ..support.streams import (
+    CHAT,
+    COHERE,
+    CONVERSE,
+    GEMINI,
+    MESSAGES,
+    OLLAMA_CHAT,
+    RESPONSES,
+    STREAMS,
+    Stream,
 )
 
 BROKEN = upstream_error("upstream_failed", "The provider broke off.", EndReason.UPSTREAM_FAILED)
@@ -35,17 +50,37 @@ class Scene:
         deadlines: Deadlines = NO_DEADLINES,
         max_body: int = 100,
         start: bool = True,
+        stream: Stream | None = None,
+        budget: int | None = None,
+        heartbeat: float | None = None,
+        reads_on: bool = False,
+        abandoned: Abandoned | None = None,
+        **provider: Any,
     ) -> None:
+        """`stream`: what is asked and how it is answered, by a provider with these settings."""
         self.clock = FakeClock()
         self.observer = RecordingObserver()
         self.pauses = PauseTotals()
         around = exchange_surroundings(
-            clock=self.clock, observer=self.observer, deadlines=deadlines, pauses=self.pauses, max_body=max_body
+            clock=self.clock,
+            observer=self.observer,
+            deadlines=deadlines,
+            pauses=self.pauses,
+            max_body=max_body,
+            heartbeat=heartbeat,
+            abandoned=abandoned,
         )
+        self.abandoned = around.abandoned
         self.down = RecordingDownstream()
         self.up = RecordingUpstream()
+        self.up.reads_on = reads_on
+        self.account = account() if stream is None else account(stream.target)
+        if stream is not None:
+            self.account.read_request(orjson.dumps(stream.body))
+            self.account.bound(budget)
+            self.account.ask(target(**provider))
         request = RequestHead(b"POST", b"/v1", [], content_length=content_length, has_body=has_body)
-        self.exchange = Exchange(request, self.down, around, identity=b"id-1")
+        self.exchange = Exchange(request, self.down, around, identity=b"id-1", account=self.account)
         if start:
             self.exchange.start(self.up)
             if not has_body:
@@ -53,6 +88,12 @@ class Scene:
 
     def pass_time(self, seconds: float) -> None:
         self.exchange.sweep(self.clock.advance(seconds))
+
+    def hear(self, *events: bytes) -> None:
+        """The provider sends these, each by itself, until it is told to stop."""
+        for event in events:
+            if "cancel" not in self.up.log:
+                self.exchange.on_upstream_data(event)
 
     @property
     def end(self) -> EndReason | None:
@@ -422,3 +463,420 @@ def test_deadlines_that_are_off_never_come() -> None:
         scene.pass_time(1e9)
         scene.pass_time(1e9)
         assert scene.down.log == []
+
+
+# Editing
+
+LENGTH = [(b"content-type", b"text/event-stream")]
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({"stream": CHAT}, None),  # a report may be left out
+        ({"stream": CHAT, "asks_usage": False}, 500),
+        ({"stream": CHAT, "asks_usage": False, "budget": 5}, None),
+        ({"stream": CHAT, "asks_usage": False, "heartbeat": 5.0}, None),
+        ({"stream": GEMINI, "heartbeat": 5.0}, 500),
+        ({"stream": None, "heartbeat": 5.0}, 500),
+    ],
+)
+def test_a_length_is_kept_where_the_body_stays_as_it_is(options: dict[str, Any], length: int | None) -> None:
+    scene = Scene(**options)
+    scene.exchange.on_upstream_head(ResponseHead(200, list(LENGTH), content_length=500))
+    assert scene.down.heads[0].content_length == length
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        ResponseHead(200, [(b"content-type", b"application/json")], content_length=500),
+        ResponseHead(200, [(b"content-type", b"application/x-ndjson")], content_length=500),
+        ResponseHead(404, [(b"content-type", b"text/event-stream")], content_length=500),
+        ResponseHead(
+            200, [(b"content-type", b"text/event-stream"), (b"content-encoding", b"gzip")], content_length=500
+        ),
+    ],
+)
+def test_a_length_is_kept_where_nothing_can_be_put_in(head: ResponseHead) -> None:
+    scene = Scene(stream=CHAT, asks_usage=False, heartbeat=5.0)
+    scene.exchange.on_upstream_head(head)
+    assert scene.down.heads[0].content_length == 500
+
+
+def test_what_the_client_did_not_ask_for_is_left_out() -> None:
+    scene = Scene(stream=CHAT)
+    scene.exchange.on_upstream_head(CHAT.head)
+    scene.hear(*CHAT.events(["a", "b"], 2))
+    scene.exchange.on_upstream_end()
+    assert scene.down.body == b"".join([*CHAT.opening, CHAT.content("a"), CHAT.content("b"), *CHAT.closing])
+    scene.exchange.on_downstream_finished()
+    assert (scene.end, scene.account.output) == (EndReason.COMPLETE, 2)
+
+
+def test_what_was_held_passes_when_the_answer_is_whole() -> None:
+    scene = Scene(stream=CHAT)
+    scene.exchange.on_upstream_head(CHAT.head)
+    scene.hear(CHAT.content("a")[:-1])
+    assert scene.down.log == ["head 200"]
+    scene.exchange.on_upstream_end()
+    assert scene.down.body == CHAT.content("a")[:-1]
+    assert scene.down.log[-1] == "end"
+
+
+def test_the_first_token_is_the_first_content() -> None:
+    scene = Scene(stream=MESSAGES)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    scene.clock.advance(1)
+    scene.hear(*MESSAGES.opening)
+    scene.clock.advance(2)
+    scene.hear(MESSAGES.content("a"))
+    scene.clock.advance(4)
+    scene.hear(MESSAGES.content("b"))
+    assert scene.exchange.first_byte_at == scene.exchange.started_at + 1
+    assert scene.exchange.first_token_at == scene.exchange.started_at + 3
+
+
+# Signs of life
+
+BEATING = [CHAT, RESPONSES, MESSAGES, COHERE]
+
+
+def beat_of(stream: Stream) -> bytes:
+    beat = account(stream.target).format
+    assert beat is not None
+    assert beat.heartbeat is not None
+    return beat.heartbeat
+
+
+@pytest.mark.parametrize("stream", BEATING, ids=lambda stream: stream.name)
+def test_a_silent_provider_s_client_gets_signs_of_life(stream: Stream) -> None:
+    scene = Scene(stream=stream, heartbeat=5.0)
+    beat = beat_of(stream)
+    scene.exchange.on_upstream_head(stream.head)
+    scene.pass_time(1)
+    scene.pass_time(4)
+    assert scene.down.body == b""
+    scene.pass_time(1)
+    assert scene.down.body == beat
+    scene.pass_time(1)
+    scene.pass_time(5)
+    scene.hear(stream.content("a"))
+    assert scene.down.body == beat + beat + stream.content("a")
+    assert scene.exchange.heartbeats == 2
+
+
+def test_signs_of_life_come_again_and_again() -> None:
+    scene = Scene(stream=MESSAGES, heartbeat=5.0)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    for _ in range(30):
+        scene.pass_time(1)
+    assert 4 <= scene.exchange.heartbeats <= 6
+    assert scene.down.body == beat_of(MESSAGES) * scene.exchange.heartbeats
+
+
+def test_a_provider_that_speaks_needs_no_sign_of_life() -> None:
+    scene = Scene(stream=MESSAGES, heartbeat=5.0)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    for _ in range(10):
+        scene.hear(MESSAGES.content("a"))
+        scene.pass_time(4)
+    assert scene.exchange.heartbeats == 0
+
+
+@pytest.mark.parametrize("stream", [GEMINI, OLLAMA_CHAT, CONVERSE], ids=lambda stream: stream.name)
+def test_formats_without_a_sign_of_life_get_none(stream: Stream) -> None:
+    scene = Scene(stream=stream, heartbeat=5.0)
+    scene.exchange.on_upstream_head(stream.head)
+    scene.hear(stream.content("a"))
+    for _ in range(5):
+        scene.pass_time(10)
+    assert scene.down.body == stream.content("a")
+    assert scene.exchange.heartbeats == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(200, b"application/json"), (200, b"application/x-ndjson"), (200, b"text/plain"), (500, b"text/event-stream")],
+)
+def test_only_server_sent_events_get_signs_of_life(status: int, kind: bytes) -> None:
+    scene = Scene(stream=CHAT, heartbeat=5.0)
+    scene.exchange.on_upstream_head(ResponseHead(status, [(b"content-type", kind)]))
+    for _ in range(5):
+        scene.pass_time(10)
+    assert scene.down.body == b""
+    assert scene.exchange.heartbeats == 0
+
+
+def test_there_is_no_sign_of_life_before_the_head_nor_when_it_is_off() -> None:
+    for scene in (Scene(stream=CHAT, heartbeat=5.0), Scene(stream=CHAT)):
+        for _ in range(5):
+            scene.pass_time(10)
+        assert scene.down.log == []
+    scene.exchange.on_upstream_head(CHAT.head)
+    for _ in range(5):
+        scene.pass_time(10)
+    assert scene.down.log == ["head 200"]
+
+
+def test_a_sign_of_life_is_never_put_into_an_event() -> None:
+    scene = Scene(stream=CHAT, heartbeat=5.0, asks_usage=False)
+    scene.exchange.on_upstream_head(CHAT.head)
+    event = CHAT.content("a")
+    scene.hear(event[:10])
+    for _ in range(5):
+        scene.pass_time(10)
+    assert scene.down.body == event[:10]
+    scene.hear(event[10:])
+    scene.pass_time(1)
+    scene.pass_time(5)
+    assert scene.down.body == event + beat_of(CHAT)
+
+
+def test_a_sign_of_life_goes_before_an_event_that_is_held() -> None:
+    scene = Scene(stream=CHAT, heartbeat=5.0)
+    scene.exchange.on_upstream_head(CHAT.head)
+    event = CHAT.content("a")
+    scene.hear(event[:10])
+    scene.pass_time(1)
+    scene.pass_time(5)
+    scene.hear(event[10:])
+    assert scene.down.body == beat_of(CHAT) + event
+
+
+def test_a_client_that_lags_gets_no_sign_of_life() -> None:
+    scene = Scene(stream=MESSAGES, heartbeat=5.0)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    scene.hear(MESSAGES.content("a"))
+    scene.exchange.on_downstream_full()
+    for _ in range(5):
+        scene.pass_time(10)
+    assert scene.exchange.heartbeats == 0
+    scene.exchange.on_downstream_drained()
+    scene.pass_time(1)
+    scene.pass_time(4)
+    assert scene.exchange.heartbeats == 0
+    scene.pass_time(1)
+    assert scene.exchange.heartbeats == 1
+
+
+@pytest.mark.parametrize("over", ["last event", "end", "failure", "cut", "client gone"])
+def test_nothing_follows_an_end(over: str) -> None:
+    scene = Scene(stream=MESSAGES, heartbeat=5.0, budget=1 if over == "cut" else None)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    scene.hear(*MESSAGES.opening)
+    if over == "last event":
+        scene.hear(*MESSAGES.closing)
+    elif over == "end":
+        scene.exchange.on_upstream_end()
+    elif over == "failure":
+        scene.exchange.on_upstream_failed(BROKEN)
+    elif over == "cut":
+        scene.hear(MESSAGES.content("a"), MESSAGES.content("b"))
+        assert scene.down.log[-1] == "end"
+    else:
+        scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    said = list(scene.down.log)
+    for _ in range(5):
+        scene.pass_time(10)
+    assert scene.down.log == said
+    assert scene.exchange.heartbeats == 0
+
+
+def test_signs_of_life_do_not_make_a_silent_provider_alive() -> None:
+    deadlines = Deadlines(first_byte=None, idle=20, body=None, total=None)
+    scene = Scene(stream=MESSAGES, heartbeat=5.0, deadlines=deadlines)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    scene.hear(MESSAGES.content("a"))
+    for _ in range(22):
+        scene.pass_time(1)
+    assert scene.exchange.heartbeats >= 2
+    assert scene.end is EndReason.IDLE_TIMEOUT
+
+
+# Answers that are read on without a client
+
+
+def abandon(stream: Stream = MESSAGES, **options: Any) -> Scene:
+    """A client left after one token."""
+    scene = Scene(stream=stream, reads_on=True, **options)
+    scene.exchange.on_upstream_head(stream.head)
+    scene.hear(*stream.opening, stream.content("a"))
+    scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    return scene
+
+
+def gone(scene: Scene) -> None:
+    """It is over, and was told once."""
+    assert scene.end is EndReason.CLIENT_GONE
+    assert scene.observer.ended == [scene.exchange]
+    assert scene.abandoned.exchanges == set()
+    assert scene.up.log[-1] == "cancel"  # which gives the connection back
+    assert "cancel" not in scene.up.log[:-1]
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
+def test_an_abandoned_answer_is_counted_to_its_end(stream: Stream) -> None:
+    scene = abandon(stream)
+    assert scene.exchange.state() == "abandoned"
+    assert scene.abandoned.exchanges == {scene.exchange}
+    assert scene.observer.ended == []
+    assert scene.up.log == ["end"]
+    scene.hear(*[stream.content("b")] * 3, *stream.report(77))
+    scene.exchange.on_upstream_end()
+    gone(scene)
+    assert (scene.account.output, scene.account.is_estimate) == (77, False)
+
+
+def test_an_abandoned_answer_is_read_however_little_its_client_took() -> None:
+    scene = Scene(stream=MESSAGES, reads_on=True)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    scene.hear(MESSAGES.content("a"))
+    scene.exchange.on_downstream_full()
+    assert scene.up.log[-1] == "pause"
+    scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    assert scene.up.log[-1] == "resume"
+
+
+def test_an_abandoned_answer_has_its_time() -> None:
+    scene = abandon(abandoned=Abandoned(30.0, 10_000))
+    scene.clock.advance(29)
+    scene.abandoned.sweep(scene.clock())
+    assert scene.end is None
+    scene.clock.advance(1)
+    scene.abandoned.sweep(scene.clock())
+    gone(scene)
+    assert scene.account.is_estimate
+
+
+def test_an_abandoned_answer_has_its_size_from_then_on() -> None:
+    scene = abandon(abandoned=Abandoned(30.0, 100))
+    assert scene.exchange.bytes_down > 100
+    scene.hear(b"x" * 99)
+    scene.pass_time(1)
+    assert scene.end is None
+    scene.hear(b"x")
+    scene.pass_time(1)
+    gone(scene)
+
+
+def test_a_provider_that_fails_after_its_client_left() -> None:
+    scene = abandon()
+    scene.exchange.on_upstream_failed(BROKEN)
+    gone(scene)
+    assert scene.exchange.error is BROKEN
+    assert scene.account.is_estimate
+
+
+def test_deadlines_hold_after_the_client_left() -> None:
+    scene = abandon(deadlines=Deadlines(first_byte=None, idle=5, body=None, total=None))
+    scene.pass_time(1)
+    scene.pass_time(5)
+    gone(scene)
+
+
+def test_going_down_ends_abandoned_answers() -> None:
+    scene = abandon()
+    scene.abandoned.close()
+    gone(scene)
+
+
+def test_a_budget_ends_an_abandoned_answer() -> None:
+    scene = abandon(budget=3)
+    scene.hear(*[MESSAGES.content("and more")] * 10)
+    gone(scene)
+    assert scene.account.cut_at == scene.account.output == 3
+
+
+def test_nobody_is_shown_signs_of_life_who_is_gone() -> None:
+    scene = abandon(heartbeat=5.0)
+    for _ in range(5):
+        scene.pass_time(10)
+    assert scene.exchange.heartbeats == 0
+
+
+@pytest.mark.parametrize("case", ["not wanted", "stalled", "no answer yet", "upload under way", "flushing"])
+def test_other_answers_are_not_read_on(case: str) -> None:
+    scene = Scene(stream=MESSAGES, reads_on=case not in ("not wanted", "no answer yet"), has_body=True)
+    if case != "upload under way":
+        scene.exchange.on_downstream_end()
+    if case != "no answer yet":
+        scene.exchange.on_upstream_head(MESSAGES.head)
+    if case == "flushing":
+        scene.exchange.on_upstream_end()
+    reason = EndReason.CLIENT_STALLED if case == "stalled" else EndReason.CLIENT_GONE
+    scene.exchange.on_downstream_reset(reason)
+    assert scene.end is reason
+    assert scene.up.log[-1] == "cancel"
+    assert scene.abandoned.exchanges == set()
+
+
+# The cut
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
+def test_a_budget_ends_the_answer_as_the_format_does(stream: Stream) -> None:
+    scene = Scene(stream=stream, budget=5)
+    scene.exchange.on_upstream_head(stream.head)
+    texts = [f"word {number} " for number in range(30)]
+    scene.hear(*map(stream.content, texts))
+    assert scene.down.log[-1] == "end"
+    assert scene.up.log[-1] == "cancel"
+    assert scene.exchange.chunks_down < 30
+    passed = b"".join(stream.content(text) for text in texts[: scene.exchange.chunks_down - 1])
+    assert scene.down.body.startswith(passed)
+    assert scene.down.body != passed
+    assert stream.content(texts[scene.exchange.chunks_down - 1]) not in scene.down.body
+    assert scene.observer.ended == []
+    scene.exchange.on_downstream_finished()
+    assert (scene.end, scene.account.output) == (EndReason.BUDGET, 5)
+    assert scene.exchange.error is None
+
+
+def test_a_client_that_leaves_during_the_last_flush_of_a_cut_is_gone() -> None:
+    scene = Scene(stream=MESSAGES, budget=1)
+    scene.exchange.on_upstream_head(MESSAGES.head)
+    scene.hear(*[MESSAGES.content("and more")] * 2)
+    assert scene.down.log[-1] == "end"
+    scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    assert scene.end is EndReason.CLIENT_GONE
+    assert scene.observer.ended == [scene.exchange]
+
+
+# Failures in mid-stream
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
+def test_a_failure_in_mid_stream_is_told_before_the_end_that_is_none(stream: Stream) -> None:
+    scene = Scene(stream=stream)
+    scene.exchange.on_upstream_head(stream.head)
+    scene.hear(*stream.opening, stream.content("a"))
+    passed = scene.down.body
+    scene.exchange.on_upstream_failed(BROKEN)
+    assert scene.down.body.startswith(passed)
+    assert BROKEN.message.encode() in scene.down.body[len(passed) :]
+    assert scene.down.log[-1] == "broken"
+    assert "end" not in scene.down.log
+    assert scene.end is EndReason.UPSTREAM_FAILED
+
+
+@pytest.mark.parametrize("passed", ["half an event", "all events"])
+def test_a_failure_that_nothing_can_tell_just_breaks_the_answer(passed: str) -> None:
+    scene = Scene(stream=CHAT, asks_usage=False)
+    scene.exchange.on_upstream_head(CHAT.head)
+    if passed == "half an event":
+        scene.hear(CHAT.content("a")[:10])
+    else:
+        scene.hear(CHAT.content("a"), *CHAT.closing)
+    before = scene.down.body
+    scene.exchange.on_upstream_failed(BROKEN)
+    assert scene.down.body == before
+    assert scene.down.log[-1] == "broken"
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
+def test_an_error_before_the_head_has_the_format_s_body(stream: Stream) -> None:
+    scene = Scene(stream=stream)
+    scene.exchange.on_upstream_failed(BROKEN)
+    assert scene.down.body == scene.account.error(BROKEN)
+    assert scene.down.heads[0].content_length == len(scene.down.body)

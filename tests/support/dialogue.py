@@ -16,11 +16,13 @@ from typing import TypeVar, cast
 
 import h11
 
+from flowserver.dialects.estimate import Ratios
 from flowserver.downstream.h1 import DownstreamH1
 from flowserver.downstream.hangup import HangupWatcher
 from flowserver.downstream.surroundings import ConnectionSettings, Surroundings
 from flowserver.errors import RelayError
 from flowserver.flow import Marks, PauseTotals
+from flowserver.relay.account import AccountSettings
 from flowserver.relay.admission import Admission
 from flowserver.relay.ports import OpenExchange
 from flowserver.relay.target import Deadlines
@@ -257,7 +259,11 @@ class Relay:
             clock=self.clock, observer=self.observer, deadlines=deadlines, pauses=self.pauses, max_body=max_body
         )
         self.target = target(self.pool, url=url, api_key=api_key, deadlines=deadlines)
-        admission = Admission(dispatching((self.target,), clock=self.clock), around)
+        admission = Admission(
+            dispatching((self.target,), clock=self.clock),
+            around,
+            AccountSettings(Ratios(), max_event=1 << 20, hold=8192),
+        )
         self.around = downstream_surroundings(
             admission.open_exchange,
             marks=self.marks,

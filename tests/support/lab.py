@@ -217,10 +217,15 @@ class RelayProcess:
         self.port = int(listening["listen"][0].rpartition(":")[2])
         self.admin_port = int(listening["admin"].rpartition(":")[2])
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def _read(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            self.lines.append(orjson.loads(line))
+            if line.endswith(b"\n"):  # or the process ended in the middle of it
+                self.lines.append(orjson.loads(line))
 
     def read_log(self, on: bool) -> None:
         """Read what it prints, or let it pile up."""

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowserver.config import parse_url
+from flowserver.dialects import recognise
+from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason, RelayError
 from flowserver.flow import PauseTotals
 from flowserver.messages import RequestHead, ResponseHead
+from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.dispatch import Dispatching, RetryPolicy
-from flowserver.relay.exchange import Exchange, Surroundings
+from flowserver.relay.exchange import Abandoned, Exchange, Surroundings
 from flowserver.relay.health import Health
 from flowserver.relay.ports import Connector, DownstreamEvents, UpstreamEvents
 from flowserver.relay.routes import Route, RouteTable
@@ -70,6 +73,7 @@ class RecordingDownstream:
         assert data
         assert self.heads
         self.body += data
+        self.writes = (self.writes[0] + 1, self.writes[1])
         self.log.append(f"data {len(data)}")
 
     def send_end(self) -> None:
@@ -91,6 +95,7 @@ class RecordingUpstream:
     upstream = "recording"
     reused = False
     attempts = 1
+    reads_on = False
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -214,6 +219,8 @@ def exchange_surroundings(
     deadlines: Deadlines | None = None,
     pauses: PauseTotals | None = None,
     max_body: int = 1 << 20,
+    heartbeat: float | None = None,
+    abandoned: Abandoned | None = None,
 ) -> Surroundings:
     return Surroundings(
         clock or FakeClock(),
@@ -221,6 +228,8 @@ def exchange_surroundings(
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
         pauses or PauseTotals(),
         max_body,
+        heartbeat,
+        abandoned or Abandoned(60.0, 1 << 20),
     )
 
 
@@ -241,6 +250,12 @@ def target(
         health or Health(failures=5, cooldown=10.0),
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
     )
+
+
+def account(target: str = "/v1/models", *, ratios: Ratios | None = None) -> Account:
+    """Of a request to `target`."""
+    settings = AccountSettings(ratios if ratios is not None else Ratios(), max_event=1 << 20, hold=8192)
+    return Account(settings, recognise(target), target)
 
 
 def dispatching(

@@ -17,7 +17,7 @@ from flowserver.telemetry.metrics import Metrics
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, downstream_surroundings, understood
-from ..support.recording import RecordingDownstream, RecordingUpstream
+from ..support.recording import RecordingDownstream, RecordingUpstream, account
 
 
 class Scene:
@@ -72,7 +72,7 @@ def test_live_streams_are_told(scene: Scene) -> None:
     deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
     around = Surroundings(scene.clock, scene.metrics, deadlines, scene.metrics.pauses, 100)
     down = RecordingDownstream()
-    exchange = Exchange(RequestHead(b"GET", b"/v1/\xc3?secret", []), down, around, identity=b"id-1")
+    exchange = Exchange(RequestHead(b"GET", b"/v1/\xc3?secret", []), down, around, identity=b"id-1", account=account())
     exchange.start(RecordingUpstream())
     exchange.on_upstream_head(ResponseHead(200, []))
     exchange.on_upstream_data(b"hello")
@@ -89,6 +89,9 @@ def test_live_streams_are_told(scene: Scene) -> None:
         "state": "paused",
         "status": 200,
         "age_seconds": 2.0,
+        "model": None,
+        "tokens": 0,
+        "budget": None,
         "bytes_up": 0,
         "bytes_down": 5,
         "held_bytes": 5,

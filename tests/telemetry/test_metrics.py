@@ -15,7 +15,7 @@ from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
 from ..support.clock import FakeClock
-from ..support.recording import RecordingDownstream, RecordingUpstream
+from ..support.recording import RecordingDownstream, RecordingUpstream, account
 
 
 class Scene:
@@ -28,7 +28,7 @@ class Scene:
 
     def start(self) -> tuple[Exchange, RecordingDownstream]:
         down = RecordingDownstream()
-        exchange = Exchange(RequestHead(b"GET", b"/", []), down, self.around, identity=b"i")
+        exchange = Exchange(RequestHead(b"GET", b"/", []), down, self.around, identity=b"i", account=account())
         exchange.start(RecordingUpstream())
         return exchange, down
 

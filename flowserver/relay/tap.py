@@ -1,0 +1,156 @@
+"""Reads an answer while it passes: events are counted as they complete, and the bytes go on unchanged, but for an event
+that the client did not ask for and for the end of its budget. No I/O."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..dialects.base import Meter
+from ..sse import Scanner
+
+
+class Budget(Protocol):
+    """Says when a stream has to end."""
+
+    def is_spent(self) -> bool:
+        """Whether what the meter has read by now is more than may pass."""
+
+
+class Tap:
+    """On a stream of events.
+
+    `withholds`: events that the meter does not want passed are left out. Where they are, or where there is a budget, up
+    to `hold` bytes of an unfinished event wait here for its end; a longer event passes in pieces.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_fresh",
+        "_held",
+        "_held_size",
+        "_hold",
+        "_passes_all",
+        "_passing",
+        "_scanner",
+        "edits",
+        "meter",
+        "spent",
+    )
+
+    def __init__(self, scanner: Scanner, meter: Meter, *, hold: int, withholds: bool, budget: Budget | None) -> None:
+        self._scanner = scanner
+        self.meter = meter
+        self._passes_all = not withholds
+        self._budget = budget
+        self.edits = withholds or budget is not None
+        """Whether what passes may be less or more than what came."""
+        self._hold = hold if self.edits else 0
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._passing = False
+        """Whether the beginning of an unfinished event has passed."""
+        self._fresh = False
+        """Whether the next byte begins an event; before the first one it may belong to a byte order mark."""
+        self.spent = False
+        """The budget is reached: what `feed` returned is the last that may pass, and it ends with an event."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what has passed ends with an event: something may be put in here."""
+        return not self._passing
+
+    @property
+    def uncounted(self) -> int:
+        """Events that were too large to be looked into; a stream that makes no sense is one."""
+        return self._scanner.oversized + self._scanner.broken
+
+    def feed(self, data: bytes) -> bytes:
+        """What is to be passed on of `data` and of what was held; the same object wherever it can be."""
+        if self._fresh and self.meter.glance(data):  # the usual shape of a token stream: one read is one event
+            if self._budget is None or not self._budget.is_spent():
+                return data
+            self.spent = True
+            return b""
+        events = self._scanner.feed(data)
+        self._fresh = self._scanner.at_boundary
+        if self.edits:
+            return self._sort(data, events)
+        for name, payload, _ in events:
+            self.meter.read(name, payload)
+        self._passing = not self._fresh
+        return data
+
+    def finish(self) -> bytes:
+        """The answer is whole: what is held passes."""
+        for name, payload, _ in self._scanner.finish():
+            self.meter.read(name, payload)
+        rest = b"".join(self._held)
+        self._held.clear()
+        return rest
+
+    def _sort(self, data: bytes, events: list[tuple[bytes, bytes, int]]) -> bytes:
+        passing: list[bytes] = []
+        start = 0
+        for name, payload, end in events:
+            pieces = self.meter.pieces
+            keep = self.meter.read(name, payload) or self._passes_all
+            # Only content is ever too much: a report that comes late changes nothing any more.
+            over = self._budget is not None and self.meter.pieces != pieces and self._budget.is_spent()
+            if self._passing or (keep and not over):
+                passing += self._held
+                passing.append(data[start:end])
+            elif (self._held[0] if self._held else data[start:end]).startswith(b"\n"):
+                passing.append(b"\n")  # of the blank line before, a CR LF that two reads share
+            self._held.clear()
+            self._held_size = 0
+            self._passing = False
+            start = end
+            if over:
+                self.spent = True
+                return b"".join(passing)
+        if start < len(data):
+            self._rest(data[start:] if start else data, passing)
+        return passing[0] if len(passing) == 1 else b"".join(passing)
+
+    def _rest(self, rest: bytes, passing: list[bytes]) -> None:
+        """What follows the last complete event: the beginning of the next one, or comments."""
+        self._held.append(rest)
+        self._held_size += len(rest)
+        if self._scanner.at_boundary or self._passing or self._held_size > self._hold:
+            self._passing = not self._scanner.at_boundary
+            passing += self._held
+            self._held.clear()
+            self._held_size = 0
+
+
+class WholeTap:
+    """On an answer that is no stream: collected as it passes, up to `limit` bytes, and read at its end."""
+
+    __slots__ = ("_limit", "_pieces", "_size", "meter")
+
+    at_boundary = False
+    spent = False
+
+    def __init__(self, meter: Meter, limit: int) -> None:
+        self.meter = meter
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    @property
+    def uncounted(self) -> int:
+        return int(self._size > self._limit)
+
+    def feed(self, data: bytes) -> bytes:
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._pieces.append(data)
+        else:
+            self._pieces.clear()
+        return data
+
+    def finish(self) -> bytes:
+        if self._size <= self._limit:
+            self.meter.read_whole(b"".join(self._pieces))
+        self._pieces.clear()
+        return b""

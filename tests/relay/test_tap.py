@@ -1,0 +1,440 @@
+"""A tap passes what came, but for the events that are withheld and for what is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate, cycle, pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowserver.dialects.base import Asked, Usage
+from flowserver.dialects.ollama import OLLAMA_CHAT
+from flowserver.dialects.quirks import GENERIC
+from flowserver.errors import RelayError
+from flowserver.eventstream import EventStreamScanner
+from flowserver.relay.tap import Budget, Tap, WholeTap
+from flowserver.sse import NdjsonScanner, Scanner, SseScanner
+
+from ..support.scanning import by_bytes, frame, pieces
+
+
+@dataclass
+class FakeMeter:
+    """A `Meter`: data that begin with "content" are content, and with "hidden" are withheld."""
+
+    units: int = 0
+    pieces: int = 0
+    reasoning_units: int = 0
+    usage: Usage = field(default_factory=Usage)
+    running: bool = False
+    model: str | None = None
+    finish: str | None = None
+    failed: str | None = None
+    finished: bool = False
+    seen: list[bytes] = field(default_factory=list)
+    whole: list[bytes] = field(default_factory=list)
+    known: dict[bytes, bytes] = field(default_factory=dict)
+    """What is content at a look: an event's bytes, and its data."""
+    glances: int = 0
+
+    def glance(self, data: bytes) -> bool:
+        found = self.known.get(data)
+        if found is None:
+            return False
+        self.glances += 1
+        self.read(b"", found)
+        return True
+
+    def read(self, name: bytes, data: bytes) -> bool:
+        self.seen.append(data)
+        self.pieces += data.startswith(b"content")
+        return not data.startswith(b"hidden")
+
+    def read_whole(self, body: bytes) -> None:
+        self.whole.append(body)
+
+    def ending(self, output: int) -> bytes:
+        raise AssertionError("a tap ends nothing")
+
+    def failure(self, error: RelayError) -> bytes:
+        raise AssertionError("a tap tells nothing")
+
+
+@dataclass
+class Most:
+    """A `Budget` of so many content events."""
+
+    meter: FakeMeter
+    pieces: int
+
+    def is_spent(self) -> bool:
+        return self.meter.pieces > self.pieces
+
+
+@dataclass(frozen=True)
+class Framing:
+    scanner: Callable[[int], Scanner]
+    event: Callable[[bytes], bytes]
+
+
+FRAMINGS = {
+    "sse": Framing(SseScanner, lambda data: b"data: %b\n\n" % data),
+    "ndjson": Framing(NdjsonScanner, lambda data: data + b"\n"),
+    "frames": Framing(EventStreamScanner, lambda data: frame({b":event-type": b"e"}, data)),
+}
+framings = pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS.keys())
+SSE = FRAMINGS["sse"]
+
+patient = settings(deadline=None)
+"""A busy machine is no failure."""
+
+EVENTS = st.lists(
+    st.builds(
+        lambda kind, size: kind + b"x" * size,
+        st.sampled_from([b"content", b"content", b"quiet", b"hidden"]),
+        st.integers(0, 60),
+    ),
+    max_size=12,
+)
+SIZES = st.lists(st.one_of(st.integers(1, 30), st.integers(30, 400)), min_size=1, max_size=8)
+HOLDS = st.one_of(st.integers(0, 100), st.just(10_000))
+
+
+def tap(
+    framing: Framing = SSE,
+    *,
+    hold: int = 10_000,
+    withholds: bool = False,
+    most: int | None = None,
+    max_event: int = 10_000,
+) -> tuple[Tap, FakeMeter]:
+    meter = FakeMeter()
+    budget: Budget | None = None if most is None else Most(meter, most)
+    return Tap(framing.scanner(max_event), meter, hold=hold, withholds=withholds, budget=budget), meter
+
+
+def content(*numbers: int) -> list[bytes]:
+    return [SSE.event(b"content %d" % number) for number in numbers]
+
+
+HIDDEN = SSE.event(b"hidden")
+
+
+# Unchanged
+
+
+@framings
+@patient
+@given(events=EVENTS, sizes=SIZES, tail=st.binary(max_size=8))
+def test_bytes_pass_as_they_come_where_nothing_is_edited(
+    framing: Framing, events: list[bytes], sizes: list[int], tail: bytes
+) -> None:
+    """Also what the meter would withhold, and an event that has no end."""
+    stream = b"".join(map(framing.event, events)) + tail
+    plain, meter = tap(framing)
+    assert not plain.edits
+    for data in pieces(stream, cycle(sizes)):
+        assert plain.feed(data) == data
+    assert plain.finish() == b""
+    assert meter.seen[: len(events)] == events
+    assert not plain.spent
+
+
+@framings
+@pytest.mark.parametrize("withholds", [False, True])
+def test_a_read_of_one_event_is_not_even_copied(framing: Framing, withholds: bool) -> None:
+    passing, _ = tap(framing, withholds=withholds)
+    for number in range(3):
+        data = framing.event(b"content %d" % number)
+        assert passing.feed(data) is data
+
+
+def test_an_event_that_is_known_at_a_look_is_not_read() -> None:
+    plain, meter = tap()
+    one, two, three = content(1, 2, 3)
+    meter.known = {event: event[6:-2] for event in (one, two, three)}
+    for data in (one, two, three[:5], three[5:], two):
+        assert plain.feed(data) is data
+    assert meter.glances == 2  # the first may bear a byte order mark, and the third came in pieces
+    assert meter.pieces == 4
+
+
+def test_what_is_known_at_a_look_is_too_much_all_the_same() -> None:
+    bounded, meter = tap(most=1)
+    one, two = content(1, 2)
+    meter.known = {two: two[6:-2]}
+    assert bounded.feed(one) == one
+    assert bounded.feed(two) == b""
+    assert bounded.spent
+    assert bounded.at_boundary
+
+
+@framings
+def test_the_piece_of_an_event_is_not_copied_where_nothing_is_edited(framing: Framing) -> None:
+    plain, meter = tap(framing)
+    event = framing.event(b"content of some length")
+    for data in (event[:9], event[9:15], event[15:]):
+        assert plain.feed(data) is data
+    assert len(meter.seen) == 1
+
+
+# Edited
+
+
+def passes(
+    events: list[bytes], raw: list[bytes], sizes: list[int], *, hold: int, withholds: bool, most: int | None
+) -> list[int]:
+    """The indexes of the events that pass: a plain reading of the rules."""
+    cuts = list(accumulate(map(len, pieces(b"".join(raw), cycle(sizes)))))
+    found = []
+    begin = count = 0
+    for index, (data, event) in enumerate(zip(events, raw, strict=True)):
+        end = begin + len(event)
+        count += data.startswith(b"content")
+        over = most is not None and count > most and data.startswith(b"content")
+        begun = any(begin < cut < end and cut - begin > hold for cut in cuts)
+        if begun or not (over or (withholds and data.startswith(b"hidden"))):
+            found.append(index)
+        if over:
+            break
+        begin = end
+    return found
+
+
+@framings
+@patient
+@given(
+    events=EVENTS,
+    sizes=SIZES,
+    hold=HOLDS,
+    withholds=st.booleans(),
+    most=st.one_of(st.none(), st.integers(0, 8)),
+    looks=st.booleans(),
+)
+def test_what_is_edited_is_left_out_and_nothing_else(
+    framing: Framing, events: list[bytes], sizes: list[int], hold: int, withholds: bool, most: int | None, looks: bool
+) -> None:
+    """`looks`: the meter knows content at a look, in the one framing where meters do."""
+    raw = [framing.event(data) for data in events]
+    if not (withholds or most is not None):
+        hold = 0
+    expected = [raw[index] for index in passes(events, raw, sizes, hold=hold, withholds=withholds, most=most)]
+    boundaries = {0, *accumulate(map(len, expected))}
+    edited, meter = tap(framing, hold=hold, withholds=withholds, most=most)
+    if looks:
+        meter.known = {each: data for each, data in zip(raw, events, strict=True) if data.startswith(b"content")}
+    passed = b""
+    came = 0
+    for data in pieces(b"".join(raw), cycle(sizes)):
+        came += len(data)
+        passed += edited.feed(data)
+        assert edited.at_boundary == (len(passed) in boundaries)
+        if edited.spent:
+            break
+        if not withholds:
+            assert came - len(passed) <= hold
+    assert passed == b"".join(expected)
+    spent = most is not None and sum(data.startswith(b"content") for data in events) > most
+    assert edited.spent == spent
+    if spent:
+        assert edited.at_boundary
+        assert meter.pieces == (most or 0) + 1
+    else:
+        assert edited.finish() == b""
+        assert meter.seen == events
+
+
+def test_a_withheld_event_that_came_with_others_leaves_only_itself_out() -> None:
+    edited, _ = tap(withholds=True)
+    one, two = content(1, 2)
+    assert edited.feed(one + HIDDEN + two + two[:8]) == one + two
+    assert edited.feed(two[8:]) == two
+
+
+def test_a_withheld_event_by_itself_passes_nothing() -> None:
+    edited, _ = tap(withholds=True)
+    assert edited.feed(HIDDEN) == b""
+    assert edited.at_boundary
+
+
+def test_a_withheld_event_that_began_to_pass_passes_whole() -> None:
+    edited, meter = tap(withholds=True, hold=4)
+    assert edited.feed(HIDDEN[:4]) == b""
+    boundaries = [edited.at_boundary]
+    assert edited.feed(HIDDEN[4:5]) == HIDDEN[:5]
+    boundaries.append(edited.at_boundary)
+    assert edited.feed(HIDDEN[5:]) == HIDDEN[5:]
+    boundaries.append(edited.at_boundary)
+    assert boundaries == [True, False, True]
+    assert meter.seen == [b"hidden"]
+
+
+def test_the_event_that_is_too_much_is_the_last_that_is_looked_at() -> None:
+    bounded, meter = tap(most=1)
+    one, two, three = content(1, 2, 3)
+    assert bounded.feed(one + two + three) == one
+    assert bounded.spent
+    assert bounded.at_boundary
+    assert meter.seen == [b"content 1", b"content 2"]
+
+
+def test_nothing_passes_of_the_event_that_is_too_much_though_it_came_in_pieces() -> None:
+    bounded, _ = tap(most=1)
+    one, two = content(1, 2)
+    fed = [bounded.feed(data) for data in by_bytes(one + two)]
+    assert b"".join(fed) == one
+    assert bounded.spent
+
+
+def test_the_event_that_is_too_much_passes_whole_once_it_has_begun_to() -> None:
+    bounded, _ = tap(most=0, hold=6)
+    [one] = content(1)
+    assert bounded.feed(one[:8]) == one[:8]
+    assert (bounded.spent, bounded.at_boundary) == (False, False)
+    assert bounded.feed(one[8:] + HIDDEN) == one[8:]
+    assert (bounded.spent, bounded.at_boundary) == (True, True)
+
+
+def test_events_without_content_are_never_too_much() -> None:
+    bounded, _ = tap(most=1)
+    quiet = SSE.event(b"quiet")
+    [one] = content(1)
+    for data in (quiet, one, quiet, quiet + quiet):
+        assert bounded.feed(data) == data
+    assert not bounded.spent
+
+
+@pytest.mark.parametrize("most", [None, 1])
+@patient
+@given(cuts=st.lists(st.integers(1, 33), max_size=6))
+def test_line_ends_that_two_reads_share_stay_whole(most: int | None, cuts: list[int]) -> None:
+    """Some clients look for CR LF CR LF, and for nothing else."""
+    first = b"data: content\r\n\r\n"
+    stream = first + (b"data: hidden\r\n\r\n" if most is None else b"data: content two\r\n\r\n")
+    edited, _ = tap(withholds=True, most=most)
+    places = sorted({0, *cuts, len(stream)})
+    passed = b"".join([edited.feed(stream[begin:end]) for begin, end in pairwise(places)])
+    assert passed == first or (most is None and passed == first + b"\n")  # a last LF that came by itself
+
+
+# Comments and tails
+
+
+@pytest.mark.parametrize("withholds", [False, True])
+def test_comments_pass_at_once(withholds: bool) -> None:
+    passing, meter = tap(withholds=withholds)
+    [one] = content(1)
+    for data in (b": hello\n\n", one, b": still here\n\n: and more\n\n"):
+        assert passing.feed(data) == data
+        assert passing.at_boundary
+    assert meter.seen == [b"content 1"]
+
+
+def test_a_comment_without_a_blank_line_belongs_to_the_event_behind_it() -> None:
+    edited, _ = tap(withholds=True)
+    [one] = content(1)
+    assert edited.feed(b": ping\n") == b""
+    assert edited.at_boundary
+    assert edited.feed(one) == b": ping\n" + one
+
+
+def test_a_comment_behind_an_event_passes_with_it() -> None:
+    edited, _ = tap(withholds=True)
+    [one] = content(1)
+    assert edited.feed(one + b": x\n\n") == one + b": x\n\n"
+    assert edited.feed(HIDDEN + b": y\n\n") == b": y\n\n"
+
+
+@framings
+@patient
+@given(cut=st.integers(1, 12), withholds=st.booleans())
+def test_a_tail_without_an_end_passes_when_the_answer_is_whole(framing: Framing, cut: int, withholds: bool) -> None:
+    edited, _ = tap(framing, withholds=withholds, most=5)
+    event = framing.event(b"content of some length")
+    assert edited.feed(event + event[:cut]) == event
+    assert edited.at_boundary
+    assert edited.finish() == event[:cut]
+    assert edited.finish() == b""
+
+
+# What can't be looked into
+
+
+@pytest.mark.parametrize("withholds", [False, True])
+@pytest.mark.parametrize("most", [None, 0])
+def test_an_event_beyond_the_bound_passes_uncounted(withholds: bool, most: int | None) -> None:
+    passing, meter = tap(max_event=20, hold=10, withholds=withholds, most=most)
+    large = SSE.event(b"content" + b"x" * 100)
+    fed = [passing.feed(data) for data in pieces(large, cycle([16]))]
+    assert b"".join(fed) == large
+    assert meter.seen == []
+    assert passing.uncounted == 1
+    assert not passing.spent
+    assert passing.at_boundary
+
+
+def test_a_stream_that_makes_no_sense_passes_and_has_no_boundary() -> None:
+    edited, meter = tap(FRAMINGS["frames"], withholds=True, hold=10)
+    assert edited.feed(b"nonsense") == b""
+    assert edited.feed(b" and more of it") == b"nonsense and more of it"
+    assert edited.feed(b"!") == b"!"
+    assert not edited.at_boundary
+    assert edited.uncounted == 1
+    assert meter.seen == []
+
+
+def held_by(scanner: Scanner) -> int:
+    return len(scanner._held)  # type: ignore[attr-defined]
+
+
+@framings
+def test_no_more_is_held_than_the_bounds_say(framing: Framing) -> None:
+    edited, _ = tap(framing, max_event=2000, hold=1000, withholds=True, most=5)
+    event = framing.event(b"content" + b"x" * 100_000)
+    passed = came = 0
+    for data in pieces(event, cycle([300])):
+        came += len(data)
+        passed += len(edited.feed(data))
+        assert came - passed <= 1000
+        assert held_by(edited._scanner) <= 2000
+    assert passed == came
+
+
+# Answers that are no stream
+
+
+@patient
+@given(body=st.binary(max_size=100), sizes=SIZES)
+def test_a_whole_answer_passes_and_is_read_at_its_end(body: bytes, sizes: list[int]) -> None:
+    meter = FakeMeter()
+    whole = WholeTap(meter, 100)
+    for data in pieces(body, cycle(sizes)):
+        assert whole.feed(data) is data
+        assert not meter.whole
+    assert whole.finish() == b""
+    assert meter.whole == [body]
+    assert whole.uncounted == 0
+    assert not whole.at_boundary
+
+
+def test_a_whole_answer_beyond_the_bound_passes_unread() -> None:
+    meter = FakeMeter()
+    whole = WholeTap(meter, 100)
+    for _ in range(50):
+        assert whole.feed(b"x" * 30) == b"x" * 30
+        assert sum(map(len, whole._pieces)) <= 100
+    assert whole.finish() == b""
+    assert meter.whole == []
+    assert whole.uncounted == 1
+
+
+def test_a_last_line_without_its_end_is_read() -> None:
+    line = b'{"message":{"role":"assistant","content":"x"},"done":true,"done_reason":"stop","eval_count":7}'
+    meter = OLLAMA_CHAT.meter(Asked(), GENERIC, cuttable=False)
+    made = Tap(NdjsonScanner(1000), meter, hold=0, withholds=False, budget=None)
+    assert made.feed(line) == line
+    assert made.finish() == b""
+    assert meter.usage.output == 7
