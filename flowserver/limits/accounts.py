@@ -1,0 +1,189 @@
+"""What the memory store counts of one limit each. No I/O; `now` is milliseconds, and all numbers are whole.
+
+The same arithmetic is in common.lua, for Redis.
+"""
+
+from __future__ import annotations
+
+from .store import (
+    PAST_QUOTA,
+    Cause,
+    Limit,
+    LimitState,
+    Quota,
+    RequestBucket,
+    Slots,
+    TokenBucket,
+    Usage,
+    lease_size,
+    milliseconds,
+)
+
+
+class BucketAccount:
+    """What a bucket lacks, in parts of a token. Full is 0, so a full bucket need not be kept.
+
+    Refilling late is the same as refilling often, and so is giving back late: only the floor of 0 could tell, and
+    below it there is nothing to give back.
+    """
+
+    __slots__ = ("_at", "_lacks", "limit")
+
+    cause = Cause.RATE
+
+    def __init__(self, limit: RequestBucket | TokenBucket, now: int) -> None:
+        self.limit = limit
+        self._lacks = 0
+        self._at = now
+
+    def refresh(self, limit: RequestBucket | TokenBucket, now: int) -> None:
+        """Refill until now; to be called before anything else."""
+        old = self.limit
+        elapsed = now - self._at
+        if elapsed > 0 and self._lacks:
+            self._lacks = max(0, self._lacks - elapsed * old.refill)
+        self._at = now
+        if limit is not old:
+            if limit.parts != old.parts:
+                self._lacks = -(-self._lacks * limit.parts // old.parts)
+            self.limit = limit
+
+    def room(self) -> int:
+        """Whole tokens that are there; less than 0 when overdrawn."""
+        limit = self.limit
+        return limit.capacity - -(-self._lacks // limit.parts)
+
+    def lease(self, want: int, room: int) -> int:
+        return min(want, room)
+
+    def wait(self, amount: int, now: int) -> int | None:
+        """Milliseconds until `amount` will be there."""
+        limit = self.limit
+        if amount > limit.capacity:
+            return None
+        return -(-(self._lacks + (amount - limit.capacity) * limit.parts) // limit.refill)
+
+    def take(self, amount: int) -> None:
+        self._lacks += amount * self.limit.parts
+
+    def charge(self, amount: int, over: int) -> None:
+        """Of `amount` tokens used, `over` were not taken before."""
+        self._lacks += over * self.limit.parts
+
+    def give(self, amount: int) -> None:
+        self._lacks = max(0, self._lacks - amount * self.limit.parts)
+
+    def is_over(self, now: int) -> bool:
+        """Whether forgetting it changes nothing."""
+        return self._lacks <= (now - self._at) * self.limit.refill
+
+    def state(self, now: int) -> LimitState:
+        limit = self.limit
+        return LimitState(limit, max(0, self.room()), -(-self._lacks // limit.refill) / 1000)
+
+    def usage(self, now: int) -> Usage:
+        limit = self.limit
+        return Usage(limit, limit.capacity - self.room(), 0, self.state(now).reset)
+
+
+class SlotsAccount:
+    """Streams at once."""
+
+    __slots__ = ("_taken", "limit")
+
+    cause = Cause.CONCURRENCY
+
+    def __init__(self, limit: Slots, now: int) -> None:
+        self.limit = limit
+        self._taken = 0
+
+    def refresh(self, limit: Slots, now: int) -> None:
+        self.limit = limit
+
+    def room(self) -> int:
+        return self.limit.most - self._taken
+
+    def wait(self, amount: int, now: int) -> int | None:
+        return None
+
+    def take(self, amount: int) -> None:
+        self._taken += amount
+
+    def give(self, amount: int) -> None:
+        self._taken -= amount
+
+    def is_over(self, now: int) -> bool:
+        return not self._taken
+
+    def state(self, now: int) -> LimitState:
+        return LimitState(self.limit, max(0, self.room()), None)
+
+    def usage(self, now: int) -> Usage:
+        return Usage(self.limit, self._taken, 0, None)
+
+
+class QuotaAccount:
+    """One period of a quota: the next one has an account of its own."""
+
+    __slots__ = ("_ends", "_reserved", "_used", "limit")
+
+    cause = Cause.QUOTA
+
+    def __init__(self, limit: Quota, now: int) -> None:
+        self.limit = limit
+        self._used = 0
+        self._reserved = 0
+        self._ends = quota_end(limit, now)
+
+    def refresh(self, limit: Quota, now: int) -> None:
+        self.limit = limit
+
+    def room(self) -> int:
+        return self.limit.most - self._used - self._reserved
+
+    def lease(self, want: int, room: int) -> int:
+        return lease_size(want, room)
+
+    def wait(self, amount: int, now: int) -> int | None:
+        """Until its end; not known when it is leases that stand in the way, which may come back sooner."""
+        return self._ends - now if self._used + amount > self.limit.most else None
+
+    def take(self, amount: int) -> None:
+        self._reserved += amount
+
+    def charge(self, amount: int, over: int) -> None:
+        self._used += amount
+        self._reserved -= amount - over
+
+    def give(self, amount: int) -> None:
+        self._reserved -= amount
+
+    def is_over(self, now: int) -> bool:
+        return self._ends <= now
+
+    def state(self, now: int) -> LimitState:
+        return LimitState(self.limit, max(0, self.room()), (self._ends - now) / 1000)
+
+    def usage(self, now: int) -> Usage:
+        return Usage(self.limit, self._used, self._reserved, (self._ends - now) / 1000)
+
+
+Account = BucketAccount | SlotsAccount | QuotaAccount
+
+
+def account_of(limit: Limit, now: int) -> Account:
+    """A new one: nothing of `limit` is taken."""
+    if isinstance(limit, Quota):
+        return QuotaAccount(limit, now)
+    if isinstance(limit, Slots):
+        return SlotsAccount(limit, now)
+    return BucketAccount(limit, now)
+
+
+def quota_end(limit: Quota, now: int) -> int:
+    """When a period that is first used now ends, in milliseconds."""
+    if limit.ttl is not None:
+        return now + milliseconds(limit.ttl)
+    assert limit.ends_at is not None
+    end = milliseconds(limit.ends_at)
+    return end if end > now else now + milliseconds(PAST_QUOTA)

@@ -1,0 +1,250 @@
+"""Tenants that are kept in Redis, beside their counters: `flowserver tenants` writes them, relays look them up.
+
+    flow:{NAME}:tenant    the tenant as JSON (`relay/tenant_tables.py`): the truth, in one key
+    flow:key:DIGEST       the name of the tenant that a key belongs to
+    flow:tenants          the names of all
+
+In a cluster these are on different nodes, so no transaction spans them. Pointers are therefore written before the truth
+and deleted after it, and count only where the truth agrees: what breaks off between leaves pointers that mean nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import orjson
+from redis.exceptions import RedisClusterException, RedisError
+
+from ..relay.ports import Clock
+from ..relay.tenant_tables import TenantError, read_tenant, table_of
+from ..relay.tenants import Tenant, digest_of, refusal, was_issued
+from .redis import CONNECTIONS, PREFIX, _client
+from .store import StoreUnavailable, tenant_key
+
+NAMES = f"{PREFIX}tenants"
+
+FRESH = 5.0
+"""Seconds that a relay takes what it found for true: so late it sees a key that was withdrawn."""
+MOST_CACHED = 10_000
+"""Keys, of the known and of the unknown ones each."""
+
+_SWAP = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2]) end
+return 1
+"""
+
+_T = TypeVar("_T")
+
+Done = Callable[[Tenant | None, bool], None]
+"""Hears whose key it is, and whether that could be found out."""
+
+
+class Directory:
+    """Reads and writes tenants. `url` as `RedisStore` takes it; no call takes longer than `deadline` milliseconds.
+
+    All methods raise `StoreUnavailable`, also for a tenant whose JSON can't be read.
+    """
+
+    __slots__ = ("_client", "_deadline", "_turns")
+
+    def __init__(self, url: str, *, deadline: float = 50.0) -> None:
+        self._client = _client(url)
+        self._deadline = deadline / 1000
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+
+    async def find(self, digest: bytes) -> Tenant | None:
+        """Whose key it is; whether it may be used is for `refusal` to say."""
+        return await self._within(self._find, digest)
+
+    async def get(self, name: str) -> Tenant | None:
+        return await self._within(self._get, name)
+
+    async def names(self) -> list[str]:
+        """Sorted. One may be gone when it is asked for."""
+        return sorted(name.decode() for name in await self._within(self._do, "SMEMBERS", NAMES))
+
+    async def add(self, tenant: Tenant) -> bool:
+        """False: there is one of this name."""
+        return await self._within(self._add, tenant)
+
+    async def change(self, name: str, change: Callable[[Tenant], Tenant]) -> Tenant | None:
+        """Put what `change` makes of it in its place. It may be called again, when another change came first; the name
+        stays. Returns the new one; None: there is none of this name."""
+        return await self._within(self._change, name, change)
+
+    async def remove(self, name: str) -> bool:
+        """False: there was none. What its limits count stays until it expires by itself."""
+        return await self._within(self._remove, name)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    # --- inside ---
+
+    async def _find(self, digest: bytes) -> Tenant | None:
+        name = await self._do("GET", _pointer(digest))
+        tenant = await self._get(name.decode()) if name is not None else None
+        return tenant if tenant is not None and digest in _digests(tenant) else None
+
+    async def _get(self, name: str) -> Tenant | None:
+        stored = await self._do("GET", _truth(name))
+        return _read(name, stored) if stored is not None else None
+
+    async def _add(self, tenant: Tenant) -> bool:
+        await self._do("SADD", NAMES, tenant.name)
+        await self._point(tenant.name, _digests(tenant))
+        added = await self._do("SET", _truth(tenant.name), _write(tenant), "NX")
+        if not added:
+            await self._forget(_digests(tenant))
+        return bool(added)
+
+    async def _change(self, name: str, change: Callable[[Tenant], Tenant]) -> Tenant | None:
+        while (stored := await self._do("GET", _truth(name))) is not None:
+            old = _read(name, stored)
+            new = change(old)
+            await self._point(name, _digests(new) - _digests(old))
+            if await self._swap(name, stored, _write(new)):
+                await self._forget(_digests(old) - _digests(new))
+                return new
+            await self._forget(_digests(new) - _digests(old))
+        return None
+
+    async def _remove(self, name: str) -> bool:
+        while (stored := await self._do("GET", _truth(name))) is not None:
+            if await self._swap(name, stored, b""):
+                await self._do("SREM", NAMES, name)
+                await self._forget(_digests(_read(name, stored)))
+                return True
+        await self._do("SREM", NAMES, name)
+        return False
+
+    async def _swap(self, name: str, old: bytes, new: bytes) -> bool:
+        """Only if nobody else changed it meanwhile. Nothing as the new one removes it."""
+        return bool(await self._do("EVAL", _SWAP, 1, _truth(name), old, new))
+
+    async def _point(self, name: str, digests: set[bytes]) -> None:
+        for digest in digests:
+            await self._do("SET", _pointer(digest), name)
+
+    async def _forget(self, digests: set[bytes]) -> None:
+        for digest in digests:
+            await self._do("DEL", _pointer(digest))
+
+    async def _do(self, *command: Any) -> Any:
+        return await self._client.execute_command(*command)
+
+    async def _within(self, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
+        try:
+            async with asyncio.timeout(self._deadline), self._turns:
+                return await call(*arguments)
+        except (RedisError, RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
+            raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error
+
+
+class KnownTenants:
+    """What one relay asks of a directory. Answers of the last seconds come from memory, also that a key is unknown.
+
+    Unknown keys are kept apart, so that a flood of them puts no known one out. `wall` tells seconds since the epoch, by
+    which keys expire. With `outlive`, who was known before stays known while Redis does not answer.
+    """
+
+    __slots__ = ("_asking", "_clock", "_directory", "_known", "_outlive", "_unknown", "_waiting", "_wall")
+
+    def __init__(self, directory: Directory, clock: Clock, wall: Callable[[], float], *, outlive: bool = False) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._wall = wall
+        self._outlive = outlive
+        self._known: OrderedDict[bytes, tuple[Tenant, float]] = OrderedDict()
+        """By digest, with the time until which it is fresh; the one used longest ago first."""
+        self._unknown: OrderedDict[bytes, float] = OrderedDict()
+        self._waiting: dict[bytes, list[Done]] = {}
+        """Who asked for a key that is being looked up: once, however many ask."""
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def find(self, key: bytes, done: Done) -> None:
+        """Whose `key` is: at once where that is known, else later. None: nobody's, expired, or its tenant is disabled;
+        with False, that Redis did not tell."""
+        digest = digest_of(key)
+        now = self._clock()
+        tenant, fresh_until = self._known.get(digest, (None, 0.0))
+        if tenant is not None and now < fresh_until:
+            self._known.move_to_end(digest)
+            done(self._usable(tenant, digest), True)
+        elif not was_issued(key) or now < self._unknown.get(digest, 0.0):
+            done(None, True)
+        elif digest in self._waiting:
+            self._waiting[digest].append(done)
+        else:
+            self._waiting[digest] = [done]
+            task = asyncio.get_running_loop().create_task(self._look_up(digest))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def close(self) -> None:
+        """Lookups under way end, and who waits for them hears nothing more."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+        await self._directory.close()
+
+    async def _look_up(self, digest: bytes) -> None:
+        told = True
+        try:
+            tenant = await self._directory.find(digest)
+            self._keep(digest, tenant)
+        except StoreUnavailable:
+            tenant = self._known[digest][0] if self._outlive and digest in self._known else None
+            told = tenant is not None
+            if tenant is not None:  # so that not each request waits for Redis in vain
+                self._keep(digest, tenant)
+        finally:
+            waiting = self._waiting.pop(digest)
+        for done in waiting:
+            done(self._usable(tenant, digest), told)
+
+    def _keep(self, digest: bytes, tenant: Tenant | None) -> None:
+        until = self._clock() + FRESH
+        self._known.pop(digest, None)
+        self._unknown.pop(digest, None)
+        if tenant is None:
+            _put(self._unknown, digest, until)
+        else:
+            _put(self._known, digest, (tenant, until))
+
+    def _usable(self, tenant: Tenant | None, digest: bytes) -> Tenant | None:
+        return tenant if refusal(tenant, digest, self._wall()) is None else None
+
+
+def _put(cache: OrderedDict[bytes, _T], digest: bytes, value: _T) -> None:
+    cache[digest] = value
+    if len(cache) > MOST_CACHED:
+        cache.popitem(last=False)
+
+
+def _truth(name: str) -> str:
+    return PREFIX + tenant_key(name, "tenant")
+
+
+def _pointer(digest: bytes) -> str:
+    return f"{PREFIX}key:{digest.hex()}"
+
+
+def _digests(tenant: Tenant) -> set[bytes]:
+    return {key.sha256 for key in tenant.keys}
+
+
+def _write(tenant: Tenant) -> bytes:
+    return orjson.dumps(table_of(tenant))
+
+
+def _read(name: str, stored: bytes) -> Tenant:
+    try:
+        table = orjson.loads(stored)
+        return read_tenant(table if isinstance(table, dict) else {}, name)
+    except (orjson.JSONDecodeError, TenantError) as error:
+        raise StoreUnavailable(f"what Redis has of the tenant {name} can't be read: {error}") from error

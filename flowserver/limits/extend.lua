@@ -1,0 +1,26 @@
+-- Charge what is used, move the lease on, and take more. ARGV: used, want. Returns the tokens granted; -1: not known.
+
+local lease = read_lease()
+if not lease then
+  lease = read_marker() -- an expired one is taken up again
+  if not lease then return -1 end
+  if lease.settled then return 0 end
+  redis.call('DEL', marker)
+end
+local used, want = tonumber(ARGV[5]), math.max(0, tonumber(ARGV[6]))
+local accounts = open_held(lease)
+charge(lease, accounts, used)
+
+local granted = want
+for _, account in ipairs(accounts) do
+  if account.kind == 'q' then granted = math.min(granted, lease_size(want, room(account))) end
+end
+lease.total = lease.total + granted
+lease.ends = now + ttl
+for _, account in ipairs(accounts) do
+  take(account, granted)
+  save(account)
+  if account.kind == 's' then take_slot(account, lease.ends) end
+end
+write_lease(lease)
+return granted

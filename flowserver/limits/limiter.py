@@ -1,0 +1,79 @@
+"""A limit store for the middle: calls that return at once, answers by callback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from .store import Cause, Decision, Limit, LimitStore, StoreUnavailable
+
+_T = TypeVar("_T")
+
+
+class StoreLimiter:
+    """A `relay.permit.Limiter`. What the store does not answer is no tokens; `Guarded` has a policy for that."""
+
+    __slots__ = ("_is_local", "_store", "_tasks", "lease", "renewal")
+
+    def __init__(self, store: LimitStore, *, lease: int, life: float, is_local: bool) -> None:
+        """`lease` tokens at a time; `life` is how many seconds a lease lasts that nobody moves on. `is_local`: the
+        store is in this process and never waits, so that its calls need no task (of some 20 us)."""
+        self._store = store
+        self._is_local = is_local
+        self.lease = lease
+        self.renewal = life / 3
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
+        self._run(self._store.admit(stream_id, limits, need=need, want=need + self.lease), done, NOT_ADMITTED)
+
+    def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
+        self._run(self._store.extend(stream_id, used, want), done, 0)
+
+    def settle(self, stream_id: str, used: int) -> None:
+        self._run(self._store.settle(stream_id, used), _ignore, False)
+
+    async def close(self) -> None:
+        """Let what is under way come to its end: streams that settle. Stores have their own deadlines."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._store.close()
+
+    def _run(self, call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
+        """`done` gets what `call` gives, or `otherwise` where the store fails."""
+        if self._is_local:
+            done(_finished(call, otherwise))
+            return
+        task = asyncio.get_running_loop().create_task(_wait(call, done, otherwise))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _finished(call: Coroutine[Any, Any, _T], otherwise: _T) -> _T:
+    """The result of a coroutine that never waits."""
+    try:
+        call.send(None)
+    except StopIteration as over:
+        result: _T = over.value
+        return result
+    except StoreUnavailable:
+        return otherwise
+    raise RuntimeError("a store that is local waited for something")
+
+
+async def _wait(call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
+    result = otherwise
+    try:
+        with contextlib.suppress(StoreUnavailable):
+            result = await call
+    finally:  # whatever went wrong, nobody is to wait for ever
+        done(result)
+
+
+def _ignore(settled: bool) -> None:
+    """Whether there was something to settle is of no interest here."""
+
+
+NOT_ADMITTED = Decision(False, 0, (), Cause.UNAVAILABLE)

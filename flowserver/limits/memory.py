@@ -1,0 +1,215 @@
+"""Limits of one process, in its own memory. What is over is swept a little with every call, so memory stays bounded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .accounts import Account, QuotaAccount, SlotsAccount, account_of
+from .store import Decision, LeaseLost, Limit, RequestBucket, Usage, check_tag, milliseconds, tag_of
+
+
+class _Lease:
+    """What one stream holds. `total` counts what it was ever granted, `used` what of it is charged."""
+
+    __slots__ = ("held", "settled", "total", "until", "used")
+
+    def __init__(self, held: list[tuple[Limit, Account]], total: int, until: int) -> None:
+        self.held = held
+        """What is given back: all but requests."""
+        self.total = total
+        self.used = 0
+        self.until = until
+        """When it expires, or is forgotten; milliseconds."""
+        self.settled = False
+
+
+class MemoryStore:
+    """A `LimitStore`. `clock` tells seconds since the epoch, as quotas end by it.
+
+    A lease lives for `ttl` seconds; of one that settled or expired it is known for `remember` seconds.
+    """
+
+    __slots__ = ("_accounts", "_clock", "_leases", "_over", "_remember", "_ttl")
+
+    def __init__(self, clock: Callable[[], float], *, ttl: float = 60.0, remember: float = 600.0) -> None:
+        self._clock = clock
+        self._ttl = milliseconds(ttl)
+        self._remember = milliseconds(remember)
+        # Ordered dicts, as they lose their first entry in constant time: plain ones leave holes that are walked over.
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        """By key; the one looked at longest ago first."""
+        self._leases: OrderedDict[str, _Lease] = OrderedDict()
+        """By stream; the one that expires first comes first."""
+        self._over: OrderedDict[str, _Lease] = OrderedDict()
+        """Settled and expired ones; the one forgotten first comes first."""
+
+    def __len__(self) -> int:
+        """Entries held, of any kind."""
+        return len(self._accounts) + len(self._leases) + len(self._over)
+
+    # --- LimitStore ---
+
+    async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
+        check_tag(tag_of(stream_id), limits)
+        now = self._now()
+        self._sweep(now, len(limits) + 1)
+        accounts = [self._account(limit, now) for limit in limits]
+        if (lease := self._leases.get(stream_id)) is not None:
+            return _admitted(accounts, lease.total - lease.used, now)
+        need = max(1, need)
+        granted = max(need, want)
+        for account in accounts:
+            room = account.room()
+            counts_tokens = account.limit.counts_tokens
+            cost = need if counts_tokens else 1
+            if room < cost:
+                return _refused(accounts, account, cost, now)
+            if not isinstance(account, SlotsAccount) and counts_tokens:
+                granted = min(granted, max(need, account.lease(granted, room)))
+        held = [(account.limit, account) for account in accounts if type(account.limit) is not RequestBucket]
+        for account in accounts:
+            self._accounts[account.limit.key] = account
+            account.take(granted if account.limit.counts_tokens else 1)
+        self._over.pop(stream_id, None)
+        self._leases[stream_id] = _Lease(held, granted, now + self._ttl)
+        return _admitted(accounts, granted, now)
+
+    async def extend(self, stream_id: str, used: int, want: int) -> int:
+        now = self._now()
+        self._sweep(now, 1)
+        lease = self._leases.get(stream_id)
+        if lease is None:
+            lease = self._over.get(stream_id)
+            if lease is None:
+                raise LeaseLost(f"nothing is known of the stream {stream_id}")
+            if lease.settled:
+                return 0
+            self._revive(stream_id, lease, now)
+        self._refresh(lease, now)
+        _charge(lease, used)
+        granted = max(0, want)
+        for _, account in lease.held:
+            if isinstance(account, QuotaAccount) and not account.is_over(now):
+                granted = min(granted, account.lease(want, account.room()))
+        for _, account in lease.held:
+            if not isinstance(account, SlotsAccount):
+                account.take(granted)
+        lease.total += granted
+        lease.until = now + self._ttl
+        self._leases.move_to_end(stream_id)
+        return granted
+
+    async def settle(self, stream_id: str, used: int) -> bool:
+        now = self._now()
+        self._sweep(now, 1)
+        lease = self._leases.get(stream_id)
+        if lease is None:
+            lease = self._over.get(stream_id)
+            if lease is None or lease.settled:
+                return False
+            self._refresh(lease, now)
+            _charge(lease, used)
+        else:
+            self._refresh(lease, now)
+            _charge(lease, used)
+            self._end(stream_id, lease, now)
+        lease.settled = True
+        lease.held = []
+        return True
+
+    async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
+        if not limits:
+            return ()
+        check_tag(tag_of(limits[0].key), limits)
+        now = self._now()
+        self._sweep(now, 1)
+        return tuple(self._account(limit, now).usage(now) for limit in limits)
+
+    async def close(self) -> None:
+        pass
+
+    # --- inside ---
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _account(self, limit: Limit, now: int) -> Account:
+        """The account of a limit, up to date. A new one is kept by who takes from it: a refusal leaves no trace."""
+        account = self._accounts.get(limit.key)
+        if account is None or (isinstance(account, QuotaAccount) and account.is_over(now)):
+            return account_of(limit, now)
+        _refresh(account, limit, now)
+        return account
+
+    def _refresh(self, lease: _Lease, now: int) -> None:
+        """Bring what a lease holds up to date. An account may have been swept meanwhile, since it lacked nothing, or
+        replaced; a quota's account stands for its own period."""
+        for index, (limit, account) in enumerate(lease.held):
+            if not isinstance(account, QuotaAccount):
+                account = self._accounts.setdefault(limit.key, account)
+                _refresh(account, account.limit, now)
+                lease.held[index] = limit, account
+
+    def _end(self, stream_id: str, lease: _Lease, now: int) -> None:
+        """Give back what a lease holds beyond what is charged, and remember it."""
+        for _, account in lease.held:
+            account.give(1 if isinstance(account, SlotsAccount) else lease.total - lease.used)
+        lease.total = lease.used
+        lease.until = now + self._remember
+        del self._leases[stream_id]
+        self._over[stream_id] = lease
+
+    def _revive(self, stream_id: str, lease: _Lease, now: int) -> None:
+        """An expired lease whose stream runs after all takes its slot again, free or not: it is there."""
+        del self._over[stream_id]
+        self._leases[stream_id] = lease
+        self._refresh(lease, now)
+        for _, account in lease.held:
+            if isinstance(account, SlotsAccount):
+                account.take(1)
+
+    def _sweep(self, now: int, count: int) -> None:
+        """Let leases expire, and look at `count` accounts whether they are over: more than a call adds."""
+        leases, over, accounts = self._leases, self._over, self._accounts
+        while leases:
+            stream_id, lease = next(iter(leases.items()))
+            if lease.until > now:
+                break
+            self._refresh(lease, now)
+            self._end(stream_id, lease, now)
+        while over and over[next(iter(over))].until <= now:
+            over.popitem(last=False)
+        for _ in range(min(count, len(accounts))):
+            key = next(iter(accounts))
+            if accounts[key].is_over(now):
+                del accounts[key]
+            else:
+                accounts.move_to_end(key)
+
+
+def _refresh(account: Account, limit: Any, now: int) -> None:
+    account.refresh(limit, now)
+
+
+def _charge(lease: _Lease, used: int) -> None:
+    """What is used is charged for good; what was used beyond the lease also."""
+    if used <= lease.used:
+        return
+    amount, over = used - lease.used, max(0, used - lease.total)
+    for _, account in lease.held:
+        if not isinstance(account, SlotsAccount):
+            account.charge(amount, over)
+    lease.used = used
+    lease.total = max(lease.total, used)
+
+
+def _admitted(accounts: Sequence[Account], granted: int, now: int) -> Decision:
+    return Decision(True, granted, tuple([account.state(now) for account in accounts]))
+
+
+def _refused(accounts: Sequence[Account], by: Account, cost: int, now: int) -> Decision:
+    wait = by.wait(cost, now)
+    states = tuple([account.state(now) for account in accounts])
+    return Decision(False, 0, states, by.cause, by.limit, None if wait is None else wait / 1000)

@@ -1,0 +1,179 @@
+"""Without its store a relay goes on alone, or refuses, and comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import pytest
+
+from flowserver.limits.guarded import AT_ONCE, Guarded, Policy
+from flowserver.limits.memory import MemoryStore
+from flowserver.limits.store import Cause, Decision, Limit, Quota, Slots, StoreUnavailable, Usage
+from flowserver.relay.health import Health
+from tests.support.clock import FakeClock
+
+_T = TypeVar("_T")
+
+LIMITS = (Slots("{t}:slots", 2), Quota("{t}:quota", 1000, ttl=3600))
+COOLDOWN = 5.0
+
+
+class Fragile:
+    """A store that answers while it is `well`."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.store = MemoryStore(clock)
+        self.well = True
+        self.calls = 0
+        self.gate: asyncio.Event | None = None
+        self.closed = False
+
+    async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
+        return await self._answer(lambda: self.store.admit(stream_id, limits, need=need, want=want))
+
+    async def extend(self, stream_id: str, used: int, want: int) -> int:
+        return await self._answer(lambda: self.store.extend(stream_id, used, want))
+
+    async def settle(self, stream_id: str, used: int) -> bool:
+        return await self._answer(lambda: self.store.settle(stream_id, used))
+
+    async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
+        return await self._answer(lambda: self.store.usage(limits))
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _answer(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        self.calls += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if not self.well:
+            raise StoreUnavailable("out of order")
+        return await call()
+
+
+class Rig:
+    def __init__(self, policy: Policy) -> None:
+        self.clock = FakeClock()
+        self.store = Fragile(self.clock)
+        breaker = Health(failures=2, cooldown=COOLDOWN)
+        fallback = MemoryStore(self.clock)
+        self.guarded = Guarded(self.store, fallback, policy=policy, breaker=breaker, clock=self.clock)
+        self.passed = self.guarded.passed
+
+    async def admit(self, name: str) -> Decision:
+        return await self.guarded.admit(f"{{t}}:{name}", LIMITS, need=1, want=100)
+
+
+@pytest.fixture
+def open_rig() -> Rig:
+    return Rig(Policy.OPEN)
+
+
+@pytest.fixture
+def closed_rig() -> Rig:
+    return Rig(Policy.CLOSED)
+
+
+async def test_a_store_that_is_well_decides(closed_rig: Rig) -> None:
+    assert (await closed_rig.admit("a")).granted == 100
+    assert await closed_rig.guarded.extend("{t}:a", 50, 20) == 20
+    assert await closed_rig.guarded.settle("{t}:a", 60)
+    assert (await closed_rig.guarded.usage(LIMITS))[1].used == 60
+    assert closed_rig.store.calls == 4
+
+
+async def test_open_goes_on_by_limits_of_its_own(open_rig: Rig) -> None:
+    open_rig.store.well = False
+    assert [(await open_rig.admit(name)).admitted for name in "abc"] == [True, True, False]
+    assert await open_rig.guarded.extend("{t}:a", 50, 20) == 20
+    assert (await open_rig.guarded.usage(LIMITS))[1][1:3] == (50, 170)
+    assert await open_rig.guarded.settle("{t}:a", 60)
+    assert (await open_rig.admit("c")).admitted
+    assert (open_rig.passed.requests, open_rig.passed.failures) == (3, 2)
+    assert open_rig.store.calls == 2  # from then on the breaker spares the wait
+
+
+async def test_closed_refuses(closed_rig: Rig) -> None:
+    closed_rig.store.well = False
+    first, second, third = [await closed_rig.admit(name) for name in "abc"]
+    assert first == (False, 0, (), Cause.UNAVAILABLE, None, None)
+    assert second == third == (False, 0, (), Cause.UNAVAILABLE, None, COOLDOWN)
+    assert (closed_rig.passed.refused, closed_rig.passed.requests) == (3, 0)
+
+
+async def test_running_streams_of_a_lost_store(open_rig: Rig, closed_rig: Rig) -> None:
+    for rig, granted in (open_rig, 20), (closed_rig, 0):
+        await rig.admit("a")
+        rig.store.well = False
+        assert await rig.guarded.extend("{t}:a", 50, 20) == granted
+        assert not await rig.guarded.settle("{t}:a", 50)
+        assert (rig.passed.tokens, rig.passed.unsettled) == (granted, 1)
+
+
+async def test_it_comes_back_by_one_probe(open_rig: Rig) -> None:
+    open_rig.store.well = False
+    for name in "ab":
+        await open_rig.admit(name)
+    open_rig.clock.advance(COOLDOWN)
+    await open_rig.admit("c")  # the probe fails
+    await open_rig.admit("d")
+    assert open_rig.store.calls == 3
+    open_rig.store.well = True
+    open_rig.clock.advance(COOLDOWN)
+    assert (await open_rig.admit("e")).admitted
+    assert (await open_rig.admit("f")).admitted
+    assert open_rig.store.calls == 5
+    assert (await open_rig.guarded.usage(LIMITS))[0].used == 2
+
+
+async def test_a_stream_stays_with_the_store_that_admitted_it(open_rig: Rig) -> None:
+    open_rig.store.well = False
+    await open_rig.admit("a")
+    open_rig.store.well = True
+    assert await open_rig.guarded.extend("{t}:a", 50, 20) == 20
+    assert await open_rig.guarded.settle("{t}:a", 60)
+    assert open_rig.store.calls == 1
+    assert (await open_rig.guarded.usage(LIMITS))[1].used == 0
+
+
+async def test_a_lost_lease_is_no_failure_of_the_store(open_rig: Rig) -> None:
+    for _ in range(5):
+        assert await open_rig.guarded.extend("{t}:a", 50, 20) == 20
+    assert (open_rig.store.calls, open_rig.passed.failures, open_rig.passed.tokens) == (5, 0, 100)
+
+
+async def test_a_cancelled_probe_is_followed_by_another(open_rig: Rig) -> None:
+    open_rig.store.well = False
+    for name in "ab":
+        await open_rig.admit(name)
+    open_rig.clock.advance(COOLDOWN)
+    open_rig.store.gate = asyncio.Event()
+    probe = asyncio.ensure_future(open_rig.admit("c"))
+    await asyncio.sleep(0)
+    assert open_rig.store.calls == 3
+    assert not (await open_rig.admit("d")).admitted  # beside a probe, its own limits hold
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    open_rig.store.gate, open_rig.store.well = None, True
+    assert (await open_rig.admit("e")).admitted
+    assert open_rig.store.calls == 4
+
+
+async def test_a_rush_waits_for_its_turn_and_not_for_a_store_that_is_gone(closed_rig: Rig) -> None:
+    gate = closed_rig.store.gate = asyncio.Event()
+    rush = [asyncio.ensure_future(closed_rig.admit(f"s{number}")) for number in range(10 * AT_ONCE)]
+    await asyncio.sleep(0)
+    assert closed_rig.store.calls == AT_ONCE
+    closed_rig.store.well = False
+    gate.set()
+    assert not any(decision.admitted for decision in await asyncio.gather(*rush))
+    assert closed_rig.store.calls < 3 * AT_ONCE
+
+
+async def test_closing_closes_the_store(open_rig: Rig) -> None:
+    await open_rig.guarded.close()
+    assert open_rig.store.closed

@@ -1,0 +1,354 @@
+"""Limits under any order of events: held to a naive model, the two stores to one another, and to no more than is
+allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from flowserver.limits.memory import MemoryStore
+from flowserver.limits.redis import RedisStore
+from flowserver.limits.store import (
+    LeaseLost,
+    Limit,
+    LimitStore,
+    Quota,
+    RequestBucket,
+    Slots,
+    TokenBucket,
+    tenant_key,
+)
+from tests.support.clock import FakeClock
+from tests.support.redis import RedisServer, running_redis
+
+START = 1_700_000_000.0
+TTL, REMEMBER = 3000, 7000
+"""Milliseconds."""
+
+BUCKET = TokenBucket("{t}:bucket", 900, 700, period=3)
+SLOTS = Slots("{t}:slots", 3)
+QUOTA = Quota("{t}:quota", 1500, ttl=10.0)
+LIMITS = (BUCKET, SLOTS, QUOTA)
+STREAMS = ["{t}:" + name for name in "abcdef"]
+
+TOKENS = st.integers(0, 700)
+STEPS = st.sampled_from([1, 7, 333, 1000, TTL - 1, TTL, REMEMBER]) | st.integers(1, 5000)
+
+
+# A naive model: everything happens at its own time, and all sums are made anew.
+
+
+@dataclass
+class Stream:
+    used: int
+    total: int
+    until: int
+    period: int
+    state: str = "live"
+
+
+class Model:
+    def __init__(self) -> None:
+        self.now = 0
+        self.level = Fraction(BUCKET.capacity)
+        self.streams: dict[str, Stream] = {}
+        self.charged: dict[int, int] = {}
+        """By period of the quota."""
+        self.ends: list[int] = []
+        """Of the periods so far."""
+
+    def advance(self, duration: int) -> None:
+        target = self.now + duration
+        while due := [each for each in self.streams.items() if each[1].until <= target]:
+            name, stream = min(due, key=lambda each: each[1].until)
+            self._pass(stream.until)
+            if stream.state == "live":
+                self._give(stream.total - stream.used)
+                # It is remembered from when the store notices: with its next call, right after the jump.
+                stream.state, stream.total, stream.until = "expired", stream.used, target + REMEMBER
+            else:
+                del self.streams[name]
+        self._pass(target)
+
+    def admit(self, name: str, need: int, want: int) -> int | None:
+        stream = self.streams.get(name)
+        if stream is not None and stream.state == "live":
+            return stream.total - stream.used
+        need = max(1, need)
+        left = self.left
+        if int(self.level) < need or len(self.live) >= SLOTS.most or left < need:
+            return None
+        granted = max(need, min(want, int(self.level), self._lease(want, left)))
+        if not self._runs():
+            self.ends.append(self.now + 10_000)
+            self.charged[self.period] = 0
+        self.level -= granted
+        self.streams[name] = Stream(0, granted, self.now + TTL, self.period)
+        return granted
+
+    def extend(self, name: str, used: int, want: int) -> int | None:
+        stream = self.streams.get(name)
+        if stream is None:
+            return None
+        if stream.state == "settled":
+            return 0
+        self._charge(stream, used)
+        in_period = self._runs() and stream.period == self.period
+        granted = self._lease(want, self.left) if in_period else want
+        stream.total += granted
+        self.level -= granted
+        stream.state, stream.until = "live", self.now + TTL
+        return granted
+
+    def settle(self, name: str, used: int) -> bool:
+        stream = self.streams.get(name)
+        if stream is None or stream.state == "settled":
+            return False
+        self._charge(stream, used)
+        self._give(stream.total - stream.used)
+        if stream.state == "live":
+            stream.until = self.now + REMEMBER
+        stream.state, stream.total = "settled", stream.used
+        return True
+
+    def usage(self) -> list[tuple[int, int]]:
+        lacks = BUCKET.capacity - self.level
+        used = self.charged[self.period] if self._runs() else 0
+        return [(-int(-lacks // 1), 0), (len(self.live), 0), (used, self.reserved)]
+
+    @property
+    def live(self) -> list[Stream]:
+        return [stream for stream in self.streams.values() if stream.state == "live"]
+
+    @property
+    def period(self) -> int:
+        return len(self.ends) - 1
+
+    @property
+    def reserved(self) -> int:
+        if not self._runs():
+            return 0
+        return sum(stream.total - stream.used for stream in self.live if stream.period == self.period)
+
+    @property
+    def left(self) -> int:
+        return QUOTA.most - self.reserved - (self.charged[self.period] if self._runs() else 0)
+
+    def _runs(self) -> bool:
+        return bool(self.ends) and self.now < self.ends[-1]
+
+    def _pass(self, now: int) -> None:
+        self.level += Fraction(BUCKET.refill * (now - self.now), BUCKET.parts)
+        self.level = min(self.level, Fraction(BUCKET.capacity))
+        self.now = now
+
+    def _give(self, amount: int) -> None:
+        self.level = min(self.level + amount, Fraction(BUCKET.capacity))
+
+    def _charge(self, stream: Stream, used: int) -> None:
+        if used <= stream.used:
+            return
+        self.level -= max(0, used - stream.total)
+        if self._runs() and stream.period == self.period:
+            self.charged[stream.period] += used - stream.used
+        stream.used, stream.total = used, max(stream.total, used)
+
+    @staticmethod
+    def _lease(want: int, left: int) -> int:
+        return max(0, min(want, left, max(64, left // 4)))
+
+
+class StoreAndModel(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = FakeClock(START)
+        self.store = MemoryStore(self.clock, ttl=TTL / 1000, remember=REMEMBER / 1000)
+        self.model = Model()
+        self.known: dict[str, int] = {}
+        self.elapsed = 0
+
+    @rule(name=st.sampled_from(STREAMS), need=st.integers(0, 200), want=TOKENS)
+    def admit(self, name: str, need: int, want: int) -> None:
+        decision = done(self.store.admit(name, LIMITS, need=need, want=want))
+        assert (decision.granted if decision.admitted else None) == self.model.admit(name, need, want)
+        if not decision.admitted:
+            assert decision.refused_by in LIMITS
+
+    @rule(name=st.sampled_from(STREAMS), used=TOKENS, want=TOKENS)
+    def extend(self, name: str, used: int, want: int) -> None:
+        assert outcome(self.store.extend(name, used, want)) == self.model.extend(name, used, want)
+
+    @rule(name=st.sampled_from(STREAMS), used=TOKENS)
+    def settle(self, name: str, used: int) -> None:
+        assert done(self.store.settle(name, used)) is self.model.settle(name, used)
+
+    @rule(duration=STEPS)
+    def advance(self, duration: int) -> None:
+        self.elapsed += duration
+        self.clock.now = START + self.elapsed / 1000
+        self.model.advance(duration)
+
+    @precondition(lambda self: bool(self.model.streams))
+    @rule()
+    def everything_ends(self) -> None:
+        for name in STREAMS:
+            done(self.store.settle(name, 0))
+            self.model.settle(name, 0)
+        used = done(self.store.usage(LIMITS))
+        assert (used[1].used, used[2].reserved) == (0, 0)
+
+    @invariant()
+    def is_what_the_model_says(self) -> None:
+        usage = done(self.store.usage(LIMITS))
+        assert [(each.used, each.reserved) for each in usage] == self.model.usage()
+
+    def teardown(self) -> None:
+        for _ in range(10):
+            self.advance(TTL + REMEMBER)
+            done(self.store.usage(LIMITS))
+        assert len(self.store) == 0
+
+
+TestStoreAndModel = StoreAndModel.TestCase
+
+
+def done(call: Any) -> Any:
+    """The result of a coroutine that never waits."""
+    try:
+        call.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
+
+
+def outcome(call: Any) -> Any:
+    try:
+        return done(call)
+    except LeaseLost:
+        return None
+
+
+# No more than is allowed
+
+
+@given(st.lists(st.integers(0, 4000), max_size=60), st.integers(1, 8), st.integers(1, 9), st.integers(1, 3))
+def test_a_bucket_lets_through_what_an_exact_one_would(
+    pauses: list[int], capacity: int, refill: int, period: int
+) -> None:
+    clock = FakeClock(START)
+    store = MemoryStore(clock)
+    limits = (RequestBucket("{t}:requests", capacity, refill, period),)
+    level, elapsed = Fraction(capacity), 0
+    for number, pause in enumerate(pauses):
+        elapsed += pause
+        clock.now = START + elapsed / 1000
+        level = min(Fraction(capacity), level + Fraction(pause * refill, period * 1000))
+        decision = done(store.admit(f"{{t}}:{number}", limits, need=1, want=1))
+        assert decision.admitted == (level >= 1)
+        if decision.admitted:
+            level -= 1
+        else:
+            assert decision.retry_after == -(-(1 - level) * period * 1000 // refill) / 1000
+        assert decision.states[0].remaining == int(level)
+
+
+@given(st.lists(st.tuples(st.sampled_from(STREAMS), TOKENS, st.booleans()), max_size=80))
+def test_a_quota_is_never_exceeded_by_streams_that_keep_to_their_leases(
+    calls: list[tuple[str, int, bool]],
+) -> None:
+    store = MemoryStore(FakeClock(START))
+    may: dict[str, int] = {}
+    used = dict.fromkeys(STREAMS, 0)
+    for name, amount, ends in calls:
+        if name not in may:
+            decision = done(store.admit(name, (QUOTA,), need=1, want=amount))
+            if decision.admitted:
+                may[name], used[name] = decision.granted, 0
+        elif ends:
+            done(store.settle(name, min(may.pop(name), used[name] + amount)))
+        else:
+            used[name] = min(may[name], used[name] + amount)
+            may[name] += done(store.extend(name, used[name], amount))
+        usage = done(store.usage((QUOTA,)))[0]
+        assert usage.used >= 0
+        assert usage.reserved == sum(may.values()) - sum(used[name] for name in may)
+        assert usage.used + usage.reserved <= QUOTA.most
+    for name in may:
+        done(store.settle(name, used[name]))
+    assert done(store.usage((QUOTA,)))[0].reserved == 0
+
+
+# Redis does what memory does
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with running_redis() as started:
+        yield started
+
+
+NAMES = st.sampled_from("abcd")
+CALLS = st.lists(
+    st.one_of(
+        st.tuples(st.just("admit"), NAMES, st.integers(0, 200), TOKENS),
+        st.tuples(st.just("extend"), NAMES, TOKENS, TOKENS),
+        st.tuples(st.just("settle"), NAMES, TOKENS, st.just(0)),
+        st.tuples(st.just("advance"), NAMES, STEPS, st.just(0)),
+    ),
+    min_size=1,
+    max_size=40,
+)
+_tenants = itertools.count()
+
+
+@settings(max_examples=60)
+@given(CALLS)
+def test_both_stores_answer_alike(server: RedisServer, calls: list[tuple[str, str, int, int]]) -> None:
+    asyncio.run(_compare(server.url, calls))
+
+
+async def _compare(url: str, calls: list[tuple[str, str, int, int]]) -> None:
+    clock = FakeClock(START)
+    lives = {"ttl": TTL / 1000, "remember": REMEMBER / 1000}
+    memory = MemoryStore(clock, **lives)
+    shared = RedisStore(url, deadline=10_000, clock=clock, **lives)
+    tenant = f"compared {next(_tenants)}"
+    limits = (
+        RequestBucket(tenant_key(tenant, "requests"), 4, 90),
+        TokenBucket(tenant_key(tenant, "bucket"), 900, 700, period=3),
+        Slots(tenant_key(tenant, "slots"), 3),
+        Quota(tenant_key(tenant, "quota"), 1500, ttl=10.0),
+    )
+    try:
+        for call in calls:
+            if call[0] == "advance":
+                clock.now = round(clock.now * 1000 + call[2]) / 1000
+            stream_id = tenant_key(tenant, call[1])
+            assert await _answer(memory, call, stream_id, limits) == await _answer(shared, call, stream_id, limits)
+    finally:
+        await shared.close()
+
+
+async def _answer(
+    store: LimitStore, call: tuple[str, str, int, int], stream_id: str, limits: tuple[Limit, ...]
+) -> tuple[object, object]:
+    result: object = None
+    try:
+        if call[0] == "admit":
+            result = await store.admit(stream_id, limits, need=call[2], want=call[3])
+        elif call[0] == "extend":
+            result = await store.extend(stream_id, call[2], call[3])
+        elif call[0] == "settle":
+            result = await store.settle(stream_id, call[2])
+    except LeaseLost:
+        result = "lost"
+    return result, await store.usage(limits)
