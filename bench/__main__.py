@@ -20,6 +20,7 @@ from bench import (
     h2_memory,
     h2_stall,
     h2_unary,
+    limits,
     memory,
     stall,
     unary,
@@ -48,6 +49,7 @@ CASES: dict[str, Case] = {
     "h2_attack": lambda relays, quick: h2_attack.run(relays, h2_attack.QUICK if quick else h2_attack.Settings()),
     "h2_memory": lambda relays, quick: h2_memory.run(relays, h2_memory.QUICK if quick else h2_memory.Settings()),
     "h2_unary": lambda relays, quick: h2_unary.run(relays, h2_unary.QUICK if quick else h2_unary.Settings()),
+    "limits": lambda relays, quick: limits.run(relays, limits.QUICK if quick else limits.FULL),
     "upstream": lambda relays, quick: upstream.run(relays, upstream.QUICK if quick else upstream.Settings()),
     "upstream_unary": lambda relays, quick: upstream_unary.run(
         relays, upstream_unary.QUICK if quick else upstream_unary.Settings()

@@ -1,4 +1,4 @@
-"""The command line: `flowserver serve | demo | simulate | check | version`."""
+"""The command line: `flowserver serve | check | tenants | demo | simulate | version`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import uvloop
 
 from . import __version__
 from .config import SETTINGS, Config, ConfigError, load, unknown_settings
+from .relay.tenant_tables import limits_table
+from .relay.tenants import Tenant
 from .topology import UpstreamSpec, load_topology
 
 
@@ -24,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         from .demo import main as demo
 
         return demo(arguments[1:])
+    if arguments[:1] == ["tenants"]:
+        from .tenants_cli import main as tenants
+
+        return tenants(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="flowserver",
         description="An edge relay for LLM token streams with backpressure that reaches the provider.",
@@ -33,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the relay")
     commands.add_parser("check", help="validate the settings and say what they mean")
+    commands.add_parser("tenants", help="keys and limits: make, list, change, show what is used")
     commands.add_parser("demo", help="simulator, relay and four clients; shows what happens")
     commands.add_parser("simulate", help="run a pretend provider")
     commands.add_parser("version", help="print the version")
@@ -88,7 +95,7 @@ def _check() -> int:
     for setting in SETTINGS:
         given = os.environ.get(setting.env)
         value = setting.default if given is None else given
-        shown = "(set)" if setting.env.endswith("_KEY") and value else value or "(none)"
+        shown = "(set)" if setting.secret and value else value or "(none)"
         print(f"{setting.env:<{width}}  {shown:<22}  {setting.doc}")
     try:
         topology = load_topology(config, os.environ)
@@ -101,7 +108,21 @@ def _check() -> int:
     for route in topology.routes:
         models = f" for {', '.join(route.models)}" if route.models else ""
         print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
+    for tenant in topology.tenants:
+        print(_describe_tenant(tenant))
     return 0
+
+
+def _describe_tenant(tenant: Tenant) -> str:
+    """One tenant of the file in a line, without the hashes of its keys."""
+    parts = ["disabled"] if tenant.disabled else []
+    parts.append("1 key" if len(tenant.keys) == 1 else f"{len(tenant.keys)} keys")
+    parts += [f"models {' '.join(tenant.models)}"] if tenant.models else []
+    parts += [f"paths {' '.join(tenant.paths)}"] if tenant.paths else []
+    limits = [("", tenant.limits), ("each user ", tenant.user)]
+    limits += [(f"{' '.join(each.models)} ", each.limits) for each in tenant.model_limits]
+    parts += [f"{whose}{name}={value}" for whose, each in limits for name, value in limits_table(each).items()]
+    return f"tenant {tenant.name}: {', '.join(parts)}"
 
 
 def _describe(spec: UpstreamSpec) -> str:

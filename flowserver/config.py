@@ -104,6 +104,11 @@ class Config:
     breaker_failures: int
     breaker_cooldown: float
     drain_timeout: float
+    redis_url: str | None = field(repr=False)
+    redis_timeout: float
+    limits_policy: str
+    lease_tokens: int
+    lease_time: float
     h2_stream_window: int
     h2_connection_window: int
     h2_max_streams: int
@@ -135,6 +140,7 @@ class Config:
             self.h2_ping_interval,
             self.heartbeat,
             self.disconnect_time,
+            self.lease_time,
             self.upstream_ping_interval,
         )
         shortest = min((t for t in timeouts if t is not None), default=4.0)
@@ -231,6 +237,28 @@ def parse_disconnect(text: str) -> str:
     return value
 
 
+def parse_policy(text: str) -> str:
+    value = text.strip().lower()
+    if value not in ("open", "closed"):
+        raise ValueError("open or closed is wanted")
+    return value
+
+
+def parse_redis_url(text: str) -> str:
+    """What the Redis client takes, checked for what it would complain of late, or not at all."""
+    wanted = "a URL such as redis://127.0.0.1:6379/0 is wanted (redis, rediss, either with +cluster, or unix)"
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.path if parts.scheme == "unix" else parts.hostname)
+        port = parts.port
+    except ValueError:
+        raise ValueError(wanted) from None
+    if parts.scheme not in ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix") or not has_place or port == 0:
+        raise ValueError(wanted)
+    return url
+
+
 def parse_dialect(text: str) -> str:
     name = text.strip().lower()
     if name not in QUIRKS:
@@ -275,6 +303,11 @@ class Setting:
     def field(self) -> str:
         return self.env.removeprefix("FLOW_").lower()
 
+    @property
+    def secret(self) -> bool:
+        """Whether its value is, or may hold, what nobody should see."""
+        return self.env.endswith("_KEY") or self.env == "FLOW_REDIS_URL"
+
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("FLOW_LISTEN", "127.0.0.1:8080", parse_addresses, "where clients connect; several with commas"),
@@ -284,7 +317,7 @@ SETTINGS: tuple[Setting, ...] = (
         _or_off(parse_address),
         "health, metrics and live streams; `off` for none. Keep it private",
     ),
-    Setting("FLOW_CONFIG", "", _or_off(str), "TOML file of providers and routes, instead of `FLOW_UPSTREAM`"),
+    Setting("FLOW_CONFIG", "", _or_off(str), "TOML file of providers, routes and tenants, instead of `FLOW_UPSTREAM`"),
     Setting("FLOW_UPSTREAM", "", _or_off(parse_url), "the provider's base URL, http or https"),
     Setting(
         "FLOW_UPSTREAM_API_KEY",
@@ -374,6 +407,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("FLOW_BREAKER_FAILURES", "5", parse_count, "failures in a row after which a provider is left alone"),
     Setting("FLOW_BREAKER_COOLDOWN", "5s", parse_time, "until it is tried again, with one request"),
     Setting("FLOW_DRAIN_TIMEOUT", "5m", parse_time, "for open streams to finish after SIGTERM"),
+    Setting(
+        "FLOW_REDIS_URL",
+        "",
+        _or_off(parse_redis_url),
+        "Redis that tenants and their limits are shared by; empty: each process counts for itself",
+    ),
+    Setting("FLOW_REDIS_TIMEOUT", "50ms", parse_time, "for each answer of Redis"),
+    Setting(
+        "FLOW_LIMITS_POLICY",
+        "open",
+        parse_policy,
+        "while Redis does not answer: `open`, each process limits by itself; `closed`, nothing starts",
+    ),
+    Setting("FLOW_LEASE_TOKENS", "256", parse_count, "tokens that a stream takes from its limits at a time"),
+    Setting("FLOW_LEASE_TIME", "30s", parse_time, "after which what a relay took and died with is free again"),
     Setting("FLOW_H2_STREAM_WINDOW", "64k", parse_window, "HTTP/2: bytes a client may send ahead on one stream"),
     Setting("FLOW_H2_CONNECTION_WINDOW", "1m", parse_window, "HTTP/2: bytes it may send ahead on all its streams"),
     Setting("FLOW_H2_MAX_STREAMS", "250", parse_count, "HTTP/2: streams at once on a connection"),
@@ -412,7 +460,7 @@ def load(environ: Mapping[str, str]) -> Config:
         try:
             values[setting.field] = setting.parse(text)
         except ValueError as error:
-            shown = "the value given" if setting.env.endswith("_KEY") else repr(text)
+            shown = "the value given" if setting.secret else repr(text)
             problems.append(f"{setting.env}: {shown} will not do: {error}")
     if not problems:
         problems = _cross_check(values)
@@ -433,6 +481,10 @@ def _cross_check(values: Mapping[str, Any]) -> list[str]:
         problems.append("FLOW_TLS_CLIENT_CA: needs FLOW_TLS_CERT and FLOW_TLS_KEY")
     if values["connect_timeout"] <= 0:
         problems.append("FLOW_CONNECT_TIMEOUT: must be above 0")
+    if values["redis_timeout"] <= 0:
+        problems.append("FLOW_REDIS_TIMEOUT: must be above 0")
+    if values["lease_time"] < 1:
+        problems.append("FLOW_LEASE_TIME: must be at least 1s")
     return problems
 
 

@@ -24,6 +24,8 @@ class EndReason(StrEnum):
 
     COMPLETE = "complete"
     BUDGET = "budget"
+    QUOTA = "quota"
+    LIMITED = "limited"
     CLIENT_GONE = "client_gone"
     CLIENT_STALLED = "client_stalled"
     CLIENT_ERROR = "client_error"

@@ -19,6 +19,8 @@ class Reason(IntFlag):
     """The client takes no more: answers."""
     UPSTREAM = 2
     """The provider takes no more: uploads."""
+    QUOTA = 4
+    """The tokens of the next lease are not there yet: answers."""
 
 
 class LimitedTransport(Protocol):

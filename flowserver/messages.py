@@ -29,7 +29,14 @@ HOP_BY_HOP = frozenset(
 BUDGET = b"x-flow-max-tokens"
 """A client's own bound on the tokens of its answer; it can lower the relay's and not raise it."""
 
-REQUEST_OWN = frozenset((b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET))
+USER = b"x-flow-user"
+"""Who within a tenant asks; counted for itself where users have limits."""
+SESSION = b"x-flow-session"
+"""What the request belongs to; counted for itself where sessions have limits."""
+
+REQUEST_OWN = frozenset(
+    (b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET, USER, SESSION)
+)
 """Request fields that the relay writes itself."""
 
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"))
@@ -124,16 +131,18 @@ def request_for_upstream(
     identity: bytes,
     credential: tuple[bytes, bytes] | None,
     extra: Sequence[tuple[bytes, bytes]] = (),
+    hides_credentials: bool = False,
 ) -> RequestHead:
     """The request as the provider gets it.
 
     Identity encoding is asked for, since a relay that counts must be able to read. A malformed traceparent is dropped
     (W3C Trace Context section 3.2.2.3), a sane one passes. `credential`, the field with the provider's key, takes the
-    place of the client's own, in whatever field they are; None leaves them. `extra` fields replace the client's of the
+    place of the client's own, in whatever field they are; None leaves them, unless they are for the relay alone
+    (`hides_credentials`). `extra` fields replace the client's of the
     same name.
     """
     own = REQUEST_OWN.union(name for name, _ in extra)
-    if credential is not None:
+    if credential is not None or hides_credentials:
         own |= CREDENTIALS
     kept = end_to_end(head.headers, own)
     headers: Headers = [(b"host", authority)]

@@ -9,6 +9,7 @@ import signal
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from .config import Address, Config, ConfigError
 from .dialects.estimate import Ratios
@@ -29,6 +30,7 @@ from .relay.target import Deadlines
 from .telemetry.admin import Admin
 from .telemetry.log import Log
 from .telemetry.metrics import Metrics
+from .tenancy import Tenancy
 from .topology import load_topology
 
 
@@ -50,6 +52,7 @@ class Relay:
         self._hangups = HangupWatcher(self._loop)
         topology = load_topology(config, environ)
         self._providers = build(config, topology, self._marks)
+        self._tenancy = Tenancy(config, topology)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
         """Of earlier configurations, while requests are under way at them."""
@@ -107,7 +110,9 @@ class Relay:
         self._providers = providers
         self._sweep_interval = self._config.sweep_interval(*topology.swept_times)
         self._clients.tls = tls
+        self._tenancy.reload(topology)
         self._admission.dispatching = self._dispatching()
+        self._admission.accounts = replace(self._admission.accounts, limiting=self._tenancy.limiting)
         self._show_providers()
         self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
 
@@ -117,6 +122,7 @@ class Relay:
             self._timer.cancel()
         await self._clients.close()
         self._abandoned.close()
+        await self._tenancy.close()
         await self._admin.close()
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
@@ -138,7 +144,10 @@ class Relay:
             config.heartbeat,
             self._abandoned,
         )
-        accounts = AccountSettings(Ratios(), max_event=config.max_event, hold=config.high_water)
+        accounts = AccountSettings(
+            Ratios(), max_event=config.max_event, hold=config.high_water, limiting=self._tenancy.limiting
+        )
+        self.metrics.store = self._tenancy
         # Unique to this process, so that one relay behind another is no loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         return Admission(self._dispatching(), around, accounts)

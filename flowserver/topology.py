@@ -1,4 +1,4 @@
-"""The TOML file of FLOW_CONFIG: which providers there are, and which requests go to which.
+"""The TOML file of FLOW_CONFIG: which providers there are, which requests go to which, and who may send them.
 
 Everything is checked at once; each mistake is told with its place, such as `upstreams[1].url`.
 """
@@ -15,6 +15,8 @@ from typing import Any
 
 from .config import Config, ConfigError, Url, parse_dialect, parse_disconnect, parse_secret, parse_time, parse_url
 from .messages import HOP_BY_HOP, REQUEST_OWN
+from .relay.tenant_tables import TenantError, read_tenants
+from .relay.tenants import Tenant
 
 PROTOCOLS = ("auto", "h1", "h2")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
@@ -68,6 +70,8 @@ class RouteSpec:
 class Topology:
     upstreams: tuple[UpstreamSpec, ...]
     routes: tuple[RouteSpec, ...]
+    tenants: tuple[Tenant, ...] = ()
+    """Those of the file; there may be more in Redis."""
 
     @property
     def swept_times(self) -> list[float | None]:
@@ -118,7 +122,7 @@ class _Reader:
         self.problems: list[str] = []
 
     def read(self, tables: dict[str, Any]) -> Topology:
-        self._only(tables, "", ("upstreams", "routes"))
+        self._only(tables, "", ("upstreams", "routes", "tenants"))
         found = self._tables(tables, "upstreams")
         upstreams = [
             spec
@@ -136,7 +140,14 @@ class _Reader:
             self.problems.append("upstreams: at least one [[upstreams]] table is wanted")
         if not routes:  # all of them, in their order
             routes = [RouteSpec("*", (), tuple((name,) for name in names))]
-        return Topology(tuple(upstreams), tuple(routes))
+        return Topology(tuple(upstreams), tuple(routes), self._tenants(tables))
+
+    def _tenants(self, tables: dict[str, Any]) -> tuple[Tenant, ...]:
+        try:
+            return read_tenants(self._tables(tables, "tenants"))
+        except TenantError as error:
+            self.problems += error.problems
+            return ()
 
     def _upstream(self, table: dict[str, Any], place: str) -> UpstreamSpec | None:
         known = tuple(UpstreamSpec.__dataclass_fields__)

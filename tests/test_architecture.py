@@ -26,8 +26,11 @@ Sources = Mapping[str, str]
 # A room is a module or folder directly inside the package. The bottom rooms may import one another; a room
 # may always import itself and the package's own __init__.
 BOTTOM = frozenset(
-    {"config", "errors", "eventstream", "flow", "frames", "framing", "messages", "sse", "tls", "topology"}
+    {"config", "errors", "eventstream", "flow", "frames", "framing", "limits.store", "messages", "sse", "tls"}
 )
+# A file that is a room of its own. What a limit store is asked and answers is vocabulary, which the middle speaks too;
+# the stores themselves, with their I/O, stay a side that it never sees.
+OWN_ROOMS = frozenset({"limits.store"})
 SIDES = frozenset({"downstream", "upstream", "limits", "telemetry"})
 ANYTHING = frozenset({"*"})
 
@@ -38,9 +41,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "dialects": BOTTOM,
     "relay": BOTTOM | {"dialects"},
     **dict.fromkeys(SIDES, BOTTOM | {"relay", "dialects"}),
+    # What the file says, tenants among it, which are the middle's.
+    "topology": BOTTOM | {"relay"},
     # Puts the provider's side together, for the server.
-    "providers": BOTTOM | {"relay", "dialects", "upstream"},
-    "server": BOTTOM | {"relay", "dialects", "providers"} | SIDES,
+    "providers": BOTTOM | {"relay", "dialects", "topology", "upstream"},
+    # Puts tenants and the stores of their limits together, for the server: the middle sees neither Redis nor files.
+    "tenancy": BOTTOM | {"relay", "topology", "limits"},
+    "server": BOTTOM | {"relay", "dialects", "providers", "tenancy", "topology"} | SIDES,
+    # Writes the tenants that relays look up, and shows what the stores counted.
+    "tenants_cli": BOTTOM | {"relay", "limits"},
     # A provider, not a part of the relay: it stands beside it, and knows of the wire and of nothing else.
     "simulator": BOTTOM,
     # What the command line starts.
@@ -49,8 +58,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 
 # Never imported by the relay's rooms, whatever the table says.
-OUTSIDE = frozenset({"simulator", "demo", "__main__", "bench", "tests"})
-RELAY_ROOMS = BOTTOM | {"relay", "dialects"} | SIDES | {"providers", "server"}
+OUTSIDE = frozenset({"simulator", "demo", "tenants_cli", "__main__", "bench", "tests"})
+RELAY_ROOMS = BOTTOM | {"relay", "dialects", "topology"} | SIDES | {"providers", "server", "tenancy"}
 
 NO_IO = (
     "flowserver/errors.py",
@@ -60,6 +69,8 @@ NO_IO = (
     "flowserver/framing.py",
     "flowserver/messages.py",
     "flowserver/sse.py",
+    "flowserver/limits/store.py",
+    "flowserver/limits/accounts.py",
     "flowserver/relay/*.py",
     "flowserver/dialects/*.py",
 )
@@ -82,7 +93,8 @@ def module_of(path: str) -> str:
 
 def room_of(module: str) -> str:
     """The room of a dotted name inside the package; "" for the package's own __init__."""
-    return [*module.split("."), ""][1]
+    inner = module.removeprefix(f"{PACKAGE}.")
+    return inner if inner in OWN_ROOMS else [*module.split("."), ""][1]
 
 
 def imports(path: str, sources: Sources) -> Iterator[tuple[int, str]]:
@@ -188,7 +200,7 @@ def test_the_package_is_found() -> None:
 
 def made_up(path: str, text: str) -> dict[str, str]:
     """One file among empty ones that make up a whole package."""
-    rooms = sorted(RELAY_ROOMS | {"simulator", "demo", "__main__"})
+    rooms = sorted(room.replace(".", "/") for room in RELAY_ROOMS | {"simulator", "demo", "tenants_cli", "__main__"})
     files = dict.fromkeys(["flowserver/__init__.py", *(f"flowserver/{room}.py" for room in rooms)], "")
     for room in (*SIDES, "relay", "simulator"):
         del files[f"flowserver/{room}.py"]
@@ -214,6 +226,14 @@ def made_up(path: str, text: str) -> dict[str, str]:
             "flowserver/relay/exchange.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..upstream.part import Pool",
         ),
+        ("flowserver/relay/exchange.py", "from flowserver.limits.part import Store"),
+        ("flowserver/relay/exchange.py", "from ..limits import part, store"),
+        ("flowserver/limits/store.py", "from .part import Store"),
+        ("flowserver/relay/exchange.py", "from ..topology import Topology"),
+        ("flowserver/limits/part.py", "from ..tenants_cli import main"),
+        ("flowserver/limits/part.py", "from ..tenancy import Tenancy"),
+        ("flowserver/relay/exchange.py", "from ..tenancy import Tenancy"),
+        ("flowserver/tenancy.py", "from .downstream import part"),
         ("flowserver/flow.py", "from flowserver.relay import part"),
         ("flowserver/flow.py", "from . import relay"),
         ("flowserver/telemetry/log.py", "from flowserver.downstream import part"),
@@ -249,6 +269,11 @@ def test_a_wrong_direction_is_seen(path: str, text: str) -> None:
         ("flowserver/__main__.py", "from flowserver import server, simulator, demo"),
         ("flowserver/demo.py", "from flowserver.simulator.part import Provider"),
         ("flowserver/relay/part.py", "from flowserver import __version__"),
+        ("flowserver/relay/part.py", "from ..limits.store import Limit"),
+        ("flowserver/relay/part.py", "from ..limits import store"),
+        ("flowserver/limits/part.py", "from .store import Limit"),
+        ("flowserver/tenancy.py", "from .limits.part import Store\nfrom .relay import part"),
+        ("flowserver/server.py", "from .tenancy import Tenancy"),
     ],
 )
 def test_a_right_direction_passes(path: str, text: str) -> None:

@@ -147,6 +147,30 @@ def test_every_problem_is_told_at_once() -> None:
     assert "'lots'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1",
+        "redis://127.0.0.1:6379/0",
+        "rediss://user:secret@redis.example:6380",
+        "redis+cluster://[::1]:7000",
+        "rediss+cluster://redis.example",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_urls_of_redis(url: str) -> None:
+    config = load({"FLOW_REDIS_URL": f" {url} "})
+    assert config.redis_url == url
+    assert "secret" not in repr(config)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:6379", "http://u:secret@x", "redis://", "redis://u:secret@x:y", "unix://"])
+def test_what_is_no_url_of_redis_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="FLOW_REDIS_URL") as caught:
+        load({"FLOW_REDIS_URL": url})
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["two words", "k\N{LATIN SMALL LETTER E WITH ACUTE}y", "key\n"])
 def test_a_key_that_will_not_do_is_not_shown(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -162,6 +186,9 @@ def test_a_key_that_will_not_do_is_not_shown(key: str) -> None:
         ({"FLOW_LOW_WATER": "0"}, "FLOW_LOW_WATER"),
         ({"FLOW_LISTEN": ","}, "FLOW_LISTEN"),
         ({"FLOW_CONNECT_TIMEOUT": "0"}, "FLOW_CONNECT_TIMEOUT"),
+        ({"FLOW_REDIS_TIMEOUT": "0"}, "FLOW_REDIS_TIMEOUT"),
+        ({"FLOW_LEASE_TIME": "500ms"}, "FLOW_LEASE_TIME"),
+        ({"FLOW_LIMITS_POLICY": "ajar"}, "FLOW_LIMITS_POLICY"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused(settings: dict[str, str], told: str) -> None:

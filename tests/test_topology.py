@@ -93,6 +93,16 @@ def test_the_example_is_right() -> None:
     environ = {"OPENAI_API_KEY": SECRET, "AZURE_API_KEY": SECRET}
     topology = load_topology(load({"FLOW_CONFIG": str(path)}), environ)
     assert [spec.name for spec in topology.upstreams] == ["openai", "azure", "local"]
+    assert topology.tenants == ()
+
+
+def test_the_tenants_of_the_example_are_right(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "flowserver.example.toml").read_text()
+    examples = text[text.index("# [[tenants]]") :].replace("\n# ", "\n").removeprefix("# ")
+    acme, batch = read(tmp_path, ONE + examples).tenants
+    assert (acme.name, acme.limits.tokens_per_day, acme.user.requests_per_minute) == ("acme", 5_000_000, 20)
+    assert [each.models for each in acme.model_limits] == [("gpt-4o", "gpt-4o-2*")]
+    assert (batch.disabled, len(batch.keys)) == (True, 2)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +181,15 @@ def test_a_file_that_can_t_be_used(tmp_path: Path) -> None:
         load_topology(load({"FLOW_CONFIG": str(tmp_path / "missing.toml")}), {})
     with pytest.raises(ConfigError, match="can't be read"):
         load_topology(load({"FLOW_CONFIG": str(tmp_path)}), {})
+
+
+def test_tenants_are_told_with_the_rest(tmp_path: Path) -> None:
+    text = ONE + "weight = 0\n[[tenants]]\nname = 'a'\n[[tenants]]\nname = 'b'\nkey_sha256 = 'sk-very-secret'"
+    found = [problem.split(":")[0] for problem in problems(tmp_path, text)]
+    assert found == ["upstreams[0].weight", "tenants[1].key_sha256"]
+    [problem] = problems(tmp_path, ONE + "[tenants]\nname = 'a'")
+    assert problem.startswith("tenants: ")
+    assert [tenant.name for tenant in read(tmp_path, ONE + "[[tenants]]\nname = 'a'").tenants] == ["a"]
 
 
 def test_the_file_and_the_one_provider_exclude_each_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,16 @@ import orjson
 
 from ..dialects.base import Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
-from ..errors import RelayError
+from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
-from ..messages import ResponseHead, find
+from ..limits.store import Decision, Quota, tenant_key
+from ..messages import Headers, RequestHead, ResponseHead, find
 from ..sse import NdjsonScanner, Scanner, SseScanner
+from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
+from .permit import Permit, Verdict
 from .tap import Tap, WholeTap
 from .target import Target
+from .tenants import Tenant, allows_model, allows_path, limits_for, stream_budget
 
 _EVENTS = b"text/event-stream"
 _SCANNERS: dict[bytes, Callable[[int], Scanner]] = {
@@ -37,6 +42,8 @@ class AccountSettings:
     ratios: Ratios
     max_event: int
     hold: int
+    limiting: Limiting | None = None
+    """None: no tenants, all clients may use the relay without limits."""
 
 
 _KEY_FIELDS = {"anthropic-messages": (b"x-api-key", b""), "gemini": (b"x-goog-api-key", b"")}
@@ -51,6 +58,8 @@ class Account:
         "_asks_usage",
         "_body",
         "_count",
+        "_input_estimate",
+        "_quota_left",
         "_settings",
         "_target",
         "_unreadable",
@@ -61,8 +70,12 @@ class Account:
         "format",
         "heartbeat",
         "meter",
+        "permit",
+        "session",
         "tap",
+        "tenant",
         "upstream",
+        "user",
     )
 
     def __init__(self, settings: AccountSettings, known: Format | None, target: str) -> None:
@@ -79,6 +92,13 @@ class Account:
         self.budget: int | None = None
         """Tokens that the answer may have; None: no bound."""
         self.asked = Asked()
+        self._input_estimate = 0
+        self._quota_left: int | None = None
+        """Tokens that the answer may have by its tenant's quotas, as they were when it began; None: there are none."""
+        self.tenant: Tenant | None = None
+        self.user: str | None = None
+        self.session: str | None = None
+        self.permit: Permit | None = None
         self.upstream: Target | None = None
         """Who was asked last."""
         self.meter: Meter | None = None
@@ -98,6 +118,91 @@ class Account:
 
     # --- the request -----------------------------------------------------------------------------------------------
 
+    @property
+    def wants_body(self) -> bool:
+        """Whether what the request asks for is of interest."""
+        return self.format is not None or self._settings.limiting is not None
+
+    def identify(self, request: RequestHead, done: Callable[[RelayError | None], None]) -> None:
+        """Whose request is it? `done` hears at once or later; with an error where it may not use this relay."""
+        limiting = self._settings.limiting
+        if limiting is None:
+            done(None)
+            return
+
+        def identified(found: Tenant | RelayError) -> None:
+            if isinstance(found, RelayError):
+                done(found)
+                return
+            self.tenant = found
+            path = request.path.decode("latin-1")
+            done(None if allows_path(found, path) else path_refused(path))
+
+        limiting.identify(request, identified)
+
+    def request_permit(
+        self,
+        request: RequestHead,
+        identity: bytes,
+        done: Callable[[RelayError | None], None],
+        resume: Callable[[], None],
+    ) -> None:
+        """May it start? `done` hears at once or later. `resume` is called when events that waited for tokens may
+        pass."""
+        limiting, tenant = self._settings.limiting, self.tenant
+        if limiting is None or tenant is None:
+            done(None)
+            return
+        model = self.asked.model
+        if not allows_model(tenant, model):
+            done(model_refused(model))
+            return
+        self.user, self.session = user_of(request, self.asked.user), session_of(request)
+        self.bound(stream_budget(tenant, model))
+        now = limiting.now()
+        limits = limits_for(tenant, user=self.user, session=self.session, model=model, now=now)
+        # An id of the client's own choice may come twice, and would share the first one's lease.
+        stream_id = tenant_key(tenant.name, identity.decode("ascii"), os.urandom(6).hex())
+        self.permit = Permit(limiting.limiter, stream_id, resume=resume)
+
+        def decided(decision: Decision) -> None:
+            if decision.admitted:
+                self._quota_left = self._left_of_quotas(decision)
+                self.bound(self._quota_left)
+                done(None)
+            else:
+                done(refusal(decision))
+
+        self.permit.ask(limits, need=self.input, done=decided)
+
+    def _left_of_quotas(self, decision: Decision) -> int | None:
+        """Tokens that the answer may have by its quotas: the provider is told, and ends it by itself."""
+        left = [state.remaining for state in decision.states if isinstance(state.limit, Quota)]
+        return max(1, min(left) + decision.granted - self.input) if left else None
+
+    @property
+    def input(self) -> int:
+        """Tokens of the request: as reported, until then as estimated."""
+        reported = self.usage.input
+        return self._input_estimate if reported is None else reported
+
+    def with_limits(self, headers: Headers) -> Headers:
+        """A response's fields, with the tenant's own limits in place of the provider's."""
+        limiting, permit = self._settings.limiting, self.permit
+        if limiting is None:
+            return headers
+        own = limit_fields(
+            permit.decision if permit is not None else None,
+            anthropic=self.format is not None and self.format.name.startswith("anthropic"),
+            now=limiting.now(),
+        )
+        return [field for field in headers if b"ratelimit" not in field[0]] + own
+
+    def sweep(self, now: float) -> None:
+        """About once a second."""
+        if self.permit is not None:
+            self.permit.sweep(now)
+
     def read_request(self, body: bytes) -> None:
         """What does not look like a request is the provider's to refuse."""
         try:
@@ -107,6 +212,7 @@ class Account:
         if not isinstance(parsed, dict):
             return
         self._body = parsed
+        self._input_estimate = estimate_input(parsed)
         if self.format is not None:
             self.asked = self.format.asked(self._target, parsed)
         else:
@@ -163,7 +269,7 @@ class Account:
             self.meter = self.format.meter(self.asked, quirks, cuttable=False)
             self.tap = WholeTap(self.meter, settings.max_event)
         elif (scanner := _SCANNERS.get(kind)) is not None:
-            cuttable = self.budget is not None
+            cuttable = self.budget is not None or self.permit is not None
             self.meter = self.format.meter(self.asked, quirks, cuttable=cuttable)
             ratio = settings.ratios.ratio(self.format, upstream=self.upstream.name, model=self.asked.model)
             self._count = Count(ratio)
@@ -178,9 +284,20 @@ class Account:
             )
         return self.tap
 
-    def is_spent(self) -> bool:
-        """Whether more than the budget has come."""
-        return self.budget is not None and self.output > self.budget
+    def verdict(self) -> Verdict:
+        """May the event pass that was just counted?"""
+        output = self.output
+        if self.budget is not None and output > self.budget:
+            return Verdict.END
+        return Verdict.PASS if self.permit is None else self.permit.verdict(self.input + output)
+
+    @property
+    def cut_reason(self) -> EndReason:
+        """Why the answer was cut."""
+        by_budget = self.permit is None or (
+            self.budget is not None and self.budget == self.cut_at and self.budget != self._quota_left
+        )
+        return EndReason.BUDGET if by_budget else EndReason.QUOTA
 
     @property
     def output(self) -> int:
@@ -221,7 +338,12 @@ class Account:
         """What ends the stream here, at its budget."""
         if self.meter is None:
             return b""
-        self.cut_at = self.output if self.budget is None else min(self.output, self.budget)
+        bounds = [self.output]
+        if self.budget is not None:
+            bounds.append(self.budget)
+        if self.permit is not None and self.permit.counts:
+            bounds.append(max(0, self.permit.granted - self.input))
+        self.cut_at = min(bounds)
         return self.meter.ending(self.cut_at)
 
     def failure(self, error: RelayError) -> bytes:
@@ -235,10 +357,31 @@ class Account:
         return error.body() if self.format is None else self.format.error(error)
 
     def settle(self) -> None:
-        """The exchange is over: learn from what the provider reported."""
+        """The exchange is over: charge what it used, and learn from what the provider reported."""
+        if self.permit is not None:
+            self.permit.settle(self.input + self.output if self.meter is not None else 0)
         meter, count = self.meter, self._count
         if meter is None or count is None or self.format is None or self.upstream is None or self.is_estimate:
             return
         if not meter.running:
             self.estimated = count.tokens(meter)
         self._settings.ratios.learn(self.format, meter, upstream=self.upstream.name, model=self.asked.model)
+
+
+_LONG = 2000
+_ATTACHED = 1000
+"""Tokens that a long text without blanks counts for: an image or a file, whose bytes say nothing."""
+_DEPTH = 32
+
+
+def estimate_input(value: object, depth: int = 0) -> int:
+    """Tokens of a request's texts, until its provider tells: about four bytes each."""
+    if isinstance(value, str):
+        return (
+            _ATTACHED if len(value) > _LONG and " " not in value[:_LONG] else len(value.encode(errors="replace")) // 4
+        )
+    if depth < _DEPTH and isinstance(value, dict):
+        return sum(estimate_input(each, depth + 1) for each in value.values())
+    if depth < _DEPTH and isinstance(value, list):
+        return sum(estimate_input(each, depth + 1) for each in value)
+    return 0

@@ -18,12 +18,12 @@ from .ports import DownstreamStream
 class Admission:
     """Turns request heads into exchanges; one for each worker."""
 
-    __slots__ = ("_accounts", "_around", "_numbers", "_prefix", "dispatching")
+    __slots__ = ("_around", "_numbers", "_prefix", "accounts", "dispatching")
 
     def __init__(self, dispatching: Dispatching, around: Surroundings, accounts: AccountSettings) -> None:
-        self._accounts = accounts
+        self.accounts = accounts
+        """Replaced, as the next, when the configuration is read again; exchanges under way keep theirs."""
         self.dispatching = dispatching
-        """Replaced when the configuration is read again; exchanges under way keep theirs."""
         self._around = around
         self._prefix = os.urandom(8).hex().encode("ascii")
         self._numbers = count(1)
@@ -41,7 +41,7 @@ class Admission:
     def _open_account(self, request: RequestHead) -> Account:
         target = request.target.decode("ascii")
         known = recognise(target) if request.method == b"POST" else None
-        account = Account(self._accounts, known, target)
+        account = Account(self.accounts, known, target)
         asked = find(request.headers, BUDGET)
         if asked is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", asked):
             account.bound(int(asked))

@@ -53,6 +53,9 @@ class DispatchEvents(UpstreamEvents, Protocol):
     def on_target(self, target: Target) -> None:
         """This provider is asked now; its deadlines hold."""
 
+    def on_more_tokens(self) -> None:
+        """What waited for tokens may pass, or never will."""
+
 
 class Dispatch:
     """A `relay.ports.UpstreamStream` over one or more attempts."""
@@ -69,6 +72,7 @@ class Dispatch:
         "_committed",
         "_ended",
         "_events",
+        "_identified",
         "_identity",
         "_paused",
         "_probing",
@@ -94,6 +98,8 @@ class Dispatch:
         self._account = account
         self._request = request
         self._identity = identity
+        self._identified = False
+        """Whether it is known that the client may use this relay."""
         self._events = events
         self.on_upstream_data = events.on_upstream_data
         """Straight through: no bytes come before an answer is committed to."""
@@ -127,10 +133,9 @@ class Dispatch:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        if self._request.has_body and (self._around.routes.needs_model or self._account.format is not None):
+        if self._request.has_body and (self._around.routes.needs_model or self._account.wants_body):
             self._collecting = True
-        else:
-            self._choose_route()
+        self._account.identify(self._request, self._on_identified)
 
     @property
     def upstream(self) -> str:
@@ -161,7 +166,7 @@ class Dispatch:
         if not self._replayable:
             if self._collecting:
                 self._collecting = False  # too large to be looked into: it goes where any model may go
-                self._choose_route()
+                self._proceed()
             if self._attempt is None and not self._ended:
                 self._stop_upload()
 
@@ -172,7 +177,7 @@ class Dispatch:
         if self._collecting:
             self._collecting = False
             self._account.read_request(b"".join(self._body))
-            self._choose_route()
+            self._proceed()
         elif self._attempt is not None:
             self._attempt.send_end()
 
@@ -278,6 +283,26 @@ class Dispatch:
             self._stopped = False
             self._events.on_upstream_drained()
 
+    # --- may it start? ---------------------------------------------------------------------------------------------
+
+    def _on_identified(self, error: RelayError | None) -> None:
+        if error is not None:
+            self._fail(error)
+            return
+        self._identified = True
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """When it is known whose request it is and what it asks for."""
+        if self._identified and not self._collecting and not self._ended:
+            self._choose_route()
+
+    def _on_permit(self, error: RelayError | None) -> None:
+        if error is not None:
+            self._fail(error)
+        elif not self._ended:
+            self._choose_again()
+
     # --- choosing --------------------------------------------------------------------------------------------------
 
     def _choose_route(self) -> None:
@@ -289,7 +314,7 @@ class Dispatch:
             self._fail(bad_request(f"No route leads on from {path}{model}.", status=404, code="no_route"))
             return
         self._account.bound(self._route.max_tokens)
-        self._choose_again()
+        self._account.request_permit(self._request, self._identity, self._on_permit, self._events.on_more_tokens)
 
     def _choose_again(self) -> None:
         target = self._candidate()
@@ -373,6 +398,7 @@ class Dispatch:
             pseudonym=self._around.pseudonym,
             identity=self._identity,
             credential=self._account.credential(target),
+            hides_credentials=self._account.tenant is not None,
             extra=settings.headers,
         )
         return head, body

@@ -238,6 +238,7 @@ class Exchange:
         self.status = head.status
         self._tap = self.account.open(head)
         passed = response_for_downstream(head, identity=self.identity)
+        passed.headers = self.account.with_limits(passed.headers)
         if self._may_edit():
             passed.content_length = None
         self._down.send_head(passed)
@@ -252,15 +253,41 @@ class Exchange:
             data = tap.feed(data)
             if self.first_token_at is None and tap.meter.pieces:
                 self.first_token_at = self._around.clock()
-            if tap.spent:
-                self._cut_off(data)
-                return
-            if not data:
+            if tap.spent or tap.is_waiting or not data:
+                self._pass_on(tap, data)
                 return
         self._down.send_data(data)
 
     def on_upstream_end(self) -> None:
         self._response_whole = True
+        if self._tap is not None and self._tap.is_waiting:
+            return  # for tokens: what came passes when they are there
+        self._finish_answer()
+
+    def on_more_tokens(self) -> None:
+        """Events that waited for tokens may pass now, or it turned out that there are none."""
+        tap = self._tap
+        if tap is None or self.ended_at is not None or self.error is not None or self._cut:
+            return
+        self._pass_on(tap, tap.resume())
+        if tap.is_waiting or self._cut:
+            return
+        if self._response_whole:
+            self._finish_answer()
+        elif self.answer_gate is not None:
+            self.answer_gate.open(Reason.QUOTA)
+
+    def _pass_on(self, tap: Tap | WholeTap, data: bytes) -> None:
+        """What a tap let through, where that is not simply what it got."""
+        if tap.spent:
+            self._cut_off(data)
+            return
+        if data:
+            self._down.send_data(data)
+        if tap.is_waiting and self.answer_gate is not None:
+            self.answer_gate.shut(Reason.QUOTA)
+
+    def _finish_answer(self) -> None:
         self._drop_upstream()
         if self._tap is not None:
             rest = self._tap.finish()
@@ -303,6 +330,7 @@ class Exchange:
     def sweep(self, now: float) -> None:
         """Look at the deadlines of DESIGN's kind: each has its own reason, and stands still while the relay itself
         is what holds things up."""
+        self.account.sweep(now)
         if self.ended_at is not None or self._response_whole:
             return
         if self._up is not None:
@@ -401,6 +429,8 @@ class Exchange:
         """One word for /streams."""
         if self._abandoned is not None:
             return "abandoned"
+        if self._tap is not None and self._tap.is_waiting:
+            return "waiting_for_tokens"
         if self.answer_gate is not None and self.answer_gate.is_shut:
             return "paused"
         if self._response_whole:
@@ -426,6 +456,7 @@ class Exchange:
         headers = [(b"content-type", b"application/json"), (b"x-request-id", self.identity)]
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
+        headers = self.account.with_limits(headers)
         phrase = HTTPStatus(error.status).phrase.encode("ascii")
         self._down.send_head(ResponseHead(error.status, headers, reason=phrase, content_length=len(body)))
         self._down.send_data(body)
@@ -452,7 +483,7 @@ class Exchange:
             return EndReason.CLIENT_GONE
         if self.error is not None:
             return self.error.end
-        return EndReason.BUDGET if self._cut and reason is EndReason.COMPLETE else reason
+        return self.account.cut_reason if self._cut and reason is EndReason.COMPLETE else reason
 
     def _body_too_large(self) -> RelayError:
         limit = self._around.max_body

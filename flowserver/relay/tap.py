@@ -6,14 +6,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..dialects.base import Meter
-from ..sse import Scanner
+from ..sse import Event, Scanner
+from .permit import Verdict
 
 
 class Budget(Protocol):
-    """Says when a stream has to end."""
+    """Says how far a stream may go."""
 
-    def is_spent(self) -> bool:
-        """Whether what the meter has read by now is more than may pass."""
+    def verdict(self) -> Verdict:
+        """On what the meter has read by now."""
 
 
 class Tap:
@@ -29,6 +30,8 @@ class Tap:
         "_held",
         "_held_size",
         "_hold",
+        "_late",
+        "_parked",
         "_passes_all",
         "_passing",
         "_scanner",
@@ -51,6 +54,10 @@ class Tap:
         """Whether the beginning of an unfinished event has passed."""
         self._fresh = False
         """Whether the next byte begins an event; before the first one it may belong to a byte order mark."""
+        self._parked: tuple[bytes, list[Event], int] | None = None
+        """Events that may not pass yet, the first one counted, the bytes they are in, and where they begin there."""
+        self._late: list[bytes] = []
+        """What came behind them."""
         self.spent = False
         """The budget is reached: what `feed` returned is the last that may pass, and it ends with an event."""
 
@@ -66,11 +73,13 @@ class Tap:
 
     def feed(self, data: bytes) -> bytes:
         """What is to be passed on of `data` and of what was held; the same object wherever it can be."""
-        if self._fresh and self.meter.glance(data):  # the usual shape of a token stream: one read is one event
-            if self._budget is None or not self._budget.is_spent():
-                return data
-            self.spent = True
+        if self._parked is not None:
+            self._late.append(data)
             return b""
+        if self._fresh and self.meter.glance(data):  # the usual shape of a token stream: one read is one event
+            if self._budget is None or self._budget.verdict() is Verdict.PASS:
+                return data
+            return self._sort(data, [(b"", b"", len(data))], counted=True)
         events = self._scanner.feed(data)
         self._fresh = self._scanner.at_boundary
         if self.edits:
@@ -88,14 +97,40 @@ class Tap:
         self._held.clear()
         return rest
 
-    def _sort(self, data: bytes, events: list[tuple[bytes, bytes, int]]) -> bytes:
+    def resume(self) -> bytes:
+        """More may pass now, or nothing any more: what is to be passed on of what waited."""
+        if self._parked is None:
+            return b""
+        data, events, start = self._parked
+        self._parked = None
+        passing = [self._sort(data, events, start=start, counted=True)]
+        while self._late and not self.is_waiting and not self.spent:
+            passing.append(self.feed(self._late.pop(0)))
+        return b"".join(passing)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an event waits for leave to pass. What comes meanwhile is kept: the provider is to be stopped."""
+        return self._parked is not None
+
+    def _sort(self, data: bytes, events: list[Event], *, start: int = 0, counted: bool = False) -> bytes:
+        """`events` end in `data` and begin at `start`. `counted`: the first one was read already."""
         passing: list[bytes] = []
-        start = 0
-        for name, payload, end in events:
-            pieces = self.meter.pieces
-            keep = self.meter.read(name, payload) or self._passes_all
-            # Only content is ever too much: a report that comes late changes nothing any more.
-            over = self._budget is not None and self.meter.pieces != pieces and self._budget.is_spent()
+        for number, (name, payload, end) in enumerate(events):
+            keep, verdict = True, Verdict.PASS
+            if counted:
+                counted = False
+                verdict = self._budget.verdict() if self._budget is not None else verdict
+            else:
+                pieces = self.meter.pieces
+                keep = self.meter.read(name, payload) or self._passes_all
+                # Only content is ever too much: a report that comes late changes nothing any more.
+                if self._budget is not None and self.meter.pieces != pieces:
+                    verdict = self._budget.verdict()
+            if verdict is Verdict.WAIT:
+                self._parked = (data, events[number:], start)
+                return b"".join(passing)
+            over = verdict is Verdict.END
             if self._passing or (keep and not over):
                 passing += self._held
                 passing.append(data[start:end])
@@ -130,6 +165,7 @@ class WholeTap:
 
     at_boundary = False
     spent = False
+    is_waiting = False
 
     def __init__(self, meter: Meter, limit: int) -> None:
         self.meter = meter
@@ -148,6 +184,9 @@ class WholeTap:
         else:
             self._pieces.clear()
         return data
+
+    def resume(self) -> bytes:
+        return b""
 
     def finish(self) -> bytes:
         if self._size <= self._limit:

@@ -107,9 +107,12 @@ class Log:
 def _tokens(exchange: Exchange) -> dict[str, Any]:
     """What is known of the tokens of an exchange: nothing where the API is not one that is counted."""
     account = exchange.account
+    fields: dict[str, Any] = {}
+    if account.tenant is not None:
+        fields |= {"tenant": account.tenant.name, "user": account.user, "session": account.session}
     if account.format is None:
-        return {}
-    fields: dict[str, Any] = {"dialect": account.format.name, "model": account.model}
+        return fields
+    fields |= {"dialect": account.format.name, "model": account.model}
     if account.meter is None:
         return fields
     usage, output = account.usage, account.output

@@ -15,6 +15,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ..errors import EndReason, RelayError
 from ..flow import PauseTotals, Reason
 from ..relay.exchange import Exchange
+from ..relay.health import Health
 from ..relay.ports import H2Totals
 from ..relay.target import Target
 from .histogram import Histogram
@@ -43,6 +44,26 @@ def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFam
     return HistogramMetricFamily(name, text, buckets=histogram.buckets(), sum_value=histogram.sum)
 
 
+class PassedFigures(Protocol):
+    """What happened while the store did not answer; see `limits.guarded`."""
+
+    failures: int
+    requests: int
+    refused: int
+    tokens: int
+    unsettled: int
+
+
+class StoreFigures(Protocol):
+    """What the limits' store tells about itself."""
+
+    @property
+    def breaker(self) -> Health | None: ...
+
+    @property
+    def passed(self) -> PassedFigures | None: ...
+
+
 class Metrics:
     """The figures of one worker: a `relay.ports.Observer`, and a Prometheus collector.
 
@@ -58,6 +79,7 @@ class Metrics:
         self.h2 = H2Totals()
         self.targets: Sequence[Target] = ()
         self.pools: Sequence[PoolFigures] = ()
+        self.store: StoreFigures | None = None
         self.connections = 0
         """Client connections, written by the listener's sweep."""
         self._ends: Counter[EndReason] = Counter()
@@ -127,6 +149,7 @@ class Metrics:
         yield from self._ended()
         yield from self._h2()
         yield from self._upstreams()
+        yield from self._limits()
         yield from self._tokens.collect()
         live = sum(exchange.account.output for exchange in self.open)
         yield GaugeMetricFamily("flow_live_tokens", "Tokens that open streams have emitted so far.", value=live)
@@ -191,6 +214,25 @@ class Metrics:
         for reason, count in sorted(figures.goaways.items()):
             goaways.add_metric([reason], count)
         yield goaways
+
+    def _limits(self) -> Iterator[Metric]:
+        waiting = sum(exchange.state() == "waiting_for_tokens" for exchange in self.open)
+        yield GaugeMetricFamily(
+            "flow_streams_without_tokens", "Exchanges that wait for their next lease.", value=waiting
+        )
+        breaker, passed = (self.store.breaker, self.store.passed) if self.store is not None else (None, None)
+        if breaker is None or passed is None:
+            return
+        state = breaker.state(self._clock()).value
+        yield GaugeMetricFamily("flow_store_breaker", "Redis: 0 in use, 1 tried, 2 left alone.", value=state)
+        for name, text, value in (
+            ("flow_store_failures", "Calls that Redis did not answer.", passed.failures),
+            ("flow_store_passed", "Requests that passed by this process' own limits meanwhile.", passed.requests),
+            ("flow_store_refused", "Requests refused meanwhile.", passed.refused),
+            ("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", passed.tokens),
+            ("flow_store_unsettled", "Streams whose end Redis did not hear of.", passed.unsettled),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
 
     def _upstreams(self) -> Iterator[Metric]:
         connects = CounterMetricFamily("flow_upstream_connects", "Provider connections made.", labels=["upstream"])

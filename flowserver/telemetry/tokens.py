@@ -32,7 +32,7 @@ class TokenMetrics:
 
     def __init__(self) -> None:
         self._models: set[str] = set()
-        self._tokens: Counter[tuple[str, str, str]] = Counter()
+        self._tokens: Counter[tuple[str, str, str, str]] = Counter()
         self._usage: dict[tuple[str, str, str], Histogram] = {}
         self._first_token: dict[_Key, Histogram] = {}
         self._per_token: dict[_Key, Histogram] = {}
@@ -59,9 +59,9 @@ class TokenMetrics:
             _observe(self._errors, ERROR_BUCKETS, key, abs(account.estimated - output) / output)
 
     def collect(self) -> Iterator[Metric]:
-        tokens = CounterMetricFamily("flow_tokens", "Tokens of ended exchanges.", labels=[*_LABELS, "type"])
-        for (upstream, model, kind), number in sorted(self._tokens.items()):
-            tokens.add_metric([upstream, model, kind], number)
+        tokens = CounterMetricFamily("flow_tokens", "Tokens of ended exchanges.", labels=[*_LABELS, "tenant", "type"])
+        for labels, number in sorted(self._tokens.items()):
+            tokens.add_metric(list(labels), number)
         yield tokens
         yield _family(
             "gen_ai_client_token_usage", "Tokens of one exchange.", [*_LABELS, "gen_ai_token_type"], self._usage
@@ -83,6 +83,7 @@ class TokenMetrics:
 
     def _count(self, account: Account, key: _Key) -> None:
         usage, output = account.usage, account.output
+        tenant = account.tenant.name if account.tenant is not None else ""
         kinds = {
             "input": usage.input,
             "output": output,
@@ -92,7 +93,7 @@ class TokenMetrics:
         }
         for kind, number in kinds.items():
             if number:
-                self._tokens[*key, kind] += number
+                self._tokens[*key, tenant, kind] += number
         for kind in ("input", "output"):
             if kinds[kind]:
                 _observe(self._usage, USAGE_BUCKETS, (*key, kind), kinds[kind] or 0)

@@ -10,12 +10,17 @@ import pytest
 
 from flowserver.dialects.estimate import Ratios
 from flowserver.dialects.quirks import QUIRKS
-from flowserver.errors import EndReason, upstream_error
+from flowserver.errors import EndReason, RelayError, upstream_error
+from flowserver.limits.store import Cause
 from flowserver.messages import ResponseHead
-from flowserver.relay.account import Account
+from flowserver.relay.account import Account, estimate_input
+from flowserver.relay.limiting import NO_KEY
+from flowserver.relay.permit import Verdict
 from flowserver.relay.tap import Tap, WholeTap
+from flowserver.relay.tenants import ModelLimits, TenantLimits
 
 from ..dialects.frames import split
+from ..support.limiting import FakeLimiter, asking, limiting, tenant
 from ..support.recording import account, target
 from ..support.streams import (
     CHAT,
@@ -23,6 +28,7 @@ from ..support.streams import (
     COMPLETIONS,
     CONVERSE,
     GEMINI,
+    INPUT,
     INVOKE,
     MESSAGES,
     OLLAMA_CHAT,
@@ -443,7 +449,7 @@ def test_a_stream_is_spent_behind_its_budget(stream: Stream) -> None:
     events = [*stream.opening, *map(stream.content, TEXTS)]
     passed = [event for event in events if (event, tap.feed(event))[1] == event and not tap.spent]
     assert tap.spent
-    assert made.is_spent()
+    assert made.verdict() is Verdict.END
     ending = made.ending()
     assert made.cut_at == made.output == 10
     assert made.is_estimate
@@ -464,7 +470,7 @@ def test_a_stream_within_its_budget_is_not_spent(stream: Stream) -> None:
     made, tap = opened(stream, budget=1000)
     feed(tap, stream.events(TEXTS, 77))
     assert not tap.spent
-    assert not made.is_spent()
+    assert made.verdict() is Verdict.PASS
     assert made.cut_at is None
 
 
@@ -516,3 +522,255 @@ def test_a_failure_is_told_where_the_beginning_of_an_event_was_held_back() -> No
     first, second = map(OLLAMA_CHAT.content, TEXTS[:2])
     assert feed(tap, [first, second[:20]]) == first
     assert made.failure(BROKEN) == orjson.dumps({"error": BROKEN.message}) + b"\n"
+
+
+# Whose it is, and what it may use
+
+ACME: dict[str, Any] = {"limits": TenantLimits(tokens_per_day=10_000)}
+
+
+class Permitted:
+    """A request of a tenant, and how it was decided."""
+
+    def __init__(
+        self,
+        stream: Stream = CHAT,
+        *headers: tuple[bytes, bytes],
+        limiter: FakeLimiter | None = None,
+        body: dict[str, Any] | None = None,
+        budget: int | None = None,
+        **acme: Any,
+    ) -> None:
+        self.limiter = limiter or FakeLimiter()
+        self.account = account(stream.target, limiting=limiting(tenant(**(acme or ACME)), limiter=self.limiter))
+        self.account.bound(budget)
+        self.outcomes: list[RelayError | None] = []
+        self.stream = stream
+        request = asking(*headers, target=stream.target.encode())
+        self.account.identify(request, self.outcomes.append)
+        if self.outcomes == [None]:
+            self.outcomes.clear()
+            self.account.read_request(orjson.dumps(stream.body | (body or {})))
+            self.account.request_permit(request, b"id-1", self.outcomes.append, lambda: None)
+
+    @property
+    def code(self) -> str | None:
+        """Of the refusal; None: it may start."""
+        [outcome] = self.outcomes
+        return outcome.code if outcome is not None else None
+
+    def open(self) -> Tap | WholeTap:
+        self.account.ask(target())
+        tap = self.account.open(self.stream.head)
+        assert tap is not None
+        return tap
+
+
+@pytest.mark.parametrize(
+    ("acme", "code"),
+    [
+        ({"models": ("gpt-*",)}, "model_not_found"),
+        ({"models": ("m",)}, None),
+        ({"paths": ("/v1/embeddings",)}, "permission_denied"),
+        ({"paths": ("/v1/chat/*",)}, None),
+    ],
+)
+def test_a_tenant_uses_the_models_and_paths_that_are_its_own(acme: dict[str, Any], code: str | None) -> None:
+    made = Permitted(**acme)
+    assert made.code == code
+    assert made.limiter.log == []
+
+
+def test_a_request_without_a_known_key_is_nobodys() -> None:
+    made = account(CHAT.target, limiting=limiting(tenant()))
+    outcomes: list[RelayError | None] = []
+    made.identify(asking(key=None), outcomes.append)
+    assert outcomes == [NO_KEY]
+    assert made.tenant is None
+
+
+def test_where_there_are_no_tenants_everybody_may_start() -> None:
+    made = account(CHAT.target)
+    outcomes: list[RelayError | None] = []
+    made.identify(asking(key=None), outcomes.append)
+    made.request_permit(asking(), b"id-1", outcomes.append, lambda: None)
+    assert outcomes == [None, None]
+    assert made.permit is None
+    fields = [(b"x-ratelimit-limit-requests", b"1")]
+    assert made.with_limits(fields) == fields
+
+
+def test_users_sessions_and_models_have_limits_of_their_own() -> None:
+    each = TenantLimits(tokens_per_day=10, tokens_per_session=5)
+    acme: dict[str, Any] = {"user": each, "model_limits": (ModelLimits(("m*",), TenantLimits(tokens_per_day=20)),)}
+    headers = ((b"x-flow-user", b"ann"), (b"x-flow-session", b"s1"))
+    made = Permitted(CHAT, *headers, **acme)
+    keys = [limit.key for limit in made.limiter.limits]
+    assert [key.partition("}")[2] for key in keys] == [
+        ":user:ann:session:s1:tokens_per_session",
+        ":user:ann:tokens_per_day",
+        ":model:m*:tokens_per_day",
+    ]
+    assert (made.account.user, made.account.session) == ("ann", "s1")
+
+
+def test_streams_of_one_request_id_are_told_apart() -> None:
+    """Clients choose it, and two of one id would share a lease."""
+    limiter = FakeLimiter()
+    for _ in range(2):
+        Permitted(limiter=limiter)
+    assert len(limiter.ids) == 2
+    assert all(each.startswith("{acme}:id-1:") for each in limiter.ids)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [
+        (Cause.RATE, "rate_limit_exceeded"),
+        (Cause.CONCURRENCY, "concurrency_limit_exceeded"),
+        (Cause.QUOTA, "insufficient_quota"),
+        (Cause.UNAVAILABLE, "limits_unavailable"),
+    ],
+)
+def test_who_is_refused_is_told_why(cause: Cause, code: str) -> None:
+    limiter = FakeLimiter()
+    limiter.refuses = cause
+    made = Permitted(limiter=limiter)
+    assert made.code == code
+    made.account.settle()
+    assert limiter.settled == []
+
+
+def test_what_is_left_of_a_quota_bounds_the_request() -> None:
+    made = Permitted(limiter=FakeLimiter(left=500))
+    changed = orjson.loads(made.account.ask(target()) or b"")
+    assert changed["max_tokens"] == made.account.budget == 500 - made.account.input
+
+
+def test_a_bound_of_its_own_that_is_smaller_stays() -> None:
+    assert Permitted(limiter=FakeLimiter(left=500), budget=40).account.budget == 40
+    streams_bound = TenantLimits(tokens_per_stream=30, tokens_per_day=10_000)
+    assert Permitted(limiter=FakeLimiter(left=500), budget=40, limits=streams_bound).account.budget == 30
+
+
+def test_a_limit_that_is_no_quota_bounds_no_request() -> None:
+    limits = TenantLimits(requests_per_minute=5, tokens_per_minute=500, concurrent=2)
+    made = Permitted(limiter=FakeLimiter(left=500), limits=limits)
+    assert made.code is None
+    assert made.account.budget is None
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [
+        ("", 0),
+        ("x" * 40, 10),
+        ("\u00e9" * 40, 20),
+        (["x" * 40, {"text": "y" * 8, "n": 7, "more": [None, True]}], 12),
+        ("A" * 100_000, 1000),
+        ("word " * 2000, 2500),
+        ("\ud800" * 8, 2),
+        (3.5, 0),
+    ],
+)
+def test_a_requests_tokens_are_estimated_by_its_texts(value: object, tokens: int) -> None:
+    assert estimate_input(value) == tokens
+
+
+def test_an_estimate_does_not_go_down_for_ever() -> None:
+    value: object = "x" * 40
+    for _ in range(100):
+        value = [value]
+    assert estimate_input(value) == 0
+
+
+def test_admission_needs_what_the_request_is_estimated_at() -> None:
+    messages = [{"role": "user", "content": "word " * 800}]
+    made = Permitted(body={"messages": messages})
+    assert made.limiter.log == [("admit", made.account.input)]
+    assert 1000 <= made.account.input <= 1010
+
+
+def test_what_is_charged_is_what_the_provider_reports() -> None:
+    made = Permitted(MESSAGES)
+    feed(made.open(), MESSAGES.events(TEXTS, 77))
+    made.account.settle()
+    made.account.settle()
+    assert made.limiter.settled == [INPUT + 77]
+
+
+def test_without_a_report_what_was_estimated_is_charged() -> None:
+    made = Permitted(CHAT, body={"messages": [{"role": "user", "content": "word " * 80}]})
+    feed(made.open(), [*CHAT.opening, *map(CHAT.content, TEXTS)])
+    estimated = made.account.output
+    assert estimated > 0
+    made.account.settle()
+    assert made.limiter.settled == [made.account.input + estimated]
+    assert made.account.input >= 100
+
+
+def test_a_request_without_an_answer_is_not_charged() -> None:
+    made = Permitted()
+    made.account.settle()
+    assert made.limiter.settled == [0]
+
+
+def test_a_whole_answer_is_charged_too() -> None:
+    made = Permitted(CHAT)
+    made.account.ask(target())
+    tap = made.account.open(ResponseHead(200, [(b"content-type", b"application/json")]))
+    assert tap is not None
+    body = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 31}}
+    tap.feed(orjson.dumps(body))
+    tap.finish()
+    made.account.settle()
+    assert made.limiter.settled == [42]
+
+
+def test_a_providers_own_limits_are_not_the_tenants() -> None:
+    provider = [(b"x-ratelimit-remaining-tokens", b"1"), (b"anthropic-ratelimit-requests-limit", b"2"), (b"x", b"y")]
+    made = Permitted(CHAT).account.with_limits(provider)
+    assert made[0] == (b"x", b"y")
+    assert (b"x-ratelimit-limit-tokens", b"10000") in made
+    assert (b"x-ratelimit-remaining-tokens", b"1") not in made
+    assert not [name for name, _ in made if name.startswith(b"anthropic")]
+    other = Permitted(MESSAGES).account.with_limits(provider)
+    assert (b"anthropic-ratelimit-tokens-limit", b"10000") in other
+    assert not [name for name, _ in other if name.startswith(b"x-ratelimit")]
+
+
+@pytest.mark.parametrize("stream", [CHAT, MESSAGES], ids=lambda stream: stream.name)
+@pytest.mark.parametrize(
+    ("left", "budget", "reason"),
+    [(60, None, EndReason.QUOTA), (60, 20, EndReason.BUDGET), (100_000, 20, EndReason.BUDGET)],
+)
+def test_a_cut_is_by_the_quota_or_by_a_budget(stream: Stream, left: int, budget: int | None, reason: EndReason) -> None:
+    """One provider reports its request's tokens at the beginning, the other at the end."""
+    made = Permitted(stream, limiter=FakeLimiter(left=left), budget=budget)
+    tap = made.open()
+    for event in [*stream.opening, *map(stream.content, TEXTS * 3)]:
+        tap.feed(event)
+        if tap.spent:
+            break
+    assert tap.spent
+    made.account.ending()
+    assert made.account.cut_reason is reason
+    assert made.account.input + made.account.output <= left
+
+
+def test_a_cut_where_others_took_what_was_left_is_by_the_quota() -> None:
+    limiter = FakeLimiter(left=1000)
+    made = Permitted(MESSAGES, limiter=limiter)
+    limiter.left = 0
+    tap = made.open()
+    for event in [*MESSAGES.opening, *map(MESSAGES.content, TEXTS * 10)]:
+        tap.feed(event)
+        if tap.spent:
+            break
+    made.account.ending()
+    assert tap.spent
+    assert made.account.cut_reason is EndReason.QUOTA
+    assert made.account.permit is not None
+    assert made.account.input + made.account.output <= made.account.permit.granted
+    made.account.settle()
+    assert limiter.settled == [made.account.input + made.account.output]

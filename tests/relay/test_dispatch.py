@@ -55,6 +55,9 @@ class Events(RecordingUpstreamEvents):
     def on_target(self, target: Target) -> None:
         self.targets.append(target.name)
 
+    def on_more_tokens(self) -> None:
+        raise AssertionError("there are no limits here")
+
     def on_upstream_end(self) -> None:
         super().on_upstream_end()
         self.dispatch.cancel()

@@ -10,15 +10,20 @@ import pytest
 from flowserver.errors import EndReason, Party, RelayError, bad_request, upstream_error
 from flowserver.flow import PauseTotals, Reason
 from flowserver.messages import RequestHead, ResponseHead
+from flowserver.relay.dispatch import Dispatch
 from flowserver.relay.exchange import Abandoned, Exchange
 from flowserver.relay.target import Deadlines
+from flowserver.relay.tenants import TenantLimits
 
 from ..support.clock import FakeClock
+from ..support.limiting import KEY, FakeLimiter, asking, limiting, tenant
 from ..support.recording import (
+    RecordingConnector,
     RecordingDownstream,
     RecordingObserver,
     RecordingUpstream,
     account,
+    dispatching,
     exchange_surroundings,
     target,
 )
@@ -880,3 +885,230 @@ def test_an_error_before_the_head_has_the_format_s_body(stream: Stream) -> None:
     scene.exchange.on_upstream_failed(BROKEN)
     assert scene.down.body == scene.account.error(BROKEN)
     assert scene.down.heads[0].content_length == len(scene.down.body)
+
+
+# Tenants
+
+
+class Limited:
+    """An exchange of a tenant with a quota, over a dispatch and a provider that a test speaks for. The lease is 100
+    tokens; from the answer's head on, the limiter answers when it is told to."""
+
+    def __init__(
+        self,
+        *,
+        left: int = 1_000_000,
+        key: bytes | None = KEY,
+        delayed: bool = False,
+        stream: Stream = MESSAGES,
+        models: tuple[str, ...] = (),
+    ) -> None:
+        self.limiter = FakeLimiter(left=left, delayed=delayed)
+        self.observer = RecordingObserver()
+        self.down = RecordingDownstream()
+        self.connector = RecordingConnector()
+        self.stream = stream
+        acme = tenant(limits=TenantLimits(tokens_per_day=10_000), models=models)
+        request = asking(key=key, target=stream.target.encode())
+        self.account = account(stream.target, limiting=limiting(acme, limiter=self.limiter))
+        around = exchange_surroundings(observer=self.observer, heartbeat=5.0)
+        deadlines = Deadlines(first_byte=20, idle=20, body=None, total=None)
+        self.exchange = Exchange(request, self.down, around, identity=b"id-1", account=self.account)
+        asked = dispatching((target(self.connector, deadlines=deadlines),))
+        dispatch = Dispatch(request, b"id-1", asked, self.exchange, account=self.account)
+        self.exchange.start(dispatch)
+        self.exchange.on_downstream_data(orjson.dumps(stream.body))
+        self.exchange.on_downstream_end()
+        self.dispatch = dispatch
+
+    @property
+    def up(self) -> RecordingUpstream:
+        return self.connector.streams[0]
+
+    def answer(self, *fields: tuple[bytes, bytes]) -> None:
+        self.limiter.delayed = True
+        self.dispatch.on_upstream_head(ResponseHead(200, [*self.stream.head.headers, *fields]))
+
+    def hear(self, *events: bytes) -> None:
+        for event in events:
+            if not self.exchange.is_over:
+                self.exchange.on_upstream_data(event)
+
+    def emit_until_it_waits(self) -> list[bytes]:
+        """The events that came, the last of which waits."""
+        came: list[bytes] = []
+        for number in range(500):
+            came.append(self.stream.content(f"word {number} "))
+            self.hear(came[-1])
+            if self.exchange.state() == "waiting_for_tokens":
+                return came
+        raise AssertionError("it never waited")
+
+
+def waiting(**options: Any) -> tuple[Limited, list[bytes]]:
+    scene = Limited(**options)
+    scene.answer()
+    return scene, scene.emit_until_it_waits()
+
+
+def test_the_relays_own_key_does_not_reach_the_provider() -> None:
+    scene = Limited()
+    [request] = scene.connector.requests
+    assert not [name for name, value in request.headers if KEY in value]
+    assert not [name for name, _ in request.headers if name in (b"authorization", b"x-api-key")]
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code"),
+    [
+        ({"key": None}, 401, "missing_api_key"),
+        ({"key": b"wrong"}, 401, "invalid_api_key"),
+        ({"models": ("gpt-*",)}, 404, "model_not_found"),
+    ],
+)
+def test_who_may_not_start_reaches_no_provider(options: dict[str, Any], status: int, code: str) -> None:
+    scene = Limited(stream=CHAT, **options)
+    assert scene.down.heads[0].status == status
+    assert orjson.loads(scene.down.body)["error"]["code"] == code
+    assert scene.connector.requests == []
+    scene.exchange.on_downstream_finished()
+    assert scene.exchange.end_reason is EndReason.LIMITED
+    assert scene.limiter.log == []
+
+
+def test_a_request_goes_out_when_the_limiter_has_let_it() -> None:
+    scene = Limited(delayed=True)
+    assert scene.connector.requests == []
+    assert scene.exchange.state() == "waiting"
+    scene.limiter.answer()
+    assert len(scene.connector.requests) == 1
+
+
+def test_a_client_that_leaves_before_the_decision_gives_back_what_it_brings() -> None:
+    scene = Limited(delayed=True)
+    scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    scene.limiter.answer()
+    assert scene.limiter.settled == [0]
+    assert scene.connector.requests == []
+    assert scene.down.log == []
+
+
+def test_a_providers_limits_are_replaced_by_the_tenants() -> None:
+    scene = Limited()
+    scene.answer((b"anthropic-ratelimit-tokens-remaining", b"5"), (b"x-other", b"1"))
+    headers = scene.down.heads[0].headers
+    assert (b"anthropic-ratelimit-tokens-remaining", b"5") not in headers
+    assert (b"anthropic-ratelimit-tokens-limit", b"10000") in headers
+    assert (b"x-other", b"1") in headers
+
+
+def test_a_stream_that_waits_for_tokens_stops_its_provider_until_they_come() -> None:
+    scene, came = waiting()
+    assert scene.up.log[-1] == "pause"
+    assert scene.exchange.answer_gate is not None
+    assert scene.exchange.answer_gate.reasons is Reason.QUOTA
+    assert scene.down.body == b"".join(came[:-1])
+    scene.hear(MESSAGES.content("late"))
+    assert scene.down.body == b"".join(came[:-1])
+    scene.limiter.answer()
+    assert scene.down.body == b"".join(came) + MESSAGES.content("late")
+    assert scene.up.log[-1] == "resume"
+    assert scene.exchange.state() == "streaming"
+    assert scene.exchange.answer_gate.pauses == 1
+
+
+def test_a_client_that_is_full_keeps_the_provider_stopped_when_tokens_come() -> None:
+    scene, _ = waiting()
+    scene.exchange.on_downstream_full()
+    scene.limiter.answer()
+    assert scene.up.log[-1] == "pause"
+    scene.exchange.on_downstream_drained()
+    assert scene.up.log[-1] == "resume"
+
+
+def test_the_end_comes_behind_events_that_waited() -> None:
+    scene, came = waiting()
+    report = MESSAGES.report(120)
+    scene.hear(*report)
+    scene.dispatch.on_upstream_end()
+    assert "end" not in scene.down.log
+    assert scene.observer.ended == []
+    scene.limiter.answer()
+    assert scene.down.body == b"".join([*came, *report])
+    assert scene.down.log[-1] == "end"
+    scene.exchange.on_downstream_finished()
+    assert scene.exchange.end_reason is EndReason.COMPLETE
+    assert scene.limiter.settled == [scene.account.input + 120]
+
+
+def test_a_provider_that_breaks_off_while_events_wait_breaks_the_answer() -> None:
+    scene, came = waiting()
+    scene.dispatch.on_upstream_failed(BROKEN)
+    assert scene.down.log[-1] == "broken"
+    said = list(scene.down.log)
+    scene.limiter.answer()
+    assert scene.down.log == said
+    assert came[-1] not in scene.down.body
+    assert scene.exchange.end_reason is EndReason.UPSTREAM_FAILED
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_client_that_leaves_while_events_wait(whole: bool) -> None:
+    scene, _ = waiting()
+    if whole:
+        scene.dispatch.on_upstream_end()
+    said = list(scene.down.log)
+    scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    assert scene.exchange.end_reason is EndReason.CLIENT_GONE
+    assert scene.up.log[-1] == "cancel"
+    while scene.limiter.waiting:
+        scene.limiter.answer()
+    assert scene.down.log == said
+    assert len(scene.limiter.settled) == len(scene.observer.ended) == 1
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_stream_whose_quota_is_used_up_is_cut(whole: bool) -> None:
+    """Whether or not the provider was done by then."""
+    scene = Limited(left=1000)
+    scene.limiter.left = 0
+    scene.answer()
+    came = scene.emit_until_it_waits()
+    if whole:
+        scene.dispatch.on_upstream_end()
+    scene.limiter.answer()
+    assert came[-1] not in scene.down.body
+    assert b"max_tokens" in scene.down.body
+    assert scene.down.log[-1] == "end"
+    assert scene.down.log.count("end") == 1
+    assert scene.up.log[-1] == "cancel"
+    scene.exchange.on_downstream_finished()
+    assert scene.exchange.end_reason is EndReason.QUOTA
+    [used] = scene.limiter.settled
+    assert used == scene.account.input + scene.account.output <= 100 + scene.account.input
+
+
+def test_no_sign_of_life_and_no_deadline_comes_between_a_wait_and_its_end() -> None:
+    """Time stands still for the provider: it is the relay that holds things up."""
+    scene, came = waiting()
+    for now in range(2000, 2100, 10):
+        scene.exchange.sweep(now)
+    assert scene.down.body == b"".join(came[:-1])
+    assert scene.exchange.end_reason is None
+    while scene.limiter.waiting:
+        scene.limiter.answer()
+    for now in range(2100, 2200, 10):
+        scene.exchange.sweep(now)
+    assert scene.exchange.end_reason is EndReason.IDLE_TIMEOUT
+
+
+def test_a_stream_of_a_limiter_that_answers_at_once_never_waits() -> None:
+    scene = Limited()
+    scene.answer()
+    scene.limiter.delayed = False
+    events = [MESSAGES.content(f"word {number} ") for number in range(300)]
+    for event in events:
+        scene.hear(event)
+        assert scene.exchange.state() == "streaming"
+    assert scene.down.body == b"".join(events)
+    assert "pause" not in scene.up.log

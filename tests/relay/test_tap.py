@@ -15,6 +15,7 @@ from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.quirks import GENERIC
 from flowserver.errors import RelayError
 from flowserver.eventstream import EventStreamScanner
+from flowserver.relay.permit import Verdict
 from flowserver.relay.tap import Budget, Tap, WholeTap
 from flowserver.sse import NdjsonScanner, Scanner, SseScanner
 
@@ -70,8 +71,22 @@ class Most:
     meter: FakeMeter
     pieces: int
 
-    def is_spent(self) -> bool:
-        return self.meter.pieces > self.pieces
+    def verdict(self) -> Verdict:
+        return Verdict.END if self.meter.pieces > self.pieces else Verdict.PASS
+
+
+@dataclass
+class Leased:
+    """A `Budget` of so many content events, `most` in the end: what is more waits, or is the end behind `most`."""
+
+    meter: FakeMeter
+    granted: int
+    most: int
+
+    def verdict(self) -> Verdict:
+        if self.meter.pieces <= self.granted:
+            return Verdict.PASS
+        return Verdict.WAIT if self.granted < self.most else Verdict.END
 
 
 @dataclass(frozen=True)
@@ -318,6 +333,165 @@ def test_line_ends_that_two_reads_share_stay_whole(most: int | None, cuts: list[
     places = sorted({0, *cuts, len(stream)})
     passed = b"".join([edited.feed(stream[begin:end]) for begin, end in pairwise(places)])
     assert passed == first or (most is None and passed == first + b"\n")  # a last LF that came by itself
+
+
+# Waiting
+
+
+def waiting_tap(granted: int, *, most: int = 100, withholds: bool = False) -> tuple[Tap, FakeMeter, Leased]:
+    meter = FakeMeter()
+    budget = Leased(meter, granted, most)
+    return Tap(SseScanner(10_000), meter, hold=10_000, withholds=withholds, budget=budget), meter, budget
+
+
+@framings
+@patient
+@given(
+    events=EVENTS,
+    sizes=SIZES,
+    hold=HOLDS,
+    withholds=st.booleans(),
+    looks=st.booleans(),
+    most=st.integers(0, 14),
+    grants=st.lists(st.integers(0, 3), min_size=1, max_size=12).filter(any),
+    patience=st.lists(st.integers(0, 4), min_size=1, max_size=8),
+)
+def test_what_waits_passes_in_its_order_at_any_moment_of_resuming(
+    framing: Framing,
+    events: list[bytes],
+    sizes: list[int],
+    hold: int,
+    withholds: bool,
+    looks: bool,
+    most: int,
+    grants: list[int],
+    patience: list[int],
+) -> None:
+    """In the end the same has passed as by a budget that never lets wait. `grants` come one by one, each when as many
+    reads came behind the wait as `patience` says, or when the answer is over."""
+    raw = [framing.event(data) for data in events]
+    fed = pieces(b"".join(raw), cycle(sizes))
+    expected = b"".join(raw[index] for index in passes(events, raw, sizes, hold=hold, withholds=withholds, most=most))
+    meter = FakeMeter()
+    if looks:
+        meter.known = {each: data for each, data in zip(raw, events, strict=True) if data.startswith(b"content")}
+    budget = Leased(meter, 0, most)
+    parked = Tap(framing.scanner(10_000), meter, hold=hold, withholds=withholds, budget=budget)
+    more, delays, passed = cycle(grants), cycle(patience), b""
+
+    def resumed() -> bytes:
+        budget.granted = min(most, budget.granted + next(more))
+        return parked.resume()
+
+    delay = next(delays)
+    for data in fed:
+        was_waiting = parked.is_waiting
+        got = parked.feed(data)
+        assert not (was_waiting and got)
+        passed += got
+        if parked.is_waiting:
+            assert not parked.spent
+            delay -= 1
+            if delay < 0:
+                delay = next(delays)
+                passed += resumed()
+        if parked.spent:
+            break
+    while parked.is_waiting:
+        passed += resumed()
+    assert passed == expected
+    assert parked.spent == (sum(data.startswith(b"content") for data in events) > most)
+    assert meter.pieces <= most + 1
+    if not parked.spent:
+        assert parked.finish() == b""
+        assert meter.seen == events
+
+
+def test_nothing_passes_while_an_event_waits_and_nothing_behind_it_is_read() -> None:
+    parked, meter, budget = waiting_tap(1)
+    one, two, three = content(1, 2, 3)
+    assert parked.feed(one + two + three) == one
+    assert parked.is_waiting
+    assert parked.at_boundary
+    assert parked.feed(content(4)[0]) == b""
+    assert parked.feed(HIDDEN) == b""
+    seen = list(meter.seen)
+    assert parked.resume() == b""
+    assert parked.is_waiting
+    assert meter.seen == seen
+    budget.granted = 3
+    assert parked.resume() == two + three
+    assert parked.is_waiting
+    budget.granted = 4
+    assert parked.resume() == content(4)[0] + HIDDEN
+    assert not parked.is_waiting
+
+
+def test_an_event_is_counted_once_however_often_it_waits() -> None:
+    parked, meter, budget = waiting_tap(0)
+    [one] = content(1)
+    assert parked.feed(one) == b""
+    for _ in range(3):
+        assert parked.resume() == b""
+    budget.granted = 1
+    assert parked.resume() == one
+    assert meter.pieces == 1
+
+
+def test_an_event_that_is_known_at_a_look_waits_too() -> None:
+    parked, meter, budget = waiting_tap(1)
+    one, two, three = content(1, 2, 3)
+    meter.known = {two: two[6:-2], three: three[6:-2]}
+    assert parked.feed(one) == one
+    assert parked.feed(two) == b""
+    assert parked.feed(three) == b""
+    budget.granted = 3
+    assert parked.resume() == two + three
+    assert meter.glances == 2
+    assert meter.pieces == 3
+
+
+def test_what_waits_in_vain_never_passes() -> None:
+    parked, meter, budget = waiting_tap(1, most=2)
+    one, two, three, four = content(1, 2, 3, 4)
+    assert parked.feed(one + two[:9]) == one
+    assert parked.feed(two[9:] + three) == b""
+    assert parked.feed(four) == b""
+    budget.granted = 2
+    assert parked.resume() == two
+    assert parked.spent
+    assert not parked.is_waiting
+    assert parked.at_boundary
+    assert meter.pieces == 3
+
+
+def test_half_an_event_behind_one_that_waits_passes_with_its_other_half() -> None:
+    parked, _, budget = waiting_tap(0)
+    one, two = content(1, 2)
+    assert parked.feed(one + two[:8]) == b""
+    budget.granted = 2
+    assert parked.resume() == one
+    assert parked.feed(two[8:]) == two
+
+
+def test_the_tail_behind_an_event_that_waited_passes_when_the_answer_is_whole() -> None:
+    parked, _, budget = waiting_tap(0)
+    [one] = content(1)
+    assert parked.feed(one) == b""
+    assert parked.feed(b"data: tail") == b""
+    budget.granted = 1
+    assert parked.resume() == one
+    assert parked.finish() == b"data: tail"
+
+
+def test_where_nothing_waits_there_is_nothing_to_resume() -> None:
+    parked, _, _ = waiting_tap(1)
+    assert parked.resume() == b""
+    [one] = content(1)
+    assert parked.feed(one[:7]) == b""
+    assert parked.resume() == b""
+    assert parked.feed(one[7:]) == one
+    assert WholeTap(FakeMeter(), 100).resume() == b""
 
 
 # Comments and tails

@@ -15,6 +15,7 @@ from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.dispatch import Dispatching, RetryPolicy
 from flowserver.relay.exchange import Abandoned, Exchange, Surroundings
 from flowserver.relay.health import Health
+from flowserver.relay.limiting import Limiting
 from flowserver.relay.ports import Connector, DownstreamEvents, UpstreamEvents
 from flowserver.relay.routes import Route, RouteTable
 from flowserver.relay.target import Deadlines, Target, TargetSettings
@@ -252,9 +253,10 @@ def target(
     )
 
 
-def account(target: str = "/v1/models", *, ratios: Ratios | None = None) -> Account:
+def account(target: str = "/v1/models", *, ratios: Ratios | None = None, limiting: Limiting | None = None) -> Account:
     """Of a request to `target`."""
-    settings = AccountSettings(ratios if ratios is not None else Ratios(), max_event=1 << 20, hold=8192)
+    ratios = ratios if ratios is not None else Ratios()
+    settings = AccountSettings(ratios, max_event=1 << 20, hold=8192, limiting=limiting)
     return Account(settings, recognise(target), target)
 
 

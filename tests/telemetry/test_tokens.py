@@ -76,8 +76,8 @@ def test_tokens_are_summed_by_provider_model_and_type(scene: Scene) -> None:
     for output in (30, 12):
         scene.serve(MESSAGES, ["a"] * 10, output)
     figures = scene.figures()
-    assert figures[f'flow_tokens_total{{{MODEL},type="input"}}'] == 14
-    assert figures[f'flow_tokens_total{{{MODEL},type="output"}}'] == 42
+    assert figures[f'flow_tokens_total{{{MODEL},tenant="",type="input"}}'] == 14
+    assert figures[f'flow_tokens_total{{{MODEL},tenant="",type="output"}}'] == 42
     assert not [name for name in figures if name.startswith("flow_tokens") and "reasoning" in name]
 
 
@@ -95,7 +95,7 @@ def test_all_kinds_of_tokens_are_told_apart(scene: Scene) -> None:
     figures = scene.figures()
     kinds = {"input": 20, "output": 9, "cached": 6, "cache_written": 5, "reasoning": 4}
     for kind, number in kinds.items():
-        assert figures[f'flow_tokens_total{{{MODEL},type="{kind}"}}'] == number
+        assert figures[f'flow_tokens_total{{{MODEL},tenant="",type="{kind}"}}'] == number
 
 
 def test_the_tokens_of_each_exchange_fall_into_their_buckets(scene: Scene) -> None:
@@ -152,7 +152,7 @@ def test_a_stream_that_was_cut_counts_what_passed_and_proves_no_estimate(scene: 
     scene.end(exchange)
     figures = scene.figures()
     assert figures['flow_exchanges_total{end="budget"}'] == 1
-    assert figures[f'flow_tokens_total{{{MODEL},type="output"}}'] == 5
+    assert figures[f'flow_tokens_total{{{MODEL},tenant="",type="output"}}'] == 5
     assert f"flow_estimate_error_ratio_count{{{MODEL}}}" not in figures
 
 
@@ -179,7 +179,10 @@ def test_a_model_that_no_answer_names_goes_by_its_request(scene: Scene) -> None:
     scene.hear(exchange, b'{"message": {"role": "assistant", "content": "a"}, "done": false}\n')
     exchange.on_upstream_end()
     exchange.on_downstream_finished()
-    assert 'flow_tokens_total{gen_ai_provider_name="api",gen_ai_request_model="asked",type="output"}' in scene.figures()
+    assert (
+        'flow_tokens_total{gen_ai_provider_name="api",gen_ai_request_model="asked",tenant="",type="output"}'
+        in scene.figures()
+    )
 
 
 def test_clients_cannot_make_any_number_of_models(scene: Scene) -> None:
@@ -191,13 +194,13 @@ def test_clients_cannot_make_any_number_of_models(scene: Scene) -> None:
     figures = scene.figures()
     counted = [name for name in figures if name.startswith("flow_tokens_total")]
     assert len(counted) == MAX_MODELS + 1
-    other = f'flow_tokens_total{{gen_ai_provider_name="api",gen_ai_request_model="{OTHER}",type="output"}}'
+    other = f'flow_tokens_total{{gen_ai_provider_name="api",gen_ai_request_model="{OTHER}",tenant="",type="output"}}'
     assert figures[other] == 50
     scene.serve(CHAT, ["a"], 1)
     exchange = scene.start(CHAT)
     scene.hear(exchange, b'data: {"model": "made-up-7", "choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n')
     scene.end(exchange)
-    known = 'flow_tokens_total{gen_ai_provider_name="api",gen_ai_request_model="made-up-7",type="output"}'
+    known = 'flow_tokens_total{gen_ai_provider_name="api",gen_ai_request_model="made-up-7",tenant="",type="output"}'
     assert scene.figures()[known] == 2
 
 

@@ -1,0 +1,140 @@
+"""What tenants and their limits add to a small answer that is no stream: kept in memory, in Redis, or Redis is dead.
+
+Four relay processes and the provider run side by side and take turns within each round, so that what the machine does
+meanwhile falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import unary
+from bench.client import Client, request
+from bench.cores import LOAD_CORES, RELAY_CORES
+from bench.figures import CaseResult, Collector, rotated
+from bench.peers import Running
+from bench.processes import Process, free_port, python_module, wait_until_quiet
+from bench.provider import simulator
+
+KEY = "bench"
+"""What `bench.client` shows in authorization."""
+
+NONE, MEMORY, REDIS, DEAD = "no tenants", "in memory", "in Redis", "Redis dead"
+
+TENANT = f"""
+[[tenants]]
+name = "bench"
+key_sha256 = "{hashlib.sha256(KEY.encode()).hexdigest()}"
+requests_per_minute = 1000000000
+concurrent = 1000000
+tokens_per_day = 10000000000
+
+[tenants.user]
+requests_per_minute = 1000000000
+"""
+"""Limits of all kinds that ask the store, none of which is ever reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`load` is as in `unary`. Few requests at once, as what a busy relay adds is its queue."""
+
+    load: unary.Settings
+
+
+FULL = Settings(unary.Settings(connections=20, rate=400, rounds=11, warm_up=0.5, window=2))
+QUICK = Settings(unary.Settings(connections=20, rate=400, rounds=2, warm_up=0.5, window=2))
+
+
+def run(relays: Sequence[str], settings: Settings) -> CaseResult:
+    """Measures flowserver, which alone has tenants; the other `relays` are not asked."""
+    collector = Collector()
+    load = settings.load
+    notes: tuple[str, ...] = ()
+    if "flowserver" in relays:
+        with ExitStack() as stack:
+            kinds, notes = _start(stack)
+            wait_until_quiet()
+            for number in range(load.rounds):
+                _round(kinds, number, load, collector)
+    return CaseResult(
+        "limits",
+        f"limits: {load.rate:g} whole answers/s of {load.size} B, {load.connections} connections kept open",
+        {"connections": load.connections, "rate": load.rate, "size": load.size, "window": load.window},
+        collector.figures(),
+        notes,
+    )
+
+
+def _start(stack: ExitStack) -> tuple[dict[str, Running], tuple[str, ...]]:
+    """The relays by what they keep their limits in, and what is to be said of those that are not there."""
+    provider = stack.enter_context(simulator())
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+    upstream = f'[[upstreams]]\nname = "provider"\nurl = "http://127.0.0.1:{provider.port}"\n'
+    plain, limited = folder / "plain.toml", folder / "limited.toml"
+    plain.write_text(upstream)
+    limited.write_text(upstream + TENANT)
+
+    def relay(kind: str, config: Path, redis: int | None = None) -> Running:
+        return stack.enter_context(_relay(kind, config, redis))
+
+    kinds = {NONE: relay(NONE, plain), MEMORY: relay(MEMORY, limited)}
+    program = shutil.which("redis-server")
+    if program is None:
+        return kinds, ("redis-server is not installed: its figures are left out",)
+    port, ended = free_port(), free_port()
+    stack.enter_context(_redis(program, port, folder))
+    kinds |= {REDIS: relay(REDIS, limited, port), DEAD: relay(DEAD, limited, ended)}
+    return kinds, ("Redis dead: nobody listens there, and the warm-up has opened the breaker",)
+
+
+@contextmanager
+def _relay(kind: str, config: Path, redis: int | None) -> Iterator[Running]:
+    port = free_port()
+    environment = {
+        "FLOW_LISTEN": f"127.0.0.1:{port}",
+        "FLOW_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
+        "FLOW_LOG_LEVEL": "warning",
+        "FLOW_CONFIG": str(config),
+        "FLOW_REDIS_URL": "" if redis is None else f"redis://127.0.0.1:{redis}/0",
+    }
+    with Process(python_module("flowserver", "serve"), port, environment=environment, cpus=RELAY_CORES) as process:
+        yield Running(kind, port, process.pid)
+
+
+@contextmanager
+def _redis(program: str, port: int, folder: Path) -> Iterator[None]:
+    """One with nothing on disk, beside the load: a machine of its own in earnest."""
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    with Process([*command, "--appendonly", "no"], port, cpus=LOAD_CORES):
+        yield
+
+
+def _round(kinds: dict[str, Running], number: int, load: unary.Settings, collector: Collector) -> None:
+    """Each of `kinds` once, and what it takes beyond a relay without tenants."""
+    found = {kind: _measure(kinds[kind], load, collector) for kind in rotated(kinds, number)}
+    base = found[NONE]
+    for kind in kinds:
+        if kind == NONE:
+            continue
+        for (what, unit), value in found[kind].items():
+            collector.add(kind, f"added {what}", unit, value - base[what, unit])
+
+
+def _measure(relay: Running, load: unary.Settings, collector: Collector) -> dict[tuple[str, str], float]:
+    """By quantity and unit."""
+    own = Collector()
+    message = request(f"whole={load.size}", stream=False)
+    with Client[unary.Caller]() as client:
+        callers = [client.add(unary.Caller(relay.port, message)) for _ in range(load.connections)]
+        unary.measure(client, callers, relay, load, "", own)
+    figures = own.figures()
+    for figure in figures:
+        collector.add(relay.name, figure.what, figure.unit, figure.median)
+    return {(figure.what, figure.unit): figure.median for figure in figures if figure.unit != "%"}

@@ -1,0 +1,165 @@
+"""Whose request it is, whether it may start, and what its answer tells of limits. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from ..errors import EndReason, Party, RelayError
+from ..limits.store import Cause, Decision, LimitState, RequestBucket, Slots
+from ..messages import SESSION, USER, Headers, RequestHead, find
+from .permit import Limiter
+from .tenants import Tenant, Tenants, key_of
+
+
+class Directory(Protocol):
+    """Tenants that are kept elsewhere."""
+
+    def find(self, key: bytes, done: Callable[[Tenant | None, bool], None]) -> None:
+        """Whose `key` is, at once or later. The second is False when that could not be found out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limiting:
+    """What the exchanges of a relay with tenants share. `directory` None: all tenants are in the configuration. `now`
+    is seconds since the epoch."""
+
+    tenants: Tenants
+    limiter: Limiter
+    now: Callable[[], float]
+    directory: Directory | None = None
+
+    def identify(self, request: RequestHead, done: Callable[[Tenant | RelayError], None]) -> None:
+        """Whose request it is, at once or later."""
+        key = key_of(request.headers)
+        if key is None:
+            done(NO_KEY)
+            return
+        tenant = self.tenants.find(key, self.now())
+        if tenant is not None:
+            done(tenant)
+        elif self.directory is None:
+            done(UNKNOWN_KEY)
+        else:
+            self.directory.find(key, lambda found, known: done(found or (UNKNOWN_KEY if known else NO_STORE)))
+
+
+def user_of(request: RequestHead, asked: str | None) -> str | None:
+    """The user within a tenant: by header, else as the request's own field says."""
+    value = find(request.headers, USER)
+    return value.decode("latin-1") if value else asked
+
+
+def session_of(request: RequestHead) -> str | None:
+    value = find(request.headers, SESSION)
+    return value.decode("latin-1") if value else None
+
+
+def refusal(decision: Decision) -> RelayError:
+    """What a refused client is told: an exhausted quota is not a rate, and waiting helps with one of them only."""
+    wait = decision.retry_after
+    after = max(1, math.ceil(wait)) if wait is not None else None
+    name = decision.refused_by.key if decision.refused_by is not None else ""
+    if decision.cause is Cause.UNAVAILABLE:
+        return NO_STORE
+    if decision.cause is Cause.QUOTA:
+        text = f"The quota of tokens is used up ({_short(name)}). It begins anew when its time is over."
+        return _limited("insufficient_quota", text, after)
+    if decision.cause is Cause.CONCURRENCY:
+        text = f"As many streams as are allowed run at once ({_short(name)}). Try again when one is over."
+        return _limited("concurrency_limit_exceeded", text, after or 1)
+    text = f"The rate limit is reached ({_short(name)}). Try again after the time in retry-after."
+    return _limited("rate_limit_exceeded", text, after)
+
+
+def model_refused(model: str | None) -> RelayError:
+    text = f"This key may not use the model {model!r}, or there is no such model."
+    return RelayError(404, "model_not_found", text, Party.CLIENT, EndReason.LIMITED)
+
+
+def path_refused(path: str) -> RelayError:
+    text = f"This key may not use {path}."
+    return RelayError(403, "permission_denied", text, Party.CLIENT, EndReason.LIMITED)
+
+
+def limit_fields(decision: Decision | None, *, anthropic: bool, now: float) -> Headers:
+    """Fields that tell what is left, as the API's own client libraries read them: the tightest limit of each kind."""
+    if decision is None:
+        return []
+    fields: Headers = []
+    for kind, states in _by_kind(decision):
+        state = min(states, key=lambda each: each.remaining)
+        fields += _anthropic(kind, state, now) if anthropic else _openai(kind, state)
+    if not decision.admitted and decision.retry_after is not None:
+        fields.append((b"retry-after-ms", b"%d" % math.ceil(decision.retry_after * 1000)))
+    return fields
+
+
+def _by_kind(decision: Decision) -> list[tuple[bytes, list[LimitState]]]:
+    requests = [state for state in decision.states if isinstance(state.limit, RequestBucket)]
+    tokens = [state for state in decision.states if not isinstance(state.limit, RequestBucket | Slots)]
+    return [(kind, states) for kind, states in ((b"requests", requests), (b"tokens", tokens)) if states]
+
+
+def _openai(kind: bytes, state: LimitState) -> Headers:
+    return [
+        (b"x-ratelimit-limit-" + kind, b"%d" % state.limit.limit),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % state.remaining),
+        (b"x-ratelimit-reset-" + kind, _span(state.reset or 0.0)),
+    ]
+
+
+def _anthropic(kind: bytes, state: LimitState, now: float) -> Headers:
+    moment = datetime.fromtimestamp(math.ceil(now + (state.reset or 0.0)), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [
+        (b"anthropic-ratelimit-%b-limit" % kind, b"%d" % state.limit.limit),
+        (b"anthropic-ratelimit-%b-remaining" % kind, b"%d" % state.remaining),
+        (b"anthropic-ratelimit-%b-reset" % kind, moment.encode("ascii")),
+    ]
+
+
+def _span(seconds: float) -> bytes:
+    """As OpenAI writes it: 12ms, 1.5s, 6m0s, 2h0m0s."""
+    if seconds < 1:
+        return b"%dms" % math.ceil(seconds * 1000)
+    if seconds < 60:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".").encode() + b"s"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return b"%dh%dm%ds" % (hours, minutes, rest) if hours else b"%dm%ds" % (minutes, rest)
+
+
+def _short(key: str) -> str:
+    """A limit's name without its tenant."""
+    return key.partition("}:")[2].replace(":", " ")
+
+
+def _limited(code: str, text: str, after: int | None) -> RelayError:
+    return RelayError(429, code, text, Party.CLIENT, EndReason.LIMITED, retry_after=after)
+
+
+NO_KEY = RelayError(
+    401,
+    "missing_api_key",
+    "This relay wants a key of its own, in the field where the API takes keys (Authorization: Bearer ...).",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
+UNKNOWN_KEY = RelayError(
+    401,
+    "invalid_api_key",
+    "This relay does not know the key, or it is no longer valid. Ask whoever runs the relay for another.",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
+NO_STORE = RelayError(
+    503,
+    "limits_unavailable",
+    "Limits can't be checked now, and nothing may pass without. Try again shortly.",
+    Party.RELAY,
+    EndReason.LIMITED,
+    retry_after=1,
+)

@@ -1,0 +1,225 @@
+"""Who may use the relay, and how much of it: tenants, their keys and their limits. No I/O.
+
+Of a key only its SHA-256 is known. A key is random and long, so a plain hash protects it; and it is looked up by its
+hash, so the time that takes tells nothing of other keys.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from hashlib import sha256
+
+from ..limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
+from ..messages import Headers, find
+
+DAY = 86_400
+"""Seconds."""
+
+_KEY_FIELDS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+_ISSUED = re.compile(rb"flow-[A-Za-z0-9_-]{43}")
+_PLAIN = re.compile(r"[!-\"$-9;-z|~]{1,64}")
+"""Names that are part of a limit's key as they are: neither long nor with blanks, colons, braces or a hash sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """None: no limit."""
+
+    requests_per_minute: int | None = None
+    request_burst: int | None = None
+    """Requests that may come at once; None: as many as in a minute."""
+    tokens_per_minute: int | None = None
+    token_burst: int | None = None
+    """Tokens at once; None: as many as in a minute."""
+    concurrent: int | None = None
+    """Requests at once."""
+    tokens_per_stream: int | None = None
+    """Of one answer; see `stream_budget`, as no store has to count it."""
+    tokens_per_session: int | None = None
+    """Within a day from the session's first request."""
+    tokens_per_day: int | None = None
+    """Until midnight, UTC."""
+    tokens_per_month: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKey:
+    sha256: bytes
+    """32 bytes."""
+    expires_at: float | None = None
+    """Seconds since the epoch; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What all models that fit one of the patterns may use together."""
+
+    models: tuple[str, ...]
+    limits: TenantLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    name: str
+    keys: tuple[TenantKey, ...] = ()
+    disabled: bool = False
+    models: tuple[str, ...] = ()
+    """Shell patterns, as for the paths; empty: all."""
+    paths: tuple[str, ...] = ()
+    limits: TenantLimits = TenantLimits()
+    """Of all its requests together."""
+    user: TenantLimits = TenantLimits()
+    """Of each of its users. Requests that name no user are one user."""
+    model_limits: tuple[ModelLimits, ...] = ()
+
+
+class Tenants:
+    """The tenants of the configuration, by their keys."""
+
+    __slots__ = ("_by_key",)
+
+    def __init__(self, tenants: Iterable[Tenant]) -> None:
+        self._by_key = {key.sha256: tenant for tenant in tenants for key in tenant.keys}
+
+    def find(self, key: bytes, now: float) -> Tenant | None:
+        """Whose `key` is; None when it is nobody's, expired, or its tenant is disabled. `now` in seconds since the
+        epoch."""
+        digest = digest_of(key)
+        tenant = self._by_key.get(digest)
+        return tenant if tenant is not None and refusal(tenant, digest, now) is None else None
+
+    def why(self, key: bytes, now: float) -> str:
+        """A word for the log on a key that was not found. Clients are not told: they could try keys by it."""
+        digest = digest_of(key)
+        return refusal(self._by_key.get(digest), digest, now) or "valid"
+
+
+def refusal(tenant: Tenant | None, digest: bytes, now: float) -> str | None:
+    """Why a key may not be used: `unknown`, `expired` or `disabled`; None: it may."""
+    keys = tenant.keys if tenant is not None else ()
+    key = next((key for key in keys if hmac.compare_digest(key.sha256, digest)), None)
+    if tenant is None or key is None:
+        return "unknown"
+    if key.expires_at is not None and key.expires_at <= now:
+        return "expired"
+    return "disabled" if tenant.disabled else None
+
+
+def digest_of(key: bytes) -> bytes:
+    return sha256(key).digest()
+
+
+def was_issued(key: bytes) -> bool:
+    """Whether it looks like a key that `flowserver tenants` made; no other can be in a directory."""
+    return _ISSUED.fullmatch(key) is not None
+
+
+def key_of(headers: Headers) -> bytes | None:
+    """The key a client shows, in whichever field its API takes one; None: there is none."""
+    for name in _KEY_FIELDS:
+        value = find(headers, name)
+        if value is not None and name == b"authorization":
+            scheme, _, value = value.partition(b" ")
+            if scheme.lower() != b"bearer":
+                continue
+        if value is not None and (key := value.strip()):
+            return key
+    return None
+
+
+def allows(tenant: Tenant, path: str, model: str | None) -> bool:
+    """Whether it may use this path and model. An unknown model (None) is allowed only where all are."""
+    return allows_path(tenant, path) and allows_model(tenant, model)
+
+
+def allows_path(tenant: Tenant, path: str) -> bool:
+    return not tenant.paths or _fits(tenant.paths, path)
+
+
+def allows_model(tenant: Tenant, model: str | None) -> bool:
+    return not tenant.models or _fits(tenant.models, model)
+
+
+def stream_budget(tenant: Tenant, model: str | None) -> int | None:
+    """Tokens of one answer at most; None: as many as it has."""
+    each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits if _fits(kind.models, model))]
+    return min((limits.tokens_per_stream for limits in each if limits.tokens_per_stream is not None), default=None)
+
+
+def limits_for(tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float) -> list[Limit]:
+    """All limits that a request has to pass, each with a key of its own. `now` in seconds since the epoch.
+
+    None: the request names no user, session or model. Without a session the limit of sessions says nothing.
+    """
+    found = _limits(tenant, tenant.limits, (), session, now)
+    found += _limits(tenant, tenant.user, ("user", _name(user)), session, now)
+    for kind in tenant.model_limits:
+        if _fits(kind.models, model):
+            found += _limits(tenant, kind.limits, _place(kind), session, now)
+    return found
+
+
+def shared_limits(tenant: Tenant, now: float) -> list[Limit]:
+    """Those that do not depend on user and session, for all models: what there is to show of a tenant."""
+    found = _limits(tenant, tenant.limits, (), None, now)
+    for kind in tenant.model_limits:
+        found += _limits(tenant, kind.limits, _place(kind), None, now)
+    return found
+
+
+def user_limits(tenant: Tenant, user: str | None, now: float) -> list[Limit]:
+    return _limits(tenant, tenant.user, ("user", _name(user)), None, now)
+
+
+def _limits(
+    tenant: Tenant, limits: TenantLimits, place: tuple[str, ...], session: str | None, now: float
+) -> list[Limit]:
+    """The keys end with the settings' names, as clients and operators read them."""
+    begin = tenant_key(tenant.name, *place)
+    found: list[Limit] = []
+    if (rate := limits.requests_per_minute) is not None:
+        found.append(RequestBucket(f"{begin}:requests_per_minute", limits.request_burst or rate, rate))
+    if (rate := limits.tokens_per_minute) is not None:
+        found.append(TokenBucket(f"{begin}:tokens_per_minute", limits.token_burst or rate, rate))
+    if limits.concurrent is not None:
+        found.append(Slots(f"{begin}:concurrent", limits.concurrent))
+    if limits.tokens_per_session is not None and session:
+        found.append(Quota(f"{begin}:session:{_name(session)}:tokens_per_session", limits.tokens_per_session, ttl=DAY))
+    if limits.tokens_per_day is not None:
+        found.append(Quota(f"{begin}:tokens_per_day", limits.tokens_per_day, ends_at=end_of_day(now)))
+    if limits.tokens_per_month is not None:
+        found.append(Quota(f"{begin}:tokens_per_month", limits.tokens_per_month, ends_at=end_of_month(now)))
+    return found
+
+
+def end_of_day(now: float) -> float:
+    """The next midnight, UTC, in seconds since the epoch."""
+    return (now // DAY + 1) * DAY
+
+
+def end_of_month(now: float) -> float:
+    today = datetime.fromtimestamp(now, UTC)
+    year, month = (today.year + 1, 1) if today.month == 12 else (today.year, today.month + 1)
+    return datetime(year, month, 1, tzinfo=UTC).timestamp()
+
+
+def _place(kind: ModelLimits) -> tuple[str, str]:
+    return "model", _name(",".join(kind.models))
+
+
+def _name(text: str | None) -> str:
+    """As part of a key: a name of any length comes from a client, and a colon in it could make it another's."""
+    if not text:
+        return ""
+    if _PLAIN.fullmatch(text):
+        return text
+    return "#" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _fits(patterns: tuple[str, ...], text: str | None) -> bool:
+    return text is not None and any(fnmatchcase(text, pattern) for pattern in patterns)

@@ -1,0 +1,73 @@
+"""Puts tenants and their limits together, for the server."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from .config import Config
+from .limits.directory import Directory, KnownTenants
+from .limits.guarded import Guarded, Passed, Policy
+from .limits.limiter import StoreLimiter
+from .limits.memory import MemoryStore
+from .limits.redis import RedisStore
+from .relay.health import Health
+from .relay.limiting import Limiting
+from .relay.tenants import Tenants
+from .topology import Topology
+
+STORE_FAILURES = 3
+"""In a row, after which Redis is left alone."""
+STORE_COOLDOWN = 1.0
+"""Seconds until it is tried again, with one call."""
+
+
+class Tenancy:
+    """The limits of one relay process. Needs a running event loop."""
+
+    def __init__(self, config: Config, topology: Topology) -> None:
+        self._config = config
+        self.breaker: Health | None = None
+        """Of Redis; None: there is none."""
+        self.passed: Passed | None = None
+        """What happened while it did not answer."""
+        self._known: KnownTenants | None = None
+        self._limiter = self._build_limiter()
+        everybody = Limiting(Tenants(()), self._limiter, time.time, self._known)
+        self.limiting = self._with(everybody, topology)
+        """None: there are no tenants, and everybody may use the relay."""
+        self._everybody = everybody
+
+    def reload(self, topology: Topology) -> None:
+        """The tenants of the file as it is now. Counters go on."""
+        self.limiting = self._with(self._everybody, topology)
+
+    async def close(self) -> None:
+        """Streams that settle come to their end first."""
+        if self._known is not None:
+            await self._known.close()
+        await self._limiter.close()
+
+    def _with(self, everybody: Limiting, topology: Topology) -> Limiting | None:
+        if not topology.tenants and self._known is None:
+            return None
+        return replace(everybody, tenants=Tenants(topology.tenants))
+
+    def _build_limiter(self) -> StoreLimiter:
+        config = self._config
+        memory = MemoryStore(time.time, ttl=config.lease_time)
+        if config.redis_url is None:
+            return StoreLimiter(memory, lease=config.lease_tokens, life=config.lease_time, is_local=True)
+        policy = Policy(config.limits_policy)
+        deadline = config.redis_timeout * 1000
+        breaker = self.breaker = Health(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN)
+        redis = RedisStore(config.redis_url, deadline=deadline, ttl=config.lease_time)
+        guarded = Guarded(redis, memory, policy=policy, breaker=breaker, clock=time.monotonic)
+        self.passed = guarded.passed
+        self._known = KnownTenants(
+            Directory(config.redis_url, deadline=deadline),
+            time.monotonic,
+            time.time,
+            outlive=policy is Policy.OPEN,
+        )
+        return StoreLimiter(guarded, lease=config.lease_tokens, life=config.lease_time, is_local=False)

@@ -1,0 +1,315 @@
+"""What one exchange may use of its tenant's limits, with a limiter that answers at once or when a test says so."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+
+from flowserver.limits.store import Cause, Decision, Limit, Quota, RequestBucket, Slots, TokenBucket
+from flowserver.relay.permit import ADMITTED, Permit, Verdict
+
+from ..support.limiting import FakeLimiter
+
+PASS, WAIT, END = Verdict.PASS, Verdict.WAIT, Verdict.END
+QUOTA = Quota("{t}:quota", 10_000, ttl=60.0)
+ID = "{t}:1"
+
+
+class Scene:
+    """A permit, and what was heard of it. The lease is 100 tokens, unless `limiter` says otherwise."""
+
+    def __init__(self, limiter: FakeLimiter | None = None) -> None:
+        self.limiter = limiter or FakeLimiter()
+        self.decisions: list[Decision] = []
+        self.resumed = 0
+        self.permit = Permit(self.limiter, ID, resume=self._on_resume)
+
+    def ask(self, *limits: Limit, need: int = 10) -> None:
+        self.permit.ask(limits or (QUOTA,), need=need, done=self.decisions.append)
+
+    def extensions(self) -> list[tuple[str | int, ...]]:
+        return [call for call in self.limiter.log if call[0] == "extend"]
+
+    def _on_resume(self) -> None:
+        self.resumed += 1
+
+
+def admitted(*, left: int = 1_000_000, most: int | None = None) -> Scene:
+    """110 tokens are leased, and from now on the limiter answers when it is told to."""
+    scene = Scene(FakeLimiter(left=left))
+    scene.ask()
+    scene.limiter.delayed = True
+    scene.limiter.most = most
+    return scene
+
+
+# Admission
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_it_is_admitted_with_a_first_lease(delayed: bool) -> None:
+    scene = Scene(FakeLimiter(delayed=delayed))
+    scene.ask(need=30)
+    if delayed:
+        assert scene.decisions == []
+        assert scene.permit.decision is None
+        scene.limiter.answer()
+    assert [decision.admitted for decision in scene.decisions] == [True]
+    assert scene.permit.decision is scene.decisions[0]
+    assert (scene.permit.granted, scene.permit.left) == (130, 130)
+    assert scene.limiter.ids == {ID}
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_who_is_refused_holds_nothing_and_gives_nothing_back(delayed: bool) -> None:
+    scene = Scene(FakeLimiter(delayed=delayed))
+    scene.limiter.refuses = Cause.QUOTA
+    scene.ask()
+    if delayed:
+        scene.limiter.answer()
+    assert [decision.cause for decision in scene.decisions] == [Cause.QUOTA]
+    for now in (0, 100, 200):
+        scene.permit.sweep(now)
+    scene.permit.settle(5)
+    assert scene.limiter.log == [("admit", 10)]
+
+
+def test_without_limits_nobody_is_asked_anything() -> None:
+    scene = Scene()
+    scene.permit.ask((), need=10, done=scene.decisions.append)
+    assert scene.decisions == [ADMITTED]
+    assert scene.permit.verdict(1_000_000) is PASS
+    for now in (0, 100):
+        scene.permit.sweep(now)
+    scene.permit.settle(1_000_000)
+    assert scene.limiter.log == []
+
+
+@pytest.mark.parametrize("limit", [RequestBucket("{t}:r", 5, 5), Slots("{t}:s", 5)])
+def test_limits_that_count_no_tokens_never_stop_a_stream(limit: Limit) -> None:
+    scene = Scene()
+    scene.ask(limit)
+    assert scene.permit.verdict(1_000_000) is PASS
+    assert scene.extensions() == []
+    scene.permit.settle(7)
+    assert scene.limiter.settled == [7]
+
+
+@pytest.mark.parametrize("limit", [TokenBucket("{t}:b", 5000, 5000), QUOTA])
+def test_limits_of_tokens_are_drawn_on(limit: Limit) -> None:
+    scene = Scene()
+    scene.ask(Slots("{t}:s", 5), limit)
+    scene.permit.verdict(110)
+    assert len(scene.extensions()) == 1
+
+
+# The lease
+
+
+def test_a_lease_is_drawn_on_without_asking_and_extended_before_it_runs_out() -> None:
+    scene = admitted()
+    for used in range(10, 61):
+        assert scene.permit.verdict(used) is PASS
+    assert scene.extensions() == []
+    assert scene.permit.verdict(61) is PASS
+    assert scene.extensions() == [("extend", 61, 100)]
+    for used in range(62, 111):
+        assert scene.permit.verdict(used) is PASS
+    assert len(scene.extensions()) == 1
+    scene.limiter.answer()
+    assert (scene.permit.granted, scene.permit.left) == (210, 100)
+    assert scene.permit.verdict(160) is PASS
+    assert len(scene.extensions()) == 1
+    assert scene.resumed == 0
+
+
+def test_a_late_extension_makes_an_event_wait_until_it_is_there() -> None:
+    scene = admitted()
+    scene.permit.verdict(100)
+    assert scene.permit.verdict(111) is WAIT
+    assert scene.permit.left == 0
+    assert scene.resumed == 0
+    scene.limiter.answer()
+    assert scene.resumed == 1
+    assert scene.permit.verdict(111) is PASS
+
+
+def test_an_event_larger_than_a_lease_asks_for_all_of_itself() -> None:
+    """Of which nothing is charged before it is leased."""
+    scene = admitted()
+    assert scene.permit.verdict(1000) is WAIT
+    assert scene.extensions() == [("extend", 110, 990)]
+    scene.limiter.answer()
+    assert (scene.resumed, scene.permit.verdict(1000)) == (1, PASS)
+
+
+def test_who_waits_near_a_quotas_end_goes_on_once_small_leases_are_enough() -> None:
+    scene = admitted(most=30)
+    assert scene.permit.verdict(200) is WAIT
+    answers = 0
+    while not scene.resumed:
+        scene.limiter.answer()
+        answers += 1
+    assert answers == 3
+    assert scene.permit.granted == 200
+    assert scene.permit.verdict(200) is PASS
+
+
+def test_small_leases_that_come_at_once_are_taken_until_they_are_enough() -> None:
+    scene = admitted(most=30)
+    scene.limiter.delayed = False
+    assert scene.permit.verdict(200) is PASS
+    assert scene.permit.granted >= 200
+    assert scene.resumed == 0
+
+
+def test_who_waits_in_vain_hears_of_it_too_and_that_is_the_end() -> None:
+    scene = admitted(left=110)
+    assert scene.permit.verdict(111) is WAIT
+    scene.limiter.answer()
+    assert scene.resumed == 1
+    assert scene.permit.verdict(111) is END
+    assert scene.permit.verdict(112) is END
+    assert len(scene.extensions()) == 1
+
+
+def test_less_than_is_wanted_may_not_be_enough_for_an_event() -> None:
+    scene = admitted(left=150)
+    assert scene.permit.verdict(200) is WAIT
+    scene.limiter.answer()
+    assert scene.resumed == 0
+    scene.limiter.answer()
+    assert scene.resumed == 1
+    assert scene.permit.granted == 150
+    assert scene.permit.verdict(200) is END
+    assert scene.permit.verdict(150) is PASS
+
+
+def test_a_refusal_is_told_when_the_lease_is_used_up_and_not_before() -> None:
+    scene = admitted(left=110)
+    assert scene.permit.verdict(61) is PASS
+    scene.limiter.answer()
+    for used in range(62, 111):
+        assert scene.permit.verdict(used) is PASS
+    assert scene.permit.verdict(111) is END
+    assert len(scene.extensions()) == 1
+    assert scene.resumed == 0
+
+
+def test_a_limiter_that_answers_at_once_makes_nobody_wait() -> None:
+    """Nor is anything resumed that did not wait: that would come in the midst of the event's own turn."""
+    scene = Scene(FakeLimiter(left=450))
+    scene.ask()
+    verdicts = [scene.permit.verdict(used) for used in range(10, 500, 7)]
+    assert verdicts == [PASS if used <= 450 else END for used in range(10, 500, 7)]
+    jump = Scene(FakeLimiter(left=2000))
+    jump.ask()
+    assert jump.permit.verdict(1500) is PASS
+    assert (scene.resumed, jump.resumed) == (0, 0)
+
+
+# Renewal
+
+
+def test_a_slow_streams_lease_is_renewed() -> None:
+    scene = admitted()
+    scene.permit.verdict(20)
+    for now in range(1000, 1101, 5):
+        scene.permit.sweep(now)
+    assert scene.extensions() == [("extend", 20, 0)] * 5
+    scene.limiter.answer()
+    assert scene.permit.granted == 110
+    scene.permit.settle(20)
+    scene.permit.sweep(2000)
+    assert len(scene.extensions()) == 5
+
+
+def test_nothing_is_renewed_before_it_is_there() -> None:
+    scene = Scene(FakeLimiter(delayed=True))
+    scene.ask()
+    for now in (0, 100, 200):
+        scene.permit.sweep(now)
+    assert scene.extensions() == []
+    scene.limiter.answer()
+    scene.permit.sweep(300)
+    assert len(scene.extensions()) == 1
+
+
+def test_a_renewal_does_not_end_a_wait() -> None:
+    scene = admitted()
+    for now in (0, 100):
+        scene.permit.sweep(now)
+    assert scene.permit.verdict(111) is WAIT
+    scene.limiter.answer()
+    assert scene.resumed == 0
+    scene.limiter.answer()
+    assert scene.resumed == 1
+
+
+# The end
+
+
+def test_it_settles_once() -> None:
+    scene = admitted()
+    scene.permit.settle(50)
+    scene.permit.settle(70)
+    assert scene.limiter.settled == [50]
+
+
+def test_a_permit_that_never_asked_settles_nothing() -> None:
+    scene = Scene()
+    scene.permit.settle(50)
+    assert scene.limiter.log == []
+
+
+def test_an_admission_after_the_client_left_is_given_back() -> None:
+    scene = Scene(FakeLimiter(delayed=True))
+    scene.ask()
+    scene.permit.settle(0)
+    assert scene.limiter.settled == []
+    scene.limiter.answer()
+    assert scene.limiter.settled == [0]
+    assert scene.decisions == []
+
+
+def test_a_refusal_after_the_client_left_gives_nothing_back() -> None:
+    scene = Scene(FakeLimiter(delayed=True))
+    scene.limiter.refuses = Cause.RATE
+    scene.ask()
+    scene.permit.settle(0)
+    scene.limiter.answer()
+    assert scene.limiter.settled == []
+    assert scene.decisions == []
+
+
+@pytest.mark.parametrize("left", [110, 150, 1_000_000])
+def test_an_extension_after_the_client_left_moves_nothing(left: int) -> None:
+    scene = admitted(left=left)
+    assert scene.permit.verdict(200) is WAIT
+    scene.permit.settle(110)
+    scene.limiter.answer()
+    assert scene.resumed == 0
+    assert scene.limiter.waiting == 0
+    assert scene.limiter.settled == [110]
+
+
+@pytest.mark.parametrize("order", sorted(set(permutations(["answer", "answer", "leave", "emit"]))))
+def test_in_any_order_it_settles_once_and_nobody_is_resumed_who_left(order: tuple[str, ...]) -> None:
+    """Answers of the limiter, a client that leaves and an event: some of them come when they mean nothing."""
+    scene = Scene(FakeLimiter(delayed=True))
+    scene.ask()
+    left = False
+    for step in order:
+        if step == "answer" and scene.limiter.waiting:
+            before = scene.resumed
+            scene.limiter.answer()
+            assert not (left and scene.resumed > before)
+        elif step == "leave":
+            scene.permit.settle(5)
+            left = True
+        elif step == "emit" and scene.decisions and not left:
+            assert scene.permit.verdict(111) is WAIT
+    while scene.limiter.waiting:
+        scene.limiter.answer()
+    assert len(scene.limiter.settled) == 1
