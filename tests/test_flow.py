@@ -114,8 +114,8 @@ def test_seconds_are_counted_by_reason(gate: ReadGate, clock: FakeClock, totals:
     gate.open(D)
     clock.advance(4)
     gate.open(U)
-    assert totals.seconds == {D: 3, U: 6}
-    assert totals.pauses == {D: 1, U: 1}
+    assert totals.seconds == {D: 3, U: 6, Reason.QUOTA: 0}
+    assert totals.pauses == {D: 1, U: 1, Reason.QUOTA: 0}
     assert gate.seconds == gate.paused_seconds() == 9
 
 
