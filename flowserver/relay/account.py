@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import orjson
@@ -47,6 +48,9 @@ class AccountSettings:
 
 
 _KEY_FIELDS = {"anthropic-messages": (b"x-api-key", b""), "gemini": (b"x-goog-api-key", b"")}
+_PROCESS = os.urandom(8).hex()
+_NUMBERS = count(1)
+"""Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
 _BEARER = (b"authorization", b"Bearer ")
 
 
@@ -143,7 +147,6 @@ class Account:
     def request_permit(
         self,
         request: RequestHead,
-        identity: bytes,
         done: Callable[[RelayError | None], None],
         resume: Callable[[], None],
     ) -> None:
@@ -161,8 +164,8 @@ class Account:
         self.bound(stream_budget(tenant, model))
         now = limiting.now()
         limits = limits_for(tenant, user=self.user, session=self.session, model=model, now=now)
-        # An id of the client's own choice may come twice, and would share the first one's lease.
-        stream_id = tenant_key(tenant.name, identity.decode("ascii"), os.urandom(6).hex())
+        # Not the request's id: one of the client's own choice may come twice, and would share the first one's lease.
+        stream_id = tenant_key(tenant.name, f"{_PROCESS}-{next(_NUMBERS)}")
         self.permit = Permit(limiting.limiter, stream_id, resume=resume)
 
         def decided(decision: Decision) -> None:
@@ -360,11 +363,11 @@ class Account:
         """The exchange is over: charge what it used, and learn from what the provider reported."""
         if self.permit is not None:
             self.permit.settle(self.input + self.output if self.meter is not None else 0)
-        meter, count = self.meter, self._count
-        if meter is None or count is None or self.format is None or self.upstream is None or self.is_estimate:
+        meter, counted = self.meter, self._count
+        if meter is None or counted is None or self.format is None or self.upstream is None or self.is_estimate:
             return
         if not meter.running:
-            self.estimated = count.tokens(meter)
+            self.estimated = counted.tokens(meter)
         self._settings.ratios.learn(self.format, meter, upstream=self.upstream.name, model=self.asked.model)
 
 

@@ -314,7 +314,7 @@ class Dispatch:
             self._fail(bad_request(f"No route leads on from {path}{model}.", status=404, code="no_route"))
             return
         self._account.bound(self._route.max_tokens)
-        self._account.request_permit(self._request, self._identity, self._on_permit, self._events.on_more_tokens)
+        self._account.request_permit(self._request, self._on_permit, self._events.on_more_tokens)
 
     def _choose_again(self) -> None:
         target = self._candidate()

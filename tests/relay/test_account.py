@@ -551,7 +551,7 @@ class Permitted:
         if self.outcomes == [None]:
             self.outcomes.clear()
             self.account.read_request(orjson.dumps(stream.body | (body or {})))
-            self.account.request_permit(request, b"id-1", self.outcomes.append, lambda: None)
+            self.account.request_permit(request, self.outcomes.append, lambda: None)
 
     @property
     def code(self) -> str | None:
@@ -593,7 +593,7 @@ def test_where_there_are_no_tenants_everybody_may_start() -> None:
     made = account(CHAT.target)
     outcomes: list[RelayError | None] = []
     made.identify(asking(key=None), outcomes.append)
-    made.request_permit(asking(), b"id-1", outcomes.append, lambda: None)
+    made.request_permit(asking(), outcomes.append, lambda: None)
     assert outcomes == [None, None]
     assert made.permit is None
     fields = [(b"x-ratelimit-limit-requests", b"1")]
@@ -614,13 +614,12 @@ def test_users_sessions_and_models_have_limits_of_their_own() -> None:
     assert (made.account.user, made.account.session) == ("ann", "s1")
 
 
-def test_streams_of_one_request_id_are_told_apart() -> None:
-    """Clients choose it, and two of one id would share a lease."""
+def test_each_stream_has_an_id_of_its_own_that_names_its_tenant() -> None:
     limiter = FakeLimiter()
     for _ in range(2):
         Permitted(limiter=limiter)
     assert len(limiter.ids) == 2
-    assert all(each.startswith("{acme}:id-1:") for each in limiter.ids)
+    assert all(each.startswith("{acme}:") for each in limiter.ids)
 
 
 @pytest.mark.parametrize(
