@@ -91,12 +91,6 @@ class Count:
         self._tokens = max(self._tokens, self._reported + int(since))
         return self._tokens
 
-    def reconcile(self, meter: Meter) -> int:
-        """Output tokens when all is over: as reported, or the count where no final report came (a cut, a failure). It
-        may be less than `tokens` said, and with hidden reasoning far more."""
-        output = _final_report(meter)
-        return self.tokens(meter) if output is None else output
-
 
 class Ratios:
     """What is known of upstreams and their models; one for each process.

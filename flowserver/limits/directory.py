@@ -21,7 +21,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from ..relay.ports import Clock
 from ..relay.tenant_tables import TenantError, read_tenant, table_of
 from ..relay.tenants import Tenant, digest_of, refusal, was_issued
-from .redis import CONNECTIONS, PREFIX, _client
+from .redis import CONNECTIONS, PREFIX, client_of
 from .store import StoreUnavailable, tenant_key
 
 NAMES = f"{PREFIX}tenants"
@@ -52,7 +52,7 @@ class Directory:
     __slots__ = ("_client", "_deadline", "_turns")
 
     def __init__(self, url: str, *, deadline: float = 50.0) -> None:
-        self._client = _client(url)
+        self._client = client_of(url)
         self._deadline = deadline / 1000
         self._turns = asyncio.Semaphore(CONNECTIONS)
 

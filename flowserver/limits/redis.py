@@ -69,7 +69,7 @@ class RedisStore:
         remember: float = 600.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._client = _client(url)
+        self._client = client_of(url)
         self._deadline = deadline / 1000
         self._lives = (milliseconds(ttl), milliseconds(remember))
         self._clock = clock
@@ -185,7 +185,7 @@ class _Script:
 _ADMIT, _EXTEND, _SETTLE, _USAGE = (_Script(name) for name in ("admit", "extend", "settle", "usage"))
 
 
-def _client(url: str) -> Redis | RedisCluster:
+def client_of(url: str) -> Redis | RedisCluster:
     """A call on a connection that broke meanwhile is repeated once, at once: each call may be."""
     scheme, colon, rest = url.partition("://")
     options: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}  # the deadline holds for all

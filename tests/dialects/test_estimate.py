@@ -129,19 +129,6 @@ def test_a_report_that_is_not_running_says_nothing_of_now() -> None:
     assert Count(EXACT).tokens(metered(40, 10, 900)) == 10
 
 
-@pytest.mark.parametrize("end", [{"finish": "stop"}, {"finished": True}])
-@pytest.mark.parametrize("output", [3, 10, 5000])
-def test_the_final_report_is_what_counts_in_the_end(end: dict[str, Any], output: int) -> None:
-    count = Count(EXACT)
-    count.tokens(metered(40, 10))
-    assert count.reconcile(metered(40, 10, output, **end)) == output
-
-
-@pytest.mark.parametrize("meter", [metered(40, 10), metered(40, 10, 1), metered(40, 10, finish="stop")])
-def test_without_a_final_report_the_count_stays(meter: Meter) -> None:
-    assert Count(EXACT).reconcile(meter) == 10
-
-
 # --- learning ---
 
 
@@ -393,10 +380,3 @@ def test_recorded_texts_are_counted_well_after_learning_from_the_others(recorded
     errors.sort()
     assert statistics.median(errors) < 0.10
     assert errors[math.ceil(0.9 * len(errors)) - 1] < 0.25
-
-
-def test_recorded_streams_are_counted_as_reported_in_the_end(recorded: list[Recorded]) -> None:
-    ended = [each for each in recorded if each.meter.finish and each.meter.usage.output is not None]
-    assert ended
-    for each in ended:
-        assert each.count(Ratios()).reconcile(each.meter) == each.meter.usage.output, each.recording.name
