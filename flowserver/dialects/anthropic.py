@@ -151,6 +151,7 @@ class Anthropic(UsageAlways):
     __slots__ = ()
 
     name = "anthropic-messages"
+    key_field = (b"x-api-key", b"")
     heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
     bytes_per_token = 3.2
 

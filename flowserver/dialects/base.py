@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from ..errors import RelayError
 
+BEARER = (b"authorization", b"Bearer ")
+"""Where most APIs take keys."""
+
 
 @dataclass(slots=True)
 class Usage:
@@ -109,6 +112,8 @@ class Format(Protocol):
 
     name: str
     """Its key in `FORMATS`."""
+    key_field: tuple[bytes, bytes]
+    """The field of a request in which the API takes its key, and what stands before the key in it."""
     heartbeat: bytes | None
     """What may be sent between two events of a stream to show that the connection lives; None: nothing is safe."""
     bytes_per_token: float

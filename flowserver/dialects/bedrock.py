@@ -17,7 +17,7 @@ import orjson
 
 from ..errors import RelayError
 from .anthropic import AnthropicMeter
-from .base import Asked, Meter, Quirks
+from .base import BEARER, Asked, Meter, Quirks
 from .common import JsonMeter, UsageAlways, count, json_size, path_of, size, text, told
 
 _PATH = re.compile(r"/model/([^/]+)/(converse|converse-stream|invoke|invoke-with-response-stream)$")
@@ -227,6 +227,7 @@ class Bedrock(UsageAlways):
 
     __slots__ = ("_converse", "name")
 
+    key_field = BEARER
     heartbeat: bytes | None = None
     bytes_per_token = 3.0
 

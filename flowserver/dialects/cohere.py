@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
-from .base import Asked, Meter, Quirks
+from .base import BEARER, Asked, Meter, Quirks
 from .common import JsonMeter, UsageAlways, count, lower, path_of, size, sse, text, told
 
 _ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
@@ -99,6 +99,7 @@ class Cohere(UsageAlways):
     __slots__ = ()
 
     name = "cohere"
+    key_field = BEARER
     heartbeat: bytes | None = b": ping\n"
     bytes_per_token = 4.4
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
-from .base import Asked, Meter, Quirks
+from .base import BEARER, Asked, Meter, Quirks
 from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, section, size, text, told
 
 
@@ -78,6 +78,7 @@ class Ollama(UsageAlways):
 
     __slots__ = ("_chat", "name")
 
+    key_field = BEARER
     heartbeat: bytes | None = None
     bytes_per_token = 3.6
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import orjson
 
 from ..errors import RelayError
-from .base import Asked, Quirks, Usage
+from .base import BEARER, Asked, Quirks, Usage
 from .common import count, lower, path_of, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .openai_pattern import Pattern, is_utf8, pattern_of
@@ -277,6 +277,7 @@ def _report(prompt: int, completion: int) -> dict[str, int]:
 
 class OpenAIChat:
     name = "openai-chat"
+    key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     bytes_per_token = 4.2
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RelayError
-from .base import Asked, Quirks, Usage
+from .base import BEARER, Asked, Quirks, Usage
 from .common import UsageAlways, count, lower, path_of, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .openai_items import Items
@@ -210,6 +210,7 @@ class ResponsesMeter:
 
 class OpenAIResponses(UsageAlways):
     name = "openai-responses"
+    key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     bytes_per_token = 3.5
 

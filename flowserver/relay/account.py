@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from ..dialects.base import Asked, Format, Meter, Usage
+from ..dialects.base import BEARER, Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
@@ -47,11 +47,9 @@ class AccountSettings:
     """None: no tenants, all clients may use the relay without limits."""
 
 
-_KEY_FIELDS = {"anthropic-messages": (b"x-api-key", b""), "gemini": (b"x-goog-api-key", b"")}
 _PROCESS = os.urandom(8).hex()
 _NUMBERS = count(1)
 """Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
-_BEARER = (b"authorization", b"Bearer ")
 
 
 class Account:
@@ -253,7 +251,7 @@ class Account:
         key = target.settings.api_key
         if key is None:
             return None
-        name, prefix = _KEY_FIELDS.get(self.format.name if self.format is not None else "", _BEARER)
+        name, prefix = BEARER if self.format is None else self.format.key_field
         return name, prefix + key
 
     # --- the answer ------------------------------------------------------------------------------------------------
