@@ -95,7 +95,7 @@ def _chosen(names: Sequence[str]) -> list[str]:
         raise SystemExit(f"no such relay: {', '.join(unknown)}; there are {', '.join(PEERS)}")
     for name in names:
         if not PEERS[name].available():
-            print(f"{name} is not installed and is left out", file=sys.stderr)
+            print(f"{name} is not installed and is left out ({PEERS[name].install})", file=sys.stderr)
     return [name for name in names if PEERS[name].available()]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from bench.client import C, Client, Connection, request
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector, rotated
-from bench.peers import PEERS, Running
+from bench.peers import PEERS, PLAIN, Running, those_that
 from bench.processes import Process, cpu_ns, free_port, machine_cpu_ns, wait_until_quiet
 from bench.source import command
 from bench.stamps import scan
@@ -62,7 +62,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         source = command(port, rate=settings.rate, size=settings.size, tick=tick)
         with Process(source, port, cpus=LOAD_CORES):
             for number in range(settings.rounds):
-                for name in rotated(relays, number):
+                for name in rotated(those_that(relays, PLAIN), number):
                     wait_until_quiet()
                     with PEERS[name].start(port) as relay:
                         shape = f"bursts of {tick * 1e3:g} ms" if tick else "evenly"
@@ -81,8 +81,9 @@ def h1_measure(
 ) -> float | None:
     """Measure one relay with clients of HTTP/1.1, which send `asked`. `shape` says in words what it is. Returns the
     microseconds of CPU per event; None where there is no relay."""
+    streams = max(1, round(settings.streams * relay.share))
     with Client[Reader]() as client:
-        for _ in range(settings.streams):
+        for _ in range(streams):
             client.add(Reader(relay.port)).send(asked)
         silent = client.run_until_all(lambda reader: bool(reader.times), 10)
         client.run(settings.warm_up)
@@ -91,7 +92,7 @@ def h1_measure(
             reader.times = times
         clocks = measure(client, relay, settings.window)
         broken = sum(reader.ended for reader in client.connections.values())
-    return collect(relay, shape, clocks, times, settings.streams * settings.rate, broken + len(silent), collector)
+    return collect(relay, shape, clocks, times, streams * settings.rate, broken + len(silent), collector)
 
 
 def measure(client: Client[C], relay: Running, seconds: float) -> Clocks:

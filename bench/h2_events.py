@@ -14,7 +14,7 @@ from bench.cores import LOAD_CORES
 from bench.events import collect, measure
 from bench.figures import CaseResult, Collector, rotated
 from bench.h2_client import H2Connection, spread
-from bench.peers import PEERS, Running, Wiring
+from bench.peers import PEERS, Running, Wiring, those_that
 from bench.processes import Process, free_port, wait_until_quiet
 from bench.source import command
 from bench.stamps import scan
@@ -70,7 +70,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         source = command(port, rate=settings.rate, size=settings.size, tick=tick)
         with Process(source, port, cpus=LOAD_CORES):
             for number in range(settings.rounds):
-                for name in rotated(relays, number):
+                for name in rotated(those_that(relays, wiring), number):
                     wait_until_quiet()
                     with PEERS[name].start(port, wiring) as relay:
                         h2_measure(relay, settings, _shape(connections, tick), connections, collector)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-START_TIMEOUT = 15.0
+START_TIMEOUT = 60.0
 """Seconds that a process may take until its port accepts."""
 
 STOP_TIMEOUT = 3.0

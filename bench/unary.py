@@ -128,12 +128,13 @@ def measure(
 ) -> float | None:
     """Let `callers`, who are all in `client`, ask, and collect what it takes; `shape` says in words how they do.
     Returns the microseconds of CPU per answer; None where there is no relay."""
-    _call(client, callers, settings.rate, settings.warm_up)
+    rate = settings.rate * relay.share
+    _call(client, callers, rate, settings.warm_up)
     for caller in callers:
         caller.times.clear()
     gc.disable()
     before = cpu_ns(relay.pid) if relay.pid is not None else 0
-    _call(client, callers, settings.rate, settings.window)
+    _call(client, callers, rate, settings.window)
     after = cpu_ns(relay.pid) if relay.pid is not None else 0
     gc.enable()
     times = [time_taken for caller in callers for time_taken in caller.times]
@@ -144,7 +145,7 @@ def measure(
         collector.add(relay.name, f"CPU per answer{shape}", "us", cost)
     collector.add(relay.name, f"time of an answer{shape}, p50", "ms", percentile(times, 50) * 1e3)
     collector.add(relay.name, f"time of an answer{shape}, p99", "ms", percentile(times, 99) * 1e3)
-    collector.add(relay.name, f"answers that came{shape}", "%", 100 * len(times) / (settings.rate * settings.window))
+    collector.add(relay.name, f"answers that came{shape}", "%", 100 * len(times) / (rate * settings.window))
     return cost
 
 

@@ -1,0 +1,56 @@
+"""This project's relay."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.cores import RELAY_CORES
+from bench.peers.base import PLAIN, Running, Wiring
+from bench.processes import Process, free_port, python_module
+
+
+class Flowserver:
+    """This project's relay, with its defaults and whatever FLOW_ settings the environment has."""
+
+    name = "flowserver"
+    install = ""
+
+    def available(self) -> bool:
+        return find_spec("flowserver.server") is not None
+
+    def supports(self, wiring: Wiring) -> bool:
+        return wiring.provider == "h1" or find_spec("flowserver.upstream.h2") is not None
+
+    @contextmanager
+    def start(self, upstream_port: int, wiring: Wiring = PLAIN) -> Iterator[Running]:
+        port = free_port()
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            environment = {
+                "FLOW_LISTEN": f"127.0.0.1:{port}",
+                "FLOW_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
+                "FLOW_LOG_LEVEL": "warning",
+                **_towards_provider(f"{wiring.scheme}://127.0.0.1:{upstream_port}", wiring, Path(folder)),
+            }
+            if wiring.streams is not None:
+                environment |= {"FLOW_H2_MAX_STREAMS": str(wiring.streams), "FLOW_H2_MAX_REQUESTS": "1000000"}
+            command = python_module("flowserver", "serve")
+            with Process(command, port, environment=environment, cpus=RELAY_CORES) as process:
+                yield Running(self.name, port, process.pid)
+
+
+def _towards_provider(url: str, wiring: Wiring, folder: Path) -> dict[str, str]:
+    """flowserver's settings: HTTP/2 without TLS is told in a file only."""
+    settings = {} if wiring.keeps else {"FLOW_UPSTREAM_KEEPALIVE": "0"}
+    if wiring.provider == "h1":
+        settings["FLOW_UPSTREAM"] = url
+        if wiring.certificate is not None:
+            settings["FLOW_UPSTREAM_CA"] = wiring.certificate.file
+        return settings
+    file = folder / "flowserver.toml"
+    trusted = f'ca = "{wiring.certificate.file}"\n' if wiring.certificate is not None else ""
+    file.write_text(f'[[upstreams]]\nname = "provider"\nurl = "{url}"\nprotocol = "h2"\n{trusted}')
+    return {**settings, "FLOW_CONFIG": str(file)}
