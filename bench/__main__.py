@@ -20,9 +20,14 @@ from bench import (
     h2_memory,
     h2_stall,
     h2_unary,
+    incident,
     limits,
     memory,
+    protocols,
+    scale,
     stall,
+    suite,
+    sweep,
     unary,
     upstream,
     upstream_unary,
@@ -31,7 +36,7 @@ from bench.cores import LOAD_CORES
 from bench.figures import CaseResult
 from bench.peers import PEERS
 from bench.processes import repository
-from bench.report import machine, save, show
+from bench.report import machine, save, show, show_summary
 
 Case = Callable[[Sequence[str], bool], CaseResult]
 """Takes the relays' names, and whether to be quick."""
@@ -49,7 +54,11 @@ CASES: dict[str, Case] = {
     "h2_attack": lambda relays, quick: h2_attack.run(relays, h2_attack.QUICK if quick else h2_attack.Settings()),
     "h2_memory": lambda relays, quick: h2_memory.run(relays, h2_memory.QUICK if quick else h2_memory.Settings()),
     "h2_unary": lambda relays, quick: h2_unary.run(relays, h2_unary.QUICK if quick else h2_unary.Settings()),
+    "incident": lambda relays, quick: incident.run(relays, incident.QUICK if quick else incident.Settings()),
     "limits": lambda relays, quick: limits.run(relays, limits.QUICK if quick else limits.FULL),
+    "protocols": lambda relays, quick: protocols.run(relays, protocols.QUICK if quick else protocols.Settings()),
+    "sweep": lambda relays, quick: sweep.run(relays, sweep.QUICK if quick else sweep.Settings()),
+    "scale": lambda relays, quick: scale.run(relays, scale.QUICK if quick else scale.Settings()),
     "upstream": lambda relays, quick: upstream.run(relays, upstream.QUICK if quick else upstream.Settings()),
     "upstream_unary": lambda relays, quick: upstream_unary.run(
         relays, upstream_unary.QUICK if quick else upstream_unary.Settings()
@@ -61,29 +70,43 @@ def main() -> int:
     """Exit status: 0, 2 for usage, 130 when interrupted."""
     arguments = _parser().parse_args()
     relays = _chosen(arguments.relays.split(","))
-    cases = arguments.cases or list(CASES)
+    unknown = [name for name in arguments.cases if name not in CASES]
+    if unknown:
+        raise SystemExit(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+    entries = [_named(name, arguments.quick) for name in arguments.cases]
+    if not entries:
+        entries = list(suite.QUICK if arguments.quick else suite.FULL)
     _prepare()
     print(machine())
-    results = []
+    results: list[CaseResult] = []
     try:
-        for name in cases:
-            print(f"{name} ...", file=sys.stderr)
-            result = CASES[name](relays, arguments.quick)
+        for number, entry in enumerate(entries):
+            rest = sum(later.seconds for later in entries[number:])
+            left = f", about {rest // 60}:{rest % 60:02} to go" if rest else ""
+            print(f"{number + 1} of {len(entries)}: {entry.name}{left}", file=sys.stderr)
+            result = entry.run_with(relays)
             show(result)
             results.append(result)
     except KeyboardInterrupt:
         return 130
     finally:
         if results:
-            print(f"\nkept in {os.path.relpath(save(results, arguments.save))} and .json beside it")
+            print()
+            show_summary(results)
+            print(f"\nkept in {os.path.relpath(save(results, arguments.save))}, with .json and plots beside it")
     return 0
+
+
+def _named(name: str, quick: bool) -> suite.Entry:
+    """A case that was asked for, with its own settings; how long it takes is not known."""
+    return suite.Entry(name, lambda relays: CASES[name](relays, quick), 0)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measures relays side by side.")
-    parser.add_argument("cases", nargs="*", metavar="case", help=f"{', '.join(CASES)}; all when none is named")
-    parser.add_argument("--quick", action="store_true", help="one short round: a look, no result to quote")
-    parser.add_argument("--relays", default="flowserver,nginx,direct", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("cases", nargs="*", metavar="case", help=f"{', '.join(CASES)}; the suite when none is named")
+    parser.add_argument("--quick", action="store_true", help="short rounds: a look, no result to quote")
+    parser.add_argument("--relays", default=",".join(PEERS), help=f"of {', '.join(PEERS)}")
     parser.add_argument("--save", type=Path, default=repository() / "bench" / "results", metavar="DIR")
     return parser
 

@@ -81,6 +81,22 @@ def h1_measure(
 ) -> float | None:
     """Measure one relay with clients of HTTP/1.1, which send `asked`. `shape` says in words what it is. Returns the
     microseconds of CPU per event; None where there is no relay."""
+    load = h1_load(relay, settings, asked)
+    return collect(relay, shape, load.clocks, load.times, load.streams * settings.rate, load.lost, collector)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What so many streams brought: nanoseconds of each event, and streams that were silent or broke."""
+
+    streams: int
+    clocks: Clocks
+    times: list[int]
+    lost: int
+
+
+def h1_load(relay: Running, settings: Settings, asked: bytes = request()) -> Load:
+    """Read as many streams over HTTP/1.1 as the settings and the relay's share say."""
     streams = max(1, round(settings.streams * relay.share))
     with Client[Reader]() as client:
         for _ in range(streams):
@@ -92,7 +108,7 @@ def h1_measure(
             reader.times = times
         clocks = measure(client, relay, settings.window)
         broken = sum(reader.ended for reader in client.connections.values())
-    return collect(relay, shape, clocks, times, streams * settings.rate, broken + len(silent), collector)
+    return Load(streams, clocks, times, broken + len(silent))
 
 
 def measure(client: Client[C], relay: Running, seconds: float) -> Clocks:

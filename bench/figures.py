@@ -23,14 +23,28 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """How one quantity of one relay goes with another one: `points` are of `x`, in words, and of the quantity in
+    `unit`."""
+
+    what: str
+    relay: str
+    unit: str
+    x: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CaseResult:
-    """All figures of a case. `settings` says what was run, `notes` what should be known beside the figures."""
+    """All figures of a case. `settings` says what was run, `notes` what should be known beside the figures, `series` is
+    for plots."""
 
     name: str
     title: str
     settings: dict[str, float | str]
     figures: tuple[Figure, ...]
     notes: tuple[str, ...] = ()
+    series: tuple[Series, ...] = ()
 
     def beside(self, figure: Figure, relay: str) -> Figure | None:
         """The same quantity of another relay, if it was measured in the same rounds."""

@@ -67,12 +67,12 @@ def _round(clients: dict[str, socket.socket], requests: int) -> dict[str, list[f
     times: dict[str, list[float]] = {name: [] for name in clients}
     for _ in range(requests):
         for name, client in clients.items():
-            times[name].append(_time_to_first_byte(client))
+            times[name].append(time_to_first_byte(client))
             time.sleep(PAUSE)
     return times
 
 
-def _time_to_first_byte(client: socket.socket) -> float:
+def time_to_first_byte(client: socket.socket) -> float:
     """Seconds. Reads the answer to its end."""
     started = time.monotonic()
     client.sendall(request("events=1 rate=0"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.client import Client
 from bench.cores import LOAD_CORES
-from bench.events import collect, measure
+from bench.events import Load, collect, measure
 from bench.figures import CaseResult, Collector, rotated
 from bench.h2_client import H2Connection, spread
 from bench.peers import PEERS, Running, Wiring, those_that
@@ -86,6 +86,12 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
 def h2_measure(relay: Running, settings: Settings, shape: str, connections: int, collector: Collector) -> float | None:
     """Measure one relay with clients of HTTP/2. `shape` says in words what it is. Returns the microseconds of CPU per
     event; None where there is no relay."""
+    load = h2_load(relay, settings, connections)
+    return collect(relay, shape, load.clocks, load.times, load.streams * settings.rate, load.lost, collector)
+
+
+def h2_load(relay: Running, settings: Settings, connections: int) -> Load:
+    """Read the streams over so many connections."""
     with Client[H2Reader]() as client:
         for streams in spread(settings.streams, connections):
             reader = client.add(H2Reader(relay.port))
@@ -101,7 +107,7 @@ def h2_measure(relay: Running, settings: Settings, shape: str, connections: int,
             reader.measured = True
         clocks = measure(client, relay, settings.window)
         lost += sum(len(reader.open) for reader in readers if reader.ended)
-    return collect(relay, shape, clocks, times, settings.streams * settings.rate, lost, collector)
+    return Load(settings.streams, clocks, times, lost)
 
 
 def _shape(connections: int, tick: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.client import Client
@@ -65,15 +65,15 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
 def _measure(relay: Running, settings: Settings, connections: int, collector: Collector) -> None:
     if relay.pid is None:
         return
-    _hold(relay, settings.warm_up, 1, settings.rest)
+    hold(relay, settings.warm_up, 1, settings.rest)
     before = memory_bytes(relay.pid)
-    during = _hold(relay, settings.streams, connections, settings.rest)
+    during = hold(relay, settings.streams, connections, settings.rest)
     where = "1 connection" if connections == 1 else f"{connections} connections"
     collector.add(relay.name, f"memory per stream, {where}", "KB", (during - before) / 1024 / settings.streams)
 
 
-def _hold(relay: Running, streams: int, connections: int, rest: float) -> int:
-    """Hold so many streams for `rest` seconds. Returns the relay's memory in bytes at the end of it."""
+def hold(relay: Running, streams: int, connections: int, rest: float, look: Callable[[], object] = lambda: None) -> int:
+    """Hold so many streams for `rest` seconds, then `look`. Returns the relay's memory in bytes."""
     assert relay.pid is not None
     with Client[Holder]() as client:
         for count in spread(streams, connections):
@@ -84,4 +84,5 @@ def _hold(relay: Running, streams: int, connections: int, rest: float) -> int:
         if silent or sum(len(holder.open) for holder in client.connections.values()) != streams:
             raise RuntimeError(f"{relay.name}: not all streams came to be open")
         client.run(rest)
+        look()
         return memory_bytes(relay.pid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.client import Client, Connection, request
@@ -47,19 +47,20 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
 def _measure(relay: Running, settings: Settings, collector: Collector) -> None:
     if relay.pid is None:
         return
-    _hold(relay, settings.warm_up, settings.rest)
+    hold(relay, settings.warm_up, settings.rest)
     before = memory_bytes(relay.pid)
-    during = _hold(relay, settings.streams, settings.rest)
+    during = hold(relay, settings.streams, settings.rest)
     collector.add(relay.name, "memory before", "MB", before / 1e6)
     collector.add(relay.name, "memory per stream", "KB", (during - before) / 1024 / settings.streams)
 
 
-def _hold(relay: Running, streams: int, rest: float) -> int:
-    """Hold so many streams for `rest` seconds. Returns the relay's memory in bytes at the end of it."""
+def hold(relay: Running, streams: int, rest: float, look: Callable[[], object] = lambda: None) -> int:
+    """Hold so many streams for `rest` seconds, then `look`. Returns the relay's memory in bytes."""
     assert relay.pid is not None
     with Client[Connection]() as client:
         for _ in range(streams):
             client.add(Connection(relay.port)).send(request())
         client.run_until_all(lambda connection: connection.received > 0, 10)
         client.run(rest)
+        look()
         return memory_bytes(relay.pid)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import CaseResult, Figure
+from bench.plots import draw
+from bench.summary import Line, lines
 
 HEADINGS = ("quantity", "relay", "median", "low - high", "unit", "x nginx", "- direct")
 
@@ -56,12 +58,13 @@ def show(result: CaseResult) -> None:
 
 
 def save(results: Sequence[CaseResult], folder: Path) -> Path:
-    """Write `folder`/<date>-<machine>.md and .json. Returns the path of the first."""
+    """Write `folder`/<date>-<machine>.md, .json and plots. Returns the path of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     release = ".".join(platform.release().split(".")[:2])
-    name = f"{time.strftime('%Y-%m-%dT%H%M')}-{os.cpu_count()}-cores-linux-{release}"
+    name = f"{time.strftime('%Y-%m-%d')}-{os.cpu_count()}-cores-linux-{release}"
     markdown = folder / f"{name}.md"
-    markdown.write_text(_markdown(results))
+    plots = draw(results, folder, name)
+    markdown.write_text(_markdown(results, plots))
     (folder / f"{name}.json").write_text(json.dumps(_document(results), indent=1) + "\n")
     return markdown
 
@@ -99,15 +102,30 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
 
 
-def _markdown(results: Sequence[CaseResult]) -> str:
-    lines = [f"# Bench of {time.strftime('%Y-%m-%d %H:%M')}", "", f"{machine()}. {_settings_in_force()}", ""]
-    lines.append("`x nginx` and `- direct` are medians of the ratios and differences round by round, in this same run.")
+def show_summary(results: Sequence[CaseResult]) -> None:
+    """Print what was aimed at and what was seen."""
+    for line in lines(results):
+        if line.seen is not None:
+            print("  ".join(cell.ljust(width) for cell, width in zip(_summary_row(line), (52, 16, 16, 8), strict=True)))
+
+
+def _summary_row(line: Line) -> tuple[str, str, str, str]:
+    seen = "" if line.seen is None else f"{_number(line.seen)} {line.unit}".strip()
+    return line.what, f"at most {_number(line.most)} {line.unit}".strip(), seen, line.verdict
+
+
+def _markdown(results: Sequence[CaseResult], plots: Sequence[Path]) -> str:
+    text = [f"# Bench of {time.strftime('%Y-%m-%d %H:%M')}", "", f"{machine()}. {_settings_in_force()}", ""]
+    text.append("`x nginx` and `- direct` are medians of the ratios and differences round by round, in this same run.")
+    text += ["", _markdown_row(("aim", "wanted", "seen", "")), _markdown_row(["---"] * 4)]
+    text += [_markdown_row(_summary_row(line)) for line in lines(results)]
     for result in results:
-        lines += ["", f"## {result.name}: {result.title}", ""]
-        lines += [_markdown_row(HEADINGS), _markdown_row(["---"] * len(HEADINGS))]
-        lines += [_markdown_row(row) for row in _rows(result)]
-        lines += ["", *result.notes]
-    return "\n".join(lines) + "\n"
+        text += ["", f"## {result.name}: {result.title}", ""]
+        text += [f"![{result.title}]({path.name})\n" for path in plots if path.stem.endswith(f"-{result.name}")]
+        text += [_markdown_row(HEADINGS), _markdown_row(["---"] * len(HEADINGS))]
+        text += [_markdown_row(row) for row in _rows(result)]
+        text += ["", *result.notes]
+    return "\n".join(text) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -146,4 +164,14 @@ def _case(result: CaseResult) -> dict[str, Any]:
         }
         for figure in result.figures
     ]
-    return {"name": result.name, "title": result.title, "settings": result.settings, "figures": figures}
+    series = [
+        {"quantity": line.what, "relay": line.relay, "unit": line.unit, "x": line.x, "points": line.points}
+        for line in result.series
+    ]
+    return {
+        "name": result.name,
+        "title": result.title,
+        "settings": result.settings,
+        "figures": figures,
+        "series": series,
+    }

@@ -92,7 +92,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
             for name in rotated(relays, number):
                 wait_until_quiet()
                 with PEERS[name].start(provider.port) as relay:
-                    _stall_and_resume(relay, provider, settings, collector)
+                    stall_and_resume(relay, provider, settings, collector)
                 with PEERS[name].start(provider.port) as relay:
                     _stall_a_crowd(relay, provider, settings, collector)
     return CaseResult(
@@ -114,7 +114,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     )
 
 
-def _stall_and_resume(relay: Running, provider: Provider, settings: Settings, collector: Collector) -> None:
+def stall_and_resume(relay: Running, provider: Provider, settings: Settings, collector: Collector) -> None:
     provider.forget()
     with Client[Staller]() as client:
         stallers = {}

@@ -37,7 +37,7 @@ class UpstreamSpec:
     models: tuple[tuple[str, str], ...] = ()
     """The client's model names to the provider's."""
     weight: int = 1
-    max_connections: int = 1000
+    max_connections: int = 10_000
     max_concurrent: int | None = None
     queue: int = 0
     queue_timeout: float = 5.0

@@ -65,6 +65,11 @@ class Peer(Protocol):
     def name(self) -> str: ...
 
     @property
+    def share(self) -> float:
+        """Part of a case's load that it is given, see `Configured`."""
+        ...
+
+    @property
     def install(self) -> str:
         """What to do where it is not installed."""
         ...
@@ -87,6 +92,7 @@ class Direct:
 
     name = "direct"
     install = ""
+    share = 1.0
 
     def available(self) -> bool:
         return True

@@ -18,6 +18,7 @@ class Flowserver:
 
     name = "flowserver"
     install = ""
+    share = 1.0
 
     def available(self) -> bool:
         return find_spec("flowserver.server") is not None

@@ -1,0 +1,83 @@
+"""The suite: what `python -m bench` runs when no case is named, with settings that fit about twelve minutes in all, or
+two with --quick. A case that is named runs alone, with its own and longer settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench import (
+    events,
+    h2_events,
+    h2_memory,
+    h2_unary,
+    incident,
+    memory,
+    protocols,
+    scale,
+    stall,
+    sweep,
+    unary,
+    upstream,
+)
+from bench.figures import CaseResult
+
+EDGE = ("flowserver", "nginx", "direct")
+"""For what takes long and says little of more relays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`run` takes the relays' names; `relays` are the ones it is for, None: all. `seconds` is about what it takes."""
+
+    name: str
+    run: Callable[[Sequence[str]], CaseResult]
+    seconds: int
+    relays: tuple[str, ...] | None = None
+
+    def run_with(self, relays: Sequence[str]) -> CaseResult:
+        return self.run([name for name in relays if self.relays is None or name in self.relays])
+
+
+_PACED = events.Settings(ticks=(0,), rounds=3, warm_up=1, window=3)
+_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=3, warm_up=1, window=3)
+_TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(rounds=3, warm_up=1, window=3))
+_CALLS = unary.Settings(rounds=3, warm_up=0.5, window=2)
+_STALLED = stall.Settings(clients=50, crowd=500, window=2, rounds=1)
+_H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
+
+FULL = (
+    Entry("events", lambda relays: events.run(relays, _PACED), 120),
+    Entry("h2_events", lambda relays: h2_events.run(relays, _H2_PACED), 80),
+    Entry("upstream", lambda relays: upstream.run(relays, _TLS), 75),
+    Entry("unary", lambda relays: unary.run(relays, _CALLS), 90),
+    Entry(
+        "h2_unary",
+        lambda relays: h2_unary.run(relays, h2_unary.Settings(shapes=(5,), calls=_CALLS)),
+        55,
+        ("flowserver", "nginx", "envoy", "caddy"),
+    ),
+    Entry(
+        "stall", lambda relays: stall.run(relays, stall.Settings(clients=50, crowd=500, window=2, rounds=1)), 45, EDGE
+    ),
+    Entry("memory", lambda relays: memory.run(relays, memory.Settings(rest=2, rounds=1)), 15, EDGE),
+    Entry(
+        "h2_memory", lambda relays: h2_memory.run(relays, h2_memory.Settings(shapes=(5,), rest=2, rounds=1)), 15, EDGE
+    ),
+    Entry("protocols", lambda relays: protocols.run(relays, protocols.Settings()), 130),
+    Entry("incident", lambda relays: incident.run(relays, incident.Settings()), 45),
+    Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 90),
+    Entry("scale", lambda relays: scale.run(relays, scale.Settings(rounds=1, warm_up=1, window=3)), 130, EDGE[::2]),
+)
+
+_SHORT = events.Settings(ticks=(0,), rounds=1, warm_up=0.5, window=2)
+
+QUICK = (
+    Entry("events", lambda relays: events.run(relays, _SHORT), 20, EDGE),
+    Entry("h2_events", lambda relays: h2_events.run(relays, h2_events.QUICK), 15, EDGE),
+    Entry("unary", lambda relays: unary.run(relays, unary.QUICK), 15, EDGE),
+    Entry("memory", lambda relays: memory.run(relays, memory.QUICK), 8, EDGE[:1]),
+    Entry("incident", lambda relays: incident.run(relays, incident.QUICK), 20),
+    Entry("scale", lambda relays: scale.run(relays, scale.Settings((5000,), (400, 600), window=2)), 25, EDGE[:1]),
+)

@@ -1,0 +1,109 @@
+"""What the figures of one run say of the aims that this project has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from bench.figures import CaseResult, Figure
+
+OURS = "flowserver"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One aim: `seen` is None where it was not measured. `most`: the largest value that meets it."""
+
+    what: str
+    unit: str
+    most: float
+    seen: float | None
+
+    @property
+    def verdict(self) -> str:
+        if self.seen is None:
+            return "not measured"
+        return "met" if self.seen <= self.most else "missed"
+
+
+class Results:
+    """The cases of a run, by name."""
+
+    def __init__(self, results: Sequence[CaseResult]) -> None:
+        self._cases = {result.name: result for result in results}
+
+    def figure(self, case: str, what: str, relay: str = OURS) -> Figure | None:
+        result = self._cases.get(case)
+        found = [figure for figure in result.figures if figure.what == what] if result is not None else []
+        return next((figure for figure in found if figure.relay == relay), None)
+
+    def value(self, case: str, what: str, relay: str = OURS) -> float | None:
+        figure = self.figure(case, what, relay)
+        return figure.median if figure is not None else None
+
+    def ratio(self, case: str, what: str, other: str) -> float | None:
+        """Median of the ratios round by round."""
+        return self._paired(case, what, other, lambda a, b: a / b)
+
+    def excess(self, case: str, what: str, other: str) -> float | None:
+        return self._paired(case, what, other, lambda a, b: a - b)
+
+    def _paired(self, case: str, what: str, other: str, of: Callable[[float, float], float]) -> float | None:
+        ours, theirs = self.figure(case, what), self.figure(case, what, other)
+        if ours is None or theirs is None or len(ours.values) != len(theirs.values):
+            return None
+        return median(of(a, b) for a, b in zip(ours.values, theirs.values, strict=True))
+
+
+EVENTS, H2, TLS = "CPU per event, evenly", "CPU per event, 5 connections", "CPU per event, h1 -> h1 with TLS"
+P50 = "time of an event, evenly, p50"
+FIVE_THOUSAND = "5000 streams of 2 events/s"
+
+
+def lines(results: Sequence[CaseResult]) -> list[Line]:
+    """All aims, in order."""
+    found = Results(results)
+    return [
+        Line("HTTP/1.1 clients, counting: CPU per event", "x nginx", 1.15, found.ratio("events", EVENTS, "nginx")),
+        Line("HTTP/2 clients: CPU per event", "x nginx", 1.3, found.ratio("h2_events", H2, "nginx")),
+        Line("TLS to the provider: CPU per event", "x nginx", 1.3, found.ratio("upstream", TLS, "nginx")),
+        *(
+            Line(f"{way}: CPU per event", f"x {peer}", 1.0, found.ratio(case, what, peer))
+            for peer in ("envoy", "caddy")
+            for way, case, what in (
+                ("HTTP/1.1 clients", "events", EVENTS),
+                ("HTTP/2 clients", "h2_events", H2),
+                ("TLS to the provider", "upstream", TLS),
+            )
+        ),
+        Line("HTTP/1.1 clients: CPU per event", "x litellm", 1 / 40, found.ratio("events", EVENTS, "litellm")),
+        Line("small whole answer, HTTP/1.1: CPU", "us", 120, found.value("unary", "CPU per answer")),
+        Line(
+            "small whole answer, HTTP/1.1: CPU", "x nginx", 120 / 18.5, found.ratio("unary", "CPU per answer", "nginx")
+        ),
+        Line("small whole answer, HTTP/2: CPU", "us", 150, found.value("h2_unary", "CPU per answer, 5 connections")),
+        Line("small whole answer: CPU", "x litellm", 1 / 40, found.ratio("unary", "CPU per answer", "litellm")),
+        Line(
+            "over-read of a stalled client beyond direct",
+            "KB",
+            64,
+            found.excess("stall", "over-read per stream, median", "direct"),
+        ),
+        Line("memory per open stream, HTTP/1.1", "KB", 20, found.value("memory", "memory per stream")),
+        Line("memory per open stream, HTTP/2", "KB", 12, found.value("h2_memory", "memory per stream, 5 connections")),
+        Line("memory of an idle worker", "MB", 50, found.value("memory", "memory before")),
+        Line(
+            "5000 streams of 2 events/s: streams without events",
+            "",
+            0,
+            found.value("scale", f"streams broken or silent, {FIVE_THOUSAND}"),
+        ),
+        Line(
+            "5000 streams of 2 events/s: time of an event, p99",
+            "ms",
+            100,
+            found.value("scale", f"time of an event, {FIVE_THOUSAND}, p99"),
+        ),
+        Line("time of an event beyond nginx's, p50", "ms", 0, found.excess("events", P50, "nginx")),
+    ]
