@@ -128,6 +128,11 @@ def write_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
+def encode_head(status: int, reason: bytes, *fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The head of a response."""
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, b"".join(map(write_fields, fields)))
+
+
 def insert_fields(head: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
     """`head`, as h11 wrote it, with more fields behind its first line."""
     start = head.index(b"\r\n") + 2

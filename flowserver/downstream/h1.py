@@ -1,6 +1,6 @@
 """HTTP/1.1 towards the client: a connection, and the stream of its current request.
 
-h11 owns heads, states and ends. Chunks of a streamed answer are framed beside it (see `framing`).
+What a request and its answer look like on the wire is `message`'s. Chunks of a streamed answer are framed here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import h11
 
 from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
 from ..flow import Outlet
-from ..framing import FramingError, encode_chunk, insert_fields
+from ..framing import FramingError, encode_chunk
 from ..messages import RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
-from .head import MAX_HEAD, HeadReader, parse_head
+from .head import HeadReader
+from .message import Message, read_request
 from .stall import StallWatch
 from .surroundings import ConnectionSettings, SharedReads, Surroundings
-from .upload import ChunkedBody
 
 LINGER = 2.0
 """Seconds that the rest of a refused request is read and dropped, so that a reset does not overtake the answer."""
@@ -42,20 +42,17 @@ class H1Stream:
         "_connection",
         "_ending",
         "events",
-        "h11",
+        "message",
         "outlet",
         "request",
         "request_whole",
-        "upload",
     )
 
-    def __init__(self, connection: DownstreamH1, h11_connection: h11.Connection, request: RequestHead) -> None:
+    def __init__(self, connection: DownstreamH1, message: Message, request: RequestHead) -> None:
         self._connection = connection
-        self.h11 = h11_connection
+        self.message = message
         self.request = request
         self.request_whole = False
-        self.upload = ChunkedBody() if request.has_body and request.content_length is None else None
-        """Reads a body that comes in chunks; None for others."""
         self.events: DownstreamEvents
         self.outlet: Outlet
         self._chunked = False
@@ -69,24 +66,18 @@ class H1Stream:
     # --- relay.ports.DownstreamStream ---
 
     def send_interim(self, head: ResponseHead) -> None:
-        if self.request.http_version == b"1.1" and self._is_open and self.h11.our_state is h11.SEND_RESPONSE:
-            event = h11.InformationalResponse(status_code=head.status, headers=head.headers, reason=head.reason)
-            self._connection.write(self.h11.send(event))
+        if self._is_open and not self.head_sent:
+            interim = self.message.interim(head)
+            if interim:
+                self._connection.write(interim)
 
     def send_head(self, head: ResponseHead) -> None:
         if not self._is_open:
             return
-        framing = []
-        if head.content_length is not None:
-            framing.append((b"content-length", b"%d" % head.content_length))
-        if self._connection.is_last_response or not self.request_whole:
-            framing.append((b"connection", b"close"))
-        # The other fields were checked when they came in and pass beside h11.
-        event = h11.Response(status_code=head.status, headers=framing, reason=head.reason, _parsed=True)
-        self._connection.write(insert_fields(self.h11.send(event), head.headers))
+        closes = self._connection.is_last_response or not self.request_whole
+        self._connection.write(self.message.head(head, closes=closes))
         self._bodiless = has_no_body(self.request.method, head.status)
-        # With neither a length nor chunks (HTTP/1.0) the connection's end is the body's end.
-        self._chunked = head.content_length is None and self.request.http_version == b"1.1"
+        self._chunked = self.message.chunked
         if self._chunked:
             self.outlet.redirect(self._write_chunk)
 
@@ -120,7 +111,7 @@ class H1Stream:
 
     @property
     def head_sent(self) -> bool:
-        return self.h11.our_state is not h11.SEND_RESPONSE
+        return self.message.head_sent
 
     def block(self) -> None:
         self.outlet.block()
@@ -154,10 +145,9 @@ class H1Stream:
 
     def _finish(self) -> None:
         if self._ending == "broken":
-            ends_by_close = not self._chunked and self.h11.our_state is h11.SEND_BODY
-            self._connection.on_broken_off(reset=ends_by_close)
+            self._connection.on_broken_off(reset=self.head_sent and not self._chunked)
             return
-        end = self.h11.send(h11.EndOfMessage())
+        end = self.message.end()
         if end:
             self._connection.write(end)
         self._connection.on_response_done(self)
@@ -167,7 +157,7 @@ class H1Stream:
         write(encode_chunk(data))
 
     def _write_framed(self, data: bytes) -> None:
-        self._connection.write(self.h11.send(h11.Data(data=data)))
+        self._connection.write(self.message.body(data))
 
 
 class DownstreamH1(SharedReads):
@@ -303,7 +293,7 @@ class DownstreamH1(SharedReads):
         self._served += 1
         self._since = self._around.clock()
         stream.events.on_downstream_finished()
-        if stream.h11.our_state is not h11.DONE or stream.h11.their_state is not h11.DONE or self.is_last_response:
+        if not stream.message.reusable or self.is_last_response:
             self._close(linger=not stream.request_whole)
         elif not self._parsing:
             self._serve_pipelined()
@@ -370,12 +360,12 @@ class DownstreamH1(SharedReads):
                 self._refuse(result)
                 break
             raw, data = result
-            connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-            head = parse_head(raw, connection)
-            if isinstance(head, RelayError):
-                self._refuse(head)
+            request = read_request(raw)
+            if isinstance(request, RelayError):
+                self._refuse(request)
                 break
-            data = self._start(H1Stream(self, connection, head), data)
+            head, message = request
+            data = self._start(H1Stream(self, message, head), data)
         self._parsing = False
         if self.stream is None and not self._pipelined:
             self.resume_reading()
@@ -397,14 +387,14 @@ class DownstreamH1(SharedReads):
         self.stream = stream
         stream.request_whole = not stream.request.has_body
         if stream.request_whole:
-            stream.h11.next_event()  # tells the end, which an answer that is there at once must find behind it
+            stream.message.feed(b"")  # tells the end, which an answer that is there at once must find behind it
             self._keep_for_later(data)
         self._around.open_exchange(stream.request, stream)
         if stream.request_whole:
             if self.stream is stream:
                 stream.events.on_downstream_end()
         else:
-            if self.stream is stream and stream.h11.they_are_waiting_for_100_continue and not data:
+            if self.stream is stream and stream.message.awaits_continue and not data:
                 self._answer_continue(stream)
             self._receive_body(stream, data)
         if not self.is_serving and not self._lingering:
@@ -414,29 +404,19 @@ class DownstreamH1(SharedReads):
         return b""
 
     def _receive_body(self, stream: H1Stream, data: bytes) -> None:
-        connection = stream.h11
         try:
-            if stream.upload is not None and data:
-                body, data = stream.upload.feed(data)
-                if body:
-                    stream.events.on_downstream_data(body)
-            if data:
-                connection.receive_data(data)
-            while connection.their_state is h11.SEND_BODY:
-                event = connection.next_event()
-                if isinstance(event, h11.Data):
-                    stream.events.on_downstream_data(bytes(event.data))
-                elif isinstance(event, h11.EndOfMessage):
-                    stream.request_whole = True
-                    self._keep_for_later(connection.trailing_data[0])
-                    if self.stream is stream:
-                        stream.events.on_downstream_end()
-                    return
-                else:
-                    return  # NEED_DATA
+            body, whole, rest = stream.message.feed(data)
         except (h11.RemoteProtocolError, FramingError) as failure:
             self.must_close = True
             stream.events.on_downstream_failed(bad_request(f"The request body is malformed: {failure}."))
+            return
+        if body:
+            stream.events.on_downstream_data(body)
+        if whole:
+            stream.request_whole = True
+            self._keep_for_later(rest)
+            if self.stream is stream:
+                stream.events.on_downstream_end()
 
     def _keep_for_later(self, data: bytes) -> None:
         """Pipelined requests wait until the present one is answered, bounded."""

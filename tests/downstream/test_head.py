@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import h11
 import pytest
 
-from flowserver.downstream.head import MAX_HEAD, MAX_HEADERS, MAX_URI, HeadReader, parse_head
+from flowserver.downstream.head import MAX_HEAD, MAX_HEADERS, MAX_URI, HeadReader
+from flowserver.downstream.message import read_request
 from flowserver.errors import Party, RelayError
 from flowserver.messages import RequestHead
 
@@ -20,7 +20,8 @@ def read(data: bytes) -> RequestHead | RelayError:
         return result
     raw, rest = result
     assert rest == b""
-    return parse_head(raw, h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD))
+    request = read_request(raw)
+    return request if isinstance(request, RelayError) else request[0]
 
 
 def taken(data: bytes) -> RequestHead:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import h11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.downstream.head import MAX_HEAD, MAX_URI, HeadReader, parse_head
+from flowserver.downstream.head import MAX_HEAD, MAX_URI, HeadReader
+from flowserver.downstream.message import read_request
 from flowserver.errors import RelayError
 
 from .test_framing import cut
@@ -41,7 +41,8 @@ def read(pieces: list[bytes]) -> tuple[str, object]:
             return "refused", None
         if result is not None:
             raw, rest = result
-            head = parse_head(raw, h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD))
+            request = read_request(raw)
+            head = request if isinstance(request, RelayError) else request[0]
             if isinstance(head, RelayError):
                 return "refused", None
             told = (head.method, head.target, head.headers, head.content_length, head.has_body)

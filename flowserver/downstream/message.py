@@ -1,0 +1,200 @@
+"""A request and its answer on an HTTP/1.1 connection: states, framing, ends. No I/O.
+
+Nearly all requests are plain: HTTP/1.1, with a length or without a body, and with no wish about the connection. What
+those need is written out here; h11, which a small answer would spend a third of its time in, has all others. A test
+holds both to the same answers.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import h11
+
+from ..errors import RelayError, bad_request
+from ..framing import encode_head, head_for_h11, insert_fields
+from ..messages import Headers, RequestHead, ResponseHead, has_no_body
+from .head import MAX_HEAD, parse_head
+from .upload import ChunkedBody
+
+_WISHES = frozenset((b"connection", b"transfer-encoding", b"expect", b"upgrade", b"keep-alive"))
+"""Fields that make a request one for h11."""
+
+_BODY = tuple[bytes, bool, bytes]
+"""Bytes of the body, whether the request is whole now, and what follows it."""
+
+
+class Message(Protocol):
+    """One request, whose head was read, and its answer."""
+
+    chunked: bool
+    """Whether the answer is chunked; known once its head is sent."""
+
+    @property
+    def head_sent(self) -> bool: ...
+
+    @property
+    def reusable(self) -> bool:
+        """Whether request and answer are whole, and another request may follow."""
+
+    @property
+    def awaits_continue(self) -> bool:
+        """Whether the client sends its body when it has got a 100 (RFC 9110 section 10.1.1)."""
+
+    def interim(self, head: ResponseHead) -> bytes:
+        """A 1xx response."""
+
+    def head(self, head: ResponseHead, *, closes: bool) -> bytes:
+        """The final head. `closes`: the connection ends with this answer."""
+
+    def body(self, data: bytes) -> bytes:
+        """Body bytes of an answer that is not chunked, as they go out."""
+
+    def end(self) -> bytes:
+        """What ends the answer on the wire; b"": nothing does."""
+
+    def feed(self, data: bytes) -> _BODY:
+        """Body bytes of the request. Raises FramingError or h11.RemoteProtocolError for what is none."""
+
+
+def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
+    """Check the whole head `raw`."""
+    head = parse_head(raw)
+    if isinstance(head, RelayError):
+        return head
+    if _is_plain(head):
+        return head, PlainMessage(head)
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    try:
+        connection.receive_data(head_for_h11(raw[: raw.find(b"\r\n") + 2], head.headers))
+        event = connection.next_event()
+    except h11.RemoteProtocolError as failure:
+        return bad_request(f"The request is malformed: {failure}.", status=failure.error_status_hint)
+    if not isinstance(event, h11.Request):
+        return bad_request("The request is malformed.")
+    return head, H11Message(head, connection)
+
+
+def _is_plain(head: RequestHead) -> bool:
+    return head.http_version == b"1.1" and _WISHES.isdisjoint([name for name, _ in head.headers])
+
+
+class PlainMessage:
+    """A `Message` without h11."""
+
+    __slots__ = ("_bodiless", "_closes", "_ended", "_left", "_method", "chunked", "head_sent")
+
+    awaits_continue = False
+
+    def __init__(self, request: RequestHead) -> None:
+        self._method = request.method
+        self._left = request.content_length or 0
+        self.head_sent = False
+        self.chunked = False
+        self._bodiless = False
+        self._closes = False
+        self._ended = False
+
+    @property
+    def reusable(self) -> bool:
+        return self._ended and not self._left and not self._closes
+
+    def interim(self, head: ResponseHead) -> bytes:
+        return encode_head(head.status, head.reason, head.headers)
+
+    def head(self, head: ResponseHead, *, closes: bool) -> bytes:
+        self.head_sent = True
+        self._closes = closes
+        self._bodiless = has_no_body(self._method, head.status)
+        fields: Headers = []
+        if head.content_length is not None:
+            fields.append((b"content-length", b"%d" % head.content_length))
+        elif head.status not in (204, 304):  # to HEAD the fields are those of GET (RFC 9112 section 6.1)
+            self.chunked = not self._bodiless
+            fields.append((b"transfer-encoding", b"chunked"))
+        if closes:
+            fields.append((b"connection", b"close"))
+        return encode_head(head.status, head.reason, head.headers, fields)
+
+    def body(self, data: bytes) -> bytes:
+        return data
+
+    def end(self) -> bytes:
+        self._ended = True
+        return b"0\r\n\r\n" if self.chunked else b""
+
+    def feed(self, data: bytes) -> _BODY:
+        left = self._left
+        size = len(data)
+        if size <= left:
+            self._left = left - size
+            return data, size == left, b""
+        self._left = 0
+        return data[:left], True, data[left:]
+
+
+class H11Message:
+    """A `Message` by h11. Chunks are read and written beside it (see `framing`)."""
+
+    __slots__ = ("_h11", "_is_1_1", "_upload", "chunked")
+
+    def __init__(self, request: RequestHead, connection: h11.Connection) -> None:
+        self._h11 = connection
+        self._is_1_1 = request.http_version == b"1.1"
+        self._upload = ChunkedBody() if request.has_body and request.content_length is None else None
+        """Reads a body that comes in chunks; None for others."""
+        self.chunked = False
+
+    @property
+    def head_sent(self) -> bool:
+        return self._h11.our_state is not h11.SEND_RESPONSE
+
+    @property
+    def reusable(self) -> bool:
+        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    @property
+    def awaits_continue(self) -> bool:
+        return bool(self._h11.they_are_waiting_for_100_continue)
+
+    def interim(self, head: ResponseHead) -> bytes:
+        if not self._is_1_1:
+            return b""  # RFC 9110 section 15.2
+        event = h11.InformationalResponse(status_code=head.status, headers=head.headers, reason=head.reason)
+        return self._h11.send(event) or b""
+
+    def head(self, head: ResponseHead, *, closes: bool) -> bytes:
+        framing: Headers = []
+        if head.content_length is not None:
+            framing.append((b"content-length", b"%d" % head.content_length))
+        if closes:
+            framing.append((b"connection", b"close"))
+        # With neither a length nor chunks (HTTP/1.0) the connection's end is the body's end.
+        self.chunked = head.content_length is None and self._is_1_1
+        # The other fields were checked when they came in and pass beside h11.
+        event = h11.Response(status_code=head.status, headers=framing, reason=head.reason, _parsed=True)
+        return insert_fields(self._h11.send(event) or b"", head.headers)
+
+    def body(self, data: bytes) -> bytes:
+        return self._h11.send(h11.Data(data=data)) or b""
+
+    def end(self) -> bytes:
+        return self._h11.send(h11.EndOfMessage()) or b""
+
+    def feed(self, data: bytes) -> _BODY:
+        connection = self._h11
+        pieces: list[bytes] = []
+        if self._upload is not None and data:
+            body, data = self._upload.feed(data)
+            pieces.append(body)
+        if data:
+            connection.receive_data(data)
+        while connection.their_state is h11.SEND_BODY:
+            event = connection.next_event()
+            if isinstance(event, h11.Data):
+                pieces.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                return b"".join(pieces), True, connection.trailing_data[0]
+            else:  # NEED_DATA
+                break
+        return b"".join(pieces), False, b""
