@@ -137,8 +137,3 @@ def insert_fields(head: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
     """`head`, as h11 wrote it, with more fields behind its first line."""
     start = head.index(b"\r\n") + 2
     return head[:start] + write_fields(fields) + head[start:]
-
-
-def append_fields(head: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """`head`, as h11 wrote it, with more fields before its blank line."""
-    return head[:-2] + write_fields(fields) + b"\r\n"

@@ -102,6 +102,11 @@ def find(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
+def keeps_alive(headers: Headers) -> bool:
+    """Whether nothing but the usual is said of the connection of an HTTP/1.1 message (RFC 9112 section 9.3)."""
+    return all(value.lower() == b"keep-alive" for name, value in headers if name == b"connection")
+
+
 def end_to_end(headers: Headers, own: Iterable[bytes] = ()) -> Headers:
     """`headers` without the fields that end at this hop, the ones that Connection names, and `own`."""
     dropped = HOP_BY_HOP.union(own)

@@ -13,11 +13,11 @@ import h11
 
 from ..errors import RelayError, bad_request
 from ..framing import encode_head, head_for_h11, insert_fields
-from ..messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_alive
 from .head import MAX_HEAD, parse_head
 from .upload import ChunkedBody
 
-_WISHES = frozenset((b"connection", b"transfer-encoding", b"expect", b"upgrade", b"keep-alive"))
+_WISHES = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 """Fields that make a request one for h11."""
 
 _BODY = tuple[bytes, bool, bytes]
@@ -76,7 +76,8 @@ def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
 
 
 def _is_plain(head: RequestHead) -> bool:
-    return head.http_version == b"1.1" and _WISHES.isdisjoint([name for name, _ in head.headers])
+    plain = head.http_version == b"1.1" and _WISHES.isdisjoint([name for name, _ in head.headers])
+    return plain and keeps_alive(head.headers)
 
 
 class PlainMessage:

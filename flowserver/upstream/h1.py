@@ -1,6 +1,6 @@
 """HTTP/1.1 towards the provider: a connection, and the stream of its current request.
 
-h11 owns heads, states, trailers and ends; the chunks between are read beside it (see `framing`).
+Requests are written and plain answers read here, chunks by `framing`; what an answer may be beside that is read by h11.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ import h11
 
 from ..errors import EndReason, upstream_error
 from ..flow import Marks, Outlet
-from ..framing import FIELDS, ChunkDecoder, FramingError, append_fields, head_for_h11, split_fields
-from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body
+from ..framing import (
+    FIELDS,
+    ChunkDecoder,
+    FramingError,
+    encode_chunk,
+    head_for_h11,
+    split_fields,
+    write_fields,
+)
+from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body, keeps_alive
 from ..relay.ports import UpstreamEvents
 from .kernel import bytes_acknowledged, is_established, is_silent
 
@@ -25,6 +33,8 @@ MAX_INTERIM = 10
 """1xx responses before the final one; a provider that sends more is broken."""
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 READ_SIZE = 8 * 1024
@@ -49,20 +59,27 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_acknowledged",
+        "_began",
         "_blocked",
         "_decoder",
         "_end_waits",
+        "_ended",
         "_events",
         "_h11",
         "_head",
         "_interim",
         "_is_tls",
+        "_keeps",
+        "_left",
         "_marks",
         "_method",
         "_outlet",
         "_owner",
         "_reading",
         "_receive",
+        "_request_whole",
+        "_sends_chunks",
+        "_tail",
         "_transport",
         "served",
     )
@@ -71,7 +88,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._owner = owner
         self._marks = marks
         self._events: UpstreamEvents | None = None
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self._h11: h11.Connection | None = None
+        """Reads the present answer; None: it is plain, or its head is not there yet."""
         self._blocked = False
         self._reading = True
         self._receive: Callable[[bytes], None] = self._receive_head
@@ -99,10 +117,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def begin(self, request: RequestHead, events: UpstreamEvents) -> UpstreamH1:
         """Send the head of the next request; `events` hears of its response."""
-        if self.served:
-            self._h11.start_next_cycle()
         self.served += 1
         self._events = events
+        self._h11 = None
+        self._request_whole = False
+        self._sends_chunks = request.has_body and request.content_length is None
+        self._began = self._ended = False
+        self._keeps = True
+        self._left: int | None = 0
+        self._tail = b""
         self._method = request.method
         self._interim = 0
         self._head = bytearray()
@@ -149,12 +172,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def release(self) -> None:
         """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
         self._events = None
-        if (
-            self._h11.our_state is h11.DONE
-            and self._h11.their_state is h11.DONE
-            and not self._h11.trailing_data[0]
-            and not self._transport.is_closing()
-        ):
+        if self._request_whole and self._ended and self._keeps and not self._transport.is_closing():
             self.resume_reading()  # or a close by the provider would go unnoticed
             self._owner.on_capacity(self)
         else:
@@ -199,28 +217,25 @@ class UpstreamH1(asyncio.BufferedProtocol):
             on_data = events.on_upstream_data  # a call of the attribute itself would look it up the slow way
             on_data(body)
         if decoder.rest and self._events is events:
-            self._receive_framed(decoder.rest)
+            self._receive(decoder.rest)
 
     def eof_received(self) -> bool:
         if self._events is None:
             return False
-        state = self._h11.their_state
-        if state is h11.SEND_BODY and self._decoder is None:
-            # The end of a body that ends with the connection; an error for any other.
+        if self._began and not self._ended and self._left is None and self._decoder is None:
+            # The end of a body that ends with the connection; `connection_lost` tells of any other.
             self._transport.close()  # first, or `release` would keep it
-            self._h11.receive_data(b"")
-            self._receive_framed(b"")
-        elif state is h11.SEND_RESPONSE and not self._head and self._is_untaken():
+            self._end()
+        elif not self._began and not self._head and self._is_untaken():
             self._fail("closed a kept connection before it took the request", untouched=True)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.on_lost(self)
-        if self._events is not None:
-            began = self._h11.their_state is not h11.SEND_RESPONSE
-            what = "broke off in the middle of its answer" if began else "closed the connection without an answer"
+        if self._events is not None and not self._ended:
+            what = "broke off in the middle of its answer" if self._began else "closed the connection without an answer"
             # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
-            again = not began and not self._head and self.served > 1 and self._method in _SAFE
+            again = not self._began and not self._head and self.served > 1 and self._method in _SAFE
             self._fail(what, untouched=again)
 
     def pause_writing(self) -> None:
@@ -260,30 +275,45 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._fail("sent a head with bare line feeds")
             return False
         line_end = raw.find(b"\r\n") + 2
-        is_strict = FIELDS.fullmatch(raw, line_end) is not None
+        line = _STATUS_LINE.fullmatch(raw, 0, line_end)
+        is_strict = line is not None and FIELDS.fullmatch(raw, line_end) is not None
         headers = split_fields(raw, line_end) if is_strict else []
-        try:
-            # Folded lines and the like are h11's; what is in strict form passes beside it.
-            self._h11.receive_data(head_for_h11(raw[:line_end], headers) if is_strict else raw)
-            event = self._h11.next_event()
-        except h11.RemoteProtocolError as error:
-            self._fail(f"sent a malformed answer: {error}")
+        if line is not None and self._h11 is None and is_strict and _is_plain(headers):
+            head = ResponseHead(int(line[1]), headers, reason=line[2])
+        else:
+            head_by_h11 = self._read_by_h11(raw, headers if is_strict else None)
+            if head_by_h11 is None:
+                return False
+            head = head_by_h11
+        if not self._check_head(head.reason, head.headers):
             return False
-        assert isinstance(event, h11.InformationalResponse | h11.Response)
-        if not is_strict:
-            headers = list(event.headers)
-        if not self._check_head(event.reason, headers):
-            return False
-        head = ResponseHead(event.status_code, headers, reason=event.reason)
-        if isinstance(event, h11.Response):
+        if head.status >= 200:
             self._on_head(head)
             return False
         self._interim += 1
-        if self._interim > MAX_INTERIM or event.status_code == 101:
+        if self._interim > MAX_INTERIM or head.status == 101:
             self._fail("sent too many interim responses or changed the protocol")
         elif self._events is not None:
             self._events.on_upstream_interim(head)
         return self._events is not None
+
+    def _read_by_h11(self, raw: bytes, headers: Headers | None) -> ResponseHead | None:
+        """What is not plain. `headers` are its fields where they are in strict form; None: folded lines and the like,
+        which are h11's too. None is returned when the answer has failed."""
+        if self._h11 is None:
+            self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+            # Of the request it needs to know the method only.
+            self._h11.send(h11.Request(method=self._method, target=b"/", headers=[(b"host", b"")], _parsed=True))
+            self._h11.send(h11.EndOfMessage())
+        try:
+            line_end = raw.find(b"\r\n") + 2
+            self._h11.receive_data(raw if headers is None else head_for_h11(raw[:line_end], headers))
+            event = self._h11.next_event()
+        except h11.RemoteProtocolError as error:
+            self._fail(f"sent a malformed answer: {error}")
+            return None
+        assert isinstance(event, h11.InformationalResponse | h11.Response)
+        return ResponseHead(event.status_code, list(event.headers) if headers is None else headers, reason=event.reason)
 
     def _check_head(self, reason: bytes, headers: Headers) -> bool:
         if len(headers) > MAX_HEADERS:
@@ -303,40 +333,86 @@ class UpstreamH1(asyncio.BufferedProtocol):
             return
         head.content_length = int(length) if length is not None else None
         bodiless = has_no_body(self._method, head.status)
+        self._began = True
         self._decoder = ChunkDecoder() if chunked and not bodiless else None
+        self._left = 0 if bodiless else head.content_length
         events = self._events
         assert events is not None
         events.on_upstream_head(head)
-        self._receive = self._receive_framed
+        self._receive = self._receive_plain if self._h11 is None else self._receive_by_h11
         if self._events is events:  # not cancelled by what the head brought about
             self._receive_rest(bytes(self._head))
 
     def _receive_rest(self, data: bytes) -> None:
         """What came of the body with its head, as if it had come by itself."""
         if self._decoder is None:
-            self._receive_framed(data)
+            self._receive(data)
         elif data:
             _READ_BUFFER[: len(data)] = data
             self.buffer_updated(len(data))
 
-    def _receive_framed(self, data: bytes) -> None:
-        """Body bytes by h11: whole answers, and the end of chunked ones."""
-        events = self._events
+    def _receive_plain(self, data: bytes) -> None:
+        """Body bytes of whole answers, and the end of chunked ones."""
+        if self._decoder is not None:
+            self._receive_trailers(data)
+            return
+        events, left = self._events, self._left
         assert events is not None
+        if left is None:
+            if data:
+                events.on_upstream_data(data)
+            return
+        if len(data) > left:  # bytes that nobody asked for: this connection can't be trusted
+            self._keeps = False
+            data = data[:left]
+        self._left = left = left - len(data)
+        if data:
+            events.on_upstream_data(data)
+        if not left and self._events is events:
+            self._end()
+
+    def _receive_trailers(self, data: bytes) -> None:
+        """The last chunk's size line, trailers, which are dropped, and a blank line (RFC 9112 section 7.1.2)."""
+        self._tail = tail = self._tail + data
+        end = tail.find(b"\r\n\r\n")
+        if end < 0:
+            if len(tail) > MAX_HEAD:
+                self._fail(f"sent trailers of more than {MAX_HEAD} bytes")
+        elif FIELDS.fullmatch(tail, tail.find(b"\n") + 1, end + 4) is None:
+            self._fail("sent a malformed trailer")
+        else:
+            self._keeps = self._keeps and end + 4 == len(tail)
+            self._end()
+
+    def _receive_by_h11(self, data: bytes) -> None:
+        events, connection = self._events, self._h11
+        assert events is not None
+        assert connection is not None
         try:
             if data:
-                self._h11.receive_data(data)
+                connection.receive_data(data)
             while self._events is events:
-                event = self._h11.next_event()
+                event = connection.next_event()
                 if isinstance(event, h11.Data):
                     events.on_upstream_data(bytes(event.data))
                 elif isinstance(event, h11.EndOfMessage):
-                    events.on_upstream_end()
+                    self._keeps = connection.their_state is h11.DONE and not connection.trailing_data[0]
+                    self._end()
                     return
                 else:
                     return
         except h11.RemoteProtocolError as error:
             self._fail(f"sent a malformed answer: {error}")
+
+    def _end(self) -> None:
+        self._ended = True
+        self._receive = self._receive_surplus
+        if self._events is not None:
+            self._events.on_upstream_end()
+
+    def _receive_surplus(self, data: bytes) -> None:
+        """Bytes that nobody asked for, while the end of the answer still waits."""
+        self._keeps = False
 
     def _is_untaken(self) -> bool:
         """Whether nothing of the present request was acknowledged: it crossed the provider's close on the way."""
@@ -353,19 +429,29 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def _request_head(self, request: RequestHead) -> bytes:
         """The head, its framing derived anew (RFC 9112 section 6). The other fields, checked when they came in, pass
         beside h11."""
-        framing = [(b"host", find(request.headers, b"host") or b"")]
+        framing = b""
         if request.content_length is not None:
-            framing.append((b"content-length", b"%d" % request.content_length))
+            framing = b"content-length: %d\r\n" % request.content_length
         elif request.has_body:
-            framing.append((b"transfer-encoding", b"chunked"))
-        event = h11.Request(method=request.method, target=request.target, headers=framing, _parsed=True)
-        others = [field for field in request.headers if field[0] != b"host"]
-        return append_fields(self._h11.send(event), others)
+            framing = b"transfer-encoding: chunked\r\n"
+        fields = write_fields(request.headers)
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.target, fields, framing)
 
     def _write_end(self) -> None:
-        end = self._h11.send(h11.EndOfMessage())
-        if end:
-            self._transport.write(end)
+        self._request_whole = True
+        if self._sends_chunks:
+            self._transport.write(b"0\r\n\r\n")
 
     def _write_framed(self, data: bytes) -> None:
-        self._transport.write(self._h11.send(h11.Data(data=data)))
+        self._transport.write(encode_chunk(data) if self._sends_chunks else data)
+
+
+def _is_plain(headers: Headers) -> bool:
+    """Whether an answer is framed in one of the usual ways, and the connection stays."""
+    lengths = [value for name, value in headers if name == b"content-length"]
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if not keeps_alive(headers):
+        return False
+    if codings:
+        return codings == [b"chunked"] and not lengths
+    return not lengths or (len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) is not None)
