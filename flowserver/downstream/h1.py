@@ -82,8 +82,15 @@ class H1Stream:
             self.outlet.redirect(self._write_chunk)
 
     def send_data(self, data: bytes) -> None:
-        if self._connection.stream is self and not self._bodiless:
-            self.outlet.send(data)
+        connection, outlet = self._connection, self.outlet
+        if connection.stream is not self or self._bodiless:
+            return
+        if self._chunked and not outlet.blocked:  # the path of every token
+            outlet.writes += 1
+            write = connection.write  # a call of the attribute itself would look it up the slow way
+            write(encode_chunk(data))
+        else:
+            outlet.send(data)
 
     def send_end(self) -> None:
         self._end("clean")

@@ -75,6 +75,7 @@ class Exchange:
         "_abandoned",
         "_activity",
         "_around",
+        "_awaits_first",
         "_cut",
         "_deadlines",
         "_down",
@@ -135,6 +136,8 @@ class Exchange:
         self.started_at = now
         self.first_byte_at: float | None = None
         """When the first byte of the answer's body came; None before."""
+        self._awaits_first = True
+        """Whether one of these two is still to come: the path of every token looks at no more than this."""
         self.first_token_at: float | None = None
         """When its first content came; None before, and where content is not counted."""
         self.heartbeats = 0
@@ -244,19 +247,27 @@ class Exchange:
         self._down.send_head(passed)
 
     def on_upstream_data(self, data: bytes) -> None:
-        if self.first_byte_at is None:
-            self.first_byte_at = self._around.clock()
         self.bytes_down += len(data)
         self.chunks_down += 1
         tap = self._tap
         if tap is not None:
             data = tap.feed(data)
-            if self.first_token_at is None and tap.meter.pieces:
-                self.first_token_at = self._around.clock()
-            if tap.spent or tap.is_waiting or not data:
-                self._pass_on(tap, data)
-                return
+        if self._awaits_first:
+            self._note_first()
+        if tap is not None and (tap.holds_back or not data):
+            self._pass_on(tap, data)
+            return
         self._down.send_data(data)
+
+    def _note_first(self) -> None:
+        """The first byte, and the first token where tokens are counted."""
+        if self.first_byte_at is None:
+            self.first_byte_at = self._around.clock()
+        if self._tap is None:
+            self._awaits_first = False
+        elif self._tap.meter.pieces:
+            self.first_token_at = self._around.clock()
+            self._awaits_first = False
 
     def on_upstream_end(self) -> None:
         self._response_whole = True

@@ -36,6 +36,7 @@ class Tap:
         "_passing",
         "_scanner",
         "edits",
+        "holds_back",
         "meter",
         "spent",
     )
@@ -58,6 +59,8 @@ class Tap:
         """Events that may not pass yet, the first one counted, the bytes they are in, and where they begin there."""
         self._late: list[bytes] = []
         """What came behind them."""
+        self.holds_back = False
+        """Whether an event waits, or the budget is reached: what `feed` returned is not all."""
         self.spent = False
         """The budget is reached: what `feed` returned is the last that may pass, and it ends with an event."""
 
@@ -103,6 +106,7 @@ class Tap:
             return b""
         data, events, start = self._parked
         self._parked = None
+        self.holds_back = False
         passing = [self._sort(data, events, start=start, counted=True)]
         while self._late and not self.is_waiting and not self.spent:
             passing.append(self.feed(self._late.pop(0)))
@@ -129,6 +133,7 @@ class Tap:
                     verdict = self._budget.verdict()
             if verdict is Verdict.WAIT:
                 self._parked = (data, events[number:], start)
+                self.holds_back = True
                 return b"".join(passing)
             over = verdict is Verdict.END
             if self._passing or (keep and not over):
@@ -141,7 +146,7 @@ class Tap:
             self._passing = False
             start = end
             if over:
-                self.spent = True
+                self.spent = self.holds_back = True
                 return b"".join(passing)
         if start < len(data):
             self._rest(data[start:] if start else data, passing)
@@ -164,6 +169,7 @@ class WholeTap:
     __slots__ = ("_limit", "_pieces", "_size", "meter")
 
     at_boundary = False
+    holds_back = False
     spent = False
     is_waiting = False
 

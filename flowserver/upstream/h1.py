@@ -73,6 +73,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_left",
         "_marks",
         "_method",
+        "_on_data",
         "_outlet",
         "_owner",
         "_reading",
@@ -88,6 +89,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._owner = owner
         self._marks = marks
         self._events: UpstreamEvents | None = None
+        self._on_data: Callable[[bytes], None] | None = None
+        """`_events.on_upstream_data`; None: nobody is served. The path of every token looks at no more than this."""
         self._h11: h11.Connection | None = None
         """Reads the present answer; None: it is plain, or its head is not there yet."""
         self._blocked = False
@@ -119,6 +122,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """Send the head of the next request; `events` hears of its response."""
         self.served += 1
         self._events = events
+        self._on_data = events.on_upstream_data
         self._h11 = None
         self._request_whole = False
         self._sends_chunks = request.has_body and request.content_length is None
@@ -171,7 +175,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def release(self) -> None:
         """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
-        self._events = None
+        self._events = self._on_data = None
         if self._request_whole and self._ended and self._keeps and not self._transport.is_closing():
             self.resume_reading()  # or a close by the provider would go unnoticed
             self._owner.on_capacity(self)
@@ -199,8 +203,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return _READ_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        events = self._events
-        if events is None:
+        on_data = self._on_data
+        if on_data is None:
             self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
             return
         data = bytes(_READ_BUFFER[:nbytes])
@@ -214,9 +218,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._fail(f"sent a malformed answer: {error}")
             return
         if body:
-            on_data = events.on_upstream_data  # a call of the attribute itself would look it up the slow way
             on_data(body)
-        if decoder.rest and self._events is events:
+        if decoder.rest and self._on_data is on_data:
             self._receive(decoder.rest)
 
     def eof_received(self) -> bool:
@@ -419,7 +422,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return self._acknowledged is not None and bytes_acknowledged(self._transport) == self._acknowledged
 
     def _fail(self, what: str, *, untouched: bool = False) -> None:
-        events, self._events = self._events, None
+        events, self._events, self._on_data = self._events, None, None
         self._transport.abort()
         if events is not None:
             reason = EndReason.UPSTREAM_FAILED
