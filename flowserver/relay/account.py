@@ -21,7 +21,7 @@ from .limiting import Limiting, limit_fields, model_refused, path_refused, refus
 from .permit import Permit, Verdict
 from .tap import Tap, WholeTap
 from .target import Target
-from .tenants import Tenant, allows_model, allows_path, limits_for, stream_budget
+from .tenants import Tenant, allows_model, allows_path, stream_budget
 
 _EVENTS = b"text/event-stream"
 _SCANNERS: dict[bytes, Callable[[int], Scanner]] = {
@@ -57,6 +57,7 @@ class Account:
     with the answer's head, `settle` at the end."""
 
     __slots__ = (
+        "_answered",
         "_asks_usage",
         "_body",
         "_count",
@@ -87,6 +88,8 @@ class Account:
         """The request's body; None: not known, or no JSON object."""
         self._asks_usage = False
         self._unreadable = False
+        self._answered = False
+        """Whether a provider took the request on."""
         self._count: Count | None = None
         """Of a stream; None for answers that are none."""
         self.format = known
@@ -161,7 +164,7 @@ class Account:
         self.user, self.session = user_of(request, self.asked.user), session_of(request)
         self.bound(stream_budget(tenant, model))
         now = limiting.now()
-        limits = limits_for(tenant, user=self.user, session=self.session, model=model, now=now)
+        limits = limiting.limits.find(tenant, user=self.user, session=self.session, model=model, now=now)
         # Not the request's id: one of the client's own choice may come twice, and would share the first one's lease.
         stream_id = tenant_key(tenant.name, f"{_PROCESS}-{next(_NUMBERS)}")
         self.permit = Permit(limiting.limiter, stream_id, resume=resume)
@@ -258,7 +261,8 @@ class Account:
 
     def open(self, head: ResponseHead) -> Tap | WholeTap | None:
         """How the answer's body is to be read; None: it passes unread."""
-        if self.format is None or self.upstream is None or head.status != 200:
+        self._answered = head.status == 200
+        if self.format is None or self.upstream is None or not self._answered:
             return None
         if find(head.headers, b"content-encoding") not in (None, b"identity"):
             self._unreadable = True
@@ -357,10 +361,18 @@ class Account:
         """The body of an error answer."""
         return error.body() if self.format is None else self.format.error(error)
 
+    @property
+    def _charge(self) -> int:
+        """What its limits are charged: nothing for what no provider took on; the request alone where the answer can't
+        be read."""
+        if self.meter is not None:
+            return self.input + self.output
+        return self._input_estimate if self._answered else 0
+
     def settle(self) -> None:
         """The exchange is over: charge what it used, and learn from what the provider reported."""
         if self.permit is not None:
-            self.permit.settle(self.input + self.output if self.meter is not None else 0)
+            self.permit.settle(self._charge)
         meter, counted = self.meter, self._count
         if meter is None or counted is None or self.format is None or self.upstream is None or self.is_estimate:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from ..errors import EndReason, Party, RelayError
 from ..limits.store import Cause, Decision, LimitState, RequestBucket, Slots
 from ..messages import SESSION, USER, Headers, RequestHead, find
 from .permit import Limiter
-from .tenants import Tenant, Tenants, key_of
+from .tenants import KnownLimits, Tenant, Tenants, key_of
 
 
 class Directory(Protocol):
@@ -31,6 +31,7 @@ class Limiting:
     limiter: Limiter
     now: Callable[[], float]
     directory: Directory | None = None
+    limits: KnownLimits = field(default_factory=KnownLimits)
 
     def identify(self, request: RequestHead, done: Callable[[Tenant | RelayError], None]) -> None:
         """Whose request it is, at once or later."""
@@ -90,35 +91,38 @@ def limit_fields(decision: Decision | None, *, anthropic: bool, now: float) -> H
     if decision is None:
         return []
     fields: Headers = []
-    for kind, states in _by_kind(decision):
-        state = min(states, key=lambda each: each.remaining)
-        fields += _anthropic(kind, state, now) if anthropic else _openai(kind, state)
+    for names, state in zip(_ANTHROPIC if anthropic else _OPENAI, _tightest(decision), strict=True):
+        if state is not None:
+            reset = _moment(now + (state.reset or 0.0)) if anthropic else _span(state.reset or 0.0)
+            fields += zip(names, (b"%d" % state.limit.limit, b"%d" % state.remaining, reset), strict=True)
     if not decision.admitted and decision.retry_after is not None:
         fields.append((b"retry-after-ms", b"%d" % math.ceil(decision.retry_after * 1000)))
     return fields
 
 
-def _by_kind(decision: Decision) -> list[tuple[bytes, list[LimitState]]]:
-    requests = [state for state in decision.states if isinstance(state.limit, RequestBucket)]
-    tokens = [state for state in decision.states if not isinstance(state.limit, RequestBucket | Slots)]
-    return [(kind, states) for kind, states in ((b"requests", requests), (b"tokens", tokens)) if states]
+def _tightest(decision: Decision) -> tuple[LimitState | None, LimitState | None]:
+    """What is left least of requests, and of tokens."""
+    requests: LimitState | None = None
+    tokens: LimitState | None = None
+    for state in decision.states:
+        kind = type(state.limit)
+        if kind is RequestBucket:
+            if requests is None or state.remaining < requests.remaining:
+                requests = state
+        elif kind is not Slots and (tokens is None or state.remaining < tokens.remaining):
+            tokens = state
+    return requests, tokens
 
 
-def _openai(kind: bytes, state: LimitState) -> Headers:
-    return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % state.limit.limit),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % state.remaining),
-        (b"x-ratelimit-reset-" + kind, _span(state.reset or 0.0)),
-    ]
+_KINDS = (b"requests", b"tokens")
+_OPENAI = [[b"x-ratelimit-%b-%b" % (what, kind) for what in (b"limit", b"remaining", b"reset")] for kind in _KINDS]
+_ANTHROPIC = [
+    [b"anthropic-ratelimit-%b-%b" % (kind, what) for what in (b"limit", b"remaining", b"reset")] for kind in _KINDS
+]
 
 
-def _anthropic(kind: bytes, state: LimitState, now: float) -> Headers:
-    moment = datetime.fromtimestamp(math.ceil(now + (state.reset or 0.0)), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return [
-        (b"anthropic-ratelimit-%b-limit" % kind, b"%d" % state.limit.limit),
-        (b"anthropic-ratelimit-%b-remaining" % kind, b"%d" % state.remaining),
-        (b"anthropic-ratelimit-%b-reset" % kind, moment.encode("ascii")),
-    ]
+def _moment(now: float) -> bytes:
+    return datetime.fromtimestamp(math.ceil(now), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode("ascii")
 
 
 def _span(seconds: float) -> bytes:

@@ -714,6 +714,24 @@ def test_a_request_without_an_answer_is_not_charged() -> None:
     assert made.limiter.settled == [0]
 
 
+def test_an_answer_that_cannot_be_read_is_charged_for_its_request() -> None:
+    made = Permitted(CHAT, body={"messages": [{"role": "user", "content": "word " * 80}]})
+    made.account.ask(target())
+    fields = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
+    assert made.account.open(ResponseHead(200, fields)) is None
+    made.account.settle()
+    assert made.limiter.settled == [made.account.input]
+    assert made.account.input >= 100
+
+
+def test_an_error_of_the_provider_is_not_charged() -> None:
+    made = Permitted(CHAT, body={"messages": [{"role": "user", "content": "word " * 80}]})
+    made.account.ask(target())
+    assert made.account.open(ResponseHead(500, [(b"content-type", b"application/json")])) is None
+    made.account.settle()
+    assert made.limiter.settled == [0]
+
+
 def test_a_whole_answer_is_charged_too() -> None:
     made = Permitted(CHAT)
     made.account.ask(target())

@@ -8,17 +8,21 @@ import pytest
 
 from flowserver.limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket
 from flowserver.relay.tenants import (
+    DAY,
+    KnownLimits,
     ModelLimits,
     Tenant,
     TenantKey,
     TenantLimits,
     Tenants,
-    allows,
+    allows_model,
+    allows_path,
     digest_of,
     end_of_day,
     end_of_month,
     key_of,
     limits_for,
+    refusal,
     shared_limits,
     stream_budget,
     user_limits,
@@ -63,7 +67,6 @@ def test_a_key_leads_to_its_tenant() -> None:
     assert tenants.find(b"one", NOW) is acme
     assert tenants.find(b"two", NOW) is other
     assert tenants.find(b"", NOW) is None
-    assert tenants.why(b"one", NOW) == "valid"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_a_key_leads_to_its_tenant() -> None:
 def test_why_a_key_is_refused_is_a_word_for_the_log(tenant: Tenant, why: str) -> None:
     tenants = Tenants((tenant,))
     assert tenants.find(b"key", NOW) is None
-    assert tenants.why(b"key", NOW) == why
+    assert refusal(tenant, digest_of(b"key"), NOW) == why
 
 
 def test_a_key_holds_until_it_expires() -> None:
@@ -118,12 +121,34 @@ def test_keys_of_its_own_making_are_told_by_their_looks() -> None:
 
 def test_models_and_paths() -> None:
     free, bound = Tenant("free"), Tenant("bound", models=("gpt-*", "o[13]"), paths=("/v1/*",))
-    assert allows(free, "/anything", None)
-    assert allows(bound, "/v1/chat/completions", "gpt-4o")
-    assert allows(bound, "/v1/chat/completions", "o3")
-    assert not allows(bound, "/v1/chat/completions", "O3")
-    assert not allows(bound, "/v1/chat/completions", None)
-    assert not allows(bound, "/v2", "gpt-4o")
+    assert allows_path(free, "/anything")
+    assert allows_model(free, None)
+    assert allows_path(bound, "/v1/chat/completions")
+    assert allows_model(bound, "gpt-4o")
+    assert allows_model(bound, "o3")
+    assert not allows_model(bound, "O3")
+    assert not allows_model(bound, None)
+    assert not allows_path(bound, "/v2")
+
+
+def test_limits_that_are_known_are_those_that_would_be_found() -> None:
+    known = KnownLimits(size=2)
+    limits = TenantLimits(requests_per_minute=5, tokens_per_day=100)
+    acme, changed = Tenant("acme", limits=limits), Tenant("acme", limits=TenantLimits(tokens_per_day=7))
+    for tenant, user, now in (
+        (acme, "a", NOW),
+        (acme, "a", NOW + 1),
+        (acme, "b", NOW),
+        (acme, "a", NOW + DAY),
+        (changed, "a", NOW),
+        (acme, None, NOW),
+        (acme, "a", NOW),
+    ):
+        expected = limits_for(tenant, user=user, session=None, model=None, now=now)
+        assert known.find(tenant, user=user, session=None, model=None, now=now) == expected
+    assert known.find(acme, user="a", session=None, model=None, now=NOW) is known.find(
+        acme, user="a", session=None, model=None, now=NOW
+    )
 
 
 def test_the_budget_of_an_answer_is_the_least_that_applies() -> None:
