@@ -55,7 +55,7 @@ def draw(results: Sequence[CaseResult], folder: Path, name: str) -> list[Path]:
 
 def _figure(result: CaseResult) -> Any:
     """A matplotlib figure; None where there is nothing to draw."""
-    if result.series:
+    if any(series.points for series in result.series):
         return _curves(result)
     bars = [figure for figure in result.figures if figure.what in BARS.get(result.name, ())]
     return _bars(result, bars) if len(bars) > 1 else None
@@ -65,7 +65,7 @@ def _curves(result: CaseResult) -> Any:
     """One panel for each quantity, one line for each relay."""
     from matplotlib.figure import Figure as Canvas
 
-    quantities = list(dict.fromkeys(series.what for series in result.series))
+    quantities = list(dict.fromkeys(series.what for series in result.series if series.points))
     canvas = Canvas(figsize=(3.3 * len(quantities), 2.7), layout="constrained")
     for number, what in enumerate(quantities):
         axes = canvas.add_subplot(1, len(quantities), number + 1)

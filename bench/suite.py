@@ -1,5 +1,5 @@
-"""The suite: what `python -m bench` runs when no case is named, with settings that fit about twelve minutes in all, or
-two with --quick. A case that is named runs alone, with its own and longer settings.
+"""The suite: what `python -m bench` runs when no case is named, with settings that fit a quarter of an hour, or two
+minutes with --quick. A case that is named runs alone, with its own and longer settings.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ class Entry:
 _PACED = events.Settings(ticks=(0,), rounds=3, warm_up=1, window=3)
 _H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=3, warm_up=1, window=3)
 _TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(rounds=3, warm_up=1, window=3))
-_CALLS = unary.Settings(rounds=3, warm_up=0.5, window=2)
+_CALLS = unary.Settings(rounds=2, warm_up=0.5, window=2)
 _STALLED = stall.Settings(clients=50, crowd=500, window=2, rounds=1)
 _H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
+_SCALE = scale.Settings(fast=(400, 600, 800), warm_up=1, window=3)
 
 FULL = (
     Entry("events", lambda relays: events.run(relays, _PACED), 120),
     Entry("h2_events", lambda relays: h2_events.run(relays, _H2_PACED), 80),
-    Entry("upstream", lambda relays: upstream.run(relays, _TLS), 75),
-    Entry("unary", lambda relays: unary.run(relays, _CALLS), 90),
+    Entry("upstream", lambda relays: upstream.run(relays, _TLS), 70),
+    Entry("unary", lambda relays: unary.run(relays, _CALLS), 70),
     Entry(
         "h2_unary",
         lambda relays: h2_unary.run(relays, h2_unary.Settings(shapes=(5,), calls=_CALLS)),
-        55,
+        40,
         ("flowserver", "nginx", "envoy", "caddy"),
     ),
     Entry(
@@ -65,10 +66,10 @@ FULL = (
     Entry(
         "h2_memory", lambda relays: h2_memory.run(relays, h2_memory.Settings(shapes=(5,), rest=2, rounds=1)), 15, EDGE
     ),
-    Entry("protocols", lambda relays: protocols.run(relays, protocols.Settings()), 130),
+    Entry("protocols", lambda relays: protocols.run(relays, protocols.Settings(window=1.5)), 220),
     Entry("incident", lambda relays: incident.run(relays, incident.Settings()), 45),
-    Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 90),
-    Entry("scale", lambda relays: scale.run(relays, scale.Settings(rounds=1, warm_up=1, window=3)), 130, EDGE[::2]),
+    Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 95),
+    Entry("scale", lambda relays: scale.run(relays, _SCALE), 130, EDGE[::2]),
 )
 
 _SHORT = events.Settings(ticks=(0,), rounds=1, warm_up=0.5, window=2)

@@ -25,12 +25,9 @@ DEFAULTS: Mapping[str, str] = {}
 VARIANTS: tuple[Mapping[str, str], ...] = (
     DEFAULTS,
     {"FLOW_HIGH_WATER": "4k", "FLOW_LOW_WATER": "2k"},
-    {"FLOW_HIGH_WATER": "16k"},
     {"FLOW_HIGH_WATER": "64k"},
     {"FLOW_HIGH_WATER": "256k", "FLOW_PREFETCH_CHUNKS": "256"},
     {"FLOW_PREFETCH_CHUNKS": "2"},
-    {"FLOW_PREFETCH_CHUNKS": "64"},
-    {"FLOW_UPSTREAM_RCVBUF": "64k"},
     {"FLOW_UPSTREAM_RCVBUF": "0"},
     {"FLOW_NOTSENT_LOWAT": "4k"},
     {"FLOW_NOTSENT_LOWAT": "0"},

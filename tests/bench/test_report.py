@@ -1,0 +1,64 @@
+"""What is kept of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.figures import CaseResult, Figure, Series
+from bench.plots import draw
+from bench.report import save
+
+RESULT = CaseResult(
+    "events",
+    "2 streams",
+    {"streams": 2},
+    (
+        Figure("CPU per event, evenly", "flowserver", "us", (20.0, 22.0, 24.0)),
+        Figure("CPU per event, evenly", "nginx", "us", (20.0, 20.0, 20.0)),
+    ),
+    ("A note.",),
+)
+CURVES = CaseResult(
+    "incident",
+    "curves",
+    {},
+    (),
+    (),
+    (
+        Series("memory", "naive", "MB", "seconds", ((0.0, 30.0), (1.0, 900.0))),
+        Series("memory", "flowserver", "MB", "seconds", ((0.0, 30.0), (1.0, 31.0))),
+        Series("late", "flowserver", "ms", "seconds", ()),
+    ),
+)
+
+
+def test_tables_values_and_aims_are_kept(tmp_path: Path) -> None:
+    markdown = save([RESULT, CURVES], tmp_path)
+    text = markdown.read_text()
+    assert "| CPU per event, evenly | flowserver | 22 | 20 - 24 | us | 1.10 |  |" in text
+    assert "at most 1.15 x nginx | 1.10 x nginx | met |" in text
+    assert "A note." in text
+    document = json.loads(markdown.with_suffix(".json").read_text())
+    assert document["cases"][0]["figures"][0]["values"] == [20, 22, 24]
+    assert document["cases"][1]["series"][1]["points"] == [[0, 30], [1, 31]]
+
+
+def test_nothing_that_names_the_machine_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOW_UPSTREAM_API_KEY", "sk-planted")
+    monkeypatch.setenv("FLOW_HIGH_WATER", "4k")
+    text = save([RESULT], tmp_path).read_text()
+    assert "FLOW_HIGH_WATER=4k" in text
+    assert "sk-planted" not in text
+
+
+def test_bars_and_curves_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = draw([RESULT, CURVES], tmp_path, "run")
+    assert [path.name for path in drawn] == ["run-events.svg", "run-incident.svg"]
+    assert all(path.read_text().lstrip().startswith("<?xml") for path in drawn)
+    # The same figures are the same picture, so that results can be compared.
+    first = drawn[0].read_bytes()
+    assert draw([RESULT], tmp_path, "run")[0].read_bytes() == first
