@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,6 +58,20 @@ class Quirks:
     """Its output tokens leave the reasoning out."""
 
 
+class Ordinary(Protocol):
+    """What most events of a stream look like on the wire, all but their text and padding."""
+
+    head: bytes
+    """What stands before the text."""
+    read: Callable[[bytes, int], re.Match[bytes] | None]
+    """Matches the text, as its first group, and all behind it. UTF-8 is the caller's to check."""
+    reasoning: bool
+    """Whether the text is reasoning."""
+
+    def in_chunk(self) -> Ordinary:
+        """The same with the line end that closes a chunk."""
+
+
 class Meter(Protocol):
     """Reads one answer while it passes. What `read` raises not, whatever it is shown: nonsense is not counted.
 
@@ -83,6 +98,14 @@ class Meter(Protocol):
     """An error told inside an answer of status 200, in short."""
     finished: bool
     """Whether nothing but an end may follow: the format's last event came."""
+
+    @property
+    def ordinary(self) -> Ordinary | None:
+        """Events that fit it have content and nothing else, and may be counted by `count_ordinary`; None: not known, or
+        the next one may say something else."""
+
+    def count_ordinary(self, events: int, units: int) -> None:
+        """So many ordinary events passed, with `units` in all."""
 
     def glance(self, data: bytes) -> bool:
         """Count `data` if it is, at a look, one whole event as it stands on the wire, with content and nothing else.

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from .base import Quirks, Usage
+from .base import Ordinary, Quirks, Usage
 
 NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
 """What reading JSON raises that is broken or not shaped as it should be."""
@@ -26,6 +26,14 @@ def count(value: Any, missing: int | None = None) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < MAX_COUNT else missing
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def text(value: Any) -> str | None:
@@ -103,6 +111,7 @@ class JsonMeter:
     )
 
     running = False
+    ordinary: Ordinary | None = None
 
     def __init__(self) -> None:
         self.units = 0
@@ -119,6 +128,10 @@ class JsonMeter:
 
     def glance(self, data: bytes) -> bool:
         return False
+
+    def count_ordinary(self, events: int, units: int) -> None:
+        self.units += units
+        self.pieces += events
 
     def read(self, name: bytes, data: bytes) -> bool:
         self._try(self._read, data)

@@ -91,6 +91,11 @@ class Count:
         self._tokens = max(self._tokens, self._reported + int(since))
         return self._tokens
 
+    def units_within(self, tokens: int) -> int:
+        """Bytes of content that surely make no more than so many tokens, in however many pieces they come."""
+        ratio = self._ratio
+        return int(tokens / max(1.0, ratio.least, ratio.per_piece + ratio.per_unit))
+
 
 class Ratios:
     """What is known of upstreams and their models; one for each process.

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import orjson
 
 from ..errors import RelayError
-from .base import BEARER, Asked, Quirks, Usage
-from .common import count, lower, path_of, sse, text, told
+from .base import BEARER, Asked, Ordinary, Quirks, Usage
+from .common import count, is_utf8, lower, path_of, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
-from .openai_pattern import Pattern, is_utf8, pattern_of
+from .openai_pattern import Pattern, pattern_of
 
 _DONE = b"[DONE]"
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
@@ -95,6 +95,16 @@ class ChatMeter:
         if wire.reasoning:
             self.reasoning_units += units
         return True
+
+    @property
+    def ordinary(self) -> Ordinary | None:
+        return self._wire
+
+    def count_ordinary(self, events: int, units: int) -> None:
+        self.units += units
+        self.pieces += events
+        if self._wire is not None and self._wire.reasoning:
+            self.reasoning_units += units
 
     def read(self, name: bytes, data: bytes) -> bool:
         pattern = self._pattern

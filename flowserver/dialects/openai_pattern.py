@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from .common import is_utf8
 from .openai_common import parse, size_of
 
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
@@ -46,6 +47,10 @@ class Pattern:
         """The same around a whole server-sent event."""
         head, tail = b"data: " + self.head, self._tail + b"\n\n"
         return Pattern(head, self._middle, tail, padded=self._padded, reasoning=self.reasoning)
+
+    def in_chunk(self) -> Pattern:
+        """With the line end that closes a chunk."""
+        return Pattern(self.head, self._middle, self._tail + b"\r\n", padded=self._padded, reasoning=self.reasoning)
 
     def text_size(self, data: bytes) -> int:
         """Bytes of the text in `data`; 0 if there is none, or `data` does not fit."""
@@ -89,11 +94,3 @@ def _split(data: bytes, field: str, value: str) -> tuple[bytes, bytes, bytes]:
     text = value.encode()
     before, found, behind = data.partition(b'"%b":"%b"' % (field.encode(), text))
     return (before + found[: -len(text) - 1], text, b'"' + behind) if found else (b"", text, b"")
-
-
-def is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

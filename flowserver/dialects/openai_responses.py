@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RelayError
-from .base import BEARER, Asked, Quirks, Usage
+from .base import BEARER, Asked, Ordinary, Quirks, Usage
 from .common import UsageAlways, count, lower, path_of, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .openai_items import Items
@@ -78,6 +78,12 @@ class ResponsesMeter:
         self._created = b""
         """The stream's first event; b"": it did not come, or is not needed."""
         self._items = Items() if cuttable else None
+
+    ordinary: Ordinary | None = None
+
+    def count_ordinary(self, events: int, units: int) -> None:
+        self.units += units
+        self.pieces += events
 
     def glance(self, data: bytes) -> bool:
         return False

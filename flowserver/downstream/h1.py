@@ -92,6 +92,10 @@ class H1Stream:
         else:
             outlet.send(data)
 
+    def chunk_writer(self) -> Callable[[bytes], None] | None:
+        may = self._is_open and self._chunked and not self._bodiless and not self.outlet.blocked
+        return self._connection.write if may else None
+
     def send_end(self) -> None:
         self._end("clean")
 
@@ -121,6 +125,7 @@ class H1Stream:
         return self.message.head_sent
 
     def block(self) -> None:
+        self.events.on_downstream_blocked()
         self.outlet.block()
 
     def unblock(self) -> None:

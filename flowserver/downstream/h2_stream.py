@@ -127,6 +127,9 @@ class H2Stream:
         self._connection.write(data_head(size, self._frame_tail) + data)
         return True
 
+    def chunk_writer(self) -> None:
+        return None
+
     def send_end(self) -> None:
         self._end("clean")
 

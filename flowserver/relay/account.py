@@ -296,6 +296,14 @@ class Account:
             return Verdict.END
         return Verdict.PASS if self.permit is None else self.permit.verdict(self.input + output)
 
+    def room(self) -> int:
+        """Bytes of content that pass for sure before `verdict` has more to say than yes."""
+        output = self.output
+        tokens = [] if self.budget is None else [self.budget - output]
+        if self.permit is not None:
+            tokens.append(self.permit.room(self.input + output))
+        return self._count.units_within(min(tokens)) if self._count is not None and tokens else 0
+
     @property
     def cut_reason(self) -> EndReason:
         """Why the answer was cut."""

@@ -15,6 +15,7 @@ from typing import Protocol
 from ..errors import EndReason, Party, RelayError, bad_request
 from ..messages import RequestHead, ResponseHead, find, request_for_upstream
 from .account import Account
+from .lane import Lane
 from .ports import Clock, UpstreamEvents, UpstreamStream
 from .routes import Route, RouteTable, choose, join_target
 from .target import Target
@@ -247,6 +248,9 @@ class Dispatch:
         target.answers += 1
         target.head_seconds += self._around.clock() - self._begun_at
         self._events.on_upstream_head(head)
+
+    def lane(self) -> Lane | None:
+        return self._events.lane()
 
     def on_upstream_end(self) -> None:
         self._events.on_upstream_end()

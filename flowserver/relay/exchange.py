@@ -13,6 +13,7 @@ from ..errors import DRAINED, EndReason, Party, RelayError, bad_request, upstrea
 from ..flow import PauseTotals, ReadGate, Reason
 from ..messages import RequestHead, ResponseHead, response_for_downstream
 from .account import Account
+from .lane import BURST, Lane
 from .ports import Clock, DownstreamStream, Observer, RoutedStream
 from .tap import Tap, WholeTap
 from .target import Deadlines, Target
@@ -79,6 +80,8 @@ class Exchange:
         "_cut",
         "_deadlines",
         "_down",
+        "_lane",
+        "_laned",
         "_quiet",
         "_response_whole",
         "_tap",
@@ -116,6 +119,9 @@ class Exchange:
         self._around = around
         self._down = downstream
         self._up: RoutedStream | None = None
+        self._lane: Lane | None = None
+        self._laned = 0
+        """Chunks that were written to the client by lanes."""
         self._deadlines = around.deadlines
         self._activity = _Activity(now)
         self._quiet = _Activity(now)
@@ -190,6 +196,7 @@ class Exchange:
             self._up.send_end()
 
     def on_downstream_reset(self, reason: EndReason) -> None:
+        self._close_lane()
         if self._reads_on(reason):
             self._abandoned = (self._around.clock(), self.bytes_down)
             self._around.abandoned.exchanges.add(self)
@@ -201,7 +208,11 @@ class Exchange:
     def on_downstream_failed(self, error: RelayError) -> None:
         self._fail(error)
 
+    def on_downstream_blocked(self) -> None:
+        self._close_lane()
+
     def on_downstream_full(self) -> None:
+        self._close_lane()
         if self.answer_gate is not None:
             self.answer_gate.shut(Reason.DOWNSTREAM)
 
@@ -247,6 +258,10 @@ class Exchange:
         self._down.send_head(passed)
 
     def on_upstream_data(self, data: bytes) -> None:
+        if self._lane is not None:
+            self._count_lane()
+            if len(data) >= BURST:
+                self._close_lane()
         self.bytes_down += len(data)
         self.chunks_down += 1
         tap = self._tap
@@ -258,6 +273,56 @@ class Exchange:
             self._pass_on(tap, data)
             return
         self._down.send_data(data)
+
+    # --- the short way of ordinary events: see `lane` ---
+
+    def lane(self) -> Lane | None:
+        """Only where events come one by one: of a burst, reads are to be small."""
+        tap = self._tap
+        if self._lane is not None or self._awaits_first or not isinstance(tap, Tap):
+            return None
+        if not self.request_whole or self._abandoned is not None or self.chunks_down < tap.meter.pieces:
+            return None
+        room = self._lane_room()
+        if room is None:
+            return None
+        ordinary = tap.meter.ordinary
+        assert ordinary is not None
+        write = self._down.chunk_writer()
+        framed = write is not None
+        self._lane = Lane(ordinary, room, write=write or self._down.send_data, framed=framed, renew=self._lane_room)
+        return self._lane
+
+    def _lane_room(self) -> int | None:
+        tap = self._tap
+        gate = self.answer_gate
+        if not isinstance(tap, Tap) or (gate is not None and gate.is_shut):
+            return None
+        room, lane = tap.room, self._lane
+        if room is not None and lane is not None and tap.meter.ordinary is not lane.ordinary:
+            assert tap.meter.ordinary is not None
+            lane.follow(tap.meter.ordinary)
+        return room
+
+    def _count_lane(self) -> None:
+        """Take account of what passed by the lane."""
+        lane = self._lane
+        if lane is None or not lane.events:
+            return
+        self.bytes_down += lane.size
+        self.chunks_down += lane.events
+        if lane.framed:
+            self._laned += lane.events
+        assert isinstance(self._tap, Tap)
+        self._tap.count_ordinary(lane.events, lane.units)
+        lane.taken()
+
+    def _close_lane(self) -> None:
+        lane = self._lane
+        if lane is not None:
+            self._count_lane()
+            self._lane = None
+            lane.close()
 
     def _note_first(self) -> None:
         """The first byte, and the first token where tokens are counted."""
@@ -296,6 +361,7 @@ class Exchange:
         if data:
             self._down.send_data(data)
         if tap.is_waiting and self.answer_gate is not None:
+            self._close_lane()
             self.answer_gate.shut(Reason.QUOTA)
 
     def _finish_answer(self) -> None:
@@ -341,6 +407,7 @@ class Exchange:
     def sweep(self, now: float) -> None:
         """Look at the deadlines of DESIGN's kind: each has its own reason, and stands still while the relay itself
         is what holds things up."""
+        self._count_lane()
         self.account.sweep(now)
         if self.ended_at is not None or self._response_whole:
             return
@@ -381,7 +448,7 @@ class Exchange:
         if limit is None or beat is None or tap is None or self._abandoned is not None:
             return
         paused = self.answer_gate is not None and self.answer_gate.is_shut
-        still = self._quiet.still_for(now, self._down.writes[0], paused)
+        still = self._quiet.still_for(now, self.writes[0], paused)
         if still >= limit and not paused and tap.at_boundary and not tap.meter.finished:
             self.heartbeats += 1
             self._down.send_data(beat)
@@ -413,7 +480,8 @@ class Exchange:
     @property
     def writes(self) -> tuple[int, int]:
         """Chunks written to the client, and how many of them found its transport blocked."""
-        return self._down.writes
+        written, full = self._down.writes
+        return written + self._laned, full
 
     @property
     def protocol(self) -> str:
@@ -474,6 +542,7 @@ class Exchange:
         self._finish()
 
     def _drop_upstream(self, error: RelayError | None = None) -> None:
+        self._close_lane()
         if self.answer_gate is not None:
             self.answer_gate.close()
         if self._up is not None:
@@ -482,6 +551,7 @@ class Exchange:
     def _end(self, reason: EndReason) -> None:
         if self.ended_at is not None:
             return
+        self._close_lane()
         self.ended_at = self._around.clock()
         self.end_reason = self._true_reason(reason)
         self._around.abandoned.exchanges.discard(self)

@@ -110,6 +110,13 @@ class Permit:
         self._waits = self._asking
         return Verdict.WAIT if self._asking else Verdict.END
 
+    def room(self, used: int) -> int:
+        """Tokens beyond `used` that pass before anything is to be asked for; 0 or less where that is due."""
+        if not self.counts:
+            return used + (1 << 62)
+        kept = 0 if self._asking or self._refused else self._limiter.lease // 2
+        return self.granted - kept - used
+
     def sweep(self, now: float) -> None:
         """A slow stream's lease must not expire."""
         if self._renewed_at is None:

@@ -15,6 +15,7 @@ from ..messages import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from .exchange import Exchange
+    from .lane import Lane
 
 
 class DownstreamStream(Protocol):
@@ -34,6 +35,10 @@ class DownstreamStream(Protocol):
 
     def send_data(self, data: bytes) -> None:
         """Body bytes, never empty. They go out or wait; `on_downstream_full` says when to stop."""
+
+    def chunk_writer(self) -> Callable[[bytes], None] | None:
+        """What takes body bytes as whole HTTP/1.1 chunks; None: not here, or not now. It may be called until
+        `on_downstream_blocked`, and what it takes is no part of `writes`."""
 
     def send_end(self) -> None:
         """A clean end behind all data. `on_downstream_finished` follows when everything was handed to the transport."""
@@ -67,6 +72,9 @@ class DownstreamEvents(Protocol):
 
     def on_downstream_failed(self, error: RelayError) -> None:
         """The request turned out malformed; it can still be answered."""
+
+    def on_downstream_blocked(self) -> None:
+        """The `chunk_writer` takes no more."""
 
     def on_downstream_full(self) -> None:
         """Stop: the high mark is reached."""
@@ -117,6 +125,9 @@ class UpstreamEvents(Protocol):
     def on_upstream_head(self, head: ResponseHead) -> None: ...
 
     def on_upstream_data(self, data: bytes) -> None: ...
+
+    def lane(self) -> Lane | None:
+        """A lane for the body bytes that follow, where the answer's ordinary events may take the short way now."""
 
     def on_upstream_end(self) -> None:
         """The response is whole."""

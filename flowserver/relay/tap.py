@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..dialects.base import Meter
 from ..sse import Event, Scanner
+from .lane import ANY
 from .permit import Verdict
 
 
@@ -15,6 +16,9 @@ class Budget(Protocol):
 
     def verdict(self) -> Verdict:
         """On what the meter has read by now."""
+
+    def room(self) -> int:
+        """Bytes of content that would pass now."""
 
 
 class Tap:
@@ -91,6 +95,19 @@ class Tap:
             self.meter.read(name, payload)
         self._passing = not self._fresh
         return data
+
+    @property
+    def room(self) -> int | None:
+        """Bytes of content in ordinary events that may pass without `feed`; None: nothing may."""
+        if not self._fresh or self.holds_back or self.meter.ordinary is None:
+            return None
+        return ANY if self._budget is None else self._budget.room()
+
+    def count_ordinary(self, events: int, units: int) -> None:
+        """So many passed, within the room that there was."""
+        self.meter.count_ordinary(events, units)
+        if self._budget is not None:
+            self._budget.verdict()  # which asks for more in time
 
     def finish(self) -> bytes:
         """The answer is whole: what is held passes."""

@@ -24,6 +24,7 @@ from ..framing import (
     write_fields,
 )
 from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body, keeps_alive
+from ..relay.lane import Lane
 from ..relay.ports import UpstreamEvents
 from .kernel import bytes_acknowledged, is_established, is_silent
 
@@ -70,6 +71,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_interim",
         "_is_tls",
         "_keeps",
+        "_lane",
         "_left",
         "_marks",
         "_method",
@@ -97,6 +99,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._reading = True
         self._receive: Callable[[bytes], None] = self._receive_head
         self._decoder: ChunkDecoder | None = None
+        self._lane: Lane | None = None
+        """The transport's protocol in place of this; None: this is."""
         self._end_waits = False
         self._acknowledged: int | None = None
         """Bytes that the provider's kernel had taken when the request began on a kept connection."""
@@ -116,7 +120,27 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return 0 if self._events is None else 1
 
     def sweep(self, now: float) -> None:
-        """Nothing to look after between requests."""
+        """Lend the transport to a lane, where one may be opened."""
+        decoder, events = self._decoder, self._events
+        if decoder is None or events is None or not decoder.at_boundary or not self._reading or self._lane is not None:
+            return
+        lane = events.lane()
+        if lane is not None:
+            self._lane = lane
+            lane.enter(self)
+            self._transport.set_protocol(cast(asyncio.Protocol, lane))
+
+    # --- relay.lane.Carrier ----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> bool:
+        self._feed(data)
+        decoder = self._decoder
+        return decoder is not None and decoder.at_boundary
+
+    def leave_lane(self) -> None:
+        self._lane = None
+        if not self._transport.is_closing():
+            self._transport.set_protocol(self)
 
     def begin(self, request: RequestHead, events: UpstreamEvents) -> UpstreamH1:
         """Send the head of the next request; `events` hears of its response."""
@@ -203,24 +227,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return _READ_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        on_data = self._on_data
-        if on_data is None:
-            self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
-            return
-        data = bytes(_READ_BUFFER[:nbytes])
-        decoder = self._decoder
-        if decoder is None or decoder.ended:
-            self._receive(data)
-            return
-        try:  # the path of every token
-            body = decoder.feed(data)
-        except FramingError as error:
-            self._fail(f"sent a malformed answer: {error}")
-            return
-        if body:
-            on_data(body)
-        if decoder.rest and self._on_data is on_data:
-            self._receive(decoder.rest)
+        self._feed(bytes(_READ_BUFFER[:nbytes]))
 
     def eof_received(self) -> bool:
         if self._events is None:
@@ -255,6 +262,25 @@ class UpstreamH1(asyncio.BufferedProtocol):
                 self._write_end()
 
     # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        on_data = self._on_data
+        if on_data is None:
+            self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
+            return
+        decoder = self._decoder
+        if decoder is None or decoder.ended:
+            self._receive(data)
+            return
+        try:  # the path of every token
+            body = decoder.feed(data)
+        except FramingError as error:
+            self._fail(f"sent a malformed answer: {error}")
+            return
+        if body:
+            on_data(body)
+        if decoder.rest and self._on_data is on_data:
+            self._receive(decoder.rest)
 
     def _receive_head(self, data: bytes) -> None:
         head = self._head
@@ -351,8 +377,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if self._decoder is None:
             self._receive(data)
         elif data:
-            _READ_BUFFER[: len(data)] = data
-            self.buffer_updated(len(data))
+            self._feed(data)
 
     def _receive_plain(self, data: bytes) -> None:
         """Body bytes of whole answers, and the end of chunked ones."""

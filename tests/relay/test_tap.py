@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserver.dialects.base import Asked, Usage
+from flowserver.dialects.base import Asked, Ordinary, Usage
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.quirks import GENERIC
 from flowserver.errors import RelayError
@@ -40,6 +40,11 @@ class FakeMeter:
     known: dict[bytes, bytes] = field(default_factory=dict)
     """What is content at a look: an event's bytes, and its data."""
     glances: int = 0
+    ordinary: Ordinary | None = None
+
+    def count_ordinary(self, events: int, units: int) -> None:
+        self.pieces += events
+        self.units += units
 
     def glance(self, data: bytes) -> bool:
         found = self.known.get(data)
@@ -74,6 +79,9 @@ class Most:
     def verdict(self) -> Verdict:
         return Verdict.END if self.meter.pieces > self.pieces else Verdict.PASS
 
+    def room(self) -> int:
+        return self.pieces - self.meter.pieces
+
 
 @dataclass
 class Leased:
@@ -87,6 +95,9 @@ class Leased:
         if self.meter.pieces <= self.granted:
             return Verdict.PASS
         return Verdict.WAIT if self.granted < self.most else Verdict.END
+
+    def room(self) -> int:
+        return self.granted - self.meter.pieces
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ from flowserver.errors import RelayError
 from flowserver.flow import Marks, PauseTotals
 from flowserver.relay.account import AccountSettings
 from flowserver.relay.admission import Admission
+from flowserver.relay.limiting import Limiting
 from flowserver.relay.ports import OpenExchange
+from flowserver.relay.routes import Route
 from flowserver.relay.target import Deadlines
 from flowserver.upstream.dial import DialError
 from flowserver.upstream.h1 import UpstreamH1
@@ -246,6 +248,8 @@ class Relay:
         url: str = "http://provider.test",
         api_key: bytes | None = None,
         stall_timeout: float | None = None,
+        max_tokens: int | None = None,
+        limiting: Limiting | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.observer = RecordingObserver()
@@ -260,9 +264,9 @@ class Relay:
         )
         self.target = target(self.pool, url=url, api_key=api_key, deadlines=deadlines)
         admission = Admission(
-            dispatching((self.target,), clock=self.clock),
+            dispatching(routes=[Route("*", (), ((self.target,),), max_tokens=max_tokens)], clock=self.clock),
             around,
-            AccountSettings(Ratios(), max_event=1 << 20, hold=8192),
+            AccountSettings(Ratios(), max_event=1 << 20, hold=8192, limiting=limiting),
         )
         self.around = downstream_surroundings(
             admission.open_exchange,

@@ -77,6 +77,9 @@ class RecordingDownstream:
         self.writes = (self.writes[0] + 1, self.writes[1])
         self.log.append(f"data {len(data)}")
 
+    def chunk_writer(self) -> None:
+        return None
+
     def send_end(self) -> None:
         self.log.append("end")
 
@@ -162,6 +165,8 @@ class RecordingDownstreamEvents:
         self.errors.append(error)
         self.log.append(f"failed {error.status}")
 
+    def on_downstream_blocked(self) -> None: ...
+
     def on_downstream_full(self) -> None:
         self.log.append("full")
 
@@ -198,6 +203,9 @@ class RecordingUpstreamEvents:
         assert data
         self.body += data
         self.log.append("data")
+
+    def lane(self) -> None:
+        return None
 
     def on_upstream_end(self) -> None:
         self.log.append("end")

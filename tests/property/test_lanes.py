@@ -1,0 +1,45 @@
+"""However reads are cut and whenever lanes are opened, the client gets the same and as much is counted as without."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ..relay.test_lane import Scene, chunk, content
+from ..support.dialogue import understood
+from ..support.streams import CHAT
+
+SWEEPS = st.lists(st.booleans(), min_size=1, max_size=5)
+TEXTS = st.lists(st.one_of(st.text(max_size=8), st.sampled_from([" word", "\n", '"'])), min_size=1, max_size=40)
+CUTS = st.lists(st.one_of(st.none(), st.integers(1, 600)), min_size=1, max_size=10)
+
+
+def relayed(texts: list[str], cuts: list[int | None], sweeps: list[bool], budget: int | None) -> tuple[object, ...]:
+    """`cuts`: bytes of a read, None for one that is a chunk; a lane may be opened where `sweeps` says so."""
+    scene = Scene(max_tokens=budget)
+    waiting = [chunk(event) for event in [*map(content, texts), *CHAT.closing]] + [b"0\r\n\r\n"]
+    turn = 0
+    while waiting and scene.exchange.ended_at is None:
+        cut = cuts[turn % len(cuts)]
+        if cut is None:
+            read = waiting.pop(0)
+        else:
+            joined = b"".join(waiting)
+            read, rest = joined[:cut], joined[cut:]
+            waiting = [rest] if rest else []
+        scene.provider.says(read)
+        if sweeps[turn % len(sweeps)]:
+            scene.relay.sweep(0.001)
+        turn += 1
+    meter = scene.exchange.account.meter
+    assert meter is not None
+    counts = (meter.pieces, meter.units, scene.exchange.bytes_down, scene.exchange.chunks_down)
+    answer = understood(bytes(scene.client.transport.sent))
+    return answer.body, answer.whole, scene.relay.observer.ends, *counts, scene.exchange.account.output
+
+
+@given(TEXTS, CUTS, SWEEPS, st.one_of(st.none(), st.integers(1, 60)))
+def test_a_lane_changes_nothing(
+    texts: list[str], cuts: list[int | None], sweeps: list[bool], budget: int | None
+) -> None:
+    assert relayed(texts, cuts, sweeps, budget) == relayed(texts, cuts, [False], budget)

@@ -1,0 +1,277 @@
+"""The short way: what passes by it, what does not, and when it is closed."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from flowserver.errors import EndReason
+from flowserver.flow import Marks
+from flowserver.relay.exchange import Exchange
+from flowserver.relay.lane import Lane
+from flowserver.relay.tenants import TenantLimits
+from flowserver.upstream.h1 import READ_SIZE, UpstreamH1
+
+from ..support.dialogue import Client, Provider, Relay, understood
+from ..support.limiting import KEY, FakeLimiter, limiting, tenant
+from ..support.streams import CHAT
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def content(text: str) -> bytes:
+    return CHAT.content(text)
+
+
+class Scene:
+    """A stream whose events have begun to pass, each a read of its own."""
+
+    def __init__(self, *, max_tokens: int | None = None, limiter: FakeLimiter | None = None) -> None:
+        known = (
+            limiting(tenant(limits=TenantLimits(tokens_per_day=10_000)), limiter=limiter)
+            if limiter is not None
+            else None
+        )
+        self.relay = Relay(marks=Marks(2000, 500, 16), max_tokens=max_tokens, limiting=known)
+        self.client: Client = self.relay.client()
+        self.provider: Provider = self.relay.provider()
+        body = orjson.dumps(CHAT.body)
+        self.client.says(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (KEY, len(body), body)
+        )
+        [self.exchange] = self.relay.observer.started
+        self.said = b""
+        self.provider.says(HEAD)
+        self.say(*CHAT.opening, content("one"), content(" two"))
+
+    def say(self, *events: bytes) -> None:
+        for event in events:
+            self.said += event
+            self.provider.says(chunk(event))
+
+    def end(self) -> None:
+        self.say(*CHAT.closing)
+        self.provider.says(b"0\r\n\r\n")
+
+    def is_short(self) -> bool:
+        return isinstance(self.provider.transport.get_protocol(), Lane)
+
+    @property
+    def counted(self) -> tuple[int, int, int, int]:
+        """Events with content and the bytes of it, reads and their bytes: as told after the next look."""
+        self.relay.sweep(0.001)
+        meter = self.exchange.account.meter
+        assert meter is not None
+        return meter.pieces, meter.units, self.exchange.chunks_down, self.exchange.bytes_down
+
+    @property
+    def body(self) -> bytes:
+        return understood(bytes(self.client.transport.sent)).body
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """On its lane."""
+    scene = Scene()
+    assert not scene.is_short()
+    scene.relay.sweep(1)
+    assert scene.is_short()
+    return scene
+
+
+def test_ordinary_events_pass_as_they_came_and_are_counted(scene: Scene) -> None:
+    scene.say(content(" three"), content(" é"))
+    assert scene.body == scene.said
+    assert scene.counted == (4, 7 + 6 + 3, len(CHAT.opening) + 4, len(scene.said))
+    assert scene.exchange.writes == (len(CHAT.opening) + 4, 0)
+    scene.end()
+    assert understood(bytes(scene.client.transport.sent)).whole
+    assert scene.relay.observer.ends == [EndReason.COMPLETE]
+    assert scene.exchange.bytes_down == len(scene.said)
+
+
+def test_the_same_bytes_go_on_that_came(scene: Scene) -> None:
+    scene.client.hears()
+    said = chunk(content(" three"))
+    scene.provider.says(said)
+    assert scene.client.hears() == said
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        content('"quoted"'),
+        content("line\n"),
+        content(""),
+        b": ping\n\n",
+        content("a") + content("b"),
+        content("x" * 5000),
+        b"data: no JSON\n\n",
+    ],
+)
+def test_others_take_the_long_way_and_the_lane_stays(scene: Scene, event: bytes) -> None:
+    scene.say(event, content(" on"), content(" and on"))
+    assert scene.body == scene.said
+    assert scene.is_short() is (len(event) < 2048)
+    again = Scene()
+    again.say(event, content(" on"), content(" and on"))
+    assert scene.counted == again.counted
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_a_chunk_in_pieces_passes_whole(scene: Scene, size: int) -> None:
+    said = chunk(content(" three"))
+    scene.said += content(" three")
+    for start in range(0, len(said), size):
+        scene.provider.says(said[start : start + size])
+    scene.say(content(" four"))
+    assert scene.body == scene.said
+    assert scene.counted[:2] == (4, 18)
+
+
+@pytest.mark.parametrize("line", [b"0%x\r\n", b"%X\r\n", b"%x;a=b\r\n", b"%x \r\n"])
+def test_a_size_line_in_another_form_is_the_connection_s_to_read(scene: Scene, line: bytes) -> None:
+    event = content(" padded so that its size has a letter in it.....")
+    scene.said += event
+    scene.provider.says(line % len(event) + event + b"\r\n")
+    scene.say(content(" four"))
+    assert scene.body == scene.said
+
+
+def test_a_chunk_of_a_wrong_size_breaks_the_answer(scene: Scene) -> None:
+    event = content(" three")
+    scene.provider.says(b"%x\r\n%b\r\n" % (len(event) + 1, event) + b"zz")
+    assert scene.relay.observer.ends == [EndReason.UPSTREAM_FAILED]
+    assert scene.provider.end == "reset"
+
+
+def test_bytes_that_are_no_text_are_not_counted_at_a_look(scene: Scene) -> None:
+    scene.say(content("xyz").replace(b"xyz", b"\xff\xfe"))
+    assert scene.body == scene.said
+    assert scene.counted[0] == 2
+
+
+def test_a_client_that_blocks_closes_the_lane(scene: Scene) -> None:
+    scene.client.stops_reading()
+    while not scene.client.transport._writing_paused:
+        scene.say(content(" more"))
+    assert not scene.is_short()
+    scene.client.reads()
+    scene.say(content(" and more"))
+    scene.relay.sweep(1)
+    assert scene.is_short()
+    assert scene.body == scene.said
+
+
+def test_a_stalled_client_stops_its_provider_though_there_was_a_lane(scene: Scene) -> None:
+    scene.client.stops_reading()
+    for _ in range(200):
+        scene.say(content(" more"))
+    assert not scene.provider.transport.is_reading()
+    assert scene.exchange.held < 2000 + READ_SIZE
+    assert not scene.is_short()
+    scene.client.reads()
+    scene.provider.transport.deliver()
+    assert scene.body == scene.said
+
+
+def test_a_burst_closes_the_lane_since_reads_are_to_be_small(scene: Scene) -> None:
+    burst = b"".join(chunk(content(" more")) for _ in range(30))
+    scene.said += content(" more") * 30
+    scene.provider.says(burst)
+    assert not scene.is_short()
+    scene.relay.sweep(1)
+    assert not scene.is_short(), "its events come in bursts"
+    assert scene.body == scene.said
+
+
+def test_a_client_that_leaves_is_charged_for_what_passed(scene: Scene) -> None:
+    scene.say(content(" three"))
+    scene.client.resets()
+    assert scene.provider.end == "reset"
+    meter = scene.exchange.account.meter
+    assert meter is not None
+    assert meter.pieces == 3
+    assert scene.exchange.bytes_down == len(scene.said)
+
+
+def test_a_provider_that_breaks_off_breaks_the_answer(scene: Scene) -> None:
+    scene.say(content(" three"))
+    scene.provider.resets()
+    assert scene.relay.observer.ends == [EndReason.UPSTREAM_FAILED]
+    assert not understood(bytes(scene.client.transport.sent)).whole
+
+
+def test_a_provider_that_closes_breaks_the_answer(scene: Scene) -> None:
+    scene.say(content(" three"))
+    scene.provider.shuts()
+    scene.provider.transport.lose()
+    assert scene.relay.observer.ends == [EndReason.UPSTREAM_FAILED]
+    assert scene.relay.pool.open_connections == 0
+
+
+def test_the_connection_is_kept_for_the_next_request(scene: Scene) -> None:
+    scene.end()
+    connection = scene.provider.transport.get_protocol()
+    assert isinstance(connection, UpstreamH1)
+    assert scene.relay.pool.idle_connections == 1
+    scene.client.says(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    scene.provider.says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+    assert scene.client.hears().endswith(b"hi")
+
+
+def test_a_silent_provider_is_noticed(scene: Scene) -> None:
+    """What passes by the lane is life, though the exchange hears of it now and then only."""
+    exchange: Exchange = scene.exchange
+    for _ in range(5):
+        scene.relay.sweep(1)
+        scene.say(content(" on"))
+    assert exchange.ended_at is None
+
+
+def test_events_of_a_budget_pass_until_it_is_spent() -> None:
+    scene = Scene(max_tokens=60)
+    scene.relay.sweep(1)
+    assert scene.is_short()
+    plain = Scene(max_tokens=60)
+    for _ in range(100):
+        for each in (scene, plain):
+            if each.exchange.ended_at is None:
+                each.say(content(" more"))
+    assert scene.body == plain.body
+    assert scene.relay.observer.ends == [EndReason.BUDGET]
+    assert scene.exchange.account.cut_at == plain.exchange.account.cut_at == 60
+
+
+def test_a_lease_is_extended_in_time() -> None:
+    limiter = FakeLimiter(left=150, lease=20)
+    scene = Scene(limiter=limiter)
+    scene.relay.sweep(1)
+    assert scene.is_short()
+    for _ in range(300):
+        if scene.exchange.ended_at is None:
+            scene.say(content(" more"))
+            scene.relay.sweep(0.01)
+    assert scene.relay.observer.ends == [EndReason.QUOTA]
+    assert limiter.left == 0
+    assert limiter.settled == [150]
+
+
+def test_an_event_that_waits_for_tokens_closes_the_lane() -> None:
+    limiter = FakeLimiter(left=1000, lease=20)
+    scene = Scene(limiter=limiter)
+    scene.relay.sweep(1)
+    assert scene.is_short()
+    limiter.delayed = True
+    while not limiter.waiting or scene.provider.transport.is_reading():
+        scene.say(content(" more"))
+    assert not scene.is_short()
+    limiter.answer()
+    assert scene.provider.transport.is_reading()
+    scene.relay.sweep(1)
+    assert scene.is_short()
