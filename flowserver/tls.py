@@ -73,7 +73,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         return _READ_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._incoming.write(_READ_BUFFER[:nbytes])
+        self.receive(_READ_BUFFER[:nbytes])
+
+    def receive(self, data: bytes | memoryview) -> None:
+        """Bytes from the other side."""
+        self._incoming.write(data)
         if self._protocol is None:
             self._handshake()
         else:
@@ -151,6 +155,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._raw.abort()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        takes_bytes = not hasattr(protocol, "get_buffer")
+        if takes_bytes and self._get_buffer is not None:
+            self._raw.set_protocol(_Whole(self))
+        elif self._protocol is not None and self._get_buffer is None and not takes_bytes:
+            self._raw.set_protocol(self)
         self._protocol = protocol
         self._get_buffer = getattr(protocol, "get_buffer", None)
 
@@ -211,7 +220,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def _read(self) -> bool:
         """One piece for the protocol; False at the end. Raises ssl.SSLError."""
         if self._get_buffer is None:
-            data = self._tls.read(READ_SIZE)
+            # As much as there can be, since OpenSSL's buffer for it is made beforehand.
+            data = self._tls.read(min(self._incoming.pending + self._tls.pending(), READ_SIZE))
             if data:
                 self._protocol.data_received(data)
             return bool(data)
@@ -245,6 +255,29 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def _fail(self, error: Exception) -> None:
         failed, self._failed = self._failed, _nothing
         failed(error)
+
+
+class _Whole(asyncio.Protocol):
+    """The plain transport's protocol while the one above takes bytes as they come: the other kind costs uvloop a
+    callback and two objects more for each read."""
+
+    __slots__ = ("_tls", "data_received")
+
+    def __init__(self, tls: TlsTransport) -> None:
+        self._tls = tls
+        self.data_received = tls.receive  # type: ignore[method-assign]
+
+    def eof_received(self) -> bool:
+        return self._tls.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tls.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._tls.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._tls.resume_writing()
 
 
 def _nothing(error: Exception) -> None:

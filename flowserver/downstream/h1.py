@@ -92,9 +92,9 @@ class H1Stream:
         else:
             outlet.send(data)
 
-    def chunk_writer(self) -> Callable[[bytes], None] | None:
+    def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
         may = self._is_open and self._chunked and not self._bodiless and not self.outlet.blocked
-        return self._connection.write if may else None
+        return (self._connection.write, True) if may else None
 
     def send_end(self) -> None:
         self._end("clean")

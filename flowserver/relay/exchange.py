@@ -283,14 +283,11 @@ class Exchange:
             return None
         if not self.request_whole or self._abandoned is not None or self.chunks_down < tap.meter.pieces:
             return None
-        room = self._lane_room()
-        if room is None:
+        room, ordinary, way = self._lane_room(), tap.meter.ordinary, self._down.short_way()
+        if room is None or ordinary is None or way is None:
             return None
-        ordinary = tap.meter.ordinary
-        assert ordinary is not None
-        write = self._down.chunk_writer()
-        framed = write is not None
-        self._lane = Lane(ordinary, room, write=write or self._down.send_data, framed=framed, renew=self._lane_room)
+        write, framed = way
+        self._lane = Lane(ordinary, room, write=write, framed=framed, renew=self._lane_room)
         return self._lane
 
     def _lane_room(self) -> int | None:

@@ -36,9 +36,9 @@ class DownstreamStream(Protocol):
     def send_data(self, data: bytes) -> None:
         """Body bytes, never empty. They go out or wait; `on_downstream_full` says when to stop."""
 
-    def chunk_writer(self) -> Callable[[bytes], None] | None:
-        """What takes body bytes as whole HTTP/1.1 chunks; None: not here, or not now. It may be called until
-        `on_downstream_blocked`, and what it takes is no part of `writes`."""
+    def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
+        """What takes the body's next bytes until `on_downstream_blocked`, and whether as whole HTTP/1.1 chunks; None:
+        nothing does now. Such chunks are no part of `writes`."""
 
     def send_end(self) -> None:
         """A clean end behind all data. `on_downstream_finished` follows when everything was handed to the transport."""
@@ -74,7 +74,7 @@ class DownstreamEvents(Protocol):
         """The request turned out malformed; it can still be answered."""
 
     def on_downstream_blocked(self) -> None:
-        """The `chunk_writer` takes no more."""
+        """There is no `short_way` any more: bytes begin to wait."""
 
     def on_downstream_full(self) -> None:
         """Stop: the high mark is reached."""

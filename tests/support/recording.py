@@ -77,7 +77,7 @@ class RecordingDownstream:
         self.writes = (self.writes[0] + 1, self.writes[1])
         self.log.append(f"data {len(data)}")
 
-    def chunk_writer(self) -> None:
+    def short_way(self) -> None:
         return None
 
     def send_end(self) -> None:
