@@ -34,7 +34,7 @@ class Settings:
     window: float = 8
 
 
-QUICK = Settings(shapes=((5, 0),), rounds=1, warm_up=1, window=3)
+QUICK = Settings(shapes=((5, 0),), rounds=1, window=3)
 
 
 class H2Reader(H2Connection):

@@ -40,9 +40,9 @@ class Entry:
         return self.run([name for name in relays if self.relays is None or name in self.relays])
 
 
-_PACED = events.Settings(ticks=(0,), rounds=3, warm_up=1, window=3)
-_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=3, warm_up=1, window=3)
-_TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(rounds=3, warm_up=1, window=3))
+_PACED = events.Settings(ticks=(0,), rounds=3, window=3)
+_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=3, window=3)
+_TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(rounds=3, window=3))
 _CALLS = unary.Settings(rounds=2, warm_up=0.5, window=2)
 _STALLED = stall.Settings(clients=50, crowd=500, window=2, rounds=1)
 _H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
@@ -72,7 +72,7 @@ FULL = (
     Entry("scale", lambda relays: scale.run(relays, _SCALE), 130, EDGE[::2]),
 )
 
-_SHORT = events.Settings(ticks=(0,), rounds=1, warm_up=0.5, window=2)
+_SHORT = events.Settings(ticks=(0,), rounds=1, window=2)
 
 QUICK = (
     Entry("events", lambda relays: events.run(relays, _SHORT), 20, EDGE),
