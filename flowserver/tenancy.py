@@ -55,7 +55,8 @@ class Tenancy:
 
     def _build_limiter(self) -> StoreLimiter:
         config = self._config
-        memory = MemoryStore(time.time, ttl=config.lease_time)
+        # Within a process no answer is lost, so nothing settles twice, and what is remembered of a request is memory.
+        memory = MemoryStore(time.time, ttl=config.lease_time, remember=config.lease_time)
         if config.redis_url is None:
             return StoreLimiter(memory, lease=config.lease_tokens, life=config.lease_time, is_local=True)
         policy = Policy(config.limits_policy)

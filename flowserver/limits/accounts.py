@@ -5,6 +5,8 @@ The same arithmetic is in common.lua, for Redis.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .store import (
     PAST_QUOTA,
     Cause,
@@ -27,31 +29,38 @@ class BucketAccount:
     below it there is nothing to give back.
     """
 
-    __slots__ = ("_at", "_lacks", "limit")
+    __slots__ = ("_at", "_lacks", "_parts", "counts_tokens", "limit")
 
     cause = Cause.RATE
 
     def __init__(self, limit: RequestBucket | TokenBucket, now: int) -> None:
         self.limit = limit
+        self.counts_tokens = limit.counts_tokens
+        self._parts = limit.parts
         self._lacks = 0
         self._at = now
 
-    def refresh(self, limit: RequestBucket | TokenBucket, now: int) -> None:
-        """Refill until now; to be called before anything else."""
-        old = self.limit
-        elapsed = now - self._at
-        if elapsed > 0 and self._lacks:
-            self._lacks = max(0, self._lacks - elapsed * old.refill)
+    def refresh(self, limit: Any, now: int) -> bool:
+        """Refill until now; to be called before anything else, with a limit of the same kind. Always True: its time is
+        never over."""
+        if self._lacks:
+            elapsed = now - self._at
+            if elapsed > 0:
+                self._lacks = max(0, self._lacks - elapsed * self.limit.refill)
         self._at = now
-        if limit is not old:
-            if limit.parts != old.parts:
-                self._lacks = -(-self._lacks * limit.parts // old.parts)
-            self.limit = limit
+        if limit is not self.limit:
+            self._change(limit)
+        return True
+
+    def _change(self, limit: RequestBucket | TokenBucket) -> None:
+        if limit.parts != self._parts:
+            self._lacks = -(-self._lacks * limit.parts // self._parts)
+            self._parts = limit.parts
+        self.limit = limit
 
     def room(self) -> int:
         """Whole tokens that are there; less than 0 when overdrawn."""
-        limit = self.limit
-        return limit.capacity - -(-self._lacks // limit.parts)
+        return self.limit.capacity - -(-self._lacks // self._parts)
 
     def lease(self, want: int, room: int) -> int:
         return min(want, room)
@@ -61,25 +70,26 @@ class BucketAccount:
         limit = self.limit
         if amount > limit.capacity:
             return None
-        return -(-(self._lacks + (amount - limit.capacity) * limit.parts) // limit.refill)
+        return -(-(self._lacks + (amount - limit.capacity) * self._parts) // limit.refill)
 
     def take(self, amount: int) -> None:
-        self._lacks += amount * self.limit.parts
+        self._lacks += amount * self._parts
 
     def charge(self, amount: int, over: int) -> None:
         """Of `amount` tokens used, `over` were not taken before."""
-        self._lacks += over * self.limit.parts
+        self._lacks += over * self._parts
 
     def give(self, amount: int) -> None:
-        self._lacks = max(0, self._lacks - amount * self.limit.parts)
+        self._lacks = max(0, self._lacks - amount * self._parts)
 
     def is_over(self, now: int) -> bool:
         """Whether forgetting it changes nothing."""
         return self._lacks <= (now - self._at) * self.limit.refill
 
     def state(self, now: int) -> LimitState:
-        limit = self.limit
-        return LimitState(limit, max(0, self.room()), -(-self._lacks // limit.refill) / 1000)
+        limit, lacks = self.limit, self._lacks
+        room = limit.capacity - -(-lacks // self._parts)
+        return LimitState(limit, room if room > 0 else 0, -(-lacks // limit.refill) / 1000)
 
     def usage(self, now: int) -> Usage:
         limit = self.limit
@@ -92,13 +102,15 @@ class SlotsAccount:
     __slots__ = ("_taken", "limit")
 
     cause = Cause.CONCURRENCY
+    counts_tokens = False
 
     def __init__(self, limit: Slots, now: int) -> None:
         self.limit = limit
         self._taken = 0
 
-    def refresh(self, limit: Slots, now: int) -> None:
+    def refresh(self, limit: Any, now: int) -> bool:
         self.limit = limit
+        return True
 
     def room(self) -> int:
         return self.limit.most - self._taken
@@ -128,6 +140,7 @@ class QuotaAccount:
     __slots__ = ("_ends", "_reserved", "_used", "limit")
 
     cause = Cause.QUOTA
+    counts_tokens = True
 
     def __init__(self, limit: Quota, now: int) -> None:
         self.limit = limit
@@ -135,8 +148,10 @@ class QuotaAccount:
         self._reserved = 0
         self._ends = quota_end(limit, now)
 
-    def refresh(self, limit: Quota, now: int) -> None:
+    def refresh(self, limit: Any, now: int) -> bool:
+        """False: its period is over."""
         self.limit = limit
+        return now < self._ends
 
     def room(self) -> int:
         return self.limit.most - self._used - self._reserved

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from .accounts import Account, QuotaAccount, SlotsAccount, account_of
 from .store import Decision, LeaseLost, Limit, RequestBucket, Usage, check_tag, milliseconds, tag_of
@@ -15,7 +14,7 @@ class _Lease:
 
     __slots__ = ("held", "settled", "total", "until", "used")
 
-    def __init__(self, held: list[tuple[Limit, Account]], total: int, until: int) -> None:
+    def __init__(self, held: list[Account], total: int, until: int) -> None:
         self.held = held
         """What is given back: all but requests."""
         self.total = total
@@ -54,31 +53,44 @@ class MemoryStore:
     async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
         check_tag(tag_of(stream_id), limits)
         now = self._now()
-        self._sweep(now, len(limits) + 1)
-        accounts = [self._account(limit, now) for limit in limits]
+        self._sweep(now)
+        accounts: list[Account] = []
+        new: list[Account] = []
+        for limit in limits:
+            account = self._accounts.get(limit.key)
+            if account is None or not account.refresh(limit, now):
+                account = account_of(limit, now)
+                new.append(account)
+            accounts.append(account)
         if (lease := self._leases.get(stream_id)) is not None:
             return _admitted(accounts, lease.total - lease.used, now)
         need = max(1, need)
         granted = max(need, want)
         for account in accounts:
             room = account.room()
-            counts_tokens = account.limit.counts_tokens
-            cost = need if counts_tokens else 1
-            if room < cost:
-                return _refused(accounts, account, cost, now)
-            if not isinstance(account, SlotsAccount) and counts_tokens:
-                granted = min(granted, max(need, account.lease(granted, room)))
-        held = [(account.limit, account) for account in accounts if type(account.limit) is not RequestBucket]
+            if isinstance(account, SlotsAccount) or not account.counts_tokens:
+                if room < 1:
+                    return _refused(accounts, account, 1, now)
+            elif room < need:
+                return _refused(accounts, account, need, now)
+            else:
+                granted = max(need, account.lease(granted, room))
+        held: list[Account] = []
         for account in accounts:
+            account.take(granted if account.counts_tokens else 1)
+            if type(account.limit) is not RequestBucket:
+                held.append(account)
+        for account in new:  # not before: a refusal leaves no trace
             self._accounts[account.limit.key] = account
-            account.take(granted if account.limit.counts_tokens else 1)
-        self._over.pop(stream_id, None)
+            self._sweep_account(now)
+        if self._over:
+            self._over.pop(stream_id, None)
         self._leases[stream_id] = _Lease(held, granted, now + self._ttl)
         return _admitted(accounts, granted, now)
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
         now = self._now()
-        self._sweep(now, 1)
+        self._sweep(now)
         lease = self._leases.get(stream_id)
         if lease is None:
             lease = self._over.get(stream_id)
@@ -90,10 +102,10 @@ class MemoryStore:
         self._refresh(lease, now)
         _charge(lease, used)
         granted = max(0, want)
-        for _, account in lease.held:
+        for account in lease.held:
             if isinstance(account, QuotaAccount) and not account.is_over(now):
                 granted = min(granted, account.lease(want, account.room()))
-        for _, account in lease.held:
+        for account in lease.held:
             if not isinstance(account, SlotsAccount):
                 account.take(granted)
         lease.total += granted
@@ -103,7 +115,7 @@ class MemoryStore:
 
     async def settle(self, stream_id: str, used: int) -> bool:
         now = self._now()
-        self._sweep(now, 1)
+        self._sweep(now)
         lease = self._leases.get(stream_id)
         if lease is None:
             lease = self._over.get(stream_id)
@@ -124,7 +136,7 @@ class MemoryStore:
             return ()
         check_tag(tag_of(limits[0].key), limits)
         now = self._now()
-        self._sweep(now, 1)
+        self._sweep(now)
         return tuple(self._account(limit, now).usage(now) for limit in limits)
 
     async def close(self) -> None:
@@ -136,25 +148,24 @@ class MemoryStore:
         return int(self._clock() * 1000)
 
     def _account(self, limit: Limit, now: int) -> Account:
-        """The account of a limit, up to date. A new one is kept by who takes from it: a refusal leaves no trace."""
+        """The account of a limit, up to date. A new one is not kept."""
         account = self._accounts.get(limit.key)
-        if account is None or (isinstance(account, QuotaAccount) and account.is_over(now)):
+        if account is None or not account.refresh(limit, now):
             return account_of(limit, now)
-        _refresh(account, limit, now)
         return account
 
     def _refresh(self, lease: _Lease, now: int) -> None:
         """Bring what a lease holds up to date. An account may have been swept meanwhile, since it lacked nothing, or
         replaced; a quota's account stands for its own period."""
-        for index, (limit, account) in enumerate(lease.held):
+        for index, account in enumerate(lease.held):
             if not isinstance(account, QuotaAccount):
-                account = self._accounts.setdefault(limit.key, account)
-                _refresh(account, account.limit, now)
-                lease.held[index] = limit, account
+                account = self._accounts.setdefault(account.limit.key, account)
+                account.refresh(account.limit, now)
+                lease.held[index] = account
 
     def _end(self, stream_id: str, lease: _Lease, now: int) -> None:
         """Give back what a lease holds beyond what is charged, and remember it."""
-        for _, account in lease.held:
+        for account in lease.held:
             account.give(1 if isinstance(account, SlotsAccount) else lease.total - lease.used)
         lease.total = lease.used
         lease.until = now + self._remember
@@ -166,22 +177,28 @@ class MemoryStore:
         del self._over[stream_id]
         self._leases[stream_id] = lease
         self._refresh(lease, now)
-        for _, account in lease.held:
+        for account in lease.held:
             if isinstance(account, SlotsAccount):
                 account.take(1)
 
-    def _sweep(self, now: int, count: int) -> None:
-        """Let leases expire, and look at `count` accounts whether they are over: more than a call adds."""
-        leases, over, accounts = self._leases, self._over, self._accounts
+    def _sweep(self, now: int) -> None:
+        """Let leases expire, and look at one account. Who adds an account looks at one more, so they are bounded."""
+        leases, over = self._leases, self._over
         while leases:
-            stream_id, lease = next(iter(leases.items()))
+            stream_id = next(iter(leases))
+            lease = leases[stream_id]
             if lease.until > now:
                 break
             self._refresh(lease, now)
             self._end(stream_id, lease, now)
         while over and over[next(iter(over))].until <= now:
             over.popitem(last=False)
-        for _ in range(min(count, len(accounts))):
+        self._sweep_account(now)
+
+    def _sweep_account(self, now: int) -> None:
+        """Forget an account that is over, or put it behind the others."""
+        accounts = self._accounts
+        if accounts:
             key = next(iter(accounts))
             if accounts[key].is_over(now):
                 del accounts[key]
@@ -189,16 +206,12 @@ class MemoryStore:
                 accounts.move_to_end(key)
 
 
-def _refresh(account: Account, limit: Any, now: int) -> None:
-    account.refresh(limit, now)
-
-
 def _charge(lease: _Lease, used: int) -> None:
     """What is used is charged for good; what was used beyond the lease also."""
     if used <= lease.used:
         return
     amount, over = used - lease.used, max(0, used - lease.total)
-    for _, account in lease.held:
+    for account in lease.held:
         if not isinstance(account, SlotsAccount):
             account.charge(amount, over)
     lease.used = used

@@ -14,14 +14,14 @@ from ..dialects.base import BEARER, Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
-from ..limits.store import Decision, Quota, tenant_key
+from ..limits.store import Decision, Quota
 from ..messages import Headers, RequestHead, ResponseHead, find
 from ..sse import NdjsonScanner, Scanner, SseScanner
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
 from .tap import Tap, WholeTap
 from .target import Target
-from .tenants import Tenant, allows_model, allows_path, stream_budget
+from .tenants import Tenant, allows_model, allows_path
 
 _EVENTS = b"text/event-stream"
 _SCANNERS: dict[bytes, Callable[[int], Scanner]] = {
@@ -50,6 +50,10 @@ class AccountSettings:
 _PROCESS = os.urandom(8).hex()
 _NUMBERS = count(1)
 """Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
+
+_TOLD = 4096
+"""Tokens. What is left of a quota becomes the bound of a request that has none only up to here: more than its model can
+have is an error to a provider (every model can have this much), and to write a request anew has its price."""
 
 
 class Account:
@@ -140,8 +144,10 @@ class Account:
                 done(found)
                 return
             self.tenant = found
-            path = request.path.decode("latin-1")
-            done(None if allows_path(found, path) else path_refused(path))
+            if found.paths and not allows_path(found, path := request.path.decode("latin-1")):
+                done(path_refused(path))
+            else:
+                done(None)
 
         limiting.identify(request, identified)
 
@@ -162,25 +168,25 @@ class Account:
             done(model_refused(model))
             return
         self.user, self.session = user_of(request, self.asked.user), session_of(request)
-        self.bound(stream_budget(tenant, model))
-        now = limiting.now()
-        limits = limiting.limits.find(tenant, user=self.user, session=self.session, model=model, now=now)
+        kind = limiting.kinds.find(tenant, user=self.user, session=self.session, model=model, now=limiting.now())
+        self.bound(kind.budget)
         # Not the request's id: one of the client's own choice may come twice, and would share the first one's lease.
-        stream_id = tenant_key(tenant.name, f"{_PROCESS}-{next(_NUMBERS)}")
+        stream_id = f"{kind.tag}:{_PROCESS}-{next(_NUMBERS)}"
         self.permit = Permit(limiting.limiter, stream_id, resume=resume)
 
         def decided(decision: Decision) -> None:
             if decision.admitted:
-                self._quota_left = self._left_of_quotas(decision)
-                self.bound(self._quota_left)
+                self._quota_left = left = self._left_of_quotas(decision)
+                if left is not None and (left <= _TOLD or self.asked.max_tokens is not None):
+                    self.bound(left)
                 done(None)
             else:
                 done(refusal(decision))
 
-        self.permit.ask(limits, need=self.input, done=decided)
+        self.permit.ask(kind.limits, need=self.input, done=decided)
 
     def _left_of_quotas(self, decision: Decision) -> int | None:
-        """Tokens that the answer may have by its quotas: the provider is told, and ends it by itself."""
+        """Tokens that the answer may have by its quotas: the provider is told (see `_TOLD`), and ends it by itself."""
         left = [state.remaining for state in decision.states if isinstance(state.limit, Quota)]
         return max(1, min(left) + decision.granted - self.input) if left else None
 
@@ -398,11 +404,14 @@ _DEPTH = 32
 def estimate_input(value: object, depth: int = 0) -> int:
     """Tokens of a request's texts, until its provider tells: about four bytes each."""
     if isinstance(value, str):
-        return (
-            _ATTACHED if len(value) > _LONG and " " not in value[:_LONG] else len(value.encode(errors="replace")) // 4
-        )
-    if depth < _DEPTH and isinstance(value, dict):
-        return sum(estimate_input(each, depth + 1) for each in value.values())
-    if depth < _DEPTH and isinstance(value, list):
-        return sum(estimate_input(each, depth + 1) for each in value)
-    return 0
+        if len(value) > _LONG and " " not in value[:_LONG]:
+            return _ATTACHED
+        return (len(value) if value.isascii() else len(value.encode(errors="replace"))) // 4
+    if isinstance(value, dict):
+        value = list(value.values())
+    if depth >= _DEPTH or not isinstance(value, list):
+        return 0
+    tokens = 0
+    for each in value:
+        tokens += estimate_input(each, depth + 1)
+    return tokens

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError
 from ..limits.store import Cause, Decision, LimitState, RequestBucket, Slots
 from ..messages import SESSION, USER, Headers, RequestHead, find
 from .permit import Limiter
-from .tenants import KnownLimits, Tenant, Tenants, key_of
+from .tenants import KnownKinds, Tenant, Tenants, key_of
 
 
 class Directory(Protocol):
@@ -31,7 +32,7 @@ class Limiting:
     limiter: Limiter
     now: Callable[[], float]
     directory: Directory | None = None
-    limits: KnownLimits = field(default_factory=KnownLimits)
+    kinds: KnownKinds = field(default_factory=KnownKinds)
 
     def identify(self, request: RequestHead, done: Callable[[Tenant | RelayError], None]) -> None:
         """Whose request it is, at once or later."""
@@ -91,10 +92,14 @@ def limit_fields(decision: Decision | None, *, anthropic: bool, now: float) -> H
     if decision is None:
         return []
     fields: Headers = []
-    for names, state in zip(_ANTHROPIC if anthropic else _OPENAI, _tightest(decision), strict=True):
+    for (limit, remaining, reset), state in zip(_ANTHROPIC if anthropic else _OPENAI, _tightest(decision), strict=True):
         if state is not None:
-            reset = _moment(now + (state.reset or 0.0)) if anthropic else _span(state.reset or 0.0)
-            fields += zip(names, (b"%d" % state.limit.limit, b"%d" % state.remaining, reset), strict=True)
+            seconds = state.reset or 0.0
+            fields += (
+                (limit, b"%d" % state.limit.limit),
+                (remaining, b"%d" % state.remaining),
+                (reset, _moment(math.ceil(now + seconds)) if anthropic else _span(seconds)),
+            )
     if not decision.admitted and decision.retry_after is not None:
         fields.append((b"retry-after-ms", b"%d" % math.ceil(decision.retry_after * 1000)))
     return fields
@@ -121,8 +126,10 @@ _ANTHROPIC = [
 ]
 
 
-def _moment(now: float) -> bytes:
-    return datetime.fromtimestamp(math.ceil(now), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode("ascii")
+@lru_cache(256)
+def _moment(seconds: int) -> bytes:
+    """Kept, as quotas end at the same moment for all, and full buckets are full now."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode("ascii")
 
 
 def _span(seconds: float) -> bytes:

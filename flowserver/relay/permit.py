@@ -67,7 +67,9 @@ class Permit:
         """`resume` is called when a `Verdict.WAIT` is over."""
         self._limiter = limiter
         self._stream_id = stream_id
-        self._resume = resume
+        self._resume: Callable[[], None] | None = resume
+        """None once it is over. This and the next lead back to who holds the permit: kept, each request would leave a
+        cycle to the garbage collector."""
         self._done: Callable[[Decision], None] | None = None
         self._asking = False
         self._waits = False
@@ -91,11 +93,11 @@ class Permit:
 
     def ask(self, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
         """May it start? `need` tokens are used at once, by its request."""
-        self._done = done
-        self.counts = any(limit.counts_tokens for limit in limits)
         if not limits:
             done(ADMITTED)
             return
+        self.counts = any(limit.counts_tokens for limit in limits)
+        self._done = done
         self._limiter.admit(self._stream_id, limits, need=need, done=self._on_decision)
 
     def verdict(self, used: int) -> Verdict:
@@ -130,6 +132,7 @@ class Permit:
         if self._settled:
             return
         self._settled = True
+        self._resume = self._done = None
         if self._holds_lease:
             self._limiter.settle(self._stream_id, used)
 
@@ -147,11 +150,12 @@ class Permit:
     def _on_decision(self, decision: Decision) -> None:
         self.decision = decision
         self.granted = decision.granted
+        done, self._done = self._done, None
         if self._settled:  # the client left meanwhile
             if decision.admitted:
                 self._limiter.settle(self._stream_id, 0)
-        elif self._done is not None:
-            self._done(decision)
+        elif done is not None:
+            done(decision)
 
     def _extend(self) -> None:
         self._asking = True
@@ -167,7 +171,7 @@ class Permit:
             return
         if more and self._used > self.granted:  # near a quota's end leases are small
             self._extend()
-        elif self._waits:
+        elif self._waits and self._resume is not None:
             self._waits = False
             self._resume()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from hashlib import sha256
+from typing import NamedTuple
 
 from ..limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
 from ..messages import Headers, find
@@ -154,29 +155,42 @@ def limits_for(tenant: Tenant, *, user: str | None, session: str | None, model: 
     return found
 
 
-class KnownLimits:
-    """The limits of requests that came before: to find them anew for each takes 7 us. Of more than `size` kinds of
-    request (tenant, user, session, model) the ones that came first are forgotten."""
+class Kind(NamedTuple):
+    """What holds for all requests of one tenant, user, session and model."""
+
+    tenant: Tenant
+    until: float
+    """When it is to be found anew, as quotas begin anew then; seconds since the epoch."""
+    limits: list[Limit]
+    """Not to be altered."""
+    budget: int | None
+    """As of `stream_budget`."""
+    tag: str
+    """With which the ids of its streams begin."""
+
+
+class KnownKinds:
+    """The kinds of request that came before: to find one anew for each takes 10 us. Of more than `size` the ones that
+    came first are forgotten."""
 
     __slots__ = ("_known", "_size")
 
     def __init__(self, size: int = 4096) -> None:
         self._size = size
-        self._known: dict[tuple[str, str | None, str | None, str | None], tuple[Tenant, float, list[Limit]]] = {}
+        self._known: dict[tuple[str, str | None, str | None, str | None], Kind] = {}
 
-    def find(
-        self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float
-    ) -> list[Limit]:
-        """As `limits_for`; not to be altered."""
-        kind = (tenant.name, user, session, model)
-        known = self._known.get(kind)
-        if known is not None and known[0] is tenant and now < known[1]:
-            return known[2]
+    def find(self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float) -> Kind:
+        """`now` in seconds since the epoch."""
+        names = (tenant.name, user, session, model)
+        kind = self._known.get(names)
+        if kind is not None and kind.tenant is tenant and now < kind.until:
+            return kind
         limits = limits_for(tenant, user=user, session=session, model=model, now=now)
-        self._known[kind] = tenant, end_of_day(now), limits
+        kind = Kind(tenant, end_of_day(now), limits, stream_budget(tenant, model), tenant_key(tenant.name))
+        self._known[names] = kind
         if len(self._known) > self._size:
             del self._known[next(iter(self._known))]
-        return limits
+        return kind
 
 
 def shared_limits(tenant: Tenant, now: float) -> list[Limit]:

@@ -646,6 +646,14 @@ def test_what_is_left_of_a_quota_bounds_the_request() -> None:
     assert changed["max_tokens"] == made.account.budget == 500 - made.account.input
 
 
+@pytest.mark.parametrize(("own", "told"), [(None, None), (90_000, 49_990), (40, 40)])
+def test_more_than_any_model_may_have_bounds_only_who_asks_for_more(own: int | None, told: int | None) -> None:
+    """A provider takes a bound that its model can't have for an error."""
+    body = {"messages": ["word " * 8], "max_tokens": own}
+    made = Permitted(body=body, limiter=FakeLimiter(left=50_000))
+    assert orjson.loads(made.account.ask(target()) or b"").get("max_tokens") == told
+
+
 def test_a_bound_of_its_own_that_is_smaller_stays() -> None:
     assert Permitted(limiter=FakeLimiter(left=500), budget=40).account.budget == 40
     streams_bound = TenantLimits(tokens_per_stream=30, tokens_per_day=10_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import permutations
 
 import pytest
@@ -255,6 +257,19 @@ def test_it_settles_once() -> None:
     scene.permit.settle(50)
     scene.permit.settle(70)
     assert scene.limiter.settled == [50]
+
+
+def test_what_is_over_leaves_nothing_to_the_garbage_collector() -> None:
+    """Its callbacks lead back to who holds it: a cycle for each request, and its collection, if they were kept."""
+    scene = admitted()
+    permit, gone = scene.permit, weakref.ref(scene)
+    permit.settle(5)
+    gc.disable()
+    try:
+        del scene
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_permit_that_never_asked_settles_nothing() -> None:

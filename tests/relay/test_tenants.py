@@ -9,7 +9,7 @@ import pytest
 from flowserver.limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket
 from flowserver.relay.tenants import (
     DAY,
-    KnownLimits,
+    KnownKinds,
     ModelLimits,
     Tenant,
     TenantKey,
@@ -132,7 +132,7 @@ def test_models_and_paths() -> None:
 
 
 def test_limits_that_are_known_are_those_that_would_be_found() -> None:
-    known = KnownLimits(size=2)
+    known = KnownKinds(size=2)
     limits = TenantLimits(requests_per_minute=5, tokens_per_day=100)
     acme, changed = Tenant("acme", limits=limits), Tenant("acme", limits=TenantLimits(tokens_per_day=7))
     for tenant, user, now in (
@@ -145,7 +145,7 @@ def test_limits_that_are_known_are_those_that_would_be_found() -> None:
         (acme, "a", NOW),
     ):
         expected = limits_for(tenant, user=user, session=None, model=None, now=now)
-        assert known.find(tenant, user=user, session=None, model=None, now=now) == expected
+        assert known.find(tenant, user=user, session=None, model=None, now=now).limits == expected
     assert known.find(acme, user="a", session=None, model=None, now=NOW) is known.find(
         acme, user="a", session=None, model=None, now=NOW
     )
