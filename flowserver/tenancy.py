@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .config import Config
 from .limits.directory import Directory, KnownTenants
-from .limits.guarded import Guarded, Passed, Policy
+from .limits.guarded import Guard, Guarded, Passed, Policy
 from .limits.limiter import StoreLimiter
 from .limits.memory import MemoryStore
 from .limits.redis import RedisStore
@@ -69,6 +69,8 @@ class Tenancy:
             Directory(config.redis_url, deadline=deadline),
             time.monotonic,
             time.time,
+            # A breaker of its own: a Redis that refuses scripts may well know keys.
+            guard=Guard(Health(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN), time.monotonic, guarded.passed),
             outlive=policy is Policy.OPEN,
         )
         return StoreLimiter(guarded, lease=config.lease_tokens, life=config.lease_time, is_local=False)

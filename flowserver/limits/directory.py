@@ -21,8 +21,9 @@ from redis.exceptions import RedisClusterException, RedisError
 from ..relay.ports import Clock
 from ..relay.tenant_tables import TenantError, read_tenant, table_of
 from ..relay.tenants import Tenant, digest_of, refusal, was_issued
-from .redis import CONNECTIONS, PREFIX, client_of
-from .store import StoreUnavailable, tenant_key
+from .guarded import Guard
+from .redis import CONNECTIONS, PREFIX, client_of, patience
+from .store import Garbled, StoreUnavailable, tenant_key
 
 NAMES = f"{PREFIX}tenants"
 
@@ -44,7 +45,8 @@ Done = Callable[[Tenant | None, bool], None]
 
 
 class Directory:
-    """Reads and writes tenants. `url` as `RedisStore` takes it; no call takes longer than `deadline` milliseconds.
+    """Reads and writes tenants. `url` as `RedisStore` takes it; no call takes longer than `deadline` milliseconds, from
+    when it is its turn: of many at once the last ones would else find a Redis silent that is only busy.
 
     All methods raise `StoreUnavailable`, also for a tenant whose JSON can't be read.
     """
@@ -139,7 +141,7 @@ class Directory:
 
     async def _within(self, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
         try:
-            async with asyncio.timeout(self._deadline), self._turns:
+            async with self._turns, patience(self._deadline):
                 return await call(*arguments)
         except (RedisError, RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
             raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error
@@ -149,13 +151,23 @@ class KnownTenants:
     """What one relay asks of a directory. Answers of the last seconds come from memory, also that a key is unknown.
 
     Unknown keys are kept apart, so that a flood of them puts no known one out. `wall` tells seconds since the epoch, by
-    which keys expire. With `outlive`, who was known before stays known while Redis does not answer.
+    which keys expire. With `outlive`, who was known before stays known while Redis does not answer; `guard` spares it
+    then.
     """
 
-    __slots__ = ("_asking", "_clock", "_directory", "_known", "_outlive", "_unknown", "_waiting", "_wall")
+    __slots__ = ("_asking", "_clock", "_directory", "_guard", "_known", "_outlive", "_unknown", "_waiting", "_wall")
 
-    def __init__(self, directory: Directory, clock: Clock, wall: Callable[[], float], *, outlive: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        clock: Clock,
+        wall: Callable[[], float],
+        *,
+        guard: Guard,
+        outlive: bool = False,
+    ) -> None:
         self._directory = directory
+        self._guard = guard
         self._clock = clock
         self._wall = wall
         self._outlive = outlive
@@ -195,7 +207,7 @@ class KnownTenants:
     async def _look_up(self, digest: bytes) -> None:
         told = True
         try:
-            tenant = await self._directory.find(digest)
+            tenant = await self._guard.ask(lambda: self._directory.find(digest))
             self._keep(digest, tenant)
         except StoreUnavailable:
             tenant = self._known[digest][0] if self._outlive and digest in self._known else None
@@ -247,4 +259,4 @@ def _read(name: str, stored: bytes) -> Tenant:
         table = orjson.loads(stored)
         return read_tenant(table if isinstance(table, dict) else {}, name)
     except (orjson.JSONDecodeError, TenantError) as error:
-        raise StoreUnavailable(f"what Redis has of the tenant {name} can't be read: {error}") from error
+        raise Garbled(f"what Redis has of the tenant {name} can't be read: {error}") from error

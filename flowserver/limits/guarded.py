@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..relay.health import Health
 from ..relay.ports import Clock
-from .store import Cause, Decision, LeaseLost, Limit, LimitStore, StoreUnavailable, Usage
+from .store import Cause, Decision, Garbled, LeaseLost, Limit, LimitStore, StoreUnavailable, Usage
 
 AT_ONCE = 8
 """Calls to the store; no more than it has connections. The next ones wait here, where the time is not the store's."""
@@ -48,81 +48,24 @@ class Passed:
         """Streams whose settling was lost. What they used since they last extended is not charged."""
 
 
-class Guarded:
-    """A `LimitStore` that never raises `StoreUnavailable`.
+class Guard:
+    """Calls to what may not answer: so many at once, and none while the breaker is open. `clock` is the breaker's."""
 
-    A stream stays with the store that admitted it. `fallback` is one that always answers: a `MemoryStore`. `clock` is
-    the breaker's.
-    """
+    __slots__ = ("_breaker", "_clock", "_turns", "passed")
 
-    __slots__ = ("_breaker", "_clock", "_fallback", "_here", "_policy", "_store", "_turns", "passed")
-
-    def __init__(
-        self, store: LimitStore, fallback: LimitStore, *, policy: Policy, breaker: Health, clock: Clock
-    ) -> None:
-        self._store = store
-        self._fallback = fallback
-        self._policy = policy
+    def __init__(self, breaker: Health, clock: Clock, passed: Passed) -> None:
         self._breaker = breaker
         self._clock = clock
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._here: set[str] = set()
-        """Streams of the fallback."""
-        self.passed = Passed()
+        self.passed = passed
+        """Where failures are counted."""
 
-    # --- LimitStore ---
+    @property
+    def wait(self) -> float | None:
+        """Seconds until the breaker lets a call through; None: it does."""
+        return self._breaker.available_in(self._clock()) or None
 
-    async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
-        try:
-            return await self._ask(lambda: self._store.admit(stream_id, limits, need=need, want=want))
-        except StoreUnavailable:
-            pass
-        if self._policy is Policy.CLOSED:
-            self.passed.refused += 1
-            wait = self._breaker.available_in(self._clock()) or None
-            return Decision(False, 0, (), Cause.UNAVAILABLE, retry_after=wait)
-        decision = await self._fallback.admit(stream_id, limits, need=need, want=want)
-        if decision.admitted:
-            self._here.add(stream_id)
-            self.passed.requests += 1
-        return decision
-
-    async def extend(self, stream_id: str, used: int, want: int) -> int:
-        """Where the store cannot tell, an open policy grants all that is wanted."""
-        try:
-            if stream_id in self._here:
-                return await self._fallback.extend(stream_id, used, want)
-            return await self._ask(lambda: self._store.extend(stream_id, used, want))
-        except StoreUnavailable:
-            if self._policy is Policy.CLOSED:
-                return 0
-            self.passed.tokens += want
-            return want
-
-    async def settle(self, stream_id: str, used: int) -> bool:
-        if stream_id in self._here:
-            self._here.discard(stream_id)
-            return await self._fallback.settle(stream_id, used)
-        try:
-            return await self._ask(lambda: self._store.settle(stream_id, used))
-        except StoreUnavailable:
-            self.passed.unsettled += 1
-            return False
-
-    async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
-        """Without the store, what this process counted meanwhile."""
-        try:
-            return await self._ask(lambda: self._store.usage(limits))
-        except StoreUnavailable:
-            return await self._fallback.usage(limits)
-
-    async def close(self) -> None:
-        await self._store.close()
-        await self._fallback.close()
-
-    # --- inside ---
-
-    async def _ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the store when it is this call's turn. A rush of calls is no reason to think that it does not answer."""
         async with self._turns:
             return await self._ask_now(call)
@@ -136,7 +79,7 @@ class Guarded:
         probe = breaker.started(now)
         try:
             answer = await call()
-        except LeaseLost:
+        except (LeaseLost, Garbled):
             breaker.succeeded()
             raise
         except StoreUnavailable:
@@ -148,3 +91,72 @@ class Guarded:
             raise
         breaker.succeeded()
         return answer
+
+
+class Guarded:
+    """A `LimitStore` that never raises `StoreUnavailable`.
+
+    A stream stays with the store that admitted it. `fallback` is one that always answers: a `MemoryStore`.
+    """
+
+    __slots__ = ("_fallback", "_guard", "_here", "_policy", "_store", "passed")
+
+    def __init__(
+        self, store: LimitStore, fallback: LimitStore, *, policy: Policy, breaker: Health, clock: Clock
+    ) -> None:
+        self._store = store
+        self._fallback = fallback
+        self._policy = policy
+        self._here: set[str] = set()
+        """Streams of the fallback."""
+        self.passed = Passed()
+        self._guard = Guard(breaker, clock, self.passed)
+
+    # --- LimitStore ---
+
+    async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
+        try:
+            return await self._guard.ask(lambda: self._store.admit(stream_id, limits, need=need, want=want))
+        except StoreUnavailable:
+            pass
+        if self._policy is Policy.CLOSED:
+            self.passed.refused += 1
+            return Decision(False, 0, (), Cause.UNAVAILABLE, retry_after=self._guard.wait)
+        decision = await self._fallback.admit(stream_id, limits, need=need, want=want)
+        if decision.admitted:
+            self._here.add(stream_id)
+            self.passed.requests += 1
+        return decision
+
+    async def extend(self, stream_id: str, used: int, want: int) -> int:
+        """Where the store cannot tell, an open policy grants all that is wanted."""
+        try:
+            if stream_id in self._here:
+                return await self._fallback.extend(stream_id, used, want)
+            return await self._guard.ask(lambda: self._store.extend(stream_id, used, want))
+        except StoreUnavailable:
+            if self._policy is Policy.CLOSED:
+                return 0
+            self.passed.tokens += want
+            return want
+
+    async def settle(self, stream_id: str, used: int) -> bool:
+        if stream_id in self._here:
+            self._here.discard(stream_id)
+            return await self._fallback.settle(stream_id, used)
+        try:
+            return await self._guard.ask(lambda: self._store.settle(stream_id, used))
+        except StoreUnavailable:
+            self.passed.unsettled += 1
+            return False
+
+    async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
+        """Without the store, what this process counted meanwhile."""
+        try:
+            return await self._guard.ask(lambda: self._store.usage(limits))
+        except StoreUnavailable:
+            return await self._fallback.usage(limits)
+
+    async def close(self) -> None:
+        await self._store.close()
+        await self._fallback.close()

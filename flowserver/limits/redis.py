@@ -132,7 +132,7 @@ class RedisStore:
 
     async def _within(self, seconds: float, command: str, *arguments: Any) -> Any:
         try:
-            async with _deadline(seconds), self._turns:
+            async with patience(seconds), self._turns:
                 return await self._execute(command, *arguments)
         except (RedisError, RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
             raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error
@@ -148,7 +148,7 @@ class RedisStore:
 
 
 @asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
+async def patience(seconds: float) -> AsyncIterator[None]:
     """Like `asyncio.timeout`, but a busy loop does not count: the time is taken in steps, each from when the one before
     was noticed to be over, and in between the loop looks at its sockets, where the answer may be."""
     loop = asyncio.get_running_loop()

@@ -36,6 +36,10 @@ class LeaseLost(StoreUnavailable):
     """The store is well but knows nothing of the stream: it lost its memory, or the stream was never admitted."""
 
 
+class Garbled(StoreUnavailable):
+    """The store is well, but what it has can't be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Bucket:
     """`capacity` at once, and `refill` more in each `period` seconds, evenly. Whole numbers keep refills exact."""

@@ -12,7 +12,10 @@ import pytest
 
 from flowserver.limits import directory as module
 from flowserver.limits.directory import FRESH, Directory, KnownTenants
-from flowserver.limits.store import StoreUnavailable
+from flowserver.limits.guarded import Guard, Passed
+from flowserver.limits.store import Garbled, StoreUnavailable
+from flowserver.relay.health import Health
+from flowserver.relay.ports import Clock
 from flowserver.relay.tenants import Tenant, TenantKey, TenantLimits, digest_of
 from tests.support.clock import FakeClock
 from tests.support.lab import free_port
@@ -153,6 +156,27 @@ async def test_a_frozen_server_costs_the_deadline(server: RedisServer) -> None:
         server.thaw()
 
 
+async def test_a_busy_relay_is_no_silence_of_the_server(server: RedisServer) -> None:
+    async with opened(server.url) as directory:
+        await directory.add(ACME)
+    async with opened(server.url, 40) as directory:
+        await directory.find(TWO)
+        calls = [asyncio.ensure_future(directory.find(ONE)) for _ in range(4)]
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.2)
+        assert await asyncio.gather(*calls) == [ACME] * 4
+
+
+async def test_a_rush_of_keys_is_no_silence_of_the_server(server: RedisServer) -> None:
+    """They wait for their turn, which takes far longer than the deadline."""
+    async with opened(server.url) as directory:
+        await directory.add(ACME)
+    async with opened(server.url, 20) as directory:
+        digests = [digest_of(b"%d" % number) for number in range(2000)]
+        assert set(await asyncio.gather(*map(directory.find, digests))) == {None}
+        assert await directory.find(ONE) == ACME
+
+
 # What a relay asks
 
 
@@ -163,6 +187,7 @@ class Counting(Directory):
         self.asked: list[bytes] = []
         self.tenants: dict[bytes, Tenant] = {}
         self.down = False
+        self.garbled = False
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -171,10 +196,16 @@ class Counting(Directory):
         await self.answers.wait()
         if self.down:
             raise StoreUnavailable("down")
+        if self.garbled:
+            raise Garbled("garbled")
         return self.tenants.get(digest)
 
     async def close(self) -> None:
         pass
+
+
+def guard(clock: Clock) -> Guard:
+    return Guard(Health(failures=3, cooldown=1.0), clock, Passed())
 
 
 class Rig:
@@ -182,7 +213,7 @@ class Rig:
         self.directory = Counting()
         self.clock = FakeClock()
         self.wall = FakeClock(2_000_000_000.0)
-        self.known = KnownTenants(self.directory, self.clock, self.wall, outlive=outlive)
+        self.known = KnownTenants(self.directory, self.clock, self.wall, guard=guard(self.clock), outlive=outlive)
         self.heard: list[tuple[Tenant | None, bool]] = []
 
     def find(self, key: bytes = KEY) -> None:
@@ -302,6 +333,25 @@ async def test_while_redis_does_not_answer(outlive: bool) -> None:
     assert await rig.answer(OTHER) == (None, True)
 
 
+async def test_a_redis_that_does_not_answer_is_spared() -> None:
+    rig = Rig()
+    rig.directory.down = True
+    keys = [b"flow-%043d" % number for number in range(100)]
+    assert [await rig.answer(key) for key in keys] == [(None, False)] * 100
+    assert len(rig.directory.asked) == 3
+    rig.directory.down = False
+    rig.clock.advance(1.0)
+    assert await rig.answer(keys[0]) == (None, True)
+
+
+async def test_a_tenant_that_cant_be_read_says_nothing_of_redis() -> None:
+    rig = Rig()
+    rig.directory.garbled = True
+    for number in range(10):
+        assert await rig.answer(b"flow-%043d" % number) == (None, False)
+    assert len(rig.directory.asked) == 10
+
+
 async def test_closing_ends_what_is_under_way() -> None:
     rig = Rig()
     rig.directory.answers.clear()
@@ -316,7 +366,9 @@ async def test_closing_ends_what_is_under_way() -> None:
 async def test_with_a_real_one(server: RedisServer) -> None:
     async with opened(server.url) as directory:
         await directory.add(ACME)
-    known = KnownTenants(Directory(server.url, deadline=PATIENT), time.monotonic, time.time)
+    known = KnownTenants(
+        Directory(server.url, deadline=PATIENT), time.monotonic, time.time, guard=guard(time.monotonic)
+    )
     found: asyncio.Future[tuple[Tenant | None, bool]] = asyncio.get_running_loop().create_future()
     known.find(KEY, lambda tenant, told: found.set_result((tenant, told)))
     assert await found == (ACME, True)
