@@ -110,7 +110,18 @@ def _check() -> int:
         print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
     for tenant in topology.tenants:
         print(_describe_tenant(tenant))
+    if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):
+        print(
+            "limits: each process counts for itself and forgets at its end; "
+            "several processes share them by FLOW_REDIS_URL only"
+        )
     return 0
+
+
+def _counts(tenant: Tenant) -> bool:
+    """Whether anything is to be counted over more than one request."""
+    each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits)]
+    return any(limits_table(limits).keys() - {"tokens_per_stream"} for limits in each)
 
 
 def _describe_tenant(tenant: Tenant) -> str:

@@ -248,3 +248,29 @@ def test_check_shows_the_tenants_of_the_file_and_no_secret(
     ]
     assert "secret" not in printed
     assert "abab" not in printed
+
+
+@pytest.mark.parametrize(
+    ("limit", "redis", "told"),
+    [
+        ("tokens_per_day = 5", "", True),
+        ("user = { requests_per_minute = 5 }", "", True),
+        ('model_limits = [{ models = ["m"], concurrent = 5 }]', "", True),
+        ("tokens_per_stream = 5", "", False),
+        ("tokens_per_day = 5", "redis://127.0.0.1", False),
+    ],
+)
+def test_check_says_who_counts_where_there_is_no_redis(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    limit: str,
+    redis: str,
+    told: bool,
+) -> None:
+    file = tmp_path / "flow.toml"
+    file.write_text(f'[[upstreams]]\nname = "a"\nurl = "https://a.test"\n[[tenants]]\nname = "acme"\n{limit}\n')
+    monkeypatch.setenv("FLOW_CONFIG", str(file))
+    monkeypatch.setenv("FLOW_REDIS_URL", redis)
+    assert main(["check"]) == 0
+    assert ("limits: each process counts for itself" in capsys.readouterr().out) is told
