@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from hashlib import sha256
 from pathlib import Path
 
 import orjson
 import pytest
 
-from tests.support.lab import Lab, RunningRelay, chat, eventually
+from flowserver.limits.directory import Directory
+from flowserver.relay.tenant_tables import read_tenant, table_of
+from tests.support.lab import Lab, RunningRelay, chat, eventually, simulate
 from tests.support.provider import answering
+from tests.support.redis import running_redis
 from tests.support.topology import toml
-from tests.support.wire import Wire, response
+from tests.support.wire import Wire, request, response
 
 KEY = "flow-" + "k" * 43
 
@@ -125,3 +129,83 @@ async def test_nothing_is_reserved_when_all_is_over(lab: Lab, tmp_path: Path) ->
     await eventually(lambda: not relay.relay.metrics.open)
     store = relay.relay._tenancy._limiter._store
     assert not store._leases  # type: ignore[attr-defined]
+
+
+# Secrets
+
+PLANTED = "flow-" + "planted".ljust(43, "p")
+WRONG = "flow-" + "wrong".ljust(43, "w")
+PROMPT = "planted prompt"
+PROVIDERS = "sk-planted-provider"
+SECRETS = [
+    *(text.encode() for text in (PLANTED, WRONG, PROMPT, PROMPT.replace(" ", "%20"), PROVIDERS)),
+    *(sha256(key.encode()).hexdigest().encode() for key in (PLANTED, WRONG)),
+]
+MAY = {"models": ["simulated"], "paths": ["/v1/chat/*"], "concurrent": 1, "tokens_per_day": 100_000}
+
+
+def _secret(
+    key: str, field: str = "Authorization: Bearer", *, target: str = "/v1/chat/completions", **body: str
+) -> bytes:
+    asked = {"model": "simulated", "stream": True, "messages": [{"role": "user", "content": PROMPT}], **body}
+    headers = [f"{field} {key}", "Content-Type: application/json", f"Cookie: {PROMPT}", simulate(events=0, rate=100)]
+    return request("POST", f"{target}?q={PROMPT.replace(' ', '%20')}", headers, body=orjson.dumps(asked))
+
+
+@pytest.mark.parametrize("kept", ["in the file", "in Redis", "in a Redis that is gone"])
+async def test_keys_and_prompts_are_shown_nowhere(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Not in the log, the metrics, /streams or the answers; of requests that pass and of all that are refused."""
+    monkeypatch.setenv("PROVIDERS_KEY", PROVIDERS)
+    simulator = await lab.simulator()
+    acme = read_tenant({"name": "acme", "key_sha256": sha256(PLANTED.encode()).hexdigest(), **MAY}, "acme")
+    in_file = "".join(f"{name} = {orjson.dumps(value).decode()}\n" for name, value in table_of(acme).items())
+    in_file = in_file.replace('"sha256":', "sha256=")
+    with contextlib.ExitStack() as stack:
+        settings: dict[str, object] = {"log_level": "debug"}
+        if kept != "in the file":
+            server = stack.enter_context(running_redis())
+            settings |= {"redis_url": server.url}
+            directory = Directory(server.url, deadline=10_000)
+            await directory.add(acme)
+            await directory.close()
+            in_file = ""
+        table = {"url": simulator.url, "api_key": "env:PROVIDERS_KEY"}
+        config = toml(tmp_path, {"only": table}, f"[[tenants]]\n{in_file}" if in_file else "")
+        relay = await lab.relay(None, config=config, **settings)
+        shown = b""
+        running: Wire | None = None
+        if kept == "in a Redis that is gone":
+            server.stop()
+            expected = [503] * 3 + [401, 503, 503, 503]
+        else:
+            expected = [401] * 3 + [401, 429, 404, 403]
+            running = await lab.client(relay.port)
+            await running.send(_secret(PLANTED))
+            assert (await running.head()).status == 200
+            await eventually(lambda: any(each.bytes_down for each in relay.relay.metrics.open))
+            shown += (await relay.page("/streams")).body
+            assert b'"tenant":"acme"' in shown
+        refused = [
+            *(_secret(WRONG, field) for field in ("Authorization: Bearer", "x-api-key:", "x-goog-api-key:")),
+            _secret(PLANTED[:-1]),
+            _secret(PLANTED),
+            _secret(PLANTED, model="another"),
+            _secret(PLANTED, target="/v1/embeddings"),
+        ]
+        statuses = []
+        for raw in refused:
+            client = await lab.client(relay.port)
+            await client.send(raw)
+            answer = await client.response()
+            statuses.append(answer.status)
+            shown += answer.body + repr(answer.headers).encode()
+        assert statuses == expected
+        if running is not None:
+            running.close()
+        await relay.access(len(refused) + (running is not None))
+        for path in ("/metrics", "/streams"):
+            shown += (await relay.page(path)).body
+        shown += relay.output
+    assert [secret for secret in SECRETS if secret in shown] == []
