@@ -1,5 +1,5 @@
 -- Check all limits and, if all pass, take from all.
--- ARGV: need, want, then each limit: kind and three numbers. Returns admitted, granted, the number of the limit that
+-- ARGV: need, want, then each limit. Returns, as one text, admitted, granted, the number of the limit that
 -- refused, milliseconds to wait (-1: not known), then what remains of each limit and milliseconds to its reset (-1: none).
 
 local lease = read_lease()
@@ -12,7 +12,7 @@ local function answer(admitted, granted, refused_by, wait)
     reply[#reply + 1] = math.max(0, room(account))
     reply[#reply + 1] = reset(account)
   end
-  return reply
+  return told(reply)
 end
 
 local function wait_for(account, amount)

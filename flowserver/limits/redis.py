@@ -79,7 +79,7 @@ class RedisStore:
 
     async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
         tag = tag_of(stream_id)
-        reply = await self._run(_ADMIT, tag, stream_id, need, want, limits=limits)
+        reply = await self._told(_ADMIT, tag, stream_id, need, want, limits=limits)
         admitted, granted, refused_by, wait = reply[:4]
         states = tuple(
             LimitState(limit, reply[4 + 2 * index], _seconds(reply[5 + 2 * index]))
@@ -102,7 +102,7 @@ class RedisStore:
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
         if not limits:
             return ()
-        reply = await self._run(_USAGE, tag_of(limits[0].key), "", limits=limits)
+        reply = await self._told(_USAGE, tag_of(limits[0].key), "", limits=limits)
         return tuple(
             Usage(limit, reply[3 * index], reply[3 * index + 1], _seconds(reply[3 * index + 2]))
             for index, limit in enumerate(limits)
@@ -120,14 +120,18 @@ class RedisStore:
 
     # --- inside ---
 
+    async def _told(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit]) -> list[int]:
+        """What a script tells as one text of numbers."""
+        text: bytes = await self._run(script, tag, stream_id, *given, limits=limits)
+        return [int(number) for number in text.split()]
+
     async def _run(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit] = ()) -> Any:
         """Run a script by its digest, or with its text where the server does not have it yet."""
         check_tag(tag, limits)
         base = PREFIX + tag
         keys = [f"{base}:leases", f"{base}:live", f"{base}:over:{stream_id}", *(PREFIX + each.key for each in limits)]
         now = "" if self._clock is None else int(self._clock() * 1000)
-        numbers = [number for limit in limits for number in _numbers(limit)]
-        arguments = (len(keys), *keys, now, *self._lives, stream_id, *given, *numbers)
+        arguments = (len(keys), *keys, now, *self._lives, stream_id, *given, *map(_written, limits))
         return await self._within(self._deadline, "EVALSHA", script, *arguments)
 
     async def _within(self, seconds: float, command: str, *arguments: Any) -> Any:
@@ -195,13 +199,13 @@ def client_of(url: str) -> Redis | RedisCluster:
     return Redis.from_url(url, retry=Retry(NoBackoff(), 1), **options)
 
 
-def _numbers(limit: Limit) -> tuple[str | int, ...]:
-    """A limit as the scripts take it."""
+def _written(limit: Limit) -> str:
+    """A limit as the scripts take it: one argument, as each costs the client a microsecond."""
     if isinstance(limit, Slots):
-        return "s", limit.most, 0, 0
+        return f"s {limit.most} 0 0"
     if isinstance(limit, Quota):
-        return "q", limit.most, milliseconds(limit.ends_at or 0), milliseconds(limit.ttl or 0)
-    return "r" if isinstance(limit, RequestBucket) else "t", limit.capacity, limit.refill, limit.parts
+        return f"q {limit.most} {milliseconds(limit.ends_at or 0)} {milliseconds(limit.ttl or 0)}"
+    return f"{'r' if isinstance(limit, RequestBucket) else 't'} {limit.capacity} {limit.refill} {limit.parts}"
 
 
 def _cause(limit: Limit) -> Cause:

@@ -1,5 +1,5 @@
--- What is taken of limits. ARGV: each limit: kind and three numbers. Returns used, reserved and milliseconds to the
--- reset (-1: none) of each.
+-- What is taken of limits. ARGV: each limit. Returns, as one text, used, reserved and milliseconds to the reset
+-- (-1: none) of each.
 
 read_lease()
 local reply = {}
@@ -9,4 +9,4 @@ for _, account in ipairs(open_limits(5)) do
   reply[#reply + 1] = account.kind == 'q' and account.reserved or 0
   reply[#reply + 1] = reset(account)
 end
-return reply
+return told(reply)
