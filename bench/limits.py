@@ -1,6 +1,7 @@
-"""What tenants and their limits add to a small answer that is no stream: kept in memory, in Redis, or Redis is dead.
+"""What tenants and their limits add to a small answer that is no stream: kept in memory, in Redis, or Redis has
+stopped, under both policies; and what the limits of one request take by themselves, in this process.
 
-Four relay processes and the provider run side by side and take turns within each round, so that what the machine does
+Five relay processes and the provider run side by side and take turns within each round, so that what the machine does
 meanwhile falls on all of them alike.
 """
 
@@ -9,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from bench import unary
@@ -21,11 +25,23 @@ from bench.figures import CaseResult, Collector, rotated
 from bench.peers import Running
 from bench.processes import Process, free_port, python_module, wait_until_quiet
 from bench.provider import simulator
+from flowserver.dialects import recognise
+from flowserver.dialects.estimate import Ratios
+from flowserver.limits.limiter import StoreLimiter
+from flowserver.limits.memory import MemoryStore
+from flowserver.messages import RequestHead
+from flowserver.relay.account import Account, AccountSettings
+from flowserver.relay.limiting import Limiting
+from flowserver.relay.tenant_tables import read_tenant
+from flowserver.relay.tenants import Tenants, limits_for
 
 KEY = "bench"
 """What `bench.client` shows in authorization."""
 
-NONE, MEMORY, REDIS, DEAD = "no tenants", "in memory", "in Redis", "Redis dead"
+NONE, MEMORY, REDIS = "no tenants", "in memory", "in Redis"
+STOPPED = {policy: f"Redis stopped, {policy}" for policy in ("open", "closed")}
+"""By policy. Under the closed one what is measured is the refusal."""
+IN_PROCESS = "in this process"
 
 TENANT = f"""
 [[tenants]]
@@ -58,6 +74,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     load = settings.load
     notes: tuple[str, ...] = ()
     if "flowserver" in relays:
+        in_process(load.rounds, collector)
         with ExitStack() as stack:
             kinds, notes = _start(stack)
             wait_until_quiet()
@@ -81,8 +98,8 @@ def _start(stack: ExitStack) -> tuple[dict[str, Running], tuple[str, ...]]:
     plain.write_text(upstream)
     limited.write_text(upstream + TENANT)
 
-    def relay(kind: str, config: Path, redis: int | None = None) -> Running:
-        return stack.enter_context(_relay(kind, config, redis))
+    def relay(kind: str, config: Path, redis: int | None = None, policy: str = "open") -> Running:
+        return stack.enter_context(_relay(kind, config, redis, policy))
 
     kinds = {NONE: relay(NONE, plain), MEMORY: relay(MEMORY, limited)}
     program = shutil.which("redis-server")
@@ -90,18 +107,22 @@ def _start(stack: ExitStack) -> tuple[dict[str, Running], tuple[str, ...]]:
         return kinds, ("redis-server is not installed: its figures are left out",)
     port, ended = free_port(), free_port()
     stack.enter_context(_redis(program, port, folder))
-    kinds |= {REDIS: relay(REDIS, limited, port), DEAD: relay(DEAD, limited, ended)}
-    return kinds, ("Redis dead: nobody listens there, and the warm-up has opened the breaker",)
+    kinds[REDIS] = relay(REDIS, limited, port)
+    kinds |= {kind: relay(kind, limited, ended, policy) for policy, kind in STOPPED.items()}
+    return kinds, (
+        "Redis stopped: nobody listens there, and the warm-up has opened the breaker; closed: each answer is a 503",
+    )
 
 
 @contextmanager
-def _relay(kind: str, config: Path, redis: int | None) -> Iterator[Running]:
+def _relay(kind: str, config: Path, redis: int | None, policy: str) -> Iterator[Running]:
     port = free_port()
     environment = {
         "FLOW_LISTEN": f"127.0.0.1:{port}",
         "FLOW_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
         "FLOW_LOG_LEVEL": "warning",
         "FLOW_CONFIG": str(config),
+        "FLOW_LIMITS_POLICY": policy,
         "FLOW_REDIS_URL": "" if redis is None else f"redis://127.0.0.1:{redis}/0",
     }
     with Process(python_module("flowserver", "serve"), port, environment=environment, cpus=RELAY_CORES) as process:
@@ -132,9 +153,86 @@ def _measure(relay: Running, load: unary.Settings, collector: Collector) -> dict
     own = Collector()
     message = request(f"whole={load.size}", stream=False)
     with Client[unary.Caller]() as client:
-        callers = [client.add(unary.Caller(relay.port, message)) for _ in range(load.connections)]
+        status = 503 if relay.name == STOPPED["closed"] else 200
+        callers = [client.add(unary.Caller(relay.port, message, status=status)) for _ in range(load.connections)]
         unary.measure(client, callers, relay, load, "", own)
     figures = own.figures()
     for figure in figures:
         collector.add(relay.name, figure.what, figure.unit, figure.median)
     return {(figure.what, figure.unit): figure.median for figure in figures if figure.unit != "%"}
+
+
+REQUESTS = 3000
+"""In one measurement, and a second of the store's clock: so many are remembered as in a relay that is this busy."""
+
+
+class _Clock:
+    """Seconds since the epoch, which pass with each request and not by themselves."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def in_process(rounds: int, collector: Collector) -> None:
+    """CPU that the limits of one request take without sockets: of the memory store alone, its two calls, and of all
+    that tenants add to a request (whose it is, permit, fields of the answer, settling)."""
+    clock = _Clock()
+    tenant = read_tenant(tomllib.loads(TENANT)["tenants"][0], "bench")
+    store = MemoryStore(clock, ttl=LIFE, remember=LIFE)
+    limiter = StoreLimiter(store, lease=256, life=LIFE, is_local=True)
+    limits = limits_for(tenant, user=None, session=None, model="m", now=clock.now)
+    numbers = count()
+
+    def store_alone() -> None:
+        stream_id = f"{{bench}}:{next(numbers)}"
+        limiter.admit(stream_id, limits, need=2, done=_ignore)
+        limiter.settle(stream_id, 20)
+
+    around = AccountSettings(Ratios(), 1 << 20, 8192)
+    limited = replace(around, limiting=Limiting(Tenants([tenant]), limiter, clock))
+    for number in range(rounds + WARM_UP):
+        alone = _cpu(store_alone, clock)
+        added = _cpu(lambda: _one(limited), clock) - _cpu(lambda: _one(around), clock)
+        if number >= WARM_UP:
+            collector.add(IN_PROCESS, "CPU of the memory store for one request", "us", alone)
+            collector.add(IN_PROCESS, "CPU of tenants for one request", "us", added)
+
+
+LIFE = 5.0
+"""Seconds of a lease."""
+WARM_UP = 3
+"""Rounds until as much is forgotten as is added."""
+
+
+def _cpu(call: Callable[[], None], clock: _Clock) -> float:
+    """Microseconds of one call."""
+    before = time.process_time()
+    for _ in range(REQUESTS):
+        clock.now += 1 / REQUESTS
+        call()
+    return (time.process_time() - before) / REQUESTS * 1e6
+
+
+def _one(settings: AccountSettings) -> None:
+    account = Account(settings, recognise(TARGET), TARGET)
+    account.identify(HEAD, _ignore)
+    account.read_request(BODY)
+    account.request_permit(HEAD, _ignore, _nothing)
+    account.with_limits([(b"content-type", b"application/json"), (b"date", b"now")])
+    account.settle()
+
+
+TARGET = "/v1/chat/completions"
+BODY = b'{"model":"m","messages":[{"role":"user","content":"Go on."}]}'
+HEAD = RequestHead(b"POST", TARGET.encode(), [(b"host", b"relay"), (b"authorization", b"Bearer " + KEY.encode())])
+
+
+def _ignore(answer: object) -> None:
+    """Nobody is refused."""
+
+
+def _nothing() -> None:
+    """Nobody waits."""

@@ -54,12 +54,13 @@ class Asker(Protocol):
 
 
 class Caller(Connection):
-    """One request at a time, as HTTP/1.1 has it."""
+    """One request at a time, as HTTP/1.1 has it. Answers are to have this `status`."""
 
-    __slots__ = ("_answer", "_length", "_message", "_sent", "times", "waiting")
+    __slots__ = ("_answer", "_begin", "_length", "_message", "_sent", "times", "waiting")
 
-    def __init__(self, port: int, message: bytes) -> None:
+    def __init__(self, port: int, message: bytes, *, status: int = 200) -> None:
         super().__init__(port)
+        self._begin = b"HTTP/1.1 %d" % status
         self.waiting = 0
         self.times: list[float] = []
         self._message = message
@@ -90,7 +91,7 @@ class Caller(Connection):
             head, blank, _ = self._answer.partition(b"\r\n\r\n")
             if not blank:
                 return False
-            if not head.startswith(b"HTTP/1.1 200"):
+            if not head.startswith(self._begin):
                 raise RuntimeError(f"no answer to count: {head!r}")
             _, found, after = head.lower().partition(b"content-length:")
             if not found:
