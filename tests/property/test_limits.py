@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from random import Random
 from typing import Any
 
 import pytest
@@ -352,3 +353,41 @@ async def _answer(
     except LeaseLost:
         result = "lost"
     return result, await store.usage(limits)
+
+
+RUSH, ALLOWED = 2000, 100
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 1 << 32), st.booleans())
+def test_of_a_rush_exactly_the_allowed_pass_in_any_interleaving(server: RedisServer, seed: int, shared: bool) -> None:
+    """Over two clients of one Redis, or one memory; some streams end, with what they used, while others still ask."""
+    assert asyncio.run(_rush(server.url if shared else None, Random(seed))) == ALLOWED
+
+
+async def _rush(url: str | None, random: Random) -> int:
+    """How many of `RUSH` requests pass that come at one moment of the clock, in an order that `random` makes."""
+    clock = FakeClock(START)
+    tenant = f"rush {next(_tenants)}"
+    limits = (RequestBucket(tenant_key(tenant, "requests"), ALLOWED, ALLOWED), Slots(tenant_key(tenant, "slots"), RUSH))
+    memory = MemoryStore(clock)
+    stores: list[LimitStore] = [memory, memory]
+    if url is not None:
+        stores = [RedisStore(url, deadline=60_000, clock=clock) for _ in range(2)]
+
+    async def ask(number: int, turns: int, ends: bool) -> bool:
+        store, stream_id = stores[number % 2], tenant_key(tenant, str(number))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        admitted = (await store.admit(stream_id, limits, need=1, want=1)).admitted
+        if admitted and ends:
+            await stores[1 - number % 2].settle(stream_id, 7)
+        return admitted
+
+    try:
+        asked = [ask(number, random.randrange(20), random.random() < 0.5) for number in range(RUSH)]
+        random.shuffle(asked)
+        return sum(await asyncio.gather(*asked))
+    finally:
+        for store in stores:
+            await store.close()
