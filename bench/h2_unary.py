@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from bench import unary
 from bench.client import Client
+from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector, rotated
 from bench.h2_client import H2Connection
 from bench.peers import PEERS, Wiring, those_that
-from bench.processes import wait_until_quiet
-from bench.provider import simulator
+from bench.processes import Process, free_port, wait_until_quiet
+from bench.source import command
 
 CALLS = unary.Settings()
 
@@ -34,12 +35,12 @@ QUICK = Settings(shapes=(5,), calls=unary.QUICK)
 class H2Caller(H2Connection):
     """Many requests at a time."""
 
-    __slots__ = ("_sent", "_simulate", "times")
+    __slots__ = ("_sent", "insists", "times")
 
-    def __init__(self, port: int, simulate: str = "") -> None:
+    def __init__(self, port: int) -> None:
         super().__init__(port)
         self.times: list[float] = []
-        self._simulate = simulate
+        self.insists = False
         self._sent: dict[int, float] = {}
 
     @property
@@ -52,12 +53,14 @@ class H2Caller(H2Connection):
 
     def call(self) -> None:
         sent = time.monotonic()
-        self._sent[self.request(self._simulate, stream=False)] = sent
+        self._sent[self.request(stream=False)] = sent
 
     def on_stream_end(self, stream: int, *, whole: bool) -> None:
         taken = time.monotonic() - self._sent.pop(stream)
         if whole:
             self.times.append(taken)
+        if self.insists:
+            self.call()
 
 
 def run(relays: Sequence[str], settings: Settings) -> CaseResult:
@@ -65,18 +68,21 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     collector = Collector()
     wiring = Wiring(client="h2", streams=1000)
     calls = settings.calls
-    with simulator() as provider:
+    port = free_port()
+    with Process(command(port, whole=calls.size), port, cpus=LOAD_CORES):
         for connections in settings.shapes:
             shape = ", 1 connection" if connections == 1 else f", {connections} connections"
             for number in range(calls.rounds):
                 for name in rotated(those_that(relays, wiring), number):
                     wait_until_quiet()
-                    with PEERS[name].start(provider.port, wiring) as relay, Client[H2Caller]() as client:
-                        callers = [client.add(H2Caller(relay.port, f"whole={calls.size}")) for _ in range(connections)]
-                        unary.measure(client, callers, relay, replace(calls, connections=connections), shape, collector)
+                    with PEERS[name].start(port, wiring) as relay, Client[H2Caller]() as client:
+                        callers = [client.add(H2Caller(relay.port)) for _ in range(connections)]
+                        shaped = replace(calls, connections=connections)
+                        unary.measure(client, callers, relay, shaped, shape, collector)
+                        unary.measure_full(client, callers, relay, shaped, shape, collector)
     return CaseResult(
         "h2_unary",
-        f"HTTP/2 clients: {calls.rate:g} whole answers/s of {calls.size} B",
+        f"HTTP/2 clients, whole answers of {calls.size} B: {calls.rate:g}/s, and as many as go",
         {"rate": calls.rate, "size": calls.size, "window": calls.window},
         collector.figures(),
     )

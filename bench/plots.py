@@ -26,7 +26,7 @@ COLOURS = {
 BARS = {
     "events": ("CPU per event, evenly",),
     "h2_events": ("CPU per event, 5 connections",),
-    "unary": ("CPU per answer",),
+    "unary": ("CPU per answer, at full load",),
 }
 """Case -> the quantities that are drawn as bars."""
 

@@ -7,7 +7,7 @@ a provider with a coarse timer do; what one HTTP/2 connection has of it leaves i
 CLOCK_MONOTONIC in nanoseconds, so a client on the same machine can take the difference.
 
 It speaks HTTP/1.1, and HTTP/2 to those who begin with its preface; over TLS with --tls. With --whole BYTES every
-request gets a whole answer at once, and connections stay open.
+request gets a whole answer at once, a chat completion with its usage, and connections stay open.
 """
 
 from __future__ import annotations
@@ -63,6 +63,19 @@ GOLDEN = 0.6180339887
 _REQUEST_ENDS = (BODY[-8:], BODY[-8:] + b"\r\n0\r\n\r\n")
 
 
+def whole_answer(size: int) -> bytes:
+    """The body of a chat completion, of `size` bytes."""
+    body = (
+        b'{"id":"bench","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,"message":'
+        b'{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":12,"completion_tokens":150,"total_tokens":162}}'
+    )
+    padding = size - len(body % b"")
+    if padding < 0:
+        raise ValueError(f"a whole answer has at least {size - padding} bytes")
+    return body % (b"x" * padding)
+
+
 def event_parts(size: int) -> tuple[bytes, bytes]:
     """What stands before and after the time in an event of `size` bytes."""
     before = b'data: {"id":"bench","object":"chat.completion.chunk","choices":[{"index":0,"delta":{' + STAMP
@@ -116,14 +129,14 @@ class Http1:
         self._whole: bytes | None = None
         if answers.whole is not None:
             head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % answers.whole
-            self._whole = head + b"x" * answers.whole
+            self._whole = head + whole_answer(answers.whole)
 
     def feed(self, data: bytes) -> int:
         if self._number is not None:
             return 0  # what comes after the head is read and means nothing
         self._request += data
         if self._whole is not None:
-            if self._request.endswith(_REQUEST_ENDS):
+            if self._request.endswith(_REQUEST_ENDS) or _is_whole(self._request):
                 self._request = b""
                 _send(self._socket, self._whole)
             return 0
@@ -140,6 +153,13 @@ class Http1:
     def flush(self) -> None: ...
 
 
+def _is_whole(request: bytes) -> bool:
+    """Of a relay that writes the body anew."""
+    head, blank, body = request.partition(b"\r\n\r\n")
+    _, found, after = head.lower().partition(b"content-length:")
+    return bool(blank and found) and len(body) >= int(after.split(b"\r\n")[0])
+
+
 class Http2:
     """Many streams, each with a window of its own, which is kept to. Heads that come are not decoded."""
 
@@ -147,6 +167,7 @@ class Http2:
         self._socket = sock
         self._answers = answers
         self._before, self._after = event_parts(answers.size)
+        self._body = whole_answer(answers.whole) if answers.whole is not None else b""
         self._input = b""
         self._preface_missing = len(PREFACE)
         self._window = FIRST_WINDOW
@@ -212,7 +233,7 @@ class Http2:
             del self._windows[stream]
             self._window -= whole
             self._out.append(frame(HEADERS, END_HEADERS, stream, _WHOLE_HEAD))
-            self._out.append(frame(DATA, END_STREAM, stream, b"x" * whole))
+            self._out.append(frame(DATA, END_STREAM, stream, self._body))
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == WINDOW_UPDATE:
@@ -262,17 +283,16 @@ class Source:
 
     def run(self) -> None:
         while True:
-            for descriptor, _ in self._epoll.poll(0):
+            for descriptor, _ in self._epoll.poll(0 if self._due else None):
                 if descriptor == self._listener.fileno():
                     self._accept()
                 else:
                     self._read(descriptor)
             self._send_what_is_due()
-            pause = LONGEST_SLEEP
             if self._due:
-                pause = min(pause, (self._due[0][0] - time.monotonic_ns()) / 1e9)
-            if pause > 0:
-                time.sleep(pause)
+                pause = min(LONGEST_SLEEP, (self._due[0][0] - time.monotonic_ns()) / 1e9)
+                if pause > 0:
+                    time.sleep(pause)
 
     def _accept(self) -> None:
         accepted, _ = self._listener.accept()

@@ -1,6 +1,8 @@
-"""CPU per small answer that is no stream, over connections that stay open.
+"""CPU per small answer that is no stream, over connections that stay open, under two loads.
 
-Each connection asks at a steady pace, so that every relay has the same to do, and is idle for a part of the time.
+At a steady pace every relay has the same to do, and is idle for a part of the time: its caches are cold, and each
+answer wakes it up. At full load each connection asks again as soon as its answer is there, which is what an answer
+costs a relay that is busy.
 """
 
 from __future__ import annotations
@@ -8,24 +10,27 @@ from __future__ import annotations
 import gc
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bench.client import C, Client, Connection, request
+from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector, rotated
 from bench.peers import PEERS, Running
-from bench.processes import cpu_ns, wait_until_quiet
-from bench.provider import simulator
+from bench.processes import Process, cpu_ns, free_port, wait_until_quiet
+from bench.source import command
 from bench.stats import percentile
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`rate` is requests per second over all connections, `size` bytes of an answer's body, times are seconds."""
+    """`rate` is requests per second over all connections, `at_once` how many wait for their answers at full load,
+    `size` bytes of an answer's body, times are seconds."""
 
     connections: int = 50
     rate: float = 1000
+    at_once: int = 50
     size: int = 1024
     rounds: int = 3
     warm_up: float = 1
@@ -36,9 +41,11 @@ QUICK = Settings(rounds=1, window=2)
 
 
 class Asker(Protocol):
-    """A connection that sends requests when it is told to. `times` are the seconds that answers took."""
+    """A connection that sends requests when it is told to. `times` are the seconds that answers took; `insists`: it
+    sends another one when an answer is there."""
 
     times: list[float]
+    insists: bool
 
     @property
     def waiting(self) -> int:
@@ -56,13 +63,14 @@ class Asker(Protocol):
 class Caller(Connection):
     """One request at a time, as HTTP/1.1 has it. Answers are to have this `status`."""
 
-    __slots__ = ("_answer", "_begin", "_length", "_message", "_sent", "times", "waiting")
+    __slots__ = ("_answer", "_begin", "_length", "_message", "_sent", "insists", "times", "waiting")
 
     def __init__(self, port: int, message: bytes, *, status: int = 200) -> None:
         super().__init__(port)
         self._begin = b"HTTP/1.1 %d" % status
         self.waiting = 0
         self.times: list[float] = []
+        self.insists = False
         self._message = message
         self._answer = b""
         self._length = 0
@@ -84,6 +92,8 @@ class Caller(Connection):
         if self._is_whole():
             self.waiting = 0
             self.times.append(time.monotonic() - self._sent)
+            if self.insists:
+                self.call()
 
     def _is_whole(self) -> bool:
         """An answer has a length or is chunked."""
@@ -103,25 +113,28 @@ class Caller(Connection):
 def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     """Measures each of `relays`, in turn, `settings.rounds` times."""
     collector = Collector()
-    with simulator() as provider:
+    port = free_port()
+    with Process(command(port, whole=settings.size), port, cpus=LOAD_CORES):
         for number in range(settings.rounds):
             for name in rotated(relays, number):
                 wait_until_quiet()
-                with PEERS[name].start(provider.port) as relay:
+                with PEERS[name].start(port) as relay:
                     _measure(relay, settings, collector)
     return CaseResult(
         "unary",
-        f"{settings.rate:g} whole answers/s of {settings.size} B, {settings.connections} connections kept open",
+        f"whole answers of {settings.size} B, {settings.connections} connections kept open: {settings.rate:g}/s, and as"
+        " many as go",
         {"connections": settings.connections, "rate": settings.rate, "size": settings.size, "window": settings.window},
         collector.figures(),
     )
 
 
 def _measure(relay: Running, settings: Settings, collector: Collector) -> None:
-    message = request(f"whole={settings.size}", stream=False)
+    message = request(stream=False)
     with Client[Caller]() as client:
         callers = [client.add(Caller(relay.port, message)) for _ in range(settings.connections)]
         measure(client, callers, relay, settings, "", collector)
+        measure_full(client, callers, relay, settings, "", collector)
 
 
 def measure(
@@ -131,23 +144,50 @@ def measure(
     Returns the microseconds of CPU per answer; None where there is no relay."""
     rate = settings.rate * relay.share
     _call(client, callers, rate, settings.warm_up)
-    for caller in callers:
-        caller.times.clear()
-    gc.disable()
-    before = cpu_ns(relay.pid) if relay.pid is not None else 0
-    _call(client, callers, rate, settings.window)
-    after = cpu_ns(relay.pid) if relay.pid is not None else 0
-    gc.enable()
-    times = [time_taken for caller in callers for time_taken in caller.times]
-    if not times:
-        raise RuntimeError(f"{relay.name}: no answers came")
-    cost = (after - before) / 1e3 / len(times) if relay.pid is not None else None
+    cost, times = _watch(callers, relay, lambda: _call(client, callers, rate, settings.window))
     if cost is not None:
         collector.add(relay.name, f"CPU per answer{shape}", "us", cost)
     collector.add(relay.name, f"time of an answer{shape}, p50", "ms", percentile(times, 50) * 1e3)
     collector.add(relay.name, f"time of an answer{shape}, p99", "ms", percentile(times, 99) * 1e3)
     collector.add(relay.name, f"answers that came{shape}", "%", 100 * len(times) / (rate * settings.window))
     return cost
+
+
+def measure_full(
+    client: Client[C], callers: Sequence[Asker], relay: Running, settings: Settings, shape: str, collector: Collector
+) -> None:
+    """As `measure`, with `settings.at_once` requests under way all the time, as far as the callers take them."""
+    for number in range(settings.at_once):
+        caller = callers[number % len(callers)]
+        if not caller.busy:
+            caller.insists = True
+            caller.call()
+    client.run(settings.warm_up)
+    cost, times = _watch(callers, relay, lambda: client.run(settings.window))
+    for caller in callers:
+        caller.insists = False
+    client.run(2, lambda: not any(caller.waiting for caller in callers))
+    if cost is not None:
+        collector.add(relay.name, f"CPU per answer, at full load{shape}", "us", cost)
+    collector.add(relay.name, f"answers, at full load{shape}", "1/s", len(times) / settings.window)
+
+
+def _watch(
+    callers: Sequence[Asker], relay: Running, load: Callable[[], object]
+) -> tuple[float | None, Sequence[float]]:
+    """Microseconds of CPU for each answer that comes while `load` runs (None: there is no relay), and the seconds that
+    each of them took."""
+    for caller in callers:
+        caller.times.clear()
+    gc.disable()
+    before = cpu_ns(relay.pid) if relay.pid is not None else 0
+    load()
+    after = cpu_ns(relay.pid) if relay.pid is not None else 0
+    gc.enable()
+    times = [time_taken for caller in callers for time_taken in caller.times]
+    if not times:
+        raise RuntimeError(f"{relay.name}: no answers came")
+    return (after - before) / 1e3 / len(times) if relay.pid is not None else None, times
 
 
 def _call(client: Client[C], callers: Sequence[Asker], rate: float, seconds: float) -> None:
