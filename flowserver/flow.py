@@ -58,7 +58,8 @@ class StreamBuffer:
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes] | tuple[()] = ()
+        """A deque once something waited, which is seldom: there are three buffers to a request."""
         self.size = 0
         """Bytes that wait."""
 
@@ -67,21 +68,24 @@ class StreamBuffer:
         return len(self._chunks)
 
     def push(self, data: bytes) -> None:
+        if not isinstance(self._chunks, deque):
+            self._chunks = deque()
         self._chunks.append(data)
         self.size += len(data)
 
     def take(self, limit: int | None = None) -> bytes:
         """What waits, in order, as one piece of at most `limit` bytes (None: all); b"" when nothing does."""
         chunks = self._chunks
+        if not isinstance(chunks, deque):
+            return b""
         if limit is not None and limit < self.size:
-            return self._take_some(limit)
+            return self._take_some(chunks, limit)
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self.size = 0
         return data
 
-    def _take_some(self, limit: int) -> bytes:
-        chunks = self._chunks
+    def _take_some(self, chunks: deque[bytes], limit: int) -> bytes:
         pieces = []
         left = limit
         while left:
@@ -95,7 +99,7 @@ class StreamBuffer:
         return b"".join(pieces)
 
     def clear(self) -> None:
-        self._chunks.clear()
+        self._chunks = ()
         self.size = 0
 
 
@@ -167,9 +171,10 @@ class ReadGate:
     def close(self) -> None:
         """The stream is over: settle the accounts and touch its reading no more."""
         self._closed = True
-        for reason in list(self._since):
-            self._account(reason)
-        self._reasons = 0
+        if self._reasons:
+            for reason in list(self._since):
+                self._account(reason)
+            self._reasons = 0
 
     def paused_seconds(self) -> float:
         """How long reasons held this gate shut, until now."""

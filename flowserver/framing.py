@@ -134,8 +134,11 @@ def split_fields(raw: bytes, start: int) -> list[tuple[bytes, bytes]]:
     """The fields of the head `raw`, which `FIELDS` matches from `start` on; names in lower case."""
     if start + 2 >= len(raw):
         return []
-    lines = (line.partition(b":") for line in raw[start:-4].split(b"\r\n"))
-    return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]
+    fields = []
+    for line in raw[start:-4].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        fields.append((name.lower(), value.strip(b" \t")))
+    return fields
 
 
 def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
@@ -144,12 +147,12 @@ def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def write_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
+    return b"".join([name + b": " + value + b"\r\n" for name, value in fields])
 
 
-def encode_head(status: int, reason: bytes, *fields: list[tuple[bytes, bytes]]) -> bytes:
-    """The head of a response."""
-    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, b"".join(map(write_fields, fields)))
+def encode_head(status: int, reason: bytes, fields: list[tuple[bytes, bytes]], framing: bytes = b"") -> bytes:
+    """The head of a response; `framing`: more fields, as they are written."""
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, reason, write_fields(fields), framing)
 
 
 def insert_fields(head: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:

@@ -6,7 +6,7 @@ Header names are lower-case bytes everywhere behind the parsers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -42,7 +42,8 @@ REQUEST_OWN = frozenset(
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"))
 """Fields in which the APIs of providers take keys."""
 
-_RESPONSE_OWN = frozenset((b"content-length", b"x-request-id"))
+_ENDS_HERE_OF_REQUESTS = HOP_BY_HOP | REQUEST_OWN
+_ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id"}
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
@@ -55,7 +56,7 @@ class RequestHead:
     whether a body follows at all. `http_version` is b"1.0", b"1.1" or b"2".
     """
 
-    __slots__ = ("content_length", "has_body", "headers", "http_version", "method", "target")
+    __slots__ = ("_fields", "content_length", "has_body", "headers", "http_version", "method", "target")
 
     def __init__(
         self,
@@ -73,6 +74,14 @@ class RequestHead:
         self.http_version = http_version
         self.content_length = content_length
         self.has_body = has_body
+        self._fields: dict[bytes, bytes] | None = None
+
+    def find(self, name: bytes) -> bytes | None:
+        """As `find` has it. A request is asked for ten fields, of which it has two or three."""
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = first_values(self.headers)
+        return fields.get(name)
 
     @property
     def path(self) -> bytes:
@@ -102,23 +111,30 @@ def find(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
+def first_values(headers: Headers) -> dict[bytes, bytes]:
+    """The first value of each name."""
+    return dict(headers[::-1])
+
+
 def keeps_alive(headers: Headers) -> bool:
     """Whether nothing but the usual is said of the connection of an HTTP/1.1 message (RFC 9112 section 9.3)."""
     return all(value.lower() == b"keep-alive" for name, value in headers if name == b"connection")
 
 
-def end_to_end(headers: Headers, own: Iterable[bytes] = ()) -> Headers:
-    """`headers` without the fields that end at this hop, the ones that Connection names, and `own`."""
-    dropped = HOP_BY_HOP.union(own)
-    for name, value in headers:
-        if name == b"connection":
-            dropped = dropped.union(option.strip().lower() for option in value.split(b","))
-    return [field for field in headers if field[0] not in dropped]
+def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Headers:
+    """`headers` without those in `dropped`, which has the fields that end at this hop, and those Connection names."""
+    kept = [field for field in headers if field[0] not in dropped]
+    if len(kept) != len(headers):
+        named = [value for name, value in headers if name == b"connection"]
+        if named and named != [b"keep-alive"]:
+            options = {option.strip().lower() for value in named for option in value.split(b",")}
+            kept = [field for field in kept if field[0] not in options]
+    return kept
 
 
-def request_id(headers: Headers) -> bytes | None:
+def request_id(request: RequestHead) -> bytes | None:
     """The client's x-request-id if it is sane: short, printable, without quotes or blanks."""
-    value = find(headers, b"x-request-id")
+    value = request.find(b"x-request-id")
     return value if value is not None and _REQUEST_ID.fullmatch(value) else None
 
 
@@ -146,32 +162,33 @@ def request_for_upstream(
     (`hides_credentials`). `extra` fields replace the client's of the
     same name.
     """
-    own = REQUEST_OWN.union(name for name, _ in extra)
+    dropped = _ENDS_HERE_OF_REQUESTS
+    if extra:
+        dropped = dropped.union(name for name, _ in extra)
     if credential is not None or hides_credentials:
-        own |= CREDENTIALS
-    kept = end_to_end(head.headers, own)
-    headers: Headers = [(b"host", authority)]
-    trace_is_sane = True
-    for name, value in kept:
-        if name == b"traceparent" and not _TRACEPARENT.fullmatch(value):
-            trace_is_sane = False
-            continue
-        headers.append((name, value))
-    if not trace_is_sane:
-        headers = [field for field in headers if field[0] != b"tracestate"]
+        dropped |= CREDENTIALS
+    kept = end_to_end(head.headers, dropped)
+    if head.find(b"traceparent") is not None:
+        kept = _with_sane_trace(kept)
+    headers: Headers = [(b"host", authority), *kept]
     if credential is not None:
         headers.append(credential)
     headers += extra
-    headers.append((b"accept-encoding", b"identity"))
-    via = [value for name, value in head.headers if name == b"via"]
-    headers.append((b"via", b", ".join([*via, head.http_version + b" " + pseudonym])))
-    headers.append((b"x-request-id", identity))
+    via = head.http_version + b" " + pseudonym
+    if head.find(b"via") is not None:
+        via = b", ".join([*(value for name, value in head.headers if name == b"via"), via])
+    headers += ((b"accept-encoding", b"identity"), (b"via", via), (b"x-request-id", identity))
     return RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
+
+
+def _with_sane_trace(headers: Headers) -> Headers:
+    sane = [field for field in headers if field[0] != b"traceparent" or _TRACEPARENT.fullmatch(field[1])]
+    return sane if len(sane) == len(headers) else [field for field in sane if field[0] != b"tracestate"]
 
 
 def response_for_downstream(head: ResponseHead, *, identity: bytes) -> ResponseHead:
     """The provider's response head as the client gets it; the framing is derived anew from `content_length`."""
-    headers = end_to_end(head.headers, _RESPONSE_OWN)
+    headers = end_to_end(head.headers, _ENDS_HERE_OF_RESPONSES)
     headers.append((b"x-request-id", identity))
     length = None if head.status == 204 else head.content_length  # RFC 9110 section 8.6
     return ResponseHead(head.status, headers, reason=head.reason, content_length=length)

@@ -130,12 +130,12 @@ def test_a_malformed_trace_is_dropped_with_its_state(trace: bytes) -> None:
 
 @pytest.mark.parametrize("sane", [b"a", b"req_123-456.7:8/9+0=", b"x" * 128])
 def test_a_sane_request_id_is_kept(sane: bytes) -> None:
-    assert request_id([(b"x-request-id", sane)]) == sane
+    assert request_id(RequestHead(b"GET", b"/", [(b"x-request-id", sane)])) == sane
 
 
 @pytest.mark.parametrize("odd", [b"", b"a b", b'"a"', b"x" * 129, b"\xe4", b"a\tb", b"a,b"])
 def test_an_odd_request_id_is_not(odd: bytes) -> None:
-    assert request_id([(b"x-request-id", odd)]) is None
+    assert request_id(RequestHead(b"GET", b"/", [(b"x-request-id", odd)])) is None
 
 
 def test_the_request_id_goes_both_ways_once() -> None:

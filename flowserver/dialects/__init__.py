@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from .anthropic import ANTHROPIC
 from .base import Format
 from .bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE
@@ -29,6 +31,7 @@ FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 """By name."""
 
 
+@lru_cache(128)
 def recognise(target: str) -> Format | None:
     """The format of requests to `target`, a path and query; None: not one that is counted."""
     return next((known for known in FORMATS.values() if known.serves(target)), None)

@@ -21,6 +21,8 @@ MAX_TOLD = 200
 
 def count(value: Any, missing: int | None = None) -> int | None:
     """`value` as a count, also where it is written as text, as Google's APIs allow; `missing` if it is none."""
+    if value is None:
+        return missing
     if isinstance(value, str) and value.isdecimal() and len(value) < 16:
         value = int(value)
     if isinstance(value, float) and value.is_integer():

@@ -59,4 +59,8 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
 
 def _first(*values: object) -> int | None:
     """The first of these that is a count."""
-    return next((found for value in values if (found := count(value)) is not None), None)
+    for value in values:
+        found = count(value)
+        if found is not None:
+            return found
+    return None

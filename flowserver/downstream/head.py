@@ -12,7 +12,7 @@ import re
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
 from ..framing import FIELDS, TOKEN, split_fields
-from ..messages import Headers, RequestHead, find
+from ..messages import Headers, RequestHead, find, first_values
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 100
@@ -104,26 +104,34 @@ def _check_raw(raw: bytes, line_end: int, target: bytes) -> RelayError | None:
 
 
 def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | RelayError:
-    names = [name for name, _ in headers]
+    fields = first_values(headers)
     method, target, version = line.groups()
     if method in (b"CONNECT", b"TRACE"):
         return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
-    chunked = b"transfer-encoding" in names
-    if chunked and b"content-length" in names:
+    chunked = b"transfer-encoding" in fields
+    if chunked and b"content-length" in fields:
         return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
     if chunked and version != b"1.1":
         return bad_request("Transfer-Encoding needs HTTP/1.1.")
-    error = _check_host(headers, names.count(b"host"), version) or _check_upgrade(headers) or check_expect(headers)
+    host = fields.get(b"host")
+    repeated = len(fields) != len(headers) and [name for name, _ in headers].count(b"host") > 1
+    error = _check_host(host, repeated, version)
+    if error is None and b"upgrade" in fields:
+        error = _check_upgrade(fields[b"upgrade"])
+    if error is None and b"expect" in fields:
+        error = check_expect(headers)
     if error is not None:
         return error
-    absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is not None:
-        if absolute[1].lower() != (find(headers, b"host") or absolute[1]).lower():
+    if not target.startswith(b"/"):
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            return _malformed_target()
+        if absolute[1].lower() != (host or absolute[1]).lower():
             return bad_request("The target names another host than the Host header.")
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-    if not target.startswith(b"/") or b"#" in target:
-        return bad_request("The request target is malformed: /path?query is wanted.")
-    length = find(headers, b"content-length")
+    if b"#" in target:
+        return _malformed_target()
+    length = fields.get(b"content-length")
     content_length = int(length) if length is not None else None
     return RequestHead(
         method,
@@ -135,19 +143,21 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
     )
 
 
-def _check_host(headers: Headers, count: int, version: bytes) -> RelayError | None:
-    if count > 1 or (count == 0 and version == b"1.1"):
+def _malformed_target() -> RelayError:
+    return bad_request("The request target is malformed: /path?query is wanted.")
+
+
+def _check_host(host: bytes | None, repeated: bool, version: bytes) -> RelayError | None:
+    if repeated or (host is None and version == b"1.1"):
         return bad_request("Exactly one Host header is wanted.")
-    host = find(headers, b"host")
     if host is not None and not AUTHORITY.fullmatch(host):
         return bad_request("The Host header is malformed.")
     return None
 
 
-def _check_upgrade(headers: Headers) -> RelayError | None:
+def _check_upgrade(offer: bytes) -> RelayError | None:
     """An offer of h2c may be ignored (RFC 9110 section 7.8); another protocol can't be what the client does without."""
-    offer = find(headers, b"upgrade")
-    if offer is not None and offer.strip().lower() not in (b"h2c", b""):
+    if offer.strip().lower() not in (b"h2c", b""):
         return RelayError(
             501, "upgrade_not_supported", "This relay does not upgrade connections.", Party.CLIENT, _End.CLIENT_ERROR
         )

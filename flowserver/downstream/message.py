@@ -76,14 +76,15 @@ def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
 
 
 def _is_plain(head: RequestHead) -> bool:
-    plain = head.http_version == b"1.1" and _WISHES.isdisjoint([name for name, _ in head.headers])
-    return plain and keeps_alive(head.headers)
+    if head.http_version != b"1.1" or not _WISHES.isdisjoint([name for name, _ in head.headers]):
+        return False
+    return head.find(b"connection") is None or keeps_alive(head.headers)
 
 
 class PlainMessage:
     """A `Message` without h11."""
 
-    __slots__ = ("_bodiless", "_closes", "_ended", "_left", "_method", "chunked", "head_sent")
+    __slots__ = ("_closes", "_ended", "_left", "_method", "chunked", "head_sent")
 
     awaits_continue = False
 
@@ -92,7 +93,6 @@ class PlainMessage:
         self._left = request.content_length or 0
         self.head_sent = False
         self.chunked = False
-        self._bodiless = False
         self._closes = False
         self._ended = False
 
@@ -106,16 +106,16 @@ class PlainMessage:
     def head(self, head: ResponseHead, *, closes: bool) -> bytes:
         self.head_sent = True
         self._closes = closes
-        self._bodiless = has_no_body(self._method, head.status)
-        fields: Headers = []
+        bodiless = has_no_body(self._method, head.status)
+        framing = b""
         if head.content_length is not None:
-            fields.append((b"content-length", b"%d" % head.content_length))
+            framing = b"content-length: %d\r\n" % head.content_length
         elif head.status not in (204, 304):  # to HEAD the fields are those of GET (RFC 9112 section 6.1)
-            self.chunked = not self._bodiless
-            fields.append((b"transfer-encoding", b"chunked"))
+            self.chunked = not bodiless
+            framing = b"transfer-encoding: chunked\r\n"
         if closes:
-            fields.append((b"connection", b"close"))
-        return encode_head(head.status, head.reason, head.headers, fields)
+            framing += b"connection: close\r\n"
+        return encode_head(head.status, head.reason, head.headers, framing)
 
     def body(self, data: bytes) -> bytes:
         return data

@@ -101,7 +101,8 @@ class Account:
         self.budget: int | None = None
         """Tokens that the answer may have; None: no bound."""
         self.asked = Asked()
-        self._input_estimate = 0
+        self._input_estimate: int | None = None
+        """Of the request; None: nobody asked for it yet."""
         self._quota_left: int | None = None
         """Tokens that the answer may have by its tenant's quotas, as they were when it began; None: there are none."""
         self.tenant: Tenant | None = None
@@ -194,7 +195,13 @@ class Account:
     def input(self) -> int:
         """Tokens of the request: as reported, until then as estimated."""
         reported = self.usage.input
-        return self._input_estimate if reported is None else reported
+        return self._estimated_input if reported is None else reported
+
+    @property
+    def _estimated_input(self) -> int:
+        if self._input_estimate is None:
+            self._input_estimate = estimate_input(self._body)
+        return self._input_estimate
 
     def with_limits(self, headers: Headers) -> Headers:
         """A response's fields, with the tenant's own limits in place of the provider's."""
@@ -222,7 +229,6 @@ class Account:
         if not isinstance(parsed, dict):
             return
         self._body = parsed
-        self._input_estimate = estimate_input(parsed)
         if self.format is not None:
             self.asked = self.format.asked(self._target, parsed)
         else:
@@ -381,7 +387,7 @@ class Account:
         be read."""
         if self.meter is not None:
             return self.input + self.output
-        return self._input_estimate if self._answered else 0
+        return self._estimated_input if self._answered else 0
 
     def settle(self) -> None:
         """The exchange is over: charge what it used, and learn from what the provider reported."""

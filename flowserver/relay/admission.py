@@ -8,7 +8,7 @@ from itertools import count
 
 from ..dialects import recognise
 from ..errors import LOOP
-from ..messages import BUDGET, RequestHead, find, passed_through, request_id
+from ..messages import BUDGET, RequestHead, passed_through, request_id
 from .account import Account, AccountSettings
 from .dispatch import Dispatch, Dispatching
 from .exchange import Exchange, Surroundings
@@ -29,10 +29,10 @@ class Admission:
         self._numbers = count(1)
 
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
-        identity = request_id(request.headers) or self._new_identity()
+        identity = request_id(request) or self._new_identity()
         account = self._open_account(request)
         exchange = Exchange(request, downstream, self._around, identity=identity, account=account)
-        if passed_through(request.headers, self.dispatching.pseudonym):
+        if request.find(b"via") is not None and passed_through(request.headers, self.dispatching.pseudonym):
             exchange.refuse(LOOP)
         else:
             exchange.start(Dispatch(request, identity, self.dispatching, exchange, account=account))
@@ -42,7 +42,7 @@ class Admission:
         target = request.target.decode("ascii")
         known = recognise(target) if request.method == b"POST" else None
         account = Account(self.accounts, known, target)
-        asked = find(request.headers, BUDGET)
+        asked = request.find(BUDGET)
         if asked is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", asked):
             account.bound(int(asked))
         return account

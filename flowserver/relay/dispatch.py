@@ -340,9 +340,10 @@ class Dispatch:
         for tier in self._route.tiers:
             fit = [target for target in tier if target not in self._tried and target.health.allows(now)]
             free = [target for target in fit if not target.is_full]
-            waitable = [target for target in fit if target.waiting < target.settings.queue]
-            if free or waitable:
-                return choose(free or waitable, self._around.random)
+            if not free:
+                free = [target for target in fit if target.waiting < target.settings.queue]
+            if free:
+                return choose(free, self._around.random)
         return None
 
     def _ask(self, target: Target) -> None:
@@ -397,7 +398,7 @@ class Dispatch:
             )
         head = request_for_upstream(
             request,
-            authority=settings.url.authority.encode("ascii"),
+            authority=target.authority,
             target=join_target(settings.url.path, request.target),
             pseudonym=self._around.pseudonym,
             identity=self._identity,

@@ -63,6 +63,7 @@ class Target:
     __slots__ = (
         "_waiting",
         "answers",
+        "authority",
         "connector",
         "deadlines",
         "failures",
@@ -79,6 +80,7 @@ class Target:
 
     def __init__(self, settings: TargetSettings, connector: Connector, health: Health, deadlines: Deadlines) -> None:
         self.settings = settings
+        self.authority = settings.url.authority.encode("ascii")
         self.deadlines = deadlines
         self.connector = connector
         self.health = health

@@ -23,10 +23,10 @@ from ..framing import (
     split_fields,
     write_fields,
 )
-from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body, keeps_alive
+from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body
 from ..relay.lane import Lane
 from ..relay.ports import UpstreamEvents
-from .kernel import bytes_acknowledged, is_established, is_silent
+from .kernel import bytes_acknowledged, is_silent, look
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 200
@@ -103,7 +103,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """The transport's protocol in place of this; None: this is."""
         self._end_waits = False
         self._acknowledged: int | None = None
-        """Bytes that the provider's kernel had taken when the request began on a kept connection."""
+        """Bytes that the provider's kernel had taken when `is_alive` looked at the connection, which was kept, for the
+        present request; None: it is a new one, or that can't be told."""
         self.served = 0
         """Requests begun on this connection."""
 
@@ -168,7 +169,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
             on_drained=events.on_upstream_drained,
             blocked=self._blocked,
         )
-        self._acknowledged = bytes_acknowledged(self._transport) if self.served > 1 else None
+        if self.served == 1:
+            self._acknowledged = None
         self._transport.write(self._request_head(request))
         return self
 
@@ -212,7 +214,10 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def is_alive(self) -> bool:
         """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next answer,
         may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session tickets."""
-        if self._transport.is_closing() or not is_established(self._transport):
+        if self._transport.is_closing():
+            return False
+        established, self._acknowledged = look(self._transport)
+        if not established:
             return False
         return self._is_tls or is_silent(self._transport)
 
@@ -314,7 +319,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             if head_by_h11 is None:
                 return False
             head = head_by_h11
-        if not self._check_head(head.reason, head.headers):
+        if not self._check_head(head, is_strict=is_strict):
             return False
         if head.status >= 200:
             self._on_head(head)
@@ -344,10 +349,11 @@ class UpstreamH1(asyncio.BufferedProtocol):
         assert isinstance(event, h11.InformationalResponse | h11.Response)
         return ResponseHead(event.status_code, list(event.headers) if headers is None else headers, reason=event.reason)
 
-    def _check_head(self, reason: bytes, headers: Headers) -> bool:
-        if len(headers) > MAX_HEADERS:
+    def _check_head(self, head: ResponseHead, *, is_strict: bool) -> bool:
+        """`is_strict`: its patterns have no control characters."""
+        if len(head.headers) > MAX_HEADERS:
             self._fail(f"sent more than {MAX_HEADERS} headers")
-        elif not all(map(_FIELD_VALUE.fullmatch, [reason, *(value for _, value in headers)])):
+        elif not (is_strict or all(map(_FIELD_VALUE.fullmatch, [head.reason, *(value for _, value in head.headers)]))):
             self._fail("sent control characters in its head")
         else:
             return True
@@ -476,10 +482,14 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
 def _is_plain(headers: Headers) -> bool:
     """Whether an answer is framed in one of the usual ways, and the connection stays."""
-    lengths = [value for name, value in headers if name == b"content-length"]
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if not keeps_alive(headers):
-        return False
+    lengths, codings = [], []
+    for name, value in headers:
+        if name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+        elif name == b"connection" and value.lower() != b"keep-alive":
+            return False
     if codings:
         return codings == [b"chunked"] and not lengths
     return not lengths or (len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) is not None)

@@ -455,6 +455,7 @@ def kept() -> Scene:
     scene = Scene()
     scene.provider.says(SIZED + b"hello")
     scene.provider.transport.acknowledges = False
+    assert scene.connection.is_alive()
     scene.events = scene.begin(b"POST", length=0)
     return scene
 
