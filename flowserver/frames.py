@@ -1,12 +1,14 @@
 """Frames of HTTP/2 (RFC 9113 section 4) beside h2: taken apart before it sees them, made where it can't or is slow.
 
 No I/O. Both sides use it: a client's frames are counted on the way (`downstream.h2_guard`), a provider's DATA is read
-here alone, since h2 takes 9.1 us to receive a DATA frame and acknowledge it.
+here alone, since h2 takes 9.1 us to receive a DATA frame and acknowledge it. The head of an answer is written here as
+literals, which a decoder takes whatever its table holds: h2 takes 70 us for one, and saves the client some 50 bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -85,6 +87,68 @@ def goaway(last_stream_id: int, code: int, debug: str = "") -> bytes:
 def window_update(stream_id: int, increment: int) -> bytes:
     """A WINDOW_UPDATE frame (RFC 9113 section 6.9); stream 0 is the connection."""
     return b"\0\0\x04" + bytes((WINDOW_UPDATE, 0)) + stream_id.to_bytes(4, "big") + increment.to_bytes(4, "big")
+
+
+def headers(stream_id: int, block: bytes) -> bytes:
+    """A HEADERS frame with a whole header block, that does not end its stream."""
+    return len(block).to_bytes(3, "big") + bytes((HEADERS, END_HEADERS)) + stream_id.to_bytes(4, "big") + block
+
+
+def header_block(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """`fields` as HPACK literals without indexing (RFC 7541 section 6.2.2), but for a usual :status."""
+    block = bytearray()
+    for name, value in fields:
+        usual = _USUAL.get(value) if name == b":status" else None
+        if usual is not None:
+            block += usual
+        else:
+            block += _name(name)
+            block += _integer(len(value), 127)
+            block += value
+    return bytes(block)
+
+
+@lru_cache(1024)
+def _name(name: bytes) -> bytes:
+    """How the literal of a field begins."""
+    index = _STATIC.get(name)
+    return b"\0" + _integer(len(name), 127) + name if index is None else _integer(index, 15)
+
+
+def _integer(value: int, most: int) -> bytes:
+    """RFC 7541 section 5.1; `most` is what the first byte can hold."""
+    if value < most:
+        return bytes((value,))
+    encoded = bytearray((most,))
+    value -= most
+    while value >= 128:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+_STATIC = {
+    b":status": 8,
+    **{
+        name: index
+        for index, name in enumerate(
+            b"accept-ranges accept access-control-allow-origin age allow authorization cache-control"
+            b" content-disposition content-encoding content-language content-length content-location content-range"
+            b" content-type cookie date etag expect expires from host if-match if-modified-since if-none-match if-range"
+            b" if-unmodified-since last-modified link location max-forwards proxy-authenticate proxy-authorization"
+            b" range referer refresh retry-after server set-cookie strict-transport-security transfer-encoding"
+            b" user-agent vary via www-authenticate".split(),
+            18,
+        )
+    },
+}
+"""Name of an answer's field -> its first place in HPACK's static table (RFC 7541 appendix A)."""
+_USUAL = {
+    value: bytes((index | 0x80,))
+    for index, value in enumerate((b"200", b"204", b"206", b"304", b"400", b"404", b"500"), 8)
+}
+"""Status -> its field there."""
 
 
 def end_of_stream(stream_id: int) -> bytes:

@@ -221,7 +221,7 @@ class DownstreamH2(SharedReads):
         return True
 
     def send_headers(self, stream: H2Stream, fields: Headers) -> None:
-        self._h2.send_headers(stream.stream_id, fields)
+        self._h2.send_head(stream.stream_id, stream.state, fields)
         self._schedule_flush()
 
     def credit(self, stream: H2Stream, length: int) -> None:
@@ -444,7 +444,7 @@ class DownstreamH2(SharedReads):
             self._h2.reset_stream(stream_id, _Code.INTERNAL_ERROR)
             self._close_stream(stream_id, None)
         else:
-            self._h2.end_stream(stream_id)
+            self._h2.send_end(stream_id, stream.state)
             if not stream.request_whole:  # answered before the upload was over (RFC 9113 section 8.1)
                 self._h2.reset_stream(stream_id, _Code.NO_ERROR)
             self._close_stream(stream_id, None)

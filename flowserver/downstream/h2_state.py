@@ -13,6 +13,8 @@ import h2.settings
 import h2.stream
 
 from ..errors import RelayError
+from ..frames import end_of_stream, header_block, headers
+from ..messages import Headers
 
 HEADER_TABLE = 4096
 """Bytes of our HPACK encoder's table at most; a client may allow 4 GiB."""
@@ -83,6 +85,22 @@ class ClientState(h2.connection.H2Connection):
     def unsent(self) -> int:
         """Bytes that wait for `data_to_send`."""
         return len(self._data_to_send)
+
+    def send_head(self, stream_id: int, stream: h2.stream.H2Stream, fields: Headers) -> None:
+        """The head of an answer. By hand if it is the final one, one frame holds it, and the encoder has nothing to
+        tell of its table; h2's state is kept true."""
+        by_h2 = self.encoder.table_size_changes or fields[0][1].startswith(b"1")
+        block = b"" if by_h2 else header_block(fields)
+        if not block or len(block) > self.max_outbound_frame_size:
+            self.send_headers(stream_id, fields)
+            return
+        stream.state_machine.process_input(h2.stream.StreamInputs.SEND_HEADERS)
+        self._data_to_send += headers(stream_id, block)
+
+    def send_end(self, stream_id: int, stream: h2.stream.H2Stream) -> None:
+        """The end of an answer, as an empty DATA frame."""
+        stream.state_machine.process_input(h2.stream.StreamInputs.SEND_END_STREAM)
+        self._data_to_send += end_of_stream(stream_id)
 
     def answer_at_once(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
         """An error for a request that is not served; `ended`: the request is whole, `bodiless`: it is a HEAD."""

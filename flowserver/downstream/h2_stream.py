@@ -38,7 +38,6 @@ class H2Stream:
         "_reading",
         "_stall_mark",
         "_stall_since",
-        "_state",
         "_uncredited",
         "_window_shut_at",
         "_writes",
@@ -50,13 +49,15 @@ class H2Stream:
         "request_whole",
         "sent",
         "sent_mark",
+        "state",
         "stream_id",
     )
 
     def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: StreamState) -> None:
         self._connection = connection
         self._marks: Marks = connection.marks
-        self._state = state
+        self.state = state
+        """h2's own."""
         self.stream_id = stream_id
         self.request = request
         self.request_whole = not request.has_body
@@ -126,7 +127,7 @@ class H2Stream:
         """A whole chunk as one frame, if it fits and nothing stands before it. The transport joins what one turn of the
         event loop brings, so that nothing is to be scheduled for it."""
         size = len(data)
-        state = self._state
+        state = self.state
         if size > state.outbound_flow_control_window or not self._connection.take_turn(size):
             return False
         state.outbound_flow_control_window -= size
@@ -229,7 +230,7 @@ class H2Stream:
 
         h2 takes 5.1 us for a frame, this 0.6; h2's window is kept true by hand.
         """
-        state = self._state
+        state = self.state
         size = min(self._buffer.size, state.outbound_flow_control_window, limit)
         if size <= 0:
             return 0
@@ -246,7 +247,7 @@ class H2Stream:
 
     @property
     def window_is_shut(self) -> bool:
-        return self._buffer.size > 0 and bool(self._state.outbound_flow_control_window <= 0)
+        return self._buffer.size > 0 and bool(self.state.outbound_flow_control_window <= 0)
 
     def note_window_shut(self) -> None:
         if self._window_shut_at is None:
