@@ -56,7 +56,7 @@ class RequestHead:
     whether a body follows at all. `http_version` is b"1.0", b"1.1" or b"2".
     """
 
-    __slots__ = ("_fields", "content_length", "has_body", "headers", "http_version", "method", "target")
+    __slots__ = ("_fields", "body_at_hand", "content_length", "has_body", "headers", "http_version", "method", "target")
 
     def __init__(
         self,
@@ -74,6 +74,8 @@ class RequestHead:
         self.http_version = http_version
         self.content_length = content_length
         self.has_body = has_body
+        self.body_at_hand = False
+        """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
         self._fields: dict[bytes, bytes] | None = None
 
     def find(self, name: bytes) -> bytes | None:
@@ -92,7 +94,7 @@ class RequestHead:
 class ResponseHead:
     """A response without its body. `content_length` None: the length is not known in advance."""
 
-    __slots__ = ("content_length", "headers", "reason", "status")
+    __slots__ = ("body_at_hand", "content_length", "headers", "reason", "status")
 
     def __init__(
         self, status: int, headers: Headers, *, reason: bytes = b"", content_length: int | None = None
@@ -101,6 +103,8 @@ class ResponseHead:
         self.headers = headers
         self.reason = reason
         self.content_length = content_length
+        self.body_at_hand = False
+        """As in `RequestHead`."""
 
 
 def find(headers: Headers, name: bytes) -> bytes | None:
@@ -191,7 +195,9 @@ def response_for_downstream(head: ResponseHead, *, identity: bytes) -> ResponseH
     headers = end_to_end(head.headers, _ENDS_HERE_OF_RESPONSES)
     headers.append((b"x-request-id", identity))
     length = None if head.status == 204 else head.content_length  # RFC 9110 section 8.6
-    return ResponseHead(head.status, headers, reason=head.reason, content_length=length)
+    passed = ResponseHead(head.status, headers, reason=head.reason, content_length=length)
+    passed.body_at_hand = head.body_at_hand
+    return passed
 
 
 def has_no_body(method: bytes, status: int) -> bool:

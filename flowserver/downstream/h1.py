@@ -75,9 +75,13 @@ class H1Stream:
         if not self._is_open:
             return
         closes = self._connection.is_last_response or not self.request_whole
-        self._connection.write(self.message.head(head, closes=closes))
+        raw = self.message.head(head, closes=closes)
         self._bodiless = has_no_body(self.request.method, head.status)
         self._chunked = self.message.chunked
+        if head.body_at_hand and not self._bodiless and not self._chunked:
+            self._connection.hold(raw)
+        else:
+            self._connection.write(raw)
         if self._chunked:
             self.outlet.redirect(self._write_chunk)
 
@@ -180,6 +184,7 @@ class DownstreamH1(SharedReads):
         "_blocked",
         "_fd",
         "_half_closed",
+        "_held",
         "_is_tls",
         "_lingering",
         "_parsing",
@@ -207,6 +212,8 @@ class DownstreamH1(SharedReads):
         self._blocked = False
         self._half_closed = False
         self._lingering = False
+        self._held = b""
+        """A head that leaves with the first bytes of its body."""
         self._served = 0
         self._since = around.clock()
         """When the present wait (for a head, or for the end of lingering) began."""
@@ -218,7 +225,7 @@ class DownstreamH1(SharedReads):
         self._fd = transport.get_extra_info("socket").fileno()
         self._stall = StallWatch(self._transport, self._fd)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
-        self.write = self._transport.write
+        self.write: Callable[[bytes], None] = self._transport.write
         self._around.settings.marks.limit_transport(self._transport)
         too_many = len(self._around.connections) >= self._around.settings.max_connections
         self._around.connections.add(self)
@@ -277,6 +284,16 @@ class DownstreamH1(SharedReads):
             blocked=self._blocked,
         )
 
+    def hold(self, head: bytes) -> None:
+        """Keep a head until the next write, which follows in this turn, or its stream's end."""
+        self._held = head
+        self.write = self._write_with_head
+
+    def _write_with_head(self, data: bytes) -> None:
+        head, self._held = self._held, b""
+        self.write = self._transport.write
+        self._transport.write(head + data)
+
     def pause_reading(self) -> None:
         """Stop reading the client. Its leaving is then told by the watcher."""
         if self._reading:
@@ -301,6 +318,8 @@ class DownstreamH1(SharedReads):
 
     def on_response_done(self, stream: H1Stream) -> None:
         """The answer is handed to the transport: go on with the next request, or close."""
+        if self._held:
+            self._write_with_head(b"")
         self.stream = None
         self._served += 1
         self._since = self._around.clock()
@@ -312,6 +331,8 @@ class DownstreamH1(SharedReads):
 
     def on_broken_off(self, *, reset: bool) -> None:
         """Close without a proper end; `reset` where a plain close would look like one."""
+        if self._held:
+            self._write_with_head(b"")
         self.stream = None
         if reset:
             self._reset_on_close()

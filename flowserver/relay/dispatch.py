@@ -406,6 +406,7 @@ class Dispatch:
             hides_credentials=self._account.tenant is not None,
             extra=settings.headers,
         )
+        head.body_at_hand = bool(body)
         return head, body
 
     # --- failing ---------------------------------------------------------------------------------------------------

@@ -534,7 +534,9 @@ class Exchange:
             headers.append((b"retry-after", b"%d" % error.retry_after))
         headers = self.account.with_limits(headers)
         phrase = HTTPStatus(error.status).phrase.encode("ascii")
-        self._down.send_head(ResponseHead(error.status, headers, reason=phrase, content_length=len(body)))
+        head = ResponseHead(error.status, headers, reason=phrase, content_length=len(body))
+        head.body_at_hand = True
+        self._down.send_head(head)
         self._down.send_data(body)
         self._finish()
 

@@ -84,6 +84,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_sends_chunks",
         "_tail",
         "_transport",
+        "_unsent",
         "served",
     )
 
@@ -171,7 +172,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
         )
         if self.served == 1:
             self._acknowledged = None
-        self._transport.write(self._request_head(request))
+        self._unsent = b""
+        head = self._request_head(request)
+        if request.body_at_hand:
+            self._unsent = head
+        else:
+            self._transport.write(head)
         return self
 
     def send_data(self, data: bytes) -> None:
@@ -373,6 +379,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._left = 0 if bodiless else head.content_length
         events = self._events
         assert events is not None
+        head.body_at_hand = bool(self._head) and bool(self._left)
         events.on_upstream_head(head)
         self._receive = self._receive_plain if self._h11 is None else self._receive_by_h11
         if self._events is events:  # not cancelled by what the head brought about
@@ -473,11 +480,21 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def _write_end(self) -> None:
         self._request_whole = True
+        if self._unsent:
+            self._write_with_head(b"")
         if self._sends_chunks:
             self._transport.write(b"0\r\n\r\n")
 
     def _write_framed(self, data: bytes) -> None:
-        self._transport.write(encode_chunk(data) if self._sends_chunks else data)
+        framed = encode_chunk(data) if self._sends_chunks else data
+        if self._unsent:
+            self._write_with_head(framed)
+        else:
+            self._transport.write(framed)
+
+    def _write_with_head(self, data: bytes) -> None:
+        head, self._unsent = self._unsent, b""
+        self._transport.write(head + data)
 
 
 def _is_plain(headers: Headers) -> bool:

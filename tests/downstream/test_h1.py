@@ -62,6 +62,54 @@ def test_a_whole_answer_keeps_its_length() -> None:
     assert (answer.whole, answer.body, answer.headers[b"content-length"]) == (True, b"hello", b"5")
 
 
+def test_heads_leave_with_the_bytes_that_came_with_them() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    for number in (1, 2):
+        client.says(POST.replace(b"/v1", b"/v1/chat/completions") + b"[1,2]")
+        assert provider.hears().endswith(b"\r\n\r\n[1,2]")
+        provider.says(WHOLE)
+        assert heard(client).body == b"hello"
+        assert (provider.transport.writes, client.transport.writes) == (number, number)
+
+
+def test_a_head_whose_body_is_late_does_not_wait_for_it() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    provider.says(WHOLE[:-5])
+    assert client.hears().endswith(b"\r\n\r\n")
+    provider.says(b"hello")
+    assert client.hears() == b"hello"
+
+
+@pytest.mark.parametrize("ending", ["break_off", "send_end"])
+def test_a_head_whose_body_never_comes_is_sent_all_the_same(ending: str) -> None:
+    def open_exchange(request: RequestHead, stream: DownstreamStream) -> None:
+        stream.attach(RecordingDownstreamEvents())
+        head = ResponseHead(200, [], content_length=5)
+        head.body_at_hand = True
+        stream.send_head(head)
+        getattr(stream, ending)()
+
+    client = Client(downstream_surroundings(open_exchange))
+    client.says(GET)
+    assert client.hears().startswith(b"HTTP/1.1 200")
+
+
+def test_a_head_and_a_body_wait_together_for_a_client_that_lags() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    client.transport.block()
+    client.connection.pause_writing()
+    provider.says(WHOLE)
+    client.connection.resume_writing()
+    client.transport.drain()
+    answer = heard(client)
+    assert (answer.whole, answer.body) == (True, b"hello")
+
+
 def test_a_connection_serves_one_request_after_the_other() -> None:
     relay = Relay()
     client, provider = relay.client(), relay.provider()

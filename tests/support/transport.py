@@ -70,6 +70,8 @@ class FakeTransport(asyncio.Transport):
         """What waits in user space."""
         self.calls: list[str] = []
         """pause_reading, resume_reading, write_eof, close and abort, as they came."""
+        self.writes = 0
+        """Calls of `write`."""
         self.reading = True
         self.aborted = False
         self.lost = False
@@ -93,6 +95,7 @@ class FakeTransport(asyncio.Transport):
             raise RuntimeError("Cannot call write() after write_eof()")
         if self._closing:
             return
+        self.writes += 1
         self.buffer += data
         self._flush()
         if len(self.buffer) > self._high and not self._writing_paused:
