@@ -193,6 +193,9 @@ class WriteTransport(Protocol):
     def get_write_buffer_size(self) -> int: ...
 
 
+def _nothing(*_: object) -> None: ...
+
+
 class Outlet:
     """A stream's body on its way into one transport.
 
@@ -281,6 +284,11 @@ class Outlet:
     def clear(self) -> None:
         """Forget what waits: the stream is aborted."""
         self._buffer.clear()
+
+    def release(self) -> None:
+        """The stream is over. Lets go of those it called, which hold it too: the collector of cycles is to have nothing
+        to do for a request."""
+        self._write = self._on_full = self._on_drained = _nothing
 
     def _check_full(self) -> None:
         if self.full:

@@ -128,6 +128,12 @@ class H1Stream:
     def head_sent(self) -> bool:
         return self.message.head_sent
 
+    def let_go(self) -> None:
+        """It is answered: see `Outlet.release`."""
+        self.outlet.release()
+        if self.request_whole:  # else the rest of the request is still told
+            del self.events
+
     def block(self) -> None:
         self.events.on_downstream_blocked()
         self.outlet.block()
@@ -324,6 +330,7 @@ class DownstreamH1(SharedReads):
         self._served += 1
         self._since = self._around.clock()
         stream.events.on_downstream_finished()
+        stream.let_go()
         if not stream.message.reusable or self.is_last_response:
             self._close(linger=not stream.request_whole)
         elif not self._parsing:

@@ -442,14 +442,14 @@ class DownstreamH2(SharedReads):
         stream_id = stream.stream_id
         if stream.ending == "broken":
             self._h2.reset_stream(stream_id, _Code.INTERNAL_ERROR)
-            self._close_stream(stream_id, None)
         else:
             self._h2.send_end(stream_id, stream.state)
             if not stream.request_whole:  # answered before the upload was over (RFC 9113 section 8.1)
                 self._h2.reset_stream(stream_id, _Code.NO_ERROR)
-            self._close_stream(stream_id, None)
-            if stream.events is not None:
-                stream.events.on_downstream_finished()
+        self._close_stream(stream_id, None)
+        if stream.ending != "broken" and stream.events is not None:
+            stream.events.on_downstream_finished()
+            stream.events = None  # or a cycle would be left to be collected
         out.append(self._h2.data_to_send())
 
     def _pause_reading(self) -> None:

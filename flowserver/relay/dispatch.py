@@ -191,6 +191,7 @@ class Dispatch:
             self._tried[-1].leave(self)
         self._queued_at = self._retry_at = None
         self._drop_attempt(error)
+        self._let_go()
 
     def pause_reading(self) -> None:
         self._paused = True
@@ -487,12 +488,43 @@ class Dispatch:
             self._ended = True
             self._body.clear()
             self._events.on_upstream_failed(error)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """It is over, and the exchange, which holds it, is told nothing more: no cycle is left to be collected."""
+        self._events = _NOBODY
+        self.on_upstream_data = _NOBODY.on_upstream_data
 
     def _unavailable(self, route: Route) -> RelayError:
         """Nobody may be asked: all providers of the route are unwell or full."""
         now = self._around.clock()
         waits = [target.health.available_in(now) for tier in route.tiers for target in tier]
         return _busy("No provider for this request is available now.", after=max(1, math.ceil(min(waits))))
+
+
+class _Nobody:
+    """Who hears of a dispatch that is over."""
+
+    def on_upstream_interim(self, head: ResponseHead) -> None: ...
+
+    def on_upstream_head(self, head: ResponseHead) -> None: ...
+
+    def on_upstream_data(self, data: bytes) -> None: ...
+
+    def on_upstream_end(self) -> None: ...
+
+    def on_upstream_failed(self, error: RelayError) -> None: ...
+
+    def on_upstream_full(self) -> None: ...
+
+    def on_upstream_drained(self) -> None: ...
+
+    def on_target(self, target: Target) -> None: ...
+
+    def on_more_tokens(self) -> None: ...
+
+
+_NOBODY = _Nobody()
 
 
 def _is_passing(error: RelayError) -> bool:
