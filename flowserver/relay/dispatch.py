@@ -511,6 +511,9 @@ class _Nobody:
 
     def on_upstream_data(self, data: bytes) -> None: ...
 
+    def lane(self) -> None:
+        return None
+
     def on_upstream_end(self) -> None: ...
 
     def on_upstream_failed(self, error: RelayError) -> None: ...
