@@ -123,6 +123,8 @@ class Http1:
         self._socket = sock
         self._request = b""
         self._number: int | None = None
+        self._rest = b""
+        """Of an event that the socket did not take whole."""
         before, self._after = event_parts(answers.size)
         self._before = b"%x\r\n" % answers.size + before
         self._after += b"\r\n"
@@ -147,7 +149,11 @@ class Http1:
         _send(self._socket, HEAD)
 
     def send_event(self, number: int, now: int) -> bool:
-        _send(self._socket, b"%b%020d%b" % (self._before, now, self._after))
+        event = self._rest or b"%b%020d%b" % (self._before, now, self._after)
+        try:
+            self._rest = event[self._socket.send(event) :]
+        except (BlockingIOError, ssl.SSLWantWriteError):  # its reader is behind: the turns until then are left out
+            self._rest = event
         return True
 
     def flush(self) -> None: ...
@@ -179,6 +185,8 @@ class Http2:
         self._streams: dict[int, int] = {}
         """Number -> stream."""
         self._out: list[bytes] = []
+        self._rest = b""
+        """What the socket did not take."""
         wanted = settings({MAX_CONCURRENT_STREAMS: MAX_STREAMS, INITIAL_WINDOW_SIZE: 1 << 20})
         _send(sock, wanted + window_update(0, WIDE - FIRST_WINDOW))
 
@@ -209,7 +217,7 @@ class Http2:
             del self._streams[number]
             return False
         if size > window or size > self._window:
-            raise OSError("a reader so far behind is no reader of paced events")
+            return True  # its reader is behind: this turn is left out
         self._windows[stream] = window - size
         self._window -= size
         self._out.append(b"%b%b%020d%b" % (frame_head(size, DATA, 0, stream), self._before, now, self._after))
@@ -218,10 +226,13 @@ class Http2:
         return True
 
     def flush(self) -> None:
-        if self._out:
-            data = b"".join(self._out)
+        if self._out or self._rest:
+            data = b"".join([self._rest, *self._out])
             self._out.clear()
-            _send(self._socket, data)
+            try:
+                self._rest = data[self._socket.send(data) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._rest = data
 
     def _receive(self, kind: int, flags: int, stream: int) -> None:
         whole = self._answers.whole

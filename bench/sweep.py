@@ -28,6 +28,7 @@ VARIANTS: tuple[Mapping[str, str], ...] = (
     {"FLOW_HIGH_WATER": "64k"},
     {"FLOW_HIGH_WATER": "256k", "FLOW_PREFETCH_CHUNKS": "256"},
     {"FLOW_PREFETCH_CHUNKS": "2"},
+    {"FLOW_UPSTREAM_RCVBUF": "16k"},
     {"FLOW_UPSTREAM_RCVBUF": "0"},
     {"FLOW_NOTSENT_LOWAT": "4k"},
     {"FLOW_NOTSENT_LOWAT": "0"},

@@ -340,7 +340,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "FLOW_UPSTREAM_RCVBUF",
-        "16k",
+        "12k",
         _or_off(parse_size),
         "the kernel's receive buffer towards a provider (SO_RCVBUF); 0: the kernel's default",
     ),
