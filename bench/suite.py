@@ -1,5 +1,5 @@
-"""The suite: what `python -m bench` runs when no case is named, with settings that fit a quarter of an hour, or two
-minutes with --quick. A case that is named runs alone, with its own and longer settings.
+"""The suite: what `python -m bench` runs when no case is named, with settings that fit some 20 minutes, or two with
+--quick. A case that is named runs alone, with its own and longer settings.
 """
 
 from __future__ import annotations

@@ -156,10 +156,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         takes_bytes = not hasattr(protocol, "get_buffer")
-        if takes_bytes and self._get_buffer is not None:
-            self._raw.set_protocol(_Whole(self))
-        elif self._protocol is not None and self._get_buffer is None and not takes_bytes:
-            self._raw.set_protocol(self)
+        if self._protocol is not None and takes_bytes is not (self._get_buffer is None):
+            self._raw.set_protocol(_Whole(self) if takes_bytes else self)
         self._protocol = protocol
         self._get_buffer = getattr(protocol, "get_buffer", None)
 
