@@ -1,10 +1,10 @@
 -- Check all limits and, if all pass, take from all.
--- ARGV: need, want, then each limit. Returns, as one text, admitted, granted, the number of the limit that
--- refused, milliseconds to wait (-1: not known), then what remains of each limit and milliseconds to its reset (-1: none).
+-- Given: need, want. Returns, as one text, admitted, granted, the number of the limit that refused, milliseconds to wait
+-- (-1: not known), then what remains of each limit and milliseconds to its reset (-1: none).
 
 local lease = read_lease()
-local need, want = math.max(1, tonumber(ARGV[5])), tonumber(ARGV[6])
-local accounts = open_limits(7)
+local need, want = math.max(1, given[4]), given[5]
+local accounts = open_limits()
 
 local function answer(admitted, granted, refused_by, wait)
   local reply = {admitted, granted, refused_by, wait}
@@ -35,7 +35,7 @@ for index, account in ipairs(accounts) do
   end
 end
 
-lease = {used = 0, total = granted, ends = now + ttl, held = {}}
+lease = {used = 0, total = granted, ends = now + ttl, settled = 0, held = {}}
 for _, account in ipairs(accounts) do
   take(account, account.kind == 'r' and 1 or granted)
   save(account)
@@ -44,9 +44,7 @@ for _, account in ipairs(accounts) do
     account.taken = account.taken + 1
   end
   if account.kind ~= 'r' then
-    lease.held[#lease.held + 1] = {
-      kind = account.kind, key = account.key, refill = account.refill, parts = account.parts, ends = account.ends,
-    }
+    lease.held[#lease.held + 1] = account
   end
 end
 redis.call('DEL', marker)

@@ -1,9 +1,13 @@
 -- What all scripts share; the arithmetic is that of accounts.py. SMALL_LEASE and PAST_QUOTA are defined in front.
 --
--- KEYS: leases, live, marker, then the limits of the call. ARGV: now, ttl, remember, stream, then what the call adds.
+-- KEYS: leases, live, marker, then the limits of the call. ARGV: the stream; now (0: by this server's clock), ttl,
+-- remember and what the call adds, as one text; the limits, as one text of a kind and three numbers each. Few arguments,
+-- as each costs the client, the server and the script.
 --   leases   sorted set: stream -> when its lease expires
---   live     hash: stream -> lease
+--   live     hash: stream -> lease, as read_lease and written take it apart and put it together
 --   marker   string: the lease of one stream that settled or expired
+--   slots    sorted set: stream -> when its lease expires
+--   buckets and quotas: string of four doubles, as texts of numbers take Redis a microsecond each
 -- The limits of a lease, and the markers of other streams, are no KEYS: only the lease knows them. They carry the
 -- tenant's hash tag like all others, so they are on the same node of a cluster.
 --
@@ -11,27 +15,32 @@
 -- and only clears up.
 
 local SPARE = 1000
-local MOST_EXPIRED = 100 -- leases that one call lets expire, so that none takes long; the next calls do the rest
+local MOST_EXPIRED = '100' -- leases that one call lets expire, so that none takes long; the next calls do the rest
 
-local now = tonumber(ARGV[1])
-if not now then
+local stream = ARGV[1]
+local given = {}
+for number in string.gmatch(ARGV[2], '%S+') do given[#given + 1] = tonumber(number) end
+local now, ttl, remember = given[1], given[2], given[3]
+if now == 0 then
   local time = redis.call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
-local ttl, remember, stream = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local leases, live, marker = KEYS[1], KEYS[2], KEYS[3]
 local markers = string.sub(marker, 1, -1 - #stream)
+local FOUR = '>dddd'
+
+local function text(number) return string.format('%.0f', number) end
 
 -- Accounts: 'r' bucket of requests, 't' of tokens, 's' slots, 'q' quota.
 
 -- A bucket is stored as what it lacks, in parts of a token; a full one is not stored.
 local function open_bucket(kind, key, refill, parts)
-  local stored = redis.call('HMGET', key, 'lacks', 'at', 'refill', 'parts')
-  local lacks = tonumber(stored[1]) or 0
-  if lacks > 0 then
-    local old = tonumber(stored[4])
-    lacks = math.max(0, lacks - math.max(0, now - stored[2]) * stored[3])
-    refill, parts = refill or tonumber(stored[3]), parts or old
+  local stored = redis.call('GET', key)
+  local lacks = 0
+  if stored then
+    local lacked, at, speed, old = struct.unpack(FOUR, stored)
+    lacks = math.max(0, lacked - math.max(0, now - at) * speed)
+    refill, parts = refill or speed, parts or old
     if parts ~= old then lacks = math.ceil(lacks * parts / old) end
   end
   return {kind = kind, key = key, refill = refill, parts = parts, lacks = lacks}
@@ -39,16 +48,15 @@ end
 
 -- Only reads: a script's first write is where Redis refuses one for want of memory, so it must be one that takes.
 local function open_slots(key, most)
-  return {kind = 's', key = key, most = most, taken = redis.call('ZCOUNT', key, string.format('(%.0f', now), '+inf')}
+  return {kind = 's', key = key, most = most, taken = redis.call('ZCOUNT', key, '(' .. text(now), '+inf')}
 end
 
 local function read_quota(key)
-  local stored = redis.call('HMGET', key, 'used', 'reserved', 'ends', 'most')
-  if not stored[3] or tonumber(stored[3]) <= now then return nil end
-  return {
-    kind = 'q', key = key, used = tonumber(stored[1]), reserved = tonumber(stored[2]),
-    ends = tonumber(stored[3]), most = tonumber(stored[4]),
-  }
+  local stored = redis.call('GET', key)
+  if not stored then return nil end
+  local used, reserved, ends, most = struct.unpack(FOUR, stored)
+  if ends <= now then return nil end
+  return {kind = 'q', key = key, used = used, reserved = reserved, ends = ends, most = most, stored = true}
 end
 
 local function open_quota(key, most, ends_at, lasts)
@@ -62,17 +70,17 @@ local function open_quota(key, most, ends_at, lasts)
   return account
 end
 
--- The accounts of a call's limits: an argument each, from `first` on, of kind and three numbers.
-local function open_limits(first)
+-- The accounts of a call's limits.
+local function open_limits()
   local accounts = {}
-  for index = 4, #KEYS do
-    local kind, a, b, c = string.match(ARGV[first + index - 4], '(%a) (%d+) (%d+) (%d+)')
+  for kind, a, b, c in string.gmatch(ARGV[3], '(%a) (%d+) (%d+) (%d+)') do
+    local key = KEYS[4 + #accounts]
     a, b, c = tonumber(a), tonumber(b), tonumber(c)
     local account
-    if kind == 's' then account = open_slots(KEYS[index], a)
-    elseif kind == 'q' then account = open_quota(KEYS[index], a, b, c)
+    if kind == 's' then account = open_slots(key, a)
+    elseif kind == 'q' then account = open_quota(key, a, b, c)
     else
-      account = open_bucket(kind, KEYS[index], b, c)
+      account = open_bucket(kind, key, b, c)
       account.most = a
     end
     accounts[#accounts + 1] = account
@@ -99,19 +107,18 @@ local function open_held(lease)
 end
 
 local function keep(key, life)
-  if redis.call('PTTL', key) < life + SPARE then redis.call('PEXPIRE', key, life + SPARE) end
+  if redis.call('PTTL', key) < life + SPARE then redis.call('PEXPIRE', key, text(life + SPARE)) end
 end
 
 local function save(account)
   if account.kind == 'q' then
-    redis.call('HSET', account.key, 'used', account.used, 'reserved', account.reserved,
-      'ends', account.ends, 'most', account.most)
-    redis.call('PEXPIRE', account.key, account.ends - now + SPARE)
+    local packed = struct.pack(FOUR, account.used, account.reserved, account.ends, account.most)
+    if account.stored then redis.call('SET', account.key, packed, 'KEEPTTL')
+    else redis.call('SET', account.key, packed, 'PX', text(account.ends - now + SPARE)) end
   elseif account.kind ~= 's' then
     if account.lacks <= 0 then redis.call('DEL', account.key) return end
-    redis.call('HSET', account.key, 'lacks', account.lacks, 'at', now,
-      'refill', account.refill, 'parts', account.parts)
-    redis.call('PEXPIRE', account.key, math.ceil(account.lacks / account.refill) + SPARE)
+    redis.call('SET', account.key, struct.pack(FOUR, account.lacks, now, account.refill, account.parts),
+      'PX', text(math.ceil(account.lacks / account.refill) + SPARE))
   end
 end
 
@@ -137,12 +144,34 @@ local function take(account, amount)
 end
 
 local function take_slot(account, ends)
-  redis.call('ZREMRANGEBYSCORE', account.key, '-inf', now)
-  redis.call('ZADD', account.key, ends, stream)
+  redis.call('ZADD', account.key, text(ends), stream)
   keep(account.key, ends - now)
 end
 
--- Leases: {used, total, ends, held, settled}. `total` is what was ever granted, `used` what of it is charged.
+-- Leases: {used, total, ends, settled, held}. `total` is what was ever granted, `used` what of it is charged; `held` is
+-- the accounts it draws on. Stored flat, without names: half the work.
+
+local function written(lease)
+  local flat = {lease.used, lease.total, lease.ends, lease.settled}
+  for _, item in ipairs(lease.held) do
+    local at = #flat
+    flat[at + 1], flat[at + 2], flat[at + 3] = item.kind, item.key, item.ends or item.refill or 0
+    flat[at + 4] = item.parts or 0
+  end
+  return cmsgpack.pack(flat)
+end
+
+local function read(stored)
+  local flat = cmsgpack.unpack(stored)
+  local lease = {used = flat[1], total = flat[2], ends = flat[3], settled = flat[4], held = {}}
+  for at = 5, #flat, 4 do
+    local item = {kind = flat[at], key = flat[at + 1]}
+    if item.kind == 'q' then item.ends = flat[at + 2]
+    elseif item.kind == 't' then item.refill, item.parts = flat[at + 2], flat[at + 3] end
+    lease.held[#lease.held + 1] = item
+  end
+  return lease
+end
 
 local function charge(lease, accounts, used)
   if used <= lease.used then return end
@@ -161,8 +190,8 @@ end
 
 -- Live leases are kept for as long as any quota that they hold something of, or it would be held for ever.
 local function write_lease(lease)
-  redis.call('HSET', live, stream, cmsgpack.pack(lease))
-  redis.call('ZADD', leases, lease.ends, stream)
+  redis.call('HSET', live, stream, written(lease))
+  redis.call('ZADD', leases, text(lease.ends), stream)
   local life = ttl + remember
   for _, item in ipairs(lease.held) do
     if item.ends then life = math.max(life, item.ends - now) end
@@ -172,12 +201,12 @@ local function write_lease(lease)
 end
 
 local function write_marker(id, lease)
-  redis.call('SET', markers .. id, cmsgpack.pack(lease), 'PX', math.max(0, lease.ends - now) + SPARE)
+  redis.call('SET', markers .. id, written(lease), 'PX', text(math.max(0, lease.ends - now) + SPARE))
 end
 
 local function read_marker()
   local stored = redis.call('GET', marker)
-  local lease = stored and cmsgpack.unpack(stored)
+  local lease = stored and read(stored)
   if lease and lease.ends > now then return lease end
 end
 
@@ -200,7 +229,7 @@ end
 local function expire(id)
   local stored = redis.call('HGET', live, id)
   if stored then
-    local lease = cmsgpack.unpack(stored)
+    local lease = read(stored)
     finish(id, lease, open_held(lease))
   else
     redis.call('ZREM', leases, id)
@@ -209,9 +238,14 @@ end
 
 -- The stream's lease, if it is alive. First of all expired ones are ended, its own among them.
 local function read_lease()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do expire(id) end
+  local until_now = text(now)
+  if redis.call('ZCOUNT', leases, '-inf', until_now) > 0 then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', until_now, 'LIMIT', '0', MOST_EXPIRED)) do
+      expire(id)
+    end
+  end
   local stored = redis.call('HGET', live, stream)
-  local lease = stored and cmsgpack.unpack(stored)
+  local lease = stored and read(stored)
   if lease and lease.ends <= now then
     expire(stream)
     return nil
@@ -221,6 +255,6 @@ end
 
 -- Numbers as one text: the client takes a list apart one by one, by far the larger part of its time.
 local function told(numbers)
-  for index, number in ipairs(numbers) do numbers[index] = string.format('%.0f', number) end
+  for index, number in ipairs(numbers) do numbers[index] = text(number) end
   return table.concat(numbers, ' ')
 end

@@ -22,8 +22,9 @@ from ..relay.ports import Clock
 from ..relay.tenant_tables import TenantError, read_tenant, table_of
 from ..relay.tenants import Tenant, digest_of, refusal, was_issued
 from .guarded import Guard
-from .redis import CONNECTIONS, PREFIX, client_of, patience
+from .redis import PREFIX, client_of
 from .store import Garbled, StoreUnavailable, tenant_key
+from .wire import patience
 
 NAMES = f"{PREFIX}tenants"
 
@@ -31,6 +32,9 @@ FRESH = 5.0
 """Seconds that a relay takes what it found for true: so late it sees a key that was withdrawn."""
 MOST_CACHED = 10_000
 """Keys, of the known and of the unknown ones each."""
+
+CONNECTIONS = 8
+"""At most; further calls wait their turn."""
 
 _SWAP = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end

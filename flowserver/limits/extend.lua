@@ -1,13 +1,13 @@
--- Charge what is used, move the lease on, and take more. ARGV: used, want. Returns the tokens granted; -1: not known.
+-- Charge what is used, move the lease on, and take more. Given: used, want. Returns the tokens granted; -1: not known.
 
 local lease = read_lease()
 if not lease then
   lease = read_marker() -- an expired one is taken up again
   if not lease then return -1 end
-  if lease.settled then return 0 end
+  if lease.settled == 1 then return 0 end
   redis.call('DEL', marker)
 end
-local used, want = tonumber(ARGV[5]), math.max(0, tonumber(ARGV[6]))
+local used, want = given[4], math.max(0, given[5])
 local accounts = open_held(lease)
 charge(lease, accounts, used)
 

@@ -6,12 +6,10 @@ is stored. Redis should not evict (`maxmemory-policy noeviction`): what it evict
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
@@ -36,15 +34,10 @@ from .store import (
     milliseconds,
     tag_of,
 )
+from .wire import Line, Reply, Word, patience
 
 PREFIX = "flow:"
 """Of all keys."""
-
-CONNECTIONS = 8
-"""To one Redis node at most; further calls wait their turn, within their deadline."""
-
-STEPS = 10
-"""Of a deadline: more than the turns of the event loop that connecting and one call take."""
 
 CLUSTER = "+cluster"
 """In a URL's scheme: `redis+cluster://host:port` names any node of a cluster, `rediss+cluster://` one with TLS."""
@@ -58,7 +51,7 @@ class RedisStore:
     is known for `remember` seconds. `clock` is for tests (None: the server's own time); seconds since the epoch.
     """
 
-    __slots__ = ("_client", "_clock", "_deadline", "_lives", "_turns")
+    __slots__ = ("_clock", "_lives", "_server")
 
     def __init__(
         self,
@@ -69,11 +62,11 @@ class RedisStore:
         remember: float = 600.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._client = client_of(url)
-        self._deadline = deadline / 1000
-        self._lives = (milliseconds(ttl), milliseconds(remember))
+        client = client_of(url)
+        seconds = deadline / 1000
+        self._server = _Cluster(client, seconds) if isinstance(client, RedisCluster) else Line(url, seconds)
+        self._lives = f"{milliseconds(ttl)} {milliseconds(remember)}"
         self._clock = clock
-        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     # --- LimitStore ---
 
@@ -91,7 +84,7 @@ class RedisStore:
         return Decision(False, 0, states, _cause(limit), limit, _seconds(wait))
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        granted: int = await self._run(_EXTEND, tag_of(stream_id), stream_id, used, want)
+        granted = cast(int, await self._run(_EXTEND, tag_of(stream_id), stream_id, used, want))
         if granted < 0:
             raise LeaseLost(f"nothing is known of the stream {stream_id}")
         return granted
@@ -109,68 +102,69 @@ class RedisStore:
         )
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._server.close()
 
     async def connect(self, seconds: float = 5.0) -> None:
         """Connect ahead, with more time than a call has: to a cluster the first connection takes several round trips.
 
         Not needed otherwise. Raises `StoreUnavailable`.
         """
-        await self._within(seconds, "PING")
+        try:
+            await self._server.connect(seconds)
+        except FAILURES as error:
+            raise _unavailable(error) from error
 
     # --- inside ---
 
     async def _told(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit]) -> list[int]:
         """What a script tells as one text of numbers."""
-        text: bytes = await self._run(script, tag, stream_id, *given, limits=limits)
-        return [int(number) for number in text.split()]
+        text = await self._run(script, tag, stream_id, *given, limits=limits)
+        return [int(number) for number in cast(bytes, text).split()]
 
-    async def _run(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit] = ()) -> Any:
+    async def _run(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit] = ()) -> Reply:
         """Run a script by its digest, or with its text where the server does not have it yet."""
         check_tag(tag, limits)
         base = PREFIX + tag
         keys = [f"{base}:leases", f"{base}:live", f"{base}:over:{stream_id}", *(PREFIX + each.key for each in limits)]
-        now = "" if self._clock is None else int(self._clock() * 1000)
-        arguments = (len(keys), *keys, now, *self._lives, stream_id, *given, *map(_written, limits))
-        return await self._within(self._deadline, "EVALSHA", script, *arguments)
-
-    async def _within(self, seconds: float, command: str, *arguments: Any) -> Any:
+        now = 0 if self._clock is None else int(self._clock() * 1000)
+        numbers = " ".join(map(str, given))
+        rest: tuple[Word, ...] = (len(keys), *keys, stream_id, f"{now} {self._lives} {numbers}", _written(limits))
         try:
-            async with patience(seconds), self._turns:
-                return await self._execute(command, *arguments)
-        except (RedisError, RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
-            raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error
-
-    async def _execute(self, command: str, *arguments: Any) -> Any:
-        if command != "EVALSHA":
-            return await self._client.execute_command(command)
-        script, *rest = arguments
-        try:
-            return await self._client.execute_command("EVALSHA", script.digest, *rest)
-        except NoScriptError:
-            return await self._client.execute_command("EVAL", script.text, *rest)
+            try:
+                return await self._server.call("EVALSHA", script.digest, *rest)
+            except NoScriptError:
+                return await self._server.call("EVAL", script.text, *rest)
+        except FAILURES as error:
+            raise _unavailable(error) from error
 
 
-@asynccontextmanager
-async def patience(seconds: float) -> AsyncIterator[None]:
-    """Like `asyncio.timeout`, but a busy loop does not count: the time is taken in steps, each from when the one before
-    was noticed to be over, and in between the loop looks at its sockets, where the answer may be."""
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
-    async with asyncio.timeout(None) as limit:
+FAILURES = (RedisError, RedisClusterException, OSError)  # a TimeoutError is an OSError
 
-        def step(left: int) -> None:
-            nonlocal timer
-            if left:
-                timer = loop.call_later(seconds / STEPS, step, left - 1)
-            else:
-                limit.reschedule(loop.time())
 
-        timer = loop.call_later(seconds / STEPS, step, STEPS - 1)
-        try:
-            yield
-        finally:
-            timer.cancel()
+def _unavailable(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(f"Redis: {error or type(error).__name__}")
+
+
+class _Cluster:
+    """A Redis Cluster, called as a `Line` is. redis-py knows its nodes."""
+
+    __slots__ = ("_client", "_deadline")
+
+    def __init__(self, client: RedisCluster, deadline: float) -> None:
+        self._client = client
+        self._deadline = deadline
+
+    async def call(self, *words: Word) -> Reply:
+        async with patience(self._deadline):
+            answer: Reply = await self._client.execute_command(*words)
+            return answer
+
+    async def connect(self, seconds: float) -> None:
+        async with patience(seconds):
+            await self._client.execute_command("PING")
+
+    async def close(self) -> None:
+        await self._client.aclose()
 
 
 class _Script:
@@ -199,8 +193,12 @@ def client_of(url: str) -> Redis | RedisCluster:
     return Redis.from_url(url, retry=Retry(NoBackoff(), 1), **options)
 
 
-def _written(limit: Limit) -> str:
-    """A limit as the scripts take it: one argument, as each costs the client a microsecond."""
+def _written(limits: Sequence[Limit]) -> str:
+    """Limits as the scripts take them: a kind and three numbers each."""
+    return " ".join(map(_written_one, limits))
+
+
+def _written_one(limit: Limit) -> str:
     if isinstance(limit, Slots):
         return f"s {limit.most} 0 0"
     if isinstance(limit, Quota):

@@ -1,0 +1,256 @@
+"""One connection to Redis that all calls share: each is written at once, and answers come in the order of the calls.
+
+redis-py lends a connection to each call and reads answers from a stream, with three tasks' turns of the loop and some
+70 us of CPU more than this. A request waits for its admission, so that is worth a hundred lines. redis-py still reads
+URLs, and speaks to clusters and for the directory of tenants.
+
+What scripts answer here is numbers, texts and errors; of RESP2 (https://redis.io/docs/latest/develop/reference/
+protocol-spec/) only these are read. A call may be repeated (`limits.store` says so of each).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
+
+Reply = int | bytes | None
+Word = str | int
+
+STEPS = 10
+"""Of a deadline: more than the turns of the event loop that connecting and one call take."""
+
+MOST_UNREAD = 1 << 16
+"""Bytes of one answer."""
+
+
+class Line:
+    """Calls to one Redis server, on one connection that is opened when it is first needed and whenever it broke.
+
+    `url` as redis-py takes it. No call takes longer than `deadline` seconds, with connecting when it must; one whose
+    connection broke meanwhile begins anew, once. A call that the deadline ends takes the connection with it, and all
+    calls that wait there: they would have had to wait for its answer.
+    """
+
+    __slots__ = ("_address", "_connecting", "_deadline", "_wire")
+
+    def __init__(self, url: str, deadline: float) -> None:
+        self._address: AbstractConnection = ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+        """Never connected: it tells where to, and how."""
+        self._deadline = deadline
+        self._connecting = asyncio.Lock()
+        self._wire: Wire | None = None
+
+    async def call(self, *words: Word) -> Reply:
+        """What the server answers to one command. Raises RedisError for an error that it answers or an answer that
+        can't be read, and OSError (TimeoutError, ConnectionError)."""
+        command = pack(*words)
+        wire = self._wire
+        if wire is not None and wire.is_open:
+            try:
+                return await wire.call(command)
+            except ConnectionError:
+                pass
+        async with patience(self._deadline):
+            wire = await self._connected()
+            return await wire.call(command)
+
+    async def connect(self, seconds: float) -> None:
+        """Connect ahead, and try the connection."""
+        async with patience(seconds):
+            wire = await self._connected()
+            await wire.call(pack("PING"))
+
+    async def close(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+
+    async def _connected(self) -> Wire:
+        async with self._connecting:
+            if self._wire is None or not self._wire.is_open:
+                self._wire = await _dial(self._address, self._deadline)
+            return self._wire
+
+
+async def _dial(address: AbstractConnection, deadline: float) -> Wire:
+    loop = asyncio.get_running_loop()
+
+    def wire() -> Wire:
+        return Wire(deadline)
+
+    if isinstance(address, UnixDomainSocketConnection):
+        _, made = await loop.create_unix_connection(wire, address.path)
+    else:
+        assert isinstance(address, Connection)
+        tls = address.ssl_context.get() if isinstance(address, SSLConnection) else None
+        _, made = await loop.create_connection(wire, address.host, address.port, ssl=tls)
+    try:
+        if address.password:
+            names = [address.username] if address.username else []
+            await made.call(pack("AUTH", *names, address.password))
+        if address.db:
+            await made.call(pack("SELECT", address.db))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+class Wire(asyncio.Protocol):
+    """An open connection. The time of calls is taken in steps by one timer, each from when the one before was noticed
+    to be over: in between the loop looks at its sockets, where the answer may be, so a busy loop does not count."""
+
+    def __init__(self, deadline: float) -> None:
+        self._step = deadline / STEPS
+        self._steps = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: deque[tuple[asyncio.Future[Reply], int]] = deque()
+        """Calls without an answer, and the step at which each is late."""
+        self._unread = b""
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
+    def call(self, command: bytes) -> asyncio.Future[Reply]:
+        """Only while it is open."""
+        transport = self._transport
+        if transport is None:
+            raise ConnectionResetError("the connection is closed")
+        transport.write(command)
+        answer = self._loop.create_future()
+        self._waiting.append((answer, self._steps + STEPS))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._step, self._on_step)
+        return answer
+
+    def close(self) -> None:
+        self._end(ConnectionAbortedError("the connection was closed here"))
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._unread:
+            data = self._unread + data
+        at, end = 0, len(data)
+        try:
+            while at < end and (found := take(data, at)) is not None:
+                answer, at = found
+                self._answered(answer)
+            self._unread = data[at:]
+            if end - at > MOST_UNREAD:
+                raise InvalidResponse("an answer is longer than scripts give")
+        except InvalidResponse as error:
+            self._end(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(ConnectionResetError(str(error or "the server closed the connection")))
+
+    # --- inside ---
+
+    def _answered(self, answer: Reply | ResponseError) -> None:
+        if not self._waiting:
+            raise InvalidResponse("an answer came that nobody asked for")
+        waiting, _ = self._waiting.popleft()
+        if not waiting.done():  # whoever asked may have been cancelled
+            if isinstance(answer, ResponseError):
+                waiting.set_exception(answer)
+            else:
+                waiting.set_result(answer)
+        if isinstance(answer, ResponseError) and str(answer).startswith("READONLY"):
+            self._end(ConnectionResetError("it is a replica now"))  # its name may lead to the new primary
+
+    def _on_step(self) -> None:
+        self._timer = None
+        self._steps += 1
+        if not self._waiting:
+            return
+        if self._waiting[0][1] <= self._steps:
+            self._end(TimeoutError("no answer in time"))
+        else:
+            self._timer = self._loop.call_later(self._step, self._on_step)
+
+    def _end(self, error: Exception) -> None:
+        """No answers come any more."""
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        transport.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._waiting:
+            answer, _ = self._waiting.popleft()
+            if not answer.done():
+                answer.set_exception(error)
+
+
+def pack(*words: Word) -> bytes:
+    """A command as RESP2 writes it: an array of texts."""
+    texts = [word.encode() if isinstance(word, str) else b"%d" % word for word in words]
+    return b"*%d\r\n%b" % (len(texts), b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts]))
+
+
+def take(data: bytes, at: int) -> tuple[Reply | ResponseError, int] | None:
+    """The answer that begins at `at`, and where the next does; None: it is not all there. Raises InvalidResponse."""
+    end = data.find(b"\r\n", at)
+    if end < 0:
+        return None
+    kind, text, after = data[at : at + 1], data[at + 1 : end], end + 2
+    if kind == b"+":
+        return text, after
+    if kind == b"-":
+        error = text.decode("utf-8", "replace")
+        return (NoScriptError if error.startswith("NOSCRIPT") else ResponseError)(error), after
+    if kind == b":":
+        return _number(text), after
+    if kind != b"$":
+        raise InvalidResponse(f"not what scripts answer: {data[at : at + 20]!r}")
+    size = _number(text)
+    if size == -1:
+        return None, after
+    last = after + size
+    return (data[after:last], last + 2) if size >= 0 and len(data) >= last + 2 else None
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidResponse(f"no number: {text[:20]!r}") from None
+
+
+@asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """Like `asyncio.timeout`, but a busy loop does not count; see `Wire`."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+    async with asyncio.timeout(None) as limit:
+
+        def step(left: int) -> None:
+            nonlocal timer
+            if left:
+                timer = loop.call_later(seconds / STEPS, step, left - 1)
+            else:
+                limit.reschedule(loop.time())
+
+        timer = loop.call_later(seconds / STEPS, step, STEPS - 1)
+        try:
+            yield
+        finally:
+            timer.cancel()

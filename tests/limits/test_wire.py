@@ -1,0 +1,247 @@
+"""One connection to Redis: what is written and read, all ways of connecting, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
+
+from flowserver.limits.wire import MOST_UNREAD, STEPS, Line, Reply, Wire, pack, take
+from tests.support.h2_lab import Certificates
+from tests.support.lab import free_port
+from tests.support.redis import RedisServer, running_redis
+from tests.support.transport import FakeTransport
+
+PATIENT = 10.0
+"""Seconds that a busy machine keeps."""
+
+
+def wired(deadline: float) -> Wire:
+    wire = Wire(deadline)
+    wire.connection_made(FakeTransport(wire))
+    return wire
+
+
+# What is written and read
+
+
+def test_a_command_is_a_list_of_texts() -> None:
+    assert pack("SET", "naïve", 12) == b"*3\r\n$3\r\nSET\r\n$6\r\nna\xc3\xafve\r\n$2\r\n12\r\n"
+
+
+ANSWERS = st.one_of(
+    st.integers(-(1 << 62), 1 << 62),
+    st.none(),
+    st.binary(max_size=40),
+    st.text("abc E", max_size=20).map(ResponseError),
+)
+
+
+def written(answer: Reply | ResponseError) -> bytes:
+    if answer is None:
+        return b"$-1\r\n"
+    if isinstance(answer, int):
+        return b":%d\r\n" % answer
+    if isinstance(answer, bytes):
+        return b"$%d\r\n%b\r\n" % (len(answer), answer)
+    return b"-%b\r\n" % str(answer).encode()
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=6), st.data())
+def test_answers_cut_anywhere_reach_their_calls(answers: list[Reply | ResponseError], data: st.DataObject) -> None:
+    async def run() -> None:
+        wire = wired(PATIENT)
+        calls = [wire.call(b"") for _ in answers]
+        stream = b"".join(map(written, answers))
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+        for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+            wire.data_received(stream[begin:end])
+        for call, answer in zip(calls, answers, strict=True):
+            if isinstance(answer, ResponseError):
+                assert str(call.exception()) == str(answer)
+            else:
+                assert call.result() == answer
+        assert wire.is_open
+        wire.close()
+
+    asyncio.run(run())
+
+
+def test_errors_are_told_apart() -> None:
+    kinds = []
+    for answer in (b"-NOSCRIPT No matching script.\r\n", b"-ERR wrong\r\n"):
+        taken = take(answer, 0)
+        assert taken is not None
+        kinds.append(type(taken[0]))
+    assert kinds == [NoScriptError, ResponseError]
+
+
+@pytest.mark.parametrize("answer", [b"*1\r\n:1\r\n", b":one\r\n", b"$x\r\n", b"\r\n", b"HTTP/1.1 400 Bad Request\r\n"])
+def test_what_scripts_never_answer(answer: bytes) -> None:
+    with pytest.raises(InvalidResponse):
+        take(answer, 0)
+
+
+async def test_an_answer_of_no_end() -> None:
+    wire = wired(PATIENT)
+    call = wire.call(b"")
+    wire.data_received(b"+" + b"x" * MOST_UNREAD)
+    assert not wire.is_open
+    with pytest.raises(InvalidResponse):
+        await call
+
+
+async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
+    wire = wired(PATIENT)
+    call = wire.call(b"")
+    wire.data_received(b":1\r\n:2\r\n")
+    assert await call == 1
+    assert not wire.is_open
+    with pytest.raises(ConnectionError):
+        wire.call(b"")
+
+
+async def test_the_answer_to_a_cancelled_call_goes_to_nobody() -> None:
+    wire = wired(PATIENT)
+    first, second = wire.call(b""), wire.call(b"")
+    first.cancel()
+    wire.data_received(b":1\r\n:2\r\n")
+    assert await second == 2
+    wire.close()
+
+
+async def test_a_late_call_takes_the_connection_with_it() -> None:
+    wire = wired(0.05)
+    calls = [wire.call(b""), wire.call(b"")]
+    for call in calls:
+        with pytest.raises(TimeoutError):
+            await call
+    assert not wire.is_open
+
+
+async def test_each_call_has_the_whole_deadline() -> None:
+    """Answers before it tell nothing of it, and one that came stops no clock."""
+    wire = wired(0.2)
+    loop = asyncio.get_running_loop()
+    first = wire.call(b"")
+    await asyncio.sleep(0.1)
+    second, began = wire.call(b""), loop.time()
+    wire.data_received(b":1\r\n")
+    with pytest.raises(TimeoutError):
+        await second
+    assert first.result() == 1
+    assert loop.time() - began >= 0.2 * (STEPS - 1) / STEPS - 0.001
+
+
+# Connecting
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with running_redis() as started:
+        yield started
+
+
+async def asked(url: str) -> Reply:
+    """What a server at `url` says to a script."""
+    line = Line(url, PATIENT)
+    try:
+        return await line.call("EVAL", "return redis.call('INCR', KEYS[1])", 1, "count")
+    finally:
+        await line.close()
+
+
+async def test_a_user_a_password_and_a_database(server: RedisServer) -> None:
+    with server.commands() as command:
+        command("ACL", "SETUSER", "relay", "on", ">sec ret", "~*", "+@all")
+        command("SELECT", 3)
+        assert await asked(f"redis://relay:sec%20ret@127.0.0.1:{server.port}/3") == 1
+        command("CONFIG", "SET", "requirepass", "other")
+        assert await asked(f"redis://:other@127.0.0.1:{server.port}/3") == 2
+    with pytest.raises(ResponseError, match="WRONGPASS"):
+        await asked(f"redis://relay:wrong@127.0.0.1:{server.port}")
+    with pytest.raises(ResponseError, match="index"):
+        await asked(f"redis://relay:sec%20ret@127.0.0.1:{server.port}/99")
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    with running_redis("--unixsocket", str(tmp_path / "redis")):
+        assert await asked(f"unix://{tmp_path}/redis") == 1
+        assert await asked(f"unix://{tmp_path}/redis?db=2") == 1
+        with pytest.raises(OSError):
+            await asked(f"unix://{tmp_path}/nothing")
+
+
+async def test_tls(tmp_path: Path) -> None:
+    made, port = Certificates(tmp_path), free_port()
+    files = ("--tls-cert-file", made.certificate, "--tls-key-file", made.key, "--tls-ca-cert-file", made.authority)
+    try:
+        with running_redis("--tls-port", str(port), *files, "--tls-auth-clients", "no"):
+            assert await asked(f"rediss://127.0.0.1:{port}?ssl_ca_certs={made.authority}") == 1
+            with pytest.raises(OSError, match="certificate verify failed"):
+                await asked(f"rediss://127.0.0.1:{port}")
+    except AssertionError as failure:
+        if "Redis ended" in str(failure):
+            pytest.skip("this redis-server has no TLS")
+        raise
+
+
+async def test_many_calls_share_one_connection(server: RedisServer) -> None:
+    line = Line(server.url, PATIENT)
+    answers = await asyncio.gather(*(line.call("INCR", "count") for _ in range(100)))
+    assert answers == list(range(1, 101))
+    with server.commands() as command:
+        assert command("INFO", "stats")["total_connections_received"] <= 3  # the fixture's, this one, the line's
+    await line.close()
+
+
+async def test_a_primary_that_became_a_replica_is_looked_for_anew(server: RedisServer) -> None:
+    line = Line(server.url, PATIENT)
+    assert await line.call("INCR", "count") == 1
+    with server.commands() as command:
+        command("REPLICAOF", "127.0.0.1", "1")
+        before = command("INFO", "stats")["total_connections_received"]
+        for _ in range(2):
+            with pytest.raises(RedisError, match="READONLY"):
+                await line.call("INCR", "count")
+        assert command("INFO", "stats")["total_connections_received"] == before + 1
+    await line.close()
+
+
+@asynccontextmanager
+async def talking(answer: Callable[[], bytes]) -> AsyncIterator[str]:
+    """The URL of a server that says what `answer` gives to whatever it reads, then hangs up."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.read(65536):
+            writer.write(answer())
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
+        yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+async def test_a_call_whose_connection_broke_begins_anew_once() -> None:
+    answers = iter([b":1\r\n", b"", b":3\r\n", b"", b""])
+    async with talking(lambda: next(answers)) as url:
+        line = Line(url, PATIENT)
+        assert await line.call("FIRST") == 1
+        await asyncio.sleep(0.05)  # it hears of the end; the next one is on a connection of its own
+        with pytest.raises(ConnectionError):
+            await line.call("SECOND")
+        assert await line.call("THIRD") == 3
+        await line.close()
+
+
+async def test_it_is_no_redis() -> None:
+    async with talking(lambda: b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
+        line = Line(url, PATIENT)
+        with pytest.raises(InvalidResponse):
+            await line.call("FIRST")
+        await line.close()
