@@ -135,7 +135,8 @@ class ReadGate:
         self._totals = totals
         self._closed = False
         self._reasons = 0
-        self._since: dict[Reason, float] = {}
+        self._since: dict[Reason, float] | None = None
+        """Since when each reason holds; None: none ever did, which is usual."""
         self.pauses = 0
         """How often the gate went from open to shut."""
         self.seconds = 0.0
@@ -154,6 +155,8 @@ class ReadGate:
             return
         was_open = not self._reasons
         self._reasons |= reason
+        if self._since is None:
+            self._since = {}
         self._since[reason] = self._clock()
         self._totals.pauses[reason] += 1
         if was_open:
@@ -172,16 +175,20 @@ class ReadGate:
         """The stream is over: settle the accounts and touch its reading no more."""
         self._closed = True
         if self._reasons:
-            for reason in list(self._since):
-                self._account(reason)
+            for reason in Reason:
+                if self._reasons & reason:
+                    self._account(reason)
             self._reasons = 0
 
     def paused_seconds(self) -> float:
         """How long reasons held this gate shut, until now."""
+        if not self._since:
+            return self.seconds
         now = self._clock()
         return self.seconds + sum(now - since for since in self._since.values())
 
     def _account(self, reason: Reason) -> None:
+        assert self._since is not None
         seconds = self._clock() - self._since.pop(reason)
         self.seconds += seconds
         self._totals.seconds[reason] += seconds

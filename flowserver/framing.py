@@ -134,11 +134,8 @@ def split_fields(raw: bytes, start: int) -> list[tuple[bytes, bytes]]:
     """The fields of the head `raw`, which `FIELDS` matches from `start` on; names in lower case."""
     if start + 2 >= len(raw):
         return []
-    fields = []
-    for line in raw[start:-4].split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        fields.append((name.lower(), value.strip(b" \t")))
-    return fields
+    lines = [line.partition(b":") for line in raw[start:-4].split(b"\r\n")]
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]
 
 
 def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:

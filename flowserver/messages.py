@@ -67,6 +67,7 @@ class RequestHead:
         http_version: bytes = b"1.1",
         content_length: int | None = None,
         has_body: bool = False,
+        fields: dict[bytes, bytes] | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -76,14 +77,21 @@ class RequestHead:
         self.has_body = has_body
         self.body_at_hand = False
         """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
-        self._fields: dict[bytes, bytes] | None = None
+        self._fields = fields
+        """First values of `headers`; None: not looked for yet."""
 
-    def find(self, name: bytes) -> bytes | None:
-        """As `find` has it. A request is asked for ten fields, of which it has two or three."""
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The first value of each field. A request is asked for ten of them, of which it has two or three."""
         fields = self._fields
         if fields is None:
             fields = self._fields = first_values(self.headers)
-        return fields.get(name)
+        return fields
+
+    def find(self, name: bytes) -> bytes | None:
+        """The first value of `name` (lower case); None when there is none."""
+        fields = self._fields
+        return self.fields.get(name) if fields is None else fields.get(name)
 
     @property
     def path(self) -> bytes:
@@ -94,7 +102,7 @@ class RequestHead:
 class ResponseHead:
     """A response without its body. `content_length` None: the length is not known in advance."""
 
-    __slots__ = ("body_at_hand", "content_length", "headers", "reason", "status")
+    __slots__ = ("_fields", "body_at_hand", "content_length", "headers", "reason", "status")
 
     def __init__(
         self, status: int, headers: Headers, *, reason: bytes = b"", content_length: int | None = None
@@ -105,6 +113,14 @@ class ResponseHead:
         self.content_length = content_length
         self.body_at_hand = False
         """As in `RequestHead`."""
+        self._fields: dict[bytes, bytes] | None = None
+
+    def find(self, name: bytes) -> bytes | None:
+        """The first value of `name` (lower case) that the head came with; None when there is none."""
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = first_values(self.headers)
+        return fields.get(name)
 
 
 def find(headers: Headers, name: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import RelayError
 
@@ -29,8 +29,7 @@ class Usage:
     """Of `output`, the ones for reasoning, shown to the client or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a request wants, as far as it matters here; None: it does not say."""
 
     model: str | None = None

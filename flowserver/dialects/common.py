@@ -23,6 +23,8 @@ def count(value: Any, missing: int | None = None) -> int | None:
     """`value` as a count, also where it is written as text, as Google's APIs allow; `missing` if it is none."""
     if value is None:
         return missing
+    if type(value) is int:
+        return value if 0 <= value < MAX_COUNT else missing
     if isinstance(value, str) and value.isdecimal() and len(value) < 16:
         value = int(value)
     if isinstance(value, float) and value.is_integer():

@@ -212,9 +212,19 @@ class ChatMeter:
 
     def read_whole(self, body: bytes) -> None:
         event = parse(body)
-        if event is not None:
-            self._read_event(b"", event)
-            self.finished = True
+        if event is None:
+            return
+        self.finished = True
+        self._read_choices(entries(event.get("choices")))
+        self.pieces = int(self.units > 0)
+        self.model = text(event.get("model"))
+        groq = mapping(event["x_groq"]) if "x_groq" in event else {}
+        error = event.get("error") or groq.get("error")
+        if error:
+            self.failed = told(error)
+        report = mapping(event.get("usage") or groq.get("usage"))
+        if report:
+            read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
 
     def _open_choices(self) -> list[int]:
         asked = range(min(self._asked.choices, _MOST_CHOICES))
@@ -295,13 +305,15 @@ class OpenAIChat:
         return path_of(target).endswith("/chat/completions")
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        said = body.get
+        stream = said("stream") is True
         return Asked(
-            model=text(body.get("model")),
-            stream=body.get("stream") is True,
-            max_tokens=count(body.get("max_completion_tokens"), count(body.get("max_tokens"))),
-            choices=count(body.get("n")) or 1,
-            user=text(body.get("user")) or text(body.get("safety_identifier")),
-            usage=mapping(body.get("stream_options")).get("include_usage") is True or body.get("stream") is not True,
+            model=text(said("model")),
+            stream=stream,
+            max_tokens=count(said("max_completion_tokens"), count(said("max_tokens"))),
+            choices=count(said("n")) or 1,
+            user=text(said("user")) or text(said("safety_identifier")),
+            usage=not stream or mapping(said("stream_options")).get("include_usage") is True,
         )
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:

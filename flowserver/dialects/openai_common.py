@@ -44,23 +44,15 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
 
     Some have words of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning.
     """
-    into = mapping(report.get("prompt_tokens_details") or report.get("input_tokens_details"))
-    out = mapping(report.get("completion_tokens_details") or report.get("output_tokens_details"))
-    usage.input = _first(report.get("prompt_tokens"), report.get("input_tokens"), usage.input)
-    usage.cached = _first(into.get("cached_tokens"), report.get("prompt_cache_hit_tokens"), usage.cached)
-    usage.cache_written = _first(into.get("cache_write_tokens"), usage.cache_written)
-    usage.reasoning = _first(out.get("reasoning_tokens"), report.get("reasoning_tokens"), usage.reasoning)
-    output = _first(report.get("completion_tokens"), report.get("output_tokens"))
+    read = report.get
+    into = mapping(read("prompt_tokens_details") or read("input_tokens_details"))
+    out = mapping(read("completion_tokens_details") or read("output_tokens_details"))
+    usage.input = count(read("prompt_tokens"), count(read("input_tokens"), usage.input))
+    usage.cached = count(into.get("cached_tokens"), count(read("prompt_cache_hit_tokens"), usage.cached))
+    usage.cache_written = count(into.get("cache_write_tokens"), usage.cache_written)
+    usage.reasoning = count(out.get("reasoning_tokens"), count(read("reasoning_tokens"), usage.reasoning))
+    output = count(read("completion_tokens"), count(read("output_tokens")))
     if output is not None:
         # The total shows whether the sum has the reasoning after all.
         inside = report.get("total_tokens") == (usage.input or 0) + output
         usage.output = output + (usage.reasoning or 0) if reasoning_apart and not inside else output
-
-
-def _first(*values: object) -> int | None:
-    """The first of these that is a count."""
-    for value in values:
-        found = count(value)
-        if found is not None:
-            return found
-    return None

@@ -49,6 +49,10 @@ class HeadReader:
     def feed(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
         """A whole raw head and what follows it; an error; or None while the head is incomplete."""
         buffer = self._buffer
+        if not buffer and not data.startswith(b"\r"):
+            end = data.find(b"\r\n\r\n") + 4
+            if 4 <= end <= MAX_HEAD and data.count(b"\n", 0, end) == data.count(b"\r\n", 0, end):
+                return data[:end], data[end:]  # the usual shape: a read begins with a whole head
         start = max(0, len(buffer) - 3)
         buffer += data
         if buffer[:2] == b"\r\n" and not self._skipped:  # to be ignored once (RFC 9112 section 2.2)
@@ -140,6 +144,7 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
         http_version=version,
         content_length=content_length,
         has_body=chunked or bool(content_length),
+        fields=fields,
     )
 
 

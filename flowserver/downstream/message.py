@@ -76,9 +76,10 @@ def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
 
 
 def _is_plain(head: RequestHead) -> bool:
-    if head.http_version != b"1.1" or not _WISHES.isdisjoint([name for name, _ in head.headers]):
+    fields = head.fields
+    if head.http_version != b"1.1" or not _WISHES.isdisjoint(fields):
         return False
-    return head.find(b"connection") is None or keeps_alive(head.headers)
+    return b"connection" not in fields or keeps_alive(head.headers)
 
 
 class PlainMessage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
 from ..limits.store import Decision, Quota
-from ..messages import Headers, RequestHead, ResponseHead, find
+from ..messages import Headers, RequestHead, ResponseHead
 from ..sse import NdjsonScanner, Scanner, SseScanner
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
@@ -276,10 +277,10 @@ class Account:
         self._answered = head.status == 200
         if self.format is None or self.upstream is None or not self._answered:
             return None
-        if find(head.headers, b"content-encoding") not in (None, b"identity"):
+        if head.find(b"content-encoding") not in (None, b"identity"):
             self._unreadable = True
             return None
-        kind = (find(head.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+        kind = _media_type(head.find(b"content-type") or b"")
         quirks = self.upstream.settings.quirks
         settings = self._settings
         if kind == _WHOLE:
@@ -399,6 +400,12 @@ class Account:
         if not meter.running:
             self.estimated = counted.tokens(meter)
         self._settings.ratios.learn(self.format, meter, upstream=self.upstream.name, model=self.asked.model)
+
+
+@lru_cache(64)
+def _media_type(field: bytes) -> bytes:
+    """Of a content-type, without its parameters."""
+    return field.partition(b";")[0].strip().lower()
 
 
 _LONG = 2000

@@ -337,9 +337,11 @@ class Dispatch:
     def _candidate(self) -> Target | None:
         """The next provider in the order of fallback that may be asked; None when there is none."""
         assert self._route is not None
-        now = self._around.clock()
+        now, tried = self._around.clock(), self._tried
         for tier in self._route.tiers:
-            fit = [target for target in tier if target not in self._tried and target.health.allows(now)]
+            if len(tier) == 1 and not tried and not tier[0].is_full and tier[0].health.allows(now):
+                return tier[0]  # the usual case: the one provider there is
+            fit = [target for target in tier if target not in tried and target.health.allows(now)]
             free = [target for target in fit if not target.is_full]
             if not free:
                 free = [target for target in fit if target.waiting < target.settings.queue]

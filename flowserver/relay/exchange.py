@@ -56,9 +56,9 @@ class _Activity:
 
     __slots__ = ("_mark", "_since")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self._mark: tuple[object, ...] = ()
-        self._since = now
+        self._since = 0.0
 
     def still_for(self, now: float, *mark: object) -> float:
         """Seconds without a change of `mark`, as far as looks can tell."""
@@ -123,8 +123,8 @@ class Exchange:
         self._laned = 0
         """Chunks that were written to the client by lanes."""
         self._deadlines = around.deadlines
-        self._activity = _Activity(now)
-        self._quiet = _Activity(now)
+        self._activity: _Activity | None = None
+        self._quiet: _Activity | None = None
         self._tap: Tap | WholeTap | None = None
         self._cut = False
         self._abandoned: tuple[float, int] | None = None
@@ -430,10 +430,15 @@ class Exchange:
                 )
         elif limits.idle is not None:
             paused = self.answer_gate is not None and self.answer_gate.is_shut
-            still = self._activity.still_for(now, "down", self.bytes_down, paused)
+            still = self._still_for(now, "down", self.bytes_down, paused)
             if not paused and still >= limits.idle:
                 reason = EndReason.IDLE_TIMEOUT
                 self._fail(_timeout("The provider fell silent for", limits.idle, "FLOW_IDLE_TIMEOUT", reason))
+
+    def _still_for(self, now: float, *mark: object) -> float:
+        if self._activity is None:  # most exchanges are over before the first look
+            self._activity = _Activity()
+        return self._activity.still_for(now, *mark)
 
     def _was_long_enough(self, now: float, since: float, size: int) -> bool:
         limits = self._around.abandoned
@@ -445,6 +450,8 @@ class Exchange:
         if limit is None or beat is None or tap is None or self._abandoned is not None:
             return
         paused = self.answer_gate is not None and self.answer_gate.is_shut
+        if self._quiet is None:
+            self._quiet = _Activity()
         still = self._quiet.still_for(now, self.writes[0], paused)
         if still >= limit and not paused and tap.at_boundary and not tap.meter.finished:
             self.heartbeats += 1
@@ -452,7 +459,7 @@ class Exchange:
 
     def _sweep_upload(self, now: float, limits: Deadlines) -> None:
         held_back = self.upload_gate.is_shut
-        still = self._activity.still_for(now, "up", self.bytes_up, self.bytes_down, held_back)
+        still = self._still_for(now, "up", self.bytes_up, self.bytes_down, held_back)
         if held_back:
             if limits.first_byte is not None and still >= limits.first_byte:
                 what = "The provider took no more of the request for"

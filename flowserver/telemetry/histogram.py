@@ -19,6 +19,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
+    @property
+    def count(self) -> int:
+        """Values observed."""
+        return sum(self._counts)
+
     def buckets(self) -> list[tuple[str, float]]:
         """Each bound with the number of values up to it."""
         total = 0

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from ..relay.account import Account
+from ..dialects.base import Usage
 from ..relay.exchange import Exchange
 from .histogram import Histogram
 
@@ -21,10 +21,24 @@ MAX_MODELS = 200
 """Models with figures of their own; clients name them, so further ones share one."""
 OTHER = "other"
 
-_K = TypeVar("_K", bound=tuple[str, ...])
 _Key = tuple[str, str]
 """Provider and model."""
 _LABELS = ["gen_ai_provider_name", "gen_ai_request_model"]
+
+
+class _Figures:
+    """Of one provider and model."""
+
+    __slots__ = ("errors", "first_token", "input", "output", "per_token", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, dict[str, int]] = {}
+        """By tenant, then by kind."""
+        self.input = Histogram(USAGE_BUCKETS)
+        self.output = Histogram(USAGE_BUCKETS)
+        self.first_token = Histogram(FIRST_TOKEN_BUCKETS)
+        self.per_token = Histogram(PER_TOKEN_BUCKETS)
+        self.errors = Histogram(ERROR_BUCKETS)
 
 
 class TokenMetrics:
@@ -32,71 +46,65 @@ class TokenMetrics:
 
     def __init__(self) -> None:
         self._models: set[str] = set()
-        self._tokens: Counter[tuple[str, str, str, str]] = Counter()
-        self._usage: dict[tuple[str, str, str], Histogram] = {}
-        self._first_token: dict[_Key, Histogram] = {}
-        self._per_token: dict[_Key, Histogram] = {}
-        self._errors: dict[_Key, Histogram] = {}
+        self._figures: dict[_Key, _Figures] = {}
         self._uncounted: Counter[str] = Counter()
 
     def exchange_ended(self, exchange: Exchange) -> None:
         account = exchange.account
-        if account.upstream is None:
+        upstream, meter = account.upstream, account.meter
+        if upstream is None:
             return
-        if account.uncounted:
-            self._uncounted[account.upstream.name] += account.uncounted
-        if account.meter is None:
+        uncounted = account.uncounted
+        if uncounted:
+            self._uncounted[upstream.name] += uncounted
+        if meter is None:
             return
-        key = (account.upstream.name, self._label(account.model or ""))
-        self._count(account, key)
+        figures = self._of(upstream.name, meter.model or account.asked.model or "")
         output = account.output
+        _count(figures, account.tenant.name if account.tenant is not None else "", meter.usage, output)
         if exchange.first_token_at is not None and exchange.ended_at is not None:
             first = exchange.first_token_at
-            _observe(self._first_token, FIRST_TOKEN_BUCKETS, key, first - exchange.started_at)
+            figures.first_token.observe(first - exchange.started_at)
             if output > 1:
-                _observe(self._per_token, PER_TOKEN_BUCKETS, key, (exchange.ended_at - first) / (output - 1))
+                figures.per_token.observe((exchange.ended_at - first) / (output - 1))
         if account.estimated is not None and output:
-            _observe(self._errors, ERROR_BUCKETS, key, abs(account.estimated - output) / output)
+            figures.errors.observe(abs(account.estimated - output) / output)
 
     def collect(self) -> Iterator[Metric]:
+        known = sorted(self._figures.items())
         tokens = CounterMetricFamily("flow_tokens", "Tokens of ended exchanges.", labels=[*_LABELS, "tenant", "type"])
-        for labels, number in sorted(self._tokens.items()):
-            tokens.add_metric(list(labels), number)
+        for key, figures in known:
+            for tenant, kinds in sorted(figures.tokens.items()):
+                for kind, number in sorted(kinds.items()):
+                    tokens.add_metric([*key, tenant, kind], number)
         yield tokens
         yield _family(
-            "gen_ai_client_token_usage", "Tokens of one exchange.", [*_LABELS, "gen_ai_token_type"], self._usage
+            "gen_ai_client_token_usage",
+            "Tokens of one exchange.",
+            [*_LABELS, "gen_ai_token_type"],
+            [
+                ((*key, kind), histogram)
+                for key, figures in known
+                for kind, histogram in (("input", figures.input), ("output", figures.output))
+            ],
         )
-        yield _family(
-            "gen_ai_server_time_to_first_token_seconds", "From request to first content.", _LABELS, self._first_token
-        )
-        yield _family(
-            "gen_ai_server_time_per_output_token_seconds", "Between tokens behind the first.", _LABELS, self._per_token
-        )
-        yield _family(
-            "flow_estimate_error_ratio", "Estimated tokens against the provider's report.", _LABELS, self._errors
-        )
+        for name, text, pick in (
+            ("gen_ai_server_time_to_first_token_seconds", "From request to first content.", _FIRST_TOKEN),
+            ("gen_ai_server_time_per_output_token_seconds", "Between tokens behind the first.", _PER_TOKEN),
+            ("flow_estimate_error_ratio", "Estimated tokens against the provider's report.", _ERRORS),
+        ):
+            yield _family(name, text, _LABELS, [(key, pick(figures)) for key, figures in known])
         text = "Events and answers that could not be looked into, so that their tokens are not counted."
         uncounted = CounterMetricFamily("flow_uncounted", text, labels=["gen_ai_provider_name"])
         for upstream, number in sorted(self._uncounted.items()):
             uncounted.add_metric([upstream], number)
         yield uncounted
 
-    def _count(self, account: Account, key: _Key) -> None:
-        usage, output = account.usage, account.output
-        tenant = account.tenant.name if account.tenant is not None else ""
-        kinds = {
-            "input": usage.input,
-            "output": output,
-            "cached": usage.cached,
-            "cache_written": usage.cache_written,
-            "reasoning": usage.reasoning,
-        }
-        for kind, number in kinds.items():
-            if number:
-                self._tokens[*key, tenant, kind] += number
-        for kind in ("input", "output"):
-            if kinds[kind]:
-                _observe(self._usage, USAGE_BUCKETS, (*key, kind), kinds[kind] or 0)
+    def _of(self, upstream: str, model: str) -> _Figures:
+        figures = self._figures.get((upstream, model))
+        if figures is None:
+            figures = self._figures.setdefault((upstream, self._label(model)), _Figures())
+        return figures
 
     def _label(self, model: str) -> str:
         if model not in self._models:
@@ -106,15 +114,31 @@ class TokenMetrics:
         return model
 
 
-def _observe(histograms: dict[_K, Histogram], bounds: tuple[float, ...], key: _K, value: float) -> None:
-    histogram = histograms.get(key)
-    if histogram is None:
-        histogram = histograms[key] = Histogram(bounds)
-    histogram.observe(value)
+_FIRST_TOKEN, _PER_TOKEN, _ERRORS = attrgetter("first_token"), attrgetter("per_token"), attrgetter("errors")
 
 
-def _family(name: str, text: str, labels: list[str], histograms: dict[_K, Histogram]) -> Metric:
+def _count(figures: _Figures, tenant: str, usage: Usage, output: int) -> None:
+    tokens = figures.tokens.get(tenant)
+    if tokens is None:
+        tokens = figures.tokens[tenant] = {}
+    if usage.input:
+        tokens["input"] = tokens.get("input", 0) + usage.input
+        figures.input.observe(usage.input)
+    if output:
+        tokens["output"] = tokens.get("output", 0) + output
+        figures.output.observe(output)
+    for kind, number in (
+        ("cached", usage.cached),
+        ("cache_written", usage.cache_written),
+        ("reasoning", usage.reasoning),
+    ):
+        if number:
+            tokens[kind] = tokens.get(kind, 0) + number
+
+
+def _family(name: str, text: str, labels: list[str], histograms: Sequence[tuple[tuple[str, ...], Histogram]]) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
-    for key, histogram in sorted(histograms.items()):
-        family.add_metric(list(key), histogram.buckets(), histogram.sum)
+    for key, histogram in histograms:
+        if histogram.count:
+            family.add_metric(list(key), histogram.buckets(), histogram.sum)
     return family

@@ -23,7 +23,7 @@ from ..framing import (
     split_fields,
     write_fields,
 )
-from ..messages import Headers, RequestHead, ResponseHead, find, has_no_body
+from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.lane import Lane
 from ..relay.ports import UpstreamEvents
 from .kernel import bytes_acknowledged, is_silent, look
@@ -100,6 +100,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._reading = True
         self._receive: Callable[[bytes], None] = self._receive_head
         self._decoder: ChunkDecoder | None = None
+        self._outlet: Outlet | None = None
+        """Of the present request's body; None: the transport took all of it at once so far, which is usual."""
         self._lane: Lane | None = None
         """The transport's protocol in place of this; None: this is."""
         self._end_waits = False
@@ -158,18 +160,11 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._tail = b""
         self._method = request.method
         self._interim = 0
-        self._head = bytearray()
+        self._head = b""
         self._decoder = None
         self._end_waits = False
         self._receive = self._receive_head
-        self._outlet = Outlet(
-            self._transport,
-            self._marks,
-            write=self._write_framed,
-            on_full=events.on_upstream_full,
-            on_drained=events.on_upstream_drained,
-            blocked=self._blocked,
-        )
+        self._outlet = None
         if self.served == 1:
             self._acknowledged = None
         self._unsent = b""
@@ -181,10 +176,13 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return self
 
     def send_data(self, data: bytes) -> None:
-        self._outlet.send(data)
+        if self._blocked or self._outlet is not None:
+            self._the_outlet().send(data)
+        else:
+            self._write_framed(data)
 
     def send_end(self) -> None:
-        if self._outlet.waiting:
+        if self._outlet is not None and self._outlet.waiting:
             self._end_waits = True
         else:
             self._write_end()
@@ -192,7 +190,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
     @property
     def is_full(self) -> bool:
         """Whether the upload is stopped at the high mark."""
-        return self._outlet.full
+        return self._outlet is not None and self._outlet.full
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -262,15 +260,29 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self._blocked = True
         if self._events is not None:
-            self._outlet.block()
+            self._the_outlet().block()
 
     def resume_writing(self) -> None:
         self._blocked = False
-        if self._events is not None:
-            self._outlet.unblock()
-            if self._end_waits and not self._outlet.waiting:
+        outlet = self._outlet
+        if self._events is not None and outlet is not None:
+            outlet.unblock()
+            if self._end_waits and not outlet.waiting:
                 self._end_waits = False
                 self._write_end()
+
+    def _the_outlet(self) -> Outlet:
+        if self._outlet is None:
+            assert self._events is not None
+            self._outlet = Outlet(
+                self._transport,
+                self._marks,
+                write=self._write_framed,
+                on_full=self._events.on_upstream_full,
+                on_drained=self._events.on_upstream_drained,
+                blocked=self._blocked,
+            )
+        return self._outlet
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -294,18 +306,17 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._receive(decoder.rest)
 
     def _receive_head(self, data: bytes) -> None:
-        head = self._head
-        head += data
+        self._head = self._head + data if self._head else data
         while True:
+            head = self._head
             end = head.find(b"\r\n\r\n")
             if not b"HTTP/1.".startswith(head[:7]):
                 self._fail("sent something that is no HTTP/1.1")
             elif max(end, len(head) if end < 0 else 0) > MAX_HEAD:
                 self._fail(f"sent a head of more than {MAX_HEAD} bytes")
             elif end >= 0:
-                raw = bytes(head[: end + 4])
-                del head[: end + 4]
-                if self._parse_head(raw):
+                self._head = head[end + 4 :]
+                if self._parse_head(head[: end + 4]):
                     continue
             return
 
@@ -367,8 +378,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def _on_head(self, head: ResponseHead) -> None:
         """Decide who reads the body, then pass on the head and what came of the body with it."""
-        chunked = find(head.headers, b"transfer-encoding") is not None
-        length = find(head.headers, b"content-length")
+        chunked = head.find(b"transfer-encoding") is not None
+        length = head.find(b"content-length")
         if chunked and length is not None:
             self._fail("sent both Transfer-Encoding and Content-Length")
             return
@@ -383,7 +394,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         events.on_upstream_head(head)
         self._receive = self._receive_plain if self._h11 is None else self._receive_by_h11
         if self._events is events:  # not cancelled by what the head brought about
-            self._receive_rest(bytes(self._head))
+            rest, self._head = self._head, b""
+            self._receive_rest(rest)
 
     def _receive_rest(self, data: bytes) -> None:
         """What came of the body with its head, as if it had come by itself."""
