@@ -29,6 +29,8 @@ STOP_TIMEOUT = 3.0
 QUIET = 0.1
 """Share of one core up to which a machine is quiet."""
 
+LOOK = 0.4
+"""Seconds for which it has to be quiet."""
 QUIET_TIMEOUT = 20.0
 """Seconds that are waited for it."""
 
@@ -176,6 +178,6 @@ def wait_until_quiet() -> None:
     deadline = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < deadline:
         started, before = time.monotonic(), machine_cpu_ns()
-        time.sleep(1)
+        time.sleep(LOOK)
         if (machine_cpu_ns() - before) / 1e9 / (time.monotonic() - started) < QUIET:
             return

@@ -46,7 +46,7 @@ _TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(round
 _CALLS = unary.Settings(rounds=2, warm_up=0.5, window=2)
 _STALLED = stall.Settings(clients=50, crowd=500, window=2, rounds=1)
 _H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
-_SCALE = scale.Settings(fast=(400, 600, 800), warm_up=1, window=3)
+_SCALE = scale.Settings(slow=(500, 2000, 5000), fast=(400, 600, 800), warm_up=1, window=3)
 
 FULL = (
     Entry("events", lambda relays: events.run(relays, _PACED), 120),
@@ -66,7 +66,7 @@ FULL = (
     Entry(
         "h2_memory", lambda relays: h2_memory.run(relays, h2_memory.Settings(shapes=(5,), rest=2, rounds=1)), 15, EDGE
     ),
-    Entry("protocols", lambda relays: protocols.run(relays, protocols.Settings(window=1.5)), 220),
+    Entry("protocols", lambda relays: protocols.run(relays, protocols.Settings(window=1)), 220),
     Entry("incident", lambda relays: incident.run(relays, incident.Settings()), 45),
     Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 95),
     Entry("scale", lambda relays: scale.run(relays, _SCALE), 130, EDGE[::2]),

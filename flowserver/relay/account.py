@@ -243,8 +243,10 @@ class Account:
         if self._body is None:
             return None
         settings = target.settings
-        body = {name: dict(value) if isinstance(value, dict) else value for name, value in self._body.items()}
         renamed = settings.models.get(self.asked.model) if self.asked.model is not None else None
+        if renamed is None and self.budget is None and not (settings.asks_usage and self.asked.stream):
+            return None
+        body = {name: dict(value) if isinstance(value, dict) else value for name, value in self._body.items()}
         changed = renamed is not None and "model" in body  # some have it in the path
         if changed:
             body["model"] = renamed
