@@ -15,6 +15,7 @@ import h2.stream
 from ..errors import RelayError
 from ..frames import end_of_stream, header_block, headers
 from ..messages import Headers
+from .hpack_decoder import HpackDecoder
 
 HEADER_TABLE = 4096
 """Bytes of our HPACK encoder's table at most; a client may allow 4 GiB."""
@@ -62,6 +63,7 @@ class ClientState(h2.connection.H2Connection):
                 validate_outbound_headers=False,
             )
         )
+        self.decoder = HpackDecoder(self.DEFAULT_MAX_HEADER_LIST_SIZE)
 
     def open(self, *, max_streams: int, stream_window: int, connection_window: int) -> None:
         """Our SETTINGS, and a connection window of our own size."""
