@@ -8,13 +8,18 @@ they end the whole connection; what is malformed costs its sender one stream.
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 from ..errors import RelayError, bad_request
 from ..messages import Headers, RequestHead
 from .head import AUTHORITY, MAX_HEADERS, MAX_URI, METHOD, check_expect, uri_too_long
 
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_NAME = rb"[!#$%&'*+.^_`|~0-9a-z-]++"
+_VALUE = rb"(?:[\x21-\x7e\x80-\xff]++(?:[\t ]++[\x21-\x7e\x80-\xff]++)*+)?+"
+# Names and values in turn, as one text: 14 looks take 4 us, one takes 1.
+_FIELDS = re.compile(rb"%b\0%b(?:\0%b\0%b)*+" % (_NAME, _VALUE, _NAME, _VALUE))
+_PROPER = re.compile(_VALUE)
+_LENGTH = re.compile(rb"[0-9]{1,15}")
 _PATH = re.compile(rb"/[\x21\x22\x24-\x7e]*")
 _PSEUDO = (b":method", b":scheme", b":authority", b":path")
 _CONNECTION_SPECIFIC = frozenset(
@@ -32,6 +37,46 @@ def parse_h2_head(headers: Headers, *, ended: bool) -> RequestHead | RelayError:
     Raises Malformed. A RelayError is a request in good form that is not served.
     """
     pseudo, fields = _split(headers)
+    head = _read(pseudo, fields, ended=ended)
+    if isinstance(head, RelayError):
+        _check_values(pseudo)  # not all of them were looked at
+    return head
+
+
+def check_trailers(headers: Headers) -> None:
+    """Trailers are dropped, but malformed ones must not pass for an end. Raises Malformed."""
+    pseudo, fields = _split(headers)
+    if pseudo:
+        raise Malformed("a pseudo-header field in trailers")
+    _check_connection_specific(dict(fields), fields)
+
+
+def _split(headers: Headers) -> tuple[dict[bytes, bytes], Headers]:
+    """Pseudo-header fields, whose values are still to be checked, and the others, which are of proper form."""
+    pseudo: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name not in _PSEUDO:
+            break
+        if name in pseudo:
+            raise Malformed("a pseudo-header field that is repeated")
+        pseudo[name] = value
+    fields = headers[len(pseudo) :]
+    if fields:
+        text = b"\0".join(chain.from_iterable(fields))
+        if text.count(b"\0") != 2 * len(fields) - 1 or not _FIELDS.fullmatch(text):
+            raise Malformed("a name or value of no proper form, or a pseudo-header field that is late or unknown")
+    return pseudo, fields
+
+
+def _check_values(pseudo: dict[bytes, bytes]) -> None:
+    if not all(_PROPER.fullmatch(value) for value in pseudo.values()):
+        raise Malformed("a value with control characters, or with blanks around it")
+
+
+def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> RequestHead | RelayError:
+    values = dict(fields)
+    repeats = len(values) != len(fields)
+    _check_connection_specific(values, fields)
     method, path = pseudo.get(b":method"), pseudo.get(b":path")
     if method is None or not METHOD.fullmatch(method):
         raise Malformed("no proper :method")
@@ -41,8 +86,11 @@ def parse_h2_head(headers: Headers, *, ended: bool) -> RequestHead | RelayError:
         raise Malformed("no proper :scheme")
     if not path:
         raise Malformed("no :path")
-    _check_authority(pseudo.get(b":authority"), [value for name, value in fields if name == b"host"])
-    length = _content_length(fields, ended=ended)
+    if repeats:
+        _check_once(fields)
+    _check_authority(pseudo.get(b":authority"), values.get(b"host"))
+    length = values.get(b"content-length")
+    content_length = _content_length(length, ended=ended) if length is not None else None
     if len(path) > MAX_URI:
         return uri_too_long()
     if not _PATH.fullmatch(path):
@@ -51,59 +99,41 @@ def parse_h2_head(headers: Headers, *, ended: bool) -> RequestHead | RelayError:
         raise Malformed("no proper :path")
     if len(fields) > MAX_HEADERS:
         return bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
-    error = check_expect(fields)
+    error = check_expect(fields) if b"expect" in values else None
     if error is not None:
         return error
-    return RequestHead(
-        method, path, _join_cookies(fields), http_version=b"2", content_length=length, has_body=not ended
-    )
+    if repeats:
+        fields = _join_cookies(fields)
+    return RequestHead(method, path, fields, http_version=b"2", content_length=content_length, has_body=not ended)
 
 
-def check_trailers(headers: Headers) -> None:
-    """Trailers are dropped, but malformed ones must not pass for an end. Raises Malformed."""
-    pseudo, _ = _split(headers)
-    if pseudo:
-        raise Malformed("a pseudo-header field in trailers")
+def _check_connection_specific(values: dict[bytes, bytes], fields: Headers) -> None:
+    """Fields of HTTP/1.1 connections must not be there (RFC 9113 section 8.2.2)."""
+    if not _CONNECTION_SPECIFIC.isdisjoint(values):
+        raise Malformed("a field of HTTP/1.1 connections")
+    if b"te" in values and any(name == b"te" and value.lower() != b"trailers" for name, value in fields):
+        raise Malformed("a TE that asks for more than trailers")
 
 
-def _split(headers: Headers) -> tuple[dict[bytes, bytes], Headers]:
-    """Pseudo-header fields and the others, all of proper form."""
-    pseudo: dict[bytes, bytes] = {}
-    fields: Headers = []
-    for name, value in headers:
-        if not _VALUE.fullmatch(value):
-            raise Malformed("a value with control characters, or with blanks around it")
-        if name.startswith(b":"):
-            if fields or name in pseudo or name not in _PSEUDO:
-                raise Malformed("a pseudo-header field that is late, repeated or unknown")
-            pseudo[name] = value
-            continue
-        if not _NAME.fullmatch(name):
-            raise Malformed("no proper field name")
-        if name in _CONNECTION_SPECIFIC or (name == b"te" and value.lower() != b"trailers"):
-            raise Malformed("a field of HTTP/1.1 connections")
-        fields.append((name, value))
-    return pseudo, fields
+def _check_once(fields: Headers) -> None:
+    names = [name for name, _ in fields]
+    if names.count(b"host") > 1 or names.count(b"content-length") > 1:
+        raise Malformed("more than one host or content-length field")
 
 
-def _check_authority(authority: bytes | None, hosts: list[bytes]) -> None:
+def _check_authority(authority: bytes | None, host: bytes | None) -> None:
     """One of both, without userinfo; where both are there they must agree (RFC 9113 section 8.3.1)."""
-    if len(hosts) > 1:
-        raise Malformed("more than one host field")
-    name = authority if authority is not None else hosts[0] if hosts else None
+    name = authority if authority is not None else host
     if name is None or not AUTHORITY.fullmatch(name):
         raise Malformed("no proper :authority")
-    if hosts and hosts[0].lower() != name.lower():
+    if host is not None and host.lower() != name.lower():
         raise Malformed("host and :authority differ")
 
 
-def _content_length(fields: Headers, *, ended: bool) -> int | None:
-    lengths = [value for name, value in fields if name == b"content-length"]
-    if not lengths:
-        return None
-    if len(lengths) > 1 or not re.fullmatch(rb"[0-9]{1,15}", lengths[0]):
+def _content_length(value: bytes, *, ended: bool) -> int:
+    if not _LENGTH.fullmatch(value):
         raise Malformed("no proper content-length")
-    length = int(lengths[0])
+    length = int(value)
     if ended and length:
         raise Malformed("a content-length without a body")
     return length
