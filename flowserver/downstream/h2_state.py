@@ -11,9 +11,10 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import h2.stream
+import hpack
 
 from ..errors import RelayError
-from ..frames import end_of_stream, header_block, headers
+from ..frames import end_of_stream, header_block, headers, window_update
 from ..messages import Headers
 from .hpack_decoder import HpackDecoder
 
@@ -23,9 +24,50 @@ _FORGET_AT = 32
 """Ended streams that h2 may keep as such before they are looked for."""
 
 _Codes = h2.settings.SettingCodes
+_ErrorCodes = h2.errors.ErrorCodes
+_States = h2.stream.StreamState
 
 
-class _Stream(h2.stream.H2Stream):
+class ClientStream(h2.stream.H2Stream):
+    """The state of one request and its answer."""
+
+    @property
+    def takes_body(self) -> bool:
+        """Whether the request has not come to its end, and neither has the answer."""
+        return self.state_machine.state is _States.OPEN
+
+    def begin(self, *, ended: bool) -> None:
+        """The request's head was received; `ended`: and nothing follows it."""
+        machine = self.state_machine
+        machine.client = False
+        machine.headers_received = True
+        machine.state = _States.HALF_CLOSED_REMOTE if ended else _States.OPEN
+
+    def receive_body(self, length: int, *, ended: bool) -> None:
+        """`length` bytes of body came, while it `takes_body`. Raises h2's FlowControlError."""
+        self._inbound_window_manager.window_consumed(length)
+        if ended:
+            self.state_machine.state = _States.HALF_CLOSED_REMOTE
+
+    def credit(self, length: int) -> int | None:
+        """`length` bytes of body are dealt with. Returns by how much the window is to be opened now."""
+        return self._inbound_window_manager.process_bytes(length)
+
+    def send_head(self) -> None:
+        """The final head of the answer is sent."""
+        if self.state_machine.headers_sent or not self.open:
+            self.state_machine.process_input(h2.stream.StreamInputs.SEND_HEADERS)  # which objects
+        self.state_machine.headers_sent = True
+
+    def send_end(self) -> None:
+        """The end of the answer is sent."""
+        machine = self.state_machine
+        if machine.state is _States.HALF_CLOSED_REMOTE:
+            machine.state = _States.CLOSED
+            machine.stream_closed_by = h2.stream.StreamClosedBy.SEND_END_STREAM
+        else:
+            machine.process_input(h2.stream.StreamInputs.SEND_END_STREAM)
+
     def _initialize_content_length(self, headers: Any) -> None:
         """A wrong content-length is one stream's error (RFC 9113 section 8.1.1), and the connection's end for h2."""
 
@@ -38,19 +80,22 @@ class _Stream(h2.stream.H2Stream):
         if self.state_machine.headers_received and not end_stream and self._takes_trailers:
             # Trailers without an end are malformed (RFC 9113 section 8.1).
             event = h2.events.StreamReset(
-                stream_id=self.stream_id, error_code=h2.errors.ErrorCodes.PROTOCOL_ERROR, remote_reset=False
+                stream_id=self.stream_id, error_code=_ErrorCodes.PROTOCOL_ERROR, remote_reset=False
             )
-            return self.reset_stream(h2.errors.ErrorCodes.PROTOCOL_ERROR), [event]
+            return self.reset_stream(_ErrorCodes.PROTOCOL_ERROR), [event]
         return super().receive_headers(headers, end_stream, header_encoding)
 
     @property
     def _takes_trailers(self) -> bool:
-        states = h2.stream.StreamState
-        return self.state_machine.state in (states.OPEN, states.HALF_CLOSED_LOCAL)
+        return self.state_machine.state in (_States.OPEN, _States.HALF_CLOSED_LOCAL)
 
 
 class ClientState(h2.connection.H2Connection):
-    """The state of one connection. `open` makes the first frames."""
+    """The state of one connection. `open` makes the first frames.
+
+    What every request needs is done without h2's frame and event objects, and its state is kept true: `receive_head`,
+    `receive_body`, `acknowledge`, `send_head`, `send_end`.
+    """
 
     def __init__(self) -> None:
         self._forget_at = _FORGET_AT
@@ -64,6 +109,9 @@ class ClientState(h2.connection.H2Connection):
             )
         )
         self.decoder = HpackDecoder(self.DEFAULT_MAX_HEADER_LIST_SIZE)
+        self._our_window = self.local_settings.initial_window_size
+        self._their_window = self.remote_settings.initial_window_size
+        """What a stream begins with, from either side's settings."""
 
     def open(self, *, max_streams: int, stream_window: int, connection_window: int) -> None:
         """Our SETTINGS, and a connection window of our own size."""
@@ -75,6 +123,7 @@ class ClientState(h2.connection.H2Connection):
                 _Codes.MAX_HEADER_LIST_SIZE: self.DEFAULT_MAX_HEADER_LIST_SIZE,
             },
         )
+        self._our_window = stream_window
         self.initiate_connection()
         # h2 ends the connection at one stream too many; here such a stream is refused, and may be tried again.
         self.local_settings[_Codes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
@@ -88,21 +137,71 @@ class ClientState(h2.connection.H2Connection):
         """Bytes that wait for `data_to_send`."""
         return len(self._data_to_send)
 
-    def send_head(self, stream_id: int, stream: h2.stream.H2Stream, fields: Headers) -> None:
+    def stream(self, stream_id: int) -> ClientStream:
+        """A stream that has begun."""
+        return self.streams[stream_id]  # type: ignore[return-value]
+
+    def begins(self, stream_id: int) -> bool:
+        """Whether a HEADERS frame on `stream_id` opens a stream (RFC 9113 section 5.1.1)."""
+        return stream_id > self.highest_inbound_stream_id and stream_id & 1 == 1
+
+    def receive_head(self, stream_id: int, block: bytes, *, ended: bool) -> Headers:
+        """The fields of a request's whole header block, on a stream that `begins`; `ended`: and nothing follows.
+
+        Raises h2's ProtocolError, with a GOAWAY made.
+        """
+        if len(self.streams) >= self._forget_at:
+            self._forget_ended()
+        try:
+            fields = self.decoder.decode(block, raw=True)
+        except hpack.OversizedHeaderListError as error:
+            raise self._broken(h2.exceptions.DenialOfServiceError(str(error))) from None
+        except hpack.HPACKError as error:
+            raise self._broken(_undecodable(error)) from None
+        if self.state_machine.state is not h2.connection.ConnectionState.SERVER_OPEN:
+            self.state_machine.process_input(h2.connection.ConnectionInputs.RECV_HEADERS)
+        stream = ClientStream(stream_id, self.config, self._our_window, self._their_window)
+        stream.max_outbound_frame_size = self.max_outbound_frame_size
+        stream.begin(ended=ended)
+        self.streams[stream_id] = stream
+        self.highest_inbound_stream_id = stream_id
+        return fields  # type: ignore[return-value]
+
+    def receive_body(self, stream: ClientStream, length: int, *, ended: bool) -> None:
+        """A DATA frame of `length` bytes, without padding, on a stream that `takes_body`. Raises as `receive_head`."""
+        try:
+            self._inbound_flow_control_window_manager.window_consumed(length)
+            stream.receive_body(length, ended=ended)
+        except h2.exceptions.FlowControlError as error:
+            raise self._broken(error) from None
+
+    def acknowledge(self, stream: ClientStream, length: int) -> bool:
+        """`length` bytes of a stream's body are dealt with: windows are opened when it is time, the stream's own while
+        more may come on it. Returns whether a frame was made."""
+        unsent = self.unsent
+        increment = self._inbound_flow_control_window_manager.process_bytes(length)
+        if increment:
+            self._data_to_send += window_update(0, increment)
+        increment = stream.credit(length) if stream.takes_body else None
+        if increment:
+            self._data_to_send += window_update(stream.stream_id, increment)
+        return self.unsent > unsent
+
+    def send_head(self, stream: ClientStream, fields: Headers) -> None:
         """The head of an answer. By hand if it is the final one, one frame holds it, and the encoder has nothing to
-        tell of its table; h2's state is kept true."""
+        tell of its table."""
         by_h2 = self.encoder.table_size_changes or fields[0][1].startswith(b"1")
         block = b"" if by_h2 else header_block(fields)
         if not block or len(block) > self.max_outbound_frame_size:
-            self.send_headers(stream_id, fields)
+            self.send_headers(stream.stream_id, fields)
             return
-        stream.state_machine.process_input(h2.stream.StreamInputs.SEND_HEADERS)
-        self._data_to_send += headers(stream_id, block)
+        stream.send_head()
+        self._data_to_send += headers(stream.stream_id, block)
 
-    def send_end(self, stream_id: int, stream: h2.stream.H2Stream) -> None:
+    def send_end(self, stream: ClientStream) -> None:
         """The end of an answer, as an empty DATA frame."""
-        stream.state_machine.process_input(h2.stream.StreamInputs.SEND_END_STREAM)
-        self._data_to_send += end_of_stream(stream_id)
+        stream.send_end()
+        self._data_to_send += end_of_stream(stream.stream_id)
 
     def answer_at_once(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
         """An error for a request that is not served; `ended`: the request is whole, `bodiless`: it is a HEAD."""
@@ -116,21 +215,29 @@ class ClientState(h2.connection.H2Connection):
         if bodiless or self.local_flow_control_window(stream_id) >= len(body):
             self.send_data(stream_id, b"" if bodiless else body, end_stream=True)
             if not ended:
-                self.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+                self.reset_stream(stream_id, _ErrorCodes.NO_ERROR)
         else:
-            self.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
+            self.reset_stream(stream_id, _ErrorCodes.CANCEL)
 
     @property
     def open_inbound_streams(self) -> int:
         """0: the connection counts its streams itself. h2 asks for each request, and looks at all streams then (40 us
         at 250); here only ended ones are forgotten, now and then."""
         if len(self.streams) >= self._forget_at:
-            self._forget_at = 2 * self._open_streams(1) + _FORGET_AT
+            self._forget_ended()
         return 0
+
+    def _forget_ended(self) -> None:
+        self._forget_at = 2 * self._open_streams(1) + _FORGET_AT
+
+    def _broken(self, error: h2.exceptions.ProtocolError) -> h2.exceptions.ProtocolError:
+        """`error`, with the GOAWAY for it made, as h2 does it in `receive_data`."""
+        self._terminate_connection(error.error_code)
+        return error
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream.__class__ = _Stream
+        stream.__class__ = ClientStream
         return stream
 
     def _receive_headers_frame(self, frame: Any) -> Any:
@@ -141,7 +248,7 @@ class ClientState(h2.connection.H2Connection):
             return super()._receive_headers_frame(frame)
         except h2.exceptions.ProtocolError as error:
             if str(error).startswith("Error decoding header block"):
-                error.error_code = h2.errors.ErrorCodes.COMPRESSION_ERROR  # RFC 9113 section 4.3
+                error.error_code = _ErrorCodes.COMPRESSION_ERROR  # RFC 9113 section 4.3
             raise
 
     def _receive_settings_frame(self, frame: Any) -> Any:
@@ -151,6 +258,7 @@ class ClientState(h2.connection.H2Connection):
 
     def _acknowledge_settings(self) -> list[Any]:
         frames = super()._acknowledge_settings()
+        self._their_window = self.remote_settings.initial_window_size
         encoder = self.encoder
         if encoder.header_table_size > HEADER_TABLE:
             encoder.header_table_size = HEADER_TABLE
@@ -158,6 +266,12 @@ class ClientState(h2.connection.H2Connection):
         if len(changes) > 1:  # the smallest and the last are to be told (RFC 7541 section 4.2)
             changes[:] = [min(changes), changes[-1]]
         return frames
+
+
+def _undecodable(error: hpack.HPACKError) -> h2.exceptions.ProtocolError:
+    wrong = h2.exceptions.ProtocolError(str(error))
+    wrong.error_code = _ErrorCodes.COMPRESSION_ERROR  # RFC 9113 section 4.3
+    return wrong
 
 
 _KNOWN = frozenset(int(code) for code in _Codes)

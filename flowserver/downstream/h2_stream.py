@@ -12,9 +12,8 @@ from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
 
 if TYPE_CHECKING:
-    from h2.stream import H2Stream as StreamState
-
     from .h2 import DownstreamH2
+    from .h2_state import ClientStream
 
 
 class H2Stream:
@@ -53,7 +52,7 @@ class H2Stream:
         "stream_id",
     )
 
-    def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: StreamState) -> None:
+    def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: ClientStream) -> None:
         self._connection = connection
         self._marks: Marks = connection.marks
         self.state = state
