@@ -76,7 +76,12 @@ _new = tuple.__new__
 
 def data_head(size: int, stream_tail: bytes) -> bytes:
     """The header of a DATA frame of `size` bytes; `stream_tail` is `data_tail` of its stream."""
-    return (size << 8 | DATA).to_bytes(4, "big") + stream_tail
+    return (_BEGINNINGS[size] if size < _USUAL_SIZE else (size << 8 | DATA).to_bytes(4, "big")) + stream_tail
+
+
+_USUAL_SIZE = 1024
+_BEGINNINGS = tuple((size << 8 | DATA).to_bytes(4, "big") for size in range(_USUAL_SIZE))
+"""Length and kind of DATA frames of usual sizes."""
 
 
 def data_tail(stream_id: int) -> bytes:
@@ -107,10 +112,14 @@ def header_block(fields: list[tuple[bytes, bytes]]) -> bytes:
         usual = _USUAL.get(value) if name == b":status" else None
         if usual is not None:
             block += usual
+            continue
+        block += _name(name)
+        size = len(value)
+        if size < 127:
+            block.append(size)
         else:
-            block += _name(name)
-            block += _integer(len(value), 127)
-            block += value
+            block += _integer(size, 127)
+        block += value
     return bytes(block)
 
 

@@ -20,7 +20,7 @@ import h2.exceptions
 
 from ..errors import EndReason, RelayError
 from ..flow import Marks
-from ..frames import NO_STREAM_YET, goaway
+from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..messages import Headers, ResponseHead
 from .h2_guard import FrameGuard, Violation
 from .h2_head import Malformed, parse_h2_head
@@ -178,9 +178,6 @@ class DownstreamH2(SharedReads):
         """Whether the transport takes nothing more: all streams wait."""
         return self._blocked
 
-    def has(self, stream: H2Stream) -> bool:
-        return self.streams.get(stream.stream_id) is stream
-
     def queue(self, stream: H2Stream) -> None:
         """The stream has something to send."""
         if not stream.is_queued:
@@ -189,16 +186,25 @@ class DownstreamH2(SharedReads):
             if not self._flush_due:
                 self._schedule_flush()
 
-    def take_turn(self, size: int) -> bool:
-        """Whether a frame of `size` bytes may be written at once, out of the connection's window: nothing waits."""
-        connection = self._h2
-        if self._flush_due or self._blocked:
+    def write_data(self, stream: H2Stream, data: bytes) -> bool:
+        """Write a whole chunk as one frame, at once: the path of every token. False: it does not fit, or something
+        stands before it. The transport joins what one turn of the event loop brings, so nothing is to be scheduled."""
+        size = len(data)
+        windows, window = self._h2, stream.state
+        if (
+            self._flush_due
+            or self._blocked
+            or size > window.outbound_flow_control_window
+            or size > windows.outbound_flow_control_window
+            or size > windows.max_outbound_frame_size
+        ):
             return False
-        if size > connection.outbound_flow_control_window or size > connection.max_outbound_frame_size:
-            return False
-        connection.outbound_flow_control_window -= size
-        self.sent += size
+        window.outbound_flow_control_window -= size
+        windows.outbound_flow_control_window -= size
+        stream.sent += size
+        self.sent = stream.sent_mark = self.sent + size
         self._guard.note_sent(size)
+        self.write(data_head(size, stream.frame_tail) + data)
         return True
 
     def send_headers(self, stream: H2Stream, fields: Headers) -> None:
@@ -280,6 +286,7 @@ class DownstreamH2(SharedReads):
         if stream is None:
             return
         owed = stream.close(reason)
+        stream.is_open = False
         del self.streams[stream_id]
         self._starved.pop(stream, None)
         self.totals.streams -= 1
@@ -314,7 +321,7 @@ class DownstreamH2(SharedReads):
     def _start_requests(self) -> None:
         pending, self._pending = self._pending, []
         for stream in pending:
-            if self.has(stream):
+            if stream.is_open:
                 self._around.open_exchange(stream.request, stream)
                 expects = stream.request.find(b"expect") is not None
                 if expects and not stream.request_whole and not stream.head_sent:
@@ -340,7 +347,7 @@ class DownstreamH2(SharedReads):
         while ready and size < WRITE_SIZE and not self._blocked:
             stream = ready.popleft()
             stream.is_queued = False
-            if self.has(stream):
+            if stream.is_open:
                 size += self._serve(stream, out)
         data = b"".join(out)
         if data:
@@ -380,14 +387,16 @@ class DownstreamH2(SharedReads):
         if stream.ending == "broken":
             self._h2.reset_stream(stream_id, _Code.INTERNAL_ERROR)
         else:
-            self._h2.send_end(stream.state)
+            stream.state.send_end()
+            out.append(end_of_stream(stream_id))
             if not stream.request_whole:  # answered before the upload was over (RFC 9113 section 8.1)
                 self._h2.reset_stream(stream_id, _Code.NO_ERROR)
         self.close_stream(stream_id, None)
         if stream.ending != "broken" and stream.events is not None:
             stream.events.on_downstream_finished()
             stream.events = None  # or a cycle would be left to be collected
-        out.append(self._h2.data_to_send())
+        if self._h2.unsent:
+            out.append(self._h2.data_to_send())
 
     def _pause_reading(self) -> None:
         if self._reading:
@@ -419,6 +428,8 @@ class DownstreamH2(SharedReads):
         streams = list(self.streams.values())
         self.streams.clear()
         self.totals.streams -= len(streams)
+        for stream in streams:
+            stream.is_open = False
         for stream in streams:
             stream.close(reason)
 

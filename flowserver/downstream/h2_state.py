@@ -14,7 +14,7 @@ import h2.stream
 import hpack
 
 from ..errors import RelayError
-from ..frames import end_of_stream, header_block, headers, window_update
+from ..frames import header_block, headers, window_update
 from ..messages import Headers
 from .hpack_decoder import HpackDecoder
 
@@ -94,7 +94,7 @@ class ClientState(h2.connection.H2Connection):
     """The state of one connection. `open` makes the first frames.
 
     What every request needs is done without h2's frame and event objects, and its state is kept true: `receive_head`,
-    `receive_body`, `acknowledge`, `send_head`, `send_end`.
+    `receive_body`, `acknowledge`, `send_head`.
     """
 
     def __init__(self) -> None:
@@ -197,11 +197,6 @@ class ClientState(h2.connection.H2Connection):
             return
         stream.send_head()
         self._data_to_send += headers(stream.stream_id, block)
-
-    def send_end(self, stream: ClientStream) -> None:
-        """The end of an answer, as an empty DATA frame."""
-        stream.send_end()
-        self._data_to_send += end_of_stream(stream.stream_id)
 
     def answer_at_once(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
         """An error for a request that is not served; `ended`: the request is whole, `bodiless`: it is a HEAD."""

@@ -31,7 +31,6 @@ class H2Stream:
         "_connection",
         "_early",
         "_ending",
-        "_frame_tail",
         "_full",
         "_marks",
         "_reading",
@@ -42,7 +41,9 @@ class H2Stream:
         "_writes",
         "_writes_full",
         "events",
+        "frame_tail",
         "head_sent",
+        "is_open",
         "is_queued",
         "request",
         "request_whole",
@@ -63,6 +64,8 @@ class H2Stream:
         self.events: DownstreamEvents | None = None
         """None until the exchange is opened."""
         self.head_sent = False
+        self.is_open = True
+        """Whether the connection has it."""
         self.is_queued = False
         """Whether it stands in the connection's queue of streams to serve."""
         self.sent = 0
@@ -72,7 +75,8 @@ class H2Stream:
         self._buffer = StreamBuffer()
         self._early: list[tuple[bytes, int]] = []
         self._body_left = request.content_length
-        self._frame_tail = data_tail(stream_id)
+        self.frame_tail = data_tail(stream_id)
+        """Of its DATA frames' headers."""
         self._bodiless = False
         self._ending: str | None = None
         self._full = False
@@ -90,20 +94,20 @@ class H2Stream:
         self.events = events
 
     def send_interim(self, head: ResponseHead) -> None:
-        if self._is_open and not self.head_sent:
+        if self.is_open and not self.head_sent:
             self._connection.send_headers(self, _fields(head))
 
     def send_head(self, head: ResponseHead) -> None:
-        if self._is_open:
+        if self.is_open:
             self.head_sent = True
             self._bodiless = has_no_body(self.request.method, head.status)
             self._connection.send_headers(self, _fields(head))
 
     def send_data(self, data: bytes) -> None:
-        if not self._is_open or self._bodiless:
+        if not self.is_open or self._bodiless:
             return
         self._writes += 1
-        if not self._buffer.size and self._write_now(data):
+        if not self._buffer.size and self._connection.write_data(self, data):
             return
         self._buffer.push(data)
         if self._window_shut_at is not None or self._connection.is_blocked:
@@ -117,26 +121,13 @@ class H2Stream:
 
     def _pass_on(self, data: bytes) -> None:
         """`send_data` where it is known that the stream is open: the path of every token."""
-        if not self._buffer.size and self._write_now(data):
+        if not self._buffer.size and self._connection.write_data(self, data):
             self._writes += 1
         else:
             self.send_data(data)
 
-    def _write_now(self, data: bytes) -> bool:
-        """A whole chunk as one frame, if it fits and nothing stands before it. The transport joins what one turn of the
-        event loop brings, so that nothing is to be scheduled for it."""
-        size = len(data)
-        state = self.state
-        if size > state.outbound_flow_control_window or not self._connection.take_turn(size):
-            return False
-        state.outbound_flow_control_window -= size
-        self.sent += size
-        self.sent_mark = self._connection.sent
-        self._connection.write(data_head(size, self._frame_tail) + data)
-        return True
-
     def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
-        return (self._pass_on, False) if self._is_open and not self._bodiless else None
+        return (self._pass_on, False) if self.is_open and not self._bodiless else None
 
     def send_end(self) -> None:
         self._end("clean")
@@ -150,7 +141,7 @@ class H2Stream:
 
     def resume_reading(self) -> None:
         self._reading = True
-        if self._uncredited and self._is_open:
+        if self._uncredited and self.is_open:
             self._connection.credit(self, self._uncredited)
             self._uncredited = 0
 
@@ -208,7 +199,7 @@ class H2Stream:
     def _deliver(self, data: bytes, length: int) -> None:
         if data and self.events is not None:
             self.events.on_downstream_data(data)
-        if self._reading and self._is_open:
+        if self._reading and self.is_open:
             self._connection.credit(self, length)
         else:
             self._uncredited += length
@@ -236,7 +227,7 @@ class H2Stream:
         data = self._buffer.take(size)
         state.outbound_flow_control_window -= size
         self.sent += size
-        out.append(data_head(size, self._frame_tail))
+        out.append(data_head(size, self.frame_tail))
         out.append(data)
         if self._full and self._buffer.size <= self._marks.low:
             self._full = False
@@ -271,12 +262,8 @@ class H2Stream:
             self._stall_since = now
         return now - self._stall_since
 
-    @property
-    def _is_open(self) -> bool:
-        return self._connection.has(self)
-
     def _end(self, ending: str) -> None:
-        if self._is_open and self._ending is None:
+        if self.is_open and self._ending is None:
             self._ending = ending
             self._connection.queue(self)
 

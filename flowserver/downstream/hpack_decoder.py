@@ -49,7 +49,11 @@ class HpackDecoder(hpack.Decoder):
         while position < end:
             first = data[position]
             if first >= 0x80:  # an indexed field (section 6.1)
-                index, position = _integer(data, position, 0x7F) if first == 0xFF else (first - 0x80, position + 1)
+                if first < 0xFF:
+                    index = first - 0x80
+                    position += 1
+                else:
+                    index, position = _integer(data, position, 0x7F)
                 field = _STATIC.get(index) or table.get_by_index(index)
             elif 0x20 <= first < 0x40:
                 if fields:
@@ -62,7 +66,10 @@ class HpackDecoder(hpack.Decoder):
                 if not index:
                     name, position = _string(data, position + 1)
                 else:
-                    index, position = _integer(data, position, most) if index == most else (index, position + 1)
+                    if index < most:
+                        position += 1
+                    else:
+                        index, position = _integer(data, position, most)
                     name = (_STATIC.get(index) or table.get_by_index(index))[0]
                 length = data[position]
                 if length < 0x7F:  # a short string as it is
