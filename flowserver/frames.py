@@ -76,11 +76,11 @@ _new = tuple.__new__
 
 def data_head(size: int, stream_tail: bytes) -> bytes:
     """The header of a DATA frame of `size` bytes; `stream_tail` is `data_tail` of its stream."""
-    return (_BEGINNINGS[size] if size < _USUAL_SIZE else (size << 8 | DATA).to_bytes(4, "big")) + stream_tail
+    return (BEGINNINGS[size] if size < USUAL_SIZE else (size << 8 | DATA).to_bytes(4, "big")) + stream_tail
 
 
-_USUAL_SIZE = 1024
-_BEGINNINGS = tuple((size << 8 | DATA).to_bytes(4, "big") for size in range(_USUAL_SIZE))
+USUAL_SIZE = 1024
+BEGINNINGS = tuple((size << 8 | DATA).to_bytes(4, "big") for size in range(USUAL_SIZE))
 """Length and kind of DATA frames of usual sizes."""
 
 

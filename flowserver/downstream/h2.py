@@ -33,6 +33,8 @@ from .surroundings import SharedReads, Surroundings
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
+LEASE = 4096
+"""Bytes of its windows that a stream is lent at a time: some fifteen events."""
 LINGER = 1.0
 """Seconds between the two GOAWAYs, and for the last words of a broken connection to arrive."""
 
@@ -44,13 +46,10 @@ class DownstreamH2(SharedReads):
 
     __slots__ = (
         "_around",
-        "_blocked",
         "_control",
         "_failed",
         "_fd",
-        "_flush_due",
         "_goaway_at",
-        "_guard",
         "_h2",
         "_idle_since",
         "_last_stream",
@@ -68,6 +67,9 @@ class DownstreamH2(SharedReads):
         "_starved",
         "_transport",
         "clock",
+        "flush_due",
+        "guard",
+        "is_blocked",
         "marks",
         "sent",
         "streams",
@@ -82,10 +84,10 @@ class DownstreamH2(SharedReads):
         self.clock = around.clock
         self.totals = around.h2_totals
         self._loop = asyncio.get_running_loop()
-        self._guard = FrameGuard(self._settings.limits)
+        self.guard = FrameGuard(self._settings.limits)
         self._h2 = ClientState()
         self.streams: dict[int, H2Stream] = {}
-        self._reader = FrameReader(self, self._guard, self._h2)
+        self._reader = FrameReader(self, self.guard, self._h2)
         self._pending: list[H2Stream] = []
         """Requests of the present read: one that is reset in the same read never starts."""
         self._ready: deque[H2Stream] = deque()
@@ -96,8 +98,8 @@ class DownstreamH2(SharedReads):
         self._sent_at_look = 0
         self._control: list[bytes] = []
         """Frames that h2 does not know of."""
-        self._flush_due = False
-        self._blocked = False
+        self.flush_due = False
+        self.is_blocked = False
         self._reading = True
         self._requests = 0
         self._last_stream = NO_STREAM_YET
@@ -159,10 +161,10 @@ class DownstreamH2(SharedReads):
         self._drop_all(EndReason.CLIENT_GONE)
 
     def pause_writing(self) -> None:
-        self._blocked = True
+        self.is_blocked = True
 
     def resume_writing(self) -> None:
-        self._blocked = False
+        self.is_blocked = False
         self._resume_reading()
         self._schedule_flush()
 
@@ -173,17 +175,12 @@ class DownstreamH2(SharedReads):
 
     # --- for the streams -------------------------------------------------------------------------------------------
 
-    @property
-    def is_blocked(self) -> bool:
-        """Whether the transport takes nothing more: all streams wait."""
-        return self._blocked
-
     def queue(self, stream: H2Stream) -> None:
         """The stream has something to send."""
         if not stream.is_queued:
             stream.is_queued = True
             self._ready.append(stream)
-            if not self._flush_due:
+            if not self.flush_due:
                 self._schedule_flush()
 
     def write_data(self, stream: H2Stream, data: bytes) -> bool:
@@ -192,8 +189,8 @@ class DownstreamH2(SharedReads):
         size = len(data)
         windows, window = self._h2, stream.state
         if (
-            self._flush_due
-            or self._blocked
+            self.flush_due
+            or self.is_blocked
             or size > window.outbound_flow_control_window
             or size > windows.outbound_flow_control_window
             or size > windows.max_outbound_frame_size
@@ -203,9 +200,31 @@ class DownstreamH2(SharedReads):
         windows.outbound_flow_control_window -= size
         stream.sent += size
         self.sent = stream.sent_mark = self.sent + size
-        self._guard.note_sent(size)
+        self.guard.note_sent(size)
         self.write(data_head(size, stream.frame_tail) + data)
         return True
+
+    def lend(self, stream: H2Stream) -> int:
+        """Take some of the windows for a stream that is to send without a look at them. Returns the bytes: 0 where they
+        are scarce. `take_back` what is left of it before anything else is done with the windows of this stream."""
+        windows, window = self._h2, stream.state
+        size = min(
+            LEASE, window.outbound_flow_control_window, windows.outbound_flow_control_window // len(self.streams)
+        )
+        if size < LEASE:
+            return 0
+        window.outbound_flow_control_window -= size
+        windows.outbound_flow_control_window -= size
+        return size
+
+    def take_back(self, stream: H2Stream, size: int) -> None:
+        stream.state.outbound_flow_control_window += size
+        self._h2.outbound_flow_control_window += size
+
+    def recall(self) -> None:
+        """Take back what all streams have."""
+        for stream in self.streams.values():
+            stream.give_back()
 
     def send_headers(self, stream: H2Stream, fields: Headers) -> None:
         self._h2.send_head(stream.state, fields)
@@ -251,7 +270,7 @@ class DownstreamH2(SharedReads):
         self._requests += 1
         if stream_id > self._last_stream or len(self.streams) >= self._settings.max_streams:
             self._h2.reset_stream(stream_id, _Code.REFUSED_STREAM)
-            self._guard.count_reset(self.clock())
+            self.guard.count_reset(self.clock())
             return
         if self._requests >= self._settings.max_requests:
             self.begin_goaway("max_requests")
@@ -278,7 +297,7 @@ class DownstreamH2(SharedReads):
     def blame(self, stream_id: int, code: _Code) -> None:
         """Reset a stream for what its client did. Raises Violation when that happens too often."""
         self._reset(stream_id, code, EndReason.CLIENT_ERROR)
-        self._guard.count_reset(self.clock())
+        self.guard.count_reset(self.clock())
 
     def close_stream(self, stream_id: int, reason: EndReason | None) -> None:
         """Forget a stream; its provider's request is cancelled before its place is free."""
@@ -331,20 +350,20 @@ class DownstreamH2(SharedReads):
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def _schedule_flush(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
+        if not self.flush_due:
+            self.flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write what one turn of the event loop brought: h2's frames first, then the streams in turn."""
-        self._flush_due = False
+        self.flush_due = False
         if self.is_over or self._transport.is_closing():
             return
         out = [*self._control, self._h2.data_to_send()]
         self._control.clear()
         size = 0
         ready = self._ready
-        while ready and size < WRITE_SIZE and not self._blocked:
+        while ready and size < WRITE_SIZE and not self.is_blocked:
             stream = ready.popleft()
             stream.is_queued = False
             if stream.is_open:
@@ -354,7 +373,7 @@ class DownstreamH2(SharedReads):
             self._transport.write(data)
             if self._transport.get_write_buffer_size() > 4 * WRITE_SIZE:
                 self._pause_reading()  # our answers to control frames pile up unread
-        if ready and not self._blocked:
+        if ready and not self.is_blocked:
             self._schedule_flush()
         if self._last_stream != NO_STREAM_YET and not self.streams and not self._pending:
             self._end_writing()
@@ -362,13 +381,15 @@ class DownstreamH2(SharedReads):
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
         """One frame of one stream, and its end if nothing follows. Returns its size."""
         connection = self._h2
+        if connection.outbound_flow_control_window <= 0:
+            self.recall()
         limit = min(connection.outbound_flow_control_window, connection.max_outbound_frame_size)
         size = stream.frame(limit, out)
         if size:
             connection.outbound_flow_control_window -= size
             self.sent += size
             stream.note_sent(self.sent)
-            self._guard.note_sent(size)
+            self.guard.note_sent(size)
         if stream.ending is not None:
             self._finish(stream, out)
         elif stream.window_is_shut:

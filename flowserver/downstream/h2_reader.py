@@ -192,7 +192,8 @@ class FrameReader:
             self._connection.queue(stream)
 
     def _on_settings(self, event: h2.events.RemoteSettingsChanged) -> None:
-        for stream in self._streams.values():  # the initial window may have grown
+        self._connection.recall()  # the initial window may be smaller now
+        for stream in self._streams.values():  # or larger
             if stream.wants_to_send:
                 self._connection.queue(stream)
 

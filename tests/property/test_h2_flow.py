@@ -89,6 +89,7 @@ def _frames_of_a_turn(chunks: list[bytes], max_frame: int) -> list[bytes]:
 
 STEPS = st.one_of(
     st.tuples(st.just("data"), st.integers(0, 3), st.integers(1, 20_000)),
+    st.tuples(st.just("events"), st.integers(0, 3), st.integers(1, 1_100)),
     st.tuples(st.just("credit"), st.integers(0, 3), st.integers(1, 30_000)),
     st.tuples(st.just("credit connection"), st.just(0), st.integers(1, 60_000)),
     st.tuples(st.just("settings"), st.just(0), st.integers(0, 100_000)),
@@ -109,13 +110,16 @@ def test_no_byte_is_lost_repeated_or_sent_beyond_a_window(window: int, steps: li
         opened.answers(end=False)
     client.talk()
     sent = [b""] * 4
+    ways = [way[0] for opened in room.opened if (way := opened.stream.short_way()) is not None]
     for number, (action, which, size) in enumerate(steps):
         opened, stream_id = room.opened[which], ids[which]
-        if action == "data":
-            log = opened.events.log
-            if log.count("full") == log.count("drained"):  # the exchange keeps to what it is told
-                chunk = bytes((number % 251,)) * size
-                opened.stream.send_data(chunk)
+        if action in ("data", "events"):
+            for again in range(1 if action == "data" else 20):
+                log = opened.events.log
+                if log.count("full") != log.count("drained"):  # the exchange keeps to what it is told
+                    break
+                chunk = bytes(((number + again) % 251,)) * size
+                (opened.stream.send_data if action == "data" else ways[which])(chunk)
                 sent[which] += chunk
         elif action == "credit":
             client.peer.credit(stream_id, size)
