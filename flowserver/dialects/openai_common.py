@@ -44,14 +44,18 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
 
     Some have words of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning.
     """
-    read = report.get
-    into = mapping(read("prompt_tokens_details") or read("input_tokens_details"))
-    out = mapping(read("completion_tokens_details") or read("output_tokens_details"))
-    usage.input = count(read("prompt_tokens"), count(read("input_tokens"), usage.input))
-    usage.cached = count(into.get("cached_tokens"), count(read("prompt_cache_hit_tokens"), usage.cached))
-    usage.cache_written = count(into.get("cache_write_tokens"), usage.cache_written)
-    usage.reasoning = count(out.get("reasoning_tokens"), count(read("reasoning_tokens"), usage.reasoning))
-    output = count(read("completion_tokens"), count(read("output_tokens")))
+    said = report.get
+    prompt, output = count(said("prompt_tokens")), count(said("completion_tokens"))
+    usage.input = count(said("input_tokens"), usage.input) if prompt is None else prompt
+    usage.cached = count(said("prompt_cache_hit_tokens"), usage.cached)
+    if into := mapping(said("prompt_tokens_details") or said("input_tokens_details")):
+        usage.cached = count(into.get("cached_tokens"), usage.cached)
+        usage.cache_written = count(into.get("cache_write_tokens"), usage.cache_written)
+    usage.reasoning = count(said("reasoning_tokens"), usage.reasoning)
+    if out := mapping(said("completion_tokens_details") or said("output_tokens_details")):
+        usage.reasoning = count(out.get("reasoning_tokens"), usage.reasoning)
+    if output is None:
+        output = count(said("output_tokens"))
     if output is not None:
         # The total shows whether the sum has the reasoning after all.
         inside = report.get("total_tokens") == (usage.input or 0) + output

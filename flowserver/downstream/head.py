@@ -21,8 +21,7 @@ MAX_URI = 8 * 1024
 METHOD = re.compile(TOKEN)
 # A method is short, so that a target is known to be too long before its end is there.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
-_NUMBER = re.compile(rb"[ \t]*[0-9]{1,18}[ \t]*")
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
@@ -101,14 +100,18 @@ def _check_raw(raw: bytes, line_end: int, target: bytes) -> RelayError | None:
         return bad_request(
             "A header is malformed: no blank before the colon, no folded line and no control character may be there."
         )
-    lengths = _LENGTH.findall(raw)  # h11 makes one of equal ones
-    if len(lengths) > 1 or (lengths and not _NUMBER.fullmatch(lengths[0])):
-        return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
     return None
 
 
 def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | RelayError:
     fields = first_values(headers)
+    repeated = len(fields) != len(headers)
+    length = fields.get(b"content-length")
+    if length is not None and (
+        _NUMBER.fullmatch(length) is None
+        or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
+    ):
+        return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
     method, target, version = line.groups()
     if method in (b"CONNECT", b"TRACE"):
         return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
@@ -118,8 +121,7 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
     if chunked and version != b"1.1":
         return bad_request("Transfer-Encoding needs HTTP/1.1.")
     host = fields.get(b"host")
-    repeated = len(fields) != len(headers) and [name for name, _ in headers].count(b"host") > 1
-    error = _check_host(host, repeated, version)
+    error = _check_host(host, repeated and _times(b"host", headers) > 1, version)
     if error is None and b"upgrade" in fields:
         error = _check_upgrade(fields[b"upgrade"])
     if error is None and b"expect" in fields:
@@ -135,7 +137,6 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
     if b"#" in target:
         return _malformed_target()
-    length = fields.get(b"content-length")
     content_length = int(length) if length is not None else None
     return RequestHead(
         method,
@@ -146,6 +147,10 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
         has_body=chunked or bool(content_length),
         fields=fields,
     )
+
+
+def _times(name: bytes, headers: Headers) -> int:
+    return [field for field, _ in headers].count(name)
 
 
 def _malformed_target() -> RelayError:

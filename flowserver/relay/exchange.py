@@ -138,6 +138,7 @@ class Exchange:
         """Tokens asked for and emitted."""
         self.request_whole = not request.has_body
         self.answer_gate: ReadGate | None = None
+        """None: the provider was never stopped, which is usual."""
         self.upload_gate = ReadGate(downstream, around.clock, around.pauses)
         self.started_at = now
         self.first_byte_at: float | None = None
@@ -170,7 +171,6 @@ class Exchange:
             self._fail(self._body_too_large())
             return
         self._up = stream
-        self.answer_gate = ReadGate(stream, self._around.clock, self._around.pauses)
         stream.start()
 
     def refuse(self, error: RelayError) -> None:
@@ -213,8 +213,7 @@ class Exchange:
 
     def on_downstream_full(self) -> None:
         self._close_lane()
-        if self.answer_gate is not None:
-            self.answer_gate.shut(Reason.DOWNSTREAM)
+        self._shut(Reason.DOWNSTREAM)
 
     def on_downstream_drained(self) -> None:
         if self.answer_gate is not None:
@@ -357,9 +356,17 @@ class Exchange:
             return
         if data:
             self._down.send_data(data)
-        if tap.is_waiting and self.answer_gate is not None:
+        if tap.is_waiting:
             self._close_lane()
-            self.answer_gate.shut(Reason.QUOTA)
+            self._shut(Reason.QUOTA)
+
+    def _shut(self, reason: Reason) -> None:
+        """Stop the provider, if there is one still."""
+        if self._up is None or self.is_over or self.error is not None:
+            return
+        if self.answer_gate is None:
+            self.answer_gate = ReadGate(self._up, self._around.clock, self._around.pauses)
+        self.answer_gate.shut(reason)
 
     def _finish_answer(self) -> None:
         self._drop_upstream()

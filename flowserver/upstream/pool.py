@@ -155,7 +155,8 @@ class Pool:
             self._shares = True
             if self._settings.multiplexed is None:
                 self._multiplexed = True  # however few it took at first
-        self._serve(connection)
+        if self._waiting:
+            self._serve(connection)
         if connection.busy:
             self._idle.pop(connection, None)
         elif self._closed or self._settings.keepalive is None or not connection.capacity:
