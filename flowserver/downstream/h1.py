@@ -89,12 +89,12 @@ class H1Stream:
         connection, outlet = self._connection, self.outlet
         if connection.stream is not self or self._bodiless:
             return
-        if self._chunked and not outlet.blocked:  # the path of every token
+        if outlet.blocked:
+            outlet.send(data)
+        else:  # the path of every token
             outlet.writes += 1
             write = connection.write  # a call of the attribute itself would look it up the slow way
-            write(encode_chunk(data))
-        else:
-            outlet.send(data)
+            write(encode_chunk(data) if self._chunked else self.message.body(data))
 
     def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
         may = self._is_open and self._chunked and not self._bodiless and not self.outlet.blocked

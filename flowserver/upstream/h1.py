@@ -322,12 +322,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def _parse_head(self, raw: bytes) -> bool:
         """Whether another head is to follow this one."""
-        if raw.count(b"\n") != raw.count(b"\r\n"):  # h11 would see its end elsewhere
-            self._fail("sent a head with bare line feeds")
-            return False
         line_end = raw.find(b"\r\n") + 2
         line = _STATUS_LINE.fullmatch(raw, 0, line_end)
         is_strict = line is not None and FIELDS.fullmatch(raw, line_end) is not None
+        if not is_strict and raw.count(b"\n") != raw.count(b"\r\n"):  # h11 would see its end elsewhere
+            self._fail("sent a head with bare line feeds")
+            return False
         headers = split_fields(raw, line_end) if is_strict else []
         if line is not None and self._h11 is None and is_strict and _is_plain(headers):
             head = ResponseHead(int(line[1]), headers, reason=line[2])
@@ -336,7 +336,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             if head_by_h11 is None:
                 return False
             head = head_by_h11
-        if not self._check_head(head, is_strict=is_strict):
+        if (not is_strict or len(headers) > MAX_HEADERS) and not self._check_head(head, is_strict=is_strict):
             return False
         if head.status >= 200:
             self._on_head(head)
