@@ -5,7 +5,7 @@ comes (`h2_guard`), a reader finds what it is for (`h2_reader`), heads are check
 by hand (`h2_stream`). GOAWAY never reaches h2, which would take it for the end of the connection while streams are to
 go on.
 
-What one turn of the event loop produces leaves in one write.
+An event that nothing stands before leaves at once; what waits leaves in one write, at the end of a turn of the loop.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class DownstreamH2(SharedReads):
 
     def write_data(self, stream: H2Stream, data: bytes) -> bool:
         """Write a whole chunk as one frame, at once: the path of every token. False: it does not fit, or something
-        stands before it. The transport joins what one turn of the event loop brings, so nothing is to be scheduled."""
+        stands before it."""
         size = len(data)
         windows, window = self._h2, stream.state
         if (
