@@ -51,6 +51,7 @@ class HeadReader:
         if not buffer and not data.startswith(b"\r"):
             end = data.find(b"\r\n\r\n") + 4
             if 4 <= end <= MAX_HEAD and data.count(b"\n", 0, end) == data.count(b"\r\n", 0, end):
+                self._skipped = False
                 return data[:end], data[end:]  # the usual shape: a read begins with a whole head
         start = max(0, len(buffer) - 3)
         buffer += data

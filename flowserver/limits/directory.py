@@ -22,10 +22,11 @@ from ..relay.ports import Clock
 from ..relay.tenant_tables import TenantError, read_tenant, table_of
 from ..relay.tenants import Tenant, digest_of, refusal, was_issued
 from .guarded import Guard
-from .redis import PREFIX, client_of
+from .redis import client_of
 from .store import Garbled, StoreUnavailable, tenant_key
 from .wire import patience
 
+PREFIX = "flow:"
 NAMES = f"{PREFIX}tenants"
 
 FRESH = 5.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from .store import Cause, Decision, Limit, LimitStore, StoreUnavailable
 
@@ -45,18 +46,9 @@ class StoreLimiter:
         if self._is_local:
             done(_finished(call, otherwise))
             return
-        task = asyncio.get_running_loop().create_task(self._wait(call, done, otherwise))
+        task = asyncio.get_running_loop().create_task(_wait(call, done, otherwise))
         self._tasks.add(task)
-
-    async def _wait(self, call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
-        result = otherwise
-        try:
-            result = await call
-        except StoreUnavailable:
-            pass
-        finally:  # whatever went wrong, nobody is to wait for ever
-            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-            done(result)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _finished(call: Coroutine[Any, Any, _T], otherwise: _T) -> _T:
@@ -69,6 +61,15 @@ def _finished(call: Coroutine[Any, Any, _T], otherwise: _T) -> _T:
     except StoreUnavailable:
         return otherwise
     raise RuntimeError("a store that is local waited for something")
+
+
+async def _wait(call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
+    result = otherwise
+    try:
+        with contextlib.suppress(StoreUnavailable):
+            result = await call
+    finally:  # whatever went wrong, nobody is to wait for ever
+        done(result)
 
 
 def _ignore(settled: bool) -> None:

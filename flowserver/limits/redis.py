@@ -36,7 +36,7 @@ from .store import (
 )
 from .wire import Line, Reply, Word, patience
 
-PREFIX = "flow:"
+PREFIX = "flow:limits:"
 """Of all keys."""
 
 CLUSTER = "+cluster"
@@ -46,9 +46,10 @@ CLUSTER = "+cluster"
 class RedisStore:
     """A `LimitStore`. `url` is `redis://`, `rediss://` (TLS), `unix://`, or the first two with `+cluster`.
 
-    No call takes longer than `deadline` milliseconds, with connecting when it must; what goes wrong within is told by
-    `StoreUnavailable`, and the next call tries anew. A lease lives for `ttl` seconds; of one that settled or expired it
-    is known for `remember` seconds. `clock` is for tests (None: the server's own time); seconds since the epoch.
+    No call takes longer than `deadline` milliseconds, with connecting when it must, or twice that where it has to begin
+    anew (see `Line`); what goes wrong within is told by `StoreUnavailable`, and the next call tries anew. A lease lives
+    for `ttl` seconds; of one that settled or expired it is known for `remember` seconds. `clock` is for tests (None:
+    the server's own time); seconds since the epoch.
     """
 
     __slots__ = ("_clock", "_lives", "_server")
@@ -130,10 +131,7 @@ class RedisStore:
         numbers = " ".join(map(str, given))
         rest: tuple[Word, ...] = (len(keys), *keys, stream_id, f"{now} {self._lives} {numbers}", _written(limits))
         try:
-            try:
-                return await self._server.call("EVALSHA", script.digest, *rest)
-            except NoScriptError:
-                return await self._server.call("EVAL", script.text, *rest)
+            return await self._server.call("EVALSHA", script.digest, *rest, otherwise=("EVAL", script.text, *rest))
         except FAILURES as error:
             raise _unavailable(error) from error
 
@@ -154,9 +152,13 @@ class _Cluster:
         self._client = client
         self._deadline = deadline
 
-    async def call(self, *words: Word) -> Reply:
+    async def call(self, *words: Word, otherwise: Sequence[Word] = ()) -> Reply:
+        answer: Reply
         async with patience(self._deadline):
-            answer: Reply = await self._client.execute_command(*words)
+            try:
+                answer = await self._client.execute_command(*words)
+            except NoScriptError:
+                answer = await self._client.execute_command(*otherwise)
             return answer
 
     async def connect(self, seconds: float) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -39,47 +39,60 @@ class Line:
     """Calls to one Redis server, on one connection that is opened when it is first needed and whenever it broke.
 
     `url` as redis-py takes it. No call takes longer than `deadline` seconds, with connecting when it must; one whose
-    connection broke meanwhile begins anew, once. A call that the deadline ends takes the connection with it, and all
-    calls that wait there: they would have had to wait for its answer.
+    connection broke meanwhile, or whose script the server misses, begins anew, once.
     """
 
-    __slots__ = ("_address", "_connecting", "_deadline", "_wire")
+    __slots__ = ("_address", "_closed", "_connecting", "_deadline", "_wire")
 
     def __init__(self, url: str, deadline: float) -> None:
         self._address: AbstractConnection = ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
         """Never connected: it tells where to, and how."""
         self._deadline = deadline
+        self._closed = False
         self._connecting = asyncio.Lock()
         self._wire: Wire | None = None
 
-    async def call(self, *words: Word) -> Reply:
-        """What the server answers to one command. Raises RedisError for an error that it answers or an answer that
-        can't be read, and OSError (TimeoutError, ConnectionError)."""
-        command = pack(*words)
+    async def call(self, *words: Word, otherwise: Sequence[Word] = ()) -> Reply:
+        """What the server answers to one command; to `otherwise` where it misses a script. Raises RedisError for an
+        error that it answers or an answer that can't be read, and OSError (TimeoutError, ConnectionError)."""
         wire = self._wire
         if wire is not None and wire.is_open:
             try:
-                return await wire.call(command)
+                return await wire.call(pack(*words))
             except ConnectionError:
-                pass
+                if self._closed:
+                    raise
+            except NoScriptError:
+                words, otherwise = tuple(otherwise), ()
         async with patience(self._deadline):
             wire = await self._connected()
-            return await wire.call(command)
+            try:
+                return await wire.call(pack(*words))
+            except NoScriptError:
+                return await wire.call(pack(*otherwise))
 
     async def connect(self, seconds: float) -> None:
         """Connect ahead, and try the connection."""
         async with patience(seconds):
             wire = await self._connected()
-            await wire.call(pack("PING"))
+            try:
+                await wire.call(pack("PING"), seconds)
+            except BaseException:
+                wire.close()
+                raise
 
     async def close(self) -> None:
+        self._closed = True
         if self._wire is not None:
             self._wire.close()
 
     async def _connected(self) -> Wire:
         async with self._connecting:
-            if self._wire is None or not self._wire.is_open:
+            if not self._closed and (self._wire is None or not self._wire.is_open):
                 self._wire = await _dial(self._address, self._deadline)
+            if self._closed or self._wire is None:
+                await self.close()  # what was made meanwhile
+                raise ConnectionAbortedError("the connection was closed here")
             return self._wire
 
 
@@ -88,6 +101,9 @@ async def _dial(address: AbstractConnection, deadline: float) -> Wire:
 
     def wire() -> Wire:
         return Wire(deadline)
+
+    def ask(*words: Word) -> asyncio.Future[Reply]:
+        return made.call(pack(*words), _WHOLE_DIAL)
 
     if isinstance(address, UnixDomainSocketConnection):
         _, made = await loop.create_unix_connection(wire, address.path)
@@ -98,18 +114,26 @@ async def _dial(address: AbstractConnection, deadline: float) -> Wire:
     try:
         if address.password:
             names = [address.username] if address.username else []
-            await made.call(pack("AUTH", *names, address.password))
+            await ask("AUTH", *names, address.password)
         if address.db:
-            await made.call(pack("SELECT", address.db))
+            await ask("SELECT", address.db)
     except BaseException:
         made.close()
         raise
     return made
 
 
+_WHOLE_DIAL = 3600.0
+"""Seconds for what is asked when a connection is made: whoever makes it has a deadline for all of it."""
+
+
 class Wire(asyncio.Protocol):
     """An open connection. The time of calls is taken in steps by one timer, each from when the one before was noticed
-    to be over: in between the loop looks at its sockets, where the answer may be, so a busy loop does not count."""
+    to be over: in between the loop looks at its sockets, where the answer may be, so a busy loop does not count.
+
+    A call that is late fails alone, as the server may only have paused; its answer is waited for, so that it is not
+    taken for the next one's, until it is late by another `deadline`: nobody is there then.
+    """
 
     def __init__(self, deadline: float) -> None:
         self._step = deadline / STEPS
@@ -125,14 +149,15 @@ class Wire(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None
 
-    def call(self, command: bytes) -> asyncio.Future[Reply]:
-        """Only while it is open."""
+    def call(self, command: bytes, seconds: float | None = None) -> asyncio.Future[Reply]:
+        """Only while it is open. It is late after `seconds`; None: after the whole deadline."""
         transport = self._transport
         if transport is None:
             raise ConnectionResetError("the connection is closed")
         transport.write(command)
         answer = self._loop.create_future()
-        self._waiting.append((answer, self._steps + STEPS))
+        steps = STEPS if seconds is None else max(1, round(seconds / self._step))
+        self._waiting.append((answer, self._steps + steps))
         if self._timer is None:
             self._timer = self._loop.call_later(self._step, self._on_step)
         return answer
@@ -181,8 +206,11 @@ class Wire(asyncio.Protocol):
         self._steps += 1
         if not self._waiting:
             return
-        if self._waiting[0][1] <= self._steps:
-            self._end(TimeoutError("no answer in time"))
+        for answer, late in self._waiting:
+            if late <= self._steps and not answer.done():
+                answer.set_exception(TimeoutError("no answer in time"))
+        if self._waiting[0][1] + STEPS <= self._steps:
+            self._end(ConnectionResetError("the server is silent"))
         else:
             self._timer = self._loop.call_later(self._step, self._on_step)
 

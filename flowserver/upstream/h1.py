@@ -383,6 +383,11 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if chunked and length is not None:
             self._fail("sent both Transfer-Encoding and Content-Length")
             return
+        if length is not None and not _LENGTH.fullmatch(length):
+            length = length.partition(b",")[0].strip()  # h11 takes equal ones for one
+            if not _LENGTH.fullmatch(length):
+                self._fail("sent a Content-Length that is none")
+                return
         head.content_length = int(length) if length is not None else None
         bodiless = has_no_body(self._method, head.status)
         self._began = True

@@ -114,6 +114,14 @@ def test_one_empty_line_before_a_request_is_ignored() -> None:
     assert taken(b"\r\n" + get()).method == b"GET"
 
 
+def test_each_request_may_have_an_empty_line_before_it() -> None:
+    reader = HeadReader()
+    for pieces in ((b"\r\n", get()), (b"\r\n" + get(),), (get(),), (b"\r\n", get())):
+        results = [reader.feed(piece) for piece in pieces]
+        assert results[:-1] == [None] * (len(pieces) - 1)
+        assert results[-1] == (get(), b"")
+
+
 def test_as_many_headers_as_allowed() -> None:
     assert len(taken(get(b"X: y\r\n" * (MAX_HEADERS - 1))).headers) == MAX_HEADERS
 

@@ -82,10 +82,10 @@ async def test_every_key_has_a_life_and_its_tenant(server: RedisServer) -> None:
     with server.commands() as command:
         keys = command("KEYS", "*")
         lives = {key: command("PTTL", key) for key in keys}
-    assert all(key.startswith("flow:{acme}:") for key in keys)
+    assert all(key.startswith("flow:limits:{acme}:") for key in keys)
     assert len(keys) == 7  # four limits, the leases, which expire when, and one that settled
     assert all(life > 0 for life in lives.values())
-    assert lives["flow:{acme}:live"] >= 29 * 86400_000  # as long as the quota that it holds something of
+    assert lives["flow:limits:{acme}:live"] >= 29 * 86400_000  # as long as the quota that it holds something of
     await store.close()
 
 
@@ -214,6 +214,23 @@ async def test_answers_that_come_too_late_are_not_taken_for_others(server: Redis
     await store.close()
 
 
+async def test_a_short_pause_of_the_server_fails_the_late_calls_only(server: RedisServer) -> None:
+    store = RedisStore(server.url, deadline=400)
+    await store.connect()
+    assert await admitted(store, "{acme}:0", limits_of("acme"))
+    server.freeze()
+    calls = []
+    for number in range(1, 5):
+        calls.append(asyncio.ensure_future(admitted(store, f"{{acme}}:{number}", limits_of("acme"))))
+        await asyncio.sleep(0.11)
+    with pytest.raises(StoreUnavailable):
+        await calls[0]
+    server.thaw()
+    assert await asyncio.gather(*calls[2:]) == [True] * 2
+    await asyncio.gather(*calls, return_exceptions=True)
+    await store.close()
+
+
 async def test_a_busy_relay_is_no_silence_of_the_server(server: RedisServer) -> None:
     store = RedisStore(server.url, deadline=40)
     await store.connect()
@@ -252,7 +269,7 @@ async def test_no_cluster_there() -> None:
         ([("REPLICAOF", "127.0.0.1", "1")], "READONLY|read only|replica"),
         ([("ACL", "SETUSER", "default", "-evalsha")], "permission"),
         ([("ACL", "SETUSER", "default", "on", "resetpass", ">secret")], "[Aa]uthenticat"),
-        ([("SET", "flow:{acme}:slots", "something else")], "WRONGTYPE"),
+        ([("SET", "flow:limits:{acme}:slots", "something else")], "WRONGTYPE"),
     ],
 )
 async def test_a_server_that_refuses(server: RedisServer, commands: list[tuple[str, ...]], text: str) -> None:
@@ -263,7 +280,6 @@ async def test_a_server_that_refuses(server: RedisServer, commands: list[tuple[s
     failure = await fails_within(store, PATIENT)
     assert not isinstance(failure, LeaseLost)
     assert failure.__cause__ is not None
-    await store.close()
     with pytest.raises(StoreUnavailable, match=text):
         await admitted(store, "{acme}:x", limits_of("acme"))
     await store.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from redis.exceptions import InvalidResponse, NoScriptError, RedisError, Respons
 
 from flowserver.limits.wire import MOST_UNREAD, STEPS, Line, Reply, Wire, pack, take
 from tests.support.h2_lab import Certificates
-from tests.support.lab import free_port
+from tests.support.lab import eventually, free_port
 from tests.support.redis import RedisServer, running_redis
 from tests.support.transport import FakeTransport
 
@@ -116,13 +116,32 @@ async def test_the_answer_to_a_cancelled_call_goes_to_nobody() -> None:
     wire.close()
 
 
-async def test_a_late_call_takes_the_connection_with_it() -> None:
+async def test_a_late_call_fails_alone() -> None:
+    """Its answer, when it comes, is not the next one's."""
+    wire = wired(0.1)
+    late = wire.call(b"")
+    await asyncio.sleep(0.06)
+    next_one = wire.call(b"")
+    with pytest.raises(TimeoutError):
+        await late
+    assert wire.is_open
+    assert not next_one.done()
+    wire.data_received(b":1\r\n:2\r\n")
+    assert await next_one == 2
+    wire.close()
+
+
+async def test_a_silent_server_is_given_up() -> None:
+    """Whoever is not late by then may ask elsewhere."""
     wire = wired(0.05)
-    calls = [wire.call(b""), wire.call(b"")]
-    for call in calls:
-        with pytest.raises(TimeoutError):
-            await call
-    assert not wire.is_open
+    late = wire.call(b"")
+    with pytest.raises(TimeoutError):
+        await late
+    await asyncio.sleep(0.03)
+    last = wire.call(b"")
+    with pytest.raises((ConnectionResetError, TimeoutError)):
+        await last
+    await eventually(lambda: not wire.is_open)
 
 
 async def test_each_call_has_the_whole_deadline() -> None:
@@ -215,32 +234,84 @@ async def test_a_primary_that_became_a_replica_is_looked_for_anew(server: RedisS
 
 
 @asynccontextmanager
-async def talking(answer: Callable[[], bytes]) -> AsyncIterator[str]:
-    """The URL of a server that says what `answer` gives to whatever it reads, then hangs up."""
+async def talking(answers: Iterable[bytes], *, seconds: float = 0.0) -> AsyncIterator[str]:
+    """The URL of a server that takes `seconds` for each of `answers`, one to a read, and hangs up for an empty one."""
+    rest = iter(answers)
+    talks: list[asyncio.Task[None]] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if await reader.read(65536):
-            writer.write(answer())
+        while await reader.read(65536):
+            await asyncio.sleep(seconds)
+            if not (answer := next(rest, b"")):
+                break
+            writer.write(answer)
         writer.close()
 
-    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.append(asyncio.get_running_loop().create_task(talk(reader, writer)))
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as listening:
         yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*talks, return_exceptions=True)
 
 
 async def test_a_call_whose_connection_broke_begins_anew_once() -> None:
-    answers = iter([b":1\r\n", b"", b":3\r\n", b"", b""])
-    async with talking(lambda: next(answers)) as url:
+    async with talking([b":1\r\n", b"", b":2\r\n", b"", b"", b":3\r\n"]) as url:
         line = Line(url, PATIENT)
         assert await line.call("FIRST") == 1
-        await asyncio.sleep(0.05)  # it hears of the end; the next one is on a connection of its own
+        assert await line.call("SECOND") == 2
         with pytest.raises(ConnectionError):
             await line.call("SECOND")
         assert await line.call("THIRD") == 3
         await line.close()
 
 
+async def test_a_call_begins_anew_once_whatever_happens() -> None:
+    """Each attempt would be in time by itself: the connection breaks, a script is missing, the connection breaks."""
+    answers = [b":0\r\n", b"", b"-NOSCRIPT No matching script.\r\n", b"", b":1\r\n"]
+    async with talking(answers, seconds=0.15) as url:
+        line = Line(url, 0.2)
+        assert await line.call("FIRST") == 0
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(OSError):
+            await line.call("SECOND", otherwise=["THIRD"])
+        assert asyncio.get_running_loop().time() - began < 0.4 + 0.15
+        await line.close()
+
+
+async def test_a_script_that_the_server_misses(server: RedisServer) -> None:
+    line = Line(server.url, PATIENT)
+    missing = ("EVALSHA", "0" * 40, 0)
+    for _ in range(2):  # on a new connection, and on one that is there
+        assert await line.call(*missing, otherwise=("EVAL", "return 7", 0)) == 7
+    await line.close()
+
+
+async def test_a_closed_line_opens_nothing_any_more(server: RedisServer) -> None:
+    line = Line(server.url, PATIENT)
+    assert await line.call("INCR", "count") == 1
+    server.freeze()
+    call = asyncio.ensure_future(line.call("INCR", "count"))
+    await asyncio.sleep(0.02)
+    await line.close()
+    with pytest.raises(ConnectionError):
+        await call
+    server.thaw()
+    with pytest.raises(ConnectionError):
+        await line.call("INCR", "count")
+    with server.commands() as command:
+        assert command("INFO", "clients")["connected_clients"] == 1
+
+
+async def test_connecting_ahead_has_its_own_time() -> None:
+    async with talking([b"+OK\r\n", b"+PONG\r\n"], seconds=0.3) as url:
+        line = Line(url.replace("//", "//:secret@"), 0.1)
+        await line.connect(PATIENT)
+        await line.close()
+
+
 async def test_it_is_no_redis() -> None:
-    async with talking(lambda: b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
+    async with talking([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url:
         line = Line(url, PATIENT)
         with pytest.raises(InvalidResponse):
             await line.call("FIRST")

@@ -169,6 +169,15 @@ def test_an_answer_that_ends_with_the_connection() -> None:
     assert scene.owner.log == []
 
 
+@pytest.mark.parametrize("lengths", [b"Content-Length: 5, 5\r\n", b"Content-Length: 5\r\nContent-Length: 5\r\n"])
+def test_equal_lengths_are_one(lengths: bytes) -> None:
+    """RFC 9110 section 8.6."""
+    scene = Scene()
+    scene.provider.says(b"HTTP/1.1 200 OK\r\n" + lengths + b"\r\nhello")
+    assert scene.events.heads[0].content_length == 5
+    assert scene.events.log == ["head 200", "data", "end"]
+
+
 @pytest.mark.parametrize(
     ("method", "head"),
     [
