@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from bench.client import C, Client, Connection, request
 from bench.cores import LOAD_CORES
-from bench.figures import CaseResult, Collector, rotated
-from bench.peers import PEERS, PLAIN, Running, those_that
+from bench.figures import CaseResult, Collector
+from bench.peers import PEERS, PLAIN, Running, in_round, those_that
 from bench.processes import Process, cpu_ns, free_port, machine_cpu_ns, wait_until_quiet
 from bench.source import command
 from bench.stamps import scan
@@ -26,13 +26,15 @@ from bench.stats import percentile
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`rate` is events per second and stream, `size` bytes per event, times are seconds. `ticks` are how coarse the
-    provider's timer is: at 0 each event leaves at a time of its own, else all that a tick holds leave in a burst."""
+    provider's timer is: at 0 each event leaves at a time of its own, else all that a tick holds leave in a burst.
+    `others` is as in `in_round`."""
 
     streams: int = 500
     rate: float = 50
     size: int = 250
     ticks: tuple[float, ...] = (0, 0.004)
     rounds: int = 3
+    others: int | None = None
     warm_up: float = 2
     window: float = 8
 
@@ -62,7 +64,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         source = command(port, rate=settings.rate, size=settings.size, tick=tick)
         with Process(source, port, cpus=LOAD_CORES):
             for number in range(settings.rounds):
-                for name in rotated(those_that(relays, PLAIN), number):
+                for name in in_round(those_that(relays, PLAIN), number, settings.others):
                     wait_until_quiet()
                     with PEERS[name].start(port) as relay:
                         shape = f"bursts of {tick * 1e3:g} ms" if tick else "evenly"

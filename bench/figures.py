@@ -47,10 +47,10 @@ class CaseResult:
     series: tuple[Series, ...] = ()
 
     def beside(self, figure: Figure, relay: str) -> Figure | None:
-        """The same quantity of another relay, if it was measured in the same rounds."""
+        """The same quantity of another relay. Of both the first rounds are the same ones."""
         for other in self.figures:
             if other.what == figure.what and other.relay == relay != figure.relay:
-                return other if len(other.values) == len(figure.values) else None
+                return other
         return None
 
     def ratio(self, figure: Figure, relay: str) -> float | None:
@@ -58,14 +58,14 @@ class CaseResult:
         other = self.beside(figure, relay)
         if other is None or not all(value > 0 for value in other.values):
             return None
-        return median(a / b for a, b in zip(figure.values, other.values, strict=True))
+        return median(a / b for a, b in zip(figure.values, other.values, strict=False))
 
     def excess(self, figure: Figure, relay: str) -> float | None:
         """Median of the differences to `relay`, round by round; None if there is nothing to compare."""
         other = self.beside(figure, relay)
         if other is None:
             return None
-        return median(a - b for a, b in zip(figure.values, other.values, strict=True))
+        return median(a - b for a, b in zip(figure.values, other.values, strict=False))
 
 
 @dataclass(slots=True)

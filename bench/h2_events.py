@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from bench.client import Client
 from bench.cores import LOAD_CORES
 from bench.events import Load, collect, measure
-from bench.figures import CaseResult, Collector, rotated
+from bench.figures import CaseResult, Collector
 from bench.h2_client import H2Connection, spread
-from bench.peers import PEERS, Running, Wiring, those_that
+from bench.peers import PEERS, Running, Wiring, in_round, those_that
 from bench.processes import Process, free_port, wait_until_quiet
 from bench.source import command
 from bench.stamps import scan
@@ -23,13 +23,15 @@ from bench.stamps import scan
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`shapes` are how many connections, and how coarse the provider's timer is, in seconds: at 0 each event leaves at
-    a time of its own. `rate` is events per second and stream, `size` bytes per event, times are seconds."""
+    a time of its own. `rate` is events per second and stream, `size` bytes per event, times are seconds. `others` is as
+    in `in_round`."""
 
     shapes: tuple[tuple[int, float], ...] = ((1, 0), (5, 0), (100, 0), (5, 0.004))
     streams: int = 500
     rate: float = 50
     size: int = 250
     rounds: int = 3
+    others: int | None = None
     warm_up: float = 2
     window: float = 8
 
@@ -70,7 +72,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         source = command(port, rate=settings.rate, size=settings.size, tick=tick)
         with Process(source, port, cpus=LOAD_CORES):
             for number in range(settings.rounds):
-                for name in rotated(those_that(relays, wiring), number):
+                for name in in_round(those_that(relays, wiring), number, settings.others):
                     wait_until_quiet()
                     with PEERS[name].start(port, wiring) as relay:
                         h2_measure(relay, settings, _shape(connections, tick), connections, collector)

@@ -40,10 +40,10 @@ class Entry:
         return self.run([name for name in relays if self.relays is None or name in self.relays])
 
 
-_PACED = events.Settings(ticks=(0,), rounds=3, window=3)
-_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=3, window=3)
-_TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(rounds=3, window=3))
-_CALLS = unary.Settings(rounds=2, warm_up=0.5, window=2)
+_PACED = events.Settings(ticks=(0,), rounds=7, others=2, warm_up=2, window=2)
+_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=7, others=2, warm_up=2, window=2)
+_TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(rounds=7, others=2, warm_up=2, window=2))
+_CALLS = unary.Settings(rounds=3, warm_up=0.5, window=1.5)
 _STALLED = stall.Settings(clients=50, crowd=500, window=2, rounds=1)
 _H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
 _SCALE = scale.Settings(slow=(500, 2000, 5000), fast=(400, 600, 800), warm_up=1, window=3)

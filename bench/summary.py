@@ -43,7 +43,7 @@ class Results:
         return figure.median if figure is not None else None
 
     def ratio(self, case: str, what: str, other: str) -> float | None:
-        """Median of the ratios round by round."""
+        """Median of the ratios round by round, of the rounds that both were measured in."""
         return self._paired(case, what, other, lambda a, b: a / b)
 
     def excess(self, case: str, what: str, other: str) -> float | None:
@@ -51,9 +51,9 @@ class Results:
 
     def _paired(self, case: str, what: str, other: str, of: Callable[[float, float], float]) -> float | None:
         ours, theirs = self.figure(case, what), self.figure(case, what, other)
-        if ours is None or theirs is None or len(ours.values) != len(theirs.values):
+        if ours is None or theirs is None:
             return None
-        return median(of(a, b) for a, b in zip(ours.values, theirs.values, strict=True))
+        return median(of(a, b) for a, b in zip(ours.values, theirs.values, strict=False))
 
 
 EVENTS, H2, TLS = "CPU per event, evenly", "CPU per event, 5 connections", "CPU per event, h1 -> h1 with TLS"

@@ -16,8 +16,8 @@ from typing import Protocol
 
 from bench.client import C, Client, Connection, request
 from bench.cores import LOAD_CORES
-from bench.figures import CaseResult, Collector, rotated
-from bench.peers import PEERS, Running
+from bench.figures import CaseResult, Collector
+from bench.peers import PEERS, Running, in_round
 from bench.processes import Process, cpu_ns, free_port, wait_until_quiet
 from bench.source import command
 from bench.stats import percentile
@@ -116,7 +116,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     port = free_port()
     with Process(command(port, whole=settings.size), port, cpus=LOAD_CORES):
         for number in range(settings.rounds):
-            for name in rotated(relays, number):
+            for name in in_round(relays, number, None):
                 wait_until_quiet()
                 with PEERS[name].start(port) as relay:
                     _measure(relay, settings, collector)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from bench import events, h2_events
 from bench.cores import LOAD_CORES
-from bench.figures import CaseResult, Collector, rotated
-from bench.peers import PEERS, Certificate, Wiring, certificate, those_that
+from bench.figures import CaseResult, Collector
+from bench.peers import PEERS, Certificate, Wiring, certificate, in_round, those_that
 from bench.processes import Process, free_port, wait_until_quiet
 from bench.source import command
 
@@ -45,7 +45,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         for number in range(load.rounds):
             plain: dict[str, float] = {}
             for way, wiring in ways.items():
-                for name in rotated(those_that(relays, wiring), number):
+                for name in in_round(those_that(relays, wiring), number, load.others):
                     if name == "direct":
                         continue
                     cost = _measure(name, way, wiring, load, collector)
