@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from bench.client import request
-from bench.peers import PEERS, Wiring, certificate, those_that
+from bench.peers import PEERS, Wiring, certificate, in_round, those_that
 from bench.processes import Process, free_port
 from bench.source import command
 
@@ -45,3 +45,13 @@ def test_only_those_that_speak_a_wiring_are_measured() -> None:
     assert those_that(("nginx", "envoy", "direct"), Wiring(client="h2", provider="h2")) == ["envoy", "direct"]
     assert those_that(("litellm", "caddy"), Wiring(client="h2")) == ["caddy"]
     assert those_that(("direct", "nginx"), Wiring(client="h2", provider="h1")) == ["nginx"]
+
+
+def test_those_that_are_far_off_sit_out_the_later_rounds() -> None:
+    names = ["flowserver", "nginx", "envoy", "litellm", "direct"]
+    assert [sorted(in_round(names, number, 2)) for number in range(3)] == [
+        sorted(names),
+        ["direct", "envoy", "flowserver", "nginx"],
+        ["flowserver", "nginx"],
+    ]
+    assert in_round(names, 7, None) == ["envoy", "direct", "flowserver", "nginx"]

@@ -33,10 +33,10 @@ def test_an_aim_that_is_missed_says_so() -> None:
     assert (line.seen, line.verdict) == (1.3, "missed")
 
 
-def test_rounds_that_do_not_match_are_not_compared() -> None:
+def test_rounds_that_both_were_measured_in_are_compared() -> None:
     ours = Figure(EVENTS, "flowserver", "us", (13.0, 14.0))
     theirs = Figure(EVENTS, "nginx", "us", (10.0,))
-    assert lines([result("events", ours, theirs)])[0].seen is None
+    assert lines([result("events", ours, theirs)])[0].seen == 1.3
 
 
 def test_a_figure_has_the_values_of_its_rounds() -> None:
