@@ -33,7 +33,7 @@ from .surroundings import SharedReads, Surroundings
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
-LEASE = 4096
+LOAN = 4096
 """Bytes of its windows that a stream is lent at a time: some fifteen events."""
 LINGER = 1.0
 """Seconds between the two GOAWAYs, and for the last words of a broken connection to arrive."""
@@ -208,10 +208,8 @@ class DownstreamH2(SharedReads):
         """Take some of the windows for a stream that is to send without a look at them. Returns the bytes: 0 where they
         are scarce. `take_back` what is left of it before anything else is done with the windows of this stream."""
         windows, window = self._h2, stream.state
-        size = min(
-            LEASE, window.outbound_flow_control_window, windows.outbound_flow_control_window // len(self.streams)
-        )
-        if size < LEASE:
+        size = min(LOAN, window.outbound_flow_control_window, windows.outbound_flow_control_window // len(self.streams))
+        if size < LOAN:
             return 0
         window.outbound_flow_control_window -= size
         windows.outbound_flow_control_window -= size

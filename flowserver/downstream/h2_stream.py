@@ -10,7 +10,6 @@ from ..flow import Marks, StreamBuffer
 from ..frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
-from .h2_guard import SMALL
 
 if TYPE_CHECKING:
     from .h2 import DownstreamH2
@@ -140,8 +139,7 @@ class H2Stream:
         self._lent = left
         self._writes += 1
         connection.sent += size
-        if size >= SMALL:
-            connection.guard.update_credit += 2
+        connection.guard.note_sent(size)
         write = connection.write  # a call of the attribute itself would look it up the slow way
         write(BEGINNINGS[size] + self.frame_tail + data)
 

@@ -1,7 +1,7 @@
 """One connection to Redis that all calls share: each is written at once, and answers come in the order of the calls.
 
 redis-py lends a connection to each call and reads answers from a stream, with three tasks' turns of the loop and some
-70 us of CPU more than this. A request waits for its admission, so that is worth a hundred lines. redis-py still reads
+70 us of CPU more than this. A request waits for its admission, so that is worth a room of its own. redis-py still reads
 URLs, and speaks to clusters and for the directory of tenants.
 
 What scripts answer here is numbers, texts and errors; of RESP2 (https://redis.io/docs/latest/develop/reference/

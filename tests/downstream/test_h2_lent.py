@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flowserver.downstream.h2 import LEASE
+from flowserver.downstream.h2 import LOAN
 from flowserver.flow import Marks
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer
@@ -90,7 +90,7 @@ def test_a_smaller_window_holds_for_what_was_lent_too() -> None:
 
 def test_nothing_is_lent_where_windows_are_scarce() -> None:
     _, client, ways = opened(20)
-    assert LEASE > 65_535 // 20
+    assert LOAN > 65_535 // 20
     for way in ways:
         way(EVENT)
     before = client.connection._h2.outbound_flow_control_window
