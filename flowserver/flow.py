@@ -260,10 +260,6 @@ class Outlet:
         """Bytes that wait here and in the transport."""
         return self._buffer.size + self._transport.get_write_buffer_size()
 
-    def redirect(self, write: Callable[[bytes], None]) -> None:
-        """Hand chunks to another `write` from now on."""
-        self._write = write
-
     def send(self, data: bytes) -> None:
         self.writes += 1
         if self.blocked:

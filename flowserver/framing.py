@@ -125,8 +125,9 @@ class ChunkDecoder:
 # --- heads: h11 is shown the fields that decide framing and state, the others pass beside it ---
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-FIELDS = re.compile(rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n")
-"""All fields of a head and its blank line, in strict form."""
+FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+"""All fields of a head and its blank line, in strict form. Possessive, as no part can end where the next one goes on:
+to remember where it could takes twice the time."""
 _FOR_H11 = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"))
 
 
@@ -134,8 +135,11 @@ def split_fields(raw: bytes, start: int) -> list[tuple[bytes, bytes]]:
     """The fields of the head `raw`, which `FIELDS` matches from `start` on; names in lower case."""
     if start + 2 >= len(raw):
         return []
-    lines = [line.partition(b":") for line in raw[start:-4].split(b"\r\n")]
-    return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]
+    fields = []
+    for line in raw[start:-4].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        fields.append((name.lower(), value.strip(b" \t")))
+    return fields
 
 
 def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
@@ -144,7 +148,7 @@ def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def write_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([name + b": " + value + b"\r\n" for name, value in fields])
+    return b"\r\n".join([*map(b": ".join, fields), b""])
 
 
 def encode_head(status: int, reason: bytes, fields: list[tuple[bytes, bytes]], framing: bytes = b"") -> bytes:

@@ -115,12 +115,18 @@ class ResponseHead:
         """As in `RequestHead`."""
         self._fields: dict[bytes, bytes] | None = None
 
-    def find(self, name: bytes) -> bytes | None:
-        """The first value of `name` (lower case) that the head came with; None when there is none."""
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The first value of each field that the head came with."""
         fields = self._fields
         if fields is None:
             fields = self._fields = first_values(self.headers)
-        return fields.get(name)
+        return fields
+
+    def find(self, name: bytes) -> bytes | None:
+        """The first value of `name` (lower case) that the head came with; None when there is none."""
+        fields = self._fields
+        return self.fields.get(name) if fields is None else fields.get(name)
 
 
 def find(headers: Headers, name: bytes) -> bytes | None:
@@ -141,12 +147,13 @@ def keeps_alive(headers: Headers) -> bool:
     return all(value.lower() == b"keep-alive" for name, value in headers if name == b"connection")
 
 
-def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> Headers:
-    """`headers` without those in `dropped`, which has the fields that end at this hop, and those Connection names."""
+def end_to_end(head: RequestHead | ResponseHead, dropped: frozenset[bytes] = HOP_BY_HOP) -> Headers:
+    """Its fields without those in `dropped`, which has the ones that end at this hop, and those Connection names."""
+    headers = head.headers
     kept = [field for field in headers if field[0] not in dropped]
-    if len(kept) != len(headers):
+    if head.find(b"connection") is not None:
         named = [value for name, value in headers if name == b"connection"]
-        if named and named != [b"keep-alive"]:
+        if named != [b"keep-alive"]:
             options = {option.strip().lower() for value in named for option in value.split(b",")}
             kept = [field for field in kept if field[0] not in options]
     return kept
@@ -187,7 +194,7 @@ def request_for_upstream(
         dropped = dropped.union(name for name, _ in extra)
     if credential is not None or hides_credentials:
         dropped |= CREDENTIALS
-    kept = end_to_end(head.headers, dropped)
+    kept = end_to_end(head, dropped)
     if head.find(b"traceparent") is not None:
         kept = _with_sane_trace(kept)
     headers: Headers = [(b"host", authority), *kept]
@@ -208,7 +215,7 @@ def _with_sane_trace(headers: Headers) -> Headers:
 
 def response_for_downstream(head: ResponseHead, *, identity: bytes) -> ResponseHead:
     """The provider's response head as the client gets it; the framing is derived anew from `content_length`."""
-    headers = end_to_end(head.headers, _ENDS_HERE_OF_RESPONSES)
+    headers = end_to_end(head, _ENDS_HERE_OF_RESPONSES)
     headers.append((b"x-request-id", identity))
     length = None if head.status == 204 else head.content_length  # RFC 9110 section 8.6
     passed = ResponseHead(head.status, headers, reason=head.reason, content_length=length)
@@ -218,4 +225,4 @@ def response_for_downstream(head: ResponseHead, *, identity: bytes) -> ResponseH
 
 def has_no_body(method: bytes, status: int) -> bool:
     """Whether a response to `method` with `status` never carries a body (RFC 9112 section 6.3)."""
-    return method == b"HEAD" or status in (204, 304) or 100 <= status < 200
+    return method == b"HEAD" or status in (204, 304) or status < 200

@@ -261,12 +261,3 @@ def test_a_cleared_outlet_writes_nothing_more() -> None:
     wire.outlet.clear()
     wire.outlet.unblock()
     assert wire.transport.sent == b""
-
-
-def test_another_write_takes_what_waits() -> None:
-    wire = Wire(blocked=True)
-    wire.outlet.send(b"abc")
-    taken: list[bytes] = []
-    wire.outlet.redirect(taken.append)
-    wire.outlet.unblock()
-    assert taken == [b"abc"]

@@ -56,7 +56,7 @@ def test_fields_of_one_hop_are_passed_on_in_neither_direction(name: bytes) -> No
 
 def test_fields_that_connection_names_end_here() -> None:
     headers = [(b"connection", b"close, X-Secret"), (b"connection", b"x-two ,"), (b"x-secret", b"1"), (b"x-two", b"2")]
-    assert end_to_end([*headers, (b"x-three", b"3")]) == [(b"x-three", b"3")]
+    assert end_to_end(ResponseHead(200, [*headers, (b"x-three", b"3")])) == [(b"x-three", b"3")]
 
 
 def test_other_fields_pass_in_order_and_unchanged() -> None:

@@ -180,7 +180,7 @@ class ChatMeter:
     def _read_delta(self, delta: dict[str, Any]) -> None:
         said = thought = reasoning = 0
         for field, value in delta.items():
-            if not value:
+            if not value or field == "role":
                 pass
             elif field == "content":
                 if type(value) is list:
@@ -216,14 +216,15 @@ class ChatMeter:
             return
         self.finished = True
         self._read_choices(entries(event.get("choices")))
-        self.pieces = int(self.units > 0)
+        self.pieces = 1 if self.units else 0
         self.model = text(event.get("model"))
-        groq = mapping(event["x_groq"]) if "x_groq" in event else {}
-        error = event.get("error") or groq.get("error")
+        error, report = event.get("error"), event.get("usage")
+        if "x_groq" in event:
+            groq = mapping(event["x_groq"])
+            error, report = error or groq.get("error"), report or groq.get("usage")
         if error:
             self.failed = told(error)
-        report = mapping(event.get("usage") or groq.get("usage"))
-        if report:
+        if report := mapping(report):
             read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
 
     def _open_choices(self) -> list[int]:

@@ -47,13 +47,16 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
     said = report.get
     prompt, output = count(said("prompt_tokens")), count(said("completion_tokens"))
     usage.input = count(said("input_tokens"), usage.input) if prompt is None else prompt
-    usage.cached = count(said("prompt_cache_hit_tokens"), usage.cached)
-    if into := mapping(said("prompt_tokens_details") or said("input_tokens_details")):
-        usage.cached = count(into.get("cached_tokens"), usage.cached)
-        usage.cache_written = count(into.get("cache_write_tokens"), usage.cache_written)
-    usage.reasoning = count(said("reasoning_tokens"), usage.reasoning)
-    if out := mapping(said("completion_tokens_details") or said("output_tokens_details")):
-        usage.reasoning = count(out.get("reasoning_tokens"), usage.reasoning)
+    if "prompt_cache_hit_tokens" in report:
+        usage.cached = count(report["prompt_cache_hit_tokens"], usage.cached)
+    if into := said("prompt_tokens_details") or said("input_tokens_details"):
+        details = mapping(into)
+        usage.cached = count(details.get("cached_tokens"), usage.cached)
+        usage.cache_written = count(details.get("cache_write_tokens"), usage.cache_written)
+    if "reasoning_tokens" in report:
+        usage.reasoning = count(report["reasoning_tokens"], usage.reasoning)
+    if out := said("completion_tokens_details") or said("output_tokens_details"):
+        usage.reasoning = count(mapping(out).get("reasoning_tokens"), usage.reasoning)
     if output is None:
         output = count(said("output_tokens"))
     if output is not None:

@@ -18,7 +18,7 @@ import h11
 from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
 from ..flow import Outlet
 from ..framing import FramingError, encode_chunk
-from ..messages import RequestHead, ResponseHead, has_no_body
+from ..messages import RequestHead, ResponseHead
 from ..relay.ports import DownstreamEvents
 from .head import HeadReader
 from .message import Message, read_request
@@ -41,9 +41,10 @@ class H1Stream:
         "_chunked",
         "_connection",
         "_ending",
+        "_outlet",
+        "_writes",
         "events",
         "message",
-        "outlet",
         "request",
         "request_whole",
     )
@@ -54,14 +55,16 @@ class H1Stream:
         self.request = request
         self.request_whole = False
         self.events: DownstreamEvents
-        self.outlet: Outlet
+        self._outlet: Outlet | None = None
+        """None: the transport took all of it at once so far, which is usual."""
+        self._writes = 0
+        """Chunks that did not pass the outlet."""
         self._chunked = False
         self._bodiless = False
         self._ending: str | None = None
 
     def attach(self, events: DownstreamEvents) -> None:
         self.events = events
-        self.outlet = self._connection.outlet(self._write_framed, events)
 
     # --- relay.ports.DownstreamStream ---
 
@@ -72,32 +75,31 @@ class H1Stream:
                 self._connection.write(interim)
 
     def send_head(self, head: ResponseHead) -> None:
-        if not self._is_open:
+        connection, message = self._connection, self.message
+        if connection.stream is not self:
             return
-        closes = self._connection.is_last_response or not self.request_whole
-        raw = self.message.head(head, closes=closes)
-        self._bodiless = has_no_body(self.request.method, head.status)
-        self._chunked = self.message.chunked
+        closes = connection.is_last_response or not self.request_whole
+        raw = message.head(head, closes=closes)
+        self._bodiless, self._chunked = message.bodiless, message.chunked
         if head.body_at_hand and not self._bodiless and not self._chunked:
-            self._connection.hold(raw)
+            connection.hold(raw)
         else:
-            self._connection.write(raw)
-        if self._chunked:
-            self.outlet.redirect(self._write_chunk)
+            connection.write(raw)
 
     def send_data(self, data: bytes) -> None:
-        connection, outlet = self._connection, self.outlet
+        connection, outlet = self._connection, self._outlet
         if connection.stream is not self or self._bodiless:
             return
-        if outlet.blocked:
+        if outlet is not None and outlet.blocked:
             outlet.send(data)
         else:  # the path of every token
-            outlet.writes += 1
+            self._writes += 1
             write = connection.write  # a call of the attribute itself would look it up the slow way
             write(encode_chunk(data) if self._chunked else self.message.body(data))
 
     def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
-        may = self._is_open and self._chunked and not self._bodiless and not self.outlet.blocked
+        blocked = self._outlet is not None and self._outlet.blocked
+        may = self._is_open and self._chunked and not self._bodiless and not blocked
         return (self._connection.write, True) if may else None
 
     def send_end(self) -> None:
@@ -116,11 +118,12 @@ class H1Stream:
 
     @property
     def held(self) -> int:
-        return self.outlet.held if self._is_open else 0
+        return self._connection.held(self._outlet) if self._is_open else 0
 
     @property
     def writes(self) -> tuple[int, int]:
-        return self.outlet.writes, self.outlet.writes_full
+        outlet = self._outlet
+        return (self._writes, 0) if outlet is None else (self._writes + outlet.writes, outlet.writes_full)
 
     # --- the connection's side ---
 
@@ -130,17 +133,21 @@ class H1Stream:
 
     def let_go(self) -> None:
         """It is answered: see `Outlet.release`."""
-        self.outlet.release()
+        if self._outlet is not None:
+            self._outlet.release()
         if self.request_whole:  # else the rest of the request is still told
             del self.events
 
     def block(self) -> None:
         self.events.on_downstream_blocked()
-        self.outlet.block()
+        if self._outlet is None:
+            self._outlet = self._connection.outlet(self._write, self.events)
+        self._outlet.block()
 
     def unblock(self) -> None:
-        self.outlet.unblock()
-        if self._ending is not None and not self.outlet.waiting and self._is_open:
+        if self._outlet is not None:
+            self._outlet.unblock()
+        if self._ending is not None and not self._waits and self._is_open:
             self._finish()
 
     def probe(self) -> None:
@@ -162,7 +169,7 @@ class H1Stream:
         if not self._is_open or self._ending is not None:
             return
         self._ending = ending
-        if not self.outlet.waiting:
+        if not self._waits:
             self._finish()
 
     def _finish(self) -> None:
@@ -174,12 +181,13 @@ class H1Stream:
             self._connection.write(end)
         self._connection.on_response_done(self)
 
-    def _write_chunk(self, data: bytes) -> None:
-        write = self._connection.write
-        write(encode_chunk(data))
+    def _write(self, data: bytes) -> None:
+        self._connection.write(encode_chunk(data) if self._chunked else self.message.body(data))
 
-    def _write_framed(self, data: bytes) -> None:
-        self._connection.write(self.message.body(data))
+    @property
+    def _waits(self) -> bool:
+        """Whether chunks wait for the transport."""
+        return self._outlet is not None and bool(self._outlet.waiting)
 
 
 class DownstreamH1(SharedReads):
@@ -287,8 +295,11 @@ class DownstreamH1(SharedReads):
             write=write,
             on_full=events.on_downstream_full,
             on_drained=events.on_downstream_drained,
-            blocked=self._blocked,
         )
+
+    def held(self, outlet: Outlet | None) -> int:
+        """Bytes that wait in `outlet`, if there is one, and in the transport."""
+        return outlet.held if outlet is not None else self._transport.get_write_buffer_size()
 
     def hold(self, head: bytes) -> None:
         """Keep a head until the next write, which follows in this turn, or its stream's end."""
@@ -416,9 +427,9 @@ class DownstreamH1(SharedReads):
         """Go on with the requests that were read ahead, unless the client still lags."""
         if not self._blocked and not self._lingering:
             self.resume_reading()
-            data = bytes(self._pipelined)
-            self._pipelined.clear()
-            if data:
+            if self._pipelined:
+                data = bytes(self._pipelined)
+                self._pipelined.clear()
                 self._receive_heads(data)
 
     def _start(self, stream: H1Stream, data: bytes) -> bytes:
@@ -454,7 +465,8 @@ class DownstreamH1(SharedReads):
             stream.events.on_downstream_data(body)
         if whole:
             stream.request_whole = True
-            self._keep_for_later(rest)
+            if rest:
+                self._keep_for_later(rest)
             if self.stream is stream:
                 stream.events.on_downstream_end()
 

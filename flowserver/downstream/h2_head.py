@@ -104,7 +104,15 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
         return error
     if repeats:
         fields = _join_cookies(fields)
-    return RequestHead(method, path, fields, http_version=b"2", content_length=content_length, has_body=not ended)
+    return RequestHead(
+        method,
+        path,
+        fields,
+        http_version=b"2",
+        content_length=content_length,
+        has_body=not ended,
+        fields=None if repeats else values,
+    )
 
 
 def _check_connection_specific(values: dict[bytes, bytes], fields: Headers) -> None:

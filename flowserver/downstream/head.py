@@ -21,12 +21,13 @@ MAX_URI = 8 * 1024
 METHOD = re.compile(TOKEN)
 # A method is short, so that a target is known to be too long before its end is there.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
-_NUMBER = re.compile(rb"[0-9]{1,18}")
+_NUMBER = re.compile(rb"[0-9]{1,18}").fullmatch
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 _TOO_LONG = bad_request(f"The request head is larger than {MAX_HEAD} bytes.", status=431, code="request_head_too_large")
+_TOO_MANY = bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
 _LINE_FEED = bad_request("A line of the request head ends in a bare line feed. Lines end in CR LF.")
 
 
@@ -50,7 +51,7 @@ class HeadReader:
         buffer = self._buffer
         if not buffer and not data.startswith(b"\r"):
             end = data.find(b"\r\n\r\n") + 4
-            if 4 <= end <= MAX_HEAD and data.count(b"\n", 0, end) == data.count(b"\r\n", 0, end):
+            if 4 <= end <= MAX_HEAD:
                 self._skipped = False
                 return data[:end], data[end:]  # the usual shape: a read begins with a whole head
         start = max(0, len(buffer) - 3)
@@ -84,24 +85,27 @@ def parse_head(raw: bytes) -> RequestHead | RelayError:
     """Check the whole head `raw`."""
     line_end = raw.find(b"\r\n")
     line = _REQUEST_LINE.fullmatch(raw, 0, line_end + 2)
-    if line is None:
-        if line_end > MAX_URI:
-            return uri_too_long()
-        return bad_request("The request line is malformed: METHOD /target HTTP/1.1 is wanted.")
-    error = _check_raw(raw, line_end, line[2])
-    return error or _check_request(line, split_fields(raw, line_end + 2))
+    if line is None or FIELDS.fullmatch(raw, line_end + 2) is None or len(line[2]) > MAX_URI:
+        return _malformed(raw, line_end, line)
+    headers = split_fields(raw, line_end + 2)
+    if len(headers) > MAX_HEADERS:
+        return _TOO_MANY
+    return _check_request(line, headers)
 
 
-def _check_raw(raw: bytes, line_end: int, target: bytes) -> RelayError | None:
-    if len(target) > MAX_URI:
+def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> RelayError:
+    """What is wrong with a head whose first line ends at `line_end`, and is `line` if that is in order."""
+    if BARE_LINE_FEED.search(raw):
+        return _LINE_FEED
+    if line_end > MAX_URI and (line is None or len(line[2]) > MAX_URI):
         return uri_too_long()
+    if line is None:
+        return bad_request("The request line is malformed: METHOD /target HTTP/1.1 is wanted.")
     if raw.count(b"\r\n") - 2 > MAX_HEADERS:
-        return bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
-    if FIELDS.fullmatch(raw, line_end + 2) is None:
-        return bad_request(
-            "A header is malformed: no blank before the colon, no folded line and no control character may be there."
-        )
-    return None
+        return _TOO_MANY
+    return bad_request(
+        "A header is malformed: no blank before the colon, no folded line and no control character may be there."
+    )
 
 
 def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | RelayError:
@@ -109,7 +113,7 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
     repeated = len(fields) != len(headers)
     length = fields.get(b"content-length")
     if length is not None and (
-        _NUMBER.fullmatch(length) is None
+        _NUMBER(length) is None
         or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
     ):
         return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
@@ -136,7 +140,7 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
         if absolute[1].lower() != (host or absolute[1]).lower():
             return bad_request("The target names another host than the Host header.")
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-    if b"#" in target:
+    if target.find(b"#") >= 0:  # `in` of bytes raises and catches a TypeError first
         return _malformed_target()
     content_length = int(length) if length is not None else None
     return RequestHead(

@@ -28,7 +28,9 @@ class Message(Protocol):
     """One request, whose head was read, and its answer."""
 
     chunked: bool
-    """Whether the answer is chunked; known once its head is sent."""
+    """Whether the answer is chunked; known once its head is sent, as the next."""
+    bodiless: bool
+    """Whether the answer has no body, whatever its head says."""
 
     @property
     def head_sent(self) -> bool: ...
@@ -85,7 +87,7 @@ def _is_plain(head: RequestHead) -> bool:
 class PlainMessage:
     """A `Message` without h11."""
 
-    __slots__ = ("_closes", "_ended", "_left", "_method", "chunked", "head_sent")
+    __slots__ = ("_closes", "_ended", "_left", "_method", "bodiless", "chunked", "head_sent")
 
     awaits_continue = False
 
@@ -93,7 +95,7 @@ class PlainMessage:
         self._method = request.method
         self._left = request.content_length or 0
         self.head_sent = False
-        self.chunked = False
+        self.chunked = self.bodiless = False
         self._closes = False
         self._ended = False
 
@@ -107,7 +109,7 @@ class PlainMessage:
     def head(self, head: ResponseHead, *, closes: bool) -> bytes:
         self.head_sent = True
         self._closes = closes
-        bodiless = has_no_body(self._method, head.status)
+        self.bodiless = bodiless = has_no_body(self._method, head.status)
         framing = b""
         if head.content_length is not None:
             framing = b"content-length: %d\r\n" % head.content_length
@@ -138,14 +140,15 @@ class PlainMessage:
 class H11Message:
     """A `Message` by h11. Chunks are read and written beside it (see `framing`)."""
 
-    __slots__ = ("_h11", "_is_1_1", "_upload", "chunked")
+    __slots__ = ("_h11", "_is_1_1", "_method", "_upload", "bodiless", "chunked")
 
     def __init__(self, request: RequestHead, connection: h11.Connection) -> None:
         self._h11 = connection
+        self._method = request.method
         self._is_1_1 = request.http_version == b"1.1"
         self._upload = ChunkedBody() if request.has_body and request.content_length is None else None
         """Reads a body that comes in chunks; None for others."""
-        self.chunked = False
+        self.chunked = self.bodiless = False
 
     @property
     def head_sent(self) -> bool:
@@ -171,6 +174,7 @@ class H11Message:
             framing.append((b"content-length", b"%d" % head.content_length))
         if closes:
             framing.append((b"connection", b"close"))
+        self.bodiless = has_no_body(self._method, head.status)
         # With neither a length nor chunks (HTTP/1.0) the connection's end is the body's end.
         self.chunked = head.content_length is None and self._is_1_1
         # The other fields were checked when they came in and pass beside h11.

@@ -52,6 +52,8 @@ _PROCESS = os.urandom(8).hex()
 _NUMBERS = count(1)
 """Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
 
+_NOTHING_YET = Asked()
+
 _TOLD = 4096
 """Tokens. What is left of a quota becomes the bound of a request that has none only up to here: more than its model can
 have is an error to a provider (every model can have this much), and to write a request anew has its price."""
@@ -77,6 +79,7 @@ class Account:
         "estimated",
         "format",
         "heartbeat",
+        "is_limited",
         "meter",
         "permit",
         "session",
@@ -84,10 +87,15 @@ class Account:
         "tenant",
         "upstream",
         "user",
+        "wants_body",
     )
 
     def __init__(self, settings: AccountSettings, known: Format | None, target: str) -> None:
         self._settings = settings
+        self.is_limited = settings.limiting is not None
+        """Whether the relay has tenants: then `identify` and `request_permit` have something to say."""
+        self.wants_body = known is not None or self.is_limited
+        """Whether what the request asks for is of interest."""
         self._target = target
         self._body: dict[str, Any] | None = None
         """The request's body; None: not known, or no JSON object."""
@@ -101,7 +109,7 @@ class Account:
         """None: no format that is known, so nothing is counted."""
         self.budget: int | None = None
         """Tokens that the answer may have; None: no bound."""
-        self.asked = Asked()
+        self.asked = _NOTHING_YET
         self._input_estimate: int | None = None
         """Of the request; None: nobody asked for it yet."""
         self._quota_left: int | None = None
@@ -128,11 +136,6 @@ class Account:
             self.budget = most if self.budget is None else min(self.budget, most)
 
     # --- the request -----------------------------------------------------------------------------------------------
-
-    @property
-    def wants_body(self) -> bool:
-        """Whether what the request asks for is of interest."""
-        return self.format is not None or self._settings.limiting is not None
 
     def identify(self, request: RequestHead, done: Callable[[RelayError | None], None]) -> None:
         """Whose request is it? `done` hears at once or later; with an error where it may not use this relay."""
@@ -214,7 +217,7 @@ class Account:
             anthropic=self.format is not None and self.format.name.startswith("anthropic"),
             now=limiting.now(),
         )
-        return [field for field in headers if b"ratelimit" not in field[0]] + own
+        return [field for field in headers if field[0].find(b"ratelimit") < 0] + own
 
     def sweep(self, now: float) -> None:
         """About once a second."""

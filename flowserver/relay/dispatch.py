@@ -51,7 +51,7 @@ class Dispatching:
 class DispatchEvents(UpstreamEvents, Protocol):
     """What an exchange hears of its dispatch."""
 
-    def on_target(self, target: Target) -> None:
+    def on_target(self, target: Target, now: float) -> None:
         """This provider is asked now; its deadlines hold."""
 
     def on_more_tokens(self) -> None:
@@ -134,9 +134,11 @@ class Dispatch:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        if self._request.has_body and (self._around.routes.needs_model or self._account.wants_body):
-            self._collecting = True
-        self._account.identify(self._request, self._on_identified)
+        self._collecting = self._request.has_body and (self._around.routes.needs_model or self._account.wants_body)
+        if self._account.is_limited:
+            self._account.identify(self._request, self._on_identified)
+        else:
+            self._on_identified(None)
 
     @property
     def upstream(self) -> str:
@@ -311,15 +313,18 @@ class Dispatch:
     # --- choosing --------------------------------------------------------------------------------------------------
 
     def _choose_route(self) -> None:
-        path = self._request.path.decode("ascii")
-        asked = self._account.asked.model
+        path, asked = self._request.path, self._account.asked.model
         self._route = self._around.routes.find(path, asked)
         if self._route is None:
             model = f" for the model {asked!r}" if asked is not None else ""
-            self._fail(bad_request(f"No route leads on from {path}{model}.", status=404, code="no_route"))
+            message = f"No route leads on from {path.decode('ascii')}{model}."
+            self._fail(bad_request(message, status=404, code="no_route"))
             return
         self._account.bound(self._route.max_tokens)
-        self._account.request_permit(self._request, self._on_permit, self._events.on_more_tokens)
+        if self._account.is_limited:
+            self._account.request_permit(self._request, self._on_permit, self._events.on_more_tokens)
+        else:
+            self._choose_again()
 
     def _choose_again(self) -> None:
         target = self._candidate()
@@ -352,7 +357,8 @@ class Dispatch:
     def _ask(self, target: Target) -> None:
         """Take a place at `target` or stand in its queue."""
         if target not in self._tried:
-            target.fallbacks += bool(self._tried)
+            if self._tried:
+                target.fallbacks += 1
             self._tried.append(target)
         if target.take_place():
             self._target = target
@@ -364,13 +370,12 @@ class Dispatch:
 
     def _begin(self, target: Target) -> None:
         """One attempt: the request as this provider wants it."""
-        around = self._around
+        self._begun_at = now = self._around.clock()
         target.started += 1
-        self._begun_at = around.clock()
         self.attempts += 1
-        self._probing = target.health.started(around.clock())
+        self._probing = target.health.started(now)
         self._attempt_full = False
-        self._events.on_target(target)
+        self._events.on_target(target, now)
         request, body = self._prepare(target)
         self._attempt = attempt = target.connector.open(request, self)
         if self._paused:
@@ -524,7 +529,7 @@ class _Nobody:
 
     def on_upstream_drained(self) -> None: ...
 
-    def on_target(self, target: Target) -> None: ...
+    def on_target(self, target: Target, now: float) -> None: ...
 
     def on_more_tokens(self) -> None: ...
 

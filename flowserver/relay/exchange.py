@@ -86,6 +86,7 @@ class Exchange:
         "_response_whole",
         "_tap",
         "_up",
+        "_upload_gate",
         "_waiting_since",
         "account",
         "answer_gate",
@@ -103,7 +104,6 @@ class Exchange:
         "request_whole",
         "started_at",
         "status",
-        "upload_gate",
     )
 
     def __init__(
@@ -139,7 +139,8 @@ class Exchange:
         self.request_whole = not request.has_body
         self.answer_gate: ReadGate | None = None
         """None: the provider was never stopped, which is usual."""
-        self.upload_gate = ReadGate(downstream, around.clock, around.pauses)
+        self._upload_gate: ReadGate | None = None
+        """None: the client was never stopped, which is usual."""
         self.started_at = now
         self.first_byte_at: float | None = None
         """When the first byte of the answer's body came; None before."""
@@ -225,10 +226,10 @@ class Exchange:
     def on_drain_timeout(self) -> None:
         self._fail(DRAINED)
 
-    def on_target(self, target: Target) -> None:
+    def on_target(self, target: Target, now: float) -> None:
         """This provider is asked now; its deadlines hold, from now on."""
         self._deadlines = target.deadlines
-        self._waiting_since = self._around.clock()
+        self._waiting_since = now
 
     def _reads_on(self, reason: EndReason) -> bool:
         """Whether the answer is read to its end though nobody gets it: where the provider charges for all of it, by the
@@ -380,10 +381,15 @@ class Exchange:
         self._fail(error)
 
     def on_upstream_full(self) -> None:
-        self.upload_gate.shut(Reason.UPSTREAM)
+        if self.ended_at is not None:
+            return
+        if self._upload_gate is None:
+            self._upload_gate = ReadGate(self._down, self._around.clock, self._around.pauses)
+        self._upload_gate.shut(Reason.UPSTREAM)
 
     def on_upstream_drained(self) -> None:
-        self.upload_gate.open(Reason.UPSTREAM)
+        if self._upload_gate is not None:
+            self._upload_gate.open(Reason.UPSTREAM)
 
     def _may_edit(self) -> bool:
         """Whether the body may become longer or shorter than the provider's."""
@@ -465,7 +471,7 @@ class Exchange:
             self._down.send_data(beat)
 
     def _sweep_upload(self, now: float, limits: Deadlines) -> None:
-        held_back = self.upload_gate.is_shut
+        held_back = self.upload_is_stopped
         still = self._still_for(now, "up", self.bytes_up, self.bytes_down, held_back)
         if held_back:
             if limits.first_byte is not None and still >= limits.first_byte:
@@ -482,6 +488,11 @@ class Exchange:
         """How often and for how many seconds the provider was stopped."""
         gate = self.answer_gate
         return (gate.pauses, gate.paused_seconds()) if gate is not None else (0, 0.0)
+
+    @property
+    def upload_is_stopped(self) -> bool:
+        """Whether the client is held back since the provider lags."""
+        return self._upload_gate is not None and self._upload_gate.is_shut
 
     @property
     def held(self) -> int:
@@ -569,7 +580,8 @@ class Exchange:
         self.end_reason = self._true_reason(reason)
         self._around.abandoned.exchanges.discard(self)
         self.account.settle()
-        self.upload_gate.close()
+        if self._upload_gate is not None:
+            self._upload_gate.close()
         self._around.observer.exchange_ended(self)
 
     def _true_reason(self, reason: EndReason) -> EndReason:

@@ -43,8 +43,7 @@ class Health:
         """Whether a request may start now. In half-open state only while no probe is under way."""
         if now < self._pause_until:
             return False
-        state = self.state(now)
-        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self._probing)
+        return self._open_until is None or (now >= self._open_until and not self._probing)
 
     def available_in(self, now: float) -> float:
         """Seconds until a request may start, as far as is known; 0 when it may."""
@@ -52,7 +51,7 @@ class Health:
 
     def started(self, now: float) -> bool:
         """A request starts, which `allows` let through. Returns whether it is the probe."""
-        if self.state(now) is not BreakerState.HALF_OPEN or self._probing:
+        if self._open_until is None or now < self._open_until or self._probing:
             return False
         self._probing = True
         return True

@@ -32,16 +32,20 @@ class RouteTable:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = [
-            (re.compile(translate(route.path)), [re.compile(translate(model)) for model in route.models], route)
+            (
+                re.compile(translate(route.path).encode()),
+                [re.compile(translate(model)) for model in route.models],
+                route,
+            )
             for route in routes
         ]
         renames = any(target.settings.models for route in routes for tier in route.tiers for target in tier)
         self.needs_model = renames or any(route.models for route in routes)
         """Whether a request's model must be known before it can be sent on, so its body must be read first."""
 
-    def find(self, path: str, model: str | None) -> Route | None:
-        """The first route for `path` and `model`; None when there is none. An unknown model (None) fits only routes
-        that name no models."""
+    def find(self, path: bytes, model: str | None) -> Route | None:
+        """The first route for `path`, which is ASCII, and `model`; None when there is none. An unknown model (None)
+        fits only routes that name no models."""
         for path_pattern, model_patterns, route in self._routes:
             if path_pattern.match(path) and (not model_patterns or _matches(model_patterns, model)):
                 return route

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class TargetSettings:
 _REMAINING = re.compile(
     rb"x-ratelimit-remaining-(requests|tokens)|anthropic-ratelimit-((?:input-|output-)?tokens|requests)-remaining"
 )
+_LIMITS = (b"x-ratelimit-remaining-", b"anthropic-ratelimit-")
 
 
 class Waiter(Protocol):
@@ -61,6 +63,7 @@ class Target:
     """Places are given out in the order of asking; who leaves the queue costs nothing."""
 
     __slots__ = (
+        "_most",
         "_waiting",
         "answers",
         "authority",
@@ -84,6 +87,7 @@ class Target:
         self.deadlines = deadlines
         self.connector = connector
         self.health = health
+        self._most = math.inf if settings.max_concurrent is None else settings.max_concurrent
         self.open = 0
         """Requests under way."""
         self._waiting: deque[Waiter] = deque()
@@ -108,7 +112,7 @@ class Target:
         """Keep what an answer's head tells of rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
         `anthropic-ratelimit-tokens-remaining`, and the like."""
         for name, value in headers:
-            if b"ratelimit" in name:
+            if name.startswith(_LIMITS):
                 match = _REMAINING.fullmatch(name)
                 if match is not None and value.isdigit() and len(value) < 16:
                     self.remaining[(match[1] or match[2]).decode("ascii")] = int(value)
@@ -123,8 +127,7 @@ class Target:
 
     @property
     def is_full(self) -> bool:
-        limit = self.settings.max_concurrent
-        return limit is not None and self.open >= limit
+        return self.open >= self._most
 
     @property
     def load(self) -> float:
@@ -133,7 +136,7 @@ class Target:
 
     def take_place(self) -> bool:
         """A place, if there is one and nobody waits for it."""
-        if self.is_full or self._waiting:
+        if self.open >= self._most or self._waiting:
             return False
         self.open += 1
         return True

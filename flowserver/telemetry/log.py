@@ -14,6 +14,7 @@ from ..errors import RelayError
 from ..relay.exchange import Exchange
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_INFO = LEVELS["info"]
 MAX_WAITING = 10_000
 """Lines that may wait for the writer; further ones are dropped and counted."""
 
@@ -36,9 +37,9 @@ class Log:
         if LEVELS[level] >= self._least:
             self._put({"time": time.time(), "level": level, "event": event, **fields})
 
-    def access(self, exchange: Exchange, protocol: str) -> None:
+    def access(self, exchange: Exchange) -> None:
         """The one line of an exchange. Queries, bodies and credentials are not in it."""
-        if LEVELS["info"] < self._least:
+        if self._least > _INFO:
             return
         assert exchange.ended_at is not None
         pauses, paused_seconds = exchange.paused()
@@ -51,7 +52,7 @@ class Log:
             "request_id": exchange.identity.decode("ascii"),
             "method": exchange.request.method.decode("ascii"),
             "path": exchange.request.path.decode("latin-1"),
-            "protocol": protocol,
+            "protocol": exchange.protocol,
             "status": exchange.status,
             "end": exchange.end_reason,
             "upstream": exchange.upstream,

@@ -118,8 +118,9 @@ class Metrics:
         if exchange.first_byte_at is not None:
             self._first_byte.observe(exchange.first_byte_at - exchange.started_at)
         self._tokens.exchange_ended(exchange)
-        self._heartbeats += exchange.heartbeats
-        self._log.access(exchange, exchange.protocol)
+        if exchange.heartbeats:
+            self._heartbeats += exchange.heartbeats
+        self._log.access(exchange)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         self._refused[error.code] += 1

@@ -127,13 +127,12 @@ def _count(figures: _Figures, tenant: str, usage: Usage, output: int) -> None:
     if output:
         tokens["output"] = tokens.get("output", 0) + output
         figures.output.observe(output)
-    for kind, number in (
-        ("cached", usage.cached),
-        ("cache_written", usage.cache_written),
-        ("reasoning", usage.reasoning),
-    ):
-        if number:
-            tokens[kind] = tokens.get(kind, 0) + number
+    if usage.cached:
+        tokens["cached"] = tokens.get("cached", 0) + usage.cached
+    if usage.cache_written:
+        tokens["cache_written"] = tokens.get("cache_written", 0) + usage.cache_written
+    if usage.reasoning:
+        tokens["reasoning"] = tokens.get("reasoning", 0) + usage.reasoning
 
 
 def _family(name: str, text: str, labels: list[str], histograms: Sequence[tuple[tuple[str, ...], Histogram]]) -> Metric:

@@ -35,7 +35,8 @@ MAX_INTERIM = 10
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r\n")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
+_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 READ_SIZE = 8 * 1024
@@ -306,17 +307,17 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._receive(decoder.rest)
 
     def _receive_head(self, data: bytes) -> None:
-        self._head = self._head + data if self._head else data
+        self._head = head = self._head + data if self._head else data
         while True:
-            head = self._head
             end = head.find(b"\r\n\r\n")
             if not b"HTTP/1.".startswith(head[:7]):
                 self._fail("sent something that is no HTTP/1.1")
-            elif max(end, len(head) if end < 0 else 0) > MAX_HEAD:
+            elif (end if end >= 0 else len(head)) > MAX_HEAD:
                 self._fail(f"sent a head of more than {MAX_HEAD} bytes")
             elif end >= 0:
-                self._head = head[end + 4 :]
-                if self._parse_head(head[: end + 4]):
+                raw = head[: end + 4]
+                self._head = head = head[end + 4 :]
+                if self._parse_head(raw):
                     continue
             return
 
@@ -324,20 +325,13 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """Whether another head is to follow this one."""
         line_end = raw.find(b"\r\n") + 2
         line = _STATUS_LINE.fullmatch(raw, 0, line_end)
-        is_strict = line is not None and FIELDS.fullmatch(raw, line_end) is not None
-        if not is_strict and raw.count(b"\n") != raw.count(b"\r\n"):  # h11 would see its end elsewhere
-            self._fail("sent a head with bare line feeds")
-            return False
-        headers = split_fields(raw, line_end) if is_strict else []
-        if line is not None and self._h11 is None and is_strict and _is_plain(headers):
-            head = ResponseHead(int(line[1]), headers, reason=line[2])
-        else:
-            head_by_h11 = self._read_by_h11(raw, headers if is_strict else None)
-            if head_by_h11 is None:
+        head: ResponseHead | None = None
+        if line is not None and FIELDS.fullmatch(raw, line_end) is not None:
+            head = ResponseHead(int(line[1]), split_fields(raw, line_end), reason=line[2])
+        if head is None or self._h11 is not None or len(head.headers) > MAX_HEADERS or not _is_plain(head):
+            head = self._read_by_h11(raw, head.headers if head is not None else None)
+            if head is None:
                 return False
-            head = head_by_h11
-        if (not is_strict or len(headers) > MAX_HEADERS) and not self._check_head(head, is_strict=is_strict):
-            return False
         if head.status >= 200:
             self._on_head(head)
             return False
@@ -351,6 +345,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def _read_by_h11(self, raw: bytes, headers: Headers | None) -> ResponseHead | None:
         """What is not plain. `headers` are its fields where they are in strict form; None: folded lines and the like,
         which are h11's too. None is returned when the answer has failed."""
+        if headers is None and raw.count(b"\n") != raw.count(b"\r\n"):  # h11 would see its end elsewhere
+            self._fail("sent a head with bare line feeds")
+            return None
         if self._h11 is None:
             self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
             # Of the request it needs to know the method only.
@@ -364,50 +361,45 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._fail(f"sent a malformed answer: {error}")
             return None
         assert isinstance(event, h11.InformationalResponse | h11.Response)
-        return ResponseHead(event.status_code, list(event.headers) if headers is None else headers, reason=event.reason)
-
-    def _check_head(self, head: ResponseHead, *, is_strict: bool) -> bool:
-        """`is_strict`: its patterns have no control characters."""
-        if len(head.headers) > MAX_HEADERS:
+        fields = list(event.headers) if headers is None else headers
+        if len(fields) > MAX_HEADERS:
             self._fail(f"sent more than {MAX_HEADERS} headers")
-        elif not (is_strict or all(map(_FIELD_VALUE.fullmatch, [head.reason, *(value for _, value in head.headers)]))):
+        elif headers is None and not all(map(_FIELD_VALUE.fullmatch, [event.reason, *(value for _, value in fields)])):
             self._fail("sent control characters in its head")
         else:
-            return True
-        return False
+            return ResponseHead(event.status_code, fields, reason=event.reason)
+        return None
 
     def _on_head(self, head: ResponseHead) -> None:
         """Decide who reads the body, then pass on the head and what came of the body with it."""
-        chunked = head.find(b"transfer-encoding") is not None
-        length = head.find(b"content-length")
+        fields = head.fields
+        chunked = b"transfer-encoding" in fields
+        length = fields.get(b"content-length")
         if chunked and length is not None:
             self._fail("sent both Transfer-Encoding and Content-Length")
             return
-        if length is not None and not _LENGTH.fullmatch(length):
+        if length is not None and not _LENGTH(length):
             length = length.partition(b",")[0].strip()  # h11 takes equal ones for one
-            if not _LENGTH.fullmatch(length):
+            if not _LENGTH(length):
                 self._fail("sent a Content-Length that is none")
                 return
-        head.content_length = int(length) if length is not None else None
-        bodiless = has_no_body(self._method, head.status)
+        left = head.content_length = int(length) if length is not None else None
+        if has_no_body(self._method, head.status):
+            left, chunked = 0, False
+        self._left = left
+        self._decoder = ChunkDecoder() if chunked else None
         self._began = True
-        self._decoder = ChunkDecoder() if chunked and not bodiless else None
-        self._left = 0 if bodiless else head.content_length
         events = self._events
         assert events is not None
-        head.body_at_hand = bool(self._head) and bool(self._left)
+        head.body_at_hand = bool(left and self._head)
         events.on_upstream_head(head)
-        self._receive = self._receive_plain if self._h11 is None else self._receive_by_h11
+        self._receive = receive = self._receive_plain if self._h11 is None else self._receive_by_h11
         if self._events is events:  # not cancelled by what the head brought about
             rest, self._head = self._head, b""
-            self._receive_rest(rest)
-
-    def _receive_rest(self, data: bytes) -> None:
-        """What came of the body with its head, as if it had come by itself."""
-        if self._decoder is None:
-            self._receive(data)
-        elif data:
-            self._feed(data)
+            if self._decoder is None:
+                receive(rest)  # as if it had come by itself
+            elif rest:
+                self._feed(rest)
 
     def _receive_plain(self, data: bytes) -> None:
         """Body bytes of whole answers, and the end of chunked ones."""
@@ -514,16 +506,16 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._transport.write(head + data)
 
 
-def _is_plain(headers: Headers) -> bool:
+def _is_plain(head: ResponseHead) -> bool:
     """Whether an answer is framed in one of the usual ways, and the connection stays."""
-    lengths, codings = [], []
-    for name, value in headers:
-        if name == b"content-length":
-            lengths.append(value)
-        elif name == b"transfer-encoding":
-            codings.append(value)
-        elif name == b"connection" and value.lower() != b"keep-alive":
+    fields = head.fields
+    if len(fields) != len(head.headers):
+        names = [name for name, _ in head.headers]
+        if any(names.count(name) > 1 for name in _FRAMING):
             return False
-    if codings:
-        return codings == [b"chunked"] and not lengths
-    return not lengths or (len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) is not None)
+    if b"connection" in fields and fields[b"connection"].lower() != b"keep-alive":
+        return False
+    length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
+    if coding is not None:
+        return coding == b"chunked" and length is None
+    return length is None or _LENGTH(length) is not None

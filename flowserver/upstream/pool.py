@@ -151,15 +151,17 @@ class Pool:
         """A request on `connection` is over, or it takes more, or none any more."""
         if connection not in self._connections:
             return  # it has yet to be handed over; its provider's SETTINGS came first
-        if connection.busy + connection.capacity > 1:
+        busy, capacity = connection.busy, connection.capacity
+        if busy + capacity > 1:
             self._shares = True
             if self._settings.multiplexed is None:
                 self._multiplexed = True  # however few it took at first
         if self._waiting:
             self._serve(connection)
-        if connection.busy:
+            busy, capacity = connection.busy, connection.capacity
+        if busy:
             self._idle.pop(connection, None)
-        elif self._closed or self._settings.keepalive is None or not connection.capacity:
+        elif self._closed or self._settings.keepalive is None or not capacity:
             self._idle.pop(connection, None)
             connection.close()
         elif connection not in self._idle:
@@ -305,7 +307,8 @@ class PooledStream:
         self._request = request
         self._events = events
         self._carrier: Carrier | None = None
-        self._waiting = StreamBuffer()
+        self._waiting: StreamBuffer | None = None
+        """None: nothing had to wait, which is usual."""
         self._full = False
         self._paused = False
         self._request_whole = False
@@ -319,6 +322,8 @@ class PooledStream:
         if self._carrier is not None:
             self._carrier.send_data(data)
             return
+        if self._waiting is None:
+            self._waiting = StreamBuffer()
         self._waiting.push(data)
         if self._waiting.size >= self._pool.marks.high and not self._full:
             self._full = True
@@ -335,7 +340,7 @@ class PooledStream:
         if self._ended:
             return
         self._ended = True
-        self._waiting.clear()
+        self._waiting = None
         if self._carrier is not None:
             self._carrier.release()
         else:
@@ -355,12 +360,13 @@ class PooledStream:
 
     def begin(self, connection: PooledConnection) -> None:
         """There is a connection: send what waited."""
-        self.reused = connection.served > 0
-        self._pool.reuses += self.reused
+        if connection.served:
+            self.reused = True
+            self._pool.reuses += 1
         self._carrier = carrier = connection.begin(self._request, self._events)
         if self._paused:
             carrier.pause_reading()
-        if self._waiting.size:
+        if self._waiting is not None:
             carrier.send_data(self._waiting.take())
         if self._full and not self._ended and not carrier.is_full:
             self._events.on_upstream_drained()

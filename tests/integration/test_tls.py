@@ -78,7 +78,7 @@ async def test_an_upload_passes_whole_and_is_held_back(lab: Lab, authority: trus
     uploading = asyncio.create_task(client.send(payload))
     await eventually(lambda: simulator.requests)
     [exchange] = relay.relay.metrics.open
-    await eventually(lambda: exchange.upload_gate.is_shut)
+    await eventually(lambda: exchange.upload_is_stopped)
     assert exchange.bytes_up < 10 * 1024 * 1024
     answer = orjson.loads((await client.response()).body)
     assert answer == {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}

@@ -67,18 +67,18 @@ async def test_a_provider_that_does_not_read_stops_the_upload(lab: Lab, framing:
     uploading = asyncio.create_task(_upload(client, framing, "/v1/sink"))
     await eventually(lambda: provider.requests)
     [exchange] = relay.relay.metrics.open
-    await eventually(lambda: exchange.upload_gate.is_shut)
+    await eventually(lambda: exchange.upload_is_stopped)
     passed = -1
     while passed != exchange.bytes_up:  # until it stands still
         passed = exchange.bytes_up
         await asyncio.sleep(0.1)
     assert not uploading.done()
     assert passed < 8 * MB  # 4 MB of it can wait in the kernel, between relay and provider
-    assert exchange.upload_gate.is_shut
+    assert exchange.upload_is_stopped
     reads.set()
     await uploading
     await eventually(lambda: exchange.bytes_up == len(PAYLOAD))
-    await eventually(lambda: not exchange.upload_gate.is_shut)
+    await eventually(lambda: not exchange.upload_is_stopped)
     assert (await relay.metrics())['flow_pauses_total{reason="upstream"}'] >= 1
     client.reset()
 
@@ -103,7 +103,7 @@ async def test_an_upload_waits_bounded_while_the_relay_connects(lab: Lab) -> Non
         uploading = asyncio.create_task(_upload(client, "length", "/v1/sink"))
         await eventually(lambda: relay.relay.metrics.open)
         [exchange] = relay.relay.metrics.open
-        await eventually(lambda: exchange.upload_gate.is_shut)
+        await eventually(lambda: exchange.upload_is_stopped)
         assert exchange.bytes_up < 1 * MB
         await asyncio.sleep(0.1)
         assert exchange.bytes_up < 1 * MB
@@ -193,7 +193,7 @@ async def test_a_client_that_leaves_while_its_upload_is_held_back_is_noticed(lab
     uploading = asyncio.create_task(_upload(client, "length", "/v1/sink"))
     await eventually(lambda: relay.relay.metrics.open)
     [exchange] = relay.relay.metrics.open
-    await eventually(lambda: exchange.upload_gate.is_shut)
+    await eventually(lambda: exchange.upload_is_stopped)
     uploading.cancel()
     await asyncio.wait([uploading])
     client.reset()

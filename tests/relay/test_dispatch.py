@@ -52,7 +52,7 @@ class Events(RecordingUpstreamEvents):
         super().__init__()
         self.targets: list[str] = []
 
-    def on_target(self, target: Target) -> None:
+    def on_target(self, target: Target, now: float) -> None:
         self.targets.append(target.name)
 
     def on_more_tokens(self) -> None:

@@ -43,13 +43,13 @@ def test_the_first_route_that_fits_serves() -> None:
         Route("*", (), ((three,),)),
     ]
     table = RouteTable(routes)
-    assert table.find("/v1/chat/completions", "gpt-4o") is routes[0]
-    assert table.find("/v1/chat/completions", "o3") is routes[0]
-    assert table.find("/v1/chat/completions", "O3") is routes[1]
-    assert table.find("/v1/chat/completions", "my-gpt-4o") is routes[1]
-    assert table.find("/v1/chat/completions", None) is routes[1]
-    assert table.find("/v2", "gpt-4o") is routes[2]
-    assert RouteTable(routes[:1]).find("/v1/models", None) is None
+    assert table.find(b"/v1/chat/completions", "gpt-4o") is routes[0]
+    assert table.find(b"/v1/chat/completions", "o3") is routes[0]
+    assert table.find(b"/v1/chat/completions", "O3") is routes[1]
+    assert table.find(b"/v1/chat/completions", "my-gpt-4o") is routes[1]
+    assert table.find(b"/v1/chat/completions", None) is routes[1]
+    assert table.find(b"/v2", "gpt-4o") is routes[2]
+    assert RouteTable(routes[:1]).find(b"/v1/models", None) is None
 
 
 def test_the_body_is_looked_into_only_where_the_model_matters() -> None:
