@@ -13,13 +13,16 @@ import orjson
 
 from ..errors import RelayError
 from .base import Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, size, sse, text, told
+from .common import NONSENSE, JsonMeter, UsageAlways, count, json_size, lower, path_of, size, sse, text, told
+from .pattern import RELEARN, Pattern, pattern_around
 
 _VERTEX = re.compile(r"/publishers/anthropic/models/([^/:]+):(rawPredict|streamRawPredict)")
 
 _CONTENT = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 """Kind of delta -> its field with content. Signatures, citations and compactions are none: what a compaction writes is
 not in the answer's own output tokens either."""
+
+_DELTA = b"content_block_delta"
 
 _TOOL_USES = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 
@@ -44,6 +47,17 @@ class AnthropicMeter(JsonMeter):
         self._started = False
         self._open: dict[int, None] = {}
         """Indexes of the content blocks that have no end yet, in their order."""
+
+    def read(self, name: bytes, data: bytes) -> bool:
+        pieces = self.pieces
+        super().read(name, data)
+        if self._announced:
+            self._wire = None  # the next content is to be counted with what opened it
+        elif self.pieces != pieces and pieces - self._learned >= RELEARN:
+            self._learned = pieces
+            found = _pattern_of(data)
+            self._wire = found.on_the_wire(_DELTA) if found is not None and name == _DELTA else None
+        return True
 
     def _read(self, event: Any) -> None:
         kind = event["type"]
@@ -145,6 +159,18 @@ class AnthropicMeter(JsonMeter):
 
     def failure(self, error: RelayError) -> bytes:
         return sse(_error(error), "error")
+
+
+def _pattern_of(data: bytes) -> Pattern | None:
+    """Of an event that has content; None: its content is nothing that has a pattern. Blanks behind it are padding of a
+    random length, against listeners who tell tokens by their sizes."""
+    try:
+        event = orjson.loads(data)
+        delta = event["delta"]
+        field = _CONTENT[delta["type"]]
+        return pattern_around(data, event, delta, field, reasoning=field == "thinking", blanks=True)
+    except NONSENSE:
+        return None
 
 
 class Anthropic(UsageAlways):

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from .base import Ordinary, Quirks, Usage
+from .base import Quirks, Usage
+from .pattern import Shortcut
 
 NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
 """What reading JSON raises that is broken or not shaped as it should be."""
@@ -30,14 +31,6 @@ def count(value: Any, missing: int | None = None) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < MAX_COUNT else missing
-
-
-def is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def text(value: Any) -> str | None:
@@ -98,7 +91,7 @@ class UsageAlways:
         return False
 
 
-class JsonMeter:
+class JsonMeter(Shortcut):
     """A meter for answers of JSON events. Formats say in `_read` and `_read_whole` what is in them, and may raise
     anything of NONSENSE there."""
 
@@ -108,19 +101,13 @@ class JsonMeter:
         "finish",
         "finished",
         "model",
-        "pieces",
-        "reasoning_units",
-        "units",
         "usage",
     )
 
     running = False
-    ordinary: Ordinary | None = None
 
     def __init__(self) -> None:
-        self.units = 0
-        self.pieces = 0
-        self.reasoning_units = 0
+        super().__init__()
         self.usage = Usage()
         self.model: str | None = None
         self.finish: str | None = None
@@ -129,13 +116,6 @@ class JsonMeter:
         self._announced = 0
         """Units of tools' names in the events that open a call. They are counted with the content that follows, because
         an event that opens something must not be withheld."""
-
-    def glance(self, data: bytes) -> bool:
-        return False
-
-    def count_ordinary(self, events: int, units: int) -> None:
-        self.units += units
-        self.pieces += events
 
     def read(self, name: bytes, data: bytes) -> bool:
         self._try(self._read, data)

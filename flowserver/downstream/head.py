@@ -113,8 +113,7 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
     repeated = len(fields) != len(headers)
     length = fields.get(b"content-length")
     if length is not None and (
-        _NUMBER(length) is None
-        or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
+        _NUMBER(length) is None or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
     ):
         return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
     method, target, version = line.groups()

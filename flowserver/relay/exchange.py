@@ -13,6 +13,7 @@ from ..errors import DRAINED, EndReason, Party, RelayError, bad_request, upstrea
 from ..flow import PauseTotals, ReadGate, Reason
 from ..messages import RequestHead, ResponseHead, response_for_downstream
 from .account import Account
+from .activity import Activity
 from .lane import BURST, Lane
 from .ports import Clock, DownstreamStream, Observer, RoutedStream
 from .tap import Tap, WholeTap
@@ -49,23 +50,6 @@ class Surroundings:
     heartbeat: float | None = None
     """Seconds of silence after which a stream's client is shown that the connection lives; None: never."""
     abandoned: Abandoned = field(default_factory=lambda: Abandoned(60.0, 1 << 20))
-
-
-class _Activity:
-    """Notices by a look now and then that nothing moves any more: nothing to do per chunk."""
-
-    __slots__ = ("_mark", "_since")
-
-    def __init__(self) -> None:
-        self._mark: tuple[object, ...] = ()
-        self._since = 0.0
-
-    def still_for(self, now: float, *mark: object) -> float:
-        """Seconds without a change of `mark`, as far as looks can tell."""
-        if mark != self._mark:
-            self._mark = mark
-            self._since = now
-        return now - self._since
 
 
 class Exchange:
@@ -123,8 +107,8 @@ class Exchange:
         self._laned = 0
         """Chunks that were written to the client by lanes."""
         self._deadlines = around.deadlines
-        self._activity: _Activity | None = None
-        self._quiet: _Activity | None = None
+        self._activity: Activity | None = None
+        self._quiet: Activity | None = None
         self._tap: Tap | WholeTap | None = None
         self._cut = False
         self._abandoned: tuple[float, int] | None = None
@@ -450,7 +434,7 @@ class Exchange:
 
     def _still_for(self, now: float, *mark: object) -> float:
         if self._activity is None:  # most exchanges are over before the first look
-            self._activity = _Activity()
+            self._activity = Activity()
         return self._activity.still_for(now, *mark)
 
     def _was_long_enough(self, now: float, since: float, size: int) -> bool:
@@ -464,7 +448,7 @@ class Exchange:
             return
         paused = self.answer_gate is not None and self.answer_gate.is_shut
         if self._quiet is None:
-            self._quiet = _Activity()
+            self._quiet = Activity()
         still = self._quiet.still_for(now, self.writes[0], paused)
         if still >= limit and not paused and tap.at_boundary and not tap.meter.finished:
             self.heartbeats += 1

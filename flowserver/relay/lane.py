@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..dialects.base import Ordinary
-from ..dialects.common import is_utf8
+from ..dialects.pattern import is_utf8
 from ..framing import SIZE_LINES
 
 ANY = 1 << 62

@@ -6,8 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from flowserver.dialects.anthropic import ANTHROPIC
+from flowserver.dialects.anthropic import ANTHROPIC, AnthropicMeter
 from flowserver.dialects.base import Asked, Meter, Usage
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, bad_request
 
@@ -52,6 +54,89 @@ def ending(meter: Meter, output: int = 9) -> list[dict[str, Any]]:
     loaded = [orjson.loads(payload) for _, payload, _ in events]
     assert [name.decode() for name, _, _ in events] == [event["type"] for event in loaded]
     return loaded
+
+
+# --- the pattern ---
+
+
+def wire(name: bytes, data: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name, data)
+
+
+def streaming(*, learns: bool) -> AnthropicMeter:
+    """A meter in a text block; where it does not learn, it parses every event."""
+    meter = AnthropicMeter(Asked())
+    if not learns:
+        meter._learned = 10**9
+    for name, event in ((b"message_start", START), (b"content_block_start", TEXT)):
+        meter.read(name, orjson.dumps(event))
+    return meter
+
+
+def told(meter: AnthropicMeter) -> tuple[Any, ...]:
+    return (
+        (meter.units, meter.pieces, meter.reasoning_units, meter.usage, meter.finish, meter.failed, meter.finished),
+        meter.ending(7),
+    )
+
+
+_texts = st.sampled_from(
+    [b"a", b"two words", "\u00e9".encode(), b"", b"\x7f", b"\\n", b'\\"', b'"', b"\n", b"\xff", b"}"]
+)
+_events: dict[str, dict[str, Any]] = {
+    "text": hello("TEXT"),
+    "other block": delta(1, type="text_delta", text="TEXT"),
+    "thinking": delta(type="thinking_delta", thinking="TEXT"),
+    "input": delta(1, type="input_json_delta", partial_json="TEXT"),
+    "signature": delta(type="signature_delta", signature="TEXT"),
+    "two texts": {**hello("TEXT"), "text": "TEXT"},
+    "usage": {**hello("TEXT"), "usage": {"output_tokens": 3}},
+    "tool": TOOL,
+    "stop": stopped(0),
+    "end": message_delta(output_tokens=5),
+    "error": {"type": "error", "error": {"type": "overloaded_error", "message": "no"}},
+    "ping": {"type": "ping"},
+}
+_kinds = st.sampled_from(["text"] * 6 + list(_events))
+_blanks = st.sampled_from([b"", b" ", b"      ", b"\t", b" x"])
+_said = st.sampled_from([None, None, None, None, b"ping", b"content_block_stop", b""])
+"""The name that an event bears; None: its own."""
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(_kinds, _texts, _blanks, _said), min_size=1, max_size=12))
+def test_a_glance_sees_what_parsing_sees(stream: list[tuple[str, bytes, bytes, bytes | None]]) -> None:
+    quick, slow = streaming(learns=True), streaming(learns=False)
+    for kind, text, blanks, said in stream:
+        event = _events[kind]
+        name = event["type"].encode() if said is None else said
+        data = orjson.dumps(event).replace(b"TEXT", text) + blanks
+        quick._learned = -100  # learn of every event
+        if not quick.glance(wire(name, data)):
+            assert quick.read(name, data)
+        slow.read(name, data)
+        assert told(quick) == told(slow)
+
+
+@pytest.mark.parametrize("kind", ["text", "thinking"])
+def test_plain_events_are_counted_at_a_glance(kind: str) -> None:
+    meter = streaming(learns=True)
+    data = orjson.dumps(_events[kind])
+    meter.read(b"content_block_delta", data)
+    for text, blanks in ((b"Hi", b""), (b" there", b"   "), ("\U0001f604".encode(), b" ")):
+        assert meter.glance(wire(b"content_block_delta", data.replace(b"TEXT", text) + blanks))
+    assert (meter.units, meter.pieces) == (16, 4)
+    assert meter.reasoning_units == (16 if kind == "thinking" else 0)
+
+
+def test_a_tool_s_name_is_counted_though_there_was_a_pattern() -> None:
+    meter = streaming(learns=True)
+    data = orjson.dumps(hello("a"))
+    meter.read(b"content_block_delta", data)
+    assert meter.glance(wire(b"content_block_delta", data))
+    meter.read(b"content_block_start", orjson.dumps(TOOL))
+    assert not meter.glance(wire(b"content_block_delta", data))
+    assert meter.ordinary is None
 
 
 # --- recordings ---

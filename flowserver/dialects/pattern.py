@@ -1,0 +1,161 @@
+"""A short cut for events of a stream: most differ from the one before in their text and their padding only. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from .base import Ordinary
+
+RELEARN = 8
+"""Content events between two attempts at a pattern, as one takes twice as long as parsing an event."""
+
+_PLAIN_TEXT = rb'([^"\\\x00-\x1f]*)'
+"""The inside of a JSON string without escapes, if it is UTF-8."""
+_LETTERS = rb"[0-9A-Za-z]*"
+_BLANKS = rb" *"
+
+
+@lru_cache(maxsize=64)
+def _reader(middle: bytes, padding: bytes, tail: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """Matches a text and all that is behind it. The same for all streams of a provider, mostly."""
+    return re.compile(_PLAIN_TEXT + re.escape(middle) + padding + re.escape(tail)).fullmatch
+
+
+class Pattern:
+    """The bytes around the text of an event: head, text, middle, padding (a regular expression; b"": there is none),
+    tail.
+
+    Proven with the event it was taken from, by parsing that with another text and another padding. So an event that
+    fits is the same JSON but for these two, whatever they are. To see that takes a quarter of the time of parsing.
+    """
+
+    __slots__ = ("_middle", "_padding", "_tail", "head", "read", "reasoning", "start")
+
+    def __init__(self, head: bytes, middle: bytes, padding: bytes, tail: bytes, *, reasoning: bool) -> None:
+        self.head = head
+        self.start = len(head)
+        self._middle = middle
+        self._padding = padding
+        self._tail = tail
+        self.read = _reader(middle, padding, tail)
+        self.reasoning = reasoning
+        """Whether the text is reasoning."""
+
+    def on_the_wire(self, name: bytes = b"") -> Pattern:
+        """The same around a whole server-sent event, which has a line with its `name`; b"": it has none."""
+        head = (b"event: %b\ndata: " % name if name else b"data: ") + self.head
+        return Pattern(head, self._middle, self._padding, self._tail + b"\n\n", reasoning=self.reasoning)
+
+    def in_chunk(self) -> Pattern:
+        """With the line end that closes a chunk."""
+        return Pattern(self.head, self._middle, self._padding, self._tail + b"\r\n", reasoning=self.reasoning)
+
+    def text_size(self, data: bytes) -> int:
+        """Bytes of the text in `data`; 0 if there is none, or `data` does not fit."""
+        if not data.startswith(self.head):
+            return 0
+        read = self.read  # a call of the attribute itself would look it up the slow way
+        match = read(data, self.start)
+        if match is None or not (data.isascii() or is_utf8(data)):
+            return 0
+        return match.end(1) - self.start
+
+
+class Shortcut:
+    """The part of a `base.Meter` that counts events by their pattern, where its format has one."""
+
+    __slots__ = ("_learned", "_wire", "pieces", "reasoning_units", "units")
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.pieces = 0
+        self.reasoning_units = 0
+        self._wire: Pattern | None = None
+        """Of a whole server-sent event; None: not known, or the next event may say something else."""
+        self._learned = -RELEARN
+        """`pieces` when a pattern was last looked for."""
+
+    def glance(self, data: bytes) -> bool:
+        """Takes 0.5 us; finding the event and reading it one after the other took three times that."""
+        wire = self._wire
+        if wire is None or not data.startswith(wire.head):
+            return False
+        # As in `Pattern.text_size`: a call more is a tenth of what counting an event costs.
+        start, read = wire.start, wire.read
+        match = read(data, start)
+        if match is None or not (data.isascii() or is_utf8(data)) or (units := match.end(1) - start) == 0:
+            return False
+        self.units += units
+        self.pieces += 1
+        if wire.reasoning:
+            self.reasoning_units += units
+        return True
+
+    @property
+    def ordinary(self) -> Ordinary | None:
+        return self._wire
+
+    def count_ordinary(self, events: int, units: int) -> None:
+        self.units += units
+        self.pieces += events
+        if self._wire is not None and self._wire.reasoning:
+            self.reasoning_units += units
+
+
+def pattern_around(
+    data: bytes,
+    event: dict[str, Any],
+    holder: dict[str, Any],
+    field: str,
+    *,
+    reasoning: bool,
+    padded: tuple[str, ...] = (),
+    blanks: bool = False,
+) -> Pattern | None:
+    """The pattern of `data`, which is `event` unparsed, around the text of `field` in `holder`, an object in it. None:
+    it has none. Alters `event`.
+
+    Padding is in a field of `event`, one of those in `padded`, or it is blanks behind it all.
+    """
+    head, text, rest = _split(data, field, holder[field])
+    middle, padding, tail = rest, b"", b""
+    altered = head + b"x" + text + rest
+    holder[field] = "x" + holder[field]
+    if blanks:
+        middle, padding = rest.rstrip(b" "), _BLANKS
+    for name in padded:
+        if type(event.get(name)) is str and (split := _split(rest, name, event[name])) and split[0]:
+            middle, there, tail = split
+            padding = _LETTERS
+            altered = head + b"x" + text + middle + b"x" + there + tail
+            event[name] = "x" + event[name]
+            break
+    proven = bool(head) and _parse(altered) == event
+    return Pattern(head, middle, padding, tail, reasoning=reasoning) if proven else None
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _parse(data: bytes) -> object:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return None
+
+
+def _split(data: bytes, field: str, value: str) -> tuple[bytes, bytes, bytes]:
+    """`data` before, in, and behind the first place that reads `field` with this value; nothing before: nowhere."""
+    text = value.encode()
+    before, found, behind = data.partition(b'"%b":"%b"' % (field.encode(), text))
+    return (before + found[: -len(text) - 1], text, b'"' + behind) if found else (b"", text, b"")
