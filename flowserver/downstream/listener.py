@@ -12,6 +12,8 @@ from .opening import Handshake, Opening
 from .surroundings import Surroundings
 
 BACKLOG = 4096
+"""Connections that may wait until they are accepted. What comes beyond is dropped by the kernel, and tried again by its
+client after a second."""
 
 
 class Listener:
@@ -31,7 +33,8 @@ class Listener:
         for address in addresses:
             listening = self._bind(address)
             host, port = listening.getsockname()[:2]
-            server = await loop.create_server(self._open, sock=listening)
+            # It listens anew, with the backlog that it is told.
+            server = await loop.create_server(self._open, sock=listening, backlog=BACKLOG)
             self._servers.append(server)
             bound.append(Address(host, port))
         return bound

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 
 import orjson
 import pytest
@@ -188,3 +190,10 @@ async def test_pipelining_is_bounded_while_an_answer_is_waited_for(lab: Lab) -> 
         assert (await client.response()).body == b"ok"
     await sending
     assert len(provider.requests) == count
+
+
+async def test_three_hundred_connections_may_come_before_one_is_accepted(lab: Lab) -> None:
+    _, relay, _ = await lab.between(ok)
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):  # the relay, which shares this thread, accepts none meanwhile
+            stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), 0.5))
