@@ -1,8 +1,8 @@
 """CPU per relayed event, and the time an event takes through the relay.
 
-Many streams of paced events, each event a chunk and a send() of its own, as providers send them. The relays take turns,
-round after round. An event's time is from the provider's send() to the client's recv(); that of `direct` is the
-provider's, the kernel's and the client's own part of it.
+Many streams of paced events, each event a chunk and a send() of its own, as providers send them. The relays run side by
+side and take turns, round after round. An event's time is from the provider's send() to the client's recv(); that of
+`direct` is the provider's, the kernel's and the client's own part of it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from bench.client import C, Client, Connection, request
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector
-from bench.peers import PEERS, PLAIN, Running, in_round, those_that
-from bench.processes import Process, cpu_ns, free_port, machine_cpu_ns, wait_until_quiet
+from bench.peers import Running, side_by_side
+from bench.processes import Process, cpu_ns, free_port, machine_cpu_ns
 from bench.source import command
 from bench.stamps import scan
 from bench.stats import percentile
@@ -62,13 +62,11 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     for tick in settings.ticks:
         port = free_port()
         source = command(port, rate=settings.rate, size=settings.size, tick=tick)
-        with Process(source, port, cpus=LOAD_CORES):
+        shape = f"bursts of {tick * 1e3:g} ms" if tick else "evenly"
+        with Process(source, port, cpus=LOAD_CORES), side_by_side(relays, port) as started:
             for number in range(settings.rounds):
-                for name in in_round(those_that(relays, PLAIN), number, settings.others):
-                    wait_until_quiet()
-                    with PEERS[name].start(port) as relay:
-                        shape = f"bursts of {tick * 1e3:g} ms" if tick else "evenly"
-                        h1_measure(relay, settings, shape, collector)
+                for relay in started.round(number, settings.others):
+                    h1_measure(relay, settings, shape, collector)
     return CaseResult(
         "events",
         f"{settings.streams} streams x {settings.rate:g} events/s x {settings.size} B",

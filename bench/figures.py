@@ -6,6 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,8 @@ class Collector:
         return tuple(Figure(what, relay, unit, tuple(self._values[what, relay, unit])) for what, relay, unit in keys)
 
 
-def rotated(relays: Iterable[str], round_number: int) -> list[str]:
-    """The relays in an order that starts with another one in each round, so that none always goes first."""
-    names = list(relays)
-    shift = round_number % len(names) if names else 0
-    return names[shift:] + names[:shift]
+def rotated(turns: Iterable[T], round_number: int) -> list[T]:
+    """The turns in an order that starts with another one in each round, so that none always goes first."""
+    every = list(turns)
+    shift = round_number % len(every) if every else 0
+    return every[shift:] + every[:shift]

@@ -14,8 +14,8 @@ from bench.cores import LOAD_CORES
 from bench.events import Load, collect, measure
 from bench.figures import CaseResult, Collector
 from bench.h2_client import H2Connection, spread
-from bench.peers import PEERS, Running, Wiring, in_round, those_that
-from bench.processes import Process, free_port, wait_until_quiet
+from bench.peers import Running, Wiring, side_by_side
+from bench.processes import Process, free_port
 from bench.source import command
 from bench.stamps import scan
 
@@ -70,12 +70,10 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     for connections, tick in settings.shapes:
         port = free_port()
         source = command(port, rate=settings.rate, size=settings.size, tick=tick)
-        with Process(source, port, cpus=LOAD_CORES):
+        with Process(source, port, cpus=LOAD_CORES), side_by_side(relays, port, wiring) as started:
             for number in range(settings.rounds):
-                for name in in_round(those_that(relays, wiring), number, settings.others):
-                    wait_until_quiet()
-                    with PEERS[name].start(port, wiring) as relay:
-                        h2_measure(relay, settings, _shape(connections, tick), connections, collector)
+                for relay in started.round(number, settings.others):
+                    h2_measure(relay, settings, _shape(connections, tick), connections, collector)
     return CaseResult(
         "h2_events",
         f"HTTP/2 clients: {settings.streams} streams x {settings.rate:g} events/s x {settings.size} B",

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from bench import unary
 from bench.client import Client
 from bench.cores import LOAD_CORES
-from bench.figures import CaseResult, Collector, rotated
+from bench.figures import CaseResult, Collector
 from bench.h2_client import H2Connection
-from bench.peers import PEERS, Wiring, those_that
-from bench.processes import Process, free_port, wait_until_quiet
+from bench.peers import Running, Wiring, side_by_side
+from bench.processes import Process, free_port
 from bench.source import command
 
 CALLS = unary.Settings()
@@ -69,20 +69,23 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     wiring = Wiring(client="h2", streams=1000)
     calls = settings.calls
     port = free_port()
-    with Process(command(port, whole=calls.size), port, cpus=LOAD_CORES):
+    source = Process(command(port, whole=calls.size), port, cpus=LOAD_CORES)
+    with source, side_by_side(relays, port, wiring) as started:
         for connections in settings.shapes:
-            shape = ", 1 connection" if connections == 1 else f", {connections} connections"
             for number in range(calls.rounds):
-                for name in rotated(those_that(relays, wiring), number):
-                    wait_until_quiet()
-                    with PEERS[name].start(port, wiring) as relay, Client[H2Caller]() as client:
-                        callers = [client.add(H2Caller(relay.port)) for _ in range(connections)]
-                        shaped = replace(calls, connections=connections)
-                        unary.measure(client, callers, relay, shaped, shape, collector)
-                        unary.measure_full(client, callers, relay, shaped, shape, collector)
+                for relay in started.round(number, calls.others):
+                    _measure(relay, replace(calls, connections=connections), collector)
     return CaseResult(
         "h2_unary",
         f"HTTP/2 clients, whole answers of {calls.size} B: {calls.rate:g}/s, and as many as go",
         {"rate": calls.rate, "size": calls.size, "window": calls.window},
         collector.figures(),
     )
+
+
+def _measure(relay: Running, calls: unary.Settings, collector: Collector) -> None:
+    shape = ", 1 connection" if calls.connections == 1 else f", {calls.connections} connections"
+    with Client[H2Caller]() as client:
+        callers = [client.add(H2Caller(relay.port)) for _ in range(calls.connections)]
+        unary.measure(client, callers, relay, calls, shape, collector)
+        unary.measure_full(client, callers, relay, calls, shape, collector)

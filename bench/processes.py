@@ -34,6 +34,13 @@ LOOK = 0.4
 QUIET_TIMEOUT = 20.0
 """Seconds that are waited for it."""
 
+REST = 0.02
+"""Share of one core up to which the bench's processes are at rest. A provider that sends a single stream takes more."""
+REST_LOOK = 0.1
+"""Seconds for which they have to be."""
+REST_TIMEOUT = 10.0
+"""Seconds that are waited for it."""
+
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on, below the range that the kernel gives to outgoing connections."""
@@ -181,3 +188,19 @@ def wait_until_quiet() -> None:
         time.sleep(LOOK)
         if (machine_cpu_ns() - before) / 1e9 / (time.monotonic() - started) < QUIET:
             return
+
+
+def wait_until_at_rest() -> None:
+    """Wait until the processes that the bench has started do nothing, whatever else the machine does: a relay whose
+    clients have gone has let go of its provider. Raises RuntimeError if they go on."""
+    deadline = time.monotonic() + REST_TIMEOUT
+    while time.monotonic() < deadline:
+        started, before = time.monotonic(), _cpu_of_descendants()
+        time.sleep(REST_LOOK)
+        if (_cpu_of_descendants() - before) / 1e9 / (time.monotonic() - started) < REST:
+            return
+    raise RuntimeError("provider or relay go on although their clients have gone")
+
+
+def _cpu_of_descendants() -> int:
+    return sum(cpu_ns(child) for child in _children(os.getpid()))

@@ -2,7 +2,7 @@
 
 At a steady pace every relay has the same to do, and is idle for a part of the time: its caches are cold, and each
 answer wakes it up. At full load each connection asks again as soon as its answer is there, which is what an answer
-costs a relay that is busy.
+costs a relay that is busy. The relays run side by side and take turns, round after round.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Protocol
 from bench.client import C, Client, Connection, request
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector
-from bench.peers import PEERS, Running, in_round
-from bench.processes import Process, cpu_ns, free_port, wait_until_quiet
+from bench.peers import Running, side_by_side
+from bench.processes import Process, cpu_ns, free_port
 from bench.source import command
 from bench.stats import percentile
 
@@ -26,13 +26,14 @@ from bench.stats import percentile
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`rate` is requests per second over all connections, `at_once` how many wait for their answers at full load,
-    `size` bytes of an answer's body, times are seconds."""
+    `size` bytes of an answer's body, times are seconds. `others` is as in `in_round`."""
 
     connections: int = 50
     rate: float = 1000
     at_once: int = 50
     size: int = 1024
     rounds: int = 3
+    others: int | None = None
     warm_up: float = 1
     window: float = 5
 
@@ -114,12 +115,11 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     """Measures each of `relays`, in turn, `settings.rounds` times."""
     collector = Collector()
     port = free_port()
-    with Process(command(port, whole=settings.size), port, cpus=LOAD_CORES):
+    source = Process(command(port, whole=settings.size), port, cpus=LOAD_CORES)
+    with source, side_by_side(relays, port) as started:
         for number in range(settings.rounds):
-            for name in in_round(relays, number, None):
-                wait_until_quiet()
-                with PEERS[name].start(port) as relay:
-                    _measure(relay, settings, collector)
+            for relay in started.round(number, settings.others):
+                _measure(relay, settings, collector)
     return CaseResult(
         "unary",
         f"whole answers of {settings.size} B, {settings.connections} connections kept open: {settings.rate:g}/s, and as"

@@ -6,7 +6,9 @@ process or thread that does the work and no access log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 
 from bench.figures import rotated
 from bench.peers.base import PLAIN, Certificate, Direct, Peer, Running, Wiring, certificate
@@ -16,8 +18,21 @@ from bench.peers.flowserver import Flowserver
 from bench.peers.haproxy import HAPROXY_PEER
 from bench.peers.litellm import LITELLM_PEER
 from bench.peers.nginx import NGINX_PEER
+from bench.processes import wait_until_at_rest, wait_until_quiet
 
-__all__ = ["PEERS", "PLAIN", "Certificate", "Peer", "Running", "Wiring", "certificate", "in_round", "those_that"]
+__all__ = [
+    "PEERS",
+    "PLAIN",
+    "Certificate",
+    "Peer",
+    "Running",
+    "SideBySide",
+    "Wiring",
+    "certificate",
+    "in_round",
+    "side_by_side",
+    "those_that",
+]
 
 PEERS: dict[str, Peer] = {
     peer.name: peer for peer in (Flowserver(), NGINX_PEER, HAPROXY_PEER, ENVOY_PEER, CADDY_PEER, LITELLM_PEER, Direct())
@@ -30,12 +45,53 @@ CLOSE = ("flowserver", "nginx")
 
 def in_round(relays: Iterable[str], number: int, others: int | None) -> list[str]:
     """Who is measured in round `number`, in its order: all of `relays` in the first `others` rounds (None: in all),
-    then those that are CLOSE. A relay that is given a part of the load only is so far off that one round tells."""
-    return [
-        name
-        for name in rotated(relays, number)
-        if name in CLOSE or ((others is None or number < others) and (number == 0 or PEERS[name].share == 1))
-    ]
+    then those that are CLOSE. These come directly after one another, so that they are compared within seconds, and take
+    turns at who is first; the others go around them. A relay that is given a part of the load only is so far off that
+    one round tells, whose last one it is."""
+    names = list(relays)
+    close = rotated((name for name in names if name in CLOSE), number)
+    if others is not None and number >= others:
+        return close
+    whole = [[name] for name in names if name not in CLOSE and carries_all(name)]
+    light = [name for name in names if not carries_all(name)] if number == 0 else []
+    return [name for turn in rotated([close, *whole], number) for name in turn] + light
+
+
+def carries_all(name: str) -> bool:
+    """Is it given the whole load of a case?"""
+    return PEERS[name].share == 1
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Relays in front of one provider that take turns at being measured: those that are `running`, by name, and others
+    of `names`, which are started when it is their turn."""
+
+    names: Sequence[str]
+    running: Mapping[str, Running]
+    start: Callable[[str], AbstractContextManager[Running]]
+
+    def round(self, number: int, others: int | None) -> Iterator[Running]:
+        """Whom to measure in round `number`, as `in_round` has it. What one leaves behind is over before the next."""
+        wait_until_quiet()
+        for name in in_round(self.names, number, others):
+            with nullcontext(self.running[name]) if name in self.running else self.start(name) as relay:
+                yield relay
+            wait_until_at_rest()
+
+
+@contextmanager
+def side_by_side(relays: Iterable[str], upstream_port: int, wiring: Wiring = PLAIN) -> Iterator[SideBySide]:
+    """Starts those of `relays` that speak so, once for all rounds: what the machine does in a round falls on all of
+    them alike, and one that is idle takes nothing of it. A relay that is given a part of the load only does not stay
+    beside the others, as it has work when it is idle."""
+
+    def start(name: str) -> AbstractContextManager[Running]:
+        return PEERS[name].start(upstream_port, wiring)
+
+    names = those_that(relays, wiring)
+    with ExitStack() as stack:
+        yield SideBySide(names, {name: stack.enter_context(start(name)) for name in names if carries_all(name)}, start)
 
 
 def those_that(relays: Iterable[str], wiring: Wiring) -> list[str]:
