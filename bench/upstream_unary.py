@@ -9,9 +9,9 @@ from itertools import product
 from bench import unary
 from bench.client import Client, request
 from bench.cores import LOAD_CORES
-from bench.figures import CaseResult, Collector, rotated
-from bench.peers import PEERS, Wiring, certificate, those_that
-from bench.processes import Process, free_port, wait_until_quiet
+from bench.figures import CaseResult, Collector
+from bench.peers import Running, Wiring, certificate, side_by_side
+from bench.processes import Process, free_port
 from bench.source import command
 
 
@@ -31,6 +31,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     """Measures each way of each of `relays` but `direct`, in turn, as often as `settings.calls` says."""
     collector = Collector()
     calls = settings.calls
+    relays = [name for name in relays if name != "direct"]
     with certificate() as made:
         wirings = [
             Wiring(provider=provider, certificate=certificate, keeps=keeps)
@@ -39,13 +40,12 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         for wiring in wirings:
             tls = (wiring.certificate.file, wiring.certificate.key) if wiring.certificate is not None else None
             port = free_port()
-            with Process(command(port, whole=calls.size, tls=tls), port, cpus=LOAD_CORES):
+            load = calls if wiring.keeps else replace(calls, rate=settings.anew)
+            source = Process(command(port, whole=calls.size, tls=tls), port, cpus=LOAD_CORES)
+            with source, side_by_side(relays, port, wiring) as started:
                 for number in range(calls.rounds):
-                    for name in rotated(those_that(relays, wiring), number):
-                        if name != "direct":
-                            wait_until_quiet()
-                            load = calls if wiring.keeps else replace(calls, rate=settings.anew)
-                            _measure(name, port, wiring, load, collector)
+                    for relay in started.round(number, calls.others):
+                        _measure(relay, wiring, load, collector)
     return CaseResult(
         "upstream_unary",
         f"towards the provider: {calls.rate:g} whole answers/s of {calls.size} B, {settings.anew:g} of them anew",
@@ -62,10 +62,10 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     )
 
 
-def _measure(name: str, port: int, wiring: Wiring, calls: unary.Settings, collector: Collector) -> None:
+def _measure(relay: Running, wiring: Wiring, calls: unary.Settings, collector: Collector) -> None:
     shape = f", {wiring.provider}{' with TLS' if wiring.certificate is not None else ''}"
     shape += ", used again" if wiring.keeps else ", anew"
     message = request(stream=False)
-    with PEERS[name].start(port, wiring) as relay, Client[unary.Caller]() as client:
+    with Client[unary.Caller]() as client:
         callers = [client.add(unary.Caller(relay.port, message)) for _ in range(calls.connections)]
         unary.measure(client, callers, relay, calls, shape, collector)

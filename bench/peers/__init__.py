@@ -47,17 +47,17 @@ def in_round(relays: Iterable[str], number: int, others: int | None) -> list[str
     """Who is measured in round `number`, in its order: all of `relays` in the first `others` rounds (None: in all),
     then those that are CLOSE. These come directly after one another, so that they are compared within seconds, and take
     turns at who is first; the others go around them. A relay that is given a part of the load only is so far off that
-    one round tells, whose last one it is."""
+    one round tells: it comes last in the first one."""
     names = list(relays)
     close = rotated((name for name in names if name in CLOSE), number)
     if others is not None and number >= others:
         return close
-    whole = [[name] for name in names if name not in CLOSE and carries_all(name)]
-    light = [name for name in names if not carries_all(name)] if number == 0 else []
+    whole = [[name] for name in names if name not in CLOSE and _carries_all(name)]
+    light = [name for name in names if not _carries_all(name)] if number == 0 else []
     return [name for turn in rotated([close, *whole], number) for name in turn] + light
 
 
-def carries_all(name: str) -> bool:
+def _carries_all(name: str) -> bool:
     """Is it given the whole load of a case?"""
     return PEERS[name].share == 1
 
@@ -72,7 +72,8 @@ class SideBySide:
     start: Callable[[str], AbstractContextManager[Running]]
 
     def round(self, number: int, others: int | None) -> Iterator[Running]:
-        """Whom to measure in round `number`, as `in_round` has it. What one leaves behind is over before the next."""
+        """Whom to measure in round `number`, as `in_round` has it, once the machine is quiet. What one leaves behind is
+        over before the next comes."""
         wait_until_quiet()
         for name in in_round(self.names, number, others):
             with nullcontext(self.running[name]) if name in self.running else self.start(name) as relay:
@@ -91,7 +92,7 @@ def side_by_side(relays: Iterable[str], upstream_port: int, wiring: Wiring = PLA
 
     names = those_that(relays, wiring)
     with ExitStack() as stack:
-        yield SideBySide(names, {name: stack.enter_context(start(name)) for name in names if carries_all(name)}, start)
+        yield SideBySide(names, {name: stack.enter_context(start(name)) for name in names if _carries_all(name)}, start)
 
 
 def those_that(relays: Iterable[str], wiring: Wiring) -> list[str]:
