@@ -31,7 +31,7 @@ QUIET = 0.1
 
 LOOK = 0.4
 """Seconds for which it has to be quiet."""
-QUIET_TIMEOUT = 20.0
+QUIET_TIMEOUT = 5.0
 """Seconds that are waited for it."""
 
 REST = 0.02
