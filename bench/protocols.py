@@ -34,6 +34,9 @@ WINDOW = 65535
 
 PERCENTS = (50, 90, 99, 99.9)
 
+WARM_UP = 1.5
+"""Seconds: flowserver looks once a second which streams may take the short way."""
+
 FLOOD = 3e3
 """Events per second and stream, of 20: more than gets through."""
 
@@ -46,7 +49,7 @@ class Settings:
     ways: tuple[str, ...] = ("h1 -> h1", "h2 -> h1", "h1 -> h2", "h2 -> h2", "h1 -> h1 with TLS", "h2 -> h2 with TLS")
     paced: tuple[tuple[int, float], ...] = ((500, 40), (100, 50), (2000, 10))
     held: int = 500
-    calls: unary.Settings = field(default_factory=lambda: unary.Settings(rounds=1, warm_up=0.5, window=1.5, rate=600))
+    calls: unary.Settings = field(default_factory=lambda: unary.Settings(rounds=1, warm_up=0.5, window=1, rate=600))
     speeds: tuple[int, ...] = (5_000, 50_000, 500_000)
     requests: int = 100
     window: float = 2
@@ -108,10 +111,12 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     with certificate() as made:
         wirings = {way: wiring for way in settings.ways if (wiring := upstream.wiring_of(way, made)) is not None}
         for number, (streams, rate) in enumerate(settings.paced):
+            wait_until_quiet()
             _paced("direct", "direct", Wiring(), streams, rate, settings, collector)
             for way, wiring in wirings.items():
                 if number == 0 or wiring.certificate is None:
                     _paced(way, "flowserver", wiring, streams, rate, settings, collector)
+        wait_until_quiet()
         for way, wiring in wirings.items():
             _flood(way, wiring, settings, collector)
             _whole(way, wiring, settings, collector)
@@ -145,10 +150,8 @@ def _paced(
     way: str, peer: str, wiring: Wiring, streams: int, rate: float, settings: Settings, collector: Collector
 ) -> None:
     port = free_port()
-    with _source(port, wiring, rate=rate):
-        wait_until_quiet()
-        with PEERS[peer].start(port, wiring) as relay:
-            load = _load(relay, wiring, streams, rate, settings)
+    with _source(port, wiring, rate=rate), PEERS[peer].start(port, wiring) as relay:
+        load = _load(relay, wiring, streams, rate, settings)
     shape = f"{streams} streams x {rate:g}/s"
     if relay.pid is not None:
         collector.add(way, f"CPU per event, {shape}", "us", load.clocks.relay / 1e3 / len(load.times))
@@ -160,9 +163,9 @@ def _paced(
 
 def _load(relay: Running, wiring: Wiring, streams: int, rate: float, settings: Settings) -> Load:
     if wiring.client == "h1":
-        paced = events.Settings(streams=streams, rate=rate, warm_up=1, window=settings.window)
+        paced = events.Settings(streams=streams, rate=rate, warm_up=WARM_UP, window=settings.window)
         return events.h1_load(relay, paced)
-    same = h2_events.Settings(streams=streams, rate=rate, warm_up=1, window=settings.window)
+    same = h2_events.Settings(streams=streams, rate=rate, warm_up=WARM_UP, window=settings.window)
     return h2_events.h2_load(relay, same, CONNECTIONS)
 
 
@@ -178,7 +181,6 @@ def _whole(way: str, wiring: Wiring, settings: Settings, collector: Collector) -
     port = free_port()
     calls = settings.calls
     with _source(port, wiring, whole=calls.size), PEERS["flowserver"].start(port, wiring) as started:
-        wait_until_quiet()
         relay = replace(started, name=way)
         if wiring.client == "h1":
             with Client[unary.Caller]() as client:
@@ -193,7 +195,7 @@ def _whole(way: str, wiring: Wiring, settings: Settings, collector: Collector) -
 
 def _held(way: str, wiring: Wiring, settings: Settings, collector: Collector) -> None:
     port = free_port()
-    with _source(port, wiring), PEERS["flowserver"].start(port, wiring) as relay:
+    with _source(port, wiring, rate=2), PEERS["flowserver"].start(port, wiring) as relay:
         assert relay.pid is not None
         idle = _sockets(relay.pid)
         before = _hold(relay, wiring, 50)

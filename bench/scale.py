@@ -62,6 +62,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         for name in rotated(those_that(relays, PLAIN), number):
             if PEERS[name].share < 1:
                 continue
+            wait_until_quiet()
             curves += _slow(name, settings, collector)
             _fast(name, settings, collector)
     return CaseResult(
@@ -80,7 +81,6 @@ def _slow(name: str, settings: Settings, collector: Collector) -> list[Series]:
     times: list[tuple[float, float]] = []
     with Process(command(port, rate=SLOW, size=settings.size), port, cpus=LOAD_CORES):
         for streams in settings.slow:
-            wait_until_quiet()
             with PEERS[name].start(port) as relay:
                 load = _measure(relay, streams, SLOW, settings)
             where = f"{streams} streams of {SLOW:g} events/s"
@@ -105,7 +105,6 @@ def _fast(name: str, settings: Settings, collector: Collector) -> None:
     most = 0
     with Process(command(port, rate=FAST, size=settings.size), port, cpus=LOAD_CORES):
         for streams in settings.fast:
-            wait_until_quiet()
             with PEERS[name].start(port) as relay:
                 load = _measure(relay, streams, FAST, settings)
             if load.p99 > LATE or load.came < 0.99 or load.silent:

@@ -27,7 +27,7 @@ READ_BEFORE_STALL = 32 * 1024
 WARM_UP = 20
 """Clients that stall and leave before the relay's memory is taken."""
 
-SETTLED = 1.0
+SETTLED = 0.5
 """Seconds without any change after which a provider counts as stopped."""
 
 

@@ -1,4 +1,4 @@
-"""The suite: what `python -m bench` runs when no case is named, with settings that fit some 20 minutes, or two with
+"""The suite: what `python -m bench` runs when no case is named, with settings that fit some 12 minutes, or two with
 --quick. A case that is named runs alone, with its own and longer settings.
 """
 
@@ -40,45 +40,44 @@ class Entry:
         return self.run([name for name in relays if self.relays is None or name in self.relays])
 
 
-_PACED = events.Settings(ticks=(0,), rounds=7, others=2, warm_up=2, window=2)
-_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=7, others=2, warm_up=2, window=2)
-_TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=events.Settings(rounds=7, others=2, warm_up=2, window=2))
-_CALLS = unary.Settings(rounds=3, warm_up=0.5, window=1.5)
-_STALLED = stall.Settings(clients=50, crowd=500, window=2, rounds=1)
+_PACED = events.Settings(ticks=(0,), rounds=9, others=2, warm_up=1.5, window=1.5)
+_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=9, others=2, warm_up=1.5, window=1.5)
+_TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=_PACED)
+_CALLS = unary.Settings(rounds=7, others=2, warm_up=0.5, window=1)
+_STALLED = stall.Settings(clients=30, events=10_000, crowd=500, window=2, rounds=1)
 _H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
-_SCALE = scale.Settings(slow=(500, 2000, 5000), fast=(400, 600, 800), warm_up=1, window=3)
+_SCALE = scale.Settings(slow=(500, 2000, 5000), fast=(400, 600, 800), warm_up=1.5, window=2)
 
 FULL = (
-    Entry("events", lambda relays: events.run(relays, _PACED), 120),
-    Entry("h2_events", lambda relays: h2_events.run(relays, _H2_PACED), 80),
-    Entry("upstream", lambda relays: upstream.run(relays, _TLS), 70),
-    Entry("unary", lambda relays: unary.run(relays, _CALLS), 70),
+    Entry("events", lambda relays: events.run(relays, _PACED), 110),
+    Entry("h2_events", lambda relays: h2_events.run(relays, _H2_PACED), 85),
+    Entry("upstream", lambda relays: upstream.run(relays, _TLS), 90),
+    Entry("unary", lambda relays: unary.run(relays, _CALLS), 85),
     Entry(
         "h2_unary",
         lambda relays: h2_unary.run(relays, h2_unary.Settings(shapes=(5,), calls=_CALLS)),
-        40,
+        60,
         ("flowserver", "nginx", "envoy", "caddy"),
     ),
-    Entry(
-        "stall", lambda relays: stall.run(relays, stall.Settings(clients=50, crowd=500, window=2, rounds=1)), 45, EDGE
-    ),
-    Entry("memory", lambda relays: memory.run(relays, memory.Settings(rest=2, rounds=1)), 15, EDGE),
-    Entry(
-        "h2_memory", lambda relays: h2_memory.run(relays, h2_memory.Settings(shapes=(5,), rest=2, rounds=1)), 15, EDGE
-    ),
-    Entry("protocols", lambda relays: protocols.run(relays, protocols.Settings(window=1)), 220),
-    Entry("incident", lambda relays: incident.run(relays, incident.Settings()), 45),
-    Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 95),
-    Entry("scale", lambda relays: scale.run(relays, _SCALE), 130, EDGE[::2]),
+    Entry("stall", lambda relays: stall.run(relays, _STALLED), 40, EDGE),
+    Entry("memory", lambda relays: memory.run(relays, memory.Settings(rest=2, rounds=1)), 10, EDGE),
+    Entry("h2_memory", lambda relays: h2_memory.run(relays, _H2_HELD), 15, EDGE),
+    Entry("protocols", lambda relays: protocols.run(relays, protocols.Settings(window=1)), 120),
+    Entry("incident", lambda relays: incident.run(relays, incident.Settings(seconds=10)), 30),
+    Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 60),
+    Entry("scale", lambda relays: scale.run(relays, _SCALE), 55, EDGE[::2]),
 )
 
-_SHORT = events.Settings(ticks=(0,), rounds=1, window=2)
+_SHORT = events.Settings(ticks=(0,), rounds=2, others=1, warm_up=1.5, window=1.5)
+_H2_SHORT = h2_events.Settings(shapes=((5, 0),), rounds=2, warm_up=1.5, window=1.5)
+_FEW_CALLS = unary.Settings(rounds=2, others=1, warm_up=0.5, window=1)
+_STEPS = scale.Settings(slow=(5000,), fast=(400, 600), warm_up=1.5, window=2)
 
 QUICK = (
     Entry("events", lambda relays: events.run(relays, _SHORT), 20, EDGE),
-    Entry("h2_events", lambda relays: h2_events.run(relays, h2_events.QUICK), 15, EDGE),
-    Entry("unary", lambda relays: unary.run(relays, unary.QUICK), 15, EDGE),
+    Entry("h2_events", lambda relays: h2_events.run(relays, _H2_SHORT), 15, EDGE),
+    Entry("unary", lambda relays: unary.run(relays, _FEW_CALLS), 15, EDGE),
     Entry("memory", lambda relays: memory.run(relays, memory.QUICK), 8, EDGE[:1]),
     Entry("incident", lambda relays: incident.run(relays, incident.QUICK), 20),
-    Entry("scale", lambda relays: scale.run(relays, scale.Settings((5000,), (400, 600), window=2)), 25, EDGE[:1]),
+    Entry("scale", lambda relays: scale.run(relays, _STEPS), 25, EDGE[:1]),
 )

@@ -43,15 +43,15 @@ class Settings:
     """`stalled` and `paced` are as in `stall` and `events`."""
 
     variants: tuple[Mapping[str, str], ...] = VARIANTS
-    stalled: stall.Settings = field(default_factory=lambda: stall.Settings(clients=30, events=8000))
-    paced: events.Settings = field(default_factory=lambda: events.Settings(warm_up=0.5, window=2))
+    stalled: stall.Settings = field(default_factory=lambda: stall.Settings(clients=20, events=8000))
+    paced: events.Settings = field(default_factory=lambda: events.Settings(warm_up=1.5, window=1.5))
     rounds: int = 1
 
 
 QUICK = Settings(
     variants=(DEFAULTS, {"FLOW_HIGH_WATER": "64k"}),
     stalled=stall.Settings(clients=10, events=8000),
-    paced=events.Settings(warm_up=0.5, window=1),
+    paced=events.Settings(warm_up=1.5, window=1),
 )
 
 
@@ -62,10 +62,10 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     paced = command(port, rate=settings.paced.rate, size=settings.paced.size)
     with Process(paced, port, cpus=LOAD_CORES), simulator() as provider:
         for _ in range(settings.rounds):
+            wait_until_quiet()
             with PEERS["direct"].start(provider.port) as none:
                 stall.stall_and_resume(none, provider, settings.stalled, collector)
             for variant in settings.variants:
-                wait_until_quiet()
                 with _environment(variant):
                     with PEERS["flowserver"].start(provider.port) as relay:
                         stall.stall_and_resume(
