@@ -77,7 +77,7 @@ QUICK = (
     Entry("events", lambda relays: events.run(relays, _SHORT), 20, EDGE),
     Entry("h2_events", lambda relays: h2_events.run(relays, _H2_SHORT), 15, EDGE),
     Entry("unary", lambda relays: unary.run(relays, _FEW_CALLS), 15, EDGE),
-    Entry("memory", lambda relays: memory.run(relays, memory.QUICK), 8, EDGE[:1]),
+    Entry("memory", lambda relays: memory.run(relays, memory.QUICK), 5, EDGE[:1]),
     Entry("incident", lambda relays: incident.run(relays, incident.QUICK), 20),
-    Entry("scale", lambda relays: scale.run(relays, _STEPS), 25, EDGE[:1]),
+    Entry("scale", lambda relays: scale.run(relays, _STEPS), 20, EDGE[:1]),
 )
