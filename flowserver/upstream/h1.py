@@ -46,6 +46,10 @@ _READ_BUFFER = memoryview(bytearray(READ_SIZE))
 """Where all connections read to: what came is copied out before the next read."""
 
 
+LANE_READS = 8
+"""Reads by the long way between two attempts to open a lane, beside those of the sweep."""
+
+
 class ConnectionOwner(Protocol):
     """Who keeps a connection between its requests."""
 
@@ -80,6 +84,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_outlet",
         "_owner",
         "_reading",
+        "_reads",
         "_receive",
         "_request_whole",
         "_sends_chunks",
@@ -125,7 +130,10 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return 0 if self._events is None else 1
 
     def sweep(self, now: float) -> None:
-        """Lend the transport to a lane, where one may be opened."""
+        self._open_lane()
+
+    def _open_lane(self) -> None:
+        """Lend the transport to a lane, where there may be one."""
         decoder, events = self._decoder, self._events
         if decoder is None or events is None or not decoder.at_boundary or not self._reading or self._lane is not None:
             return
@@ -154,6 +162,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._on_data = events.on_upstream_data
         self._h11 = None
         self._request_whole = False
+        self._reads = 0
+        """Of chunks, by the long way."""
         self._sends_chunks = request.has_body and request.content_length is None
         self._began = self._ended = False
         self._keeps = True
@@ -305,6 +315,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
             on_data(body)
         if decoder.rest and self._on_data is on_data:
             self._receive(decoder.rest)
+        self._reads = reads = self._reads + 1
+        if not reads % LANE_READS:
+            self._open_lane()
 
     def _receive_head(self, data: bytes) -> None:
         self._head = head = self._head + data if self._head else data

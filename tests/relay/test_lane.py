@@ -10,7 +10,7 @@ from flowserver.flow import Marks
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.lane import Lane
 from flowserver.relay.tenants import TenantLimits
-from flowserver.upstream.h1 import READ_SIZE, UpstreamH1
+from flowserver.upstream.h1 import LANE_READS, READ_SIZE, UpstreamH1
 
 from ..support.dialogue import Client, Provider, Relay, understood
 from ..support.limiting import KEY, FakeLimiter, limiting, tenant
@@ -82,6 +82,16 @@ def scene() -> Scene:
     scene.relay.sweep(1)
     assert scene.is_short()
     return scene
+
+
+def test_a_lane_is_opened_after_some_reads() -> None:
+    scene = Scene()
+    for number in range(len(CHAT.opening) + 2, LANE_READS):
+        assert not scene.is_short()
+        scene.say(content(f" {number}"))
+    assert scene.is_short()
+    scene.say(content(" more"))
+    assert scene.body == scene.said
 
 
 def test_ordinary_events_pass_as_they_came_and_are_counted(scene: Scene) -> None:
