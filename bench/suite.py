@@ -40,8 +40,8 @@ class Entry:
         return self.run([name for name in relays if self.relays is None or name in self.relays])
 
 
-_PACED = events.Settings(ticks=(0,), rounds=9, others=2, warm_up=1.5, window=1.5)
-_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=9, others=2, warm_up=1.5, window=1.5)
+_PACED = events.Settings(ticks=(0,), rounds=11, others=2, warm_up=0.8, window=1.2)
+_H2_PACED = h2_events.Settings(shapes=((5, 0),), rounds=11, others=2, warm_up=0.8, window=1.2)
 _TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=_PACED)
 _CALLS = unary.Settings(rounds=7, others=2, warm_up=0.5, window=1)
 _STALLED = stall.Settings(clients=30, events=10_000, crowd=500, window=2, rounds=1)
@@ -68,8 +68,8 @@ FULL = (
     Entry("scale", lambda relays: scale.run(relays, _SCALE), 55, EDGE[::2]),
 )
 
-_SHORT = events.Settings(ticks=(0,), rounds=2, others=1, warm_up=1.5, window=1.5)
-_H2_SHORT = h2_events.Settings(shapes=((5, 0),), rounds=2, warm_up=1.5, window=1.5)
+_SHORT = events.Settings(ticks=(0,), rounds=3, others=1, warm_up=0.8, window=1.2)
+_H2_SHORT = h2_events.Settings(shapes=((5, 0),), rounds=3, warm_up=0.8, window=1.2)
 _FEW_CALLS = unary.Settings(rounds=2, others=1, warm_up=0.5, window=1)
 _STEPS = scale.Settings(slow=(5000,), fast=(400, 600), warm_up=1.5, window=2)
 

@@ -44,14 +44,14 @@ class Settings:
 
     variants: tuple[Mapping[str, str], ...] = VARIANTS
     stalled: stall.Settings = field(default_factory=lambda: stall.Settings(clients=20, events=8000))
-    paced: events.Settings = field(default_factory=lambda: events.Settings(warm_up=1.5, window=1.5))
+    paced: events.Settings = field(default_factory=lambda: events.Settings(warm_up=0.8, window=1.5))
     rounds: int = 1
 
 
 QUICK = Settings(
     variants=(DEFAULTS, {"FLOW_HIGH_WATER": "64k"}),
     stalled=stall.Settings(clients=10, events=8000),
-    paced=events.Settings(warm_up=1.5, window=1),
+    paced=events.Settings(warm_up=0.8, window=1),
 )
 
 
