@@ -46,7 +46,7 @@ _TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=_PACED)
 _CALLS = unary.Settings(rounds=7, others=2, warm_up=0.5, window=1)
 _STALLED = stall.Settings(clients=30, events=10_000, crowd=500, window=2, rounds=1)
 _H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
-_SCALE = scale.Settings(slow=(500, 2000, 5000), fast=(400, 600, 800), warm_up=1.5, window=2)
+_SCALE = scale.Settings(slow=(500, 2000, 5000), fast=(400, 600, 800), warm_up=3.5, window=2)
 
 FULL = (
     Entry("events", lambda relays: events.run(relays, _PACED), 110),
@@ -71,7 +71,7 @@ FULL = (
 _SHORT = events.Settings(ticks=(0,), rounds=3, others=1, warm_up=0.8, window=1.2)
 _H2_SHORT = h2_events.Settings(shapes=((5, 0),), rounds=3, warm_up=0.8, window=1.2)
 _FEW_CALLS = unary.Settings(rounds=2, others=1, warm_up=0.5, window=1)
-_STEPS = scale.Settings(slow=(5000,), fast=(400, 600), warm_up=1.5, window=2)
+_STEPS = scale.Settings(slow=(5000,), fast=(400, 600), warm_up=3.5, window=2)
 
 QUICK = (
     Entry("events", lambda relays: events.run(relays, _SHORT), 20, EDGE),

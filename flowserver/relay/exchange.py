@@ -66,6 +66,7 @@ class Exchange:
         "_down",
         "_lane",
         "_laned",
+        "_lead",
         "_quiet",
         "_response_whole",
         "_tap",
@@ -106,6 +107,8 @@ class Exchange:
         self._lane: Lane | None = None
         self._laned = 0
         """Chunks that were written to the client by lanes."""
+        self._lead = 0
+        """How many more reads than events with content there were when a lane was last asked for, or content began."""
         self._deadlines = around.deadlines
         self._activity: Activity | None = None
         self._quiet: Activity | None = None
@@ -261,11 +264,13 @@ class Exchange:
     # --- the short way of ordinary events: see `lane` ---
 
     def lane(self) -> Lane | None:
-        """Only where events come one by one: of a burst, reads are to be small."""
+        """Only where events came one by one since this was last asked: of a burst, reads are to be small."""
         tap = self._tap
         if self._lane is not None or self._awaits_first or not isinstance(tap, Tap):
             return None
-        if not self.request_whole or self._abandoned is not None or self.chunks_down < tap.meter.pieces:
+        lead, before = self.chunks_down - tap.meter.pieces, self._lead
+        self._lead = lead
+        if not self.request_whole or self._abandoned is not None or lead < before:
             return None
         room, ordinary, way = self._lane_room(), tap.meter.ordinary, self._down.short_way()
         if room is None or ordinary is None or way is None:
@@ -311,7 +316,8 @@ class Exchange:
             self.first_byte_at = self._around.clock()
         if self._tap is None:
             self._awaits_first = False
-        elif self._tap.meter.pieces:
+        elif pieces := self._tap.meter.pieces:
+            self._lead = self.chunks_down - pieces
             self.first_token_at = self._around.clock()
             self._awaits_first = False
 

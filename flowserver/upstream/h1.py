@@ -46,8 +46,8 @@ _READ_BUFFER = memoryview(bytearray(READ_SIZE))
 """Where all connections read to: what came is copied out before the next read."""
 
 
-LANE_READS = 8
-"""Reads by the long way between two attempts to open a lane, beside those of the sweep."""
+LANE_READS = 6
+"""Reads by the long way between two attempts to open a lane."""
 
 
 class ConnectionOwner(Protocol):
@@ -84,13 +84,13 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_outlet",
         "_owner",
         "_reading",
-        "_reads",
         "_receive",
         "_request_whole",
         "_sends_chunks",
         "_tail",
         "_transport",
         "_unsent",
+        "_until_lane",
         "served",
     )
 
@@ -130,7 +130,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return 0 if self._events is None else 1
 
     def sweep(self, now: float) -> None:
-        self._open_lane()
+        """Nothing here goes by the clock."""
 
     def _open_lane(self) -> None:
         """Lend the transport to a lane, where there may be one."""
@@ -162,8 +162,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._on_data = events.on_upstream_data
         self._h11 = None
         self._request_whole = False
-        self._reads = 0
-        """Of chunks, by the long way."""
+        self._until_lane = LANE_READS
+        """Reads of chunks until a lane is asked for."""
         self._sends_chunks = request.has_body and request.content_length is None
         self._began = self._ended = False
         self._keeps = True
@@ -315,8 +315,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
             on_data(body)
         if decoder.rest and self._on_data is on_data:
             self._receive(decoder.rest)
-        self._reads = reads = self._reads + 1
-        if not reads % LANE_READS:
+        self._until_lane -= 1
+        if not self._until_lane:
+            self._until_lane = LANE_READS
             self._open_lane()
 
     def _receive_head(self, data: bytes) -> None:

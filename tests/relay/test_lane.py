@@ -58,6 +58,18 @@ class Scene:
         self.say(*CHAT.closing)
         self.provider.says(b"0\r\n\r\n")
 
+    def open_lane(self) -> None:
+        """As if enough had been read by the long way."""
+        connection = self.provider.connection
+        assert isinstance(connection, UpstreamH1)
+        connection._open_lane()
+
+    def close_lanes(self) -> None:
+        """Have none from now on, for comparison."""
+        connection = self.provider.connection
+        assert isinstance(connection, UpstreamH1)
+        connection._until_lane = 1 << 60
+
     def is_short(self) -> bool:
         return isinstance(self.provider.transport.get_protocol(), Lane)
 
@@ -79,7 +91,7 @@ def scene() -> Scene:
     """On its lane."""
     scene = Scene()
     assert not scene.is_short()
-    scene.relay.sweep(1)
+    scene.open_lane()
     assert scene.is_short()
     return scene
 
@@ -92,6 +104,25 @@ def test_a_lane_is_opened_after_some_reads() -> None:
     assert scene.is_short()
     scene.say(content(" more"))
     assert scene.body == scene.said
+
+
+def test_a_burst_at_the_beginning_only_delays_the_lane() -> None:
+    scene = Scene()
+    scene.say(b"".join(content(f" {number}") for number in range(6)))
+    scene.open_lane()
+    assert not scene.is_short()
+    scene.say(content(" one by one"))
+    scene.open_lane()
+    assert scene.is_short()
+    scene.say(content(" from now on"))
+    assert scene.body == scene.said
+
+
+def test_a_flood_gets_no_lane() -> None:
+    scene = Scene()
+    for _ in range(3 * LANE_READS):
+        scene.say(content(" two") + content(" at once"))
+        assert not scene.is_short()
 
 
 def test_ordinary_events_pass_as_they_came_and_are_counted(scene: Scene) -> None:
@@ -125,10 +156,12 @@ def test_the_same_bytes_go_on_that_came(scene: Scene) -> None:
     ],
 )
 def test_others_take_the_long_way_and_the_lane_stays(scene: Scene, event: bytes) -> None:
-    scene.say(event, content(" on"), content(" and on"))
-    assert scene.body == scene.said
+    scene.say(event)
     assert scene.is_short() is (len(event) < 2048)
+    scene.say(content(" on"), content(" and on"))
+    assert scene.body == scene.said
     again = Scene()
+    again.close_lanes()
     again.say(event, content(" on"), content(" and on"))
     assert scene.counted == again.counted
 
@@ -173,7 +206,7 @@ def test_a_client_that_blocks_closes_the_lane(scene: Scene) -> None:
     assert not scene.is_short()
     scene.client.reads()
     scene.say(content(" and more"))
-    scene.relay.sweep(1)
+    scene.open_lane()
     assert scene.is_short()
     assert scene.body == scene.said
 
@@ -195,7 +228,7 @@ def test_a_burst_closes_the_lane_since_reads_are_to_be_small(scene: Scene) -> No
     scene.said += content(" more") * 30
     scene.provider.says(burst)
     assert not scene.is_short()
-    scene.relay.sweep(1)
+    scene.open_lane()
     assert not scene.is_short(), "its events come in bursts"
     assert scene.body == scene.said
 
@@ -246,9 +279,10 @@ def test_a_silent_provider_is_noticed(scene: Scene) -> None:
 
 def test_events_of_a_budget_pass_until_it_is_spent() -> None:
     scene = Scene(max_tokens=60)
-    scene.relay.sweep(1)
+    scene.open_lane()
     assert scene.is_short()
     plain = Scene(max_tokens=60)
+    plain.close_lanes()
     for _ in range(100):
         for each in (scene, plain):
             if each.exchange.ended_at is None:
@@ -261,7 +295,7 @@ def test_events_of_a_budget_pass_until_it_is_spent() -> None:
 def test_a_lease_is_extended_in_time() -> None:
     limiter = FakeLimiter(left=150, lease=20)
     scene = Scene(limiter=limiter)
-    scene.relay.sweep(1)
+    scene.open_lane()
     assert scene.is_short()
     for _ in range(300):
         if scene.exchange.ended_at is None:
@@ -275,7 +309,7 @@ def test_a_lease_is_extended_in_time() -> None:
 def test_an_event_that_waits_for_tokens_closes_the_lane() -> None:
     limiter = FakeLimiter(left=1000, lease=20)
     scene = Scene(limiter=limiter)
-    scene.relay.sweep(1)
+    scene.open_lane()
     assert scene.is_short()
     limiter.delayed = True
     while not limiter.waiting or scene.provider.transport.is_reading():
@@ -283,5 +317,5 @@ def test_an_event_that_waits_for_tokens_closes_the_lane() -> None:
     assert not scene.is_short()
     limiter.answer()
     assert scene.provider.transport.is_reading()
-    scene.relay.sweep(1)
+    scene.open_lane()
     assert scene.is_short()
