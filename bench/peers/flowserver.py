@@ -44,14 +44,11 @@ class Flowserver:
 
 
 def _towards_provider(url: str, wiring: Wiring, folder: Path) -> dict[str, str]:
-    """flowserver's settings: HTTP/2 without TLS is told in a file only."""
+    """flowserver's settings: the protocol is told in a file only, and left to itself it would be HTTP/2 over TLS."""
     settings = {} if wiring.keeps else {"FLOW_UPSTREAM_KEEPALIVE": "0"}
-    if wiring.provider == "h1":
-        settings["FLOW_UPSTREAM"] = url
-        if wiring.certificate is not None:
-            settings["FLOW_UPSTREAM_CA"] = wiring.certificate.file
-        return settings
+    if wiring.provider == "h1" and wiring.certificate is None:
+        return {**settings, "FLOW_UPSTREAM": url}
     file = folder / "flowserver.toml"
     trusted = f'ca = "{wiring.certificate.file}"\n' if wiring.certificate is not None else ""
-    file.write_text(f'[[upstreams]]\nname = "provider"\nurl = "{url}"\nprotocol = "h2"\n{trusted}')
+    file.write_text(f'[[upstreams]]\nname = "provider"\nurl = "{url}"\nprotocol = "{wiring.provider}"\n{trusted}')
     return {**settings, "FLOW_CONFIG": str(file)}
