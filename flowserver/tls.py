@@ -81,13 +81,47 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if self._protocol is None:
             self._handshake()
         else:
-            self._deliver()
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Decrypt into the protocol's own buffer, until there is nothing or it wants no more."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            # A read of nothing would raise, and that costs as much as a read of something.
+            while self._reading and not self._closing and (self._incoming.pending or self._tls.pending()):
+                if not self._read():
+                    self.end()
+                    return
+        except ssl.SSLError as error:
+            self.stop(error)
+        finally:
+            self._delivering = False
+        if self._outgoing.pending:
+            self._send()  # the answer to a key update, say
+        if self._raw_ended and self._reading and not self._closing:
+            self._raw.abort()
+
+    def stop(self, error: ssl.SSLError) -> None:
+        """What OpenSSL said in place of bytes."""
+        if isinstance(error, ssl.SSLZeroReturnError):
+            self.end()
+        elif not isinstance(error, ssl.SSLWantReadError):
+            self._break(error)
+
+    def end(self) -> None:
+        """The other side said goodbye."""
+        self._ended = True
+        if self._protocol is not None:
+            self._protocol.eof_received()
+        self.close()  # TLS knows no half-closed connection here
 
     def eof_received(self) -> bool:
         """The other side closed. Without its goodbye that may be an attacker's doing, so it is no proper end."""
         self._raw_ended = True
         if self._protocol is not None and self._reading:
-            self._deliver()
+            self.deliver()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -138,7 +172,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._reading = True
         self._raw.resume_reading()
         if not self._delivering:
-            asyncio.get_running_loop().call_soon(self._deliver)  # what was decrypted, or can be
+            asyncio.get_running_loop().call_soon(self.deliver)  # what was decrypted, or can be
 
     def is_closing(self) -> bool:
         return self._closing or self._raw.is_closing()
@@ -155,11 +189,16 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._raw.abort()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        takes_bytes = not hasattr(protocol, "get_buffer")
-        if self._protocol is not None and takes_bytes is not (self._get_buffer is None):
-            self._raw.set_protocol(_Whole(self) if takes_bytes else self)
+        get_buffer = getattr(protocol, "get_buffer", None)
+        if self._protocol is None:
+            pass  # the handshake's last read is still under way
+        elif get_buffer is None:
+            take = cast(asyncio.Protocol, protocol).data_received
+            self._raw.set_protocol(_Whole(self, self._incoming, self._outgoing, self._tls, take))
+        elif self._get_buffer is None:
+            self._raw.set_protocol(self)
         self._protocol = protocol
-        self._get_buffer = getattr(protocol, "get_buffer", None)
+        self._get_buffer = get_buffer
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return cast(asyncio.BaseProtocol, self._protocol)
@@ -189,31 +228,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         protocol = self._established(self)
         self.set_protocol(protocol)
         protocol.connection_made(self)
-        self._deliver()
-
-    def _deliver(self) -> None:
-        """Decrypt into the protocol's own buffer, until there is nothing or it wants no more."""
-        if self._delivering:
-            return
-        self._delivering = True
-        try:
-            # A read of nothing would raise, and that costs as much as a read of something.
-            while self._reading and not self._closing and (self._incoming.pending or self._tls.pending()):
-                if not self._read():
-                    self._end()
-                    return
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._end()
-        except ssl.SSLError as error:
-            self._break(error)
-        finally:
-            self._delivering = False
-        if self._outgoing.pending:
-            self._send()  # the answer to a key update, say
-        if self._raw_ended and self._reading and not self._closing:
-            self._raw.abort()
+        self.deliver()
 
     def _read(self) -> bool:
         """One piece for the protocol; False at the end. Raises ssl.SSLError."""
@@ -228,13 +243,6 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if count:
             self._protocol.buffer_updated(count)
         return bool(count)
-
-    def _end(self) -> None:
-        """The other side said goodbye."""
-        self._ended = True
-        if self._protocol is not None:
-            self._protocol.eof_received()
-        self.close()  # TLS knows no half-closed connection here
 
     def _say_goodbye(self) -> None:
         with contextlib.suppress(ssl.SSLError, ValueError):
@@ -259,11 +267,41 @@ class _Whole(asyncio.Protocol):
     """The plain transport's protocol while the one above takes bytes as they come: the other kind costs uvloop a
     callback and two objects more for each read."""
 
-    __slots__ = ("_tls", "data_received")
+    __slots__ = ("_incoming", "_outgoing", "_read", "_take", "_tls", "_write")
 
-    def __init__(self, tls: TlsTransport) -> None:
+    def __init__(
+        self,
+        tls: TlsTransport,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        engine: ssl.SSLObject,
+        take: Callable[[bytes], None],
+    ) -> None:
         self._tls = tls
-        self.data_received = tls.receive  # type: ignore[method-assign]
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._write = incoming.write
+        self._read = engine.read
+        self._take = take
+
+    def data_received(self, data: bytes) -> None:
+        """What a read brought is one record, nearly always, and that has one event: `deliver` with nothing asked for
+        that this tells."""
+        write, read, take = self._write, self._read, self._take
+        write(data)
+        size = len(data)
+        piece = b""
+        try:
+            piece = read(size)
+        except ssl.SSLError as error:
+            self._tls.stop(error)
+        else:
+            if piece:
+                take(piece)
+            else:
+                self._tls.end()
+        if self._incoming.pending or len(piece) == size or self._outgoing.pending:
+            self._tls.deliver()
 
     def eof_received(self) -> bool:
         return self._tls.eof_received()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from functools import cache
+from typing import Any
 
 import pytest
 import trustme
@@ -98,18 +99,20 @@ class AboveBuffered(Above, asyncio.BufferedProtocol):
 
 
 class Scene:
-    """`above` stands on a `TlsTransport`; `other` is OpenSSL at the other end."""
+    """`above` stands on a `TlsTransport`; `other` is OpenSSL at the other end. `taken_over`: it has come in the place
+    of one with a buffer, as lanes do."""
 
     def __init__(
         self,
         *,
         server_side: bool = False,
         buffered: bool = False,
+        taken_over: bool = False,
         client: ssl.SSLContext | None = None,
         name: str = "server.test",
         shake_hands: bool = True,
     ) -> None:
-        self.above = AboveBuffered() if buffered else Above()
+        self.above: Above = AboveBuffered() if buffered or taken_over else Above()
         self.failures: list[Exception] = []
         context = server_context() if server_side else client or client_context()
         self.tls = TlsTransport(
@@ -129,6 +132,10 @@ class Scene:
         self.cut: list[int] = []
         if shake_hands:
             self.shake_hands()
+        if taken_over:
+            before, self.above = self.above, Above()
+            self.above.log, self.above.transport = before.log, before.transport
+            self.tls.set_protocol(self.above)
 
     def shake_hands(self) -> None:
         for _ in range(5):
@@ -183,6 +190,8 @@ class Scene:
 
 
 BOTH = pytest.mark.parametrize("buffered", [False, True])
+KINDS: tuple[dict[str, Any], ...] = ({}, {"buffered": True}, {"taken_over": True})
+EACH = pytest.mark.parametrize("kind", KINDS, ids=["bytes", "buffered", "taken over"])
 SIDES = pytest.mark.parametrize("server_side", [False, True])
 
 
@@ -276,10 +285,10 @@ def test_a_connection_given_up_before_it_is_made_is_closed_when_it_is() -> None:
 @given(
     st.lists(st.binary(min_size=1, max_size=40_000), min_size=1, max_size=5),
     st.lists(st.integers(1, 20_000), min_size=1, max_size=5),
-    st.booleans(),
+    st.sampled_from(KINDS),
 )
-def test_in_any_pieces_the_same_arrives(said: list[bytes], cut: list[int], buffered: bool) -> None:
-    scene = Scene(buffered=buffered)
+def test_in_any_pieces_the_same_arrives(said: list[bytes], cut: list[int], kind: dict[str, Any]) -> None:
+    scene = Scene(**kind)
     scene.cut = cut
     for data in said:
         scene.sends(data)
@@ -347,9 +356,9 @@ def test_marks_and_figures_are_the_plain_transport_s() -> None:
 # Ends
 
 
-@BOTH
-def test_a_goodbye_is_a_proper_end_and_is_answered(buffered: bool) -> None:
-    scene = Scene(buffered=buffered)
+@EACH
+def test_a_goodbye_is_a_proper_end_and_is_answered(kind: dict[str, Any]) -> None:
+    scene = Scene(**kind)
     scene.other.write(b"last")
     scene.says_goodbye()
     assert scene.above.data == b"last"
@@ -360,9 +369,9 @@ def test_a_goodbye_is_a_proper_end_and_is_answered(buffered: bool) -> None:
     assert scene.above.errors == [None]
 
 
-@BOTH
-def test_a_close_without_a_goodbye_is_no_proper_end(buffered: bool) -> None:
-    scene = Scene(buffered=buffered)
+@EACH
+def test_a_close_without_a_goodbye_is_no_proper_end(kind: dict[str, Any]) -> None:
+    scene = Scene(**kind)
     scene.sends(b"part")
     scene.raw.arrive_eof()
     scene.raw.lose()
@@ -430,8 +439,9 @@ def test_a_loss_is_told_once_with_its_reason(error: Exception | None) -> None:
     scene.tls.resume_reading()
 
 
-def test_bytes_that_were_tampered_with_break_the_connection() -> None:
-    scene = Scene()
+@EACH
+def test_bytes_that_were_tampered_with_break_the_connection(kind: dict[str, Any]) -> None:
+    scene = Scene(**kind)
     scene.other.write(b"hello")
     data = bytearray(scene._out.read())
     data[-1] ^= 1
@@ -439,6 +449,29 @@ def test_bytes_that_were_tampered_with_break_the_connection() -> None:
     assert scene.above.data == b""
     assert scene.raw.end == "reset"
     assert "eof" not in scene.above.log
+
+
+async def test_pausing_inside_a_delivery_holds_what_came_with_it() -> None:
+    scene = Scene(taken_over=True)
+    scene.above.pause_after = 1
+    for data in (b"one", b" two", b" three"):
+        scene.other.write(data)
+    scene.say()
+    assert scene.above.data == b"one"
+    scene.above.pause_after = None
+    scene.tls.resume_reading()
+    await asyncio.sleep(0)
+    assert scene.above.data == b"one two three"
+
+
+def test_closing_inside_a_delivery_ends_it_where_bytes_are_taken() -> None:
+    scene = Scene(taken_over=True)
+    scene.above.close_after = 1
+    for data in (b"one", b" two"):
+        scene.other.write(data)
+    scene.say()
+    assert scene.above.data == b"one"
+    assert scene.got_goodbye()
 
 
 def test_another_protocol_takes_over() -> None:
