@@ -289,7 +289,7 @@ class _Whole(asyncio.Protocol):
         that this tells."""
         write, read, take = self._write, self._read, self._take
         write(data)
-        size = len(data)
+        size = min(len(data), READ_SIZE)  # OpenSSL's buffer for it is made beforehand
         piece = b""
         try:
             piece = read(size)
