@@ -41,6 +41,21 @@ def encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def take_chunks(data: bytes, position: int, pieces: list[bytes]) -> int:
+    """Append what is in the chunks from `position` on, as far as they are whole and their size lines plain. Returns
+    where these end."""
+    while True:
+        end = data.find(b"\r\n", position, position + 5)
+        size = _COMMON_SIZES.get(data[position:end]) if end >= 0 else None
+        if size is None:
+            return position
+        behind = end + 2 + size
+        if data[behind : behind + 2] != b"\r\n":
+            return position
+        pieces.append(data[end + 2 : behind])
+        position = behind + 2
+
+
 class ChunkDecoder:
     """Takes a chunked body apart, up to its last chunk.
 
@@ -81,6 +96,10 @@ class ChunkDecoder:
             if self._left:
                 position = self._take(data, position, pieces)
             else:
+                if not self._line:
+                    position = take_chunks(data, position, pieces)
+                    if position == length:
+                        break
                 position = self._read_size(data, position)
                 if self.ended:
                     break

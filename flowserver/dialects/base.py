@@ -67,6 +67,9 @@ class Ordinary(Protocol):
     reasoning: bool
     """Whether the text is reasoning."""
 
+    def text_size(self, data: bytes) -> int:
+        """Bytes of the text in `data`, one whole event; 0 if there is none, or `data` is no such event."""
+
     def in_chunk(self) -> Ordinary:
         """The same with the line end that closes a chunk."""
 

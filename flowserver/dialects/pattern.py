@@ -16,14 +16,18 @@ RELEARN = 8
 
 _PLAIN_TEXT = rb'([^"\\\x00-\x1f]*)'
 """The inside of a JSON string without escapes, if it is UTF-8."""
+_ESCAPED_TEXT = rb'((?:[^"\\\x00-\x1f]|\\.)*)'
+"""The same with escapes, right ones or not."""
 _LETTERS = rb"[0-9A-Za-z]*"
 _BLANKS = rb" *"
 
+Reader = Callable[[bytes, int], re.Match[bytes] | None]
 
-@lru_cache(maxsize=64)
-def _reader(middle: bytes, padding: bytes, tail: bytes) -> Callable[[bytes, int], re.Match[bytes] | None]:
+
+@lru_cache(maxsize=128)
+def _reader(text: bytes, middle: bytes, padding: bytes, tail: bytes) -> Reader:
     """Matches a text and all that is behind it. The same for all streams of a provider, mostly."""
-    return re.compile(_PLAIN_TEXT + re.escape(middle) + padding + re.escape(tail)).fullmatch
+    return re.compile(text + re.escape(middle) + padding + re.escape(tail)).fullmatch
 
 
 class Pattern:
@@ -34,7 +38,7 @@ class Pattern:
     fits is the same JSON but for these two, whatever they are. To see that takes a quarter of the time of parsing.
     """
 
-    __slots__ = ("_middle", "_padding", "_tail", "head", "read", "reasoning", "start")
+    __slots__ = ("_middle", "_padding", "_read_escaped", "_tail", "head", "read", "reasoning", "start")
 
     def __init__(self, head: bytes, middle: bytes, padding: bytes, tail: bytes, *, reasoning: bool) -> None:
         self.head = head
@@ -42,7 +46,8 @@ class Pattern:
         self._middle = middle
         self._padding = padding
         self._tail = tail
-        self.read = _reader(middle, padding, tail)
+        self.read = _reader(_PLAIN_TEXT, middle, padding, tail)
+        self._read_escaped = _reader(_ESCAPED_TEXT, middle, padding, tail)
         self.reasoning = reasoning
         """Whether the text is reasoning."""
 
@@ -61,9 +66,17 @@ class Pattern:
             return 0
         read = self.read  # a call of the attribute itself would look it up the slow way
         match = read(data, self.start)
-        if match is None or not (data.isascii() or is_utf8(data)):
+        if match is None:
+            return self._escaped_size(data)
+        if not (data.isascii() or is_utf8(data)):
             return 0
         return match.end(1) - self.start
+
+    def _escaped_size(self, data: bytes) -> int:
+        """Of a text with escapes, such as line ends: counted as what they stand for."""
+        match = self._read_escaped(data, self.start) if b"\\" in data else None
+        text = _parse(b'"%b"' % match[1]) if match is not None else None
+        return len(text.encode()) if isinstance(text, str) else 0
 
 
 class Shortcut:
@@ -88,7 +101,11 @@ class Shortcut:
         # As in `Pattern.text_size`: a call more is a tenth of what counting an event costs.
         start, read = wire.start, wire.read
         match = read(data, start)
-        if match is None or not (data.isascii() or is_utf8(data)) or (units := match.end(1) - start) == 0:
+        if match is not None and (data.isascii() or is_utf8(data)):
+            units = match.end(1) - start
+        else:
+            units = wire.text_size(data)
+        if not units:
             return False
         self.units += units
         self.pieces += 1

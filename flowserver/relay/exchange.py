@@ -296,9 +296,10 @@ class Exchange:
         if lane is None or not lane.events:
             return
         self.bytes_down += lane.size
-        self.chunks_down += lane.events
+        reads = lane.events - lane.together
+        self.chunks_down += reads
         if lane.framed:
-            self._laned += lane.events
+            self._laned += reads
         assert isinstance(self._tap, Tap)
         self._tap.count_ordinary(lane.events, lane.units)
         lane.taken()

@@ -26,7 +26,7 @@ from ..framing import (
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.lane import Lane
 from ..relay.ports import UpstreamEvents
-from .kernel import bytes_acknowledged, is_silent, look
+from .kernel import acknowledge_less, bytes_acknowledged, is_silent, look
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 200
@@ -142,6 +142,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._lane = lane
             lane.enter(self)
             self._transport.set_protocol(cast(asyncio.Protocol, lane))
+            acknowledge_less(self._transport)
 
     # --- relay.lane.Carrier ----------------------------------------------------------------------------------------
 

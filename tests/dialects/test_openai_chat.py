@@ -235,7 +235,10 @@ def test_plain_events_are_read_by_the_pattern(field: str, padding: str | None) -
         chunk(choice({"content": "x"}, index=1)),
         chunk(choice({"content": "x", "refusal": "y"})),
         say("x", created=8),
-        say("x\n", p="a"),
+        say("TEXT", p="a").replace(b"TEXT", rb"\x"),
+        say("TEXT", p="a").replace(b"TEXT", rb"\ud83d"),
+        say("TEXT", p="a").replace(b"TEXT", b"\\"),
+        say("TEXT", p="a").replace(b"TEXT", b"\\\x01"),
         say("x", p="not alike"),
         say("x", p="é"),
         say("TEXT", p="a").replace(b"TEXT", b"\x01"),
@@ -249,6 +252,20 @@ def test_another_event_does_not_fit(other: bytes) -> None:
     assert answer._pattern is not None
     assert answer._pattern.text_size(say("b", p="cde")) == 1
     assert answer._pattern.text_size(other) == 0
+
+
+@pytest.mark.parametrize(
+    ("escaped", "size"),
+    [(rb"\n", 1), (rb"a \"b\\\" c", 8), (rb"\u00e9", 2), (rb"\ud83d\ude04\t", 5), ("é\\n".encode(), 3)],
+)
+def test_escapes_in_a_text_are_counted_as_what_they_stand_for(escaped: bytes, size: int) -> None:
+    answer = meter()
+    answer.read(b"", say("a"))
+    assert answer._pattern is not None
+    said = say("TEXT").replace(b"TEXT", escaped)
+    assert answer._pattern.text_size(said) == size
+    assert answer.glance(b"data: %b\n\n" % said)
+    assert answer.units == 1 + size
 
 
 def test_a_text_that_stands_elsewhere_too_makes_no_pattern() -> None:

@@ -146,8 +146,6 @@ def test_the_same_bytes_go_on_that_came(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        content('"quoted"'),
-        content("line\n"),
         content(""),
         b": ping\n\n",
         content("a") + content("b"),
@@ -163,6 +161,36 @@ def test_others_take_the_long_way_and_the_lane_stays(scene: Scene, event: bytes)
     again = Scene()
     again.close_lanes()
     again.say(event, content(" on"), content(" and on"))
+    assert scene.counted == again.counted
+
+
+@pytest.mark.parametrize(
+    "events", [[content('"quoted"')], [content("line\n")], [content(" two"), content(" é")], [content(" more")] * 7]
+)
+def test_events_with_escapes_or_in_one_read_take_no_detour(
+    scene: Scene, events: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = Scene()
+    again.close_lanes()
+    monkeypatch.setattr(UpstreamH1, "receive", None)
+    for each in (scene, again):
+        each.said += b"".join(events)
+        each.provider.says(b"".join(map(chunk, events)))
+        each.say(content(" on"))
+        assert each.body == each.said
+    assert scene.counted == again.counted
+    assert scene.exchange.writes == again.exchange.writes
+
+
+@pytest.mark.parametrize("other", [b": ping\n\n", b"data: [DONE]\n\n", content("")])
+def test_a_read_with_an_ordinary_event_and_another_one(scene: Scene, other: bytes) -> None:
+    again = Scene()
+    again.close_lanes()
+    for each in (scene, again):
+        each.said += content(" three") + other
+        each.provider.says(chunk(content(" three")) + chunk(other))
+        each.say(content(" on"))
+        assert each.body == each.said
     assert scene.counted == again.counted
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from flowserver.upstream.kernel import bytes_acknowledged, is_established, is_silent
+from flowserver.upstream.kernel import acknowledge_less, bytes_acknowledged, is_established, is_silent
 
 
 class Transport(asyncio.BaseTransport):
@@ -58,3 +59,25 @@ def test_bytes_taken_are_counted(pair: tuple[socket.socket, socket.socket]) -> N
     theirs.sendall(b"x")  # its segment carries the acknowledgement
     _wait(ours)
     assert bytes_acknowledged(Transport(ours)) == before + 1000
+
+
+def _segments_sent(connection: socket.socket) -> int:
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 140)
+    return int.from_bytes(info[136:140], sys.byteorder)
+
+
+def _acknowledgements(ours: socket.socket, theirs: socket.socket, events: int) -> int:
+    before = _segments_sent(ours)
+    for _ in range(events):
+        theirs.sendall(bytes(250))
+        _wait(ours)
+        ours.recv(1000)
+    return _segments_sent(ours) - before
+
+
+def test_events_one_by_one_are_acknowledged_by_twos(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    assert _acknowledgements(ours, theirs, 40) >= 38
+    acknowledge_less(Transport(ours))
+    assert _acknowledgements(ours, theirs, 40) <= 25
