@@ -194,7 +194,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             pass  # the handshake's last read is still under way
         elif get_buffer is None:
             take = cast(asyncio.Protocol, protocol).data_received
-            self._raw.set_protocol(_Whole(self, self._incoming, self._outgoing, self._tls, take))
+            self._raw.set_protocol(_Whole(self, self._incoming, self._tls, take))
         elif self._get_buffer is None:
             self._raw.set_protocol(self)
         self._protocol = protocol
@@ -267,21 +267,20 @@ class _Whole(asyncio.Protocol):
     """The plain transport's protocol while the one above takes bytes as they come: the other kind costs uvloop a
     callback and two objects more for each read."""
 
-    __slots__ = ("_incoming", "_outgoing", "_read", "_take", "_tls", "_write")
+    __slots__ = ("_incoming", "_read", "_take", "_tls", "_write")
 
     def __init__(
         self,
         tls: TlsTransport,
         incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
         engine: ssl.SSLObject,
         take: Callable[[bytes], None],
     ) -> None:
         self._tls = tls
         self._incoming = incoming
-        self._outgoing = outgoing
         self._write = incoming.write
-        self._read = engine.read
+        # What SSLObject.read calls and does no more than call, where it is still so named.
+        self._read: Callable[[int], bytes] = getattr(engine, "_sslobj", engine).read
         self._take = take
 
     def data_received(self, data: bytes) -> None:
@@ -289,18 +288,20 @@ class _Whole(asyncio.Protocol):
         that this tells."""
         write, read, take = self._write, self._read, self._take
         write(data)
-        size = min(len(data), READ_SIZE)  # OpenSSL's buffer for it is made beforehand
-        piece = b""
+        size = len(data)
+        if size > READ_SIZE:  # OpenSSL's buffer for it is made beforehand
+            size = READ_SIZE
         try:
             piece = read(size)
         except ssl.SSLError as error:
             self._tls.stop(error)
-        else:
-            if piece:
-                take(piece)
-            else:
-                self._tls.end()
-        if self._incoming.pending or len(piece) == size or self._outgoing.pending:
+            self._tls.deliver()  # what came may call for an answer
+            return
+        if not piece:
+            self._tls.end()
+            return
+        take(piece)
+        if self._incoming.pending or len(piece) == size:
             self._tls.deliver()
 
     def eof_received(self) -> bool:
