@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import orjson
 import pytest
 
@@ -102,6 +104,7 @@ def test_a_lane_is_opened_after_some_reads() -> None:
         assert not scene.is_short()
         scene.say(content(f" {number}"))
     assert scene.is_short()
+    assert scene.provider.transport.socket.options[socket.IPPROTO_TCP, socket.TCP_QUICKACK] == 0
     scene.say(content(" more"))
     assert scene.body == scene.said
 
