@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -266,6 +267,19 @@ def test_escapes_in_a_text_are_counted_as_what_they_stand_for(escaped: bytes, si
     assert answer._pattern.text_size(said) == size
     assert answer.glance(b"data: %b\n\n" % said)
     assert answer.units == 1 + size
+
+
+def test_a_large_text_with_escapes_takes_the_memory_of_parsing_it() -> None:
+    answer = meter()
+    answer.read(b"", say("a"))
+    assert answer._pattern is not None
+    said = say("line\n" * 100_000)
+    tracemalloc.start()
+    try:
+        assert answer._pattern.text_size(said) == 500_000
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(said)  # as parsing it takes
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_text_that_stands_elsewhere_too_makes_no_pattern() -> None:
