@@ -26,7 +26,7 @@ from ..framing import (
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.lane import Lane
 from ..relay.ports import UpstreamEvents
-from .kernel import acknowledge_less, bytes_acknowledged, is_silent, look
+from .kernel import Watch, acknowledge_less, unacknowledged
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 200
@@ -45,6 +45,9 @@ whole write where it has room for a byte: 16 KiB reads made a stalled client pul
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
 """Where all connections read to: what came is copied out before the next read."""
 
+_FEW_RECORDS = 4 << 20
+"""Bytes of one write that are so few TLS records (RFC 8446 section 5.2: of 16 KiB, and some 30 bytes more each) that
+what they take beside their content is less than the first of them."""
 
 LANE_READS = 6
 """Reads by the long way between two attempts to open a lane."""
@@ -64,7 +67,6 @@ class UpstreamH1(asyncio.BufferedProtocol):
     """A connection to a provider; it serves one request at a time."""
 
     __slots__ = (
-        "_acknowledged",
         "_began",
         "_blocked",
         "_decoder",
@@ -91,6 +93,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_transport",
         "_unsent",
         "_until_lane",
+        "_watch",
+        "_writes",
+        "_written",
         "served",
     )
 
@@ -111,9 +116,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._lane: Lane | None = None
         """The transport's protocol in place of this; None: this is."""
         self._end_waits = False
-        self._acknowledged: int | None = None
-        """Bytes that the provider's kernel had taken when `is_alive` looked at the connection, which was kept, for the
-        present request; None: it is a new one, or that can't be told."""
+        self._watch: Watch | None = None
+        """None: it was not kept yet."""
         self.served = 0
         """Requests begun on this connection."""
 
@@ -177,14 +181,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._end_waits = False
         self._receive = self._receive_head
         self._outlet = None
-        if self.served == 1:
-            self._acknowledged = None
         self._unsent = b""
+        self._written = 0
+        """Bytes of the request that the transport was given, by so many calls."""
+        self._writes = 0
         head = self._request_head(request)
         if request.body_at_hand:
             self._unsent = head
         else:
-            self._transport.write(head)
+            self._write(head)
         return self
 
     def send_data(self, data: bytes) -> None:
@@ -232,10 +237,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session tickets."""
         if self._transport.is_closing():
             return False
-        established, self._acknowledged = look(self._transport)
-        if not established:
-            return False
-        return self._is_tls or is_silent(self._transport)
+        if self._watch is None:
+            self._watch = Watch(self._transport, silent=not self._is_tls)
+        return self._watch.is_well()
 
     # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 
@@ -480,8 +484,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._keeps = False
 
     def _is_untaken(self) -> bool:
-        """Whether nothing of the present request was acknowledged: it crossed the provider's close on the way."""
-        return self._acknowledged is not None and bytes_acknowledged(self._transport) == self._acknowledged
+        """Whether nothing of the present request was acknowledged: it crossed the provider's close on the way. Those
+        before it were, since they were answered."""
+        if self.served == 1:
+            return False  # a provider closed it with the request before its eyes
+        if self._is_tls and (self._writes > 1 or self._written > _FEW_RECORDS):
+            return False  # can't be told
+        missing = unacknowledged(self._transport)
+        given = self._written - self._transport.get_write_buffer_size()
+        return missing is not None and missing >= given > 0
 
     def _fail(self, what: str, *, untouched: bool = False) -> None:
         events, self._events, self._on_data = self._events, None, None
@@ -507,18 +518,23 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if self._unsent:
             self._write_with_head(b"")
         if self._sends_chunks:
-            self._transport.write(b"0\r\n\r\n")
+            self._write(b"0\r\n\r\n")
 
     def _write_framed(self, data: bytes) -> None:
         framed = encode_chunk(data) if self._sends_chunks else data
         if self._unsent:
             self._write_with_head(framed)
         else:
-            self._transport.write(framed)
+            self._write(framed)
 
     def _write_with_head(self, data: bytes) -> None:
         head, self._unsent = self._unsent, b""
-        self._transport.write(head + data)
+        self._write(head + data)
+
+    def _write(self, data: bytes) -> None:
+        self._writes += 1
+        self._written += len(data)
+        self._transport.write(data)
 
 
 def _is_plain(head: ResponseHead) -> bool:

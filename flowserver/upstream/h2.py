@@ -37,7 +37,7 @@ from ..frames import (
 from ..messages import Headers, RequestHead
 from ..relay.ports import Clock, UpstreamEvents
 from .h2_stream import H2Stream
-from .kernel import is_established
+from .kernel import Watch
 
 CONNECTION_WINDOW = 16 * 1024 * 1024
 """Above the sum of the stream windows, so that no stream holds up another."""
@@ -88,6 +88,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_splitter",
         "_streams",
         "_transport",
+        "_watch",
         "marks",
         "served",
         "stream_window",
@@ -126,6 +127,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._heard = False
         self._quiet_since = clock()
         self._ping_sent_at: float | None = None
+        self._watch: Watch | None = None
+        """None: it was not kept yet."""
         self.served = 0
         """Requests begun."""
 
@@ -159,7 +162,11 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def is_alive(self) -> bool:
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
-        return not self._transport.is_closing() and is_established(self._transport)
+        if self._transport.is_closing():
+            return False
+        if self._watch is None:
+            self._watch = Watch(self._transport, silent=False)
+        return self._watch.is_well()
 
     def close(self) -> None:
         self._transport.abort()

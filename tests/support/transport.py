@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 NO_SUCH_FD = 1_000_000
@@ -19,25 +20,38 @@ class FakeSocket:
 
     def __init__(self) -> None:
         self.options: dict[tuple[int, int], object] = {}
-        self.tcp_state = 1
-        """1 is ESTABLISHED, 8 is CLOSE_WAIT: the other side has closed."""
+        self.sent = 0
+        """Bytes that the kernel has taken."""
         self.acknowledged = 0
         """Bytes that the other side's kernel has taken."""
+        self.real: socket.socket | None = None
+        """What the kernel is asked about; None: nothing it knows."""
 
     def fileno(self) -> int:
-        return NO_SUCH_FD
+        return NO_SUCH_FD if self.real is None else self.real.fileno()
 
     def setsockopt(self, level: int, option: int, value: object) -> None:
         self.options[level, option] = value
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
-        info = bytes([self.tcp_state]) + bytes(119) + self.acknowledged.to_bytes(8, sys.byteorder)
+        acknowledged = (self.acknowledged + 1).to_bytes(8, sys.byteorder)
+        info = bytes(120) + acknowledged + bytes(72) + self.sent.to_bytes(8, sys.byteorder) + bytes(8)
         return info[:size]
 
     @property
     def resets_on_close(self) -> bool:
         return self.options.get((socket.SOL_SOCKET, socket.SO_LINGER)) == struct.pack("ii", 1, 0)
+
+
+@contextlib.contextmanager
+def kernel_of(transport: FakeTransport) -> Iterator[socket.socket]:
+    """Have the kernel know the transport's socket meanwhile; the other end of it is given."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport.socket.real = ours
+        yield theirs
+        transport.socket.real = None
 
 
 class FakeTransport(asyncio.Transport):
@@ -203,6 +217,7 @@ class FakeTransport(asyncio.Transport):
     def _flush(self) -> None:
         size = len(self.buffer) if self.room is None else min(self.room, len(self.buffer))
         self.sent += self.buffer[:size]
+        self.socket.sent += size
         self.socket.acknowledged += size if self.acknowledges else 0
         del self.buffer[:size]
         if self.room is not None:

@@ -10,7 +10,7 @@ from flowserver.upstream.h1 import MAX_HEAD, MAX_HEADERS, MAX_INTERIM, READ_SIZE
 
 from ..support.dialogue import Provider
 from ..support.recording import RecordingUpstreamEvents
-from ..support.transport import FakeTransport
+from ..support.transport import FakeTransport, kernel_of
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
@@ -33,10 +33,12 @@ class Owner:
 class Scene:
     """A connection with a request under way. As the exchange does, its end releases the connection."""
 
-    def __init__(self, method: bytes = b"GET", *, length: int | None = None, has_body: bool = False) -> None:
+    def __init__(
+        self, method: bytes = b"GET", *, length: int | None = None, has_body: bool = False, tls: bool = False
+    ) -> None:
         self.owner = Owner()
         connection = UpstreamH1(self.owner, Marks(high=1000, low=100, chunks=4))
-        self.provider = Provider(connection, FakeTransport(connection))
+        self.provider = Provider(connection, FakeTransport(connection, tls=tls))
         self.connection = connection
         self.events = self.begin(method, length=length, has_body=has_body)
 
@@ -432,9 +434,10 @@ def test_a_kept_connection_that_the_provider_closes_goes() -> None:
 def test_a_close_that_was_not_read_yet_is_noticed_before_reuse() -> None:
     scene = Scene()
     scene.provider.says(SIZED + b"hello")
-    assert scene.connection.is_alive()
-    scene.provider.transport.socket.tcp_state = 8
-    assert not scene.connection.is_alive()
+    with kernel_of(scene.provider.transport) as theirs:
+        assert scene.connection.is_alive()
+        theirs.close()
+        assert not scene.connection.is_alive()
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 20", CHUNKED, CHUNKED + b"5\r\nhel", SIZED + b"he"])
@@ -459,21 +462,31 @@ def test_a_request_that_is_cancelled_by_its_own_head_reads_no_body() -> None:
 # A request that crosses the provider's close
 
 
-def kept() -> Scene:
+def kept(*, tls: bool = False, body: bytes = b"") -> Scene:
     """A connection that has served one request, and has another one under way that nobody acknowledged yet."""
-    scene = Scene()
+    scene = Scene(tls=tls)
     scene.provider.says(SIZED + b"hello")
     scene.provider.transport.acknowledges = False
-    assert scene.connection.is_alive()
-    scene.events = scene.begin(b"POST", length=0)
+    scene.events = scene.begin(b"POST", length=len(body), has_body=bool(body))
+    for piece in (body[:1], body[1:]) if body else ():
+        scene.connection.send_data(piece)
     return scene
 
 
-def test_a_request_that_the_provider_s_kernel_never_took_was_not_begun() -> None:
-    scene = kept()
+@pytest.mark.parametrize(("tls", "body"), [(False, b""), (True, b""), (False, b"body")])
+def test_a_request_that_the_provider_s_kernel_never_took_was_not_begun(*, tls: bool, body: bytes) -> None:
+    scene = kept(tls=tls, body=body)
     scene.provider.shuts()
     assert scene.events.log == ["failed 502"]
     assert scene.events.errors[0].untouched
+
+
+def test_a_request_of_several_records_may_have_been_begun() -> None:
+    """How much each of them takes is not known here."""
+    scene = kept(tls=True, body=b"body")
+    scene.provider.shuts()
+    scene.provider.transport.lose()
+    assert not scene.events.errors[0].untouched
 
 
 def test_a_request_that_was_taken_may_have_been_begun() -> None:

@@ -12,6 +12,7 @@ from flowserver.upstream.h2_stream import MAX_HEADERS, MAX_INTERIM
 from ..support import h2_frames as frames
 from ..support.clock import FakeClock
 from ..support.h2_upstream import H2Events, H2Provider, RecordingOwner, ask
+from ..support.transport import kernel_of
 
 WINDOW = 65_536
 
@@ -566,9 +567,10 @@ def test_an_idle_connection_is_not_pinged() -> None:
 
 def test_a_close_that_was_not_read_yet_is_noticed_before_use() -> None:
     provider = H2Provider()
-    assert provider.connection.is_alive()
-    provider.transport.socket.tcp_state = 8
-    assert not provider.connection.is_alive()
+    with kernel_of(provider.transport) as theirs:
+        assert provider.connection.is_alive()
+        theirs.close()
+        assert not provider.connection.is_alive()
 
 
 def test_pings_of_the_provider_are_answered() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from flowserver.upstream.kernel import acknowledge_less, bytes_acknowledged, is_established, is_silent
+from flowserver.upstream.kernel import Watch, acknowledge_less, unacknowledged
+
+from ..support.transport import FakeSocket
 
 
 class Transport(asyncio.BaseTransport):
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket | FakeSocket) -> None:
         super().__init__({"socket": connection})
 
 
@@ -31,34 +34,68 @@ def _wait(connection: socket.socket) -> None:
     assert select.select([connection], [], [], 10)[0]
 
 
-def test_a_fin_that_waits_is_seen(pair: tuple[socket.socket, socket.socket]) -> None:
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_fin_that_waits_is_seen(pair: tuple[socket.socket, socket.socket], *, silent: bool) -> None:
     ours, theirs = pair
-    assert is_established(Transport(ours))
+    watch = Watch(Transport(ours), silent=silent)
+    assert watch.is_well()
     theirs.close()
     _wait(ours)
-    assert not is_established(Transport(ours))
-    assert is_silent(Transport(ours))
+    assert not watch.is_well()
 
 
-def test_bytes_that_wait_are_seen(pair: tuple[socket.socket, socket.socket]) -> None:
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_reset_is_seen(pair: tuple[socket.socket, socket.socket], *, silent: bool) -> None:
     ours, theirs = pair
-    assert is_silent(Transport(ours))
+    watch = Watch(Transport(ours), silent=silent)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    _wait(ours)
+    assert not watch.is_well()
+
+
+def test_bytes_that_wait_are_seen_where_they_matter(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    plain, tls = Watch(Transport(ours), silent=True), Watch(Transport(ours), silent=False)
+    assert plain.is_well()
     theirs.sendall(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
     _wait(ours)
-    assert not is_silent(Transport(ours))
-    assert is_established(Transport(ours))
+    assert not plain.is_well()
+    assert tls.is_well()
+    ours.recv(1000)
+    assert plain.is_well()
 
 
-def test_bytes_taken_are_counted(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_what_can_t_be_told_is_well() -> None:
+    assert Watch(Transport(FakeSocket()), silent=True).is_well()
+
+
+def test_bytes_taken_are_told_from_those_sent(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
-    before = bytes_acknowledged(Transport(ours))
-    assert before is not None
+    assert unacknowledged(Transport(ours)) == 0
     ours.sendall(bytes(1000))
     _wait(theirs)
     theirs.recv(2000)
     theirs.sendall(b"x")  # its segment carries the acknowledgement
     _wait(ours)
-    assert bytes_acknowledged(Transport(ours)) == before + 1000
+    assert unacknowledged(Transport(ours)) == 0
+
+
+@pytest.mark.parametrize("size", [300, 2_000_000])
+def test_bytes_that_a_closed_socket_got_count_as_not_taken(
+    pair: tuple[socket.socket, socket.socket], size: int
+) -> None:
+    """Also those that did not leave our kernel."""
+    ours, theirs = pair
+    ours.sendall(bytes(1000))
+    _wait(theirs)
+    theirs.recv(2000)
+    theirs.close()
+    _wait(ours)
+    ours.setblocking(False)
+    given = ours.send(bytes(size))
+    select.select([], [], [], 0.2)
+    assert unacknowledged(Transport(ours)) == given
 
 
 def _segments_sent(connection: socket.socket) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -119,10 +121,11 @@ class Scene:
             stream.send_end()
         return stream, events
 
-    def connect(self, *, blocked: bool = False) -> Provider:
+    def connect(self, *, blocked: bool = False, real: socket.socket | None = None) -> Provider:
         """The oldest attempt comes to its end, with HTTP/1.1."""
         connection = UpstreamH1(self.pool, MARKS)
         provider = Provider(connection, FakeTransport(connection))
+        provider.transport.socket.real = real
         if blocked:
             provider.stops_reading()
         self.providers.append(provider)
@@ -135,10 +138,10 @@ class Scene:
         self.dial.under_way[0].connected(connection)
         return connection
 
-    def answered(self) -> Provider:
+    def answered(self, *, real: socket.socket | None = None) -> Provider:
         """A connection that was asked and has answered."""
         self.ask()
-        provider = self.connect()
+        provider = self.connect(real=real)
         provider.says(ANSWER)
         provider.hears()
         return provider
@@ -462,9 +465,11 @@ def test_the_connection_used_last_is_taken_first() -> None:
 
 def test_a_dead_connection_is_passed_over() -> None:
     scene = Scene()
-    provider = scene.answered()
-    provider.transport.socket.tcp_state = 8
-    stream, _ = scene.ask()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        provider = scene.answered(real=ours)
+        theirs.close()
+        stream, _ = scene.ask()
     assert provider.end == "reset"
     scene.connect()
     assert not stream.reused
