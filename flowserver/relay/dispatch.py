@@ -386,7 +386,7 @@ class Dispatch:
             self._body.clear()
         if not self._attempt_full:
             self._resume_upload()
-        if self._whole:
+        if self._whole and self._attempt is attempt:
             attempt.send_end()
 
     def _prepare(self, target: Target) -> tuple[RequestHead, list[bytes]]:

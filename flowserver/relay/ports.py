@@ -93,11 +93,8 @@ class DownstreamEvents(Protocol):
 
 
 class UpstreamStream(Protocol):
-    """The provider's side of one exchange. It exists at once, connected or not."""
-
-    @property
-    def upstream(self) -> str:
-        """The provider's name, for log and metrics."""
+    """The provider's side of one exchange. It exists at once, connected or not. After `cancel` and `on_upstream_failed`
+    it is not to be asked for anything: it may carry another request then."""
 
     def send_data(self, data: bytes) -> None:
         """Request body bytes, never empty. They go out or wait; `on_upstream_full` says when to stop."""
@@ -144,6 +141,10 @@ class UpstreamEvents(Protocol):
 
 class RoutedStream(UpstreamStream, Protocol):
     """An upstream stream that finds its provider itself, in one attempt or more."""
+
+    @property
+    def upstream(self) -> str:
+        """The provider's name, for log and metrics."""
 
     @property
     def reads_on(self) -> bool:

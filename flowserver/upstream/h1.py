@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 import h11
 
-from ..errors import EndReason, upstream_error
+from ..errors import EndReason, RelayError, upstream_error
 from ..flow import Marks, Outlet
 from ..framing import (
     FIELDS,
@@ -193,12 +193,16 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return self
 
     def send_data(self, data: bytes) -> None:
+        if self._events is None:
+            return  # it failed meanwhile
         if self._blocked or self._outlet is not None:
             self._the_outlet().send(data)
         else:
             self._write_framed(data)
 
     def send_end(self) -> None:
+        if self._events is None:
+            return
         if self._outlet is not None and self._outlet.waiting:
             self._end_waits = True
         else:
@@ -220,8 +224,14 @@ class UpstreamH1(asyncio.BufferedProtocol):
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    def release(self) -> None:
+    @property
+    def reused(self) -> bool:
+        return self.served > 1
+
+    def cancel(self, error: RelayError | None = None) -> None:
         """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
+        if self._events is None:
+            return
         self._events = self._on_data = None
         if self._request_whole and self._ended and self._keeps and not self._transport.is_closing():
             self.resume_reading()  # or a close by the provider would go unnoticed
@@ -259,7 +269,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             return False
         if self._began and not self._ended and self._left is None and self._decoder is None:
             # The end of a body that ends with the connection; `connection_lost` tells of any other.
-            self._transport.close()  # first, or `release` would keep it
+            self._transport.close()  # first, or `cancel` would keep it
             self._end()
         elif not self._began and not self._head and self._is_untaken():
             self._fail("closed a kept connection before it took the request", untouched=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ..errors import RelayError
 from ..flow import StreamBuffer
 from ..frames import data_head, data_tail, window_update
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
@@ -42,6 +43,7 @@ class H2Stream:
         "head_received",
         "is_queued",
         "request_ended",
+        "reused",
         "state",
         "stream_id",
     )
@@ -67,8 +69,9 @@ class H2Stream:
         self._reading = True
         self._uncredited = 0
         self._window_left = connection.stream_window
+        self.reused = connection.served > 0
 
-    # --- for the pool's stream ---
+    # --- relay.ports.UpstreamStream ---
 
     def send_data(self, data: bytes) -> None:
         self._buffer.push(data)
@@ -94,7 +97,7 @@ class H2Stream:
         self._reading = True
         self._credit()
 
-    def release(self) -> None:
+    def cancel(self, error: RelayError | None = None) -> None:
         """The request is over: reset it unless it ended on both sides, which cancels the provider's work."""
         self._connection.drop(self)
 

@@ -14,26 +14,15 @@ from typing import Protocol
 from ..errors import EndReason, Party, RelayError, upstream_error
 from ..flow import Marks, StreamBuffer
 from ..messages import RequestHead
-from ..relay.ports import Clock, UpstreamEvents
+from ..relay.ports import Clock, UpstreamEvents, UpstreamStream
 
 
-class Carrier(Protocol):
+class Carrier(UpstreamStream, Protocol):
     """One request on a connection, whatever it speaks."""
-
-    def send_data(self, data: bytes) -> None: ...
-
-    def send_end(self) -> None: ...
 
     @property
     def is_full(self) -> bool:
         """Whether the upload is stopped at the high mark."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def release(self) -> None:
-        """The request is over; what is left of it is cancelled."""
 
 
 class PooledConnection(Protocol):
@@ -117,7 +106,7 @@ class Pool:
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
         self._dials: dict[int, Cancellable] = {}
-        self._waiting: deque[tuple[PooledStream, float]] = deque()
+        self._waiting: deque[tuple[WaitingStream, float]] = deque()
         self._closed = False
         self.connects = 0
         """Connections made."""
@@ -126,19 +115,23 @@ class Pool:
 
     # --- relay.ports.Connector ---
 
-    def open(self, request: RequestHead, events: UpstreamEvents) -> PooledStream:
-        stream = PooledStream(self, request, events)
+    def open(self, request: RequestHead, events: UpstreamEvents) -> UpstreamStream:
         connection = self._find()
         if connection is not None:
-            stream.begin(connection)
-        else:
-            self._waiting.append((stream, self._clock()))
-            self._dial_as_needed()
+            return self.begin(connection, request, events)
+        stream = WaitingStream(self, request, events)
+        self._waiting.append((stream, self._clock()))
+        self._dial_as_needed()
         return stream
 
     # --- for the streams ---
 
-    def leave(self, stream: PooledStream) -> None:
+    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> Carrier:
+        if connection.served:
+            self.reuses += 1
+        return connection.begin(request, events)
+
+    def leave(self, stream: WaitingStream) -> None:
         """A stream no longer waits: its client left. A connection that was being made for it alone is given up."""
         self._waiting = deque(entry for entry in self._waiting if entry[0] is not stream)
         while len(self._dials) > self._dials_wanted():
@@ -280,8 +273,8 @@ class Pool:
             stream.begin(connection)
 
 
-class PooledStream:
-    """A `relay.ports.UpstreamStream` that exists before its connection does.
+class WaitingStream:
+    """A `relay.ports.UpstreamStream` that exists before its connection does, and then leads on to it.
 
     Until then the request's body waits here, up to the high mark.
     """
@@ -296,13 +289,9 @@ class PooledStream:
         "_request",
         "_request_whole",
         "_waiting",
-        "reused",
-        "upstream",
     )
 
     def __init__(self, pool: Pool, request: RequestHead, events: UpstreamEvents) -> None:
-        self.upstream = pool.name
-        self.reused = False
         self._pool = pool
         self._request = request
         self._events = events
@@ -342,7 +331,7 @@ class PooledStream:
         self._ended = True
         self._waiting = None
         if self._carrier is not None:
-            self._carrier.release()
+            self._carrier.cancel(error)
         else:
             self._pool.leave(self)
 
@@ -356,14 +345,15 @@ class PooledStream:
         if self._carrier is not None and not self._ended:
             self._carrier.resume_reading()
 
+    @property
+    def reused(self) -> bool:
+        return self._carrier is not None and self._carrier.reused
+
     # --- for the pool ---
 
     def begin(self, connection: PooledConnection) -> None:
         """There is a connection: send what waited."""
-        if connection.served:
-            self.reused = True
-            self._pool.reuses += 1
-        self._carrier = carrier = connection.begin(self._request, self._events)
+        self._carrier = carrier = self._pool.begin(connection, self._request, self._events)
         if self._paused:
             carrier.pause_reading()
         if self._waiting is not None:

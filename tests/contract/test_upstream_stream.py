@@ -25,7 +25,6 @@ def test_an_answer_comes_and_ends(rig: UpstreamRig) -> None:
     assert rig.events.log == ["head 200", "data", "data", "end"]
     assert rig.events.body == b"hello"
     assert rig.events.heads[0].content_length is None
-    assert rig.stream.upstream == "api"
 
 
 def test_names_of_headers_are_in_lower_case(rig: UpstreamRig) -> None:

@@ -156,13 +156,13 @@ class H2Provider(Side):
 
 
 class H2Events(RecordingUpstreamEvents):
-    """As the exchange does: the end releases the stream."""
+    """As the exchange does: the end cancels the stream."""
 
     stream: H2Stream
 
     def on_upstream_end(self) -> None:
         super().on_upstream_end()
-        self.stream.release()
+        self.stream.cancel()
 
 
 def ask(

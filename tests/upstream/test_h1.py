@@ -31,7 +31,7 @@ class Owner:
 
 
 class Scene:
-    """A connection with a request under way. As the exchange does, its end releases the connection."""
+    """A connection with a request under way. As the exchange does, its end cancels it."""
 
     def __init__(
         self, method: bytes = b"GET", *, length: int | None = None, has_body: bool = False, tls: bool = False
@@ -58,7 +58,7 @@ class Events(RecordingUpstreamEvents):
 
     def on_upstream_end(self) -> None:
         super().on_upstream_end()
-        self._connection.release()
+        self._connection.cancel()
 
     @property
     def course(self) -> list[str]:
@@ -403,7 +403,7 @@ def test_no_read_is_larger_than_the_read_size() -> None:
 def test_a_connection_is_kept_reading_so_that_its_end_is_noticed() -> None:
     scene = Scene()
     scene.connection.pause_reading()
-    scene.connection.release()
+    scene.connection.cancel()
     assert scene.provider.end == "reset"  # not answered: cancelled
     scene = Scene()
     scene.provider.says(SIZED + b"hell")
@@ -445,7 +445,7 @@ def test_a_cancelled_request_ends_its_connection_and_is_told_nothing_more(said: 
     scene = Scene()
     scene.provider.says(said)
     told = list(scene.events.log)
-    scene.connection.release()
+    scene.connection.cancel()
     assert scene.provider.end == "reset"
     scene.provider.transport.lose()
     assert scene.events.log == told
@@ -453,7 +453,7 @@ def test_a_cancelled_request_ends_its_connection_and_is_told_nothing_more(said: 
 
 def test_a_request_that_is_cancelled_by_its_own_head_reads_no_body() -> None:
     scene = Scene()
-    scene.events.on_upstream_head = lambda head: scene.connection.release()  # type: ignore[method-assign]
+    scene.events.on_upstream_head = lambda head: scene.connection.cancel()  # type: ignore[method-assign]
     scene.provider.says(SIZED + b"hello")
     assert scene.events.log == []
     assert scene.provider.end == "reset"

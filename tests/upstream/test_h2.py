@@ -123,7 +123,7 @@ def test_an_answer_comes_and_ends() -> None:
     assert provider.connection.busy == 0
     assert provider.requests[1].reset is None
     assert provider.end == "open"
-    stream.release()
+    stream.cancel()
 
 
 def test_padding_is_no_content_and_costs_window() -> None:
@@ -269,7 +269,7 @@ def test_the_connection_is_credited_on_receipt_and_for_dropped_streams_too() -> 
     stream, _ = ask(provider)
     ask(provider)
     provider.head(1)
-    stream.release()
+    stream.cancel()
     provider.turns.run()
     for _ in range(CONNECTION_WINDOW // 16_384):  # the provider has not heard of the reset yet
         provider.transport.arrive(frames.data(1, b"x" * 16_384))
@@ -303,7 +303,7 @@ def test_nothing_follows_a_reset() -> None:
         def on_upstream_data(self, data: bytes) -> None:
             super().on_upstream_data(data)
             if len(self.body) >= WINDOW // 2:  # where the window would be credited
-                self.stream.release()
+                self.stream.cancel()
 
     stream, _ = ask(provider)
     events = Leaving()
@@ -326,8 +326,8 @@ def test_nothing_follows_a_reset() -> None:
 def test_a_cancelled_request_is_reset_and_nothing_is_called_back() -> None:
     provider = H2Provider()
     stream, events = ask(provider)
-    stream.release()
-    stream.release()
+    stream.cancel()
+    stream.cancel()
     provider.talk()
     assert provider.requests[1].reset == frames.CANCEL
     assert provider.requests[1].behind_reset == []
@@ -396,7 +396,7 @@ def test_goaway_that_ends_one_stream_whose_end_ends_another() -> None:
 
     class Ending(H2Events):
         def on_upstream_failed(self, error: object) -> None:
-            second.release()
+            second.cancel()
 
     provider.connection._streams[1].events = Ending()
     provider.talk(frames.goaway(0))
@@ -502,9 +502,9 @@ def test_no_more_streams_than_the_provider_takes_also_when_it_takes_fewer() -> N
     provider.change(max_concurrent_streams=1)
     assert provider.connection.capacity == 0
     for stream in streams[:2]:
-        stream.release()
+        stream.cancel()
     assert provider.connection.capacity == 0
-    streams[2].release()
+    streams[2].cancel()
     assert provider.connection.capacity == 1
     provider.change(max_concurrent_streams=10)
     assert owner.capacities[-1] == 10
@@ -525,7 +525,7 @@ def test_streams_that_ended_make_room_however_they_ended() -> None:
         if round_ % 4 == 0:
             provider.head(stream_id, end=True)
         elif round_ % 4 == 1:
-            stream.release()
+            stream.cancel()
             provider.talk()
         elif round_ % 4 == 2:
             provider.server.reset_stream(stream_id)
@@ -585,7 +585,7 @@ def test_what_is_said_to_a_connection_that_ended_is_ignored() -> None:
     stream, events = ask(provider, b"POST", has_body=True)
     provider.resets()
     told = list(events.log)
-    stream.release()
+    stream.cancel()
     stream.send_end()
     stream.resume_reading()
     provider.turns.run()

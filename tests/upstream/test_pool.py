@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.flow import Marks
 from flowserver.messages import RequestHead
-from flowserver.relay.ports import UpstreamEvents
+from flowserver.relay.ports import UpstreamEvents, UpstreamStream
 from flowserver.upstream.h1 import UpstreamH1
-from flowserver.upstream.pool import Pool, PooledStream, PoolSettings
+from flowserver.upstream.pool import Pool, PoolSettings
 
 from ..support.clock import FakeClock
 from ..support.dialogue import FakeDial, Provider
@@ -28,7 +28,7 @@ REFUSED = upstream_error("connect_failed", "The provider can't be reached.", End
 class Events(RecordingUpstreamEvents):
     """As the exchange does: the end cancels the stream."""
 
-    stream: PooledStream
+    stream: UpstreamStream
 
     def on_upstream_end(self) -> None:
         super().on_upstream_end()
@@ -43,6 +43,7 @@ class Carrier:
     def __init__(self, connection: Many, events: UpstreamEvents) -> None:
         self._connection = connection
         self.events = events
+        self.reused = connection.served > 0
 
     def send_data(self, data: bytes) -> None: ...
 
@@ -52,7 +53,7 @@ class Carrier:
 
     def resume_reading(self) -> None: ...
 
-    def release(self) -> None:
+    def cancel(self, error: RelayError | None = None) -> None:
         if self in self._connection.carriers:
             self._connection.carriers.remove(self)
             self._connection.pool.on_capacity(self._connection)
@@ -80,8 +81,8 @@ class Many:
     def begin(self, request: RequestHead, events: UpstreamEvents) -> Carrier:
         assert self.capacity, "more than it can take"
         assert self.alive
-        self.served += 1
         self.carriers.append(Carrier(self, events))
+        self.served += 1
         return self.carriers[-1]
 
     def is_alive(self) -> bool:
@@ -113,7 +114,7 @@ class Scene:
         self.pool = Pool("api", self.dial, MARKS, settings, self.clock)
         self.providers: list[Provider] = []
 
-    def ask(self, *, has_body: bool = False) -> tuple[PooledStream, Events]:
+    def ask(self, *, has_body: bool = False) -> tuple[UpstreamStream, Events]:
         events = Events()
         head = RequestHead(b"POST", b"/", [(b"host", b"x")], has_body=has_body)
         events.stream = stream = self.pool.open(head, events)
@@ -240,7 +241,7 @@ def test_who_asks_again_inside_its_failure_waits_for_the_next_connection() -> No
             super().on_upstream_failed(error)
             second.append(scene.ask())
 
-    second: list[tuple[PooledStream, Events]] = []
+    second: list[tuple[UpstreamStream, Events]] = []
     first = [Again() for _ in range(2)]
     for events in first:
         events.stream = scene.pool.open(RequestHead(b"GET", b"/", []), events)
@@ -335,7 +336,7 @@ def test_http_2_serves_all_that_wait_up_to_its_limit_and_another_one_the_rest() 
     second = scene.connect_many(10)
     assert len(second.carriers) == 4
     assert scene.dial.under_way == []
-    assert all(stream._carrier is not None for stream, _ in asked)
+    assert [carrier.events for carrier in first.carriers + second.carriers] == [events for _, events in asked]
 
 
 def test_a_provider_that_goes_over_from_http_2_to_http_1_is_dialled_as_such() -> None:
@@ -364,14 +365,14 @@ def test_a_lowered_limit_holds_and_what_waits_goes_on_as_others_end() -> None:
     connection = scene.connect_many(3)
     connection.limit = 1
     scene.pool.on_capacity(connection)
-    waiting, _ = scene.ask()
+    _, waiting = scene.ask()
     asked[0].cancel()
     asked[1].cancel()
-    assert connection.busy == 1
-    assert waiting._carrier is None
+    [served] = connection.carriers
+    assert served.events is not waiting
     asked[2].cancel()
-    assert connection.busy == 1
-    assert waiting._carrier is not None
+    [served] = connection.carriers
+    assert served.events is waiting
 
 
 def test_a_raised_limit_serves_who_waits() -> None:
@@ -564,7 +565,7 @@ class Order(RuleBasedStateMachine):
         super().__init__()
         self.scene = Scene(multiplexed=None, max_connections=3)
         self.connections: list[Many] = []
-        self.streams: list[tuple[PooledStream, Events]] = []
+        self.streams: list[tuple[UpstreamStream, Events]] = []
 
     @rule()
     def request(self) -> None:
