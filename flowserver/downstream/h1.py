@@ -20,8 +20,8 @@ from ..flow import Outlet
 from ..framing import FramingError, encode_chunk
 from ..messages import RequestHead, ResponseHead
 from ..relay.ports import DownstreamEvents
-from .head import HeadReader
-from .message import Message, read_request
+from .head import HeadReader, RepeatedHead
+from .message import Message, PlainMessage, read_request
 from .stall import StallWatch
 from .surroundings import ConnectionSettings, SharedReads, Surroundings
 
@@ -200,6 +200,7 @@ class DownstreamH1(SharedReads):
         "_half_closed",
         "_held",
         "_is_tls",
+        "_known",
         "_lingering",
         "_parsing",
         "_pipelined",
@@ -217,6 +218,8 @@ class DownstreamH1(SharedReads):
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._reader = HeadReader()
+        self._known: RepeatedHead | None = None
+        """The last head; None: none yet, or one that is not plain or has no length."""
         self.stream: H1Stream | None = None
         self.must_close = False
         """The next response is the last of this connection."""
@@ -411,7 +414,7 @@ class DownstreamH1(SharedReads):
                 self._refuse(result)
                 break
             raw, data = result
-            request = read_request(raw)
+            request = self._read_request(raw)
             if isinstance(request, RelayError):
                 self._refuse(request)
                 break
@@ -422,6 +425,18 @@ class DownstreamH1(SharedReads):
             self.resume_reading()
             if self._half_closed:
                 self._transport.close()
+
+    def _read_request(self, raw: bytes) -> tuple[RequestHead, Message] | RelayError:
+        known = self._known
+        head = known.read(raw) if known is not None else None
+        if head is not None:
+            return head, PlainMessage(head)
+        request = read_request(raw)
+        if not isinstance(request, RelayError):
+            head, message = request
+            repeats = isinstance(message, PlainMessage) and head.content_length is not None
+            self._known = RepeatedHead(raw, head) if repeats else None
+        return request
 
     def _serve_pipelined(self) -> None:
         """Go on with the requests that were read ahead, unless the client still lags."""

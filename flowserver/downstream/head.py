@@ -93,6 +93,44 @@ def parse_head(raw: bytes) -> RequestHead | RelayError:
     return _check_request(line, headers)
 
 
+class RepeatedHead:
+    """A head that was in order, to read the next one by: on a client's connection they are the same but for the length
+    of their body, nearly always. That takes a tenth of the time that checking it anew does."""
+
+    __slots__ = ("_after", "_before", "_head", "_place")
+
+    def __init__(self, raw: bytes, head: RequestHead) -> None:
+        """`raw` is what `head` was read from, which has a Content-Length."""
+        length = head.fields[b"content-length"]
+        colon = raw.lower().index(b"\r\ncontent-length:") + len(b"\r\ncontent-length")
+        start = raw.index(length, colon)
+        self._before = raw[:start]
+        self._after = raw[start + len(length) :]
+        self._head = head
+        self._place = head.headers.index((b"content-length", length))
+
+    def read(self, raw: bytes) -> RequestHead | None:
+        """None: it differs in something else."""
+        before, after = self._before, self._after
+        length = raw[len(before) : -len(after)]
+        if not raw.startswith(before) or not raw.endswith(after) or _NUMBER(length) is None:
+            return None
+        known = self._head
+        headers, fields = known.headers.copy(), known.fields.copy()
+        headers[self._place] = (b"content-length", length)
+        fields[b"content-length"] = length
+        size = int(length)
+        return RequestHead(
+            known.method,
+            known.target,
+            headers,
+            http_version=known.http_version,
+            content_length=size,
+            has_body=size > 0,
+            fields=fields,
+        )
+
+
 def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> RelayError:
     """What is wrong with a head whose first line ends at `line_end`, and is `line` if that is in order."""
     if BARE_LINE_FEED.search(raw):

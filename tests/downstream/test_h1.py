@@ -62,6 +62,21 @@ def test_a_whole_answer_keeps_its_length() -> None:
     assert (answer.whole, answer.body, answer.headers[b"content-length"]) == (True, b"hello", b"5")
 
 
+def test_requests_that_are_alike_but_for_their_length_and_others_between_them() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    for target, body in ((b"/1", b"a"), (b"/1", b"bcd" * 50), (b"/2", b"efg"), (b"/2", b""), (b"/2", b"h")):
+        client.says(
+            b"POST %b HTTP/1.1\r\nHost: relay\r\nContent-Length: %d\r\nX-A: b\r\n\r\n%b" % (target, len(body), body)
+        )
+        wire = provider.hears()
+        assert target_of(wire) == target
+        assert wire.count(b"content-length: %d\r\n" % len(body)) == 1
+        assert wire.endswith(b"\r\n\r\n" + body)
+        provider.says(WHOLE)
+        assert heard(client).body == b"hello"
+
+
 def test_heads_leave_with_the_bytes_that_came_with_them() -> None:
     relay = Relay()
     client, provider = relay.client(), relay.provider()

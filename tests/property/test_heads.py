@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.downstream.head import MAX_HEAD, MAX_URI, HeadReader
+from flowserver.downstream.head import MAX_HEAD, MAX_URI, HeadReader, RepeatedHead
 from flowserver.downstream.message import read_request
 from flowserver.errors import RelayError
+from flowserver.messages import RequestHead
 
 from .test_framing import cut
 
@@ -62,6 +63,42 @@ def test_a_good_head_and_what_follows(lines: list[bytes], cuts: list[int]) -> No
     outcome, told = read(cut(wire, cuts))
     assert (outcome, told) == read([wire])
     assert outcome == "taken"
+
+
+FIELDS = st.lists(
+    st.sampled_from([b"X: y\r\n", b"X: 12\r\n", b"Accept:12\r\n", b"Via: 1.1 a\r\n", b"X-Content-Length: 12\r\n"])
+)
+LENGTHS = st.sampled_from(
+    [b"Content-Length: %b\r\n", b"content-length:%b\r\n", b"CONTENT-LENGTH: \t%b \r\n", b"X: %b\r\n", b"%b: 1\r\n"]
+)
+VALUES = st.integers(0, 2000).map(lambda number: b"%d" % number) | st.sampled_from(
+    [b"", b"012", b"-1", b"+12", b"1 2", b"12\r\nContent-Length: 1", b"12\r\nX: y", b"1" * 18, b"1" * 19, b"\xb2"]
+)
+
+
+@given(FIELDS, LENGTHS, FIELDS, st.lists(VALUES, min_size=1, max_size=5))
+def test_a_head_that_is_read_by_the_one_before_is_what_it_is_by_itself(
+    before: list[bytes], length: bytes, after: list[bytes], values: list[bytes]
+) -> None:
+    begin, end = b"".join([b"POST /v1 HTTP/1.1\r\nHost: x\r\n", *before]), b"".join([*after, b"\r\n"])
+    first = begin + b"Content-Length: 12\r\n" + end
+    known = read_request(first)
+    assert not isinstance(known, RelayError)
+    repeated = RepeatedHead(first, known[0])
+    for value in [b"12", *values]:
+        raw = begin + length % value + end
+        head, by_itself = repeated.read(raw), read_request(raw)
+        if head is not None:
+            assert not isinstance(by_itself, RelayError)
+            assert _all_of(head) == _all_of(by_itself[0])
+        else:
+            assert raw != first
+            assert length != b"Content-Length: %b\r\n" or not value.isdigit() or len(value) > 18
+
+
+def _all_of(head: RequestHead) -> object:
+    told = (head.method, head.target, head.headers, head.http_version, head.content_length, head.has_body, head.fields)
+    return told, list(head.fields)
 
 
 @given(st.binary(max_size=60), CUTS)
