@@ -167,7 +167,7 @@ def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def write_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
-    return b"\r\n".join([*map(b": ".join, fields), b""])
+    return b"\r\n".join(map(b": ".join, fields)) + b"\r\n" if fields else b""
 
 
 def encode_head(status: int, reason: bytes, fields: list[tuple[bytes, bytes]], framing: bytes = b"") -> bytes:

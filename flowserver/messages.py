@@ -56,7 +56,17 @@ class RequestHead:
     whether a body follows at all. `http_version` is b"1.0", b"1.1" or b"2".
     """
 
-    __slots__ = ("_fields", "body_at_hand", "content_length", "has_body", "headers", "http_version", "method", "target")
+    __slots__ = (
+        "_fields",
+        "_passing",
+        "body_at_hand",
+        "content_length",
+        "has_body",
+        "headers",
+        "http_version",
+        "method",
+        "target",
+    )
 
     def __init__(
         self,
@@ -79,6 +89,37 @@ class RequestHead:
         """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
         self._fields = fields
         """First values of `headers`; None: not looked for yet."""
+        self._passing: Headers | None = None
+        """None: nobody asked yet."""
+
+    def of_length(self, place: int, length: bytes, *, has_body: bool) -> RequestHead:
+        """The same but for its Content-Length, the field at `place`, of which there is one."""
+        headers, fields = self.headers.copy(), self.fields.copy()
+        headers[place] = (b"content-length", length)
+        fields[b"content-length"] = length
+        head = RequestHead(
+            self.method,
+            self.target,
+            headers,
+            http_version=self.http_version,
+            content_length=int(length),
+            has_body=has_body,
+            fields=fields,
+        )
+        head._passing = self._passing
+        return head
+
+    @property
+    def passing(self) -> Headers:
+        """The fields that go on to a provider, of which the length is none; not to be altered. A malformed traceparent
+        is dropped (W3C Trace Context section 3.2.2.3), a sane one passes."""
+        passing = self._passing
+        if passing is None:
+            passing = end_to_end(self, _ENDS_HERE_OF_REQUESTS)
+            if b"traceparent" in self.fields:
+                passing = _with_sane_trace(passing)
+            self._passing = passing
+        return passing
 
     @property
     def fields(self) -> dict[bytes, bytes]:
@@ -183,26 +224,22 @@ def request_for_upstream(
 ) -> RequestHead:
     """The request as the provider gets it.
 
-    Identity encoding is asked for, since a relay that counts must be able to read. A malformed traceparent is dropped
-    (W3C Trace Context section 3.2.2.3), a sane one passes. `credential`, the field with the provider's key, takes the
-    place of the client's own, in whatever field they are; None leaves them, unless they are for the relay alone
-    (`hides_credentials`). `extra` fields replace the client's of the
-    same name.
+    Identity encoding is asked for, since a relay that counts must be able to read. `credential`, the field with the
+    provider's key, takes the place of the client's own, in whatever field they are; None leaves them, unless they are
+    for the relay alone (`hides_credentials`). `extra` fields replace the client's of the same name.
     """
-    dropped = _ENDS_HERE_OF_REQUESTS
-    if extra:
-        dropped = dropped.union(name for name, _ in extra)
+    passing = head.passing
     if credential is not None or hides_credentials:
-        dropped |= CREDENTIALS
-    kept = end_to_end(head, dropped)
-    if head.find(b"traceparent") is not None:
-        kept = _with_sane_trace(kept)
-    headers: Headers = [(b"host", authority), *kept]
+        passing = [field for field in passing if field[0] not in CREDENTIALS]
+    if extra:
+        replaced = {name for name, _ in extra}
+        passing = [field for field in passing if field[0] not in replaced]
+    headers: Headers = [(b"host", authority), *passing]
     if credential is not None:
         headers.append(credential)
     headers += extra
     via = head.http_version + b" " + pseudonym
-    if head.find(b"via") is not None:
+    if b"via" in head.fields:
         via = b", ".join([*(value for name, value in head.headers if name == b"via"), via])
     headers += ((b"accept-encoding", b"identity"), (b"via", via), (b"x-request-id", identity))
     return RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)

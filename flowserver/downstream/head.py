@@ -115,20 +115,7 @@ class RepeatedHead:
         length = raw[len(before) : -len(after)]
         if not raw.startswith(before) or not raw.endswith(after) or _NUMBER(length) is None:
             return None
-        known = self._head
-        headers, fields = known.headers.copy(), known.fields.copy()
-        headers[self._place] = (b"content-length", length)
-        fields[b"content-length"] = length
-        size = int(length)
-        return RequestHead(
-            known.method,
-            known.target,
-            headers,
-            http_version=known.http_version,
-            content_length=size,
-            has_body=size > 0,
-            fields=fields,
-        )
+        return self._head.of_length(self._place, length, has_body=bool(length.strip(b"0")))
 
 
 def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> RelayError:
