@@ -21,9 +21,9 @@ import h2.exceptions
 from ..errors import EndReason, RelayError
 from ..flow import Marks
 from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
-from ..messages import Headers, ResponseHead
+from ..messages import Headers, RequestHead, ResponseHead
 from .h2_guard import FrameGuard, Violation
-from .h2_head import Malformed, parse_h2_head
+from .h2_head import Malformed, RepeatedH2Head, parse_h2_head
 from .h2_reader import FrameReader
 from .h2_state import ClientState
 from .h2_stream import H2Stream
@@ -52,6 +52,7 @@ class DownstreamH2(SharedReads):
         "_goaway_at",
         "_h2",
         "_idle_since",
+        "_known",
         "_last_stream",
         "_lingering_since",
         "_liveness",
@@ -88,6 +89,8 @@ class DownstreamH2(SharedReads):
         self._h2 = ClientState()
         self.streams: dict[int, H2Stream] = {}
         self._reader = FrameReader(self, self.guard, self._h2)
+        self._known: RepeatedH2Head | None = None
+        """The last head; None: none yet, or one without a body of known length, or with a field twice."""
         self._pending: list[H2Stream] = []
         """Requests of the present read: one that is reset in the same read never starts."""
         self._ready: deque[H2Stream] = deque()
@@ -273,7 +276,7 @@ class DownstreamH2(SharedReads):
         if self._requests >= self._settings.max_requests:
             self.begin_goaway("max_requests")
         try:
-            head = parse_h2_head(fields, ended=ended)
+            head = self._read_head(fields, ended=ended)
         except Malformed:
             self.blame(stream_id, _Code.PROTOCOL_ERROR)
             return
@@ -284,6 +287,18 @@ class DownstreamH2(SharedReads):
         self.streams[stream_id] = stream
         self.totals.streams += 1
         self._pending.append(stream)
+
+    def _read_head(self, fields: Headers, *, ended: bool) -> RequestHead | RelayError:
+        """Raises Malformed."""
+        known = self._known
+        head = known.read(fields) if known is not None and not ended else None
+        if head is not None:
+            return head
+        parsed = parse_h2_head(fields, ended=ended)
+        if isinstance(parsed, RequestHead):
+            repeats = not ended and parsed.content_length is not None and len(dict(fields)) == len(fields)
+            self._known = RepeatedH2Head(fields, parsed) if repeats else None
+        return parsed
 
     def serve_starved(self) -> None:
         """The connection's window was opened."""

@@ -43,6 +43,31 @@ def parse_h2_head(headers: Headers, *, ended: bool) -> RequestHead | RelayError:
     return head
 
 
+class RepeatedH2Head:
+    """As `head.RepeatedHead`, of a request with a body."""
+
+    __slots__ = ("_after", "_before", "_head", "_place")
+
+    def __init__(self, headers: Headers, head: RequestHead) -> None:
+        """`headers` are what `head` was read from: a content-length among them, and none twice."""
+        place = headers.index((b"content-length", head.fields[b"content-length"]))
+        self._before = headers[:place]
+        self._after = headers[place + 1 :]
+        self._head = head
+        self._place = place - len(headers) + len(head.headers)
+
+    def read(self, headers: Headers) -> RequestHead | None:
+        """The request that `headers` are, which has a body. None: they differ in something else."""
+        before = self._before
+        place = len(before)
+        if headers[:place] != before or headers[place + 1 :] != self._after or place == len(headers):
+            return None
+        name, length = headers[place]
+        if name != b"content-length" or not _LENGTH.fullmatch(length):
+            return None
+        return self._head.of_length(self._place, length, has_body=True)
+
+
 def check_trailers(headers: Headers) -> None:
     """Trailers are dropped, but malformed ones must not pass for an end. Raises Malformed."""
     pseudo, fields = _split(headers)

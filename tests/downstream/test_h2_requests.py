@@ -31,6 +31,16 @@ def test_a_request_is_opened_when_its_head_is_there(room: Room, client: H2Client
     assert opened.events.log == []
 
 
+def test_requests_that_are_alike_but_for_their_length_and_others_between_them(room: Room, client: H2Client) -> None:
+    asked = [("/1", "1", False), ("/1", "23", False), ("/1", "23", True), ("/2", "23", False), ("/2", "0", False)]
+    for path, length, end in asked:
+        client.asks("POST", path=path, headers=[("x-one", "1"), ("content-length", length)], end=end)
+    told = [(each.request.target.decode(), str(each.request.content_length)) for each in room.opened]
+    assert told == [(path, length) for path, length, end in asked if not end]  # one says two things of its body
+    assert all(each.request.headers.count((b"x-one", b"1")) == 1 for each in room.opened)
+    assert all(len(each.request.headers) == len(room.opened[0].request.headers) for each in room.opened)
+
+
 def test_an_answer_comes_with_status_fields_and_body(room: Room, client: H2Client) -> None:
     stream_id = client.asks()
     room.opened[0].answers(b"hel", b"lo", status=201, length=5)
