@@ -146,7 +146,13 @@ class ResponseHead:
     __slots__ = ("_fields", "body_at_hand", "content_length", "headers", "reason", "status")
 
     def __init__(
-        self, status: int, headers: Headers, *, reason: bytes = b"", content_length: int | None = None
+        self,
+        status: int,
+        headers: Headers,
+        *,
+        reason: bytes = b"",
+        content_length: int | None = None,
+        fields: dict[bytes, bytes] | None = None,
     ) -> None:
         self.status = status
         self.headers = headers
@@ -154,7 +160,8 @@ class ResponseHead:
         self.content_length = content_length
         self.body_at_hand = False
         """As in `RequestHead`."""
-        self._fields: dict[bytes, bytes] | None = None
+        self._fields = fields
+        """As in `RequestHead`."""
 
     @property
     def fields(self) -> dict[bytes, bytes]:

@@ -20,23 +20,19 @@ from ..framing import (
     FramingError,
     encode_chunk,
     head_for_h11,
-    split_fields,
     write_fields,
 )
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.lane import Lane
 from ..relay.ports import UpstreamEvents
+from .head import IS_LENGTH, MAX_HEADERS, AnswerHeads
 from .kernel import Watch, acknowledge_less, unacknowledged
 
 MAX_HEAD = 64 * 1024
-MAX_HEADERS = 200
 MAX_INTERIM = 10
 """1xx responses before the final one; a provider that sends more is broken."""
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r\n")
-_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
-_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 READ_SIZE = 8 * 1024
@@ -75,6 +71,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_events",
         "_h11",
         "_head",
+        "_heads",
         "_interim",
         "_is_tls",
         "_keeps",
@@ -105,6 +102,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._events: UpstreamEvents | None = None
         self._on_data: Callable[[bytes], None] | None = None
         """`_events.on_upstream_data`; None: nobody is served. The path of every token looks at no more than this."""
+        self._heads = AnswerHeads()
         self._h11: h11.Connection | None = None
         """Reads the present answer; None: it is plain, or its head is not there yet."""
         self._blocked = False
@@ -352,12 +350,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def _parse_head(self, raw: bytes) -> bool:
         """Whether another head is to follow this one."""
-        line_end = raw.find(b"\r\n") + 2
-        line = _STATUS_LINE.fullmatch(raw, 0, line_end)
-        head: ResponseHead | None = None
-        if line is not None and FIELDS.fullmatch(raw, line_end) is not None:
-            head = ResponseHead(int(line[1]), split_fields(raw, line_end), reason=line[2])
-        if head is None or self._h11 is not None or len(head.headers) > MAX_HEADERS or not _is_plain(head):
+        head, plain = self._heads.read(raw)
+        if head is None or not plain or self._h11 is not None:
             head = self._read_by_h11(raw, head.headers if head is not None else None)
             if head is None:
                 return False
@@ -407,9 +401,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if chunked and length is not None:
             self._fail("sent both Transfer-Encoding and Content-Length")
             return
-        if length is not None and not _LENGTH(length):
+        if length is not None and not IS_LENGTH(length):
             length = length.partition(b",")[0].strip()  # h11 takes equal ones for one
-            if not _LENGTH(length):
+            if not IS_LENGTH(length):
                 self._fail("sent a Content-Length that is none")
                 return
         left = head.content_length = int(length) if length is not None else None
@@ -545,18 +539,3 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._writes += 1
         self._written += len(data)
         self._transport.write(data)
-
-
-def _is_plain(head: ResponseHead) -> bool:
-    """Whether an answer is framed in one of the usual ways, and the connection stays."""
-    fields = head.fields
-    if len(fields) != len(head.headers):
-        names = [name for name, _ in head.headers]
-        if any(names.count(name) > 1 for name in _FRAMING):
-            return False
-    if b"connection" in fields and fields[b"connection"].lower() != b"keep-alive":
-        return False
-    length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
-    if coding is not None:
-        return coding == b"chunked" and length is None
-    return length is None or _LENGTH(length) is not None

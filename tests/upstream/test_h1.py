@@ -6,7 +6,8 @@ import pytest
 
 from flowserver.flow import Marks
 from flowserver.messages import RequestHead
-from flowserver.upstream.h1 import MAX_HEAD, MAX_HEADERS, MAX_INTERIM, READ_SIZE, UpstreamH1
+from flowserver.upstream.h1 import MAX_HEAD, MAX_INTERIM, READ_SIZE, UpstreamH1
+from flowserver.upstream.head import MAX_HEADERS
 
 from ..support.dialogue import Provider
 from ..support.recording import RecordingUpstreamEvents

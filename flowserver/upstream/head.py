@@ -1,0 +1,84 @@
+"""Heads of answers over HTTP/1.1, as far as they are plain; h11 reads the others. No I/O."""
+
+from __future__ import annotations
+
+import re
+
+from ..framing import FIELDS, TOKEN, split_fields
+from ..messages import ResponseHead, first_values
+
+MAX_HEADERS = 200
+IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r\n")
+_FIELD = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)").fullmatch
+_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
+
+
+class AnswerHeads:
+    """Reads the heads of one connection. A provider's are mostly alike but for a date, a length, an id: lines that are
+    those of the head before are not read again, which takes most of the time that a head of twenty fields does."""
+
+    __slots__ = ("_last", "_lines")
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        self._last: ResponseHead | None = None
+        """What `_lines` say, which is plain; None: no such head yet."""
+
+    def read(self, raw: bytes) -> tuple[ResponseHead | None, bool]:
+        """The whole head `raw`, and whether it is plain: in HTTP/1.1, framed in one of the usual ways, and the
+        connection stays. None: it is not in strict form."""
+        lines = raw.split(b"\r\n")
+        head = self._by_last(lines)
+        if head is None:
+            head = _parse(raw)
+            if head is None or len(head.headers) > MAX_HEADERS or not _is_plain(head):
+                self._last = None
+                return head, False
+        self._lines, self._last = lines, head
+        return head, True
+
+    def _by_last(self, lines: list[bytes]) -> ResponseHead | None:
+        """None: it is not enough like the last one."""
+        last, known = self._last, self._lines
+        if last is None or len(lines) != len(known):
+            return None
+        if lines == known:
+            return ResponseHead(last.status, last.headers, reason=last.reason, fields=last.fields)
+        headers = last.headers.copy()
+        for number, line in enumerate(lines):
+            if line == known[number]:
+                continue
+            match = _FIELD(line) if number else None  # 0 is the status line
+            if match is None:
+                return None
+            name, value = match[1].lower(), match[2].strip(b" \t")
+            if name != headers[number - 1][0]:
+                return None
+            if name in _FRAMING and (name != b"content-length" or IS_LENGTH(value) is None):
+                return None
+            headers[number - 1] = (name, value)
+        return ResponseHead(last.status, headers, reason=last.reason, fields=first_values(headers))
+
+
+def _parse(raw: bytes) -> ResponseHead | None:
+    end = raw.find(b"\r\n") + 2
+    line = _STATUS_LINE.fullmatch(raw, 0, end)
+    if line is None or FIELDS.fullmatch(raw, end) is None:
+        return None
+    return ResponseHead(int(line[1]), split_fields(raw, end), reason=line[2])
+
+
+def _is_plain(head: ResponseHead) -> bool:
+    """Whether an answer is framed in one of the usual ways, and the connection stays."""
+    fields = head.fields
+    if len(fields) != len(head.headers):
+        names = [name for name, _ in head.headers]
+        if any(names.count(name) > 1 for name in _FRAMING):
+            return False
+    if b"connection" in fields and fields[b"connection"].lower() != b"keep-alive":
+        return False
+    length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
+    if coding is not None:
+        return coding == b"chunked" and length is None
+    return length is None or IS_LENGTH(length) is not None
