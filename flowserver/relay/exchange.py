@@ -19,6 +19,9 @@ from .ports import Clock, DownstreamStream, Observer, RoutedStream
 from .tap import Tap, WholeTap
 from .target import Deadlines, Target
 
+_COMPLETE = EndReason.COMPLETE
+"""In Python 3.11 to look up a member of an enumeration takes a call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
@@ -208,7 +211,7 @@ class Exchange:
             self.answer_gate.open(Reason.DOWNSTREAM)
 
     def on_downstream_finished(self) -> None:
-        self._end(EndReason.COMPLETE)
+        self._end(_COMPLETE)
 
     def on_drain_timeout(self) -> None:
         self._fail(DRAINED)
@@ -580,7 +583,7 @@ class Exchange:
             return EndReason.CLIENT_GONE
         if self.error is not None:
             return self.error.end
-        return self.account.cut_reason if self._cut and reason is EndReason.COMPLETE else reason
+        return self.account.cut_reason if self._cut and reason is _COMPLETE else reason
 
     def _body_too_large(self) -> RelayError:
         limit = self._around.max_body

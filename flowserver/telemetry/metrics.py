@@ -82,8 +82,8 @@ class Metrics:
         self.store: StoreFigures | None = None
         self.connections = 0
         """Client connections, written by the listener's sweep."""
-        self._ends: Counter[EndReason] = Counter()
-        self._statuses: Counter[int] = Counter()
+        self._ends = dict.fromkeys(EndReason, 0)
+        self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
         self._bytes_up = 0
         self._bytes_down = 0
@@ -114,7 +114,7 @@ class Metrics:
         self._bytes_down += exchange.bytes_down
         self._chunks += exchange.chunks_down
         self._ends[exchange.end_reason] += 1
-        self._statuses[exchange.status] += 1
+        self._statuses[exchange.status] = self._statuses.get(exchange.status, 0) + 1
         if exchange.first_byte_at is not None:
             self._first_byte.observe(exchange.first_byte_at - exchange.started_at)
         self._tokens.exchange_ended(exchange)

@@ -260,7 +260,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return _READ_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._feed(bytes(_READ_BUFFER[:nbytes]))
+        self._feed(_READ_BUFFER[:nbytes].tobytes())
 
     def eof_received(self) -> bool:
         if self._events is None:
