@@ -6,9 +6,8 @@ process or thread that does the work and no access log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 
 from bench.figures import rotated
 from bench.peers.base import PLAIN, Certificate, Direct, Peer, Running, Wiring, certificate
@@ -62,37 +61,68 @@ def _carries_all(name: str) -> bool:
     return PEERS[name].share == 1
 
 
-@dataclass(frozen=True, slots=True)
-class SideBySide:
-    """Relays in front of one provider that take turns at being measured: those that are `running`, by name, and others
-    of `names`, which are started when it is their turn."""
+ROUNDS_OF_A_START = 4
+"""Rounds before those that are CLOSE are started anew: where in memory a process happens to lie moves its figures by 3
+to 5 % for as long as it lives, which no number of rounds shows."""
 
-    names: Sequence[str]
-    running: Mapping[str, Running]
-    start: Callable[[str], AbstractContextManager[Running]]
+
+class SideBySide:
+    """Relays in front of one provider that take turns at being measured: those of `names` that are given the whole
+    load, which run beside each other, and others, which are started when it is their turn."""
+
+    def __init__(self, names: Sequence[str], start: Callable[[str], AbstractContextManager[Running]]) -> None:
+        self._names = names
+        self._start = start
+        self._running: dict[str, tuple[ExitStack, Running]] = {}
+
+    def begin(self) -> None:
+        for name in self._names:
+            if _carries_all(name):
+                self._begin(name)
+
+    def close(self) -> None:
+        with ExitStack() as all_of_them:
+            for stack, _ in self._running.values():
+                all_of_them.callback(stack.close)
+        self._running.clear()
 
     def round(self, number: int, others: int | None) -> Iterator[Running]:
         """Whom to measure in round `number`, as `in_round` has it, once the machine is quiet. What one leaves behind is
         over before the next comes."""
+        if number and number % ROUNDS_OF_A_START == 0:
+            for name in [name for name in self._running if name in CLOSE]:
+                self._end(name)
+                self._begin(name)
         wait_until_quiet()
-        for name in in_round(self.names, number, others):
-            with nullcontext(self.running[name]) if name in self.running else self.start(name) as relay:
+        for name in in_round(self._names, number, others):
+            with nullcontext(self._running[name][1]) if name in self._running else self._start(name) as relay:
                 yield relay
             wait_until_at_rest()
+
+    def _begin(self, name: str) -> None:
+        with ExitStack() as stack:
+            relay = stack.enter_context(self._start(name))
+            self._running[name] = stack.pop_all(), relay
+
+    def _end(self, name: str) -> None:
+        self._running.pop(name)[0].close()
 
 
 @contextmanager
 def side_by_side(relays: Iterable[str], upstream_port: int, wiring: Wiring = PLAIN) -> Iterator[SideBySide]:
-    """Starts those of `relays` that speak so, once for all rounds: what the machine does in a round falls on all of
-    them alike, and one that is idle takes nothing of it. A relay that is given a part of the load only does not stay
-    beside the others, as it has work when it is idle."""
+    """Starts those of `relays` that speak so, for all rounds: what the machine does in a round falls on all of them
+    alike, and one that is idle takes nothing of it. A relay that is given a part of the load only does not stay beside
+    the others, as it has work when it is idle."""
 
     def start(name: str) -> AbstractContextManager[Running]:
         return PEERS[name].start(upstream_port, wiring)
 
-    names = those_that(relays, wiring)
-    with ExitStack() as stack:
-        yield SideBySide(names, {name: stack.enter_context(start(name)) for name in names if _carries_all(name)}, start)
+    started = SideBySide(those_that(relays, wiring), start)
+    try:
+        started.begin()
+        yield started
+    finally:
+        started.close()
 
 
 def those_that(relays: Iterable[str], wiring: Wiring) -> list[str]:

@@ -11,7 +11,17 @@ import pytest
 
 from bench.client import Client, Connection, request
 from bench.h2_client import H2Connection
-from bench.peers import PEERS, PLAIN, Running, Wiring, certificate, in_round, side_by_side, those_that
+from bench.peers import (
+    PEERS,
+    PLAIN,
+    ROUNDS_OF_A_START,
+    Running,
+    Wiring,
+    certificate,
+    in_round,
+    side_by_side,
+    those_that,
+)
 from bench.processes import Process, cpu_ns, free_port, wait_until_at_rest
 from bench.source import command
 
@@ -139,6 +149,22 @@ def test_relays_stay_for_all_rounds_but_one_that_is_given_a_part_of_the_load(mon
         *("quiet", "flowserver", "at rest"),
         "flowserver ends",
     ]
+
+
+def test_those_that_are_close_are_started_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    peers = (FakePeer("flowserver", log), FakePeer("nginx", log), FakePeer("far", log))
+    monkeypatch.setattr("bench.peers.PEERS", {peer.name: peer for peer in peers})
+    monkeypatch.setattr("bench.peers.wait_until_quiet", lambda: None)
+    monkeypatch.setattr("bench.peers.wait_until_at_rest", lambda: None)
+    starts = []
+    with side_by_side(["flowserver", "nginx", "far"], 1) as started:
+        for number in range(2 * ROUNDS_OF_A_START + 1):
+            assert {relay.name for relay in started.round(number, None)} == {"flowserver", "nginx", "far"}
+            starts.append([log.count(f"{peer.name} starts") - log.count(f"{peer.name} ends") for peer in peers])
+    assert starts == [[1, 1, 1]] * len(starts)
+    assert [log.count(f"{peer.name} starts") for peer in peers] == [3, 3, 1]
+    assert [log.count(f"{peer.name} ends") for peer in peers] == [3, 3, 1]
 
 
 def test_rest_is_waited_for_until_what_was_started_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
