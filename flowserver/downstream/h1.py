@@ -219,7 +219,7 @@ class DownstreamH1(SharedReads):
         self._around = around
         self._reader = HeadReader()
         self._known: RepeatedHead | None = None
-        """The last head; None: none yet, or one that is not plain or has no length."""
+        """The last head; None: it was the first, which may well be the only one, or is not plain, or has no length."""
         self.stream: H1Stream | None = None
         self.must_close = False
         """The next response is the last of this connection."""
@@ -434,7 +434,7 @@ class DownstreamH1(SharedReads):
         request = read_request(raw)
         if not isinstance(request, RelayError):
             head, message = request
-            repeats = isinstance(message, PlainMessage) and head.content_length is not None
+            repeats = self._served > 0 and isinstance(message, PlainMessage) and head.content_length is not None
             self._known = RepeatedHead(raw, head) if repeats else None
         return request
 

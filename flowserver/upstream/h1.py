@@ -115,7 +115,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """The transport's protocol in place of this; None: this is."""
         self._end_waits = False
         self._watch: Watch | None = None
-        """None: it was not kept yet."""
+        """None: it was not looked at yet to be used again."""
         self.served = 0
         """Requests begun on this connection."""
 
@@ -245,9 +245,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
         may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session tickets."""
         if self._transport.is_closing():
             return False
-        if self._watch is None:
-            self._watch = Watch(self._transport, silent=not self._is_tls)
-        return self._watch.is_well()
+        watch = self._watch
+        if watch is None:
+            watch = Watch(self._transport, silent=not self._is_tls)
+            if self.served:
+                self._watch = watch
+        return watch.is_well()
 
     # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._quiet_since = clock()
         self._ping_sent_at: float | None = None
         self._watch: Watch | None = None
-        """None: it was not kept yet."""
+        """None: it was not looked at yet to be used again."""
         self.served = 0
         """Requests begun."""
 
@@ -164,9 +164,12 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
         if self._transport.is_closing():
             return False
-        if self._watch is None:
-            self._watch = Watch(self._transport, silent=False)
-        return self._watch.is_well()
+        watch = self._watch
+        if watch is None:
+            watch = Watch(self._transport, silent=False)
+            if self.served:
+                self._watch = watch
+        return watch.is_well()
 
     def close(self) -> None:
         self._transport.abort()

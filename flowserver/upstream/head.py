@@ -16,14 +16,16 @@ _FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 
 class AnswerHeads:
     """Reads the heads of one connection. A provider's are mostly alike but for a date, a length, an id: lines that are
-    those of the head before are not read again, which takes most of the time that a head of twenty fields does."""
+    those of the head before are not read again, which takes most of the time that a head of twenty fields does. The
+    first is not kept, which spares the connections that have a single stream the memory."""
 
-    __slots__ = ("_last", "_lines")
+    __slots__ = ("_is_first", "_last", "_lines")
 
     def __init__(self) -> None:
+        self._is_first = True
         self._lines: list[bytes] = []
         self._last: ResponseHead | None = None
-        """What `_lines` say, which is plain; None: no such head yet."""
+        """What `_lines` say, which is plain; None: no such head is known."""
 
     def read(self, raw: bytes) -> tuple[ResponseHead | None, bool]:
         """The whole head `raw`, and whether it is plain: in HTTP/1.1, framed in one of the usual ways, and the
@@ -35,7 +37,10 @@ class AnswerHeads:
             if head is None or len(head.headers) > MAX_HEADERS or not _is_plain(head):
                 self._last = None
                 return head, False
-        self._lines, self._last = lines, head
+        if self._is_first:
+            self._is_first = False
+        else:
+            self._lines, self._last = lines, head
         return head, True
 
     def _by_last(self, lines: list[bytes]) -> ResponseHead | None:

@@ -40,6 +40,8 @@ FIELDS = st.sampled_from(
 def test_a_head_is_read_as_if_it_were_the_first(heads: list[tuple[bytes, list[bytes], bool]]) -> None:
     kept = AnswerHeads()
     line, fields = b"HTTP/1.1 200 OK", [b"Date: today", b"X-Request-Id: 0", b"Content-Length: 1", b"Server: x"]
+    for _ in range(2):  # the first is not kept
+        kept.read(b"\r\n".join([line, *fields, b"", b""]))
     for next_line, next_fields, all_of_them in heads:
         if all_of_them:
             line, fields = next_line, next_fields
@@ -61,7 +63,7 @@ def test_a_head_is_read_as_if_it_were_the_first(heads: list[tuple[bytes, list[by
 def test_lines_that_differ_are_read_anew() -> None:
     heads = AnswerHeads()
     form = b"HTTP/1.1 200 OK\r\nDate: %b\r\nSet-Cookie: a\r\nContent-Length: %d\r\nSet-Cookie: %b\r\n\r\n"
-    for date, length, cookie in ((b"1", 5, b"b"), (b"1", 5, b"b"), (b" 2\t", 7, b"b"), (b"", 0, b"c")):
+    for date, length, cookie in ((b"1", 5, b"b"), (b"1", 5, b"b"), (b"1", 5, b"b"), (b" 2\t", 7, b"b"), (b"", 0, b"c")):
         head, plain = heads.read(form % (date, length, cookie))
         assert head is not None
         assert plain

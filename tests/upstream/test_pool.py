@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -18,7 +16,7 @@ from flowserver.upstream.pool import Pool, PoolSettings
 from ..support.clock import FakeClock
 from ..support.dialogue import FakeDial, Provider
 from ..support.recording import RecordingUpstreamEvents
-from ..support.transport import FakeTransport
+from ..support.transport import FakeTransport, kernel_of
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 MARKS = Marks(high=1000, low=100, chunks=16)
@@ -122,11 +120,10 @@ class Scene:
             stream.send_end()
         return stream, events
 
-    def connect(self, *, blocked: bool = False, real: socket.socket | None = None) -> Provider:
+    def connect(self, *, blocked: bool = False) -> Provider:
         """The oldest attempt comes to its end, with HTTP/1.1."""
         connection = UpstreamH1(self.pool, MARKS)
         provider = Provider(connection, FakeTransport(connection))
-        provider.transport.socket.real = real
         if blocked:
             provider.stops_reading()
         self.providers.append(provider)
@@ -139,10 +136,10 @@ class Scene:
         self.dial.under_way[0].connected(connection)
         return connection
 
-    def answered(self, *, real: socket.socket | None = None) -> Provider:
+    def answered(self) -> Provider:
         """A connection that was asked and has answered."""
         self.ask()
-        provider = self.connect(real=real)
+        provider = self.connect()
         provider.says(ANSWER)
         provider.hears()
         return provider
@@ -466,9 +463,8 @@ def test_the_connection_used_last_is_taken_first() -> None:
 
 def test_a_dead_connection_is_passed_over() -> None:
     scene = Scene()
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        provider = scene.answered(real=ours)
+    provider = scene.answered()
+    with kernel_of(provider.transport) as theirs:
         theirs.close()
         stream, _ = scene.ask()
     assert provider.end == "reset"
