@@ -92,8 +92,8 @@ class FrameGuard:
         "_resets",
         "_splitter",
         "_strays",
-        "_update_credit",
         "_window_updates",
+        "update_credit",
     )
 
     def __init__(self, limits: H2Limits) -> None:
@@ -110,7 +110,7 @@ class FrameGuard:
         }
         self._continuations = 0
         self._block_bytes = 0
-        self._update_credit = 0
+        self.update_credit = 0
         """WINDOW_UPDATEs that frames sent since the last one explain."""
 
     def frames(self, data: bytes, now: float) -> Iterator[Frame]:
@@ -136,7 +136,7 @@ class FrameGuard:
         """A DATA frame of `size` bytes was sent: a client that reads answers it with up to two WINDOW_UPDATEs. One that
         opens its windows by a byte at a time has no such excuse."""
         if size >= SMALL:
-            self._update_credit += 2
+            self.update_credit += 2
 
     def _count(self, frame: Frame, now: float) -> None:
         kind, length = frame.kind, len(frame.raw) - 9
@@ -144,7 +144,7 @@ class FrameGuard:
             if length < SMALL or frame.flags & PADDED:
                 self._count_small(frame, now)
         elif kind == WINDOW_UPDATE:
-            credit, self._update_credit = self._update_credit, 0
+            credit, self.update_credit = self.update_credit, 0
             if self._window_updates.overflows(now, credit=credit):
                 raise Violation(ENHANCE_YOUR_CALM, "window_update_flood")
         elif kind in (HEADERS, CONTINUATION):
