@@ -144,7 +144,10 @@ class ChunkDecoder:
 # --- heads: h11 is shown the fields that decide framing and state, the others pass beside it ---
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
+IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
+"""A Content-Length of a sane size."""
+FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")
 """All fields of a head and its blank line, in strict form. Possessive, as no part can end where the next one goes on:
 to remember where it could takes twice the time."""
 _FOR_H11 = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"))

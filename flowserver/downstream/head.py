@@ -11,7 +11,7 @@ import re
 
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
-from ..framing import FIELDS, TOKEN, split_fields
+from ..framing import FIELDS, IS_LENGTH, TOKEN, split_fields
 from ..messages import Headers, RequestHead, find, first_values
 
 MAX_HEAD = 64 * 1024
@@ -21,7 +21,6 @@ MAX_URI = 8 * 1024
 METHOD = re.compile(TOKEN)
 # A method is short, so that a target is known to be too long before its end is there.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
-_NUMBER = re.compile(rb"[0-9]{1,18}").fullmatch
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
@@ -113,7 +112,7 @@ class RepeatedHead:
         """None: it differs in something else."""
         before, after = self._before, self._after
         length = raw[len(before) : -len(after)]
-        if not raw.startswith(before) or not raw.endswith(after) or _NUMBER(length) is None:
+        if not raw.startswith(before) or not raw.endswith(after) or IS_LENGTH(length) is None:
             return None
         return self._head.of_length(self._place, length, has_body=bool(length.strip(b"0")))
 
@@ -138,7 +137,7 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
     repeated = len(fields) != len(headers)
     length = fields.get(b"content-length")
     if length is not None and (
-        _NUMBER(length) is None or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
+        IS_LENGTH(length) is None or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
     ):
         return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
     method, target, version = line.groups()

@@ -16,6 +16,8 @@ from ..errors import EndReason, RelayError, upstream_error
 from ..flow import Marks, Outlet
 from ..framing import (
     FIELDS,
+    IS_LENGTH,
+    VALUE,
     ChunkDecoder,
     FramingError,
     encode_chunk,
@@ -25,7 +27,7 @@ from ..framing import (
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.lane import Lane
 from ..relay.ports import UpstreamEvents
-from .head import IS_LENGTH, MAX_HEADERS, AnswerHeads
+from .head import MAX_HEADERS, AnswerHeads
 from .kernel import Watch, acknowledge_less, unacknowledged
 
 MAX_HEAD = 64 * 1024
@@ -33,7 +35,7 @@ MAX_INTERIM = 10
 """1xx responses before the final one; a provider that sends more is broken."""
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
-_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_FIELD_VALUE = re.compile(VALUE)
 
 READ_SIZE = 8 * 1024
 """Most bytes of one read. Small, since it is what a stream holds beyond its high mark, and since the kernel takes a
@@ -114,8 +116,6 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._lane: Lane | None = None
         """The transport's protocol in place of this; None: this is."""
         self._end_waits = False
-        self._watch: Watch | None = None
-        """None: it was not looked at yet to be used again."""
         self.served = 0
         """Requests begun on this connection."""
 
@@ -243,20 +243,14 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def is_alive(self) -> bool:
         """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next answer,
         may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session tickets."""
-        if self._transport.is_closing():
-            return False
-        watch = self._watch
-        if watch is None:
-            watch = Watch(self._transport, silent=not self._is_tls)
-            if self.served:
-                self._watch = watch
-        return watch.is_well()
+        return not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
 
     # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
+        self._watch = Watch(transport, silent=not self._is_tls)
         self._marks.limit_transport(self._transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -127,8 +127,6 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._heard = False
         self._quiet_since = clock()
         self._ping_sent_at: float | None = None
-        self._watch: Watch | None = None
-        """None: it was not looked at yet to be used again."""
         self.served = 0
         """Requests begun."""
 
@@ -162,14 +160,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def is_alive(self) -> bool:
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
-        if self._transport.is_closing():
-            return False
-        watch = self._watch
-        if watch is None:
-            watch = Watch(self._transport, silent=False)
-            if self.served:
-                self._watch = watch
-        return watch.is_well()
+        return not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
 
     def close(self) -> None:
         self._transport.abort()
@@ -218,6 +209,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._watch = Watch(transport, silent=False)
         self._scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
         self._transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
         codes = h2.settings.SettingCodes

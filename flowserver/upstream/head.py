@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
-from ..framing import FIELDS, TOKEN, split_fields
+from ..framing import FIELDS, IS_LENGTH, TOKEN, VALUE, split_fields
 from ..messages import ResponseHead, first_values
 
 MAX_HEADERS = 200
-IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)\r\n")
-_FIELD = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)").fullmatch
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n")
+_FIELD = re.compile(rb"(" + TOKEN + rb"):(" + VALUE + rb")").fullmatch
 _FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 
 

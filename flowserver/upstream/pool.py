@@ -127,6 +127,7 @@ class Pool:
     # --- for the streams ---
 
     def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> Carrier:
+        """Put a request on a connection that has room for it."""
         if connection.served:
             self.reuses += 1
         return connection.begin(request, events)

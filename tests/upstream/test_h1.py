@@ -463,20 +463,26 @@ def test_a_request_that_is_cancelled_by_its_own_head_reads_no_body() -> None:
 # A request that crosses the provider's close
 
 
-def kept(*, tls: bool = False, body: bytes = b"") -> Scene:
+def kept(*, tls: bool = False, body: bytes = b"", room: int | None = None) -> Scene:
     """A connection that has served one request, and has another one under way that nobody acknowledged yet."""
     scene = Scene(tls=tls)
     scene.provider.says(SIZED + b"hello")
     scene.provider.transport.acknowledges = False
+    scene.provider.transport.room = room
     scene.events = scene.begin(b"POST", length=len(body), has_body=bool(body))
     for piece in (body[:1], body[1:]) if body else ():
         scene.connection.send_data(piece)
     return scene
 
 
-@pytest.mark.parametrize(("tls", "body"), [(False, b""), (True, b""), (False, b"body")])
-def test_a_request_that_the_provider_s_kernel_never_took_was_not_begun(*, tls: bool, body: bytes) -> None:
-    scene = kept(tls=tls, body=body)
+@pytest.mark.parametrize(
+    ("tls", "body", "room"), [(False, b"", None), (True, b"", None), (False, b"body", None), (False, b"body", 30)]
+)
+def test_a_request_that_the_provider_s_kernel_never_took_was_not_begun(
+    *, tls: bool, body: bytes, room: int | None
+) -> None:
+    """`room`: bytes that our own kernel takes of it."""
+    scene = kept(tls=tls, body=body, room=room)
     scene.provider.shuts()
     assert scene.events.log == ["failed 502"]
     assert scene.events.errors[0].untouched
@@ -488,6 +494,19 @@ def test_a_request_of_several_records_may_have_been_begun() -> None:
     scene.provider.shuts()
     scene.provider.transport.lose()
     assert not scene.events.errors[0].untouched
+
+
+def test_a_large_request_over_tls_may_have_been_begun() -> None:
+    """What its records take beside their content may be more than the first of them is."""
+    scene = kept(tls=True)
+    scene.provider.says(SIZED + b"hello")
+    head = RequestHead(b"POST", b"/v1", [], content_length=5 << 20, has_body=True)
+    head.body_at_hand = True
+    scene.connection.begin(head, events := Events(scene.connection))
+    scene.connection.send_data(bytes(5 << 20))
+    scene.provider.shuts()
+    scene.provider.transport.lose()
+    assert not events.errors[0].untouched
 
 
 def test_a_request_that_was_taken_may_have_been_begun() -> None:
