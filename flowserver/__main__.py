@@ -11,7 +11,7 @@ import uvloop
 from . import __version__
 from .config import SETTINGS, Config, ConfigError, load, unknown_settings
 from .relay.tenant_tables import limits_table
-from .relay.tenants import Tenant
+from .relay.tenants import Tenant, is_pattern, may_be_uncounted
 from .topology import UpstreamSpec, load_topology
 
 
@@ -110,6 +110,8 @@ def _check() -> int:
         print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
     for tenant in topology.tenants:
         print(_describe_tenant(tenant))
+        for line in _uncounted_paths(tenant):
+            print(line)
     if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):
         print(
             "limits: each process counts for itself and forgets at its end; "
@@ -134,6 +136,13 @@ def _describe_tenant(tenant: Tenant) -> str:
     limits += [(f"{' '.join(each.models)} ", each.limits) for each in tenant.model_limits]
     parts += [f"{whose}{name}={value}" for whose, each in limits for name, value in limits_table(each).items()]
     return f"tenant {tenant.name}: {', '.join(parts)}"
+
+
+def _uncounted_paths(tenant: Tenant) -> list[str]:
+    """A line for each of its `paths` that lets through what no limit of tokens sees."""
+    said = {False: "is not counted", True: "may match requests that are not counted"}
+    uncounted = [pattern for pattern in tenant.paths if may_be_uncounted(pattern)]
+    return [f"tenant {tenant.name}: path {pattern} {said[is_pattern(pattern)]}" for pattern in uncounted]
 
 
 def _describe(spec: UpstreamSpec) -> str:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .dialects.quirks import QUIRKS
+from .errors import RelayError
+from .paths import canonical_target
 
 _T = TypeVar("_T")
 
@@ -202,7 +204,8 @@ def parse_addresses(text: str) -> tuple[Address, ...]:
 
 
 def parse_url(text: str) -> Url:
-    """A base URL; query, fragment and credentials are refused, since they would be dropped silently."""
+    """A base URL, its path in canonical form. Query, fragment and credentials are refused, since they would be dropped
+    silently."""
     wanted = "a base URL such as https://api.openai.com is wanted"
     try:
         parts = urlsplit(text.strip())
@@ -220,7 +223,11 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"{wanted}, with an ASCII path and a host name that DNS can carry") from None
     if re.search(r"[\x00-\x20\x7f]", parts.path + host):
         raise ValueError(f"{wanted}, without blanks or control characters")
-    return Url(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+    path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
+    if isinstance(path, RelayError):
+        raise ValueError(f"{wanted}. {path.message}")
+    port = port or (443 if parts.scheme == "https" else 80)
+    return Url(parts.scheme, host, port, path.decode("ascii").rstrip("/"))
 
 
 def parse_switch(text: str) -> bool:

@@ -52,8 +52,8 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]
 class RequestHead:
     """A request without its body.
 
-    `target` is in origin form. `content_length` is None when the length is not known in advance; `has_body` tells
-    whether a body follows at all. `http_version` is b"1.0", b"1.1" or b"2".
+    `target` is in origin form, its path canonical (`paths.py`). `content_length` is None when the length is not known
+    in advance; `has_body` tells whether a body follows at all. `http_version` is b"1.0", b"1.1" or b"2".
     """
 
     __slots__ = (

@@ -88,6 +88,7 @@ def test_what_is_no_address(text: str) -> None:
         ("https://api.openai.com/v1/", Url("https", "api.openai.com", 443, "/v1"), "api.openai.com"),
         ("http://127.0.0.1:8000", Url("http", "127.0.0.1", 8000, ""), "127.0.0.1:8000"),
         ("http://[::1]:8000/x", Url("http", "::1", 8000, "/x"), "[::1]:8000"),
+        ("http://x.test/%6fpen%61i/v1//", Url("http", "x.test", 80, "/openai/v1"), ""),
         ("http://API.Test:80", Url("http", "api.test", 80, ""), "api.test"),
         ("http://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.test", Url("http", "xn--bcher-kva.test", 80, ""), ""),
     ],
@@ -112,6 +113,10 @@ def test_base_urls(text: str, url: Url, authority: str) -> None:
         "http://x\x7f.test/",
         "http://x/\N{LATIN SMALL LETTER E WITH ACUTE}",
         "http://[::1",
+        "http://x/v1/..",
+        "http://x/v1/%2e%2e",
+        "http://x/a%2Fb",
+        "http://x/a//b",
         f"http://{'x' * 64}.test",  # no name has a label that long: looking it up would fail
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from .anthropic import ANTHROPIC
+from .api_paths import MAX_KEPT, deployment_of
 from .base import Format
 from .bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE
 from .cohere import COHERE
@@ -31,7 +32,18 @@ FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 """By name."""
 
 
-@lru_cache(128)
 def recognise(target: str) -> Format | None:
     """The format of requests to `target`, a path and query; None: not one that is counted."""
-    return next((known for known in FORMATS.values() if known.serves(target)), None)
+    path = target.partition("?")[0]
+    return _recognise(path) if len(path) <= MAX_KEPT else _recognise.__wrapped__(path)
+
+
+def path_model(target: str) -> str | None:
+    """The model that the path of any request names, counted or not; None: it names none."""
+    known = recognise(target)
+    return deployment_of(target) if known is None else known.path_model(target)
+
+
+@lru_cache(256)
+def _recognise(path: str) -> Format | None:
+    return next((known for known in _ALL if known.serves(path)), None)

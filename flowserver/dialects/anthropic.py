@@ -5,18 +5,21 @@ https://docs.anthropic.com/en/api/messages-streaming
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from ..errors import RelayError
+from .api_paths import ends_with, find_model
 from .base import Asked, Meter, Quirks
-from .common import NONSENSE, JsonMeter, UsageAlways, count, json_size, lower, path_of, size, sse, text, told
+from .common import NONSENSE, JsonMeter, UsageAlways, count, json_size, lower, size, sse, text, told
 from .pattern import RELEARN, Pattern, pattern_around
 
-_VERTEX = re.compile(r"/publishers/anthropic/models/([^/:]+):(rawPredict|streamRawPredict)")
+_VERTEX = ("/publishers/anthropic/models/",)
+_STREAM = ":streamrawpredict"
+_ACTIONS = (_STREAM, ":rawpredict")
+"""Vertex AI's, as `find_model` takes them."""
 
 _CONTENT = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 """Kind of delta -> its field with content. Signatures, citations and compactions are none: what a compaction writes is
@@ -182,18 +185,21 @@ class Anthropic(UsageAlways):
     bytes_per_token = 3.2
 
     def serves(self, target: str) -> bool:
-        path = path_of(target)
-        return path.endswith("/v1/messages") or _VERTEX.search(path) is not None
+        return ends_with(target, "/v1/messages") or find_model(target, _VERTEX, _ACTIONS) is not None
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
-        vertex = _VERTEX.search(path_of(target))
+        vertex = find_model(target, _VERTEX, _ACTIONS)
         metadata = body.get("metadata")
         return Asked(
-            model=vertex[1] if vertex else text(body.get("model")),
-            stream=body.get("stream") is True or (vertex is not None and vertex[2] == "streamRawPredict"),
+            model=text(vertex[0]) if vertex else text(body.get("model")),
+            stream=body.get("stream") is True or (vertex is not None and vertex[1] == _STREAM),
             max_tokens=count(body.get("max_tokens")),
             user=text(metadata.get("user_id")) if isinstance(metadata, dict) else None,
         )
+
+    def path_model(self, target: str) -> str | None:
+        vertex = find_model(target, _VERTEX, _ACTIONS)
+        return text(vertex[0]) if vertex else None
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """Thinking has a budget that must stay below `max_tokens`, and is the client's choice between cost and quality.

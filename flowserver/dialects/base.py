@@ -149,6 +149,9 @@ class Format(Protocol):
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked: ...
 
+    def path_model(self, target: str) -> str | None:
+        """The model that the path names, decoded; None: this API has it in the body only, or the path names none."""
+
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """Have the answer bounded to `most` tokens, all its choices together. Whether `body` was changed: not when the
         request has a smaller bound itself, or can't be changed."""

@@ -6,21 +6,23 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStre
 
 from __future__ import annotations
 
-import re
 import zlib
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 
 from ..errors import RelayError
 from .anthropic import AnthropicMeter
+from .api_paths import find_model
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, path_of, size, text, told
+from .common import JsonMeter, UsageAlways, count, json_size, size, text, told
 
-_PATH = re.compile(r"/model/([^/]+)/(converse|converse-stream|invoke|invoke-with-response-stream)$")
+_MODELS = ("/model/",)
+_CONVERSE = ("/converse", "/converse-stream")
+_INVOKE = ("/invoke", "/invoke-with-response-stream")
+"""As `find_model` takes them."""
 
 _ERROR_TYPES = {
     400: "ValidationException",
@@ -225,7 +227,7 @@ def _failed(name: bytes, event: Any) -> str:
 class Bedrock(UsageAlways):
     """`converse` tells Converse and ConverseStream from InvokeModel and InvokeModelWithResponseStream."""
 
-    __slots__ = ("_converse", "name")
+    __slots__ = ("_converse", "_ends", "name")
 
     key_field = BEARER
     heartbeat: bytes | None = None
@@ -234,20 +236,24 @@ class Bedrock(UsageAlways):
     def __init__(self, name: str, *, converse: bool) -> None:
         self.name = name
         self._converse = converse
+        self._ends = _CONVERSE if converse else _INVOKE
 
     def serves(self, target: str) -> bool:
-        match = _PATH.search(path_of(target))
-        return match is not None and match[2].startswith("converse") == self._converse
+        return find_model(target, _MODELS, self._ends) is not None
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
-        match = _PATH.search(path_of(target))
+        found = find_model(target, _MODELS, self._ends)
         config = body.get("inferenceConfig")
         most = config.get("maxTokens") if isinstance(config, dict) else body.get("max_tokens")
         return Asked(
-            model=unquote(match[1]) if match else None,
-            stream=match is not None and match[2].endswith("-stream"),
+            model=text(found[0]) if found else None,
+            stream=found is not None and found[1].endswith("-stream"),
             max_tokens=count(most),
         )
+
+    def path_model(self, target: str) -> str | None:
+        found = find_model(target, _MODELS, self._ends)
+        return text(found[0]) if found else None
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """Never: requests are signed over their body."""

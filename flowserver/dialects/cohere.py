@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, lower, path_of, size, sse, text, told
+from .common import JsonMeter, ModelInBody, UsageAlways, count, lower, size, sse, text, told
 
 _ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
 
@@ -95,7 +96,7 @@ class CohereMeter(JsonMeter):
         return sse({"type": "message-end", "delta": delta}, "message-end")
 
 
-class Cohere(UsageAlways):
+class Cohere(ModelInBody, UsageAlways):
     __slots__ = ()
 
     name = "cohere"
@@ -104,7 +105,7 @@ class Cohere(UsageAlways):
     bytes_per_token = 4.4
 
     def serves(self, target: str) -> bool:
-        return path_of(target).endswith("/v2/chat")
+        return ends_with(target, "/v2/chat")
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         return Asked(

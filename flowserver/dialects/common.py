@@ -55,10 +55,6 @@ def told(error: Any) -> str:
     return (text(error) or "error")[:MAX_TOLD]
 
 
-def path_of(target: str) -> str:
-    return target.partition("?")[0]
-
-
 def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The object `name` in `body`, made if it is missing; None: something else is there, which the provider refuses."""
     if body.get(name) is None:
@@ -80,6 +76,15 @@ def sse(event: Mapping[str, Any], name: str = "") -> bytes:
     """A server-sent event; without its `event:` line where it has no name."""
     line = f"event: {name}\n".encode() if name else b""
     return b"%bdata: %b\n\n" % (line, orjson.dumps(event))
+
+
+class ModelInBody:
+    """For formats whose paths name no model."""
+
+    __slots__ = ()
+
+    def path_model(self, target: str) -> str | None:
+        return None
 
 
 class UsageAlways:

@@ -5,18 +5,21 @@ https://ai.google.dev/api/generate-content
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 import orjson
 
 from ..errors import RelayError
+from .api_paths import find_model
 from .base import Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, section, size, sse, text, told
+from .common import JsonMeter, UsageAlways, count, json_size, lower, section, size, sse, text, told
 
-_PATH = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):(generateContent|streamGenerateContent)$")
+_MODELS = ("/models/", "/tunedmodels/", "/endpoints/")
+_STREAM = ":streamgeneratecontent"
+_ACTIONS = (_STREAM, ":generatecontent")
+"""As `find_model` takes them."""
 
 # JSON of protocol buffers: every field may be spelled in two ways.
 _CONFIG = ("generationConfig", "generation_config")
@@ -127,18 +130,22 @@ class Gemini(UsageAlways):
     bytes_per_token = 3.0
 
     def serves(self, target: str) -> bool:
-        return _match(target) is not None
+        return find_model(target, _MODELS, _ACTIONS) is not None
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         """`stream`: as server-sent events. Without `alt=sse` the answer is one JSON array, which can't be cut."""
-        match = _match(target)
+        found = find_model(target, _MODELS, _ACTIONS)
         config: dict[str, Any] = next((body[name] for name in _CONFIG if isinstance(body.get(name), dict)), {})
         return Asked(
-            model=match[1] if match else None,
-            stream=match is not None and match[2] == "streamGenerateContent" and _wants_sse(target),
+            model=text(found[0]) if found else None,
+            stream=found is not None and found[1] == _STREAM and _wants_sse(target),
             max_tokens=_first(config, _MOST),
             choices=_first(config, _CHOICES) or 1,
         )
+
+    def path_model(self, target: str) -> str | None:
+        found = find_model(target, _MODELS, _ACTIONS)
+        return text(found[0]) if found else None
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         changed = False
@@ -155,10 +162,6 @@ class Gemini(UsageAlways):
 
     def error(self, error: RelayError) -> bytes:
         return _error(error)
-
-
-def _match(target: str) -> re.Match[str] | None:
-    return _PATH.search(unquote(path_of(target)))
 
 
 def _wants_sse(target: str) -> bool:

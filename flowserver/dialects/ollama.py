@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, section, size, text, told
+from .common import JsonMeter, ModelInBody, UsageAlways, count, json_size, lower, section, size, text, told
 
 
 class OllamaMeter(JsonMeter):
@@ -73,7 +74,7 @@ class OllamaMeter(JsonMeter):
         return _error(error) + b"\n"
 
 
-class Ollama(UsageAlways):
+class Ollama(ModelInBody, UsageAlways):
     """`chat` tells /api/chat, with its messages, from /api/generate."""
 
     __slots__ = ("_chat", "name")
@@ -87,7 +88,7 @@ class Ollama(UsageAlways):
         self._chat = chat
 
     def serves(self, target: str) -> bool:
-        return path_of(target).endswith("/api/chat" if self._chat else "/api/generate")
+        return ends_with(target, "/api/chat" if self._chat else "/api/generate")
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         options = body.get("options")

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import orjson
 
 from ..errors import RelayError
+from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
-from .common import count, lower, path_of, sse, text, told
+from .common import count, lower, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
 
@@ -278,19 +279,22 @@ class OpenAIChat:
     bytes_per_token = 4.2
 
     def serves(self, target: str) -> bool:
-        return path_of(target).endswith("/chat/completions")
+        return ends_with(target, "/chat/completions")
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         said = body.get
         stream = said("stream") is True
         return Asked(
-            model=text(said("model")),
+            model=deployment_of(target) or text(said("model")),
             stream=stream,
             max_tokens=count(said("max_completion_tokens"), count(said("max_tokens"))),
             choices=count(said("n")) or 1,
             user=text(said("user")) or text(said("safety_identifier")),
             usage=not stream or mapping(said("stream_options")).get("include_usage") is True,
         )
+
+    def path_model(self, target: str) -> str | None:
+        return deployment_of(target)
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         each = max(1, most // (count(body.get("n")) or 1))
@@ -320,8 +324,7 @@ class OpenAICompletions(OpenAIChat):
     name = "openai-completions"
 
     def serves(self, target: str) -> bool:
-        path = path_of(target)
-        return path.endswith("/completions") and not path.endswith("/chat/completions")
+        return ends_with(target, "/completions") and not ends_with(target, "/chat/completions")
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """A request that has no bound gets none: its answer ends after 16 tokens (OpenAI, vLLM)."""
@@ -339,7 +342,7 @@ class OpenAIEmbeddings(OpenAIChat):
     heartbeat: bytes | None = None
 
     def serves(self, target: str) -> bool:
-        return path_of(target).endswith("/embeddings")
+        return ends_with(target, "/embeddings")
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         return False

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RelayError
+from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Ordinary, Quirks, Usage
-from .common import UsageAlways, count, lower, path_of, sse, text, told
+from .common import UsageAlways, count, lower, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .openai_items import Items
 
@@ -221,15 +222,18 @@ class OpenAIResponses(UsageAlways):
     bytes_per_token = 3.5
 
     def serves(self, target: str) -> bool:
-        return path_of(target).endswith("/responses")
+        return ends_with(target, "/responses")
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         return Asked(
-            model=text(body.get("model")),
+            model=deployment_of(target) or text(body.get("model")),
             stream=body.get("stream") is True,
             max_tokens=count(body.get("max_output_tokens")),
             user=text(body.get("user")) or text(body.get("safety_identifier")),
         )
+
+    def path_model(self, target: str) -> str | None:
+        return deployment_of(target)
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """Not below what the API takes: the cut sees to the rest."""

@@ -12,6 +12,7 @@ from itertools import chain
 
 from ..errors import RelayError, bad_request
 from ..messages import Headers, RequestHead
+from ..paths import request_target
 from .head import AUTHORITY, MAX_HEADERS, MAX_URI, METHOD, check_expect, uri_too_long
 
 _NAME = rb"[!#$%&'*+.^_`|~0-9a-z-]++"
@@ -127,11 +128,14 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
     error = check_expect(fields) if b"expect" in values else None
     if error is not None:
         return error
+    target = request_target(path, fields)
+    if isinstance(target, RelayError):
+        return target
     if repeats:
         fields = _join_cookies(fields)
     return RequestHead(
         method,
-        path,
+        target,
         fields,
         http_version=b"2",
         content_length=content_length,

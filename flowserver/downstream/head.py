@@ -13,6 +13,7 @@ from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
 from ..framing import FIELDS, IS_LENGTH, TOKEN, split_fields
 from ..messages import Headers, RequestHead, find, first_values
+from ..paths import request_target
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 100
@@ -165,10 +166,13 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
     if target.find(b"#") >= 0:  # `in` of bytes raises and catches a TypeError first
         return _malformed_target()
+    canonical = request_target(target, headers)
+    if isinstance(canonical, RelayError):
+        return canonical
     content_length = int(length) if length is not None else None
     return RequestHead(
         method,
-        target,
+        canonical,
         headers,
         http_version=version,
         content_length=content_length,

@@ -149,8 +149,8 @@ class Account:
                 done(found)
                 return
             self.tenant = found
-            if found.paths and not allows_path(found, path := request.path.decode("latin-1")):
-                done(path_refused(path))
+            if not allows_path(found, request, counted=self.format is not None):
+                done(path_refused(found, request.path.decode("latin-1")))
             else:
                 done(None)
 

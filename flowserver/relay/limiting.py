@@ -82,8 +82,13 @@ def model_refused(model: str | None) -> RelayError:
     return RelayError(404, "model_not_found", text, Party.CLIENT, EndReason.LIMITED)
 
 
-def path_refused(path: str) -> RelayError:
+def path_refused(tenant: Tenant, path: str) -> RelayError:
     text = f"This key may not use {path}."
+    if not tenant.paths:
+        text += (
+            " It may use the APIs whose tokens are counted, and the list of models. Whoever runs the relay has to list"
+            " other paths in the tenant's `paths`."
+        )
     return RelayError(403, "permission_denied", text, Party.CLIENT, EndReason.LIMITED)
 
 

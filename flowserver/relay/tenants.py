@@ -15,14 +15,17 @@ from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import NamedTuple
 
+from ..dialects import recognise
+from ..dialects.api_paths import is_model_list, without_parameters
 from ..limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
-from ..messages import Headers, find
+from ..messages import Headers, RequestHead, find
 
 DAY = 86_400
 """Seconds."""
 
 _KEY_FIELDS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _ISSUED = re.compile(rb"flow-[A-Za-z0-9_-]{43}")
+_WILDCARD = re.compile(r"[*?]|\[!?\]?[^\]]*\]")
 _PLAIN = re.compile(r"[!-\"$-9;-z|~]{1,64}")
 """Names that are part of a limit's key as they are: neither long nor with blanks, colons, braces or a hash sign."""
 
@@ -72,6 +75,7 @@ class Tenant:
     models: tuple[str, ...] = ()
     """Shell patterns, as for the paths; empty: all."""
     paths: tuple[str, ...] = ()
+    """Empty: those of the APIs that are counted, and of the list of models."""
     limits: TenantLimits = TenantLimits()
     """Of all its requests together."""
     user: TenantLimits = TenantLimits()
@@ -128,8 +132,26 @@ def key_of(headers: Headers) -> bytes | None:
     return None
 
 
-def allows_path(tenant: Tenant, path: str) -> bool:
-    return not tenant.paths or _fits(tenant.paths, path)
+def allows_path(tenant: Tenant, request: RequestHead, *, counted: bool) -> bool:
+    """`counted`: the request is of an API whose tokens are counted. Patterns have to fit the path both with and without
+    its `;parameters`, as the provider may read it either way."""
+    if not tenant.paths and counted:
+        return True
+    path = request.path.decode("latin-1")
+    if tenant.paths:
+        return _fits(tenant.paths, path) and _fits(tenant.paths, without_parameters(path))
+    return request.method in (b"GET", b"HEAD") and is_model_list(path)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether it fits more than one text."""
+    return _WILDCARD.search(text) is not None
+
+
+def may_be_uncounted(pattern: str) -> bool:
+    """Whether a pattern of `paths` fits requests whose tokens nobody counts, the list of models aside."""
+    filled = [_WILDCARD.sub(text, pattern) for text in ("x", "x/x")]
+    return not all(recognise(path) is not None or is_model_list(path) for path in filled)
 
 
 def allows_model(tenant: Tenant, model: str | None) -> bool:

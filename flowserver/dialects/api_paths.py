@@ -1,0 +1,89 @@
+"""How providers read the paths of their APIs: leniently, and each in its own way. No I/O.
+
+Some servers ignore case, trailing slashes or `;parameters`, and nearly all decode a path once. An API is recognised
+however it is spelt, since what is not recognised is not counted.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from string import ascii_lowercase, ascii_uppercase
+from urllib.parse import unquote
+
+MAX_KEPT = 256
+"""Characters of a path up to which what was found out about it is kept for the next request."""
+
+# Servers that take parameters for part of the name see Google's action behind them, so it stays.
+_ACTION = r":(?:generateContent|streamGenerateContent|rawPredict|streamRawPredict)"
+_PARAMETERS = re.compile(rf";[^/]*?(?=(?:{_ACTION})?(?:/|\Z))", re.IGNORECASE)
+_MODEL_LIST = re.compile(r"(?:(?:/openai)?(?:/v1|/v1beta|/v1alpha)?/models(?:/[^/]+)?|/api/tags)/?")
+
+# The two letters are ASCII's by Unicode's rules of case. Unlike `str.lower`, no text changes its length.
+_FOLDED = str.maketrans(ascii_uppercase + "\u017f\u212a", ascii_lowercase + "sk")
+
+_DEPLOYMENTS = ("/deployments/", "/engines/")
+_DEPLOYED = (
+    "/extensions/chat/completions",
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/responses",
+    "/audio/transcriptions",
+    "/audio/translations",
+    "/audio/speech",
+    "/images/generations",
+    "/images/edits",
+    "/images/variations",
+)
+
+
+def api_path(target: str) -> str:
+    """The path of `target` decoded once, without `;parameters` and trailing slashes; in the case that it came in."""
+    return _read_target(target)[0]
+
+
+def ends_with(target: str, *ends: str) -> bool:
+    """Whether the path of `target` ends with one of `ends`, which are in lower case."""
+    return _read_target(target)[1].endswith(ends)
+
+
+def find_model(target: str, holders: tuple[str, ...], ends: tuple[str, ...]) -> tuple[str, str] | None:
+    """The model in the path of `target`, in its own case, and which of `ends` follows it at the end of the path. The
+    model stands behind the last of `holders`, such as "/models/". All are in lower case. None: there is none."""
+    path, folded = _read_target(target)
+    end = next((end for end in ends if folded.endswith(end)), None)
+    if end is None:
+        return None
+    stop = len(path) - len(end)
+    found = [start + len(holder) for holder in holders if (start := folded.rfind(holder, 0, stop)) >= 0]
+    return (path[max(found) : stop], end) if found else None
+
+
+def deployment_of(target: str) -> str | None:
+    """The model in a path of Azure's: /openai/deployments/MODEL/chat/completions, or one without tokens such as
+    .../audio/speech; None: there is none."""
+    found = find_model(target, _DEPLOYMENTS, _DEPLOYED)
+    return found[0] or None if found is not None else None
+
+
+def without_parameters(path: str) -> str:
+    """`path` as Java's servers read it."""
+    return _PARAMETERS.sub("", path) if ";" in path else path
+
+
+def is_model_list(path: str) -> bool:
+    """Whether a GET of `path` lists models or describes one. Only the usual spelling: no other is needed."""
+    return _MODEL_LIST.fullmatch(path) is not None
+
+
+def _read_target(target: str) -> tuple[str, str]:
+    path = target.partition("?")[0]
+    return _read(path) if len(path) <= MAX_KEPT else _read.__wrapped__(path)
+
+
+@lru_cache(256)
+def _read(path: str) -> tuple[str, str]:
+    """As of `api_path`, and the same in lower case."""
+    plain = _PARAMETERS.sub("", unquote(path)).rstrip("/")
+    return plain, plain.translate(_FOLDED)
