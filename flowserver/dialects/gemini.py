@@ -13,8 +13,22 @@ from urllib.parse import parse_qsl, unquote
 import orjson
 
 from ..errors import RelayError
+from ..names import model_name
 from .base import Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, lower, path_of, section, size, sse, text, told
+from .common import (
+    JsonMeter,
+    UsageAlways,
+    count,
+    json_size,
+    lower,
+    path_of,
+    reason_text,
+    section,
+    size,
+    sse,
+    text,
+    told,
+)
 
 _PATH = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):(generateContent|streamGenerateContent)$")
 
@@ -22,6 +36,9 @@ _PATH = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):(generateContent
 _CONFIG = ("generationConfig", "generation_config")
 _MOST = ("maxOutputTokens", "max_output_tokens")
 _CHOICES = ("candidateCount", "candidate_count")
+
+_MOST_CHOICES = 128
+"""Sixteen times what the API takes: the ending of an answer with more leaves the others open."""
 
 _STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -49,7 +66,7 @@ class GeminiMeter(JsonMeter):
         if "error" in event:
             self.failed = told(event["error"])
             return
-        self.model = text(event.get("modelVersion")) or self.model
+        self.model = model_name(event.get("modelVersion")) or self.model
         self._report(event.get("usageMetadata") or {})
         if refusal := text((event.get("promptFeedback") or {}).get("blockReason")):
             self._finish(refusal)
@@ -61,7 +78,7 @@ class GeminiMeter(JsonMeter):
                 self._read_part(part)
 
     def _finish(self, reason: str) -> None:
-        self.finish = reason
+        self.finish = reason_text(reason)
         self.finished = True
 
     def _report(self, report: Any) -> None:
@@ -96,9 +113,8 @@ class GeminiMeter(JsonMeter):
         """Every candidate ends, also one that has ended: its end may be in an event with content, which may have been
         withheld. With an empty text, because client libraries keep no turn without parts in a chat's history."""
         content = {"parts": [{"text": ""}], "role": "model"}
-        candidates = [
-            {"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(self._asked.choices)
-        ]
+        choices = min(self._asked.choices, _MOST_CHOICES)
+        candidates = [{"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(choices)]
         event = {"candidates": candidates, "usageMetadata": self._usage(output)}
         return sse(event | {"modelVersion": self.model} if self.model else event)
 
@@ -134,7 +150,7 @@ class Gemini(UsageAlways):
         match = _match(target)
         config: dict[str, Any] = next((body[name] for name in _CONFIG if isinstance(body.get(name), dict)), {})
         return Asked(
-            model=match[1] if match else None,
+            model=model_name(match[1]) if match else None,
             stream=match is not None and match[2] == "streamGenerateContent" and _wants_sse(target),
             max_tokens=_first(config, _MOST),
             choices=_first(config, _CHOICES) or 1,

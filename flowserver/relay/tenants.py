@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
 from ..messages import Headers, find
+from ..names import digest, user_name
 
 DAY = 86_400
 """Seconds."""
@@ -202,7 +203,8 @@ def shared_limits(tenant: Tenant, now: float) -> list[Limit]:
 
 
 def user_limits(tenant: Tenant, user: str | None, now: float) -> list[Limit]:
-    return _limits(tenant, tenant.user, ("user", _name(user)), None, now)
+    """`user` as an operator writes it, in full."""
+    return _limits(tenant, tenant.user, ("user", _name(user_name(user))), None, now)
 
 
 def _limits(
@@ -247,7 +249,7 @@ def _name(text: str | None) -> str:
         return ""
     if _PLAIN.fullmatch(text):
         return text
-    return "#" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return digest(text)
 
 
 def _fits(patterns: tuple[str, ...], text: str | None) -> bool:
