@@ -120,7 +120,7 @@ class FormMembers:
         if match is None:
             return None
         parameters = [(name.lower(), quoted or plain) for name, quoted, plain in _PARAMETER.findall(match[1])]
-        names = [value for name, value in parameters if name == b"name"]
+        names: list[bytes] = [value for name, value in parameters if name == b"name"]
         if len(names) != 1 or any(name == b"name*" for name, _ in parameters):
             return None
         return names[0].decode(errors="replace")

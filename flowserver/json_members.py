@@ -1,8 +1,7 @@
-"""Finds the members that matter in a JSON object that arrives in pieces, and changes them in place. No I/O.
+"""Finds the members that matter in a JSON object that arrives in pieces. No I/O.
 
 No tree is built: values that do not matter are skipped, whatever their size, by the C functions that search bytes. So
-a request of 32 MB costs its own bytes and some milliseconds, and what is not changed stays byte for byte: numbers of
-any length, lone surrogates, the order of names, white space.
+a request of 32 MB costs its own bytes and some milliseconds. `json_edits` changes what was found, in place.
 
 What two readers could read in two ways is a problem here: a name that matters and is there twice, or in another case
 (Go's reader ignores case), comments, anything behind the object.
@@ -11,7 +10,7 @@ What two readers could read in two ways is a problem here: a name that matters a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -37,13 +36,9 @@ class Reads:
 
     __slots__ = ("_dull", "_folded", "exact")
 
-    def __init__(
-        self, names: Mapping[str, Reads | str | None], aliases: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, names: Mapping[str, Reads | str | None], aliases: Mapping[str, str] | None = None) -> None:
         thing = {name: name for name in names} | dict(aliases or {})
-        self.exact = {
-            spelling.encode(): (spelling, name, names[name]) for spelling, name in thing.items()
-        }
+        self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in thing.items()}
         """Spelling -> itself as text, the name it stands for, what is read of it."""
         self._folded = {spelling.casefold() for spelling in thing}
         self._dull: set[bytes] = set()
@@ -203,8 +198,8 @@ class JsonMembers:
         self._after_string = _AFTER
         self.problem: Problem | None = None
         self.values: dict[str, Any] = {}
-        """What matters, by the names as they are spelt: scalars as orjson reads them, objects as dicts of what matters in
-        them, counts; None, False, 0 or [] where something else stands in an object's place."""
+        """What matters, by the names as they are spelt: scalars as orjson reads them, objects as dicts of what matters
+        in them, counts; None, False, 0 or [] where something else stands in an object's place."""
         self.members: dict[tuple[str, ...], Member] = {}
         """Where each of these stands; the path to it as spelt. `()` is the whole object."""
 
@@ -585,61 +580,3 @@ def _what_begins(start: bytes) -> str:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         return "it is UTF-16 or UTF-32; send UTF-8"
     return "a JSON object is expected"
-
-
-# --- changing ---
-
-
-class Edit(NamedTuple):
-    """Bytes from `start` to `end` of a text become `text`."""
-
-    start: int
-    end: int
-    text: bytes
-
-
-def edits(found: JsonMembers, after: Mapping[str, Any]) -> list[Edit]:
-    """What makes the text that `found` read say `after`, a changed copy of its `values`, in the order of the text."""
-    return sorted(_edits(found, found.values, after, ()), key=lambda edit: (edit.start, edit.end))
-
-
-def _edits(
-    found: JsonMembers, before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...]
-) -> Iterator[Edit]:
-    place = found.members[path]
-    empty = place.is_empty
-    for name, value in after.items():
-        there = found.members.get((*path, name))
-        if there is None:
-            member = b"%b%b:%b" % (b"" if empty else b",", orjson.dumps(name), orjson.dumps(value))
-            empty = False
-            yield Edit(place.close, place.close, member)
-        elif isinstance(value, dict) and isinstance(before[name], dict):
-            yield from _edits(found, before[name], value, (*path, name))
-        elif value is not before[name] and (value != before[name] or type(value) is not type(before[name])):
-            yield Edit(there.start, there.end, orjson.dumps(value))
-
-
-def apply(changes: Sequence[Edit], pieces: Sequence[bytes]) -> list[bytes]:
-    """The text that `pieces` are together, with `changes`, which are in its order and do not overlap. Pieces without a
-    change are the very same objects."""
-    result: list[bytes] = []
-    next_change = 0
-    start = 0
-    for piece in pieces:
-        end = start + len(piece)
-        passed = start
-        while next_change < len(changes) and changes[next_change].start < end:
-            change = changes[next_change]
-            if change.start > passed:
-                result.append(piece[passed - start : change.start - start])
-            if change.start >= start and change.text:
-                result.append(change.text)
-            passed = min(change.end, end)
-            if change.end > end:
-                break
-            next_change += 1
-        if passed < end:
-            result.append(piece[passed - start :])
-        start = end
-    return result

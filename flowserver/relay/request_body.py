@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from ..errors import RelayError, bad_request
 from ..form_data import FormMembers
-from ..json_members import Edit, JsonMembers, Reads, apply, edits
+from ..json_edits import Edit, apply, edits
+from ..json_members import JsonMembers, Reads
 from ..messages import RequestHead
 
 _MODEL_ONLY = Reads({"model": None})
@@ -21,8 +22,10 @@ _SMALL_PIECE, _FULL_PIECE = 4096, 65_536
 class RequestBody(Protocol):
     """`feed` until `finish`."""
 
-    values: Mapping[str, Any]
-    """What matters, by name, as far as it came."""
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """What matters, by name, as far as it came."""
+
     error: RelayError | None
     """Why it can't be read."""
     is_ambiguous: bool
@@ -118,14 +121,14 @@ class FormBody:
 class UnreadBody:
     """One that is not looked into, for the reason that `error` tells."""
 
-    __slots__ = ("error",)
+    __slots__ = ("error", "is_ambiguous", "values")
 
-    values: Mapping[str, Any] = {}
-    is_ambiguous = False
     is_known = True
 
     def __init__(self, error: RelayError) -> None:
         self.error: RelayError | None = error
+        self.is_ambiguous = False
+        self.values: Mapping[str, Any] = {}
 
     def feed(self, data: bytes) -> None: ...
 
