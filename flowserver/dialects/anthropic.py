@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..json_members import Reads
 from ..names import model_name, user_name
 from .api_paths import ends_with, find_model
 from .base import Asked, Meter, Quirks
@@ -27,6 +28,7 @@ from .common import (
     sse,
     text,
     told,
+    total,
 )
 from .pattern import RELEARN, Pattern, pattern_around
 
@@ -56,16 +58,18 @@ _ERROR_TYPES = {
 
 
 class AnthropicMeter(JsonMeter):
-    __slots__ = ("_asked", "_open", "_started")
+    __slots__ = ("_asked", "_fresh", "_open", "_started")
 
     def __init__(self, asked: Asked) -> None:
         super().__init__()
         self._asked = asked
+        self._fresh: int | None = None
+        """Input tokens that have nothing to do with the cache, as Anthropic counts its `input_tokens`."""
         self._started = False
         self._open: dict[int, None] = {}
         """Indexes of the content blocks that have no end yet, in their order."""
 
-    def read(self, name: bytes, data: bytes) -> bool:
+    def read(self, name: bytes, data: bytes) -> bool | bytes:
         pieces = self.pieces
         super().read(name, data)
         if self._announced:
@@ -93,7 +97,7 @@ class AnthropicMeter(JsonMeter):
             self._started = True
             self._read_message(event["message"])
         elif kind == "message_delta":
-            self._report(event.get("usage") or {})
+            self._note_report(self._report(event.get("usage") or {}))
             self.finish = reason_text(event["delta"].get("stop_reason"))
         elif kind == "message_stop":
             self.finished = True
@@ -110,15 +114,37 @@ class AnthropicMeter(JsonMeter):
         self.model = model_name(message.get("model"))
         self._report(message.get("usage") or {})
 
-    def _report(self, report: Any) -> None:
-        """A usage report: totals so far, which replace the ones before, field by field."""
+    def _report(self, report: Any) -> int | None:
+        """A usage report: totals so far, which replace the ones before, field by field. Returns its output, if it has
+        one.
+
+        What ran before the answer itself, a compaction or another model's advice, is told in `iterations` only.
+        """
         usage = self.usage
-        usage.input = count(report.get("input_tokens"), usage.input)
-        usage.output = count(report.get("output_tokens"), usage.output)
+        self._fresh = count(report.get("input_tokens"), self._fresh)
+        output = count(report.get("output_tokens"))
         usage.cached = count(report.get("cache_read_input_tokens"), usage.cached)
         usage.cache_written = count(report.get("cache_creation_input_tokens"), usage.cache_written)
+        usage.input = total(self._fresh, usage.cached, usage.cache_written) if self._fresh is not None else None
+        if output is not None:
+            usage.output = output
         details = report.get("output_tokens_details") or {}
         usage.reasoning = count(details.get("thinking_tokens"), usage.reasoning)
+        steps = report.get("iterations")
+        if isinstance(steps, list) and steps and output is not None:
+            output = self._add_up(steps, output)
+        return output
+
+    def _add_up(self, steps: list[Any], output: int) -> int:
+        """All that a request with several steps has used; it is never less than what is told of the last one."""
+        usage = self.usage
+        fields = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+        sums = [sum(count(step.get(field), 0) or 0 for step in steps) for field in fields]
+        fresh, read, written, generated = sums
+        if fresh + read + written >= (usage.input or 0) and generated >= output:
+            usage.input, usage.cached, usage.cache_written = fresh + read + written, read, written
+            usage.output = output = generated
+        return output
 
     def _read_whole(self, answer: Any) -> None:
         if answer["type"] == "error":
@@ -127,7 +153,8 @@ class AnthropicMeter(JsonMeter):
         self.finished = True
         self.finish = reason_text(answer.get("stop_reason"))
         self._read_message(answer)
-        for block in answer["content"]:
+        output = self._report(answer.get("usage") or {})
+        for block in answer.get("content") or ():
             kind = block["type"]
             if kind == "text":
                 self._add(size(block["text"]))
@@ -135,13 +162,14 @@ class AnthropicMeter(JsonMeter):
                 self._add_reasoning(size(block["thinking"]))
             elif kind in _TOOL_USES:
                 self._add(size(block["name"]) + json_size(block["input"]))
+        self._note_report(output)
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         """A tool call whose input is not whole stays so, as with the provider's own limit: client libraries parse what
         there is of it. Also right before `message_start`, though a stream without content needs no cut."""
-        return b"".join(sse(event, event["type"]) for event in self._ending(output))
+        return b"".join(sse(event, event["type"]) for event in self._ending(prompt, output))
 
-    def _ending(self, output: int) -> list[dict[str, Any]]:
+    def _ending(self, prompt: int, output: int) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []
         if self.finished:
             return events
@@ -150,7 +178,7 @@ class AnthropicMeter(JsonMeter):
         events += [{"type": "content_block_stop", "index": index} for index in self._open]
         if self.finish is None:
             delta = {"stop_reason": "max_tokens", "stop_sequence": None}
-            events.append({"type": "message_delta", "delta": delta, "usage": self._usage(output)})
+            events.append({"type": "message_delta", "delta": delta, "usage": self._usage(prompt, output)})
         events.append({"type": "message_stop"})
         return events
 
@@ -166,9 +194,10 @@ class AnthropicMeter(JsonMeter):
             "usage": {"input_tokens": 0, "output_tokens": 0},
         }
 
-    def _usage(self, output: int) -> dict[str, int]:
+    def _usage(self, prompt: int, output: int) -> dict[str, int]:
+        """`input_tokens` are what of the prompt has nothing to do with the cache."""
         known = {
-            "input_tokens": self.usage.input,
+            "input_tokens": max(0, prompt - (self.usage.cached or 0) - (self.usage.cache_written or 0)),
             "cache_creation_input_tokens": self.usage.cache_written,
             "cache_read_input_tokens": self.usage.cached,
         }
@@ -197,6 +226,15 @@ class Anthropic(UsageAlways):
     key_field = (b"x-api-key", b"")
     heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
     bytes_per_token = 3.2
+    reads = Reads(
+        {
+            "model": None,
+            "stream": None,
+            "max_tokens": None,
+            "metadata": Reads({"user_id": None}),
+            "thinking": Reads({"budget_tokens": None}),
+        }
+    )
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/v1/messages") or find_model(target, _VERTEX, _ACTIONS) is not None

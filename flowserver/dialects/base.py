@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import RelayError
+from ..json_members import Reads
 
 BEARER = (b"authorization", b"Bearer ")
 """Where most APIs take keys."""
@@ -18,7 +19,8 @@ class Usage:
     """Tokens as the provider reports them; None: not reported (yet)."""
 
     input: int | None = None
-    """As the provider bills it: where it counts cached tokens apart (Anthropic), they are not in here."""
+    """All tokens of the prompt: those read from or written to a cache too, also where the provider counts them apart
+    (Anthropic, Bedrock), and those of its own tools and of other models that it asked, as far as it reports them."""
     output: int | None = None
     """With the reasoning, also where the provider leaves it out of its own sum (xAI, Gemini)."""
     cached: int | None = None
@@ -37,6 +39,8 @@ class Asked(NamedTuple):
     max_tokens: int | None = None
     choices: int = 1
     """Answers to one request, each of up to `max_tokens`."""
+    answers: int = 1
+    """The same with those that are generated and not shown (`best_of`)."""
     user: str | None = None
     usage: bool = True
     """Whether the client gets the provider's usage report: in most formats always, in some on demand."""
@@ -90,6 +94,8 @@ class Meter(Protocol):
     """Of `units`, the ones of reasoning."""
     usage: Usage
     """The provider's report so far: replaced or added up as this provider means it."""
+    answer_id: str | None
+    """The answer's own id, where it can be fetched by it later; None: it can't, or the id is not known."""
     running: bool
     """Whether `usage.output` is a running count that came with the content, exact at this point of the stream."""
     model: str | None
@@ -100,6 +106,10 @@ class Meter(Protocol):
     """An error told inside an answer of status 200, in short."""
     finished: bool
     """Whether nothing but an end may follow: the format's last event came."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether `usage` is the provider's last report on all that was read, not one of its beginning."""
 
     @property
     def ordinary(self) -> Ordinary | None:
@@ -113,17 +123,20 @@ class Meter(Protocol):
         """Count `data` if it is, at a look, one whole event as it stands on the wire, with content and nothing else.
         False: it was not counted and is to be read the long way."""
 
-    def read(self, name: bytes, data: bytes) -> bool:
+    def read_head(self, fields: Mapping[bytes, bytes]) -> None:
+        """The head of the answer, before anything else: what it tells of tokens."""
+
+    def read(self, name: bytes, data: bytes) -> bool | bytes:
         """One event of a stream: its name (b"" where it has none) and its data. False: an event that the client did not
-        ask for and must not get, such as the usage report that the relay has asked for."""
+        ask for and must not get, such as the usage report that the relay has asked for. Bytes: what it gets in place of
+        `data`, which has such a report among other things."""
 
     def read_whole(self, body: bytes) -> None:
         """An answer that is no stream."""
 
-    def ending(self, output: int) -> bytes:
-        """The events that end the stream here as if the provider had reached the token limit, after `output` tokens:
-        what the format's own client libraries take for a normal "length" ending. `output` replaces a report that has
-        not come."""
+    def ending(self, prompt: int, output: int) -> bytes:
+        """The events that end the stream here as if the provider had reached the token limit, after `output` tokens on
+        a prompt of `prompt`: what the format's own client libraries take for a normal "length" ending."""
 
     def failure(self, error: RelayError) -> bytes:
         """The format's error event for mid-stream; b"" where it has none. No clean end follows."""
@@ -132,7 +145,7 @@ class Meter(Protocol):
 class Format(Protocol):
     """A wire format: what requests and answers of one kind of API look like. Stateless; one for each kind.
 
-    A `target` is a request target with its query. A `body` is a parsed request.
+    A `target` is a request target with its query. A `body` has what matters of a request, by `reads`.
     """
 
     name: str
@@ -141,13 +154,18 @@ class Format(Protocol):
     """The field of a request in which the API takes its key, and what stands before the key in it."""
     heartbeat: bytes | None
     """What may be sent between two events of a stream to show that the connection lives; None: nothing is safe."""
+    reads: Reads
+    """What matters of a request's body."""
+    takes_forms: bool
+    """Whether requests may be forms (multipart/form-data), with the same names."""
     bytes_per_token: float
     """`Meter.units` for one token, before anything was learned."""
 
     def serves(self, target: str) -> bool:
         """Whether requests to `target` are in this format."""
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked: ...
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        """`body`: what `reads` found."""
 
     def path_model(self, target: str) -> str | None:
         """The model that the path names, decoded; None: this API has it in the body only, or the path names none."""

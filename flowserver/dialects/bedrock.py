@@ -14,11 +14,25 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..json_members import Reads
 from ..names import model_name
 from .anthropic import AnthropicMeter
 from .api_paths import find_model
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, note_open, reason_text, size, text, told
+from .common import (
+    JsonMeter,
+    UsageAlways,
+    count,
+    json_size,
+    lower,
+    note_open,
+    reason_text,
+    section,
+    size,
+    text,
+    told,
+    total,
+)
 
 _MODELS = ("/model/",)
 _CONVERSE = ("/converse", "/converse-stream")
@@ -44,6 +58,11 @@ _ENDINGS: dict[str, dict[str, Any]] = {
     "text": {"is_finished": True, "finish_reason": "MAX_TOKENS"},
 }
 _FINISHES = ("stop_reason", "completionReason", "finish_reason")
+_LISTS = ("choices", "outputs", "results", "generations")
+"""Where models put several answers."""
+_CONVERSE_EVENTS = frozenset(
+    ("messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata")
+)
 
 
 def encode_frame(payload: Mapping[str, Any], name: str, kind: str = "event") -> bytes:
@@ -77,12 +96,15 @@ class ConverseMeter(JsonMeter):
         """Indexes of the content blocks that have no end yet, in their order. A text has no start, so the block of a
         withheld first delta is in here too: better an end too many than a block without."""
 
-    def read(self, name: bytes, data: bytes) -> bool:
+    def read(self, name: bytes, data: bytes) -> bool | bytes:
         self._name = name
         return super().read(name, data)
 
     def _read(self, event: Any) -> None:
-        name = self._name
+        self.read_event(self._name, event)
+
+    def read_event(self, name: bytes, event: Any) -> None:
+        """May raise anything of NONSENSE."""
         if name == b"contentBlockDelta":
             self._open_block(event["contentBlockIndex"])
             self._read_delta(event["delta"])
@@ -98,7 +120,7 @@ class ConverseMeter(JsonMeter):
             self.finish = reason_text(event["stopReason"])
         elif name == b"metadata":
             self.finished = True
-            self._report(event["usage"])
+            self.report(event["usage"])
         elif name.startswith(b"!"):
             self.failed = _failed(name, event)
 
@@ -115,35 +137,49 @@ class ConverseMeter(JsonMeter):
         elif reasoning := delta.get("reasoningContent"):
             self._add_reasoning(size(reasoning.get("text") or ""))
 
-    def _report(self, report: Any) -> None:
-        self.usage.input = count(report.get("inputTokens"))
-        self.usage.output = count(report.get("outputTokens"))
-        self.usage.cached = count(report.get("cacheReadInputTokens"))
-        self.usage.cache_written = count(report.get("cacheWriteInputTokens"))
+    def report(self, report: Any) -> None:
+        """`inputTokens` leave the cache out. InvokeModel spells what was read from it with a Count at the end."""
+        fresh, usage = count(report.get("inputTokens")), self.usage
+        usage.cached, usage.cache_written = _cache(report)
+        usage.input = None if fresh is None else total(fresh, usage.cached, usage.cache_written)
+        self._note_report(count(report.get("outputTokens")))
 
-    def _read_whole(self, answer: Any) -> None:
+    def read_answer(self, answer: Any) -> None:
+        """A whole one. May raise anything of NONSENSE."""
         self.finished = True
         self.finish = reason_text(answer.get("stopReason"))
-        self._report(answer.get("usage") or {})
-        for block in answer["output"]["message"]["content"]:
+        for block in ((answer.get("output") or {}).get("message") or {}).get("content") or ():
             if tool := block.get("toolUse"):
                 self._add(size(tool["name"]) + json_size(tool["input"]))
             elif reasoning := block.get("reasoningContent"):
                 self._add_reasoning(size((reasoning.get("reasoningText") or {}).get("text") or ""))
             else:
                 self._add(size(block.get("text") or ""))
+        self.report(answer.get("usage") or {})
 
-    def ending(self, output: int) -> bytes:
+    def _read_whole(self, answer: Any) -> None:
+        self.read_answer(answer)
+
+    def ending(self, prompt: int, output: int) -> bytes:
+        return b"".join(encode_frame(event, name) for name, event in self.ending_events(prompt, output))
+
+    def ending_events(self, prompt: int, output: int) -> list[tuple[str, dict[str, Any]]]:
+        """Names and payloads; none where the stream has ended."""
         if self.finished:
-            return b""
-        frames = [] if self._started else [encode_frame({"role": "assistant"}, "messageStart")]
-        frames += [encode_frame({"contentBlockIndex": index}, "contentBlockStop") for index in self._open]
+            return []
+        events: list[tuple[str, dict[str, Any]]] = [] if self._started else [("messageStart", {"role": "assistant"})]
+        events += [("contentBlockStop", {"contentBlockIndex": index}) for index in self._open]
         if self.finish is None:
-            frames.append(encode_frame({"stopReason": "max_tokens"}, "messageStop"))
-        prompt = self.usage.input or 0
-        usage = {"inputTokens": prompt, "outputTokens": output, "totalTokens": prompt + output}
-        frames.append(encode_frame({"usage": usage, "metrics": {"latencyMs": 0}}, "metadata"))
-        return b"".join(frames)
+            events.append(("messageStop", {"stopReason": "max_tokens"}))
+        cached = {
+            "cacheReadInputTokens": self.usage.cached,
+            "cacheWriteInputTokens": self.usage.cache_written,
+        }
+        known = {name: tokens for name, tokens in cached.items() if tokens}
+        usage = {"inputTokens": max(0, prompt - sum(known.values())), "outputTokens": output, **known}
+        usage["totalTokens"] = prompt + output
+        events.append(("metadata", {"usage": usage, "metrics": {"latencyMs": 0}}))
+        return events
 
     def failure(self, error: RelayError) -> bytes:
         return _exception(error)
@@ -151,17 +187,27 @@ class ConverseMeter(JsonMeter):
 
 class InvokeMeter(AnthropicMeter):
     """InvokeModelWithResponseStream: frames with chunks of the model's own form. Anthropic's are the events of its
-    Messages API; of other models' only the text is known."""
+    Messages API, Nova's those of Converse, each in an object under its name; of other models' the text is known, and
+    what Bedrock itself counts."""
 
-    __slots__ = ("_field", "_name")
+    __slots__ = ("_converse", "_field", "_name", "_told")
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
         self._name = b""
+        self._converse: ConverseMeter | None = None
+        """Of a model that speaks in Converse's events; None: it did not, so far."""
         self._field: str | None = None
-        """Where the model, not one of Anthropic's, puts its text; None: nothing of the kind was seen."""
+        """Where another model puts its text; None: nothing of the kind was seen."""
+        self._told: tuple[int | None, int | None] = (None, None)
+        """Input and output tokens in the head of the answer, where Bedrock tells them of one that is no stream."""
 
-    def read(self, name: bytes, data: bytes) -> bool:
+    def read_head(self, fields: Mapping[bytes, bytes]) -> None:
+        known = [fields.get(b"x-amzn-bedrock-%b-token-count" % kind, b"") for kind in (b"input", b"output")]
+        prompt, output = [count(value.decode("latin-1")) for value in known]
+        self._told = prompt, output
+
+    def read(self, name: bytes, data: bytes) -> bool | bytes:
         self._name = name
         return super().read(name, data)
 
@@ -170,59 +216,140 @@ class InvokeMeter(AnthropicMeter):
             self.failed = _failed(self._name, event)
             return
         chunk = orjson.loads(a2b_base64(event["bytes"]))
-        if metrics := chunk.get(_METRICS):
-            self.finished = True
         if "type" in chunk:
             super()._read(chunk)
+        elif not _CONVERSE_EVENTS.isdisjoint(chunk):
+            self._read_converse(chunk)
         else:
             self._read_foreign(chunk)
-        if metrics:
-            # What is billed: it may differ from what the model itself reports.
-            self.usage.input = count(metrics.get("inputTokenCount"), self.usage.input)
-            self.usage.output = count(metrics.get("outputTokenCount"), self.usage.output)
-            self.usage.cached = count(metrics.get("cacheReadInputTokenCount"), self.usage.cached)
-            self.usage.cache_written = count(metrics.get("cacheWriteInputTokenCount"), self.usage.cache_written)
+        if metrics := chunk.get(_METRICS):
+            self._read_metrics(metrics)
+
+    def _read_metrics(self, metrics: Any) -> None:
+        """What is billed: it may differ from what the model itself reports."""
+        self.finished = True
+        usage, fresh = self.usage, count(metrics.get("inputTokenCount"))
+        if fresh is not None:
+            read, written = _cache(metrics)
+            usage.cached = usage.cached if read is None else read
+            usage.cache_written = usage.cache_written if written is None else written
+            usage.input = total(fresh, usage.cached, usage.cache_written)
+        output = count(metrics.get("outputTokenCount"))
+        if output is not None:
+            self._note_report(output)
+
+    def _read_converse(self, chunk: Any) -> None:
+        inner = self._converse = self._converse or ConverseMeter()
+        for name, event in chunk.items():
+            if name != _METRICS:
+                inner.read_event(name.encode(), event)
+        self._take_over(inner)
+
+    def _take_over(self, inner: ConverseMeter) -> None:
+        self.units, self.reasoning_units = inner.units, inner.reasoning_units
+        self.usage, self.finish, self.finished = inner.usage, inner.finish, inner.finished
+        if inner.is_final:
+            self._note_report(inner.usage.output)
 
     def _read_foreign(self, chunk: Any) -> None:
-        self.finish = next((reason for name in _FINISHES if (reason := reason_text(chunk.get(name)))), None)
+        self.finish = next((reason for name in _FINISHES if (reason := reason_text(chunk.get(name)))), self.finish)
         field = next((name for name in _ENDINGS if name in chunk), None)
         if field:
             self._field = field
             self._add(size(chunk[field]))
+            return
+        for name in _LISTS:
+            for entry in chunk.get(name) or ():
+                self._read_entry(entry)
+
+    def _read_entry(self, entry: Any) -> None:
+        """One answer of several, in any of the forms that models have."""
+        said = entry.get("delta") or entry.get("message") or entry
+        self._add(sum(size(said.get(field) or "") for field in ("content", "text", "outputText", "reasoning_content")))
+        self.finish = next((reason for name in _FINISHES if (reason := reason_text(entry.get(name)))), self.finish)
 
     def _read_whole(self, answer: Any) -> None:
         if "type" in answer:
             super()._read_whole(answer)
+        elif "output" in answer or "stopReason" in answer:
+            inner = ConverseMeter()
+            inner.read_answer(answer)
+            self._take_over(inner)
         else:
             self.finished = True
             self._read_foreign(answer)
+            self._read_own_counts(answer)
+        prompt, output = self._told
+        if prompt is not None and output is not None and not self.is_final:
+            self.usage.input = prompt
+            self._note_report(output)
 
-    def _ending(self, output: int) -> list[dict[str, Any]]:
-        if self._field:
+    def _read_own_counts(self, answer: Any) -> None:
+        """Llama's, Titan's, and those of models that answer as OpenAI does."""
+        usage = answer.get("usage") or answer
+        names = ("prompt_token_count", "inputTextTokenCount", "prompt_tokens")
+        prompt = next((tokens for name in names if (tokens := count(usage.get(name))) is not None), None)
+        output = count(usage.get("generation_token_count"), count(usage.get("completion_tokens")))
+        if output is None and (parts := [count(entry.get("tokenCount")) for entry in answer.get("results") or ()]):
+            output = total(*parts)
+        if prompt is not None and output is not None:
+            self.usage.input = prompt
+            self._note_report(output)
+
+    def _ending(self, prompt: int, output: int) -> list[dict[str, Any]]:
+        if self._converse is not None:
+            events = [{name: event} for name, event in self._converse.ending_events(prompt, output)]
+        elif self._field:
             events = [_ENDINGS[self._field]]
         elif self._started or "anthropic" in (self._asked.model or ""):
-            events = super()._ending(output)
+            events = super()._ending(prompt, output)
         else:
             events = []
         if events:
-            metrics = {"inputTokenCount": self.usage.input or 0, "outputTokenCount": output}
-            events[-1] = events[-1] | {_METRICS: metrics}
+            events[-1] = events[-1] | {_METRICS: {"inputTokenCount": prompt, "outputTokenCount": output}}
         return events
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         """Also after the last chunk where it may have had content and been withheld; b"" where nothing told the model's
         form yet."""
         return b"".join(
             encode_frame({"bytes": b2a_base64(orjson.dumps(event), newline=False).decode()}, "chunk")
-            for event in self._ending(output)
+            for event in self._ending(prompt, output)
         )
 
     def failure(self, error: RelayError) -> bytes:
         return _exception(error)
 
 
+def _cache(report: Any) -> tuple[int | None, int | None]:
+    """Input tokens read from the cache, and written to it."""
+    read, written = (
+        count(report.get(f"cache{what}InputTokens"), count(report.get(f"cache{what}InputTokenCount")))
+        for what in ("Read", "Write")
+    )
+    return read, written
+
+
 def _failed(name: bytes, event: Any) -> str:
     return told({"type": name[1:].decode(errors="replace"), "message": event.get("message")})
+
+
+_MOST = ("max_tokens", "max_tokens_to_sample", "max_gen_len", "maxTokens")
+_CONFIGS = {
+    "inferenceConfig": ("maxTokens", "max_new_tokens"),
+    "textGenerationConfig": ("maxTokenCount",),
+}
+"""Where models of Bedrock's have the bound of their answer."""
+
+
+def _limits(body: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """Each bound in a request: the object that has it, and its name there."""
+    found: list[tuple[Any, str]] = [(body, name) for name in _MOST if body.get(name) is not None]
+    for config, names in _CONFIGS.items():
+        held = body.get(config)
+        if isinstance(held, dict):
+            found += [(held, name) for name in names if held.get(name) is not None]
+    return found
 
 
 class Bedrock(UsageAlways):
@@ -233,6 +360,13 @@ class Bedrock(UsageAlways):
     key_field = BEARER
     heartbeat: bytes | None = None
     bytes_per_token = 3.0
+    reads = Reads(
+        {
+            "model": None,
+            **dict.fromkeys(_MOST),
+            **{config: Reads(dict.fromkeys(names)) for config, names in _CONFIGS.items()},
+        }
+    )
 
     def __init__(self, name: str, *, converse: bool) -> None:
         self.name = name
@@ -244,12 +378,11 @@ class Bedrock(UsageAlways):
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         found = find_model(target, _MODELS, self._ends)
-        config = body.get("inferenceConfig")
-        most = config.get("maxTokens") if isinstance(config, dict) else body.get("max_tokens")
+        most = [tokens for where, field in _limits(body) if (tokens := count(where.get(field))) is not None]
         return Asked(
             model=model_name(found[0]) if found else None,
             stream=found is not None and found[1].endswith("-stream"),
-            max_tokens=count(most),
+            max_tokens=min(most, default=None),
         )
 
     def path_model(self, target: str) -> str | None:
@@ -257,8 +390,11 @@ class Bedrock(UsageAlways):
         return text(found[0]) if found else None
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """Never: requests are signed over their body."""
-        return False
+        """InvokeModel: only where the request has a bound itself, in its model's own field."""
+        changed = [lower(where, field, most) for where, field in _limits(body)]
+        if not changed and self._converse and (config := section(body, "inferenceConfig")) is not None:
+            return lower(config, "maxTokens", most)
+        return any(changed)
 
     def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
         return ConverseMeter() if self._converse else InvokeMeter(asked)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..json_members import Reads
 from ..names import model_name
 from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
@@ -65,21 +66,21 @@ class CohereMeter(JsonMeter):
         """Tokens as the model took them: fewer are billed, but a token limit means these."""
         tokens = report.get("tokens") or {}
         self.usage.input = count(tokens.get("input_tokens"))
-        self.usage.output = count(tokens.get("output_tokens"))
         self.usage.reasoning = count(tokens.get("reasoning_tokens"))
         self.usage.cached = count(report.get("cached_tokens"))
+        self._note_report(count(tokens.get("output_tokens")))
 
     def _read_whole(self, answer: Any) -> None:
-        self._end(answer)
         self.finished = True
-        message = answer["message"]
+        message = answer.get("message") or {}
         for part in message.get("content") or ():
             self._add_content(part)
         self._add(size(message.get("tool_plan") or ""))
         for call in message.get("tool_calls") or ():
             self._add(size(call["function"]["name"]) + size(call["function"]["arguments"]))
+        self._end(answer)
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         if self.finished:
             return b""
         events: list[dict[str, Any]] = []
@@ -87,7 +88,7 @@ class CohereMeter(JsonMeter):
             message = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
             events.append({"type": "message-start", "id": "0", "delta": {"message": message}})
         events += [{"type": end, "index": index} for end, index in self._open]
-        tokens = {"input_tokens": self.usage.input or 0, "output_tokens": output}
+        tokens = {"input_tokens": prompt, "output_tokens": output}
         delta = {"finish_reason": "MAX_TOKENS", "usage": {"billed_units": tokens, "tokens": tokens}}
         events.append({"type": "message-end", "delta": delta})
         return b"".join(sse(event, event["type"]) for event in events) + b"data: [DONE]\n\n"
@@ -104,6 +105,7 @@ class Cohere(ModelInBody, UsageAlways):
     key_field = BEARER
     heartbeat: bytes | None = b": ping\n"
     bytes_per_token = 4.4
+    reads = Reads({"model": None, "stream": None, "max_tokens": None})
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/v2/chat")

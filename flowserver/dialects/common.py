@@ -41,6 +41,12 @@ def count(value: Any, missing: int | None = None) -> int | None:
     return value if type(value) is int and 0 <= value < MAX_COUNT else missing
 
 
+def total(*counts: int | None) -> int | None:
+    """The sum of those that are known; None: none is."""
+    known = [each for each in counts if each is not None]
+    return sum(known) if known else None
+
+
 def text(value: Any) -> str | None:
     """`value` if it is a text that says something."""
     return value if isinstance(value, str) and value else None
@@ -107,9 +113,11 @@ class ModelInBody:
 
 
 class UsageAlways:
-    """For formats whose answers always bear a usage report."""
+    """For formats whose answers always bear a usage report, and whose requests are JSON."""
 
     __slots__ = ()
+
+    takes_forms = False
 
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
         return False
@@ -141,7 +149,7 @@ class JsonMeter(Shortcut):
         """Units of tools' names in the events that open a call. They are counted with the content that follows, because
         an event that opens something must not be withheld."""
 
-    def read(self, name: bytes, data: bytes) -> bool:
+    def read(self, name: bytes, data: bytes) -> bool | bytes:
         self._try(self._read, data)
         return True
 
@@ -162,6 +170,14 @@ class JsonMeter(Shortcut):
 
     def _read_whole(self, answer: Any) -> None:
         raise NotImplementedError
+
+    def _note_report(self, output: int | None) -> None:
+        """The provider's last report told `output`; None: it should have, and did not."""
+        if output is None:
+            self._reported_at = -1
+        else:
+            self.usage.output = output
+            self._reported_at = self.units
 
     def _add(self, units: int) -> None:
         """Generated content."""

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from ..errors import RelayError
+from ..json_members import Reads
 from ..names import model_name
 from .api_paths import find_model
 from .base import Asked, Meter, Quirks
@@ -27,6 +28,7 @@ from .common import (
     sse,
     text,
     told,
+    total,
 )
 
 _MODELS = ("/models/", "/tunedmodels/", "/endpoints/")
@@ -69,7 +71,6 @@ class GeminiMeter(JsonMeter):
             self.failed = told(event["error"])
             return
         self.model = model_name(event.get("modelVersion")) or self.model
-        self._report(event.get("usageMetadata") or {})
         if refusal := text((event.get("promptFeedback") or {}).get("blockReason")):
             self._finish(refusal)
         for candidate in event.get("candidates") or ():
@@ -78,21 +79,28 @@ class GeminiMeter(JsonMeter):
                 self._finish(str(reason))
             for part in (candidate.get("content") or {}).get("parts") or ():
                 self._read_part(part)
+        self._report(event.get("usageMetadata") or {})
 
     def _finish(self, reason: str) -> None:
         self.finish = reason_text(reason)
         self.finished = True
 
     def _report(self, report: Any) -> None:
-        """A usage report: it replaces the one before. Input leaves out what the provider's own tools read."""
+        """A usage report: it replaces the one before. What the provider's own tools read stands apart, and is billed as
+        input. One that comes with the end or behind it is the last."""
         usage = self.usage
-        usage.input = count(report.get("promptTokenCount"), usage.input)
+        prompt, tools = count(report.get("promptTokenCount")), count(report.get("toolUsePromptTokenCount"))
+        usage.input = total(prompt, tools) if prompt is not None else usage.input
         usage.cached = count(report.get("cachedContentTokenCount"), usage.cached)
         shown = count(report.get("candidatesTokenCount"))
         thoughts = count(report.get("thoughtsTokenCount"))
         if shown is not None or thoughts is not None:
             usage.output = (shown or 0) + (thoughts or 0)
             usage.reasoning = thoughts
+        elif prompt is not None and count(report.get("totalTokenCount")) == usage.input:
+            usage.output = 0  # fields of no tokens are left out
+        if self.finished and prompt is not None:
+            self._note_report(usage.output)
 
     def _read_part(self, part: Any) -> None:
         """Results of code that the provider ran are not generated, and not counted."""
@@ -111,17 +119,16 @@ class GeminiMeter(JsonMeter):
         for event in answer if isinstance(answer, list) else [answer]:
             self._read(event)
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         """Every candidate ends, also one that has ended: its end may be in an event with content, which may have been
         withheld. With an empty text, because client libraries keep no turn without parts in a chat's history."""
         content = {"parts": [{"text": ""}], "role": "model"}
         choices = min(self._asked.choices, _MOST_CHOICES)
         candidates = [{"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(choices)]
-        event = {"candidates": candidates, "usageMetadata": self._usage(output)}
+        event = {"candidates": candidates, "usageMetadata": self._usage(prompt, output)}
         return sse(event | {"modelVersion": self.model} if self.model else event)
 
-    def _usage(self, output: int) -> dict[str, int]:
-        prompt = self.usage.input or 0
+    def _usage(self, prompt: int, output: int) -> dict[str, int]:
         thoughts = min(self.usage.reasoning or 0, output)
         usage = {
             "promptTokenCount": prompt,
@@ -143,6 +150,16 @@ class Gemini(UsageAlways):
     heartbeat: bytes | None = None
     """Google's own library takes a comment line for the start of an error."""
     bytes_per_token = 3.0
+    reads = Reads(
+        {
+            "model": None,
+            "generationConfig": Reads(
+                {"maxOutputTokens": None, "candidateCount": None},
+                {"max_output_tokens": "maxOutputTokens", "candidate_count": "candidateCount"},
+            ),
+        },
+        {"generation_config": "generationConfig"},
+    )
 
     def serves(self, target: str) -> bool:
         return find_model(target, _MODELS, _ACTIONS) is not None
@@ -156,6 +173,7 @@ class Gemini(UsageAlways):
             stream=found is not None and found[1] == _STREAM and _wants_sse(target),
             max_tokens=_first(config, _MOST),
             choices=_first(config, _CHOICES) or 1,
+            answers=_first(config, _CHOICES) or 1,
         )
 
     def path_model(self, target: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..json_members import Reads
 from ..names import model_name
 from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
@@ -33,20 +34,22 @@ class OllamaMeter(JsonMeter):
             return
         self.model = model_name(event.get("model"))
         self._created = (text(event.get("created_at")) or "")[:_MOST_CREATED] or None
-        if event.get("done") is True:
+        done = event.get("done") is True
+        if done:
             self._end(event)
         if self._chat:
-            self._read_message(event["message"])
+            self._read_message(event.get("message") or {})
         else:
             self._add_reasoning(size(event.get("thinking") or ""))
-            self._add(size(event["response"]))
+            self._add(size(event.get("response") or ""))
+        if done:
+            self._note_report(count(event.get("eval_count")))
 
     def _end(self, event: Any) -> None:
         self.finished = True
         self.finish = reason_text(event.get("done_reason"))
         # Missing where the whole prompt was in the cache.
         self.usage.input = count(event.get("prompt_eval_count"))
-        self.usage.output = count(event.get("eval_count"))
 
     def _read_message(self, message: Any) -> None:
         self._add_reasoning(size(message.get("thinking") or ""))
@@ -58,7 +61,7 @@ class OllamaMeter(JsonMeter):
     def _read_whole(self, answer: Any) -> None:
         self._read(answer)
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         """Also after the last line, because that may have had content and been withheld."""
         content = {"message": {"role": "assistant", "content": ""}} if self._chat else {"response": ""}
         last: dict[str, Any] = {
@@ -68,10 +71,9 @@ class OllamaMeter(JsonMeter):
             **content,
             "done": True,
             "done_reason": "length",
+            "prompt_eval_count": prompt,
             "eval_count": output,
         }
-        if self.usage.input is not None:
-            last["prompt_eval_count"] = self.usage.input
         return orjson.dumps(last) + b"\n"
 
     def failure(self, error: RelayError) -> bytes:
@@ -86,6 +88,7 @@ class Ollama(ModelInBody, UsageAlways):
     key_field = BEARER
     heartbeat: bytes | None = None
     bytes_per_token = 3.6
+    reads = Reads({"model": None, "stream": None, "options": Reads({"num_predict": None})})
 
     def __init__(self, name: str, *, chat: bool) -> None:
         self.name = name

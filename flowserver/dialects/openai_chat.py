@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, ClassVar
 
 import orjson
 
 from ..errors import RelayError
+from ..json_edits import without_member
+from ..json_members import COUNT, Reads
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
@@ -24,6 +26,8 @@ _MOST_SAMPLE = 1 << 16
 """Bytes of a chunk that is kept. A larger one leaves the one before it in place."""
 _MOST_FIELD = 256
 """Characters of a text in the head of the ending's chunks."""
+_REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "obfuscation", "p"))
+"""What an event has that is there for its usage alone."""
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 _PADDING_FIELDS = ("obfuscation", "p")
@@ -39,6 +43,7 @@ class ChatMeter(Shortcut):
 
     __slots__ = (
         "_asked",
+        "_by_choice",
         "_closed",
         "_closing",
         "_cuttable",
@@ -47,6 +52,7 @@ class ChatMeter(Shortcut):
         "_reported",
         "_sample",
         "_seen",
+        "answer_id",
         "failed",
         "finish",
         "finished",
@@ -63,6 +69,7 @@ class ChatMeter(Shortcut):
         self.usage = Usage()
         self.running = False
         self.model: str | None = None
+        self.answer_id: str | None = None
         self.finish: str | None = None
         self.failed: str | None = None
         self.finished = False
@@ -71,6 +78,8 @@ class ChatMeter(Shortcut):
         self._closed: set[int] = set()
         self._closing: set[int] = set()
         """Choices that the last event closed, where it has content: the client may not get to see it."""
+        self._by_choice: dict[int, int] = {}
+        """Output tokens of each choice, where a provider tells of them one by one and not yet of them all."""
         self._reported = False
         """Whether the client has the final usage report, or would not get it anyway."""
         self._sample = b""
@@ -78,7 +87,7 @@ class ChatMeter(Shortcut):
         self._pattern: Pattern | None = None
         """`_wire` without the framing of its event."""
 
-    def read(self, name: bytes, data: bytes) -> bool:
+    def read(self, name: bytes, data: bytes) -> bool | bytes:
         pattern = self._pattern
         if pattern is not None and (units := pattern.text_size(data)):
             self.units += units
@@ -92,13 +101,14 @@ class ChatMeter(Shortcut):
         event = parse(data)
         return event is None or self._read_event(data, event)
 
-    def _read_event(self, data: bytes, event: dict[str, Any]) -> bool:
+    def _read_event(self, data: bytes, event: dict[str, Any]) -> bool | bytes:
         if self._closing:
             self._closed.update(self._closing)
             self._closing = set()
         choices = entries(event.get("choices"))
         groq = mapping(event["x_groq"]) if "x_groq" in event else {}
         units = self.units
+        late = self._are_closed(choices)
         closing = self._read_choices(choices)
         content = self.units > units
         if content:
@@ -109,6 +119,7 @@ class ChatMeter(Shortcut):
         if choices and self._cuttable and len(data) <= _MOST_SAMPLE:
             self._sample = data
         self.model = model_name(event.get("model")) or self.model
+        self.answer_id = self.answer_id or model_name(event.get("id"))
         error = event.get("error") or groq.get("error")
         if error:
             self.failed = told(error)
@@ -116,8 +127,9 @@ class ChatMeter(Shortcut):
         if content:
             self.running = False
         if report:
-            last = not choices or closing.issuperset(self._open_choices())
-            self._read_report(report, content=content, last=last)
+            self._read_report(report, choices, content=content, late=late)
+        elif self._by_choice and closing:
+            self._add_up_choices(closing)
         if closing or report or error:
             # What these said of the stream may not hold after one more event, which a pattern would not see.
             self._pattern = self._wire = None
@@ -126,8 +138,9 @@ class ChatMeter(Shortcut):
             found = _pattern_of(data, event, self.units - units)
             if found is not None:
                 self._pattern, self._wire = found, found.on_the_wire()
-        unasked = self._quirks.usage_option and not self._asked.usage
-        return not (unasked and report and not choices and not error)
+        if not report or choices or error or self._asked.usage or not self._quirks.usage_option:
+            return True
+        return _without_report(data, event)
 
     def _read_choices(self, choices: list[dict[str, Any]]) -> set[int]:
         """Count their content. The ones that end here."""
@@ -145,6 +158,8 @@ class ChatMeter(Shortcut):
                 self._read_delta(delta)
             else:
                 self.units += size_of(choice.get("text"))
+            if "usage" in choice and (report := mapping(choice["usage"])):
+                self._note_of_choice(choice, report)
             finish = choice.get("finish_reason")
             if finish and type(finish) is str:
                 self.finish = reason_text(finish)
@@ -176,23 +191,55 @@ class ChatMeter(Shortcut):
         self.reasoning_units += reasoning
         self.units += said + reasoning
 
-    def _read_report(self, report: dict[str, Any], *, content: bool, last: bool) -> None:
-        """`last`: it comes with the end of the last choice, or behind that."""
-        if not last and self._asked.choices > 1:
-            return  # vLLM's running count is about one of them
-        read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
-        self.running = content and self._asked.choices == 1 and "completion_tokens" in report
+    def _are_closed(self, choices: list[dict[str, Any]]) -> bool:
+        """Whether all of `choices` had ended before: what is told of them now is told of the whole answer."""
+        closed = self._closed
+        return bool(closed) and all(choice.get("index", 0) in closed for choice in choices)
+
+    def _read_report(self, report: dict[str, Any], choices: list[dict[str, Any]], *, content: bool, late: bool) -> None:
+        """`late`: it comes behind the end of its choices, if it has any."""
+        several = self._asked.choices > 1
+        if choices and several and not late:
+            # Of one choice: vLLM's running count.
+            self._note_of_choice(choices[0], report)
+            self._add_up_choices(self._closing)
+            return
+        output = read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
+        self._by_choice.clear()
+        last = not choices or late or not self._open_choices(self._closing)
+        self.running = content and not several and output is not None
+        if last:
+            self._reported_at = -1 if output is None else self.units
         if last and not content:
             self._reported = True
+
+    def _note_of_choice(self, choice: dict[str, Any], report: dict[str, Any]) -> None:
+        """A report on one choice of several."""
+        index = choice.get("index", 0)
+        own = Usage()
+        output = read_usage(own, report, reasoning_apart=self._quirks.reasoning_apart)
+        if output is not None and type(index) is int and len(self._by_choice) < MAX_OPEN:
+            self._by_choice[index] = output
+            self.usage.input = own.input if own.input is not None else self.usage.input
+
+    def _add_up_choices(self, closing: Set[int]) -> None:
+        """Once every choice has ended and told of itself, their sum is the report, as long as there is no other."""
+        ended = self._closed | closing
+        if not self._open_choices(closing) and ended and ended.issubset(self._by_choice):
+            self.usage.output = sum(self._by_choice.values())
+            self._reported_at = self.units
 
     def read_whole(self, body: bytes) -> None:
         event = parse(body)
         if event is None:
             return
         self.finished = True
-        self._read_choices(entries(event.get("choices")))
+        closing = self._read_choices(entries(event.get("choices")))
         self.pieces = 1 if self.units else 0
         self.model = model_name(event.get("model"))
+        self.answer_id = model_name(event.get("id"))
+        if self._by_choice:
+            self._add_up_choices(closing)
         error, report = event.get("error"), event.get("usage")
         if "x_groq" in event:
             groq = mapping(event["x_groq"])
@@ -200,13 +247,14 @@ class ChatMeter(Shortcut):
         if error:
             self.failed = told(error)
         if report := mapping(report):
-            read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
+            output = read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
+            self._reported_at = -1 if output is None else self.units
 
-    def _open_choices(self) -> list[int]:
+    def _open_choices(self, closing: Set[int] = frozenset()) -> list[int]:
         asked = range(min(self._asked.choices, _MOST_CHOICES))
-        return sorted({*asked, *self._seen} - self._closed)
+        return sorted({*asked, *self._seen} - self._closed - closing)
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         if self.finished:
             return b""
         sample = parse(self._sample) or {
@@ -221,7 +269,7 @@ class ChatMeter(Shortcut):
             for index in self._open_choices()
         ]
         if not self._reported:
-            report = _report(self.usage.input or 0, output)
+            report = _report(prompt, output)
             if not self._quirks.usage_option and chunks:
                 chunks[-1]["usage"] = report
             elif self._asked.usage:
@@ -247,6 +295,11 @@ class EmbeddingsMeter(ChatMeter):
     def read_whole(self, body: bytes) -> None:
         end = parse(b"{" + body[body.rfind(b'"usage"') :])  # the last fields only, if these are fields of the answer
         super().read_whole(body if end is None else orjson.dumps(end))
+
+
+def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:
+    """What a client that asked for no usage gets of an event that has it, and no choices: what else is in it."""
+    return False if _REPORT_ONLY.issuperset(event) else without_member(data, "usage") or False
 
 
 def _pattern_of(data: bytes, event: dict[str, Any], content: int) -> Pattern | None:
@@ -288,11 +341,19 @@ def _report(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
+_READS: dict[str, Reads | str | None] = {
+    **dict.fromkeys(("model", "stream", "max_completion_tokens", "max_tokens", "n", "user", "safety_identifier")),
+    "stream_options": Reads({"include_usage": None}),
+}
+
+
 class OpenAIChat:
     name = "openai-chat"
     key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     bytes_per_token = 4.2
+    reads = Reads(_READS)
+    takes_forms = False
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/chat/completions")
@@ -304,7 +365,8 @@ class OpenAIChat:
             model=model_name(deployment_of(target) or said("model")),
             stream=stream,
             max_tokens=count(said("max_completion_tokens"), count(said("max_tokens"))),
-            choices=count(said("n")) or 1,
+            choices=(choices := (count(said("n")) or 1)),
+            answers=choices,
             user=user_name(said("user")) or user_name(said("safety_identifier")),
             usage=not stream or mapping(said("stream_options")).get("include_usage") is True,
         )
@@ -334,17 +396,31 @@ class OpenAIChat:
         return error.body()
 
 
+def _prompts(body: Mapping[str, Any]) -> int:
+    return count(body.get("prompt")) or 1
+
+
+def _answers(body: Mapping[str, Any]) -> int:
+    return max(count(body.get("n")) or 1, count(body.get("best_of")) or 1) * _prompts(body)
+
+
 class OpenAICompletions(OpenAIChat):
     """The legacy API: a prompt instead of messages, a text instead of a delta."""
 
     name = "openai-completions"
+    reads = Reads({**_READS, "prompt": COUNT, "best_of": None})
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/completions") and not ends_with(target, "/chat/completions")
 
+    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+        """One answer for each prompt, `n` times; of `best_of` that are generated for each the best are shown."""
+        asked = super().asked(target, body)
+        return asked._replace(choices=asked.choices * _prompts(body), answers=_answers(body))
+
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """A request that has no bound gets none: its answer ends after 16 tokens (OpenAI, vLLM)."""
-        each = max(1, most // (count(body.get("n")) or 1))
+        each = max(1, most // _answers(body))
         return body.get("max_tokens") is not None and lower(body, "max_tokens", each)
 
     def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ChatMeter:

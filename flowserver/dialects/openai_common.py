@@ -39,10 +39,12 @@ def size_of(value: object) -> int:
     return len(value) if value.isascii() else len(value.encode())
 
 
-def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = False) -> None:
+def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = False) -> int | None:
     """Take a report over into `usage`; both spellings, prompt/completion and input/output. What it leaves out stays.
+    Returns its output tokens; None: it tells none that make sense.
 
-    Some have words of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning.
+    Some have words of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning. Some count
+    reasoning, audio or what their own tools read apart from both sums: the total tells.
     """
     said = report.get
     prompt, output = count(said("prompt_tokens")), count(said("completion_tokens"))
@@ -59,7 +61,23 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
         usage.reasoning = count(mapping(out).get("reasoning_tokens"), usage.reasoning)
     if output is None:
         output = count(said("output_tokens"))
+    if output is None and said("completion_tokens") is None and said("output_tokens") is None:
+        output = 0 if usage.input is not None and said("total_tokens") == usage.input else None  # embeddings
     if output is not None:
-        # The total shows whether the sum has the reasoning after all.
-        inside = report.get("total_tokens") == (usage.input or 0) + output
-        usage.output = output + (usage.reasoning or 0) if reasoning_apart and not inside else output
+        output += _apart(usage, output, count(said("total_tokens")), reasoning_apart=reasoning_apart)
+        usage.output = output
+    return output
+
+
+def _apart(usage: Usage, output: int, total: int | None, *, reasoning_apart: bool) -> int:
+    """Output tokens that a report has beside its `output`. What else it has beside both sums is added to the input."""
+    reasoning = usage.reasoning or 0
+    if total is None:
+        return reasoning if reasoning_apart else 0
+    beside = total - output - (usage.input or 0)
+    if beside <= 0:
+        return 0
+    more = reasoning if beside >= reasoning else 0
+    if usage.input is not None:
+        usage.input += beside - more
+    return more

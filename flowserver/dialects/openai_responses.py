@@ -9,12 +9,14 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..json_members import Reads
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import BEARER, Asked, Ordinary, Quirks, Usage
+from .base import BEARER, Asked, Quirks, Usage
 from .common import UsageAlways, count, lower, reason_text, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .openai_items import Items
+from .pattern import Shortcut
 
 LEAST_LIMIT = 16
 """What the API takes at least as `max_output_tokens`."""
@@ -49,7 +51,7 @@ _UNREAD = re.compile(rb"response\.(?:in_progress|queued|.*(?:_call\.|partial|ann
 """Events that change nothing here: some have 100 KB, so they are not even parsed."""
 
 
-class ResponsesMeter:
+class ResponsesMeter(Shortcut):
     """What opens and closes things has no content: a tool's name is counted with the first of its arguments."""
 
     __slots__ = (
@@ -58,22 +60,19 @@ class ResponsesMeter:
         "_created",
         "_items",
         "_sequence",
+        "answer_id",
         "failed",
         "finish",
         "finished",
         "model",
-        "pieces",
-        "reasoning_units",
         "running",
-        "units",
         "usage",
     )
 
     def __init__(self, asked: Asked, *, cuttable: bool) -> None:
+        super().__init__()
         self._asked = asked
-        self.units = 0
-        self.pieces = 0
-        self.reasoning_units = 0
+        self.answer_id: str | None = None
         self.usage = Usage()
         self.running = False
         self.model: str | None = None
@@ -87,15 +86,6 @@ class ResponsesMeter:
         self._created = b""
         """The stream's first event, in short if it is long; b"": it did not come, or is not needed."""
         self._items = Items() if cuttable else None
-
-    ordinary: Ordinary | None = None
-
-    def count_ordinary(self, events: int, units: int) -> None:
-        self.units += units
-        self.pieces += events
-
-    def glance(self, data: bytes) -> bool:
-        return False
 
     def read(self, name: bytes, data: bytes) -> bool:
         if not name and (start := _TYPE.match(data)):
@@ -142,6 +132,7 @@ class ResponsesMeter:
         elif name == b"response.created":
             response = mapping(event.get("response"))
             self.model = model_name(response.get("model"))
+            self.answer_id = model_name(response.get("id"))
             if self._items is not None:
                 self._created = data if len(data) <= _MOST_CREATED else orjson.dumps({"response": _brief(response)})
         elif name in _ENDS:
@@ -156,7 +147,10 @@ class ResponsesMeter:
         self.finish = reason_text(details.get("reason")) or reason_text(response.get("status"))
         if response.get("error"):
             self.failed = told(response["error"])
-        read_usage(self.usage, mapping(response.get("usage")))
+        self.answer_id = model_name(response.get("id")) or self.answer_id
+        if report := mapping(response.get("usage")):
+            output = read_usage(self.usage, report)
+            self._reported_at = -1 if output is None else self.units
         self.finished = True
 
     def read_whole(self, body: bytes) -> None:
@@ -178,7 +172,7 @@ class ResponsesMeter:
             units += size_of(item.get("name"))
         self.units += units
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         if self.finished:
             return b""
         try:
@@ -202,7 +196,7 @@ class ResponsesMeter:
             "status": "incomplete",
             "incomplete_details": {"reason": "max_output_tokens"},
             "output": items,
-            "usage": self._report(output),
+            "usage": self._report(prompt, output),
         }
         events += [*closing, {"type": "response.incomplete", "response": ended}]
         return b"".join(
@@ -212,14 +206,13 @@ class ResponsesMeter:
             ]
         )
 
-    def _report(self, output: int) -> dict[str, Any]:
-        read = self.usage.input or 0
+    def _report(self, prompt: int, output: int) -> dict[str, Any]:
         return {
-            "input_tokens": read,
+            "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": self.usage.cached or 0},
             "output_tokens": output,
             "output_tokens_details": {"reasoning_tokens": self.usage.reasoning or 0},
-            "total_tokens": read + output,
+            "total_tokens": prompt + output,
         }
 
     def failure(self, error: RelayError) -> bytes:
@@ -247,6 +240,7 @@ class OpenAIResponses(UsageAlways):
     key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     bytes_per_token = 3.5
+    reads = Reads(dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")))
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/responses")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -87,12 +87,16 @@ class Pattern:
 class Shortcut:
     """The part of a `base.Meter` that counts events by their pattern, where its format has one."""
 
-    __slots__ = ("_learned", "_wire", "pieces", "reasoning_units", "units")
+    __slots__ = ("_learned", "_reported_at", "_wire", "pieces", "reasoning_units", "units")
+
+    answer_id: str | None = None
 
     def __init__(self) -> None:
         self.units = 0
         self.pieces = 0
         self.reasoning_units = 0
+        self._reported_at = -1
+        """`units` when the last report was read; -1: none was, or what came later took its word back."""
         self._wire: Pattern | None = None
         """Of a whole server-sent event; None: not known, or the next event may say something else."""
         self._learned = -RELEARN
@@ -117,6 +121,13 @@ class Shortcut:
         if wire.reasoning:
             self.reasoning_units += units
         return True
+
+    def read_head(self, fields: Mapping[bytes, bytes]) -> None:
+        """Most APIs tell no tokens in the head of an answer."""
+
+    @property
+    def is_final(self) -> bool:
+        return self._reported_at == self.units
 
     @property
     def ordinary(self) -> Ordinary | None:

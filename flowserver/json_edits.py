@@ -1,0 +1,84 @@
+"""Changes members of a JSON object in place: all other bytes stay as they came. No I/O.
+
+So numbers of any length, lone surrogates, the order of names and white space reach the provider as they were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from .json_members import JsonMembers, Reads
+
+
+class Edit(NamedTuple):
+    """Bytes from `start` to `end` of a text become `text`."""
+
+    start: int
+    end: int
+    text: bytes
+
+
+def edits(found: JsonMembers, after: Mapping[str, Any]) -> list[Edit]:
+    """What makes the text that `found` read say `after`, a changed copy of its `values`, in the order of the text."""
+    return sorted(_edits(found, found.values, after, ()), key=lambda edit: (edit.start, edit.end))
+
+
+def _edits(
+    found: JsonMembers, before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...]
+) -> Iterator[Edit]:
+    place = found.members[path]
+    empty = place.is_empty
+    for name, value in after.items():
+        there = found.members.get((*path, name))
+        if there is None:
+            member = b"%b%b:%b" % (b"" if empty else b",", orjson.dumps(name), orjson.dumps(value))
+            empty = False
+            yield Edit(place.close, place.close, member)
+        elif isinstance(value, dict) and isinstance(before[name], dict):
+            yield from _edits(found, before[name], value, (*path, name))
+        elif value is not before[name] and (value != before[name] or type(value) is not type(before[name])):
+            yield Edit(there.start, there.end, orjson.dumps(value))
+
+
+def apply(changes: Sequence[Edit], pieces: Sequence[bytes]) -> list[bytes]:
+    """The text that `pieces` are together, with `changes`, which are in its order and do not overlap. Pieces without a
+    change are the very same objects."""
+    result: list[bytes] = []
+    next_change = 0
+    start = 0
+    for piece in pieces:
+        end = start + len(piece)
+        passed = start
+        while next_change < len(changes) and changes[next_change].start < end:
+            change = changes[next_change]
+            if change.start > passed:
+                result.append(piece[passed - start : change.start - start])
+            if change.start >= start and change.text:
+                result.append(change.text)
+            passed = min(change.end, end)
+            if change.end > end:
+                break
+            next_change += 1
+        if passed < end:
+            result.append(piece[passed - start :])
+        start = end
+    return result
+
+
+def without_member(text: bytes, name: str) -> bytes | None:
+    """The JSON object `text` without the member `name`; None: it has no such member once, or can't be read."""
+    found = JsonMembers(Reads({name: None}), most_scalar=len(text))
+    found.feed(text)
+    found.finish()
+    member = found.members.get((name,))
+    if member is None or found.problem is not None:
+        return None
+    before = text[: member.start].rstrip().removesuffix(b":").rstrip()
+    begin = before.rfind(b'"', 0, len(before) - 1)
+    head, tail = text[:begin].rstrip(), text[member.end :].lstrip()
+    if tail.startswith(b","):
+        return head + tail[1:].lstrip()
+    return head.removesuffix(b",") + tail
