@@ -157,7 +157,7 @@ def test_a_signed_path_goes_on_as_it_is_or_not_at_all(headers: list[tuple[bytes,
         assert isinstance(error, RelayError)
         assert (error.status, error.code) == (400, "bad_path")
         assert "signature" in error.message
-        assert error.message.endswith("/model/m-v1%3A0/converse")
+        assert error.message.endswith("send /model/m-v1%3A0/converse instead.")
     assert isinstance(request_target(b"/model/../x" + query, headers), RelayError)
 
 
