@@ -63,8 +63,8 @@ def find_model(target: str, holders: tuple[str, ...], ends: tuple[str, ...]) -> 
 def deployment_of(target: str) -> str | None:
     """The model in a path of Azure's: /openai/deployments/MODEL/chat/completions, or one without tokens such as
     .../audio/speech; None: there is none."""
-    found = find_model(target, _DEPLOYMENTS, _DEPLOYED)
-    return found[0] or None if found is not None else None
+    path = target.partition("?")[0]
+    return _deployment_of(path) if len(path) <= MAX_KEPT else _deployment_of.__wrapped__(path)
 
 
 def without_parameters(path: str) -> str:
@@ -81,7 +81,7 @@ def _readings(target: str) -> tuple[tuple[str, str], ...]:
     """What providers may take the path of `target` for, each as it is and in lower case. Servers that know no
     parameters have a model and Google's action behind a semicolon, others have neither."""
     path = target.partition("?")[0]
-    return _read(path) if len(path) <= MAX_KEPT else _read.__wrapped__(path)
+    return _read(path) if len(path) <= MAX_KEPT else _read_long(path)
 
 
 @lru_cache(256)
@@ -90,3 +90,13 @@ def _read(path: str) -> tuple[tuple[str, str], ...]:
     plain = without_parameters(decoded).rstrip("/")
     readings = (plain,) if plain == decoded else (plain, decoded.rstrip("/"))
     return tuple((reading, reading.translate(_FOLDED)) for reading in readings)
+
+
+_read_long = lru_cache(4)(_read.__wrapped__)
+"""Every format asks for the readings of a path in turn."""
+
+
+@lru_cache(256)
+def _deployment_of(path: str) -> str | None:
+    found = find_model(path, _DEPLOYMENTS, _DEPLOYED)
+    return found[0] or None if found is not None else None
