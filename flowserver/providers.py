@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from .config import Config, ConfigError
 from .dialects.quirks import quirks_for
 from .flow import Marks
+from .names import MODEL_BYTES, bounded
 from .relay.health import Health
 from .relay.routes import Route, RouteTable
 from .relay.target import Deadlines, Target, TargetSettings
@@ -103,7 +104,7 @@ def _settings(config: Config, spec: UpstreamSpec) -> TargetSettings:
         spec.url,
         api_key=spec.api_key.encode("ascii") if spec.api_key is not None else None,
         headers=[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in spec.headers],
-        models=dict(spec.models),
+        models={bounded(name, MODEL_BYTES): renamed for name, renamed in spec.models},
         weight=spec.weight,
         max_concurrent=spec.max_concurrent,
         queue=spec.queue,

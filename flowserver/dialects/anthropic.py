@@ -11,9 +11,23 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..names import model_name, user_name
 from .api_paths import ends_with, find_model
 from .base import Asked, Meter, Quirks
-from .common import NONSENSE, JsonMeter, UsageAlways, count, json_size, lower, size, sse, text, told
+from .common import (
+    NONSENSE,
+    JsonMeter,
+    UsageAlways,
+    count,
+    json_size,
+    lower,
+    note_open,
+    reason_text,
+    size,
+    sse,
+    text,
+    told,
+)
 from .pattern import RELEARN, Pattern, pattern_around
 
 _VERTEX = ("/publishers/anthropic/models/",)
@@ -80,20 +94,20 @@ class AnthropicMeter(JsonMeter):
             self._read_message(event["message"])
         elif kind == "message_delta":
             self._report(event.get("usage") or {})
-            self.finish = text(event["delta"].get("stop_reason"))
+            self.finish = reason_text(event["delta"].get("stop_reason"))
         elif kind == "message_stop":
             self.finished = True
         elif kind == "error":
             self.failed = told(event.get("error"))
 
     def _open_block(self, index: Any, block: Any) -> None:
-        if isinstance(index, int):
-            self._open[index] = None
+        if type(index) is int:
+            note_open(self._open, index)
         if block["type"] in _TOOL_USES:
             self._announced += size(block["name"])
 
     def _read_message(self, message: Any) -> None:
-        self.model = text(message.get("model"))
+        self.model = model_name(message.get("model"))
         self._report(message.get("usage") or {})
 
     def _report(self, report: Any) -> None:
@@ -111,7 +125,7 @@ class AnthropicMeter(JsonMeter):
             self.failed = told(answer.get("error"))
             return
         self.finished = True
-        self.finish = text(answer.get("stop_reason"))
+        self.finish = reason_text(answer.get("stop_reason"))
         self._read_message(answer)
         for block in answer["content"]:
             kind = block["type"]
@@ -191,10 +205,10 @@ class Anthropic(UsageAlways):
         vertex = find_model(target, _VERTEX, _ACTIONS)
         metadata = body.get("metadata")
         return Asked(
-            model=text(vertex[0]) if vertex else text(body.get("model")),
+            model=model_name(vertex[0] if vertex else body.get("model")),
             stream=body.get("stream") is True or (vertex is not None and vertex[1] == _STREAM),
             max_tokens=count(body.get("max_tokens")),
-            user=text(metadata.get("user_id")) if isinstance(metadata, dict) else None,
+            user=user_name(metadata.get("user_id")) if isinstance(metadata, dict) else None,
         )
 
     def path_model(self, target: str) -> str | None:

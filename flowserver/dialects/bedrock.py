@@ -14,10 +14,11 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..names import model_name
 from .anthropic import AnthropicMeter
 from .api_paths import find_model
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, size, text, told
+from .common import JsonMeter, UsageAlways, count, json_size, note_open, reason_text, size, text, told
 
 _MODELS = ("/model/",)
 _CONVERSE = ("/converse", "/converse-stream")
@@ -94,7 +95,7 @@ class ConverseMeter(JsonMeter):
         elif name == b"messageStart":
             self._started = True
         elif name == b"messageStop":
-            self.finish = text(event["stopReason"])
+            self.finish = reason_text(event["stopReason"])
         elif name == b"metadata":
             self.finished = True
             self._report(event["usage"])
@@ -102,8 +103,8 @@ class ConverseMeter(JsonMeter):
             self.failed = _failed(name, event)
 
     def _open_block(self, index: Any) -> None:
-        if isinstance(index, int):
-            self._open[index] = None
+        if type(index) is int:
+            note_open(self._open, index)
 
     def _read_delta(self, delta: Any) -> None:
         """Results of tools that run at the provider, and citations, are not generated."""
@@ -122,7 +123,7 @@ class ConverseMeter(JsonMeter):
 
     def _read_whole(self, answer: Any) -> None:
         self.finished = True
-        self.finish = text(answer.get("stopReason"))
+        self.finish = reason_text(answer.get("stopReason"))
         self._report(answer.get("usage") or {})
         for block in answer["output"]["message"]["content"]:
             if tool := block.get("toolUse"):
@@ -183,7 +184,7 @@ class InvokeMeter(AnthropicMeter):
             self.usage.cache_written = count(metrics.get("cacheWriteInputTokenCount"), self.usage.cache_written)
 
     def _read_foreign(self, chunk: Any) -> None:
-        self.finish = next((reason for name in _FINISHES if (reason := text(chunk.get(name)))), None)
+        self.finish = next((reason for name in _FINISHES if (reason := reason_text(chunk.get(name)))), None)
         field = next((name for name in _ENDINGS if name in chunk), None)
         if field:
             self._field = field
@@ -246,7 +247,7 @@ class Bedrock(UsageAlways):
         config = body.get("inferenceConfig")
         most = config.get("maxTokens") if isinstance(config, dict) else body.get("max_tokens")
         return Asked(
-            model=text(found[0]) if found else None,
+            model=model_name(found[0]) if found else None,
             stream=found is not None and found[1].endswith("-stream"),
             max_tokens=count(most),
         )

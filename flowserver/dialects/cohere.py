@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..names import model_name
 from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, ModelInBody, UsageAlways, count, lower, size, sse, text, told
+from .common import JsonMeter, ModelInBody, UsageAlways, count, lower, note_open, reason_text, size, sse, told
 
 _ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
 
@@ -49,13 +50,13 @@ class CohereMeter(JsonMeter):
             self._add(size(content["text"]))
 
     def _open_part(self, end: str, event: Any) -> None:
-        if isinstance(event["index"], int):
-            self._open[end, event["index"]] = None
+        if type(event["index"]) is int:
+            note_open(self._open, (end, event["index"]))
         if end == "tool-call-end":
             self._announced += size(event["delta"]["message"]["tool_calls"]["function"]["name"])
 
     def _end(self, delta: Any) -> None:
-        self.finish = text(delta.get("finish_reason"))
+        self.finish = reason_text(delta.get("finish_reason"))
         if self.finish == "ERROR":
             self.failed = told(delta.get("error"))
         self._report(delta.get("usage") or {})
@@ -109,7 +110,7 @@ class Cohere(ModelInBody, UsageAlways):
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         return Asked(
-            model=text(body.get("model")),
+            model=model_name(body.get("model")),
             stream=body.get("stream") is True,
             max_tokens=count(body.get("max_tokens")),
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from .base import Quirks, Usage
 from .pattern import Shortcut
+
+Key = TypeVar("Key")
 
 NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
 """What reading JSON raises that is broken or not shaped as it should be."""
@@ -18,6 +20,12 @@ MAX_COUNT = 2**53
 
 MAX_TOLD = 200
 """Characters kept of an error that a provider tells."""
+
+MAX_REASON = 64
+"""Characters kept of the reason why an answer ended."""
+
+MAX_OPEN = 256
+"""Blocks of an answer that are remembered as open, far more than providers have at once. The ending closes no more."""
 
 
 def count(value: Any, missing: int | None = None) -> int | None:
@@ -36,6 +44,17 @@ def count(value: Any, missing: int | None = None) -> int | None:
 def text(value: Any) -> str | None:
     """`value` if it is a text that says something."""
     return value if isinstance(value, str) and value else None
+
+
+def reason_text(value: Any) -> str | None:
+    """Why an answer ended, as its provider names it, in short; None if `value` is no text that says something."""
+    return value[:MAX_REASON] if isinstance(value, str) and value else None
+
+
+def note_open(blocks: dict[Key, None], key: Key) -> None:
+    """Add `key` to the open blocks, if they are not too many."""
+    if len(blocks) < MAX_OPEN:
+        blocks[key] = None
 
 
 def size(content: str) -> int:

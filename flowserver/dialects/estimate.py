@@ -48,9 +48,6 @@ _BYTES_SQUARED = 16.0
 _WHOLE_REASONING = 3
 """Bytes for one token of reasoning, from which on it was shown whole; less is a summary (Gemini: up to 2.4)."""
 
-_MODEL_LENGTH = 100
-"""Characters of a model's name that are kept: clients choose it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -116,7 +113,7 @@ class Ratios:
         return len(self._models)
 
     def ratio(self, format: Format, *, upstream: str, model: str | None) -> Ratio:
-        """The best there is now, for one stream. `model` as the request names it."""
+        """The best there is now, for one stream. `model` as the request names it, bounded (see `names`)."""
         ratio = Ratio(_START_PER_PIECE, (1 - _START_PER_PIECE) / format.bytes_per_token, 1.0)
         if (known := self._formats.get(format.name)) is not None:
             ratio = known.ratio(ratio)
@@ -181,7 +178,7 @@ class _Evidence:
 
 
 def _key(format: Format, upstream: str, model: str | None) -> tuple[str, str, str]:
-    return format.name, upstream, (model or "")[:_MODEL_LENGTH]
+    return format.name, upstream, model or ""
 
 
 def _final_report(meter: Meter) -> int | None:

@@ -12,9 +12,22 @@ from urllib.parse import parse_qsl
 import orjson
 
 from ..errors import RelayError
+from ..names import model_name
 from .api_paths import find_model
 from .base import Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_size, lower, section, size, sse, text, told
+from .common import (
+    JsonMeter,
+    UsageAlways,
+    count,
+    json_size,
+    lower,
+    reason_text,
+    section,
+    size,
+    sse,
+    text,
+    told,
+)
 
 _MODELS = ("/models/", "/tunedmodels/", "/endpoints/")
 _STREAM = ":streamgeneratecontent"
@@ -25,6 +38,9 @@ _ACTIONS = (_STREAM, ":generatecontent")
 _CONFIG = ("generationConfig", "generation_config")
 _MOST = ("maxOutputTokens", "max_output_tokens")
 _CHOICES = ("candidateCount", "candidate_count")
+
+_MOST_CHOICES = 128
+"""Sixteen times what the API takes: the ending of an answer with more leaves the others open."""
 
 _STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -52,7 +68,7 @@ class GeminiMeter(JsonMeter):
         if "error" in event:
             self.failed = told(event["error"])
             return
-        self.model = text(event.get("modelVersion")) or self.model
+        self.model = model_name(event.get("modelVersion")) or self.model
         self._report(event.get("usageMetadata") or {})
         if refusal := text((event.get("promptFeedback") or {}).get("blockReason")):
             self._finish(refusal)
@@ -64,7 +80,7 @@ class GeminiMeter(JsonMeter):
                 self._read_part(part)
 
     def _finish(self, reason: str) -> None:
-        self.finish = reason
+        self.finish = reason_text(reason)
         self.finished = True
 
     def _report(self, report: Any) -> None:
@@ -99,9 +115,8 @@ class GeminiMeter(JsonMeter):
         """Every candidate ends, also one that has ended: its end may be in an event with content, which may have been
         withheld. With an empty text, because client libraries keep no turn without parts in a chat's history."""
         content = {"parts": [{"text": ""}], "role": "model"}
-        candidates = [
-            {"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(self._asked.choices)
-        ]
+        choices = min(self._asked.choices, _MOST_CHOICES)
+        candidates = [{"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(choices)]
         event = {"candidates": candidates, "usageMetadata": self._usage(output)}
         return sse(event | {"modelVersion": self.model} if self.model else event)
 
@@ -137,7 +152,7 @@ class Gemini(UsageAlways):
         found = find_model(target, _MODELS, _ACTIONS)
         config: dict[str, Any] = next((body[name] for name in _CONFIG if isinstance(body.get(name), dict)), {})
         return Asked(
-            model=text(found[0]) if found else None,
+            model=model_name(found[0]) if found else None,
             stream=found is not None and found[1] == _STREAM and _wants_sse(target),
             max_tokens=_first(config, _MOST),
             choices=_first(config, _CHOICES) or 1,

@@ -8,9 +8,13 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
+from ..names import model_name
 from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, ModelInBody, UsageAlways, count, json_size, lower, section, size, text, told
+from .common import JsonMeter, ModelInBody, UsageAlways, count, json_size, lower, reason_text, section, size, text, told
+
+_MOST_CREATED = 64
+"""Characters of a time; the longest has 35."""
 
 
 class OllamaMeter(JsonMeter):
@@ -27,8 +31,8 @@ class OllamaMeter(JsonMeter):
         if "error" in event:
             self.failed = told(event["error"])
             return
-        self.model = text(event.get("model"))
-        self._created = text(event.get("created_at"))
+        self.model = model_name(event.get("model"))
+        self._created = (text(event.get("created_at")) or "")[:_MOST_CREATED] or None
         if event.get("done") is True:
             self._end(event)
         if self._chat:
@@ -39,7 +43,7 @@ class OllamaMeter(JsonMeter):
 
     def _end(self, event: Any) -> None:
         self.finished = True
-        self.finish = text(event.get("done_reason"))
+        self.finish = reason_text(event.get("done_reason"))
         # Missing where the whole prompt was in the cache.
         self.usage.input = count(event.get("prompt_eval_count"))
         self.usage.output = count(event.get("eval_count"))
@@ -93,7 +97,7 @@ class Ollama(ModelInBody, UsageAlways):
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         options = body.get("options")
         return Asked(
-            model=text(body.get("model")),
+            model=model_name(body.get("model")),
             stream=body.get("stream") is not False,
             max_tokens=count(options.get("num_predict")) if isinstance(options, dict) else None,
         )

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import orjson
 
 from ..errors import RelayError
+from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
-from .common import count, lower, sse, text, told
+from .common import MAX_OPEN, count, lower, reason_text, sse, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
 
@@ -19,6 +20,10 @@ _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fing
 """What all chunks of a stream have in common."""
 _MOST_CHOICES = 128
 """What OpenAI takes in a request: of more that did not begin yet, `ending` ends no more."""
+_MOST_SAMPLE = 1 << 16
+"""Bytes of a chunk that is kept. A larger one leaves the one before it in place."""
+_MOST_FIELD = 256
+"""Characters of a text in the head of the ending's chunks."""
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 _PADDING_FIELDS = ("obfuscation", "p")
@@ -62,8 +67,9 @@ class ChatMeter(Shortcut):
         self.failed: str | None = None
         self.finished = False
         self._seen: set[int] = set()
+        """Indexes of choices that have begun, `MAX_OPEN` at most; of others no end is noted or made."""
         self._closed: set[int] = set()
-        self._closing: list[int] = []
+        self._closing: set[int] = set()
         """Choices that the last event closed, where it has content: the client may not get to see it."""
         self._reported = False
         """Whether the client has the final usage report, or would not get it anyway."""
@@ -89,7 +95,7 @@ class ChatMeter(Shortcut):
     def _read_event(self, data: bytes, event: dict[str, Any]) -> bool:
         if self._closing:
             self._closed.update(self._closing)
-            self._closing = []
+            self._closing = set()
         choices = entries(event.get("choices"))
         groq = mapping(event["x_groq"]) if "x_groq" in event else {}
         units = self.units
@@ -100,9 +106,9 @@ class ChatMeter(Shortcut):
             self._closing = closing
         else:
             self._closed.update(closing)
-        if choices and self._cuttable:
+        if choices and self._cuttable and len(data) <= _MOST_SAMPLE:
             self._sample = data
-        self.model = text(event.get("model")) or self.model
+        self.model = model_name(event.get("model")) or self.model
         error = event.get("error") or groq.get("error")
         if error:
             self.failed = told(error)
@@ -110,7 +116,7 @@ class ChatMeter(Shortcut):
         if content:
             self.running = False
         if report:
-            last = not choices or set(closing).issuperset(self._open_choices())
+            last = not choices or closing.issuperset(self._open_choices())
             self._read_report(report, content=content, last=last)
         if closing or report or error:
             # What these said of the stream may not hold after one more event, which a pattern would not see.
@@ -123,14 +129,16 @@ class ChatMeter(Shortcut):
         unasked = self._quirks.usage_option and not self._asked.usage
         return not (unasked and report and not choices and not error)
 
-    def _read_choices(self, choices: list[dict[str, Any]]) -> list[int]:
+    def _read_choices(self, choices: list[dict[str, Any]]) -> set[int]:
         """Count their content. The ones that end here."""
-        closing = []
+        closing: set[int] = set()
+        seen = self._seen
         for choice in choices:
             index = choice.get("index")
             if type(index) is not int:
                 index = 0
-            self._seen.add(index)
+            if len(seen) < MAX_OPEN:
+                seen.add(index)
             # Some send the whole message so far beside the delta.
             delta = choice["delta"] if "delta" in choice else choice.get("message")
             if type(delta) is dict:
@@ -139,8 +147,9 @@ class ChatMeter(Shortcut):
                 self.units += size_of(choice.get("text"))
             finish = choice.get("finish_reason")
             if finish and type(finish) is str:
-                self.finish = finish
-                closing.append(index)
+                self.finish = reason_text(finish)
+                if index in seen:
+                    closing.add(index)
         return closing
 
     def _read_delta(self, delta: dict[str, Any]) -> None:
@@ -183,7 +192,7 @@ class ChatMeter(Shortcut):
         self.finished = True
         self._read_choices(entries(event.get("choices")))
         self.pieces = 1 if self.units else 0
-        self.model = text(event.get("model"))
+        self.model = model_name(event.get("model"))
         error, report = event.get("error"), event.get("usage")
         if "x_groq" in event:
             groq = mapping(event["x_groq"])
@@ -206,7 +215,7 @@ class ChatMeter(Shortcut):
             "created": 0,
             "model": self._asked.model or "",
         }
-        head = {field: sample[field] for field in _HEAD_FIELDS if field in sample}
+        head = {field: _brief(sample[field]) for field in _HEAD_FIELDS if field in sample}
         chunks: list[dict[str, Any]] = [
             {**head, "choices": [{"index": index, **self._empty, "logprobs": None, "finish_reason": "length"}]}
             for index in self._open_choices()
@@ -268,6 +277,13 @@ def _size_of_call(call: object) -> int:
     return size_of(called.get("name")) + size_of(called.get("arguments")) + size_of(called.get("input"))
 
 
+def _brief(value: Any) -> Any:
+    """A field of a chunk's head, without what no such field has: lists, objects, endless texts."""
+    if isinstance(value, str):
+        return value[:_MOST_FIELD]
+    return None if isinstance(value, dict | list) else value
+
+
 def _report(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
@@ -285,11 +301,11 @@ class OpenAIChat:
         said = body.get
         stream = said("stream") is True
         return Asked(
-            model=deployment_of(target) or text(said("model")),
+            model=model_name(deployment_of(target) or said("model")),
             stream=stream,
             max_tokens=count(said("max_completion_tokens"), count(said("max_tokens"))),
             choices=count(said("n")) or 1,
-            user=text(said("user")) or text(said("safety_identifier")),
+            user=user_name(said("user")) or user_name(said("safety_identifier")),
             usage=not stream or mapping(said("stream_options")).get("include_usage") is True,
         )
 

@@ -6,8 +6,12 @@ from typing import Any
 
 from .openai_common import entries, mapping, parse
 
-KEPT = 1 << 20
-"""Most bytes of an answer that are kept for its ending: three times what the longest answers have."""
+KEPT = 640 << 10
+"""Most bytes of an answer that are kept for its ending: almost twice what the longest answers have."""
+ENTRY = 1024
+"""Bytes that an item or a part takes beside what was sent of it."""
+_MOST_ID = 256
+"""Characters of an id in the ending."""
 
 _TEXT_FIELDS = {
     "response.refusal": "refusal",
@@ -32,17 +36,30 @@ def _index(event: dict[str, Any], name: str) -> int | None:
     return value if type(value) is int else None
 
 
+def _whereabouts(event: dict[str, Any]) -> dict[str, int | str]:
+    """The fields that tell what an event is about."""
+    found: dict[str, int | str] = {}
+    for name in _PLACE_FIELDS:
+        value = event.get(name)
+        if type(value) is int:
+            found[name] = value
+        elif type(value) is str:
+            found[name] = value[:_MOST_ID]
+    return found
+
+
 class _Part:
-    """A text that is being written: a part of an item's list, or (`part` empty) a field of the item itself."""
+    """A text that is being written: a part of an item's list, or (`opening` empty) a field of the item itself."""
 
-    __slots__ = ("closed", "done", "event", "kind", "opening", "part", "text")
+    __slots__ = ("closed", "data", "done", "kind", "opening", "text", "whereabouts")
 
-    def __init__(self, event: dict[str, Any], opening: str = "") -> None:
-        self.event = event
-        """The first event about it."""
+    def __init__(self, event: dict[str, Any], opening: str = "", data: bytes = b"") -> None:
+        """`event` is the first event about it."""
+        self.whereabouts = _whereabouts(event)
         self.opening = opening
-        """Its type, if it told of a part."""
-        self.part = mapping(event.get("part")) if opening else {}
+        """The first event's type, if it told of a part."""
+        self.data = data
+        """That event unparsed, which takes much less memory; b"" if it did not."""
         self.kind: str | None = None
         """The deltas' type without ".delta"; None: none came."""
         self.text = bytearray()
@@ -51,28 +68,37 @@ class _Part:
         self.closed = False
         """Whether the part's end came."""
 
+    @property
+    def size(self) -> int:
+        return len(self.data) + len(self.text)
+
 
 class Items:
     """The output items so far: finished ones as they came, the others with their parts.
 
-    Past `KEPT` bytes nothing is kept any more. `ending` closes nothing then, and has no output.
+    Past `KEPT` bytes all of it is forgotten and nothing is kept any more. `ending` closes nothing then, and has no
+    output.
     """
 
-    __slots__ = ("_finished", "_open", "_parts", "_size")
+    __slots__ = ("_finished", "_is_full", "_open", "_parts", "_size")
 
     def __init__(self) -> None:
-        self._open: dict[int | None, dict[str, Any]] = {}
-        self._finished: dict[int | None, bytes] = {}
+        self._open: dict[int | None, bytes] = {}
         """Events, not parsed again before they are needed."""
+        self._finished: dict[int | None, bytes] = {}
         self._parts: dict[Place, _Part] = {}
         self._size = 0
+        """Bytes in the three."""
+        self._is_full = False
 
     def delta(self, kind: str, event: dict[str, Any], text: str) -> None:
         """A piece of text; `kind` is the event's type without ".delta"."""
+        if self._is_full:
+            return
         place = _place(event)
         part = self._parts.get(place)
         if part is None:
-            part = self._parts[place] = _Part(event)
+            part = self._open_part(place, _Part(event))
         part.kind = kind
         written = text.encode()
         part.text += written
@@ -80,40 +106,60 @@ class Items:
 
     def change(self, kind: str, event: dict[str, Any], data: bytes) -> None:
         """Any other event; `data` is the event unparsed."""
+        if self._is_full:
+            return
         match kind:
             case "response.output_item.added":
-                self._open[_index(event, "output_index")] = mapping(event.get("item"))
-                self._grow(len(data))
+                self._put(self._open, _index(event, "output_index"), data)
             case "response.output_item.done":
                 self._finish(_index(event, "output_index"), data)
             case _ if kind.endswith("_part.added"):
-                self._parts[_place(event)] = _Part(event, kind)
+                self._open_part(_place(event), _Part(event, kind, data))
             case _ if kind.endswith(".done") and (part := self._parts.get(_place(event))):
                 part.done = True
                 part.closed = kind.endswith("_part.done")
 
     def _finish(self, index: int | None, data: bytes) -> None:
-        self._open.pop(index, None)
-        self._finished[index] = data
+        self._drop(self._open, index)
         for place in [place for place in self._parts if place[0] == index]:
-            del self._parts[place]
-        self._grow(len(data))
+            self._drop_part(place)
+        self._put(self._finished, index, data)
+
+    def _put(self, items: dict[int | None, bytes], index: int | None, data: bytes) -> None:
+        self._drop(items, index)
+        items[index] = data
+        self._grow(len(data) + ENTRY)
+
+    def _drop(self, items: dict[int | None, bytes], index: int | None) -> None:
+        before = items.pop(index, None)
+        if before is not None:
+            self._size -= len(before) + ENTRY
+
+    def _open_part(self, place: Place, part: _Part) -> _Part:
+        self._drop_part(place)
+        self._parts[place] = part
+        self._grow(part.size + ENTRY)
+        return part
+
+    def _drop_part(self, place: Place) -> None:
+        before = self._parts.pop(place, None)
+        if before is not None:
+            self._size -= before.size + ENTRY
 
     def _grow(self, size: int) -> None:
         self._size += size
         if self._size > KEPT:
+            self._is_full = True
             self._open.clear()
             self._finished.clear()
             self._parts.clear()
 
     def ending(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The events that close what is open, and all output items as they are then."""
-        if self._size > KEPT:
-            return [], []
         events: list[dict[str, Any]] = []
-        output = {index: mapping((parse(data) or {}).get("item")) for index, data in self._finished.items()}
-        for index, item in self._open.items():
-            closed = {**item, "status": "incomplete"}
+        output = {index: _item(data) for index, data in self._finished.items()}
+        for index, data in self._open.items():
+            closed = {**_item(data), "status": "incomplete"}
             for place, part in self._parts.items():
                 if place[0] == index:
                     events += _close(part, closed)
@@ -122,21 +168,27 @@ class Items:
         return events, [output[index] for index in sorted(output, key=lambda index: index or 0)]
 
 
+def _item(data: bytes) -> dict[str, Any]:
+    """The item in an event."""
+    return mapping((parse(data) or {}).get("item"))
+
+
 def _close(part: _Part, item: dict[str, Any]) -> list[dict[str, Any]]:
     """The events that close `part`, whose text goes into `item`."""
     kind = part.kind
     field = _TEXT_FIELDS.get(kind or "", "text")
     text = part.text.decode()
-    place = {name: part.event[name] for name in _PLACE_FIELDS if name in part.event}
+    place = part.whereabouts
     events: list[dict[str, Any]] = []
     if kind is not None and not part.done:
         done: dict[str, Any] = {"type": kind + ".done", **place, field: text}
         events.append({**done, "logprobs": []} if kind == "response.output_text" else done)
-    if not part.part:
+    begun = mapping((parse(part.data) or {}).get("part"))
+    if not begun:
         item[field] = text
         return events
-    whole = {**part.part, field: text} if kind is not None else part.part
-    holder = "summary" if "summary_index" in part.event else "content"
+    whole = {**begun, field: text} if kind is not None else begun
+    holder = "summary" if "summary_index" in place else "content"
     item[holder] = [*entries(item.get(holder)), whole]
     if not part.closed:
         events.append({"type": part.opening.removesuffix("added") + "done", **place, "part": whole})

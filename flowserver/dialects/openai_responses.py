@@ -6,15 +6,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from ..errors import RelayError
+from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Ordinary, Quirks, Usage
-from .common import UsageAlways, count, lower, sse, text, told
+from .common import UsageAlways, count, lower, reason_text, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .openai_items import Items
 
 LEAST_LIMIT = 16
 """What the API takes at least as `max_output_tokens`."""
+
+_MOST_CREATED = 128 << 10
+"""Bytes of the first event that are kept; it repeats the request's instructions and tools."""
+_MOST_ID = 256
+"""Characters of a response's id in the ending."""
 
 _TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]*)"')
 """Events are named by their type, which they begin with too."""
@@ -77,7 +85,7 @@ class ResponsesMeter:
         self._sequence = -1
         """The number of the last event."""
         self._created = b""
-        """The stream's first event; b"": it did not come, or is not needed."""
+        """The stream's first event, in short if it is long; b"": it did not come, or is not needed."""
         self._items = Items() if cuttable else None
 
     ordinary: Ordinary | None = None
@@ -132,9 +140,10 @@ class ResponsesMeter:
             # Its fields lie in the event itself by the documents, in an object in fact.
             self.failed = told(event.get("error") or event.get("message") or event.get("code"))
         elif name == b"response.created":
-            self.model = text(mapping(event.get("response")).get("model"))
+            response = mapping(event.get("response"))
+            self.model = model_name(response.get("model"))
             if self._items is not None:
-                self._created = data
+                self._created = data if len(data) <= _MOST_CREATED else orjson.dumps({"response": _brief(response)})
         elif name in _ENDS:
             self._read_response(mapping(event.get("response")))
         if self._items is not None:
@@ -142,9 +151,9 @@ class ResponsesMeter:
 
     def _read_response(self, response: dict[str, Any]) -> None:
         """The response as it is in the end."""
-        self.model = text(response.get("model")) or self.model
+        self.model = model_name(response.get("model")) or self.model
         details = mapping(response.get("incomplete_details"))
-        self.finish = text(details.get("reason")) or text(response.get("status"))
+        self.finish = reason_text(details.get("reason")) or reason_text(response.get("status"))
         if response.get("error"):
             self.failed = told(response["error"])
         read_usage(self.usage, mapping(response.get("usage")))
@@ -172,19 +181,22 @@ class ResponsesMeter:
     def ending(self, output: int) -> bytes:
         if self.finished:
             return b""
+        try:
+            return self._ending(output, self._items)
+        except TypeError:  # nested deeper than can be written, though it could be read
+            return self._ending(output, None)
+
+    def _ending(self, output: int, kept: Items | None) -> bytes:
+        """`kept` None: without anything that the provider has nested."""
         response = mapping((parse(self._created) or {}).get("response"))
         events: list[dict[str, Any]] = []
         if not response:
             # The client library wants to see it first.
-            response = {"id": "", "object": "response", "created_at": 0, "status": "in_progress", "output": []}
-            response |= {
-                "model": self._asked.model or "",
-                "parallel_tool_calls": True,
-                "tool_choice": "auto",
-                "tools": [],
-            }
+            response = _brief({"model": self._asked.model})
             events.append({"type": "response.created", "response": response})
-        closing, items = self._items.ending() if self._items is not None else ([], [])
+        elif kept is None:
+            response = _brief(response)
+        closing, items = kept.ending() if kept is not None else ([], [])
         ended = {
             **response,
             "status": "incomplete",
@@ -215,6 +227,21 @@ class ResponsesMeter:
         return sse({**event, "sequence_number": self._sequence + 1}, "error")
 
 
+def _brief(response: dict[str, Any]) -> dict[str, Any]:
+    """What a client library needs of a response that has just begun."""
+    return {
+        "id": (text(response.get("id")) or "")[:_MOST_ID],
+        "object": "response",
+        "created_at": count(response.get("created_at")) or 0,
+        "status": "in_progress",
+        "output": [],
+        "model": model_name(response.get("model")) or "",
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    }
+
+
 class OpenAIResponses(UsageAlways):
     name = "openai-responses"
     key_field = BEARER
@@ -226,10 +253,10 @@ class OpenAIResponses(UsageAlways):
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         return Asked(
-            model=deployment_of(target) or text(body.get("model")),
+            model=model_name(deployment_of(target) or body.get("model")),
             stream=body.get("stream") is True,
             max_tokens=count(body.get("max_output_tokens")),
-            user=text(body.get("user")) or text(body.get("safety_identifier")),
+            user=user_name(body.get("user")) or user_name(body.get("safety_identifier")),
         )
 
     def path_model(self, target: str) -> str | None:

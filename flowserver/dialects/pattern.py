@@ -14,6 +14,9 @@ from .base import Ordinary
 RELEARN = 8
 """Content events between two attempts at a pattern, as one takes twice as long as parsing an event."""
 
+_MOST_AROUND = 2048
+"""Bytes around the text of an event that may become a pattern: patterns are remembered for all streams, compiled."""
+
 _PLAIN_TEXT = rb'([^"\\\x00-\x1f]*)'
 """The inside of a JSON string without escapes, if it is UTF-8."""
 _ESCAPED_TEXT = rb'((?:[^"\\\x00-\x1f]++|\\.)*+)'
@@ -142,6 +145,8 @@ def pattern_around(
     Padding is in a field of `event`, one of those in `padded`, or it is blanks behind it all.
     """
     head, text, rest = _split(data, field, holder[field])
+    if len(head) + len(rest) > _MOST_AROUND:
+        return None
     middle, padding, tail = rest, b"", b""
     altered = head + b"x" + text + rest
     holder[field] = "x" + holder[field]

@@ -17,6 +17,7 @@ from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
 from ..limits.store import Decision, Quota
 from ..messages import Headers, RequestHead, ResponseHead
+from ..names import model_name
 from ..sse import NdjsonScanner, Scanner, SseScanner
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
@@ -236,8 +237,7 @@ class Account:
         if self.format is not None:
             self.asked = self.format.asked(self._target, parsed)
         else:
-            model = parsed.get("model")
-            self.asked = Asked(model=model if isinstance(model, str) else None)
+            self.asked = Asked(model=model_name(parsed.get("model")))
 
     def ask(self, target: Target) -> bytes | None:
         """The request's body for this provider; None: as it came."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, bad_request
 from ..messages import RequestHead, ResponseHead, find, request_for_upstream
+from ..names import PATH_BYTES, bounded
 from .account import Account
 from .lane import Lane
 from .ports import Clock, UpstreamEvents, UpstreamStream
@@ -317,7 +318,7 @@ class Dispatch:
         self._route = self._around.routes.find(path, asked)
         if self._route is None:
             model = f" for the model {asked!r}" if asked is not None else ""
-            message = f"No route leads on from {path.decode('ascii')}{model}."
+            message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{model}."
             self._fail(bad_request(message, status=404, code="no_route"))
             return
         self._account.bound(self._route.max_tokens)

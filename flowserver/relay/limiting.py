@@ -12,6 +12,7 @@ from typing import Protocol
 from ..errors import EndReason, Party, RelayError
 from ..limits.store import Cause, Decision, LimitState, RequestBucket, Slots
 from ..messages import SESSION, USER, Headers, RequestHead, find
+from ..names import PATH_BYTES, bounded, user_name
 from .permit import Limiter
 from .tenants import KnownKinds, Tenant, Tenants, key_of
 
@@ -52,12 +53,12 @@ class Limiting:
 def user_of(request: RequestHead, asked: str | None) -> str | None:
     """The user within a tenant: by header, else as the request's own field says."""
     value = find(request.headers, USER)
-    return value.decode("latin-1") if value else asked
+    return user_name(value.decode("latin-1")) if value else user_name(asked)
 
 
 def session_of(request: RequestHead) -> str | None:
     value = find(request.headers, SESSION)
-    return value.decode("latin-1") if value else None
+    return user_name(value.decode("latin-1")) if value else None
 
 
 def refusal(decision: Decision) -> RelayError:
@@ -83,7 +84,7 @@ def model_refused(model: str | None) -> RelayError:
 
 
 def path_refused(tenant: Tenant, path: str) -> RelayError:
-    text = f"This key may not use {path}."
+    text = f"This key may not use {bounded(path, PATH_BYTES)}."
     if not tenant.paths:
         text += (
             " It may use the APIs whose tokens are counted, and the list of models. Whoever runs the relay has to list"

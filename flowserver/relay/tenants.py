@@ -19,6 +19,7 @@ from ..dialects import recognise
 from ..dialects.api_paths import is_model_list, without_parameters
 from ..limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
 from ..messages import Headers, RequestHead, find
+from ..names import digest, user_name
 
 DAY = 86_400
 """Seconds."""
@@ -224,7 +225,8 @@ def shared_limits(tenant: Tenant, now: float) -> list[Limit]:
 
 
 def user_limits(tenant: Tenant, user: str | None, now: float) -> list[Limit]:
-    return _limits(tenant, tenant.user, ("user", _name(user)), None, now)
+    """`user` as an operator writes it, in full."""
+    return _limits(tenant, tenant.user, ("user", _name(user_name(user))), None, now)
 
 
 def _limits(
@@ -269,7 +271,7 @@ def _name(text: str | None) -> str:
         return ""
     if _PLAIN.fullmatch(text):
         return text
-    return "#" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return digest(text)
 
 
 def _fits(patterns: tuple[str, ...], text: str | None) -> bool:

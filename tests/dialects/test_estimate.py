@@ -292,14 +292,6 @@ def test_the_models_used_last_are_remembered(uses: list[tuple[bool, int]]) -> No
     assert known == set(names)
 
 
-def test_no_more_than_the_beginning_of_a_model_s_name_is_kept() -> None:
-    ratios = Ratios()
-    learn(ratios, finished(600, 100, 100), model="m" * 100 + "x" * 10**6)
-    learn(ratios, finished(600, 100, 100), model="m" * 100)
-    learn(ratios, finished(600, 100, 100), model=None)
-    assert len(ratios) == 2
-
-
 # --- recordings ---
 
 

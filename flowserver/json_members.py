@@ -1,0 +1,582 @@
+"""Finds the members that matter in a JSON object that arrives in pieces. No I/O.
+
+No tree is built: values that do not matter are skipped, whatever their size, by the C functions that search bytes. So
+a request of 32 MB costs its own bytes and some milliseconds. `json_edits` changes what was found, in place.
+
+What two readers could read in two ways is a problem here: a name that matters and is there twice, or in another case
+(Go's reader ignores case), comments, anything behind the object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import Enum
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import orjson
+
+MOST_SCALAR = 8192
+"""Bytes of a text or number that matters; a longer one is a problem."""
+_MOST_NAME = 1024
+"""Bytes of a name as written. A longer one is none that matters, however it is escaped."""
+_LEAST_SLICE, _MOST_SLICE = 256, 16_384
+"""Bytes of a nested value that are skipped in one step."""
+MOST_MEMBERS = 2000
+"""Members of an object that is read, and values of an array that are counted; more are a problem."""
+
+COUNT = "count"
+"""Of an array: how many values it has if these are texts or arrays, else 1; of anything else: 1."""
+
+
+class Reads:
+    """The names that matter in an object, each with what is read of it: None, a scalar; `Reads`, an object with names
+    of its own; `COUNT`. `aliases` are further spellings: both may not be there together."""
+
+    __slots__ = ("_dull", "_folded", "exact")
+
+    def __init__(self, names: Mapping[str, Reads | str | None], aliases: Mapping[str, str] | None = None) -> None:
+        thing = {name: name for name in names} | dict(aliases or {})
+        self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in thing.items()}
+        """Spelling -> itself as text, the name it stands for, what is read of it."""
+        self._folded = {spelling.casefold() for spelling in thing}
+        self._dull: set[bytes] = set()
+        """Other names that were seen; to fold one takes a third of the time of reading a member."""
+
+    def is_variant(self, name: bytes) -> bool:
+        """Whether `name`, which is no spelling in `exact`, differs from one in case only."""
+        if name in self._dull:
+            return False
+        if name.decode(errors="replace").casefold() in self._folded:
+            return True
+        if len(name) <= 64 and len(self._dull) < 1024:
+            self._dull.add(name)
+        return False
+
+
+class Member(NamedTuple):
+    """Where the value of a member stands in the whole text."""
+
+    start: int
+    end: int
+    close: int = 0
+    """Of an object: where its closing brace stands."""
+    is_empty: bool = False
+    """Of an object: whether it has no members."""
+
+
+class Problem(NamedTuple):
+    """Why a text can't be read. `is_ambiguous`: it is JSON, but two readers could read it in two ways."""
+
+    text: str
+    is_ambiguous: bool = False
+
+
+class _State(Enum):
+    START = 0
+    NAME_OR_CLOSE = 1
+    """Behind an opening brace."""
+    NAME = 2
+    """Behind a comma."""
+    COLON = 3
+    """Behind a name whose colon did not come with it."""
+    VALUE = 4
+    AFTER = 5
+    """Behind a value."""
+    IN_STRING = 6
+    """Inside a text that is skipped; `_after_string` says what follows it."""
+    IN_NESTED = 7
+    """Inside a container that is skipped."""
+    END = 8
+    """Behind the object: white space only."""
+
+
+# In Python 3.11 to look up a member of an enumeration takes a call.
+_START, _NAME_OR_CLOSE, _NAME, _COLON, _VALUE, _AFTER, _IN_STRING, _IN_NESTED, _END = _State
+
+
+_WS = rb"[ \t\r\n]*+"
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_OUTSIDE = rb'[^"{}\[\]/#\']++'
+"""Between the texts and brackets of a container. A slash, a hash sign or an apostrophe begins what strict JSON does not
+have, and what others could take for a comment or a text."""
+
+
+def _nested(levels: int) -> bytes:
+    inside = rb"%b|%b" % (_OUTSIDE, _STRING)
+    if levels:
+        inside += rb"|" + _nested(levels - 1)
+    return rb"[\[{](?:%b)*+[\]}]" % inside
+
+
+_SCALAR = rb"[-+.0-9A-Za-z]++"
+_SPACE = re.compile(_WS)
+_NAMED = re.compile(rb'%b"((?:[^"\\]++|\\.)*+)"%b:%b' % (_WS, _WS, _WS), re.DOTALL)
+_TEXT = re.compile(_STRING, re.DOTALL)
+_MEMBER = re.compile(
+    rb'%b"([^"\\]*+)"%b:%b(%b|%b|%b)%b([,}])' % (_WS, _WS, _WS, _STRING, _SCALAR, _nested(12), _WS), re.DOTALL
+)
+"""A whole member whose name has no escapes, as nearly all are."""
+_PLAIN_VALUE = re.compile(rb"%b(%b|%b(?=[ \t\r\n,}\]]))" % (_WS, _STRING, _SCALAR), re.DOTALL)
+_ENDS_AS_SCALAR = re.compile(_SCALAR + rb"\Z")
+_SMALL = re.compile(_nested(12), re.DOTALL)
+_TEXT_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_WHOLE_PARTS = re.compile(rb'(?:[^"]++|%b)*+' % _STRING, re.DOTALL)
+_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|%b)*+' % _STRING, re.DOTALL)
+_FOREIGN = re.compile(rb"[/#']")
+
+_SIGNS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+_OPEN, _CLOSE, _QUOTE = b"{", b"}", b'"'
+_UTF32_MARK = b"\xff\xfe\0\0"
+_BEYOND = "something stands behind its end"
+
+
+class _Frame:
+    """A container that is read member by member. `reads` None: an array whose values are counted. `count`: its texts
+    and arrays; of an object, its members that do not matter."""
+
+    __slots__ = ("count", "is_empty", "path", "reads", "seen", "start", "values")
+
+    def __init__(self, path: tuple[str, ...], reads: Reads | None, start: int) -> None:
+        self.path = path
+        self.reads = reads
+        self.start = start
+        self.values: dict[str, Any] = {}
+        self.seen: set[str] = set()
+        self.is_empty = True
+        self.count = 0
+
+
+class _Malformed(Exception):
+    pass
+
+
+class JsonMembers:
+    """`feed` the text as it comes, then `finish`. `problem` may be there after any of them; nothing is read any more
+    then."""
+
+    __slots__ = (
+        "_after_string",
+        "_depth",
+        "_escaped",
+        "_frames",
+        "_held",
+        "_in_text",
+        "_most_scalar",
+        "_offset",
+        "_pending",
+        "_reads",
+        "_start",
+        "_state",
+        "members",
+        "problem",
+        "values",
+    )
+
+    def __init__(self, reads: Reads, *, most_scalar: int = MOST_SCALAR) -> None:
+        self._reads = reads
+        self._most_scalar = most_scalar
+        self._state = _START
+        self._offset = 0
+        """Bytes before the ones that are looked at."""
+        self._held = b""
+        """The beginning of a name or of a value that matters."""
+        self._frames: list[_Frame] = []
+        self._pending: tuple[str, str, Reads | str | None] | None = None
+        """The member whose value comes; None: it does not matter."""
+        self._start = 0
+        """Where the value that is skipped begins."""
+        self._depth = 0
+        """In a container that is skipped: how deep."""
+        self._in_text = False
+        """In a text inside it."""
+        self._escaped = False
+        """The byte before was a backslash that escapes the next one."""
+        self._after_string = _AFTER
+        self.problem: Problem | None = None
+        self.values: dict[str, Any] = {}
+        """What matters, by the names as they are spelt: scalars as orjson reads them, objects as dicts of what matters
+        in them, counts; None, False, 0 or [] where something else stands in an object's place."""
+        self.members: dict[tuple[str, ...], Member] = {}
+        """Where each of these stands; the path to it as spelt. `()` is the whole object."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the object is complete."""
+        return self._state is _END
+
+    def feed(self, data: bytes) -> None:
+        if self.problem is not None or not data:
+            return
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        try:
+            position = self._read(data)
+        except _Malformed as malformed:
+            self.problem = Problem(str(malformed))
+            return
+        if position < len(data) and self.problem is None:
+            self._held = data[position:]
+        self._offset += position
+
+    def finish(self) -> None:
+        if self.problem is None and self._state is not _END:
+            if self._state is _START:
+                self.problem = Problem(_what_begins(self._held) if self._held else "it is empty")
+            else:
+                self.problem = Problem("it ends in the middle")
+        self._held = b""
+
+    # --- states ---
+
+    def _read(self, data: bytes) -> int:
+        """Reads as far as it can; returns where what is to be held begins."""
+        position, size = 0, len(data)
+        while position < size and self.problem is None:
+            before, state = position, self._state
+            if state is _NAME or state is _NAME_OR_CLOSE:
+                position = self._name(data, position)
+            elif state is _VALUE:
+                position = self._value(data, position)
+            elif state is _AFTER:
+                position = self._after(data, position)
+            elif state is _IN_STRING:
+                position = self._string(data, position)
+            elif state is _IN_NESTED:
+                position = self._nested(data, position)
+            elif state is _COLON:
+                position = self._colon(data, position)
+            elif state is _START:
+                position = self._begin(data, position)
+            else:
+                position = _skip_space(data, position)
+                if position < size:
+                    raise _Malformed(_BEYOND)
+            if position == before and self._state is state:
+                break  # more is to come before it can be told
+        return position
+
+    def _begin(self, data: bytes, position: int) -> int:
+        position = _skip_space(data, position)
+        if position == len(data):
+            return position
+        if data[position : position + 1] != _OPEN:
+            if len(data) - position < len(_UTF32_MARK):
+                return position
+            raise _Malformed(_what_begins(data[position:]))
+        self._frames.append(_Frame((), self._reads, self._offset + position))
+        self._state = _NAME_OR_CLOSE
+        return position + 1
+
+    def _name(self, data: bytes, position: int) -> int:
+        if (passed := self._plain_members(data, position)) > position:
+            return passed
+        match = _NAMED.match(data, position)
+        if match is None:
+            return self._odd_name(data, position)
+        self._named(match[1])
+        self._state = _VALUE
+        return match.end()
+
+    def _plain_members(self, data: bytes, position: int) -> int:
+        """Takes one step for a whole member where it can, in place of four; returns where it stopped."""
+        frame = self._frames[-1]
+        reads = frame.reads
+        assert reads is not None
+        while (match := _MEMBER.match(data, position)) is not None:
+            raw = match[1]
+            pending = reads.exact.get(raw)
+            if pending is not None:
+                first = data[match.start(2)]
+                if first in b"{[" or pending[1] in frame.seen:
+                    break
+                frame.seen.add(pending[1])
+                self._pending = pending
+                self._scalar(match.start(2), match[2])
+            elif reads.is_variant(raw):
+                break
+            else:
+                frame.count += 1
+                frame.is_empty = False
+            position = match.end()
+            if data[position - 1 : position] == _CLOSE:
+                self._close(position - 1)
+                return position
+            self._state = _NAME
+            if frame.count > MOST_MEMBERS:
+                break
+        return position
+
+    def _odd_name(self, data: bytes, position: int) -> int:
+        """The end of the object, a name that is not whole, or one whose colon is not there yet."""
+        position = _skip_space(data, position)
+        first = data[position : position + 1]
+        if first == _CLOSE and self._state is _NAME_OR_CLOSE:
+            return self._close(position) + 1
+        if not first:
+            return position
+        if first != _QUOTE:
+            raise _Malformed("a name in double quotes is expected")
+        match = _TEXT.match(data, position)
+        if match is not None:
+            self._named(match[0][1:-1])
+            self._state = _COLON
+            return match.end()
+        if len(data) - position > _MOST_NAME:
+            self._named(None)
+            self._state, self._after_string, self._escaped = _IN_STRING, _COLON, False
+            return position + 1
+        return position
+
+    def _named(self, raw: bytes | None) -> None:
+        """A member begins with this name, as written; None: it is too long to matter."""
+        frame = self._frames[-1]
+        frame.is_empty = False
+        frame.count += 1
+        if frame.count > MOST_MEMBERS:
+            raise _Malformed(f"an object has more than {MOST_MEMBERS} members")
+        self._pending = None
+        if raw is None or frame.reads is None:
+            return
+        pending = frame.reads.exact.get(raw)
+        if pending is None:
+            if b"\\" in raw:
+                raw = _unescaped(raw)
+                pending = frame.reads.exact.get(raw)
+            if pending is None:
+                if frame.reads.is_variant(raw):
+                    self._ambiguous(f"the name {_shown(raw)} differs from one that matters in case only")
+                return
+        self._pending = pending
+        if pending[1] in frame.seen:
+            self._ambiguous(f"the name {_shown(raw)} is there more than once")
+        frame.seen.add(pending[1])
+
+    def _colon(self, data: bytes, position: int) -> int:
+        position = _skip_space(data, position)
+        if position < len(data):
+            if data[position : position + 1] != b":":
+                raise _Malformed("a colon is expected behind a name")
+            self._state = _VALUE
+            position += 1
+        return position
+
+    def _value(self, data: bytes, position: int) -> int:
+        match = _PLAIN_VALUE.match(data, position)
+        if match is not None:
+            self._scalar(match.start(1), match[1])
+            return match.end(1)
+        position = _skip_space(data, position)
+        first = data[position : position + 1]
+        frame = self._frames[-1]
+        if first in (_OPEN, b"["):
+            return self._container(data, position, first)
+        if first == b"]" and frame.reads is None and frame.is_empty:
+            return self._close(position) + 1
+        if first == _QUOTE and self._pending is None:
+            frame.count += 1
+            frame.is_empty = False
+            self._state, self._after_string, self._escaped = _IN_STRING, _AFTER, False
+            return position + 1
+        if first and first != _QUOTE and _ENDS_AS_SCALAR.match(data, position) is None:
+            raise _Malformed("a value is expected")
+        if len(data) - position > self._most_scalar:
+            name = f"the value of {self._pending[0]!r}" if self._pending is not None else "a number"
+            raise _Malformed(f"{name} is longer than {self._most_scalar} bytes")
+        return position
+
+    def _scalar(self, position: int, raw: bytes) -> None:
+        """A text, a number or a word stands at `position`."""
+        frame, pending = self._frames[-1], self._pending
+        self._state = _AFTER
+        frame.is_empty = False
+        if frame.reads is None:
+            if raw[:1] == _QUOTE:
+                frame.count += 1
+            else:
+                self._skip_rest(frame)
+        if pending is None:
+            return
+        spelling, _, reads = pending
+        if len(raw) > self._most_scalar:
+            raise _Malformed(f"the value of {spelling!r} is longer than {self._most_scalar} bytes")
+        try:
+            frame.values[spelling] = 1 if reads is COUNT else orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            raise _Malformed(f"the value of {spelling!r} is not valid JSON") from None
+        start = self._offset + position
+        self.members[(*frame.path, spelling)] = Member(start, start + len(raw))
+
+    def _skip_rest(self, frame: _Frame) -> None:
+        """An array that has a number is one value: of tokens, mostly, and there may be a million of them."""
+        self._frames.pop()
+        above = self._frames[-1]
+        spelling = frame.path[-1]
+        above.values[spelling] = 1
+        self._pending = (spelling, spelling, None)
+        self._start, self._depth, self._in_text = frame.start, 1, False
+        self._state = _IN_NESTED
+
+    def _container(self, data: bytes, position: int, first: bytes) -> int:
+        frame, pending = self._frames[-1], self._pending
+        frame.is_empty = False
+        if frame.reads is None:
+            frame.count += first == b"["
+        elif pending is not None:
+            spelling, _, reads = pending
+            if (isinstance(reads, Reads) and first == _OPEN) or (reads is COUNT and first == b"["):
+                inner = reads if isinstance(reads, Reads) else None
+                self._frames.append(_Frame((*frame.path, spelling), inner, self._offset + position))
+                self._state = _VALUE if inner is None else _NAME_OR_CLOSE
+                self._pending = None
+                return position + 1
+            frame.values[spelling] = 1 if reads is COUNT else []
+        match = _SMALL.match(data, position, position + _LEAST_SLICE)
+        if match is not None:
+            self._state = _AFTER
+            self._skipped(position, match.end())
+            return match.end()
+        self._state = _IN_NESTED
+        self._start = self._offset + position
+        self._depth, self._in_text = 1, False
+        return position + 1
+
+    def _skipped(self, position: int, end: int) -> None:
+        """A container was skipped; one that stands where something else matters can be replaced."""
+        if self._pending is not None and (frame := self._frames[-1]).reads is not None:
+            self.members[(*frame.path, self._pending[0])] = Member(self._offset + position, self._offset + end)
+
+    def _after(self, data: bytes, position: int) -> int:
+        position = _skip_space(data, position)
+        byte = data[position : position + 1]
+        is_object = self._frames[-1].reads is not None
+        if byte == b",":
+            self._state = _NAME if is_object else _VALUE
+            if not is_object and self._frames[-1].count > MOST_MEMBERS:
+                raise _Malformed(f"an array has more than {MOST_MEMBERS} values")
+            return position + 1
+        if byte == (_CLOSE if is_object else b"]"):
+            return self._close(position) + 1
+        if byte:
+            raise _Malformed("a comma or a closing bracket is expected behind a value")
+        return position
+
+    def _close(self, position: int) -> int:
+        """The container that is read ends at `position`."""
+        frame = self._frames.pop()
+        close = self._offset + position
+        if not self._frames:
+            self.values = frame.values
+            self.members[()] = Member(frame.start, close + 1, close, frame.is_empty)
+            self._state = _END
+            return position
+        above = self._frames[-1].values
+        above[frame.path[-1]] = frame.values if frame.reads is not None else max(1, frame.count)
+        self.members[frame.path] = Member(frame.start, close + 1, close, frame.is_empty)
+        self._state = _AFTER
+        return position
+
+    # --- what is skipped ---
+
+    def _string(self, data: bytes, position: int) -> int:
+        end = self._text_end(data, position)
+        if end:
+            self._state = self._after_string
+        return end or len(data)
+
+    def _text_end(self, data: bytes, position: int) -> int:
+        """Behind the closing quote of a text in which `position` is; 0: it goes on."""
+        if self._escaped:
+            self._escaped = False
+            position += 1
+        end = data.find(b'"', position)
+        if end > position and data[end - 1 : end] == b"\\":
+            match = _TEXT_REST.match(data, position)
+            assert match is not None
+            end = match.end() if data[match.end() : match.end() + 1] == _QUOTE else -1
+        if end >= 0:
+            return end + 1
+        tail = data[max(position, 0) :]
+        self._escaped = (len(tail) - len(tail.rstrip(b"\\"))) % 2 == 1
+        return 0
+
+    def _nested(self, data: bytes, position: int) -> int:
+        length = _LEAST_SLICE
+        while position < len(data):
+            if self._in_text:
+                end = self._text_end(data, position)
+                if not end:
+                    return len(data)
+                self._in_text = False
+                position = end
+                continue
+            part = data[position : position + length]
+            length = min(2 * length, _MOST_SLICE)
+            closed, taken = self._skip_part(part)
+            position += taken
+            if closed:
+                self._state = _AFTER
+                self._skipped(self._start - self._offset, position)
+                break
+        return position
+
+    def _skip_part(self, part: bytes) -> tuple[bool, int]:
+        """(whether the container ends in `part`, how much of it was taken)."""
+        match = _WHOLE_PARTS.match(part)
+        assert match is not None
+        end = match.end()
+        plain = _TEXT.sub(b"", part[:end]) if _QUOTE in part[:end] else part[:end]
+        if _FOREIGN.search(plain):
+            raise _Malformed("it has a comment, or a text that is not in double quotes")
+        signs = memoryview(plain.translate(_SIGNS, _NO_BRACKETS)).cast("b")
+        if len(signs) and self._depth + min(accumulate(signs)) <= 0:
+            return True, self._precise_end(part)
+        self._depth += sum(signs)
+        if end < len(part):  # a text begins that does not end here
+            self._in_text, self._escaped = True, False
+            end += 1
+        return False, end
+
+    def _precise_end(self, part: bytes) -> int:
+        """Behind the bracket in `part` that closes the container."""
+        position, depth = 0, self._depth
+        while depth:
+            match = _TO_BRACKET.match(part, position)
+            assert match is not None
+            position = match.end() + 1
+            depth += 1 if part[position - 1] in b"[{" else -1
+        self._depth = 0
+        return position
+
+    def _ambiguous(self, text: str) -> None:
+        self.problem = Problem(text, is_ambiguous=True)
+
+
+def _skip_space(data: bytes, position: int) -> int:
+    match = _SPACE.match(data, position)
+    assert match is not None
+    return match.end()
+
+
+def _unescaped(raw: bytes) -> bytes:
+    try:
+        name = orjson.loads(b'"%b"' % raw)
+    except orjson.JSONDecodeError:
+        return raw
+    return name.encode() if isinstance(name, str) else raw
+
+
+def _shown(name: bytes) -> str:
+    return repr(name[:64].decode(errors="replace"))
+
+
+def _what_begins(start: bytes) -> str:
+    if start.startswith(b"\xef\xbb\xbf"):
+        return "it begins with a byte order mark; send UTF-8 without one"
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        return "it is UTF-16 or UTF-32; send UTF-8"
+    return "a JSON object is expected"

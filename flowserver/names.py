@@ -1,0 +1,67 @@
+"""Names that clients and providers choose, in bounded sizes. No I/O.
+
+They are bounded where they are read, so that keys of tables, limits, log lines, labels and messages all see the same
+short name, however long the one that was sent.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+MODEL_BYTES = 256
+PATH_BYTES = 256
+"""Of a path in a message."""
+USER_BYTES = 64
+"""Of a user's name, and of a session's."""
+
+_DIGITS = 64
+"""Hexadecimal digits of a SHA-256."""
+_SHORT_DIGITS = 32
+"""Enough of them to tell names apart."""
+
+
+def bounded(text: str, most: int) -> str:
+    """`text` if it has at most `most` bytes of UTF-8; else its beginning, "#" and its SHA-256, in at most `most` bytes.
+
+    Two texts stay two. `most` is at least 65. A text with lone surrogates, which UTF-8 can't have, is treated as too
+    long.
+    """
+    if _fits(text, most):
+        return text
+    beginning = text[:most].encode("utf-8", "replace")[: most - _DIGITS - 1]
+    return f"{beginning.decode('utf-8', 'ignore')}#{_digest(text)}"
+
+
+def hashed(text: str, most: int) -> str:
+    """`text` if it has at most `most` bytes of UTF-8; else `digest` of it."""
+    return text if _fits(text, most) else digest(text)
+
+
+def digest(text: str) -> str:
+    """What stands for `text` where the text itself does not fit: 33 characters that begin with "#"."""
+    return f"#{_digest(text)[:_SHORT_DIGITS]}"
+
+
+def model_name(value: object) -> str | None:
+    """The name of a model in a request or an answer, bounded; None if `value` is no text that says something."""
+    return bounded(value, MODEL_BYTES) if isinstance(value, str) and value else None
+
+
+def user_name(value: object) -> str | None:
+    """The name of a user or a session, bounded; None if `value` is no text that says something."""
+    return hashed(value, USER_BYTES) if isinstance(value, str) and value else None
+
+
+def _fits(text: str, most: int) -> bool:
+    if len(text) > most:
+        return False
+    if text.isascii():
+        return True
+    try:
+        return len(text.encode()) <= most
+    except UnicodeEncodeError:
+        return False
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,223 @@
+"""A request's body: what it asks for, read while it comes in, and how it is changed for a provider. No I/O.
+
+A counted API is asked in JSON, or by a form where files are sent. What matters is read whatever the body's size; all
+else stays as it came, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ..errors import RelayError, bad_request
+from ..form_data import FormMembers
+from ..json_edits import Edit, apply, edits
+from ..json_members import JsonMembers, Reads
+from ..messages import RequestHead
+
+_MODEL_ONLY = Reads({"model": None})
+_SMALL_PIECE, _FULL_PIECE = 4096, 65_536
+
+
+class RequestBody(Protocol):
+    """`feed` until `finish`."""
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """What matters, by name, as far as it came."""
+
+    error: RelayError | None
+    """Why it can't be read."""
+    is_ambiguous: bool
+    """Whether `error` says that two readers could take it for two different requests."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all that matters is there, though more of the body may follow."""
+
+    def feed(self, data: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def edits(self, after: Mapping[str, Any]) -> list[Edit]:
+        """What makes it say `after`, a changed copy of `values`; empty where it can't be changed."""
+
+
+class JsonBody:
+    __slots__ = ("_members", "error", "is_ambiguous")
+
+    def __init__(self, reads: Reads) -> None:
+        self._members = JsonMembers(reads)
+        self.error: RelayError | None = None
+        self.is_ambiguous = False
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        return self._members.values
+
+    @property
+    def is_known(self) -> bool:
+        return False  # a name that matters may come twice
+
+    def feed(self, data: bytes) -> None:
+        self._members.feed(data)
+
+    def finish(self) -> None:
+        self._members.finish()
+        problem = self._members.problem
+        if problem is not None:
+            self.is_ambiguous = problem.is_ambiguous
+            code = "ambiguous_body" if problem.is_ambiguous else "unreadable_body"
+            remedy = "Send each name once." if problem.is_ambiguous else "Send one JSON object in UTF-8."
+            self.error = bad_request(f"The request body can't be read: {problem.text}. {remedy}", code=code)
+
+    def edits(self, after: Mapping[str, Any]) -> list[Edit]:
+        return edits(self._members, after) if self.error is None else []
+
+
+class FormBody:
+    """multipart/form-data (RFC 7578). The model may stand behind the files, so it is known when its part is over; what
+    follows is still looked at, for a second one."""
+
+    __slots__ = ("_form", "error", "is_ambiguous")
+
+    def __init__(self, boundary: bytes) -> None:
+        self._form = FormMembers(boundary, ("model", "stream", "n", "user"))
+        self.error: RelayError | None = None
+        self.is_ambiguous = False
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        return self._form.values
+
+    @property
+    def is_known(self) -> bool:
+        return "model" in self._form.values or self.error is not None
+
+    def feed(self, data: bytes) -> None:
+        self._form.feed(data)
+        self._look()
+
+    def finish(self) -> None:
+        self._form.finish()
+        self._look()
+
+    def _look(self) -> None:
+        problem = self._form.problem
+        if problem is not None and self.error is None:
+            self.is_ambiguous = problem.is_ambiguous
+            code = "ambiguous_body" if problem.is_ambiguous else "unreadable_body"
+            message = f"The form can't be read: {problem.text}. Send multipart/form-data with each field once."
+            self.error = bad_request(message, code=code)
+
+    def edits(self, after: Mapping[str, Any]) -> list[Edit]:
+        """The model only: nothing else in a form is ever changed."""
+        model, place = after.get("model"), self._form.model_place
+        if place is None or model is None or model == self.values["model"] or self.error is not None:
+            return []
+        return [Edit(*place, str(model).encode())]
+
+
+class UnreadBody:
+    """One that is not looked into, for the reason that `error` tells."""
+
+    __slots__ = ("error", "is_ambiguous", "values")
+
+    is_known = True
+
+    def __init__(self, error: RelayError) -> None:
+        self.error: RelayError | None = error
+        self.is_ambiguous = False
+        self.values: Mapping[str, Any] = {}
+
+    def feed(self, data: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def edits(self, after: Mapping[str, Any]) -> list[Edit]:
+        return []
+
+
+def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -> RequestBody:
+    """How the body of `request` is read. `reads`: what matters to its API; None: it is none that is known, so only the
+    model does."""
+    encoding = request.find(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in (b"identity", b""):
+        shown = encoding[:32].decode("latin-1")
+        return UnreadBody(
+            bad_request(
+                f"The request body is compressed ({shown}), and must be read here. Send it without Content-Encoding.",
+                status=415,
+                code="unsupported_encoding",
+            )
+        )
+    kind = request.find(b"content-type") or b""
+    if kind[:19].lower() != b"multipart/form-data":
+        return JsonBody(reads or _MODEL_ONLY)
+    boundary = boundary_of(kind)
+    if boundary is None:
+        return UnreadBody(bad_request("The form's Content-Type has no proper boundary.", code="unreadable_body"))
+    if reads is not None and not takes_forms:
+        message = "This API takes JSON, not a form. Send application/json."
+        return UnreadBody(bad_request(message, status=415, code="unsupported_media_type"))
+    return FormBody(boundary)
+
+
+def boundary_of(content_type: bytes) -> bytes | None:
+    """The boundary of a multipart Content-Type (RFC 2046 section 5.1.1); None: there is none, or more than one."""
+    found = [
+        value.strip()
+        for name, equals, value in (part.partition(b"=") for part in content_type.split(b";")[1:])
+        if equals and name.strip().lower() == b"boundary"
+    ]
+    if len(found) != 1:
+        return None
+    boundary = found[0]
+    if boundary[:1] == b'"':
+        boundary = boundary[1:-1] if boundary[-1:] == b'"' and b"\\" not in boundary else b""
+    return boundary if 0 < len(boundary) <= 70 and not set(boundary) & set(b'\r\n"') else None
+
+
+class BodyPieces:
+    """The bytes of a body, kept as they came, small pieces together: each object costs some 40 bytes of its own."""
+
+    __slots__ = ("_pieces", "_tail", "size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._tail = bytearray()
+        self.size = 0
+
+    def append(self, data: bytes) -> None:
+        self.size += len(data)
+        if len(data) >= _SMALL_PIECE:
+            self._close_tail()
+            self._pieces.append(data)
+            return
+        self._tail += data
+        if len(self._tail) >= _FULL_PIECE:
+            self._close_tail()
+
+    def _close_tail(self) -> None:
+        if self._tail:
+            self._pieces.append(bytes(self._tail))
+            self._tail.clear()
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        self._close_tail()
+        return self._pieces
+
+    def clear(self) -> None:
+        self._pieces = []
+        self._tail = bytearray()
+        self.size = 0
+
+
+def changed(body: RequestBody, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:
+    """(`pieces` of the body as they say `after`, how many bytes longer it is then); None: nothing changes."""
+    changes = body.edits(after)
+    if not changes:
+        return None
+    more = sum(len(change.text) - (change.end - change.start) for change in changes)
+    return apply(changes, pieces), more
