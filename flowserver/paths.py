@@ -60,7 +60,7 @@ def request_target(target: bytes, headers: Headers) -> bytes | RelayError:
     path = canonical.partition(b"?")[0][: 4 * MAX_SHOWN].decode("ascii")
     return bad_request(
         "The request has an AWS signature, which covers its path as sent, and the path is not in canonical form. "
-        f"Sign and send it as {path}",
+        f"Sign and send {path} instead.",
         code="bad_path",
     )
 

@@ -227,6 +227,7 @@ def test_check_shows_the_tenants_of_the_file_and_no_secret(
         name = "acme"
         key_sha256 = "{"ab" * 32}"
         models = ["gpt-*"]
+        paths = ["/v1/chat/completions", "/v1/files", "/v1/*"]
         concurrent = 5
         [tenants.user]
         tokens_per_day = 6
@@ -242,8 +243,11 @@ def test_check_shows_the_tenants_of_the_file_and_no_secret(
     monkeypatch.setenv("FLOW_REDIS_URL", "redis://:secret@127.0.0.1")
     assert main(["check"]) == 0
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-2:] == [
-        "tenant acme: 1 key, models gpt-*, concurrent=5, each user tokens_per_day=6, gpt-4* tokens_per_day=7",
+    assert printed.splitlines()[-4:] == [
+        "tenant acme: 1 key, models gpt-*, paths /v1/chat/completions /v1/files /v1/*, concurrent=5, "
+        "each user tokens_per_day=6, gpt-4* tokens_per_day=7",
+        "tenant acme: path /v1/files is not counted",
+        "tenant acme: path /v1/* may match requests that are not counted",
         "tenant old: disabled, 0 keys",
     ]
     assert "secret" not in printed

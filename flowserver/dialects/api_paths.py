@@ -14,9 +14,7 @@ from urllib.parse import unquote
 MAX_KEPT = 256
 """Characters of a path up to which what was found out about it is kept for the next request."""
 
-# Servers that take parameters for part of the name see Google's action behind them, so it stays.
-_ACTION = r":(?:generateContent|streamGenerateContent|rawPredict|streamRawPredict)"
-_PARAMETERS = re.compile(rf";[^/]*?(?=(?:{_ACTION})?(?:/|\Z))", re.IGNORECASE)
+_PARAMETERS = re.compile(r";[^/]*")
 _MODEL_LIST = re.compile(r"(?:(?:/openai)?(?:/v1|/v1beta|/v1alpha)?/models(?:/[^/]+)?|/api/tags)/?")
 
 # The two letters are ASCII's by Unicode's rules of case. Unlike `str.lower`, no text changes its length.
@@ -40,31 +38,33 @@ _DEPLOYED = (
 
 def api_path(target: str) -> str:
     """The path of `target` decoded once, without `;parameters` and trailing slashes; in the case that it came in."""
-    return _read_target(target)[0]
+    return _readings(target)[0][0]
 
 
 def ends_with(target: str, *ends: str) -> bool:
     """Whether the path of `target` ends with one of `ends`, which are in lower case."""
-    return _read_target(target)[1].endswith(ends)
+    return any(folded.endswith(ends) for _, folded in _readings(target))
 
 
 def find_model(target: str, holders: tuple[str, ...], ends: tuple[str, ...]) -> tuple[str, str] | None:
     """The model in the path of `target`, in its own case, and which of `ends` follows it at the end of the path. The
     model stands behind the last of `holders`, such as "/models/". All are in lower case. None: there is none."""
-    path, folded = _read_target(target)
-    end = next((end for end in ends if folded.endswith(end)), None)
-    if end is None:
-        return None
-    stop = len(path) - len(end)
-    found = [start + len(holder) for holder in holders if (start := folded.rfind(holder, 0, stop)) >= 0]
-    return (path[max(found) : stop], end) if found else None
+    for path, folded in _readings(target):
+        end = next((end for end in ends if folded.endswith(end)), None)
+        if end is None:
+            continue
+        stop = len(path) - len(end)
+        found = [start + len(holder) for holder in holders if (start := folded.rfind(holder, 0, stop)) >= 0]
+        if found:
+            return path[max(found) : stop], end
+    return None
 
 
 def deployment_of(target: str) -> str | None:
     """The model in a path of Azure's: /openai/deployments/MODEL/chat/completions, or one without tokens such as
     .../audio/speech; None: there is none."""
-    found = find_model(target, _DEPLOYMENTS, _DEPLOYED)
-    return found[0] or None if found is not None else None
+    path = target.partition("?")[0]
+    return _deployment_of(path) if len(path) <= MAX_KEPT else _deployment_of.__wrapped__(path)
 
 
 def without_parameters(path: str) -> str:
@@ -77,13 +77,26 @@ def is_model_list(path: str) -> bool:
     return _MODEL_LIST.fullmatch(path) is not None
 
 
-def _read_target(target: str) -> tuple[str, str]:
+def _readings(target: str) -> tuple[tuple[str, str], ...]:
+    """What providers may take the path of `target` for, each as it is and in lower case. Servers that know no
+    parameters have a model and Google's action behind a semicolon, others have neither."""
     path = target.partition("?")[0]
-    return _read(path) if len(path) <= MAX_KEPT else _read.__wrapped__(path)
+    return _read(path) if len(path) <= MAX_KEPT else _read_long(path)
 
 
 @lru_cache(256)
-def _read(path: str) -> tuple[str, str]:
-    """As of `api_path`, and the same in lower case."""
-    plain = _PARAMETERS.sub("", unquote(path)).rstrip("/")
-    return plain, plain.translate(_FOLDED)
+def _read(path: str) -> tuple[tuple[str, str], ...]:
+    decoded = unquote(path)
+    plain = without_parameters(decoded).rstrip("/")
+    readings = (plain,) if plain == decoded else (plain, decoded.rstrip("/"))
+    return tuple((reading, reading.translate(_FOLDED)) for reading in readings)
+
+
+_read_long = lru_cache(4)(_read.__wrapped__)
+"""Every format asks for the readings of a path in turn."""
+
+
+@lru_cache(256)
+def _deployment_of(path: str) -> str | None:
+    found = find_model(path, _DEPLOYMENTS, _DEPLOYED)
+    return found[0] or None if found is not None else None

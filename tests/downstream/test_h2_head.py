@@ -32,6 +32,25 @@ def test_a_request_is_what_its_fields_say() -> None:
     assert (b"x-one", b"1") in head.headers
 
 
+def test_a_path_is_brought_into_its_canonical_form() -> None:
+    assert _parsed(_with(path=b"/v1/%63hat%3a?%63")).target == b"/v1/chat%3A?%63"
+
+
+@pytest.mark.parametrize("path", [b"/v1/../x", b"//x", b"/a%2fb", b"/%", b"/a\\b"])
+def test_a_path_that_can_be_read_in_two_ways_is_answered(path: bytes) -> None:
+    error = parse_h2_head(_with(path=path), ended=True)
+    assert isinstance(error, RelayError)
+    assert (error.status, error.code) == (400, "bad_path")
+
+
+def test_a_signed_path_is_not_changed() -> None:
+    signed: Headers = [(b"authorization", b"AWS4-HMAC-SHA256 Credential=x")]
+    assert _parsed([*_with(path=b"/model/a%3A0/converse"), *signed]).target == b"/model/a%3A0/converse"
+    error = parse_h2_head([*_with(path=b"/model/%61/converse"), *signed], ended=True)
+    assert isinstance(error, RelayError)
+    assert "signature" in error.message
+
+
 def test_a_request_without_a_length_may_have_a_body() -> None:
     head = _parsed(PSEUDO, ended=False)
     assert (head.content_length, head.has_body) == (None, True)

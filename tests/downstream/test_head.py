@@ -91,6 +91,7 @@ def test_an_empty_value() -> None:
         (b"http://relay.test/a?b", b"/a?b"),
         (b"HTTP://RELAY.test/a", b"/a"),
         (b"http://relay.test", b"/"),
+        (b"http://relay.test/%61%3a?%61", b"/a%3A?%61"),
         (b"https://relay.test?b", b"/?b"),
     ],
 )
@@ -209,6 +210,11 @@ MALFORMED = {
     "an absolute target with a user": get(target=b"http://user@relay.test/"),
     "an absolute target with another port": get(target=b"http://relay.test:81/"),
     "an absolute target without a host": get(target=b"http:///x"),
+    "a path that leads elsewhere": get(target=b"/v1/%2e%2e/admin"),
+    "a path with an encoded slash": get(target=b"http://relay.test/v1%2Fadmin"),
+    "a path that is signed and not canonical": get(
+        b"Authorization: AWS4-HMAC-SHA256 Credential=x\r\n", target=b"/model/a%3a0/converse"
+    ),
     "an absolute target of another scheme": get(target=b"ftp://relay.test/"),
     "a target without a slash": get(target=b"v1/models"),
     "a target that is an authority": get(target=b"relay.test:80"),

@@ -117,6 +117,26 @@ async def test_models_are_allowed_or_not(lab: Lab, tmp_path: Path, model: str) -
     assert (answer.status, orjson.loads(answer.body)["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_without_paths_a_tenant_may_use_what_is_counted_and_the_list_of_models(lab: Lab, tmp_path: Path) -> None:
+    provider = await lab.provider(answering(response(b"{}", ["Content-Type: application/json"])))
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, _tenants()))
+    authorized = [f"Authorization: Bearer {KEY}"]
+
+    async def ask(method: str, target: str) -> tuple[int, bytes]:
+        client = await lab.client(relay.port)
+        await client.send(request(method, target, authorized, body=b"{}" if method == "POST" else None))
+        answer = await client.response()
+        return answer.status, answer.body
+
+    passing = [("POST", "/v1/chat/completions"), ("POST", "/V1/Messages/"), ("GET", "/v1/models"), ("GET", "/api/tags")]
+    assert [await ask(*each) for each in passing] == [(200, b"{}")] * 4
+    for method, target in (("GET", "/v1/files"), ("POST", "/v1/models"), ("GET", "/v1/chat/completions")):
+        status, body = await ask(method, target)
+        assert status == 403
+        assert "`paths`" in orjson.loads(body)["error"]["message"]
+    assert len(provider.requests) == len(passing)
+
+
 async def _whole(client: Wire, raw: bytes) -> int:
     await client.send(raw)
     return (await client.response()).status

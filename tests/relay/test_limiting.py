@@ -62,11 +62,13 @@ def test_a_refusal_says_why_and_when_to_come_again(
 
 
 def test_what_a_key_may_not_use_is_named() -> None:
-    model, path = model_refused("gpt-9"), path_refused(Tenant("t"), "/v1/files")
+    model, path = model_refused("gpt-9"), path_refused(tenant(paths=("/v1/chat/*",)), "/v1/files")
     assert (model.status, model.code, path.status, path.code) == (404, "model_not_found", 403, "permission_denied")
     assert "gpt-9" in model.message
     assert "/v1/files" in path.message
     assert model_refused(None).status == 404
+    assert "`paths`" in path_refused(tenant(), "/v1/files").message
+    assert "`paths`" not in path.message
 
 
 # What is left

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flowserver.limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket
+from flowserver.messages import RequestHead
 from flowserver.relay.tenants import (
     DAY,
     KnownKinds,
@@ -20,8 +21,10 @@ from flowserver.relay.tenants import (
     digest_of,
     end_of_day,
     end_of_month,
+    is_pattern,
     key_of,
     limits_for,
+    may_be_uncounted,
     refusal,
     shared_limits,
     stream_budget,
@@ -121,14 +124,66 @@ def test_keys_of_its_own_making_are_told_by_their_looks() -> None:
 
 def test_models_and_paths() -> None:
     free, bound = Tenant("free"), Tenant("bound", models=("gpt-*", "o[13]"), paths=("/v1/*",))
-    assert allows_path(free, "/anything")
     assert allows_model(free, None)
-    assert allows_path(bound, "/v1/chat/completions")
+    assert allows(bound, "/v1/chat/completions")
     assert allows_model(bound, "gpt-4o")
     assert allows_model(bound, "o3")
     assert not allows_model(bound, "O3")
     assert not allows_model(bound, None)
-    assert not allows_path(bound, "/v2")
+    assert not allows(bound, "/v2")
+
+
+def allows(tenant: Tenant, target: str, *, counted: bool = False, method: bytes = b"POST") -> bool:
+    return allows_path(tenant, RequestHead(method, target.encode(), []), counted=counted)
+
+
+def test_without_paths_a_tenant_may_use_what_is_counted_and_the_list_of_models() -> None:
+    free = Tenant("free")
+    assert allows(free, "/v1/chat/completions", counted=True)
+    assert allows(free, "/v1/models?x", method=b"GET")
+    assert allows(free, "/v1/models/m", method=b"HEAD")
+    assert not allows(free, "/v1/models", method=b"POST")
+    assert not allows(free, "/v1/models/m", method=b"DELETE")
+    assert not allows(free, "/v1/files", method=b"GET")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target", "allowed"),
+    [
+        ("/v1/chat/completions", "/v1/chat/completions?x", True),
+        ("/v1/chat/completions", "/v1/chat/completions/", False),
+        ("/v1/chat/completions", "/V1/chat/completions", False),
+        ("/v1/chat/completions", "/v1/chat/completions;x", False),
+        ("/v1/chat/*", "/v1/chat/completions;x", True),
+        ("/v1/*-mini", "/v1/files;-mini", False),
+        ("/v1/*/public", "/v1/files;/public", True),
+        ("/v1/*;/public", "/v1/files;/public", False),
+    ],
+)
+def test_a_pattern_allows_no_more_than_it_lists(pattern: str, target: str, allowed: bool) -> None:
+    """However the provider reads the path. What is counted is no exception."""
+    assert allows(Tenant("bound", paths=(pattern,)), target, counted=True) is allowed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "uncounted", "wild"),
+    [
+        ("/v1/chat/completions", False, False),
+        ("/v1/models", False, False),
+        ("/v1/models/*", True, True),
+        ("*/chat/completions", False, True),
+        ("/openai/deployments/*/chat/completions", False, True),
+        ("/v1beta/models/gemini-[12]*:generateContent", False, True),
+        ("/model/[!]]*/converse*", True, True),
+        ("/v1/files", True, False),
+        ("/v1/*", True, True),
+        ("/v1/chat/completion?", True, True),
+        ("/v1/messages*", True, True),
+        ("*", True, True),
+    ],
+)
+def test_patterns_of_what_nobody_counts_are_known(pattern: str, uncounted: bool, wild: bool) -> None:
+    assert (may_be_uncounted(pattern), is_pattern(pattern)) == (uncounted, wild)
 
 
 def test_limits_that_are_known_are_those_that_would_be_found() -> None:
