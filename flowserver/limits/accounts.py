@@ -76,7 +76,7 @@ class BucketAccount:
         self._lacks += amount * self._parts
 
     def charge(self, amount: int, over: int) -> None:
-        """Charge `amount` tokens, of which `over` were not taken before. Fewer than 0 return to what is taken."""
+        """Charge `amount` tokens, of which `over` were not taken before; a negative `amount` undoes a charge."""
         self._lacks += over * self._parts
 
     def give(self, amount: int) -> None:

@@ -112,7 +112,7 @@ end
 
 local function save(account)
   if account.kind == 'q' then
-    -- Never below 0: a key that was lost and made anew does not know what the leases of before give back.
+    -- Never below 0: a key that was lost and created again knows nothing of the leases from before.
     account.used, account.reserved = math.max(0, account.used), math.max(0, account.reserved)
     local packed = struct.pack(FOUR, account.used, account.reserved, account.ends, account.most)
     if account.stored then redis.call('SET', account.key, packed, 'KEEPTTL')
@@ -175,7 +175,7 @@ local function read(stored)
   return lease
 end
 
--- Have `used` charged in total. What was charged above it is of the lease again; what is beyond the lease joins it.
+-- Make the total charge `used`. What was charged above it returns to the lease; the lease grows to what is beyond it.
 local function charge(lease, accounts, used)
   local amount, over = used - lease.used, math.max(0, used - lease.total)
   for _, account in ipairs(accounts) do

@@ -205,7 +205,7 @@ class MemoryStore:
 
 
 def _charge(lease: _Lease, used: int) -> None:
-    """Have `used` charged in total. What was charged above it is of the lease again; what is beyond the lease joins
+    """Make the total charge `used`. What was charged above it returns to the lease; the lease grows to what is beyond
     it."""
     amount, over = used - lease.used, max(0, used - lease.total)
     for account in lease.held:

@@ -1,4 +1,4 @@
--- Have `used` charged in total, and give the rest back. Given: used. Returns 1, or 0 if there is nothing to settle.
+-- Make the total charge `used`, and give the rest back. Given: used. Returns 1, or 0 if there is nothing to settle.
 
 local lease = read_lease()
 local alive = lease
