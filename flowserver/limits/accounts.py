@@ -76,7 +76,7 @@ class BucketAccount:
         self._lacks += amount * self._parts
 
     def charge(self, amount: int, over: int) -> None:
-        """Of `amount` tokens used, `over` were not taken before."""
+        """Charge `amount` tokens, of which `over` were not taken before; a negative `amount` undoes a charge."""
         self._lacks += over * self._parts
 
     def give(self, amount: int) -> None:
@@ -167,6 +167,7 @@ class QuotaAccount:
         self._reserved += amount
 
     def charge(self, amount: int, over: int) -> None:
+        """As in `BucketAccount`."""
         self._used += amount
         self._reserved -= amount - over
 

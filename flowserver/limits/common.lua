@@ -112,6 +112,8 @@ end
 
 local function save(account)
   if account.kind == 'q' then
+    -- Never below 0: a key that was lost and created again knows nothing of the leases from before.
+    account.used, account.reserved = math.max(0, account.used), math.max(0, account.reserved)
     local packed = struct.pack(FOUR, account.used, account.reserved, account.ends, account.most)
     if account.stored then redis.call('SET', account.key, packed, 'KEEPTTL')
     else redis.call('SET', account.key, packed, 'PX', text(account.ends - now + SPARE)) end
@@ -173,8 +175,8 @@ local function read(stored)
   return lease
 end
 
+-- Make the total charge `used`. What was charged above it returns to the lease; the lease grows to what is beyond it.
 local function charge(lease, accounts, used)
-  if used <= lease.used then return end
   local amount, over = used - lease.used, math.max(0, used - lease.total)
   for _, account in ipairs(accounts) do
     if account.kind == 'q' then
@@ -210,16 +212,23 @@ local function read_marker()
   if lease and lease.ends > now then return lease end
 end
 
--- A lease is over: give back what is not charged, and remember it.
-local function finish(id, lease, accounts)
+-- Give back what is not charged.
+local function give_back(lease, accounts)
   local rest = lease.total - lease.used
   for _, account in ipairs(accounts) do
-    if account.kind == 's' then redis.call('ZREM', account.key, id)
-    elseif account.kind == 'q' then account.reserved = account.reserved - rest
-    else account.lacks = math.max(0, account.lacks - rest * account.parts) end
+    if account.kind == 'q' then account.reserved = account.reserved - rest
+    elseif account.kind == 't' then account.lacks = math.max(0, account.lacks - rest * account.parts) end
     save(account)
   end
   lease.total = lease.used
+end
+
+-- A lease is over: give back its slot and what is not charged, and remember it.
+local function finish(id, lease, accounts)
+  for _, account in ipairs(accounts) do
+    if account.kind == 's' then redis.call('ZREM', account.key, id) end
+  end
+  give_back(lease, accounts)
   lease.ends = now + remember
   redis.call('HDEL', live, id)
   redis.call('ZREM', leases, id)

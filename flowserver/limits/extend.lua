@@ -9,7 +9,7 @@ if not lease then
 end
 local used, want = given[4], math.max(0, given[5])
 local accounts = open_held(lease)
-charge(lease, accounts, used)
+if used > lease.used then charge(lease, accounts, used) end
 
 local granted = want
 for _, account in ipairs(accounts) do

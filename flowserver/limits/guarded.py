@@ -45,7 +45,8 @@ class Passed:
         self.tokens = 0
         """Tokens that no store granted: to streams of the store whose leases it could not extend."""
         self.unsettled = 0
-        """Streams whose settling was lost. What they used since they last extended is not charged."""
+        """Streams whose settling was lost. They stay charged with what they used until they last extended: what came
+        after is missing, what was estimated too high is not given back."""
 
 
 class Guard:

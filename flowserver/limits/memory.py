@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from .accounts import Account, QuotaAccount, SlotsAccount, account_of
-from .store import Decision, LeaseLost, Limit, RequestBucket, Usage, check_tag, milliseconds, tag_of
+from .store import Decision, LeaseLost, Limit, RequestBucket, Usage, check_tag, countable, milliseconds, tag_of
 
 
 class _Lease:
@@ -100,11 +100,12 @@ class MemoryStore:
                 return 0
             self._revive(stream_id, lease, now)
         self._refresh(lease, now)
-        _charge(lease, used)
-        granted = max(0, want)
+        used, granted = countable(used), countable(want)
+        if used > lease.used:
+            _charge(lease, used)
         for account in lease.held:
             if isinstance(account, QuotaAccount) and not account.is_over(now):
-                granted = min(granted, account.lease(want, account.room()))
+                granted = min(granted, account.lease(granted, account.room()))
         for account in lease.held:
             if not isinstance(account, SlotsAccount):
                 account.take(granted)
@@ -116,17 +117,16 @@ class MemoryStore:
     async def settle(self, stream_id: str, used: int) -> bool:
         now = self._now()
         self._sweep(now)
-        lease = self._leases.get(stream_id)
-        if lease is None:
-            lease = self._over.get(stream_id)
-            if lease is None or lease.settled:
-                return False
-            self._refresh(lease, now)
-            _charge(lease, used)
+        live = self._leases.get(stream_id)
+        lease = live or self._over.get(stream_id)
+        if lease is None or lease.settled:
+            return False
+        self._refresh(lease, now)
+        _charge(lease, countable(used))
+        if live is not None:
+            self._end(stream_id, live, now)
         else:
-            self._refresh(lease, now)
-            _charge(lease, used)
-            self._end(stream_id, lease, now)
+            _give_back(lease, slots=0)  # its slot came back when it expired
         lease.settled = True
         lease.held = []
         return True
@@ -165,9 +165,7 @@ class MemoryStore:
 
     def _end(self, stream_id: str, lease: _Lease, now: int) -> None:
         """Give back what a lease holds beyond what is charged, and remember it."""
-        for account in lease.held:
-            account.give(1 if isinstance(account, SlotsAccount) else lease.total - lease.used)
-        lease.total = lease.used
+        _give_back(lease, slots=1)
         lease.until = now + self._remember
         del self._leases[stream_id]
         self._over[stream_id] = lease
@@ -207,15 +205,22 @@ class MemoryStore:
 
 
 def _charge(lease: _Lease, used: int) -> None:
-    """What is used is charged for good; what was used beyond the lease also."""
-    if used <= lease.used:
-        return
+    """Make the total charge `used`. What was charged above it returns to the lease; the lease grows to what is beyond
+    it."""
     amount, over = used - lease.used, max(0, used - lease.total)
     for account in lease.held:
         if not isinstance(account, SlotsAccount):
             account.charge(amount, over)
     lease.used = used
     lease.total = max(lease.total, used)
+
+
+def _give_back(lease: _Lease, *, slots: int) -> None:
+    """Give back what is not charged, and so many slots."""
+    rest = lease.total - lease.used
+    for account in lease.held:
+        account.give(slots if isinstance(account, SlotsAccount) else rest)
+    lease.total = lease.used
 
 
 def _admitted(accounts: Sequence[Account], granted: int, now: int) -> Decision:

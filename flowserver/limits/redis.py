@@ -31,6 +31,7 @@ from .store import (
     StoreUnavailable,
     Usage,
     check_tag,
+    countable,
     milliseconds,
     tag_of,
 )
@@ -85,13 +86,14 @@ class RedisStore:
         return Decision(False, 0, states, _cause(limit), limit, _seconds(wait))
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        granted = cast(int, await self._run(_EXTEND, tag_of(stream_id), stream_id, used, want))
+        reply = await self._run(_EXTEND, tag_of(stream_id), stream_id, countable(used), countable(want))
+        granted = cast(int, reply)
         if granted < 0:
             raise LeaseLost(f"nothing is known of the stream {stream_id}")
         return granted
 
     async def settle(self, stream_id: str, used: int) -> bool:
-        return bool(await self._run(_SETTLE, tag_of(stream_id), stream_id, used))
+        return bool(await self._run(_SETTLE, tag_of(stream_id), stream_id, countable(used)))
 
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
         if not limits:

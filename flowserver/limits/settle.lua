@@ -1,4 +1,4 @@
--- Charge what is left to charge, and give the rest back. Given: used. Returns 1, or 0 when there was nothing to settle.
+-- Make the total charge `used`, and give the rest back. Given: used. Returns 1, or 0 if there is nothing to settle.
 
 local lease = read_lease()
 local alive = lease
@@ -11,7 +11,7 @@ lease.held = {}
 if alive then
   finish(stream, lease, accounts)
 else
-  for _, account in ipairs(accounts) do save(account) end
+  give_back(lease, accounts) -- its slot came back when it expired
   write_marker(stream, lease)
 end
 return 1

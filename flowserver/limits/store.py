@@ -23,6 +23,9 @@ while others starve; down to this size, so that the last tokens do not cost a ca
 MAX_PARTS = 1 << 52
 """A bucket counts in parts of tokens, in Redis as doubles: they are exact up to twice this."""
 
+MAX_TOKENS = 1 << 32
+"""Of one stream. A larger figure is nonsense; up to this one, what is charged and given back stays exact in doubles."""
+
 PAST_QUOTA = 60.0
 """Seconds that a quota lives whose end has passed when it is first used: the clocks of relay and store differ, and
 around midnight every request would otherwise find a quota of its own."""
@@ -179,7 +182,8 @@ class LimitStore(Protocol):
         """
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        """Charge `used`, all tokens the stream used so far (less than before changes nothing), and move its lease on.
+        """Charge `used`, all tokens the stream used so far, and move its lease on. Less than before changes nothing, as
+        calls may be repeated and overtake one another.
 
         Returns how many of `want` tokens it may use on top of its lease; 0: a quota is exhausted, or the stream
         settled. With `want=0` it only charges and renews. A lease that had expired is taken up again, its slot also.
@@ -187,10 +191,11 @@ class LimitStore(Protocol):
         """
 
     async def settle(self, stream_id: str, used: int) -> bool:
-        """The stream is over: charge what is left to charge of `used`, give the rest and the slot back, once.
+        """The stream is over: it is charged `used` in total, from 0 to `MAX_TOKENS`, whatever `extend` charged before.
+        Everything beyond that comes back, and its slot. A quota's period that has ended stays as it is.
 
-        Returns False when there was nothing to settle: it was before, or the stream is not known. To be repeated after
-        a `StoreUnavailable`, while the store remembers.
+        Returns False if there is nothing to settle, and changes nothing then: the stream has settled, with this figure
+        or another, or is not known. Repeat it after a `StoreUnavailable`, while the store remembers.
         """
 
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
@@ -223,6 +228,11 @@ def check_tag(tag: str, limits: Sequence[Limit]) -> None:
 def lease_size(want: int, left: int) -> int:
     """Tokens of a quota's next lease: see `SMALL_LEASE`. 0 when nothing is `left`."""
     return max(0, min(want, left, max(SMALL_LEASE, left // 4)))
+
+
+def countable(tokens: int) -> int:
+    """`tokens` within what a stream can have: 0 to `MAX_TOKENS`."""
+    return 0 if tokens < 0 else min(tokens, MAX_TOKENS)
 
 
 def milliseconds(seconds: float) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from ..limits.store import Decision, Limit
+from ..limits.store import MAX_TOKENS, Decision, Limit
 
 
 class Verdict(Enum):
@@ -41,7 +41,7 @@ class Limiter(Protocol):
         """It used so much until now and wants more; `done` hears how many it got on top."""
 
     def settle(self, stream_id: str, used: int) -> None:
-        """It is over."""
+        """It is over, and is charged `used` in total."""
 
 
 class Permit:
@@ -101,7 +101,13 @@ class Permit:
         self._limiter.admit(self._stream_id, limits, need=need, done=self._on_decision)
 
     def verdict(self, used: int) -> Verdict:
-        """`used` tokens in all, the event that was just counted among them. Integers only, while the lease lasts."""
+        """`used` tokens in all, the event that was just counted among them. Integers only, while the lease lasts.
+
+        A lower figure than before is a report that corrects an estimate. The stream may use the difference again; if it
+        does not, the difference comes back at the end.
+        """
+        if used > MAX_TOKENS:  # nonsense; asking for all of it would take lease after lease
+            used = MAX_TOKENS
         self._used = used
         if not self.counts:
             return Verdict.PASS
@@ -128,7 +134,8 @@ class Permit:
             self._limiter.extend(self._stream_id, self._covered, 0, _nothing)
 
     def settle(self, used: int) -> None:
-        """The exchange is over. What was not used is given back; safe to be called at any time and again."""
+        """The exchange is over, and `used` tokens in all are charged; the rest of what was taken is given back. Safe to
+        be called at any time and again."""
         if self._settled:
             return
         self._settled = True

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 
 from flowserver.limits.memory import MemoryStore
 from flowserver.limits.redis import RedisStore
 from flowserver.limits.store import (
+    MAX_TOKENS,
     PAST_QUOTA,
     SMALL_LEASE,
     Cause,
     LeaseLost,
+    Limit,
     LimitStore,
     Quota,
     RequestBucket,
@@ -313,6 +315,219 @@ async def test_a_stream_id_may_come_again(store: LimitStore, key: Key) -> None:
         assert (await store.admit(key("a"), limits, need=1, want=100)).granted == 100
         assert await store.settle(key("a"), 30)
     assert await store.usage(limits) == ((limits[0], 60, 0, 60.0),)
+
+
+# A report below what was charged
+
+
+Figures = list[tuple[int, int]]
+
+
+async def taken(store: LimitStore, limits: Sequence[Limit]) -> Figures:
+    """Used and reserved of each."""
+    return [(each.used, each.reserved) for each in await store.usage(limits)]
+
+
+@pytest.fixture
+def limits(key: Key) -> tuple[Limit, ...]:
+    """Of which the bucket does not refill within a test."""
+    return (
+        Quota(key("day"), 10_000, ends_at=START + 3600),
+        Quota(key("session"), 5000, ttl=3600),
+        TokenBucket(key("tokens"), 10_000, 1, period=1_000_000),
+        Slots(key("slots"), 5),
+    )
+
+
+def all_of(used: int, reserved: int = 0, streams: int = 0) -> Figures:
+    """What is taken of `limits`."""
+    return [(used, reserved), (used, reserved), (used + reserved, 0), (streams, 0)]
+
+
+@pytest.mark.parametrize("final", [0, 1, 59, 60, 61, 100, 199, 200, 201, 900])
+async def test_the_charge_is_the_final_figure(
+    store: LimitStore, key: Key, limits: Sequence[Limit], *, final: int
+) -> None:
+    await store.admit(key("other"), limits, need=1, want=70)
+    await store.extend(key("other"), 30, 0)
+    await store.admit(key("a"), limits, need=1, want=100)
+    await store.extend(key("a"), 60, 100)
+    assert await taken(store, limits) == all_of(90, 180, 2)
+    assert await store.settle(key("a"), final)
+    assert await taken(store, limits) == all_of(30 + final, 40, 1)
+    assert await store.settle(key("other"), 0)
+    assert await taken(store, limits) == all_of(final)
+
+
+@pytest.mark.parametrize("again", [0, 10, 40, 500])
+async def test_only_the_first_final_figure_counts(
+    store: LimitStore, key: Key, limits: Sequence[Limit], *, again: int
+) -> None:
+    await store.admit(key("a"), limits, need=1, want=100)
+    await store.extend(key("a"), 60, 100)
+    assert await store.settle(key("a"), 40)
+    assert not await store.settle(key("a"), again)
+    assert await store.extend(key("a"), again, 100) == 0
+    assert await taken(store, limits) == all_of(40)
+
+
+async def test_a_stream_that_used_more_than_its_lease_may_settle_for_less(
+    store: LimitStore, key: Key, limits: Sequence[Limit]
+) -> None:
+    await store.admit(key("a"), limits, need=1, want=100)
+    await store.extend(key("a"), 350, 0)
+    assert await taken(store, limits) == all_of(350, 0, 1)
+    assert await store.settle(key("a"), 80)
+    assert await taken(store, limits) == all_of(80)
+
+
+async def test_what_comes_back_at_the_end_may_be_used(store: LimitStore, key: Key) -> None:
+    limits = (Quota(key("day"), 100, ttl=60),)
+    await store.admit(key("a"), limits, need=100, want=100)
+    await store.extend(key("a"), 100, 0)
+    assert not (await store.admit(key("b"), limits, need=1, want=1)).admitted
+    await store.settle(key("a"), 20)
+    assert (await store.admit(key("b"), limits, need=80, want=80)).granted == 80
+    assert not (await store.admit(key("c"), limits, need=1, want=1)).admitted
+
+
+@pytest.mark.parametrize("final", [0, 30, 60, 90])
+async def test_a_late_end_gives_back_too(
+    store: LimitStore, key: Key, clock: FakeClock, limits: Sequence[Limit], *, final: int
+) -> None:
+    """After the lease expired, with what was charged of it."""
+    await store.admit(key("a"), limits, need=1, want=100)
+    await store.extend(key("a"), 60, 100)
+    clock.advance(TTL)
+    assert await taken(store, limits) == all_of(60)
+    assert await store.settle(key("a"), final)
+    assert not await store.settle(key("a"), 5)
+    assert await store.extend(key("a"), 70, 100) == 0
+    assert await taken(store, limits) == all_of(final)
+
+
+@pytest.mark.parametrize("final", [0, 30, 75, 300])
+async def test_a_lease_taken_up_again_gives_back_too(
+    store: LimitStore, key: Key, clock: FakeClock, limits: Sequence[Limit], *, final: int
+) -> None:
+    await store.admit(key("a"), limits, need=1, want=100)
+    await store.extend(key("a"), 60, 100)
+    clock.advance(TTL)
+    assert await store.extend(key("a"), 75, 40) == 40
+    assert await taken(store, limits) == all_of(75, 40, 1)
+    assert await store.extend(key("a"), 10, 0) == 0
+    assert await taken(store, limits) == all_of(75, 40, 1)
+    assert await store.settle(key("a"), final)
+    assert await taken(store, limits) == all_of(final)
+
+
+async def test_what_a_dead_relay_has_charged_stays_charged(
+    store: LimitStore, key: Key, clock: FakeClock, limits: Sequence[Limit]
+) -> None:
+    await store.admit(key("a"), limits, need=1, want=100)
+    await store.extend(key("a"), 60, 100)
+    clock.advance(TTL)
+    assert await taken(store, limits) == all_of(60)
+    clock.advance(REMEMBER)
+    assert await taken(store, limits) == all_of(60)
+    assert not await store.settle(key("a"), 20)
+    assert await taken(store, limits) == all_of(60)
+
+
+@pytest.mark.parametrize("expires", [False, True])
+async def test_a_charge_to_an_ended_period_stays_there(
+    store: LimitStore, key: Key, clock: FakeClock, *, expires: bool
+) -> None:
+    """And the bucket, which has no periods, gets it back."""
+    bucket = TokenBucket(key("tokens"), 10_000, 1, period=1_000_000)
+    today = (Quota(key("day"), 1000, ends_at=START + 5), bucket)
+    tomorrow = (Quota(key("day"), 1000, ends_at=START + 1000), bucket)
+    await store.admit(key("a"), today, need=1, want=100)
+    await store.extend(key("a"), 90, 0)
+    clock.advance(TTL if expires else 5)
+    assert await taken(store, tomorrow) == [(0, 0), (90 if expires else 100, 0)]
+    await store.admit(key("b"), tomorrow, need=1, want=70)
+    await store.extend(key("b"), 20, 0)
+    assert await store.settle(key("a"), 10)
+    assert await taken(store, tomorrow) == [(20, 50), (80, 0)]
+    assert await store.settle(key("b"), 5)
+    assert await taken(store, tomorrow) == [(5, 0), (15, 0)]
+
+
+async def test_a_bucket_that_has_refilled_meanwhile_is_no_more_than_full(
+    store: LimitStore, key: Key, clock: FakeClock
+) -> None:
+    limits = (TokenBucket(key("tokens"), 100, 60),)
+    await store.admit(key("a"), limits, need=100, want=100)
+    await store.extend(key("a"), 100, 0)
+    clock.advance(20)
+    await store.settle(key("a"), 90)
+    assert await taken(store, limits) == [(70, 0)]
+    await store.admit(key("b"), limits, need=30, want=30)
+    await store.extend(key("b"), 30, 0)
+    clock.advance(TTL - 1)
+    await store.settle(key("b"), 0)
+    assert await taken(store, limits) == [(41, 0)]
+    clock.advance(20)
+    await store.admit(key("c"), limits, need=50, want=50)
+    clock.advance(TTL)
+    await store.extend(key("c"), 50, 0)
+    await store.settle(key("c"), 0)
+    assert await taken(store, limits) == [(0, 0)]
+    assert (await store.admit(key("d"), limits, need=1, want=900)).granted == 100
+
+
+async def test_limits_that_changed_get_back_what_was_charged(store: LimitStore, key: Key) -> None:
+    old = (TokenBucket(key("tokens"), 100, 60, period=1000), Quota(key("day"), 1000, ttl=60))
+    new = (TokenBucket(key("tokens"), 500, 1, period=700_000), Quota(key("day"), 50, ttl=60))
+    await store.admit(key("a"), old, need=90, want=90)
+    await store.extend(key("a"), 80, 0)
+    assert not (await store.admit(key("b"), new, need=1, want=1)).admitted
+    assert await store.settle(key("a"), 20)
+    assert await taken(store, new) == [(20, 0), (20, 0)]
+    assert (await store.admit(key("b"), new, need=1, want=100)).granted == 30
+
+
+@pytest.mark.parametrize("nonsense", [-1, -(1 << 62)])
+async def test_nothing_below_zero_is_charged(
+    store: LimitStore, key: Key, limits: Sequence[Limit], *, nonsense: int
+) -> None:
+    await store.admit(key("a"), limits, need=1, want=100)
+    assert await store.extend(key("a"), nonsense, nonsense) == 0
+    assert await taken(store, limits) == all_of(0, 100, 1)
+    await store.extend(key("a"), 40, 0)
+    assert await store.settle(key("a"), nonsense)
+    assert await taken(store, limits) == all_of(0)
+
+
+@pytest.mark.parametrize("nonsense", [MAX_TOKENS, MAX_TOKENS + 1, 1 << 62, 1 << 200])
+async def test_an_absurd_figure_is_bounded_and_comes_back_to_the_token(
+    store: LimitStore, key: Key, *, nonsense: int
+) -> None:
+    limits = (Quota(key("day"), 1000, ttl=3600), TokenBucket(key("tokens"), 1000, 1))
+    await store.admit(key("other"), limits, need=1, want=33)
+    await store.settle(key("other"), 33)
+    await store.admit(key("a"), limits, need=1, want=100)
+    assert await store.extend(key("a"), nonsense, nonsense) == 0
+    assert await taken(store, limits) == [(33 + MAX_TOKENS, 0), (33 + MAX_TOKENS, 0)]
+    await store.settle(key("a"), 7)
+    assert await taken(store, limits) == [(40, 0), (40, 0)]
+
+
+async def test_very_many_streams_end_as_reported(store: LimitStore, key: Key) -> None:
+    """Each with a figure of its own, in any order, and settled twice at once."""
+    limits = (Quota(key("day"), 1_000_000, ttl=60), Slots(key("slots"), 1000))
+    finals = [number * 7 % 90 for number in range(300)]
+
+    async def live(number: int, final: int) -> list[bool]:
+        stream = key(f"stream {number}")
+        assert (await store.admit(stream, limits, need=1, want=50)).admitted
+        await asyncio.gather(store.extend(stream, 60, 10), store.extend(stream, 30, 10))
+        return list(await asyncio.gather(store.settle(stream, final), store.settle(stream, final)))
+
+    settled = await asyncio.gather(*(live(number, final) for number, final in enumerate(finals)))
+    assert all(sorted(pair) == [False, True] for pair in settled)
+    assert await taken(store, limits) == [(sum(finals), 0), (0, 0)]
 
 
 # Time

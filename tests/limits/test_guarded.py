@@ -113,6 +113,29 @@ async def test_running_streams_of_a_lost_store(open_rig: Rig, closed_rig: Rig) -
         assert (rig.passed.tokens, rig.passed.unsettled) == (granted, 1)
 
 
+async def test_a_lost_end_is_counted_and_leaves_the_charge_as_it_was(open_rig: Rig, closed_rig: Rig) -> None:
+    for rig in (open_rig, closed_rig):
+        await rig.admit("a")
+        await rig.guarded.extend("{t}:a", 50, 20)
+        rig.store.well = False
+        assert not await rig.guarded.settle("{t}:a", 30)
+        assert rig.passed.unsettled == 1
+        rig.store.well = True
+        assert (await rig.guarded.usage(LIMITS))[1].used == 50
+        assert await rig.guarded.settle("{t}:a", 30)
+        assert (await rig.guarded.usage(LIMITS))[1][1:3] == (30, 0)
+        assert rig.passed.unsettled == 1
+
+
+async def test_the_fallback_charges_the_final_figure_too(open_rig: Rig) -> None:
+    open_rig.store.well = False
+    await open_rig.admit("a")
+    await open_rig.guarded.extend("{t}:a", 50, 20)
+    assert await open_rig.guarded.settle("{t}:a", 30)
+    assert (await open_rig.guarded.usage(LIMITS))[1][1:3] == (30, 0)
+    assert open_rig.passed.unsettled == 0
+
+
 async def test_it_comes_back_by_one_probe(open_rig: Rig) -> None:
     open_rig.store.well = False
     for name in "ab":

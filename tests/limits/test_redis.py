@@ -100,6 +100,26 @@ async def test_a_dead_relay_of_an_idle_tenant_holds_nothing(server: RedisServer)
     await store.close()
 
 
+async def test_a_quota_that_was_lost_gives_nothing_back(server: RedisServer) -> None:
+    """A period whose counter was deleted begins at 0; leases of before must not put it below."""
+    store = RedisStore(server.url, deadline=PATIENT, clock=FakeClock(1_700_000_000.0))
+    limits = (Quota("{acme}:day", 1000, ends_at=1_700_003_600.0),)
+    for number in range(2):
+        await admitted(store, f"{{acme}}:{number}", limits)
+        await store.extend(f"{{acme}}:{number}", 50, 100)
+    with server.commands() as command:
+        command("DEL", "flow:limits:{acme}:day")
+    await admitted(store, "{acme}:x", limits)
+    await store.settle("{acme}:x", 20)
+    assert [each[1:3] for each in await store.usage(limits)] == [(20, 0)]
+    for number in range(2):
+        await store.settle(f"{{acme}}:{number}", 10)
+        [usage] = await store.usage(limits)
+        assert usage.used >= 0
+        assert usage.reserved == 0
+    await store.close()
+
+
 async def test_many_leases_that_expired_at_once_are_ended_by_and_by(server: RedisServer) -> None:
     clock = FakeClock(1_700_000_000.0)
     store = RedisStore(server.url, deadline=PATIENT, clock=clock)

@@ -10,13 +10,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from flowserver.limits.limiter import StoreLimiter
 from flowserver.limits.memory import MemoryStore
-from flowserver.limits.store import Decision, Limit, Quota, Slots
+from flowserver.limits.store import Decision, Limit, Quota, Slots, TokenBucket
 from flowserver.relay.permit import Permit, Verdict
 
 from ..support.clock import FakeClock
 
 QUOTA = Quota("{t}:quota", 1200, ttl=1e6)
 SLOTS = Slots("{t}:slots", 4)
+BUCKET = TokenBucket("{t}:bucket", 4_000_000, 1, period=1_000_000)
+"""It refills by less than a token in a test, so it lacks what is charged and leased."""
 LIFE = 60.0
 LEASE = 100
 
@@ -42,15 +44,34 @@ class Distant:
 
 
 class Counting(MemoryStore):
-    """Knows who settled."""
+    """Keeps a ledger of its own: what each stream said first that it used in the end, or until then the most it said on
+    the way."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock, ttl=LIFE)
         self.settled: list[str] = []
+        """Whoever asked to."""
+        self.told: dict[str, int] = {}
+        self.finals: dict[str, int] = {}
+
+    async def extend(self, stream_id: str, used: int, want: int) -> int:
+        granted = await super().extend(stream_id, used, want)
+        self.told[stream_id] = max(self.told.get(stream_id, 0), used)
+        if stream_id in self.finals:
+            assert granted == 0
+        return granted
 
     async def settle(self, stream_id: str, used: int) -> bool:
         self.settled.append(stream_id)
-        return await super().settle(stream_id, used)
+        settled = await super().settle(stream_id, used)
+        if settled:
+            assert stream_id not in self.finals
+            self.finals[stream_id] = used
+        return settled
+
+    @property
+    def charged(self) -> int:
+        return sum((self.told | self.finals).values())
 
 
 class Stream:
@@ -60,14 +81,18 @@ class Stream:
         self.id = f"{{t}}:{number}"
         self.permit = Permit(limiter, self.id, resume=self._on_resume)
         self.used = 0
-        """Tokens that passed, those of the request among them."""
+        """Tokens that passed, those of the request among them, as far as is known."""
+        self.reported: int | None = None
+        """The provider's last word on what it used."""
         self.unpassed = 0
         """Tokens of an event that did not pass, counted though it was."""
         self.waits = False
         self.is_over = False
+        self.is_dead = False
+        """Whether its relay is: nothing comes of it any more."""
         self.decision: Decision | None = None
         self._need = need
-        self.permit.ask((SLOTS, QUOTA), need=need, done=self._on_decision)
+        self.permit.ask((SLOTS, QUOTA, BUCKET), need=need, done=self._on_decision)
 
     def emit(self, size: int) -> None:
         verdict = self.permit.verdict(self.used + size)
@@ -80,11 +105,30 @@ class Stream:
             self.unpassed = size
             self.leave()
 
+    def correct(self, used: int) -> None:
+        """A report on the way: it has used less than was estimated."""
+        self.used = min(self.used, used)
+        assert self.permit.verdict(self.used) is Verdict.PASS
+
     def leave(self) -> None:
         self.is_over, self.waits = True, False
-        self.permit.settle(self.used)
+        self.permit.settle(self.final)
+
+    def die(self) -> None:
+        self.is_over, self.is_dead, self.waits = True, True, False
+
+    @property
+    def final(self) -> int:
+        return self.used if self.reported is None else self.reported
+
+    @property
+    def overdraws(self) -> int:
+        """Tokens that nobody granted."""
+        return max(0, self.final - self.permit.granted) if self.is_over and not self.is_dead else 0
 
     def _on_decision(self, decision: Decision) -> None:
+        if self.is_dead:
+            return
         assert not self.is_over
         self.decision = decision
         if decision.admitted:
@@ -93,6 +137,8 @@ class Stream:
             self.leave()
 
     def _on_resume(self) -> None:
+        if self.is_dead:
+            return
         assert self.waits
         assert not self.is_over
         self.waits = False
@@ -101,6 +147,8 @@ class Stream:
 
 class Leases(RuleBasedStateMachine):
     is_distant = False
+    expires = False
+    """Whether leases expire whose streams live on. Then more may pass than there is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,6 +168,26 @@ class Leases(RuleBasedStateMachine):
     def emit(self, pick: int, size: int) -> None:
         running = self.running()
         running[pick % len(running)].emit(size)
+
+    @precondition(lambda self: bool(self.running()))
+    @rule(pick=st.integers(0, 100), used=st.integers(0, 400))
+    def correct(self, pick: int, used: int) -> None:
+        running = self.running()
+        running[pick % len(running)].correct(used)
+
+    @precondition(lambda self: bool(self.running()))
+    @rule(pick=st.integers(0, 100), used=st.integers(0, 400))
+    def report_and_leave(self, pick: int, used: int) -> None:
+        running = self.running()
+        stream = running[pick % len(running)]
+        stream.reported = used
+        stream.leave()
+
+    @precondition(lambda self: any(not stream.is_over for stream in self.streams))
+    @rule(pick=st.integers(0, 100))
+    def die(self, pick: int) -> None:
+        here = [stream for stream in self.streams if not stream.is_over]
+        here[pick % len(here)].die()
 
     @precondition(lambda self: any(not stream.is_over for stream in self.streams))
     @rule(pick=st.integers(0, 100))
@@ -141,18 +209,43 @@ class Leases(RuleBasedStateMachine):
         self.all_arrive()
         self.clock.advance(LIFE / 4)
         for stream in self.streams:
-            stream.permit.sweep(self.clock())
+            if not stream.is_dead:
+                stream.permit.sweep(self.clock())
         self.all_arrive()
 
+    @precondition(lambda self: self.expires)
+    @rule(lives=st.sampled_from([0.5, 1, 3, 20]))
+    def time_jumps(self, lives: float) -> None:
+        """Nobody renews, and calls under way stay there. After 11 lives what expired is forgotten."""
+        self.clock.advance(LIFE * lives)
+
+    @precondition(lambda self: self.expires and bool(self.running()))
+    @rule(pick=st.integers(0, 100), used=st.integers(0, 400))
+    def end_late(self, pick: int, used: int) -> None:
+        """All that is under way has arrived, and the lease has expired."""
+        self.all_arrive()
+        self.clock.advance(LIFE)
+        if self.running():
+            self.report_and_leave(pick, used)
+
+    @precondition(lambda self: not self.expires)
     @invariant()
     def no_more_passes_than_there_is(self) -> None:
-        assert sum(stream.used for stream in self.streams) <= QUOTA.most
+        passed = sum(stream.final for stream in self.streams if not stream.is_dead)
+        assert passed <= QUOTA.most + self.overdrawn
 
+    @precondition(lambda self: not self.expires)
     @invariant()
     def no_more_is_taken_than_there_is(self) -> None:
-        used, reserved, _ = self.usage()
+        used, reserved, _, _ = self.usage()
+        assert used + reserved <= QUOTA.most + self.overdrawn
+
+    @invariant()
+    def all_that_is_charged_was_told(self) -> None:
+        used, reserved, _, lacks = self.usage()
+        assert used == self.store.charged
         assert reserved >= 0
-        assert used + reserved <= QUOTA.most
+        assert lacks == used + reserved
 
     @invariant()
     def who_waits_waits_for_an_answer(self) -> None:
@@ -165,12 +258,16 @@ class Leases(RuleBasedStateMachine):
             if not stream.is_over:
                 stream.leave()
         self.all_arrive()
-        used, reserved, streams = self.usage()
+        self.clock.advance(LIFE)  # of whom nobody settles
+        used, reserved, streams, lacks = self.usage()
         assert (reserved, streams) == (0, 0)
-        passed = sum(stream.used for stream in self.streams)
-        assert passed <= used <= passed + sum(stream.unpassed for stream in self.streams)
-        admitted = [stream.id for stream in self.streams if _was_admitted(stream)]
-        assert sorted(self.store.settled) == sorted(admitted)
+        admitted = [stream for stream in self.streams if _was_admitted(stream) and not stream.is_dead]
+        assert sorted(self.store.settled) == sorted(stream.id for stream in admitted)
+        charges = self.store.told | self.store.finals
+        assert used == lacks == sum(charges.values())
+        for stream in admitted:
+            if not self.expires:
+                assert charges[stream.id] == stream.final
 
     def running(self) -> list[Stream]:
         """Those that may emit."""
@@ -180,14 +277,18 @@ class Leases(RuleBasedStateMachine):
             if not (stream.is_over or stream.waits) and stream.decision is not None and stream.decision.admitted
         ]
 
-    def usage(self) -> tuple[int, int, int]:
-        """Tokens charged and reserved, and streams at once."""
-        call = self.store.usage((QUOTA, SLOTS))
+    @property
+    def overdrawn(self) -> int:
+        return sum(stream.overdraws for stream in self.streams)
+
+    def usage(self) -> tuple[int, int, int, int]:
+        """Tokens charged and reserved, streams at once, and tokens that the bucket lacks."""
+        call = self.store.usage((QUOTA, SLOTS, BUCKET))
         try:
             call.send(None)
         except StopIteration as end:
-            quota, slots = end.value
-            return quota.used, quota.reserved, slots.used
+            quota, slots, bucket = end.value
+            return quota.used, quota.reserved, slots.used, bucket.used
         raise AssertionError("it waits")
 
     def all_arrive(self) -> None:
@@ -204,5 +305,11 @@ class DistantLeases(Leases):
     is_distant = True
 
 
+class ExpiringLeases(Leases):
+    is_distant = True
+    expires = True
+
+
 TestLeases = Leases.TestCase
+TestExpiringLeases = ExpiringLeases.TestCase
 TestDistantLeases = DistantLeases.TestCase

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from itertools import permutations
 
 import pytest
 
-from flowserver.limits.store import Cause, Decision, Limit, Quota, RequestBucket, Slots, TokenBucket
+from flowserver.limits.limiter import StoreLimiter
+from flowserver.limits.memory import MemoryStore
+from flowserver.limits.store import MAX_TOKENS, Cause, Decision, Limit, Quota, RequestBucket, Slots, TokenBucket
 from flowserver.relay.permit import ADMITTED, Permit, Verdict
 
+from ..support.clock import FakeClock
 from ..support.limiting import FakeLimiter
 
 PASS, WAIT, END = Verdict.PASS, Verdict.WAIT, Verdict.END
@@ -211,6 +215,64 @@ def test_a_limiter_that_answers_at_once_makes_nobody_wait() -> None:
     assert (scene.resumed, jump.resumed) == (0, 0)
 
 
+# A report that falls below the count
+
+
+def test_a_report_below_the_count_makes_room() -> None:
+    scene = admitted()
+    assert scene.permit.verdict(100) is PASS
+    scene.limiter.answer()
+    assert (scene.permit.granted, scene.permit.left, scene.permit.room(100)) == (210, 110, 60)
+    assert scene.permit.verdict(30) is PASS
+    assert (scene.permit.granted, scene.permit.left, scene.permit.room(30)) == (210, 180, 130)
+    for used in range(31, 161):
+        assert scene.permit.verdict(used) is PASS
+    assert scene.extensions() == [("extend", 100, 100)]
+    assert scene.permit.verdict(161) is PASS
+    assert scene.extensions()[1:] == [("extend", 161, 100)]
+
+
+def test_a_report_below_the_count_passes_while_more_is_on_its_way() -> None:
+    scene = admitted()
+    assert scene.permit.verdict(110) is PASS
+    assert scene.permit.verdict(20) is PASS
+    assert scene.permit.room(20) == 90
+    scene.limiter.answer()
+    assert (scene.permit.granted, scene.permit.left) == (210, 190)
+    assert (scene.resumed, len(scene.extensions())) == (0, 1)
+
+
+def test_who_got_no_more_may_use_what_a_report_gives_back() -> None:
+    scene = admitted(left=110)
+    assert scene.permit.verdict(110) is PASS
+    scene.limiter.answer()
+    assert scene.permit.verdict(70) is PASS
+    assert (scene.permit.left, scene.permit.room(70)) == (40, 40)
+    assert scene.permit.verdict(110) is PASS
+    assert scene.permit.verdict(111) is END
+    assert len(scene.extensions()) == 1
+
+
+def test_a_renewal_tells_the_report_and_not_the_count_before() -> None:
+    scene = admitted()
+    scene.permit.verdict(50)
+    scene.permit.verdict(20)
+    for now in (0, 100):
+        scene.permit.sweep(now)
+    assert scene.extensions() == [("extend", 20, 0)]
+
+
+@pytest.mark.parametrize("used", [MAX_TOKENS, MAX_TOKENS + 1, 1 << 62, 1 << 200])
+def test_an_absurd_count_takes_few_leases(used: int) -> None:
+    scene = Scene(FakeLimiter(left=1 << 300))
+    scene.limiter.most = MAX_TOKENS
+    scene.ask()
+    assert scene.permit.verdict(used) is PASS
+    assert len(scene.extensions()) == 1
+    assert scene.permit.room(used) <= 110
+    assert scene.permit.verdict(50) is PASS
+
+
 # Renewal
 
 
@@ -307,6 +369,33 @@ def test_an_extension_after_the_client_left_moves_nothing(left: int) -> None:
     assert scene.resumed == 0
     assert scene.limiter.waiting == 0
     assert scene.limiter.settled == [110]
+
+
+@pytest.mark.parametrize("settles_first", [False, True])
+async def test_an_extension_that_crosses_the_end_leaks_no_grant(settles_first: bool) -> None:
+    """With a real store: whichever comes first there, what is charged is the final figure."""
+    store = MemoryStore(FakeClock())
+    near = StoreLimiter(store, lease=100, life=60.0, is_local=True)
+    held: list[tuple[int, int, Callable[[int], None]]] = []
+
+    class Late(StoreLimiter):
+        def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
+            held.append((used, want, done))
+
+    resumed: list[bool] = []
+    permit = Permit(Late(store, lease=100, life=60.0, is_local=True), ID, resume=lambda: resumed.append(True))
+    permit.ask((QUOTA,), need=10, done=lambda decision: None)
+    assert permit.verdict(200) is WAIT
+    [(used, want, done)] = held
+    if settles_first:
+        permit.settle(40)
+        near.extend(ID, used, want, done)
+    else:
+        near.extend(ID, used, want, lambda more: held.append((more, 0, done)))
+        permit.settle(40)
+        done(held[1][0])
+    assert (resumed, len(held)) == ([], 1 if settles_first else 2)
+    assert [(usage.used, usage.reserved) for usage in await store.usage((QUOTA,))] == [(40, 0)]
 
 
 @pytest.mark.parametrize("order", sorted(set(permutations(["answer", "answer", "leave", "emit"]))))
