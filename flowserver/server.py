@@ -31,7 +31,7 @@ from .telemetry.admin import Admin
 from .telemetry.log import Log
 from .telemetry.metrics import Metrics
 from .tenancy import Tenancy
-from .topology import load_topology
+from .topology import Topology, load_topology
 
 
 class Relay:
@@ -56,7 +56,7 @@ class Relay:
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
         """Of earlier configurations, while requests are under way at them."""
-        self._show_providers()
+        self._show(topology)
         self._admission = self._build_admission()
         self._tls_files = _tls_files(config)
         self._clients = self._listener(self._admission.open_exchange, config.max_connections, self._build_tls())
@@ -113,7 +113,7 @@ class Relay:
         self._tenancy.reload(topology)
         self._admission.dispatching = self._dispatching()
         self._admission.accounts = replace(self._admission.accounts, limiting=self._tenancy.limiting)
-        self._show_providers()
+        self._show(topology)
         self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
 
     async def close(self) -> None:
@@ -159,7 +159,8 @@ class Relay:
         )
         return Dispatching(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym)
 
-    def _show_providers(self) -> None:
+    def _show(self, topology: Topology) -> None:
+        self.metrics.name_models(topology.models)
         self.metrics.targets = self._providers.targets
         self.metrics.pools = self._providers.pools
 

@@ -15,10 +15,12 @@ from typing import Any
 
 from .config import Config, ConfigError, Url, parse_dialect, parse_disconnect, parse_secret, parse_time, parse_url
 from .messages import HOP_BY_HOP, REQUEST_OWN
+from .names import MODEL_BYTES, bounded
 from .relay.tenant_tables import TenantError, read_tenants
 from .relay.tenants import Tenant
 
 PROTOCOLS = ("auto", "h1", "h2")
+_WILDCARDS = frozenset("*?[")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
 
 
@@ -72,6 +74,19 @@ class Topology:
     routes: tuple[RouteSpec, ...]
     tenants: tuple[Tenant, ...] = ()
     """Those of the file; there may be more in Redis."""
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The names of models in it, patterns left out."""
+        names: set[str] = set()
+        for upstream in self.upstreams:
+            names.update(name for pair in upstream.models for name in pair)
+        patterns = [pattern for route in self.routes for pattern in route.models]
+        for tenant in self.tenants:
+            patterns += tenant.models
+            patterns += [pattern for limits in tenant.model_limits for pattern in limits.models]
+        names.update(pattern for pattern in patterns if not _WILDCARDS.intersection(pattern))
+        return frozenset(bounded(name, MODEL_BYTES) for name in names)
 
     @property
     def swept_times(self) -> list[float | None]:

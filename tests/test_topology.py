@@ -204,3 +204,23 @@ def test_secrets_never_show(tmp_path: Path) -> None:
     for secret in (f"{SECRET} x", f"{SECRET}\u20ac"):
         (tmp_path / "bad.key").write_text(secret, encoding="utf-8")
         problems(tmp_path, ONE + 'api_key = "file:bad.key"')
+
+
+def test_the_models_that_it_names(tmp_path: Path) -> None:
+    text = """
+        [[upstreams]]
+        name = "a"
+        url = "https://a.test"
+        models = { "alias" = "real" }
+        [[routes]]
+        models = ["routed", "gpt-*", "o?", "x[12]"]
+        upstreams = ["a"]
+        [[tenants]]
+        name = "acme"
+        models = ["allowed", "*"]
+        model_limits = [{ models = ["limited", "llama-*"], tokens_per_day = 1 }]
+    """
+    assert read(tmp_path, text).models == {"alias", "real", "routed", "allowed", "limited"}
+    assert load_topology(load({"FLOW_UPSTREAM": "https://api.test"}), {}).models == frozenset()
+    long = read(tmp_path, text.replace("alias", "m" * 1000)).models
+    assert max(map(len, long)) == 256

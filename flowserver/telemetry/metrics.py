@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -98,6 +98,10 @@ class Metrics:
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
+
+    def name_models(self, models: Iterable[str]) -> None:
+        """The models that the configuration names: they always have figures of their own."""
+        self._tokens.name_models(models)
 
     # --- relay.ports.Observer ---
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -12,14 +12,12 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from ..dialects.base import Usage
 from ..relay.exchange import Exchange
 from .histogram import Histogram
+from .labels import ModelLabels
 
 USAGE_BUCKETS = tuple(4.0**power for power in range(14))
 FIRST_TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 PER_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 ERROR_BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
-MAX_MODELS = 200
-"""Models with figures of their own; clients name them, so further ones share one."""
-OTHER = "other"
 
 _Key = tuple[str, str]
 """Provider and model."""
@@ -45,9 +43,14 @@ class TokenMetrics:
     """What the accounts of ended exchanges come to."""
 
     def __init__(self) -> None:
-        self._models: set[str] = set()
+        self._labels = ModelLabels()
         self._figures: dict[_Key, _Figures] = {}
         self._uncounted: Counter[str] = Counter()
+
+    def name_models(self, models: Iterable[str]) -> None:
+        """The models that the configuration names: each of them has figures of its own."""
+        for lost in self._labels.configure(models):
+            self._forget(lost)
 
     def exchange_ended(self, exchange: Exchange) -> None:
         account = exchange.account
@@ -59,8 +62,9 @@ class TokenMetrics:
             self._uncounted[upstream.name] += uncounted
         if meter is None:
             return
-        figures = self._of(upstream.name, meter.model or account.asked.model or "")
         output = account.output
+        answered = 200 <= exchange.status < 300
+        figures = self._of(upstream.name, account.model or "", (meter.usage.input or 0) + output, answered=answered)
         _count(figures, account.tenant.name if account.tenant is not None else "", meter.usage, output)
         if exchange.first_token_at is not None and exchange.ended_at is not None:
             first = exchange.first_token_at
@@ -100,18 +104,20 @@ class TokenMetrics:
             uncounted.add_metric([upstream], number)
         yield uncounted
 
-    def _of(self, upstream: str, model: str) -> _Figures:
-        figures = self._figures.get((upstream, model))
+    def _of(self, upstream: str, model: str, tokens: int, *, answered: bool) -> _Figures:
+        label, lost = self._labels.count(model, tokens, answered=answered)
+        if lost is not None:
+            self._forget(lost)
+        figures = self._figures.get((upstream, label))
         if figures is None:
-            figures = self._figures.setdefault((upstream, self._label(model)), _Figures())
+            figures = self._figures[upstream, label] = _Figures()
         return figures
 
-    def _label(self, model: str) -> str:
-        if model not in self._models:
-            if len(self._models) >= MAX_MODELS:
-                return OTHER
-            self._models.add(model)
-        return model
+    def _forget(self, model: str) -> None:
+        """Its series end. Where they begin again they begin at zero, which Prometheus takes for a restart; what was
+        counted is not added to another series, whose rate would show it a second time."""
+        for key in [key for key in self._figures if key[1] == model]:
+            del self._figures[key]
 
 
 _FIRST_TOKEN, _PER_TOKEN, _ERRORS = attrgetter("first_token"), attrgetter("per_token"), attrgetter("errors")

@@ -7,15 +7,21 @@ from typing import Any, cast
 
 import httpx
 import openai
+import orjson
 import pytest
 
 from flowserver.dialects.base import Asked, Format
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS
+from flowserver.dialects.openai_items import KEPT
 from flowserver.dialects.openai_responses import OPENAI_RESPONSES
-from flowserver.dialects.quirks import quirks_for
+from flowserver.dialects.quirks import GENERIC, quirks_for
 from flowserver.errors import DRAINED
 from tests.dialects.reading import events, sse_events
 from tests.support.corpus import Recording, each_recording
+
+RESPONSE = {"id": "resp_1", "object": "response", "status": "in_progress", "model": "m-1", "output": [], "tools": []}
+MESSAGE = {"type": "message", "id": "msg_1", "status": "in_progress", "role": "assistant", "content": []}
+TEXT = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
 
 CHAT_KINDS = ("openai-chat", "openai-compatible-other", "groq", "mistral")
 Cut = tuple[int, bytes]
@@ -135,6 +141,23 @@ def test_the_responses_helper_sees_the_same_items_as_the_ending(recording: Recor
         kind, output, done = helped_response(answer)
         assert kind == "response.incomplete", last
         assert output == done, last
+
+
+def test_a_response_that_is_too_long_to_be_kept_ends_without_its_items() -> None:
+    piece = "x" * 50_000
+    events: list[dict[str, object]] = [
+        {"type": "response.created", "response": RESPONSE},
+        {"type": "response.output_item.added", "output_index": 0, "item": MESSAGE},
+        {"type": "response.content_part.added", **TEXT, "part": {"type": "output_text", "text": "", "annotations": []}},
+        *[{"type": "response.output_text.delta", **TEXT, "delta": piece, "logprobs": []}] * (KEPT // len(piece) + 1),
+    ]
+    meter = OPENAI_RESPONSES.meter(Asked(stream=True), GENERIC, cuttable=True)
+    answer = b""
+    for event in events:
+        meter.read(str(event["type"]).encode(), orjson.dumps(event))
+        answer += b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), orjson.dumps(event))
+    kind, output, done = helped_response(answer + meter.ending(5))
+    assert (kind, output, done) == ("response.incomplete", [], [])
 
 
 @pytest.mark.parametrize("form", [OPENAI_CHAT, OPENAI_RESPONSES], ids=lambda form: form.name)

@@ -224,3 +224,20 @@ def test_the_session_is_named_by_a_header_only() -> None:
     assert session_of(asking((b"x-flow-session", b"s1"))) == "s1"
     assert session_of(asking((b"x-flow-session", b""))) is None
     assert session_of(asking()) is None
+
+
+# Names
+
+
+def test_long_names_of_users_and_sessions_are_hashed() -> None:
+    head = RequestHead(b"POST", b"/", [(b"x-flow-user", b"u" * 60_000), (b"x-flow-session", b"s" * 65)])
+    user, session = user_of(head, None), session_of(head)
+    assert user is not None
+    assert session is not None
+    assert (user[0], len(user), session[0], len(session)) == ("#", 33, "#", 33)
+    assert user_of(RequestHead(b"POST", b"/", []), "u" * 60_000) == user
+    assert user_of(RequestHead(b"POST", b"/", []), "u" * 64) == "u" * 64
+
+
+def test_a_long_path_is_not_repeated_in_full() -> None:
+    assert len(path_refused("/" + "p" * 8000).message) < 300

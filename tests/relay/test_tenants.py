@@ -8,6 +8,7 @@ import pytest
 
 from flowserver.limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket
 from flowserver.messages import RequestHead
+from flowserver.names import user_name
 from flowserver.relay.tenants import (
     DAY,
     KnownKinds,
@@ -258,6 +259,13 @@ def test_users_models_and_sessions_have_limits_of_their_own() -> None:
         *(f"model:{models}:tokens_per_day" for models in ("gpt-*,o3", "gpt-4*", "llama*")),
     ]
     assert keys(user_limits(tenant, "ann", NOW)) == ["user:ann:tokens_per_day"]
+
+
+def test_an_operator_names_a_user_in_full() -> None:
+    """A request's user is hashed where it is read, if it is long."""
+    tenant = Tenant("acme", user=TenantLimits(tokens_per_day=1))
+    long = "u" * 1000
+    assert keys(user_limits(tenant, long, NOW)) == keys(limits(tenant, user=user_name(long)))
 
 
 ODD = ["x" * 65, "a:b", "a b", "{a}", "#a", "\N{SNOWMAN}", "\udc80", "a\r\n", "a:tokens_per_day", "x" * 100_000]

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.messages import RequestHead
 from flowserver.relay.exchange import Exchange, Surroundings
 from flowserver.relay.target import Deadlines
+from flowserver.telemetry.labels import ANSWERS, AT_ONCE, LEAD, MAX_MODELS, OTHER
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
-from flowserver.telemetry.tokens import MAX_MODELS, OTHER
 
 from ..support.clock import FakeClock
 from ..support.lab import samples
 from ..support.recording import RecordingDownstream, RecordingUpstream, account, target
 from ..support.streams import CHAT, MESSAGES, OLLAMA_CHAT, Stream
 
+_MODEL = re.compile(r'gen_ai_request_model="([^"]*)"')
 MODEL = 'gen_ai_provider_name="api",gen_ai_request_model="m-1"'
 
 
@@ -185,23 +188,84 @@ def test_a_model_that_no_answer_names_goes_by_its_request(scene: Scene) -> None:
     )
 
 
-def test_clients_cannot_make_any_number_of_models(scene: Scene) -> None:
-    for number in range(MAX_MODELS + 50):
-        exchange = scene.start(CHAT)
-        event = {"model": f"made-up-{number}", "choices": [{"index": 0, "delta": {"content": "a"}}]}
-        scene.hear(exchange, b"data: %b\n\n" % orjson.dumps(event))
-        scene.end(exchange)
-    figures = scene.figures()
-    counted = [name for name in figures if name.startswith("flow_tokens_total")]
-    assert len(counted) == MAX_MODELS + 1
-    other = f'flow_tokens_total{{gen_ai_provider_name="api",gen_ai_request_model="{OTHER}",tenant="",type="output"}}'
-    assert figures[other] == 50
-    scene.serve(CHAT, ["a"], 1)
+def labels(scene: Scene) -> set[str]:
+    """The models that have figures."""
+    names = (_MODEL.search(name) for name in scene.figures() if name.startswith("flow_tokens_total"))
+    return {match[1] for match in names if match}
+
+
+def output(scene: Scene, model: str) -> float:
+    name = f'flow_tokens_total{{gen_ai_provider_name="api",gen_ai_request_model="{model}",tenant="",type="output"}}'
+    return scene.figures()[name]
+
+
+def answer(scene: Scene, model: str, tokens: int = 1, *, status: int = 200) -> None:
+    """An answer by `model`, of so many events with content."""
     exchange = scene.start(CHAT)
-    scene.hear(exchange, b'data: {"model": "made-up-7", "choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n')
+    exchange.status = status
+    event = {"model": model, "choices": [{"index": 0, "delta": {"content": "a"}}]}
+    scene.hear(exchange, *[b"data: %b\n\n" % orjson.dumps(event)] * tokens)
     scene.end(exchange)
-    known = 'flow_tokens_total{gen_ai_provider_name="api",gen_ai_request_model="made-up-7",tenant="",type="output"}'
-    assert scene.figures()[known] == 2
+
+
+def test_clients_cannot_make_any_number_of_models(scene: Scene) -> None:
+    for _ in range(ANSWERS):
+        for number in range(MAX_MODELS + 50):
+            answer(scene, f"made-up-{number}")
+    assert len(labels(scene)) == MAX_MODELS + 1
+    assert output(scene, OTHER) == ANSWERS * (MAX_MODELS + 50) - AT_ONCE * ANSWERS - (MAX_MODELS - AT_ONCE)
+    answer(scene, "made-up-7")
+    assert output(scene, "made-up-7") == ANSWERS + 1
+
+
+def test_names_that_are_used_once_keep_no_model_out(scene: Scene) -> None:
+    for number in range(MAX_MODELS + 50):
+        answer(scene, f"made-up-{number}")
+    assert len(labels(scene)) == AT_ONCE + 1
+    for _ in range(ANSWERS + 1):
+        answer(scene, "real")
+    assert output(scene, "real") == 2
+    assert output(scene, OTHER) == MAX_MODELS + 50 - AT_ONCE + ANSWERS - 1
+
+
+def test_a_busy_model_takes_over_from_an_idle_one(scene: Scene) -> None:
+    for _ in range(ANSWERS):
+        for number in range(MAX_MODELS):
+            answer(scene, f"made-up-{number}", 1 if number == 5 else 2)
+    before = labels(scene)
+    for _ in range(ANSWERS):
+        answer(scene, "real", LEAD)
+    assert labels(scene) == before - {"made-up-5"} | {"real", OTHER}
+    assert not [name for name in scene.figures() if '"made-up-5"' in name]
+
+
+def test_models_that_the_configuration_names_always_have_figures(scene: Scene) -> None:
+    for _ in range(ANSWERS):
+        for number in range(MAX_MODELS):
+            answer(scene, f"made-up-{number}")
+    scene.metrics.name_models({"mine", "made-up-3"})
+    assert len(labels(scene) - {OTHER}) == MAX_MODELS - 1
+    answer(scene, "mine")
+    assert output(scene, "mine") == 1
+    assert output(scene, "made-up-3") == ANSWERS
+    assert len(labels(scene) - {OTHER}) == MAX_MODELS
+
+
+def test_a_model_that_is_refused_gets_no_figures_of_its_own(scene: Scene) -> None:
+    answer(scene, "refused", status=404)
+    assert labels(scene) == {OTHER}
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "a\r\nb", "\0\x01\x7f", "a\u2028b", "{}=,", "\N{SNOWMAN}"])
+def test_any_name_is_a_label(scene: Scene, name: str) -> None:
+    answer(scene, name)
+    found = [
+        sample.labels["gen_ai_request_model"]
+        for family in text_string_to_metric_families(scene.metrics.text().decode())
+        for sample in family.samples
+        if sample.name == "flow_tokens_total"
+    ]
+    assert found == [name]
 
 
 def test_events_that_could_not_be_looked_into_are_counted(scene: Scene) -> None:
