@@ -55,7 +55,7 @@ def request_target(target: bytes, headers: Headers) -> bytes | RelayError:
     canonical = canonical_target(target)
     if canonical is target or canonical == target or isinstance(canonical, RelayError):
         return canonical
-    if not _is_signed(target, headers):
+    if not is_signed(target, headers):
         return canonical
     path = canonical.partition(b"?")[0][: 4 * MAX_SHOWN].decode("ascii")
     return bad_request(
@@ -65,7 +65,8 @@ def request_target(target: bytes, headers: Headers) -> bytes | RelayError:
     )
 
 
-def _is_signed(target: bytes, headers: Headers) -> bool:
+def is_signed(target: bytes, headers: Headers) -> bool:
+    """Whether a request has an AWS signature (Signature Version 4), which covers its path and its body."""
     if any(name == b"authorization" and value.lstrip().lower().startswith(_SIGNED) for name, value in headers):
         return True
     return _SIGNED_QUERY.search(unquote_to_bytes(target.partition(b"?")[2])) is not None

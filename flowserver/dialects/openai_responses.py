@@ -176,11 +176,11 @@ class ResponsesMeter(Shortcut):
         if self.finished:
             return b""
         try:
-            return self._ending(output, self._items)
+            return self._ending(prompt, output, self._items)
         except TypeError:  # nested deeper than can be written, though it could be read
-            return self._ending(output, None)
+            return self._ending(prompt, output, None)
 
-    def _ending(self, output: int, kept: Items | None) -> bytes:
+    def _ending(self, prompt: int, output: int, kept: Items | None) -> bytes:
         """`kept` None: without anything that the provider has nested."""
         response = mapping((parse(self._created) or {}).get("response"))
         events: list[dict[str, Any]] = []

@@ -1,0 +1,131 @@
+"""What one request asks for, and how it is changed for the provider that gets it. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..dialects import path_model
+from ..dialects.base import Asked, Format
+from ..errors import RelayError, bad_request
+from ..messages import RequestHead
+from ..names import model_name
+from ..paths import is_signed
+from .request_body import RequestBody, changed, open_body
+from .target import Target
+
+_NOTHING_YET = Asked()
+_MODELS = "models/"
+"""What stands before a model's name where Google spells it out."""
+
+
+class RequestReading:
+    """Made with the request's head; `feed` its body as it comes, then `finish`."""
+
+    __slots__ = ("_body", "_format", "_request", "_target", "asked", "asks_usage")
+
+    def __init__(self, request: RequestHead, known: Format | None, target: str) -> None:
+        self._format = known
+        self._target = target
+        self._body: RequestBody | None = None
+        """None: the request has none, or it is not of interest."""
+        self.asked = _NOTHING_YET
+        self._request = request
+        self.asks_usage = False
+        """Whether the provider that was asked last was asked for a usage report that the client did not ask for."""
+
+    def open(self) -> None:
+        """What the head tells; and the body is of interest, if there is one."""
+        if self._request.has_body:
+            known = self._format
+            reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
+            self._body = open_body(self._request, reads, takes_forms=takes_forms)
+        self._read({})
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what matters is known before the body is whole."""
+        return self._body is not None and self._body.is_known
+
+    def feed(self, data: bytes) -> RelayError | None:
+        """More of the body. An error: what follows contradicts what was read."""
+        body = self._body
+        if body is None:
+            return None
+        known = body.is_known
+        body.feed(data)
+        if not body.is_known:
+            return None
+        if not known:
+            self._read(body.values)
+        return body.error if body.is_ambiguous else None
+
+    def finish(self) -> None:
+        """The body is whole."""
+        body = self._body
+        if body is not None:
+            body.finish()
+            self._read(body.values)
+
+    def forget(self) -> None:
+        """An answer is there: the request is not changed any more."""
+        self._body = None
+
+    def _read(self, values: Mapping[str, Any]) -> None:
+        if self._format is not None:
+            self.asked = self._format.asked(self._target, values)
+        else:
+            self.asked = Asked(model=model_name(path_model(self._target) or values.get("model")))
+
+    def error(self, *, limited: bool) -> RelayError | None:
+        """Why the request may not go on. `limited`: what can't be read may not, since something would not be counted."""
+        body = self._body
+        if body is None:
+            return None
+        if body.error is not None and (body.is_ambiguous or limited):
+            return body.error
+        return self._contradiction(body.values.get("model"))
+
+    @property
+    def unread(self) -> RelayError | None:
+        """Why the body could not be read; None: it could, or there is none."""
+        return self._body.error if self._body is not None else None
+
+    def _contradiction(self, model: object) -> RelayError | None:
+        named = path_model(self._target)
+        if named is None or not isinstance(model, str) or model.removeprefix(_MODELS) == named.removeprefix(_MODELS):
+            return None
+        shown = model_name(named), model_name(model)
+        message = "The path names the model {!r} and the body {!r}. Send the same in both, or none in the body."
+        return bad_request(message.format(*shown), code="ambiguous_model")
+
+    def rewrite(
+        self, target: Target, pieces: Sequence[bytes], *, most: int | None, may_ask: Callable[[], bool]
+    ) -> tuple[list[bytes], int] | None:
+        """(`pieces` of the body as `target` is to get them, how many bytes longer they are); None: as they came.
+
+        `most` tokens bound the answer (None: nothing does). `may_ask`: whether a usage report may be asked for.
+        """
+        self.asks_usage = False
+        body, known, settings = self._body, self._format, target.settings
+        if body is None or body.error is not None:
+            return None
+        model = self.asked.model
+        renamed = settings.models.get(model) if model is not None else None
+        if renamed is None and most is None and not (self.asked.stream and settings.asks_usage):
+            return None
+        if is_signed(self._request.target, self._request.headers):  # nothing may be changed
+            return None
+        after = _copy(body.values)
+        if renamed is not None and "model" in after:  # some have it in the path
+            after["model"] = renamed
+        if known is not None:
+            if settings.asks_usage and may_ask():
+                self.asks_usage = known.ask_usage(after, settings.quirks)
+            if most is not None:
+                known.limit(after, most, settings.quirks)
+        return changed(body, after, pieces)
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _copy(value) if isinstance(value, dict) else value for name, value in values.items()}
