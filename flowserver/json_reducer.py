@@ -172,6 +172,17 @@ class JsonReducer:
             done += len(block)
         return size if self.broken else done
 
+    def feed_all(self, data: bytes) -> None:
+        """The same where nothing may follow the text but blanks."""
+        if data[self.feed(data) :].strip(BLANKS):
+            self.broken = True
+
+    def finish_whole(self) -> bytes | None:
+        """As `finish`; None: this was not one whole JSON text, so it is `broken`."""
+        reduced = self.finish()
+        self.broken |= not self.ended
+        return None if self.broken else reduced
+
     def finish(self) -> bytes:
         """The members that matter, as a JSON object; of a text that has not ended, the ones so far."""
         if self._next is _Next.TEXT and self._held and not self._depth:
@@ -483,8 +494,5 @@ def _written(kept: _Kept) -> bytes:
 def reduce_json(data: bytes) -> bytes:
     """The members that matter of a whole JSON text; an empty object if it is none."""
     reducer = JsonReducer()
-    end = reducer.feed(data)
-    reduced = reducer.finish()
-    if reducer.broken or not reducer.ended or data[end:].strip(BLANKS):
-        return b"{}"
-    return reduced
+    reducer.feed_all(data)
+    return reducer.finish_whole() or b"{}"
