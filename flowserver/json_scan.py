@@ -37,6 +37,9 @@ find_word = re.compile(rb"[-+.0-9A-Za-z]*+").match
 skip_blanks = re.compile(WS).match
 is_scalar = re.compile(SCALAR).fullmatch
 
+_FIRST_WINDOW, _LAST_WINDOW = 256, 64 << 10
+"""Bytes that are looked at at once, first and in the end: most values are short."""
+_QUOTE = b'"'[0]
 _OPENING, _CLOSING = 1, 255
 _SIGNS = bytes.maketrans(b"[{]}", bytes([_OPENING, _OPENING, _CLOSING, _CLOSING]))
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -88,3 +91,39 @@ def _place_of(outside: bytes, number: int) -> int:
             number -= here
             low = middle
     return high
+
+
+class ValueEnd:
+    """Finds where a string or a container ends that comes in pieces, and looks at each byte once."""
+
+    __slots__ = ("_escaped", "_in_string", "_level")
+
+    def __init__(self) -> None:
+        self._level = 0
+        self._in_string = False
+        self._escaped = False
+
+    def begin(self, first: int) -> None:
+        """A value begins with that byte: a quote or an opening bracket."""
+        self._in_string = first == _QUOTE
+        self._level = int(not self._in_string)
+        self._escaped = False
+
+    def find(self, data: bytes, position: int) -> int:
+        """The offset behind the value, which goes on at `position`; 0: it goes on behind `data`."""
+        window = _FIRST_WINDOW
+        while position < len(data):
+            # As if the piece began with the quote of its string, and with the backslash that was the last byte.
+            lead = (b'"\\' if self._escaped else b'"') if self._in_string else b""
+            text = unescaped(lead + data[position : position + window])
+            parts = text.split(b'"')
+            if not self._level and len(parts) > 2:
+                return position + len(parts[1]) + 2 - len(lead)
+            if self._level and (end := closing(parts, self._level)):
+                return position + end - len(lead)
+            self._level = level_after(b"".join(parts[::2]), self._level)
+            self._in_string = len(parts) % 2 == 0
+            self._escaped = self._in_string and text.endswith(b"\\")
+            position += window
+            window = min(8 * window, _LAST_WINDOW)
+        return 0

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import orjson
-
 from ..errors import RelayError
+from ..json_reducer import reduce_json
 from .base import BEARER, Asked, Quirks, Usage
 from .common import count, lower, path_of, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
@@ -230,13 +229,12 @@ class CompletionsMeter(ChatMeter):
 
 
 class EmbeddingsMeter(ChatMeter):
-    """Embeddings answer whole, with megabytes of numbers before the usage."""
+    """Embeddings answer whole, with megabytes of numbers beside the usage."""
 
     __slots__ = ()
 
     def read_whole(self, body: bytes) -> None:
-        end = parse(b"{" + body[body.rfind(b'"usage"') :])  # the last fields only, if these are fields of the answer
-        super().read_whole(body if end is None else orjson.dumps(end))
+        super().read_whole(reduce_json(body))
 
 
 def _pattern_of(data: bytes, event: dict[str, Any], content: int) -> Pattern | None:
