@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from zlib import crc32
 
+from .large_event import LargeEvents, LargeFrame
 from .sse import Event
 
 _PRELUDE = struct.Struct(">III")
@@ -24,7 +25,7 @@ _MAX_KEPT = 1024
 """Longest headers whose name is remembered, in bytes; Bedrock's have 80 to 120."""
 
 
-class EventStreamScanner:
+class EventStreamScanner(LargeEvents[LargeFrame]):
     """A `Scanner`. An event's name is its `:event-type`; for an exception `:exception-type` and for an error
     `:error-code`, each behind a "!".
 
@@ -32,23 +33,29 @@ class EventStreamScanner:
     it is wrong the scanner is `broken` and looks at nothing any more.
     """
 
-    __slots__ = ("_headers", "_held", "_max", "_name", "_need", "_skip", "at_boundary", "broken", "oversized")
+    __slots__ = (
+        "_headers",
+        "_held",
+        "_max",
+        "_name",
+        "_need",
+        "at_boundary",
+        "broken",
+    )
 
     def __init__(self, max_event: int) -> None:
         """`max_event`: most bytes of a frame."""
+        super().__init__()
         self._max = max_event
         self._held = bytearray()
         """A frame that is not all there."""
         self._need = _PRELUDE.size
         """Bytes to have before there is something to do."""
-        self._skip = 0
-        """What is to come of a frame that is too large."""
         self._headers = b""
         self._name = b""
         """The name that the headers above came to: most frames have the ones of the frame before."""
         self.at_boundary = True
         self.broken = False
-        self.oversized = 0
 
     def finish(self) -> list[Event]:
         return []
@@ -56,8 +63,13 @@ class EventStreamScanner:
     def feed(self, data: bytes) -> list[Event]:
         if self.broken:
             return []
-        if self._skip:
-            return self._pass_over(data)
+        if self._large is not None:
+            end = self._large.feed(data)
+            if self._large.left:
+                return []
+            events = self._end_large(self._large, end)
+            self.at_boundary = True
+            return events + [(name, payload, after + end) for name, payload, after in self.feed(data[end:])]
         held = len(self._held)
         if held + len(data) < self._need:
             self._held += data
@@ -68,12 +80,10 @@ class EventStreamScanner:
             self._held.clear()
         return self._scan(data, held)
 
-    def _pass_over(self, data: bytes) -> list[Event]:
-        passed = min(self._skip, len(data))
-        self._skip -= passed
-        if self._skip:
-            return []
-        return [(name, payload, end + passed) for name, payload, end in self.feed(data[passed:])]
+    def _end_large(self, large: LargeFrame, end: int) -> list[Event]:
+        """The frame that is too large is all there."""
+        found = self._finish_large(large)
+        return [(self._name_in(large.headers), found[1], end)] if found else []
 
     def _scan(self, data: bytes, held: int) -> list[Event]:
         """Frames from the first byte of `data` on, of which `held` were fed before."""
@@ -89,8 +99,13 @@ class EventStreamScanner:
                 return events
             end = begin + total
             if total > self._max:
-                self.oversized += 1
-                self._skip = max(0, end - size)
+                large = LargeFrame(total, headers)
+                large.feed(data[begin + _PRELUDE.size : end])
+                if large.left:
+                    self._large = large
+                    self.at_boundary = False
+                    return events
+                events += self._end_large(large, end - held)
             elif end <= size:
                 payload = begin + _PRELUDE.size + headers
                 name = self._name_in(data[begin + _PRELUDE.size : payload])

@@ -7,7 +7,9 @@ everything else takes the long way and comes to the same events, which the tests
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from .large_event import LargeEvent, LargeEvents, LargeLine
 
 Event = tuple[bytes, bytes, int]
 """Name, payload, and the offset just behind the event in the very bytes that `feed` was given; never 0."""
@@ -22,7 +24,18 @@ class Scanner(Protocol):
 
     @property
     def oversized(self) -> int:
-        """Events that are larger than the bound. They pass without being read and `feed` does not return them."""
+        """Events larger than the bound that are no JSON. They pass without being read and `feed` does not return them.
+
+        Of the others that are so large, `feed` returns what a `JsonReducer` keeps.
+        """
+
+    @property
+    def unread_text(self) -> int:
+        """Bytes of text that were passed over in events larger than the bound."""
+
+    @property
+    def attachments(self) -> int:
+        """Images, files and the like that were passed over there."""
 
     @property
     def broken(self) -> bool:
@@ -35,20 +48,19 @@ class Scanner(Protocol):
         """The stream is over: the event that ends with it, if that ends events here."""
 
 
-class _LineScanner:
-    """Holds the bytes of an event that has not ended."""
+class _LineScanner(LargeEvents[LargeLine]):
+    """Holds the bytes of an event that has not ended; of one that is too large, the last byte."""
 
-    __slots__ = ("_held", "_max", "_over", "at_boundary", "oversized")
+    __slots__ = ("_held", "_max", "at_boundary")
     broken = False
+    _reader: ClassVar[type[LargeLine]] = LargeLine
 
     def __init__(self, max_event: int) -> None:
         """`max_event`: most bytes of an event, without the blank line or the line feed that closes it."""
+        super().__init__()
         self._max = max_event
         self._held = bytearray()
-        self._over = False
-        """The event that has not ended is too large already: a stand-in for it is held."""
         self.at_boundary = True
-        self.oversized = 0
 
     def finish(self) -> list[Event]:
         return []
@@ -56,11 +68,13 @@ class _LineScanner:
     def _hold(self, data: bytes) -> None:
         """More of an event that has not ended."""
         self._held += data
-        if self._over or len(self._held) > self._max:
-            self.oversized += not self._over
-            self._over = True
+        if self._large is None and len(self._held) > self._max:
+            self._large = self._reader()
+            data = bytes(self._held)
+        if self._large is not None:
+            self._large.feed(data)
             # The last byte may be a line end, which makes one that follows a blank line.
-            self._held = bytearray(b":") + self._held[-1:]
+            self._held = self._held[-1:]
         self.at_boundary = not self._held
 
     def _take(self) -> bytes:
@@ -69,15 +83,13 @@ class _LineScanner:
         self._held.clear()
         return held
 
-    def _fits(self, lines: bytes) -> bool:
-        """Whether an event that has ended is within the bound."""
-        if self._over:
-            self._over = False
-            return False
-        if len(lines) > self._max:
-            self.oversized += 1
-            return False
-        return True
+    def _end_large(self, rest: bytes, end: int) -> list[Event]:
+        """The event that is too large ends with `rest`."""
+        large = self._large or self._reader()
+        large.feed(rest)
+        found = self._finish_large(large)
+        self._held.clear()
+        return [(*found, end)] if found else []
 
 
 _LF, _CR = b"\n\r"
@@ -100,10 +112,11 @@ class SseScanner(_LineScanner):
     """text/event-stream, by the rules of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
     Names and payloads stay bytes, valid UTF-8 or not. A block of lines without data is no event, but it ends at a
-    boundary; it counts as oversized all the same when it is too large, for it was not looked into.
+    boundary.
     """
 
     __slots__ = ("_started",)
+    _reader = LargeEvent
 
     def __init__(self, max_event: int) -> None:
         super().__init__(max_event)
@@ -139,15 +152,19 @@ class SseScanner(_LineScanner):
             return self._scan(data)
         self._held.clear()
         mark = 3 - held
-        return [(name, payload, end + mark) for name, payload, end in self._scan(data[mark:])]
+        return _moved(self._scan(data[mark:]), mark)
 
     def _scan(self, data: bytes) -> list[Event]:
         held = len(self._held)
         if held:
             seam = bytes(self._held[-1:]) + data
-            if not _blank_line(seam).search(seam):
+            blank = _blank_line(seam).search(seam)
+            if not blank:
                 self._hold(data)
                 return []
+            if self._large is not None:
+                end = blank.end() - 1
+                return self._end_large(data[:end], end) + _moved(self._scan(data[end:]), end)
             data = self._take() + data
         events: list[Event] = []
         read = self._read_any if _CR in data else self._read_plain
@@ -188,8 +205,15 @@ class SseScanner(_LineScanner):
     def _read(self, lines: bytes, end: int, events: list[Event]) -> None:
         """A block of any shape."""
         lines = _without_blanks(lines)
-        if self._fits(lines) and (read := _parse(lines)):
+        if len(lines) > self._max:
+            events += self._end_large(lines, end)
+        elif read := _parse(lines):
             events.append((*read, end))
+
+
+def _moved(events: list[Event], by: int) -> list[Event]:
+    """The same, so many bytes further on."""
+    return [(name, payload, end + by) for name, payload, end in events]
 
 
 def _without_blanks(lines: bytes) -> bytes:
@@ -233,13 +257,18 @@ class NdjsonScanner(_LineScanner):
             if _LF not in data:
                 self._hold(data)
                 return []
+            if self._large is not None:
+                end = data.index(b"\n") + 1
+                return self._end_large(data[: end - 1], end) + _moved(self._scan(data[end:]), end)
             data = self._take() + data
         *lines, rest = data.split(b"\n")
         events: list[Event] = []
         end = -held
         for line in lines:
             end += len(line) + 1
-            if self._fits(line) and (payload := line.removesuffix(b"\r")):
+            if len(line) > self._max:
+                events += self._end_large(line, end)
+            elif payload := line.removesuffix(b"\r"):
                 events.append((b"", payload, end))
         self._hold(rest)
         return events

@@ -166,7 +166,7 @@ def test_json_lines(stream: bytes, expected: list[tuple[bytes, bytes, int]]) -> 
 def test_json_lines_beyond_the_bound() -> None:
     for split in (1, 4, 100):
         scanner = NdjsonScanner(5)
-        assert scan(scanner, pieces(b"12345\n123456\n1234567890\r\n1\n", repeat(split))) == [
+        assert scan(scanner, pieces(b"12345\nnumber\n[1,2,3,4]]\r\n1\n", repeat(split))) == [
             (b"", b"12345", 6),
             (b"", b"1", 27),
         ]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any, ClassVar
 
-import orjson
-
 from ..errors import RelayError
 from ..json_edits import without_member
 from ..json_members import COUNT, Reads
+from ..json_reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
@@ -288,13 +287,12 @@ class CompletionsMeter(ChatMeter):
 
 
 class EmbeddingsMeter(ChatMeter):
-    """Embeddings answer whole, with megabytes of numbers before the usage."""
+    """Embeddings answer whole, with megabytes of numbers beside the usage."""
 
     __slots__ = ()
 
     def read_whole(self, body: bytes) -> None:
-        end = parse(b"{" + body[body.rfind(b'"usage"') :])  # the last fields only, if these are fields of the answer
-        super().read_whole(body if end is None else orjson.dumps(end))
+        super().read_whole(reduce_json(body))
 
 
 def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:

@@ -1,0 +1,116 @@
+"""What an answer's body is: by its media type, and by its first bytes where they say otherwise. No I/O."""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum, auto
+from functools import lru_cache
+from zlib import crc32
+
+from .json_scan import BLANKS, find_value
+
+
+class BodyKind(Enum):
+    SSE = auto()
+    """Server-sent events."""
+    NDJSON = auto()
+    """A JSON object in each line."""
+    JSON = auto()
+    """One JSON object."""
+    ARRAY = auto()
+    """One JSON array."""
+    EVENTSTREAM = auto()
+    """Amazon's frames."""
+    OPAQUE = auto()
+    """Nothing that can be read."""
+    UNDECIDED = auto()
+    """Not known before more bytes come."""
+
+
+_NDJSON_TYPES = frozenset(
+    {
+        b"application/jsonl",
+        b"application/ndjson",
+        b"application/stream+json",
+        b"application/x-json-stream",
+        b"application/x-jsonl",
+        b"application/x-jsonlines",
+        b"application/x-ndjson",
+        b"text/x-ndjson",
+    }
+)
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""How lines of server-sent events begin."""
+_FRAME = struct.Struct(">III")
+_LEAST_FRAME = 16
+_BOM = b"\xef\xbb\xbf"
+_LOOK = 16
+"""Bytes that show whether this is text."""
+
+
+@lru_cache(64)
+def _labelled(media_type: bytes) -> BodyKind | None:
+    """What a content-type claims; None: nothing that is known here."""
+    name = media_type.partition(b";")[0].strip().lower()
+    if name == b"text/event-stream":
+        return BodyKind.SSE
+    if name == b"application/vnd.amazon.eventstream":
+        return BodyKind.EVENTSTREAM
+    if name in _NDJSON_TYPES:
+        return BodyKind.NDJSON
+    if name in (b"application/json", b"text/json") or name.endswith(b"+json"):
+        return BodyKind.JSON
+    return None
+
+
+def body_kind(media_type: bytes, first: bytes, *, compressed: bool) -> BodyKind:
+    """The kind of a body.
+
+    `media_type`: its content-type field, b"" if there is none. `first`: its bytes so far, if any. `compressed`: it has
+    a content-encoding other than identity.
+    """
+    if compressed:
+        return BodyKind.OPAQUE
+    label = _labelled(media_type)
+    text = first.removeprefix(_BOM).lstrip(BLANKS)
+    seen = _seen(first, text, label)
+    return BodyKind.SSE if seen is BodyKind.UNDECIDED and label is BodyKind.SSE else seen
+
+
+def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
+    if text.startswith(b"{"):
+        return BodyKind.NDJSON if label is BodyKind.NDJSON or _is_followed(text) else BodyKind.JSON
+    if text.startswith(b"["):
+        return BodyKind.NDJSON if label is BodyKind.NDJSON else BodyKind.ARRAY
+    if (frame := _frame(first)) is not None:
+        return frame
+    if text.startswith(_FIELDS):
+        return BodyKind.SSE
+    if not text or _BOM.startswith(first) or any(field.startswith(text) for field in _FIELDS):
+        return BodyKind.UNDECIDED
+    # Fields of other names, and lines without a colon, are allowed in a stream of events, and passed over there.
+    return BodyKind.SSE if label is BodyKind.SSE and _is_plain(text) else BodyKind.OPAQUE
+
+
+def _is_followed(text: bytes) -> bool:
+    """Whether a line with one object is followed by another object."""
+    match = find_value(text)
+    if match is None:
+        return False
+    blanks = text[match.end() :]
+    return blanks.lstrip(BLANKS).startswith(b"{") and b"\n" in blanks.partition(b"{")[0]
+
+
+def _frame(first: bytes) -> BodyKind | None:
+    """Whether these are frames; None: they are not."""
+    if len(first) >= _FRAME.size:
+        total, headers, crc = _FRAME.unpack_from(first)
+        is_frame = total >= headers + _LEAST_FRAME and crc == crc32(first[:8])
+        return BodyKind.EVENTSTREAM if is_frame else None
+    # A frame is shorter than 16 MB, so it begins with a zero byte.
+    return BodyKind.UNDECIDED if first.startswith(b"\0") else None
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether this may be text: it begins with no control characters and is no markup."""
+    return not text.startswith(b"<") and min(text[:_LOOK]) >= 0x20 and text.isascii()

@@ -1,0 +1,174 @@
+"""Where the elements of a passing JSON array end: a stream of events, as Gemini sends it without `alt=sse`. No I/O."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from .json_scan import ValueEnd, find_value, find_word, is_scalar, skip_blanks
+from .large_event import LargeEvents, LargeLine
+from .sse import Event
+
+_BOM = b"\xef\xbb\xbf"
+_COMMA, _OPEN, _CLOSE = b",[]"
+_STARTS = b'"[{'
+"""How values begin that tell their end by themselves."""
+_MAX_SCALAR = 4 << 10
+
+
+class _Place(Enum):
+    START = auto()
+    """Before the array."""
+    OPENED = auto()
+    """An element comes first, or the end."""
+    ELEMENT = auto()
+    """An element has to come."""
+    WITHIN = auto()
+    """In an element."""
+    BEHIND = auto()
+    """Behind an element: a comma comes, or the end."""
+    END = auto()
+
+
+class JsonArrayScanner(LargeEvents[LargeLine]):
+    """A `Scanner`. Each element is an event without a name, which ends just behind it; a number or the like is none.
+
+    What stands between two elements belongs to the second one, but for blanks: behind a comma is no boundary. Nor is
+    one behind the bracket that opens the array, or behind its end. What is no array is `broken`.
+    """
+
+    __slots__ = ("_end", "_held", "_max", "_place", "at_boundary", "broken")
+
+    def __init__(self, max_event: int) -> None:
+        """`max_event`: most bytes of an element that is held."""
+        super().__init__()
+        self._max = max_event
+        self._place = _Place.START
+        self._held = bytearray()
+        """An element that has not ended."""
+        self._end = ValueEnd()
+        self.at_boundary = True
+        self.broken = False
+
+    def finish(self) -> list[Event]:
+        return []
+
+    def closing(self, passed_any: bool, *, opened: bool = False) -> tuple[bytes, bytes]:
+        """What to put before and behind one more element that ends the array at a boundary.
+
+        `passed_any`: whether an element has passed. `opened`: whether the bracket that opens the array has.
+        """
+        return b"," if passed_any else b"" if opened else b"[", b"]"
+
+    def feed(self, data: bytes) -> list[Event]:
+        if self.broken or not data:
+            return []
+        events: list[Event] = []
+        position = 0
+        if self._place is _Place.WITHIN:
+            position = self._go_on(data, events)
+        elif self._held:  # a scalar, which what follows ends, or the beginning of a byte order mark
+            before = self._take()
+            return [(name, payload, end - len(before)) for name, payload, end in self.feed(before + data)]
+        while position < len(data) and not self.broken:
+            position = self._step(data, position, events)
+        self.at_boundary = self._place is _Place.BEHIND and not self.broken
+        return events
+
+    def _take(self) -> bytes:
+        held = bytes(self._held)
+        self._held.clear()
+        return held
+
+    def _step(self, data: bytes, position: int, events: list[Event]) -> int:
+        """One thing more; returns where the next one begins."""
+        blanks = skip_blanks(data, position)
+        at = blanks.end() if blanks else position
+        if at == len(data):
+            return at
+        byte, place = data[at], self._place
+        if place is _Place.ELEMENT or (place is _Place.OPENED and byte != _CLOSE):
+            return self._element(data, at, events)
+        if place is _Place.START:
+            return self._start(data, at)
+        if place is _Place.BEHIND and byte == _COMMA:
+            self._place = _Place.ELEMENT
+        elif place is not _Place.END and byte == _CLOSE:
+            self._place = _Place.END
+        else:
+            self.broken = True
+        return at + 1
+
+    def _start(self, data: bytes, at: int) -> int:
+        if data[at] == _OPEN:
+            self._place = _Place.OPENED
+            return at + 1
+        head = data[at : at + 3]
+        if head == _BOM:
+            return at + 3
+        if _BOM.startswith(head):
+            self._held += head
+            return len(data)
+        self.broken = True
+        return at
+
+    def _element(self, data: bytes, at: int, events: list[Event]) -> int:
+        """One begins here."""
+        if data[at] not in _STARTS:
+            return self._scalar(data, at)
+        whole = find_value(data, at)
+        if whole is not None:
+            end = whole.end()
+        else:
+            self._end.begin(data[at])
+            end = self._end.find(data, at + 1)
+        if end:
+            self._ended(data[at:end], end, events)
+            return end
+        self._place = _Place.WITHIN
+        self._hold(data[at:])
+        return len(data)
+
+    def _scalar(self, data: bytes, at: int) -> int:
+        word = find_word(data, at)
+        end = word.end() if word else at
+        if end == len(data) and end - at <= _MAX_SCALAR:
+            self._held += data[at:]
+        elif is_scalar(data, at, end):
+            self._place = _Place.BEHIND
+        else:
+            self.broken = True
+        return end
+
+    def _go_on(self, data: bytes, events: list[Event]) -> int:
+        """More of an element; returns the offset behind it, or behind `data`."""
+        end = self._end.find(data, 0)
+        if not end:
+            self._hold(data)
+            return len(data)
+        if self._large is not None:
+            self._place = _Place.BEHIND
+            self._end_large(self._large, data[:end], end, events)
+        else:
+            self._ended(self._take() + data[:end], end, events)
+        return end
+
+    def _hold(self, data: bytes) -> None:
+        if self._large is None:
+            self._held += data
+            if len(self._held) <= self._max:
+                return
+            self._large = LargeLine()
+            data = self._take()
+        self._large.feed(data)
+
+    def _ended(self, element: bytes, end: int, events: list[Event]) -> None:
+        self._place = _Place.BEHIND
+        if len(element) > self._max:
+            self._end_large(LargeLine(), element, end, events)
+        else:
+            events.append((b"", element, end))
+
+    def _end_large(self, large: LargeLine, rest: bytes, end: int, events: list[Event]) -> None:
+        large.feed(rest)
+        if found := self._finish_large(large):
+            events.append((*found, end))

@@ -1,0 +1,194 @@
+"""Reads events that are too large to be held, as they come: their names and, of their payload, what matters. No I/O."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Generic, TypeVar
+
+from .json_reducer import JsonReducer
+
+_MAX_NAME = 4 << 10
+"""Most bytes of a line that is not known yet, and of an event's name."""
+_MAX_HEADERS = 16 << 10
+"""Most bytes of a frame's headers; Bedrock's have 80 to 120."""
+_PRELUDE = 12
+
+
+class LargeLine:
+    """A line of JSON lines, or a bare payload."""
+
+    __slots__ = ("_reducer",)
+
+    def __init__(self) -> None:
+        self._reducer = JsonReducer()
+
+    @property
+    def text_bytes(self) -> int:
+        return self._reducer.text_bytes
+
+    @property
+    def attachments(self) -> int:
+        return self._reducer.attachments
+
+    @property
+    def broken(self) -> bool:
+        """It can't be read: its payload is no JSON."""
+        return self._reducer.broken
+
+    def feed(self, data: bytes) -> int:
+        self._reducer.feed_all(data)
+        return len(data)
+
+    def finish(self) -> tuple[bytes, bytes] | None:
+        """Name and reduced payload; None: it has none, or is broken."""
+        payload = self._reducer.finish_whole()
+        return None if payload is None else (b"", payload)
+
+
+Reader = TypeVar("Reader", bound=LargeLine)
+
+
+class LargeEvents(Generic[Reader]):
+    """What a scanner tells of its events that are too large to be held."""
+
+    __slots__ = ("_attachments", "_large", "_oversized", "_unread_text")
+
+    def __init__(self) -> None:
+        self._large: Reader | None = None
+        """Reads the present event, where it is one of them."""
+        self._oversized = 0
+        self._unread_text = 0
+        self._attachments = 0
+
+    @property
+    def oversized(self) -> int:
+        return self._oversized + (self._large is not None and self._large.broken)
+
+    @property
+    def unread_text(self) -> int:
+        return self._unread_text + (self._large.text_bytes if self._large is not None else 0)
+
+    @property
+    def attachments(self) -> int:
+        return self._attachments + (self._large.attachments if self._large is not None else 0)
+
+    def _finish_large(self, large: Reader) -> tuple[bytes, bytes] | None:
+        """It is all there: its name and payload; None: it has none, or is no JSON."""
+        found = large.finish()
+        self._oversized += large.broken
+        self._unread_text += large.text_bytes
+        self._attachments += large.attachments
+        self._large = None
+        return found
+
+
+class LargeFrame(LargeLine):
+    """A frame of an Amazon event stream, from behind its prelude: headers, payload and the CRC of them."""
+
+    __slots__ = ("_headers_left", "_readable", "headers", "left")
+
+    _CRC = 4
+
+    def __init__(self, total: int, headers: int) -> None:
+        """Its length and the one of its headers, as its prelude says."""
+        super().__init__()
+        self.left = total - _PRELUDE
+        """Bytes to come."""
+        self._headers_left = headers
+        self._readable = headers <= _MAX_HEADERS
+        self.headers = b""
+
+    @property
+    def broken(self) -> bool:
+        return self._reducer.broken or not self._readable
+
+    def feed(self, data: bytes) -> int:
+        """Bytes of `data` that belong to the frame."""
+        size = min(len(data), self.left)
+        taken = min(size, self._headers_left)
+        self._headers_left -= taken
+        if self._readable:
+            self.headers += data[:taken]
+        payload_end = min(size, max(taken, self.left - self._CRC))
+        self._reducer.feed_all(data[taken:payload_end])
+        self.left -= size
+        return size
+
+
+class _Line(Enum):
+    """Of a line that has not ended."""
+
+    UNKNOWN = auto()
+    DATA = auto()
+    OTHER = auto()
+
+
+class LargeEvent(LargeLine):
+    """A server-sent event: its lines, with any line ends. Blank ones change nothing."""
+
+    __slots__ = ("_has_data", "_held", "_line", "_name")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = b""
+        self._has_data = False
+        self._line = _Line.UNKNOWN
+        self._held = b""
+        """The beginning of a line that is not known yet."""
+
+    def feed(self, data: bytes) -> int:
+        size = len(data)
+        if self._line is not _Line.UNKNOWN:
+            end = _line_end(data)
+            if self._line is _Line.DATA:
+                self._reducer.feed_all(data[:end])
+            if end == size:
+                return size
+            data = data[end:]
+            self._line = _Line.UNKNOWN
+        lines = (self._held + data).splitlines(keepends=True)
+        last = lines.pop() if lines and lines[-1][-1:] not in b"\r\n" else b""
+        self._read(lines)
+        self._held = b""
+        if last:
+            self._begin(last)
+        return size
+
+    def finish(self) -> tuple[bytes, bytes] | None:
+        self._read([self._held])
+        found = super().finish() if self._has_data else None
+        return None if found is None else (self._name, found[1])
+
+    def _read(self, lines: list[bytes]) -> None:
+        """Whole lines."""
+        values = []
+        for line in lines:
+            field, _, value = line.rstrip(b"\r\n").partition(b":")
+            if field == b"data":
+                values.append(value.removeprefix(b" "))
+            elif field == b"event":
+                self._name = value.removeprefix(b" ")[:_MAX_NAME]
+        if values:
+            self._add(b"\n".join(values))
+
+    def _begin(self, line: bytes) -> None:
+        """The beginning of a line."""
+        if line[:5] == b"data:" and len(line) > 5:
+            self._line = _Line.DATA
+            self._add(line[5:].removeprefix(b" "))
+        elif len(line) <= _MAX_NAME:
+            self._held = line
+        else:
+            self._line = _Line.OTHER
+            self._read([line])
+
+    def _add(self, value: bytes) -> None:
+        self._reducer.feed_all(b"\n" + value if self._has_data else value)
+        self._has_data = True
+
+
+def _line_end(data: bytes) -> int:
+    """Where the first line of `data` ends, before its line end."""
+    feed = data.find(b"\n")
+    carriage = data.find(b"\r", 0, feed) if feed >= 0 else data.find(b"\r")
+    return carriage if carriage >= 0 else feed if feed >= 0 else len(data)

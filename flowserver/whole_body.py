@@ -1,0 +1,136 @@
+"""Collects an answer that is one JSON text; of a large one, only what matters. No I/O."""
+
+from __future__ import annotations
+
+import re
+
+from .json_reducer import JsonReducer
+from .json_scan import BLANKS, unescaped
+
+_BOM = b"\xef\xbb\xbf"
+# These are looked for in the last few bytes of a string.
+_TAIL = 12
+_half_escape = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?|(?:u[0-9a-fA-F]{0,3})?)\Z"
+).search
+"""An escape that is not all there; a pair of surrogates is one."""
+_half_character = re.compile(rb"(?:[\xc0-\xff]|[\xe0-\xff][\x80-\xbf]|[\xf0-\xff][\x80-\xbf]{2})\Z").search
+_WORD = b"+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LITERALS = (b"true", b"false", b"null")
+_MATCHING = bytes.maketrans(b"[{", b"]}")
+_brackets = re.compile(rb"[][{}]").findall
+
+
+class WholeBody:
+    """Up to `limit` bytes are held; an answer that is larger is reduced as it comes (see `JsonReducer`)."""
+
+    __slots__ = ("_limit", "_pieces", "_reducer", "size")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._reducer: JsonReducer | None = None
+        self.size = 0
+        """Bytes so far."""
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether this was too large to be held."""
+        return self._reducer is not None
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of text in a large answer that were passed over."""
+        return self._reducer.text_bytes if self._reducer is not None else 0
+
+    @property
+    def attachments(self) -> int:
+        """Images, files and the like that were."""
+        return self._reducer.attachments if self._reducer is not None else 0
+
+    def feed(self, data: bytes) -> None:
+        self.size += len(data)
+        if self._reducer is not None:
+            self._reducer.feed_all(data)
+            return
+        self._pieces.append(data)
+        if self.size > self._limit:
+            self._reducer = JsonReducer()
+            for piece in self._pieces:
+                self._reducer.feed_all(piece)
+            self._pieces.clear()
+
+    def read(self) -> bytes | None:
+        """The whole answer, or what matters of it; None: it is large and no JSON."""
+        if self._reducer is not None:
+            return self._reducer.finish_whole()
+        return b"".join(self._pieces).removeprefix(_BOM)
+
+    def partial(self) -> bytes | None:
+        """The answer so far as JSON, with what is open closed; None: nothing can be made of it."""
+        if self._reducer is None:
+            return repaired(b"".join(self._pieces).removeprefix(_BOM))
+        reduced = self._reducer.finish()
+        return None if self._reducer.broken else reduced
+
+
+def repaired(text: bytes) -> bytes | None:
+    """The beginning of a JSON text, made a whole one; None: there is no object or array in it yet.
+
+    An open string is closed, a name without a value and a number that may go on are dropped. Of what is no JSON comes
+    something that is none either.
+    """
+    text = text.rstrip(BLANKS)
+    parts = unescaped(text).split(b'"')
+    stack = _open_brackets(b"".join(parts[::2]))
+    if stack is None:
+        return None
+    if not stack:
+        return text if text.endswith((b"}", b"]")) else None
+    if len(parts) % 2:
+        text = _without_half_member(_without_word(text, parts[-1]), parts, stack)
+    elif _is_value(parts[-2], stack):
+        text = _closed(text, parts[-1])
+    else:
+        text = text[: -len(parts[-1]) - 1].rstrip(BLANKS).removesuffix(b",")
+    return text + b"".join(reversed(stack)).translate(_MATCHING)
+
+
+def _open_brackets(outside: bytes) -> list[bytes] | None:
+    """The brackets that are open behind `outside`, text without strings; None: they don't match."""
+    stack: list[bytes] = []
+    for bracket in _brackets(outside):
+        if bracket in b"[{":
+            stack.append(bracket)
+        elif not stack or stack.pop() != (b"{" if bracket == b"}" else b"["):
+            return None
+    return stack
+
+
+def _is_value(before: bytes, stack: list[bytes]) -> bool:
+    """Whether a string behind `before` is a value, not a name."""
+    return stack[-1] == b"[" or before.rstrip(BLANKS).endswith(b":")
+
+
+def _closed(text: bytes, string: bytes) -> bytes:
+    """`text` with its last string closed, which is `string` when it is unescaped."""
+    half = _half_escape(string[-_TAIL:]) or _half_character(string[-_TAIL:])
+    return (text[: -len(half[0])] if half else text) + b'"'
+
+
+def _without_word(text: bytes, outside: bytes) -> bytes:
+    """Without the number or the half literal that ends it. `outside`: what stands behind the last string."""
+    word = outside[len(outside.rstrip(_WORD)) :]
+    return text if not word or word in _LITERALS else text[: -len(word)].rstrip(BLANKS)
+
+
+def _without_half_member(text: bytes, parts: list[bytes], stack: list[bytes]) -> bytes:
+    """Without the name that ends it, or the comma. `parts`: of the text, split at its quotes."""
+    if text.endswith(b":"):
+        text = text[:-1].rstrip(BLANKS)
+        is_name = text.endswith(b'"')
+    else:
+        is_name = text.endswith(b'"') and not _is_value(parts[-3], stack)
+    if is_name:
+        text = text[: -len(parts[-2]) - 2].rstrip(BLANKS)
+    return text.removesuffix(b",")
