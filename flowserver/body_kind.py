@@ -63,6 +63,14 @@ def _labelled(media_type: bytes) -> BodyKind | None:
     return None
 
 
+def claimed_kind(media_type: bytes, *, compressed: bool) -> BodyKind | None:
+    """The kind of a body whose head says that it is a stream, or that it can't be read; None: its first bytes tell."""
+    if compressed:
+        return BodyKind.OPAQUE
+    label = _labelled(media_type)
+    return label if label is not BodyKind.JSON else None
+
+
 def body_kind(media_type: bytes, first: bytes, *, compressed: bool) -> BodyKind:
     """The kind of a body.
 

@@ -77,6 +77,15 @@ def upstream_error(
     return RelayError(status, code, message, Party.UPSTREAM, end, untouched=untouched)
 
 
+def body_too_large(limit: int) -> RelayError:
+    """More than `limit` bytes."""
+    return bad_request(
+        f"The request body is larger than the {limit} bytes this relay takes (FLOW_MAX_BODY).",
+        status=413,
+        code="body_too_large",
+    )
+
+
 TOO_MANY_CONNECTIONS = RelayError(
     503,
     "too_many_connections",
@@ -84,6 +93,13 @@ TOO_MANY_CONNECTIONS = RelayError(
     Party.RELAY,
     EndReason.REFUSED,
     retry_after=1,
+)
+UNREADABLE = RelayError(
+    429,
+    "insufficient_quota",
+    "The quota of tokens is used up. The answer could not be read, so it ends here.",
+    Party.CLIENT,
+    EndReason.QUOTA,
 )
 DRAINED = RelayError(
     503,

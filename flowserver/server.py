@@ -22,9 +22,9 @@ from .flow import Marks
 from .providers import Providers, build
 from .relay.account import AccountSettings
 from .relay.admission import Admission
+from .relay.context import Abandoned
+from .relay.context import Surroundings as ExchangeSurroundings
 from .relay.dispatch import Dispatching, RetryPolicy
-from .relay.exchange import Abandoned
-from .relay.exchange import Surroundings as ExchangeSurroundings
 from .relay.ports import OpenExchange
 from .relay.target import Deadlines
 from .telemetry.admin import Admin

@@ -158,6 +158,8 @@ class Format(Protocol):
     """What matters of a request's body."""
     takes_forms: bool
     """Whether requests may be forms (multipart/form-data), with the same names."""
+    streams_lines: bool
+    """Whether streams are JSON lines, whatever their head calls them."""
     bytes_per_token: float
     """`Meter.units` for one token, before anything was learned."""
 

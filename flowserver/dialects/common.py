@@ -118,6 +118,7 @@ class UsageAlways:
     __slots__ = ()
 
     takes_forms = False
+    streams_lines = False
 
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
         return False

@@ -87,6 +87,7 @@ class Ollama(ModelInBody, UsageAlways):
 
     key_field = BEARER
     heartbeat: bytes | None = None
+    streams_lines = True
     bytes_per_token = 3.6
     reads = Reads({"model": None, "stream": None, "options": Reads({"num_predict": None})})
 

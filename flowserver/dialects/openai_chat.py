@@ -352,6 +352,7 @@ class OpenAIChat:
     bytes_per_token = 4.2
     reads = Reads(_READS)
     takes_forms = False
+    streams_lines = False
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/chat/completions")

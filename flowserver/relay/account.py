@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
-from typing import Any
 
-import orjson
-
+from ..body_kind import BodyKind, body_kind, claimed_kind
 from ..dialects.base import BEARER, Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
+from ..json_array import JsonArrayScanner
 from ..limits.store import Decision, Quota
 from ..messages import Headers, RequestHead, ResponseHead
-from ..names import model_name
 from ..sse import NdjsonScanner, Scanner, SseScanner
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
-from .tap import Tap, WholeTap
+from .request_reading import RequestReading
+from .tap import OpaqueTap, Tap, WholeTap
 from .target import Target
 from .tenants import Tenant, allows_model, allows_path
 
-_EVENTS = b"text/event-stream"
-_SCANNERS: dict[bytes, Callable[[int], Scanner]] = {
-    _EVENTS: SseScanner,
-    b"application/x-ndjson": NdjsonScanner,
-    b"application/ndjson": NdjsonScanner,
-    b"application/jsonl": NdjsonScanner,
-    b"application/stream+json": NdjsonScanner,
-    b"application/vnd.amazon.eventstream": EventStreamScanner,
+_SCANNERS: dict[BodyKind, Callable[[int], Scanner]] = {
+    BodyKind.SSE: SseScanner,
+    BodyKind.NDJSON: NdjsonScanner,
+    BodyKind.ARRAY: JsonArrayScanner,
+    BodyKind.EVENTSTREAM: EventStreamScanner,
 }
-_WHOLE = b"application/json"
+
+MOST_INPUT = 20_000_000
+"""Tokens of a request that are believed: several times what models take."""
+MOST_OUTPUT = 1_000_000
+"""Tokens of an answer to a request without a bound that are believed: several times what models can have."""
+_BYTES_A_TOKEN = 32
+"""Most bytes of content that one token of an answer makes, on average: blanks, dashes and the like have the longest."""
+_SLACK = 64
+"""Tokens that a report may have beyond the request's own bound: some providers count what frames an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,6 @@ _PROCESS = os.urandom(8).hex()
 _NUMBERS = count(1)
 """Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
 
-_NOTHING_YET = Asked()
-
 _TOLD = 4096
 """Tokens. What is left of a quota becomes the bound of a request that has none only up to here: more than its model can
 have is an error to a provider (every model can have this much), and to write a request anew has its price."""
@@ -66,15 +67,11 @@ class Account:
 
     __slots__ = (
         "_answered",
-        "_asks_usage",
-        "_body",
         "_count",
         "_input_estimate",
+        "_kind",
         "_quota_left",
         "_settings",
-        "_target",
-        "_unreadable",
-        "asked",
         "budget",
         "cut_at",
         "estimated",
@@ -83,6 +80,7 @@ class Account:
         "is_limited",
         "meter",
         "permit",
+        "request",
         "session",
         "tap",
         "tenant",
@@ -91,26 +89,22 @@ class Account:
         "wants_body",
     )
 
-    def __init__(self, settings: AccountSettings, known: Format | None, target: str) -> None:
+    def __init__(self, settings: AccountSettings, known: Format | None, request: RequestHead) -> None:
         self._settings = settings
         self.is_limited = settings.limiting is not None
         """Whether the relay has tenants: then `identify` and `request_permit` have something to say."""
         self.wants_body = known is not None or self.is_limited
         """Whether what the request asks for is of interest."""
-        self._target = target
-        self._body: dict[str, Any] | None = None
-        """The request's body; None: not known, or no JSON object."""
-        self._asks_usage = False
-        self._unreadable = False
+        self.request = RequestReading(request, known, request.target.decode("ascii"))
         self._answered = False
         """Whether a provider took the request on."""
+        self._kind: BodyKind | None = None
+        """Of the answer's body; None: not known yet, or not of interest."""
         self._count: Count | None = None
-        """Of a stream; None for answers that are none."""
         self.format = known
         """None: no format that is known, so nothing is counted."""
         self.budget: int | None = None
         """Tokens that the answer may have; None: no bound."""
-        self.asked = _NOTHING_YET
         self._input_estimate: int | None = None
         """Of the request; None: nobody asked for it yet."""
         self._quota_left: int | None = None
@@ -123,13 +117,18 @@ class Account:
         """Who was asked last."""
         self.meter: Meter | None = None
         """Of the answer; None before, and where it is not counted."""
-        self.tap: Tap | WholeTap | None = None
+        self.tap: Tap | WholeTap | OpaqueTap | None = None
         self.heartbeat: bytes | None = None
         """What may be put between two events of the answer; None: nothing, or it is not there yet."""
         self.cut_at: int | None = None
         """Tokens that had passed when the budget ended the stream; None: it did not."""
         self.estimated: int | None = None
         """What was estimated of a stream whose provider reported in the end; None: nothing to compare."""
+
+    @property
+    def asked(self) -> Asked:
+        """What the request wants, as far as it is known."""
+        return self.request.asked
 
     def bound(self, most: int | None) -> None:
         """Have the answer end at `most` tokens, or before by another bound."""
@@ -199,13 +198,17 @@ class Account:
     @property
     def input(self) -> int:
         """Tokens of the request: as reported, until then as estimated."""
-        reported = self.usage.input
-        return self._estimated_input if reported is None else reported
+        return (self.usage.input or 0) if self._has_input_report else self._estimated_input
+
+    @property
+    def _has_input_report(self) -> bool:
+        """Whether the provider has told the tokens of the request, and the number makes sense."""
+        return 0 < (self.usage.input or 0) <= MOST_INPUT
 
     @property
     def _estimated_input(self) -> int:
         if self._input_estimate is None:
-            self._input_estimate = estimate_input(self._body)
+            self._input_estimate = self.request.input_estimate
         return self._input_estimate
 
     def with_limits(self, headers: Headers) -> Headers:
@@ -225,47 +228,19 @@ class Account:
         if self.permit is not None:
             self.permit.sweep(now)
 
-    def read_request(self, body: bytes) -> None:
-        """What does not look like a request is the provider's to refuse."""
-        try:
-            parsed = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return
-        if not isinstance(parsed, dict):
-            return
-        self._body = parsed
-        if self.format is not None:
-            self.asked = self.format.asked(self._target, parsed)
-        else:
-            self.asked = Asked(model=model_name(parsed.get("model")))
+    def request_error(self) -> RelayError | None:
+        """Why the request may not go on as it is, now that it is known whose it is and what it asks for."""
+        return self.request.error(limited=self.tenant is not None and self.tenant.has_limits)
 
-    def ask(self, target: Target) -> bytes | None:
-        """The request's body for this provider; None: as it came."""
+    def ask(self, target: Target, pieces: Sequence[bytes], *, repeatable: bool) -> tuple[list[bytes], int] | None:
+        """(`pieces` of the request's body for this provider, how many bytes longer they are); None: as they came.
+
+        `repeatable`: it can be sent again without what the relay adds, if that is refused."""
         self.upstream = target
-        self._asks_usage = False
-        if self._body is None:
-            return None
-        settings = target.settings
-        renamed = settings.models.get(self.asked.model) if self.asked.model is not None else None
-        if renamed is None and self.budget is None and not (settings.asks_usage and self.asked.stream):
-            return None
-        body = {name: dict(value) if isinstance(value, dict) else value for name, value in self._body.items()}
-        changed = renamed is not None and "model" in body  # some have it in the path
-        if changed:
-            body["model"] = renamed
-        if self.format is not None:
-            if settings.asks_usage and self.format.ask_usage(body, settings.quirks):
-                self._asks_usage = changed = True
-            if self.budget is not None and self.format.limit(body, self.budget, settings.quirks):
-                changed = True
-        return self._written(body) if changed else None
-
-    def _written(self, body: dict[str, Any]) -> bytes | None:
-        try:
-            return orjson.dumps(body)
-        except TypeError:  # nested deeper than can be written, though it could be read
-            self._asks_usage = False
-            return None
+        model = self.asked.model
+        return self.request.rewrite(
+            target, pieces, most=self.budget, may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable)
+        )
 
     def credential(self, target: Target) -> tuple[bytes, bytes] | None:
         """The field with the provider's key, where this API takes it; None: the client's own passes."""
@@ -277,40 +252,67 @@ class Account:
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
-    def open(self, head: ResponseHead) -> Tap | WholeTap | None:
-        """How the answer's body is to be read; None: it passes unread."""
-        self._answered = head.status == 200
+    def open(self, head: ResponseHead) -> bool:
+        """The answer's head is there. Whether its first bytes are to be seen before it is passed on, since it does not
+        say what they are."""
+        self._answered = 200 <= head.status < 300
+        self.request.forget()
         if self.format is None or self.upstream is None or not self._answered:
-            return None
-        if head.find(b"content-encoding") not in (None, b"identity"):
-            self._unreadable = True
-            return None
-        kind = _media_type(head.find(b"content-type") or b"")
-        quirks = self.upstream.settings.quirks
+            return False
+        self.meter = self.format.meter(self.asked, self.upstream.settings.quirks, cuttable=self._is_cuttable)
+        self.meter.read_head(head.fields)
+        ratio = self._settings.ratios.ratio(self.format, upstream=self.upstream.name, model=self.asked.model)
+        self._count = Count(ratio)
+        kind = claimed_kind(head.find(b"content-type") or b"", compressed=_is_compressed(head))
+        if kind is None:
+            return True
+        self._read_as(kind)
+        return False
+
+    def look(self, head: ResponseHead, first: bytes, *, is_all: bool = False) -> bool:
+        """The first bytes of the answer's body are there: decide how it is read. False: they are too few for that, and
+        not all that there is."""
+        if self.meter is None:
+            return True
+        kind = body_kind(head.find(b"content-type") or b"", first, compressed=_is_compressed(head))
+        if kind is BodyKind.UNDECIDED:
+            if not is_all:
+                return False
+            kind = BodyKind.OPAQUE if first else BodyKind.JSON
+        assert self.format is not None
+        if kind is BodyKind.JSON and self.asked.stream and self.format.streams_lines:
+            kind = BodyKind.NDJSON
+        if kind is not self._kind:
+            self._read_as(kind)
+        return True
+
+    @property
+    def _is_cuttable(self) -> bool:
+        return self.budget is not None or self.permit is not None
+
+    def _read_as(self, kind: BodyKind) -> None:
+        assert self.format is not None
+        assert self.meter is not None
         settings = self._settings
-        if kind == _WHOLE:
-            self.meter = self.format.meter(self.asked, quirks, cuttable=False)
+        self._kind = kind
+        self.heartbeat = self.format.heartbeat if kind is BodyKind.SSE else None
+        if kind is BodyKind.JSON:
             self.tap = WholeTap(self.meter, settings.max_event)
-        elif (scanner := _SCANNERS.get(kind)) is not None:
-            cuttable = self.budget is not None or self.permit is not None
-            self.meter = self.format.meter(self.asked, quirks, cuttable=cuttable)
-            ratio = settings.ratios.ratio(self.format, upstream=self.upstream.name, model=self.asked.model)
-            self._count = Count(ratio)
-            if kind == _EVENTS:
-                self.heartbeat = self.format.heartbeat
+        elif kind is BodyKind.OPAQUE:
+            self.tap = OpaqueTap(self.meter, self if self.permit is not None else None)
+        else:
             self.tap = Tap(
-                scanner(settings.max_event),
+                _SCANNERS[kind](settings.max_event),
                 self.meter,
                 hold=settings.hold,
-                withholds=self._asks_usage,
-                budget=self if cuttable else None,
+                withholds=self.request.asks_usage,
+                budget=self if self._is_cuttable else None,
             )
-        return self.tap
 
     def verdict(self) -> Verdict:
         """May the event pass that was just counted?"""
         output = self.output
-        if self.budget is not None and output > self.budget:
+        if self.budget is not None and output > self.budget and self._kind is not BodyKind.OPAQUE:
             return Verdict.END
         return Verdict.PASS if self.permit is None else self.permit.verdict(self.input + output)
 
@@ -334,27 +336,60 @@ class Account:
     def output(self) -> int:
         """Tokens emitted so far: the provider's count where it has told one for this point, else an estimate."""
         meter = self.meter
-        if meter is None:
+        if meter is None or self._count is None:
             return 0
         if self.cut_at is not None:
             return self.cut_at
         reported = meter.usage.output or 0
-        if self._count is None or not self.is_estimate:
+        believable = self._is_believable(reported)
+        if believable and meter.is_final:
             return reported
-        return max(reported, self._count.tokens(meter))
+        unread = self.tap.unread_tokens if self.tap is not None else 0
+        estimate = self._count.tokens(meter) + unread
+        if believable and reported > estimate:
+            estimate = reported
+        most = self._own_limit
+        return estimate if most is None or estimate < most else most
+
+    @property
+    def _own_limit(self) -> int | None:
+        """Tokens that the request's own bound makes possible; None: it has none."""
+        asked = self.asked
+        return asked.max_tokens * asked.answers if asked.max_tokens is not None else None
+
+    def _is_believable(self, output: int) -> bool:
+        """Whether the answer can have so many tokens, by what came of it and by what its request allows."""
+        meter = self.meter
+        if meter is None or output < meter.units // _BYTES_A_TOKEN:
+            return False
+        most = self._own_limit
+        if most is None:
+            return output <= MOST_OUTPUT * self.asked.answers
+        return output <= most + most // 10 + _SLACK + (meter.usage.reasoning or 0)
+
+    @property
+    def _is_reported(self) -> bool:
+        """Whether the provider's last report was read, and is believed."""
+        meter = self.meter
+        return meter is not None and meter.is_final and self._is_believable(meter.usage.output or 0)
+
+    @property
+    def is_disbelieved(self) -> bool:
+        """Whether the provider's last report makes no sense."""
+        meter = self.meter
+        return meter is not None and meter.is_final and not self._is_reported
 
     @property
     def is_estimate(self) -> bool:
-        """Whether `output` is, at least in part, the relay's own: the provider has not told its last."""
-        meter = self.meter
-        if meter is None or self._count is None:
-            return False
-        return self.cut_at is not None or meter.finish is None or meter.usage.output is None
+        """Whether `input` or `output` is the relay's own, at least in part: the provider has not told its last."""
+        return self.meter is not None and (
+            self.cut_at is not None or not self._is_reported or not self._has_input_report
+        )
 
     @property
-    def uncounted(self) -> int:
-        """Events that could not be looked into; a compressed answer is one."""
-        return self.tap.uncounted if self.tap is not None else int(self._unreadable)
+    def uncounted(self) -> Mapping[str, int]:
+        """What could not be read of the answer, events or all of it, by reason."""
+        return self.tap.uncounted if self.tap is not None else {}
 
     @property
     def usage(self) -> Usage:
@@ -375,13 +410,14 @@ class Account:
         if self.permit is not None and self.permit.counts:
             bounds.append(max(0, self.permit.granted - self.input))
         self.cut_at = min(bounds)
-        return self.meter.ending(self.cut_at)
+        events = self.meter.ending(self.input, self.cut_at)
+        return self.tap.framed(events) if isinstance(self.tap, Tap) else events
 
     def failure(self, error: RelayError) -> bytes:
         """What tells the client in mid-stream of a failure; b"": nothing can."""
         if self.meter is None or self.tap is None or not self.tap.at_boundary or self.meter.finished:
             return b""
-        return self.meter.failure(error)
+        return self.meter.failure(error) if self._kind is not BodyKind.ARRAY else b""
 
     def error(self, error: RelayError) -> bytes:
         """The body of an error answer."""
@@ -389,47 +425,27 @@ class Account:
 
     @property
     def _charge(self) -> int:
-        """What its limits are charged: nothing for what no provider took on; the request alone where the answer can't
-        be read."""
+        """What its limits are charged: nothing for what no provider took on; the request alone where its API is none
+        that is counted."""
         if self.meter is not None:
             return self.input + self.output
         return self._estimated_input if self._answered else 0
 
     def settle(self) -> None:
         """The exchange is over: charge what it used, and learn from what the provider reported."""
+        if self.tap is not None:
+            self.tap.close()
         if self.permit is not None:
             self.permit.settle(self._charge)
         meter, counted = self.meter, self._count
         if meter is None or counted is None or self.format is None or self.upstream is None or self.is_estimate:
+            return
+        if not isinstance(self.tap, Tap):
             return
         if not meter.running:
             self.estimated = counted.tokens(meter)
         self._settings.ratios.learn(self.format, meter, upstream=self.upstream.name, model=self.asked.model)
 
 
-@lru_cache(64)
-def _media_type(field: bytes) -> bytes:
-    """Of a content-type, without its parameters."""
-    return field.partition(b";")[0].strip().lower()
-
-
-_LONG = 2000
-_ATTACHED = 1000
-"""Tokens that a long text without blanks counts for: an image or a file, whose bytes say nothing."""
-_DEPTH = 32
-
-
-def estimate_input(value: object, depth: int = 0) -> int:
-    """Tokens of a request's texts, until its provider tells: about four bytes each."""
-    if isinstance(value, str):
-        if len(value) > _LONG and " " not in value[:_LONG]:
-            return _ATTACHED
-        return (len(value) if value.isascii() else len(value.encode(errors="replace"))) // 4
-    if isinstance(value, dict):
-        value = list(value.values())
-    if depth >= _DEPTH or not isinstance(value, list):
-        return 0
-    tokens = 0
-    for each in value:
-        tokens += estimate_input(each, depth + 1)
-    return tokens
+def _is_compressed(head: ResponseHead) -> bool:
+    return head.find(b"content-encoding") not in (None, b"identity", b"")

@@ -7,12 +7,18 @@ import re
 from itertools import count
 
 from ..dialects import recognise
+from ..dialects.base import Format
 from ..errors import LOOP
 from ..messages import BUDGET, RequestHead, passed_through, request_id
 from .account import Account, AccountSettings
+from .context import Surroundings
 from .dispatch import Dispatch, Dispatching
-from .exchange import Exchange, Surroundings
+from .exchange import Exchange
 from .ports import DownstreamStream
+from .routes import join_target
+
+_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
+"""Methods that generate nothing, as long as no body goes with them."""
 
 
 class Admission:
@@ -39,13 +45,22 @@ class Admission:
         return exchange
 
     def _open_account(self, request: RequestHead) -> Account:
-        target = request.target.decode("ascii")
-        known = recognise(target) if request.method == b"POST" else None
-        account = Account(self.accounts, known, target)
+        account = Account(self.accounts, self._recognise(request), request)
         asked = request.find(BUDGET)
         if asked is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", asked):
             account.bound(int(asked))
         return account
+
+    def _recognise(self, request: RequestHead) -> Format | None:
+        """The API that is asked to generate something. A path may be a known one only together with the base path of
+        the provider that gets it."""
+        if request.method in _SAFE and not request.has_body:
+            return None
+        target = request.target.decode("ascii")
+        known = recognise(target)
+        for base in () if known is not None else self.dispatching.routes.base_paths:
+            known = known or recognise(join_target(base, request.target).decode("ascii"))
+        return known
 
     def _new_identity(self) -> bytes:
         """A request id: unique to the process and to the request. Random bytes for each would cost 17 us."""

@@ -7,21 +7,23 @@ to, body bytes go past it: its `on_upstream_data` is the exchange's own.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, bad_request
-from ..messages import RequestHead, ResponseHead, find, request_for_upstream
+from ..messages import RequestHead, ResponseHead, request_for_upstream
 from ..names import PATH_BYTES, bounded
 from .account import Account
+from .failures import NOBODY, busy, is_illness, is_passing, retry_after
 from .lane import Lane
 from .ports import Clock, UpstreamEvents, UpstreamStream
+from .request_body import BodyPieces
 from .routes import Route, RouteTable, choose, join_target
 from .target import Target
 
-_UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
+_REFUSALS = (400, 422)
+"""Statuses that say: there is something in the request that should not be."""
 UNWELL = frozenset((429, 502, 503, 504, 529))
 """Statuses that say: not now. Another provider is asked, if there is one."""
 
@@ -65,6 +67,7 @@ class Dispatch:
     __slots__ = (
         "_account",
         "_around",
+        "_asks_plainly",
         "_attempt",
         "_attempt_full",
         "_begun_at",
@@ -122,10 +125,13 @@ class Dispatch:
         self._started_at = self._begun_at = around.clock()
         self._queued_at: float | None = None
         self._retry_at: float | None = None
-        self._body: list[bytes] = []
+        self._body = BodyPieces()
         self._body_size = 0
         self._replayable = True
         self._collecting = False
+        """Whether nobody is asked before what matters of the body is there."""
+        self._asks_plainly = False
+        """Whether this attempt repeats one that may have been refused for what the relay had added."""
         self._whole = False
         self._paused = False
         self._committed = False
@@ -135,7 +141,10 @@ class Dispatch:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        self._collecting = self._request.has_body and (self._around.routes.needs_model or self._account.wants_body)
+        wanted = self._around.routes.needs_model or self._account.wants_body
+        if wanted:
+            self._account.request.open()
+        self._collecting = wanted and self._request.has_body
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
         else:
@@ -159,28 +168,35 @@ class Dispatch:
         self._body_size += len(data)
         if self._replayable and self._body_size > self._around.policy.replay:
             self._replayable = False  # too large to be sent twice
-        if self._attempt is not None:
+        error = self._account.request.feed(data)
+        if error is not None:
+            self._drop_attempt()
+            self._fail(error)
+        elif self._attempt is not None:
             if self._replayable and not self._committed:
                 self._body.append(data)
             else:
                 self._body.clear()
             self._attempt.send_data(data)
-            return
+        else:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        """More of the body, while nobody is asked yet."""
         self._body.append(data)
-        if not self._replayable:
-            if self._collecting:
-                self._collecting = False  # too large to be looked into: it goes where any model may go
-                self._proceed()
-            if self._attempt is None and not self._ended:
-                self._stop_upload()
+        if self._collecting and self._account.request.is_known:
+            self._collecting = False
+            self._proceed()
+        if not self._replayable and not self._collecting and self._attempt is None and not self._ended:
+            self._stop_upload()
 
     def send_end(self) -> None:
         if self._ended:
             return
         self._whole = True
+        self._account.request.finish()
         if self._collecting:
             self._collecting = False
-            self._account.read_request(b"".join(self._body))
             self._proceed()
         elif self._attempt is not None:
             self._attempt.send_end()
@@ -237,6 +253,8 @@ class Dispatch:
         target = self._target
         assert target is not None
         target.note_limits(head.headers)
+        if self._is_refused_for_usage(target, head):
+            return
         if head.status not in UNWELL:
             target.health.succeeded()
         else:
@@ -253,6 +271,24 @@ class Dispatch:
         target.head_seconds += self._around.clock() - self._begun_at
         self._events.on_upstream_head(head)
 
+    def _is_refused_for_usage(self, target: Target, head: ResponseHead) -> bool:
+        """Whether the request is sent again without the question for a usage report, which this provider may not
+        take."""
+        option, model = target.usage_option, self._account.asked.model
+        asked, success = self._account.request.asks_usage, head.status < 300
+        if asked and success:
+            option.taken(model)
+        elif self._asks_plainly and success:
+            option.refused(model)
+        may_repeat = asked and head.status in _REFUSALS and self._replayable and not self._asks_plainly
+        if not may_repeat or not option.may_be_refused(model):
+            return False
+        self._asks_plainly = True
+        target.retries += 1
+        self._drop_attempt()
+        self._ask_if_well(target)
+        return True
+
     def lane(self) -> Lane | None:
         return self._events.lane()
 
@@ -265,7 +301,7 @@ class Dispatch:
         self._attempt = None
         self._leave_target(error)
         if not self._committed and self._may_repeat(error):
-            again = self._again(0.0 if _is_passing(error) else None)
+            again = self._again(0.0 if is_passing(error) else None)
             if again is not None:
                 again()
                 return
@@ -302,7 +338,12 @@ class Dispatch:
 
     def _proceed(self) -> None:
         """When it is known whose request it is and what it asks for."""
-        if self._identified and not self._collecting and not self._ended:
+        if not self._identified or self._collecting or self._ended:
+            return
+        error = self._account.request_error()
+        if error is not None:
+            self._fail(error)
+        else:
             self._choose_route()
 
     def _on_permit(self, error: RelayError | None) -> None:
@@ -315,8 +356,12 @@ class Dispatch:
 
     def _choose_route(self) -> None:
         path, asked = self._request.path, self._account.asked.model
-        self._route = self._around.routes.find(path, asked)
+        needs_none = asked is None and not self._request.has_body
+        self._route = self._around.routes.find(path, asked, any_model=needs_none)
         if self._route is None:
+            if (unread := self._account.request.unread) is not None:
+                self._fail(unread)
+                return
             model = f" for the model {asked!r}" if asked is not None else ""
             message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{model}."
             self._fail(bad_request(message, status=404, code="no_route"))
@@ -367,7 +412,7 @@ class Dispatch:
         elif target.wait(self):
             self._queued_at = self._around.clock()
         else:
-            self._fail(_busy("The provider has no free place and its queue is full."))
+            self._fail(busy("The provider has no free place and its queue is full."))
 
     def _begin(self, target: Target) -> None:
         """One attempt: the request as this provider wants it."""
@@ -383,6 +428,7 @@ class Dispatch:
             attempt.pause_reading()
         for data in body:
             attempt.send_data(data)
+        body = ()
         if not self._replayable:
             self._body.clear()
         if not self._attempt_full:
@@ -390,19 +436,23 @@ class Dispatch:
         if self._whole and self._attempt is attempt:
             attempt.send_end()
 
-    def _prepare(self, target: Target) -> tuple[RequestHead, list[bytes]]:
+    def _prepare(self, target: Target) -> tuple[RequestHead, Sequence[bytes]]:
         """Head and what is there of the body, changed where this provider or the budget wants it otherwise."""
         settings = target.settings
-        request, body = self._request, self._body
-        changed = self._account.ask(target) if self._whole else None
+        request, body = self._request, self._body.pieces
+        repeatable = self._replayable and self._whole and not self._asks_plainly
+        changed = self._account.ask(target, body, repeatable=repeatable)
         if changed is not None:
-            body = [changed]
+            body, more = changed
+            length = sum(map(len, body)) if self._whole else request.content_length
+            if length is not None and not self._whole:
+                length += more
             request = RequestHead(
                 request.method,
                 request.target,
                 request.headers,
                 http_version=request.http_version,
-                content_length=len(body[0]),
+                content_length=length,
                 has_body=True,
             )
         head = request_for_upstream(
@@ -449,7 +499,7 @@ class Dispatch:
         if other is not None:
             self._ask(other)
         else:
-            self._fail(_busy(f"No place at the provider came free within {target.settings.queue_timeout:g} s."))
+            self._fail(busy(f"No place at the provider came free within {target.settings.queue_timeout:g} s."))
 
     def _ask_later(self, target: Target, after: float) -> None:
         if after:
@@ -485,7 +535,7 @@ class Dispatch:
         probe, self._probing = self._probing, False
         if error is not None and error.party is Party.UPSTREAM:
             target.failures[error.end.value] += 1
-        if error is not None and _is_illness(error):
+        if error is not None and is_illness(error):
             target.health.failed(self._around.clock(), probe=probe, cause=error)
         else:
             target.health.abandoned(probe=probe)
@@ -500,62 +550,11 @@ class Dispatch:
 
     def _let_go(self) -> None:
         """It is over, and the exchange, which holds it, is told nothing more: no cycle is left to be collected."""
-        self._events = _NOBODY
-        self.on_upstream_data = _NOBODY.on_upstream_data
+        self._events = NOBODY
+        self.on_upstream_data = NOBODY.on_upstream_data
 
     def _unavailable(self, route: Route) -> RelayError:
         """Nobody may be asked: all providers of the route are unwell or full."""
         now = self._around.clock()
         waits = [target.health.available_in(now) for tier in route.tiers for target in tier]
-        return _busy("No provider for this request is available now.", after=max(1, math.ceil(min(waits))))
-
-
-class _Nobody:
-    """Who hears of a dispatch that is over."""
-
-    def on_upstream_interim(self, head: ResponseHead) -> None: ...
-
-    def on_upstream_head(self, head: ResponseHead) -> None: ...
-
-    def on_upstream_data(self, data: bytes) -> None: ...
-
-    def lane(self) -> None:
-        return None
-
-    def on_upstream_end(self) -> None: ...
-
-    def on_upstream_failed(self, error: RelayError) -> None: ...
-
-    def on_upstream_full(self) -> None: ...
-
-    def on_upstream_drained(self) -> None: ...
-
-    def on_target(self, target: Target, now: float) -> None: ...
-
-    def on_more_tokens(self) -> None: ...
-
-
-_NOBODY = _Nobody()
-
-
-def _is_passing(error: RelayError) -> bool:
-    """Whether the provider itself is well: it let go of one connection, or did not take one more request on it."""
-    return error.untouched and error.party is Party.UPSTREAM and error.end not in _UNREACHABLE
-
-
-def _is_illness(error: RelayError) -> bool:
-    """Whether a failure speaks against the provider. A total timeout is the relay's own wish."""
-    return error.party is Party.UPSTREAM and not _is_passing(error) and error.end is not EndReason.TOTAL_TIMEOUT
-
-
-def _busy(message: str, *, after: int = 1) -> RelayError:
-    return RelayError(503, "no_capacity", message, Party.RELAY, EndReason.REFUSED, retry_after=after)
-
-
-def retry_after(head: ResponseHead) -> float | None:
-    """Seconds that a provider asks to wait: `retry-after-ms`, else `retry-after`; None for a date or nonsense."""
-    for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
-        value = find(head.headers, name)
-        if value is not None and re.fullmatch(rb"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
-            return float(value) * unit
-    return None
+        return busy("No provider for this request is available now.", after=max(1, math.ceil(min(waits))))

@@ -6,53 +6,21 @@ The provider's bytes take four calls and one write: `UpstreamH1.buffer_updated`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from ..errors import DRAINED, EndReason, Party, RelayError, bad_request, upstream_error
-from ..flow import PauseTotals, ReadGate, Reason
+from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large, upstream_error
+from ..flow import ReadGate, Reason
 from ..messages import RequestHead, ResponseHead, response_for_downstream
 from .account import Account
 from .activity import Activity
+from .context import Surroundings
 from .lane import BURST, Lane
-from .ports import Clock, DownstreamStream, Observer, RoutedStream
-from .tap import Tap, WholeTap
+from .ports import DownstreamStream, RoutedStream
+from .tap import OpaqueTap, Tap, WholeTap
 from .target import Deadlines, Target
 
 _COMPLETE = EndReason.COMPLETE
 """In Python 3.11 to look up a member of an enumeration takes a call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """Exchanges whose clients have left and whose answers are read to their end all the same, so that the provider's
-    own count is known: `time` seconds and `size` bytes at most from then on."""
-
-    time: float
-    size: int
-    exchanges: set[Exchange] = field(default_factory=set)
-
-    def sweep(self, now: float) -> None:
-        for exchange in list(self.exchanges):
-            exchange.sweep(now)
-
-    def close(self) -> None:
-        for exchange in list(self.exchanges):
-            exchange.on_drain_timeout()
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all exchanges of a process share."""
-
-    clock: Clock
-    observer: Observer
-    deadlines: Deadlines
-    pauses: PauseTotals
-    max_body: int
-    heartbeat: float | None = None
-    """Seconds of silence after which a stream's client is shown that the connection lives; None: never."""
-    abandoned: Abandoned = field(default_factory=lambda: Abandoned(60.0, 1 << 20))
 
 
 class Exchange:
@@ -67,6 +35,8 @@ class Exchange:
         "_cut",
         "_deadlines",
         "_down",
+        "_first",
+        "_head",
         "_lane",
         "_laned",
         "_lead",
@@ -115,7 +85,11 @@ class Exchange:
         self._deadlines = around.deadlines
         self._activity: Activity | None = None
         self._quiet: Activity | None = None
-        self._tap: Tap | WholeTap | None = None
+        self._tap: Tap | WholeTap | OpaqueTap | None = None
+        self._head: ResponseHead | None = None
+        """The answer's head until its body has begun: its first bytes may show that it is not what it is called."""
+        self._first = b""
+        """These bytes, while they are too few."""
         self._cut = False
         self._abandoned: tuple[float, int] | None = None
         """When the client left whose answer is read on, and how many bytes had come by then; None: not so."""
@@ -159,7 +133,7 @@ class Exchange:
         self._around.observer.exchange_started(self)
         length = self.request.content_length
         if length is not None and length > self._around.max_body:
-            self._fail(self._body_too_large())
+            self._fail(body_too_large(self._around.max_body))
             return
         self._up = stream
         stream.start()
@@ -176,7 +150,7 @@ class Exchange:
         if self._up is None or self._response_whole:
             return  # refused, or answered before the upload was over: the rest is of no use
         if self.bytes_up > self._around.max_body:
-            self._fail(self._body_too_large())
+            self._fail(body_too_large(self._around.max_body))
         else:
             self._up.send_data(data)
 
@@ -239,15 +213,39 @@ class Exchange:
             self._down.send_interim(response_for_downstream(head, identity=self.identity))
 
     def on_upstream_head(self, head: ResponseHead) -> None:
+        """Where it does not say what the body is, it waits for the body's first bytes."""
+        self._head = head
+        if not self.account.open(head):
+            self._send_head(head)
+
+    def _send_head(self, head: ResponseHead) -> None:
         self.status = head.status
-        self._tap = self.account.open(head)
+        self._tap = self.account.tap
         passed = response_for_downstream(head, identity=self.identity)
         passed.headers = self.account.with_limits(passed.headers)
         if self._may_edit():
             passed.content_length = None
         self._down.send_head(passed)
 
+    def _look(self, head: ResponseHead, data: bytes, *, is_all: bool = False) -> bytes:
+        """The body's first bytes show what it is. Returns what is to be read now: nothing while they are too few."""
+        self._first += data
+        if not self.account.look(head, self._first, is_all=is_all):
+            return b""
+        data, self._first = self._first, b""
+        self._head = None
+        if self.status:
+            self._tap = self.account.tap
+        else:
+            head.body_at_hand = bool(data)
+            self._send_head(head)
+        return data
+
     def on_upstream_data(self, data: bytes) -> None:
+        if self._head is not None:
+            data = self._look(self._head, data)
+            if not data:
+                return
         if self._lane is not None:
             self._count_lane()
             if len(data) >= BURST:
@@ -326,6 +324,10 @@ class Exchange:
             self._awaits_first = False
 
     def on_upstream_end(self) -> None:
+        if self._head is not None and (rest := self._look(self._head, b"", is_all=True)):
+            self.on_upstream_data(rest)
+            if self.is_over:
+                return
         self._response_whole = True
         if self._tap is not None and self._tap.is_waiting:
             return  # for tokens: what came passes when they are there
@@ -344,7 +346,7 @@ class Exchange:
         elif self.answer_gate is not None:
             self.answer_gate.open(Reason.QUOTA)
 
-    def _pass_on(self, tap: Tap | WholeTap, data: bytes) -> None:
+    def _pass_on(self, tap: Tap | WholeTap | OpaqueTap, data: bytes) -> None:
         """What a tap let through, where that is not simply what it got."""
         if tap.spent:
             self._cut_off(data)
@@ -387,12 +389,16 @@ class Exchange:
 
     def _may_edit(self) -> bool:
         """Whether the body may become longer or shorter than the provider's."""
-        if not isinstance(self._tap, Tap):
+        if self._tap is None:
             return False
         return self._tap.edits or (self._around.heartbeat is not None and self.account.heartbeat is not None)
 
     def _cut_off(self, last: bytes) -> None:
-        """The budget is reached: a clean end here, and the provider's work is over."""
+        """The budget is reached: a clean end here, and the provider's work is over. What can't be read has no clean
+        end."""
+        if isinstance(self._tap, OpaqueTap):
+            self._fail(UNREADABLE)
+            return
         self._cut = True
         self._response_whole = True
         self._drop_upstream()
@@ -584,14 +590,6 @@ class Exchange:
         if self.error is not None:
             return self.error.end
         return self.account.cut_reason if self._cut and reason is _COMPLETE else reason
-
-    def _body_too_large(self) -> RelayError:
-        limit = self._around.max_body
-        return bad_request(
-            f"The request body is larger than the {limit} bytes this relay takes (FLOW_MAX_BODY).",
-            status=413,
-            code="body_too_large",
-        )
 
 
 def _timeout(what: str, seconds: float, setting: str, end: EndReason) -> RelayError:

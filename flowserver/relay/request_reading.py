@@ -22,7 +22,7 @@ _MODELS = "models/"
 class RequestReading:
     """Made with the request's head; `feed` its body as it comes, then `finish`."""
 
-    __slots__ = ("_body", "_format", "_request", "_target", "asked", "asks_usage")
+    __slots__ = ("_body", "_format", "_request", "_size", "_target", "asked", "asks_usage")
 
     def __init__(self, request: RequestHead, known: Format | None, target: str) -> None:
         self._format = known
@@ -31,6 +31,7 @@ class RequestReading:
         """None: the request has none, or it is not of interest."""
         self.asked = _NOTHING_YET
         self._request = request
+        self._size = 0
         self.asks_usage = False
         """Whether the provider that was asked last was asked for a usage report that the client did not ask for."""
 
@@ -50,6 +51,7 @@ class RequestReading:
     def feed(self, data: bytes) -> RelayError | None:
         """More of the body. An error: what follows contradicts what was read."""
         body = self._body
+        self._size += len(data)
         if body is None:
             return None
         known = body.is_known
@@ -78,7 +80,7 @@ class RequestReading:
             self.asked = Asked(model=model_name(path_model(self._target) or values.get("model")))
 
     def error(self, *, limited: bool) -> RelayError | None:
-        """Why the request may not go on. `limited`: what can't be read may not, since something would not be counted."""
+        """Why the request may not go on. `limited`: what can't be read may not, since it could not be counted."""
         body = self._body
         if body is None:
             return None
@@ -90,6 +92,11 @@ class RequestReading:
     def unread(self) -> RelayError | None:
         """Why the body could not be read; None: it could, or there is none."""
         return self._body.error if self._body is not None else None
+
+    @property
+    def input_estimate(self) -> int:
+        """Tokens of the request, by what came of it."""
+        return self._size // 4
 
     def _contradiction(self, model: object) -> RelayError | None:
         named = path_model(self._target)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
+from ..dialects.api_paths import without_parameters
 from .target import Target
 
 
@@ -28,26 +29,37 @@ class Route:
 class RouteTable:
     """The routes in their order: the first that fits serves."""
 
-    __slots__ = ("_routes", "needs_model")
+    __slots__ = ("_routes", "base_paths", "needs_model")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = [
             (
-                re.compile(translate(route.path).encode()),
+                re.compile(translate(route.path).encode(), re.IGNORECASE),
                 [re.compile(translate(model)) for model in route.models],
                 route,
             )
             for route in routes
         ]
+        paths = {target.settings.url.path for route in routes for tier in route.tiers for target in tier}
+        self.base_paths = tuple(sorted(path for path in paths if path.strip("/")))
+        """Paths of providers' URLs, which stand before the paths of requests."""
         renames = any(target.settings.models for route in routes for tier in route.tiers for target in tier)
         self.needs_model = renames or any(route.models for route in routes)
         """Whether a request's model must be known before it can be sent on, so its body must be read first."""
 
-    def find(self, path: bytes, model: str | None) -> Route | None:
-        """The first route for `path`, which is ASCII, and `model`; None when there is none. An unknown model (None)
-        fits only routes that name no models."""
+    def find(self, path: bytes, model: str | None, *, any_model: bool = False) -> Route | None:
+        """The first route for `path`, which is ASCII, and `model`; None when there is none.
+
+        An unknown model (None) fits only routes that name no models, unless `any_model`: the request needs none. Case,
+        trailing slashes and `;parameters` matter to some providers only, so none of them leads past a route.
+        """
+        plain = path
+        if path.endswith(b"/") or path.find(b";") >= 0:
+            plain = without_parameters(path.decode("ascii")).rstrip("/").encode()
         for path_pattern, model_patterns, route in self._routes:
-            if path_pattern.match(path) and (not model_patterns or _matches(model_patterns, model)):
+            if not path_pattern.match(path) and (plain is path or not path_pattern.match(plain)):
+                continue
+            if not model_patterns or any_model or _matches(model_patterns, model):
                 return route
         return None
 

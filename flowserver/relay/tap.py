@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..dialects.base import Meter
+from ..json_array import JsonArrayScanner
 from ..sse import Event, Scanner
+from ..whole_body import WholeBody
 from .lane import ANY
 from .permit import Verdict
 
@@ -36,9 +38,11 @@ class Tap:
         "_hold",
         "_late",
         "_parked",
+        "_passed_any",
         "_passes_all",
         "_passing",
         "_scanner",
+        "_senseless",
         "edits",
         "holds_back",
         "meter",
@@ -57,6 +61,10 @@ class Tap:
         self._held_size = 0
         self._passing = False
         """Whether the beginning of an unfinished event has passed."""
+        self._passed_any = False
+        """Whether an event has passed, where events are sorted."""
+        self._senseless = 0
+        """Bytes that came since the stream makes no sense."""
         self._fresh = False
         """Whether the next byte begins an event; before the first one it may belong to a byte order mark."""
         self._parked: tuple[bytes, list[Event], int] | None = None
@@ -74,9 +82,28 @@ class Tap:
         return not self._passing
 
     @property
-    def uncounted(self) -> int:
-        """Events that were too large to be looked into; a stream that makes no sense is one."""
-        return self._scanner.oversized + self._scanner.broken
+    def uncounted(self) -> dict[str, int]:
+        """Events that could not be read, by reason; a stream that makes no sense is one."""
+        scanner = self._scanner
+        found = {"large_event": scanner.oversized, "malformed": int(scanner.broken)}
+        return {reason: events for reason, events in found.items() if events}
+
+    @property
+    def unread_tokens(self) -> int:
+        """Tokens that large events have, by the bytes of their texts, and what came since the stream made no sense."""
+        scanner = self._scanner
+        return _tokens_of(scanner.unread_text + self._senseless, scanner.attachments)
+
+    def framed(self, events: bytes) -> bytes:
+        """Server-sent `events`, which end the stream here, as they stand in an answer of this kind."""
+        if not isinstance(self._scanner, JsonArrayScanner):
+            return events
+        before, behind = self._scanner.closing(self._passed_any, opened=False)
+        payloads = [event.removeprefix(b"data: ") for event in events.split(b"\n\n") if event]
+        return before + b",".join(payloads) + behind
+
+    def close(self) -> None:
+        """Nothing more comes, whether the answer is whole or not."""
 
     def feed(self, data: bytes) -> bytes:
         """What is to be passed on of `data` and of what was held; the same object wherever it can be."""
@@ -88,6 +115,8 @@ class Tap:
                 return data
             return self._sort(data, [(b"", b"", len(data))], counted=True)
         events = self._scanner.feed(data)
+        if self._scanner.broken:
+            self._senseless += len(data)
         self._fresh = self._scanner.at_boundary
         if self.edits:
             return self._sort(data, events)
@@ -138,7 +167,8 @@ class Tap:
         """`events` end in `data` and begin at `start`. `counted`: the first one was read already."""
         passing: list[bytes] = []
         for number, (name, payload, end) in enumerate(events):
-            keep, verdict = True, Verdict.PASS
+            keep: bool | bytes = True
+            verdict = Verdict.PASS
             if counted:
                 counted = False
                 verdict = self._budget.verdict() if self._budget is not None else verdict
@@ -154,8 +184,9 @@ class Tap:
                 return b"".join(passing)
             over = verdict is Verdict.END
             if self._passing or (keep and not over):
-                passing += self._held
-                passing.append(data[start:end])
+                self._passed_any = True
+                whole = [*self._held, data[start:end]]
+                passing += whole if keep is True or self._passing else [_altered(b"".join(whole), payload, keep)]
             elif (self._held[0] if self._held else data[start:end]).startswith(b"\n"):
                 passing.append(b"\n")  # of the blank line before, a CR LF that two reads share
             self._held.clear()
@@ -180,11 +211,19 @@ class Tap:
             self._held_size = 0
 
 
+def _altered(event: bytes, payload: bytes, new: bytes | bool) -> bytes:
+    """An event as it stands on the wire, with another payload."""
+    assert isinstance(new, bytes)
+    return event.replace(payload, new, 1) if payload in event else b"data: %b\n\n" % new
+
+
 class WholeTap:
-    """On an answer that is no stream: collected as it passes, up to `limit` bytes, and read at its end."""
+    """On an answer that is no stream: collected as it passes, or reduced to what matters where it is large, and read at
+    its end. One that breaks off is read as far as it came."""
 
-    __slots__ = ("_limit", "_pieces", "_size", "meter")
+    __slots__ = ("_body", "_is_read", "_is_senseless", "meter")
 
+    edits = False
     at_boundary = False
     holds_back = False
     spent = False
@@ -192,27 +231,89 @@ class WholeTap:
 
     def __init__(self, meter: Meter, limit: int) -> None:
         self.meter = meter
-        self._limit = limit
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._body = WholeBody(min(limit, _MOST_HELD))
+        self._is_read = False
+        self._is_senseless = False
 
     @property
-    def uncounted(self) -> int:
-        return int(self._size > self._limit)
+    def uncounted(self) -> dict[str, int]:
+        return {"malformed": 1} if self._is_senseless else {}
+
+    @property
+    def unread_tokens(self) -> int:
+        body = self._body
+        return _tokens_of(body.size if self._is_senseless else body.text_bytes, body.attachments)
 
     def feed(self, data: bytes) -> bytes:
-        self._size += len(data)
-        if self._size <= self._limit:
-            self._pieces.append(data)
-        else:
-            self._pieces.clear()
+        self._body.feed(data)
         return data
 
     def resume(self) -> bytes:
         return b""
 
     def finish(self) -> bytes:
-        if self._size <= self._limit:
-            self.meter.read_whole(b"".join(self._pieces))
-        self._pieces.clear()
+        self._read(self._body.read())
         return b""
+
+    def close(self) -> None:
+        if not self._is_read:
+            self._read(self._body.partial())
+
+    def _read(self, body: bytes | None) -> None:
+        self._is_read = True
+        if body is None:
+            self._is_senseless = self._body.size > 0
+        else:
+            self.meter.read_whole(body)
+
+
+class OpaqueTap:
+    """On an answer that can't be read: it is counted by its bytes, and ends where its tenant's tokens do."""
+
+    __slots__ = ("_budget", "_size", "holds_back", "meter", "spent")
+
+    edits = False
+    at_boundary = False
+    is_waiting = False
+
+    def __init__(self, meter: Meter, budget: Budget | None) -> None:
+        self.meter = meter
+        self._budget = budget
+        self._size = 0
+        self.holds_back = False
+        self.spent = False
+
+    @property
+    def uncounted(self) -> dict[str, int]:
+        return {"unreadable": 1}
+
+    @property
+    def unread_tokens(self) -> int:
+        return _tokens_of(self._size, 0)
+
+    def feed(self, data: bytes) -> bytes:
+        self._size += len(data)
+        if self._budget is not None and self._budget.verdict() is Verdict.END:
+            self.spent = self.holds_back = True
+            return b""
+        return data
+
+    def resume(self) -> bytes:
+        return b""
+
+    def finish(self) -> bytes:
+        return b""
+
+    def close(self) -> None: ...
+
+
+_MOST_HELD = 1 << 18
+"""Bytes of a whole answer that are parsed at once, in some milliseconds; a larger one is reduced as it comes."""
+_BYTES_A_TOKEN = 4
+_ATTACHED = 1000
+"""Tokens that an image or a file counts for, whose bytes say nothing."""
+
+
+def _tokens_of(size: int, attachments: int) -> int:
+    """Tokens by bytes alone, for what was not read."""
+    return -(-size // _BYTES_A_TOKEN) + attachments * _ATTACHED

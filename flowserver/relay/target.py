@@ -14,6 +14,7 @@ from ..dialects.quirks import GENERIC
 from ..messages import Headers
 from .health import Health
 from .ports import Connector
+from .usage_option import UsageOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Target:
         "retries",
         "settings",
         "started",
+        "usage_option",
     )
 
     def __init__(self, settings: TargetSettings, connector: Connector, health: Health, deadlines: Deadlines) -> None:
@@ -105,6 +107,7 @@ class Target:
         """Seconds from the beginning of requests to their answers' heads."""
         self.answers = 0
         """Answers passed on."""
+        self.usage_option = UsageOption()
         self.remaining: dict[str, int] = {}
         """What its rate limits leave, by kind, as its last answer told."""
 

@@ -52,6 +52,9 @@ class TenantLimits:
     tokens_per_month: int | None = None
 
 
+NO_LIMITS = TenantLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class TenantKey:
     sha256: bytes
@@ -82,6 +85,11 @@ class Tenant:
     user: TenantLimits = TenantLimits()
     """Of each of its users. Requests that name no user are one user."""
     model_limits: tuple[ModelLimits, ...] = ()
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether it may not use everything without end."""
+        return bool(self.models or self.model_limits or self.limits != NO_LIMITS or self.user != NO_LIMITS)
 
 
 class Tenants:

@@ -118,13 +118,18 @@ def _tokens(exchange: Exchange) -> dict[str, Any]:
         return fields
     usage, output = account.usage, account.output
     fields |= {
-        "input_tokens": usage.input,
+        "input_tokens": account.input,
         "output_tokens": output,
         "cached_tokens": usage.cached,
+        "cache_written_tokens": usage.cache_written,
         "reasoning_tokens": usage.reasoning,
         "estimated": account.is_estimate,
         "finish": account.meter.finish,
     }
+    if account.uncounted:
+        fields["uncounted"] = dict(account.uncounted)
+    if account.is_disbelieved:
+        fields["disbelieved_report"] = {"input_tokens": usage.input, "output_tokens": usage.output}
     if account.meter.failed is not None:
         fields["failed"] = account.meter.failed
     if exchange.first_token_at is not None and exchange.ended_at is not None:

@@ -45,7 +45,9 @@ class TokenMetrics:
     def __init__(self) -> None:
         self._labels = ModelLabels()
         self._figures: dict[_Key, _Figures] = {}
-        self._uncounted: Counter[str] = Counter()
+        self._uncounted: Counter[tuple[str, str]] = Counter()
+        """By provider and reason."""
+        self._disbelieved: Counter[str] = Counter()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: each of them has figures of its own."""
@@ -57,15 +59,16 @@ class TokenMetrics:
         upstream, meter = account.upstream, account.meter
         if upstream is None:
             return
-        uncounted = account.uncounted
-        if uncounted:
-            self._uncounted[upstream.name] += uncounted
+        for reason, number in account.uncounted.items():
+            self._uncounted[upstream.name, reason] += number
+        if account.is_disbelieved:
+            self._disbelieved[upstream.name] += 1
         if meter is None:
             return
         output = account.output
         answered = 200 <= exchange.status < 300
-        figures = self._of(upstream.name, account.model or "", (meter.usage.input or 0) + output, answered=answered)
-        _count(figures, account.tenant.name if account.tenant is not None else "", meter.usage, output)
+        figures = self._of(upstream.name, account.model or "", account.input + output, answered=answered)
+        _count(figures, account.tenant.name if account.tenant is not None else "", meter.usage, account.input, output)
         if exchange.first_token_at is not None and exchange.ended_at is not None:
             first = exchange.first_token_at
             figures.first_token.observe(first - exchange.started_at)
@@ -98,11 +101,16 @@ class TokenMetrics:
             ("flow_estimate_error_ratio", "Estimated tokens against the provider's report.", _ERRORS),
         ):
             yield _family(name, text, _LABELS, [(key, pick(figures)) for key, figures in known])
-        text = "Events and answers that could not be looked into, so that their tokens are not counted."
-        uncounted = CounterMetricFamily("flow_uncounted", text, labels=["gen_ai_provider_name"])
-        for upstream, number in sorted(self._uncounted.items()):
-            uncounted.add_metric([upstream], number)
+        text = "Events and answers that could not be read, so that they are counted by their bytes."
+        uncounted = CounterMetricFamily("flow_uncounted", text, labels=["gen_ai_provider_name", "reason"])
+        for key, number in sorted(self._uncounted.items()):
+            uncounted.add_metric(list(key), number)
         yield uncounted
+        text = "Providers' last reports that make no sense, so that an estimate took their place."
+        disbelieved = CounterMetricFamily("flow_reports_disbelieved", text, labels=["gen_ai_provider_name"])
+        for upstream, number in sorted(self._disbelieved.items()):
+            disbelieved.add_metric([upstream], number)
+        yield disbelieved
 
     def _of(self, upstream: str, model: str, tokens: int, *, answered: bool) -> _Figures:
         label, lost = self._labels.count(model, tokens, answered=answered)
@@ -123,13 +131,13 @@ class TokenMetrics:
 _FIRST_TOKEN, _PER_TOKEN, _ERRORS = attrgetter("first_token"), attrgetter("per_token"), attrgetter("errors")
 
 
-def _count(figures: _Figures, tenant: str, usage: Usage, output: int) -> None:
+def _count(figures: _Figures, tenant: str, usage: Usage, prompt: int, output: int) -> None:
     tokens = figures.tokens.get(tenant)
     if tokens is None:
         tokens = figures.tokens[tenant] = {}
-    if usage.input:
-        tokens["input"] = tokens.get("input", 0) + usage.input
-        figures.input.observe(usage.input)
+    if prompt:
+        tokens["input"] = tokens.get("input", 0) + prompt
+        figures.input.observe(prompt)
     if output:
         tokens["output"] = tokens.get("output", 0) + output
         figures.output.observe(output)
