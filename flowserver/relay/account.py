@@ -10,6 +10,7 @@ from itertools import count
 from ..body_kind import BodyKind, body_kind, claimed_kind
 from ..dialects.base import BEARER, Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
+from ..dialects.model_list import listed_model, visible_models
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
 from ..json_array import JsonArrayScanner
@@ -19,7 +20,7 @@ from ..sse import NdjsonScanner, Scanner, SseScanner
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
 from .request_reading import RequestReading
-from .tap import OpaqueTap, Tap, WholeTap
+from .tap import AnyTap, ModelListTap, OpaqueTap, Tap, WholeTap
 from .target import Target
 from .tenants import Tenant, allows_model, allows_path
 
@@ -70,6 +71,7 @@ class Account:
         "_count",
         "_input_estimate",
         "_kind",
+        "_lists_for",
         "_quota_left",
         "_settings",
         "budget",
@@ -100,6 +102,8 @@ class Account:
         """Whether a provider took the request on."""
         self._kind: BodyKind | None = None
         """Of the answer's body; None: not known yet, or not of interest."""
+        self._lists_for: Tenant | None = None
+        """Whose the list of models is that is asked for; None: none, or all may be seen."""
         self._count: Count | None = None
         self.format = known
         """None: no format that is known, so nothing is counted."""
@@ -117,7 +121,7 @@ class Account:
         """Who was asked last."""
         self.meter: Meter | None = None
         """Of the answer; None before, and where it is not counted."""
-        self.tap: Tap | WholeTap | OpaqueTap | None = None
+        self.tap: AnyTap | None = None
         self.heartbeat: bytes | None = None
         """What may be put between two events of the answer; None: nothing, or it is not there yet."""
         self.cut_at: int | None = None
@@ -169,7 +173,7 @@ class Account:
             done(None)
             return
         model = self.asked.model
-        if not allows_model(tenant, model):
+        if not self._may_use(tenant, request, model):
             done(model_refused(model))
             return
         self.user, self.session = user_of(request, self.asked.user), session_of(request)
@@ -189,6 +193,23 @@ class Account:
                 done(refusal(decision))
 
         self.permit.ask(kind.limits, need=self.input, done=decided)
+
+    def _may_use(self, tenant: Tenant, request: RequestHead, model: str | None) -> bool:
+        """Whether `tenant` may use `model`. A request that generates nothing needs none; of a list of models it gets to
+        see its own."""
+        if request.has_body or request.method not in (b"GET", b"HEAD"):
+            return allows_model(tenant, model)
+        listed = listed_model(request.target.decode("ascii"))
+        if listed is not None and tenant.models:
+            self._lists_for = tenant
+        return not listed or allows_model(tenant, listed) or not tenant.models
+
+    def _visible(self, tenant: Tenant, body: bytes) -> bytes:
+        """What `tenant` sees of a list of models, under the names by which it asks for them."""
+        aliases: dict[str, list[str]] = {}
+        for alias, name in self.upstream.settings.models.items() if self.upstream is not None else ():
+            aliases.setdefault(name, []).append(alias)
+        return visible_models(body, lambda name: allows_model(tenant, name), aliases)
 
     def _left_of_quotas(self, decision: Decision) -> int | None:
         """Tokens that the answer may have by its quotas: the provider is told (see `_TOLD`), and ends it by itself."""
@@ -257,6 +278,8 @@ class Account:
         say what they are."""
         self._answered = 200 <= head.status < 300
         self.request.forget()
+        if self._answered and (tenant := self._lists_for) is not None:
+            self.tap = ModelListTap(lambda body: self._visible(tenant, body))
         if self.format is None or self.upstream is None or not self._answered:
             return False
         self.meter = self.format.meter(self.asked, self.upstream.settings.quirks, cuttable=self._is_cuttable)

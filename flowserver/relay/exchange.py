@@ -16,7 +16,7 @@ from .activity import Activity
 from .context import Surroundings
 from .lane import BURST, Lane
 from .ports import DownstreamStream, RoutedStream
-from .tap import OpaqueTap, Tap, WholeTap
+from .tap import AnyTap, OpaqueTap, Tap
 from .target import Deadlines, Target
 
 _COMPLETE = EndReason.COMPLETE
@@ -85,7 +85,7 @@ class Exchange:
         self._deadlines = around.deadlines
         self._activity: Activity | None = None
         self._quiet: Activity | None = None
-        self._tap: Tap | WholeTap | OpaqueTap | None = None
+        self._tap: AnyTap | None = None
         self._head: ResponseHead | None = None
         """The answer's head until its body has begun: its first bytes may show that it is not what it is called."""
         self._first = b""
@@ -316,7 +316,7 @@ class Exchange:
         """The first byte, and the first token where tokens are counted."""
         if self.first_byte_at is None:
             self.first_byte_at = self._around.clock()
-        if self._tap is None:
+        if self._tap is None or self._tap.meter is None:
             self._awaits_first = False
         elif pieces := self._tap.meter.pieces:
             self._lead = self.chunks_down - pieces
@@ -346,7 +346,7 @@ class Exchange:
         elif self.answer_gate is not None:
             self.answer_gate.open(Reason.QUOTA)
 
-    def _pass_on(self, tap: Tap | WholeTap | OpaqueTap, data: bytes) -> None:
+    def _pass_on(self, tap: AnyTap, data: bytes) -> None:
         """What a tap let through, where that is not simply what it got."""
         if tap.spent:
             self._cut_off(data)
@@ -466,7 +466,7 @@ class Exchange:
         if self._quiet is None:
             self._quiet = Activity()
         still = self._quiet.still_for(now, self.writes[0], paused)
-        if still >= limit and not paused and tap.at_boundary and not tap.meter.finished:
+        if still >= limit and not paused and tap.at_boundary and not (tap.meter and tap.meter.finished):
             self.heartbeats += 1
             self._down.send_data(beat)
 

@@ -3,6 +3,7 @@ that the client did not ask for and for the end of its budget. No I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..dialects.base import Meter
@@ -317,3 +318,47 @@ _ATTACHED = 1000
 def _tokens_of(size: int, attachments: int) -> int:
     """Tokens by bytes alone, for what was not read."""
     return -(-size // _BYTES_A_TOKEN) + attachments * _ATTACHED
+
+
+class ModelListTap:
+    """On a list of models: held until it is whole, since a tenant sees its own models only."""
+
+    __slots__ = ("_pieces", "_select", "_size")
+
+    meter: Meter | None = None
+    uncounted: Mapping[str, int] = {}
+    unread_tokens = 0
+    edits = True
+    at_boundary = False
+    holds_back = False
+    spent = False
+    is_waiting = False
+
+    def __init__(self, select: Callable[[bytes], bytes]) -> None:
+        """`select` makes of a list what may be seen of it. One that is too long comes to it as b""."""
+        self._select = select
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        self._size += len(data)
+        if self._size <= _LONGEST_LIST:
+            self._pieces.append(data)
+        else:
+            self._pieces.clear()
+        return b""
+
+    def resume(self) -> bytes:
+        return b""
+
+    def finish(self) -> bytes:
+        return self._select(b"".join(self._pieces))
+
+    def close(self) -> None:
+        self._pieces.clear()
+
+
+_LONGEST_LIST = 1 << 22
+"""Bytes; the longest lists have half a megabyte."""
+
+AnyTap = Tap | WholeTap | OpaqueTap | ModelListTap

@@ -1,0 +1,76 @@
+"""Lists of models, as APIs give them: which request asks for one, and what a tenant may see of it. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from .api_paths import api_path
+
+_LIST = re.compile(r".*/(?:models(?:/([^/]+(?:/[^/]+)?))?|api/tags)", re.IGNORECASE)
+_HOLDERS = ("data", "models")
+"""Where an answer has its models; some are the list itself."""
+_NAMES = ("id", "name", "model")
+_EDGES = {"first_id": 0, "last_id": -1}
+"""Anthropic's names of the first and last model on a page."""
+_GOOGLE = "models/"
+"""What stands before a model's name in Google's lists."""
+
+EMPTY = b'{"object":"list","data":[]}'
+
+
+def listed_model(target: str) -> str | None:
+    """What a GET of `target` tells of: the name of one model, "" for all of them, None for something else."""
+    match = _LIST.fullmatch(api_path(target))
+    return None if match is None else match[1] or ""
+
+
+def visible_models(body: bytes, allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> bytes:
+    """The list in `body` with the models that `allows` says yes to, by their names or, where a name has some, by its
+    `aliases`, under which they are shown then. `EMPTY` if it can't be read."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return EMPTY
+    if isinstance(answer, list):
+        return orjson.dumps(_visible(answer, allows, aliases))
+    if not isinstance(answer, dict):
+        return EMPTY
+    holders = [name for name in _HOLDERS if isinstance(answer.get(name), list)]
+    if not holders:
+        shown = _visible([answer], allows, aliases)
+        return orjson.dumps(shown[0]) if shown else EMPTY
+    for name in holders:
+        answer[name] = _visible(answer[name], allows, aliases)
+    models = answer[holders[0]]
+    for edge, index in _EDGES.items():
+        if edge in answer:
+            answer[edge] = _name(models[index]) if models else None
+    return orjson.dumps(answer)
+
+
+def _visible(models: list[Any], allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> list[Any]:
+    shown: list[Any] = []
+    for model in models:
+        name = _name(model)
+        if name is None:
+            continue
+        if allows(name):
+            shown.append(model)
+        shown += [_renamed(model, name, alias) for alias in aliases.get(name, ()) if alias != name and allows(alias)]
+    return shown
+
+
+def _name(model: Any) -> str | None:
+    if not isinstance(model, dict):
+        return None
+    name = next((model[field] for field in _NAMES if isinstance(model.get(field), str)), None)
+    return name.removeprefix(_GOOGLE) if name is not None else None
+
+
+def _renamed(model: dict[str, Any], name: str, alias: str) -> dict[str, Any]:
+    names = {name: alias, _GOOGLE + name: _GOOGLE + alias}
+    return {field: names.get(value, value) if isinstance(value, str) else value for field, value in model.items()}
