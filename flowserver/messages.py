@@ -42,7 +42,10 @@ REQUEST_OWN = frozenset(
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"))
 """Fields in which the APIs of providers take keys."""
 
-_ENDS_HERE_OF_REQUESTS = HOP_BY_HOP | REQUEST_OWN
+METHOD_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+"""Fields by which some servers take a request for one of another method than its own, by which the relay decides."""
+
+_ENDS_HERE_OF_REQUESTS = HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES
 _ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id"}
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")

@@ -12,13 +12,16 @@ from .cohere import COHERE
 from .gemini import GEMINI
 from .ollama import OLLAMA_CHAT, OLLAMA_GENERATE
 from .openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS
-from .openai_responses import OPENAI_RESPONSES
+from .openai_media import OPENAI_IMAGES, OPENAI_TRANSCRIPTIONS
+from .openai_responses import OPENAI_RESPONSES, is_stored_response
 
 _ALL: tuple[Format, ...] = (
     OPENAI_CHAT,
     OPENAI_COMPLETIONS,
     OPENAI_EMBEDDINGS,
     OPENAI_RESPONSES,
+    OPENAI_TRANSCRIPTIONS,
+    OPENAI_IMAGES,
     ANTHROPIC,
     GEMINI,
     COHERE,
@@ -36,6 +39,11 @@ def recognise(target: str) -> Format | None:
     """The format of requests to `target`, a path and query; None: not one that is counted."""
     path = target.partition("?")[0]
     return _recognise(path) if len(path) <= MAX_KEPT else _recognise.__wrapped__(path)
+
+
+def recognise_stored(target: str) -> Format | None:
+    """The format of an answer that is fetched by its id, and may not have been paid for yet."""
+    return OPENAI_RESPONSES if is_stored_response(target) else None
 
 
 def path_model(target: str) -> str | None:

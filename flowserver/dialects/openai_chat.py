@@ -51,7 +51,6 @@ class ChatMeter(Shortcut):
         "_reported",
         "_sample",
         "_seen",
-        "answer_id",
         "failed",
         "finish",
         "finished",
@@ -68,7 +67,6 @@ class ChatMeter(Shortcut):
         self.usage = Usage()
         self.running = False
         self.model: str | None = None
-        self.answer_id: str | None = None
         self.finish: str | None = None
         self.failed: str | None = None
         self.finished = False
@@ -118,7 +116,6 @@ class ChatMeter(Shortcut):
         if choices and self._cuttable and len(data) <= _MOST_SAMPLE:
             self._sample = data
         self.model = model_name(event.get("model")) or self.model
-        self.answer_id = self.answer_id or model_name(event.get("id"))
         error = event.get("error") or groq.get("error")
         if error:
             self.failed = told(error)
@@ -236,7 +233,6 @@ class ChatMeter(Shortcut):
         closing = self._read_choices(entries(event.get("choices")))
         self.pieces = 1 if self.units else 0
         self.model = model_name(event.get("model"))
-        self.answer_id = model_name(event.get("id"))
         if self._by_choice:
             self._add_up_choices(closing)
         error, report = event.get("error"), event.get("usage")

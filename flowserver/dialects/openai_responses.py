@@ -11,7 +11,7 @@ import orjson
 from ..errors import RelayError
 from ..json_members import Reads
 from ..names import model_name, user_name
-from .api_paths import deployment_of, ends_with
+from .api_paths import api_path, deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
 from .common import UsageAlways, count, lower, reason_text, sse, text, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
@@ -235,6 +235,14 @@ def _brief(response: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_STORED = re.compile(r".*/responses/[^/]+", re.IGNORECASE)
+
+
+def is_stored_response(target: str) -> bool:
+    """Whether a GET of `target` fetches a response: one that ran in the background, or one that came before."""
+    return _STORED.fullmatch(api_path(target)) is not None
+
+
 class OpenAIResponses(UsageAlways):
     name = "openai-responses"
     key_field = BEARER
@@ -243,7 +251,7 @@ class OpenAIResponses(UsageAlways):
     reads = Reads(dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")))
 
     def serves(self, target: str) -> bool:
-        return ends_with(target, "/responses")
+        return ends_with(target, "/responses", "/responses/compact")
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         return Asked(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from ..body_kind import BodyKind, body_kind, claimed_kind
 from ..dialects.base import BEARER, Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
 from ..dialects.model_list import listed_model, visible_models
+from ..dialects.openai_responses import OPENAI_RESPONSES
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
 from ..json_array import JsonArrayScanner
 from ..limits.store import Decision, Quota
 from ..messages import Headers, RequestHead, ResponseHead
 from ..sse import NdjsonScanner, Scanner, SseScanner
+from .charged_answers import ChargedAnswers
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
 from .request_reading import RequestReading
@@ -51,6 +53,8 @@ class AccountSettings:
     hold: int
     limiting: Limiting | None = None
     """None: no tenants, all clients may use the relay without limits."""
+    charged: ChargedAnswers = field(default_factory=ChargedAnswers)
+    """Of the process: it is handed on when the configuration is read again."""
 
 
 _PROCESS = os.urandom(8).hex()
@@ -80,6 +84,7 @@ class Account:
         "format",
         "heartbeat",
         "is_limited",
+        "is_repeated",
         "meter",
         "permit",
         "request",
@@ -126,6 +131,8 @@ class Account:
         """What may be put between two events of the answer; None: nothing, or it is not there yet."""
         self.cut_at: int | None = None
         """Tokens that had passed when the budget ended the stream; None: it did not."""
+        self.is_repeated = False
+        """Whether the answer was charged before, and is fetched again."""
         self.estimated: int | None = None
         """What was estimated of a stream whose provider reported in the end; None: nothing to compare."""
 
@@ -446,20 +453,27 @@ class Account:
         """The body of an error answer."""
         return error.body() if self.format is None else self.format.error(error)
 
-    @property
     def _charge(self) -> int:
         """What its limits are charged: nothing for what no provider took on; the request alone where its API is none
-        that is counted."""
-        if self.meter is not None:
-            return self.input + self.output
-        return self._estimated_input if self._answered else 0
+        that is counted. An answer that can be fetched again by its id is charged once."""
+        meter = self.meter
+        if meter is None:
+            return self._estimated_input if self._answered else 0
+        tokens = self.input + self.output
+        if meter.answer_id is None or self.format is not OPENAI_RESPONSES:
+            return tokens
+        tenant = self.tenant.name if self.tenant is not None else ""
+        due = self._settings.charged.due(tenant, meter.answer_id, tokens)
+        self.is_repeated = due == 0
+        return due
 
     def settle(self) -> None:
         """The exchange is over: charge what it used, and learn from what the provider reported."""
         if self.tap is not None:
             self.tap.close()
+        charge = self._charge()
         if self.permit is not None:
-            self.permit.settle(self._charge)
+            self.permit.settle(charge)
         meter, counted = self.meter, self._count
         if meter is None or counted is None or self.format is None or self.upstream is None or self.is_estimate:
             return

@@ -6,7 +6,7 @@ import os
 import re
 from itertools import count
 
-from ..dialects import recognise
+from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
 from ..errors import LOOP
 from ..messages import BUDGET, RequestHead, passed_through, request_id
@@ -54,9 +54,9 @@ class Admission:
     def _recognise(self, request: RequestHead) -> Format | None:
         """The API that is asked to generate something. A path may be a known one only together with the base path of
         the provider that gets it."""
-        if request.method in _SAFE and not request.has_body:
-            return None
         target = request.target.decode("ascii")
+        if request.method in _SAFE and not request.has_body:
+            return recognise_stored(target) if request.method == b"GET" else None
         known = recognise(target)
         for base in () if known is not None else self.dispatching.routes.base_paths:
             known = known or recognise(join_target(base, request.target).decode("ascii"))

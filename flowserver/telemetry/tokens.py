@@ -63,7 +63,7 @@ class TokenMetrics:
             self._uncounted[upstream.name, reason] += number
         if account.is_disbelieved:
             self._disbelieved[upstream.name] += 1
-        if meter is None:
+        if meter is None or account.is_repeated:
             return
         output = account.output
         answered = 200 <= exchange.status < 300
