@@ -257,21 +257,27 @@ class JsonReducer:
             return start if waits else self._break(buffer)
         name, at = head[1][1:-1], head.end()
         if b"\\" in name:
-            name = self._decoded(head[1])
+            return self._escaped_member(head[1], buffer, start, at)
+        return self._value(name, buffer, start, at)
+
+    def _escaped_member(self, name: bytes, buffer: bytes, start: int, at: int) -> int:
+        """One whose name has escapes: it may be one that matters."""
+        try:
+            decoded: str = orjson.loads(name)
+        except orjson.JSONDecodeError:
+            return self._break(buffer)
+        after = self._value(decoded.encode(), buffer, start, at)
+        if after != start:
+            self._look()
+        return after
+
+    def _value(self, name: bytes, buffer: bytes, start: int, at: int) -> int:
+        """The value at `at` of the member at `start`."""
         if name in _CONTAINERS:
             return self._container(name, buffer, start, at)
         if name in _NAMES:
             return self._keep(name, buffer, start, at)
         return self._pass_value(buffer, start, at)
-
-    def _decoded(self, name: bytes) -> bytes:
-        self._look()
-        try:
-            decoded = orjson.loads(name)
-        except orjson.JSONDecodeError:
-            self.broken = True
-            return b""
-        return bytes(decoded.encode())
 
     def _look(self) -> None:
         """At one more member that matters."""

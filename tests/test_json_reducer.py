@@ -35,6 +35,7 @@ def run(text: bytes, size: int = 1 << 16) -> JsonReducer:
         (json.dumps({"usage": [1] * 5_000}), {"usage": [1] * 5_000}),
         ('{"error": ' + "[" * 500 + "]" * 500 + "}", None),
         ('{"finish_reason": null, "done": true, "x": {}}', {"finish_reason": None, "done": True}),
+        ('{"\\u001f": "' + "x " * 900 + '", "id": 1}', {"id": 1}),
         ("{}", {}),
         ("[]", {}),
         ('[{"usage": 1}]', {}),
