@@ -120,5 +120,6 @@ def _frame(first: bytes) -> BodyKind | None:
 
 
 def _is_plain(text: bytes) -> bool:
-    """Whether this may be text: it begins with no control characters and is no markup."""
-    return not text.startswith(b"<") and min(text[:_LOOK]) >= 0x20 and text.isascii()
+    """Whether this may be a line of text: no markup, and it begins with no control characters."""
+    line = text[:_LOOK].splitlines()[0]
+    return not line.startswith(b"<") and line.isascii() and min(line) >= 0x20

@@ -66,7 +66,7 @@ _MAX_LOOKED_AT = 500
 """Members that matter, in one text: each takes a few microseconds. Real answers have about twenty."""
 
 _BLOCK = 64 << 10
-_FIRST_WINDOW = 128
+_FIRST_WINDOW = 256
 """Bytes of a skipped container that are looked at first: most are short."""
 _HOLD = 4 << 10
 """Most bytes that wait for more of a name, a scalar or the like."""
@@ -112,7 +112,8 @@ class JsonReducer:
     - Of members with the same name the last one counts, as for other JSON readers. A value of more than 4 KB is left
       out (a usage report: 16 KB).
     - A text that is no object comes to an empty one.
-    - Of values that are passed over it is only checked that their brackets are balanced.
+    - Of values that are passed over it is only checked that their brackets are balanced. A name, a number or a run of
+      blanks of more than 4 KB may make the text `broken`, and so do hundreds of members that matter.
     """
 
     __slots__ = (
@@ -127,6 +128,7 @@ class JsonReducer:
         "_room",
         "_root",
         "_stack",
+        "_window",
         "attachments",
         "broken",
         "ended",
@@ -142,6 +144,8 @@ class JsonReducer:
         """The objects that are looked into here."""
         self._depth = 0
         """Open containers of a value that is passed over."""
+        self._window = _FIRST_WINDOW
+        """Bytes of it to look at next."""
         self._is_long = False
         """Within a long string."""
         self._is_text = False
@@ -253,21 +257,27 @@ class JsonReducer:
             return start if waits else self._break(buffer)
         name, at = head[1][1:-1], head.end()
         if b"\\" in name:
-            name = self._decoded(head[1])
+            return self._escaped_member(head[1], buffer, start, at)
+        return self._value(name, buffer, start, at)
+
+    def _escaped_member(self, name: bytes, buffer: bytes, start: int, at: int) -> int:
+        """One whose name has escapes: it may be one that matters."""
+        try:
+            decoded: str = orjson.loads(name)
+        except orjson.JSONDecodeError:
+            return self._break(buffer)
+        after = self._value(decoded.encode(), buffer, start, at)
+        if after != start:
+            self._look()
+        return after
+
+    def _value(self, name: bytes, buffer: bytes, start: int, at: int) -> int:
+        """The value at `at` of the member at `start`."""
         if name in _CONTAINERS:
             return self._container(name, buffer, start, at)
         if name in _NAMES:
             return self._keep(name, buffer, start, at)
         return self._pass_value(buffer, start, at)
-
-    def _decoded(self, name: bytes) -> bytes:
-        self._look()
-        try:
-            decoded = orjson.loads(name)
-        except orjson.JSONDecodeError:
-            self.broken = True
-            return b""
-        return bytes(decoded.encode())
 
     def _look(self) -> None:
         """At one more member that matters."""
@@ -330,6 +340,7 @@ class JsonReducer:
         first = buffer[at]
         if first in _BRACKETS:
             self._depth = 1
+            self._window = _FIRST_WINDOW
             return at + 1
         if first == _QUOTE:
             return self._pass_short_string(buffer, start, at)
@@ -378,7 +389,7 @@ class JsonReducer:
 
     def _pass_container(self, buffer: bytes, position: int) -> int:
         """More of a container: up to its end, or to the last place where no value is half there."""
-        window = _FIRST_WINDOW
+        window = self._window
         while position < len(buffer):
             block = unescaped(buffer[position : position + window])
             parts = block.split(b'"')
@@ -395,7 +406,7 @@ class JsonReducer:
             elif position + window >= len(buffer):
                 return position
             position += cut
-            window = min(8 * window, _BLOCK)
+            self._window = window = min(4 * window, _BLOCK)
         return position
 
     def _pass_odd(self, block: bytes, parts: list[bytes]) -> int:
@@ -469,12 +480,14 @@ def _end_of_value(buffer: bytes, at: int, most: int) -> int | None:
         match = find_string(buffer, at, at + most)
         return match.end() if match else 0
     if first in _BRACKETS:
-        for size in (_FIRST_WINDOW, most):
+        size = _FIRST_WINDOW
+        while True:
+            size = min(size, most)
             if end := closing(unescaped(buffer[at + 1 : at + size]).split(b'"'), 1):
                 return at + 1 + end
-            if at + size >= len(buffer):
-                break
-        return 0
+            if size == most or at + size >= len(buffer):
+                return 0
+            size *= 8
     word = find_word(buffer, at, at + most + 1)
     end = word.end() if word else at
     if end == at:

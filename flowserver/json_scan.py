@@ -16,7 +16,7 @@ STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 """A string from quote to quote. What is in it is not checked."""
 SCALAR = rb"(?:-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null)"
 
-_NESTED = 32
+_NESTED = 64
 """Levels of containers that `VALUE` knows. Ones that are nested deeper are left to `closing`."""
 
 

@@ -114,6 +114,9 @@ class LargeFrame(LargeLine):
         self.left -= size
         return size
 
+    def finish(self) -> tuple[bytes, bytes] | None:
+        return super().finish() if self._readable else None
+
 
 class _Line(Enum):
     """Of a line that has not ended."""

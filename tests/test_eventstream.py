@@ -166,6 +166,36 @@ def test_a_large_frame_is_not_held() -> None:
     assert scanner.oversized == 1
 
 
+@pytest.mark.parametrize("split", [1, 50, 1_000, 1 << 20])
+def test_a_large_frame_is_reduced(split: int) -> None:
+    payload = b'{"usage": {"outputTokens": 7}, "p": "%b"}' % (b"some text " * 300)
+    small, large = frame(DELTA, b"{}"), frame(DELTA | {b":event-type": b"metadata"}, payload)
+    stream = small + large + large + small
+    scanner = EventStreamScanner(1_000)
+    events = scan(scanner, pieces(stream, repeat(split)))
+    reduced = (b"metadata", b'{"usage":{"outputTokens": 7}}')
+    assert [event[:2] for event in events] == [
+        (b"contentBlockDelta", b"{}"),
+        reduced,
+        reduced,
+        (b"contentBlockDelta", b"{}"),
+    ]
+    assert [event[2] for event in events][1:3] == [len(small + large), len(small + large + large)]
+    assert (scanner.oversized, scanner.unread_text, scanner.at_boundary) == (0, 6_000, True)
+
+
+def test_a_frame_whose_headers_are_too_large_is_not_read() -> None:
+    scanner = EventStreamScanner(1_000)
+    assert scanner.feed(frame({b":event-type": b"x" * 20_000}, b"{}")) == []
+    assert scanner.oversized == 1
+    assert scanner.at_boundary
+
+
+def test_many_frames_beyond_the_bound_in_one_piece() -> None:
+    scanner = EventStreamScanner(4)
+    assert len(scanner.feed(frame({}, b"{}") * 3_000)) == 3_000
+
+
 def test_nothing_fed_is_nothing() -> None:
     scanner = EventStreamScanner(LARGE)
     assert scanner.feed(b"") == []

@@ -195,6 +195,73 @@ def test_an_endless_event_takes_no_memory_and_its_end_is_a_boundary(make: Make) 
     assert scanner.oversized == 1
 
 
+LARGE_EVENT = b'{"type": "done", "text": "%b", "response": {"usage": {"a": 1}}}' % (b"some text " * 20_000)
+REDUCED_EVENT = b'{"type":"done","response":{"usage":{"a": 1}}}'
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"event: e\ndata: %b\n\n",
+        b"data: %b\nevent: e\n\n",
+        b"id: 1\r\nevent: lost\r\ndata:\r\ndata:%b\r\nevent:e\r\n\r\n",
+        b": %b\revent: e\rdata: {}\r\r".replace(b"{}", b"%b").replace(b"%b", b"comment " * 2_000, 1),
+    ],
+)
+@pytest.mark.parametrize("split", [1_000, 4_097, 1 << 20])
+def test_a_large_event_is_reduced(stream: bytes, split: int) -> None:
+    stream %= LARGE_EVENT
+    scanner = SseScanner(10_000)
+    rest = b"data: x\n\n"
+    events = scan(scanner, pieces(stream + rest, repeat(split)))
+    assert events == [(b"e", REDUCED_EVENT, len(stream)), (b"", b"x", len(stream + rest))]
+    assert (scanner.oversized, scanner.unread_text, scanner.attachments) == (0, 200_000, 0)
+    assert scanner.at_boundary
+
+
+def test_a_large_events_lines_are_joined() -> None:
+    lines = LARGE_EVENT.replace(b", ", b",\ndata: ").replace(b"text s", b"text\\u0020s")
+    for split in (1, 1_000, 1 << 20):
+        scanner = SseScanner(10_000)
+        events = scan(scanner, pieces(b"data: %b\n\n" % lines, repeat(split)))
+        assert [event[1] for event in events] == [REDUCED_EVENT]
+
+
+def test_a_large_line_is_reduced() -> None:
+    for split in (1_000, 1 << 20):
+        scanner = NdjsonScanner(10_000)
+        events = scan(scanner, pieces(LARGE_EVENT + b"\r\n{}\n", repeat(split)))
+        assert events == [(b"", REDUCED_EVENT, len(LARGE_EVENT) + 2), (b"", b"{}", len(LARGE_EVENT) + 5)]
+        assert (scanner.oversized, scanner.unread_text) == (0, 200_000)
+
+
+@SCANNERS
+def test_a_large_event_that_breaks_off_is_oversized(make: Make) -> None:
+    scanner = make(1_000)
+    start = b"data: " if make is SseScanner else b""
+    assert scanner.feed(start + LARGE_EVENT[:-1] + b"\n\n") == []
+    assert scanner.oversized == 1
+    assert scanner.at_boundary
+
+
+@SCANNERS
+def test_an_endless_event_of_json_takes_no_memory(make: Make) -> None:
+    scanner = make(10_000)
+    scanner.feed((b"data: " if make is SseScanner else b"") + b'{"id": "x", "output": [{"data": "')
+    tracemalloc.start()
+    try:
+        for _ in range(2_000):
+            assert scanner.feed(b"x" * 4_000) == []
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3_000
+    assert most < 100_000
+    assert unfinished(scanner)
+    assert [event[1] for event in scanner.feed(b'"}]}\n\n')] == [b'{"id":"x"}']
+    assert (scanner.oversized, scanner.attachments) == (0, 1)
+
+
 def test_endless_comments_take_no_memory() -> None:
     scanner = SseScanner(10_000)
     tracemalloc.start()

@@ -530,6 +530,9 @@ def test_embeddings(usage_last: bool) -> None:
     answer = OPENAI_EMBEDDINGS.meter(Asked(), GENERIC, cuttable=False)
     answer.read_whole(json.dumps(data | usage if usage_last else usage | data).encode())
     assert (answer.usage.input, answer.usage.output, answer.units, answer.finished) == (8, None, 0, True)
+    forged = OPENAI_EMBEDDINGS.meter(Asked(), GENERIC, cuttable=False)
+    forged.read_whole(json.dumps({"data": [usage], "text": json.dumps(usage)}).encode())
+    assert (forged.usage.input, forged.finished) == (None, True)
     body: dict[str, Any] = {"input": "x", "stream": True}
     assert not OPENAI_EMBEDDINGS.limit(body, 1, GENERIC)
     assert not OPENAI_EMBEDDINGS.ask_usage(body, GENERIC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import cycle
 from typing import Any
 
@@ -15,7 +16,13 @@ from tests.support.scanning import pieces
 
 REPORTS = ("usage", "usageMetadata", "usage_metadata")
 CONTAINERS = ("delta", "message", "metadata", "response", "x_groq")
-KEPT = (*REPORTS, "id", "model", "status", "error", "done", "eval_count", "amazon-bedrock-invocationMetrics")
+KEPT = (
+    *REPORTS,
+    "amazon-bedrock-invocationMetrics",
+    *("done", "done_reason", "error", "eval_count", "event_id", "finishReason", "finish_reason", "id"),
+    *("incomplete_details", "metrics", "model", "modelVersion", "object", "output_index", "prompt_eval_count"),
+    *("responseId", "response_id", "sequence_number", "status", "stopReason", "stop_reason", "type"),
+)
 
 NAMES = st.one_of(
     st.sampled_from([*KEPT, *CONTAINERS, "usag", "usages", "content", "token", 'a"b', "\\", "é", ""]),
@@ -49,6 +56,25 @@ def wanted(value: dict[str, Any], level: int = 1) -> dict[str, Any]:
     return found
 
 
+def text_in(value: object, ascii_only: bool, name: str = "", level: int = 0) -> tuple[int, int]:
+    """Bytes of text and attachments in a value that is passed over; at level 1 and below it is looked into."""
+    if isinstance(value, str):
+        raw = json.dumps(value, ensure_ascii=ascii_only).encode(errors="replace")[1:-1]
+        if len(raw) > 2000 and b" " not in raw[:2000]:
+            return 0, 1
+        escapes = re.findall(rb"\\(.)", raw)
+        return (0 if name == "token" and len(raw) <= 2000 else len(raw) - 3 * escapes.count(b"u")), 0
+    found = []
+    if isinstance(value, list):
+        found = [text_in(each, ascii_only) for each in value]
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            looked_into = 0 < level < 3 and key in CONTAINERS and isinstance(inner, dict)
+            if not (level and key in KEPT):
+                found.append(text_in(inner, ascii_only, key, level + 1 if looked_into else 0))
+    return sum(text for text, _ in found), sum(attachments for _, attachments in found)
+
+
 def run(text: bytes, sizes: list[int]) -> tuple[bytes, int, int, bool, bool, int]:
     reducer = JsonReducer()
     consumed = sum(reducer.feed(piece) for piece in pieces(text, cycle(sizes)))
@@ -69,6 +95,7 @@ def test_what_matters_is_kept_however_it_is_cut(
     small = all(len(each) < 4000 for each in map(orjson.dumps, value.values()))
     if small:
         assert json.loads(reduced) == wanted(json.loads(text))
+        assert (counted[0], counted[1]) == text_in(value, ascii_only, level=1)
     assert counted[2:] == [False, True, len(text)]
     assert run(text, [len(text)]) == (reduced, *counted)
     assert run(text, [1 + len(text) // 50]) == (reduced, *counted)

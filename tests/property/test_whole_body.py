@@ -17,7 +17,9 @@ from tests.support.scanning import pieces
 TEXTS = st.one_of(
     st.text(max_size=8), st.sampled_from(["é€😀", '\\"\\', "\\\\", "\n\t\x00", "😀" * 3, '{"a": [', "\ud7ff\\u00e9"])
 )
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXTS)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False, allow_infinity=False), TEXTS
+)
 TREES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)),
