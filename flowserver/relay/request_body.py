@@ -16,7 +16,7 @@ from ..json_members import JsonMembers, Reads
 from ..messages import RequestHead
 
 _MODEL_ONLY = Reads({"model": None})
-_SMALL_PIECE, _FULL_PIECE = 4096, 65_536
+_SMALL_PIECE, _FULL_PIECE = 65_536, 1 << 18
 
 
 class RequestBody(Protocol):
