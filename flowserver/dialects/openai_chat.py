@@ -134,7 +134,7 @@ class ChatMeter(Shortcut):
             found = _pattern_of(data, event, self.units - units)
             if found is not None:
                 self._pattern, self._wire = found, found.on_the_wire()
-        if not report or choices or error or self._asked.usage or not self._quirks.usage_option:
+        if not report or error or self._asked.usage or not self._quirks.usage_option or (choices and not late):
             return True
         return _without_report(data, event)
 
@@ -292,7 +292,8 @@ class EmbeddingsMeter(ChatMeter):
 
 
 def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:
-    """What a client that asked for no usage gets of an event that has it, and no choices: what else is in it."""
+    """What a client that asked for no usage gets of an event that has it, behind the end of its choices if it has any:
+    what else is in it."""
     return False if _REPORT_ONLY.issuperset(event) else without_member(data, "usage") or False
 
 

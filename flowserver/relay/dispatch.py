@@ -14,8 +14,9 @@ from typing import Protocol
 from ..errors import EndReason, Party, RelayError, bad_request
 from ..messages import RequestHead, ResponseHead, request_for_upstream
 from ..names import PATH_BYTES, bounded
+from ..paths import is_signed
 from .account import Account
-from .failures import NOBODY, busy, is_illness, is_passing, retry_after
+from .failures import NOBODY, SIGNED_PATH, busy, is_illness, is_passing, retry_after
 from .lane import Lane
 from .ports import Clock, UpstreamEvents, UpstreamStream
 from .request_body import BodyPieces
@@ -366,6 +367,9 @@ class Dispatch:
             message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{model}."
             self._fail(bad_request(message, status=404, code="no_route"))
             return
+        if self._route.moves_paths and is_signed(self._request.target, self._request.headers):
+            self._fail(SIGNED_PATH)
+            return
         self._account.bound(self._route.max_tokens)
         if self._account.is_limited:
             self._account.request_permit(self._request, self._on_permit, self._events.on_more_tokens)
@@ -458,7 +462,7 @@ class Dispatch:
         head = request_for_upstream(
             request,
             authority=target.authority,
-            target=join_target(settings.url.path, request.target),
+            target=join_target(settings.url.path, self._account.request.target_for(target)),
             pseudonym=self._around.pseudonym,
             identity=self._identity,
             credential=self._account.credential(target),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 
-from ..errors import EndReason, Party, RelayError
+from ..errors import EndReason, Party, RelayError, bad_request
 from ..messages import ResponseHead, find
 from .target import Target
 
+SIGNED_PATH = bad_request(
+    "The request has an AWS signature, which covers its path, and the provider of this relay has another one before it. "
+    "Sign for the provider itself, or send the request without a signature.",
+    code="signed_path",
+)
 _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 
 

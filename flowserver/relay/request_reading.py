@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..dialects import path_model
+from ..dialects.api_paths import with_model
 from ..dialects.base import Asked, Format
 from ..errors import RelayError, bad_request
 from ..messages import RequestHead
@@ -132,6 +133,14 @@ class RequestReading:
             if most is not None:
                 known.limit(after, most, settings.quirks)
         return changed(body, after, pieces)
+
+    def target_for(self, target: Target) -> bytes:
+        """The request's target, with `target`'s own name of the model where its path names one."""
+        request, model = self._request, self.asked.model
+        renamed = target.settings.models.get(model) if model is not None else None
+        if renamed is None or path_model(self._target) != model or is_signed(request.target, request.headers):
+            return request.target
+        return with_model(self._target, model or "", renamed).encode("ascii")
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
