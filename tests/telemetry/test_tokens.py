@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.messages import RequestHead
-from flowserver.relay.exchange import Exchange, Surroundings
+from flowserver.relay.context import Surroundings
+from flowserver.relay.exchange import Exchange
 from flowserver.relay.target import Deadlines
 from flowserver.telemetry.labels import ANSWERS, AT_ONCE, LEAD, MAX_MODELS, OTHER
 from flowserver.telemetry.log import Log
@@ -20,7 +21,7 @@ from flowserver.telemetry.metrics import Metrics
 
 from ..support.clock import FakeClock
 from ..support.lab import samples
-from ..support.recording import RecordingDownstream, RecordingUpstream, account, target
+from ..support.recording import RecordingDownstream, RecordingUpstream, account, ask, read_request, target
 from ..support.streams import CHAT, MESSAGES, OLLAMA_CHAT, Stream
 
 _MODEL = re.compile(r'gen_ai_request_model="([^"]*)"')
@@ -38,9 +39,10 @@ class Scene:
     def start(self, stream: Stream, *, budget: int | None = None, name: str = "api", **body: Any) -> Exchange:
         """An exchange whose answer begins."""
         made = account(stream.target)
-        made.read_request(orjson.dumps(stream.body | body))
+        asked = orjson.dumps(stream.body | body)
+        read_request(made, asked)
         made.bound(budget)
-        made.ask(target(name=name))
+        ask(made, target(name=name), asked)
         request = RequestHead(b"POST", stream.target.encode(), [])
         exchange = Exchange(request, RecordingDownstream(), self.around, identity=b"i", account=made)
         exchange.start(RecordingUpstream())
