@@ -9,7 +9,7 @@ from ..messages import ResponseHead, find
 from .target import Target
 
 SIGNED_PATH = bad_request(
-    "The request has an AWS signature, which covers its path, and the provider of this relay has another one before it. "
+    "The request has an AWS signature, which covers its path, and its provider has another one before it. "
     "Sign for the provider itself, or send the request without a signature.",
     code="signed_path",
 )
