@@ -261,11 +261,10 @@ def test_steps_that_have_less_than_the_report_are_not_believed(steps: object) ->
 
 
 def test_the_last_report_is_the_one_that_nothing_follows() -> None:
-    reported = read(START, TEXT, delta(type="text_delta", text="hello"), message_delta(output_tokens=50))
-    assert reported.is_final
-    reported.read(b"content_block_delta", orjson.dumps(delta(type="text_delta", text="more")))
-    assert not reported.is_final
+    said = delta(0, type="text_delta", text="hello")
     assert not read(START).is_final
+    assert read(START, TEXT, said, message_delta(output_tokens=50)).is_final
+    assert not read(START, TEXT, said, message_delta(output_tokens=50), said).is_final
 
 
 def test_an_error_in_the_stream() -> None:

@@ -559,7 +559,7 @@ def in_format(recording: Recording) -> bool:
     return "/threads/" not in recording.about["request_path"]
 
 
-def read_recording(recording: Recording, asked: Asked) -> tuple[ChatMeter, list[bool]]:
+def read_recording(recording: Recording, asked: Asked) -> tuple[ChatMeter, list[bool | bytes]]:
     answer = meter(asked, quirks_for(None, recording.about["provider_host"]))
     return answer, [answer.read(name, data) for name, data, _ in events(recording)]
 
