@@ -166,11 +166,6 @@ def test_formats_hold_no_state(format: Format) -> None:
 
 
 @each_format
-def test_figures(format: Format) -> None:
-    assert 1 < format.bytes_per_token < 10
-
-
-@each_format
 def test_a_heartbeat_is_no_event_with_content(format: Format) -> None:
     beat = format.heartbeat
     if beat is None or beat.startswith(b":"):

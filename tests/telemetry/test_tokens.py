@@ -143,9 +143,12 @@ def test_one_token_alone_has_no_pace(scene: Scene) -> None:
 def test_estimates_are_held_against_reports(scene: Scene) -> None:
     exchange = scene.start(MESSAGES)
     scene.hear(exchange, *MESSAGES.opening, *[MESSAGES.content("word ")] * 60)
-    estimated = exchange.account.output
+    before = exchange.account.output
     scene.hear(exchange, *MESSAGES.report(100))
     scene.end(exchange)
+    estimated = exchange.account.estimated
+    assert estimated is not None
+    assert before <= estimated <= before * 1.2
     figures = scene.figures()
     assert figures[f"flow_estimate_error_ratio_count{{{MODEL}}}"] == 1
     assert figures[f"flow_estimate_error_ratio_sum{{{MODEL}}}"] == pytest.approx(abs(estimated - 100) / 100)
@@ -293,7 +296,7 @@ def test_reports_that_make_no_sense_are_counted(scene: Scene) -> None:
 
 
 def test_a_request_without_a_report_counts_as_estimated(scene: Scene) -> None:
-    exchange = scene.start(CHAT, messages=["word " * 100])
+    exchange = scene.start(CHAT, messages=[{"role": "user", "content": "word " * 100}])
     scene.end(exchange)
     figures = scene.figures()
     name = 'flow_tokens_total{gen_ai_provider_name="api",gen_ai_request_model="m",tenant="",type="input"}'
