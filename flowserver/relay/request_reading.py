@@ -13,10 +13,12 @@ from ..errors import RelayError, bad_request
 from ..messages import RequestHead
 from ..names import model_name
 from ..paths import is_signed
-from .request_body import JsonBody, RequestBody, changed, open_body
+from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 from .target import Target
 
 _NOTHING_YET = Asked()
+_FILE_TOKENS = 1000
+"""What a form counts for at most, as the bytes of a file say nothing of its tokens."""
 _MODELS = "models/"
 """What stands before a model's name where Google spells it out."""
 
@@ -24,7 +26,7 @@ _MODELS = "models/"
 class RequestReading:
     """Made with the request's head; `feed` its body as it comes, then `finish`."""
 
-    __slots__ = ("_body", "_estimate", "_format", "_request", "_size", "_target", "asked", "asks_usage")
+    __slots__ = ("_body", "_estimate", "_format", "_is_form", "_request", "_size", "_target", "asked", "asks_usage")
 
     def __init__(self, request: RequestHead, known: Format | None, target: str) -> None:
         self._format = known
@@ -34,6 +36,7 @@ class RequestReading:
         self.asked = _NOTHING_YET
         self._request = request
         self._size = 0
+        self._is_form = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
         self.asks_usage = False
@@ -47,6 +50,7 @@ class RequestReading:
             self._body = open_body(self._request, reads, takes_forms=takes_forms)
             if known is not None and isinstance(self._body, JsonBody):
                 self._estimate = InputEstimate()
+            self._is_form = isinstance(self._body, FormBody)
         self._read({})
 
     @property
@@ -104,6 +108,8 @@ class RequestReading:
     @property
     def input_estimate(self) -> int:
         """Tokens of the request, by what came of it."""
+        if self._is_form:
+            return min(self._size // 4, _FILE_TOKENS)
         if self._estimate is None or self._format is None:
             return self._size // 4
         return self._estimate.tokens(self._format.name, self.asked.model)
