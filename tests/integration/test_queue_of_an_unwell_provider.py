@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from ..support.lab import Lab
+from ..support.lab import Lab, eventually
 from ..support.provider import Caller, answering
 from ..support.wire import request, response
 
@@ -29,8 +29,7 @@ async def test_all_who_wait_are_answered_when_the_breaker_opens(lab: Lab, tmp_pa
     clients = [await lab.client(relay.port) for _ in range(WAITING)]
     for client in clients:
         await client.send(request())
-    while len(provider.requests) < 5:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: len(provider.requests) == 5)
     breaks.set()
     statuses = [(await asyncio.wait_for(client.response(), 10)).status for client in clients]
     assert set(statuses) <= {502, 503}
@@ -55,8 +54,7 @@ async def test_those_who_wait_go_on_to_the_next_provider(lab: Lab, tmp_path: Pat
     clients = [await lab.client(relay.port) for _ in range(4)]
     for client in clients:
         await client.send(request())
-    while len(first.requests) < 2:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: len(first.requests) == 2)
     breaks.set()
     bodies = [(await asyncio.wait_for(client.response(), 10)).body for client in clients]
     assert b"second" in bodies
