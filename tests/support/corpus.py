@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,25 @@ class Recording:
     @cached_property
     def body(self) -> bytes:
         return self.path.read_bytes()
+
+    @property
+    def billed(self) -> dict[str, Any]:
+        """What the sidecar tells of the usage, which is the last report as it came, with what else is billed: the cache
+        beside Anthropic's input, the steps before its last one, what Gemini's own tools have read."""
+        usage = {name: tokens for name, tokens in self.about["usage"].items() if name != "total"}
+        if self.kind == "anthropic-messages":
+            if steps := self._steps:
+                usage |= {name: sum(step.get(name) or 0 for step in steps) for name in usage.keys() & steps[-1].keys()}
+            usage["input_tokens"] += sum(usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
+        elif by_tools := re.findall(rb'"toolUsePromptTokenCount":\s*(\d+)', self.body):
+            usage["input_tokens"] += int(by_tools[-1])
+        return usage
+
+    @property
+    def _steps(self) -> list[dict[str, Any]]:
+        deltas = [line[6:] for line in self.body.splitlines() if line.startswith(b'data: {"type":"message_delta"')]
+        steps: list[dict[str, Any]] = json.loads(deltas[-1])["usage"].get("iterations") or [] if deltas else []
+        return steps
 
 
 def recordings(*kinds: str) -> list[Recording]:
