@@ -142,20 +142,33 @@ class Till:
         http2: bool = False,
     ) -> Bill:
         """Ask for `target`, and get `given`. `leaves`: the client hangs up when it has so many bytes of the body."""
-        before = await self._remaining() if self._left is None else self._left
-        name = str(len(self._answers))
-        self._answers[name] = given
-        lines = [f"Authorization: Bearer {KEY}", f"{PLAY}: {name}", f"X-Request-Id: {name}", *fields]
-        if budget is not None:
-            lines.append(f"X-Flow-Max-Tokens: {budget}")
+        asked = await self.prepare(given, budget=budget)
+        name = asked[PLAY]
+        lines = [f"Authorization: Bearer {KEY}", *(f"{field}: {value}" for field, value in asked.items()), *fields]
         data = body if isinstance(body, bytes) else orjson.dumps(body) if body is not None else None
         if data is not None and not any(line.lower().startswith("content-type:") for line in lines):
             lines.append(f"Content-Type: {JSON}")
         ask = self._ask_h2 if http2 else self._ask_h1
         status, heads, got, whole = await ask(method, target, lines, data, leaves)
-        await eventually(lambda: self._line(name) is not None, f"an access line of {target}")
+        charge, line = await self.settled(name)
+        return Bill(charge, line, status, heads, got, whole, self._sent.get(name, b""))
+
+    async def prepare(self, given: Answer, *, budget: int | None = None) -> dict[str, str]:
+        """The header fields of a request that gets `given`, and is over before another is prepared."""
+        if self._left is None:
+            self._left = await self._remaining()
+        name = str(len(self._answers))
+        self._answers[name] = given
+        fields = {PLAY: name, "x-request-id": name}
+        return fields if budget is None else fields | {"x-flow-max-tokens": str(budget)}
+
+    async def settled(self, name: str) -> tuple[int, Line]:
+        """What the request called `name` was charged, and its access line, when it is over."""
+        await eventually(lambda: self._line(name) is not None, f"the access line of {name}")
+        before = self._left
+        assert before is not None
         self._left = await self._remaining()
-        return Bill(before - self._left, self._lines[name], status, heads, got, whole, self._sent.get(name, b""))
+        return before - self._left, self._lines[name]
 
     async def metric(self, name: str) -> float:
         """The sum of a counter over its labels."""

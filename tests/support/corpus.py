@@ -40,6 +40,25 @@ class Recording:
         return self.path.read_bytes()
 
 
+_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def billed(recording: Recording) -> dict[str, Any]:
+    """The usage in the sidecar's words, as it is billed: with what providers count apart, a cache, tools of their own,
+    what ran before the answer, and xAI's reasoning."""
+    usage = {name: tokens for name, tokens in recording.about["usage"].items() if name != "total"}
+    raw = recording.about["usage_raw"] or {}
+    steps = raw.get("iterations") or []
+    for name in (*_CACHE, "input_tokens", "output_tokens") if steps else ():
+        usage[name] = sum(step[name] for step in steps)
+    apart = sum(usage.get(name) or 0 for name in _CACHE) + raw.get("toolUsePromptTokenCount", 0)
+    if usage.get("input_tokens") is not None:
+        usage["input_tokens"] += apart
+    if recording.about["provider_host"] == "api.x.ai" and recording.about["request_path"].endswith("/completions"):
+        usage["output_tokens"] += usage["reasoning_tokens"]
+    return usage
+
+
 def recordings(*kinds: str) -> list[Recording]:
     """All of these kinds (none: of every kind); none at all where FLOW_CORPUS is not set."""
     folder = os.environ.get("FLOW_CORPUS")
