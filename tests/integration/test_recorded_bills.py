@@ -184,7 +184,7 @@ async def test_google_genai_reads_what_a_cut_answer_costs(lab: Lab, tmp_path: Pa
             assert last.usage_metadata
             usage = last.usage_metadata
             output = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
-            return str(last.candidates[0].finish_reason.value), usage.prompt_token_count or 0, output
+            return str(getattr(last.candidates[0].finish_reason, "value", "")), usage.prompt_token_count or 0, output
 
         played = [one for one in ALL if one.kind == "gemini" and one.path.suffix == ".sse"]
         await _cut_at_half(till, [one for one in played if one.about["content_events"] > 1], read, "MAX_TOKENS")
