@@ -18,6 +18,9 @@ NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
 MAX_COUNT = 2**53
 """Counts from here on are nonsense: not every JSON library keeps them whole."""
 
+DONE = b"[DONE]"
+"""The last event of many streams."""
+
 MAX_TOLD = 200
 """Characters kept of an error that a provider tells."""
 
@@ -61,6 +64,11 @@ def note_open(blocks: dict[Key, None], key: Key) -> None:
     """Add `key` to the open blocks, if they are not too many."""
     if len(blocks) < MAX_OPEN:
         blocks[key] = None
+
+
+def unread_size(data: bytes) -> int:
+    """Bytes of an event that makes no sense; 0 for the word that ends a stream, and for nothing at all."""
+    return len(data) if data.strip() and not data.startswith(DONE) else 0
 
 
 def json_text(value: Any) -> str:
@@ -129,6 +137,7 @@ class JsonMeter(Shortcut):
         "finish",
         "finished",
         "model",
+        "unread",
         "usage",
     )
 
@@ -141,25 +150,39 @@ class JsonMeter(Shortcut):
         self.finish: str | None = None
         self.failed: str | None = None
         self.finished = False
+        self.unread = 0
         self._announced = b""
         """Tools' names in the events that open a call. They are counted with the content that follows, because an event
         that opens something must not be withheld."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
-        self._try(self._read, data)
+        try:
+            event = orjson.loads(data)
+        except ValueError:
+            self.unread += unread_size(data)
+        else:
+            self._try(self._read, event)
         return True
 
-    def read_whole(self, body: bytes) -> None:
-        self._try(self._read_whole, body)
+    def read_whole(self, body: bytes) -> bool:
+        try:
+            answer = orjson.loads(body)
+        except ValueError:
+            return False
+        return self._try(self._read_whole, answer)
 
-    def _try(self, read: Callable[[Any], None], data: bytes) -> None:
+    def _try(self, read: Callable[[Any], None], value: Any) -> bool:
+        """Whether it made sense, at least in part."""
         before = self.units
-        try:  # noqa: SIM105 - suppress() takes a third of the time that all of this does
-            read(orjson.loads(data))
+        makes_sense = True
+        try:
+            read(value)
         except NONSENSE:
-            pass
+            makes_sense = False
         if self.units != before:
             self.pieces += 1
+            makes_sense = True
+        return makes_sense
 
     def _read(self, event: Any) -> None:
         raise NotImplementedError

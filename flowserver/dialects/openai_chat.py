@@ -12,11 +12,10 @@ from ..json_reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
-from .common import MAX_OPEN, count, lower, reason_text, sse, told
+from .common import DONE, MAX_OPEN, count, lower, reason_text, sse, told, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
 
-_DONE = b"[DONE]"
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 """What all chunks of a stream have in common."""
 _MOST_CHOICES = 128
@@ -56,12 +55,14 @@ class ChatMeter(Shortcut):
         "finished",
         "model",
         "running",
+        "unread",
         "usage",
     )
 
     def __init__(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> None:
         super().__init__()
         self._asked = asked
+        self.unread = 0
         self._quirks = quirks
         self._cuttable = cuttable
         self.usage = Usage()
@@ -90,11 +91,14 @@ class ChatMeter(Shortcut):
             self.content.add(said)
             self.count_ordinary(1, len(said))
             return True
-        if data.startswith(_DONE):
+        if data.startswith(DONE):
             self.finished = True
             return True
         event = parse(data)
-        return event is None or self._read_event(data, event)
+        if event is None:
+            self.unread += unread_size(data)
+            return True
+        return self._read_event(data, event)
 
     def _read_event(self, data: bytes, event: dict[str, Any]) -> bool | bytes:
         if self._closing:
@@ -248,10 +252,10 @@ class ChatMeter(Shortcut):
             self.usage.output = sum(self._by_choice.values())
             self._reported_at = self.units
 
-    def read_whole(self, body: bytes) -> None:
+    def read_whole(self, body: bytes) -> bool:
         event = parse(body)
         if event is None:
-            return
+            return False
         self.finished = True
         closing = self._read_choices(entries(event.get("choices")))
         self.pieces = 1 if self.units else 0
@@ -267,6 +271,7 @@ class ChatMeter(Shortcut):
         if report := mapping(report):
             output = read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
             self._reported_at = -1 if output is None else self.units
+        return True
 
     def _open_choices(self, closing: Set[int] = frozenset()) -> list[int]:
         asked = range(min(self._asked.choices, _MOST_CHOICES))
@@ -286,13 +291,13 @@ class ChatMeter(Shortcut):
             {**head, "choices": [{"index": index, **self._empty, "logprobs": None, "finish_reason": "length"}]}
             for index in self._open_choices()
         ]
-        if not self._reported:
+        if not (self._reported and self.is_final):
             report = _report(prompt, output)
             if not self._quirks.usage_option and chunks:
                 chunks[-1]["usage"] = report
             elif self._asked.usage:
                 chunks.append({**head, "choices": [], "usage": report})
-        return b"".join([*map(sse, chunks), b"data: %b\n\n" % _DONE])
+        return b"".join([*map(sse, chunks), b"data: %b\n\n" % DONE])
 
     def failure(self, error: RelayError) -> bytes:
         return b"data: %b\n\n" % error.body()
@@ -310,8 +315,8 @@ class EmbeddingsMeter(ChatMeter):
 
     __slots__ = ()
 
-    def read_whole(self, body: bytes) -> None:
-        super().read_whole(reduce_json(body))
+    def read_whole(self, body: bytes) -> bool:
+        return super().read_whole(reduce_json(body))
 
 
 def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:

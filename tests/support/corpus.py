@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,9 @@ from typing import Any
 import pytest
 
 EXTENSIONS = (".sse", ".ndjson", ".eventstream", ".jsonarray")
+
+
+_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 @dataclass(frozen=True)
@@ -42,22 +44,19 @@ class Recording:
 
     @property
     def billed(self) -> dict[str, Any]:
-        """What the sidecar tells of the usage, which is the last report as it came, with what else is billed: the cache
-        beside Anthropic's input, the steps before its last one, what Gemini's own tools have read."""
+        """The usage in the sidecar's words, as it is billed: with what providers count apart, a cache, tools of their
+        own, what ran before the answer, and xAI's reasoning."""
         usage = {name: tokens for name, tokens in self.about["usage"].items() if name != "total"}
-        if self.kind == "anthropic-messages":
-            if steps := self._steps:
-                usage |= {name: sum(step.get(name) or 0 for step in steps) for name in usage.keys() & steps[-1].keys()}
-            usage["input_tokens"] += sum(usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
-        elif by_tools := re.findall(rb'"toolUsePromptTokenCount":\s*(\d+)', self.body):
-            usage["input_tokens"] += int(by_tools[-1])
+        raw = self.about["usage_raw"] or {}
+        steps = raw.get("iterations") or []
+        for name in (*_CACHE, "input_tokens", "output_tokens") if steps else ():
+            usage[name] = sum(step[name] for step in steps)
+        apart = sum(usage.get(name) or 0 for name in _CACHE) + raw.get("toolUsePromptTokenCount", 0)
+        if usage.get("input_tokens") is not None:
+            usage["input_tokens"] += apart
+        if self.about["provider_host"] == "api.x.ai" and self.about["request_path"].endswith("/completions"):
+            usage["output_tokens"] += usage["reasoning_tokens"]
         return usage
-
-    @property
-    def _steps(self) -> list[dict[str, Any]]:
-        deltas = [line[6:] for line in self.body.splitlines() if line.startswith(b'data: {"type":"message_delta"')]
-        steps: list[dict[str, Any]] = json.loads(deltas[-1])["usage"].get("iterations") or [] if deltas else []
-        return steps
 
 
 def recordings(*kinds: str) -> list[Recording]:
