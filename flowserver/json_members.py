@@ -44,7 +44,7 @@ class Reads:
         thing = {name: name for name in names} | dict(aliases or {})
         self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in thing.items()}
         """Spelling -> itself as text, the name it stands for, what is read of it."""
-        self._folded = {_folded(spelling) for spelling in self.exact}
+        self._folded = {folded(spelling) for spelling in self.exact}
         self._dull: set[bytes] = set()
         """Other names that were seen; to fold one takes a third of the time of reading a member."""
 
@@ -52,14 +52,14 @@ class Reads:
         """Whether `name`, which is no spelling in `exact`, is one of them to a lenient reader."""
         if name in self._dull:
             return False
-        if _folded(name) in self._folded:
+        if folded(name) in self._folded:
             return True
         if len(name) <= 64 and len(self._dull) < 1024:
             self._dull.add(name)
         return False
 
 
-def _folded(name: bytes) -> str:
+def folded(name: bytes) -> str:
     """As lenient readers have it: in one case, without what is not UTF-8, and only up to a NUL."""
     return name.partition(b"\0")[0].decode(errors="ignore").upper().casefold()
 

@@ -45,7 +45,7 @@ def problem_of(body: bytes) -> tuple[str, bool]:
     found, in_bytes = fed(body), fed(by_bytes(body))
     assert found.problem is not None
     assert in_bytes.problem == found.problem
-    return tuple(found.problem)
+    return found.problem.text, found.problem.is_ambiguous
 
 
 @pytest.mark.parametrize(
