@@ -29,13 +29,17 @@ MAX_OPEN = 256
 
 
 def count(value: Any, missing: int | None = None) -> int | None:
-    """`value` as a count, also where it is written as text, as Google's APIs allow; `missing` if it is none."""
+    """`value` as a count, also where it is written as text, as Google's APIs allow and servers in Python take in any
+    form (" +1_0.0"); `missing` if it is none."""
     if value is None:
         return missing
     if type(value) is int:
         return value if 0 <= value < MAX_COUNT else missing
-    if isinstance(value, str) and value.isdecimal() and len(value) < 16:
-        value = int(value)
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return missing
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < MAX_COUNT else missing
