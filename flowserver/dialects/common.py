@@ -92,10 +92,10 @@ def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def lower(fields: dict[str, Any], name: str, most: int) -> bool:
-    """Have `fields[name]` be at most `most`. Whether that took a change."""
+def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bool:
+    """Have `fields[name]` be at most `most`. Whether that took a change. Below `least` it is no bound."""
     asked = count(fields.get(name))
-    if asked is not None and asked <= most:
+    if asked is not None and least <= asked <= most:
         return False
     fields[name] = most
     return True

@@ -384,7 +384,7 @@ class OpenAIChat:
         each = max(1, most // (count(body.get("n")) or 1))
         fields = [field for field in _LIMIT_FIELDS if body.get(field) is not None] or [quirks.max_tokens]
         own = [_OWN_LIMIT] if body.get(_OWN_LIMIT) is not None else []
-        changed = [lower(body, field, each) for field in (*fields, *own)]
+        changed = [lower(body, field, each, least=1) for field in (*fields, *own)]  # 0 is no bound to Ollama
         return any(changed)
 
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:

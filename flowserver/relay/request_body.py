@@ -55,7 +55,7 @@ class JsonBody:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        return self._members.values
+        return self._members.values if self.error is None else {}
 
     @property
     def is_known(self) -> bool:

@@ -40,6 +40,7 @@ def test_the_largest_bound_is_believed(body: dict[str, Any], most: int | None) -
         (OPENAI_CHAT, {"n_predict": -1}, {"max_tokens": 100, "n_predict": 100}),
         (OPENAI_CHAT, {"n": "+10"}, {"n": "+10", "max_tokens": 10}),
         (OPENAI_CHAT, {"n": "1_0.0"}, {"n": "1_0.0", "max_tokens": 10}),
+        (OPENAI_CHAT, {"max_tokens": 0}, {"max_tokens": 100}),
         (OPENAI_COMPLETIONS, {}, {}),
         (OPENAI_COMPLETIONS, {"prompt": 6}, {"prompt": 6}),
         (OPENAI_COMPLETIONS, {"prompt": 10}, {"prompt": 10, "max_tokens": 10}),

@@ -92,6 +92,7 @@ def test_forms_are_read_where_they_may_be() -> None:
         (b"\xef\xbb\xbf{}", "unreadable_body"),
         (b"", "unreadable_body"),
         (b'{"model":NaN}', "unreadable_body"),
+        (b'{"model":"a"} //', "unreadable_body"),
     ],
 )
 def test_a_body_that_can_t_be_read(text: bytes, code: str) -> None:
@@ -100,6 +101,7 @@ def test_a_body_that_can_t_be_read(text: bytes, code: str) -> None:
     assert body.error.code == code
     assert body.error.status == 400
     assert body.is_ambiguous == (code == "ambiguous_body")
+    assert body.values == {}
     assert changed(body, {"model": "c"}, [text]) is None
 
 
