@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -49,6 +49,13 @@ def total(*counts: int | None) -> int | None:
     """The sum of those that are known; None: none is."""
     known = [each for each in counts if each is not None]
     return sum(known) if known else None
+
+
+def largest(bounds: Sequence[Any]) -> int | None:
+    """Of several bounds of one answer the one that holds in any case; None: there is none, or one of them is no count."""
+    counts = [count(bound) for bound in bounds]
+    known = [bound for bound in counts if bound is not None]
+    return max(known) if known and len(known) == len(counts) else None
 
 
 def text(value: Any) -> str | None:

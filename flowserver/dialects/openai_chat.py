@@ -12,7 +12,7 @@ from ..json_reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
-from .common import MAX_OPEN, count, lower, reason_text, sse, told
+from .common import MAX_OPEN, count, largest, lower, reason_text, sse, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
 
@@ -348,8 +348,7 @@ def _most(body: Mapping[str, Any]) -> int | None:
     """The bound of each answer, whichever field its provider goes by; None: one of them is none."""
     if all(body.get(field) is None for field in _LIMIT_FIELDS):
         return None
-    bounds = [count(body[field]) for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None]
-    return max(bound for bound in bounds if bound is not None) if None not in bounds else None
+    return largest([body[field] for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None])
 
 
 class OpenAIChat:

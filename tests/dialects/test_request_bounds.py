@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flowserver.dialects.base import Format
+from flowserver.dialects.bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS
 from flowserver.dialects.quirks import GENERIC
@@ -34,6 +35,25 @@ def test_the_largest_bound_is_believed(body: dict[str, Any], most: int | None) -
 
 
 @pytest.mark.parametrize(
+    ("action", "body", "most"),
+    [
+        ("converse", {"inferenceConfig": {"maxTokens": 7}}, 7),
+        ("converse", {"inferenceConfig": {"maxTokens": 500}, "max_tokens": 1}, 500),
+        ("converse", {"inferenceConfig": {"max_new_tokens": 1}}, None),
+        ("converse", {"max_tokens": 1}, None),
+        ("invoke", {"max_tokens": 7}, 7),
+        ("invoke", {"max_tokens": 1, "max_gen_len": 500}, 500),
+        ("invoke", {"max_tokens": 1, "inferenceConfig": {"max_new_tokens": 500}}, 500),
+        ("invoke", {"max_tokens": 1, "max_gen_len": -1}, None),
+        ("invoke", {}, None),
+    ],
+)
+def test_bedrock_s_bound_is_the_one_of_its_api(action: str, body: dict[str, Any], most: int | None) -> None:
+    form = BEDROCK_CONVERSE if action == "converse" else BEDROCK_INVOKE
+    assert form.asked(f"/model/m/{action}", body).max_tokens == most
+
+
+@pytest.mark.parametrize(
     ("form", "before", "after"),
     [
         (OPENAI_CHAT, {"max_tokens": 7, "n_predict": 500}, {"max_tokens": 7, "n_predict": 100}),
@@ -50,6 +70,9 @@ def test_the_largest_bound_is_believed(body: dict[str, Any], most: int | None) -
         (OPENAI_COMPLETIONS, {"max_completion_tokens": 5000}, {"max_completion_tokens": 100}),
         (OPENAI_COMPLETIONS, {"max_tokens": 0}, {"max_tokens": 0}),
         (OPENAI_COMPLETIONS, {"n_predict": 5000}, {"n_predict": 100}),
+        (BEDROCK_CONVERSE, {"max_tokens": 7}, {"max_tokens": 7, "inferenceConfig": {"maxTokens": 100}}),
+        (BEDROCK_CONVERSE, {"inferenceConfig": {"maxTokens": 500}}, {"inferenceConfig": {"maxTokens": 100}}),
+        (BEDROCK_INVOKE, {"max_tokens": 7, "max_gen_len": 500}, {"max_tokens": 7, "max_gen_len": 100}),
         (OLLAMA_CHAT, {"options": {"num_predict": 0}}, {"options": {"num_predict": 100}}),
         (OLLAMA_CHAT, {"options": {"num_predict": -1}}, {"options": {"num_predict": 100}}),
         (OLLAMA_CHAT, {"options": {"num_predict": 50}}, {"options": {"num_predict": 50}}),
