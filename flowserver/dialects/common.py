@@ -52,7 +52,7 @@ def total(*counts: int | None) -> int | None:
 
 
 def largest(bounds: Sequence[Any]) -> int | None:
-    """Of several bounds of one answer the one that holds in any case; None: there is none, or one of them is no count."""
+    """Of several bounds of one answer the one that holds in any case; None: there is none, or one of them is none."""
     counts = [count(bound) for bound in bounds]
     known = [bound for bound in counts if bound is not None]
     return max(known) if known and len(known) == len(counts) else None
