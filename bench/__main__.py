@@ -21,6 +21,7 @@ from bench import (
     h2_stall,
     h2_unary,
     incident,
+    large_request,
     limits,
     memory,
     protocols,
@@ -55,6 +56,9 @@ CASES: dict[str, Case] = {
     "h2_memory": lambda relays, quick: h2_memory.run(relays, h2_memory.QUICK if quick else h2_memory.Settings()),
     "h2_unary": lambda relays, quick: h2_unary.run(relays, h2_unary.QUICK if quick else h2_unary.Settings()),
     "incident": lambda relays, quick: incident.run(relays, incident.QUICK if quick else incident.Settings()),
+    "large_request": lambda relays, quick: large_request.run(
+        relays, large_request.QUICK if quick else large_request.Settings()
+    ),
     "limits": lambda relays, quick: limits.run(relays, limits.QUICK if quick else limits.FULL),
     "protocols": lambda relays, quick: protocols.run(relays, protocols.QUICK if quick else protocols.Settings()),
     "sweep": lambda relays, quick: sweep.run(relays, sweep.QUICK if quick else sweep.Settings()),

@@ -390,7 +390,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "FLOW_MAX_TOKENS", "off", _or_off(parse_count), "tokens of one answer, at which it ends as by its own limit"
     ),
-    Setting("FLOW_MAX_EVENT", "1m", parse_size, "largest event, or whole answer, that is looked into to count tokens"),
+    Setting(
+        "FLOW_MAX_EVENT",
+        "1m",
+        parse_size,
+        "largest event that is read whole; of a larger one only what its tokens are told by",
+    ),
     Setting(
         "FLOW_HEARTBEAT", "off", _or_off(parse_time), "silence of a provider after which clients get a sign of life"
     ),

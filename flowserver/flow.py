@@ -52,6 +52,10 @@ class Marks:
         transport.set_write_buffer_limits(high=self.low, low=0)
 
 
+ONE_WRITE = 1 << 18
+"""Bytes that are joined for one write: a large request that waited whole would be copied whole, in one turn."""
+
+
 class StreamBuffer:
     """Chunks that wait for a reader. They leave joined: a lagging reader gets few large writes."""
 
@@ -278,8 +282,8 @@ class Outlet:
     def unblock(self) -> None:
         """The transport is below its low mark: what waited goes on, and the source with it."""
         self.blocked = False
-        if self._buffer.size:
-            self._write(self._buffer.take())  # may block again at once
+        while self._buffer.size and not self.blocked:  # a write may block again at once
+            self._write(self._buffer.take(ONE_WRITE))
         if self.full and not self.blocked:
             self.full = False
             self._on_drained()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from .flow import Marks
 from .names import MODEL_BYTES, bounded
 from .relay.health import Health
 from .relay.routes import Route, RouteTable
+from .relay.standing import Standing
 from .relay.target import Deadlines, Target, TargetSettings
 from .topology import Topology, UpstreamSpec
 from .upstream.arrival import Arrivals
@@ -35,6 +37,7 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
     from `before`."""
     known = {(target.name, target.settings.url): target.health for target in before.targets} if before else {}
     pools, targets, problems = [], {}, []
+    later = asyncio.get_running_loop().call_soon
     for spec in topology.upstreams:
         try:
             pool = _pool(config, spec, marks)
@@ -46,7 +49,10 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
             failures=config.breaker_failures, cooldown=config.breaker_cooldown
         )
         pools.append(pool)
-        targets[spec.name] = Target(_settings(config, spec), pool, health, _deadlines(config, spec))
+        standing = Standing(failures=config.breaker_failures, cooldown=config.breaker_cooldown)
+        targets[spec.name] = Target(
+            _settings(config, spec), pool, health, _deadlines(config, spec), standing=standing, later=later
+        )
     if problems:
         raise ConfigError(problems)
     routes = [

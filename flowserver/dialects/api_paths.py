@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 MAX_KEPT = 256
 """Characters of a path up to which what was found out about it is kept for the next request."""
@@ -65,6 +65,20 @@ def deployment_of(target: str) -> str | None:
     .../audio/speech; None: there is none."""
     path = target.partition("?")[0]
     return _deployment_of(path) if len(path) <= MAX_KEPT else _deployment_of.__wrapped__(path)
+
+
+def with_model(target: str, model: str, other: str) -> str:
+    """`target` with `other` in place of `model` in its path; as it is where no segment is just that name, or that name
+    and an action such as `:generateContent`."""
+    path, mark, query = target.partition("?")
+    segments = path.split("/")
+    for index in range(len(segments) - 1, 0, -1):
+        name, colon, action = segments[index].rpartition(":")
+        for before, behind in ((segments[index], ""), (name, colon + action)):
+            if unquote(before) == model:
+                segments[index] = quote(other, safe=":@") + behind
+                return "/".join(segments) + mark + query
+    return target
 
 
 def without_parameters(path: str) -> str:

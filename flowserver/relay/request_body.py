@@ -18,7 +18,7 @@ from ..messages import RequestHead
 
 _MODEL_ONLY = Reads({"model": None})
 _BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70})\"""")
-_SMALL_PIECE, _FULL_PIECE = 4096, 65_536
+_SMALL_PIECE, _FULL_PIECE = 65_536, 1 << 18
 
 
 class RequestBody(Protocol):

@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..dialects import path_model
+from ..dialects.api_paths import with_model
 from ..dialects.base import Asked, Format
+from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
 from ..messages import RequestHead
 from ..names import model_name
 from ..paths import is_signed
-from .request_body import RequestBody, changed, open_body
+from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 from .target import Target
 
 _NOTHING_YET = Asked()
+_FILE_TOKENS = 1000
+"""What a form counts for at most, as the bytes of a file say nothing of its tokens."""
 _MODELS = "models/"
 """What stands before a model's name where Google spells it out."""
 
@@ -22,7 +26,18 @@ _MODELS = "models/"
 class RequestReading:
     """Made with the request's head; `feed` its body as it comes, then `finish`."""
 
-    __slots__ = ("_body", "_format", "_is_limited", "_request", "_size", "_target", "asked", "asks_usage")
+    __slots__ = (
+        "_body",
+        "_estimate",
+        "_format",
+        "_is_form",
+        "_is_limited",
+        "_request",
+        "_size",
+        "_target",
+        "asked",
+        "asks_usage",
+    )
 
     def __init__(self, request: RequestHead, known: Format | None, target: str) -> None:
         self._format = known
@@ -34,6 +49,9 @@ class RequestReading:
         self._size = 0
         self._is_limited = False
         """Whether what can't be read may not go on."""
+        self._is_form = False
+        self._estimate: InputEstimate | None = None
+        """None: the body is not JSON of a known API."""
         self.asks_usage = False
         """Whether the provider that was asked last was asked for a usage report that the client did not ask for."""
 
@@ -43,6 +61,9 @@ class RequestReading:
             known = self._format
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
             self._body = open_body(self._request, reads, takes_forms=takes_forms)
+            if known is not None and isinstance(self._body, JsonBody):
+                self._estimate = InputEstimate()
+            self._is_form = isinstance(self._body, FormBody)
         self._read({})
 
     @property
@@ -54,6 +75,8 @@ class RequestReading:
         """More of the body. An error: what follows contradicts what was read."""
         body = self._body
         self._size += len(data)
+        if self._estimate is not None:
+            self._estimate.feed(data)
         if body is None:
             return None
         known = body.is_known
@@ -99,7 +122,11 @@ class RequestReading:
     @property
     def input_estimate(self) -> int:
         """Tokens of the request, by what came of it."""
-        return self._size // 4
+        if self._is_form:
+            return min(self._size // 4, _FILE_TOKENS)
+        if self._estimate is None or self._format is None:
+            return self._size // 4
+        return self._estimate.tokens(self._format.name, self.asked.model)
 
     def _contradiction(self, model: object) -> RelayError | None:
         named = path_model(self._target)
@@ -142,6 +169,14 @@ class RequestReading:
             if most is not None:
                 known.limit(after, most, settings.quirks)
         return changed(body, after, pieces)
+
+    def target_for(self, target: Target) -> bytes:
+        """The request's target, with `target`'s own name of the model where its path names one."""
+        request, model = self._request, self.asked.model
+        renamed = target.settings.models.get(model) if model is not None else None
+        if renamed is None or path_model(self._target) != model or is_signed(request.target, request.headers):
+            return request.target
+        return with_model(self._target, model or "", renamed).encode("ascii")
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,11 @@ class Route:
     max_tokens: int | None = None
     reads_on: bool = False
 
+    @property
+    def moves_paths(self) -> bool:
+        """Whether the path of a request may become another one at a provider."""
+        return any(target.settings.url.path.strip("/") for tier in self.tiers for target in tier)
+
 
 class RouteTable:
     """The routes in their order: the first that fits serves."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, upstream_error
-from ..flow import Marks, StreamBuffer
+from ..flow import ONE_WRITE, Marks, StreamBuffer
 from ..messages import RequestHead
 from ..relay.ports import Clock, UpstreamEvents, UpstreamStream
 
@@ -357,8 +357,9 @@ class WaitingStream:
         self._carrier = carrier = self._pool.begin(connection, self._request, self._events)
         if self._paused:
             carrier.pause_reading()
-        if self._waiting is not None:
-            carrier.send_data(self._waiting.take())
+        waiting = self._waiting
+        while waiting is not None and waiting.size:
+            carrier.send_data(waiting.take(ONE_WRITE))
         if self._full and not self._ended and not carrier.is_full:
             self._events.on_upstream_drained()
         if self._request_whole and not self._ended:

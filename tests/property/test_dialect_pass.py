@@ -24,7 +24,7 @@ from flowserver.simulator import Simulator
 from ..dialects.frames import split
 from ..simulator.speakers import SPEAKERS, Speaker
 from ..support.lab import simulate
-from ..support.recording import account, target
+from ..support.recording import account, ask, open_answer, read_request, target
 from ..support.scanning import by_bytes, pieces
 from ..support.streams import CHAT, COMPLETIONS, SSE, STREAMS, Stream, chat_report
 from ..support.wire import Wire, request
@@ -34,12 +34,13 @@ TEXTS = st.lists(st.one_of(st.text(min_size=1, max_size=30), st.just("word ")), 
 BUDGETS = st.one_of(st.none(), st.integers(1, 40))
 
 
-def ask(path: str, body: dict[str, Any], *, budget: int | None, withholds: bool, kind: bytes) -> tuple[Account, Tap]:
+def opened(path: str, body: dict[str, Any], *, budget: int | None, withholds: bool, kind: bytes) -> tuple[Account, Tap]:
     made = account(path)
-    made.read_request(orjson.dumps(body))
+    request = orjson.dumps(body)
+    read_request(made, request)
     made.bound(budget)
-    made.ask(target(asks_usage=withholds))
-    tap = made.open(ResponseHead(200, [(b"content-type", kind)]))
+    ask(made, target(asks_usage=withholds), request)
+    tap = open_answer(made, ResponseHead(200, [(b"content-type", kind)]))
     assert isinstance(tap, Tap)
     return made, tap
 
@@ -56,7 +57,7 @@ def relayed(made: Account, tap: Tap, fed: list[bytes]) -> bytes:
 
 def reread(path: str, body: dict[str, Any], stream: bytes, extension: str) -> Meter:
     """What a meter finds in whole events that another took the time to split."""
-    made, _ = ask(path, body, budget=None, withholds=False, kind=SSE)
+    made, _ = opened(path, body, budget=None, withholds=False, kind=SSE)
     assert made.meter is not None
     events = split(stream, extension)
     assert sum(len(raw) for _, _, raw in events) == len(stream)  # nothing is left of an event that was cut
@@ -67,7 +68,7 @@ def reread(path: str, body: dict[str, Any], stream: bytes, extension: str) -> Me
 
 def too_much(path: str, body: dict[str, Any], events: list[bytes], budget: int, kind: bytes) -> int:
     """The index of the first event with content that is beyond the budget."""
-    made, tap = ask(path, body, budget=None, withholds=False, kind=kind)
+    made, tap = opened(path, body, budget=None, withholds=False, kind=kind)
     assert made.meter is not None
     for index, event in enumerate(events):
         pieces_before = made.meter.pieces
@@ -89,7 +90,7 @@ def check(
     extension: str,
     limited: str,
 ) -> None:
-    made, tap = ask(path, body, budget=budget, withholds=bool(withheld), kind=kind)
+    made, tap = opened(path, body, budget=budget, withholds=bool(withheld), kind=kind)
     passed = relayed(made, tap, fed)
     kept = [event for event in events if event not in withheld]
     if not tap.spent:
@@ -102,7 +103,7 @@ def check(
     )
     assert passed.startswith(before)
     assert made.meter is not None
-    assert passed[len(before) :] == made.meter.ending(budget)
+    assert passed[len(before) :] == made.meter.ending(made.input, budget)
     meter = reread(path, body, passed, extension)
     assert (meter.finish, meter.finished) == (limited, True)
 

@@ -85,6 +85,8 @@ def test_an_answer_is_read_whole_or_reduced(value: dict[str, object], sizes: lis
         (b'"abc', None),
         (b"<html>", None),
         (b"[}", None),
+        (b"[" * 2_000, None),
+        (b"[" * 50 + b"]" * 40, b"[" * 50 + b"]" * 50),
         (b"{", b"{}"),
         (b'{"a', b"{}"),
         (b'{"a"', b"{}"),
@@ -105,6 +107,6 @@ def test_an_answer_is_read_whole_or_reduced(value: dict[str, object], sizes: lis
 )
 def test_what_is_open_is_closed(text: bytes, expected: bytes | None) -> None:
     assert repaired(text) == expected
-    body = WholeBody(1000)
+    body = WholeBody(10_000)
     body.feed(text)
     assert body.partial() == expected

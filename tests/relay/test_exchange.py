@@ -10,8 +10,9 @@ import pytest
 from flowserver.errors import EndReason, Party, RelayError, bad_request, upstream_error
 from flowserver.flow import PauseTotals, Reason
 from flowserver.messages import RequestHead, ResponseHead
+from flowserver.relay.context import Abandoned
 from flowserver.relay.dispatch import Dispatch
-from flowserver.relay.exchange import Abandoned, Exchange
+from flowserver.relay.exchange import Exchange
 from flowserver.relay.target import Deadlines
 from flowserver.relay.tenants import TenantLimits
 
@@ -23,8 +24,10 @@ from ..support.recording import (
     RecordingObserver,
     RecordingUpstream,
     account,
+    ask,
     dispatching,
     exchange_surroundings,
+    read_request,
     target,
 )
 from ..support.streams import (
@@ -81,9 +84,10 @@ class Scene:
         self.up.reads_on = reads_on
         self.account = account() if stream is None else account(stream.target)
         if stream is not None:
-            self.account.read_request(orjson.dumps(stream.body))
+            body = orjson.dumps(stream.body)
+            read_request(self.account, body)
             self.account.bound(budget)
-            self.account.ask(target(**provider))
+            ask(self.account, target(**provider), body)
         request = RequestHead(b"POST", b"/v1", [], content_length=content_length, has_body=has_body)
         self.exchange = Exchange(request, self.down, around, identity=b"id-1", account=self.account)
         if start:
@@ -506,6 +510,7 @@ def test_a_length_is_kept_where_the_body_stays_as_it_is(options: dict[str, Any],
 def test_a_length_is_kept_where_nothing_can_be_put_in(head: ResponseHead) -> None:
     scene = Scene(stream=CHAT, asks_usage=False, heartbeat=5.0)
     scene.exchange.on_upstream_head(head)
+    scene.hear(b"{")
     assert scene.down.heads[0].content_length == 500
 
 

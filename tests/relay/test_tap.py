@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, cycle, pairwise
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserver.dialects.base import Asked, Ordinary, Usage
+from flowserver.dialects.byte_classes import ByteClasses
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.quirks import GENERIC
 from flowserver.errors import RelayError
 from flowserver.eventstream import EventStreamScanner
 from flowserver.relay.permit import Verdict
-from flowserver.relay.tap import Budget, Tap, WholeTap
+from flowserver.relay.tap import Budget, OpaqueTap, Tap, WholeTap
 from flowserver.sse import NdjsonScanner, Scanner, SseScanner
 
 from ..support.scanning import by_bytes, frame, pieces
@@ -29,8 +31,13 @@ class FakeMeter:
     units: int = 0
     pieces: int = 0
     reasoning_units: int = 0
+    content: ByteClasses = field(default_factory=ByteClasses)
+    calls: int = 0
+    citations: int = 0
     usage: Usage = field(default_factory=Usage)
     running: bool = False
+    is_final: bool = False
+    answer_id: str | None = None
     model: str | None = None
     finish: str | None = None
     failed: str | None = None
@@ -54,7 +61,10 @@ class FakeMeter:
         self.read(b"", found)
         return True
 
-    def read(self, name: bytes, data: bytes) -> bool:
+    def read_head(self, fields: Mapping[bytes, bytes]) -> None:
+        raise AssertionError("a tap sees no head")
+
+    def read(self, name: bytes, data: bytes) -> bool | bytes:
         self.seen.append(data)
         self.pieces += data.startswith(b"content")
         return not data.startswith(b"hidden")
@@ -62,7 +72,7 @@ class FakeMeter:
     def read_whole(self, body: bytes) -> None:
         self.whole.append(body)
 
-    def ending(self, output: int) -> bytes:
+    def ending(self, prompt: int, output: int) -> bytes:
         raise AssertionError("a tap ends nothing")
 
     def failure(self, error: RelayError) -> bytes:
@@ -556,7 +566,8 @@ def test_an_event_beyond_the_bound_passes_uncounted(withholds: bool, most: int |
     fed = [passing.feed(data) for data in pieces(large, cycle([16]))]
     assert b"".join(fed) == large
     assert meter.seen == []
-    assert passing.uncounted == 1
+    assert passing.uncounted == {"large_event": 1}
+    assert passing.unread_tokens == 0
     assert not passing.spent
     assert passing.at_boundary
 
@@ -567,7 +578,8 @@ def test_a_stream_that_makes_no_sense_passes_and_has_no_boundary() -> None:
     assert edited.feed(b" and more of it") == b"nonsense and more of it"
     assert edited.feed(b"!") == b"!"
     assert not edited.at_boundary
-    assert edited.uncounted == 1
+    assert edited.uncounted == {"malformed": 1}
+    assert edited.unread_tokens == 4
     assert meter.seen == []
 
 
@@ -601,19 +613,60 @@ def test_a_whole_answer_passes_and_is_read_at_its_end(body: bytes, sizes: list[i
         assert not meter.whole
     assert whole.finish() == b""
     assert meter.whole == [body]
-    assert whole.uncounted == 0
+    assert whole.uncounted == {}
     assert not whole.at_boundary
 
 
-def test_a_whole_answer_beyond_the_bound_passes_unread() -> None:
+def test_a_whole_answer_beyond_the_bound_is_read_but_for_its_texts() -> None:
+    meter = FakeMeter()
+    whole = WholeTap(meter, 100)
+    body = b'{"id": "a1", "choices": [{"message": {"content": "%b"}}], "usage": {"completion_tokens": 5}}' % (
+        b"x" * 5000
+    )
+    for data in pieces(body, cycle([30])):
+        assert whole.feed(data) is data
+        assert not meter.whole
+    assert whole.finish() == b""
+    [read] = meter.whole
+    assert len(read) < 1000
+    assert orjson.loads(read)["usage"] == {"completion_tokens": 5}
+    assert whole.uncounted == {}
+    assert 1000 <= whole.unread_tokens <= 1300
+
+
+def test_a_whole_answer_beyond_the_bound_that_makes_no_sense_passes_unread() -> None:
     meter = FakeMeter()
     whole = WholeTap(meter, 100)
     for _ in range(50):
         assert whole.feed(b"x" * 30) == b"x" * 30
-        assert sum(map(len, whole._pieces)) <= 100
     assert whole.finish() == b""
     assert meter.whole == []
-    assert whole.uncounted == 1
+    assert (whole.uncounted, whole.unread_tokens) == ({"malformed": 1}, 375)
+
+
+def test_a_whole_answer_that_breaks_off_is_read_as_far_as_it_came() -> None:
+    meter = FakeMeter()
+    whole = WholeTap(meter, 100)
+    whole.feed(b'{"choices": [{"message": {"content": "hel')
+    whole.close()
+    whole.close()
+    assert [orjson.loads(read) for read in meter.whole] == [{"choices": [{"message": {"content": "hel"}}]}]
+
+
+# Answers that can't be read
+
+
+def test_an_answer_that_cannot_be_read_is_counted_by_its_bytes_and_ends_where_its_tokens_do() -> None:
+    meter = FakeMeter()
+    free, bounded = OpaqueTap(meter, None), OpaqueTap(meter, Most(meter, 0))
+    for opaque in (free, bounded):
+        assert opaque.feed(b"\0" * 400) == b"\0" * 400
+        assert (opaque.uncounted, opaque.unread_tokens) == ({"unreadable": 1}, 100)
+    meter.pieces = 1
+    assert free.feed(b"\0") == b"\0"
+    assert bounded.feed(b"\0") == b""
+    assert bounded.spent
+    assert (bounded.finish(), meter.whole, meter.seen) == (b"", [], [])
 
 
 def test_a_last_line_without_its_end_is_read() -> None:

@@ -12,13 +12,15 @@ from flowserver.errors import EndReason, RelayError
 from flowserver.flow import PauseTotals
 from flowserver.messages import RequestHead, ResponseHead
 from flowserver.relay.account import Account, AccountSettings
+from flowserver.relay.context import Abandoned, Surroundings
 from flowserver.relay.dispatch import Dispatching, RetryPolicy
-from flowserver.relay.exchange import Abandoned, Exchange, Surroundings
+from flowserver.relay.exchange import Exchange
 from flowserver.relay.health import Health
 from flowserver.relay.limiting import Limiting
 from flowserver.relay.ports import Connector, DownstreamEvents, UpstreamEvents
 from flowserver.relay.routes import Route, RouteTable
-from flowserver.relay.target import Deadlines, Target, TargetSettings
+from flowserver.relay.tap import AnyTap
+from flowserver.relay.target import Deadlines, Later, Target, TargetSettings
 
 from .clock import FakeClock
 
@@ -250,6 +252,7 @@ def target(
     api_key: bytes | None = None,
     deadlines: Deadlines | None = None,
     health: Health | None = None,
+    later: Later | None = None,
     **settings: Any,
 ) -> Target:
     """A provider; `settings` as in `TargetSettings`."""
@@ -258,14 +261,51 @@ def target(
         connector or RecordingConnector(),
         health or Health(failures=5, cooldown=10.0),
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+        later=later,
     )
 
 
-def account(target: str = "/v1/models", *, ratios: Ratios | None = None, limiting: Limiting | None = None) -> Account:
-    """Of a request to `target`."""
+def account(
+    target: str = "/v1/models",
+    *,
+    request: RequestHead | None = None,
+    ratios: Ratios | None = None,
+    limiting: Limiting | None = None,
+    max_event: int = 1 << 20,
+) -> Account:
+    """Of `request`, else of one to `target` that has a body."""
     ratios = ratios if ratios is not None else Ratios()
-    settings = AccountSettings(ratios, max_event=1 << 20, hold=8192, limiting=limiting)
-    return Account(settings, recognise(target), target)
+    request = request or RequestHead(b"POST", target.encode(), [], has_body=True)
+    settings = AccountSettings(ratios, max_event=max_event, hold=8192, limiting=limiting)
+    return Account(settings, recognise(request.target.decode()), request)
+
+
+def read_request(account: Account, *pieces: bytes) -> RelayError | None:
+    """The request's body is there, in `pieces`. An error: why it may not go on."""
+    account.request.open()
+    errors = [account.request.feed(piece) for piece in pieces if piece]
+    account.request.finish()
+    return next(filter(None, errors), None) or account.request_error()
+
+
+def ask(account: Account, target: Target, body: bytes = b"", *, repeatable: bool = True) -> bytes | None:
+    """What `target` gets in place of `body`; None: just that."""
+    changed = account.ask(target, [body], repeatable=repeatable)
+    if changed is None:
+        return None
+    pieces, longer = changed
+    after = b"".join(pieces)
+    assert len(after) == len(body) + longer
+    return after
+
+
+def open_answer(account: Account, head: ResponseHead, first: bytes | None = None) -> AnyTap | None:
+    """The answer's tap. `first` has its first bytes, where they say what it is; they are still to be fed."""
+    looks = account.open(head)
+    assert looks is (first is not None)
+    if first is not None:
+        assert account.look(head, first)
+    return account.tap
 
 
 def dispatching(

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.exchange import Exchange, Surroundings
+from flowserver.relay.context import Surroundings
+from flowserver.relay.exchange import Exchange
 from flowserver.relay.target import Deadlines
 from flowserver.telemetry.admin import Admin
 from flowserver.telemetry.log import Log

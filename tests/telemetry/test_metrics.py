@@ -9,7 +9,8 @@ import pytest
 
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, EndReason
 from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.exchange import Exchange, Surroundings
+from flowserver.relay.context import Surroundings
+from flowserver.relay.exchange import Exchange
 from flowserver.relay.target import Deadlines
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
