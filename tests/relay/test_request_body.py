@@ -132,8 +132,8 @@ def test_boundaries(content_type: bytes, boundary: bytes | None) -> None:
 
 def test_small_pieces_are_kept_together() -> None:
     kept = BodyPieces()
-    large = b"x" * 5000
-    sent = [b"a"] * 1000 + [large] + [b"bc"] * 40_000 + [large]
+    large = b"x" * 100_000
+    sent = [b"a"] * 1000 + [large] + [b"bc"] * 150_000 + [large]
     for piece in sent:
         kept.append(piece)
     assert b"".join(kept.pieces) == b"".join(sent)

@@ -54,7 +54,7 @@ def test_a_chat_is_read_and_changed(size: int) -> None:
     made = read(CHAT, body, size=size)
     assert made.error(limited=True) is None
     assert (made.asked.model, made.asked.stream, made.asked.max_tokens) == ("a", True, 500)
-    assert made.input_estimate == len(body) // 4
+    assert 0 < made.input_estimate <= len(body)
     text = sent(made, body, target(models={"a": "b"}), most=50)
     assert text == body.replace(b"5e2", b"50").replace(b'"a"}', b'"b","stream_options":{"include_usage":true}}')
     assert made.asks_usage
