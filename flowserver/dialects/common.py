@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -32,13 +32,17 @@ MAX_OPEN = 256
 
 
 def count(value: Any, missing: int | None = None) -> int | None:
-    """`value` as a count, also where it is written as text, as Google's APIs allow; `missing` if it is none."""
+    """`value` as a count, also where it is written as text, as Google's APIs allow and servers in Python take in any
+    form (" +1_0.0"); `missing` if it is none."""
     if value is None:
         return missing
     if type(value) is int:
         return value if 0 <= value < MAX_COUNT else missing
-    if isinstance(value, str) and value.isdecimal() and len(value) < 16:
-        value = int(value)
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return missing
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < MAX_COUNT else missing
@@ -48,6 +52,13 @@ def total(*counts: int | None) -> int | None:
     """The sum of those that are known; None: none is."""
     known = [each for each in counts if each is not None]
     return sum(known) if known else None
+
+
+def largest(bounds: Sequence[Any]) -> int | None:
+    """Of several bounds of one answer the one that holds in any case; None: there is none, or one of them is none."""
+    counts = [count(bound) for bound in bounds]
+    known = [bound for bound in counts if bound is not None]
+    return max(known) if known and len(known) == len(counts) else None
 
 
 def text(value: Any) -> str | None:
@@ -91,10 +102,10 @@ def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def lower(fields: dict[str, Any], name: str, most: int) -> bool:
-    """Have `fields[name]` be at most `most`. Whether that took a change."""
+def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bool:
+    """Have `fields[name]` be at most `most`. Whether that took a change. Below `least` it is no bound."""
     asked = count(fields.get(name))
-    if asked is not None and asked <= most:
+    if asked is not None and least <= asked <= most:
         return False
     fields[name] = most
     return True

@@ -12,7 +12,7 @@ from ..json_reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
-from .common import DONE, MAX_OPEN, count, lower, reason_text, sse, told, unread_size
+from .common import DONE, MAX_OPEN, count, largest, lower, reason_text, sse, told, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
 
@@ -27,6 +27,9 @@ _MOST_FIELD = 256
 _REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "obfuscation", "p"))
 """What an event has that is there for its usage alone."""
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
+"""Old servers know the second one only."""
+_OWN_LIMIT = "n_predict"
+"""llama.cpp's own: there it is the one that holds, beside any other."""
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 _PADDING_FIELDS = ("obfuscation", "p")
 """Of random length, against listeners who tell tokens by their sizes: OpenAI's and Mistral's."""
@@ -347,9 +350,16 @@ def _report(prompt: int, completion: int) -> dict[str, int]:
 
 
 _READS: dict[str, Reads | str | None] = {
-    **dict.fromkeys(("model", "stream", "max_completion_tokens", "max_tokens", "n", "user", "safety_identifier")),
+    **dict.fromkeys(("model", "stream", *_LIMIT_FIELDS, _OWN_LIMIT, "n", "user", "safety_identifier")),
     "stream_options": Reads({"include_usage": None}),
 }
+
+
+def _most(body: Mapping[str, Any]) -> int | None:
+    """The bound of each answer, whichever field its provider goes by; None: one of them is none."""
+    if all(body.get(field) is None for field in _LIMIT_FIELDS):
+        return None
+    return largest([body[field] for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None])
 
 
 class OpenAIChat:
@@ -369,7 +379,7 @@ class OpenAIChat:
         return Asked(
             model=model_name(deployment_of(target) or said("model")),
             stream=stream,
-            max_tokens=count(said("max_completion_tokens"), count(said("max_tokens"))),
+            max_tokens=_most(body),
             choices=(choices := (count(said("n")) or 1)),
             answers=choices,
             user=user_name(said("user")) or user_name(said("safety_identifier")),
@@ -382,7 +392,8 @@ class OpenAIChat:
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         each = max(1, most // (count(body.get("n")) or 1))
         fields = [field for field in _LIMIT_FIELDS if body.get(field) is not None] or [quirks.max_tokens]
-        changed = [lower(body, field, each) for field in fields]
+        own = [_OWN_LIMIT] if body.get(_OWN_LIMIT) is not None else []
+        changed = [lower(body, field, each, least=1) for field in (*fields, *own)]  # 0 is no bound to Ollama
         return any(changed)
 
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
@@ -399,6 +410,10 @@ class OpenAIChat:
 
     def error(self, error: RelayError) -> bytes:
         return error.body()
+
+
+_OWN_BOUND = 16
+"""Tokens of a completion that has no bound."""
 
 
 def _prompts(body: Mapping[str, Any]) -> int:
@@ -424,9 +439,13 @@ class OpenAICompletions(OpenAIChat):
         return asked._replace(choices=asked.choices * _prompts(body), answers=_answers(body))
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """A request that has no bound gets none: its answer ends after 16 tokens (OpenAI, vLLM)."""
+        """A request that has no bound gets none that is above its API's own: 16 tokens (OpenAI, vLLM)."""
         each = max(1, most // _answers(body))
-        return body.get("max_tokens") is not None and lower(body, "max_tokens", each)
+        fields = [field for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None]
+        if fields[:1] in ([], [_OWN_LIMIT]) and each < _OWN_BOUND:
+            fields.append("max_tokens")
+        changed = [lower(body, field, each) for field in fields]
+        return any(changed)
 
     def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
         return CompletionsMeter(asked, quirks, cuttable=cuttable)

@@ -264,7 +264,8 @@ class Account:
 
     def request_error(self) -> RelayError | None:
         """Why the request may not go on as it is, now that it is known whose it is and what it asks for."""
-        return self.request.error(limited=self.tenant is not None and self.tenant.has_limits)
+        limited = self.tenant is not None and self.tenant.has_limits
+        return self.request.error(limited=limited or (self.budget is not None and self.format is not None))
 
     def ask(self, target: Target, pieces: Sequence[bytes], *, repeatable: bool) -> tuple[list[bytes], int] | None:
         """(`pieces` of the request's body for this provider, how many bytes longer they are); None: as they came.
@@ -273,7 +274,11 @@ class Account:
         self.upstream = target
         model = self.asked.model
         return self.request.rewrite(
-            target, pieces, most=self.budget, may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable)
+            target,
+            pieces,
+            most=self.budget,
+            may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable),
+            is_vouched=self.tenant is not None or target.settings.api_key is not None,
         )
 
     def credential(self, target: Target) -> tuple[bytes, bytes] | None:
@@ -393,7 +398,7 @@ class Account:
     def _own_limit(self) -> int | None:
         """Tokens that the request's own bound makes possible; None: it has none."""
         asked = self.asked
-        return asked.max_tokens * asked.answers if asked.max_tokens is not None else None
+        return asked.max_tokens * asked.answers if asked.max_tokens else None  # 0 is no bound to some
 
     def _is_believable(self, output: int) -> bool:
         """Whether the answer can have so many tokens, by what came of it and by what its request allows."""

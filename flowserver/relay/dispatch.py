@@ -380,6 +380,9 @@ class Dispatch:
             self._fail(SIGNED_PATH)
             return
         self._account.bound(self._route.max_tokens)
+        if self._account.request.unread is not None and (error := self._account.request_error()) is not None:
+            self._fail(error)
+            return
         if self._account.is_limited:
             self._account.request_permit(self._request, self._on_permit, self._events.on_more_tokens)
         else:
