@@ -71,8 +71,9 @@ _FIRST_WINDOW = 256
 _HOLD = 4 << 10
 """Most bytes that wait for more of a name, a scalar or the like."""
 LONG = 2000
-"""A string of more bytes than these is text only if there is a blank in so many; else it is an image, a file or the
-like, whose bytes say nothing."""
+"""A string of more bytes than these is an image, a file or the like if it looks encoded: its bytes say nothing."""
+_ENCODED = re.compile(rb"(?:data:[^,]{0,200},)?+(?:[A-Za-z0-9+/=_-]++|\\[nr/])*+\Z")
+"""Base64, in a URL or not, in lines or not."""
 _BOM = b"\xef\xbb\xbf"
 _QUOTE, _OPEN, _CLOSE, _COMMA = b'"{},'
 _BRACKETS = b"[{"
@@ -363,7 +364,7 @@ class JsonReducer:
 
     def _begin_long(self, text: bytes) -> None:
         self._is_long = True
-        self._is_text = b" " in text[:LONG]
+        self._is_text = _looks_like_text(text)
         self.attachments += not self._is_text
         self._add_long(text)
         self._escaped = text.endswith(b"\\")
@@ -439,7 +440,7 @@ class JsonReducer:
         size = len(text) - len(values) + 1 - 3 * text.count(b"\\u")
         if max(map(len, values)) > LONG:
             for value in values:
-                if len(value) > LONG and b" " not in value[:LONG]:
+                if len(value) > LONG and not _looks_like_text(value):
                     self.attachments += 1
                     size -= _text_size(value)
         if _NO_TEXT in strings:
@@ -449,6 +450,11 @@ class JsonReducer:
                 if name == _NO_TEXT and after.strip(BLANKS) == b":" and len(string) <= LONG
             )
         self.text_bytes += size
+
+
+def _looks_like_text(string: bytes) -> bool:
+    """Whether a long string may be text, by how it begins."""
+    return _ENCODED.match(string[:LONG]) is None
 
 
 def _text_size(string: bytes) -> int:

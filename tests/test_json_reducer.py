@@ -189,3 +189,20 @@ def test_a_report_has_its_room_whatever_else_there_is() -> None:
     reduced = json.loads(reduce_json(json.dumps({**large, "error": "z" * 4_000, "usage": [1] * 5_000}).encode()))
     assert reduced["usage"] == [1] * 5_000
     assert len(json.dumps(reduced)) < 1 << 16
+
+
+@pytest.mark.parametrize("character", ["\u6c49", '\\n\\"\u00e9', "word.", "{}"])
+def test_long_text_without_blanks_is_text(character: str) -> None:
+    reducer = JsonReducer()
+    reducer.feed_all(b'{"choices":[{"text":"%b"}]}' % (character * 2000).encode())
+    reducer.finish()
+    assert reducer.attachments == 0
+    assert reducer.text_bytes > 2000
+
+
+@pytest.mark.parametrize("start", ["", "data:image/png;base64,", "AAAA\\n", "a-b_c/"])
+def test_a_long_encoded_string_is_an_attachment(start: str) -> None:
+    reducer = JsonReducer()
+    reducer.feed_all(b'{"data":[{"b64_json":"%b"}]}' % (start + "QUJD" * 2000).encode())
+    reducer.finish()
+    assert (reducer.attachments, reducer.text_bytes) == (1, 0)

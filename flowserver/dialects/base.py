@@ -86,6 +86,8 @@ class Meter(Protocol):
     easy as long as events without content, which are never withheld, are what opens and closes things.
     """
 
+    has_text: bool
+    """Whether answers of this kind have content that can be counted, unlike numbers and pictures."""
     units: int
     """UTF-8 bytes of generated content so far, as the client sees it: text, visible reasoning, tool calls' names and
     arguments. Never padding, ids or framing."""

@@ -98,6 +98,7 @@ class Shortcut:
     )
 
     answer_id: str | None = None
+    has_text = True
 
     def __init__(self) -> None:
         self.units = 0

@@ -39,6 +39,8 @@ MOST_OUTPUT = 1_000_000
 """Tokens of an answer to a request without a bound that are believed: several times what models can have."""
 _BYTES_A_TOKEN = 32
 """Most bytes of content that one token of an answer makes, on average: blanks, dashes and the like have the longest."""
+_SILENT = 16_384
+"""Bytes of an answer that may well have no content: heads of streams, signs of life, pictures on their way."""
 _SLACK = 64
 """Tokens that a report may have beyond the request's own bound: some providers count what frames an answer."""
 
@@ -73,6 +75,7 @@ class Account:
     __slots__ = (
         "_answered",
         "_count",
+        "_foreign",
         "_input_estimate",
         "_is_fetched",
         "_is_over_budget",
@@ -118,6 +121,8 @@ class Account:
         """None: no format that is known, so nothing is counted."""
         self.budget: int | None = None
         """Tokens that the answer may have; None: no bound."""
+        self._foreign = 0
+        """Bytes of an answer that had no content where its API has it, and no report."""
         self._is_over_budget = False
         """Whether it was the budget, and no lease, that ended the answer."""
         self._input_estimate: int | None = None
@@ -387,12 +392,16 @@ class Account:
         believable = self._is_believable(reported)
         if believable and meter.is_final:
             return reported
-        unread = self.tap.unread_tokens if self.tap is not None else 0
-        estimate = self._count.tokens(meter) + unread
+        estimate = self._count.tokens(meter) + self._unread_tokens + self._foreign // 4
         if believable and reported > estimate:
             estimate = reported
         most = self._own_limit
         return estimate if most is None or estimate < most else most
+
+    @property
+    def _unread_tokens(self) -> int:
+        """Of what could not be read, by its bytes."""
+        return self.tap.unread_tokens if self.tap is not None else 0
 
     @property
     def _own_limit(self) -> int | None:
@@ -432,7 +441,8 @@ class Account:
     @property
     def uncounted(self) -> Mapping[str, int]:
         """What could not be read of the answer, events or all of it, by reason."""
-        return self.tap.uncounted if self.tap is not None else {}
+        known = self.tap.uncounted if self.tap is not None else {}
+        return {**known, "foreign": 1} if self._foreign else known
 
     @property
     def usage(self) -> Usage:
@@ -484,14 +494,19 @@ class Account:
         self.is_repeated = due == 0
         return due
 
-    def settle(self) -> None:
-        """The exchange is over: charge what it used, and learn from what the provider reported."""
+    def settle(self, size: int = 0) -> None:
+        """The exchange is over, with `size` bytes of an answer: charge what it used, and learn from what the provider
+        reported."""
         if self.tap is not None:
             self.tap.close()
+        meter = self.meter
+        if meter is not None and meter.has_text and not (meter.units or meter.is_final or meter.failed or self._unread_tokens):
+            # JSON of another API's, perhaps: its texts are nowhere where this one has them.
+            self._foreign = max(0, size - _SILENT)
         charge = self._charge()
         if self.permit is not None:
             self.permit.settle(charge)
-        meter, counted = self.meter, self._count
+        counted = self._count
         if meter is None or counted is None or self.format is None or self.upstream is None or self.is_estimate:
             return
         if not isinstance(self.tap, Tap):

@@ -582,7 +582,7 @@ class Exchange:
         self.ended_at = self._around.clock()
         self.end_reason = self._true_reason(reason)
         self._around.abandoned.exchanges.discard(self)
-        self.account.settle()
+        self.account.settle(self.bytes_down)
         if self._upload_gate is not None:
             self._upload_gate.close()
         self._around.observer.exchange_ended(self)

@@ -866,3 +866,18 @@ def test_a_cut_where_others_took_what_was_left_is_by_the_quota() -> None:
     assert made.account.input + made.account.output <= made.account.permit.granted
     made.account.settle()
     assert limiter.settled == [made.account.input + made.account.output]
+
+
+@pytest.mark.parametrize("size", [10_000, 100_000])
+def test_an_answer_of_another_apis_shape_is_counted_by_its_bytes(size: int) -> None:
+    made = asked(MESSAGES)
+    head = ResponseHead(200, [(b"content-type", b"text/event-stream")])
+    made.open(head)
+    event = b'data: {"type":"x","choices":[{"delta":{"content":"word "}}]}\n\n'
+    assert isinstance(made.tap, Tap)
+    for _ in range(size // len(event)):
+        made.tap.feed(event)
+    made.settle(size)
+    assert made.is_estimate
+    assert made.output == max(0, size - 16_384) // 4
+    assert ("foreign" in made.uncounted) == (size > 16_384)
