@@ -316,6 +316,8 @@ class CompletionsMeter(ChatMeter):
 class EmbeddingsMeter(ChatMeter):
     """Embeddings answer whole, with megabytes of numbers beside the usage."""
 
+    has_text = False
+
     __slots__ = ()
 
     def read_whole(self, body: bytes) -> bool:

@@ -23,6 +23,8 @@ class MediaMeter(JsonMeter):
     """Text is counted as it comes; of images only the report tells. Whisper reports seconds, not tokens, so its answers
     are estimated."""
 
+    has_text = False
+
     __slots__ = ()
 
     def _read(self, event: Any) -> None:

@@ -28,6 +28,7 @@ from ..support.scanning import by_bytes, frame, pieces
 class FakeMeter:
     """A `Meter`: data that begin with "content" are content, and with "hidden" are withheld."""
 
+    has_text: bool = True
     units: int = 0
     pieces: int = 0
     reasoning_units: int = 0
