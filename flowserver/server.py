@@ -13,12 +13,12 @@ from dataclasses import replace
 
 from .config import Address, Config, ConfigError
 from .dialects.estimate import Ratios
-from .downstream.h2_guard import H2Limits
 from .downstream.hangup import HangupWatcher
 from .downstream.listener import Listener
 from .downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
 from .downstream.tls import TlsFiles, server_context
 from .flow import Marks
+from .h2_guard import H2Limits
 from .providers import Providers, build
 from .relay.account import AccountSettings
 from .relay.admission import Admission

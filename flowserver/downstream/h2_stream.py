@@ -10,11 +10,14 @@ from ..flow import Marks, StreamBuffer
 from ..frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
-from .h2_guard import SMALL
 
 if TYPE_CHECKING:
     from .h2 import DownstreamH2
     from .h2_state import ClientStream
+
+
+FRESH = 0.01
+"""Seconds in which a request that is reset had no use for anybody: a flood is made of these."""
 
 
 class H2Stream:
@@ -26,6 +29,7 @@ class H2Stream:
     protocol = "h2"
 
     __slots__ = (
+        "_began_at",
         "_bodiless",
         "_body_left",
         "_borrowed",
@@ -58,6 +62,7 @@ class H2Stream:
 
     def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: ClientStream) -> None:
         self._connection = connection
+        self._began_at = connection.clock()
         self._marks: Marks = connection.marks
         self.state = state
         """h2's own."""
@@ -140,8 +145,7 @@ class H2Stream:
         self._lent = left
         self._writes += 1
         connection.sent += size
-        if size >= SMALL:  # `FrameGuard.note_sent`, a call of which would be 2 % of an event
-            connection.guard.update_credit += 2
+        connection.guard.update_credit += 2  # `FrameGuard.note_sent`, a call of which would be 2 % of an event
         write = connection.write  # a call of the attribute itself would look it up the slow way
         write(BEGINNINGS[size] + self.frame_tail + data)
 
@@ -239,6 +243,11 @@ class H2Stream:
             self._connection.credit(self, length)
         else:
             self._uncredited += length
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing came of it yet: neither an answer's head nor work that took some time."""
+        return self.events is None or (not self.head_sent and self._connection.clock() - self._began_at < FRESH)
 
     # --- the connection's side: answers ---
 

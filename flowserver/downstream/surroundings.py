@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..flow import Marks
+from ..h2_guard import H2Limits
 from ..relay.ports import Clock, H2Totals, Observer, OpenExchange
-from .h2_guard import H2Limits
 from .hangup import HangupWatcher
 
 

@@ -171,3 +171,34 @@ def test_more_than_announced_never_reaches_the_exchange(room: Room, client: H2Cl
     client.talk()
     assert room.opened[0].events.body == b"hello"
     assert room.opened[0].events.log == ["data", "reset client_error"]
+
+
+@pytest.mark.parametrize("size", [9, 12, 63])
+def test_an_upload_in_small_pieces_is_no_flood(room: Room, client: H2Client, size: int) -> None:
+    stream_id = client.asks("POST", end=False)
+    for _ in range(200):
+        client.says(frames.data(stream_id, b"x" * size) * 100)
+    client.says(frames.data(stream_id, end=True))
+    assert len(room.opened[0].events.body) == 20_000 * size
+    assert room.opened[0].events.log[-1] == "end"
+    assert client.end == "open"
+
+
+def test_small_pieces_that_come_behind_an_early_answer_are_no_flood(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    room.opened[0].answers(b"refused", status=413)
+    client.turns.run()
+    for _ in range(20):
+        client.says(frames.data(stream_id, b"x" * 12) * 50)
+    assert client.end == "open"
+
+
+def test_a_read_of_small_pieces_takes_turns(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    pieces = [b"%012d" % number for number in range(700)]
+    client.transport.arrive(b"".join(frames.data(stream_id, piece) for piece in pieces))
+    assert len(room.opened[0].events.body) <= 12 * 128
+    assert not client.transport.reading
+    client.turns.run()
+    assert room.opened[0].events.body == b"".join(pieces)
+    assert client.transport.reading
