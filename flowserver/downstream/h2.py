@@ -90,6 +90,7 @@ class DownstreamH2(SharedReads):
         "sent",
         "streams",
         "totals",
+        "uploads",
         "write",
     )
 
@@ -99,6 +100,7 @@ class DownstreamH2(SharedReads):
         self.marks: Marks = around.settings.marks
         self.clock = around.clock
         self.totals = around.h2_totals
+        self.uploads = around.uploads.below(self._settings.max_uploads)
         self._loop = asyncio.get_running_loop()
         self.guard = FrameGuard(self._settings.limits)
         self._h2 = ClientState()
@@ -273,6 +275,14 @@ class DownstreamH2(SharedReads):
     def credit(self, stream: H2Stream, length: int) -> None:
         """The client may send `length` more bytes, on the stream and on the connection."""
         if length and self._h2.acknowledge(stream.state, length):
+            self._schedule_flush()
+
+    def credit_connection(self, length: int) -> None:
+        if self._h2.acknowledge(None, length):
+            self._schedule_flush()
+
+    def credit_stream(self, stream: H2Stream, length: int) -> None:
+        if self._h2.acknowledge_on_stream(stream.state, length):
             self._schedule_flush()
 
     # --- for the listener ------------------------------------------------------------------------------------------

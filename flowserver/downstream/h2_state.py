@@ -167,17 +167,23 @@ class ClientState(BoundedState):
         except h2.exceptions.FlowControlError as error:
             raise self._broken(error) from None
 
-    def acknowledge(self, stream: ClientStream, length: int) -> bool:
+    def acknowledge(self, stream: ClientStream | None, length: int) -> bool:
         """`length` bytes of a stream's body are dealt with: windows are opened when it is time, the stream's own while
-        more may come on it. Returns whether a frame was made."""
+        more may come on it. None: the connection's only. Returns whether a frame was made."""
         unsent = self.unsent
         increment = self._inbound_flow_control_window_manager.process_bytes(length)
         if increment:
             self._data_to_send += window_update(0, increment)
+        if stream is not None:
+            self.acknowledge_on_stream(stream, length)
+        return self.unsent > unsent
+
+    def acknowledge_on_stream(self, stream: ClientStream, length: int) -> bool:
+        """The same for the stream's window only."""
         increment = stream.credit(length) if stream.takes_body else None
         if increment:
             self._data_to_send += window_update(stream.stream_id, increment)
-        return self.unsent > unsent
+        return bool(increment)
 
     def send_head(self, stream: ClientStream, fields: Headers) -> None:
         """The head of an answer. By hand if it is the final one, one frame holds it, and the encoder has nothing to

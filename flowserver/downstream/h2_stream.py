@@ -10,6 +10,8 @@ from ..flow import Marks, StreamBuffer
 from ..frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
+from ..relay.uploads import Uploads
+from .held_upload import HeldUpload
 
 if TYPE_CHECKING:
     from .h2 import DownstreamH2
@@ -20,7 +22,7 @@ FRESH = 0.01
 """Seconds in which a request that is reset had no use for anybody: a flood is made of these."""
 
 
-class H2Stream:
+class H2Stream(HeldUpload):
     """Chunks wait here until the connection's next write takes them, as far as the stream's window allows.
 
     A stream whose window is shut stops itself only: its buffer fills, its gate shuts, its provider waits.
@@ -45,6 +47,7 @@ class H2Stream:
         "_stall_since",
         "_uncredited",
         "_window_shut_at",
+        "_withheld",
         "_writes",
         "_writes_full",
         "events",
@@ -61,6 +64,7 @@ class H2Stream:
     )
 
     def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: ClientStream) -> None:
+        super().__init__()
         self._connection = connection
         self._began_at = connection.clock()
         self._marks: Marks = connection.marks
@@ -94,6 +98,10 @@ class H2Stream:
         self._full = False
         self._reading = True
         self._uncredited = 0
+        """Bytes of the body that neither window was opened for, since its provider lags."""
+        self._withheld = 0
+        """Those that the stream's was not, since too much of unfinished bodies is held. The connection's is open: it is
+        that of the upload which goes on, too."""
         self._window_shut_at: float | None = None
         self._stall_mark = -1
         self._stall_since = 0.0
@@ -181,8 +189,20 @@ class H2Stream:
     def resume_reading(self) -> None:
         self._reading = True
         if self._uncredited and self.is_open:
-            self._connection.credit(self, self._uncredited)
-            self._uncredited = 0
+            length, self._uncredited = self._uncredited, 0
+            self._credit(length)
+
+    def stop_upload(self) -> None:
+        """`_credit` looks at `upload_waits`."""
+
+    def go_on_uploading(self) -> None:
+        if self._withheld and self.is_open:
+            self._connection.credit_stream(self, self._withheld)
+            self._withheld = 0
+
+    @property
+    def uploads(self) -> Uploads:
+        return self._connection.uploads
 
     @property
     def held(self) -> int:
@@ -240,9 +260,17 @@ class H2Stream:
         if data and self.events is not None:
             self.events.on_downstream_data(data)
         if self._reading and self.is_open:
-            self._connection.credit(self, length)
+            self._credit(length)
         else:
             self._uncredited += length
+
+    def _credit(self, length: int) -> None:
+        """The client may send `length` more bytes: on this stream only if it may hold more."""
+        if self.upload_waits:
+            self._withheld += length
+            self._connection.credit_connection(length)
+        else:
+            self._connection.credit(self, length)
 
     @property
     def is_fresh(self) -> bool:

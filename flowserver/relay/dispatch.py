@@ -18,10 +18,11 @@ from ..paths import is_signed
 from .account import Account
 from .failures import NOBODY, SIGNED_PATH, busy, is_illness, is_passing, retry_after
 from .lane import Lane
-from .ports import Clock, UpstreamEvents, UpstreamStream
+from .ports import Clock, UploadCount, UpstreamEvents, UpstreamStream
 from .request_body import BodyPieces
 from .routes import Route, RouteTable, choose, join_target
 from .target import Target
+from .uploads import UNCOUNTED, UPLOADS_FULL
 
 _REFUSALS = (400, 422)
 """Statuses that say: there is something in the request that should not be."""
@@ -92,16 +93,26 @@ class Dispatch:
         "_stopped",
         "_target",
         "_tried",
+        "_upload",
         "_whole",
         "attempts",
         "on_upstream_data",
     )
 
     def __init__(
-        self, request: RequestHead, identity: bytes, around: Dispatching, events: DispatchEvents, *, account: Account
+        self,
+        request: RequestHead,
+        identity: bytes,
+        around: Dispatching,
+        events: DispatchEvents,
+        *,
+        account: Account,
+        upload: UploadCount = UNCOUNTED,
     ) -> None:
+        """`upload` is told what is held here of a body that is not yet whole."""
         self._around = around
         self._account = account
+        self._upload = upload
         self._request = request
         self._identity = identity
         self._identified = False
@@ -175,26 +186,37 @@ class Dispatch:
             self._fail(error)
         elif self._attempt is not None:
             if self._replayable and not self._committed:
-                self._body.append(data)
-            else:
-                self._body.clear()
+                self._hold(data)
+            if self._committed or not self._replayable or self._upload.upload_waits:
+                self._replayable = False  # rather than to hold the client up for it
+                self._forget_body()
             self._attempt.send_data(data)
         else:
             self._keep(data)
 
     def _keep(self, data: bytes) -> None:
         """More of the body, while nobody is asked yet."""
-        self._body.append(data)
+        self._hold(data)
         if self._collecting and self._account.request.is_known:
             self._collecting = False
             self._proceed()
         if not self._replayable and not self._collecting and self._attempt is None and not self._ended:
             self._stop_upload()
 
+    def _hold(self, data: bytes) -> None:
+        self._body.append(data)
+        if self._body_size != self._request.content_length:  # the rest is to come
+            self._upload.hold_upload(len(data))
+
+    def _forget_body(self) -> None:
+        self._body.clear()
+        self._upload.end_upload()
+
     def send_end(self) -> None:
         if self._ended:
             return
         self._whole = True
+        self._upload.end_upload()
         self._account.request.finish()
         if self._collecting:
             self._collecting = False
@@ -206,7 +228,7 @@ class Dispatch:
         if self._ended:
             return
         self._ended = True
-        self._body.clear()
+        self._forget_body()
         if self._queued_at is not None:
             self._tried[-1].leave(self)
         self._queued_at = self._retry_at = None
@@ -224,8 +246,10 @@ class Dispatch:
             self._attempt.resume_reading()
 
     def sweep(self, now: float) -> None:
-        """Waits that take their time: for a place, for a provider to be ready again."""
-        if self._retry_at is not None and now >= self._retry_at:
+        """Waits that take their time: for room, for a place, for a provider to be ready again."""
+        if self._upload.upload_is_overdue(now):
+            self._fail(UPLOADS_FULL)
+        elif self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._ask_if_well(self._tried[-1])
         elif self._queued_at is not None and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
@@ -267,7 +291,7 @@ class Dispatch:
                 return
         self._committed = True
         self._probing = False
-        self._body.clear()
+        self._forget_body()
         target.answers += 1
         target.head_seconds += self._around.clock() - self._begun_at
         self._events.on_upstream_head(head)
@@ -434,7 +458,7 @@ class Dispatch:
             attempt.send_data(data)
         body = ()
         if not self._replayable:
-            self._body.clear()
+            self._forget_body()
         if not self._attempt_full:
             self._resume_upload()
         if self._whole and self._attempt is attempt:
@@ -548,13 +572,14 @@ class Dispatch:
     def _fail(self, error: RelayError) -> None:
         if not self._ended:
             self._ended = True
-            self._body.clear()
+            self._forget_body()
             self._events.on_upstream_failed(error)
             self._let_go()
 
     def _let_go(self) -> None:
         """It is over, and the exchange, which holds it, is told nothing more: no cycle is left to be collected."""
         self._events = NOBODY
+        self._upload = UNCOUNTED
         self.on_upstream_data = NOBODY.on_upstream_data
 
     def _unavailable(self, route: Route) -> RelayError:

@@ -78,13 +78,13 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_blocked",
+        "_broken_at",
         "_clock",
         "_control",
         "_flush_due",
         "_guard",
         "_h2",
         "_heard",
-        "_is_broken",
         "_last_stream",
         "_loop",
         "_owed",
@@ -143,7 +143,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Why the provider is not read: `_ANSWERS`, `_TURN`, `_OVER`."""
         self._windows_opened = False
         """Whether uploads may go on that found the connection's window shut."""
-        self._is_broken = False
+        self._broken_at: float | None = None
         self._last_stream: int | None = None
         """The provider's GOAWAY: streams above it were not begun, and no new ones may be. None: no GOAWAY."""
         self._settings_known = False
@@ -158,7 +158,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     @property
     def capacity(self) -> int:
         """Requests that it can take now."""
-        if self._last_stream is not None or self._is_broken or self._transport.is_closing():
+        if self._last_stream is not None or self._broken_at is not None or self._transport.is_closing():
             return 0
         if self._h2.highest_outbound_stream_id > LAST_STREAM_ID:
             return 0
@@ -183,14 +183,19 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def is_alive(self) -> bool:
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
-        return not self._is_broken and not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
+        return (
+            self._broken_at is None and not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
+        )
 
     def close(self) -> None:
         self._transport.abort()
 
     def sweep(self, now: float) -> None:
         """A provider that has said nothing for long while requests are open is asked whether it is there."""
-        if self._heard or self._ping_interval is None or not self._streams:
+        if self._broken_at is not None:
+            if now - self._broken_at >= LINGER:
+                self._transport.abort()
+        elif self._heard or self._ping_interval is None or not self._streams:
             self._heard = False
             self._quiet_since = now
             self._ping_sent_at = None
@@ -261,7 +266,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Another turn for what was read."""
-        if self._is_broken or self._transport.is_closing():
+        if self._broken_at is not None or self._transport.is_closing():
             return
         splitter = self._guard.splitter
         splitter.rest()
@@ -409,7 +414,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """Write what one turn of the event loop brought."""
         self._flush_due = False
-        if self._is_broken or self._transport.is_closing():
+        if self._broken_at is not None or self._transport.is_closing():
             return
         if self._windows_opened:
             self._windows_opened = False
@@ -470,9 +475,9 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _fail(self, what: str, code: int | None = None) -> None:
         """The connection is broken, and all its streams with it. `code` is what its provider is told first."""
-        if self._is_broken:
+        if self._broken_at is not None:
             return
-        self._is_broken = True
+        self._broken_at = self._clock()
         if code is None:
             self._transport.abort()
         else:
@@ -483,11 +488,9 @@ class UpstreamH2(asyncio.BufferedProtocol):
             stream.events.on_upstream_failed(error)
 
     def _say_goodbye(self, code: int) -> None:
-        """Nothing more is read meanwhile: that is what there was too much of."""
+        """`sweep` closes when that has arrived. Nothing more is read: that is what there was too much of."""
         self._stop_reading(_OVER)
         self._transport.write(goaway(0, code))
-        self._loop.call_later(LINGER, self._transport.abort)
-        self._owner.on_lost(self)
 
     def _stop_reading(self, reason: int) -> None:
         if not self._stops:

@@ -27,14 +27,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._calls: list[Callable[[], None]] = []
-        self.later: list[Callable[[], None]] = []
-        """What is to be called when some time has passed."""
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._calls.append(callback)
-
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        self.later.append(callback)
 
     def run(self, limit: int | None = None) -> int:
         """Turns until nothing is left to do, at most `limit`. Returns how many it took."""

@@ -474,21 +474,21 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
 def test_a_flood_ends_the_connection_by_name_and_fails_its_streams(flood: bytes) -> None:
-    owner = RecordingOwner()
-    provider = H2Provider(owner)
+    clock = FakeClock()
+    provider = H2Provider(clock=clock)
     told = [ask(provider)[1] for _ in range(2)]
     provider.says(flood)
     assert told[1].log == ["failed 502"]
     assert told[1].errors[0].end is EndReason.UPSTREAM_FAILED
     assert "flooded" in told[1].errors[0].message
     assert not told[1].errors[0].untouched
-    assert (provider.connection.capacity, owner.lost) == (0, 1)
+    assert provider.connection.capacity == 0
     assert not provider.connection.is_alive()
     *_, last = _own_frames(provider)
     assert (last.kind, last.payload[4:8]) == (frames.GOAWAY, frames.ENHANCE_YOUR_CALM.to_bytes(4, "big"))
     assert not provider.transport.reading
-    for call in provider.turns.later:
-        call()
+    assert provider.end == "open"
+    provider.connection.sweep(clock.advance(1))
     assert provider.end == "reset"
 
 
