@@ -61,6 +61,17 @@ class FrameSplitter:
         """A new turn begins."""
         self.left = TURN
 
+    def only(self, data: bytes) -> Frame | None:
+        """`data` as one whole frame, as an event of a stream comes; None: `feed` it."""
+        size = len(data)
+        if self._held or not 9 <= size <= MAX_FRAME + 9 or self.left <= 0:
+            return None
+        high, low, kind, flags, stream_id = _HEAD(data)
+        if (high << 8 | low) != size - 9:
+            return None
+        self.left -= 1
+        return _new(Frame, (kind, flags, stream_id & 0x7FFFFFFF, data))
+
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The whole frames that `data` completes, as far as the turn goes. Raises FrameTooLong."""
         if self._held:

@@ -139,7 +139,8 @@ class FrameGuard:
     def frames(self, data: bytes, now: float) -> Iterator[Frame]:
         """The whole frames that `data` completes, as far as the turn goes. `now` in seconds. Raises Violation."""
         try:
-            for frame in self.splitter.feed(data):
+            only = self.splitter.only(data)
+            for frame in self.splitter.feed(data) if only is None else (only,):
                 self.count(frame, now)
                 yield frame
         except FrameTooLong:

@@ -161,7 +161,7 @@ class DownstreamH2(SharedReads):
             return
         self._liveness.hear()
         self._take_in(data)
-        if not self._is_through and not self._stops & _TURN:
+        if (self._pending or self.guard.splitter.left <= 0) and not self.is_over and not self._stops & _TURN:
             self._stop_reading(_Stop.TURN)
             self._loop.call_soon(self._go_on)
 

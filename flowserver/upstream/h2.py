@@ -95,6 +95,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_ready",
         "_scheme",
         "_settings_known",
+        "_splitter",
         "_stops",
         "_streams",
         "_transport",
@@ -131,6 +132,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             )
         )
         self._guard = FrameGuard(limits)
+        self._splitter = self._guard.splitter
         self._streams: dict[int, H2Stream] = {}
         self._ready: list[H2Stream] = []
         self._control: list[bytes] = []
@@ -260,7 +262,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = True
         self._take_in(bytes(_READ_BUFFER[:nbytes]))
-        if self._guard.splitter.left <= 0 and not self._stops & _TURN:
+        if self._splitter.left <= 0 and not self._stops & _TURN:
             self._stop_reading(_TURN)
             self._loop.call_soon(self._go_on)
 
@@ -268,18 +270,19 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Another turn for what was read."""
         if self._broken_at is not None or self._transport.is_closing():
             return
-        splitter = self._guard.splitter
-        splitter.rest()
+        self._splitter.rest()
         self._take_in(b"")
-        if splitter.left > 0:
+        if self._splitter.left > 0:
             self._resume_reading(_TURN)
         else:
             self._loop.call_soon(self._go_on)
 
     def _take_in(self, data: bytes) -> None:
         """Deal with what was read, as far as the turn goes."""
+        splitter = self._splitter
+        only = splitter.only(data)  # an event is a read of its own, nearly always
         try:
-            for frame in self._guard.splitter.feed(data):
+            for frame in splitter.feed(data) if only is None else (only,):
                 if frame.kind == DATA:
                     self._receive_data(frame)
                 else:
