@@ -80,6 +80,7 @@ class Config:
     upstream_rcvbuf: int | None
     max_connections: int
     max_body: int
+    max_uploads: int
     head_timeout: float | None
     body_timeout: float | None
     keepalive_timeout: float | None
@@ -115,6 +116,7 @@ class Config:
     h2_connection_window: int
     h2_max_streams: int
     h2_max_requests: int
+    h2_max_uploads: int
     h2_ping_interval: float | None
     h2_max_resets: int
     h2_max_pings: int
@@ -353,6 +355,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("FLOW_MAX_CONNECTIONS", "10000", parse_count, "client connections at once; further ones get 503"),
     Setting("FLOW_MAX_BODY", "64m", parse_size, "largest request body; larger ones get 413"),
+    Setting(
+        "FLOW_MAX_UPLOADS",
+        "256m",
+        parse_size,
+        "bytes that unfinished request bodies may hold, all together; what exceeds it waits, for FLOW_BODY_TIMEOUT",
+    ),
     Setting("FLOW_HEAD_TIMEOUT", "10s", _or_off(parse_time), "for a client to send a request head"),
     Setting("FLOW_BODY_TIMEOUT", "60s", _or_off(parse_time), "between two pieces of a request body"),
     Setting("FLOW_KEEPALIVE_TIMEOUT", "75s", _or_off(parse_time), "for an idle client connection"),
@@ -438,8 +446,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("FLOW_H2_CONNECTION_WINDOW", "1m", parse_window, "HTTP/2: bytes it may send ahead on all its streams"),
     Setting("FLOW_H2_MAX_STREAMS", "250", parse_count, "HTTP/2: streams at once on a connection"),
     Setting("FLOW_H2_MAX_REQUESTS", "1000", parse_count, "HTTP/2: requests until a connection is asked to end"),
+    Setting(
+        "FLOW_H2_MAX_UPLOADS",
+        "32m",
+        parse_size,
+        "HTTP/2: bytes that unfinished bodies of one connection may hold",
+    ),
     Setting("FLOW_H2_PING_INTERVAL", "30s", _or_off(parse_time), "HTTP/2: silence after which a client is pinged"),
-    Setting("FLOW_H2_MAX_RESETS", "200", parse_count, "HTTP/2: resets by a client, or for its fault, in 10 s"),
+    Setting(
+        "FLOW_H2_MAX_RESETS",
+        "200",
+        parse_count,
+        "HTTP/2: resets of new requests, or for a client's fault, in 10 s",
+    ),
     Setting("FLOW_H2_MAX_PINGS", "100", parse_count, "HTTP/2: PING frames in 10 s"),
     Setting("FLOW_H2_MAX_SETTINGS", "50", parse_count, "HTTP/2: SETTINGS frames in 10 s"),
     Setting("FLOW_H2_MAX_PRIORITIES", "1000", parse_count, "HTTP/2: PRIORITY frames in 10 s"),
@@ -447,7 +466,7 @@ SETTINGS: tuple[Setting, ...] = (
         "FLOW_H2_MAX_EMPTY_FRAMES",
         "100",
         parse_count,
-        "HTTP/2: frames without content in 10 s; ten with under 64 bytes are one",
+        "HTTP/2: frames without content in 10 s; a hundred with under 9 bytes are one",
     ),
     Setting(
         "FLOW_H2_MAX_WINDOW_UPDATES",

@@ -1,8 +1,8 @@
 """Frames of HTTP/2 (RFC 9113 section 4) beside h2: taken apart before it sees them, made where it can't or is slow.
 
-No I/O. Both sides use it: a client's frames are counted on the way (`downstream.h2_guard`), a provider's DATA is read
-here alone, since h2 takes 9.1 us to receive a DATA frame and acknowledge it. The head of an answer is written here as
-literals, which a decoder takes whatever its table holds: h2 takes 53 us for one, and saves the client some 50 bytes.
+No I/O. Both sides use it: frames are counted on the way (`h2_guard`), a provider's DATA is read here alone, since h2
+takes 9.1 us to receive a DATA frame and acknowledge it. The head of an answer is written here as literals, which a
+decoder takes whatever its table holds: h2 takes 53 us for one, and saves the client some 50 bytes.
 """
 
 from __future__ import annotations
@@ -41,21 +41,44 @@ class FrameTooLong(Exception):
     """A frame is announced that is longer than we said we take."""
 
 
-class FrameSplitter:
-    """Takes bytes apart into frames; at most one incomplete frame is held."""
+TURN = 128
+"""What one connection may cost in one turn of the event loop: so many usual frames."""
 
-    __slots__ = ("_held",)
+
+class FrameSplitter:
+    """Takes bytes apart into frames, so many in a turn of the event loop: a read may hold 7,000 small ones, and other
+    connections are not to wait for them. Of reads that ended in time at most one incomplete frame is held."""
+
+    __slots__ = ("_held", "left")
 
     def __init__(self) -> None:
         self._held = b""
+        self.left = TURN
+        """What is left of the turn. At 0 or below nothing more is taken apart: stop reading, and in the next turn
+        `rest` and `feed` on. Who finds a frame costly takes something off."""
+
+    def rest(self) -> None:
+        """A new turn begins."""
+        self.left = TURN
+
+    def only(self, data: bytes) -> Frame | None:
+        """`data` as one whole frame, as an event of a stream comes; None: `feed` it."""
+        size = len(data)
+        if self._held or not 9 <= size <= MAX_FRAME + 9 or self.left <= 0:
+            return None
+        high, low, kind, flags, stream_id = _HEAD(data)
+        if (high << 8 | low) != size - 9:
+            return None
+        self.left -= 1
+        return _new(Frame, (kind, flags, stream_id & 0x7FFFFFFF, data))
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The whole frames that `data` completes; to be iterated to its end. Raises FrameTooLong."""
+        """The whole frames that `data` completes, as far as the turn goes. Raises FrameTooLong."""
         if self._held:
             data = self._held + data
         position, size = 0, len(data)
         try:
-            while size - position >= 9:
+            while size - position >= 9 and self.left > 0:
                 high, low, kind, flags, stream_id = _HEAD(data, position)
                 length = high << 8 | low
                 if length > MAX_FRAME:
@@ -64,6 +87,7 @@ class FrameSplitter:
                 if end > size:
                     break
                 start, position = position, end
+                self.left -= 1
                 # as Frame(...), without a call in Python
                 yield _new(Frame, (kind, flags, stream_id & 0x7FFFFFFF, data[start:end]))
         finally:

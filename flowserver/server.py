@@ -13,12 +13,12 @@ from dataclasses import replace
 
 from .config import Address, Config, ConfigError
 from .dialects.estimate import Ratios
-from .downstream.h2_guard import H2Limits
 from .downstream.hangup import HangupWatcher
 from .downstream.listener import Listener
 from .downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
 from .downstream.tls import TlsFiles, server_context
 from .flow import Marks
+from .h2_guard import H2Limits
 from .providers import Providers, build
 from .relay.account import AccountSettings
 from .relay.admission import Admission
@@ -27,6 +27,7 @@ from .relay.context import Surroundings as ExchangeSurroundings
 from .relay.dispatch import Dispatching, RetryPolicy
 from .relay.ports import OpenExchange
 from .relay.target import Deadlines
+from .relay.uploads import Uploads
 from .telemetry.admin import Admin
 from .telemetry.log import Log
 from .telemetry.metrics import Metrics
@@ -50,6 +51,8 @@ class Relay:
         self.metrics = Metrics(log)
         self._marks = Marks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
+        self._uploads = Uploads(config.max_uploads, clock=time.monotonic, patience=config.body_timeout)
+        self.metrics.uploads = self._uploads
         topology = load_topology(config, environ)
         self._providers = build(config, topology, self._marks)
         self._tenancy = Tenancy(config, topology)
@@ -188,7 +191,7 @@ class Relay:
             config.stall_timeout,
             _h2_settings(config),
         )
-        around = Surroundings(settings, open_exchange, self.metrics, time.monotonic, self._hangups)
+        around = Surroundings(settings, open_exchange, self.metrics, time.monotonic, self._hangups, self._uploads)
         around.h2_totals = self.metrics.h2
         return Listener(around, notsent_lowat=config.notsent_lowat, tls=tls)
 
@@ -234,6 +237,7 @@ def _h2_settings(config: Config) -> H2Settings:
         connection_window=config.h2_connection_window,
         max_streams=config.h2_max_streams,
         max_requests=config.h2_max_requests,
+        max_uploads=config.h2_max_uploads,
         ping_interval=config.h2_ping_interval,
         limits=H2Limits(
             resets=config.h2_max_resets,

@@ -20,7 +20,9 @@ from ..flow import Outlet
 from ..framing import FramingError, encode_chunk
 from ..messages import RequestHead, ResponseHead
 from ..relay.ports import DownstreamEvents
+from ..relay.uploads import Uploads
 from .head import HeadReader, RepeatedHead
+from .held_upload import HeldUpload
 from .message import Message, PlainMessage, read_request
 from .stall import StallWatch
 from .surroundings import ConnectionSettings, SharedReads, Surroundings
@@ -31,7 +33,11 @@ MAX_PIPELINED = 64 * 1024
 """Bytes of further requests that are read ahead while one is being answered."""
 
 
-class H1Stream:
+_GATE, _ROOM = 1, 2
+"""Why a body is not read: its provider lags; too much of unfinished bodies is held."""
+
+
+class H1Stream(HeldUpload):
     """One request and its answer on a connection: a `relay.ports.DownstreamStream`."""
 
     protocol = "h1"
@@ -42,6 +48,7 @@ class H1Stream:
         "_connection",
         "_ending",
         "_outlet",
+        "_stops",
         "_writes",
         "events",
         "message",
@@ -50,7 +57,10 @@ class H1Stream:
     )
 
     def __init__(self, connection: DownstreamH1, message: Message, request: RequestHead) -> None:
+        super().__init__()
         self._connection = connection
+        self._stops = 0
+        """Why its body is not read: `_GATE`, `_ROOM`."""
         self.message = message
         self.request = request
         self.request_whole = False
@@ -109,12 +119,20 @@ class H1Stream:
         self._end("broken")
 
     def pause_reading(self) -> None:
-        if self._is_open:
-            self._connection.pause_reading()
+        self._stop_reading(_GATE)
 
     def resume_reading(self) -> None:
-        if self._is_open:
-            self._connection.resume_reading()
+        self._go_on_reading(_GATE)
+
+    def stop_upload(self) -> None:
+        self._stop_reading(_ROOM)
+
+    def go_on_uploading(self) -> None:
+        self._go_on_reading(_ROOM)
+
+    @property
+    def uploads(self) -> Uploads:
+        return self._connection.uploads
 
     @property
     def held(self) -> int:
@@ -160,6 +178,16 @@ class H1Stream:
             self.send_interim(ResponseHead(100, [], reason=b"Continue"))
         elif self._chunked and not self._bodiless:
             self._connection.write(b"0")
+
+    def _stop_reading(self, reason: int) -> None:
+        self._stops |= reason
+        if self._is_open:
+            self._connection.pause_reading()
+
+    def _go_on_reading(self, reason: int) -> None:
+        self._stops &= ~reason
+        if not self._stops and self._is_open:
+            self._connection.resume_reading()
 
     @property
     def _is_open(self) -> bool:
@@ -326,6 +354,10 @@ class DownstreamH1(SharedReads):
             self._reading = True
             self._around.hangups.forget(self._fd, self._on_hangup)
             self._transport.resume_reading()
+
+    @property
+    def uploads(self) -> Uploads:
+        return self._around.uploads
 
     @property
     def is_serving(self) -> bool:

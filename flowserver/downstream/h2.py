@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from enum import IntFlag
 from typing import cast
 
 import h2.errors
@@ -21,8 +22,8 @@ import h2.exceptions
 from ..errors import EndReason, RelayError
 from ..flow import Marks
 from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
+from ..h2_guard import FrameGuard, Violation
 from ..messages import Headers, RequestHead, ResponseHead
-from .h2_guard import FrameGuard, Violation
 from .h2_head import Malformed, RepeatedH2Head, parse_h2_head
 from .h2_reader import FrameReader
 from .h2_state import ClientState
@@ -35,10 +36,24 @@ WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
 LOAN = 4096
 """Bytes of its windows that a stream is lent at a time: some fifteen events."""
+STARTS = 16
+"""Requests that are begun in one turn of the event loop: each takes as long as many frames."""
 LINGER = 1.0
 """Seconds between the two GOAWAYs, and for the last words of a broken connection to arrive."""
 
 _Code = h2.errors.ErrorCodes
+
+
+class _Stop(IntFlag):
+    """Why the client is not read."""
+
+    ANSWERS = 1
+    """What it is told of pings and the like piles up unread."""
+    TURN = 2
+    """What was read is not yet dealt with."""
+
+
+_TURN = _Stop.TURN.value
 
 
 class DownstreamH2(SharedReads):
@@ -59,13 +74,13 @@ class DownstreamH2(SharedReads):
         "_loop",
         "_pending",
         "_reader",
-        "_reading",
         "_ready",
         "_requests",
         "_sent_at_look",
         "_settings",
         "_stall",
         "_starved",
+        "_stops",
         "_transport",
         "clock",
         "flush_due",
@@ -75,6 +90,7 @@ class DownstreamH2(SharedReads):
         "sent",
         "streams",
         "totals",
+        "uploads",
         "write",
     )
 
@@ -84,6 +100,7 @@ class DownstreamH2(SharedReads):
         self.marks: Marks = around.settings.marks
         self.clock = around.clock
         self.totals = around.h2_totals
+        self.uploads = around.uploads.below(self._settings.max_uploads)
         self._loop = asyncio.get_running_loop()
         self.guard = FrameGuard(self._settings.limits)
         self._h2 = ClientState()
@@ -103,7 +120,8 @@ class DownstreamH2(SharedReads):
         """Frames that h2 does not know of."""
         self.flush_due = False
         self.is_blocked = False
-        self._reading = True
+        self._stops = 0
+        """`_Stop`s, as a number: arithmetic of an IntFlag takes a microsecond."""
         self._requests = 0
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
@@ -142,9 +160,32 @@ class DownstreamH2(SharedReads):
         if self._lingering_since is not None:
             return
         self._liveness.hear()
+        self._take_in(data)
+        if (self._pending or self.guard.splitter.left <= 0) and not self.is_over and not self._stops & _TURN:
+            self._stop_reading(_Stop.TURN)
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Another turn for what was read."""
+        if self.is_over or self._transport.is_closing():
+            return
+        self.guard.splitter.rest()
+        self._take_in(b"")
+        if self._is_through:
+            self._resume_reading(_Stop.TURN)
+        else:
+            self._loop.call_soon(self._go_on)
+
+    @property
+    def _is_through(self) -> bool:
+        """Whether the turn sufficed for what was read."""
+        return self.is_over or (not self._pending and self.guard.splitter.left > 0)
+
+    def _take_in(self, data: bytes) -> None:
+        """Deal with what was read, as far as the turn goes. A request begins when all that came with it is known."""
         try:
             self._reader.feed(data, self.clock())
-            if self._pending:
+            if self._pending and self.guard.splitter.left > 0:
                 self._start_requests()
         except Violation as violation:
             self.fail(violation.code, violation.reason)
@@ -168,7 +209,7 @@ class DownstreamH2(SharedReads):
 
     def resume_writing(self) -> None:
         self.is_blocked = False
-        self._resume_reading()
+        self._resume_reading(_Stop.ANSWERS)
         self._schedule_flush()
 
     @property
@@ -203,7 +244,7 @@ class DownstreamH2(SharedReads):
         windows.outbound_flow_control_window -= size
         stream.sent += size
         self.sent = stream.sent_mark = self.sent + size
-        self.guard.note_sent(size)
+        self.guard.update_credit += 2  # `note_sent`
         self.write(data_head(size, stream.frame_tail) + data)
         return True
 
@@ -234,6 +275,14 @@ class DownstreamH2(SharedReads):
     def credit(self, stream: H2Stream, length: int) -> None:
         """The client may send `length` more bytes, on the stream and on the connection."""
         if length and self._h2.acknowledge(stream.state, length):
+            self._schedule_flush()
+
+    def credit_connection(self, length: int) -> None:
+        if self._h2.acknowledge(None, length):
+            self._schedule_flush()
+
+    def credit_stream(self, stream: H2Stream, length: int) -> None:
+        if self._h2.acknowledge_on_stream(stream.state, length):
             self._schedule_flush()
 
     # --- for the listener ------------------------------------------------------------------------------------------
@@ -351,7 +400,7 @@ class DownstreamH2(SharedReads):
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _start_requests(self) -> None:
-        pending, self._pending = self._pending, []
+        pending, self._pending = self._pending[:STARTS], self._pending[STARTS:]
         for stream in pending:
             if stream.is_open:
                 self._around.open_exchange(stream.request, stream)
@@ -385,7 +434,7 @@ class DownstreamH2(SharedReads):
         if data:
             self._transport.write(data)
             if self._transport.get_write_buffer_size() > 4 * WRITE_SIZE:
-                self._pause_reading()  # our answers to control frames pile up unread
+                self._stop_reading(_Stop.ANSWERS)
         if ready and not self.is_blocked:
             self._schedule_flush()
         if self._last_stream != NO_STREAM_YET and not self.streams and not self._pending:
@@ -402,7 +451,7 @@ class DownstreamH2(SharedReads):
             connection.outbound_flow_control_window -= size
             self.sent += size
             stream.note_sent(self.sent)
-            self.guard.note_sent(size)
+            self.guard.note_sent(size, whole=not stream.held)
         if stream.ending is not None:
             self._finish(stream, out)
         elif stream.window_is_shut:
@@ -425,6 +474,7 @@ class DownstreamH2(SharedReads):
             out.append(end_of_stream(stream_id))
             if not stream.request_whole:  # answered before the upload was over (RFC 9113 section 8.1)
                 self._h2.reset_stream(stream_id, _Code.NO_ERROR)
+                self.guard.expect_late(self._settings.stream_window)
         self.close_stream(stream_id, None)
         if stream.ending != "broken" and stream.events is not None:
             stream.events.on_downstream_finished()
@@ -432,16 +482,20 @@ class DownstreamH2(SharedReads):
         if self._h2.unsent:
             out.append(self._h2.data_to_send())
 
-    def _pause_reading(self) -> None:
-        if self._reading:
-            self._reading = False
+    def _stop_reading(self, reason: _Stop) -> None:
+        if not self._stops:
             self._transport.pause_reading()
+        self._stops |= reason.value
+        if reason is _Stop.ANSWERS:
             self._around.hangups.watch(self._fd, self._on_hangup)
 
-    def _resume_reading(self) -> None:
-        if not self._reading and not self._transport.is_closing():
-            self._reading = True
+    def _resume_reading(self, reason: _Stop) -> None:
+        if not self._stops & reason.value or self._transport.is_closing():
+            return
+        self._stops &= ~reason.value
+        if reason is _Stop.ANSWERS:
             self._around.hangups.forget(self._fd, self._on_hangup)
+        if not self._stops:
             self._transport.resume_reading()
 
     # --- ending ----------------------------------------------------------------------------------------------------
@@ -450,6 +504,8 @@ class DownstreamH2(SharedReads):
         """Answer a request that is not served; `bodiless` when it is a HEAD."""
         self._around.observer.request_refused(error, "h2")
         self._h2.answer_at_once(stream_id, error, ended=ended, bodiless=bodiless)
+        if not ended:
+            self.guard.expect_late(self._settings.stream_window)
 
     def _reset(self, stream_id: int, code: _Code, reason: EndReason) -> None:
         with contextlib.suppress(h2.exceptions.StreamClosedError):  # over on both sides already
@@ -471,6 +527,8 @@ class DownstreamH2(SharedReads):
         """Say nothing more, and go on reading without a look: a close would answer what still comes with a reset, which
         may overtake the last words."""
         self._lingering_since = self.clock()
+        for reason in _Stop:
+            self._resume_reading(reason)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         elif self._failed:  # TLS has no half-close; its client is not to be waited for

@@ -29,7 +29,7 @@ from ..frames import (
     WINDOW_UPDATE,
     Frame,
 )
-from .h2_guard import FrameGuard
+from ..h2_guard import FrameGuard
 from .h2_head import Malformed, check_trailers
 from .h2_state import ClientState
 from .h2_stream import H2Stream
@@ -136,9 +136,10 @@ class FrameReader:
 
     def _receive_by_h2(self, frame: Frame) -> None:
         now = self._connection.clock
-        if frame.stream_id not in self._streams:
+        stream = self._streams.get(frame.stream_id)
+        if stream is None:
             self._count_stray(frame)
-        elif frame.kind == RST_STREAM:
+        elif frame.kind == RST_STREAM and stream.is_fresh:
             self._guard.count_reset(now())
         if frame.kind in (HEADERS, CONTINUATION, PUSH_PROMISE):
             self.header_block_since = None if frame.flags & END_HEADERS else self.header_block_since or now()
@@ -157,7 +158,7 @@ class FrameReader:
         if frame.kind in (DATA, RST_STREAM) or (
             frame.kind == HEADERS and frame.stream_id <= self._state.highest_inbound_stream_id
         ):
-            self._guard.count_stray(self._connection.clock())
+            self._guard.count_late(len(frame.raw) - 9, self._connection.clock())
 
     def _on_request(self, event: h2.events.RequestReceived) -> None:
         self._connection.begin_request(event.stream_id, event.headers, ended=event.stream_ended is not None)

@@ -15,11 +15,9 @@ import hpack
 
 from ..errors import RelayError
 from ..frames import header_block, headers, window_update
+from ..h2_bounds import BoundedState
 from ..messages import Headers
-from .hpack_decoder import HpackDecoder
 
-HEADER_TABLE = 4096
-"""Bytes of our HPACK encoder's table at most; a client may allow 4 GiB."""
 _FORGET_AT = 32
 """Ended streams that h2 may keep as such before they are looked for."""
 
@@ -90,7 +88,7 @@ class ClientStream(h2.stream.H2Stream):
         return self.state_machine.state in (_States.OPEN, _States.HALF_CLOSED_LOCAL)
 
 
-class ClientState(h2.connection.H2Connection):
+class ClientState(BoundedState):
     """The state of one connection. `open` makes the first frames.
 
     What every request needs is done without h2's frame and event objects, and its state is kept true: `receive_head`,
@@ -108,7 +106,6 @@ class ClientState(h2.connection.H2Connection):
                 validate_outbound_headers=False,
             )
         )
-        self.decoder = HpackDecoder(self.DEFAULT_MAX_HEADER_LIST_SIZE)
         self._our_window = self.local_settings.initial_window_size
         self._their_window = self.remote_settings.initial_window_size
         """What a stream begins with, from either side's settings."""
@@ -131,11 +128,6 @@ class ClientState(h2.connection.H2Connection):
         extra = connection_window - 65_535
         if extra > 0:
             self.increment_flow_control_window(extra)
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait for `data_to_send`."""
-        return len(self._data_to_send)
 
     def stream(self, stream_id: int) -> ClientStream:
         """A stream that has begun."""
@@ -175,17 +167,23 @@ class ClientState(h2.connection.H2Connection):
         except h2.exceptions.FlowControlError as error:
             raise self._broken(error) from None
 
-    def acknowledge(self, stream: ClientStream, length: int) -> bool:
+    def acknowledge(self, stream: ClientStream | None, length: int) -> bool:
         """`length` bytes of a stream's body are dealt with: windows are opened when it is time, the stream's own while
-        more may come on it. Returns whether a frame was made."""
+        more may come on it. None: the connection's only. Returns whether a frame was made."""
         unsent = self.unsent
         increment = self._inbound_flow_control_window_manager.process_bytes(length)
         if increment:
             self._data_to_send += window_update(0, increment)
+        if stream is not None:
+            self.acknowledge_on_stream(stream, length)
+        return self.unsent > unsent
+
+    def acknowledge_on_stream(self, stream: ClientStream, length: int) -> bool:
+        """The same for the stream's window only."""
         increment = stream.credit(length) if stream.takes_body else None
         if increment:
             self._data_to_send += window_update(stream.stream_id, increment)
-        return self.unsent > unsent
+        return bool(increment)
 
     def send_head(self, stream: ClientStream, fields: Headers) -> None:
         """The head of an answer. By hand if it is the final one, one frame holds it, and the encoder has nothing to
@@ -246,20 +244,9 @@ class ClientState(h2.connection.H2Connection):
                 error.error_code = _ErrorCodes.COMPRESSION_ERROR  # RFC 9113 section 4.3
             raise
 
-    def _receive_settings_frame(self, frame: Any) -> Any:
-        """Unknown settings must be ignored (RFC 9113 section 6.5.2); h2 would keep each, 46 MB of them."""
-        frame.settings = {code: value for code, value in frame.settings.items() if code in _KNOWN}
-        return super()._receive_settings_frame(frame)
-
     def _acknowledge_settings(self) -> list[Any]:
         frames = super()._acknowledge_settings()
         self._their_window = self.remote_settings.initial_window_size
-        encoder = self.encoder
-        if encoder.header_table_size > HEADER_TABLE:
-            encoder.header_table_size = HEADER_TABLE
-        changes = encoder.table_size_changes
-        if len(changes) > 1:  # the smallest and the last are to be told (RFC 7541 section 4.2)
-            changes[:] = [min(changes), changes[-1]]
         return frames
 
 
@@ -267,6 +254,3 @@ def _undecodable(error: hpack.HPACKError) -> h2.exceptions.ProtocolError:
     wrong = h2.exceptions.ProtocolError(str(error))
     wrong.error_code = _ErrorCodes.COMPRESSION_ERROR  # RFC 9113 section 4.3
     return wrong
-
-
-_KNOWN = frozenset(int(code) for code in _Codes)

@@ -10,14 +10,19 @@ from ..flow import Marks, StreamBuffer
 from ..frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
-from .h2_guard import SMALL
+from ..relay.uploads import Uploads
+from .held_upload import HeldUpload
 
 if TYPE_CHECKING:
     from .h2 import DownstreamH2
     from .h2_state import ClientStream
 
 
-class H2Stream:
+FRESH = 0.01
+"""Seconds in which a request that is reset had no use for anybody: a flood is made of these."""
+
+
+class H2Stream(HeldUpload):
     """Chunks wait here until the connection's next write takes them, as far as the stream's window allows.
 
     A stream whose window is shut stops itself only: its buffer fills, its gate shuts, its provider waits.
@@ -26,6 +31,7 @@ class H2Stream:
     protocol = "h2"
 
     __slots__ = (
+        "_began_at",
         "_bodiless",
         "_body_left",
         "_borrowed",
@@ -41,6 +47,7 @@ class H2Stream:
         "_stall_since",
         "_uncredited",
         "_window_shut_at",
+        "_withheld",
         "_writes",
         "_writes_full",
         "events",
@@ -57,7 +64,9 @@ class H2Stream:
     )
 
     def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: ClientStream) -> None:
+        super().__init__()
         self._connection = connection
+        self._began_at = connection.clock()
         self._marks: Marks = connection.marks
         self.state = state
         """h2's own."""
@@ -89,6 +98,10 @@ class H2Stream:
         self._full = False
         self._reading = True
         self._uncredited = 0
+        """Bytes of the body that neither window was opened for, since its provider lags."""
+        self._withheld = 0
+        """Those that the stream's was not, since too much of unfinished bodies is held. The connection's is open: it is
+        that of the upload which goes on, too."""
         self._window_shut_at: float | None = None
         self._stall_mark = -1
         self._stall_since = 0.0
@@ -140,8 +153,7 @@ class H2Stream:
         self._lent = left
         self._writes += 1
         connection.sent += size
-        if size >= SMALL:  # `FrameGuard.note_sent`, a call of which would be 2 % of an event
-            connection.guard.update_credit += 2
+        connection.guard.update_credit += 2  # `FrameGuard.note_sent`, a call of which would be 2 % of an event
         write = connection.write  # a call of the attribute itself would look it up the slow way
         write(BEGINNINGS[size] + self.frame_tail + data)
 
@@ -177,8 +189,20 @@ class H2Stream:
     def resume_reading(self) -> None:
         self._reading = True
         if self._uncredited and self.is_open:
-            self._connection.credit(self, self._uncredited)
-            self._uncredited = 0
+            length, self._uncredited = self._uncredited, 0
+            self._credit(length)
+
+    def stop_upload(self) -> None:
+        """`_credit` looks at `upload_waits`."""
+
+    def go_on_uploading(self) -> None:
+        if self._withheld and self.is_open:
+            self._connection.credit_stream(self, self._withheld)
+            self._withheld = 0
+
+    @property
+    def uploads(self) -> Uploads:
+        return self._connection.uploads
 
     @property
     def held(self) -> int:
@@ -236,9 +260,22 @@ class H2Stream:
         if data and self.events is not None:
             self.events.on_downstream_data(data)
         if self._reading and self.is_open:
-            self._connection.credit(self, length)
+            self._credit(length)
         else:
             self._uncredited += length
+
+    def _credit(self, length: int) -> None:
+        """The client may send `length` more bytes: on this stream only if it may hold more."""
+        if self.upload_waits:
+            self._withheld += length
+            self._connection.credit_connection(length)
+        else:
+            self._connection.credit(self, length)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing came of it yet: neither an answer's head nor work that took some time."""
+        return self.events is None or (not self.head_sent and self._connection.clock() - self._began_at < FRESH)
 
     # --- the connection's side: answers ---
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..flow import Marks
+from ..h2_guard import H2Limits
 from ..relay.ports import Clock, H2Totals, Observer, OpenExchange
-from .h2_guard import H2Limits
+from ..relay.uploads import Uploads
 from .hangup import HangupWatcher
 
 
@@ -20,6 +21,8 @@ class H2Settings:
     connection_window: int = 1024 * 1024
     max_streams: int = 250
     max_requests: int = 1000
+    max_uploads: int = 32 * 1024 * 1024
+    """Bytes that unfinished uploads of one connection may hold."""
     ping_interval: float | None = 30.0
     limits: H2Limits = field(default_factory=H2Limits)
 
@@ -76,7 +79,7 @@ class Connection(Protocol):
 class Surroundings:
     """What the connections of one listener share."""
 
-    __slots__ = ("clock", "connections", "h2_totals", "hangups", "observer", "open_exchange", "settings")
+    __slots__ = ("clock", "connections", "h2_totals", "hangups", "observer", "open_exchange", "settings", "uploads")
 
     def __init__(
         self,
@@ -85,11 +88,14 @@ class Surroundings:
         observer: Observer,
         clock: Clock,
         hangups: HangupWatcher,
+        uploads: Uploads | None = None,
     ) -> None:
+        """`uploads` bounds what unfinished ones may hold; None: nothing does."""
         self.settings = settings
         self.open_exchange = open_exchange
         self.observer = observer
         self.clock = clock
         self.hangups = hangups
         self.h2_totals = H2Totals()
+        self.uploads = uploads or Uploads(clock=clock)
         self.connections: set[Connection] = set()

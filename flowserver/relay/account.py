@@ -500,7 +500,11 @@ class Account:
         if self.tap is not None:
             self.tap.close()
         meter = self.meter
-        if meter is not None and meter.has_text and not (meter.units or meter.is_final or meter.failed or self._unread_tokens):
+        if (
+            meter is not None
+            and meter.has_text
+            and not (meter.units or meter.is_final or meter.failed or self._unread_tokens)
+        ):
             # JSON of another API's, perhaps: its texts are nowhere where this one has them.
             self._foreign = max(0, size - _SILENT)
         charge = self._charge()

@@ -41,7 +41,7 @@ class Admission:
         if request.find(b"via") is not None and passed_through(request.headers, self.dispatching.pseudonym):
             exchange.refuse(LOOP)
         else:
-            exchange.start(Dispatch(request, identity, self.dispatching, exchange, account=account))
+            exchange.start(Dispatch(request, identity, self.dispatching, exchange, account=account, upload=downstream))
         return exchange
 
     def _open_account(self, request: RequestHead) -> Account:

@@ -6,7 +6,6 @@ to, body bytes go past it: its `on_upstream_data` is the exchange's own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,13 +15,14 @@ from ..messages import RequestHead, ResponseHead, request_for_upstream
 from ..names import PATH_BYTES, bounded
 from ..paths import is_signed
 from .account import Account
+from .candidates import next_candidate, subjects, unavailable
 from .failures import NOBODY, SIGNED_PATH, busy, is_illness, is_passing, retry_after
 from .lane import Lane
-from .ports import Clock, UpstreamEvents, UpstreamStream
+from .ports import Clock, UploadCount, UpstreamEvents, UpstreamStream
 from .request_body import BodyPieces
-from .routes import Route, RouteTable, choose, join_target
+from .routes import Route, RouteTable, join_target
 from .target import Target
-from .tenants import digest_of, key_of
+from .uploads import UNCOUNTED, UPLOADS_FULL
 
 _REFUSALS = (400, 422)
 """Statuses that say: there is something in the request that should not be."""
@@ -95,16 +95,26 @@ class Dispatch:
         "_stopped",
         "_target",
         "_tried",
+        "_upload",
         "_whole",
         "attempts",
         "on_upstream_data",
     )
 
     def __init__(
-        self, request: RequestHead, identity: bytes, around: Dispatching, events: DispatchEvents, *, account: Account
+        self,
+        request: RequestHead,
+        identity: bytes,
+        around: Dispatching,
+        events: DispatchEvents,
+        *,
+        account: Account,
+        upload: UploadCount = UNCOUNTED,
     ) -> None:
+        """`upload` is told what is held here of a body that is not yet whole."""
         self._around = around
         self._account = account
+        self._upload = upload
         self._request = request
         self._identity = identity
         self._identified = False
@@ -178,26 +188,37 @@ class Dispatch:
             self._fail(error)
         elif self._attempt is not None:
             if self._replayable and not self._committed:
-                self._body.append(data)
-            else:
-                self._body.clear()
+                self._hold(data)
+            if self._committed or not self._replayable or self._upload.upload_waits:
+                self._replayable = False  # rather than to hold the client up for it
+                self._forget_body()
             self._attempt.send_data(data)
         else:
             self._keep(data)
 
     def _keep(self, data: bytes) -> None:
         """More of the body, while nobody is asked yet."""
-        self._body.append(data)
+        self._hold(data)
         if self._collecting and self._account.request.is_known:
             self._collecting = False
             self._proceed()
         if not self._replayable and not self._collecting and self._attempt is None and not self._ended:
             self._stop_upload()
 
+    def _hold(self, data: bytes) -> None:
+        self._body.append(data)
+        if self._body_size != self._request.content_length:  # the rest is to come
+            self._upload.hold_upload(len(data))
+
+    def _forget_body(self) -> None:
+        self._body.clear()
+        self._upload.end_upload()
+
     def send_end(self) -> None:
         if self._ended:
             return
         self._whole = True
+        self._upload.end_upload()
         self._account.request.finish()
         if self._collecting:
             self._collecting = False
@@ -209,7 +230,7 @@ class Dispatch:
         if self._ended:
             return
         self._ended = True
-        self._body.clear()
+        self._forget_body()
         if self._queued_at is not None:
             self._tried[-1].leave(self)
         self._queued_at = self._retry_at = None
@@ -227,8 +248,10 @@ class Dispatch:
             self._attempt.resume_reading()
 
     def sweep(self, now: float) -> None:
-        """Waits that take their time: for a place, for a provider to be ready again."""
-        if self._retry_at is not None and now >= self._retry_at:
+        """Waits that take their time: for room, for a place, for a provider to be ready again."""
+        if self._upload.upload_is_overdue(now):
+            self._fail(UPLOADS_FULL)
+        elif self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._ask_if_well(self._tried[-1])
         elif self._queued_at is not None and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
@@ -276,7 +299,7 @@ class Dispatch:
                 return
         self._committed = True
         self._probing = False
-        self._body.clear()
+        self._forget_body()
         target.answers += 1
         target.head_seconds += self._around.clock() - self._begun_at
         self._events.on_upstream_head(head)
@@ -395,7 +418,7 @@ class Dispatch:
         if target is not None:
             self._ask(target)
         elif self._route is not None:
-            self._fail(self._unavailable(self._route))
+            self._fail(unavailable(self._route, self._around.clock()))
 
     def _ask_if_well(self, target: Target) -> None:
         if target.health.allows(self._around.clock()):
@@ -403,33 +426,20 @@ class Dispatch:
         else:
             self._choose_again()
 
-    def _subjects(self, target: Target) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-        """The key and the model that a refusal of `target` is about."""
-        key = b"" if target.settings.api_key is not None else digest_of(key_of(self._request.headers) or b"")
-        return ("key", key), ("model", self._account.asked.model)
-
-    def _is_welcome(self, target: Target, now: float, *, refused_too: bool = False) -> bool:
-        if not target.health.allows(now):
-            return False
-        return refused_too or not target.standing or target.standing.allows(now, *self._subjects(target))
-
     def _candidate(self, *, refused_too: bool = False) -> Target | None:
         """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
         where this key or model was refused of late."""
         assert self._route is not None
-        now, tried = self._around.clock(), self._tried
-        for tier in self._route.tiers:
-            fit = [
-                target
-                for target in tier
-                if target not in tried and self._is_welcome(target, now, refused_too=refused_too)
-            ]
-            free = [target for target in fit if not target.is_full]
-            if not free:
-                free = [target for target in fit if target.waiting < target.settings.queue]
-            if free:
-                return choose(free, self._around.random)
-        return None
+        now = self._around.clock()
+
+        def is_welcome(target: Target) -> bool:
+            standing = target.standing
+            return refused_too or not standing or standing.allows(now, *self._subjects(target))
+
+        return next_candidate(self._route, self._tried, now=now, random=self._around.random, is_welcome=is_welcome)
+
+    def _subjects(self, target: Target) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
+        return subjects(target, self._request, self._account.asked.model)
 
     def _ask(self, target: Target) -> None:
         """Take a place at `target` or stand in its queue."""
@@ -461,7 +471,7 @@ class Dispatch:
             attempt.send_data(data)
         body = ()
         if not self._replayable:
-            self._body.clear()
+            self._forget_body()
         if not self._attempt_full:
             self._resume_upload()
         if self._whole and self._attempt is attempt:
@@ -577,17 +587,12 @@ class Dispatch:
     def _fail(self, error: RelayError) -> None:
         if not self._ended:
             self._ended = True
-            self._body.clear()
+            self._forget_body()
             self._events.on_upstream_failed(error)
             self._let_go()
 
     def _let_go(self) -> None:
         """It is over, and the exchange, which holds it, is told nothing more: no cycle is left to be collected."""
         self._events = NOBODY
+        self._upload = UNCOUNTED
         self.on_upstream_data = NOBODY.on_upstream_data
-
-    def _unavailable(self, route: Route) -> RelayError:
-        """Nobody may be asked: all providers of the route are unwell or full."""
-        now = self._around.clock()
-        waits = [target.health.available_in(now) for tier in route.tiers for target in tier]
-        return busy("No provider for this request is available now.", after=max(1, math.ceil(min(waits))))

@@ -475,7 +475,7 @@ class Exchange:
 
     def _sweep_upload(self, now: float, limits: Deadlines) -> None:
         held_back = self.upload_is_stopped
-        still = self._still_for(now, "up", self.bytes_up, self.bytes_down, held_back)
+        still = self._still_for(now, "up", self.bytes_up, self.bytes_down, held_back, self._down.upload_waits)
         if held_back:
             if limits.first_byte is not None and still >= limits.first_byte:
                 what = "The provider took no more of the request for"

@@ -18,7 +18,25 @@ if TYPE_CHECKING:
     from .lane import Lane
 
 
-class DownstreamStream(Protocol):
+class UploadCount(Protocol):
+    """What is held of a request's body: see `uploads`."""
+
+    def hold_upload(self, size: int) -> None:
+        """So many bytes more of the request's body are held until it is whole. Where there are too many, no more are
+        asked for."""
+
+    def end_upload(self) -> None:
+        """None are held any more, or the body is whole."""
+
+    @property
+    def upload_waits(self) -> bool:
+        """Whether no more of the body is asked for, since too much is held."""
+
+    def upload_is_overdue(self, now: float) -> bool:
+        """Whether that lasts too long."""
+
+
+class DownstreamStream(UploadCount, Protocol):
     """The client's side of one exchange."""
 
     protocol: str

@@ -18,6 +18,7 @@ from ..relay.exchange import Exchange
 from ..relay.health import Health
 from ..relay.ports import H2Totals
 from ..relay.target import Target
+from ..relay.uploads import Uploads
 from .histogram import Histogram
 from .log import Log
 from .tokens import TokenMetrics
@@ -80,6 +81,7 @@ class Metrics:
         self.targets: Sequence[Target] = ()
         self.pools: Sequence[PoolFigures] = ()
         self.store: StoreFigures | None = None
+        self.uploads: Uploads | None = None
         self.connections = 0
         """Client connections, written by the listener's sweep."""
         self._ends = dict.fromkeys(EndReason, 0)
@@ -174,6 +176,11 @@ class Metrics:
         family.add_metric(["down"], down)
         family.add_metric(["up"], up)
         yield family
+        if self.uploads is not None:
+            text = "Bytes that unfinished uploads hold."
+            yield GaugeMetricFamily("flow_uploads_held_bytes", text, value=self.uploads.held)
+            text = "Uploads that had to wait, since those of all held too much."
+            yield CounterMetricFamily("flow_uploads_waits", text, value=self.uploads.waits)
         yield CounterMetricFamily("flow_chunks", "Reads that brought body bytes from providers.", value=chunks)
 
     def _flow(self) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
 """HTTP/2 towards the provider: a connection of many streams, each with a window of its own.
 
-The shared socket is always read. What a lagging client must not pull is withheld from its stream's window: the
-connection is credited on receipt, the stream as its bytes are consumed. DATA frames are read here and never reach h2,
+The shared socket is always read, a bounded piece in each turn of the event loop; `h2_guard` counts what floods are made
+of. What a lagging client must not pull is withheld from its stream's window: the connection is credited on receipt, the
+stream as its bytes are consumed. DATA frames are read here and never reach h2,
 which takes 9.1 us to receive and acknowledge one; it is told of their end. GOAWAY does not reach it either, since open
 streams are to go on.
 """
@@ -27,13 +28,18 @@ from ..frames import (
     DATA,
     END_STREAM,
     GOAWAY,
+    HEADERS,
+    PADDED,
+    RST_STREAM,
     Frame,
-    FrameSplitter,
     FrameTooLong,
     data_of,
     end_of_stream,
+    goaway,
     window_update,
 )
+from ..h2_bounds import BoundedState
+from ..h2_guard import PROVIDER, TINY, FrameGuard, H2Limits, Violation
 from ..messages import Headers, RequestHead
 from ..relay.ports import Clock, UpstreamEvents
 from .h2_stream import H2Stream
@@ -49,6 +55,8 @@ READ_SIZE = 64 * 1024
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
 """Where all connections read to: what came is copied out before the next read."""
 WRITE_MARK = 64 * 1024
+LINGER = 1.0
+"""Seconds for the last words of a broken connection to arrive."""
 LAST_STREAM_ID = 2**30
 """A connection that has come so far is not used for new requests."""
 
@@ -70,9 +78,11 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_blocked",
+        "_broken_at",
         "_clock",
         "_control",
         "_flush_due",
+        "_guard",
         "_h2",
         "_heard",
         "_last_stream",
@@ -86,16 +96,25 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_scheme",
         "_settings_known",
         "_splitter",
+        "_stops",
         "_streams",
         "_transport",
         "_watch",
+        "_windows_opened",
         "marks",
         "served",
         "stream_window",
     )
 
     def __init__(
-        self, owner: H2Owner, marks: Marks, *, stream_window: int, ping_interval: float | None, clock: Clock
+        self,
+        owner: H2Owner,
+        marks: Marks,
+        *,
+        stream_window: int,
+        ping_interval: float | None,
+        clock: Clock,
+        limits: H2Limits = PROVIDER,
     ) -> None:
         self._owner = owner
         self.marks = marks
@@ -112,7 +131,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
                 validate_outbound_headers=False,
             )
         )
-        self._splitter = FrameSplitter()
+        self._guard = FrameGuard(limits)
+        self._splitter = self._guard.splitter
         self._streams: dict[int, H2Stream] = {}
         self._ready: list[H2Stream] = []
         self._control: list[bytes] = []
@@ -121,6 +141,11 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Bytes received that the connection's window was not yet credited for."""
         self._flush_due = False
         self._blocked = False
+        self._stops = 0
+        """Why the provider is not read: `_ANSWERS`, `_TURN`, `_OVER`."""
+        self._windows_opened = False
+        """Whether uploads may go on that found the connection's window shut."""
+        self._broken_at: float | None = None
         self._last_stream: int | None = None
         """The provider's GOAWAY: streams above it were not begun, and no new ones may be. None: no GOAWAY."""
         self._settings_known = False
@@ -135,7 +160,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     @property
     def capacity(self) -> int:
         """Requests that it can take now."""
-        if self._last_stream is not None or self._transport.is_closing():
+        if self._last_stream is not None or self._broken_at is not None or self._transport.is_closing():
             return 0
         if self._h2.highest_outbound_stream_id > LAST_STREAM_ID:
             return 0
@@ -160,14 +185,19 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def is_alive(self) -> bool:
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
-        return not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
+        return (
+            self._broken_at is None and not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
+        )
 
     def close(self) -> None:
         self._transport.abort()
 
     def sweep(self, now: float) -> None:
         """A provider that has said nothing for long while requests are open is asked whether it is there."""
-        if self._heard or self._ping_interval is None or not self._streams:
+        if self._broken_at is not None:
+            if now - self._broken_at >= LINGER:
+                self._transport.abort()
+        elif self._heard or self._ping_interval is None or not self._streams:
             self._heard = False
             self._quiet_since = now
             self._ping_sent_at = None
@@ -199,6 +229,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if self._streams.pop(stream.stream_id, None) is None:
             return
         if not stream.state.closed:
+            self._guard.expect_late(self.stream_window)
             with contextlib.suppress(h2.exceptions.ProtocolError):
                 self._h2.reset_stream(stream.stream_id, _Code.CANCEL)
             self._schedule_flush()
@@ -230,16 +261,39 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = True
+        self._take_in(bytes(_READ_BUFFER[:nbytes]))
+        if self._splitter.left <= 0 and not self._stops & _TURN:
+            self._stop_reading(_TURN)
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Another turn for what was read."""
+        if self._broken_at is not None or self._transport.is_closing():
+            return
+        self._splitter.rest()
+        self._take_in(b"")
+        if self._splitter.left > 0:
+            self._resume_reading(_TURN)
+        else:
+            self._loop.call_soon(self._go_on)
+
+    def _take_in(self, data: bytes) -> None:
+        """Deal with what was read, as far as the turn goes."""
+        splitter = self._splitter
+        only = splitter.only(data)  # an event is a read of its own, nearly always
         try:
-            for frame in self._splitter.feed(bytes(_READ_BUFFER[:nbytes])):
+            for frame in splitter.feed(data) if only is None else (only,):
                 if frame.kind == DATA:
                     self._receive_data(frame)
                 else:
+                    self._guard.count(frame, self._clock())
                     self._receive(frame)
                 if self._transport.is_closing():
                     return
         except FrameTooLong:
             self._fail("sent a frame that is too long")
+        except Violation as violation:
+            self._fail(f"flooded its connection ({violation.reason})", violation.code)
 
     def eof_received(self) -> bool:
         return False
@@ -253,6 +307,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
+        self._resume_reading(_ANSWERS)
         self._schedule_flush()
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -264,9 +319,12 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if self._owed * 2 >= CONNECTION_WINDOW:
             self.control(window_update(0, self._owed))
             self._owed = 0
+        if length < TINY or frame.flags & PADDED:
+            self._guard.count_data(frame, self._clock())
         stream = self._streams.get(frame.stream_id)
-        if stream is None:
-            return  # dropped by us; its bytes are credited all the same
+        if stream is None:  # dropped by us; its bytes are credited all the same
+            self._guard.count_late(length, self._clock())
+            return
         data = data_of(frame)
         if data is None:
             self._fail("sent a malformed frame")
@@ -280,8 +338,10 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def _receive(self, frame: Frame) -> None:
         if frame.kind == GOAWAY and not frame.stream_id and len(frame.raw) >= 17:
             self._on_goaway(int.from_bytes(frame.raw[9:13], "big") & 0x7FFFFFFF)
-        else:
-            self._feed(frame.raw)
+            return
+        if frame.kind in (HEADERS, RST_STREAM) and frame.stream_id not in self._streams:
+            self._guard.count_late(len(frame.raw) - 9, self._clock())
+        self._feed(frame.raw)
 
     def _feed(self, raw: bytes) -> None:
         try:
@@ -322,15 +382,16 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._end_stream(stream, "refused the request" if refused else "reset the request", untouched=refused)
 
     def _on_window(self, event: h2.events.WindowUpdated) -> None:
-        for stream in list(self._streams.values()):
-            if stream.wants_to_send and event.stream_id in (0, stream.stream_id):
-                self.queue(stream)
+        if not event.stream_id:
+            self._windows_opened = True
+            return
+        stream = self._streams.get(event.stream_id)
+        if stream is not None and stream.wants_to_send:
+            self.queue(stream)
 
     def _on_settings(self, event: h2.events.RemoteSettingsChanged) -> None:
         self._settings_known = True
-        for stream in list(self._streams.values()):
-            if stream.wants_to_send:
-                self.queue(stream)
+        self._windows_opened = True
         self._owner.on_capacity(self)
 
     def _on_goaway(self, last_stream: int) -> None:
@@ -356,8 +417,13 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """Write what one turn of the event loop brought."""
         self._flush_due = False
-        if self._transport.is_closing():
+        if self._broken_at is not None or self._transport.is_closing():
             return
+        if self._windows_opened:
+            self._windows_opened = False
+            for stream in self._streams.values():
+                if stream.wants_to_send:
+                    self.queue(stream)
         # A stream's window is credited before it is reset: nothing may follow a reset (RFC 9113 section 5.1).
         out = [*self._control, self._h2.data_to_send()]
         self._control.clear()
@@ -375,6 +441,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
         data = b"".join(out)
         if data:
             self._transport.write(data)
+            if self._transport.get_write_buffer_size() > 4 * WRITE_MARK:
+                self._stop_reading(_ANSWERS)
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
         """One frame of one request's body, and its end if nothing follows. Returns the frame's size."""
@@ -382,6 +450,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
         limit = min(connection.outbound_flow_control_window, connection.max_outbound_frame_size)
         size = stream.frame(limit, out)
         connection.outbound_flow_control_window -= size
+        if size:
+            self._guard.note_sent(size, whole=not stream.wants_to_send)
         if not self.carries(stream):
             return size  # going on with the upload brought about its end
         if stream.take_end():
@@ -406,16 +476,43 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._owner.on_capacity(self)
         stream.events.on_upstream_failed(_broken(what, untouched=untouched))
 
-    def _fail(self, what: str) -> None:
-        """The connection is broken, and all its streams with it."""
-        self._transport.abort()
+    def _fail(self, what: str, code: int | None = None) -> None:
+        """The connection is broken, and all its streams with it. `code` is what its provider is told first."""
+        if self._broken_at is not None:
+            return
+        self._broken_at = self._clock()
+        if code is None:
+            self._transport.abort()
+        else:
+            self._say_goodbye(code)
         streams, self._streams = self._streams, {}
         error = _broken(what)  # the same for all: one failure of the provider
         for stream in streams.values():
             stream.events.on_upstream_failed(error)
 
+    def _say_goodbye(self, code: int) -> None:
+        """`sweep` closes when that has arrived. Nothing more is read: that is what there was too much of."""
+        self._stop_reading(_OVER)
+        self._transport.write(goaway(0, code))
 
-class _State(h2.connection.H2Connection):
+    def _stop_reading(self, reason: int) -> None:
+        if not self._stops:
+            self._transport.pause_reading()
+        self._stops |= reason
+
+    def _resume_reading(self, reason: int) -> None:
+        if self._stops & reason and not self._transport.is_closing():
+            self._stops &= ~reason
+            if not self._stops:
+                self._transport.resume_reading()
+
+
+_ANSWERS, _TURN, _OVER = 1, 2, 4
+"""Why a provider is not read: what it is told of pings and the like piles up unread; what it said is not yet dealt
+with; nothing it may say matters any more."""
+
+
+class _State(BoundedState):
     """h2's state without its content-length check: it sees no DATA, so its sums would be wrong."""
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flowserver.downstream.h2 import LINGER
-from flowserver.downstream.h2_guard import H2Limits
 from flowserver.downstream.surroundings import H2Settings
 from flowserver.flow import Marks
+from flowserver.h2_guard import H2Limits
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import Goaway, H2Peer

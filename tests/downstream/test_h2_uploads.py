@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flowserver.downstream.surroundings import H2Settings
+from flowserver.relay.ports import DownstreamStream
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Opened, Room
+from tests.support.recording import RecordingDownstreamEvents
 
 KB = 1024
 
@@ -171,3 +173,117 @@ def test_more_than_announced_never_reaches_the_exchange(room: Room, client: H2Cl
     client.talk()
     assert room.opened[0].events.body == b"hello"
     assert room.opened[0].events.log == ["data", "reset client_error"]
+
+
+@pytest.mark.parametrize("size", [9, 12, 63])
+def test_an_upload_in_small_pieces_is_no_flood(room: Room, client: H2Client, size: int) -> None:
+    stream_id = client.asks("POST", end=False)
+    for _ in range(200):
+        client.says(frames.data(stream_id, b"x" * size) * 100)
+    client.says(frames.data(stream_id, end=True))
+    assert len(room.opened[0].events.body) == 20_000 * size
+    assert room.opened[0].events.log[-1] == "end"
+    assert client.end == "open"
+
+
+def test_small_pieces_that_come_behind_an_early_answer_are_no_flood(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    room.opened[0].answers(b"refused", status=413)
+    client.turns.run()
+    for _ in range(20):
+        client.says(frames.data(stream_id, b"x" * 12) * 50)
+    assert client.end == "open"
+
+
+def test_a_read_of_small_pieces_takes_turns(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    pieces = [b"%012d" % number for number in range(700)]
+    client.transport.arrive(b"".join(frames.data(stream_id, piece) for piece in pieces))
+    assert len(room.opened[0].events.body) <= 12 * 128
+    assert not client.transport.reading
+    client.turns.run()
+    assert room.opened[0].events.body == b"".join(pieces)
+    assert client.transport.reading
+
+
+# --- unfinished ones that are held whole ---
+
+
+class Holding(RecordingDownstreamEvents):
+    """As an exchange does that needs the whole body."""
+
+    stream: DownstreamStream
+
+    def on_downstream_data(self, data: bytes) -> None:
+        super().on_downstream_data(data)
+        self.stream.hold_upload(len(data))
+
+
+def _holding(bound: int, count: int) -> tuple[Room, H2Client, list[int]]:
+    """So many uploads that have begun on one connection, which may hold `bound` bytes."""
+    room = Room(h2=H2Settings(ping_interval=None, max_uploads=bound))
+    client = room.client()
+    ids = [client.asks("POST", end=False) for _ in range(count)]
+    for opened in room.opened:
+        opened.events = events = Holding()
+        events.stream = opened.stream
+        opened.stream.attach(events)
+    return room, client, ids
+
+
+def _upload_in_turn(client: H2Client, ids: list[int]) -> None:
+    """Some of each, until nothing more is taken of any."""
+    while sum(_upload(client, stream_id, 8 * KB) for stream_id in ids):
+        pass
+
+
+def test_uploads_of_a_connection_hold_so_much_and_the_first_goes_on() -> None:
+    room, client, ids = _holding(1024 * KB, 50)
+    _upload(client, ids[0], KB)
+    _upload_in_turn(client, ids[1:])
+    assert sum(len(opened.events.body) for opened in room.opened) <= 1024 * KB + 50 * 64 * KB
+    assert client.peer.room(ids[0]) >= 32 * KB  # the connection's window is open
+    assert _upload(client, ids[0], 4 << 20) == 4 << 20
+
+
+def test_uploads_of_other_connections_are_not_held_up() -> None:
+    room, client, ids = _holding(256 * KB, 10)
+    _upload(client, ids[0], KB)
+    _upload_in_turn(client, ids[1:])
+    other = room.client()
+    stream_id = other.asks("POST", end=False)
+    assert _upload(other, stream_id, 1 << 20) == 1 << 20
+
+
+@pytest.mark.parametrize("ends", ["is whole", "leaves"])
+def test_uploads_go_on_in_their_order_when_others_end(ends: str) -> None:
+    room, client, ids = _holding(256 * KB, 8)
+    for number, stream_id in enumerate(ids):
+        _upload(client, stream_id, 1)
+        _upload_in_turn(client, ids[number + 1 :])
+        assert _upload(client, stream_id, 1 << 20) == 1 << 20
+        if ends == "is whole":
+            client.peer.upload(stream_id, b"", end=True)
+            room.opened[number].stream.end_upload()
+        else:
+            client.peer.reset(stream_id)
+            room.opened[number].stream.end_upload()
+        client.talk()
+    assert room.around.uploads.held == 0
+
+
+def test_an_upload_that_its_provider_stops_meanwhile_goes_on_with_both() -> None:
+    room, client, ids = _holding(64 * KB, 2)
+    _upload(client, ids[0], KB)
+    second = room.opened[1].stream
+    _upload(client, ids[1], 40 * KB)
+    second.pause_reading()
+    _upload_in_turn(client, ids[1:])
+    assert second.upload_waits
+    second.resume_reading()
+    client.talk()
+    assert client.peer.room(ids[1]) == 0
+    room.opened[0].stream.end_upload()
+    client.talk()
+    assert client.peer.room(ids[1]) == 64 * KB
+    second.end_upload()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import h2_frames as frames
-from tests.support.h2_lab import h2_client
-from tests.support.h2_peer import H2Peer
+from tests.support.h2_lab import ask, h2_client
+from tests.support.h2_peer import H2Answer, H2Peer
 from tests.support.h2_provider import H2Server, H2Site, ok, silent
-from tests.support.lab import Lab, RunningRelay, eventually
+from tests.support.lab import Lab, RunningRelay, eventually, numbers
 from tests.support.topology import toml
 from tests.support.wire import End, request
 
@@ -255,3 +256,51 @@ async def test_a_provider_that_answers_no_ping_is_given_up(lab: Lab, tmp_path: P
     await client.send(request())
     assert (await client.response()).status == 502
     assert await relay.ended() == "upstream_failed"
+
+
+# --- floods ---
+
+PROVIDER_FLOODS = {
+    "settings": lambda n: frames.settings() * 5000,
+    "pings": lambda n: frames.ping() * 4000,
+    "resets": lambda n: frames.rst_stream(n) * 5000,
+    "window-updates": lambda n: frames.window_update(0, 1) * 5000,
+    "priority": lambda n: frames.priority(n) * 5000,
+    "unknown": lambda n: frames.frame(0x42, 0, n) * 7000,
+    "empty-data": lambda n: frames.headers(n, [(":status", "200")], end=False) + frames.data(n) * 7000,
+    "goaways": lambda n: frames.goaway(2**31 - 1) * 4000,
+}
+
+
+@pytest.mark.parametrize("flood", PROVIDER_FLOODS.values(), ids=PROVIDER_FLOODS.keys())
+async def test_a_provider_that_floods_is_given_up_and_others_lose_nothing(
+    lab: Lab, tmp_path: Path, flood: Callable[[int], bytes]
+) -> None:
+    def on_request(server: H2Server, stream_id: int) -> None:
+        server.raw(flood(stream_id) * 10)
+
+    site = H2Site(on_request)
+    hostile = await lab.provider(site.script)
+    simulator = await lab.simulator()
+    config = toml(
+        tmp_path,
+        {"good": {"url": simulator.url}, "bad": {"url": hostile.url, "protocol": "h2"}},
+        '[[routes]]\npath = "/bad*"\nupstreams = ["bad"]\n[[routes]]\npath = "*"\nupstreams = ["good"]\n',
+    )
+    relay = await lab.relay(None, config=config)
+    client = await h2_client(lab, relay.port)
+    honest = ask(client, events=100, rate=200, id="honest")
+    await client.until(lambda: client.peer.answers[honest].body)
+    bad = [client.peer.request("POST", "/bad", body=b"{}") for _ in range(3)]
+    await client.until(lambda: client.peer.answers[honest].whole, within=30)
+    assert numbers(client.peer.answers[honest].body) == list(range(100))
+    await client.until(lambda: all(_is_over(client.peer.answers[n]) for n in bad))
+    metrics = await relay.metrics()
+    assert metrics['flow_upstream_failures_total{reason="upstream_failed",upstream="bad"}'] >= 1
+    assert client.peer.goaways == []
+    client.close()
+    await eventually(lambda: not relay.relay.metrics.open)
+
+
+def _is_over(answer: H2Answer) -> bool:
+    return answer.status == 502 or answer.reset is not None

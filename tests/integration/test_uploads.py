@@ -216,3 +216,71 @@ async def test_a_provider_that_never_reads_on_is_given_up(lab: Lab) -> None:
 
 async def _reads_the_head_only(caller: Caller) -> None:
     await caller.head()
+
+
+# --- unfinished ones that are read whole ---
+
+CHAT_BODY = b'{"model":"m","messages":[{"role":"user","content":"' + b"x" * (300 * 1024) + b'"}]}'
+
+
+def _chat_head() -> bytes:
+    length = f"Content-Length: {len(CHAT_BODY)}"
+    return request("POST", "/v1/chat/completions", ["Content-Type: application/json", length])
+
+
+async def test_unfinished_uploads_of_all_clients_are_bounded_and_the_first_goes_on(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url, max_uploads="1m")
+    clients = [await lab.client(relay.port) for _ in range(20)]
+    await clients[0].send(_chat_head() + CHAT_BODY[:1000])
+    await eventually(lambda: relay.relay.metrics.open)
+    sending = [asyncio.create_task(client.send(_chat_head() + CHAT_BODY[:-1])) for client in clients[1:]]
+    await eventually(lambda: len(relay.relay.metrics.open) == 20)
+    await eventually(lambda: relay.relay.metrics.uploads.waits)  # type: ignore[union-attr]
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        assert (await relay.metrics())["flow_uploads_held_bytes"] < 2 * MB
+    await clients[0].send(CHAT_BODY[1000:])
+    assert (await clients[0].response()).status == 200
+    small = await lab.client(relay.port)
+    await small.send(request("POST", "/v1/chat/completions", ["Content-Type: application/json"], body=b'{"model":"m"}'))
+    assert (await small.response()).status == 200
+    for task in sending:
+        task.cancel()
+    await asyncio.wait(sending)
+    for client in clients[1:]:
+        client.close()
+    await eventually(lambda: not relay.relay.metrics.open)
+    assert (await relay.metrics())["flow_uploads_held_bytes"] == 0
+
+
+async def test_many_large_uploads_at_once_all_arrive_one_after_the_other(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url, max_uploads="512k")
+
+    async def one() -> int:
+        client = await lab.client(relay.port)
+        await client.send(_chat_head() + CHAT_BODY)
+        return (await client.response()).status
+
+    assert await asyncio.gather(*(one() for _ in range(30))) == [200] * 30
+    assert {len(message.body) for message in provider.requests} <= {0, len(CHAT_BODY)}
+    assert (await relay.metrics())["flow_uploads_held_bytes"] == 0
+
+
+async def test_an_upload_that_waits_too_long_is_answered_and_makes_room(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url, max_uploads="256k", body_timeout="300ms")
+    clients = [await lab.client(relay.port) for _ in range(5)]
+    sending = []
+    for client in clients:
+        sending.append(asyncio.create_task(client.send(_chat_head() + CHAT_BODY[:-1])))
+        await asyncio.sleep(0.02)
+    statuses = sorted([(await client.response()).status for client in clients])
+    assert set(statuses) == {408, 503}  # the first, which may go on and does not, and those that wait
+    for task in sending:
+        task.cancel()
+    await asyncio.wait(sending)
+    client = await lab.client(relay.port)
+    await client.send(_chat_head() + CHAT_BODY)
+    assert (await client.response()).status == 200

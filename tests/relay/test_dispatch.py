@@ -18,6 +18,7 @@ from flowserver.relay.health import BreakerState, Health
 from flowserver.relay.ports import UpstreamEvents
 from flowserver.relay.routes import Route
 from flowserver.relay.target import Target
+from flowserver.relay.uploads import Uncounted
 
 from ..support.clock import FakeClock
 from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, account, dispatching, target
@@ -82,6 +83,7 @@ class Scene:
     ) -> None:
         self.clock = FakeClock()
         names = [name for tier in (tiers or (("a",),)) for name in tier]
+        self.upload = Held()
         self.providers = {name: Provider() for name in names}
         self.targets = {
             name: target(self.providers[name], name=name, health=Health(failures=failures, cooldown=10.0), **settings)
@@ -100,7 +102,9 @@ class Scene:
     def ask(self, body: bytes | None = None, *, whole: bool = True) -> tuple[Dispatch, Events]:
         events = Events()
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
-        events.dispatch = dispatch = Dispatch(request, b"id-1", self.around, events, account=account())
+        events.dispatch = dispatch = Dispatch(
+            request, b"id-1", self.around, events, account=account(), upload=self.upload
+        )
         dispatch.start()
         if body:
             dispatch.send_data(body)
@@ -429,6 +433,66 @@ def test_a_body_over_the_bound_waits_for_a_place_and_goes_on_with_it() -> None:
     first.cancel()
     assert scene.providers["a"].streams[1].body == b"x" * 100 + b"y"
     assert events.log == ["full", "drained"]
+
+
+class Held(Uncounted):
+    """An `UploadCount` that a test reads."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.upload_waits = False
+        self.overdue = False
+
+    def hold_upload(self, size: int) -> None:
+        self.held += size
+
+    def end_upload(self) -> None:
+        self.held = 0
+
+    def upload_is_overdue(self, now: float) -> bool:
+        return self.overdue
+
+
+def test_what_is_held_of_a_body_counts_until_it_is_whole() -> None:
+    scene = Scene(routes={"a": ("gpt-*",)})
+    dispatch, _ = scene.ask(body("gpt-4o")[:10], whole=False)
+    assert scene.upload.held == 10
+    dispatch.send_data(body("gpt-4o")[10:])
+    dispatch.send_end()
+    assert scene.upload.held == 0
+    assert scene.asked("a") == 1
+
+
+@pytest.mark.parametrize("ends", ["cancel", "fail", "overdue"])
+def test_what_was_held_does_not_count_when_it_is_over(ends: str) -> None:
+    scene = Scene(routes={"a": ("gpt-*",)})
+    dispatch, events = scene.ask(body("gpt-4o")[:10], whole=False)
+    if ends == "cancel":
+        dispatch.cancel()
+    elif ends == "fail":
+        dispatch.send_data(b"}}}")
+        dispatch.send_end()
+    else:
+        scene.upload.overdue = True
+        dispatch.sweep(scene.clock.now)
+        assert [error.code for error in events.errors] == ["uploads_full"]
+    assert scene.upload.held == 0
+
+
+def test_a_copy_to_be_sent_again_counts_and_is_given_up_rather_than_to_wait() -> None:
+    scene = Scene(("a",), ("b",), replay=1000)
+    dispatch, events = scene.ask(b"hello", whole=False)
+    assert scene.upload.held == 5
+    scene.upload.upload_waits = True
+    dispatch.send_data(b"x")
+    assert scene.upload.held == 0
+    scene.upload.upload_waits = False
+    dispatch.send_data(b"y")
+    assert scene.upload.held == 0
+    assert scene.providers["a"].streams[0].body == b"helloxy"
+    scene.fail("a", BROKEN)
+    assert events.log == ["failed 502"]
+    assert scene.asked("b") == 0
 
 
 def test_a_pause_of_the_answer_holds_for_the_next_attempt() -> None:

@@ -100,12 +100,19 @@ class H2Provider(Side):
             said = self.server.data_to_send() + raw
             raw = b""
             if said and not self.transport.is_closing():
-                self.transport.arrive(said)
+                self.says(said)
             self.turns.run()
             heard = self.hears()
             self._hear(heard)
             if not heard:
                 return
+
+    def says(self, *pieces: bytes) -> None:
+        """Each piece is read as it comes, and dealt with in as many turns as that takes."""
+        for piece in pieces:
+            self.transport.arrive(piece)
+            while self.turns.run() and self.transport.unread:
+                self.transport.deliver()
 
     def head(self, stream_id: int, *fields: tuple[str, str], status: int = 200, end: bool = False) -> None:
         self.server.send_headers(stream_id, [(":status", str(status)), *fields], end_stream=end)

@@ -21,6 +21,7 @@ from flowserver.relay.ports import Connector, DownstreamEvents, UpstreamEvents
 from flowserver.relay.routes import Route, RouteTable
 from flowserver.relay.tap import AnyTap
 from flowserver.relay.target import Deadlines, Later, Target, TargetSettings
+from flowserver.relay.uploads import Uncounted
 
 from .clock import FakeClock
 
@@ -47,7 +48,7 @@ class RecordingObserver:
         return [exchange.end_reason for exchange in self.ended]
 
 
-class RecordingDownstream:
+class RecordingDownstream(Uncounted):
     """A `relay.ports.DownstreamStream`."""
 
     protocol = "recording"

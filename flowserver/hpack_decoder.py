@@ -18,6 +18,8 @@ _Field = tuple[bytes, bytes]
 _STATIC: dict[int, _Field] = dict(enumerate(HeaderTable.STATIC_TABLE, 1))
 _ENTRY = 32
 """What a field counts beyond its bytes (RFC 7541 section 4.1)."""
+_MOST_RESIZES = 8
+"""Table size updates of one block; two are of use (RFC 7541 section 4.2), and 16 KB of them take 13 ms."""
 _LONGEST_INTEGER = 5
 """Bytes behind an integer's first; hpack takes no more."""
 
@@ -45,7 +47,7 @@ class HpackDecoder(hpack.Decoder):
         fields: list[_Field] = []
         table = self.header_table
         left = self.max_header_list_size
-        position, end = 0, len(data)
+        position, end, resizes = 0, len(data), 0
         while position < end:
             first = data[position]
             if first >= 0x80:  # an indexed field (section 6.1)
@@ -59,6 +61,9 @@ class HpackDecoder(hpack.Decoder):
                 if fields:
                     raise hpack.HPACKDecodingError("Table size update not at the start of the block")
                 position = self._resize(data, position)
+                resizes += 1
+                if resizes > _MOST_RESIZES:
+                    raise hpack.HPACKDecodingError("Too many table size updates")
                 continue
             else:  # a literal, to be kept (section 6.2.1) or not (sections 6.2.2 and 6.2.3)
                 most = 0x3F if first >= 0x40 else 0x0F

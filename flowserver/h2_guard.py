@@ -1,8 +1,9 @@
-"""A guard in front of h2: takes a client's bytes apart into frames and counts what a flood is made of. No I/O.
+"""A guard in front of h2, on both sides: takes bytes apart into frames and counts what a flood is made of. No I/O.
 
 h2 buffers an over-long frame whole before it refuses it, and puts no limit on resets, pings, settings, empty frames,
 window updates or priorities, each of which costs more to answer than to send. Each is a leaky bucket here: so many at
-once, refilled in `PERIOD`.
+once, refilled in `PERIOD`. What is counted is what brings nothing forward: a frame with more content than header does,
+and so does the reset of a request that was being worked on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..frames import (
+from .frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -35,7 +36,16 @@ MAX_HEADER_BLOCK = 64 * 1024
 """Bytes of one compressed header block, all its frames together."""
 
 SMALL = 64
-"""Bytes under which a DATA frame costs more than it brings; ten of them count as one that is empty."""
+"""Bytes under which a DATA frame that a window cut short explains no WINDOW_UPDATE."""
+TINY = 9
+"""Bytes of a frame's header. A DATA frame with fewer brings less than it costs: a hundred count as an empty one."""
+_LATE = 64
+"""What a late frame counts at least of the bytes that may come late."""
+_MOST_LATE = 16 * 1024 * 1024
+_LONG_SETTINGS = 120
+"""Bytes of SETTINGS that count as a frame more: twenty of them."""
+_COSTLY = 4
+"""What a frame costs that h2 reads, or that begins a request, beside one of DATA."""
 
 ENHANCE_YOUR_CALM = 0xB
 FRAME_SIZE_ERROR = 0x6
@@ -53,6 +63,17 @@ class H2Limits:
     window_updates: int = 1000
     strays: int = 1000
     continuations: int = 8
+
+
+PROVIDER = H2Limits(
+    pings=1000,  # gRPC servers measure the path by them while they get a body
+    settings=100,
+    priorities=100,
+    empty_frames=1000,
+    window_updates=1000,
+    strays=1000,
+)
+"""What a provider's connection may do. It resets no more streams than were opened on it: that needs no limit."""
 
 
 class Violation(Exception):
@@ -81,24 +102,25 @@ class _Bucket:
 
 
 class FrameGuard:
-    """Splits, checks and counts. `feed`, then iterate `frames`; both raise Violation."""
+    """Splits, checks and counts. `frames` gives them; what counts raises Violation."""
 
     __slots__ = (
         "_block_bytes",
         "_buckets",
         "_continuations",
         "_empty",
+        "_late",
         "_limits",
         "_resets",
-        "_splitter",
         "_strays",
         "_window_updates",
+        "splitter",
         "update_credit",
     )
 
     def __init__(self, limits: H2Limits) -> None:
         self._limits = limits
-        self._splitter = FrameSplitter()
+        self.splitter = FrameSplitter()
         self._resets = _Bucket(limits.resets)
         self._window_updates = _Bucket(limits.window_updates)
         self._empty = _Bucket(limits.empty_frames)
@@ -110,20 +132,43 @@ class FrameGuard:
         }
         self._continuations = 0
         self._block_bytes = 0
+        self._late = 0
         self.update_credit = 0
         """WINDOW_UPDATEs that frames sent since the last one explain."""
 
     def frames(self, data: bytes, now: float) -> Iterator[Frame]:
-        """The whole frames that `data` completes. `now` in seconds. Raises Violation."""
+        """The whole frames that `data` completes, as far as the turn goes. `now` in seconds. Raises Violation."""
         try:
-            for frame in self._splitter.feed(data):
-                self._count(frame, now)
+            only = self.splitter.only(data)
+            for frame in self.splitter.feed(data) if only is None else (only,):
+                self.count(frame, now)
                 yield frame
         except FrameTooLong:
             raise Violation(FRAME_SIZE_ERROR, "frame_size") from None
 
+    def count(self, frame: Frame, now: float) -> None:
+        """Count a frame that came. Raises Violation."""
+        kind, length = frame.kind, len(frame.raw) - 9
+        if kind == DATA:
+            if length < TINY or frame.flags & PADDED:
+                self.count_data(frame, now)
+            return
+        self.splitter.left -= _COSTLY
+        if kind == WINDOW_UPDATE:
+            credit, self.update_credit = self.update_credit, 0
+            if self._window_updates.overflows(now, credit=credit):
+                raise Violation(ENHANCE_YOUR_CALM, "window_update_flood")
+        elif kind in (HEADERS, CONTINUATION):
+            self._count_header_frame(kind, frame.flags, length, now)
+        elif kind in self._buckets:
+            bucket, reason = self._buckets[kind]
+            if bucket.overflows(now, weight=1 + length // _LONG_SETTINGS if kind == SETTINGS else 1.0):
+                raise Violation(ENHANCE_YOUR_CALM, reason)
+        elif kind not in (RST_STREAM, PUSH_PROMISE):  # a second GOAWAY, or of a kind that is ignored (section 4.1)
+            self.count_stray(now)
+
     def count_reset(self, now: float) -> None:
-        """A stream was reset, by the client or for its fault, before its end. Raises Violation."""
+        """A stream was reset, by the other side or for its fault, before anything came of it. Raises Violation."""
         if self._resets.overflows(now):
             raise Violation(ENHANCE_YOUR_CALM, "reset_flood")
 
@@ -132,38 +177,33 @@ class FrameGuard:
         if self._strays.overflows(now):
             raise Violation(ENHANCE_YOUR_CALM, "stray_frame_flood")
 
-    def note_sent(self, size: int) -> None:
-        """A DATA frame of `size` bytes was sent: a client that reads answers it with up to two WINDOW_UPDATEs. One that
-        opens its windows by a byte at a time has no such excuse."""
-        if size >= SMALL:
-            self.update_credit += 2
-
-    def _count(self, frame: Frame, now: float) -> None:
-        kind, length = frame.kind, len(frame.raw) - 9
-        if kind == DATA:
-            if length < SMALL or frame.flags & PADDED:
-                self._count_small(frame, now)
-        elif kind == WINDOW_UPDATE:
-            credit, self.update_credit = self.update_credit, 0
-            if self._window_updates.overflows(now, credit=credit):
-                raise Violation(ENHANCE_YOUR_CALM, "window_update_flood")
-        elif kind in (HEADERS, CONTINUATION):
-            self._count_header_frame(kind, frame.flags, length, now)
-        elif kind in self._buckets:
-            bucket, reason = self._buckets[kind]
-            if bucket.overflows(now):
-                raise Violation(ENHANCE_YOUR_CALM, reason)
-        elif kind not in (RST_STREAM, PUSH_PROMISE):  # a second GOAWAY, or of a kind that is ignored (section 4.1)
+    def count_late(self, length: int, now: float) -> None:
+        """A frame of `length` bytes came for a stream that is over. Raises Violation."""
+        if self._late > 0:
+            self._late -= max(length, _LATE)
+        else:
             self.count_stray(now)
 
-    def _count_small(self, frame: Frame, now: float) -> None:
-        """A small upload's end may well be small, its pieces are not."""
+    def expect_late(self, length: int) -> None:
+        """A stream was ended from here: so many bytes may be on their way that nothing can be done for."""
+        self._late = min(max(self._late, 0) + length, _MOST_LATE)
+
+    def note_sent(self, size: int, *, whole: bool = True) -> None:
+        """A DATA frame of `size` bytes was sent: who reads answers it with up to two WINDOW_UPDATEs. `whole`: all that
+        there was to send. Who opens a window by a byte at a time has no such excuse."""
+        if whole or size >= SMALL:
+            self.update_credit += 2
+
+    def count_data(self, frame: Frame, now: float) -> None:
+        """Count a DATA frame that is smaller than its header, or padded. A body's end may well be small, its pieces are
+        not. Raises Violation."""
         size = len(data_of(frame) or b"")
-        is_small = size < SMALL and not frame.flags & END_STREAM
-        if is_small and self._empty.overflows(now, weight=0.1 if size else 1.0):
+        is_tiny = size < TINY and not frame.flags & END_STREAM
+        if is_tiny and self._empty.overflows(now, weight=0.01 if size else 1.0):
             raise Violation(ENHANCE_YOUR_CALM, "empty_frame_flood")
 
     def _count_header_frame(self, kind: int, flags: int, length: int, now: float) -> None:
+        self.splitter.left -= length >> 8
         if kind == HEADERS:
             self._continuations = self._block_bytes = 0
         else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.downstream.h2_guard import ENHANCE_YOUR_CALM, PERIOD, SMALL, FrameGuard, H2Limits, Violation
+from flowserver.frames import TURN
+from flowserver.h2_guard import ENHANCE_YOUR_CALM, PERIOD, PROVIDER, SMALL, TINY, FrameGuard, H2Limits, Violation
 from tests.support import h2_frames as frames
 
 NOW = 1000.0
@@ -19,7 +20,12 @@ def guard() -> FrameGuard:
 
 
 def _count(guard: FrameGuard, data: bytes, now: float = NOW) -> int:
-    return sum(1 for _ in guard.frames(data, now))
+    """Frames that pass, in as many turns as they take."""
+    count = sum(1 for _ in guard.frames(data, now))
+    while guard.splitter.left <= 0:
+        guard.splitter.rest()
+        count += sum(1 for _ in guard.frames(b"", now))
+    return count
 
 
 def _refused(guard: FrameGuard, data: bytes, now: float = NOW) -> Violation:
@@ -92,14 +98,56 @@ def test_a_frame_without_content_is_empty_whatever_it_looks_like(guard: FrameGua
     assert _refused(guard, frame * 6).reason == "empty_frame_flood"
 
 
-def test_ten_small_frames_count_as_an_empty_one(guard: FrameGuard) -> None:
-    assert _count(guard, frames.data(1, b"x") * 49) == 49
-    assert _refused(guard, frames.data(1, b"x" * (SMALL - 1)) * 2).reason == "empty_frame_flood"
+def test_a_hundred_frames_smaller_than_their_headers_count_as_an_empty_one(guard: FrameGuard) -> None:
+    assert _count(guard, frames.data(1, b"x") * 499) == 499
+    assert _refused(guard, frames.data(1, b"x" * (TINY - 1)) * 2).reason == "empty_frame_flood"
 
 
-@pytest.mark.parametrize("frame", [frames.data(1, b"x", end=True), frames.data(1, end=True), frames.data(1, b"x" * 64)])
-def test_ends_and_ordinary_frames_are_not_counted(guard: FrameGuard, frame: bytes) -> None:
-    assert _count(guard, frame * 1000) == 1000
+@pytest.mark.parametrize(
+    "frame",
+    [
+        frames.data(1, b"x", end=True),
+        frames.data(1, end=True),
+        frames.data(1, b"x" * TINY),
+        frames.data(1, b"x" * TINY, pad=200),
+    ],
+)
+def test_ends_and_pieces_that_bring_something_are_not_counted(guard: FrameGuard, frame: bytes) -> None:
+    assert _count(guard, frame * 5000) == 5000
+
+
+def test_a_turn_ends_in_the_middle_of_a_read_and_the_next_goes_on_where_it_stopped(guard: FrameGuard) -> None:
+    pieces = [frames.data(1, b"piece %04d" % number) for number in range(3 * TURN)]
+    data = b"".join(pieces)
+    came = []
+    for turn in range(1, 5):
+        came += [frame.raw for frame in guard.frames(data, NOW)]
+        assert len(came) == min(turn, 3) * TURN
+        guard.splitter.rest()
+        data = b""
+    assert came == pieces
+
+
+@pytest.mark.parametrize("frame", [frames.ping(), frames.headers(1), frames.rst_stream(1)])
+def test_costly_frames_end_a_turn_earlier(frame: bytes) -> None:
+    guard = FrameGuard(H2Limits())
+    assert sum(1 for _ in guard.frames(frame * 90, NOW)) <= TURN // 4
+
+
+def test_a_long_settings_frame_counts_by_its_length() -> None:
+    guard = FrameGuard(H2Limits())
+    assert _refused(guard, frames.settings(*((code, 1) for code in range(100, 2800)))).reason == "settings_flood"
+    assert _count(FrameGuard(PROVIDER), frames.settings(*((code, 1) for code in range(100, 130)))) == 1
+
+
+def test_late_frames_are_expected_after_an_end_from_here(guard: FrameGuard) -> None:
+    guard.expect_late(1000)
+    for _ in range(10):
+        guard.count_late(100, NOW)
+    for _ in range(5):
+        guard.count_late(100, NOW)
+    with pytest.raises(Violation):
+        guard.count_late(100, NOW)
 
 
 def test_frames_that_were_sent_explain_two_window_updates_each(guard: FrameGuard) -> None:
@@ -108,9 +156,9 @@ def test_frames_that_were_sent_explain_two_window_updates_each(guard: FrameGuard
         assert _count(guard, frames.window_update(0, 1) * 2) == 2
 
 
-def test_frames_of_a_byte_explain_none(guard: FrameGuard) -> None:
+def test_frames_that_a_window_cut_to_a_byte_explain_none(guard: FrameGuard) -> None:
     for _ in range(100):
-        guard.note_sent(1)
+        guard.note_sent(1, whole=False)
     assert _refused(guard, frames.window_update(1, 1) * 6).reason == "window_update_flood"
 
 

@@ -1,0 +1,43 @@
+"""What both protocols' streams do to have counted what is held of their uploads."""
+
+from __future__ import annotations
+
+from ..relay.uploads import Upload, Uploads
+
+
+class HeldUpload:
+    """The part of a `relay.ports.DownstreamStream` that is a `relay.ports.UploadCount`."""
+
+    __slots__ = ("_upload",)
+
+    def __init__(self) -> None:
+        self._upload: Upload | None = None
+        """None: nothing is held, which is usual."""
+
+    @property
+    def uploads(self) -> Uploads:
+        """What it counts for."""
+        raise NotImplementedError
+
+    def stop_upload(self) -> None:
+        raise NotImplementedError
+
+    def go_on_uploading(self) -> None:
+        raise NotImplementedError
+
+    def hold_upload(self, size: int) -> None:
+        if self._upload is None:
+            self._upload = Upload(self.uploads, self)
+        self._upload.hold(size)
+
+    def end_upload(self) -> None:
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.end()
+
+    @property
+    def upload_waits(self) -> bool:
+        return self._upload is not None and self._upload.waits_since is not None
+
+    def upload_is_overdue(self, now: float) -> bool:
+        return self._upload is not None and self._upload.is_overdue(now)

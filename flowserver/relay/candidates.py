@@ -1,0 +1,47 @@
+"""Which provider of a route may be asked next with one request. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+
+from ..errors import RelayError
+from ..messages import RequestHead
+from .failures import busy
+from .routes import Route, choose
+from .target import Target
+from .tenants import digest_of, key_of
+
+
+def subjects(
+    target: Target, request: RequestHead, model: str | None
+) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
+    """The key and the model that a refusal of `target` is about (see `standing`)."""
+    key = b"" if target.settings.api_key is not None else digest_of(key_of(request.headers) or b"")
+    return ("key", key), ("model", model)
+
+
+def next_candidate(
+    route: Route,
+    tried: Collection[Target],
+    *,
+    now: float,
+    random: Callable[[], float],
+    is_welcome: Callable[[Target], bool],
+) -> Target | None:
+    """The next target in the order of fallback that was not tried, is well and has a place or room in its queue; None
+    when there is none. `is_welcome`: whether it takes a request like this one."""
+    for tier in route.tiers:
+        fit = [target for target in tier if target not in tried and target.health.allows(now) and is_welcome(target)]
+        free = [target for target in fit if not target.is_full]
+        if not free:
+            free = [target for target in fit if target.waiting < target.settings.queue]
+        if free:
+            return choose(free, random)
+    return None
+
+
+def unavailable(route: Route, now: float) -> RelayError:
+    """Nobody may be asked: all providers of the route are unwell or full."""
+    waits = [target.health.available_in(now) for tier in route.tiers for target in tier]
+    return busy("No provider for this request is available now.", after=max(1, math.ceil(min(waits))))

@@ -1,0 +1,164 @@
+"""How much unfinished uploads hold: those of one client connection, and those of all. No I/O; the clock is handed in.
+
+A request whose body must be known before a provider is asked is held here meanwhile, and its client decides how long
+that takes. At the bound further bytes are not asked for: over HTTP/2 the stream's window stays shut, over HTTP/1.1 the
+socket is not read. The upload that began first always goes on, so that there is an end to all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+from ..errors import EndReason, Party, RelayError
+from .ports import Clock
+
+SMALL = 64 * 1024
+"""Bytes up to which an upload may take what is left of a bound; larger ones stop at three quarters of it. 97 % of all
+requests to models are smaller."""
+
+UPLOADS_FULL = RelayError(
+    503,
+    "uploads_full",
+    "Unfinished uploads hold all the memory that there is for them, and too few ended in time. Try again shortly, with "
+    "fewer at a time, or raise FLOW_MAX_UPLOADS or FLOW_H2_MAX_UPLOADS.",
+    Party.RELAY,
+    EndReason.REFUSED,
+    retry_after=1,
+)
+
+
+class Uploader(Protocol):
+    """A client's stream, as far as its upload goes."""
+
+    def stop_upload(self) -> None:
+        """Ask for no more of the body."""
+
+    def go_on_uploading(self) -> None:
+        """Ask for the rest."""
+
+
+class Uploads:
+    """One bound. What an upload holds counts for all bounds `above`, too."""
+
+    __slots__ = ("_holding", "_large", "_waiting", "above", "clock", "held", "limit", "patience", "waits")
+
+    def __init__(
+        self, limit: int = sys.maxsize, *, clock: Clock, patience: float | None = None, above: Uploads | None = None
+    ) -> None:
+        """`patience` is how many seconds an upload may have to wait; None: for ever."""
+        self.limit = limit
+        self._large = limit - limit // 4
+        self.clock = clock
+        self.patience = patience
+        self.above = above
+        self.held = 0
+        """Bytes."""
+        self.waits = 0
+        """How often an upload had to wait."""
+        self._holding: dict[Upload, None] = {}
+        """In the order in which they began."""
+        self._waiting: dict[Upload, None] = {}
+
+    def below(self, limit: int) -> Uploads:
+        """A bound of one connection."""
+        return Uploads(limit, clock=self.clock, patience=self.patience, above=self)
+
+    def take(self, upload: Upload, size: int) -> bool:
+        """`upload` holds `size` bytes more. Returns whether it may go on."""
+        self.held += size
+        self._holding[upload] = None
+        bound = self.limit if upload.size <= SMALL else self._large
+        if self.held < bound or next(iter(self._holding)) is upload:
+            return True
+        if upload not in self._waiting:
+            self._waiting[upload] = None
+            self.waits += 1
+        return False
+
+    def give_back(self, upload: Upload) -> None:
+        """`upload` holds nothing any more, which may let others go on."""
+        del self._holding[upload]
+        self._waiting.pop(upload, None)
+        self.held -= upload.size
+        if not self._waiting:
+            return
+        self._let_go_on(next(iter(self._holding)))
+        room = self._large - self.held
+        while self._waiting and room > 0:
+            self._let_go_on(next(iter(self._waiting)))
+            room -= SMALL
+
+    def _let_go_on(self, upload: Upload) -> None:
+        if upload in self._waiting:
+            del self._waiting[upload]
+            upload.go_on()
+
+    def has_waiting(self, upload: Upload) -> bool:
+        return upload in self._waiting
+
+
+class Upload:
+    """What one request's body holds. Made with its first bytes; `end` it."""
+
+    __slots__ = ("_bound", "_uploader", "size", "waits_since")
+
+    def __init__(self, bound: Uploads, uploader: Uploader) -> None:
+        self._bound = bound
+        self._uploader = uploader
+        self.size = 0
+        self.waits_since: float | None = None
+        """None: it does not wait."""
+
+    def hold(self, size: int) -> None:
+        """So many bytes more are held."""
+        self.size += size
+        may_go_on = True
+        bound: Uploads | None = self._bound
+        while bound is not None:
+            may_go_on = bound.take(self, size) and may_go_on
+            bound = bound.above
+        if not may_go_on and self.waits_since is None:
+            self.waits_since = self._bound.clock()
+            self._uploader.stop_upload()
+
+    def go_on(self) -> None:
+        """A bound lets it; so must all."""
+        bound: Uploads | None = self._bound
+        while bound is not None:
+            if bound.has_waiting(self):
+                return
+            bound = bound.above
+        self.waits_since = None
+        self._uploader.go_on_uploading()
+
+    def end(self) -> None:
+        """It is whole, or over, or no longer held."""
+        bound: Uploads | None = self._bound
+        while bound is not None:
+            bound.give_back(self)
+            bound = bound.above
+        self.size = 0
+        if self.waits_since is not None:
+            self.waits_since = None
+            self._uploader.go_on_uploading()
+
+    def is_overdue(self, now: float) -> bool:
+        patience = self._bound.patience
+        return self.waits_since is not None and patience is not None and now - self.waits_since >= patience
+
+
+class Uncounted:
+    """A `relay.ports.UploadCount` that counts nothing."""
+
+    upload_waits = False
+
+    def hold_upload(self, size: int) -> None: ...
+
+    def end_upload(self) -> None: ...
+
+    def upload_is_overdue(self, now: float) -> bool:
+        return False
+
+
+UNCOUNTED = Uncounted()

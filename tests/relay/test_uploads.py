@@ -1,0 +1,152 @@
+"""How much unfinished uploads may hold together, who waits, and who goes on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowserver.relay.uploads import SMALL, Upload, Uploads
+
+from ..support.clock import FakeClock
+
+LARGE = 4 * SMALL
+LIMIT = 10 * LARGE
+
+
+class Client:
+    """An `Uploader`."""
+
+    def __init__(self, bound: Uploads) -> None:
+        self.goes_on = True
+        self.upload = Upload(bound, self)
+
+    def stop_upload(self) -> None:
+        assert self.goes_on
+        self.goes_on = False
+
+    def go_on_uploading(self) -> None:
+        assert not self.goes_on
+        self.goes_on = True
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def all_of_them(clock: FakeClock) -> Uploads:
+    return Uploads(LIMIT, clock=clock, patience=60.0)
+
+
+def filled(bound: Uploads, count: int = 8) -> list[Client]:
+    """Clients with large uploads: at eight of them the bound is reached."""
+    clients = [Client(bound) for _ in range(count)]
+    for client in clients:
+        client.upload.hold(LARGE)
+    return clients
+
+
+def test_below_the_bound_all_go_on(all_of_them: Uploads) -> None:
+    clients = filled(all_of_them, 7)
+    assert all(client.goes_on for client in clients)
+    assert all_of_them.held == 7 * LARGE
+
+
+def test_at_the_bound_whoever_asks_for_more_waits_but_the_first(all_of_them: Uploads) -> None:
+    first, *others = filled(all_of_them)
+    assert [client.goes_on for client in others] == [True] * 6 + [False]
+    for client in (first, *others):
+        client.upload.hold(1)
+    assert first.goes_on
+    assert not any(client.goes_on for client in others)
+
+
+def test_small_uploads_take_what_is_left_of_the_bound(all_of_them: Uploads) -> None:
+    filled(all_of_them)
+    small = [Client(all_of_them) for _ in range(9)]
+    for client in small:
+        client.upload.hold(SMALL)
+    assert [client.goes_on for client in small] == [True] * 7 + [False] * 2
+
+
+def test_what_ends_lets_others_go_on_in_their_order(all_of_them: Uploads) -> None:
+    first, *others = filled(all_of_them)
+    for client in reversed(others):
+        client.upload.hold(1)
+    assert not any(client.goes_on for client in others)
+    others[6].upload.end()
+    assert all_of_them.held == 7 * LARGE + 6
+    assert [client.goes_on for client in others[:6]] == [False] * 4 + [True] * 2
+    first.upload.end()
+    assert others[0].goes_on
+
+
+def test_the_next_one_that_began_goes_on_though_there_is_no_room(all_of_them: Uploads) -> None:
+    first, second, third = (Client(all_of_them) for _ in range(3))
+    for client in (first, second, third):
+        client.upload.hold(LIMIT)
+    assert [client.goes_on for client in (first, second, third)] == [True, False, False]
+    first.upload.end()
+    assert [client.goes_on for client in (second, third)] == [True, False]
+
+
+def test_who_waits_too_long_is_overdue_and_progress_begins_anew(all_of_them: Uploads, clock: FakeClock) -> None:
+    first, second, third = (Client(all_of_them) for _ in range(3))
+    for client in (first, second, third):
+        client.upload.hold(LIMIT)
+    assert not second.upload.is_overdue(clock.advance(59.9))
+    first.upload.end()
+    second.upload.hold(1)
+    assert not second.upload.is_overdue(clock.advance(1))
+    assert third.upload.is_overdue(clock.now)
+    third.upload.end()
+    assert not third.upload.is_overdue(clock.now)
+
+
+def test_without_patience_nobody_is_overdue(clock: FakeClock) -> None:
+    bound = Uploads(1, clock=clock)
+    filled(bound, 1)
+    [client] = filled(bound, 1)
+    assert not client.upload.is_overdue(clock.advance(1e9))
+
+
+def test_a_connection_s_bound_stands_below_that_of_all(all_of_them: Uploads) -> None:
+    one, other = all_of_them.below(LARGE), all_of_them.below(LARGE)
+    first, second = filled(one, 2)
+    [alone] = filled(other, 1)
+    assert (first.goes_on, second.goes_on, alone.goes_on) == (True, False, True)
+    assert (one.held, other.held, all_of_them.held) == (2 * LARGE, LARGE, 3 * LARGE)
+    filled(all_of_them)
+    alone.upload.hold(1)
+    assert not alone.goes_on  # the first of its connection, and not of all
+    first.upload.end()
+    assert (second.goes_on, alone.goes_on) == (True, False)  # now that of all
+    second.upload.end()
+    assert (alone.goes_on,) == (True,)
+    alone.upload.end()
+    assert (one.held, other.held) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3 * SMALL), st.booleans()), max_size=200))
+def test_one_always_goes_on_and_the_bound_is_kept(steps: list[tuple[int, int, bool]]) -> None:
+    bound = Uploads(8 * SMALL, clock=FakeClock())
+    connections = [bound.below(4 * SMALL), bound.below(4 * SMALL)]
+    live: dict[int, Client] = {}
+    over = 0
+    for number, size, ends in steps:
+        if number in live and ends:
+            live.pop(number).upload.end()
+        elif number not in live or live[number].goes_on:
+            client = live.setdefault(number, Client(connections[number % 2]))
+            if client is next(iter(live.values())):
+                over += size
+            client.upload.hold(size)
+        assert bound.held == sum(client.upload.size for client in live.values())
+        assert not live or any(client.goes_on for client in live.values())
+        assert bound.held <= 8 * SMALL + over + 8 * 3 * SMALL
+    for client in list(live.values()):
+        client.upload.end()
+        assert client.goes_on
+    assert (bound.held, connections[0].held, connections[1].held) == (0, 0, 0)
