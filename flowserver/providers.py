@@ -81,9 +81,7 @@ def _target(config: Config, spec: UpstreamSpec, pool: Pool, before: Providers | 
         if (target.name, target.settings.url) == (spec.name, spec.url):
             target.reconfigure(settings, pool, deadlines)
             return target
-    return Target(
-        settings, pool, Health(failures=config.breaker_failures, cooldown=config.breaker_cooldown), deadlines
-    )
+    return Target(settings, pool, Health(failures=config.breaker_failures, cooldown=config.breaker_cooldown), deadlines)
 
 
 def _pool(config: Config, dial: _Dial, marks: Marks, before: Providers | None) -> Pool:

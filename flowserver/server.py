@@ -28,6 +28,7 @@ from .relay.dispatch import Dispatching, RetryPolicy
 from .relay.ports import OpenExchange
 from .relay.target import Deadlines
 from .telemetry.admin import Admin
+from .telemetry.admin_hosts import AdminHosts
 from .telemetry.log import Log
 from .telemetry.metrics import Metrics
 from .tenancy import Tenancy
@@ -176,7 +177,13 @@ class Relay:
         self.metrics.pools = self._providers.pools
 
     def _build_admin(self) -> Listener:
-        admin = Admin(self.metrics, clock=time.monotonic, is_draining=lambda: self._draining)
+        admin = Admin(
+            self.metrics,
+            AdminHosts(self._config.admin_hosts, self._config.admin_listen),
+            clock=time.monotonic,
+            call_soon=self._loop.call_soon,
+            is_draining=lambda: self._draining,
+        )
         return self._listener(admin.open_exchange, max_connections=256)
 
     def _build_tls(self) -> ssl.SSLContext | None:

@@ -5,7 +5,6 @@ Everything is checked at once; each mistake is told with its place, such as `ups
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
