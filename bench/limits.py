@@ -217,9 +217,11 @@ def _cpu(call: Callable[[], None], clock: _Clock) -> float:
 
 
 def _one(settings: AccountSettings) -> None:
-    account = Account(settings, recognise(TARGET), TARGET)
+    account = Account(settings, recognise(TARGET), HEAD)
+    account.request.open()
     account.identify(HEAD, _ignore)
-    account.read_request(BODY)
+    account.request.feed(BODY)
+    account.request.finish()
     account.request_permit(HEAD, _ignore, _nothing)
     account.with_limits([(b"content-type", b"application/json"), (b"date", b"now")])
     account.settle()
@@ -227,7 +229,13 @@ def _one(settings: AccountSettings) -> None:
 
 TARGET = "/v1/chat/completions"
 BODY = b'{"model":"m","messages":[{"role":"user","content":"Go on."}]}'
-HEAD = RequestHead(b"POST", TARGET.encode(), [(b"host", b"relay"), (b"authorization", b"Bearer " + KEY.encode())])
+HEAD = RequestHead(
+    b"POST",
+    TARGET.encode(),
+    [(b"host", b"relay"), (b"authorization", b"Bearer " + KEY.encode())],
+    content_length=len(BODY),
+    has_body=True,
+)
 
 
 def _ignore(answer: object) -> None:

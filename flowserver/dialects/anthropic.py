@@ -20,11 +20,10 @@ from .common import (
     JsonMeter,
     UsageAlways,
     count,
-    json_size,
+    json_text,
     lower,
     note_open,
     reason_text,
-    size,
     sse,
     text,
     told,
@@ -86,9 +85,11 @@ class AnthropicMeter(JsonMeter):
             delta = event["delta"]
             field = _CONTENT.get(delta["type"])
             if field == "thinking":
-                self._add_reasoning(size(delta[field]))
+                self._add_reasoning(delta[field])
             elif field:
-                self._add(size(delta[field]))
+                self._add(delta[field])
+            elif delta["type"] == "citations_delta":
+                self.citations += 1
         elif kind == "content_block_start":
             self._open_block(event["index"], event["content_block"])
         elif kind == "content_block_stop":
@@ -108,7 +109,7 @@ class AnthropicMeter(JsonMeter):
         if type(index) is int:
             note_open(self._open, index)
         if block["type"] in _TOOL_USES:
-            self._announced += size(block["name"])
+            self._announce(block["name"])
 
     def _read_message(self, message: Any) -> None:
         self.model = model_name(message.get("model"))
@@ -157,11 +158,11 @@ class AnthropicMeter(JsonMeter):
         for block in answer.get("content") or ():
             kind = block["type"]
             if kind == "text":
-                self._add(size(block["text"]))
+                self._add(block["text"])
             elif kind == "thinking":
-                self._add_reasoning(size(block["thinking"]))
+                self._add_reasoning(block["thinking"])
             elif kind in _TOOL_USES:
-                self._add(size(block["name"]) + json_size(block["input"]))
+                self._add_call(block["name"], json_text(block["input"]))
         self._note_report(output)
 
     def ending(self, prompt: int, output: int) -> bytes:
@@ -225,7 +226,6 @@ class Anthropic(UsageAlways):
     name = "anthropic-messages"
     key_field = (b"x-api-key", b"")
     heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
-    bytes_per_token = 3.2
     reads = Reads(
         {
             "model": None,

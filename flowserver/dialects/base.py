@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..errors import RelayError
 from ..json_members import Reads
+from .byte_classes import ByteClasses
 
 BEARER = (b"authorization", b"Bearer ")
 """Where most APIs take keys."""
@@ -71,8 +72,8 @@ class Ordinary(Protocol):
     reasoning: bool
     """Whether the text is reasoning."""
 
-    def text_size(self, data: bytes) -> int:
-        """Bytes of the text in `data`, one whole event; 0 if there is none, or `data` is no such event."""
+    def text_of(self, data: bytes) -> bytes:
+        """The text in `data`, one whole event; b"" if there is none, or `data` is no such event."""
 
     def in_chunk(self) -> Ordinary:
         """The same with the line end that closes a chunk."""
@@ -92,6 +93,12 @@ class Meter(Protocol):
     """Events with content so far."""
     reasoning_units: int
     """Of `units`, the ones of reasoning."""
+    content: ByteClasses
+    """What these bytes are, for an estimate of the tokens they make."""
+    calls: int
+    """Calls of tools so far, also of those that the provider runs itself."""
+    citations: int
+    """Sources and searches named so far, which are billed beside the text."""
     usage: Usage
     """The provider's report so far: replaced or added up as this provider means it."""
     answer_id: str | None
@@ -117,7 +124,7 @@ class Meter(Protocol):
         the next one may say something else."""
 
     def count_ordinary(self, events: int, units: int) -> None:
-        """So many ordinary events passed, with `units` in all."""
+        """So many ordinary events passed, with `units` in all, which were appended to `content.pending`."""
 
     def glance(self, data: bytes) -> bool:
         """Count `data` if it is, at a look, one whole event as it stands on the wire, with content and nothing else.
@@ -160,8 +167,6 @@ class Format(Protocol):
     """Whether requests may be forms (multipart/form-data), with the same names."""
     streams_lines: bool
     """Whether streams are JSON lines, whatever their head calls them."""
-    bytes_per_token: float
-    """`Meter.units` for one token, before anything was learned."""
 
     def serves(self, target: str) -> bool:
         """Whether requests to `target` are in this format."""

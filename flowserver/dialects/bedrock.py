@@ -23,12 +23,11 @@ from .common import (
     JsonMeter,
     UsageAlways,
     count,
-    json_size,
+    json_text,
     lower,
     note_open,
     reason_text,
     section,
-    size,
     text,
     told,
     total,
@@ -111,7 +110,7 @@ class ConverseMeter(JsonMeter):
         elif name == b"contentBlockStart":
             self._open_block(event["contentBlockIndex"])
             if tool := event["start"].get("toolUse"):
-                self._announced += size(tool["name"])
+                self._announce(tool["name"])
         elif name == b"contentBlockStop":
             self._open.pop(event["contentBlockIndex"], None)
         elif name == b"messageStart":
@@ -131,11 +130,13 @@ class ConverseMeter(JsonMeter):
     def _read_delta(self, delta: Any) -> None:
         """Results of tools that run at the provider, and citations, are not generated."""
         if content := delta.get("text"):
-            self._add(size(content))
+            self._add(content)
         elif tool := delta.get("toolUse"):
-            self._add(size(tool["input"]))
+            self._add(tool["input"])
         elif reasoning := delta.get("reasoningContent"):
-            self._add_reasoning(size(reasoning.get("text") or ""))
+            self._add_reasoning(reasoning.get("text") or "")
+        elif "citation" in delta:
+            self.citations += 1
 
     def report(self, report: Any) -> None:
         """`inputTokens` leave the cache out. InvokeModel spells what was read from it with a Count at the end."""
@@ -150,11 +151,11 @@ class ConverseMeter(JsonMeter):
         self.finish = reason_text(answer.get("stopReason"))
         for block in ((answer.get("output") or {}).get("message") or {}).get("content") or ():
             if tool := block.get("toolUse"):
-                self._add(size(tool["name"]) + json_size(tool["input"]))
+                self._add_call(tool["name"], json_text(tool["input"]))
             elif reasoning := block.get("reasoningContent"):
-                self._add_reasoning(size((reasoning.get("reasoningText") or {}).get("text") or ""))
+                self._add_reasoning((reasoning.get("reasoningText") or {}).get("text") or "")
             else:
-                self._add(size(block.get("text") or ""))
+                self._add(block.get("text") or "")
         self.report(answer.get("usage") or {})
 
     def _read_whole(self, answer: Any) -> None:
@@ -247,6 +248,7 @@ class InvokeMeter(AnthropicMeter):
 
     def _take_over(self, inner: ConverseMeter) -> None:
         self.units, self.reasoning_units = inner.units, inner.reasoning_units
+        self.content, self.calls, self.citations = inner.content, inner.calls, inner.citations
         self.usage, self.finish, self.finished = inner.usage, inner.finish, inner.finished
         if inner.is_final:
             self._note_report(inner.usage.output)
@@ -256,7 +258,7 @@ class InvokeMeter(AnthropicMeter):
         field = next((name for name in _ENDINGS if name in chunk), None)
         if field:
             self._field = field
-            self._add(size(chunk[field]))
+            self._add(chunk[field])
             return
         for name in _LISTS:
             for entry in chunk.get(name) or ():
@@ -265,7 +267,7 @@ class InvokeMeter(AnthropicMeter):
     def _read_entry(self, entry: Any) -> None:
         """One answer of several, in any of the forms that models have."""
         said = entry.get("delta") or entry.get("message") or entry
-        self._add(sum(size(said.get(field) or "") for field in ("content", "text", "outputText", "reasoning_content")))
+        self._add("".join(said.get(field) or "" for field in ("content", "text", "outputText", "reasoning_content")))
         self.finish = next((reason for name in _FINISHES if (reason := reason_text(entry.get(name)))), self.finish)
 
     def _read_whole(self, answer: Any) -> None:
@@ -359,7 +361,6 @@ class Bedrock(UsageAlways):
 
     key_field = BEARER
     heartbeat: bytes | None = None
-    bytes_per_token = 3.0
     reads = Reads(
         {
             "model": None,

@@ -12,7 +12,7 @@ from ..json_members import Reads
 from ..names import model_name
 from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, ModelInBody, UsageAlways, count, lower, note_open, reason_text, size, sse, told
+from .common import JsonMeter, ModelInBody, UsageAlways, count, lower, note_open, reason_text, sse, told
 
 _ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
 
@@ -31,13 +31,15 @@ class CohereMeter(JsonMeter):
         if kind == "content-delta":
             self._add_content(event["delta"]["message"]["content"])
         elif kind == "tool-call-delta":
-            self._add(size(event["delta"]["message"]["tool_calls"]["function"]["arguments"]))
+            self._add(event["delta"]["message"]["tool_calls"]["function"]["arguments"])
         elif kind == "tool-plan-delta":
-            self._add(size(event["delta"]["message"]["tool_plan"]))
+            self._add(event["delta"]["message"]["tool_plan"])
         elif kind in _ENDS:
             self._open_part(_ENDS[kind], event)
         elif kind in _ENDS.values():
             self._open.pop((kind, event["index"]), None)
+        elif kind == "citation-start":
+            self.citations += 1
         elif kind == "message-start":
             self._started = True
         elif kind == "message-end":
@@ -46,15 +48,15 @@ class CohereMeter(JsonMeter):
 
     def _add_content(self, content: Any) -> None:
         if thinking := content.get("thinking"):
-            self._add_reasoning(size(thinking))
+            self._add_reasoning(thinking)
         else:
-            self._add(size(content["text"]))
+            self._add(content["text"])
 
     def _open_part(self, end: str, event: Any) -> None:
         if type(event["index"]) is int:
             note_open(self._open, (end, event["index"]))
         if end == "tool-call-end":
-            self._announced += size(event["delta"]["message"]["tool_calls"]["function"]["name"])
+            self._announce(event["delta"]["message"]["tool_calls"]["function"]["name"])
 
     def _end(self, delta: Any) -> None:
         self.finish = reason_text(delta.get("finish_reason"))
@@ -75,9 +77,9 @@ class CohereMeter(JsonMeter):
         message = answer.get("message") or {}
         for part in message.get("content") or ():
             self._add_content(part)
-        self._add(size(message.get("tool_plan") or ""))
+        self._add(message.get("tool_plan") or "")
         for call in message.get("tool_calls") or ():
-            self._add(size(call["function"]["name"]) + size(call["function"]["arguments"]))
+            self._add_call(call["function"]["name"], call["function"]["arguments"])
         self._end(answer)
 
     def ending(self, prompt: int, output: int) -> bytes:
@@ -104,7 +106,6 @@ class Cohere(ModelInBody, UsageAlways):
     name = "cohere"
     key_field = BEARER
     heartbeat: bytes | None = b": ping\n"
-    bytes_per_token = 4.4
     reads = Reads({"model": None, "stream": None, "max_tokens": None})
 
     def serves(self, target: str) -> bool:

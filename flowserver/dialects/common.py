@@ -63,14 +63,9 @@ def note_open(blocks: dict[Key, None], key: Key) -> None:
         blocks[key] = None
 
 
-def size(content: str) -> int:
-    """UTF-8 bytes. Raises AttributeError for anything but a text."""
-    return len(content) if content.isascii() else len(content.encode())
-
-
-def json_size(value: Any) -> int:
-    """Bytes of `value` as JSON. Raises TypeError where it is nested too deep."""
-    return len(orjson.dumps(value))
+def json_text(value: Any) -> str:
+    """`value` as JSON. Raises TypeError where it is nested too deep."""
+    return orjson.dumps(value).decode()
 
 
 def told(error: Any) -> str:
@@ -146,9 +141,9 @@ class JsonMeter(Shortcut):
         self.finish: str | None = None
         self.failed: str | None = None
         self.finished = False
-        self._announced = 0
-        """Units of tools' names in the events that open a call. They are counted with the content that follows, because
-        an event that opens something must not be withheld."""
+        self._announced = b""
+        """Tools' names in the events that open a call. They are counted with the content that follows, because an event
+        that opens something must not be withheld."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         self._try(self._read, data)
@@ -180,12 +175,27 @@ class JsonMeter(Shortcut):
             self.usage.output = output
             self._reported_at = self.units
 
-    def _add(self, units: int) -> None:
-        """Generated content."""
-        if units:
-            self.units += units + self._announced
-            self._announced = 0
+    def _announce(self, name: str) -> None:
+        """The name of a tool that is called."""
+        self._announced += name.encode()
+        self.calls += 1
 
-    def _add_reasoning(self, units: int) -> None:
-        self.units += units
-        self.reasoning_units += units
+    def _add(self, text: str) -> None:
+        """Generated content. Raises AttributeError for anything but a text."""
+        if written := text.encode():
+            if self._announced:
+                written = self._announced + written
+                self._announced = b""
+            self.units += len(written)
+            self.content.add(written)
+
+    def _add_call(self, name: str, arguments: str) -> None:
+        """A whole call of a tool."""
+        self._add(name + arguments)
+        self.calls += 1
+
+    def _add_reasoning(self, text: str) -> None:
+        written = text.encode()
+        self.units += len(written)
+        self.reasoning_units += len(written)
+        self.content.add(written)

@@ -20,11 +20,10 @@ from .common import (
     JsonMeter,
     UsageAlways,
     count,
-    json_size,
+    json_text,
     lower,
     reason_text,
     section,
-    size,
     sse,
     text,
     told,
@@ -77,6 +76,8 @@ class GeminiMeter(JsonMeter):
             # A number where the client asked for enums as numbers.
             if (reason := candidate.get("finishReason")) and isinstance(reason, str | int):
                 self._finish(str(reason))
+            searches = (candidate.get("groundingMetadata") or {}).get("webSearchQueries") or ()
+            self.citations = max(self.citations, len(searches))
             for part in (candidate.get("content") or {}).get("parts") or ():
                 self._read_part(part)
         self._report(event.get("usageMetadata") or {})
@@ -106,13 +107,13 @@ class GeminiMeter(JsonMeter):
         """Results of code that the provider ran are not generated, and not counted."""
         if content := part.get("text"):
             if part.get("thought"):
-                self._add_reasoning(size(content))
+                self._add_reasoning(content)
             else:
-                self._add(size(content))
+                self._add(content)
         elif call := part.get("functionCall"):
-            self._add(size(call["name"]) + json_size(call.get("args") or {}))
+            self._add_call(call["name"], json_text(call.get("args") or {}))
         elif code := part.get("executableCode"):
-            self._add(size(code["code"]))
+            self._add_call("", code["code"])
 
     def _read_whole(self, answer: Any) -> None:
         """One response, or an array of them: a stream that was not asked for as server-sent events."""
@@ -149,7 +150,6 @@ class Gemini(UsageAlways):
     key_field = (b"x-goog-api-key", b"")
     heartbeat: bytes | None = None
     """Google's own library takes a comment line for the start of an error."""
-    bytes_per_token = 3.0
     reads = Reads(
         {
             "model": None,

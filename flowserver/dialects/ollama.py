@@ -12,7 +12,7 @@ from ..json_members import Reads
 from ..names import model_name
 from .api_paths import ends_with
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, ModelInBody, UsageAlways, count, json_size, lower, reason_text, section, size, text, told
+from .common import JsonMeter, ModelInBody, UsageAlways, count, json_text, lower, reason_text, section, text, told
 
 _MOST_CREATED = 64
 """Characters of a time; the longest has 35."""
@@ -40,8 +40,8 @@ class OllamaMeter(JsonMeter):
         if self._chat:
             self._read_message(event.get("message") or {})
         else:
-            self._add_reasoning(size(event.get("thinking") or ""))
-            self._add(size(event.get("response") or ""))
+            self._add_reasoning(event.get("thinking") or "")
+            self._add(event.get("response") or "")
         if done:
             self._note_report(count(event.get("eval_count")))
 
@@ -52,11 +52,11 @@ class OllamaMeter(JsonMeter):
         self.usage.input = count(event.get("prompt_eval_count"))
 
     def _read_message(self, message: Any) -> None:
-        self._add_reasoning(size(message.get("thinking") or ""))
-        self._add(size(message.get("content") or ""))
+        self._add_reasoning(message.get("thinking") or "")
+        self._add(message.get("content") or "")
         for call in message.get("tool_calls") or ():
             function = call["function"]
-            self._add(size(function["name"]) + json_size(function.get("arguments") or {}))
+            self._add_call(function["name"], json_text(function.get("arguments") or {}))
 
     def _read_whole(self, answer: Any) -> None:
         self._read(answer)
@@ -88,7 +88,6 @@ class Ollama(ModelInBody, UsageAlways):
     key_field = BEARER
     heartbeat: bytes | None = None
     streams_lines = True
-    bytes_per_token = 3.6
     reads = Reads({"model": None, "stream": None, "options": Reads({"num_predict": None})})
 
     def __init__(self, name: str, *, chat: bool) -> None:

@@ -86,11 +86,9 @@ class ChatMeter(Shortcut):
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         pattern = self._pattern
-        if pattern is not None and (units := pattern.text_size(data)):
-            self.units += units
-            self.pieces += 1
-            if pattern.reasoning:
-                self.reasoning_units += units
+        if pattern is not None and (said := pattern.text_of(data)):
+            self.content.add(said)
+            self.count_ordinary(1, len(said))
             return True
         if data.startswith(_DONE):
             self.finished = True
@@ -153,7 +151,7 @@ class ChatMeter(Shortcut):
             if type(delta) is dict:
                 self._read_delta(delta)
             else:
-                self.units += size_of(choice.get("text"))
+                self.units += self._size(choice.get("text"))
             if "usage" in choice and (report := mapping(choice["usage"])):
                 self._note_of_choice(choice, report)
             finish = choice.get("finish_reason")
@@ -170,22 +168,47 @@ class ChatMeter(Shortcut):
                 pass
             elif field == "content":
                 if type(value) is list:
-                    said, thought = _sizes_of_parts(value)
+                    said, thought = self._sizes_of_parts(value)
                 else:
-                    said += size_of(value)
+                    said += self._size(value)
             elif field in ("reasoning_content", "reasoning"):
-                reasoning = reasoning or size_of(value)  # several providers send the same in two or three fields
+                reasoning = reasoning or self._size(value)  # several providers send the same in two or three fields
             elif field == "reasoning_details":
-                reasoning = reasoning or _size_of_details(value)
+                reasoning = reasoning or self._size_of_details(value)
             elif field == "tool_calls":
-                said += sum(_size_of_call(call.get("function") or call.get("custom")) for call in entries(value))
+                said += sum(self._size_of_call(call.get("function") or call.get("custom")) for call in entries(value))
             elif field == "function_call":
-                said += _size_of_call(value)
+                said += self._size_of_call(value)
             elif field == "refusal":
-                said += size_of(value)
+                said += self._size(value)
         reasoning += thought
         self.reasoning_units += reasoning
         self.units += said + reasoning
+
+    def _size(self, value: object) -> int:
+        """Bytes of a text that is content, which it takes down; 0 for anything else."""
+        if type(value) is not str:
+            return 0
+        written = value.encode()
+        self.content.add(written)
+        return len(written)
+
+    def _sizes_of_parts(self, parts: list[Any]) -> tuple[int, int]:
+        """Bytes of text and of reasoning: what Mistral sends where there is reasoning."""
+        said = thought = 0
+        for part in entries(parts):
+            said += self._size(part.get("text"))
+            thought += sum(self._size(thinking.get("text")) for thinking in entries(part.get("thinking")))
+        return said, thought
+
+    def _size_of_details(self, details: object) -> int:
+        return sum(self._size(part.get("text") or part.get("summary")) for part in entries(details))
+
+    def _size_of_call(self, call: object) -> int:
+        called = mapping(call)
+        name = self._size(called.get("name"))
+        self.calls += name > 0
+        return name + self._size(called.get("arguments")) + self._size(called.get("input"))
 
     def _are_closed(self, choices: list[dict[str, Any]]) -> bool:
         """Whether all of `choices` had ended before: what is told of them now is told of the whole answer."""
@@ -307,24 +330,6 @@ def _pattern_of(data: bytes, event: dict[str, Any], content: int) -> Pattern | N
     return None
 
 
-def _sizes_of_parts(parts: list[Any]) -> tuple[int, int]:
-    """Bytes of text and of reasoning: what Mistral sends where there is reasoning."""
-    said = thought = 0
-    for part in entries(parts):
-        said += size_of(part.get("text"))
-        thought += sum(size_of(thinking.get("text")) for thinking in entries(part.get("thinking")))
-    return said, thought
-
-
-def _size_of_details(details: object) -> int:
-    return sum(size_of(part.get("text") or part.get("summary")) for part in entries(details))
-
-
-def _size_of_call(call: object) -> int:
-    called = mapping(call)
-    return size_of(called.get("name")) + size_of(called.get("arguments")) + size_of(called.get("input"))
-
-
 def _brief(value: Any) -> Any:
     """A field of a chunk's head, without what no such field has: lists, objects, endless texts."""
     if isinstance(value, str):
@@ -346,7 +351,6 @@ class OpenAIChat:
     name = "openai-chat"
     key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
-    bytes_per_token = 4.2
     reads = Reads(_READS)
     takes_forms = False
     streams_lines = False

@@ -13,7 +13,7 @@ from ..json_members import Reads
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, size, sse, text, told
+from .common import JsonMeter, UsageAlways, count, sse, text, told
 from .openai_common import HEARTBEAT, mapping, read_usage
 
 _TEXT_DELTA = "transcript.text.delta"
@@ -28,7 +28,7 @@ class MediaMeter(JsonMeter):
     def _read(self, event: Any) -> None:
         kind = event.get("type") or ""
         if kind == _TEXT_DELTA:
-            self._add(size(event["delta"]))
+            self._add(event["delta"])
         elif kind == "error" or "error" in event:
             self.failed = told(event.get("error") or event)
         elif kind.endswith((".done", ".completed")):
@@ -42,7 +42,7 @@ class MediaMeter(JsonMeter):
 
     def _read_whole(self, answer: Any) -> None:
         self.finished = True
-        self._add(size(text(answer.get("text")) or ""))
+        self._add(text(answer.get("text")) or "")
         self._read_usage(answer)
 
     def ending(self, prompt: int, output: int) -> bytes:
@@ -63,7 +63,6 @@ class OpenAIMedia(UsageAlways):
     key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     takes_forms = True
-    bytes_per_token = 4.2
     reads = Reads(dict.fromkeys(("model", "stream", "n", "user")))
 
     def __init__(self, name: str, *ends: str) -> None:

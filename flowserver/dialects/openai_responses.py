@@ -14,7 +14,7 @@ from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
 from .common import UsageAlways, count, lower, reason_text, sse, text, told
-from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
+from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage
 from .openai_items import Items
 from .pattern import Shortcut
 
@@ -79,8 +79,8 @@ class ResponsesMeter(Shortcut):
         self.finish: str | None = None
         self.failed: str | None = None
         self.finished = False
-        self._announced = 0
-        """Bytes of names that were not counted yet."""
+        self._announced = b""
+        """Names that were not counted yet."""
         self._sequence = -1
         """The number of the last event."""
         self._created = b""
@@ -109,23 +109,31 @@ class ResponsesMeter(Shortcut):
 
     def _read_delta(self, kind: str, event: dict[str, Any]) -> None:
         delta = event.get("delta")
-        units = size_of(delta)
-        if not units or type(delta) is not str:
+        if not delta or type(delta) is not str:
             return
+        written = delta.encode()
         self.pieces += 1
         if kind in _REASONING:
-            self.reasoning_units += units
+            self.reasoning_units += len(written)
         elif self._announced:
-            units += self._announced
-            self._announced = 0
-        self.units += units
+            written = self._announced + written
+            self._announced = b""
+        self._add(written)
         if self._items is not None:
             self._items.delta(kind, event, delta)
+
+    def _add(self, written: bytes) -> int:
+        """Generated content. Its size."""
+        self.units += len(written)
+        self.content.add(written)
+        return len(written)
 
     def _read_other(self, name: bytes, event: dict[str, Any], data: bytes) -> None:
         if name == _OPENING:
             item = mapping(event.get("item"))
-            self._announced += size_of(item.get("name")) if "call_id" in item else 0
+            self.calls += str(item.get("type")).endswith("_call")
+            if "call_id" in item:
+                self._announced += (text(item.get("name")) or "").encode()
         elif name == b"error":
             # Its fields lie in the event itself by the documents, in an object in fact.
             self.failed = told(event.get("error") or event.get("message") or event.get("code"))
@@ -163,14 +171,16 @@ class ResponsesMeter(Shortcut):
         self._read_response(response)
 
     def _read_item(self, item: dict[str, Any]) -> None:
-        units = sum(size_of(item.get(field)) for field in ("arguments", "input", "code"))
+        kind = item.get("type")
+        texts = [item.get(field) for field in ("arguments", "input", "code")]
         for part in (*entries(item.get("content")), *entries(item.get("summary"))):
-            units += size_of(part.get("text")) + size_of(part.get("refusal"))
-        if item.get("type") == "reasoning":
+            texts += part.get("text"), part.get("refusal")
+        if "call_id" in item and kind != "reasoning":
+            texts.append(item.get("name"))
+        self.calls += str(kind).endswith("_call")
+        units = self._add(b"".join((text(each) or "").encode() for each in texts))
+        if kind == "reasoning":
             self.reasoning_units += units
-        elif "call_id" in item:
-            units += size_of(item.get("name"))
-        self.units += units
 
     def ending(self, prompt: int, output: int) -> bytes:
         if self.finished:
@@ -247,7 +257,6 @@ class OpenAIResponses(UsageAlways):
     name = "openai-responses"
     key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
-    bytes_per_token = 3.5
     reads = Reads(dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")))
 
     def serves(self, target: str) -> bool:

@@ -277,7 +277,8 @@ class Exchange:
         if room is None or ordinary is None or way is None:
             return None
         write, framed = way
-        self._lane = Lane(ordinary, room, write=write, framed=framed, renew=self._lane_room)
+        content = tap.meter.content.pending
+        self._lane = Lane(ordinary, room, content=content, write=write, framed=framed, renew=self._lane_room)
         return self._lane
 
     def _lane_room(self) -> int | None:

@@ -16,9 +16,6 @@ from ..dialects.base import Ordinary
 from ..dialects.pattern import is_utf8
 from ..framing import SIZE_LINES, take_chunks
 
-ANY = (1 << 30) - 1
-"""Room where nothing bounds it; when it is used up it is asked for anew. To calculate with more takes twice as long."""
-
 BURST = 2048
 """Bytes of a read that are more than one event: reads are to be small then, and a lane's are not."""
 
@@ -46,13 +43,15 @@ class Carrier(Protocol):
 class Lane:
     """Of one answer. The transport calls it as it would call an asyncio.Protocol.
 
-    `write` takes whole chunks where `framed`, else what is in them. `room`: bytes of content that may pass before the
-    answer's budget is to be asked. `renew` is called after each read that took the long way: it says the room anew, or
-    None where ordinary events may not pass now, and calls `follow` where they look different from then on.
+    `content` gets the texts of the events. `write` takes whole chunks where `framed`, else what is in them. `room`:
+    bytes of content that may pass before the answer's budget is to be asked. `renew` is called after each read that
+    took the long way: it says the room anew, or None where ordinary events may not pass now, and calls `follow` where
+    they look different from then on.
     """
 
     __slots__ = (
         "_carrier",
+        "_content",
         "_granted",
         "_head",
         "_read",
@@ -72,6 +71,7 @@ class Lane:
         ordinary: Ordinary,
         room: int,
         *,
+        content: bytearray,
         write: Callable[[bytes], None],
         framed: bool,
         renew: Callable[[], int | None],
@@ -83,6 +83,7 @@ class Lane:
         self.size = 0
         """Their bytes, framing left out."""
         self._room = self._granted = room
+        self._content = content
         self._write = write
         self.framed = framed
         self._renew = renew
@@ -138,6 +139,8 @@ class Lane:
                     room = self._room - content
                     if content and room >= 0:
                         self._room = room
+                        said = self._content  # to add to the attribute itself would store it again
+                        said += match[1]
                         self.size += size - head - 2
                         self.events += 1
                         write = self._write
@@ -152,14 +155,16 @@ class Lane:
         events: list[bytes] = []
         if take_chunks(data, 0, events) != len(data):
             return False
-        units = 0
+        texts = bytearray()
         for event in events:
-            content = self.ordinary.text_size(event)
-            if not content:
+            text = self.ordinary.text_of(event)
+            if not text:
                 return False
-            units += content
+            texts += text
+        units = len(texts)
         if units > self._room:
             return False
+        self._content += texts
         passing = b"".join(events)
         self._room -= units
         self.size += len(passing)

@@ -8,11 +8,12 @@ from typing import Any
 from ..dialects import path_model
 from ..dialects.api_paths import with_model
 from ..dialects.base import Asked, Format
+from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
 from ..messages import RequestHead
 from ..names import model_name
 from ..paths import is_signed
-from .request_body import RequestBody, changed, open_body
+from .request_body import JsonBody, RequestBody, changed, open_body
 from .target import Target
 
 _NOTHING_YET = Asked()
@@ -23,7 +24,7 @@ _MODELS = "models/"
 class RequestReading:
     """Made with the request's head; `feed` its body as it comes, then `finish`."""
 
-    __slots__ = ("_body", "_format", "_request", "_size", "_target", "asked", "asks_usage")
+    __slots__ = ("_body", "_estimate", "_format", "_request", "_size", "_target", "asked", "asks_usage")
 
     def __init__(self, request: RequestHead, known: Format | None, target: str) -> None:
         self._format = known
@@ -33,6 +34,8 @@ class RequestReading:
         self.asked = _NOTHING_YET
         self._request = request
         self._size = 0
+        self._estimate: InputEstimate | None = None
+        """None: the body is not JSON of a known API."""
         self.asks_usage = False
         """Whether the provider that was asked last was asked for a usage report that the client did not ask for."""
 
@@ -42,6 +45,8 @@ class RequestReading:
             known = self._format
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
             self._body = open_body(self._request, reads, takes_forms=takes_forms)
+            if known is not None and isinstance(self._body, JsonBody):
+                self._estimate = InputEstimate()
         self._read({})
 
     @property
@@ -53,6 +58,8 @@ class RequestReading:
         """More of the body. An error: what follows contradicts what was read."""
         body = self._body
         self._size += len(data)
+        if self._estimate is not None:
+            self._estimate.feed(data)
         if body is None:
             return None
         known = body.is_known
@@ -97,7 +104,9 @@ class RequestReading:
     @property
     def input_estimate(self) -> int:
         """Tokens of the request, by what came of it."""
-        return self._size // 4
+        if self._estimate is None or self._format is None:
+            return self._size // 4
+        return self._estimate.tokens(self._format.name, self.asked.model)
 
     def _contradiction(self, model: object) -> RelayError | None:
         named = path_model(self._target)

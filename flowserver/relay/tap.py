@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..dialects.base import Meter
+from ..dialects.byte_classes import PENDING
 from ..json_array import JsonArrayScanner
 from ..sse import Event, Scanner
 from ..whole_body import WholeBody
-from .lane import ANY
 from .permit import Verdict
 
 
@@ -131,7 +131,7 @@ class Tap:
         """Bytes of content in ordinary events that may pass without `feed`; None: nothing may."""
         if not self._fresh or self.holds_back or self.meter.ordinary is None:
             return None
-        return ANY if self._budget is None else self._budget.room()
+        return PENDING if self._budget is None else min(PENDING, self._budget.room())
 
     def count_ordinary(self, events: int, units: int) -> None:
         """So many passed, within the room that there was."""

@@ -15,7 +15,7 @@ from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, bad_request
 
 from ..support.corpus import Recording, each_recording
 from .frames import QUIRKS, metered, reported
-from .reading import sse_events
+from .reading import events, sse_events
 
 START: dict[str, Any] = {
     "type": "message_start",
@@ -49,8 +49,8 @@ def read(*events: dict[str, Any], asked: Asked = Asked()) -> Meter:  # noqa: B00
     return meter
 
 
-def ending(meter: Meter, output: int = 9) -> list[dict[str, Any]]:
-    events = sse_events(meter.ending(output))
+def ending(meter: Meter, *, prompt: int = 7) -> list[dict[str, Any]]:
+    events = sse_events(meter.ending(prompt, 9))
     loaded = [orjson.loads(payload) for _, payload, _ in events]
     assert [name.decode() for name, _, _ in events] == [event["type"] for event in loaded]
     return loaded
@@ -76,7 +76,7 @@ def streaming(*, learns: bool) -> AnthropicMeter:
 def told(meter: AnthropicMeter) -> tuple[Any, ...]:
     return (
         (meter.units, meter.pieces, meter.reasoning_units, meter.usage, meter.finish, meter.failed, meter.finished),
-        meter.ending(7),
+        meter.ending(7, 7),
     )
 
 
@@ -149,11 +149,20 @@ def served(recording: Recording) -> None:
 
 @each_recording("anthropic-messages")
 def test_usage_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> None:
+    """Which has the last report, as it came: without the steps before, and with the cache beside its input."""
     served(recording)
     found = reported(metered(recording))
-    assert {name: found[name] for name in recording.about["usage"] if name in found} == {
-        name: tokens for name, tokens in recording.about["usage"].items() if name != "total"
-    }
+    expected = {name: tokens for name, tokens in recording.about["usage"].items() if name != "total"}
+    if steps := _steps(recording):
+        expected = {name: sum(step.get(name) or 0 for step in steps) for name in expected}
+    expected["input_tokens"] += sum(expected.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
+    assert {name: found[name] for name in expected} == expected
+
+
+def _steps(recording: Recording) -> list[dict[str, Any]]:
+    last = [orjson.loads(data) for name, data, _ in events(recording) if name == b"message_delta"][-1]
+    steps: list[dict[str, Any]] = last["usage"].get("iterations") or []
+    return steps
 
 
 @each_recording("anthropic-messages")
@@ -222,8 +231,9 @@ def test_a_tools_name_counts_with_its_input(kind: str) -> None:
 
 
 def test_usage_is_replaced_field_by_field() -> None:
-    assert read(START).usage == Usage(input=20, output=1, cached=7)
-    assert read(START, message_delta(output_tokens=50)).usage == Usage(input=20, output=50, cached=7)
+    """What is read from and written to the cache is input, told apart."""
+    assert read(START).usage == Usage(input=27, output=1, cached=7)
+    assert read(START, message_delta(output_tokens=50)).usage == Usage(input=27, output=50, cached=7)
     all_of_it = message_delta(
         input_tokens=400,
         output_tokens=50,
@@ -231,7 +241,30 @@ def test_usage_is_replaced_field_by_field() -> None:
         cache_creation_input_tokens=9,
         output_tokens_details={"thinking_tokens": 30},
     )
-    assert read(START, all_of_it).usage == Usage(input=400, output=50, cached=8, cache_written=9, reasoning=30)
+    assert read(START, all_of_it).usage == Usage(input=417, output=50, cached=8, cache_written=9, reasoning=30)
+
+
+def test_all_steps_of_a_request_are_added_up() -> None:
+    steps = [
+        {"type": "compaction", "input_tokens": 100, "output_tokens": 20},
+        {"type": "message", "input_tokens": 20, "cache_read_input_tokens": 7, "output_tokens": 50},
+    ]
+    meter = read(START, message_delta(output_tokens=50, iterations=steps))
+    assert meter.usage == Usage(input=127, output=70, cached=7, cache_written=0)
+    assert meter.is_final
+
+
+@pytest.mark.parametrize("steps", [[], "odd", [{}], [{"input_tokens": 3, "output_tokens": 2}], [{"input_tokens": -1}]])
+def test_steps_that_have_less_than_the_report_are_not_believed(steps: object) -> None:
+    meter = read(START, message_delta(output_tokens=50, iterations=steps))
+    assert meter.usage == Usage(input=27, output=50, cached=7)
+
+
+def test_the_last_report_is_the_one_that_nothing_follows() -> None:
+    said = delta(0, type="text_delta", text="hello")
+    assert not read(START).is_final
+    assert read(START, TEXT, said, message_delta(output_tokens=50)).is_final
+    assert not read(START, TEXT, said, message_delta(output_tokens=50), said).is_final
 
 
 def test_an_error_in_the_stream() -> None:
@@ -273,7 +306,8 @@ def test_a_whole_error() -> None:
 
 def test_a_cut_closes_what_is_open() -> None:
     thinking = {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking"}}
-    events = ending(read(START, thinking, stopped(0), TOOL, delta(1, type="input_json_delta", partial_json="{")))
+    stream = (START, thinking, stopped(0), TOOL, delta(1, type="input_json_delta", partial_json="{"))
+    events = ending(read(*stream), prompt=27)
     assert events == [
         stopped(1),
         {
@@ -293,7 +327,7 @@ def test_a_cut_before_anything_came_has_a_start() -> None:
 
 def test_a_cut_behind_the_reason_only_stops() -> None:
     assert ending(read(START, message_delta(output_tokens=3))) == [STOP]
-    assert read(START, message_delta(output_tokens=3), STOP).ending(9) == b""
+    assert read(START, message_delta(output_tokens=3), STOP).ending(7, 9) == b""
 
 
 def test_a_failure_is_an_error_event() -> None:

@@ -40,9 +40,9 @@ def cuts(recording: Recording) -> Iterator[bytes]:
             before = meter.units
             meter.read(name, payload)
         passed = [raw for _, _, raw in events[:after]]
-        yield b"".join(passed) + meter.ending(77)
+        yield b"".join(passed) + meter.ending(7, 77)
         if meter.units > before:
-            yield b"".join(passed[:-1]) + meter.ending(77)
+            yield b"".join(passed[:-1]) + meter.ending(7, 77)
 
 
 @each_recording("anthropic-messages")
@@ -81,6 +81,6 @@ def test_a_failure_is_raised() -> None:
 def test_heartbeats_are_not_seen() -> None:
     meter = ANTHROPIC.meter(ANTHROPIC.asked("/v1/messages", REQUEST), QUIRKS, cuttable=True)
     assert ANTHROPIC.heartbeat is not None
-    body = ANTHROPIC.heartbeat + meter.ending(3).replace(b"\n\n", b"\n\n" + ANTHROPIC.heartbeat)
+    body = ANTHROPIC.heartbeat + meter.ending(7, 3).replace(b"\n\n", b"\n\n" + ANTHROPIC.heartbeat)
     with client(body).messages.stream(**REQUEST) as stream:
         assert stream.get_final_message().usage.output_tokens == 3

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from base64 import b64decode, b64encode
+from copy import deepcopy
 from typing import Any
 
 import orjson
 import pytest
 
-from flowserver.dialects.base import Asked, Meter, Usage
+from flowserver.dialects.base import Asked, Format, Meter, Usage
 from flowserver.dialects.bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE, encode_frame
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, bad_request
 
@@ -38,7 +39,7 @@ def said(index: int = 0, **delta: Any) -> tuple[str, dict[str, Any]]:
 
 
 def ending(meter: Meter) -> list[tuple[str, Any]]:
-    return [(name.decode(), orjson.loads(payload)) for name, payload, _ in split_frames(meter.ending(9))]
+    return [(name.decode(), orjson.loads(payload)) for name, payload, _ in split_frames(meter.ending(7, 9))]
 
 
 def chunks(meter: Meter) -> list[dict[str, Any]]:
@@ -99,13 +100,13 @@ def test_content_of_converse() -> None:
 
 def test_the_last_event_reports() -> None:
     meter = converse(STARTED, ("messageStop", {"stopReason": "end_turn"}), METADATA)
-    assert meter.usage == Usage(input=5, output=6, cached=7)
+    assert meter.usage == Usage(input=12, output=6, cached=7)
     assert (meter.finish, meter.finished) == ("end_turn", True)
-    assert meter.ending(9) == b""
+    assert meter.ending(7, 9) == b""
 
 
 def test_a_cut_of_converse() -> None:
-    usage = {"inputTokens": 0, "outputTokens": 9, "totalTokens": 9}
+    usage = {"inputTokens": 7, "outputTokens": 9, "totalTokens": 16}
     metadata = "metadata", {"usage": usage, "metrics": {"latencyMs": 0}}
     stop = "messageStop", {"stopReason": "max_tokens"}
     end = "contentBlockStop", {"contentBlockIndex": 0}
@@ -142,7 +143,7 @@ def test_anthropic_inside() -> None:
     cut = chunks(meter)
     assert [event["type"] for event in cut] == ["content_block_stop", "message_delta", "message_stop"]
     assert cut[1]["delta"]["stop_reason"] == "max_tokens"
-    assert cut[2][METRICS] == {"inputTokenCount": 5, "outputTokenCount": 9}
+    assert cut[2][METRICS] == {"inputTokenCount": 7, "outputTokenCount": 9}
 
 
 def test_metrics_are_the_last_word() -> None:
@@ -151,7 +152,7 @@ def test_metrics_are_the_last_word() -> None:
     meter = invoke(MESSAGE, delta, stop)
     assert meter.usage == Usage(input=5, output=90)
     assert meter.finished
-    assert meter.ending(9) == b""
+    assert meter.ending(7, 9) == b""
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_metrics_are_the_last_word() -> None:
 def test_other_models_inside(chunk: dict[str, Any], end: dict[str, Any]) -> None:
     meter = invoke(chunk)
     assert (meter.units, meter.pieces, meter.finish) == (5, 1, None)
-    assert chunks(meter) == [end | {METRICS: {"inputTokenCount": 0, "outputTokenCount": 9}}]
+    assert chunks(meter) == [end | {METRICS: {"inputTokenCount": 7, "outputTokenCount": 9}}]
     assert invoke(end).finish is not None
 
 
@@ -175,7 +176,7 @@ def test_a_cut_before_anything_came() -> None:
     assert started["message"]["model"] == "us.anthropic.claude-x"
     assert delta["delta"]["stop_reason"] == "max_tokens"
     assert stop["type"] == "message_stop"
-    assert invoke(model="amazon.titan").ending(9) == b""
+    assert invoke(model="amazon.titan").ending(7, 9) == b""
 
 
 def test_whole_answers_of_invoke() -> None:
@@ -228,8 +229,34 @@ def test_requests() -> None:
     body: dict[str, Any] = {"inferenceConfig": {"maxTokens": 50}}
     assert BEDROCK_CONVERSE.asked("/model/m/converse", body).max_tokens == 50
     assert BEDROCK_INVOKE.asked("/model/m/invoke", {"max_tokens": 60}).max_tokens == 60
-    assert not BEDROCK_CONVERSE.limit(body, 5, QUIRKS)
-    assert body == {"inferenceConfig": {"maxTokens": 50}}
+    assert not BEDROCK_CONVERSE.limit(body, 50, QUIRKS)
+    assert BEDROCK_CONVERSE.limit(body, 5, QUIRKS)
+    assert body == {"inferenceConfig": {"maxTokens": 5}}
+
+
+@pytest.mark.parametrize(
+    ("format", "before", "after"),
+    [
+        (BEDROCK_CONVERSE, {}, {"inferenceConfig": {"maxTokens": 5}}),
+        (BEDROCK_CONVERSE, {"inferenceConfig": {"topP": 1}}, {"inferenceConfig": {"topP": 1, "maxTokens": 5}}),
+        (BEDROCK_CONVERSE, {"inferenceConfig": 3}, {"inferenceConfig": 3}),
+        (BEDROCK_INVOKE, {}, {}),
+        (BEDROCK_INVOKE, {"max_gen_len": 9}, {"max_gen_len": 5}),
+        (BEDROCK_INVOKE, {"max_tokens_to_sample": 9}, {"max_tokens_to_sample": 5}),
+        (
+            BEDROCK_INVOKE,
+            {"textGenerationConfig": {"maxTokenCount": 9}},
+            {"textGenerationConfig": {"maxTokenCount": 5}},
+        ),
+        (BEDROCK_INVOKE, {"inferenceConfig": {"max_new_tokens": 9}}, {"inferenceConfig": {"max_new_tokens": 5}}),
+    ],
+)
+def test_the_bound_is_lowered_where_the_model_has_it(
+    format: Format, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    body = deepcopy(before)
+    assert format.limit(body, 5, QUIRKS) == (before != after)
+    assert body == after
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "ThrottlingException"), (502, "InternalServerException")])

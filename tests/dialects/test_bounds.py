@@ -100,7 +100,7 @@ def test_an_answer_s_names_and_reasons_are_bounded(form: Format, event: Event) -
     assert len(meter.finish or "") <= MAX_REASON
     assert len(meter.failed or "") <= MAX_TOLD
     assert meter.model or meter.finish or meter.failed
-    assert len(meter.ending(1)) < 16 * KB
+    assert len(meter.ending(7, 1)) < 16 * KB
 
 
 # --- what a stream leaves behind ---
@@ -249,7 +249,7 @@ def test_a_meter_keeps_at_most_a_megabyte(form: Format, make: Callable[[], Itera
         tracemalloc.stop()
     assert kept < MB + OWN
     assert left < MB
-    ending = meter.ending(5)
+    ending = meter.ending(7, 5)
     assert ending or form is BEDROCK_INVOKE
     assert len(ending) < 2 * MB
 
@@ -259,7 +259,7 @@ def test_a_meter_keeps_at_most_a_megabyte(form: Format, make: Callable[[], Itera
 
 @pytest.mark.parametrize("form", [OPENAI_CHAT, GEMINI], ids=lambda form: form.name)
 def test_the_ending_is_short_whatever_number_of_answers_was_asked_for(form: Format) -> None:
-    assert len(_meter(form, choices=2**53 - 1).ending(5)) < 64 * KB
+    assert len(_meter(form, choices=2**53 - 1).ending(7, 5)) < 64 * KB
 
 
 def _closed(ending: bytes, kind: str) -> list[int]:
@@ -277,7 +277,7 @@ def test_the_blocks_that_are_known_to_be_open_are_closed() -> None:
         for name, data in events:
             meter.read(name, data)
             opened.append(orjson.loads(data)["index"])
-        closed = _closed(meter.ending(5), kind)
+        closed = _closed(meter.ending(7, 5), kind)
         assert len(closed) == MAX_OPEN
         assert closed == opened[:MAX_OPEN]
 
@@ -287,7 +287,7 @@ def test_choices_that_have_begun_are_ended_beside_those_that_were_asked_for() ->
     for index in (7, HUGE, 200):
         meter.read(b"", orjson.dumps({"choices": [{"index": index, "delta": {"content": "a"}}]}))
     meter.read(b"", orjson.dumps({"choices": [{"index": 7, "delta": {}, "finish_reason": "stop"}]}))
-    chunks = [orjson.loads(data) for _, data, _ in sse_events(meter.ending(5)) if data != b"[DONE]"]
+    chunks = [orjson.loads(data) for _, data, _ in sse_events(meter.ending(7, 5)) if data != b"[DONE]"]
     assert [choice["index"] for chunk in chunks for choice in chunk["choices"]] == [0, 1, 200, HUGE]
 
 
@@ -297,7 +297,7 @@ def test_a_chat_s_ending_has_no_more_of_a_chunk_s_head_than_a_head_is() -> None:
     choices = [{"index": 0, "delta": {"content": "a"}}]
     event = {"id": "i" * 10_000, "object": {"a": 1}, "created": 1, "system_fingerprint": deep, "choices": choices}
     meter.read(b"", json.dumps(event).encode())
-    first = orjson.loads(sse_events(meter.ending(5))[0][1])
+    first = orjson.loads(sse_events(meter.ending(7, 5))[0][1])
     assert (first["id"], first["object"], first["created"]) == ("i" * 256, None, 1)
     assert first["system_fingerprint"] is None
 
@@ -315,7 +315,7 @@ def test_a_response_with_deep_values_ends_without_them(where: str) -> None:
         {"type": "response.content_part.added", "output_index": 0, "content_index": 0, "part": part},
     ):
         meter.read(event["type"].encode(), json.dumps(event).encode())  # type: ignore[attr-defined]
-    [(name, data, _)] = sse_events(meter.ending(5))
+    [(name, data, _)] = sse_events(meter.ending(7, 5))
     ended = orjson.loads(data)["response"]
     assert (name, ended["id"], ended["model"], ended["status"]) == (b"response.incomplete", "r", "m-1", "incomplete")
     assert ended["output"] == []
@@ -325,7 +325,7 @@ def test_of_a_response_that_begins_with_much_the_ending_has_what_matters() -> No
     meter = _meter(OPENAI_RESPONSES)
     response = {"id": "r", "model": "m-1", "created_at": 7, "instructions": PAD}
     meter.read(*_named(type="response.created", response=response))
-    [(name, data, _)] = sse_events(meter.ending(5))
+    [(name, data, _)] = sse_events(meter.ending(7, 5))
     ended = orjson.loads(data)["response"]
     assert (name, ended["id"], ended["model"], ended["created_at"]) == (b"response.incomplete", "r", "m-1", 7)
 
@@ -344,7 +344,7 @@ def test_what_a_response_has_finished_makes_room_for_more() -> None:
         meter.read(*_named(type="response.output_text.delta", **place, delta=text))
         whole = {**item, "content": [{**part, "text": text}]}
         meter.read(*_named(type="response.output_item.done", output_index=index, item=whole))
-    ended = orjson.loads(sse_events(meter.ending(5))[-1][1])["response"]
+    ended = orjson.loads(sse_events(meter.ending(7, 5))[-1][1])["response"]
     assert [item["content"][0]["text"] == text for item in ended["output"]] == [True] * 4
 
 
@@ -352,7 +352,7 @@ def test_frames_of_a_flood_are_whole() -> None:
     meter = _meter(BEDROCK_CONVERSE)
     for event in islice(_converse_blocks(), 1000):
         meter.read(*event)
-    ending = meter.ending(5)
+    ending = meter.ending(7, 5)
     count = 0
     while ending:
         size = int.from_bytes(ending[:4], "big")

@@ -43,7 +43,7 @@ def read(*events: dict[str, Any]) -> Meter:
 
 
 def ending(meter: Meter) -> list[dict[str, Any]]:
-    *events, done = sse_events(meter.ending(9))
+    *events, done = sse_events(meter.ending(7, 9))
     assert done[1] == b"[DONE]"
     loaded = [orjson.loads(payload) for _, payload, _ in events]
     assert [name.decode() for name, _, _ in events] == [event["type"] for event in loaded]
@@ -104,13 +104,13 @@ def test_usage_is_in_tokens_not_in_what_is_billed() -> None:
 
 def test_a_cut_closes_what_is_open() -> None:
     over = {"type": "content-end", "index": 0}
-    tokens = {"input_tokens": 0, "output_tokens": 9}
+    tokens = {"input_tokens": 7, "output_tokens": 9}
     last = end(finish_reason="MAX_TOKENS", usage={"billed_units": tokens, "tokens": tokens})
     assert ending(read(START, CONTENT)) == [over, last]
     assert ending(read(START, CONTENT, over)) == [last]
     assert ending(read(START, CONTENT, over, TOOL)) == [{"type": "tool-call-end", "index": 0}, last]
     assert [event["type"] for event in ending(read())] == ["message-start", "message-end"]
-    assert read(START, end(finish_reason="COMPLETE", usage=USAGE)).ending(9) == b""
+    assert read(START, end(finish_reason="COMPLETE", usage=USAGE)).ending(7, 9) == b""
 
 
 def test_a_failure_is_read_as_one() -> None:

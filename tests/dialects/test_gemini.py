@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -33,7 +34,7 @@ def read(*events: dict[str, Any], choices: int = 1) -> Meter:
 
 
 def ending(meter: Meter, output: int = 9) -> dict[str, Any]:
-    [(name, payload, _)] = sse_events(meter.ending(output))
+    [(name, payload, _)] = sse_events(meter.ending(7, output))
     assert name == b""
     loaded: dict[str, Any] = orjson.loads(payload)
     return loaded
@@ -49,9 +50,12 @@ def served(recording: Recording) -> None:
 
 @each_recording("gemini")
 def test_usage_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> None:
+    """Which leaves out what the provider's own tools have read."""
     served(recording)
     found = reported(metered(recording))
     expected = {name: tokens for name, tokens in recording.about["usage"].items() if name != "total"}
+    if by_tools := re.findall(rb'"toolUsePromptTokenCount":\s*(\d+)', recording.body):
+        expected["input_tokens"] += int(by_tools[-1])
     assert {name: tokens for name, tokens in found.items() if tokens is not None} == expected
 
 
@@ -99,12 +103,25 @@ def test_parts_that_are_no_content(part: dict[str, Any]) -> None:
 
 
 def test_usage_is_replaced() -> None:
-    meter = read(
+    stream = [
         event(promptTokenCount=46, candidatesTokenCount=51, thoughtsTokenCount=101, cachedContentTokenCount=12),
         event(promptTokenCount=47, candidatesTokenCount=22),
-        event(promptTokenCount=47, totalTokenCount=47),  # no count of output: the one before stays
-    )
-    assert meter.usage == Usage(input=47, output=22, cached=12)
+        event(promptTokenCount=47),  # no count of output: the one before stays
+    ]
+    assert read(*stream).usage == Usage(input=47, output=22, cached=12)
+    none = event(promptTokenCount=47, totalTokenCount=47)
+    assert read(*stream, none).usage == Usage(input=47, output=0, cached=12)
+
+
+def test_what_the_provider_s_tools_read_is_input() -> None:
+    usage = {"promptTokenCount": 10, "toolUsePromptTokenCount": 90, "candidatesTokenCount": 5, "totalTokenCount": 105}
+    assert read(event(**usage)).usage == Usage(input=100, output=5)
+
+
+def test_the_last_report_comes_with_the_end() -> None:
+    assert not read(event({"text": "a"}, promptTokenCount=3, candidatesTokenCount=1)).is_final
+    assert read(event({"text": "a"}, finish="STOP", promptTokenCount=3, candidatesTokenCount=1)).is_final
+    assert not read(event({"text": "a"}, finish="STOP", candidatesTokenCount=1)).is_final
 
 
 def test_thoughts_are_output() -> None:
@@ -152,10 +169,10 @@ def test_a_cut() -> None:
             {"content": {"parts": [{"text": ""}], "role": "model"}, "finishReason": "MAX_TOKENS", "index": 0}
         ],
         "usageMetadata": {
-            "promptTokenCount": 3,
+            "promptTokenCount": 7,
             "candidatesTokenCount": 5,
             "thoughtsTokenCount": 4,
-            "totalTokenCount": 12,
+            "totalTokenCount": 16,
         },
         "modelVersion": "gemini-x",
     }
@@ -164,7 +181,7 @@ def test_a_cut() -> None:
 def test_a_cut_ends_every_candidate() -> None:
     found = ending(read(choices=2))
     assert [candidate["index"] for candidate in found["candidates"]] == [0, 1]
-    assert found["usageMetadata"] == {"promptTokenCount": 0, "candidatesTokenCount": 9, "totalTokenCount": 9}
+    assert found["usageMetadata"] == {"promptTokenCount": 7, "candidatesTokenCount": 9, "totalTokenCount": 16}
 
 
 def test_a_cut_that_withholds_the_last_event_still_ends() -> None:
@@ -211,10 +228,10 @@ def test_other_targets(target: str) -> None:
     ],
 )
 def test_both_spellings(config: dict[str, Any]) -> None:
-    assert GEMINI.asked(TARGET, config) == Asked(model="gemini-x", max_tokens=100, choices=2)
+    assert GEMINI.asked(TARGET, config) == Asked(model="gemini-x", max_tokens=100, choices=2, answers=2)
     assert not GEMINI.limit(config, 200, QUIRKS)
     assert GEMINI.limit(config, 100, QUIRKS)
-    assert GEMINI.asked(TARGET, config) == Asked(model="gemini-x", max_tokens=50, choices=2)
+    assert GEMINI.asked(TARGET, config) == Asked(model="gemini-x", max_tokens=50, choices=2, answers=2)
 
 
 @pytest.mark.parametrize(

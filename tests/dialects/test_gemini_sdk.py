@@ -40,9 +40,9 @@ def cuts(recording: Recording) -> Iterator[tuple[int, bytes]]:
         passed = b"".join(raw for _, _, raw in events[:after])
         for name, payload, _ in events[:after]:
             meter.read(name, payload)
-        yield after, passed + meter.ending(77)
+        yield after, passed + meter.ending(7, 77)
         meter.read(*events[after][:2])
-        yield after, passed + meter.ending(77)
+        yield after, passed + meter.ending(7, 77)
 
 
 @each_recording("gemini")

@@ -78,11 +78,12 @@ def test_an_error_in_the_stream() -> None:
     [(OLLAMA_CHAT, {"message": {"role": "assistant", "content": ""}}), (OLLAMA_GENERATE, {"response": ""})],
 )
 def test_a_cut(format: Format, content: dict[str, Any]) -> None:
-    line = read(format, said(content="a")).ending(9)
+    line = read(format, said(content="a")).ending(7, 9)
     assert line.endswith(b"}\n")
-    expected = {"model": "m", "created_at": NOW, "done": True, "done_reason": "length", "eval_count": 9} | content
+    expected = {"model": "m", "created_at": NOW, "done": True, "done_reason": "length"} | content
+    expected |= {"prompt_eval_count": 7, "eval_count": 9}
     assert orjson.loads(line) == expected
-    assert orjson.loads(read(format).ending(9))["model"] == "asked"
+    assert orjson.loads(read(format).ending(7, 9))["model"] == "asked"
     assert read(format, orjson.loads(line)).finish == "length"
 
 

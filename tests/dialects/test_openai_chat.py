@@ -107,7 +107,7 @@ def test_the_end_of_a_stream() -> None:
     answer = meter()
     finished = [(answer.read(b"", data), answer.finished) for data in (say("x"), b"[DONE]")]
     assert finished == [(True, False), (True, True)]
-    assert answer.ending(1) == b""
+    assert answer.ending(7, 1) == b""
 
 
 _json = st.recursive(
@@ -129,7 +129,7 @@ def test_nonsense_raises_nothing(stream: list[bytes]) -> None:
     for data in stream:
         answer.read(b"", data)
         whole.read_whole(data)
-    sent(answer.ending(1)) if not answer.finished else None
+    sent(answer.ending(7, 1)) if not answer.finished else None
 
 
 # --- the pattern ---
@@ -212,7 +212,9 @@ def test_the_pattern_sees_what_parsing_sees(stream: list[bytes], choices: int) -
         assert counted(quick) == counted(slow)
         assert (quick.usage, quick.running, quick.finish) == (slow.usage, slow.running, slow.finish)
         assert (quick.failed, quick.model, quick.finished) == (slow.failed, slow.model, slow.finished)
-        assert [end["choices"] for end in sent(quick.ending(5))] == [end["choices"] for end in sent(slow.ending(5))]
+        assert [end["choices"] for end in sent(quick.ending(7, 5))] == [
+            end["choices"] for end in sent(slow.ending(7, 5))
+        ]
 
 
 @pytest.mark.parametrize("field", ["content", "reasoning_content"])
@@ -223,7 +225,7 @@ def test_plain_events_are_read_by_the_pattern(field: str, padding: str | None) -
         data = chunk(choice({field: text}), **({padding: pad} if padding else {}))
         if text != "Hi":
             assert answer._pattern is not None
-            assert answer._pattern.text_size(data) == len(text.encode())
+            assert answer._pattern.text_of(data) == text.encode()
         answer.read(b"", data)
     assert counted(answer) == (14, 0 if field == "content" else 14, 4)
 
@@ -251,8 +253,8 @@ def test_another_event_does_not_fit(other: bytes) -> None:
     answer = meter()
     answer.read(b"", say("a", p="a"))
     assert answer._pattern is not None
-    assert answer._pattern.text_size(say("b", p="cde")) == 1
-    assert answer._pattern.text_size(other) == 0
+    assert answer._pattern.text_of(say("b", p="cde")) == b"b"
+    assert answer._pattern.text_of(other) == b""
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_escapes_in_a_text_are_counted_as_what_they_stand_for(escaped: bytes, si
     answer.read(b"", say("a"))
     assert answer._pattern is not None
     said = say("TEXT").replace(b"TEXT", escaped)
-    assert answer._pattern.text_size(said) == size
+    assert len(answer._pattern.text_of(said)) == size
     assert answer.glance(b"data: %b\n\n" % said)
     assert answer.units == 1 + size
 
@@ -276,7 +278,7 @@ def test_a_large_text_with_escapes_takes_the_memory_of_parsing_it() -> None:
     said = say("line\n" * 100_000)
     tracemalloc.start()
     try:
-        assert answer._pattern.text_size(said) == 500_000
+        assert len(answer._pattern.text_of(said)) == 500_000
         assert tracemalloc.get_traced_memory()[1] < 20 * len(said)  # as parsing it takes
     finally:
         tracemalloc.stop()
@@ -329,7 +331,7 @@ def test_a_running_count_holds_until_content_comes_without_one() -> None:
     assert seen == [(True, False, 0), (True, True, 1), (True, True, 2), (True, False, 2)]
 
 
-def test_of_several_choices_only_the_report_about_all_is_taken() -> None:
+def test_reports_of_several_choices_are_added_up_when_all_have_ended() -> None:
     answer = meter(Asked(choices=2))
     stream = [
         say("x", usage=report(5, 1)),
@@ -337,8 +339,18 @@ def test_of_several_choices_only_the_report_about_all_is_taken() -> None:
         chunk(choice({"content": "y"}, index=1, finish="stop"), usage=report(5, 2)),
     ]
     seen = [(answer.read(b"", data), answer.running, answer.usage.output) for data in stream]
-    assert seen == [(True, False, None), (True, False, None), (True, False, 2)]
-    assert sent(answer.ending(2))[-1]["usage"] == report(5, 2)
+    assert seen == [(True, False, None), (True, False, None), (True, False, 3)]
+    assert answer.is_final
+    assert answer.usage.input == 5
+    assert sent(answer.ending(7, 2))[-1]["usage"] == report(7, 2)
+
+
+def test_a_report_on_all_choices_replaces_those_on_each() -> None:
+    answer = meter(Asked(choices=2))
+    answer.read(b"", chunk(choice(finish="stop"), usage=report(5, 1)))
+    answer.read(b"", chunk(choice(index=1, finish="stop"), usage=report(5, 2)))
+    answer.read(b"", chunk(usage=report(5, 4)))
+    assert (answer.usage.output, answer.is_final) == (4, True)
 
 
 def test_groq_reports_in_its_own_place() -> None:
@@ -361,7 +373,7 @@ def test_reasoning_that_is_left_out_of_the_sum_is_added(total: int, output: int)
     assert answer.usage.output == output
     plain = meter()
     plain.read(b"", chunk(usage=usage))
-    assert plain.usage.output == 2
+    assert plain.usage.output == output
 
 
 # --- endings ---
@@ -370,13 +382,13 @@ def test_reasoning_that_is_left_out_of_the_sum_is_added(total: int, output: int)
 def test_an_ending_looks_like_the_streams_own() -> None:
     answer = meter()
     answer.read(b"", say("x", system_fingerprint="fp", service_tier="default", obfuscation="pad"))
-    finish, usage = sent(answer.ending(3))
+    finish, usage = sent(answer.ending(7, 3))
     common = {**HEAD, "system_fingerprint": "fp", "service_tier": "default"}
     assert finish == {
         **common,
         "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}],
     }
-    assert usage == {**common, "choices": [], "usage": report(0, 3)}
+    assert usage == {**common, "choices": [], "usage": report(7, 3)}
 
 
 def test_only_open_choices_are_ended_and_all_that_were_asked_for() -> None:
@@ -384,19 +396,19 @@ def test_only_open_choices_are_ended_and_all_that_were_asked_for() -> None:
     answer.read(b"", chunk(choice({"content": "x"}, index=1)))
     answer.read(b"", chunk(choice(index=1, finish="stop")))
     answer.read(b"", chunk(choice({"content": "x"}, index=4)))
-    assert [end["choices"][0]["index"] for end in sent(answer.ending(3))] == [0, 2, 4]
+    assert [end["choices"][0]["index"] for end in sent(answer.ending(7, 3))] == [0, 2, 4]
 
 
 def test_a_choice_that_ends_with_content_is_ended_again_while_the_event_may_be_withheld() -> None:
     answer = meter(UNASKED)
     answer.read(b"", chunk(choice({"content": "x"}, finish="stop")))
-    assert len(sent(answer.ending(1))) == 1
+    assert len(sent(answer.ending(7, 1))) == 1
     answer.read(b"", chunk(prompt_filter_results=[]))
-    assert sent(answer.ending(1)) == []
+    assert sent(answer.ending(7, 1)) == []
 
 
 def test_an_ending_before_the_first_event() -> None:
-    (finish,) = sent(meter(Asked(model="m-2", stream=True, usage=False)).ending(0))
+    (finish,) = sent(meter(Asked(model="m-2", stream=True, usage=False)).ending(7, 0))
     assert (finish["model"], finish["object"]) == ("m-2", "chat.completion.chunk")
     assert finish["choices"][0]["finish_reason"] == "length"
 
@@ -405,19 +417,19 @@ def test_a_report_that_came_is_not_given_again() -> None:
     answer = meter()
     answer.read(b"", chunk(choice(finish="stop")))
     answer.read(b"", chunk(usage=report(5, 2)))
-    assert sent(answer.ending(9)) == []
+    assert sent(answer.ending(7, 9)) == []
 
 
 def test_a_provider_that_reports_unasked_is_ended_with_its_report() -> None:
     answer = meter(UNASKED, QUIRKS["mistral"])
     answer.read(b"", say("x", usage=report(5, 1)))
-    (finish,) = sent(answer.ending(2))
-    assert finish["usage"] == report(5, 2)
+    (finish,) = sent(answer.ending(7, 2))
+    assert finish["usage"] == report(7, 2)
     assert finish["choices"]
 
 
 def test_absurdly_many_choices_do_not_make_an_absurd_ending() -> None:
-    assert len(sent(meter(Asked(choices=10**12, usage=False)).ending(0))) == 128
+    assert len(sent(meter(Asked(choices=10**12, usage=False)).ending(7, 0))) == 128
 
 
 def test_a_failure_is_an_error_event_and_no_end() -> None:
@@ -456,7 +468,7 @@ def test_a_target_tells_the_format(target: str, served: object) -> None:
 
 def test_what_a_request_asks_for() -> None:
     body = {"model": "m", "stream": True, "n": 2, "max_tokens": 7, "user": "u"}
-    assert OPENAI_CHAT.asked("/", body) == Asked("m", True, 7, 2, "u", False)
+    assert OPENAI_CHAT.asked("/", body) == Asked("m", True, 7, choices=2, answers=2, user="u", usage=False)
     assert OPENAI_CHAT.asked("/", {**body, "stream_options": {"include_usage": True}}).usage
     assert OPENAI_CHAT.asked("/", {"max_completion_tokens": 8, "max_tokens": 7}) == Asked(max_tokens=8)
     assert OPENAI_CHAT.asked("/", {"model": 1, "n": "x", "stream_options": []}) == Asked()
@@ -511,7 +523,7 @@ def test_a_legacy_stream() -> None:
     answer.read(b"", json.dumps({**head, "choices": [{"text": "four", "index": 0, "finish_reason": None}]}).encode())
     assert counted(answer) == (4, 0, 1)
     end = {"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}
-    assert sent(answer.ending(1)) == [{**head, "choices": [end]}]
+    assert sent(answer.ending(7, 1)) == [{**head, "choices": [end]}]
 
 
 def test_a_legacy_request_keeps_its_short_default() -> None:
@@ -529,7 +541,7 @@ def test_embeddings(usage_last: bool) -> None:
     data = {"object": "list", "data": [{"embedding": [0.1, 0.2], "text": '"usage"'}]}
     answer = OPENAI_EMBEDDINGS.meter(Asked(), GENERIC, cuttable=False)
     answer.read_whole(json.dumps(data | usage if usage_last else usage | data).encode())
-    assert (answer.usage.input, answer.usage.output, answer.units, answer.finished) == (8, None, 0, True)
+    assert (answer.usage.input, answer.usage.output, answer.units, answer.finished) == (8, 0, 0, True)
     forged = OPENAI_EMBEDDINGS.meter(Asked(), GENERIC, cuttable=False)
     forged.read_whole(json.dumps({"data": [usage], "text": json.dumps(usage)}).encode())
     assert (forged.usage.input, forged.finished) == (None, True)
@@ -547,7 +559,7 @@ def in_format(recording: Recording) -> bool:
     return "/threads/" not in recording.about["request_path"]
 
 
-def read_recording(recording: Recording, asked: Asked) -> tuple[ChatMeter, list[bool]]:
+def read_recording(recording: Recording, asked: Asked) -> tuple[ChatMeter, list[bool | bytes]]:
     answer = meter(asked, quirks_for(None, recording.about["provider_host"]))
     return answer, [answer.read(name, data) for name, data, _ in events(recording)]
 
@@ -586,4 +598,4 @@ def test_a_recording_is_read_by_the_pattern_as_by_parsing(recording: Recording) 
         assert quick.read(name, data) == slow.read(name, data)
         assert counted(quick) == counted(slow)
         assert (quick.running, quick.usage) == (slow.running, slow.usage)
-    assert quick.ending(3) == slow.ending(3)
+    assert quick.ending(7, 3) == slow.ending(7, 3)

@@ -118,7 +118,7 @@ def test_the_end_of_a_stream(name: str, status: str, details: object, finish: st
     read = answer.usage
     assert (read.input, read.output, read.cached, read.reasoning) == (9, 5, 8, 4)
     assert (answer.finish, answer.finished, answer.model, answer.failed) == (finish, True, "m-1", None)
-    assert answer.ending(1) == b""
+    assert answer.ending(7, 1) == b""
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,14 @@ def test_nonsense_raises_nothing(stream: list[tuple[bytes, bytes]]) -> None:
     for name, data in stream:
         answer.read(name, data)
         whole.read_whole(data)
-    assert sent(answer.ending(1))[-1]["type"] == "response.incomplete"
+    assert sent(answer.ending(7, 1))[-1]["type"] == "response.incomplete"
 
 
 # --- endings ---
 
 
 def test_an_ending_closes_what_is_open() -> None:
-    *closing, last = sent(meter(*OPENED, say("fo"), say("ür")).ending(3))
+    *closing, last = sent(meter(*OPENED, say("fo"), say("ür")).ending(7, 3))
     part = {"type": "output_text", "text": "foür", "annotations": []}
     item = {**MESSAGE, "status": "incomplete", "content": [part]}
     assert closing == [
@@ -184,7 +184,7 @@ def test_an_ending_closes_what_is_open() -> None:
     response = last["response"]
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
     assert (response["id"], response["status"], response["output"]) == ("resp_1", "incomplete", [item])
-    assert (response["usage"]["output_tokens"], response["usage"]["total_tokens"]) == (3, 3)
+    assert (response["usage"]["output_tokens"], response["usage"]["total_tokens"]) == (3, 10)
 
 
 def test_what_is_closed_is_not_closed_again() -> None:
@@ -196,7 +196,7 @@ def test_what_is_closed_is_not_closed_again() -> None:
     stream = [*OPENED, say("four"), done, part_done, item_done]
     ends = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
     for closed in range(4):
-        *closing, last = sent(meter(*stream[: 4 + closed]).ending(1))
+        *closing, last = sent(meter(*stream[: 4 + closed]).ending(7, 1))
         assert [event["type"] for event in closing] == ends[closed:]
         assert last["response"]["output"] == [{**item, "status": "completed" if closed == 3 else "incomplete"}]
 
@@ -204,7 +204,7 @@ def test_what_is_closed_is_not_closed_again() -> None:
 def test_an_open_call_keeps_the_arguments_so_far() -> None:
     opened = ("response.output_item.added", {"output_index": 1, "item": CALL})
     argument = ("response.function_call_arguments.delta", {"item_id": "fc_1", "output_index": 1, "delta": '{"a'})
-    *closing, last = sent(meter(CREATED, opened, argument).ending(1))
+    *closing, last = sent(meter(CREATED, opened, argument).ending(7, 1))
     assert [event["type"] for event in closing] == [
         "response.function_call_arguments.done",
         "response.output_item.done",
@@ -222,7 +222,7 @@ def test_open_reasoning_is_closed_in_its_own_words() -> None:
         ("response.reasoning_summary_part.added", {**place, "part": {"type": "summary_text", "text": ""}}),
         ("response.reasoning_summary_text.delta", {**place, "delta": "hmm"}),
     ]
-    *closing, last = sent(meter(*stream).ending(1))
+    *closing, last = sent(meter(*stream).ending(7, 1))
     assert [event["type"] for event in closing] == [
         "response.reasoning_summary_text.done",
         "response.reasoning_summary_part.done",
@@ -232,7 +232,7 @@ def test_open_reasoning_is_closed_in_its_own_words() -> None:
 
 
 def test_an_ending_before_the_first_event() -> None:
-    created, last = sent(meter().ending(0))
+    created, last = sent(meter().ending(7, 0))
     assert (created["type"], last["type"]) == ("response.created", "response.incomplete")
     assert created["response"]["model"] == "m-0"
     assert [created["sequence_number"], last["sequence_number"]] == [0, 1]
@@ -240,7 +240,7 @@ def test_an_ending_before_the_first_event() -> None:
 
 def test_a_very_long_answer_is_not_kept() -> None:
     answer = meter(*OPENED, say("x" * KEPT), say("more"))
-    (last,) = sent(answer.ending(1))
+    (last,) = sent(answer.ending(7, 1))
     assert last["response"]["output"] == []
     assert answer.units == KEPT + 4
 
@@ -275,7 +275,7 @@ def test_a_target_tells_the_format() -> None:
 
 def test_what_a_request_asks_for() -> None:
     body = {"model": "m", "stream": True, "max_output_tokens": 7, "safety_identifier": "u"}
-    assert OPENAI_RESPONSES.asked("/", body) == Asked("m", True, 7, 1, "u", True)
+    assert OPENAI_RESPONSES.asked("/", body) == Asked("m", True, 7, user="u")
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def cuts(recording: Recording, form: Format, asked: Asked) -> Iterator[Cut]:
                 passed.append(raw)
         if meter.finish or meter.failed:
             return
-        yield last, b"".join(passed) + meter.ending(5)
+        yield last, b"".join(passed) + meter.ending(7, 5)
         if meter.pieces > pieces:
-            yield last, b"".join(passed[:-1]) + meter.ending(5)
+            yield last, b"".join(passed[:-1]) + meter.ending(7, 5)
 
 
 def chat_cuts(recording: Recording) -> list[Cut]:
@@ -156,7 +156,7 @@ def test_a_response_that_is_too_long_to_be_kept_ends_without_its_items() -> None
     for event in events:
         meter.read(str(event["type"]).encode(), orjson.dumps(event))
         answer += b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), orjson.dumps(event))
-    kind, output, done = helped_response(answer + meter.ending(5))
+    kind, output, done = helped_response(answer + meter.ending(7, 5))
     assert (kind, output, done) == ("response.incomplete", [], [])
 
 

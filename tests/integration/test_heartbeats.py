@@ -8,6 +8,7 @@ import anthropic
 import openai
 import pytest
 
+from flowserver.relay.exchange import Exchange
 from tests.support.h2_lab import ask, h2_client
 from tests.support.lab import Lab, chat, eventually, simulate
 from tests.support.provider import Caller
@@ -191,6 +192,7 @@ async def test_a_client_that_left_is_shown_no_sign_of_life(lab: Lab) -> None:
     client.close()
     await eventually(lambda: relay.relay._abandoned.exchanges)
     [exchange] = relay.relay._abandoned.exchanges
+    assert isinstance(exchange, Exchange)
     before = exchange.heartbeats
     await eventually(lambda: simulator.streams[0]["state"] == "done")
     [line] = await relay.access()

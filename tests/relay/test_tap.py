@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserver.dialects.base import Asked, Ordinary, Usage
+from flowserver.dialects.byte_classes import ByteClasses
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.quirks import GENERIC
 from flowserver.errors import RelayError
@@ -30,6 +31,9 @@ class FakeMeter:
     units: int = 0
     pieces: int = 0
     reasoning_units: int = 0
+    content: ByteClasses = field(default_factory=ByteClasses)
+    calls: int = 0
+    citations: int = 0
     usage: Usage = field(default_factory=Usage)
     running: bool = False
     is_final: bool = False

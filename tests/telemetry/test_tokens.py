@@ -15,7 +15,7 @@ from flowserver.messages import RequestHead
 from flowserver.relay.context import Surroundings
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.target import Deadlines
-from flowserver.telemetry.labels import ANSWERS, AT_ONCE, LEAD, MAX_MODELS, OTHER
+from flowserver.telemetry.labels import ANSWERS, AT_ONCE, MAX_MODELS, OTHER
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
@@ -143,9 +143,12 @@ def test_one_token_alone_has_no_pace(scene: Scene) -> None:
 def test_estimates_are_held_against_reports(scene: Scene) -> None:
     exchange = scene.start(MESSAGES)
     scene.hear(exchange, *MESSAGES.opening, *[MESSAGES.content("word ")] * 60)
-    estimated = exchange.account.output
+    before = exchange.account.output
     scene.hear(exchange, *MESSAGES.report(100))
     scene.end(exchange)
+    estimated = exchange.account.estimated
+    assert estimated is not None
+    assert before <= estimated <= before * 1.2
     figures = scene.figures()
     assert figures[f"flow_estimate_error_ratio_count{{{MODEL}}}"] == 1
     assert figures[f"flow_estimate_error_ratio_sum{{{MODEL}}}"] == pytest.approx(abs(estimated - 100) / 100)
@@ -231,12 +234,13 @@ def test_names_that_are_used_once_keep_no_model_out(scene: Scene) -> None:
 
 
 def test_a_busy_model_takes_over_from_an_idle_one(scene: Scene) -> None:
+    """Their requests have some tokens too."""
     for _ in range(ANSWERS):
         for number in range(MAX_MODELS):
-            answer(scene, f"made-up-{number}", 1 if number == 5 else 2)
+            answer(scene, f"made-up-{number}", 20 if number == 5 else 40)
     before = labels(scene)
     for _ in range(ANSWERS):
-        answer(scene, "real", LEAD)
+        answer(scene, "real", 60)
     assert labels(scene) == before - {"made-up-5"} | {"real", OTHER}
     assert not [name for name in scene.figures() if '"made-up-5"' in name]
 
@@ -265,7 +269,7 @@ def test_any_name_is_a_label(scene: Scene, name: str) -> None:
         sample.labels["gen_ai_request_model"]
         for family in text_string_to_metric_families(scene.metrics.text().decode())
         for sample in family.samples
-        if sample.name == "flow_tokens_total"
+        if sample.name == "flow_tokens_total" and sample.labels["type"] == "output"
     ]
     assert found == [name]
 
@@ -274,12 +278,33 @@ def test_events_that_could_not_be_looked_into_are_counted(scene: Scene) -> None:
     exchange = scene.start(MESSAGES)
     scene.hear(exchange, b"data: " + b"x" * (1 << 20) + b"\n\n")
     scene.end(exchange)
-    assert scene.figures()['flow_uncounted_total{gen_ai_provider_name="api"}'] == 1
+    assert scene.figures()['flow_uncounted_total{gen_ai_provider_name="api",reason="large_event"}'] == 1
+
+
+def test_answers_that_could_not_be_read_are_counted(scene: Scene) -> None:
+    exchange = scene.start(MESSAGES)
+    scene.hear(exchange, b"\x89PNG" + bytes(1000))
+    scene.end(exchange)
+    assert scene.figures()['flow_uncounted_total{gen_ai_provider_name="api",reason="unreadable"}'] == 1
+
+
+def test_reports_that_make_no_sense_are_counted(scene: Scene) -> None:
+    scene.serve(MESSAGES, ["a"], 1_000_000)
+    figures = scene.figures()
+    assert figures['flow_reports_disbelieved_total{gen_ai_provider_name="api"}'] == 1
+    assert figures[f'flow_tokens_total{{{MODEL},tenant="",type="output"}}'] < 10
+
+
+def test_a_request_without_a_report_counts_as_estimated(scene: Scene) -> None:
+    exchange = scene.start(CHAT, messages=[{"role": "user", "content": "word " * 100}])
+    scene.end(exchange)
+    figures = scene.figures()
+    name = 'flow_tokens_total{gen_ai_provider_name="api",gen_ai_request_model="m",tenant="",type="input"}'
+    assert figures[name] == exchange.account.input
+    assert exchange.account.input >= 100
 
 
 def test_answers_that_are_not_counted_leave_no_figures(scene: Scene) -> None:
-    exchange = scene.start(CHAT)
-    scene.end(exchange)
     failed = scene.start(MESSAGES)
     failed.account.meter = None
     scene.end(failed)
