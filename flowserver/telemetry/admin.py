@@ -137,6 +137,7 @@ class Admin:
 
 
 def _figures(exchange: Exchange, now: float) -> dict[str, Any]:
+    exchange.bring_up_to_date()
     pauses, paused = exchange.paused()
     writes, full = exchange.writes
     return {

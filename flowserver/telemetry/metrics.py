@@ -124,6 +124,7 @@ class _Snapshot:
             self.totals.add(exchange)
 
     def _add(self, exchange: Exchange) -> None:
+        exchange.bring_up_to_date()
         self.totals.add(exchange)
         state = exchange.state()
         self.open += 1
