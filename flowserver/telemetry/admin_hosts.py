@@ -42,7 +42,8 @@ class AdminHosts:
 def _host(authority: str) -> str:
     """Without the port and the brackets, and the final dot of a name."""
     if authority.startswith("["):
-        return authority[1:].partition("]")[0]
+        host, _, port = authority[1:].partition("]")
+        return authority if port and not port.startswith(":") else host
     return authority.partition(":")[0].rstrip(".")
 
 

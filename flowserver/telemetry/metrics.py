@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from copy import copy
 from typing import Protocol
 
@@ -203,7 +203,7 @@ class Metrics:
         """All of it."""
         return b"".join(self.scrape())
 
-    def scrape(self) -> Iterator[bytes]:
+    def scrape(self) -> Generator[bytes, None, None]:
         """The text format in pieces, each of which takes little time. The relay may go on in between: no counter is
         less than in an earlier scrape."""
         snapshot = _Snapshot(self._ended_totals, self.open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -34,9 +35,12 @@ class Scene:
         return exchange, down
 
     def figures(self) -> dict[str, float]:
-        lines = self.metrics.text().decode().splitlines()
-        pairs = [line.rsplit(" ", 1) for line in lines if line.startswith("flow_")]
-        return {name: float(value) for name, value in pairs}
+        return figures_of(self.metrics.text())
+
+
+def figures_of(text: bytes) -> dict[str, float]:
+    pairs = [line.rsplit(" ", 1) for line in text.decode().splitlines() if line.startswith("flow_")]
+    return {name: float(value) for name, value in pairs}
 
 
 @pytest.fixture
@@ -144,3 +148,69 @@ def test_pools_are_told_apart(scene: Scene) -> None:
 
 def test_the_process_itself_is_measured(scene: Scene) -> None:
     assert b"process_resident_memory_bytes" in scene.metrics.text()
+
+
+COUNTERS = (
+    'flow_body_bytes_total{direction="down"}',
+    'flow_body_bytes_total{direction="up"}',
+    "flow_chunks_total",
+    "flow_writes_total",
+    "flow_writes_full_total",
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_counter_goes_back_however_much_happens_during_a_scrape(scene: Scene, seed: int) -> None:
+    chance = random.Random(seed)
+    live = [scene.start() for _ in range(100)]
+
+    def go_on() -> None:
+        for _ in range(20):
+            exchange, down = chance.choice(live)
+            what = chance.random()
+            if what < 0.3:
+                live.append(scene.start())
+            elif what < 0.6 and len(live) > 1:
+                live.remove((exchange, down))
+                exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+                down.writes = (0, 0)  # what is counted later is another request's
+            else:
+                exchange.on_downstream_data(b"abc")
+                if not exchange.status:
+                    exchange.on_upstream_head(ResponseHead(200, []))
+                exchange.on_upstream_data(b"hello")
+                down.writes = (down.writes[0], down.writes[1] + 1)
+
+    before = scene.figures()
+    for _ in range(10):
+        text = b""
+        for piece in scene.metrics.scrape():
+            text += piece
+            if not piece or chance.random() < 0.01:
+                go_on()
+        now = figures_of(text)
+        assert [name for name in COUNTERS if now[name] < before[name]] == []
+        assert 0 < now["flow_streams_open"] <= now['flow_exchanges_total{end="client_gone"}'] + len(live)
+        before = now
+    quiet = scene.figures()
+    assert quiet["flow_streams_open"] == len(live)
+    assert [name for name in COUNTERS if quiet[name] < before[name]] == []
+    assert scene.figures() == quiet
+
+
+def test_a_scrape_that_is_given_up_leaves_nothing(scene: Scene) -> None:
+    scene.start()
+    scrape = scene.metrics.scrape()
+    next(scrape)
+    scrape.close()
+    exchange, _ = scene.start()
+    exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    assert scene.figures()["flow_streams_open"] == 1
+
+
+def test_no_piece_of_a_scrape_takes_long(scene: Scene) -> None:
+    for _ in range(500):
+        scene.start()
+    pieces = list(scene.metrics.scrape())
+    assert sum(not piece for piece in pieces) >= 20
+    assert max(piece.count(b"\n") for piece in pieces) <= 2
