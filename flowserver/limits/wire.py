@@ -278,7 +278,7 @@ def tls_options(url: str) -> dict[str, bool]:
     """What redis-py is to be told beside a URL, so that all its versions compare host names with certificates: before
     6.0 they do so only when asked. A URL that says otherwise holds."""
     parts = urlsplit(url)
-    said = parse_qs(parts.query, keep_blank_values=True)
+    said = parse_qs(parts.query)
     unchecked = said.get("ssl_cert_reqs", [""])[-1].strip().lower() in ("none", "cert_none")
     if not parts.scheme.startswith("rediss") or "ssl_check_hostname" in said or unchecked:
         return {}

@@ -241,6 +241,16 @@ class RelayProcess:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def ended(self) -> int:
+        """The exit status, when it has ended, however much of its log is unread."""
+        await eventually(lambda: self.returncode is not None, "it ends")
+        assert self.returncode is not None
+        return self.returncode
+
     async def exit_status(self) -> int:
         """The exit status, when it has ended."""
         status: int = await finishes(self._process.wait())
