@@ -11,7 +11,6 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.process_collector import ProcessCollector
 
 from ..errors import EndReason, RelayError
 from ..flow import PauseTotals, Reason
@@ -22,6 +21,7 @@ from ..relay.target import Target
 from .exposition import Family, written
 from .histogram import Histogram
 from .log import Log
+from .process import ProcessFigures
 from .tokens import TokenMetrics
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -161,9 +161,9 @@ class Metrics:
         self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
         self._lag = Histogram(LAG_BUCKETS)
         self._tokens = TokenMetrics()
-        self._process = CollectorRegistry()
-        ProcessCollector(registry=self._process)
-        GCCollector(registry=self._process)
+        self._process = ProcessFigures()
+        self._collector = CollectorRegistry()
+        GCCollector(registry=self._collector)
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
@@ -214,7 +214,7 @@ class Metrics:
             self._snapshots.remove(snapshot)
         for family in self._families(snapshot):
             yield from written(family)
-        for family in self._process.collect():
+        for family in (*(yield from self._process.collect()), *self._collector.collect()):
             yield from written(family)
 
     def _families(self, snapshot: _Snapshot) -> Iterator[Family]:

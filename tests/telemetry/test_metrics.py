@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.process_collector import ProcessCollector
 
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, EndReason
 from flowserver.messages import RequestHead, ResponseHead
@@ -147,7 +152,33 @@ def test_pools_are_told_apart(scene: Scene) -> None:
 
 
 def test_the_process_itself_is_measured(scene: Scene) -> None:
-    assert b"process_resident_memory_bytes" in scene.metrics.text()
+    """As prometheus_client measures it."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    ours = {family.name: family for family in text_string_to_metric_families(scene.metrics.text().decode())}
+    for family in registry.collect():
+        found = ours[family.name]
+        assert found.type == family.type
+        assert found.samples[0].name == family.samples[0].name
+        assert found.samples[0].value == pytest.approx(family.samples[0].value, rel=0.2)
+    assert any(name.startswith("python_gc") for name in ours)
+
+
+def test_descriptors_are_counted_in_pieces_where_the_system_does_not_count_them(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = process_figure(scene, "process_open_fds")
+    real = os.stat
+    monkeypatch.setattr("flowserver.telemetry.process.os.stat", lambda path: SimpleNamespace(st_size=0))
+    assert process_figure(scene, "process_open_fds") == pytest.approx(before, abs=2)
+    monkeypatch.setattr("flowserver.telemetry.process.os.stat", real)
+    monkeypatch.setattr("flowserver.telemetry.process._stat", list)
+    assert b"process_" not in scene.metrics.text()
+
+
+def process_figure(scene: Scene, name: str) -> float:
+    [line] = [line for line in scene.metrics.text().decode().splitlines() if line.startswith(name)]
+    return float(line.split()[1])
 
 
 COUNTERS = (
