@@ -79,7 +79,7 @@ class Client(asyncio.Protocol):
             if not blank:
                 return
             self._head = None
-        body = self._body.feed(data)
+        body = self._body.feed(data) if not self._body.ended else b""
         self.bytes_read += len(body)
         text = self._tail + body
         last = 0
