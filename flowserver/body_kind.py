@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from enum import Enum, auto
 from functools import lru_cache
@@ -44,8 +45,8 @@ _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _FRAME = struct.Struct(">III")
 _LEAST_FRAME = 16
 _BOM = b"\xef\xbb\xbf"
-_LOOK = 16
-"""Bytes that show whether this is text."""
+_LONGEST_NAME = 32
+_field_name = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % _LONGEST_NAME).match
 
 
 @lru_cache(64)
@@ -81,8 +82,12 @@ def body_kind(media_type: bytes, first: bytes, *, compressed: bool) -> BodyKind:
         return BodyKind.OPAQUE
     label = _labelled(media_type)
     text = first.removeprefix(_BOM).lstrip(BLANKS)
-    seen = _seen(first, text, label)
-    return BodyKind.SSE if seen is BodyKind.UNDECIDED and label is BodyKind.SSE else seen
+    return _seen(first, text, label)
+
+
+def is_blank(first: bytes) -> bool:
+    """Whether the first bytes of a body are nothing but blanks, which tell nothing and may be passed on."""
+    return bool(first) and not first.removeprefix(_BOM).strip(BLANKS)
 
 
 def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
@@ -96,8 +101,7 @@ def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
         return BodyKind.SSE
     if not text or _BOM.startswith(first) or any(field.startswith(text) for field in _FIELDS):
         return BodyKind.UNDECIDED
-    # Fields of other names, and lines without a colon, are allowed in a stream of events, and passed over there.
-    return BodyKind.SSE if label is BodyKind.SSE and _is_plain(text) else BodyKind.OPAQUE
+    return _other_field(text) if label is BodyKind.SSE else BodyKind.OPAQUE
 
 
 def _is_followed(text: bytes) -> bool:
@@ -119,7 +123,10 @@ def _frame(first: bytes) -> BodyKind | None:
     return BodyKind.UNDECIDED if first.startswith(b"\0") else None
 
 
-def _is_plain(text: bytes) -> bool:
-    """Whether this may be a line of text: no markup, and it begins with no control characters."""
-    line = text[:_LOOK].splitlines()[0]
-    return not line.startswith(b"<") and line.isascii() and min(line) >= 0x20
+def _other_field(text: bytes) -> BodyKind:
+    """Whether events begin with a field of another name, which is allowed and passed over, or this is just text."""
+    name = _field_name(text)
+    end = name.end() if name else 0
+    if end == len(text) < _LONGEST_NAME:
+        return BodyKind.UNDECIDED
+    return BodyKind.SSE if end and text[end : end + 1] in (b":", b"\r", b"\n") else BodyKind.OPAQUE

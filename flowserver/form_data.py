@@ -1,7 +1,8 @@
 """Finds fields in a form that arrives in pieces: multipart/form-data (RFC 7578, RFC 2046 section 5.1). No I/O.
 
 Files are passed over without being kept. What two readers could read in two ways is a problem: a field that matters
-and is there twice or in another case, and parts that are not described in the plain form that client libraries write.
+and is there twice or in another case, boundaries that only some take for one, and parts that are not described in the
+plain form that client libraries write.
 """
 
 from __future__ import annotations
@@ -10,15 +11,27 @@ import re
 from collections.abc import Iterable
 from enum import Enum
 
-from .json_members import Problem
+from .json_members import Problem, folded
 
 _MOST_HEAD = 8192
 _MOST_VALUE = 8192
+_MOST_PARTS = 256
+"""Each takes up to 20 us."""
+_MOST_PARAMETERS = 8
+"""Of a part's description; plain ones have two or three."""
 
-_DISPOSITION = re.compile(
-    rb'form-data((?:[ \t]*;[ \t]*[A-Za-z*]+=(?:"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*"|[^\s";,]+))*)[ \t]*', re.IGNORECASE
-)
-_PARAMETER = re.compile(rb';[ \t]*([A-Za-z*]+)=(?:"([^"\r\n]*(?:\\.[^"\r\n]*)*)"|([^\s";,]+))')
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)")
+_PARAMETER = re.compile(rb'[ \t]*;[ \t]*([A-Za-z*]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";,]+))')
+_KIND = re.compile(rb"[ \t]*form-data", re.IGNORECASE)
+_CHARSET = re.compile(rb"charset[^=;]*=([^;]*)", re.IGNORECASE)
+_CHARSETS = frozenset((b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1"))
+"""That read ASCII as ASCII."""
+_PLAIN_ENCODINGS = frozenset((b"7bit", b"8bit", b"binary"))
+
+
+def has_plain_charset(content_type: bytes) -> bool:
+    """Whether names and values in a body of this type are what they look like: UTF-7, for one, has other letters."""
+    return all(charset.strip(b" \t\"'").lower() in _CHARSETS for charset in _CHARSET.findall(content_type))
 
 
 class _State(Enum):
@@ -35,15 +48,30 @@ class _State(Enum):
 class FormMembers:
     """`feed` the body as it comes, then `finish`. After a `problem` nothing is read any more."""
 
-    __slots__ = ("_boundary", "_held", "_name", "_offset", "_state", "_wanted", "model_place", "problem", "values")
+    __slots__ = (
+        "_begin",
+        "_edge",
+        "_held",
+        "_name",
+        "_offset",
+        "_parts",
+        "_state",
+        "_wanted",
+        "model_place",
+        "problem",
+        "values",
+    )
 
     def __init__(self, boundary: bytes, wanted: Iterable[str]) -> None:
-        self._boundary = b"\r\n--" + boundary
-        self._wanted = frozenset(wanted)
+        self._edge = b"--" + boundary
+        self._wanted = {folded(name.encode()): name for name in wanted}
         self._state = _State.PREAMBLE
         self._held = b"\r\n"  # the first boundary may begin the body
         self._offset = -2
         self._name = ""
+        self._parts = 0
+        self._begin = 0
+        """Where the content of the part begins."""
         self.values: dict[str, str] = {}
         self.model_place: tuple[int, int] | None = None
         """Where the model's name stands in the body."""
@@ -55,18 +83,16 @@ class FormMembers:
         data = self._held + data
         position = 0
         while self.problem is None:
-            state, before = self._state, position
+            state = self._state
             if state is _State.HEAD:
                 position = self._head(data, position)
             elif state is _State.DELIMITER:
                 position = self._delimiter(data, position)
             elif state is _State.EPILOGUE:
-                position = len(data)
+                position = self._epilogue(data, position)
             else:
                 position = self._content(data, position)
             if self._state is state:
-                if state is _State.HEAD and len(data) - before > _MOST_HEAD:
-                    self.problem = Problem("the head of a part is too long")
                 break
         self._held = data[position:]
         self._offset += position
@@ -88,62 +114,120 @@ class FormMembers:
         return position + 2
 
     def _head(self, data: bytes, position: int) -> int:
-        end = position if data.startswith(b"\r\n", position) else data.find(b"\r\n\r\n", position)
-        if end < 0:
-            return position
-        lines = data[position:end].split(b"\r\n") if end > position else []
-        name = self._described(lines)
-        if name is None:
-            self.problem = self.problem or Problem("a part is not described as form data with a name")
-            return position
-        begin = end + (2 if end == position else 4)
-        if len(data) < begin + len(self._boundary) - 2:
-            return position
-        if data.startswith(self._boundary, begin - 2):
-            self.problem = Problem("a part has no content, and no empty line for it")
-            return position
-        wanted = name in self._wanted
-        if not wanted and name.casefold() in self._wanted:
-            self.problem = Problem(f"the field {name!r} differs from one that matters in case only", is_ambiguous=True)
-        elif wanted and name in self.values:
-            self.problem = Problem(f"the field {name!r} is there more than once", is_ambiguous=True)
-        self._name = name
-        self._state = _State.VALUE if wanted else _State.PASSED_OVER
-        return begin
+        """The head of a part. It is looked at as soon as it is whole, before any of the part's content."""
+        end = data.find(b"\r\n\r\n", position)
+        head = data[position : end if end >= 0 else len(data)]
+        if data.startswith(b"\r\n", position):
+            self.problem = Problem("a part is not described")
+        elif len(head) > _MOST_HEAD:
+            self.problem = Problem("the head of a part is too long")
+        elif self._parts == _MOST_PARTS:
+            self.problem = Problem(f"it has more than {_MOST_PARTS} parts")
+        elif _has_odd_ends(head):
+            self.problem = Problem("the head of a part has a line end that is not CR LF")
+        elif end >= 0:
+            self._parts += 1
+            self._describe(head)
+            self._begin = self._offset + end + 4
+            return end + 2  # the empty line's end may be all that stands before the next boundary
+        return position
 
-    def _described(self, lines: list[bytes]) -> str | None:
-        """The name of a part; None: it is described in no plain form."""
-        found = [line.partition(b":")[2].strip() for line in lines if line.lower().startswith(b"content-disposition:")]
-        if len(found) != 1 or any(line[:1] in b" \t" for line in lines):
-            return None
-        match = _DISPOSITION.fullmatch(found[0])
-        if match is None:
-            return None
-        parameters = [(name.lower(), quoted or plain) for name, quoted, plain in _PARAMETER.findall(match[1])]
-        names: list[bytes] = [value for name, value in parameters if name == b"name"]
-        if len(names) != 1 or any(name == b"name*" for name, _ in parameters):
-            return None
-        return names[0].decode(errors="replace")
+    def _describe(self, head: bytes) -> None:
+        fields = _fields(head)
+        found = _name(fields.get(b"content-disposition", b"")) if fields is not None else None
+        if fields is None or found is None:
+            self.problem = Problem("a part is not described as form data with a name")
+            return
+        raw, is_file = found
+        name = self._wanted.get(folded(raw.strip()))
+        self._state = _State.PASSED_OVER if name is None else _State.VALUE
+        if name is None:
+            return
+        self._name = name
+        if raw != name.encode():
+            text = f"the field {raw.decode(errors='replace')!r} can be taken for {name!r}"
+        elif name in self.values:
+            text = f"the field {name!r} is there more than once"
+        elif is_file or not _is_plain(fields):
+            text = f"the field {name!r} is a file or encoded"
+        else:
+            return
+        self.problem = Problem(text, is_ambiguous=True)
 
     def _content(self, data: bytes, position: int) -> int:
         """The bytes of a part up to the next boundary."""
-        found = data.find(self._boundary, position)
-        if found >= 0:
-            if self._state is _State.VALUE:
-                self._keep(data[position:found], self._offset + position)
-            self._state = _State.DELIMITER
-            return found + len(self._boundary)
-        if self._state is _State.VALUE:
-            if len(data) - position > _MOST_VALUE:
-                self.problem = Problem(f"the field {self._name!r} is longer than {_MOST_VALUE} bytes")
-            return position
-        return max(position, len(data) - len(self._boundary) + 1)
+        found = data.find(b"\n" + self._edge, position)
+        bare = data.find(b"\r" + self._edge, position, found if found >= 0 else len(data))
+        if bare >= 0 or (found >= 0 and data[found - 1 : found] != b"\r"):
+            self.problem = Problem("a boundary is not on a line of its own")
+        elif found >= 0:
+            self._end(data, found - 1)
+            return found + 1 + len(self._edge)
+        elif self._state is not _State.VALUE:
+            return max(position, len(data) - len(self._edge) - 1)
+        elif len(data) - position > _MOST_VALUE + len(b"\r\n\r\n" + self._edge):
+            self.problem = Problem(f"the field {self._name!r} is longer than {_MOST_VALUE} bytes")
+        return position
 
-    def _keep(self, value: bytes, start: int) -> None:
+    def _end(self, data: bytes, end: int) -> None:
+        """A part's content ends; or what stands before the first part."""
+        if self._state is not _State.PREAMBLE and self._offset + end < self._begin:
+            self.problem = Problem("a part has no content, and no empty line for it")
+        elif self._state is _State.VALUE:
+            self._keep(data[self._begin - self._offset : end])
+        self._state = _State.DELIMITER
+
+    def _epilogue(self, data: bytes, position: int) -> int:
+        """Some go on reading where one more boundary comes."""
+        if data.find(self._edge, position) >= 0:
+            self.problem = Problem("a boundary comes behind the last one")
+        return max(position, len(data) - len(self._edge) + 1)
+
+    def _keep(self, value: bytes) -> None:
+        if len(value) > _MOST_VALUE:
+            self.problem = Problem(f"the field {self._name!r} is longer than {_MOST_VALUE} bytes")
+            return
         try:
             self.values[self._name] = value.decode()
         except UnicodeDecodeError:
             self.problem = Problem(f"the field {self._name!r} is not UTF-8")
             return
         if self._name == "model":
-            self.model_place = (start, start + len(value))
+            self.model_place = (self._begin, self._begin + len(value))
+
+
+def _has_odd_ends(head: bytes) -> bool:
+    """Whether some could see lines in it that others don't."""
+    inside = head.removesuffix(b"\r").replace(b"\r\n", b"")
+    return any(byte in inside for byte in (b"\r", b"\n", b"\0"))
+
+
+def _fields(head: bytes) -> dict[bytes, bytes] | None:
+    """The fields of a part's head, their names in lower case; None: a line is none, or a name is there twice."""
+    lines = [_FIELD.fullmatch(line) for line in head.split(b"\r\n")]
+    fields = {line[1].lower(): line[2].strip(b" \t") for line in lines if line is not None}
+    return fields if len(fields) == len(lines) else None
+
+
+def _name(disposition: bytes) -> tuple[bytes, bool] | None:
+    """(a part's name, whether it is a file); None: that is told in no plain form. Readers differ in escapes."""
+    kind = _KIND.match(disposition)
+    position = kind.end() if kind is not None else 0
+    parameters: list[tuple[bytes, bytes]] = []
+    while (
+        kind is not None
+        and len(parameters) < _MOST_PARAMETERS
+        and (match := _PARAMETER.match(disposition, position)) is not None
+    ):
+        parameters.append((match[1].lower(), match[2] if match[2] is not None else match[3]))
+        position = match.end()
+    names = [value for name, value in parameters if name == b"name"]
+    known = {name for name, _ in parameters}
+    if position < len(disposition) or len(names) != 1 or b"name*" in known or b"\\" in names[0]:
+        return None
+    return names[0], bool(known & {b"filename", b"filename*"})
+
+
+def _is_plain(fields: dict[bytes, bytes]) -> bool:
+    encoding = fields.get(b"content-transfer-encoding", b"binary").lower()
+    return encoding in _PLAIN_ENCODINGS and has_plain_charset(fields.get(b"content-type", b""))

@@ -32,14 +32,14 @@ def _edits(
     place = found.members[path]
     empty = place.is_empty
     for name, value in after.items():
-        there = found.members.get((*path, name))
-        if there is None:
+        if name not in before:
             member = b"%b%b:%b" % (b"" if empty else b",", orjson.dumps(name), orjson.dumps(value))
             empty = False
             yield Edit(place.close, place.close, member)
         elif isinstance(value, dict) and isinstance(before[name], dict):
             yield from _edits(found, before[name], value, (*path, name))
         elif value is not before[name] and (value != before[name] or type(value) is not type(before[name])):
+            there = found.members[*path, name]
             yield Edit(there.start, there.end, orjson.dumps(value))
 
 

@@ -4,30 +4,34 @@ No tree is built: values that do not matter are skipped, whatever their size, by
 a request of 32 MB costs its own bytes and some milliseconds. `json_edits` changes what was found, in place.
 
 What two readers could read in two ways is a problem here: a name that matters and is there twice, or in another case
-(Go's reader ignores case), comments, anything behind the object.
+(Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from enum import Enum
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import orjson
 
 MOST_SCALAR = 8192
 """Bytes of a text or number that matters; a longer one is a problem."""
-_MOST_NAME = 1024
-"""Bytes of a name as written. A longer one is none that matters, however it is escaped."""
+MOST_NAME = 1024
+"""Bytes of a name as written; a longer one is a problem. To some readers there are escapes that stand for nothing, so
+its length does not tell that it is none that matters."""
 _LEAST_SLICE, _MOST_SLICE = 256, 16_384
 """Bytes of a nested value that are skipped in one step."""
-MOST_MEMBERS = 2000
-"""Members of an object that is read, and values of an array that are counted; more are a problem."""
+MOST_MEMBERS = 500
+"""Members of an object that is read; more are a problem. Each takes up to 20 us."""
+MOST_VALUES = 2000
+"""Values of an array that are counted; more are a problem."""
 
 COUNT = "count"
-"""Of an array: how many values it has if these are texts or arrays, else 1; of anything else: 1."""
+"""Of an array: how many values it has if these are texts, arrays or objects, else 1; of anything else: 1."""
 
 
 class Reads:
@@ -40,19 +44,24 @@ class Reads:
         thing = {name: name for name in names} | dict(aliases or {})
         self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in thing.items()}
         """Spelling -> itself as text, the name it stands for, what is read of it."""
-        self._folded = {spelling.casefold() for spelling in thing}
+        self._folded = {folded(spelling) for spelling in self.exact}
         self._dull: set[bytes] = set()
         """Other names that were seen; to fold one takes a third of the time of reading a member."""
 
     def is_variant(self, name: bytes) -> bool:
-        """Whether `name`, which is no spelling in `exact`, differs from one in case only."""
+        """Whether `name`, which is no spelling in `exact`, is one of them to a lenient reader."""
         if name in self._dull:
             return False
-        if name.decode(errors="replace").casefold() in self._folded:
+        if folded(name) in self._folded:
             return True
         if len(name) <= 64 and len(self._dull) < 1024:
             self._dull.add(name)
         return False
+
+
+def folded(name: bytes) -> str:
+    """As lenient readers have it: in one case, without what is not UTF-8, and only up to a NUL."""
+    return name.partition(b"\0")[0].decode(errors="ignore").upper().casefold()
 
 
 class Member(NamedTuple):
@@ -85,7 +94,7 @@ class _State(Enum):
     AFTER = 5
     """Behind a value."""
     IN_STRING = 6
-    """Inside a text that is skipped; `_after_string` says what follows it."""
+    """Inside a text that is skipped."""
     IN_NESTED = 7
     """Inside a container that is skipped."""
     END = 8
@@ -110,20 +119,21 @@ def _nested(levels: int) -> bytes:
     return rb"[\[{](?:%b)*+[\]}]" % inside
 
 
-_SCALAR = rb"[-+.0-9A-Za-z]++"
+_SCALAR = rb"[-+.0-9A-Za-z]{1,%d}+" % MOST_SCALAR
 _SPACE = re.compile(_WS)
 _NAMED = re.compile(rb'%b"((?:[^"\\]++|\\.)*+)"%b:%b' % (_WS, _WS, _WS), re.DOTALL)
 _TEXT = re.compile(_STRING, re.DOTALL)
 _MEMBER = re.compile(
-    rb'%b"([^"\\]*+)"%b:%b(%b|%b|%b)%b([,}])' % (_WS, _WS, _WS, _STRING, _SCALAR, _nested(12), _WS), re.DOTALL
+    rb'%b"([^"\\]{,%d}+)"%b:%b(%b|%b|%b)%b([,}])' % (_WS, MOST_NAME, _WS, _WS, _STRING, _SCALAR, _nested(12), _WS),
+    re.DOTALL,
 )
 """A whole member whose name has no escapes, as nearly all are."""
 _PLAIN_VALUE = re.compile(rb"%b(%b|%b(?=[ \t\r\n,}\]]))" % (_WS, _STRING, _SCALAR), re.DOTALL)
-_ENDS_AS_SCALAR = re.compile(_SCALAR + rb"\Z")
+_RUN = re.compile(rb"[-+.0-9A-Za-z]++")
 _SMALL = re.compile(_nested(12), re.DOTALL)
 _TEXT_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _WHOLE_PARTS = re.compile(rb'(?:[^"]++|%b)*+' % _STRING, re.DOTALL)
-_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|%b)*+' % _STRING, re.DOTALL)
+_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|%b)*+[{}\[\]]' % _STRING, re.DOTALL)
 _FOREIGN = re.compile(rb"[/#']")
 
 _SIGNS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -132,11 +142,13 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _OPEN, _CLOSE, _QUOTE = b"{", b"}", b'"'
 _UTF32_MARK = b"\xff\xfe\0\0"
 _BEYOND = "something stands behind its end"
+_TOO_MANY = f"an object has more than {MOST_MEMBERS} members"
+_LONG_NAME = f"a name is longer than {MOST_NAME} bytes"
 
 
 class _Frame:
-    """A container that is read member by member. `reads` None: an array whose values are counted. `count`: its texts
-    and arrays; of an object, its members that do not matter."""
+    """A container that is read member by member. `reads` None: an array whose values are counted. `count`: its members
+    or values so far."""
 
     __slots__ = ("count", "is_empty", "path", "reads", "seen", "start", "values")
 
@@ -159,7 +171,6 @@ class JsonMembers:
     then."""
 
     __slots__ = (
-        "_after_string",
         "_depth",
         "_escaped",
         "_frames",
@@ -195,7 +206,6 @@ class JsonMembers:
         """In a text inside it."""
         self._escaped = False
         """The byte before was a backslash that escapes the next one."""
-        self._after_string = _AFTER
         self.problem: Problem | None = None
         self.values: dict[str, Any] = {}
         """What matters, by the names as they are spelt: scalars as orjson reads them, objects as dicts of what matters
@@ -299,16 +309,15 @@ class JsonMembers:
                 self._scalar(match.start(2), match[2])
             elif reads.is_variant(raw):
                 break
-            else:
-                frame.count += 1
-                frame.is_empty = False
+            frame.is_empty = False
+            frame.count += 1
+            if frame.count > MOST_MEMBERS:
+                raise _Malformed(_TOO_MANY)
             position = match.end()
             if data[position - 1 : position] == _CLOSE:
                 self._close(position - 1)
                 return position
             self._state = _NAME
-            if frame.count > MOST_MEMBERS:
-                break
         return position
 
     def _odd_name(self, data: bytes, position: int) -> int:
@@ -326,32 +335,28 @@ class JsonMembers:
             self._named(match[0][1:-1])
             self._state = _COLON
             return match.end()
-        if len(data) - position > _MOST_NAME:
-            self._named(None)
-            self._state, self._after_string, self._escaped = _IN_STRING, _COLON, False
-            return position + 1
+        if len(data) - position > MOST_NAME + 1:
+            raise _Malformed(_LONG_NAME)
         return position
 
-    def _named(self, raw: bytes | None) -> None:
-        """A member begins with this name, as written; None: it is too long to matter."""
+    def _named(self, raw: bytes) -> None:
+        """A member begins with this name, as written."""
         frame = self._frames[-1]
+        reads = frame.reads
+        assert reads is not None
         frame.is_empty = False
         frame.count += 1
         if frame.count > MOST_MEMBERS:
-            raise _Malformed(f"an object has more than {MOST_MEMBERS} members")
-        self._pending = None
-        if raw is None or frame.reads is None:
-            return
-        pending = frame.reads.exact.get(raw)
+            raise _Malformed(_TOO_MANY)
+        if len(raw) > MOST_NAME:
+            raise _Malformed(_LONG_NAME)
+        if b"\\" in raw:
+            raw = _unescaped(raw)
+        self._pending = pending = reads.exact.get(raw)
         if pending is None:
-            if b"\\" in raw:
-                raw = _unescaped(raw)
-                pending = frame.reads.exact.get(raw)
-            if pending is None:
-                if frame.reads.is_variant(raw):
-                    self._ambiguous(f"the name {_shown(raw)} differs from one that matters in case only")
-                return
-        self._pending = pending
+            if reads.is_variant(raw):
+                self._ambiguous(f"the name {_shown(raw)} can be taken for one that matters")
+            return
         if pending[1] in frame.seen:
             self._ambiguous(f"the name {_shown(raw)} is there more than once")
         frame.seen.add(pending[1])
@@ -372,20 +377,26 @@ class JsonMembers:
             return match.end(1)
         position = _skip_space(data, position)
         first = data[position : position + 1]
-        frame = self._frames[-1]
+        frame, pending = self._frames[-1], self._pending
         if first in (_OPEN, b"["):
             return self._container(data, position, first)
         if first == b"]" and frame.reads is None and frame.is_empty:
             return self._close(position) + 1
-        if first == _QUOTE and self._pending is None:
-            frame.count += 1
+        if first == _QUOTE and (pending is None or pending[2] is COUNT):
+            if pending is not None:
+                frame.values[pending[0]] = 1
+            elif frame.reads is None:
+                frame.count += 1
             frame.is_empty = False
-            self._state, self._after_string, self._escaped = _IN_STRING, _AFTER, False
+            self._state, self._escaped = _IN_STRING, False
             return position + 1
-        if first and first != _QUOTE and _ENDS_AS_SCALAR.match(data, position) is None:
+        run = _RUN.match(data, position)
+        end = run.end() if run is not None else len(data)
+        is_long = end - position > self._most_scalar
+        if first and first != _QUOTE and (run is None or (end < len(data) and not is_long)):
             raise _Malformed("a value is expected")
-        if len(data) - position > self._most_scalar:
-            name = f"the value of {self._pending[0]!r}" if self._pending is not None else "a number"
+        if is_long:
+            name = f"the value of {pending[0]!r}" if pending is not None else "a number"
             raise _Malformed(f"{name} is longer than {self._most_scalar} bytes")
         return position
 
@@ -402,10 +413,13 @@ class JsonMembers:
         if pending is None:
             return
         spelling, _, reads = pending
+        if reads is COUNT:
+            frame.values[spelling] = 1
+            return
         if len(raw) > self._most_scalar:
             raise _Malformed(f"the value of {spelling!r} is longer than {self._most_scalar} bytes")
         try:
-            frame.values[spelling] = 1 if reads is COUNT else orjson.loads(raw)
+            frame.values[spelling] = orjson.loads(raw)
         except orjson.JSONDecodeError:
             raise _Malformed(f"the value of {spelling!r} is not valid JSON") from None
         start = self._offset + position
@@ -425,7 +439,7 @@ class JsonMembers:
         frame, pending = self._frames[-1], self._pending
         frame.is_empty = False
         if frame.reads is None:
-            frame.count += first == b"["
+            frame.count += 1
         elif pending is not None:
             spelling, _, reads = pending
             if (isinstance(reads, Reads) and first == _OPEN) or (reads is COUNT and first == b"["):
@@ -456,8 +470,8 @@ class JsonMembers:
         is_object = self._frames[-1].reads is not None
         if byte == b",":
             self._state = _NAME if is_object else _VALUE
-            if not is_object and self._frames[-1].count > MOST_MEMBERS:
-                raise _Malformed(f"an array has more than {MOST_MEMBERS} values")
+            if not is_object and self._frames[-1].count >= MOST_VALUES:
+                raise _Malformed(f"an array has more than {MOST_VALUES} values")
             return position + 1
         if byte == (_CLOSE if is_object else b"]"):
             return self._close(position) + 1
@@ -485,7 +499,7 @@ class JsonMembers:
     def _string(self, data: bytes, position: int) -> int:
         end = self._text_end(data, position)
         if end:
-            self._state = self._after_string
+            self._state = _AFTER
         return end or len(data)
 
     def _text_end(self, data: bytes, position: int) -> int:
@@ -533,24 +547,15 @@ class JsonMembers:
         if _FOREIGN.search(plain):
             raise _Malformed("it has a comment, or a text that is not in double quotes")
         signs = memoryview(plain.translate(_SIGNS, _NO_BRACKETS)).cast("b")
-        if len(signs) and self._depth + min(accumulate(signs)) <= 0:
-            return True, self._precise_end(part)
-        self._depth += sum(signs)
+        depths = list(accumulate(signs, initial=self._depth))
+        if 0 in depths:
+            closing = next(islice(_TO_BRACKET.finditer(part), depths.index(0) - 1, None))
+            return True, closing.end()
+        self._depth = depths[-1]
         if end < len(part):  # a text begins that does not end here
             self._in_text, self._escaped = True, False
             end += 1
         return False, end
-
-    def _precise_end(self, part: bytes) -> int:
-        """Behind the bracket in `part` that closes the container."""
-        position, depth = 0, self._depth
-        while depth:
-            match = _TO_BRACKET.match(part, position)
-            assert match is not None
-            position = match.end() + 1
-            depth += 1 if part[position - 1] in b"[{" else -1
-        self._depth = 0
-        return position
 
     def _ambiguous(self, text: str) -> None:
         self.problem = Problem(text, is_ambiguous=True)
@@ -563,11 +568,12 @@ def _skip_space(data: bytes, position: int) -> int:
 
 
 def _unescaped(raw: bytes) -> bytes:
+    """A name without its escapes. Lone surrogates stay, as bytes that are not UTF-8."""
     try:
-        name = orjson.loads(b'"%b"' % raw)
-    except orjson.JSONDecodeError:
-        return raw
-    return name.encode() if isinstance(name, str) else raw
+        name: str = json.loads(f'"{raw.decode(errors="ignore")}"', strict=False)
+    except json.JSONDecodeError:
+        raise _Malformed("a name has an escape that JSON does not have") from None
+    return name.encode(errors="surrogatepass")
 
 
 def _shown(name: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from .flow import Marks
 from .names import MODEL_BYTES, bounded
 from .relay.health import Health
 from .relay.routes import Route, RouteTable
+from .relay.standing import Standing
 from .relay.target import Deadlines, Target, TargetSettings
 from .topology import Topology, UpstreamSpec
 from .upstream.arrival import Arrivals
@@ -81,7 +83,15 @@ def _target(config: Config, spec: UpstreamSpec, pool: Pool, before: Providers | 
         if (target.name, target.settings.url) == (spec.name, spec.url):
             target.reconfigure(settings, pool, deadlines)
             return target
-    return Target(settings, pool, Health(failures=config.breaker_failures, cooldown=config.breaker_cooldown), deadlines)
+    failures, cooldown = config.breaker_failures, config.breaker_cooldown
+    return Target(
+        settings,
+        pool,
+        Health(failures=failures, cooldown=cooldown),
+        deadlines,
+        standing=Standing(failures=failures, cooldown=cooldown),
+        later=asyncio.get_running_loop().call_soon,
+    )
 
 
 def _pool(config: Config, dial: _Dial, marks: Marks, before: Providers | None) -> Pool:

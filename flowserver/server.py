@@ -169,7 +169,7 @@ class Relay:
         policy = RetryPolicy(
             config.retry_attempts, config.retry_time, config.replay_body, unanswered=config.retry_unanswered
         )
-        return Dispatching(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym)
+        return Dispatching(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym, time.time)
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)

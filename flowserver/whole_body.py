@@ -70,6 +70,17 @@ class WholeBody:
             return self._reducer.finish_whole()
         return b"".join(self._pieces).removeprefix(_BOM)
 
+    def reduced(self) -> bytes | None:
+        """What matters of an answer that was held and is no strict JSON, such as one with NaN in it; None: it is none
+        at all, or was reduced before."""
+        if self._reducer is not None:
+            return None
+        self._reducer = JsonReducer()
+        for piece in self._pieces:
+            self._reducer.feed_all(piece)
+        self._pieces.clear()
+        return self._reducer.finish_whole()
+
     def partial(self) -> bytes | None:
         """The answer so far as JSON, with what is open closed; None: nothing can be made of it."""
         if self._reducer is None:

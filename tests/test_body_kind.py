@@ -17,8 +17,8 @@ JSON = b"application/json"
 @pytest.mark.parametrize(
     ("label", "first", "expected"),
     [
-        (SSE, b"", BodyKind.SSE),
-        (b"Text/Event-Stream ; charset=UTF-8", b"dat", BodyKind.SSE),
+        (SSE, b"", BodyKind.UNDECIDED),
+        (b"Text/Event-Stream ; charset=UTF-8", b"dat", BodyKind.UNDECIDED),
         (SSE, b": OPENROUTER PROCESSING\n", BodyKind.SSE),
         (SSE, b"x-odd: 1\ndata: x\n", BodyKind.SSE),
         (SSE, b'{"a": 1}', BodyKind.JSON),

@@ -113,6 +113,8 @@ class Meter(Protocol):
     """An error told inside an answer of status 200, in short."""
     finished: bool
     """Whether nothing but an end may follow: the format's last event came."""
+    unread: int
+    """Bytes of events that make no sense here."""
 
     @property
     def is_final(self) -> bool:
@@ -138,8 +140,8 @@ class Meter(Protocol):
         ask for and must not get, such as the usage report that the relay has asked for. Bytes: what it gets in place of
         `data`, which has such a report among other things."""
 
-    def read_whole(self, body: bytes) -> None:
-        """An answer that is no stream."""
+    def read_whole(self, body: bytes) -> bool:
+        """An answer that is no stream. False: it makes no sense here."""
 
     def ending(self, prompt: int, output: int) -> bytes:
         """The events that end the stream here as if the provider had reached the token limit, after `output` tokens on

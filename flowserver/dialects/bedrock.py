@@ -24,6 +24,7 @@ from .common import (
     UsageAlways,
     count,
     json_text,
+    largest,
     lower,
     note_open,
     reason_text,
@@ -344,10 +345,16 @@ _CONFIGS = {
 """Where models of Bedrock's have the bound of their answer."""
 
 
-def _limits(body: Mapping[str, Any]) -> list[tuple[Any, str]]:
+_CONVERSE_CONFIGS = {"inferenceConfig": ("maxTokens",)}
+"""Where Converse has it, whatever the model."""
+
+
+def _limits(body: Mapping[str, Any], *, converse: bool) -> list[tuple[Any, str]]:
     """Each bound in a request: the object that has it, and its name there."""
-    found: list[tuple[Any, str]] = [(body, name) for name in _MOST if body.get(name) is not None]
-    for config, names in _CONFIGS.items():
+    found: list[tuple[Any, str]] = []
+    if not converse:
+        found += [(body, name) for name in _MOST if body.get(name) is not None]
+    for config, names in (_CONVERSE_CONFIGS if converse else _CONFIGS).items():
         held = body.get(config)
         if isinstance(held, dict):
             found += [(held, name) for name in names if held.get(name) is not None]
@@ -379,11 +386,11 @@ class Bedrock(UsageAlways):
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         found = find_model(target, _MODELS, self._ends)
-        most = [tokens for where, field in _limits(body) if (tokens := count(where.get(field))) is not None]
+        most = [where[field] for where, field in _limits(body, converse=self._converse)]
         return Asked(
             model=model_name(found[0]) if found else None,
             stream=found is not None and found[1].endswith("-stream"),
-            max_tokens=min(most, default=None),
+            max_tokens=largest(most),
         )
 
     def path_model(self, target: str) -> str | None:
@@ -392,7 +399,7 @@ class Bedrock(UsageAlways):
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """InvokeModel: only where the request has a bound itself, in its model's own field."""
-        changed = [lower(where, field, most) for where, field in _limits(body)]
+        changed = [lower(where, field, most) for where, field in _limits(body, converse=self._converse)]
         if not changed and self._converse and (config := section(body, "inferenceConfig")) is not None:
             return lower(config, "maxTokens", most)
         return any(changed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -18,6 +18,9 @@ NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
 MAX_COUNT = 2**53
 """Counts from here on are nonsense: not every JSON library keeps them whole."""
 
+DONE = b"[DONE]"
+"""The last event of many streams."""
+
 MAX_TOLD = 200
 """Characters kept of an error that a provider tells."""
 
@@ -29,13 +32,17 @@ MAX_OPEN = 256
 
 
 def count(value: Any, missing: int | None = None) -> int | None:
-    """`value` as a count, also where it is written as text, as Google's APIs allow; `missing` if it is none."""
+    """`value` as a count, also where it is written as text, as Google's APIs allow and servers in Python take in any
+    form (" +1_0.0"); `missing` if it is none."""
     if value is None:
         return missing
     if type(value) is int:
         return value if 0 <= value < MAX_COUNT else missing
-    if isinstance(value, str) and value.isdecimal() and len(value) < 16:
-        value = int(value)
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return missing
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < MAX_COUNT else missing
@@ -45,6 +52,13 @@ def total(*counts: int | None) -> int | None:
     """The sum of those that are known; None: none is."""
     known = [each for each in counts if each is not None]
     return sum(known) if known else None
+
+
+def largest(bounds: Sequence[Any]) -> int | None:
+    """Of several bounds of one answer the one that holds in any case; None: there is none, or one of them is none."""
+    counts = [count(bound) for bound in bounds]
+    known = [bound for bound in counts if bound is not None]
+    return max(known) if known and len(known) == len(counts) else None
 
 
 def text(value: Any) -> str | None:
@@ -61,6 +75,11 @@ def note_open(blocks: dict[Key, None], key: Key) -> None:
     """Add `key` to the open blocks, if they are not too many."""
     if len(blocks) < MAX_OPEN:
         blocks[key] = None
+
+
+def unread_size(data: bytes) -> int:
+    """Bytes of an event that makes no sense; 0 for the word that ends a stream, and for nothing at all."""
+    return len(data) if data.strip() and not data.startswith(DONE) else 0
 
 
 def json_text(value: Any) -> str:
@@ -83,10 +102,10 @@ def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def lower(fields: dict[str, Any], name: str, most: int) -> bool:
-    """Have `fields[name]` be at most `most`. Whether that took a change."""
+def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bool:
+    """Have `fields[name]` be at most `most`. Whether that took a change. Below `least` it is no bound."""
     asked = count(fields.get(name))
-    if asked is not None and asked <= most:
+    if asked is not None and least <= asked <= most:
         return False
     fields[name] = most
     return True
@@ -129,6 +148,7 @@ class JsonMeter(Shortcut):
         "finish",
         "finished",
         "model",
+        "unread",
         "usage",
     )
 
@@ -141,25 +161,39 @@ class JsonMeter(Shortcut):
         self.finish: str | None = None
         self.failed: str | None = None
         self.finished = False
+        self.unread = 0
         self._announced = b""
         """Tools' names in the events that open a call. They are counted with the content that follows, because an event
         that opens something must not be withheld."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
-        self._try(self._read, data)
+        try:
+            event = orjson.loads(data)
+        except ValueError:
+            self.unread += unread_size(data)
+        else:
+            self._try(self._read, event)
         return True
 
-    def read_whole(self, body: bytes) -> None:
-        self._try(self._read_whole, body)
+    def read_whole(self, body: bytes) -> bool:
+        try:
+            answer = orjson.loads(body)
+        except ValueError:
+            return False
+        return self._try(self._read_whole, answer)
 
-    def _try(self, read: Callable[[Any], None], data: bytes) -> None:
+    def _try(self, read: Callable[[Any], None], value: Any) -> bool:
+        """Whether it made sense, at least in part."""
         before = self.units
-        try:  # noqa: SIM105 - suppress() takes a third of the time that all of this does
-            read(orjson.loads(data))
+        makes_sense = True
+        try:
+            read(value)
         except NONSENSE:
-            pass
+            makes_sense = False
         if self.units != before:
             self.pieces += 1
+            makes_sense = True
+        return makes_sense
 
     def _read(self, event: Any) -> None:
         raise NotImplementedError

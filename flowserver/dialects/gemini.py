@@ -72,7 +72,8 @@ class GeminiMeter(JsonMeter):
         self.model = model_name(event.get("modelVersion")) or self.model
         if refusal := text((event.get("promptFeedback") or {}).get("blockReason")):
             self._finish(refusal)
-        for candidate in event.get("candidates") or ():
+        candidates = event.get("candidates")
+        for candidate in candidates or ():
             # A number where the client asked for enums as numbers.
             if (reason := candidate.get("finishReason")) and isinstance(reason, str | int):
                 self._finish(str(reason))
@@ -80,13 +81,14 @@ class GeminiMeter(JsonMeter):
             self.citations = max(self.citations, len(searches))
             for part in (candidate.get("content") or {}).get("parts") or ():
                 self._read_part(part)
-        self._report(event.get("usageMetadata") or {})
+        # Without candidates it is about all that came, or what is kept of an event that is too large to be read whole.
+        self._report(event.get("usageMetadata") or {}, is_last=self.finished or candidates is None)
 
     def _finish(self, reason: str) -> None:
         self.finish = reason_text(reason)
         self.finished = True
 
-    def _report(self, report: Any) -> None:
+    def _report(self, report: Any, *, is_last: bool) -> None:
         """A usage report: it replaces the one before. What the provider's own tools read stands apart, and is billed as
         input. One that comes with the end or behind it is the last."""
         usage = self.usage
@@ -100,7 +102,7 @@ class GeminiMeter(JsonMeter):
             usage.reasoning = thoughts
         elif prompt is not None and count(report.get("totalTokenCount")) == usage.input:
             usage.output = 0  # fields of no tokens are left out
-        if self.finished and prompt is not None:
+        if is_last and prompt is not None:
             self._note_report(usage.output)
 
     def _read_part(self, part: Any) -> None:

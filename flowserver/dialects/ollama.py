@@ -106,9 +106,9 @@ class Ollama(ModelInBody, UsageAlways):
         )
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """A negative `num_predict` asks for no bound."""
+        """A `num_predict` that is not above 0 asks for no bound."""
         options = section(body, "options")
-        return options is not None and lower(options, "num_predict", most)
+        return options is not None and lower(options, "num_predict", most, least=1)
 
     def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
         return OllamaMeter(asked, chat=self._chat)

@@ -12,11 +12,10 @@ from ..json_reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
-from .common import MAX_OPEN, count, lower, reason_text, sse, told
+from .common import DONE, MAX_OPEN, count, largest, lower, reason_text, sse, told, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
 
-_DONE = b"[DONE]"
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 """What all chunks of a stream have in common."""
 _MOST_CHOICES = 128
@@ -28,6 +27,9 @@ _MOST_FIELD = 256
 _REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "obfuscation", "p"))
 """What an event has that is there for its usage alone."""
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
+"""Old servers know the second one only."""
+_OWN_LIMIT = "n_predict"
+"""llama.cpp's own: there it is the one that holds, beside any other."""
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 _PADDING_FIELDS = ("obfuscation", "p")
 """Of random length, against listeners who tell tokens by their sizes: OpenAI's and Mistral's."""
@@ -56,12 +58,14 @@ class ChatMeter(Shortcut):
         "finished",
         "model",
         "running",
+        "unread",
         "usage",
     )
 
     def __init__(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> None:
         super().__init__()
         self._asked = asked
+        self.unread = 0
         self._quirks = quirks
         self._cuttable = cuttable
         self.usage = Usage()
@@ -90,11 +94,14 @@ class ChatMeter(Shortcut):
             self.content.add(said)
             self.count_ordinary(1, len(said))
             return True
-        if data.startswith(_DONE):
+        if data.startswith(DONE):
             self.finished = True
             return True
         event = parse(data)
-        return event is None or self._read_event(data, event)
+        if event is None:
+            self.unread += unread_size(data)
+            return True
+        return self._read_event(data, event)
 
     def _read_event(self, data: bytes, event: dict[str, Any]) -> bool | bytes:
         if self._closing:
@@ -248,10 +255,10 @@ class ChatMeter(Shortcut):
             self.usage.output = sum(self._by_choice.values())
             self._reported_at = self.units
 
-    def read_whole(self, body: bytes) -> None:
+    def read_whole(self, body: bytes) -> bool:
         event = parse(body)
         if event is None:
-            return
+            return False
         self.finished = True
         closing = self._read_choices(entries(event.get("choices")))
         self.pieces = 1 if self.units else 0
@@ -267,6 +274,7 @@ class ChatMeter(Shortcut):
         if report := mapping(report):
             output = read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
             self._reported_at = -1 if output is None else self.units
+        return True
 
     def _open_choices(self, closing: Set[int] = frozenset()) -> list[int]:
         asked = range(min(self._asked.choices, _MOST_CHOICES))
@@ -286,13 +294,13 @@ class ChatMeter(Shortcut):
             {**head, "choices": [{"index": index, **self._empty, "logprobs": None, "finish_reason": "length"}]}
             for index in self._open_choices()
         ]
-        if not self._reported:
+        if not (self._reported and self.is_final):
             report = _report(prompt, output)
             if not self._quirks.usage_option and chunks:
                 chunks[-1]["usage"] = report
             elif self._asked.usage:
                 chunks.append({**head, "choices": [], "usage": report})
-        return b"".join([*map(sse, chunks), b"data: %b\n\n" % _DONE])
+        return b"".join([*map(sse, chunks), b"data: %b\n\n" % DONE])
 
     def failure(self, error: RelayError) -> bytes:
         return b"data: %b\n\n" % error.body()
@@ -310,8 +318,8 @@ class EmbeddingsMeter(ChatMeter):
 
     __slots__ = ()
 
-    def read_whole(self, body: bytes) -> None:
-        super().read_whole(reduce_json(body))
+    def read_whole(self, body: bytes) -> bool:
+        return super().read_whole(reduce_json(body))
 
 
 def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:
@@ -342,9 +350,16 @@ def _report(prompt: int, completion: int) -> dict[str, int]:
 
 
 _READS: dict[str, Reads | str | None] = {
-    **dict.fromkeys(("model", "stream", "max_completion_tokens", "max_tokens", "n", "user", "safety_identifier")),
+    **dict.fromkeys(("model", "stream", *_LIMIT_FIELDS, _OWN_LIMIT, "n", "user", "safety_identifier")),
     "stream_options": Reads({"include_usage": None}),
 }
+
+
+def _most(body: Mapping[str, Any]) -> int | None:
+    """The bound of each answer, whichever field its provider goes by; None: one of them is none."""
+    if all(body.get(field) is None for field in _LIMIT_FIELDS):
+        return None
+    return largest([body[field] for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None])
 
 
 class OpenAIChat:
@@ -364,7 +379,7 @@ class OpenAIChat:
         return Asked(
             model=model_name(deployment_of(target) or said("model")),
             stream=stream,
-            max_tokens=count(said("max_completion_tokens"), count(said("max_tokens"))),
+            max_tokens=_most(body),
             choices=(choices := (count(said("n")) or 1)),
             answers=choices,
             user=user_name(said("user")) or user_name(said("safety_identifier")),
@@ -377,7 +392,8 @@ class OpenAIChat:
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         each = max(1, most // (count(body.get("n")) or 1))
         fields = [field for field in _LIMIT_FIELDS if body.get(field) is not None] or [quirks.max_tokens]
-        changed = [lower(body, field, each) for field in fields]
+        own = [_OWN_LIMIT] if body.get(_OWN_LIMIT) is not None else []
+        changed = [lower(body, field, each, least=1) for field in (*fields, *own)]  # 0 is no bound to Ollama
         return any(changed)
 
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
@@ -394,6 +410,10 @@ class OpenAIChat:
 
     def error(self, error: RelayError) -> bytes:
         return error.body()
+
+
+_OWN_BOUND = 16
+"""Tokens of a completion that has no bound."""
 
 
 def _prompts(body: Mapping[str, Any]) -> int:
@@ -419,9 +439,13 @@ class OpenAICompletions(OpenAIChat):
         return asked._replace(choices=asked.choices * _prompts(body), answers=_answers(body))
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """A request that has no bound gets none: its answer ends after 16 tokens (OpenAI, vLLM)."""
+        """A request that has no bound gets none that is above its API's own: 16 tokens (OpenAI, vLLM)."""
         each = max(1, most // _answers(body))
-        return body.get("max_tokens") is not None and lower(body, "max_tokens", each)
+        fields = [field for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None]
+        if fields[:1] in ([], [_OWN_LIMIT]) and each < _OWN_BOUND:
+            fields.append("max_tokens")
+        changed = [lower(body, field, each) for field in fields]
+        return any(changed)
 
     def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
         return CompletionsMeter(asked, quirks, cuttable=cuttable)

@@ -13,7 +13,7 @@ from ..json_members import Reads
 from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
 from .base import BEARER, Asked, Quirks, Usage
-from .common import UsageAlways, count, lower, reason_text, sse, text, told
+from .common import UsageAlways, count, lower, reason_text, sse, text, told, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage
 from .openai_items import Items
 from .pattern import Shortcut
@@ -66,6 +66,7 @@ class ResponsesMeter(Shortcut):
         "finished",
         "model",
         "running",
+        "unread",
         "usage",
     )
 
@@ -79,6 +80,7 @@ class ResponsesMeter(Shortcut):
         self.finish: str | None = None
         self.failed: str | None = None
         self.finished = False
+        self.unread = 0
         self._announced = b""
         """Names that were not counted yet."""
         self._sequence = -1
@@ -96,6 +98,7 @@ class ResponsesMeter(Shortcut):
             return True
         event = parse(data)
         if event is None:
+            self.unread += unread_size(data)
             return True
         if not name:
             name = (text(event.get("type")) or "").encode()
@@ -161,14 +164,15 @@ class ResponsesMeter(Shortcut):
             self._reported_at = -1 if output is None else self.units
         self.finished = True
 
-    def read_whole(self, body: bytes) -> None:
+    def read_whole(self, body: bytes) -> bool:
         response = parse(body)
         if response is None:
-            return
+            return False
         for item in entries(response.get("output")):
             self._read_item(item)
         self.pieces += self.units > 0
         self._read_response(response)
+        return True
 
     def _read_item(self, item: dict[str, Any]) -> None:
         kind = item.get("type")

@@ -74,6 +74,8 @@ class Account:
         "_answered",
         "_count",
         "_input_estimate",
+        "_is_fetched",
+        "_is_over_budget",
         "_kind",
         "_lists_for",
         "_quota_left",
@@ -103,6 +105,8 @@ class Account:
         self.wants_body = known is not None or self.is_limited
         """Whether what the request asks for is of interest."""
         self.request = RequestReading(request, known, request.target.decode("ascii"))
+        self._is_fetched = request.method == b"GET"
+        """Whether nothing is generated: the answer was, before."""
         self._answered = False
         """Whether a provider took the request on."""
         self._kind: BodyKind | None = None
@@ -114,6 +118,8 @@ class Account:
         """None: no format that is known, so nothing is counted."""
         self.budget: int | None = None
         """Tokens that the answer may have; None: no bound."""
+        self._is_over_budget = False
+        """Whether it was the budget, and no lease, that ended the answer."""
         self._input_estimate: int | None = None
         """Of the request; None: nobody asked for it yet."""
         self._quota_left: int | None = None
@@ -258,7 +264,8 @@ class Account:
 
     def request_error(self) -> RelayError | None:
         """Why the request may not go on as it is, now that it is known whose it is and what it asks for."""
-        return self.request.error(limited=self.tenant is not None and self.tenant.has_limits)
+        limited = self.tenant is not None and self.tenant.has_limits
+        return self.request.error(limited=limited or (self.budget is not None and self.format is not None))
 
     def ask(self, target: Target, pieces: Sequence[bytes], *, repeatable: bool) -> tuple[list[bytes], int] | None:
         """(`pieces` of the request's body for this provider, how many bytes longer they are); None: as they came.
@@ -267,7 +274,11 @@ class Account:
         self.upstream = target
         model = self.asked.model
         return self.request.rewrite(
-            target, pieces, most=self.budget, may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable)
+            target,
+            pieces,
+            most=self.budget,
+            may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable),
+            is_vouched=self.tenant is not None or target.settings.api_key is not None,
         )
 
     def credential(self, target: Target) -> tuple[bytes, bytes] | None:
@@ -304,7 +315,8 @@ class Account:
         not all that there is."""
         if self.meter is None:
             return True
-        kind = body_kind(head.find(b"content-type") or b"", first, compressed=_is_compressed(head))
+        media_type = head.find(b"content-type") or b""
+        kind = body_kind(media_type, first, compressed=_is_compressed(head))
         if kind is BodyKind.UNDECIDED:
             if not is_all:
                 return False
@@ -312,6 +324,8 @@ class Account:
         assert self.format is not None
         if kind is BodyKind.JSON and self.asked.stream and self.format.streams_lines:
             kind = BodyKind.NDJSON
+        elif kind is BodyKind.NDJSON and not self.asked.stream and claimed_kind(media_type, compressed=False) is kind:
+            kind = BodyKind.JSON
         if kind is not self._kind:
             self._read_as(kind)
         return True
@@ -343,6 +357,7 @@ class Account:
         """May the event pass that was just counted?"""
         output = self.output
         if self.budget is not None and output > self.budget and self._kind is not BodyKind.OPAQUE:
+            self._is_over_budget = True
             return Verdict.END
         return Verdict.PASS if self.permit is None else self.permit.verdict(self.input + output)
 
@@ -357,9 +372,7 @@ class Account:
     @property
     def cut_reason(self) -> EndReason:
         """Why the answer was cut."""
-        by_budget = self.permit is None or (
-            self.budget is not None and self.budget == self.cut_at and self.budget != self._quota_left
-        )
+        by_budget = self.permit is None or (self._is_over_budget and self.budget != self._quota_left)
         return EndReason.BUDGET if by_budget else EndReason.QUOTA
 
     @property
@@ -385,17 +398,15 @@ class Account:
     def _own_limit(self) -> int | None:
         """Tokens that the request's own bound makes possible; None: it has none."""
         asked = self.asked
-        return asked.max_tokens * asked.answers if asked.max_tokens is not None else None
+        return asked.max_tokens * asked.answers if asked.max_tokens else None  # 0 is no bound to some
 
     def _is_believable(self, output: int) -> bool:
         """Whether the answer can have so many tokens, by what came of it and by what its request allows."""
         meter = self.meter
-        if meter is None or output < meter.units // _BYTES_A_TOKEN:
+        if meter is None or output * _BYTES_A_TOKEN < meter.units or output > MOST_OUTPUT * self.asked.answers:
             return False
         most = self._own_limit
-        if most is None:
-            return output <= MOST_OUTPUT * self.asked.answers
-        return output <= most + most // 10 + _SLACK + (meter.usage.reasoning or 0)
+        return most is None or output <= most + most // 10 + _SLACK + (meter.usage.reasoning or 0)
 
     @property
     def _is_reported(self) -> bool:
@@ -407,7 +418,9 @@ class Account:
     def is_disbelieved(self) -> bool:
         """Whether the provider's last report makes no sense."""
         meter = self.meter
-        return meter is not None and meter.is_final and not self._is_reported
+        return (
+            meter is not None and meter.is_final and not (self._is_reported and (meter.usage.input or 0) <= MOST_INPUT)
+        )
 
     @property
     def is_estimate(self) -> bool:
@@ -455,7 +468,7 @@ class Account:
 
     def _charge(self) -> int:
         """What its limits are charged: nothing for what no provider took on; the request alone where its API is none
-        that is counted. An answer that can be fetched again by its id is charged once."""
+        that is counted. An answer that is fetched by its id is charged once."""
         meter = self.meter
         if meter is None:
             return self._estimated_input if self._answered else 0
@@ -463,7 +476,11 @@ class Account:
         if meter.answer_id is None or self.format is not OPENAI_RESPONSES:
             return tokens
         tenant = self.tenant.name if self.tenant is not None else ""
-        due = self._settings.charged.due(tenant, meter.answer_id, tokens)
+        charged = self._settings.charged
+        if not self._is_fetched:
+            charged.note(tenant, meter.answer_id, tokens)
+            return tokens
+        due = charged.due(tenant, meter.answer_id, tokens)
         self.is_repeated = due == 0
         return due
 

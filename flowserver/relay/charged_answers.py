@@ -18,10 +18,15 @@ class ChargedAnswers:
         self._tokens: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def due(self, tenant: str, answer_id: str, tokens: int) -> int:
-        """What is still to be charged of the `tokens` that an answer has; remembered as charged from now on."""
-        key = tenant, answer_id
-        before = self._tokens.pop(key, 0)
-        self._tokens[key] = max(before, tokens)
+        """What is still to be charged of the `tokens` that a fetched answer has; remembered as charged from now on."""
+        before = self._tokens.get((tenant, answer_id), 0)
+        self.note(tenant, answer_id, max(before, tokens))
+        return max(0, tokens - before)
+
+    def note(self, tenant: str, answer_id: str, tokens: int) -> None:
+        """An answer was generated, and is charged in full: its id may be one that came before, as some servers have
+        clients choose it."""
+        self._tokens.pop((tenant, answer_id), None)
+        self._tokens[tenant, answer_id] = tokens
         if len(self._tokens) > MOST:
             self._tokens.popitem(last=False)
-        return max(0, tokens - before)

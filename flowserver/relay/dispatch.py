@@ -22,6 +22,7 @@ from .ports import Clock, UpstreamEvents, UpstreamStream
 from .request_body import BodyPieces
 from .routes import Route, RouteTable, choose, join_target
 from .target import Target
+from .tenants import digest_of, key_of
 
 _REFUSALS = (400, 422)
 """Statuses that say: there is something in the request that should not be."""
@@ -50,6 +51,8 @@ class Dispatching:
     clock: Clock
     random: Callable[[], float]
     pseudonym: bytes
+    wall_clock: Clock = lambda: 0.0
+    """Seconds since the epoch."""
 
 
 class DispatchEvents(UpstreamEvents, Protocol):
@@ -241,9 +244,13 @@ class Dispatch:
         self._queued_at = None
         if target.health.allows(now):
             self._begin(target)
-        else:  # it fell ill meanwhile
+        else:  # its breaker opened meanwhile
             self._leave_target(None)
             self._choose_again()
+
+    def on_no_place(self) -> None:
+        self._queued_at = None
+        self._choose_again()
 
     # --- relay.ports.UpstreamEvents --------------------------------------------------------------------------------
 
@@ -256,10 +263,12 @@ class Dispatch:
         target.note_limits(head.headers)
         if self._is_refused_for_usage(target, head):
             return
+        target.health.succeeded()  # whatever it says, it answers
         if head.status not in UNWELL:
-            target.health.succeeded()
+            if target.standing:
+                target.standing.served(*self._subjects(target))
         else:
-            after = self._note_unwell(target, head)
+            after = self._note_refusal(target, head)
             again = self._again(after)
             if again is not None:
                 self._drop_attempt()
@@ -371,13 +380,18 @@ class Dispatch:
             self._fail(SIGNED_PATH)
             return
         self._account.bound(self._route.max_tokens)
+        if self._account.request.unread is not None and (error := self._account.request_error()) is not None:
+            self._fail(error)
+            return
         if self._account.is_limited:
             self._account.request_permit(self._request, self._on_permit, self._events.on_more_tokens)
         else:
             self._choose_again()
 
     def _choose_again(self) -> None:
-        target = self._candidate()
+        """Where nobody else could serve, a provider is asked that has refused the like: its own status is worth more
+        than one of the relay's."""
+        target = self._candidate() or self._candidate(refused_too=True)
         if target is not None:
             self._ask(target)
         elif self._route is not None:
@@ -389,14 +403,27 @@ class Dispatch:
         else:
             self._choose_again()
 
-    def _candidate(self) -> Target | None:
-        """The next provider in the order of fallback that may be asked; None when there is none."""
+    def _subjects(self, target: Target) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
+        """The key and the model that a refusal of `target` is about."""
+        key = b"" if target.settings.api_key is not None else digest_of(key_of(self._request.headers) or b"")
+        return ("key", key), ("model", self._account.asked.model)
+
+    def _is_welcome(self, target: Target, now: float, *, refused_too: bool = False) -> bool:
+        if not target.health.allows(now):
+            return False
+        return refused_too or not target.standing or target.standing.allows(now, *self._subjects(target))
+
+    def _candidate(self, *, refused_too: bool = False) -> Target | None:
+        """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
+        where this key or model was refused of late."""
         assert self._route is not None
         now, tried = self._around.clock(), self._tried
         for tier in self._route.tiers:
-            if len(tier) == 1 and not tried and not tier[0].is_full and tier[0].health.allows(now):
-                return tier[0]  # the usual case: the one provider there is
-            fit = [target for target in tier if target not in tried and target.health.allows(now)]
+            fit = [
+                target
+                for target in tier
+                if target not in tried and self._is_welcome(target, now, refused_too=refused_too)
+            ]
             free = [target for target in fit if not target.is_full]
             if not free:
                 free = [target for target in fit if target.waiting < target.settings.queue]
@@ -511,17 +538,16 @@ class Dispatch:
         else:
             self._ask_if_well(target)
 
-    def _note_unwell(self, target: Target, head: ResponseHead) -> float | None:
+    def _note_refusal(self, target: Target, head: ResponseHead) -> float | None:
         """Account for a status that says: not now. Returns the seconds that the provider asks for, or None."""
         now = self._around.clock()
-        after = retry_after(head)
+        after = retry_after(head, self._around.wall_clock)
         target.failures[f"status_{head.status}"] += 1
-        if head.status == 429:  # it is well, and has had enough
-            target.health.succeeded()
+        key, model = self._subjects(target)
+        if head.status == 429:
+            target.standing.limited(now, key, after)
         else:
-            target.health.failed(now, probe=self._probing)
-        if after is not None:
-            target.health.pause(now, after)
+            target.standing.failed(now, model, after)
         return after
 
     def _drop_attempt(self, error: RelayError | None = None) -> None:
@@ -540,7 +566,10 @@ class Dispatch:
         if error is not None and error.party is Party.UPSTREAM:
             target.failures[error.end.value] += 1
         if error is not None and is_illness(error):
-            target.health.failed(self._around.clock(), probe=probe, cause=error)
+            now = self._around.clock()
+            target.health.failed(now, probe=probe, cause=error)
+            if not target.health.allows(now):
+                target.left_alone()
         else:
             target.health.abandoned(probe=probe)
         target.give_back()

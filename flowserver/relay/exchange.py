@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from ..body_kind import is_blank
 from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large, upstream_error
 from ..flow import ReadGate, Reason
 from ..messages import RequestHead, ResponseHead, response_for_downstream
@@ -228,17 +229,18 @@ class Exchange:
         self._down.send_head(passed)
 
     def _look(self, head: ResponseHead, data: bytes, *, is_all: bool = False) -> bytes:
-        """The body's first bytes show what it is. Returns what is to be read now: nothing while they are too few."""
+        """The body's first bytes show what it is. Returns what is to be read now: nothing while they are too few, but
+        for the blanks with which some providers show that they are at work."""
         self._first += data
-        if not self.account.look(head, self._first, is_all=is_all):
+        if self.account.look(head, self._first, is_all=is_all):
+            self._head = None
+        elif not is_blank(self._first):
             return b""
         data, self._first = self._first, b""
-        self._head = None
-        if self.status:
-            self._tap = self.account.tap
-        else:
+        if not self.status:
             head.body_at_hand = bool(data)
             self._send_head(head)
+        self._tap = self.account.tap if self._head is None else None
         return data
 
     def on_upstream_data(self, data: bytes) -> None:
@@ -318,7 +320,7 @@ class Exchange:
         if self.first_byte_at is None:
             self.first_byte_at = self._around.clock()
         if self._tap is None or self._tap.meter is None:
-            self._awaits_first = False
+            self._awaits_first = self._head is not None
         elif pieces := self._tap.meter.pieces:
             self._lead = self.chunks_down - pieces
             self.first_token_at = self._around.clock()
@@ -391,7 +393,7 @@ class Exchange:
     def _may_edit(self) -> bool:
         """Whether the body may become longer or shorter than the provider's."""
         if self._tap is None:
-            return False
+            return self._head is not None and self.account.meter is not None  # not known yet
         return self._tap.edits or (self._around.heartbeat is not None and self.account.heartbeat is not None)
 
     def _cut_off(self, last: bytes) -> None:

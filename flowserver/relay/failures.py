@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from ..errors import EndReason, Party, RelayError, bad_request
 from ..messages import ResponseHead, find
+from .ports import Clock
 from .target import Target
 
 SIGNED_PATH = bad_request(
@@ -13,6 +16,7 @@ SIGNED_PATH = bad_request(
     "Sign for the provider itself, or send the request without a signature.",
     code="signed_path",
 )
+_LONGEST_DATE = 64
 _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 
 
@@ -30,13 +34,23 @@ def busy(message: str, *, after: int = 1) -> RelayError:
     return RelayError(503, "no_capacity", message, Party.RELAY, EndReason.REFUSED, retry_after=after)
 
 
-def retry_after(head: ResponseHead) -> float | None:
-    """Seconds that a provider asks to wait: `retry-after-ms`, else `retry-after`; None for a date or nonsense."""
+def retry_after(head: ResponseHead, now: Clock) -> float | None:
+    """Seconds that a provider asks to wait: `retry-after-ms`, else `retry-after`, which may be a date (RFC 9110 section
+    10.2.3); None for nonsense. `now` is in seconds since the epoch."""
     for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         value = find(head.headers, name)
         if value is not None and re.fullmatch(rb"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
             return float(value) * unit
-    return None
+    date = find(head.headers, b"retry-after")
+    return _seconds_until(date, now()) if date is not None and len(date) <= _LONGEST_DATE else None
+
+
+def _seconds_until(date: bytes, now: float) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date.decode("ascii"))
+        return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
 
 
 class Nobody:

@@ -1,4 +1,4 @@
-"""Whether a provider may be asked: a circuit breaker, and the pause a provider asks for. No I/O, no clock.
+"""Whether a provider may be asked: a circuit breaker. No I/O, no clock.
 
 The breaker is closed while things go well, open for `cooldown` seconds after `failures` failures in a row, then
 half-open: one request is let through as a probe, and what becomes of it decides.
@@ -7,9 +7,6 @@ half-open: one request is let through as a probe, and what becomes of it decides
 from __future__ import annotations
 
 from enum import Enum
-
-MAX_COOLDOWN = 60.0
-"""Seconds; a provider that asks for more is tried again after that."""
 
 
 class BreakerState(Enum):
@@ -21,7 +18,7 @@ class BreakerState(Enum):
 class Health:
     """One provider's. Times are seconds of one monotonic clock."""
 
-    __slots__ = ("_cooldown", "_failures", "_last_cause", "_limit", "_open_until", "_pause_until", "_probing", "opened")
+    __slots__ = ("_cooldown", "_failures", "_last_cause", "_limit", "_open_until", "_probing", "opened")
 
     def __init__(self, *, failures: int, cooldown: float) -> None:
         self._limit = failures
@@ -29,7 +26,6 @@ class Health:
         self._failures = 0
         self._last_cause: object = None
         self._open_until: float | None = None
-        self._pause_until = 0.0
         self._probing = False
         self.opened = 0
         """How often the breaker opened."""
@@ -41,13 +37,11 @@ class Health:
 
     def allows(self, now: float) -> bool:
         """Whether a request may start now. In half-open state only while no probe is under way."""
-        if now < self._pause_until:
-            return False
         return self._open_until is None or (now >= self._open_until and not self._probing)
 
     def available_in(self, now: float) -> float:
         """Seconds until a request may start, as far as is known; 0 when it may."""
-        return max(0.0, self._pause_until - now, (self._open_until or 0.0) - now)
+        return max(0.0, (self._open_until or 0.0) - now)
 
     def started(self, now: float) -> bool:
         """A request starts, which `allows` let through. Returns whether it is the probe."""
@@ -57,13 +51,13 @@ class Health:
         return True
 
     def succeeded(self) -> None:
-        """An answer came that is the provider's own and no sign of trouble."""
+        """An answer came, of whatever status: the provider is there."""
         self._failures = 0
         self._open_until = None
         self._probing = False
 
     def failed(self, now: float, *, probe: bool, cause: object = None) -> None:
-        """No connection, no answer in time, a broken answer, or a status that says the provider is unwell.
+        """No connection, no answer in time, or a broken answer.
 
         Requests that fail by the same `cause`, such as one lost HTTP/2 connection, are one failure.
 
@@ -83,7 +77,3 @@ class Health:
         """A request ended without telling anything of the provider: its client left, say."""
         if probe:
             self._probing = False
-
-    def pause(self, now: float, seconds: float) -> None:
-        """The provider asked to be left alone so long (429 with retry-after)."""
-        self._pause_until = max(self._pause_until, now + min(seconds, MAX_COOLDOWN))

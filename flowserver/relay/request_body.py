@@ -6,16 +6,18 @@ else stays as it came, byte for byte.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import RelayError, bad_request
-from ..form_data import FormMembers
+from ..form_data import FormMembers, has_plain_charset
 from ..json_edits import Edit, apply, edits
 from ..json_members import JsonMembers, Reads
 from ..messages import RequestHead
 
 _MODEL_ONLY = Reads({"model": None})
+_BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70})\"""")
 _SMALL_PIECE, _FULL_PIECE = 65_536, 1 << 18
 
 
@@ -53,7 +55,7 @@ class JsonBody:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        return self._members.values
+        return self._members.values if self.error is None else {}
 
     @property
     def is_known(self) -> bool:
@@ -141,17 +143,19 @@ class UnreadBody:
 def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -> RequestBody:
     """How the body of `request` is read. `reads`: what matters to its API; None: it is none that is known, so only the
     model does."""
-    encoding = request.find(b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in (b"identity", b""):
-        shown = encoding[:32].decode("latin-1")
-        return UnreadBody(
-            bad_request(
-                f"The request body is compressed ({shown}), and must be read here. Send it without Content-Encoding.",
-                status=415,
-                code="unsupported_encoding",
+    for encoding in _values(request, b"content-encoding"):
+        if encoding.strip().lower() not in (b"identity", b""):
+            shown = encoding[:32].decode("latin-1")
+            message = (
+                f"The request body is compressed ({shown}), and must be read here. Send it without Content-Encoding."
             )
-        )
-    kind = request.find(b"content-type") or b""
+            return UnreadBody(bad_request(message, status=415, code="unsupported_encoding"))
+    kind, *others = _values(request, b"content-type") or [b""]
+    if others:
+        return UnreadBody(bad_request("The request has more than one Content-Type.", code="unreadable_body"))
+    if not has_plain_charset(kind):
+        message = "The request body is in a charset that is not read here. Send UTF-8."
+        return UnreadBody(bad_request(message, status=415, code="unsupported_charset"))
     if kind[:19].lower() != b"multipart/form-data":
         return JsonBody(reads or _MODEL_ONLY)
     boundary = boundary_of(kind)
@@ -163,19 +167,21 @@ def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -
     return FormBody(boundary)
 
 
+def _values(request: RequestHead, name: bytes) -> list[bytes]:
+    """Those of all its fields of this name: servers differ in which one they take."""
+    if request.find(name) is None:
+        return []
+    return [value for field, value in request.headers if field == name]
+
+
 def boundary_of(content_type: bytes) -> bytes | None:
     """The boundary of a multipart Content-Type (RFC 2046 section 5.1.1); None: there is none, or more than one."""
-    found = [
-        value.strip()
-        for name, equals, value in (part.partition(b"=") for part in content_type.split(b";")[1:])
-        if equals and name.strip().lower() == b"boundary"
-    ]
-    if len(found) != 1:
+    parameters = [part.partition(b"=")[::2] for part in content_type.split(b";")[1:]]
+    found = [(name, value) for name, value in parameters if name.strip().lower().startswith(b"boundary")]
+    if len(found) != 1 or found[0][0].strip().lower() != b"boundary":
         return None
-    boundary = found[0]
-    if boundary[:1] == b'"':
-        boundary = boundary[1:-1] if boundary[-1:] == b'"' and b"\\" not in boundary else b""
-    return boundary if 0 < len(boundary) <= 70 and not set(boundary) & set(b'\r\n"') else None
+    match = _BOUNDARY.fullmatch(found[0][1].strip())
+    return match[1] or match[2] if match is not None else None
 
 
 class BodyPieces:

@@ -13,10 +13,12 @@ from ..errors import RelayError, bad_request
 from ..messages import RequestHead
 from ..names import model_name
 from ..paths import is_signed
-from .request_body import JsonBody, RequestBody, changed, open_body
+from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 from .target import Target
 
 _NOTHING_YET = Asked()
+_FILE_TOKENS = 1000
+"""What a form counts for at most, as the bytes of a file say nothing of its tokens."""
 _MODELS = "models/"
 """What stands before a model's name where Google spells it out."""
 
@@ -24,7 +26,18 @@ _MODELS = "models/"
 class RequestReading:
     """Made with the request's head; `feed` its body as it comes, then `finish`."""
 
-    __slots__ = ("_body", "_estimate", "_format", "_request", "_size", "_target", "asked", "asks_usage")
+    __slots__ = (
+        "_body",
+        "_estimate",
+        "_format",
+        "_is_form",
+        "_is_limited",
+        "_request",
+        "_size",
+        "_target",
+        "asked",
+        "asks_usage",
+    )
 
     def __init__(self, request: RequestHead, known: Format | None, target: str) -> None:
         self._format = known
@@ -34,6 +47,9 @@ class RequestReading:
         self.asked = _NOTHING_YET
         self._request = request
         self._size = 0
+        self._is_limited = False
+        """Whether what can't be read may not go on."""
+        self._is_form = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
         self.asks_usage = False
@@ -47,6 +63,7 @@ class RequestReading:
             self._body = open_body(self._request, reads, takes_forms=takes_forms)
             if known is not None and isinstance(self._body, JsonBody):
                 self._estimate = InputEstimate()
+            self._is_form = isinstance(self._body, FormBody)
         self._read({})
 
     @property
@@ -68,7 +85,7 @@ class RequestReading:
             return None
         if not known:
             self._read(body.values)
-        return body.error if body.is_ambiguous else None
+        return body.error if body.is_ambiguous or self._is_limited else None
 
     def finish(self) -> None:
         """The body is whole."""
@@ -90,6 +107,7 @@ class RequestReading:
     def error(self, *, limited: bool) -> RelayError | None:
         """Why the request may not go on. `limited`: what can't be read may not, since it could not be counted."""
         body = self._body
+        self._is_limited = limited
         if body is None:
             return None
         if body.error is not None and (body.is_ambiguous or limited):
@@ -104,6 +122,8 @@ class RequestReading:
     @property
     def input_estimate(self) -> int:
         """Tokens of the request, by what came of it."""
+        if self._is_form:
+            return min(self._size // 4, _FILE_TOKENS)
         if self._estimate is None or self._format is None:
             return self._size // 4
         return self._estimate.tokens(self._format.name, self.asked.model)
@@ -117,11 +137,18 @@ class RequestReading:
         return bad_request(message.format(*shown), code="ambiguous_model")
 
     def rewrite(
-        self, target: Target, pieces: Sequence[bytes], *, most: int | None, may_ask: Callable[[], bool]
+        self,
+        target: Target,
+        pieces: Sequence[bytes],
+        *,
+        most: int | None,
+        may_ask: Callable[[], bool],
+        is_vouched: bool = False,
     ) -> tuple[list[bytes], int] | None:
         """(`pieces` of the body as `target` is to get them, how many bytes longer they are); None: as they came.
 
         `most` tokens bound the answer (None: nothing does). `may_ask`: whether a usage report may be asked for.
+        `is_vouched`: the client's own credentials do not reach the provider, so a signature of its holds nothing.
         """
         self.asks_usage = False
         body, known, settings = self._body, self._format, target.settings
@@ -131,7 +158,7 @@ class RequestReading:
         renamed = settings.models.get(model) if model is not None else None
         if renamed is None and most is None and not (self.asked.stream and settings.asks_usage):
             return None
-        if is_signed(self._request.target, self._request.headers):  # nothing may be changed
+        if not is_vouched and is_signed(self._request.target, self._request.headers):  # nothing may be changed
             return None
         after = _copy(body.values)
         if renamed is not None and "model" in after:  # some have it in the path

@@ -3,13 +3,14 @@ that the client did not ask for and for the end of its budget. No I/O."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..dialects.base import Meter
 from ..dialects.byte_classes import PENDING
 from ..json_array import JsonArrayScanner
-from ..sse import Event, Scanner
+from ..sse import Event, NdjsonScanner, Scanner
 from ..whole_body import WholeBody
 from .permit import Verdict
 
@@ -84,24 +85,26 @@ class Tap:
 
     @property
     def uncounted(self) -> dict[str, int]:
-        """Events that could not be read, by reason; a stream that makes no sense is one."""
+        """Events that could not be read, by reason. A stream that makes no sense, in all or in part, is one."""
         scanner = self._scanner
-        found = {"large_event": scanner.oversized, "malformed": int(scanner.broken)}
+        found = {"large_event": scanner.oversized, "malformed": int(scanner.broken or self.meter.unread > 0)}
         return {reason: events for reason, events in found.items() if events}
 
     @property
     def unread_tokens(self) -> int:
-        """Tokens that large events have, by the bytes of their texts, and what came since the stream made no sense."""
+        """Tokens that large events have, by the bytes of their texts, and what makes no sense, by its bytes."""
         scanner = self._scanner
-        return _tokens_of(scanner.unread_text + self._senseless, scanner.attachments)
+        return _tokens_of(scanner.unread_text + self._senseless + self.meter.unread, scanner.attachments)
 
     def framed(self, events: bytes) -> bytes:
         """Server-sent `events`, which end the stream here, as they stand in an answer of this kind."""
-        if not isinstance(self._scanner, JsonArrayScanner):
-            return events
-        before, behind = self._scanner.closing(self._passed_any, opened=False)
-        payloads = [event.removeprefix(b"data: ") for event in events.split(b"\n\n") if event]
-        return before + b",".join(payloads) + behind
+        scanner = self._scanner
+        if isinstance(scanner, JsonArrayScanner):
+            before, behind = scanner.closing(self._passed_any, opened=False)
+            return before + b",".join(_payloads(events)) + behind
+        if isinstance(scanner, NdjsonScanner) and _payloads(events):
+            return b"".join(payload + b"\n" for payload in _payloads(events))
+        return events
 
     def close(self) -> None:
         """Nothing more comes, whether the answer is whole or not."""
@@ -141,9 +144,11 @@ class Tap:
 
     def finish(self) -> bytes:
         """The answer is whole: what is held passes."""
-        for name, payload, _ in self._scanner.finish():
-            self.meter.read(name, payload)
         rest = b"".join(self._held)
+        for name, payload, _ in self._scanner.finish():
+            keep = self.meter.read(name, payload) or self._passes_all
+            if not self._passing and keep is not True:
+                rest = _altered(rest, payload, keep) if keep else b""
         self._held.clear()
         return rest
 
@@ -212,6 +217,10 @@ class Tap:
             self._held_size = 0
 
 
+_payloads = re.compile(rb"^data: (\{.*\})$", re.MULTILINE).findall
+"""The JSON objects in server-sent events of the relay's own, which have a line for each."""
+
+
 def _altered(event: bytes, payload: bytes, new: bytes | bool) -> bytes:
     """An event as it stands on the wire, with another payload."""
     assert isinstance(new, bytes)
@@ -262,10 +271,11 @@ class WholeTap:
 
     def _read(self, body: bytes | None) -> None:
         self._is_read = True
-        if body is None:
-            self._is_senseless = self._body.size > 0
-        else:
-            self.meter.read_whole(body)
+        if body is not None and not self.meter.read_whole(body):
+            body = self._body.reduced()  # what matters can be read of much that is no JSON
+            if body is not None and not self.meter.read_whole(body):
+                body = None
+        self._is_senseless = body is None and self._body.size > 0
 
 
 class OpaqueTap:

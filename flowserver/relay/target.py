@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, deque
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from ..dialects.quirks import GENERIC
 from ..messages import Headers
 from .health import Health
 from .ports import Connector
+from .standing import Standing
 from .usage_option import UsageOption
 
 
@@ -59,11 +61,24 @@ class Waiter(Protocol):
     def on_place(self) -> None:
         """It has one now."""
 
+    def on_no_place(self) -> None:
+        """It waits no more: the provider is left alone."""
+
+
+Later = Callable[[Callable[[], None]], object]
+"""Calls something once the present event is over."""
+_AT_ONCE = 32
+"""Requests that get a place, or are told to look elsewhere, in one turn of the event loop."""
+
 
 class Target:
-    """Places are given out in the order of asking; who leaves the queue costs nothing."""
+    """Places are given out in the order of asking, by one loop behind the present event: giving one back starts nothing
+    in the same call stack. Who leaves the queue costs nothing."""
 
     __slots__ = (
+        "_is_handing",
+        "_is_moving",
+        "_later",
         "_most",
         "_waiting",
         "answers",
@@ -79,20 +94,38 @@ class Target:
         "remaining",
         "retries",
         "settings",
+        "standing",
         "started",
         "usage_option",
     )
 
-    def __init__(self, settings: TargetSettings, connector: Connector, health: Health, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        settings: TargetSettings,
+        connector: Connector,
+        health: Health,
+        deadlines: Deadlines,
+        *,
+        standing: Standing | None = None,
+        later: Later | None = None,
+    ) -> None:
+        """`later` None: places are given out at once."""
         self.settings = settings
         self.authority = settings.url.authority.encode("ascii")
         self.deadlines = deadlines
         self.connector = connector
         self.health = health
+        self.standing = standing if standing is not None else Standing(failures=5, cooldown=5.0)
+        self._later = later
+        self._is_handing = False
+        """Whether places are given out now, or will be."""
+        self._is_moving = False
+        """Whether all who wait are to look elsewhere."""
         self._most = math.inf if settings.max_concurrent is None else settings.max_concurrent
         self.open = 0
         """Requests under way."""
-        self._waiting: deque[Waiter] = deque()
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
+        """Plain dicts walk over the holes that are left at their beginning."""
         self.started = 0
         """Requests begun."""
         self.retries = 0
@@ -113,6 +146,8 @@ class Target:
 
     def reconfigure(self, settings: TargetSettings, connector: Connector, deadlines: Deadlines) -> None:
         """Go on under other settings for the same URL. Places, queue, figures and what is known of it stay."""
+        if settings.api_key != self.settings.api_key:
+            self.standing.served(("key", b""))  # what it refused is another one
         self.settings = settings
         self.connector = connector
         self.deadlines = deadlines
@@ -157,17 +192,43 @@ class Target:
         """Stand in the queue; False when it is full."""
         if len(self._waiting) >= self.settings.queue:
             return False
-        self._waiting.append(waiter)
+        self._waiting[waiter] = None
         return True
 
     def leave(self, waiter: Waiter) -> None:
         """Give up waiting; harmless when it does not wait."""
-        if waiter in self._waiting:
-            self._waiting.remove(waiter)
+        self._waiting.pop(waiter, None)
 
     def give_back(self) -> None:
         """A request is over: its place goes to who waited longest."""
         self.open -= 1
-        while self._waiting and not self.is_full:
-            self.open += 1
-            self._waiting.popleft().on_place()
+        self._hand_on()
+
+    def left_alone(self) -> None:
+        """The breaker has opened: who waits looks elsewhere, without a place."""
+        self._is_moving = bool(self._waiting)
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        if self._is_handing or not self._waiting:
+            return
+        self._is_handing = True
+        if self._later is None:
+            self._hand_out()
+        else:
+            self._later(self._hand_out)
+
+    def _hand_out(self) -> None:
+        turns = 0
+        while self._waiting and (self._is_moving or not self.is_full):
+            if turns == _AT_ONCE and self._later is not None:
+                self._later(self._hand_out)
+                return
+            turns += 1
+            waiter, _ = self._waiting.popitem(last=False)
+            if self._is_moving:
+                waiter.on_no_place()
+            else:
+                self.open += 1
+                waiter.on_place()
+        self._is_handing = self._is_moving = False

@@ -28,6 +28,8 @@ class UsageOption:
     def may_ask(self, model: str | None, *, repeatable: bool) -> bool:
         """Whether to ask. A request that can't be sent again is a poor one to try it with."""
         known = self._known.get(model)
+        if known is not None:
+            self._known.move_to_end(model)
         return known is _Answer.TAKEN or (known is None and repeatable)
 
     def may_be_refused(self, model: str | None) -> bool:

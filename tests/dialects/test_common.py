@@ -23,7 +23,12 @@ from flowserver.dialects.common import MAX_TOLD, count, lower, section, told
         (True, None),
         (None, None),
         ("", None),
-        ("7.0", None),
+        ("7.0", 7),
+        (" +7 ", 7),
+        ("1_0", 10),
+        ("7.5", None),
+        ("inf", None),
+        ("x", None),
         ("9" * 16, None),
         ("9" * 5000, None),  # int() refuses it
         ([7], None),

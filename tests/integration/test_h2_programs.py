@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from tests.support.h2_lab import Certificates
-from tests.support.lab import Lab, RunningRelay, numbers
+from tests.support.lab import Lab, RunningRelay, eventually, numbers
 from tests.support.peers import curl, program, run
 
 BODY = '{"model": "simulated", "stream": true, "messages": []}'
@@ -111,7 +111,7 @@ async def test_httpx_leaves_a_stream_without_a_word_and_the_stall_timeout_ends_i
                 break
         [line] = await relay.access()
         assert line["end"] == "client_stalled"
-        assert [stream["state"] for stream in simulator.streams] == ["cancelled"]
+        await eventually(lambda: [stream["state"] for stream in simulator.streams] == ["cancelled"])
 
 
 async def test_the_openai_package(lab: Lab, certificates: Certificates) -> None:

@@ -240,6 +240,34 @@ async def test_connections_are_kept_and_figures_go_on(scene: Scene) -> None:
     assert metrics['flow_upstream_requests_total{upstream="a"}'] == 4
 
 
+async def test_a_new_key_is_not_left_alone_for_what_the_old_one_did(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLD", "sk-old")
+    monkeypatch.setenv("NEW", "sk-new")
+    limited = response(b"{}", ["retry-after: 30"], status="429 Too Many Requests")
+
+    def by_key(message: Message) -> bytes:
+        return limited if message.get("authorization") == "Bearer sk-old" else response(b"ok")
+
+    first, second = await scene.lab.provider(answering(by_key)), await scene.lab.provider(ok)
+    old, new, other = (
+        upstream(first.url, api_key="env:OLD"),
+        upstream(first.url, api_key="env:NEW"),
+        upstream(second.url, "b"),
+    )
+    await scene.start(old + other)
+    for _ in range(2):
+        assert (await scene.ask()).status == 200
+    assert (len(first.requests), len(second.requests)) == (1, 2)
+    assert await scene.reload(old + other + "# the same\n")
+    assert (await scene.ask()).status == 200
+    assert (len(first.requests), len(second.requests)) == (1, 3)  # still left alone
+    assert await scene.reload(new + other)
+    assert (await scene.ask()).status == 200
+    assert (len(first.requests), len(second.requests)) == (2, 3)
+
+
 async def test_another_provider_of_the_same_name_begins_anew(scene: Scene) -> None:
     one, two = await scene.lab.provider(ok), await scene.lab.provider(ok)
     await scene.start(upstream(one.url))

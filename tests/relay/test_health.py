@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowserver.relay.health import MAX_COOLDOWN, BreakerState, Health
+from flowserver.relay.health import BreakerState, Health
 
 
 def broken(*, failures: int = 3) -> Health:
@@ -73,18 +73,6 @@ def test_late_failures_of_earlier_requests_do_not_put_the_probe_off() -> None:
     health.succeeded()
     assert health.allows(11)
     assert health.opened == 1
-
-
-def test_a_provider_is_left_alone_as_long_as_it_asks_within_reason() -> None:
-    health = Health(failures=3, cooldown=10.0)
-    health.pause(0, 5)
-    health.pause(1, 1)
-    assert not health.allows(4.9)
-    assert health.available_in(3) == 2
-    assert health.allows(5)
-    assert health.state(3) is BreakerState.CLOSED
-    health.pause(5, 1e9)
-    assert health.allows(5 + MAX_COOLDOWN)
 
 
 def test_requests_that_one_lost_connection_ends_are_one_failure() -> None:

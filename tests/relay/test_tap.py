@@ -31,6 +31,7 @@ class FakeMeter:
     units: int = 0
     pieces: int = 0
     reasoning_units: int = 0
+    unread: int = 0
     content: ByteClasses = field(default_factory=ByteClasses)
     calls: int = 0
     citations: int = 0
@@ -69,8 +70,9 @@ class FakeMeter:
         self.pieces += data.startswith(b"content")
         return not data.startswith(b"hidden")
 
-    def read_whole(self, body: bytes) -> None:
+    def read_whole(self, body: bytes) -> bool:
         self.whole.append(body)
+        return True
 
     def ending(self, prompt: int, output: int) -> bytes:
         raise AssertionError("a tap ends nothing")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,9 +16,13 @@ from ..support.recording import target
 class Waiter:
     def __init__(self) -> None:
         self.places = 0
+        self.sent_away = 0
 
     def on_place(self) -> None:
         self.places += 1
+
+    def on_no_place(self) -> None:
+        self.sent_away += 1
 
 
 def full(limit: int = 1, queue: int = 2) -> Target:
@@ -69,6 +76,50 @@ def test_nobody_overtakes_the_queue() -> None:
     first = Waiter()
     made.wait(first)
     assert not made.take_place()
+
+
+class Returning(Waiter):
+    """Gives its place back at once, as one does that finds its provider left alone."""
+
+    def __init__(self, made: Target) -> None:
+        super().__init__()
+        self._made = made
+
+    def on_place(self) -> None:
+        super().on_place()
+        self._made.give_back()
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_thousands_of_places_given_back_at_once_are_no_recursion(deferred: bool) -> None:
+    turns: list[Callable[[], None]] = []
+    made = target(later=turns.append if deferred else None, max_concurrent=1, queue=5000)
+    assert made.take_place()
+    waiters = [Returning(made) for _ in range(5000)]
+    assert all(made.wait(waiter) for waiter in waiters)
+    made.give_back()
+    most = 0
+    while turns:
+        before = sum(waiter.places for waiter in waiters)
+        turns.pop()()
+        most = max(most, sum(waiter.places for waiter in waiters) - before)
+    assert all(waiter.places == 1 for waiter in waiters)
+    assert (made.open, made.waiting) == (0, 0)
+    assert not deferred or 0 < most < 100
+
+
+def test_who_waits_at_a_provider_that_is_left_alone_is_sent_away_without_a_place() -> None:
+    made = full(2, queue=100)
+    waiters = [Waiter() for _ in range(100)]
+    assert all(made.wait(waiter) for waiter in waiters)
+    made.left_alone()
+    assert {(waiter.places, waiter.sent_away) for waiter in waiters} == {(0, 1)}
+    assert (made.open, made.waiting) == (2, 0)
+    made.left_alone()
+    late = Waiter()
+    assert made.wait(late)
+    made.give_back()
+    assert (late.places, late.sent_away) == (1, 0)
 
 
 def test_credentials_do_not_show() -> None:

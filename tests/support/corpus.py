@@ -14,6 +14,9 @@ import pytest
 EXTENSIONS = (".sse", ".ndjson", ".eventstream", ".jsonarray")
 
 
+_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
 @dataclass(frozen=True)
 class Recording:
     """One stream. `path` is its body; a sidecar beside it tells what is in it."""
@@ -38,6 +41,22 @@ class Recording:
     @cached_property
     def body(self) -> bytes:
         return self.path.read_bytes()
+
+    @property
+    def billed(self) -> dict[str, Any]:
+        """The usage in the sidecar's words, as it is billed: with what providers count apart, a cache, tools of their
+        own, what ran before the answer, and xAI's reasoning."""
+        usage = {name: tokens for name, tokens in self.about["usage"].items() if name != "total"}
+        raw = self.about["usage_raw"] or {}
+        steps = raw.get("iterations") or []
+        for name in (*_CACHE, "input_tokens", "output_tokens") if steps else ():
+            usage[name] = sum(step[name] for step in steps)
+        apart = sum(usage.get(name) or 0 for name in _CACHE) + raw.get("toolUsePromptTokenCount", 0)
+        if usage.get("input_tokens") is not None:
+            usage["input_tokens"] += apart
+        if self.about["provider_host"] == "api.x.ai" and self.about["request_path"].endswith("/completions"):
+            usage["output_tokens"] += usage["reasoning_tokens"]
+        return usage
 
 
 def recordings(*kinds: str) -> list[Recording]:

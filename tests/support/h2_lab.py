@@ -63,4 +63,5 @@ def ask(client: H2Wire, **options: object) -> int:
     """A chat completion of the simulator, to be streamed. Returns its stream."""
     name, _, value = simulate(**options).partition(": ")
     headers = [("content-type", "application/json"), (name, value)]
-    return client.peer.request("POST", "/v1/chat/completions", headers, body=b'{"stream": true}')
+    body = b'{"stream": true, "messages": [{"role": "user", "content": "Go on."}]}'
+    return client.peer.request("POST", "/v1/chat/completions", headers, body=body)

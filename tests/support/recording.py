@@ -20,7 +20,7 @@ from flowserver.relay.limiting import Limiting
 from flowserver.relay.ports import Connector, DownstreamEvents, UpstreamEvents
 from flowserver.relay.routes import Route, RouteTable
 from flowserver.relay.tap import AnyTap
-from flowserver.relay.target import Deadlines, Target, TargetSettings
+from flowserver.relay.target import Deadlines, Later, Target, TargetSettings
 
 from .clock import FakeClock
 
@@ -252,6 +252,7 @@ def target(
     api_key: bytes | None = None,
     deadlines: Deadlines | None = None,
     health: Health | None = None,
+    later: Later | None = None,
     **settings: Any,
 ) -> Target:
     """A provider; `settings` as in `TargetSettings`."""
@@ -260,6 +261,7 @@ def target(
         connector or RecordingConnector(),
         health or Health(failures=5, cooldown=10.0),
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+        later=later,
     )
 
 

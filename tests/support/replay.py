@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from flowserver.dialects import recognise
+from flowserver.dialects import path_model, recognise
 
 from .corpus import Recording
 from .provider import Caller
@@ -50,6 +50,8 @@ def body_of(recording: Recording, *, asks: bool = True) -> bytes:
     """The recorded request, that `asks` for the usage or does not, where it is told on demand."""
     recorded = recording.about["request_body"]
     body: dict[str, Any] = dict(recorded) if isinstance(recorded, dict) else {}
+    if path_model(path_of(recording)):
+        body.pop("model", None)  # Azure takes one beside its deployment, whatever it is
     if is_chat(recording):
         body |= {"stream": True, "stream_options": {"include_usage": asks}}
     return orjson.dumps(body)
