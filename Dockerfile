@@ -36,12 +36,13 @@ COPY --from=build /opt/flowserver /opt/flowserver
 # The admin listener (/healthz, /readyz, /metrics, /streams) asks for no password. Inside a container it cannot stay on
 # loopback, where neither Kubernetes' probes nor Prometheus would reach it, so here it listens on the container's own
 # addresses. Keep it to those who may see it: do not publish 9090 (it is not EXPOSEd, so that -P leaves it out), fence it
-# by a NetworkPolicy, and with --network host set FLOW_ADMIN_LISTEN=127.0.0.1:9090.
+# by a NetworkPolicy, and with --network host set FLOW_ADMIN_LISTEN=127.0.0.1:9090. Scrapers may ask by address; one that
+# asks by name (http://flowserver:9090/metrics) needs that name in FLOW_ADMIN_HOSTS.
 ENV PATH=/opt/flowserver/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    FLOW_LISTEN=0.0.0.0:8080 \
-    FLOW_ADMIN_LISTEN=0.0.0.0:9090
+    FLOW_LISTEN=:8080 \
+    FLOW_ADMIN_LISTEN=:9090
 
 USER 10001:10001
 EXPOSE 8080

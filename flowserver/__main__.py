@@ -1,164 +1,20 @@
-"""The command line: `flowserver serve | check | tenants | demo | simulate | version`."""
+"""The entry point of the command line. It imports as little as it can; `commands` has the commands."""
 
 from __future__ import annotations
 
-import argparse
-import os
+import signal
 import sys
-
-import uvloop
-
-from . import __version__
-from .config import SETTINGS, Config, ConfigError, load, unknown_settings
-from .relay.tenant_tables import limits_table
-from .relay.tenants import Tenant, is_pattern, may_be_uncounted
-from .topology import UpstreamSpec, load_topology
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns the exit status: 0, 1 for what is wrong with the configuration, 2 for usage."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] == ["simulate"]:
-        from .simulator import main as simulate
+    if arguments[:1] == ["serve"]:
+        # Before anything else is imported, which takes a while: a SIGHUP waits until there is a relay to reload.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    from .commands import run
 
-        return simulate(arguments[1:])
-    if arguments[:1] == ["demo"]:
-        from .demo import main as demo
-
-        return demo(arguments[1:])
-    if arguments[:1] == ["tenants"]:
-        from .tenants_cli import main as tenants
-
-        return tenants(arguments[1:])
-    parser = argparse.ArgumentParser(
-        prog="flowserver",
-        description="An edge relay for LLM token streams with backpressure that reaches the provider.",
-        epilog="Settings come from the environment (FLOW_...); `flowserver check` shows and explains them.",
-    )
-    parser.add_argument("--version", action="version", version=f"flowserver {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("serve", help="run the relay")
-    commands.add_parser("check", help="validate the settings and say what they mean")
-    commands.add_parser("tenants", help="keys and limits: make, list, change, show what is used")
-    commands.add_parser("demo", help="simulator, relay and four clients; shows what happens")
-    commands.add_parser("simulate", help="run a pretend provider")
-    commands.add_parser("version", help="print the version")
-    command = parser.parse_args(arguments).command
-    if command == "version":
-        print(f"flowserver {__version__}")
-        return 0
-    return _check() if command == "check" else _serve()
-
-
-def _load() -> Config | None:
-    """The configuration; None when it is wrong, which has then been said."""
-    for line in unknown_settings(os.environ):
-        print(f"flowserver: warning: {line}", file=sys.stderr)
-    try:
-        return load(os.environ)
-    except ConfigError as error:
-        _complain(error)
-        return None
-
-
-def _complain(error: ConfigError) -> None:
-    for problem in error.problems:
-        print(f"flowserver: {problem}", file=sys.stderr)
-
-
-def _serve() -> int:
-    from .server import serve
-    from .telemetry.log import Log
-
-    config = _load()
-    if config is None:
-        return 1
-    log = Log(config.log_level)
-    try:
-        uvloop.run(serve(config, log))
-    except ConfigError as error:
-        _complain(error)
-        return 1
-    except OSError as error:
-        print(f"flowserver: can't listen: {error}", file=sys.stderr)
-        return 1
-    finally:
-        log.close()
-    return 0
-
-
-def _check() -> int:
-    config = _load()
-    if config is None:
-        return 1
-    width = max(len(setting.env) for setting in SETTINGS)
-    for setting in SETTINGS:
-        given = os.environ.get(setting.env)
-        value = setting.default if given is None else given
-        shown = "(set)" if setting.secret and value else value or "(none)"
-        print(f"{setting.env:<{width}}  {shown:<22}  {setting.doc}")
-    try:
-        topology = load_topology(config, os.environ)
-    except ConfigError as error:
-        _complain(error)
-        return 1
-    print()
-    for spec in topology.upstreams:
-        print(_describe(spec))
-    for route in topology.routes:
-        models = f" for {', '.join(route.models)}" if route.models else ""
-        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
-    for tenant in topology.tenants:
-        print(_describe_tenant(tenant))
-        for line in _uncounted_paths(tenant):
-            print(line)
-    if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):
-        print(
-            "limits: each process counts for itself and forgets at its end; "
-            "several processes share them by FLOW_REDIS_URL only"
-        )
-    return 0
-
-
-def _counts(tenant: Tenant) -> bool:
-    """Whether anything is to be counted over more than one request."""
-    each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits)]
-    return any(limits_table(limits).keys() - {"tokens_per_stream"} for limits in each)
-
-
-def _describe_tenant(tenant: Tenant) -> str:
-    """One tenant of the file in a line, without the hashes of its keys."""
-    parts = ["disabled"] if tenant.disabled else []
-    parts.append("1 key" if len(tenant.keys) == 1 else f"{len(tenant.keys)} keys")
-    parts += [f"models {' '.join(tenant.models)}"] if tenant.models else []
-    parts += [f"paths {' '.join(tenant.paths)}"] if tenant.paths else []
-    limits = [("", tenant.limits), ("each user ", tenant.user)]
-    limits += [(f"{' '.join(each.models)} ", each.limits) for each in tenant.model_limits]
-    parts += [f"{whose}{name}={value}" for whose, each in limits for name, value in limits_table(each).items()]
-    return f"tenant {tenant.name}: {', '.join(parts)}"
-
-
-def _uncounted_paths(tenant: Tenant) -> list[str]:
-    """A line for each of its `paths` that lets through what no limit of tokens sees."""
-    said = {False: "is not counted", True: "may match requests that are not counted"}
-    uncounted = [pattern for pattern in tenant.paths if may_be_uncounted(pattern)]
-    return [f"tenant {tenant.name}: path {pattern} {said[is_pattern(pattern)]}" for pattern in uncounted]
-
-
-def _describe(spec: UpstreamSpec) -> str:
-    """One provider in a line, without its key."""
-    parts = [
-        "its own key" if spec.api_key is not None else "the client's key",
-        {"auto": "HTTP/2 or HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}[spec.protocol],
-        f"weight {spec.weight}",
-    ]
-    if spec.url.scheme == "http" and spec.protocol == "auto":
-        parts[1] = "HTTP/1.1"
-    if spec.max_concurrent is not None:
-        parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
-    if not spec.verify:
-        parts.append("ANY CERTIFICATE IS TAKEN")
-    return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
+    return run(arguments)
 
 
 if __name__ == "__main__":

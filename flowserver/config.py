@@ -33,6 +33,7 @@ class Address:
     """Where to listen. Port 0 takes a free one."""
 
     host: str
+    """Empty: all interfaces."""
     port: int
 
     def __str__(self) -> str:
@@ -66,6 +67,7 @@ class Config:
 
     listen: tuple[Address, ...]
     admin_listen: Address | None
+    admin_hosts: frozenset[str]
     config: str | None
     upstream: Url | None
     upstream_api_key: str | None = field(repr=False)
@@ -151,83 +153,131 @@ class Config:
         return min(1.0, max(0.02, shortest / 4))
 
 
-# --- parsers of one value: they raise ValueError with a text that says what is wanted ---
+# --- parsers of one value: they raise ValueError with a text that says what is expected ---
 
-_SIZE = re.compile(r"(\d+)\s*(k|m|g)?i?b?", re.IGNORECASE)
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,20})\s*(k|m|g)?i?b?", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(ms|s|m|h)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+MAX_SIZE = 1 << 40
+MAX_COUNT = 1_000_000_000
+MAX_TIME = 8760 * 3600.0
+"""Upper bounds of sizes, counts and times that have no lower one of their own: 1024g, a billion, 8760h (a year)."""
+MAX_BUFFER = 1 << 30
+"""Of buffers: the kernel takes their sizes as signed 32-bit integers."""
+MAX_WINDOW = 2**31 - 1
+"""Of flow-control windows (RFC 9113 section 6.9.1)."""
 
 
 def parse_size(text: str) -> int:
     """`16384`, `64k`, `1m` -> bytes; units are powers of 1024."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError("a size such as 65536, 64k or 1m is wanted")
-    return int(match[1]) * _FACTORS[(match[2] or "").lower()]
+    return _size(text, 0, MAX_SIZE)
+
+
+def parse_buffer(text: str) -> int:
+    """A buffer that holds something."""
+    return _size(text, 1, MAX_BUFFER)
+
+
+def parse_body_size(text: str) -> int:
+    """A body that is not empty."""
+    return _size(text, 1, MAX_SIZE)
 
 
 def parse_window(text: str) -> int:
     """A flow-control window (RFC 9113 section 6.9.1)."""
-    size = parse_size(text)
-    if not 65_535 <= size < 2**31:
-        raise ValueError("a size from 64k to 2g is wanted")
+    return _size(text, 65_535, MAX_WINDOW)
+
+
+def _size(text: str, low: int, high: int) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a size such as 65536, 64k or 1m")
+    size = int(match[1]) * _FACTORS[(match[2] or "").lower()]
+    if not low <= size <= high:
+        raise ValueError(f"expected a size from {_size_text(low)} to {_size_text(high)}")
     return size
+
+
+def _size_text(size: int) -> str:
+    unit = next((unit for unit in ("g", "m", "k") if size and size % _FACTORS[unit] == 0), "")
+    return f"{size // _FACTORS[unit]}{unit}"
 
 
 def parse_time(text: str) -> float:
     """`500ms`, `30s`, `5m`, `1h` or plain seconds -> seconds."""
     match = _TIME.fullmatch(text.strip())
     if not match:
-        raise ValueError("a time such as 500ms, 30s or 5m is wanted")
-    return float(match[1]) * _SECONDS[(match[2] or "").lower()]
+        raise ValueError("expected a time such as 500ms, 30s or 5m")
+    return check_time(float(match[1]) * _SECONDS[(match[2] or "").lower()])
+
+
+def check_time(seconds: float) -> float:
+    """`seconds`, unless there are too many."""
+    if not 0 <= seconds <= MAX_TIME:
+        raise ValueError("expected a time of at most 8760h, a year")
+    return seconds
 
 
 def parse_count(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError("a whole number of at least 1 is wanted")
-    return int(text)
+    number = text.strip()
+    if not number.isdecimal() or len(number) > 20 or not 1 <= int(number) <= MAX_COUNT:
+        raise ValueError(f"expected a whole number from 1 to {MAX_COUNT}")
+    return int(number)
 
 
 def parse_address(text: str) -> Address:
-    """`host:port`, `:port` (all interfaces) or `[v6]:port`."""
+    """`host:port`, `[v6]:port`, or `:port` for all interfaces, IPv4 and IPv6."""
     host, colon, port = text.strip().rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("an address such as 127.0.0.1:8080 or [::1]:8080 is wanted")
+    if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        raise ValueError("expected an address such as 127.0.0.1:8080 or [::1]:8080")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         raise ValueError("an IPv6 address needs brackets: [::1]:8080")
-    return Address(host or "0.0.0.0", int(port))
+    return Address(host, int(port))
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:
     return tuple(parse_address(part) for part in text.split(",") if part.strip())
 
 
+_HOST = re.compile(r"(\*|(\*\.)?[0-9a-z_]([0-9a-z_.-]*[0-9a-z_])?|[0-9a-f:.]*:[0-9a-f:.]*)")
+
+
+def parse_hosts(text: str) -> frozenset[str]:
+    """Host names or addresses without ports, with commas; `*.name` for all names below one, `*` for any."""
+    hosts = frozenset(part.strip().lower().strip("[]").rstrip(".") for part in text.split(",") if part.strip())
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ValueError("expected host names without ports, such as metrics.example,*.svc.cluster.local")
+    return hosts
+
+
 def parse_url(text: str) -> Url:
     """A base URL, its path in canonical form. Query, fragment and credentials are refused, since they would be dropped
     silently."""
-    wanted = "a base URL such as https://api.openai.com is wanted"
+    expected = "expected a base URL such as https://api.openai.com"
     try:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{wanted} ({error})") from None
+        raise ValueError(f"{expected} ({error})") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(wanted)
+        raise ValueError(expected)
     if parts.query or parts.fragment or parts.username or parts.password:
-        raise ValueError(f"{wanted}, without query, fragment or credentials")
+        raise ValueError(f"{expected}, without query, fragment or credentials")
     try:
         parts.path.encode("ascii")
         host = parts.hostname.encode("idna").decode()
     except UnicodeError:
-        raise ValueError(f"{wanted}, with an ASCII path and a host name that DNS can carry") from None
+        raise ValueError(f"{expected}, with an ASCII path and a host name that DNS can carry") from None
     if re.search(r"[\x00-\x20\x7f]", parts.path + host):
-        raise ValueError(f"{wanted}, without blanks or control characters")
+        raise ValueError(f"{expected}, without blanks or control characters")
     path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
     if isinstance(path, RelayError):
-        raise ValueError(f"{wanted}. {path.message}")
+        raise ValueError(f"{expected}. {path.message}")
     port = port or (443 if parts.scheme == "https" else 80)
     return Url(parts.scheme, host, port, path.decode("ascii").rstrip("/"))
 
@@ -235,56 +285,56 @@ def parse_url(text: str) -> Url:
 def parse_switch(text: str) -> bool:
     value = text.strip().lower()
     if value not in ("on", "off"):
-        raise ValueError("on or off is wanted")
+        raise ValueError("expected on or off")
     return value == "on"
 
 
 def parse_disconnect(text: str) -> str:
     value = text.strip().lower()
     if value not in ("cancel", "drain"):
-        raise ValueError("cancel or drain is wanted")
+        raise ValueError("expected cancel or drain")
     return value
 
 
 def parse_policy(text: str) -> str:
     value = text.strip().lower()
     if value not in ("open", "closed"):
-        raise ValueError("open or closed is wanted")
+        raise ValueError("expected open or closed")
     return value
 
 
 def parse_redis_url(text: str) -> str:
     """What the Redis client takes, checked for what it would complain of late, or not at all."""
-    wanted = "a URL such as redis://127.0.0.1:6379/0 is wanted (redis, rediss, either with +cluster, or unix)"
+    expected = "expected a URL such as redis://127.0.0.1:6379/0 (redis, rediss, either with +cluster, or unix)"
     url = text.strip()
     try:
         parts = urlsplit(url)
         has_place = bool(parts.path if parts.scheme == "unix" else parts.hostname)
         port = parts.port
     except ValueError:
-        raise ValueError(wanted) from None
+        raise ValueError(expected) from None
     if parts.scheme not in ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix") or not has_place or port == 0:
-        raise ValueError(wanted)
+        raise ValueError(expected)
     return url
 
 
 def parse_dialect(text: str) -> str:
     name = text.strip().lower()
     if name not in QUIRKS:
-        raise ValueError(f"one of {', '.join(sorted(QUIRKS))} is wanted")
+        raise ValueError(f"expected one of {', '.join(sorted(QUIRKS))}")
     return name
 
 
 def parse_log_level(text: str) -> str:
     level = text.strip().lower()
     if level not in ("debug", "info", "warning", "error"):
-        raise ValueError("one of debug, info, warning, error is wanted")
+        raise ValueError("expected one of debug, info, warning, error")
     return level
 
 
 def parse_secret(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("a key in printable ASCII without blanks is wanted")
+        raise ValueError("expected a key in printable ASCII without blanks")
     return text
 
 
@@ -326,6 +376,12 @@ SETTINGS: tuple[Setting, ...] = (
         _or_off(parse_address),
         "health, metrics and live streams; `off` for none. Keep it private",
     ),
+    Setting(
+        "FLOW_ADMIN_HOSTS",
+        "",
+        parse_hosts,
+        "names by which `/metrics` and `/streams` may be asked for, beside addresses and localhost; with commas",
+    ),
     Setting("FLOW_CONFIG", "", _or_off(str), "TOML file of providers, routes and tenants, instead of `FLOW_UPSTREAM`"),
     Setting("FLOW_UPSTREAM", "", _or_off(parse_url), "the provider's base URL, http or https"),
     Setting(
@@ -338,23 +394,23 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("FLOW_TLS_CERT", "", _or_off(str), "PEM file of the certificate chain; with the key, clients speak TLS"),
     Setting("FLOW_TLS_KEY", "", _or_off(str), "PEM file of the certificate's key; both are read again on SIGHUP"),
     Setting("FLOW_TLS_CLIENT_CA", "", _or_off(str), "PEM file of authorities whose certificate clients must show"),
-    Setting("FLOW_HIGH_WATER", "8k", parse_size, "bytes held for one stream at which its provider is stopped"),
-    Setting("FLOW_LOW_WATER", "4k", parse_size, "bytes in a transport at which chunks begin to wait"),
+    Setting("FLOW_HIGH_WATER", "8k", parse_buffer, "bytes held for one stream at which its provider is stopped"),
+    Setting("FLOW_LOW_WATER", "4k", parse_buffer, "bytes in a transport at which chunks begin to wait"),
     Setting("FLOW_PREFETCH_CHUNKS", "16", parse_count, "chunks that may wait for a lagging client"),
     Setting(
         "FLOW_NOTSENT_LOWAT",
         "16k",
-        _or_off(parse_size),
+        _or_off(parse_buffer),
         "unsent bytes the kernel may hold for a client (TCP_NOTSENT_LOWAT); 0: the kernel's default",
     ),
     Setting(
         "FLOW_UPSTREAM_RCVBUF",
         "12k",
-        _or_off(parse_size),
+        _or_off(parse_buffer),
         "the kernel's receive buffer towards a provider (SO_RCVBUF); 0: the kernel's default",
     ),
     Setting("FLOW_MAX_CONNECTIONS", "10000", parse_count, "client connections at once; further ones get 503"),
-    Setting("FLOW_MAX_BODY", "64m", parse_size, "largest request body; larger ones get 413"),
+    Setting("FLOW_MAX_BODY", "64m", parse_body_size, "largest request body, at least 1 byte; larger ones get 413"),
     Setting(
         "FLOW_MAX_UPLOADS",
         "256m",
@@ -401,7 +457,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "FLOW_MAX_EVENT",
         "1m",
-        parse_size,
+        parse_buffer,
         "largest event that is read whole; of a larger one only what its tokens are told by",
     ),
     Setting(
@@ -491,8 +547,8 @@ def load(environ: Mapping[str, str]) -> Config:
         try:
             values[setting.field] = setting.parse(text)
         except ValueError as error:
-            shown = "the value given" if setting.secret else repr(text)
-            problems.append(f"{setting.env}: {shown} will not do: {error}")
+            shown = "" if setting.secret else f" {text[:100]!r}"
+            problems.append(f"{setting.env}: invalid value{shown}: {error}")
     if not problems:
         problems = _cross_check(values)
     if problems:
@@ -503,11 +559,11 @@ def load(environ: Mapping[str, str]) -> Config:
 def _cross_check(values: Mapping[str, Any]) -> list[str]:
     problems = []
     if not values["listen"]:
-        problems.append("FLOW_LISTEN: at least one address is wanted")
-    if not 0 < values["low_water"] < values["high_water"]:
-        problems.append("FLOW_LOW_WATER: must be above 0 and below FLOW_HIGH_WATER")
+        problems.append("FLOW_LISTEN: expected at least one address")
+    if values["low_water"] >= values["high_water"]:
+        problems.append("FLOW_LOW_WATER: must be below FLOW_HIGH_WATER")
     if (values["tls_cert"] is None) != (values["tls_key"] is None):
-        problems.append("FLOW_TLS_CERT, FLOW_TLS_KEY: both are wanted, or none")
+        problems.append("FLOW_TLS_CERT, FLOW_TLS_KEY: give both, or none")
     if values["tls_client_ca"] is not None and values["tls_cert"] is None:
         problems.append("FLOW_TLS_CLIENT_CA: needs FLOW_TLS_CERT and FLOW_TLS_KEY")
     if values["connect_timeout"] <= 0:

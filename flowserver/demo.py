@@ -21,6 +21,8 @@ from typing import Any, cast
 import orjson
 import uvloop
 
+from .framing import ChunkDecoder
+
 SECONDS = 12.0
 """How long the scene lasts."""
 STALL = (1.5, 8.0)
@@ -40,8 +42,11 @@ class Client(asyncio.Protocol):
         self.behaviour = behaviour
         self._simulate = simulate
         self.bytes_read = 0
+        """Of the answer's body, as the relay counts what it pulls: heads and framing are not in it."""
         self.events: list[int] = []
-        self.finished = False
+        self._head: bytes | None = b""
+        """What came of the head; None: it is over."""
+        self._body = ChunkDecoder()
         self.left_at: float | None = None
         self._tail = b""
         self._transport: asyncio.Transport | None = None
@@ -65,20 +70,28 @@ class Client(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        self.bytes_read += len(data)
-        text = self._tail + data
+        if self._allowance is not None:
+            self._allowance -= len(data)
+            if self._allowance <= 0 and self._transport is not None:
+                self._transport.pause_reading()
+        if self._head is not None:
+            self._head, blank, data = (self._head + data).partition(b"\r\n\r\n")
+            if not blank:
+                return
+            self._head = None
+        body = self._body.feed(data) if not self._body.ended else b""
+        self.bytes_read += len(body)
+        text = self._tail + body
         last = 0
         for match in _EVENT.finditer(text):
             if match.end() < len(text):  # the number may go on in the next read
                 self.events.append(int(match[1]))
                 last = match.end()
         self._tail = text[max(last, len(text) - 64) :]
-        if b"\r\n0\r\n\r\n" in text[-16:] or text.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
-            self.finished = True
-        if self._allowance is not None:
-            self._allowance -= len(data)
-            if self._allowance <= 0 and self._transport is not None:
-                self._transport.pause_reading()
+
+    @property
+    def finished(self) -> bool:
+        return self._body.ended
 
     def take(self, count: int | None) -> None:
         """Read about `count` more bytes (what was read too much before is taken off), none at 0, all at None."""
@@ -112,8 +125,12 @@ class Scene:
     admin_port: int
     provider_port: int
     relay_pid: int
+    ended: dict[str, dict[str, Any]]
+    """Last figures of streams that have ended, from the relay's log."""
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The relay's /streams by request id."""
+    """What the relay says of each client's stream: in /streams, or in the log when it has ended."""
+    read: dict[str, int] = field(default_factory=dict)
+    """Body bytes that each client had read just before that."""
     provider: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The provider's records by stream."""
     memory: int = 0
@@ -124,12 +141,23 @@ class Scene:
     read_while_stalled: int = 0
 
     async def look(self) -> None:
-        # Ended exchanges leave /streams; their last line stays.
-        for stream in await _get(self.admin_port, "/streams"):
-            self.streams[stream["request_id"]] = stream
+        """Take all figures, in an order in which they agree: what was read was pulled before."""
+        read = {client.name: client.bytes_read for client in self.clients}
+        for _ in range(50):
+            for stream in await _get(self.admin_port, "/streams"):
+                if stream["request_id"] not in self.ended:
+                    self.streams[stream["request_id"]] = stream
+            self.streams.update(self.ended)
+            if all(self.streams.get(name, _NOTHING)["bytes_down"] >= count for name, count in read.items()):
+                break
+            await asyncio.sleep(0.02)  # it ended in between: its line in the log is on its way
+        self.read = read
         for record in await _get(self.provider_port, "/simulator/streams"):
             self.provider[record["id"]] = record
         self.memory = _resident(self.relay_pid)
+
+
+_NOTHING = {"bytes_down": 0}
 
 
 def main(argv: list[str]) -> int:
@@ -144,14 +172,15 @@ def main(argv: list[str]) -> int:
 
 
 async def _demo(keep: bool) -> int:
-    async with _processes() as (provider_port, relay_port, admin_port, relay_pid):
+    ended: dict[str, dict[str, Any]] = {}
+    async with _processes(ended) as (provider_port, relay_port, admin_port, relay_pid):
         clients = [
             Client("fast", "events=500 rate=50 size=250", "reads all at once"),
             Client("slow", "events=0 rate=0 size=250", f"reads {SLOW_BYTES_PER_SECOND // 1000} KB/s"),
             Client("stalled", "events=8000 rate=0 size=250", f"stops for {STALL[1] - STALL[0]:.1f} s"),
             Client("leaving", "events=0 rate=50 size=250", f"leaves after {LEAVE:.0f} s"),
         ]
-        scene = Scene(clients, relay_port, admin_port, provider_port, relay_pid)
+        scene = Scene(clients, relay_port, admin_port, provider_port, relay_pid, ended)
         scene.memory_at_start = _resident(relay_pid)
         with _display() as show:
             await _play(scene, show)
@@ -182,7 +211,7 @@ async def _play(scene: Scene, show: Callable[[Scene, float], None]) -> None:
             resumed = True
             await scene.look()
             scene.pulled_while_stalled = scene.streams.get("stalled", {}).get("bytes_down", 0)
-            scene.read_while_stalled = stalled.bytes_read
+            scene.read_while_stalled = scene.read["stalled"]
             stalled.take(None)
         if now >= LEAVE and leaving.left_at is None:
             leaving.leave()
@@ -198,12 +227,12 @@ async def _play(scene: Scene, show: Callable[[Scene, float], None]) -> None:
 
 def _verdict(scene: Scene) -> bool:
     """Print what was promised and what was seen."""
-    fast, slow, stalled, leaving = scene.clients
+    fast, _, stalled, leaving = scene.clients
     excess = scene.pulled_while_stalled - scene.read_while_stalled
     cancelled = scene.provider.get("leaving", {}).get("cancelled")
     delay = None if cancelled is None or leaving.left_at is None else (cancelled - leaving.left_at) * 1000
     growth = scene.memory - scene.memory_at_start
-    slow_excess = scene.streams.get("slow", {}).get("bytes_down", 0) - slow.bytes_read
+    slow_excess = scene.streams.get("slow", _NOTHING)["bytes_down"] - scene.read["slow"]
     checks = [
         (fast.finished and len(fast.events) == 500 and fast.in_order, f"fast: {len(fast.events)} events, in order"),
         (
@@ -242,7 +271,7 @@ def _rows(scene: Scene) -> list[tuple[str, ...]]:
             (
                 client.name,
                 client.behaviour,
-                f"{client.bytes_read / 1024:.1f}",
+                f"{scene.read.get(client.name, 0) / 1024:.1f}",
                 f"{stream.get('bytes_down', 0) / 1024:.1f}",
                 f"{stream.get('held_bytes', 0) / 1024:.1f}",
                 str(stream.get("pauses", 0)),
@@ -301,8 +330,9 @@ class _Lines:
 
 
 @contextlib.asynccontextmanager
-async def _processes() -> AsyncIterator[tuple[int, int, int, int]]:
-    """A provider and a relay; gives their ports (provider, relay, admin) and the relay's pid."""
+async def _processes(ended: dict[str, dict[str, Any]]) -> AsyncIterator[tuple[int, int, int, int]]:
+    """A provider and a relay; gives their ports (provider, relay, admin) and the relay's pid. `ended` is filled from
+    the relay's log: see `Scene`."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_")}
     async with contextlib.AsyncExitStack() as stack:
         provider = await stack.enter_async_context(_process(["simulate", "--listen", "127.0.0.1:0"], clean))
@@ -317,11 +347,11 @@ async def _processes() -> AsyncIterator[tuple[int, int, int, int]]:
         listening = orjson.loads(line)
         relay_port = int(listening["listen"][0].rpartition(":")[2])
         admin_port = int(listening["admin"].rpartition(":")[2])
-        drain = asyncio.create_task(_discard(relay))
+        reading = asyncio.create_task(_read_log(relay, ended))
         try:
             yield provider_port, relay_port, admin_port, relay.pid
         finally:
-            drain.cancel()
+            reading.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -357,15 +387,18 @@ async def _announced(process: asyncio.subprocess.Process, pattern: bytes) -> int
     return int(match[1])
 
 
-async def _discard(process: asyncio.subprocess.Process) -> None:
-    assert process.stdout is not None
-    while await process.stdout.read(65536):
-        pass
+async def _read_log(relay: asyncio.subprocess.Process, ended: dict[str, dict[str, Any]]) -> None:
+    assert relay.stdout is not None
+    async for text in relay.stdout:
+        line = orjson.loads(text)
+        if line["event"] == "access":
+            line["paused_seconds"] = line["paused_ms"] / 1000
+            ended[line["request_id"]] = line
 
 
 async def _get(port: int, path: str) -> Any:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: demo\r\nconnection: close\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()
     return orjson.loads(answer.partition(b"\r\n\r\n")[2])

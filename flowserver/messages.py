@@ -52,6 +52,10 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
 
+PSEUDO_AUTHORITY = b":authority"
+"""Among the fields of an HTTP/2 request, but not among its headers: what Host is to HTTP/1.1."""
+
+
 class RequestHead:
     """A request without its body.
 

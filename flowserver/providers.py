@@ -20,7 +20,7 @@ from .upstream.arrival import Arrivals
 from .upstream.dial import Dialer, tls_context
 from .upstream.h1 import UpstreamH1
 from .upstream.h2 import UpstreamH2
-from .upstream.pool import Pool, PoolSettings
+from .upstream.pool import Cancellable, Connected, Failed, Pool, PoolSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +30,40 @@ class Providers:
     targets: tuple[Target, ...]
     pools: tuple[Pool, ...]
     routes: RouteTable
+    specs: tuple[UpstreamSpec, ...] = ()
+    """Of the pools."""
+
+    def without(self, later: Providers) -> Providers:
+        """What a later configuration no longer has."""
+        targets = tuple(target for target in self.targets if target not in later.targets)
+        return Providers(targets, tuple(pool for pool in self.pools if pool not in later.pools), RouteTable(()))
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no request is under way at any of them."""
+        busy = any(target.open or target.waiting for target in self.targets)
+        return not busy and all(pool.is_unused for pool in self.pools)
 
 
 def build(config: Config, topology: Topology, marks: Marks, before: Providers | None = None) -> Providers:
-    """Needs a running event loop. Raises ConfigError. How providers of the same name and address fare is taken over
-    from `before`."""
-    known = {(target.name, target.settings.url): target.health for target in before.targets} if before else {}
-    pools, targets, problems = [], {}, []
-    later = asyncio.get_running_loop().call_soon
+    """Needs a running event loop. Raises ConfigError, and has changed nothing then.
+
+    Providers of the same name and URL live on from `before` with their places, queues, health and figures, and with
+    their connections where nothing that concerns those has changed.
+    """
+    dials, problems = [], []
     for spec in topology.upstreams:
         try:
-            pool = _pool(config, spec, marks)
+            dials.append(_Dial(config, spec, marks))
         except OSError as error:
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.name}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
-            continue
-        health = known.get((spec.name, spec.url)) or Health(
-            failures=config.breaker_failures, cooldown=config.breaker_cooldown
-        )
-        pools.append(pool)
-        standing = Standing(failures=config.breaker_failures, cooldown=config.breaker_cooldown)
-        targets[spec.name] = Target(
-            _settings(config, spec), pool, health, _deadlines(config, spec), standing=standing, later=later
-        )
     if problems:
         raise ConfigError(problems)
+    pools = [_pool(config, dial, marks, before) for dial in dials]
+    targets = {
+        dial.spec.name: _target(config, dial.spec, pool, before) for dial, pool in zip(dials, pools, strict=True)
+    }
     routes = [
         Route(
             route.path,
@@ -65,36 +74,90 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
         )
         for route in topology.routes
     ]
-    return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes))
+    return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes), topology.upstreams)
 
 
-def _pool(config: Config, spec: UpstreamSpec, marks: Marks) -> Pool:
-    connect_timeout = spec.connect_timeout or config.connect_timeout
-    dialer = Dialer(spec.url, timeout=connect_timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec))
+def _target(config: Config, spec: UpstreamSpec, pool: Pool, before: Providers | None) -> Target:
+    settings, deadlines = _settings(config, spec), _deadlines(config, spec)
+    for target in before.targets if before else ():
+        if (target.name, target.settings.url) == (spec.name, spec.url):
+            target.reconfigure(settings, pool, deadlines)
+            return target
+    failures, cooldown = config.breaker_failures, config.breaker_cooldown
+    return Target(
+        settings,
+        pool,
+        Health(failures=failures, cooldown=cooldown),
+        deadlines,
+        standing=Standing(failures=failures, cooldown=cooldown),
+        later=asyncio.get_running_loop().call_soon,
+    )
 
-    def make(multiplexed: bool) -> UpstreamH1 | UpstreamH2:
+
+def _pool(config: Config, dial: _Dial, marks: Marks, before: Providers | None) -> Pool:
+    """The one that is there, where the connections that it keeps are such as are wanted now."""
+    spec = dial.spec
+    pool = Pool(spec.name, dial, marks, dial.pool_settings, time.monotonic)
+    for old, old_spec in zip(before.pools, before.specs, strict=True) if before else ():
+        if old.name == spec.name:
+            if _connecting(old_spec) == _connecting(spec):
+                pool = old
+                pool.dial_by(dial)  # the file of its authorities may have changed
+            else:
+                pool.connects, pool.reuses = old.connects, old.reuses
+    dial.pool = pool
+    return pool
+
+
+def _connecting(spec: UpstreamSpec) -> tuple[object, ...]:
+    """What concerns connections."""
+    return (
+        spec.url,
+        spec.protocol,
+        spec.ca,
+        spec.verify,
+        spec.connect_timeout,
+        spec.keepalive,
+        spec.max_connections,
+    )
+
+
+class _Dial:
+    """A `pool.Dial` for the pool that it is given to. Raises OSError when its authorities can't be read."""
+
+    pool: Pool
+
+    def __init__(self, config: Config, spec: UpstreamSpec, marks: Marks) -> None:
+        self.spec = spec
+        self._config = config
+        self._marks = marks
+        timeout = spec.connect_timeout or config.connect_timeout
+        if spec.protocol == "h2":
+            multiplexed: bool | None = True
+        else:
+            multiplexed = None if spec.protocol == "auto" and spec.url.scheme == "https" else False
+        self.pool_settings = PoolSettings(
+            keepalive=spec.keepalive or config.upstream_keepalive,
+            timeout=timeout,
+            max_connections=spec.max_connections,
+            multiplexed=multiplexed,
+        )
+        dialer = Dialer(spec.url, timeout=timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec))
+        self._arrivals = Arrivals(dialer, self._make, multiplexed=multiplexed)
+
+    def __call__(self, connected: Connected, failed: Failed) -> Cancellable:
+        return self._arrivals(connected, failed)
+
+    def _make(self, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:
-            return UpstreamH1(pool, marks)
+            return UpstreamH1(self.pool, self._marks)
         return UpstreamH2(
-            pool,
-            marks,
-            stream_window=config.upstream_h2_stream_window,
-            ping_interval=config.upstream_ping_interval,
+            self.pool,
+            self._marks,
+            stream_window=self._config.upstream_h2_stream_window,
+            ping_interval=self._config.upstream_ping_interval,
             clock=time.monotonic,
         )
-
-    if spec.protocol == "h2":
-        multiplexed: bool | None = True
-    else:
-        multiplexed = None if spec.protocol == "auto" and spec.url.scheme == "https" else False
-    settings = PoolSettings(
-        keepalive=spec.keepalive or config.upstream_keepalive,
-        timeout=connect_timeout,
-        max_connections=spec.max_connections,
-        multiplexed=multiplexed,
-    )
-    pool = Pool(spec.name, Arrivals(dialer, make, multiplexed=multiplexed), marks, settings, time.monotonic)
-    return pool
 
 
 def _tls(config: Config, spec: UpstreamSpec) -> ssl.SSLContext | None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from .config import Address, Config, ConfigError
 from .dialects.estimate import Ratios
 from .downstream.hangup import HangupWatcher
-from .downstream.listener import Listener
+from .downstream.listener import Listener, ListenError
 from .downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
 from .downstream.tls import TlsFiles, server_context
 from .flow import Marks
@@ -29,6 +29,7 @@ from .relay.ports import OpenExchange
 from .relay.target import Deadlines
 from .relay.uploads import Uploads
 from .telemetry.admin import Admin
+from .telemetry.admin_hosts import AdminHosts
 from .telemetry.log import Log
 from .telemetry.metrics import Metrics
 from .tenancy import Tenancy
@@ -53,12 +54,12 @@ class Relay:
         self._hangups = HangupWatcher(self._loop)
         self._uploads = Uploads(config.max_uploads, clock=time.monotonic, patience=config.body_timeout)
         self.metrics.uploads = self._uploads
-        topology = load_topology(config, environ)
+        topology = self._topology = load_topology(config, environ)
         self._providers = build(config, topology, self._marks)
         self._tenancy = Tenancy(config, topology)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
-        """Of earlier configurations, while requests are under way at them."""
+        """What earlier configurations had and this one has not, while requests are under way there."""
         self._show(topology)
         self._admission = self._build_admission()
         self._tls_files = _tls_files(config)
@@ -69,14 +70,16 @@ class Relay:
         self.admin_address: Address | None = None
 
     async def start(self) -> None:
-        """Listen and begin to sweep. Raises OSError."""
+        """Listen and begin to sweep. Raises ConfigError when an address can't be listened on."""
+        setting = "FLOW_ADMIN_LISTEN"
         try:
             if self._config.admin_listen is not None:
                 [self.admin_address] = await self._admin.start((self._config.admin_listen,))
+            setting = "FLOW_LISTEN"
             self.addresses = await self._clients.start(self._config.listen)
-        except OSError:
+        except ListenError as error:
             await self.close()
-            raise
+            raise ConfigError([f"{setting}: {error}"]) from None
         self._schedule_sweep()
         listening = [str(address) for address in self.addresses]
         self._log.write("info", "listening", listen=listening, admin=str(self.admin_address or "off"))
@@ -97,19 +100,21 @@ class Relay:
                 await asyncio.sleep(0.1)  # broken ends and error answers are on their way
 
     def reload(self) -> None:
-        """Read providers, routes and certificates again, for new requests and connections; what is under way is not
-        touched. A configuration that can't be used changes nothing."""
+        """Read providers, routes, tenants and certificates again, for new requests and connections; what is under way
+        is not touched. A configuration that can't be used, or that lost its tenants, changes nothing."""
         try:
             topology = load_topology(self._config, self._environ)
-            providers = build(self._config, topology, self._marks, self._providers)
+            self._check_tenants(topology)
             tls = None if self._tls_files is None else server_context(self._tls_files)
+            providers = build(self._config, topology, self._marks, self._providers)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             return
         except OSError as error:
             self._log.write("error", "reload_failed", problems=[f"FLOW_TLS_CERT, FLOW_TLS_KEY: {error}"])
             return
-        self._retired.append(self._providers)
+        self._topology = topology
+        self._retired.append(self._providers.without(providers))
         self._providers = providers
         self._sweep_interval = self._config.sweep_interval(*topology.swept_times)
         self._clients.tls = tls
@@ -118,6 +123,13 @@ class Relay:
         self._admission.accounts = replace(self._admission.accounts, limiting=self._tenancy.limiting)
         self._show(topology)
         self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
+
+    def _check_tenants(self, topology: Topology) -> None:
+        """A file without tenants would open the relay, with the providers' keys, to everybody who reaches it. One that
+        lost them, cut off while it was written, say, is not taken for one that means it."""
+        if self._topology.tenants and not topology.tenants and not topology.open:
+            text = "its [[tenants]] are gone; if it is to have none, say `open = true` above its first table"
+            raise ConfigError([f"{self._config.config}: {text}"])
 
     async def close(self) -> None:
         """Close everything at once."""
@@ -168,7 +180,13 @@ class Relay:
         self.metrics.pools = self._providers.pools
 
     def _build_admin(self) -> Listener:
-        admin = Admin(self.metrics, clock=time.monotonic, is_draining=lambda: self._draining)
+        admin = Admin(
+            self.metrics,
+            AdminHosts(self._config.admin_hosts, self._config.admin_listen),
+            clock=time.monotonic,
+            call_soon=self._loop.call_soon,
+            is_draining=lambda: self._draining,
+        )
         return self._listener(admin.open_exchange, max_connections=256)
 
     def _build_tls(self) -> ssl.SSLContext | None:
@@ -219,7 +237,7 @@ class Relay:
             for pool in providers.pools:
                 pool.sweep(now)
         for providers in list(self._retired):
-            if not any(target.open or target.waiting for target in providers.targets):
+            if providers.is_unused:
                 self._retired.remove(providers)
                 for pool in providers.pools:
                     pool.close()
@@ -253,10 +271,19 @@ def _h2_settings(config: Config) -> H2Settings:
 
 
 async def serve(config: Config, log: Log, started: Callable[[Relay], None] | None = None) -> None:
-    """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once.
+    """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once. SIGHUP reads the
+    configuration again; one that comes while the relay starts or ends waits.
 
-    Raises ConfigError or OSError when it can't start.
+    Raises ConfigError when it can't start.
     """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        await _serve(config, log, started)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def _serve(config: Config, log: Log, started: Callable[[Relay], None] | None) -> None:
     loop = asyncio.get_running_loop()
     relay = Relay(config, log)
     stop = asyncio.Event()
@@ -267,8 +294,9 @@ async def serve(config: Config, log: Log, started: Callable[[Relay], None] | Non
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    loop.add_signal_handler(signal.SIGHUP, relay.reload)
     await relay.start()
+    loop.add_signal_handler(signal.SIGHUP, relay.reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     if started is not None:
         started(relay)
     await stop.wait()
@@ -277,5 +305,6 @@ async def serve(config: Config, log: Log, started: Callable[[Relay], None] | Non
     await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
     drain.cancel()
     hurry.cancel()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     await relay.close()
     log.write("info", "stopped")

@@ -5,7 +5,6 @@ Everything is checked at once; each mistake is told with its place, such as `ups
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -13,10 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config import Config, ConfigError, Url, parse_dialect, parse_disconnect, parse_secret, parse_time, parse_url
+from .config import (
+    MAX_COUNT,
+    Config,
+    ConfigError,
+    Url,
+    check_time,
+    parse_dialect,
+    parse_disconnect,
+    parse_secret,
+    parse_time,
+    parse_url,
+)
 from .messages import HOP_BY_HOP, REQUEST_OWN
 from .names import MODEL_BYTES, bounded
-from .relay.tenant_tables import TenantError, read_tenants
+from .relay.tenant_tables import TenantError, check_path, read_tenants
 from .relay.tenants import Tenant
 
 PROTOCOLS = ("auto", "h1", "h2")
@@ -74,6 +84,8 @@ class Topology:
     routes: tuple[RouteSpec, ...]
     tenants: tuple[Tenant, ...] = ()
     """Those of the file; there may be more in Redis."""
+    open: bool = False
+    """Whether the file says that it has no tenants on purpose."""
 
     @property
     def models(self) -> frozenset[str]:
@@ -98,24 +110,43 @@ class Topology:
         ]
 
 
+_ONE_PROVIDER = {
+    "FLOW_UPSTREAM": "name the provider",
+    "FLOW_UPSTREAM_API_KEY": "give the provider's `api_key`",
+    "FLOW_UPSTREAM_DIALECT": "give the provider's `dialect`",
+}
+"""Settings of the provider without a file, and what to do instead."""
+
+
 def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     """The file of FLOW_CONFIG, or else the one provider of FLOW_UPSTREAM. Raises ConfigError with every problem."""
     if config.config is None:
         return _single(config)
     path = Path(config.config)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: {error}"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
+    tables = _parse(path)
     reader = _Reader(path.parent, environ)
     topology = reader.read(tables)
-    if config.upstream is not None:
-        reader.problems.append("FLOW_UPSTREAM: goes without FLOW_CONFIG only; name the provider in the file")
+    given = (config.upstream, config.upstream_api_key, config.upstream_dialect)
+    for (env, remedy), value in zip(_ONE_PROVIDER.items(), given, strict=True):
+        if value is not None:
+            reader.problems.append(f"{env}: goes without FLOW_CONFIG only; {remedy} in the file")
     if reader.problems:
         raise ConfigError([f"{path}: {problem}" for problem in reader.problems])
     return topology
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """The file's tables. Editors that write a byte order mark are no reason to refuse it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: it is not UTF-8: {error}"]) from None
+    except OSError as error:
+        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: {error}"]) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise ConfigError([f"{path}: {error}"]) from None
 
 
 def _single(config: Config) -> Topology:
@@ -137,7 +168,7 @@ class _Reader:
         self.problems: list[str] = []
 
     def read(self, tables: dict[str, Any]) -> Topology:
-        self._only(tables, "", ("upstreams", "routes", "tenants"))
+        self._only(tables, "", ("open", "upstreams", "routes", "tenants"))
         found = self._tables(tables, "upstreams")
         upstreams = [
             spec
@@ -152,10 +183,19 @@ class _Reader:
             for number, table in enumerate(self._tables(tables, "routes"))
         ]
         if not upstreams and not self.problems:
-            self.problems.append("upstreams: at least one [[upstreams]] table is wanted")
+            self.problems.append("upstreams: expected at least one [[upstreams]] table")
         if not routes:  # all of them, in their order
             routes = [RouteSpec("*", (), tuple((name,) for name in names))]
-        return Topology(tuple(upstreams), tuple(routes), self._tenants(tables))
+        tenants = self._tenants(tables)
+        return Topology(tuple(upstreams), tuple(routes), tenants, self._open(tables))
+
+    def _open(self, tables: dict[str, Any]) -> bool:
+        value = tables.get("open", False)
+        if not isinstance(value, bool):
+            self.problems.append("open: expected true or false, above the first table")
+        elif value and tables.get("tenants"):
+            self.problems.append("open: true goes without [[tenants]] only")
+        return value is True
 
     def _tenants(self, tables: dict[str, Any]) -> tuple[Tenant, ...]:
         try:
@@ -205,14 +245,16 @@ class _Reader:
         self._only(table, place, ("path", "models", "upstreams", "max_tokens", "disconnect"))
         path = table.get("path", "*")
         if not isinstance(path, str) or not path:
-            self.problems.append(f"{place}.path: a pattern such as '/v1/*' is wanted")
+            self.problems.append(f"{place}.path: expected a pattern such as '/v1/*'")
+        elif problem := check_path(path):
+            self.problems.append(f"{place}.path: {problem}")
         models = table.get("models", [])
         if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
-            self.problems.append(f"{place}.models: a list of patterns such as ['gpt-*'] is wanted")
+            self.problems.append(f"{place}.models: expected a list of patterns such as ['gpt-*']")
             models = []
         tiers = table.get("upstreams", [])
         if not isinstance(tiers, list) or not tiers:
-            self.problems.append(f"{place}.upstreams: a list of names is wanted, in the order of fallback")
+            self.problems.append(f"{place}.upstreams: expected a list of names, in the order of fallback")
             tiers = []
         found = [tuple(tier) if isinstance(tier, list) else (tier,) for tier in tiers]
         if not all(found):
@@ -241,59 +283,62 @@ class _Reader:
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"the file {where} can't be read: {type(error).__name__}") from None
         else:
-            raise ValueError("'env:NAME' or 'file:PATH' is wanted, not the key itself")
+            raise ValueError("expected 'env:NAME' or 'file:PATH', not the key itself")
         return parse_secret(secret)
 
     def _tables(self, tables: dict[str, Any], name: str) -> list[dict[str, Any]]:
         value = tables.get(name, [])
         if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-            self.problems.append(f"{name}: [[{name}]] tables are wanted")
+            self.problems.append(f"{name}: expected [[{name}]] tables")
             return []
         return value
 
     def _only(self, table: dict[str, Any], place: str, known: tuple[str, ...]) -> None:
         for name in table:
-            if name not in known:
+            if name == "open" and place:
+                self.problems.append(f"{place}.open: goes above the first table")
+            elif name not in known:
                 where = f"{place}.{name}" if place else name
                 self.problems.append(f"{where}: is not known; there is {', '.join(known)}")
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("a text is wanted")
+        raise ValueError("expected a text")
+    if not value.isprintable():
+        raise ValueError("expected a text without control characters")
     return value
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("true or false is wanted")
+        raise ValueError("expected true or false")
     return value
 
 
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("a whole number from 0 on is wanted")
+def _whole(value: Any, low: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_COUNT:
+        raise ValueError(f"expected a whole number from {low} to {MAX_COUNT}")
     return value
 
 
 def _count(value: Any) -> int:
-    if _whole(value) < 1:
-        raise ValueError("a whole number from 1 on is wanted")
-    return int(value)
+    return _whole(value, 1)
 
 
 def _time(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value):
-        return float(value)
-    seconds = parse_time(_text(value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = check_time(value)
+    else:
+        seconds = parse_time(_text(value))
     if seconds <= 0:
-        raise ValueError("a time above 0 is wanted")
-    return seconds
+        raise ValueError("expected a time above 0")
+    return float(seconds)
 
 
 def _protocol(value: Any) -> str:
     if value not in PROTOCOLS:
-        raise ValueError(f"one of {', '.join(PROTOCOLS)} is wanted")
+        raise ValueError(f"expected one of {', '.join(PROTOCOLS)}")
     return str(value)
 
 
@@ -313,5 +358,5 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
 
 def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError('a table such as { "name" = "value" } is wanted')
+        raise ValueError('expected a table such as { "name" = "value" }')
     return tuple(value.items())

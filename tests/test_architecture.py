@@ -78,12 +78,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # A provider, not a part of the relay: it stands beside it, and knows of the wire and of nothing else.
     "simulator": BOTTOM,
     # What the command line starts.
-    "__main__": ANYTHING,
+    "commands": ANYTHING,
+    "__main__": BOTTOM | {"commands"},
     "demo": ANYTHING,
 }
 
 # Never imported by the relay's rooms, whatever the table says.
-OUTSIDE = frozenset({"simulator", "demo", "tenants_cli", "__main__", "bench", "tests"})
+OUTSIDE = frozenset({"simulator", "demo", "tenants_cli", "commands", "__main__", "bench", "tests"})
 RELAY_ROOMS = BOTTOM | {"relay", "dialects", "topology"} | SIDES | {"providers", "server", "tenancy"}
 
 NO_IO = (
@@ -239,7 +240,9 @@ def test_the_package_is_found() -> None:
 
 def made_up(path: str, text: str) -> dict[str, str]:
     """One file among empty ones that make up a whole package."""
-    rooms = sorted(room.replace(".", "/") for room in RELAY_ROOMS | {"simulator", "demo", "tenants_cli", "__main__"})
+    rooms = sorted(
+        room.replace(".", "/") for room in RELAY_ROOMS | {"simulator", "demo", "tenants_cli", "commands", "__main__"}
+    )
     files = dict.fromkeys(["flowserver/__init__.py", *(f"flowserver/{room}.py" for room in rooms)], "")
     for room in (*SIDES, "relay", "simulator"):
         del files[f"flowserver/{room}.py"]
@@ -305,7 +308,8 @@ def test_a_wrong_direction_is_seen(path: str, text: str) -> None:
         ("flowserver/dialects/openai.py", "from ..sse import Scanner\nfrom .part import Format"),
         ("flowserver/relay/exchange.py", "from flowserver.flow import ReadGate\nfrom .part import Port"),
         ("flowserver/messages.py", "from flowserver.errors import Refusal"),
-        ("flowserver/__main__.py", "from flowserver import server, simulator, demo"),
+        ("flowserver/commands.py", "from flowserver import server, simulator, demo"),
+        ("flowserver/__main__.py", "from .commands import run"),
         ("flowserver/demo.py", "from flowserver.simulator.part import Provider"),
         ("flowserver/relay/part.py", "from flowserver import __version__"),
         ("flowserver/relay/part.py", "from ..limits.store import Limit"),

@@ -16,6 +16,7 @@ from flowserver.config import (
     parse_address,
     parse_addresses,
     parse_count,
+    parse_hosts,
     parse_size,
     parse_time,
     parse_url,
@@ -37,6 +38,72 @@ def test_what_is_no_size(text: str) -> None:
         parse_size(text)
 
 
+OUT_OF_BOUNDS = [
+    ("FLOW_UPSTREAM_RCVBUF", "2g", "a size from 1 to 1g"),
+    ("FLOW_UPSTREAM_RCVBUF", "18446744073709551616", "a size from 1 to 1g"),
+    ("FLOW_NOTSENT_LOWAT", "4g", "a size from 1 to 1g"),
+    ("FLOW_HIGH_WATER", "1025m", "a size from 1 to 1g"),
+    ("FLOW_LOW_WATER", "0", "a size from 1 to 1g"),
+    ("FLOW_MAX_EVENT", "99g", "a size from 1 to 1g"),
+    ("FLOW_MAX_BODY", "0", "a size from 1 to 1024g"),
+    ("FLOW_MAX_BODY", "0k", "a size from 1 to 1024g"),
+    ("FLOW_REPLAY_BODY", "1025g", "a size from 0 to 1024g"),
+    ("FLOW_H2_STREAM_WINDOW", "2g", "a size from 65535 to 2147483647"),
+    ("FLOW_UPSTREAM_H2_STREAM_WINDOW", "1k", "a size from 65535 to 2147483647"),
+    ("FLOW_MAX_CONNECTIONS", "18446744073709551616", "a whole number from 1 to 1000000000"),
+    ("FLOW_H2_MAX_STREAMS", "4294967296", "a whole number from 1 to 1000000000"),
+    ("FLOW_LEASE_TOKENS", "9" * 30, "a whole number from 1 to 1000000000"),
+    ("FLOW_DRAIN_TIMEOUT", "8761h", "a time of at most 8760h"),
+    ("FLOW_IDLE_TIMEOUT", "9" * 400, "a time such as"),
+    ("FLOW_LISTEN", "127.0.0.1:" + "9" * 5000, "an address such as"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), OUT_OF_BOUNDS)
+def test_what_is_out_of_bounds_is_told_with_setting_value_and_bounds(name: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({name: value})
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{name}: invalid value {value[:100]!r}: expected {expected}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FLOW_UPSTREAM_RCVBUF", "1g"),
+        ("FLOW_NOTSENT_LOWAT", "1g"),
+        ("FLOW_MAX_BODY", "1"),
+        ("FLOW_MAX_BODY", "1024g"),
+        ("FLOW_REPLAY_BODY", "0"),
+        ("FLOW_H2_STREAM_WINDOW", "2147483647"),
+        ("FLOW_MAX_CONNECTIONS", "1000000000"),
+        ("FLOW_TOTAL_TIMEOUT", "8760h"),
+    ],
+)
+def test_what_is_just_within_bounds_is_taken(name: str, value: str) -> None:
+    load({name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("", set()),
+        ("Metrics.Example., flow", {"metrics.example", "flow"}),
+        ("*.svc.cluster.local,*", {"*.svc.cluster.local", "*"}),
+        ("10.0.0.1,[::1],fe80::1", {"10.0.0.1", "::1", "fe80::1"}),
+        ("my_service", {"my_service"}),
+    ],
+)
+def test_names_of_hosts(text: str, hosts: set[str]) -> None:
+    assert parse_hosts(text) == hosts
+
+
+@pytest.mark.parametrize("text", ["metrics:9090", "http://metrics", "a b", "*metrics", "a.*", "-a", "b\N{SNOWMAN}"])
+def test_what_are_no_names_of_hosts(text: str) -> None:
+    with pytest.raises(ValueError, match="host names without ports"):
+        parse_hosts(text)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("30", 30), ("1.5s", 1.5), ("5m", 300), ("1h", 3600)]
 )
@@ -50,7 +117,7 @@ def test_what_is_no_time(text: str) -> None:
         parse_time(text)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.0", "x", "", "\N{SUPERSCRIPT TWO}"])
+@pytest.mark.parametrize("text", ["0", "-1", "1.0", "x", "", "\N{SUPERSCRIPT TWO}", "1000000001", "9" * 5000])
 def test_what_is_no_count(text: str) -> None:
     with pytest.raises(ValueError):
         parse_count(text)
@@ -60,7 +127,7 @@ def test_what_is_no_count(text: str) -> None:
     ("text", "address"),
     [
         ("127.0.0.1:8080", Address("127.0.0.1", 8080)),
-        (":0", Address("0.0.0.0", 0)),
+        (":0", Address("", 0)),
         ("[::1]:80", Address("::1", 80)),
         ("localhost:1", Address("localhost", 1)),
     ],

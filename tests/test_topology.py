@@ -113,6 +113,12 @@ def test_the_tenants_of_the_example_are_right(tmp_path: Path) -> None:
         ("weight = -1", "upstreams[0].weight"),
         ("weight = 1.5", "upstreams[0].weight"),
         ("weight = true", "upstreams[0].weight"),
+        ("weight = 18446744073709551616", "upstreams[0].weight"),
+        ("max_concurrent = 1000000001", "upstreams[0].max_concurrent"),
+        ("queue = 18446744073709551616", "upstreams[0].queue"),
+        ("keepalive = 18446744073709551616", "upstreams[0].keepalive"),
+        ("idle_timeout = 1e300", "upstreams[0].idle_timeout"),
+        ('ca = "a\\u0000b"', "upstreams[0].ca"),
         ("max_connections = 0", "upstreams[0].max_connections"),
         ("max_concurrent = 0", "upstreams[0].max_concurrent"),
         ("queue = -1", "upstreams[0].queue"),
@@ -150,6 +156,9 @@ def test_the_tenants_of_the_example_are_right(tmp_path: Path) -> None:
         ("[[routes]]\nupstreams = ['a']\n[[routes]]", "routes[1].upstreams"),
         ("[[routes]]\nupstreams = ['a']\npath = ''", "routes[0].path"),
         ("[[routes]]\nupstreams = ['a']\npath = 1", "routes[0].path"),
+        ("[[routes]]\nupstreams = ['a']\npath = 'v1/*'", "routes[0].path"),
+        ("[[routes]]\nupstreams = ['a']\nmax_tokens = 18446744073709551616", "routes[0].max_tokens"),
+        ("[[routes]]\nupstreams = ['a']\nopen = true", "routes[0].open"),
         ("[[routes]]\nupstreams = ['a']\nmodels = 'x'", "routes[0].models"),
         ("[[routes]]\nupstreams = ['a']\nmodels = [1]", "routes[0].models"),
         ("[[routes]]\nupstreams = ['a']\nnonsense = 1", "routes[0].nonsense"),
@@ -175,8 +184,10 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_file_that_can_t_be_used(tmp_path: Path) -> None:
     assert problems(tmp_path, "[[upstreams")[0]
-    assert problems(tmp_path, "") == ["upstreams: at least one [[upstreams]] table is wanted"]
+    assert problems(tmp_path, "") == ["upstreams: expected at least one [[upstreams]] table"]
     assert problems(tmp_path, "upstreams = 3")[0].startswith("upstreams: ")
+    assert problems(tmp_path, "x = " + "[" * 100_000)
+    assert problems(tmp_path, f"x = {'9' * 5000}")
     with pytest.raises(ConfigError, match="can't be read"):
         load_topology(load({"FLOW_CONFIG": str(tmp_path / "missing.toml")}), {})
     with pytest.raises(ConfigError, match="can't be read"):
@@ -192,9 +203,51 @@ def test_tenants_are_told_with_the_rest(tmp_path: Path) -> None:
     assert [tenant.name for tenant in read(tmp_path, ONE + "[[tenants]]\nname = 'a'").tenants] == ["a"]
 
 
-def test_the_file_and_the_one_provider_exclude_each_other(tmp_path: Path) -> None:
-    [problem] = problems(tmp_path, ONE, FLOW_UPSTREAM="https://b.test")
-    assert problem.startswith("FLOW_UPSTREAM: ")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FLOW_UPSTREAM", "https://b.test"),
+        ("FLOW_UPSTREAM_API_KEY", SECRET),
+        ("FLOW_UPSTREAM_DIALECT", "vllm"),
+    ],
+)
+def test_the_file_and_what_belongs_to_the_one_provider_exclude_each_other(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    [problem] = problems(tmp_path, ONE, **{name: value})
+    assert problem.startswith(f"{name}: goes without FLOW_CONFIG only; ")
+    read(tmp_path, ONE, **{name: ""})
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    assert [spec.name for spec in read(tmp_path, "\ufeff" + ONE).upstreams] == ["a"]
+    (tmp_path / "flow.toml").write_bytes(("\ufeff" + ONE).encode("utf-16-le"))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_topology(load({"FLOW_CONFIG": str(tmp_path / "flow.toml")}), {})
+
+
+def test_a_file_says_that_it_has_no_tenants(tmp_path: Path) -> None:
+    tenant = "[[tenants]]\nname = 'a'\n"
+    assert not read(tmp_path, ONE).open
+    assert read(tmp_path, "open = true\n" + ONE).open
+    assert not read(tmp_path, "open = false\n" + ONE + tenant).open
+    for text in ("open = true\n" + ONE + tenant, "open = 1\n" + ONE, "open = 'yes'\n" + ONE):
+        [problem] = problems(tmp_path, text)
+        assert problem.startswith("open: ")
+
+
+@pytest.mark.parametrize("pattern", ["/v1/*", "*", "*/models", "?v1", "[/]v1"])
+def test_patterns_that_may_fit_a_path_are_taken(tmp_path: Path, pattern: str) -> None:
+    text = f"[[routes]]\nupstreams = ['a']\npath = '{pattern}'\n[[tenants]]\nname = 'a'\npaths = ['{pattern}']"
+    assert read(tmp_path, ONE + text).routes[0].path == pattern
+
+
+def test_patterns_that_fit_no_path_are_told_with_the_remedy(tmp_path: Path) -> None:
+    text = "[[routes]]\nupstreams = ['a']\npath = 'v1/*'\n[[tenants]]\nname = 'a'\npaths = ['/v1/a', 'v1/b']"
+    route, tenant = problems(tmp_path, ONE + text)
+    assert (route.partition(":")[0], tenant.partition(":")[0]) == ("routes[0].path", "tenants[0].paths")
+    assert "'/v1/*'" in route
+    assert "'/v1/b'" in tenant
 
 
 def test_secrets_never_show(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 
@@ -14,6 +15,14 @@ from .surroundings import Surroundings
 BACKLOG = 4096
 """Connections that may wait until they are accepted. What comes beyond is dropped by the kernel, and tried again by its
 client after a second."""
+
+
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
+"""What a system without IPv6 says."""
+
+
+class ListenError(Exception):
+    """An address can't be listened on; the text says which, and why."""
 
 
 class Listener:
@@ -27,11 +36,14 @@ class Listener:
         self._servers: list[asyncio.Server] = []
 
     async def start(self, addresses: tuple[Address, ...]) -> list[Address]:
-        """Listen. Returns the addresses with their real ports. Raises OSError."""
+        """Listen. Returns the addresses with their real ports. Raises ListenError."""
         loop = asyncio.get_running_loop()
         bound = []
         for address in addresses:
-            listening = self._bind(address)
+            try:
+                listening = self._bind(address)
+            except (OSError, UnicodeError) as error:  # the latter: no name of a host
+                raise ListenError(f"can't listen on {address}: {getattr(error, 'strerror', None) or error}") from None
             host, port = listening.getsockname()[:2]
             # It listens anew, with the backlog that it is told.
             server = await loop.create_server(self._open, sock=listening, backlog=BACKLOG)
@@ -46,11 +58,23 @@ class Listener:
         return Opening(self._around) if self.tls is None else Handshake(self._around, self.tls).transport
 
     def _bind(self, address: Address) -> socket.socket:
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        if address.host:
+            return self._listen(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address)
+        try:
+            return self._listen(socket.AF_INET6, Address("::", address.port), both=True)
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+        return self._listen(socket.AF_INET, Address("0.0.0.0", address.port))
+
+    def _listen(self, family: socket.AddressFamily, address: Address, *, both: bool = False) -> socket.socket:
+        """`both`: an IPv6 socket takes IPv4 clients too, whatever the system's default is."""
         with contextlib.ExitStack() as undo:
             listening = socket.socket(family, socket.SOCK_STREAM)
             undo.callback(listening.close)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if both:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             if self._notsent_lowat is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 # Accepted sockets inherit it: what a stalled client hides in the kernel's send queue is bounded.
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._notsent_lowat)

@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import orjson
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
 
 from ..relay.ports import Clock
 from ..relay.tenant_tables import TenantError, read_tenant, table_of
 from ..relay.tenants import Tenant, digest_of, refusal, was_issued
 from .guarded import Guard
-from .redis import client_of
+from .redis import client_of, execute
 from .store import Garbled, StoreUnavailable, tenant_key
 from .wire import patience
 
@@ -72,7 +72,7 @@ class Directory:
 
     async def names(self) -> list[str]:
         """Sorted. One may be gone when it is asked for."""
-        return sorted(name.decode() for name in await self._within(self._do, "SMEMBERS", NAMES))
+        return await self._within(self._names)
 
     async def add(self, tenant: Tenant) -> bool:
         """False: there is one of this name."""
@@ -92,13 +92,19 @@ class Directory:
 
     # --- inside ---
 
+    async def _names(self) -> list[str]:
+        found = await self._do("SMEMBERS", NAMES)
+        if not isinstance(found, list | set):
+            raise InvalidResponse("not a list of names")
+        return sorted((_as_text(name) or b"").decode(errors="replace") for name in found)
+
     async def _find(self, digest: bytes) -> Tenant | None:
-        name = await self._do("GET", _pointer(digest))
-        tenant = await self._get(name.decode()) if name is not None else None
+        name = await self._text("GET", _pointer(digest))
+        tenant = await self._get(name.decode(errors="replace")) if name is not None else None
         return tenant if tenant is not None and digest in _digests(tenant) else None
 
     async def _get(self, name: str) -> Tenant | None:
-        stored = await self._do("GET", _truth(name))
+        stored = await self._text("GET", _truth(name))
         return _read(name, stored) if stored is not None else None
 
     async def _add(self, tenant: Tenant) -> bool:
@@ -110,7 +116,7 @@ class Directory:
         return bool(added)
 
     async def _change(self, name: str, change: Callable[[Tenant], Tenant]) -> Tenant | None:
-        while (stored := await self._do("GET", _truth(name))) is not None:
+        while (stored := await self._text("GET", _truth(name))) is not None:
             old = _read(name, stored)
             new = change(old)
             await self._point(name, _digests(new) - _digests(old))
@@ -121,7 +127,7 @@ class Directory:
         return None
 
     async def _remove(self, name: str) -> bool:
-        while (stored := await self._do("GET", _truth(name))) is not None:
+        while (stored := await self._text("GET", _truth(name))) is not None:
             if await self._swap(name, stored, b""):
                 await self._do("SREM", NAMES, name)
                 await self._forget(_digests(_read(name, stored)))
@@ -142,7 +148,11 @@ class Directory:
             await self._do("DEL", _pointer(digest))
 
     async def _do(self, *command: Any) -> Any:
-        return await self._client.execute_command(*command)
+        return await execute(self._client, *command)
+
+    async def _text(self, *command: Any) -> bytes | None:
+        """What is answered to a command that gives a text, or nothing."""
+        return _as_text(await self._do(*command))
 
     async def _within(self, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
         try:
@@ -237,6 +247,12 @@ class KnownTenants:
         return tenant if refusal(tenant, digest, self._wall()) is None else None
 
 
+def _as_text(reply: object) -> bytes | None:
+    if reply is None or isinstance(reply, bytes):
+        return reply
+    raise InvalidResponse(f"a text was expected, not {type(reply).__name__}")
+
+
 def _put(cache: OrderedDict[bytes, _T], digest: bytes, value: _T) -> None:
     cache[digest] = value
     if len(cache) > MOST_CACHED:
@@ -262,6 +278,6 @@ def _write(tenant: Tenant) -> bytes:
 def _read(name: str, stored: bytes) -> Tenant:
     try:
         table = orjson.loads(stored)
-        return read_tenant(table if isinstance(table, dict) else {}, name)
+        return read_tenant(table if isinstance(table, dict) else {}, name, stored=True)
     except (orjson.JSONDecodeError, TenantError) as error:
         raise Garbled(f"what Redis has of the tenant {name} can't be read: {error}") from error

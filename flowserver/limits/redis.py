@@ -6,6 +6,7 @@ is stored. Redis should not evict (`maxmemory-policy noeviction`): what it evict
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import InvalidResponse, NoScriptError, RedisClusterException, RedisError
 
 from .store import (
     PAST_QUOTA,
@@ -35,7 +36,7 @@ from .store import (
     milliseconds,
     tag_of,
 )
-from .wire import Line, Reply, Word, patience
+from .wire import Line, Reply, Word, patience, tls_options
 
 PREFIX = "flow:limits:"
 """Of all keys."""
@@ -74,8 +75,12 @@ class RedisStore:
 
     async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
         tag = tag_of(stream_id)
-        reply = await self._told(_ADMIT, tag, stream_id, need, want, limits=limits)
+        reply = await self._told(_ADMIT, tag, stream_id, need, want, limits=limits, count=4 + 2 * len(limits))
         admitted, granted, refused_by, wait = reply[:4]
+        if admitted:
+            _check(admitted == 1 and 0 <= granted <= max(1, need, want))
+        else:
+            _check(1 <= refused_by <= len(limits))
         states = tuple(
             LimitState(limit, reply[4 + 2 * index], _seconds(reply[5 + 2 * index]))
             for index, limit in enumerate(limits)
@@ -87,18 +92,17 @@ class RedisStore:
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
         reply = await self._run(_EXTEND, tag_of(stream_id), stream_id, countable(used), countable(want))
-        granted = cast(int, reply)
-        if granted < 0:
+        if reply == -1:
             raise LeaseLost(f"nothing is known of the stream {stream_id}")
-        return granted
+        return _whole(reply, max(0, want))
 
     async def settle(self, stream_id: str, used: int) -> bool:
-        return bool(await self._run(_SETTLE, tag_of(stream_id), stream_id, countable(used)))
+        return bool(_whole(await self._run(_SETTLE, tag_of(stream_id), stream_id, countable(used)), 1))
 
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
         if not limits:
             return ()
-        reply = await self._told(_USAGE, tag_of(limits[0].key), "", limits=limits)
+        reply = await self._told(_USAGE, tag_of(limits[0].key), "", limits=limits, count=3 * len(limits))
         return tuple(
             Usage(limit, reply[3 * index], reply[3 * index + 1], _seconds(reply[3 * index + 2]))
             for index, limit in enumerate(limits)
@@ -119,10 +123,15 @@ class RedisStore:
 
     # --- inside ---
 
-    async def _told(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit]) -> list[int]:
-        """What a script tells as one text of numbers."""
+    async def _told(
+        self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit], count: int
+    ) -> list[int]:
+        """What a script tells as one text of so many numbers, -1 for what there is not."""
         text = await self._run(script, tag, stream_id, *given, limits=limits)
-        return [int(number) for number in cast(bytes, text).split()]
+        _check(isinstance(text, bytes) and _NUMBERS.fullmatch(text) is not None)
+        numbers = [int(number) for number in cast(bytes, text).split()]
+        _check(len(numbers) == count)
+        return numbers
 
     async def _run(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit] = ()) -> Reply:
         """Run a script by its digest, or with its text where the server does not have it yet."""
@@ -136,6 +145,22 @@ class RedisStore:
             return await self._server.call("EVALSHA", script.digest, *rest, otherwise=("EVAL", script.text, *rest))
         except FAILURES as error:
             raise _unavailable(error) from error
+
+
+_NUMBERS = re.compile(rb"(?:-1|[0-9]{1,16})(?: (?:-1|[0-9]{1,16}))*")
+"""What scripts tell: counts and milliseconds, which stay far below 2^53."""
+
+
+def _check(plausible: bool) -> None:
+    """What answers like nothing that this relay asks for is no store: another program, a proxy, another version."""
+    if not plausible:
+        raise StoreUnavailable("Redis: the answer is not one of this relay's scripts")
+
+
+def _whole(reply: object, most: int) -> int:
+    """The whole number from 0 to `most` that `reply` is to be."""
+    _check(isinstance(reply, int) and 0 <= reply <= most)
+    return cast(int, reply)
 
 
 FAILURES = (RedisError, RedisClusterException, OSError)  # a TimeoutError is an OSError
@@ -158,14 +183,14 @@ class _Cluster:
         answer: Reply
         async with patience(self._deadline):
             try:
-                answer = await self._client.execute_command(*words)
+                answer = await execute(self._client, *words)
             except NoScriptError:
-                answer = await self._client.execute_command(*otherwise)
+                answer = await execute(self._client, *otherwise)
             return answer
 
     async def connect(self, seconds: float) -> None:
         async with patience(seconds):
-            await self._client.execute_command("PING")
+            await execute(self._client, "PING")
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -187,10 +212,19 @@ class _Script:
 _ADMIT, _EXTEND, _SETTLE, _USAGE = (_Script(name) for name in ("admit", "extend", "settle", "usage"))
 
 
+async def execute(client: Redis | RedisCluster, *command: Any) -> Any:
+    """What redis-py makes of a command. Raises `FAILURES`, also where its parsers fail by an answer that is none."""
+    try:
+        return await client.execute_command(*command)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InvalidResponse(f"the answer can't be read: {error}") from error
+
+
 def client_of(url: str) -> Redis | RedisCluster:
     """A call on a connection that broke meanwhile is repeated once, at once: each call may be."""
     scheme, colon, rest = url.partition("://")
     options: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}  # the deadline holds for all
+    options |= tls_options(url)
     if scheme.endswith(CLUSTER):
         plain = scheme.removesuffix(CLUSTER) + colon + rest
         return RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 3), **options)

@@ -11,10 +11,12 @@ protocol-spec/) only these are read. A call may be repeated (`limits.store` says
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
+from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -45,7 +47,8 @@ class Line:
     __slots__ = ("_address", "_closed", "_connecting", "_deadline", "_wire")
 
     def __init__(self, url: str, deadline: float) -> None:
-        self._address: AbstractConnection = ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+        pool = ConnectionPool.from_url(url, **tls_options(url))
+        self._address: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
         """Never connected: it tells where to, and how."""
         self._deadline = deadline
         self._closed = False
@@ -252,15 +255,34 @@ def take(data: bytes, at: int) -> tuple[Reply | ResponseError, int] | None:
     size = _number(text)
     if size == -1:
         return None, after
+    if not 0 <= size <= MOST_UNREAD:
+        raise InvalidResponse(f"no length of a text: {size}")
     last = after + size
-    return (data[after:last], last + 2) if size >= 0 and len(data) >= last + 2 else None
+    if len(data) < last + 2:
+        return None
+    if data[last : last + 2] != b"\r\n":
+        raise InvalidResponse("a text is longer than it said")
+    return data[after:last], last + 2
+
+
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,19}")
 
 
 def _number(text: bytes) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidResponse(f"no number: {text[:20]!r}") from None
+    if not _INTEGER.fullmatch(text):
+        raise InvalidResponse(f"no number: {text[:20]!r}")
+    return int(text)
+
+
+def tls_options(url: str) -> dict[str, bool]:
+    """What redis-py is to be told beside a URL, so that all its versions compare host names with certificates: before
+    6.0 they do so only when asked. A URL that says otherwise holds."""
+    parts = urlsplit(url)
+    said = parse_qs(parts.query)
+    unchecked = said.get("ssl_cert_reqs", [""])[-1].strip().lower() in ("none", "cert_none")
+    if not parts.scheme.startswith("rediss") or "ssl_check_hostname" in said or unchecked:
+        return {}
+    return {"ssl_check_hostname": True}
 
 
 @asynccontextmanager

@@ -249,7 +249,7 @@ class Exchange:
             if not data:
                 return
         if self._lane is not None:
-            self._count_lane()
+            self.bring_up_to_date()
             if len(data) >= BURST:
                 self._close_lane()
         self.bytes_down += len(data)
@@ -294,8 +294,8 @@ class Exchange:
             lane.follow(tap.meter.ordinary)
         return room
 
-    def _count_lane(self) -> None:
-        """Take account of what passed by the lane."""
+    def bring_up_to_date(self) -> None:
+        """Take account of what passed by the lane. To be called before figures are read, too."""
         lane = self._lane
         if lane is None or not lane.events:
             return
@@ -311,7 +311,7 @@ class Exchange:
     def _close_lane(self) -> None:
         lane = self._lane
         if lane is not None:
-            self._count_lane()
+            self.bring_up_to_date()
             self._lane = None
             lane.close()
 
@@ -420,7 +420,7 @@ class Exchange:
     def sweep(self, now: float) -> None:
         """Look at the deadlines of DESIGN's kind: each has its own reason, and stands still while the relay itself
         is what holds things up."""
-        self._count_lane()
+        self.bring_up_to_date()
         self.account.sweep(now)
         if self.ended_at is not None or self._response_whole:
             return

@@ -144,6 +144,17 @@ class Target:
         self.remaining: dict[str, int] = {}
         """What its rate limits leave, by kind, as its last answer told."""
 
+    def reconfigure(self, settings: TargetSettings, connector: Connector, deadlines: Deadlines) -> None:
+        """Go on under other settings for the same URL. Places, queue, figures and what is known of it stay."""
+        if settings.api_key != self.settings.api_key:
+            self.standing.served(("key", b""))  # what it refused is another one
+        self.settings = settings
+        self.connector = connector
+        self.deadlines = deadlines
+        self._most = math.inf if settings.max_concurrent is None else settings.max_concurrent
+        self.open += 1
+        self.give_back()  # so that those who wait get the places that there are now
+
     def note_limits(self, headers: Headers) -> None:
         """Keep what an answer's head tells of rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
         `anthropic-ratelimit-tokens-remaining`, and the like."""

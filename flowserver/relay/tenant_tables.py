@@ -27,9 +27,11 @@ class TenantError(ValueError):
         self.problems = problems
 
 
-def read_tenant(table: dict[str, Any], place: str) -> Tenant:
-    """The tenant of a table that stands at `place`, such as `tenants[0]`. Raises `TenantError` with every mistake."""
-    reader = _Reader()
+def read_tenant(table: dict[str, Any], place: str, *, stored: bool = False) -> Tenant:
+    """The tenant of a table that stands at `place`, such as `tenants[0]`. Raises `TenantError` with every mistake.
+
+    `stored`: it was accepted once; patterns that fit nothing are left as they are."""
+    reader = _Reader(_patterns if stored else _paths)
     tenant = reader.tenant(table, place)
     if reader.problems:
         raise TenantError(reader.problems)
@@ -89,7 +91,8 @@ def _repeated(names: list[str]) -> list[str]:
 class _Reader:
     """Collects problems instead of stopping at the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_paths: Callable[[Any], tuple[str, ...]]) -> None:
+        self._read_paths = read_paths
         self.problems: list[str] = []
 
     def tenant(self, table: dict[str, Any], place: str) -> Tenant:
@@ -101,7 +104,7 @@ class _Reader:
             keys=self._keys(table, place),
             disabled=self._value(table, place, "disabled", _flag, False),
             models=self._value(table, place, "models", _patterns, ()),
-            paths=self._value(table, place, "paths", _patterns, ()),
+            paths=self._value(table, place, "paths", self._read_paths, ()),
             limits=self._limits(table, place),
             user=self._user(table, place),
             model_limits=self._model_limits(table, place),
@@ -132,7 +135,7 @@ class _Reader:
             self._only(each, where, ("models", *LIMITS))
             models = self._value(each, where, "models", _patterns, ())
             if not each.get("models"):
-                self.problems.append(f"{where}.models: a list of patterns such as ['gpt-*'] is wanted")
+                self.problems.append(f"{where}.models: expected a list of patterns such as ['gpt-*']")
             elif any(models == other.models for other in found):
                 self.problems.append(f"{where}.models: there are limits for just these already")
             found.append(ModelLimits(models, self._limits(each, where)))
@@ -162,7 +165,7 @@ class _Reader:
 
 def _name(value: Any) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError("a name of at most 64 letters, digits, dots, dashes and underscores is wanted")
+        raise ValueError("expected a name of at most 64 letters, digits, dots, dashes and underscores")
     return value
 
 
@@ -170,7 +173,7 @@ def _digest(value: Any) -> bytes:
     """The value is never shown: it may be the key itself."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
         raise ValueError(
-            "the SHA-256 of a key is wanted, 64 hex digits, not the key itself; "
+            "expected the SHA-256 of a key, 64 hex digits, not the key itself; "
             "`flowserver tenants key` prints a new key and its hash"
         )
     return bytes.fromhex(value)
@@ -178,45 +181,60 @@ def _digest(value: Any) -> bytes:
 
 def _moment(value: Any) -> float:
     """A time of TOML, or such a text, in seconds since the epoch."""
-    wanted = "a time with its zone such as '2027-01-01T00:00:00Z' is wanted"
+    expected = "expected a time with its zone such as '2027-01-01T00:00:00Z'"
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(wanted) from None
+            raise ValueError(expected) from None
     if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError(wanted)
+        raise ValueError(expected)
     try:
         return value.timestamp()
     except (OverflowError, ValueError):
-        raise ValueError(wanted) from None
+        raise ValueError(expected) from None
 
 
 def _limit(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-        raise ValueError(f"a whole number from 1 to {MOST} is wanted; without it there is no limit")
+        raise ValueError(f"expected a whole number from 1 to {MOST}; without it there is no limit")
     return value
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("true or false is wanted")
+        raise ValueError("expected true or false")
     return value
 
 
 def _patterns(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(pattern, str) and pattern for pattern in value):
-        raise ValueError("a list of patterns such as ['gpt-*'] is wanted")
+        raise ValueError("expected a list of patterns such as ['gpt-*']")
     return tuple(value)
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    patterns = _patterns(value)
+    for pattern in patterns:
+        if problem := check_path(pattern):
+            raise ValueError(problem)
+    return patterns
+
+
+def check_path(pattern: str) -> str | None:
+    """What is wrong with a pattern of paths; None: nothing. One that begins otherwise fits no path at all."""
+    if pattern.startswith(("/", "*", "?", "[")):
+        return None
+    return f"{pattern!r} fits no path, as each begins with a slash; did you mean {'/' + pattern!r}?"
 
 
 def _table(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("a table such as { tokens_per_day = 100000 } is wanted")
+        raise ValueError("expected a table such as { tokens_per_day = 100000 }")
     return value
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise ValueError("a list of tables is wanted")
+        raise ValueError("expected a list of tables")
     return value

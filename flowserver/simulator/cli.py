@@ -49,7 +49,7 @@ async def _run(address: Address, tls: ssl.SSLContext | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     simulator = Simulator()
-    await simulator.start(address.host, address.port, tls)
+    await simulator.start(address.host or "0.0.0.0", address.port, tls)
     print(f"simulator listening on {simulator.url}", flush=True)
     await stop.wait()
     await simulator.close()

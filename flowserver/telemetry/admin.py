@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
 
 from ..errors import EndReason, RelayError
 from ..messages import RequestHead, ResponseHead
+from ..relay.exchange import Exchange
 from ..relay.ports import DownstreamStream
+from .admin_hosts import AdminHosts
 from .metrics import Metrics
+from .slices import Slices
 
 _JSON = b"application/json"
 _PLAIN = b"text/plain; charset=utf-8"
+_METRICS = b"text/plain; version=0.0.4; charset=utf-8"
+_MISDIRECTED = (
+    b"This is not a name of the admin listener. If it is one, add it to FLOW_ADMIN_HOSTS.\n"
+    b"(A web page whose name is made to lead here could read this page otherwise.)\n"
+)
+PIECE = 1 << 16
+"""Bytes of a page that are sent at a time, as far as its reader takes them."""
 
 
 class _Page:
-    """One answered request: the events of a stream whose answer was given at once."""
+    """One request for a page, whose body may come later. It is sent at the pace of its reader."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_is_full", "_is_over", "_rest", "_stream")
 
     def __init__(self, stream: DownstreamStream) -> None:
         self._stream = stream
+        self._is_full = False
+        self._is_over = False
+        self._rest = memoryview(b"")
         stream.attach(self)
 
     def answer(self, status: int, kind: bytes, body: bytes) -> None:
-        headers = [(b"content-type", kind), (b"cache-control", b"no-store")]
+        if self._is_over:
+            return
+        headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
         self._stream.send_head(ResponseHead(status, headers, content_length=len(body)))
-        self._stream.send_data(body)
-        self._stream.send_end()
+        self._rest = memoryview(body)
+        self._send()
+
+    def _send(self) -> None:
+        while self._rest and not self._is_full and not self._is_over:
+            piece, self._rest = self._rest[:PIECE], self._rest[PIECE:]
+            self._stream.send_data(bytes(piece))
+        if not self._rest and not self._is_over:
+            self._is_over = True
+            self._stream.send_end()
 
     def on_downstream_data(self, data: bytes) -> None: ...
 
@@ -37,13 +60,18 @@ class _Page:
 
     def on_downstream_failed(self, error: RelayError) -> None: ...
 
-    def on_downstream_reset(self, reason: EndReason) -> None: ...
+    def on_downstream_reset(self, reason: EndReason) -> None:
+        self._is_over = True
+        self._rest = memoryview(b"")
 
     def on_downstream_blocked(self) -> None: ...
 
-    def on_downstream_full(self) -> None: ...
+    def on_downstream_full(self) -> None:
+        self._is_full = True
 
-    def on_downstream_drained(self) -> None: ...
+    def on_downstream_drained(self) -> None:
+        self._is_full = False
+        self._send()
 
     def on_downstream_finished(self) -> None: ...
 
@@ -53,62 +81,86 @@ class _Page:
 
 
 class Admin:
-    """Answers the admin requests of one worker."""
+    """Answers the admin requests of one worker. Pages that take long are made in slices of the event loop, whose
+    `call_soon` and `clock` are given."""
 
-    def __init__(self, metrics: Metrics, *, clock: Callable[[], float], is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        hosts: AdminHosts,
+        *,
+        clock: Callable[[], float],
+        call_soon: Callable[[Callable[[], None]], object],
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._metrics = metrics
+        self._hosts = hosts
         self._clock = clock
         self._is_draining = is_draining
+        self._slices = Slices(call_soon, clock)
 
     def open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
         """A `relay.ports.OpenExchange`."""
-        status, kind, body = self._respond(request)
-        _Page(stream).answer(status, kind, body)
-
-    def _respond(self, request: RequestHead) -> tuple[int, bytes, bytes]:
+        page = _Page(stream)
         if request.method not in (b"GET", b"HEAD"):
-            return 405, _PLAIN, b"GET is wanted\n"
-        path = request.path
-        if path == b"/healthz":
-            return 200, _PLAIN, b"ok\n"
-        if path == b"/readyz":
-            return (503, _PLAIN, b"draining\n") if self._is_draining() else (200, _PLAIN, b"ready\n")
-        if path == b"/metrics":
-            return 200, b"text/plain; version=0.0.4; charset=utf-8", self._metrics.text()
-        if path == b"/streams":
-            return 200, _JSON, orjson.dumps(self._streams())
-        return 404, _PLAIN, b"there is /healthz, /readyz, /metrics and /streams\n"
+            page.answer(405, _PLAIN, b"expected GET\n")
+        elif request.path == b"/healthz":
+            page.answer(200, _PLAIN, b"ok\n")
+        elif request.path == b"/readyz":
+            page.answer(*((503, _PLAIN, b"draining\n") if self._is_draining() else (200, _PLAIN, b"ready\n")))
+        elif not self._hosts.take(request):
+            page.answer(421, _PLAIN, _MISDIRECTED)
+        elif request.path == b"/metrics":
+            self._answer_later(page, b"/metrics", _METRICS, self._metrics.scrape)
+        elif request.path == b"/streams":
+            self._answer_later(page, b"/streams", _JSON, self._streams)
+        else:
+            page.answer(404, _PLAIN, b"there is /healthz, /readyz, /metrics and /streams\n")
 
-    def _streams(self) -> list[dict[str, Any]]:
-        now = self._clock()
-        streams = []
-        for exchange in self._metrics.open:
-            pauses, paused = exchange.paused()
-            writes, full = exchange.writes
-            streams.append(
-                {
-                    "request_id": exchange.identity.decode("ascii"),
-                    "method": exchange.request.method.decode("ascii"),
-                    "path": exchange.request.path.decode("latin-1"),
-                    "protocol": exchange.protocol,
-                    "upstream": exchange.upstream,
-                    "state": exchange.state(),
-                    "status": exchange.status or None,
-                    "age_seconds": round(now - exchange.started_at, 3),
-                    "model": exchange.account.model,
-                    "tokens": exchange.account.output,
-                    "budget": exchange.account.budget,
-                    "tenant": exchange.account.tenant.name if exchange.account.tenant is not None else None,
-                    "user": exchange.account.user,
-                    "session": exchange.account.session,
-                    "lease_left": exchange.account.permit.left if exchange.account.permit is not None else None,
-                    "bytes_up": exchange.bytes_up,
-                    "bytes_down": exchange.bytes_down,
-                    "held_bytes": exchange.held,
-                    "pauses": pauses,
-                    "paused_seconds": round(paused, 3),
-                    "writes": writes,
-                    "writes_full": full,
-                }
-            )
-        return streams
+    def _answer_later(self, page: _Page, name: bytes, kind: bytes, work: Callable[[], Iterator[bytes]]) -> None:
+        def done(parts: list[bytes] | None) -> None:
+            if parts is None:
+                page.answer(500, _PLAIN, b"the page could not be made; see standard error\n")
+            else:
+                page.answer(200, kind, b"".join(parts))
+
+        self._slices.ask(name, work, done)
+
+    def _streams(self) -> Iterator[bytes]:
+        """Those open at the beginning that are still open when their turn comes."""
+        separator = b"["
+        for exchange in list(self._metrics.open):
+            if exchange in self._metrics.open:
+                yield separator + orjson.dumps(_figures(exchange, self._clock()))
+                separator = b","
+        yield b"[]" if separator == b"[" else b"]"
+
+
+def _figures(exchange: Exchange, now: float) -> dict[str, Any]:
+    exchange.bring_up_to_date()
+    pauses, paused = exchange.paused()
+    writes, full = exchange.writes
+    return {
+        "request_id": exchange.identity.decode("ascii"),
+        "method": exchange.request.method.decode("ascii"),
+        "path": exchange.request.path.decode("latin-1"),
+        "protocol": exchange.protocol,
+        "upstream": exchange.upstream,
+        "state": exchange.state(),
+        "status": exchange.status or None,
+        "age_seconds": round(now - exchange.started_at, 3),
+        "model": exchange.account.model,
+        "tokens": exchange.account.output,
+        "budget": exchange.account.budget,
+        "tenant": exchange.account.tenant.name if exchange.account.tenant is not None else None,
+        "user": exchange.account.user,
+        "session": exchange.account.session,
+        "lease_left": exchange.account.permit.left if exchange.account.permit is not None else None,
+        "bytes_up": exchange.bytes_up,
+        "bytes_down": exchange.bytes_down,
+        "held_bytes": exchange.held,
+        "pauses": pauses,
+        "paused_seconds": round(paused, 3),
+        "writes": writes,
+        "writes_full": full,
+    }

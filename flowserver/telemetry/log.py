@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -12,24 +11,32 @@ import orjson
 
 from ..errors import RelayError
 from ..relay.exchange import Exchange
+from .sink import DescriptorSink, Sink, StreamSink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _INFO = LEVELS["info"]
 MAX_WAITING = 10_000
 """Lines that may wait for the writer; further ones are dropped and counted."""
+AT_ONCE = 1000
+"""Lines that the writer takes at a time."""
+END = 1.0
+"""Seconds to write what waits at the end: its reader may have stopped for ever."""
 
 
 class Log:
-    """Writes one JSON object a line. `level` is the least that is written."""
+    """Writes one JSON object a line, to a sink or stream, else to standard output. `level` is the least that is
+    written."""
 
-    def __init__(self, level: str, stream: BinaryIO | None = None) -> None:
+    def __init__(self, level: str, stream: BinaryIO | None = None, *, sink: Sink | None = None) -> None:
         self._least = LEVELS[level]
-        self._stream = stream if stream is not None else sys.stdout.buffer
+        self._sink: Sink = sink or (DescriptorSink(1) if stream is None else StreamSink(stream))
         self._waiting: deque[bytes] = deque()
         self._wake = threading.Event()
         self._closing = False
-        self.dropped = 0
-        """Lines lost because the reader of the log was too slow."""
+        self._refused = 0
+        """Lines that found too many waiting. Counted by the event loop's thread, as the next is by the writer's."""
+        self._lost = 0
+        """Lines that could not be written."""
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
@@ -75,33 +82,34 @@ class Log:
         """A request that never became an exchange."""
         self.write("info", "refused", protocol=protocol, status=error.status, end=error.end, error=error.message)
 
+    @property
+    def dropped(self) -> int:
+        """Lines lost because the reader of the log was too slow, or gone."""
+        return self._refused + self._lost
+
     def close(self) -> None:
-        """Write what waits, for two seconds at most."""
+        """Write what waits, for a second at most."""
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout=2)
+        self._thread.join(timeout=END)
 
     def _put(self, fields: dict[str, Any]) -> None:
         if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
+            self._refused += 1
             return
         self._waiting.append(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
         if not self._wake.is_set():
             self._wake.set()
 
     def _run(self) -> None:
-        while not self._closing or self._waiting:
-            self._wake.wait()
-            self._wake.clear()
-            lines = []
-            while self._waiting:
-                lines.append(self._waiting.popleft())
-            try:
-                self._stream.write(b"".join(lines))
-                self._stream.flush()
-            except (OSError, ValueError):
-                self.dropped += len(lines)
-            if not self._closing:
+        waiting = self._waiting
+        while waiting or not self._closing:
+            if not waiting:
+                self._wake.wait()
+                self._wake.clear()
+            lines = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting)))]
+            self._lost += self._sink.write(lines)
+            if not waiting and not self._closing:
                 time.sleep(0.02)  # lines of many exchanges leave in one write
 
 

@@ -1,16 +1,16 @@
-"""Metrics: plain integers while the bytes pass, turned into Prometheus families when they are asked for."""
+"""Metrics: plain integers while the bytes pass, turned into Prometheus' format when they are asked for."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from copy import copy
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.process_collector import ProcessCollector
 
 from ..errors import EndReason, RelayError
 from ..flow import PauseTotals, Reason
@@ -19,8 +19,10 @@ from ..relay.health import Health
 from ..relay.ports import H2Totals
 from ..relay.target import Target
 from ..relay.uploads import Uploads
+from .exposition import Family, written
 from .histogram import Histogram
 from .log import Log
+from .process import ProcessFigures
 from .tokens import TokenMetrics
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -65,8 +67,76 @@ class StoreFigures(Protocol):
     def passed(self) -> PassedFigures | None: ...
 
 
+class _Totals:
+    """What exchanges add up to."""
+
+    __slots__ = ("bytes_down", "bytes_up", "chunks", "heartbeats", "writes", "writes_full")
+
+    def __init__(self) -> None:
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self.chunks = 0
+        self.writes = 0
+        self.writes_full = 0
+        self.heartbeats = 0
+
+    def add(self, exchange: Exchange) -> None:
+        writes, full = exchange.writes
+        self.writes += writes
+        self.writes_full += full
+        self.bytes_up += exchange.bytes_up
+        self.bytes_down += exchange.bytes_down
+        self.chunks += exchange.chunks_down
+        self.heartbeats += exchange.heartbeats
+
+
+AT_A_TIME = 20
+"""Exchanges that are looked at in one piece of work."""
+
+
+class _Snapshot:
+    """What ended and open exchanges add up to, found while the relay goes on.
+
+    Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
+    So no total is less than one of an earlier snapshot.
+    """
+
+    __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
+
+    def __init__(self, ended: _Totals, live: set[Exchange]) -> None:
+        self.totals = copy(ended)
+        self._left = live.copy()
+        self.open = 0
+        self.paused = 0
+        self.without_tokens = 0
+        self.held = 0
+        self.tokens = 0
+
+    def look(self) -> Iterator[bytes]:
+        """Look at those that are open. Gives nothing, in between."""
+        while self._left:
+            for _ in range(min(AT_A_TIME, len(self._left))):
+                self._add(self._left.pop())
+            yield b""
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        if exchange in self._left:
+            self._left.discard(exchange)
+            self.totals.add(exchange)
+
+    def _add(self, exchange: Exchange) -> None:
+        exchange.bring_up_to_date()
+        self.totals.add(exchange)
+        state = exchange.state()
+        self.open += 1
+        self.paused += state == "paused"
+        self.without_tokens += state == "waiting_for_tokens"
+        self.held += exchange.held
+        self.tokens += exchange.account.output
+
+
 class Metrics:
-    """The figures of one worker: a `relay.ports.Observer`, and a Prometheus collector.
+    """The figures of one worker: a `relay.ports.Observer`, written in Prometheus' format.
 
     Open exchanges count their own bytes; a scrape adds them to the totals of the ended ones, so that a long stream is
     seen while it runs and the path of a chunk touches nothing shared.
@@ -87,19 +157,15 @@ class Metrics:
         self._ends = dict.fromkeys(EndReason, 0)
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
-        self._bytes_up = 0
-        self._bytes_down = 0
-        self._chunks = 0
-        self._writes = 0
-        self._writes_full = 0
+        self._ended_totals = _Totals()
+        self._snapshots: list[_Snapshot] = []
+        """Under way."""
         self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
         self._lag = Histogram(LAG_BUCKETS)
         self._tokens = TokenMetrics()
-        self._heartbeats = 0
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+        self._process = ProcessFigures()
+        self._collector = CollectorRegistry()
+        GCCollector(registry=self._collector)
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
@@ -113,19 +179,14 @@ class Metrics:
     def exchange_ended(self, exchange: Exchange) -> None:
         self.open.discard(exchange)
         assert exchange.end_reason is not None
-        writes, full = exchange.writes
-        self._writes += writes
-        self._writes_full += full
-        self._bytes_up += exchange.bytes_up
-        self._bytes_down += exchange.bytes_down
-        self._chunks += exchange.chunks_down
+        self._ended_totals.add(exchange)
+        for snapshot in self._snapshots:
+            snapshot.exchange_ended(exchange)
         self._ends[exchange.end_reason] += 1
         self._statuses[exchange.status] = self._statuses.get(exchange.status, 0) + 1
         if exchange.first_byte_at is not None:
             self._first_byte.observe(exchange.first_byte_at - exchange.started_at)
         self._tokens.exchange_ended(exchange)
-        if exchange.heartbeats:
-            self._heartbeats += exchange.heartbeats
         self._log.access(exchange)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
@@ -141,55 +202,66 @@ class Metrics:
     # --- Prometheus ---
 
     def text(self) -> bytes:
-        """The Prometheus text format."""
-        return generate_latest(self._registry)
+        """All of it."""
+        return b"".join(self.scrape())
 
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("flow_streams_open", "Exchanges in progress.", value=len(self.open))
-        paused = sum(1 for exchange in self.open if exchange.state() == "paused")
-        yield GaugeMetricFamily("flow_streams_paused", "Exchanges whose provider is stopped now.", value=paused)
-        held = sum(exchange.held for exchange in self.open)
-        yield GaugeMetricFamily("flow_held_bytes", "Bytes held for clients in user space now.", value=held)
+    def scrape(self) -> Generator[bytes, None, None]:
+        """The text format in pieces, each of which takes little time. The relay may go on in between: no counter is
+        less than in an earlier scrape."""
+        snapshot = _Snapshot(self._ended_totals, self.open)
+        self._snapshots.append(snapshot)
+        try:
+            yield from snapshot.look()
+        finally:
+            self._snapshots.remove(snapshot)
+        for family in self._families(snapshot):
+            yield from written(family)
+        for family in (*(yield from self._process.collect()), *self._collector.collect()):
+            yield from written(family)
+
+    def _families(self, snapshot: _Snapshot) -> Iterator[Family]:
+        yield GaugeMetricFamily("flow_streams_open", "Exchanges in progress.", value=snapshot.open)
+        text = "Exchanges whose provider is stopped now."
+        yield GaugeMetricFamily("flow_streams_paused", text, value=snapshot.paused)
+        text = "Bytes held for clients in user space now."
+        yield GaugeMetricFamily("flow_held_bytes", text, value=snapshot.held)
         yield GaugeMetricFamily("flow_connections_open", "Client connections.", value=self.connections)
-        yield from self._traffic()
-        yield from self._flow()
+        yield from self._traffic(snapshot.totals)
+        yield from self._pauses()
         yield from self._ended()
         yield from self._h2()
         yield from self._upstreams()
+        text = "Exchanges that wait for their next lease."
+        yield GaugeMetricFamily("flow_streams_without_tokens", text, value=snapshot.without_tokens)
         yield from self._limits()
         yield from self._tokens.collect()
-        live = sum(exchange.account.output for exchange in self.open)
-        yield GaugeMetricFamily("flow_live_tokens", "Tokens that open streams have emitted so far.", value=live)
-        beats = self._heartbeats + sum(exchange.heartbeats for exchange in self.open)
-        yield CounterMetricFamily("flow_heartbeats", "Signs of life sent for silent providers.", value=beats)
+        text = "Tokens that open streams have emitted so far."
+        yield GaugeMetricFamily("flow_live_tokens", text, value=snapshot.tokens)
+        text = "Signs of life sent for silent providers."
+        yield CounterMetricFamily("flow_heartbeats", text, value=snapshot.totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
         yield _histogram("flow_first_byte_seconds", text, self._first_byte)
         yield _histogram("flow_event_loop_lag_seconds", "How late the once-a-second sweep came.", self._lag)
-        yield CounterMetricFamily("flow_log_dropped", "Log lines lost to a slow reader.", value=self._log.dropped)
+        text = "Log lines lost to a reader that is slow or gone."
+        yield CounterMetricFamily("flow_log_dropped", text, value=self._log.dropped)
 
-    def _traffic(self) -> Iterator[Metric]:
-        live = self.open
-        down = self._bytes_down + sum(exchange.bytes_down for exchange in live)
-        up = self._bytes_up + sum(exchange.bytes_up for exchange in live)
-        chunks = self._chunks + sum(exchange.chunks_down for exchange in live)
+    def _traffic(self, totals: _Totals) -> Iterator[Metric]:
         family = CounterMetricFamily("flow_body_bytes", "Body bytes relayed.", labels=["direction"])
-        family.add_metric(["down"], down)
-        family.add_metric(["up"], up)
+        family.add_metric(["down"], totals.bytes_down)
+        family.add_metric(["up"], totals.bytes_up)
         yield family
         if self.uploads is not None:
             text = "Bytes that unfinished uploads hold."
             yield GaugeMetricFamily("flow_uploads_held_bytes", text, value=self.uploads.held)
             text = "Uploads that had to wait, since those of all held too much."
             yield CounterMetricFamily("flow_uploads_waits", text, value=self.uploads.waits)
-        yield CounterMetricFamily("flow_chunks", "Reads that brought body bytes from providers.", value=chunks)
-
-    def _flow(self) -> Iterator[Metric]:
-        totals = [exchange.writes for exchange in self.open]
-        writes = self._writes + sum(total for total, _ in totals)
-        full = self._writes_full + sum(waited for _, waited in totals)
-        yield CounterMetricFamily("flow_writes", "Chunks written towards clients.", value=writes)
+        text = "Reads that brought body bytes from providers."
+        yield CounterMetricFamily("flow_chunks", text, value=totals.chunks)
+        yield CounterMetricFamily("flow_writes", "Chunks written towards clients.", value=totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
-        yield CounterMetricFamily("flow_writes_full", text, value=full)
+        yield CounterMetricFamily("flow_writes_full", text, value=totals.writes_full)
+
+    def _pauses(self) -> Iterator[Metric]:
         pauses = CounterMetricFamily("flow_pauses", "Times reading was stopped.", labels=["reason"])
         text = "Seconds for which reading was stopped, of pauses that are over."
         seconds = CounterMetricFamily("flow_paused_seconds", text, labels=["reason"])
@@ -228,10 +300,6 @@ class Metrics:
         yield goaways
 
     def _limits(self) -> Iterator[Metric]:
-        waiting = sum(exchange.state() == "waiting_for_tokens" for exchange in self.open)
-        yield GaugeMetricFamily(
-            "flow_streams_without_tokens", "Exchanges that wait for their next lease.", value=waiting
-        )
         breaker, passed = (self.store.breaker, self.store.passed) if self.store is not None else (None, None)
         if breaker is None or passed is None:
             return

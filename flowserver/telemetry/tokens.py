@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily
 
 from ..dialects.base import Usage
 from ..relay.exchange import Exchange
+from .exposition import Family, counters, histograms
 from .histogram import Histogram
 from .labels import ModelLabels
 
@@ -77,30 +78,23 @@ class TokenMetrics:
         if account.estimated is not None and output:
             figures.errors.observe(abs(account.estimated - output) / output)
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Family]:
         known = sorted(self._figures.items())
-        tokens = CounterMetricFamily("flow_tokens", "Tokens of ended exchanges.", labels=[*_LABELS, "tenant", "type"])
-        for key, figures in known:
-            for tenant, kinds in sorted(figures.tokens.items()):
-                for kind, number in sorted(kinds.items()):
-                    tokens.add_metric([*key, tenant, kind], number)
-        yield tokens
-        yield _family(
-            "gen_ai_client_token_usage",
-            "Tokens of one exchange.",
-            [*_LABELS, "gen_ai_token_type"],
-            [
-                ((*key, kind), histogram)
-                for key, figures in known
-                for kind, histogram in (("input", figures.input), ("output", figures.output))
-            ],
+        yield counters("flow_tokens", "Tokens of ended exchanges.", _token_counts(known))
+        usage = (
+            ({**_labels(key), "gen_ai_token_type": kind}, histogram)
+            for key, figures in known
+            for kind, histogram in (("input", figures.input), ("output", figures.output))
+            if histogram.count
         )
+        yield histograms("gen_ai_client_token_usage", "Tokens of one exchange.", usage)
         for name, text, pick in (
             ("gen_ai_server_time_to_first_token_seconds", "From request to first content.", _FIRST_TOKEN),
             ("gen_ai_server_time_per_output_token_seconds", "Between tokens behind the first.", _PER_TOKEN),
             ("flow_estimate_error_ratio", "Estimated tokens against the provider's report.", _ERRORS),
         ):
-            yield _family(name, text, _LABELS, [(key, pick(figures)) for key, figures in known])
+            picked = ((_labels(key), pick(figures)) for key, figures in known)
+            yield histograms(name, text, [(labels, histogram) for labels, histogram in picked if histogram.count])
         text = "Events and answers that could not be read, so that they are counted by their bytes."
         uncounted = CounterMetricFamily("flow_uncounted", text, labels=["gen_ai_provider_name", "reason"])
         for key, number in sorted(self._uncounted.items()):
@@ -149,9 +143,13 @@ def _count(figures: _Figures, tenant: str, usage: Usage, prompt: int, output: in
         tokens["reasoning"] = tokens.get("reasoning", 0) + usage.reasoning
 
 
-def _family(name: str, text: str, labels: list[str], histograms: Sequence[tuple[tuple[str, ...], Histogram]]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for key, histogram in histograms:
-        if histogram.count:
-            family.add_metric(list(key), histogram.buckets(), histogram.sum)
-    return family
+def _labels(key: _Key) -> dict[str, str]:
+    return dict(zip(_LABELS, key, strict=True))
+
+
+def _token_counts(known: Sequence[tuple[_Key, _Figures]]) -> Iterator[tuple[dict[str, str], float]]:
+    for key, figures in known:
+        labels = _labels(key)
+        for tenant, kinds in sorted(figures.tokens.items()):
+            for kind, number in sorted(kinds.items()):
+                yield {**labels, "tenant": tenant, "type": kind}, number

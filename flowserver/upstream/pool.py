@@ -186,6 +186,15 @@ class Pool:
                 RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, untouched=True)
             )
 
+    def dial_by(self, dial: Dial) -> None:
+        """Make further connections by `dial`."""
+        self._dial = dial
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no request is under way or waits for a connection."""
+        return not self._waiting and not self._dials and len(self._connections) == len(self._idle)
+
     def close(self) -> None:
         """Nothing is kept from now on. A request that still comes (it waited for its next attempt while the
         configuration was read again) is served."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import signal
+import socket
 import sys
 
 import pytest
 
-from tests.support.lab import Lab, RelayProcess, chat, eventually, free_port, numbers, page
+from tests.support.lab import Lab, RelayProcess, chat, eventually, free_port, numbers, page, samples
 from tests.support.peers import run
 from tests.support.provider import ok
 from tests.support.wire import LAST_CHUNK, End, Wire, request
@@ -188,8 +191,98 @@ async def test_an_address_in_use_ends_it_with_status_1(lab: Lab) -> None:
     provider = await lab.provider(ok)
     status, complaint = await _serve(FLOW_UPSTREAM="http://a", FLOW_LISTEN=f"127.0.0.1:{provider.port}")
     assert status == 1
-    assert "can't listen" in complaint
+    assert f"FLOW_LISTEN: can't listen on 127.0.0.1:{provider.port}: Address already in use" in complaint
     assert "Traceback" not in complaint
+    address = f"127.0.0.1:{provider.port}"
+    status, complaint = await _serve(FLOW_UPSTREAM="http://a", FLOW_ADMIN_LISTEN=address)
+    assert (status, complaint.strip()) == (
+        1,
+        f"flowserver: FLOW_ADMIN_LISTEN: can't listen on {address}: Address already in use",
+    )
+
+
+@pytest.mark.parametrize("host", ["a..b", "192.0.2.1", "nobody.invalid"])
+async def test_an_address_that_is_none_here_is_named(host: str) -> None:
+    status, complaint = await _serve(FLOW_UPSTREAM="http://a", FLOW_LISTEN=f"{host}:0")
+    assert status == 1
+    assert f"FLOW_LISTEN: can't listen on {host}:0: " in complaint
+    assert "Traceback" not in complaint
+
+
+async def test_a_port_alone_is_listened_on_by_ipv4_and_ipv6(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url, listen=":0")
+    assert str(relay.relay.addresses[0]) == f"[::]:{relay.port}"
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as connection:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, (host, relay.port))
+            wire = Wire(connection)
+            await wire.send(request())
+            assert (await wire.response()).body == b"ok"
+
+
+async def test_without_ipv6_a_port_alone_is_listened_on_by_ipv4(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def no_ipv6(family: int = socket.AF_INET, *rest: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "no IPv6 here")
+        return real(family, *rest)
+
+    provider = await lab.provider(ok)
+    with monkeypatch.context() as patch:
+        patch.setattr("flowserver.downstream.listener.socket.socket", no_ipv6)
+        relay = await lab.relay(provider.url, listen=":0")
+    assert str(relay.relay.addresses[0]) == f"0.0.0.0:{relay.port}"
+    client = await lab.client(relay.port)
+    await client.send(request())
+    assert (await client.response()).body == b"ok"
+
+
+@pytest.mark.parametrize("setting", ["upstream_rcvbuf", "notsent_lowat"])
+async def test_the_largest_buffers_work(lab: Lab, setting: str) -> None:
+    _, _, client = await lab.between(ok, **{setting: "1g"})
+    await client.send(request())
+    assert (await client.response()).body == b"ok"
+
+
+def _blocks_sighup(pid: int) -> bool:
+    with open(f"/proc/{pid}/status") as file:
+        [mask] = [line.split()[1] for line in file if line.startswith("SigBlk:")]
+    return bool(int(mask, 16) >> (signal.SIGHUP - 1) & 1)
+
+
+async def test_sighup_during_the_start_waits_for_its_end(lab: Lab) -> None:
+    starting = asyncio.get_running_loop().create_task(lab.process("http://127.0.0.1:9"))
+    try:
+        children = f"/proc/self/task/{os.getpid()}/children"
+        pids: list[int] = []
+
+        def is_blocked() -> bool:
+            with open(children) as file, contextlib.suppress(FileNotFoundError):
+                pids[:] = [pid for pid in map(int, file.read().split()) if _blocks_sighup(pid)]
+            return bool(pids)
+
+        await eventually(is_blocked, "SIGHUP is blocked")
+        for _ in range(3):
+            os.kill(pids[0], signal.SIGHUP)
+    finally:
+        process = await starting
+    await eventually(lambda: "reloaded" in process.events())
+    assert process.events()[0] == "listening"
+    process.signal(signal.SIGHUP)
+    await eventually(lambda: process.events().count("reloaded") == 2)
+    process.signal(signal.SIGTERM)
+    assert await process.exit_status() == 0
+
+
+async def test_sighup_while_it_ends_is_not_its_end(lab: Lab) -> None:
+    process = await lab.process("http://127.0.0.1:9")
+    process.signal(signal.SIGTERM)
+    await eventually(lambda: "stopped" in process.events() or process.returncode is not None)
+    process.signal(signal.SIGHUP)
+    assert await process.exit_status() == 0
 
 
 async def test_a_slip_in_a_settings_name_is_said() -> None:
@@ -219,3 +312,54 @@ async def test_a_reader_of_the_log_that_stops_holds_up_nobody(lab: Lab) -> None:
     for _ in range(100):
         assert (await client.response()).body == b"ok"
     process.read_log(True)
+
+
+async def test_a_reader_of_the_log_that_stops_for_good_does_not_hold_up_the_end(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    process = await lab.process(provider.url)
+    process.read_log(False)
+    client = await lab.client(process.port)
+    await client.send(b"".join(request(target="/" + "x" * 3000) for _ in range(200)))
+    for _ in range(200):
+        assert (await client.response()).body == b"ok"
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0
+    process.read_log(True)
+
+
+@pytest.mark.parametrize("closed", ["1", "0 1 2"])
+async def test_it_serves_with_closed_standard_streams_and_counts_the_lost_lines(lab: Lab, closed: str) -> None:
+    provider = await lab.provider(ok)
+    ports = [free_port(), free_port()]
+    process = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        f"{' '.join(f'exec {number}>&-;' for number in closed.split())} exec {sys.executable} -m flowserver serve",
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("FLOW_")},
+            "FLOW_UPSTREAM": provider.url,
+            "FLOW_LISTEN": f"127.0.0.1:{ports[0]}",
+            "FLOW_ADMIN_LISTEN": f"127.0.0.1:{ports[1]}",
+            "FLOW_ADMIN_HOSTS": "relay.test",
+        },
+    )
+    try:
+        await eventually(lambda: _listens(ports[0]))
+        client = await lab.client(ports[0])
+        for _ in range(3):
+            await client.send(request())
+            assert (await client.response()).body == b"ok"
+        for _ in range(100):
+            metrics = samples((await page(ports[1], "/metrics")).body.decode())
+            if metrics["flow_log_dropped_total"] >= 4:
+                break
+            await asyncio.sleep(0.02)
+        assert metrics["flow_log_dropped_total"] == 4  # listening, and three requests
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

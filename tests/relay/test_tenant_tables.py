@@ -113,6 +113,7 @@ def test_the_largest_limits_can_be_counted() -> None:
         ('models = "x"', "models"),
         ("models = [1]", "models"),
         ("paths = ['']", "paths"),
+        ("paths = ['v1/chat/completions']", "paths"),
         ("user = 1", "user"),
         ("user = { x = 1 }", "user.x"),
         ("user = { tokens_per_day = 0 }", "user.tokens_per_day"),
@@ -152,3 +153,9 @@ def test_all_mistakes_are_told_at_once_and_nothing_may_be_there_twice() -> None:
 def test_a_key_in_the_place_of_its_hash_is_told_what_to_do() -> None:
     [problem] = problems(f'name = "acme"\nkey_sha256 = "{KEY}"')
     assert "`flowserver tenants key`" in problem
+
+
+def test_patterns_that_were_stored_once_are_taken_as_they_are() -> None:
+    """They fit nothing; a tenant that can't be read would be locked out of all the others."""
+    table = {"name": "acme", "paths": ["v1/*", "/v1/files"]}
+    assert read_tenant(table, "acme", stored=True).paths == ("v1/*", "/v1/files")

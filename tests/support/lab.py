@@ -29,6 +29,12 @@ from .wire import PATIENCE, Message, Wire, request
 
 Line = dict[str, Any]
 
+LISTENING = {
+    "FLOW_LISTEN": "127.0.0.1:0",
+    "FLOW_ADMIN_LISTEN": "127.0.0.1:0",
+    "FLOW_ADMIN_HOSTS": "relay.test",  # which `wire.request` names
+}
+
 
 async def eventually(condition: Callable[[], object], what: str = "", *, within: float = PATIENCE) -> None:
     """Wait until `condition` holds."""
@@ -88,7 +94,7 @@ class RunningRelay:
 
     def __init__(self, url: str | None, settings: Mapping[str, object]) -> None:
         self._output = io.BytesIO()
-        environ = {"FLOW_LISTEN": "127.0.0.1:0", "FLOW_ADMIN_LISTEN": "127.0.0.1:0"}
+        environ = dict(LISTENING)
         if url is not None:
             environ["FLOW_UPSTREAM"] = url
         environ |= {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
@@ -235,6 +241,16 @@ class RelayProcess:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def ended(self) -> int:
+        """The exit status, when it has ended, however much of its log is unread."""
+        await eventually(lambda: self.returncode is not None, "it ends")
+        assert self.returncode is not None
+        return self.returncode
+
     async def exit_status(self) -> int:
         """The exit status, when it has ended."""
         status: int = await finishes(self._process.wait())
@@ -297,7 +313,7 @@ class Lab:
 
     async def process(self, url: str | None, **settings: object) -> RelayProcess:
         """The same as a process."""
-        environ = {"FLOW_LISTEN": "127.0.0.1:0", "FLOW_ADMIN_LISTEN": "127.0.0.1:0"}
+        environ = dict(LISTENING)
         if url is not None:
             environ["FLOW_UPSTREAM"] = url
         process = RelayProcess(environ | {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()})

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import orjson
 import pytest
 
+from flowserver.config import Address
+from flowserver.errors import EndReason
 from flowserver.messages import RequestHead, ResponseHead
 from flowserver.relay.context import Surroundings
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.target import Deadlines
-from flowserver.telemetry.admin import Admin
+from flowserver.telemetry.admin import PIECE, Admin
+from flowserver.telemetry.admin_hosts import AdminHosts
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
+from flowserver.telemetry.slices import SLICE
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, downstream_surroundings, understood
@@ -27,11 +31,46 @@ class Scene:
         self.log = Log("error", io.BytesIO())
         self.metrics = Metrics(self.log)
         self.is_draining = False
-        admin = Admin(self.metrics, clock=self.clock, is_draining=lambda: self.is_draining)
-        self.client = Client(downstream_surroundings(admin.open_exchange))
+        self.due: list[Callable[[], None]] = []
+        """What is to be called in the next turn of the loop."""
+        admin = Admin(
+            self.metrics,
+            AdminHosts(frozenset(), Address("127.0.0.1", 1)),
+            clock=self.clock,
+            call_soon=self.due.append,
+            is_draining=lambda: self.is_draining,
+        )
+        self.around = downstream_surroundings(admin.open_exchange)
+        self.client = Client(self.around)
 
-    def ask(self, path: bytes, *, method: bytes = b"GET") -> Answer:
-        self.client.says(b"%b %b HTTP/1.1\r\nHost: x\r\n\r\n" % (method, path))
+    def open_streams(self, count: int) -> list[Exchange]:
+        deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
+        around = Surroundings(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
+        exchanges = []
+        for number in range(count):
+            identity = b"id-%d" % number
+            exchange = Exchange(
+                RequestHead(b"GET", b"/v1/\xc3?secret", []),
+                RecordingDownstream(),
+                around,
+                identity=identity,
+                account=account(),
+            )
+            exchange.start(RecordingUpstream())
+            exchange.on_upstream_head(ResponseHead(200, []))
+            exchange.on_upstream_data(b"hello")
+            exchanges.append(exchange)
+        return exchanges
+
+    def turn(self) -> None:
+        """One turn of the loop, in which the work of 1 ms is done."""
+        due = self.due.copy()
+        self.due.clear()
+        for call in due:
+            call()
+
+    def ask(self, path: bytes, *, method: bytes = b"GET", host: bytes = b"localhost") -> Answer:
+        self.client.says(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, path, host))
         answer = understood(self.client.hears(), method=method)
         assert answer.whole
         assert answer.headers[b"cache-control"] == b"no-store"
@@ -112,3 +151,146 @@ def test_what_is_not_there_and_what_is_not_asked_so(scene: Scene) -> None:
     assert scene.ask(b"/healthz", method=b"POST").status == 405
     head = scene.ask(b"/healthz", method=b"HEAD")
     assert (head.status, head.body, head.headers[b"content-length"]) == (200, b"", b"3")
+
+
+@pytest.mark.parametrize("path", [b"/metrics", b"/streams", b"/nothing"])
+def test_other_names_than_its_own_are_refused_with_the_remedy(scene: Scene, path: bytes) -> None:
+    answer = scene.ask(path, host=b"attacker.example:9090")
+    assert answer.status == 421
+    assert b"FLOW_ADMIN_HOSTS" in answer.body
+    assert b"attacker" not in answer.body
+    assert scene.client.end == "open"
+
+
+def test_probes_may_use_any_name(scene: Scene) -> None:
+    for path in (b"/healthz", b"/readyz"):
+        assert scene.ask(path, host=b"some-probe.example").status == 200
+
+
+class Ticking(FakeClock):
+    """Each look at it takes a twentieth of a slice."""
+
+    def __call__(self) -> float:
+        self.advance(SLICE / 20)
+        return super().__call__()
+
+
+@pytest.fixture
+def busy(scene: Scene) -> Scene:
+    """A scene in which work takes time."""
+    clock = Ticking()
+    admin = Admin(
+        scene.metrics,
+        AdminHosts(frozenset(), Address("127.0.0.1", 1)),
+        clock=clock,
+        call_soon=scene.due.append,
+        is_draining=lambda: False,
+    )
+    scene.around = downstream_surroundings(admin.open_exchange)
+    scene.client = Client(scene.around)
+    return scene
+
+
+@pytest.mark.parametrize("path", [b"/metrics", b"/streams"])
+def test_a_page_of_many_streams_is_made_in_many_turns(busy: Scene, path: bytes) -> None:
+    busy.open_streams(1000)
+    busy.client.says(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+    turns = 0
+    while busy.due:
+        assert busy.client.hears() == b""
+        busy.turn()
+        turns += 1
+    assert turns > 5
+    answer = understood(busy.client.hears())
+    assert (answer.status, answer.whole) == (200, True)
+    if path == b"/streams":
+        assert len(orjson.loads(answer.body)) == 1000
+    else:
+        assert b"\nflow_streams_open 1000.0\n" in answer.body
+
+
+def test_one_page_is_made_at_a_time_and_shared(busy: Scene) -> None:
+    busy.open_streams(500)
+    clients = [busy.client, *(Client(busy.around) for _ in range(4))]
+    for number, client in enumerate(clients):
+        client.says(b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"metrics" if number % 2 else b"streams"))
+        assert len(busy.due) == 1
+    while busy.due:
+        busy.turn()
+        assert len(busy.due) <= 1
+    bodies = [understood(client.hears()).body for client in clients]
+    assert bodies[0] == bodies[2] == bodies[4]
+    assert bodies[1] == bodies[3]
+
+
+def test_streams_that_end_while_the_page_is_made_are_left_out(busy: Scene) -> None:
+    exchanges = busy.open_streams(300)
+    busy.client.says(b"GET /streams HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    for exchange in exchanges:
+        exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    while busy.due:
+        busy.turn()
+    assert 0 < len(orjson.loads(understood(busy.client.hears()).body)) < 300
+
+
+def test_who_leaves_while_the_page_is_made_gets_nothing(busy: Scene) -> None:
+    busy.open_streams(500)
+    other = Client(busy.around)
+    for client in (busy.client, other):
+        client.says(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    busy.client.transport.lose()
+    while busy.due:
+        busy.turn()
+    assert busy.client.hears() == b""
+    assert understood(other.hears()).status == 200
+
+
+class Slow(RecordingDownstream):
+    """Takes a piece at a time."""
+
+    def send_data(self, data: bytes) -> None:
+        super().send_data(data)
+        assert self.events is not None
+        self.events.on_downstream_full()
+
+
+def to_a_slow_reader(scene: Scene) -> Slow:
+    stream = Slow()
+    admin = Admin(
+        scene.metrics,
+        AdminHosts(frozenset(), None),
+        clock=scene.clock,
+        call_soon=scene.due.append,
+        is_draining=lambda: False,
+    )
+    admin.open_exchange(RequestHead(b"GET", b"/streams", [(b"host", b"localhost")]), stream)
+    return stream
+
+
+def test_a_page_goes_out_as_its_reader_takes_it(scene: Scene) -> None:
+    scene.open_streams(1000)
+    stream = to_a_slow_reader(scene)
+    assert stream.events is not None
+    pieces = 1
+    while stream.log[-1] != "end":
+        assert stream.log[1:] == [f"data {PIECE}"] * pieces
+        stream.events.on_downstream_drained()
+        pieces += 1
+    assert pieces > 3
+    assert len(orjson.loads(stream.body)) == 1000
+    assert stream.heads[0].content_length == len(stream.body)
+
+
+def test_a_reader_that_leaves_is_sent_nothing_more(scene: Scene) -> None:
+    scene.open_streams(1000)
+    stream = to_a_slow_reader(scene)
+    assert stream.events is not None
+    stream.events.on_downstream_reset(EndReason.CLIENT_STALLED)
+    stream.events.on_downstream_drained()
+    assert stream.log == ["head 200", f"data {PIECE}"]
+
+
+def test_head_has_the_length_of_the_page(scene: Scene) -> None:
+    length = len(scene.ask(b"/streams").body)
+    head = scene.ask(b"/streams", method=b"HEAD")
+    assert (head.body, head.headers[b"content-length"]) == (b"", b"%d" % length)

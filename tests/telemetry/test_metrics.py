@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.process_collector import ProcessCollector
 
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, EndReason
 from flowserver.messages import RequestHead, ResponseHead
@@ -34,9 +40,12 @@ class Scene:
         return exchange, down
 
     def figures(self) -> dict[str, float]:
-        lines = self.metrics.text().decode().splitlines()
-        pairs = [line.rsplit(" ", 1) for line in lines if line.startswith("flow_")]
-        return {name: float(value) for name, value in pairs}
+        return figures_of(self.metrics.text())
+
+
+def figures_of(text: bytes) -> dict[str, float]:
+    pairs = [line.rsplit(" ", 1) for line in text.decode().splitlines() if line.startswith("flow_")]
+    return {name: float(value) for name, value in pairs}
 
 
 @pytest.fixture
@@ -143,4 +152,96 @@ def test_pools_are_told_apart(scene: Scene) -> None:
 
 
 def test_the_process_itself_is_measured(scene: Scene) -> None:
-    assert b"process_resident_memory_bytes" in scene.metrics.text()
+    """As prometheus_client measures it."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    ours = {family.name: family for family in text_string_to_metric_families(scene.metrics.text().decode())}
+    for family in registry.collect():
+        found = ours[family.name]
+        assert found.type == family.type
+        assert found.samples[0].name == family.samples[0].name
+        assert found.samples[0].value == pytest.approx(family.samples[0].value, rel=0.2)
+    assert any(name.startswith("python_gc") for name in ours)
+
+
+def test_descriptors_are_counted_in_pieces_where_the_system_does_not_count_them(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = process_figure(scene, "process_open_fds")
+    real = os.stat
+    monkeypatch.setattr("flowserver.telemetry.process.os.stat", lambda path: SimpleNamespace(st_size=0))
+    assert process_figure(scene, "process_open_fds") == pytest.approx(before, abs=2)
+    monkeypatch.setattr("flowserver.telemetry.process.os.stat", real)
+    monkeypatch.setattr("flowserver.telemetry.process._stat", list)
+    assert b"process_" not in scene.metrics.text()
+
+
+def process_figure(scene: Scene, name: str) -> float:
+    [line] = [line for line in scene.metrics.text().decode().splitlines() if line.startswith(name)]
+    return float(line.split()[1])
+
+
+COUNTERS = (
+    'flow_body_bytes_total{direction="down"}',
+    'flow_body_bytes_total{direction="up"}',
+    "flow_chunks_total",
+    "flow_writes_total",
+    "flow_writes_full_total",
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_counter_goes_back_however_much_happens_during_a_scrape(scene: Scene, seed: int) -> None:
+    chance = random.Random(seed)
+    live = [scene.start() for _ in range(100)]
+
+    def go_on() -> None:
+        for _ in range(20):
+            exchange, down = chance.choice(live)
+            what = chance.random()
+            if what < 0.3:
+                live.append(scene.start())
+            elif what < 0.6 and len(live) > 1:
+                live.remove((exchange, down))
+                exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+                down.writes = (0, 0)  # what is counted later is another request's
+            else:
+                exchange.on_downstream_data(b"abc")
+                if not exchange.status:
+                    exchange.on_upstream_head(ResponseHead(200, []))
+                exchange.on_upstream_data(b"hello")
+                down.writes = (down.writes[0], down.writes[1] + 1)
+
+    before = scene.figures()
+    for _ in range(10):
+        text = b""
+        for piece in scene.metrics.scrape():
+            text += piece
+            if not piece or chance.random() < 0.01:
+                go_on()
+        now = figures_of(text)
+        assert [name for name in COUNTERS if now[name] < before[name]] == []
+        assert 0 < now["flow_streams_open"] <= now['flow_exchanges_total{end="client_gone"}'] + len(live)
+        before = now
+    quiet = scene.figures()
+    assert quiet["flow_streams_open"] == len(live)
+    assert [name for name in COUNTERS if quiet[name] < before[name]] == []
+    assert scene.figures() == quiet
+
+
+def test_a_scrape_that_is_given_up_leaves_nothing(scene: Scene) -> None:
+    scene.start()
+    scrape = scene.metrics.scrape()
+    next(scrape)
+    scrape.close()
+    exchange, _ = scene.start()
+    exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    assert scene.figures()["flow_streams_open"] == 1
+
+
+def test_no_piece_of_a_scrape_takes_long(scene: Scene) -> None:
+    for _ in range(500):
+        scene.start()
+    pieces = list(scene.metrics.scrape())
+    assert sum(not piece for piece in pieces) >= 20
+    assert max(piece.count(b"\n") for piece in pieces) <= 2

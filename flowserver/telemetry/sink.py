@@ -1,0 +1,115 @@
+"""Where log lines go: a descriptor, whatever is behind it and however that behaves. Called by the log's own thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Protocol
+
+TRIES = 10
+PAUSE = 0.01
+"""How often, and seconds between: for a descriptor that takes nothing (it is non-blocking and full), before lines are
+given up. One that blocks is waited for without end, while further lines wait in the log."""
+
+ATOMIC = select.PIPE_BUF
+"""Bytes that a pipe takes whole or not at all."""
+PIECE = 1 << 16
+"""Bytes of one write to a descriptor that blocks."""
+
+
+class Sink(Protocol):
+    def write(self, lines: Sequence[bytes]) -> int:
+        """Write whole lines. Returns how many were lost. Never raises."""
+
+
+class DescriptorSink:
+    """Writes with plain system calls. A buffered stream has a lock, and the interpreter, as it ends, waits for it: with
+    a writer stuck in a full pipe it would abort instead of exiting."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._cut = b""
+        """The rest of a line that was taken in part: it goes first, so that no line begins in the middle of another."""
+
+    def write(self, lines: Sequence[bytes]) -> int:
+        self._cut = self._put(self._cut)
+        written = 0
+        for piece in () if self._cut else _pieces(lines, self._piece_size()):
+            data = b"".join(piece)
+            taken = len(data) - len(self._put(data))
+            for line in piece:
+                if taken <= 0:
+                    return len(lines) - written
+                written += 1
+                self._cut = line[taken:]
+                taken -= len(line)
+        return len(lines) - written
+
+    def _piece_size(self) -> int:
+        with contextlib.suppress(OSError):
+            if not os.get_blocking(self._descriptor):
+                return ATOMIC
+        return PIECE
+
+    def _put(self, data: bytes) -> bytes:
+        """Write `data`. Returns what could not be written."""
+        tries = 0
+        while data and tries < TRIES:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+                tries = 0
+            except BlockingIOError:
+                tries += 1
+                time.sleep(PAUSE)
+            except OSError:  # closed, its reader gone, its disk full
+                break
+        return data
+
+
+def _pieces(lines: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    """Whole lines, together of at most `size` bytes where one is not longer by itself."""
+    begin, total = 0, 0
+    for number, line in enumerate(lines):
+        if number > begin and total + len(line) > size:
+            yield lines[begin:number]
+            begin, total = number, 0
+        total += len(line)
+    if begin < len(lines):
+        yield lines[begin:]
+
+
+class StreamSink:
+    """Writes to a binary stream."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, lines: Sequence[bytes]) -> int:
+        try:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+        except (OSError, ValueError):
+            return len(lines)
+        return 0
+
+
+class NoSink:
+    """Standard output was closed when the process began: all lines are lost."""
+
+    def write(self, lines: Sequence[bytes]) -> int:
+        return len(lines)
+
+
+def standard_output() -> Sink:
+    """To be called before any file is opened: the first one would take the place of a closed standard stream, and what
+    is meant for that would be written to it. So /dev/null takes it."""
+    closed = []
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            closed.append(os.open(os.devnull, os.O_RDWR))  # the lowest free one: this
+    return NoSink() if 1 in closed else DescriptorSink(1)

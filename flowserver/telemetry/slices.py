@@ -1,0 +1,78 @@
+"""Work that takes long, done in slices of the event loop: what is to be sent on waits for no more than one of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+SLICE = 0.001
+"""Seconds of work in one turn of the loop."""
+
+Done = Callable[[list[bytes] | None], None]
+"""Hears what the work gave; None: it failed."""
+
+
+class _Job:
+    __slots__ = ("done", "name", "pieces", "result")
+
+    def __init__(self, name: bytes, pieces: Iterator[bytes], done: Done) -> None:
+        self.name = name
+        self.pieces = pieces
+        self.done = [done]
+        self.result: list[bytes] = []
+        """What each slice gave, joined."""
+
+    def advance(self, clock: Callable[[], float]) -> bool:
+        """Do one slice. Returns whether it is done."""
+        until, found = clock() + SLICE, []
+        is_done = True
+        for piece in self.pieces:
+            found.append(piece)
+            if clock() >= until:
+                is_done = False
+                break
+        self.result.append(b"".join(found))
+        return is_done
+
+    def end(self, result: list[bytes] | None) -> None:
+        for done in self.done:
+            done(result)
+
+
+class Slices:
+    """Does one job after the other. Who asks for one that is under way, or waits to be, shares what it gives: that is
+    never older than what was given before."""
+
+    __slots__ = ("_call_soon", "_clock", "_is_due", "_jobs")
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object], clock: Callable[[], float]) -> None:
+        self._call_soon = call_soon
+        self._clock = clock
+        self._jobs: deque[_Job] = deque()
+        self._is_due = False
+        """Whether the next slice is under way, or comes by itself."""
+
+    def ask(self, name: bytes, work: Callable[[], Iterator[bytes]], done: Done) -> None:
+        """Do the work of this name; its first slice at once, unless another job is under way."""
+        for job in self._jobs:
+            if job.name == name:
+                job.done.append(done)
+                return
+        self._jobs.append(_Job(name, work(), done))
+        if not self._is_due:
+            self._step()
+
+    def _step(self) -> None:
+        self._is_due = True
+        job, result = self._jobs[0], None
+        over = True
+        try:
+            over = job.advance(self._clock)
+            result = job.result
+        finally:
+            if over:
+                self._jobs.popleft()
+                job.end(result)
+            self._is_due = bool(self._jobs)
+            if self._jobs:
+                self._call_soon(self._step)
