@@ -56,6 +56,12 @@ class Url:
         default = 443 if self.scheme == "https" else 80
         return host if self.port == default else f"{host}:{self.port}"
 
+    @property
+    def server_name(self) -> str:
+        """The host without the final dot of a fully qualified name: certificates and TLS have none (RFC 6066
+        section 3)."""
+        return self.host.removesuffix(".")
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
 

@@ -19,6 +19,7 @@ from .upstream.dial import Dialer, tls_context
 from .upstream.h1 import UpstreamH1
 from .upstream.h2 import UpstreamH2
 from .upstream.pool import Pool, PoolSettings
+from .upstream.resolver import NameFigures, Resolver, numeric_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,20 @@ class Providers:
     targets: tuple[Target, ...]
     pools: tuple[Pool, ...]
     routes: RouteTable
+    names: tuple[tuple[str, NameFigures], ...] = ()
+    """The providers that have a name to look up, with its figures."""
 
 
-def build(config: Config, topology: Topology, marks: Marks, before: Providers | None = None) -> Providers:
+def build(
+    config: Config, topology: Topology, marks: Marks, resolver: Resolver, before: Providers | None = None
+) -> Providers:
     """Needs a running event loop. Raises ConfigError. How providers of the same name and address fare is taken over
     from `before`."""
     known = {(target.name, target.settings.url): target.health for target in before.targets} if before else {}
     pools, targets, problems = [], {}, []
     for spec in topology.upstreams:
         try:
-            pool = _pool(config, spec, marks)
+            pool = _pool(config, spec, marks, resolver)
         except OSError as error:
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.name}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
@@ -59,12 +64,23 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
         )
         for route in topology.routes
     ]
-    return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes))
+    names = [
+        (spec.name, resolver.figures(spec.url.host))
+        for spec in topology.upstreams
+        if numeric_address(spec.url.host, 0) is None
+    ]
+    return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes), tuple(names))
 
 
-def _pool(config: Config, spec: UpstreamSpec, marks: Marks) -> Pool:
+def _pool(config: Config, spec: UpstreamSpec, marks: Marks, resolver: Resolver) -> Pool:
     connect_timeout = spec.connect_timeout or config.connect_timeout
-    dialer = Dialer(spec.url, timeout=connect_timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec))
+    dialer = Dialer(
+        spec.url,
+        resolver,
+        timeout=connect_timeout,
+        receive_buffer=config.upstream_rcvbuf,
+        tls=_tls(config, spec),
+    )
 
     def make(multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:
@@ -86,6 +102,7 @@ def _pool(config: Config, spec: UpstreamSpec, marks: Marks) -> Pool:
         timeout=connect_timeout,
         max_connections=spec.max_connections,
         multiplexed=multiplexed,
+        max_age=spec.max_age or config.upstream_max_age,
     )
     pool = Pool(spec.name, Arrivals(dialer, make, multiplexed=multiplexed), marks, settings, time.monotonic)
     return pool

@@ -32,6 +32,7 @@ from .telemetry.log import Log
 from .telemetry.metrics import Metrics
 from .tenancy import Tenancy
 from .topology import Topology, load_topology
+from .upstream.resolver import Resolver
 
 
 class Relay:
@@ -51,7 +52,8 @@ class Relay:
         self._marks = Marks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
         topology = load_topology(config, environ)
-        self._providers = build(config, topology, self._marks)
+        self._resolver = Resolver(log)
+        self._providers = build(config, topology, self._marks, self._resolver)
         self._tenancy = Tenancy(config, topology)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
@@ -98,7 +100,7 @@ class Relay:
         touched. A configuration that can't be used changes nothing."""
         try:
             topology = load_topology(self._config, self._environ)
-            providers = build(self._config, topology, self._marks, self._providers)
+            providers = build(self._config, topology, self._marks, self._resolver, self._providers)
             tls = None if self._tls_files is None else server_context(self._tls_files)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
@@ -127,6 +129,7 @@ class Relay:
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
                 pool.close()
+        self._resolver.close()
         self._hangups.close()
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -163,6 +166,7 @@ class Relay:
         self.metrics.name_models(topology.models)
         self.metrics.targets = self._providers.targets
         self.metrics.pools = self._providers.pools
+        self.metrics.names = self._providers.names
 
     def _build_admin(self) -> Listener:
         admin = Admin(self.metrics, clock=time.monotonic, is_draining=lambda: self._draining)

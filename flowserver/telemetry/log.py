@@ -75,6 +75,13 @@ class Log:
         """A request that never became an exchange."""
         self.write("info", "refused", protocol=protocol, status=error.status, end=error.end, error=error.message)
 
+    def dns_failed(self, host: str, reason: str, *, has_answer: bool) -> None:
+        """A name is not resolved any more; written once until it is again. `has_answer`: the old answer is used."""
+        self.write("warning", "dns_failed", host=host, reason=reason, old_answer=has_answer)
+
+    def dns_recovered(self, host: str) -> None:
+        self.write("info", "dns_recovered", host=host)
+
     def close(self) -> None:
         """Write what waits, for two seconds at most."""
         self._closing = True
