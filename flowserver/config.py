@@ -95,6 +95,7 @@ class Config:
     stall_timeout: float | None
     total_timeout: float | None
     upstream_keepalive: float | None
+    upstream_max_age: float | None
     upstream_h2_stream_window: int
     upstream_ping_interval: float | None
     upstream_dialect: str | None
@@ -145,6 +146,7 @@ class Config:
             self.stall_timeout,
             self.total_timeout,
             self.upstream_keepalive,
+            self.upstream_max_age,
             self.h2_ping_interval,
             self.heartbeat,
             self.disconnect_time,
@@ -374,6 +376,12 @@ SETTINGS: tuple[Setting, ...] = (
         "30s",
         _or_off(parse_time),
         "for an idle provider connection; 0: no reuse",
+    ),
+    Setting(
+        "FLOW_UPSTREAM_MAX_AGE",
+        "10m",
+        _or_off(parse_time),
+        "after which a provider connection takes no more requests, so that DNS changes arrive; 0: never",
     ),
     Setting(
         "FLOW_UPSTREAM_H2_STREAM_WINDOW",
