@@ -57,6 +57,12 @@ class Url:
         default = 443 if self.scheme == "https" else 80
         return host if self.port == default else f"{host}:{self.port}"
 
+    @property
+    def server_name(self) -> str:
+        """The host without the final dot of a fully qualified name: certificates and TLS have none (RFC 6066
+        section 3)."""
+        return self.host.removesuffix(".")
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
 
@@ -92,6 +98,7 @@ class Config:
     stall_timeout: float | None
     total_timeout: float | None
     upstream_keepalive: float | None
+    upstream_max_age: float | None
     upstream_h2_stream_window: int
     upstream_ping_interval: float | None
     upstream_dialect: str | None
@@ -143,6 +150,7 @@ class Config:
             self.stall_timeout,
             self.total_timeout,
             self.upstream_keepalive,
+            self.upstream_max_age,
             self.h2_ping_interval,
             self.heartbeat,
             self.disconnect_time,
@@ -432,6 +440,12 @@ SETTINGS: tuple[Setting, ...] = (
         "30s",
         _or_off(parse_time),
         "for an idle provider connection; 0: no reuse",
+    ),
+    Setting(
+        "FLOW_UPSTREAM_MAX_AGE",
+        "10m",
+        _or_off(parse_time),
+        "after which a provider connection takes no more requests, so that DNS changes arrive; 0: never",
     ),
     Setting(
         "FLOW_UPSTREAM_H2_STREAM_WINDOW",

@@ -21,6 +21,7 @@ from .upstream.dial import Dialer, tls_context
 from .upstream.h1 import UpstreamH1
 from .upstream.h2 import UpstreamH2
 from .upstream.pool import Cancellable, Connected, Failed, Pool, PoolSettings
+from .upstream.resolver import NameFigures, Resolver, numeric_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Providers:
     routes: RouteTable
     specs: tuple[UpstreamSpec, ...] = ()
     """Of the pools."""
+    names: tuple[tuple[str, NameFigures], ...] = ()
+    """The providers that have a name to look up, with its figures."""
 
     def without(self, later: Providers) -> Providers:
         """What a later configuration no longer has."""
@@ -45,7 +48,9 @@ class Providers:
         return not busy and all(pool.is_unused for pool in self.pools)
 
 
-def build(config: Config, topology: Topology, marks: Marks, before: Providers | None = None) -> Providers:
+def build(
+    config: Config, topology: Topology, marks: Marks, resolver: Resolver, before: Providers | None = None
+) -> Providers:
     """Needs a running event loop. Raises ConfigError, and has changed nothing then.
 
     Providers of the same name and URL live on from `before` with their places, queues, health and figures, and with
@@ -54,7 +59,7 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
     dials, problems = [], []
     for spec in topology.upstreams:
         try:
-            dials.append(_Dial(config, spec, marks))
+            dials.append(_Dial(config, spec, marks, resolver))
         except OSError as error:
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.name}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
@@ -74,7 +79,12 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
         )
         for route in topology.routes
     ]
-    return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes), topology.upstreams)
+    names = [
+        (spec.name, resolver.figures(spec.url.host))
+        for spec in topology.upstreams
+        if numeric_address(spec.url.host, 0) is None
+    ]
+    return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
 
 
 def _target(config: Config, spec: UpstreamSpec, pool: Pool, before: Providers | None) -> Target:
@@ -118,6 +128,7 @@ def _connecting(spec: UpstreamSpec) -> tuple[object, ...]:
         spec.verify,
         spec.connect_timeout,
         spec.keepalive,
+        spec.max_age,
         spec.max_connections,
     )
 
@@ -127,7 +138,7 @@ class _Dial:
 
     pool: Pool
 
-    def __init__(self, config: Config, spec: UpstreamSpec, marks: Marks) -> None:
+    def __init__(self, config: Config, spec: UpstreamSpec, marks: Marks, resolver: Resolver) -> None:
         self.spec = spec
         self._config = config
         self._marks = marks
@@ -141,8 +152,11 @@ class _Dial:
             timeout=timeout,
             max_connections=spec.max_connections,
             multiplexed=multiplexed,
+            max_age=spec.max_age or config.upstream_max_age,
         )
-        dialer = Dialer(spec.url, timeout=timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec))
+        dialer = Dialer(
+            spec.url, resolver, timeout=timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec)
+        )
         self._arrivals = Arrivals(dialer, self._make, multiplexed=multiplexed)
 
     def __call__(self, connected: Connected, failed: Failed) -> Cancellable:

@@ -34,6 +34,7 @@ from .telemetry.log import Log
 from .telemetry.metrics import Metrics
 from .tenancy import Tenancy
 from .topology import Topology, load_topology
+from .upstream.resolver import Resolver
 
 
 class Relay:
@@ -55,7 +56,8 @@ class Relay:
         self._uploads = Uploads(config.max_uploads, clock=time.monotonic, patience=config.body_timeout)
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ)
-        self._providers = build(config, topology, self._marks)
+        self._resolver = Resolver(log)
+        self._providers = build(config, topology, self._marks, self._resolver)
         self._tenancy = Tenancy(config, topology)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
@@ -106,7 +108,7 @@ class Relay:
             topology = load_topology(self._config, self._environ)
             self._check_tenants(topology)
             tls = None if self._tls_files is None else server_context(self._tls_files)
-            providers = build(self._config, topology, self._marks, self._providers)
+            providers = build(self._config, topology, self._marks, self._resolver, self._providers)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             return
@@ -142,6 +144,7 @@ class Relay:
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
                 pool.close()
+        self._resolver.close()
         self._hangups.close()
 
     # --- building --------------------------------------------------------------------------------------------------
@@ -178,6 +181,7 @@ class Relay:
         self.metrics.name_models(topology.models)
         self.metrics.targets = self._providers.targets
         self.metrics.pools = self._providers.pools
+        self.metrics.names = self._providers.names
 
     def _build_admin(self) -> Listener:
         admin = Admin(

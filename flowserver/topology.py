@@ -5,6 +5,7 @@ Everything is checked at once; each mistake is told with its place, such as `ups
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -56,10 +57,12 @@ class UpstreamSpec:
     ca: str | None = None
     verify: bool = True
     connect_timeout: float | None = None
-    """None, as for the next three: the environment's."""
+    """None, as for the next four: the environment's."""
     first_byte_timeout: float | None = None
     idle_timeout: float | None = None
     keepalive: float | None = None
+    max_age: float | None = None
+    """Infinite: connections are kept however old they are."""
     dialect: str | None = None
     """Whose ways it has; None: told by its host name."""
     ask_usage: bool | None = None
@@ -106,7 +109,13 @@ class Topology:
         return [
             time
             for spec in self.upstreams
-            for time in (spec.queue_timeout, spec.first_byte_timeout, spec.idle_timeout, spec.keepalive)
+            for time in (
+                spec.queue_timeout,
+                spec.first_byte_timeout,
+                spec.idle_timeout,
+                spec.keepalive,
+                spec.max_age,
+            )
         ]
 
 
@@ -226,6 +235,7 @@ class _Reader:
             "first_byte_timeout": _time,
             "idle_timeout": _time,
             "keepalive": _time,
+            "max_age": _age,
             "dialect": lambda value: parse_dialect(_text(value)),
             "ask_usage": _flag,
         }
@@ -334,6 +344,11 @@ def _time(value: Any) -> float:
     if seconds <= 0:
         raise ValueError("expected a time above 0")
     return float(seconds)
+
+
+def _age(value: Any) -> float:
+    """A time, or `0` or `"off"` for infinity."""
+    return math.inf if value in (0, "0", "off") and not isinstance(value, bool) else _time(value)
 
 
 def _protocol(value: Any) -> str:

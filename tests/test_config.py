@@ -165,6 +165,12 @@ def test_base_urls(text: str, url: Url, authority: str) -> None:
     assert parse_url(text).authority == (authority or url.host)
 
 
+@pytest.mark.parametrize("url", ["https://api.test.", "https://api.test.:443/v1"])
+def test_a_final_dot_is_no_part_of_the_name_that_tls_verifies(url: str) -> None:
+    parsed = parse_url(url)
+    assert (parsed.host, parsed.authority, parsed.server_name) == ("api.test.", "api.test.", "api.test")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -198,6 +204,12 @@ def test_the_defaults_make_a_configuration() -> None:
     assert config.upstream is None
     assert config.total_timeout is None
     assert config.low_water < config.high_water
+    assert config.upstream_max_age == 600
+
+
+@pytest.mark.parametrize("text", ["0", "off", "0s"])
+def test_the_largest_age_of_a_connection_can_be_none(text: str) -> None:
+    assert load({"FLOW_UPSTREAM_MAX_AGE": text}).upstream_max_age is None
 
 
 def test_every_field_has_its_setting() -> None:

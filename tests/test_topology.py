@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         first_byte_timeout = "10m"
         idle_timeout = 2.5
         keepalive = "4s"
+        max_age = "1h"
         [[upstreams]]
         name = "b"
         url = "http://b.test:8000"
@@ -80,7 +82,14 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
     assert (a.ca, a.verify) == (str(tmp_path / "ca.pem"), False)
     assert (a.connect_timeout, a.first_byte_timeout, a.idle_timeout, a.keepalive) == (1, 600, 2.5, 4)
     assert (b.verify, b.max_concurrent, b.keepalive) == (True, None, None)
+    assert (a.max_age, b.max_age) == (3600, None)
+    assert {600, 2.5, 4, 3600} <= set(topology.swept_times)
     assert topology.routes == (RouteSpec("/v1/*", ("gpt-*",), (("a", "b"), ("b",))),)
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", '"0"', '"off"'])
+def test_a_largest_age_can_be_none(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, f"{ONE}max_age = {text}\n").upstreams[0].max_age == math.inf
 
 
 def test_without_routes_all_providers_serve_in_their_order(tmp_path: Path) -> None:
@@ -126,6 +135,9 @@ def test_the_tenants_of_the_example_are_right(tmp_path: Path) -> None:
         ("queue_timeout = 0", "upstreams[0].queue_timeout"),
         ("keepalive = inf", "upstreams[0].keepalive"),
         ("keepalive = nan", "upstreams[0].keepalive"),
+        ("max_age = -1", "upstreams[0].max_age"),
+        ("max_age = false", "upstreams[0].max_age"),
+        ('max_age = "never"', "upstreams[0].max_age"),
         ('idle_timeout = "soon"', "upstreams[0].idle_timeout"),
         ("connect_timeout = []", "upstreams[0].connect_timeout"),
         ('protocol = "h3"', "upstreams[0].protocol"),

@@ -44,5 +44,5 @@ def quirks_for(name: str | None, host: str) -> Quirks:
     """The entry called `name`, which must be in `QUIRKS`, or (None) the one for the host name `host`."""
     if name is not None:
         return QUIRKS[name]
-    host = host.lower()
+    host = host.lower().removesuffix(".")
     return next((quirks for quirks in _KNOWN if any(fnmatchcase(host, known) for known in quirks.hosts)), GENERIC)

@@ -87,6 +87,13 @@ class Log:
         """Lines lost because the reader of the log was too slow, or gone."""
         return self._refused + self._lost
 
+    def dns_failed(self, host: str, reason: str, *, has_answer: bool) -> None:
+        """A name is not resolved any more; written once until it is again. `has_answer`: the old answer is used."""
+        self.write("warning", "dns_failed", host=host, reason=reason, old_answer=has_answer)
+
+    def dns_recovered(self, host: str) -> None:
+        self.write("info", "dns_recovered", host=host)
+
     def close(self) -> None:
         """Write what waits, for a second at most."""
         self._closing = True

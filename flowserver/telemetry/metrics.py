@@ -47,6 +47,16 @@ def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFam
     return HistogramMetricFamily(name, text, buckets=histogram.buckets(), sum_value=histogram.sum)
 
 
+class DnsFigures(Protocol):
+    """What the look-ups of a provider's name cost."""
+
+    lookups: int
+    failures: int
+
+    @property
+    def seconds(self) -> float: ...
+
+
 class PassedFigures(Protocol):
     """What happened while the store did not answer; see `limits.guarded`."""
 
@@ -150,6 +160,8 @@ class Metrics:
         self.h2 = H2Totals()
         self.targets: Sequence[Target] = ()
         self.pools: Sequence[PoolFigures] = ()
+        self.names: Sequence[tuple[str, DnsFigures]] = ()
+        """The providers whose names are looked up."""
         self.store: StoreFigures | None = None
         self.uploads: Uploads | None = None
         self.connections = 0
@@ -327,6 +339,7 @@ class Metrics:
             connections.add_metric([pool.name, "idle"], idle)
             connections.add_metric([pool.name, "busy"], pool.open_connections - idle)
         yield from (connects, reuses, connections)
+        yield from self._dns()
         now = self._clock()
         for kind, name, text, figure in _TARGET_FIGURES:
             family = kind(name, text, labels=["upstream"])
@@ -349,6 +362,20 @@ class Metrics:
             for what, left in sorted(target.remaining.items()):
                 remaining.add_metric([target.name, what], left)
         yield remaining
+
+    def _dns(self) -> Iterator[Metric]:
+        lookups = CounterMetricFamily(
+            "flow_upstream_dns_lookups", "Look-ups of the provider's name.", labels=["upstream"]
+        )
+        text = "Look-ups that failed, or did not end within FLOW_CONNECT_TIMEOUT."
+        failures = CounterMetricFamily("flow_upstream_dns_failures", text, labels=["upstream"])
+        text = "Seconds of look-ups, the one under way included."
+        seconds = CounterMetricFamily("flow_upstream_dns_seconds", text, labels=["upstream"])
+        for name, figures in self.names:
+            lookups.add_metric([name], figures.lookups)
+            failures.add_metric([name], figures.failures)
+            seconds.add_metric([name], figures.seconds)
+        yield from (lookups, failures, seconds)
 
 
 _TARGET_FIGURES: tuple[

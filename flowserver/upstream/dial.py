@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from ..config import Url
 from ..errors import EndReason, RelayError, upstream_error
+from ..relay.ports import Clock
 from ..tls import TlsTransport
+from .race import ATTEMPT_DELAY, MIN_DELAY, FinalFailure, Progress, Race, interleave
+from .resolver import REFRESH_WAIT, Address, Answer, Resolver, numeric_address
 
 _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
-_Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+AVOIDED_FOR = 600.0
+"""Seconds for which an address that failed, or was so slow that another one was tried, comes after the others."""
+NEW_ANSWER = 1.0
+"""Seconds for which an answer of DNS is so new that asking again tells nothing."""
 
 
 class DialError(Exception):
@@ -26,6 +34,11 @@ class DialError(Exception):
         self.error = error
 
 
+class _Connected(NamedTuple, Generic[_P]):
+    transport: asyncio.BaseTransport
+    protocol: _P
+
+
 class Dialer:
     """Connects to one provider.
 
@@ -33,29 +46,53 @@ class Dialer:
     the kernel reads ahead of the relay that far, so it is part of what a stalled client pulls from the provider.
     """
 
-    __slots__ = ("_before", "_receive_buffer", "_timeout", "_tls", "_url")
+    __slots__ = (
+        "_avoided",
+        "_before",
+        "_clock",
+        "_numeric",
+        "_receive_buffer",
+        "_resolver",
+        "_timeout",
+        "_tls",
+        "_url",
+    )
 
-    def __init__(self, url: Url, *, timeout: float, receive_buffer: int | None, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        url: Url,
+        resolver: Resolver,
+        *,
+        timeout: float,
+        receive_buffer: int | None,
+        tls: ssl.SSLContext | None,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._url = url
+        self._resolver = resolver
         self._timeout = timeout
         self._receive_buffer = receive_buffer
         self._tls = tls
+        self._clock = clock
+        self._numeric = numeric_address(url.host, url.port)
+        self._avoided: dict[Address, float] = {}
+        """Addresses that are tried last, and until when."""
         self._before: TlsTransport | None = None
         """The last connection established, for its session."""
 
     async def dial(self, factory: Callable[[], _P]) -> _P:
         """A connected protocol made by `factory`. Raises DialError."""
+        answer: Answer | None = None
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._dial(factory)
+                if self._numeric is None:
+                    answer = await self._resolver.resolve(self._url.host, fresh_for=self._timeout)
+                return await self._connect(factory, answer)
         except TimeoutError:
-            seconds = f"{self._timeout:g} s"
-            raise DialError(
-                self._error(
-                    EndReason.CONNECT_TIMEOUT, f"did not answer within {seconds} (FLOW_CONNECT_TIMEOUT)", status=504
-                )
-            ) from None
+            raise DialError(self._timed_out(resolved=self._numeric is not None or answer is not None)) from None
         except ssl.SSLCertVerificationError as error:
+            if self._numeric is None:
+                self._resolver.distrust(self._url.host)
             text = f"has a certificate that is not trusted: {error.verify_message} (see FLOW_UPSTREAM_CA)"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
         except ssl.SSLError as error:
@@ -65,33 +102,69 @@ class Dialer:
             text = f"can't be reached: {_reason(error)}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
 
-    async def _dial(self, factory: Callable[[], _P]) -> _P:
+    # --- addresses -------------------------------------------------------------------------------------------------
+
+    async def _connect(self, factory: Callable[[], _P], answer: Answer | None) -> _P:
+        """Race the addresses of `answer`; None: the only one there is."""
+
+        async def attempt(address: Address, progress: Progress) -> _Connected[_P]:
+            return await self._attempt(factory, address, progress)
+
+        async def more() -> Sequence[Address]:
+            assert answer is not None
+            async with asyncio.timeout(REFRESH_WAIT):
+                return self._candidates(await self._resolver.newer(self._url.host, answer))
+
+        addresses = self._candidates(answer)
+        is_new = answer is None or self._clock() - answer.asked_at < NEW_ANSWER
+        race = Race(
+            addresses,
+            attempt,
+            lambda connected: connected.transport.abort(),  # type: ignore[attr-defined]
+            more=None if is_new else more,
+            delay=min(ATTEMPT_DELAY, max(MIN_DELAY, self._timeout / (len(addresses) + 1))),
+        )
+        try:
+            return (await race.run()).protocol
+        finally:
+            self._learn(race)
+
+    def _candidates(self, answer: Answer | None) -> list[Address]:
+        """The addresses in the order in which they are tried."""
+        if answer is None:
+            assert self._numeric is not None
+            return [self._numeric]
+        now = self._clock()
+        self._avoided = {address: until for address, until in self._avoided.items() if until > now}
+        addresses = interleave(address.with_port(self._url.port) for address in answer.addresses)
+        return sorted(addresses, key=lambda address: self._avoided.get(address, 0.0))
+
+    def _learn(self, race: Race[_Connected[_P]]) -> None:
+        """Try the winner first next time, and what another address had to be tried for after the others."""
+        until = self._clock() + AVOIDED_FOR
+        self._avoided.update(dict.fromkeys((*race.failed, *race.tried[:-1]), until))
+        if race.winner is not None:
+            self._avoided.pop(race.winner, None)
+
+    # --- one address -----------------------------------------------------------------------------------------------
+
+    async def _attempt(self, factory: Callable[[], _P], address: Address, progress: Progress) -> _Connected[_P]:
         loop = asyncio.get_running_loop()
-        failure: OSError | None = None
-        for family, address in await self._resolve(loop):
-            connection = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                connection.setblocking(False)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._receive_buffer is not None:  # only before connect does it bound the window
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-                await loop.sock_connect(connection, address)
-                if self._tls is None:
-                    _, protocol = await loop.create_connection(factory, sock=connection)
-                else:
-                    protocol = await self._shake_hands(loop, self._tls, factory, connection)
-            except ssl.SSLError:
-                connection.close()
-                raise
-            except OSError as error:
-                connection.close()
-                failure = error
-            except BaseException:
-                connection.close()
-                raise
-            else:
-                return protocol
-        raise failure or OSError("its name has no address")
+        connection = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._receive_buffer is not None:  # only before connect does it bound the window
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+            await _establish(loop, connection, address)
+            progress()
+            if self._tls is not None:
+                return await self._shake_hands(loop, self._tls, factory, connection)
+            transport, protocol = await loop.create_connection(factory, sock=connection)
+            return _Connected(transport, protocol)
+        except BaseException:
+            connection.close()
+            raise
 
     async def _shake_hands(
         self,
@@ -99,7 +172,7 @@ class Dialer:
         context: ssl.SSLContext,
         factory: Callable[[], _P],
         connection: socket.socket,
-    ) -> _P:
+    ) -> _Connected[_P]:
         done: asyncio.Future[_P] = loop.create_future()
 
         def established(transport: TlsTransport) -> _P:
@@ -114,26 +187,52 @@ class Dialer:
                 done.set_exception(error)
 
         session = None if self._before is None else self._before.session
-        tls = TlsTransport(context, established, failed, server_hostname=self._url.host, session=session)
+        tls = TlsTransport(context, established, failed, server_hostname=self._url.server_name, session=session)
         transport, _ = await loop.create_connection(lambda: tls, sock=connection)
         try:
-            return await done
+            return _Connected(tls, await done)
+        except ssl.SSLCertVerificationError as error:
+            transport.abort()
+            raise FinalFailure(error) from None  # another address would hide it
         except BaseException:
             transport.abort()
             raise
 
-    async def _resolve(self, loop: asyncio.AbstractEventLoop) -> list[_Address]:
-        host, port = self._url.host, self._url.port
-        try:
-            ip = ipaddress.ip_address(host)
-        except ValueError:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
-        return [(socket.AF_INET if ip.version == 4 else socket.AF_INET6, (host, port))]
+    # --- failing ---------------------------------------------------------------------------------------------------
+
+    def _timed_out(self, *, resolved: bool) -> RelayError:
+        what = "did not answer"
+        if not resolved:
+            self._resolver.timed_out(self._url.host)
+            what = "has a name that DNS did not resolve"
+        return self._error(
+            EndReason.CONNECT_TIMEOUT, f"{what} within {self._timeout:g} s (FLOW_CONNECT_TIMEOUT)", status=504
+        )
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
         message = f"The provider {self._url.authority} {text}."
         return upstream_error(end.value, message, end, status=status, untouched=True)
+
+
+async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: Address) -> None:
+    """TCP's handshake. Raises OSError. uvloop's own `sock_connect` looks even numbers up in a thread, and so waits for
+    look-ups that hang."""
+    code = connection.connect_ex(address.address)
+    if code in (errno.EINPROGRESS, errno.EINTR):
+        done: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(connection, _resolve_once, done)
+        try:
+            await done
+        finally:
+            loop.remove_writer(connection)
+        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def _resolve_once(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 def _reason(error: OSError) -> str:

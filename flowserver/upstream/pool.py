@@ -64,12 +64,14 @@ class PoolSettings:
     """`keepalive` is how many seconds an idle connection is kept (None: connections are not reused); it should be less
     than the provider's own time, since a request sent while the provider closes is lost. `timeout` bounds the wait for
     a connection when `max_connections` are in use. `multiplexed`: True for HTTP/2, False for HTTP/1.1, None when the
-    first connection is to tell (ALPN)."""
+    first connection is to tell (ALPN). `max_age` is how many seconds after its establishment a connection takes its
+    last request (None: no limit), so that what DNS says reaches a busy relay, too."""
 
     keepalive: float | None
     timeout: float
     max_connections: int
     multiplexed: bool | None
+    max_age: float | None = None
 
 
 class Pool:
@@ -83,6 +85,7 @@ class Pool:
         "_dials",
         "_idle",
         "_multiplexed",
+        "_retired",
         "_settings",
         "_shares",
         "_waiting",
@@ -102,7 +105,10 @@ class Pool:
         """What the next connection is taken to be; None: not known yet."""
         self._shares = False
         """Whether a connection ever took several requests."""
-        self._connections: set[PooledConnection] = set()
+        self._connections: dict[PooledConnection, float] = {}
+        """Since when; the oldest stands first."""
+        self._retired: set[PooledConnection] = set()
+        """HTTP/2 connections past their age: their requests go on, new ones go elsewhere."""
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
         self._dials: dict[int, Cancellable] = {}
@@ -143,19 +149,24 @@ class Pool:
 
     def on_capacity(self, connection: PooledConnection) -> None:
         """A request on `connection` is over, or it takes more, or none any more."""
+        if connection in self._retired:
+            if not connection.busy:
+                connection.close()
+            return
         if connection not in self._connections:
             return  # it has yet to be handed over; its provider's SETTINGS came first
         busy, capacity = connection.busy, connection.capacity
+        old = self._is_old(connection, self._clock())
         if busy + capacity > 1:
             self._shares = True
             if self._settings.multiplexed is None:
                 self._multiplexed = True  # however few it took at first
-        if self._waiting:
+        if self._waiting and not old:
             self._serve(connection)
             busy, capacity = connection.busy, connection.capacity
         if busy:
             self._idle.pop(connection, None)
-        elif self._closed or self._settings.keepalive is None or not capacity:
+        elif self._closed or self._settings.keepalive is None or not capacity or old:
             self._idle.pop(connection, None)
             connection.close()
         elif connection not in self._idle:
@@ -163,15 +174,17 @@ class Pool:
 
     def on_lost(self, connection: PooledConnection) -> None:
         self._idle.pop(connection, None)
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
+        self._retired.discard(connection)
         self._dial_as_needed()
 
     # --- for the process ---
 
     def sweep(self, now: float) -> None:
         """Close what was idle for too long, fail what waited for too long."""
-        for connection in list(self._connections):
+        for connection in [*self._connections, *self._retired]:
             connection.sweep(now)
+        self._retire_old(now)
         for connection, since in list(self._idle.items()):
             if self._settings.keepalive is not None and now - since < self._settings.keepalive:
                 break  # the rest was used later
@@ -202,13 +215,13 @@ class Pool:
         for dial in self._dials.values():
             dial.cancel()
         self._dials.clear()
-        for connection in list(self._connections):
+        for connection in [*self._connections, *self._retired]:
             connection.close()
         self._idle.clear()
 
     @property
     def open_connections(self) -> int:
-        return len(self._connections)
+        return len(self._connections) + len(self._retired)
 
     @property
     def idle_connections(self) -> int:
@@ -218,13 +231,14 @@ class Pool:
 
     def _find(self) -> PooledConnection | None:
         """A connection for a request now: the one used last, since the others may then be closed as idle."""
+        now = self._clock()
         if self._shares:
             for connection in self._connections:
-                if connection.busy and connection.capacity:
+                if connection.busy and connection.capacity and not self._is_old(connection, now):
                     return connection
         while self._idle:
             connection, _ = self._idle.popitem()
-            if connection.is_alive() and connection.capacity:
+            if connection.is_alive() and connection.capacity and not self._is_old(connection, now):
                 return connection
             connection.close()
         return None
@@ -260,7 +274,7 @@ class Pool:
 
     def _on_connected(self, connection: PooledConnection) -> None:
         self.connects += 1
-        self._connections.add(connection)
+        self._connections[connection] = self._clock()
         if self._settings.multiplexed is None:
             self._multiplexed = connection.capacity > 1
         self.on_capacity(connection)
@@ -273,6 +287,24 @@ class Pool:
         count = -(-len(self._waiting) // max(1, under_way))
         for stream in [self._waiting.popleft()[0] for _ in range(count)]:
             stream.fail(error)
+        self._dial_as_needed()
+
+    def _is_old(self, connection: PooledConnection, now: float) -> bool:
+        max_age = self._settings.max_age
+        return max_age is not None and now - self._connections[connection] >= max_age
+
+    def _retire_old(self, now: float) -> None:
+        """Close idle connections that are too old. HTTP/2 ones with requests take no more and no longer count as one
+        of `max_connections`, or one long stream would hold up all requests; HTTP/1.1 ones end with their request."""
+        for connection in list(self._connections):
+            if not self._is_old(connection, now):
+                break  # the rest is younger
+            if not connection.busy:
+                self._idle.pop(connection, None)
+                connection.close()
+            elif connection.capacity or connection.busy > 1:
+                del self._connections[connection]
+                self._retired.add(connection)
         self._dial_as_needed()
 
     def _serve(self, connection: PooledConnection) -> None:

@@ -13,6 +13,7 @@ from flowserver.dialects.quirks import GENERIC, QUIRKS, quirks_for
         ("api.openai.com", "openai"),
         ("eu.api.openai.com", "openai"),
         ("API.OpenAI.com", "openai"),
+        ("api.openai.com.", "openai"),
         ("mine.openai.azure.com", "azure"),
         ("mine.services.ai.azure.com", "azure"),
         ("api.mistral.ai", "mistral"),

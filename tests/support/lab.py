@@ -57,18 +57,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def full_backlog() -> Iterator[int]:
+def full_backlog(host: str = "127.0.0.1") -> Iterator[int]:
     """A port where connecting never ends: its queue of connections is full, and nobody accepts."""
     with contextlib.ExitStack() as sockets:
         listening = sockets.enter_context(socket.socket())
-        listening.bind(("127.0.0.1", 0))
+        listening.bind((host, 0))
         listening.listen(0)
         port = int(listening.getsockname()[1])
         for _ in range(3):
             filler = sockets.enter_context(socket.socket())
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                filler.connect(("127.0.0.1", port))
+                filler.connect((host, port))
         yield port
 
 
@@ -321,9 +321,11 @@ class Lab:
         self._exits.push_async_callback(process.close)
         return process
 
-    async def provider(self, script: Script, *, receive_buffer: int | None = None) -> Provider:
+    async def provider(
+        self, script: Script, *, receive_buffer: int | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> Provider:
         provider = Provider(script)
-        await provider.start(receive_buffer=receive_buffer)
+        await provider.start(receive_buffer=receive_buffer, host=host, port=port)
         self._exits.push_async_callback(provider.close)
         return provider
 

@@ -43,12 +43,12 @@ class Provider:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self, *, receive_buffer: int | None = None) -> None:
+    async def start(self, *, receive_buffer: int | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen. `receive_buffer` bounds what the kernel takes while a script does not read."""
         self._listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer is not None:
             self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._listening.bind(("127.0.0.1", 0))
+        self._listening.bind((host, port))
         self._listening.listen(512)
         self._listening.setblocking(False)
         self.port = self._listening.getsockname()[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.flow import Marks
@@ -102,12 +102,21 @@ class Many:
 
 class Scene:
     def __init__(
-        self, *, keepalive: float | None = 30.0, max_connections: int = 10, multiplexed: bool | None = False
+        self,
+        *,
+        keepalive: float | None = 30.0,
+        max_connections: int = 10,
+        multiplexed: bool | None = False,
+        max_age: float | None = None,
     ) -> None:
         self.clock = FakeClock()
         self.dial = FakeDial()
         settings = PoolSettings(
-            keepalive=keepalive, timeout=10.0, max_connections=max_connections, multiplexed=multiplexed
+            keepalive=keepalive,
+            timeout=10.0,
+            max_connections=max_connections,
+            multiplexed=multiplexed,
+            max_age=max_age,
         )
         self.pool = Pool("api", self.dial, MARKS, settings, self.clock)
         self.providers: list[Provider] = []
@@ -521,6 +530,114 @@ def test_closing_the_pool_closes_busy_and_idle_connections_and_ends_dials() -> N
     assert scene.dial.under_way == []
 
 
+# Age
+
+
+def test_an_idle_connection_that_is_too_old_is_closed() -> None:
+    scene = Scene(keepalive=1000, max_age=600)
+    provider = scene.answered()
+    scene.pool.sweep(scene.clock.advance(599))
+    assert provider.end == "open"
+    scene.pool.sweep(scene.clock.advance(1))
+    assert provider.end == "reset"
+    assert scene.pool.idle_connections == 0
+
+
+def test_requests_do_not_make_a_connection_younger() -> None:
+    scene = Scene(max_age=600)
+    provider = scene.answered()
+    for _ in range(29):
+        scene.pool.sweep(scene.clock.advance(20))
+        scene.ask()
+        provider.says(ANSWER)
+    assert scene.pool.reuses == 29
+    scene.clock.advance(20)
+    stream, _ = scene.ask()  # before any sweep
+    assert provider.end == "reset"
+    scene.connect()
+    assert not stream.reused
+
+
+def test_a_connection_that_grew_too_old_under_its_request_is_not_kept_after_it() -> None:
+    scene = Scene(max_age=600)
+    scene.ask()
+    provider = scene.connect()
+    scene.pool.sweep(scene.clock.advance(700))
+    assert provider.end == "open"
+    assert scene.figures == (1, 0, 1, 0)
+    provider.says(ANSWER)
+    assert provider.end == "reset"
+    provider.transport.lose()
+    assert scene.figures == (1, 0, 0, 0)
+
+
+def test_who_waits_for_an_old_connection_gets_a_new_one_in_its_place() -> None:
+    scene = Scene(max_age=600, max_connections=1)
+    scene.ask()
+    provider = scene.connect()
+    scene.clock.advance(700)
+    stream, events = scene.ask()
+    assert scene.dial.under_way == []
+    provider.says(ANSWER)
+    provider.transport.lose()
+    scene.connect().says(ANSWER)
+    assert events.body == b"hello"
+    assert not stream.reused
+
+
+@pytest.mark.parametrize("swept", [True, False])
+def test_an_old_http_2_connection_takes_no_new_stream_and_closes_with_its_last_one(*, swept: bool) -> None:
+    scene = Scene(multiplexed=True, max_age=600)
+    streams = [scene.ask()[0] for _ in range(2)]
+    old = scene.connect_many(10)
+    scene.clock.advance(600)
+    if swept:
+        scene.pool.sweep(scene.clock.now)
+    scene.ask()
+    assert (old.busy, len(scene.dial.under_way)) == (2, 1)
+    new = scene.connect_many(10)
+    assert new.busy == 1
+    assert scene.pool.open_connections == 2
+    streams[0].cancel()
+    assert old.is_alive()
+    streams[1].cancel()
+    assert not old.is_alive()
+    old.lose()
+    assert scene.figures == (2, 1, 1, 0)
+
+
+def test_an_old_http_2_connection_with_a_long_stream_makes_room_for_a_new_one() -> None:
+    scene = Scene(multiplexed=True, max_connections=1, max_age=600)
+    scene.ask()
+    old = scene.connect_many(10)
+    scene.clock.advance(600)
+    _, events = scene.ask()
+    assert scene.dial.under_way == []
+    scene.pool.sweep(scene.clock.now)
+    new = scene.connect_many(10)
+    assert [carrier.events for carrier in new.carriers] == [events]
+    assert not old.closed
+
+
+def test_a_lost_old_connection_fails_its_requests() -> None:
+    scene = Scene(multiplexed=True, max_age=600)
+    _, events = scene.ask()
+    old = scene.connect_many(10)
+    scene.pool.sweep(scene.clock.advance(600))
+    old.lose()
+    assert events.log == ["failed 502"]
+    assert scene.pool.open_connections == 0
+
+
+def test_closing_the_pool_closes_old_connections_too() -> None:
+    scene = Scene(multiplexed=True, max_age=600)
+    scene.ask()
+    old = scene.connect_many(10)
+    scene.pool.sweep(scene.clock.advance(600))
+    scene.pool.close()
+    assert old.closed
+
+
 # Ending
 
 
@@ -559,9 +676,17 @@ class Order(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scene = Scene(multiplexed=None, max_connections=3)
         self.connections: list[Many] = []
+        self.born: dict[Many, float] = {}
         self.streams: list[tuple[UpstreamStream, Events]] = []
+
+    @initialize(max_age=st.sampled_from([None, 60.0]))
+    def begin(self, max_age: float | None) -> None:
+        self.max_age = max_age
+        self.scene = Scene(multiplexed=None, max_connections=3, max_age=max_age)
+
+    def is_old(self, connection: Many) -> bool:
+        return self.max_age is not None and self.scene.clock.now - self.born[connection] >= self.max_age
 
     @rule()
     def request(self) -> None:
@@ -578,6 +703,7 @@ class Order(RuleBasedStateMachine):
     def connected(self, limit: int, data: st.DataObject) -> None:
         connection = Many(self.scene.pool, limit)
         self.connections.append(connection)
+        self.born[connection] = self.scene.clock.now
         data.draw(st.sampled_from(self.scene.dial.under_way)).connected(connection)
 
     @precondition(lambda self: self.scene.dial.under_way)
@@ -608,7 +734,9 @@ class Order(RuleBasedStateMachine):
     def connections_are_bounded_and_counted(self) -> None:
         pool = self.scene.pool
         assert pool.open_connections == len(self.connections)
-        assert pool.open_connections + len(self.scene.dial.under_way) <= 3
+        retired = pool._retired
+        assert pool.open_connections - len(retired) + len(self.scene.dial.under_way) <= 3
+        assert all(self.is_old(each) and (each.busy or each.closed) for each in self.connections if each in retired)
         assert pool.idle_connections <= pool.open_connections
         idle = [each for each in self.connections if not each.busy and not each.closed]
         assert set(pool._idle) == set(idle)
@@ -619,8 +747,8 @@ class Order(RuleBasedStateMachine):
         waiting = [stream for stream, _ in pool._waiting]
         assert all(not stream._ended for stream in waiting)
         if waiting:
-            assert not any(each.capacity for each in self.connections)
-            assert self.scene.dial.under_way or pool.open_connections == 3
+            assert not any(each.capacity for each in self.connections if not self.is_old(each))
+            assert self.scene.dial.under_way or pool.open_connections - len(pool._retired) == 3
 
     @invariant()
     def the_oldest_waits_first(self) -> None:
