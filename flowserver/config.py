@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from .dialects.base import Auth
 from .dialects.quirks import QUIRKS
 from .errors import RelayError
 from .paths import canonical_target
@@ -92,6 +93,7 @@ class Config:
     upstream_h2_stream_window: int
     upstream_ping_interval: float | None
     upstream_dialect: str | None
+    upstream_auth: Auth | None
     ask_usage: bool
     max_tokens: int | None
     max_event: int
@@ -124,6 +126,7 @@ class Config:
     h2_max_window_updates: int
     h2_max_stray_frames: int
     h2_max_continuations: int
+    cors_origins: tuple[str, ...] | None
     log_level: str
 
     def sweep_interval(self, *others: float | None) -> float:
@@ -273,6 +276,33 @@ def parse_dialect(text: str) -> str:
     return name
 
 
+def parse_auth(text: str) -> Auth:
+    try:
+        return Auth(text.strip().lower())
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(Auth)}") from None
+
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """Origins with commas as browsers write them, in lower case and without the scheme's own port; or `*`."""
+    parts = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if parts == ["*"]:
+        return ("*",)
+    return tuple(map(_origin, parts))
+
+
+def _origin(text: str) -> str:
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError("expected * or origins such as https://app.example.com,http://localhost:3000")
+    scheme, host, port = match.groups()
+    return f"{scheme}://{host}" + (f":{port}" if port and _DEFAULT_PORTS.get(scheme) != port else "")
+
+
 def parse_log_level(text: str) -> str:
     level = text.strip().lower()
     if level not in ("debug", "info", "warning", "error"):
@@ -385,6 +415,13 @@ SETTINGS: tuple[Setting, ...] = (
         "whose ways the provider has, such as `vllm` or `xai`; empty goes by its host name",
     ),
     Setting(
+        "FLOW_UPSTREAM_AUTH",
+        "",
+        _or_off(parse_auth),
+        "how the provider takes its key: `bearer`, `x-api-key`, `api-key`, `x-goog-api-key`, or `aws-sigv4`, which "
+        "signs requests; empty goes by its host name",
+    ),
+    Setting(
         "FLOW_ASK_USAGE", "on", parse_switch, "ask OpenAI-like providers for a stream's token usage; clients see none"
     ),
     Setting(
@@ -459,6 +496,12 @@ SETTINGS: tuple[Setting, ...] = (
         "FLOW_H2_MAX_STRAY_FRAMES", "1000", parse_count, "HTTP/2: frames of unknown kinds or for ended streams in 10 s"
     ),
     Setting("FLOW_H2_MAX_CONTINUATIONS", "8", parse_count, "HTTP/2: CONTINUATION frames of one head"),
+    Setting(
+        "FLOW_CORS_ORIGINS",
+        "off",
+        _or_off(parse_origins),
+        "origins whose pages may use the relay, with commas, or `*`; off: that is the provider's to say",
+    ),
     Setting("FLOW_LOG_LEVEL", "info", parse_log_level, "debug, info, warning or error; access lines are info"),
 )
 

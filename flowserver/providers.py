@@ -8,19 +8,23 @@ import time
 from dataclasses import dataclass
 
 from .config import Config, ConfigError
+from .dialects.base import Auth
 from .dialects.quirks import quirks_for
 from .flow import Marks
 from .names import MODEL_BYTES, bounded
 from .relay.health import Health
+from .relay.ports import Connector
 from .relay.routes import Route, RouteTable
 from .relay.standing import Standing
 from .relay.target import Deadlines, Target, TargetSettings
 from .topology import Topology, UpstreamSpec
 from .upstream.arrival import Arrivals
+from .upstream.aws import SigningUnavailable, aws_signer
 from .upstream.dial import Dialer, tls_context
 from .upstream.h1 import UpstreamH1
 from .upstream.h2 import UpstreamH2
 from .upstream.pool import Pool, PoolSettings
+from .upstream.signing import SigningConnector
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,18 @@ def build(config: Config, topology: Topology, marks: Marks, before: Providers | 
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.name}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
             continue
+        try:
+            connector = _connector(spec, pool)
+        except SigningUnavailable as error:
+            problems.append(f"{spec.name}: {error}")
+            continue
         health = known.get((spec.name, spec.url)) or Health(
             failures=config.breaker_failures, cooldown=config.breaker_cooldown
         )
         pools.append(pool)
         standing = Standing(failures=config.breaker_failures, cooldown=config.breaker_cooldown)
         targets[spec.name] = Target(
-            _settings(config, spec), pool, health, _deadlines(config, spec), standing=standing, later=later
+            _settings(config, spec), connector, health, _deadlines(config, spec), standing=standing, later=later
         )
     if problems:
         raise ConfigError(problems)
@@ -97,6 +106,11 @@ def _pool(config: Config, spec: UpstreamSpec, marks: Marks) -> Pool:
     return pool
 
 
+def _connector(spec: UpstreamSpec, pool: Pool) -> Connector:
+    """Raises SigningUnavailable."""
+    return SigningConnector(pool, aws_signer(spec.url.host, time.monotonic)) if spec.signs else pool
+
+
 def _tls(config: Config, spec: UpstreamSpec) -> ssl.SSLContext | None:
     if spec.url.scheme != "https":
         return None
@@ -109,6 +123,8 @@ def _settings(config: Config, spec: UpstreamSpec) -> TargetSettings:
         spec.name,
         spec.url,
         api_key=spec.api_key.encode("ascii") if spec.api_key is not None else None,
+        auth=Auth.BEARER if spec.own_auth is Auth.AWS_SIGV4 else spec.auth,
+        signs=spec.signs,
         headers=[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in spec.headers],
         models={bounded(name, MODEL_BYTES): renamed for name, renamed in spec.models},
         weight=spec.weight,

@@ -24,6 +24,7 @@ from .relay.account import AccountSettings
 from .relay.admission import Admission
 from .relay.context import Abandoned
 from .relay.context import Surroundings as ExchangeSurroundings
+from .relay.cors import Cors
 from .relay.dispatch import Dispatching, RetryPolicy
 from .relay.ports import OpenExchange
 from .relay.target import Deadlines
@@ -150,7 +151,8 @@ class Relay:
         self.metrics.store = self._tenancy
         # Unique to this process, so that one relay behind another is no loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
-        return Admission(self._dispatching(), around, accounts)
+        cors = None if config.cors_origins is None else Cors(config.cors_origins)
+        return Admission(self._dispatching(), around, accounts, cors=cors)
 
     def _dispatching(self) -> Dispatching:
         config = self._config

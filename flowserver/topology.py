@@ -13,12 +13,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config import Config, ConfigError, Url, parse_dialect, parse_disconnect, parse_secret, parse_time, parse_url
+from .config import (
+    Config,
+    ConfigError,
+    Url,
+    parse_auth,
+    parse_dialect,
+    parse_disconnect,
+    parse_secret,
+    parse_time,
+    parse_url,
+)
+from .dialects.base import Auth
+from .dialects.quirks import quirks_for
 from .messages import HOP_BY_HOP, REQUEST_OWN
 from .names import MODEL_BYTES, bounded
 from .relay.tenant_tables import TenantError, read_tenants
 from .relay.tenants import Tenant
 
+SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
 PROTOCOLS = ("auto", "h1", "h2")
 _WILDCARDS = frozenset("*?[")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
@@ -52,8 +65,20 @@ class UpstreamSpec:
     keepalive: float | None = None
     dialect: str | None = None
     """Whose ways it has; None: told by its host name."""
+    auth: Auth | None = None
+    """How it takes its key; None: told by `dialect`, else by its host name, else by each request."""
     ask_usage: bool | None = None
     """None: the environment's."""
+
+    @property
+    def own_auth(self) -> Auth | None:
+        """As given, else as known of the provider."""
+        return self.auth if self.auth is not None else quirks_for(self.dialect, self.url.host).auth
+
+    @property
+    def signs(self) -> bool:
+        """Whether the relay signs the requests: what would take a signature takes an API key instead."""
+        return self.own_auth is Auth.AWS_SIGV4 and self.api_key is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +148,16 @@ def _single(config: Config) -> Topology:
         raise ConfigError(
             ["FLOW_UPSTREAM: not set; give the provider's base URL, such as https://api.openai.com, or FLOW_CONFIG"]
         )
+    if config.upstream_auth is Auth.AWS_SIGV4 and config.upstream_api_key is not None:
+        raise ConfigError([f"FLOW_UPSTREAM_AUTH: {SIGNED_AND_KEYED}"])
     name = config.upstream.host
-    spec = UpstreamSpec(name, config.upstream, api_key=config.upstream_api_key, dialect=config.upstream_dialect)
+    spec = UpstreamSpec(
+        name,
+        config.upstream,
+        api_key=config.upstream_api_key,
+        dialect=config.upstream_dialect,
+        auth=config.upstream_auth,
+    )
     return Topology((spec,), (RouteSpec("*", (), ((name,),)),))
 
 
@@ -187,6 +220,7 @@ class _Reader:
             "idle_timeout": _time,
             "keepalive": _time,
             "dialect": lambda value: parse_dialect(_text(value)),
+            "auth": lambda value: parse_auth(_text(value)),
             "ask_usage": _flag,
         }
         before = len(self.problems)
@@ -199,6 +233,8 @@ class _Reader:
         for name in ("name", "url"):
             if name not in table:
                 self.problems.append(f"{place}.{name}: is missing")
+        if values.get("auth") is Auth.AWS_SIGV4 and "api_key" in table:
+            self.problems.append(f"{place}.auth: {SIGNED_AND_KEYED}")
         return UpstreamSpec(**values) if len(self.problems) == before else None
 
     def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:

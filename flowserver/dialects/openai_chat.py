@@ -11,7 +11,7 @@ from ..json_members import COUNT, Reads
 from ..json_reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import BEARER, Asked, Quirks, Usage
+from .base import Asked, Quirks, Usage
 from .common import MAX_OPEN, count, lower, reason_text, sse, told
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
@@ -349,7 +349,6 @@ _READS: dict[str, Reads | str | None] = {
 
 class OpenAIChat:
     name = "openai-chat"
-    key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     reads = Reads(_READS)
     takes_forms = False

@@ -11,7 +11,7 @@ import re
 from itertools import chain
 
 from ..errors import RelayError, bad_request
-from ..messages import Headers, RequestHead
+from ..messages import PSEUDO_AUTHORITY, Headers, RequestHead, first_values
 from ..paths import request_target
 from .head import AUTHORITY, MAX_HEADERS, MAX_URI, METHOD, check_expect, uri_too_long
 
@@ -133,6 +133,8 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
         return target
     if repeats:
         fields = _join_cookies(fields)
+        values = first_values(fields)
+    values[PSEUDO_AUTHORITY] = pseudo.get(PSEUDO_AUTHORITY, values.get(b"host", b""))
     return RequestHead(
         method,
         target,
@@ -140,7 +142,7 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
         http_version=b"2",
         content_length=content_length,
         has_body=not ended,
-        fields=None if repeats else values,
+        fields=values,
     )
 
 

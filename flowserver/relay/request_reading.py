@@ -12,7 +12,6 @@ from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
 from ..messages import RequestHead
 from ..names import model_name
-from ..paths import is_signed
 from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 from .target import Target
 
@@ -137,8 +136,6 @@ class RequestReading:
         renamed = settings.models.get(model) if model is not None else None
         if renamed is None and most is None and not (self.asked.stream and settings.asks_usage):
             return None
-        if is_signed(self._request.target, self._request.headers):  # nothing may be changed
-            return None
         after = _copy(body.values)
         if renamed is not None and "model" in after:  # some have it in the path
             after["model"] = renamed
@@ -153,7 +150,7 @@ class RequestReading:
         """The request's target, with `target`'s own name of the model where its path names one."""
         request, model = self._request, self.asked.model
         renamed = target.settings.models.get(model) if model is not None else None
-        if renamed is None or path_model(self._target) != model or is_signed(request.target, request.headers):
+        if renamed is None or path_model(self._target) != model:
             return request.target
         return with_model(self._target, model or "", renamed).encode("ascii")
 

@@ -132,8 +132,7 @@ class Dialer:
         return [(socket.AF_INET if ip.version == 4 else socket.AF_INET6, (host, port))]
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
-        message = f"The provider {self._url.authority} {text}."
-        return upstream_error(end.value, message, end, status=status, untouched=True)
+        return upstream_error(end.value, f"The provider {text}.", end, status=status, untouched=True)
 
 
 def _reason(error: OSError) -> str:
