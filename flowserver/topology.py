@@ -138,6 +138,10 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     topology = reader.read(tables)
     if config.upstream is not None:
         reader.problems.append("FLOW_UPSTREAM: goes without FLOW_CONFIG only; name the provider in the file")
+    if config.upstream_auth is not None:
+        reader.problems.append(
+            "FLOW_UPSTREAM_AUTH: goes without FLOW_CONFIG only; give the provider's `auth` in the file"
+        )
     if reader.problems:
         raise ConfigError([f"{path}: {problem}" for problem in reader.problems])
     return topology

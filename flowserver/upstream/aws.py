@@ -149,7 +149,8 @@ class AwsSigner:
 
     def _on_loaded(self, credentials: Credentials | None) -> None:
         self._loading = False
-        self._credentials = credentials
+        if credentials is not None or self._source.ends_within(LAST_MINUTE):
+            self._credentials = credentials  # those that still hold outlast a renewal that failed
         waiting, self._waiting = self._waiting, []
         for go_on in waiting:
             go_on()
@@ -173,11 +174,11 @@ def sign(request: RequestHead, digest: str, credentials: Credentials, region: st
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
 
-    signed = {
-        name.decode("ascii"): value.decode("latin-1")
-        for name, value in request.headers
-        if name in (b"host", b"content-type") or _SIGNED_TOO.match(name)
-    }
+    signed: dict[str, str] = {}
+    for field, value in request.headers:
+        if field in (b"host", b"content-type") or _SIGNED_TOO.match(field):
+            name, text = field.decode("ascii"), value.decode("latin-1")
+            signed[name] = f"{signed[name]},{text}" if name in signed else text
     signed["x-amz-content-sha256"] = digest
     url = f"https://{signed['host']}{_canonical(request.target.decode('ascii'))}"
     made = AWSRequest(method=request.method.decode("ascii"), url=url, headers=signed)
