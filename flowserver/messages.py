@@ -92,7 +92,9 @@ _UPSTREAM_IDS = (
 )
 
 _ENDS_HERE_OF_REQUESTS = HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES | PRIVATE
+COOKIES = frozenset((b"set-cookie", b"set-cookie2"))
 _ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id", UPSTREAM_ID}
+_ENDS_HERE_WITH_COOKIES = _ENDS_HERE_OF_RESPONSES | COOKIES
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
@@ -321,10 +323,12 @@ def _with_sane_trace(headers: Headers) -> Headers:
     return sane if len(sane) == len(headers) else [field for field in sane if field[0] != b"tracestate"]
 
 
-def response_for_downstream(head: ResponseHead, *, identity: bytes, upstream_id: bytes | None = None) -> ResponseHead:
+def response_for_downstream(
+    head: ResponseHead, *, identity: bytes, upstream_id: bytes | None = None, passes_cookies: bool = True
+) -> ResponseHead:
     """The provider's response head as the client gets it; the framing is derived anew from `content_length`.
     `upstream_id` is the provider's own id of the request."""
-    headers = end_to_end(head, _ENDS_HERE_OF_RESPONSES)
+    headers = end_to_end(head, _ENDS_HERE_OF_RESPONSES if passes_cookies else _ENDS_HERE_WITH_COOKIES)
     headers.append((b"x-request-id", identity))
     if upstream_id is not None:
         headers.append((UPSTREAM_ID, upstream_id))

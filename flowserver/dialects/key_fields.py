@@ -47,7 +47,7 @@ def key_field(auth: Auth, key: bytes) -> tuple[bytes, bytes]:
     return name, prefix + key
 
 
-def auth_for(own: Auth | None, quirks: Quirks, target: str, fields: Mapping[bytes, bytes]) -> Auth:
+def auth_for(own: Auth | None, quirks: Quirks, target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
     """How to show a key on a request to `target`, a path and query, whose client sent `fields`.
 
     `own` is what the provider's configuration says (None: nothing), which goes before all.
@@ -59,23 +59,23 @@ def auth_for(own: Auth | None, quirks: Quirks, target: str, fields: Mapping[byte
     return auth_of(target) or quirks.auth or _shown(target, fields)
 
 
-def auth_of(target: str) -> Auth | None:
+def auth_of(target: bytes) -> Auth | None:
     """How the API that `target` belongs to takes keys; None: it may be one of several."""
     return _auth_of(target) if len(target) <= MAX_KEPT else _auth_of.__wrapped__(target)
 
 
 @lru_cache(256)
-def _auth_of(target: str) -> Auth | None:
-    path, question, query = target.partition("?")
+def _auth_of(target: bytes) -> Auth | None:
+    path, question, query = target.decode("ascii").partition("?")
     read = (without_parameters(unquote(path)).rstrip("/") + question + query).lower()
     return next((auth for auth, pattern in _FAMILIES if pattern.search(read)), None)
 
 
-def _shown(target: str, fields: Mapping[bytes, bytes]) -> Auth:
+def _shown(target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
     """As the client shows its own key: what several APIs have, such as `GET /v1/models`, is told by that only."""
     if b"anthropic-version" in fields:
         return Auth.X_API_KEY
     for auth, (name, _) in _FIELDS.items():
         if name in fields:
             return auth
-    return Auth.X_GOOG_API_KEY if "?key=" in target or "&key=" in target else Auth.BEARER
+    return Auth.X_GOOG_API_KEY if b"?key=" in target or b"&key=" in target else Auth.BEARER

@@ -17,9 +17,9 @@ from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
 from ..json_array import JsonArrayScanner
 from ..limits.store import Decision, Quota
-from ..messages import CREDENTIALS, Headers, RequestHead, ResponseHead
+from ..messages import CREDENTIALS, Headers, RequestHead, ResponseHead, response_for_downstream
 from ..sse import NdjsonScanner, Scanner, SseScanner
-from .answer_fields import for_tenants, with_cors, without_cookies
+from .answer_fields import for_tenants, with_cors
 from .charged_answers import ChargedAnswers
 from .cors import REQUEST_FIELDS, is_preflight
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
@@ -98,6 +98,8 @@ class Account:
         "heartbeat",
         "is_limited",
         "is_repeated",
+        "is_signed",
+        "key",
         "meter",
         "permit",
         "request",
@@ -117,6 +119,10 @@ class Account:
         """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
         providers answer them without one."""
         self._head = request
+        self.is_signed = settings.limiting is None and has_signature(request)
+        """Whether it has an AWS signature, which a provider may get. That of a tenant passes to none."""
+        self.key: bytes | None = None
+        """The key of the relay's own that the client shows; None: it has none, or keys are the providers'."""
         self.cors: Headers | None = None
         """The fields with the relay's word on who may read the answer; None: that is the provider's."""
         self.wants_body = known is not None or self.is_limited
@@ -179,6 +185,7 @@ class Account:
                 done(found)
                 return
             self.tenant = found
+            self.key = key_of(request)
             self.user, self.session = user_of(request, None), session_of(request)
             if not allows_path(found, request, counted=self.format is not None):
                 done(path_refused(found, request.path.decode("latin-1")))
@@ -260,6 +267,16 @@ class Account:
             self._input_estimate = self.request.input_estimate
         return self._input_estimate
 
+    def passed_head(self, head: ResponseHead, identity: bytes, upstream_id: bytes | None) -> ResponseHead:
+        """A provider's head as the client gets it. The cookies of a provider whose key the relay holds are no one
+        client's."""
+        passes_cookies = self.upstream is None or not self.upstream.settings.holds_key
+        passed = response_for_downstream(
+            head, identity=identity, upstream_id=upstream_id, passes_cookies=passes_cookies
+        )
+        passed.headers = self.answer_fields(passed.headers)
+        return passed
+
     def answer_fields(self, headers: Headers) -> Headers:
         """A response's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
         limiting, permit = self._settings.limiting, self.permit
@@ -269,8 +286,6 @@ class Account:
                 anthropic=self.format is not None and self.format.name.startswith("anthropic"),
                 now=limiting.now(),
             )
-        elif self.upstream is not None and self.upstream.settings.holds_key:
-            headers = without_cookies(headers)
         return headers if self.cors is None else with_cors(headers, self.cors)
 
     def sweep(self, now: float) -> None:
@@ -287,7 +302,7 @@ class Account:
 
         `repeatable`: it can be sent again without what the relay adds, if that is refused."""
         self.upstream = target
-        if self._passes_signature(target):
+        if self.is_signed and not target.settings.holds_key:  # nothing that it covers may be changed
             return None
         model = self.asked.model
         return self.request.rewrite(
@@ -296,17 +311,18 @@ class Account:
 
     def target_for(self, target: Target) -> bytes:
         """The request's target as `target` gets it."""
-        if self._passes_signature(target):
+        hides_keys = self._has_tenants or target.settings.holds_key
+        if self.is_signed and not hides_keys:
             return self._head.target
         path = self.request.target_for(target)
-        return without_keys(path, self.key) if self._hides_keys(target) else path
+        return without_keys(path, self.key) if hides_keys else path
 
     def credential(self, target: Target) -> tuple[bytes, bytes] | None:
         """The field with the provider's key; None: the client's own passes, or there is none."""
         settings = target.settings
         if settings.api_key is None or self._is_preflight:
             return None
-        auth = auth_for(settings.auth, settings.quirks, self._head.target.decode("ascii"), self._head.fields)
+        auth = auth_for(settings.auth, settings.quirks, self._head.target, self._head.fields)
         return key_field(auth, settings.api_key)
 
     def hidden_fields(self, target: Target) -> frozenset[bytes]:
@@ -319,24 +335,9 @@ class Account:
             names = _NOTHING
         return names if self.cors is None else names | REQUEST_FIELDS
 
-    @property
-    def key(self) -> bytes | None:
-        """The key of the relay's own that the client shows; None: it has none, or keys are the providers'."""
-        return key_of(self._head) if self._has_tenants else None
-
-    def _hides_keys(self, target: Target) -> bool:
-        """Whether keys of the client's are nothing for `target`."""
-        return self._has_tenants or target.settings.holds_key
-
-    def _passes_signature(self, target: Target) -> bool:
-        """Whether `target` gets an AWS signature of the client's, so that nothing that it covers may be changed."""
-        return not self._hides_keys(target) and has_signature(self._head)
-
     def signature_error(self, targets: Iterable[Target]) -> RelayError | None:
-        """Why none of `targets` could take the request with its client's signature; None: one may, or it has none."""
+        """Why none of `targets` could take the request with its client's signature; None: one may."""
         error: RelayError | None = None
-        if self._has_tenants or not has_signature(self._head):
-            return None
         for target in targets:
             error = None if target.settings.holds_key else signature_error(self._head, target)
             if error is None:

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ..messages import Headers
+from ..messages import COOKIES, Headers
 
-_COOKIES = frozenset((b"set-cookie", b"set-cookie2"))
 _HOLDERS = frozenset((b"openai-project", b"anthropic-workspace-id", b"x-goog-user-project", b"x-amzn-account-id"))
 _PARTS_OF_HOLDERS = (b"ratelimit", b"organization", b"organisation")
 
 
 @lru_cache(1024)
 def _is_of_holder(name: bytes) -> bool:
-    return name in _COOKIES or name in _HOLDERS or any(part in name for part in _PARTS_OF_HOLDERS)
+    return name in COOKIES or name in _HOLDERS or any(part in name for part in _PARTS_OF_HOLDERS)
 
 
 def for_tenants(headers: Headers) -> Headers:
     """Without what tells of the account at the provider, or ties its cookies to a client: limits, organisation,
     cookies."""
     return [field for field in headers if not _is_of_holder(field[0])]
-
-
-def without_cookies(headers: Headers) -> Headers:
-    """A provider's cookies belong to whoever holds the key, and not to each client of theirs."""
-    return [field for field in headers if field[0] not in _COOKIES]
 
 
 def with_cors(headers: Headers, cors: Headers) -> Headers:

@@ -376,8 +376,7 @@ class Dispatch:
             message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{model}."
             self._fail(bad_request(message, status=404, code="no_route"))
             return
-        error = self._account.signature_error(self._route.targets)
-        if error is not None:
+        if self._account.is_signed and (error := self._account.signature_error(self._route.targets)) is not None:
             self._fail(error)
             return
         self._account.bound(self._route.max_tokens)
@@ -407,7 +406,9 @@ class Dispatch:
         return ("key", key), ("model", self._account.asked.model)
 
     def _is_welcome(self, target: Target, now: float, *, refused_too: bool = False) -> bool:
-        if not target.health.allows(now) or self._account.signature_error((target,)) is not None:
+        if not target.health.allows(now):
+            return False
+        if self._account.is_signed and self._account.signature_error((target,)) is not None:
             return False
         return refused_too or not target.standing or target.standing.allows(now, *self._subjects(target))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large
 from ..flow import ReadGate, Reason
-from ..messages import Headers, RequestHead, ResponseHead, response_for_downstream, upstream_request_id
+from ..messages import Headers, RequestHead, ResponseHead, upstream_request_id
 from .account import Account
 from .activity import Activity
 from .context import Surroundings
@@ -220,7 +220,7 @@ class Exchange:
 
     def on_upstream_interim(self, head: ResponseHead) -> None:
         if head.status != 100:  # that one answers an Expect that ended here
-            self._down.send_interim(response_for_downstream(head, identity=self.identity))
+            self._down.send_interim(self.account.passed_head(head, self.identity, None))
 
     def on_upstream_head(self, head: ResponseHead) -> None:
         """Where it does not say what the body is, it waits for the body's first bytes."""
@@ -232,8 +232,7 @@ class Exchange:
     def _send_head(self, head: ResponseHead) -> None:
         self.status = head.status
         self._tap = self.account.tap
-        passed = response_for_downstream(head, identity=self.identity, upstream_id=self.upstream_request_id)
-        passed.headers = self.account.answer_fields(passed.headers)
+        passed = self.account.passed_head(head, self.identity, self.upstream_request_id)
         if self._may_edit():
             passed.content_length = None
         self._down.send_head(passed)

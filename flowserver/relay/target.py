@@ -51,11 +51,12 @@ class TargetSettings:
     quirks: Quirks = GENERIC
     asks_usage: bool = True
     """Whether it is asked for a usage report where it gives one on demand only."""
+    holds_key: bool = field(init=False)
+    """Whether the relay shows it a key of its own; if not, the client's passes."""
 
-    @property
-    def holds_key(self) -> bool:
-        """Whether the relay shows it a key of its own; if not, the client's passes."""
-        return self.api_key is not None or self.signs or any(name in CREDENTIALS for name, _ in self.headers)
+    def __post_init__(self) -> None:
+        holds = self.api_key is not None or self.signs or any(name in CREDENTIALS for name, _ in self.headers)
+        object.__setattr__(self, "holds_key", holds)
 
 
 _REMAINING = re.compile(

@@ -45,7 +45,7 @@ from flowserver.dialects.quirks import GENERIC, QUIRKS
     ],
 )
 def test_paths_of_one_api_alone_tell(target: str, auth: Auth | None) -> None:
-    assert auth_of(target) is auth
+    assert auth_of(target.encode()) is auth
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_paths_of_one_api_alone_tell(target: str, auth: Auth | None) -> None:
 )
 def test_a_known_provider_goes_before_the_path_unless_it_has_several_apis(name: str, target: str, auth: Auth) -> None:
     fields = {b"authorization": b"Bearer x", b"x-api-key": b"x", b"api-key": b"x"}
-    assert auth_for(None, QUIRKS[name], target, fields) is auth
+    assert auth_for(None, QUIRKS[name], target.encode(), fields) is auth
 
 
 @pytest.mark.parametrize("own", list(Auth))
 def test_what_is_configured_goes_before_all(own: Auth) -> None:
     for quirks in QUIRKS.values():
-        assert auth_for(own, quirks, "/v1/messages", {b"x-api-key": b"x"}) is own
+        assert auth_for(own, quirks, b"/v1/messages", {b"x-api-key": b"x"}) is own
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_is_configured_goes_before_all(own: Auth) -> None:
     ],
 )
 def test_else_it_goes_where_the_client_shows_its_own(target: str, fields: list[bytes], auth: Auth) -> None:
-    assert auth_for(None, GENERIC, target, dict.fromkeys(fields, b"x")) is auth
+    assert auth_for(None, GENERIC, target.encode(), dict.fromkeys(fields, b"x")) is auth
 
 
 def test_a_key_in_its_field() -> None:

@@ -111,7 +111,7 @@ async def test_each_provider_of_a_route_gets_its_own_key_in_its_own_field(lab: L
     second, third = await lab.provider(answering(response(b"{}", status="529 Overloaded"))), await lab.provider(ok)
     for name in ("one", "two"):
         (tmp_path / name).write_text(f"key-{name}")
-    upstreams = {
+    upstreams: dict[str, dict[str, object] | str] = {
         "first": {"url": first.url, "auth": "bearer", "api_key": "file:one"},
         "second": {"url": second.url, "auth": "api-key", "api_key": "file:two", "models": {"m": "renamed"}},
         "third": third.url,

@@ -72,11 +72,11 @@ class Scene:
     @property
     def keys(self) -> list[str | None]:
         """Which credentials signed."""
-        found = []
+        found: list[str | None] = []
         for fields in self.signed:
             assert isinstance(fields, list)
             said = shown(dict(fields)[b"authorization"].decode())
-            found.append(said and said.access_key)
+            found.append(said.access_key if said is not None else None)
         return found
 
 
