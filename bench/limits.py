@@ -223,7 +223,7 @@ def _one(settings: AccountSettings) -> None:
     account.request.feed(BODY)
     account.request.finish()
     account.request_permit(HEAD, _ignore, _nothing)
-    account.with_limits([(b"content-type", b"application/json"), (b"date", b"now")])
+    account.answer_fields([(b"content-type", b"application/json"), (b"date", b"now")])
     account.settle()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 
 import uvloop
 
@@ -148,7 +149,7 @@ def _uncounted_paths(tenant: Tenant) -> list[str]:
 def _describe(spec: UpstreamSpec) -> str:
     """One provider in a line, without its key."""
     parts = [
-        "its own key" if spec.api_key is not None else "the client's key",
+        _whose_key(spec),
         {"auto": "HTTP/2 or HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}[spec.protocol],
         f"weight {spec.weight}",
     ]
@@ -159,3 +160,12 @@ def _describe(spec: UpstreamSpec) -> str:
     if not spec.verify:
         parts.append("ANY CERTIFICATE IS TAKEN")
     return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
+
+
+def _whose_key(spec: UpstreamSpec) -> str:
+    if spec.signs:
+        missing = "" if find_spec("botocore") else " (NOT INSTALLED: pip install 'flowserver[bedrock]')"
+        return f"signed with the relay's AWS credentials{missing}"
+    if spec.api_key is None:
+        return "the client's key"
+    return "its own key"

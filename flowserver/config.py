@@ -11,11 +11,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from .dialects.quirks import QUIRKS
-from .errors import RelayError
-from .paths import canonical_target
+from .dialects.base import Auth
+from .parsers import (
+    Address,
+    Url,
+    parse_address,
+    parse_addresses,
+    parse_auth,
+    parse_body_size,
+    parse_buffer,
+    parse_count,
+    parse_dialect,
+    parse_disconnect,
+    parse_hosts,
+    parse_log_level,
+    parse_origins,
+    parse_policy,
+    parse_redis_url,
+    parse_secret,
+    parse_size,
+    parse_switch,
+    parse_time,
+    parse_url,
+    parse_window,
+)
 
 _T = TypeVar("_T")
 
@@ -26,45 +46,6 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. Port 0 takes a free one."""
-
-    host: str
-    """Empty: all interfaces."""
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """A provider's base URL in its parts. `path` has no trailing slash and may be empty."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def authority(self) -> str:
-        """Host and port as the Host header wants them: without the scheme's own port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.scheme == "https" else 80
-        return host if self.port == default else f"{host}:{self.port}"
-
-    @property
-    def server_name(self) -> str:
-        """The host without the final dot of a fully qualified name: certificates and TLS have none (RFC 6066
-        section 3)."""
-        return self.host.removesuffix(".")
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +83,7 @@ class Config:
     upstream_h2_stream_window: int
     upstream_ping_interval: float | None
     upstream_dialect: str | None
+    upstream_auth: Auth | None
     ask_usage: bool
     max_tokens: int | None
     max_event: int
@@ -135,6 +117,7 @@ class Config:
     h2_max_window_updates: int
     h2_max_stray_frames: int
     h2_max_continuations: int
+    cors_origins: tuple[str, ...] | None
     log_level: str
 
     def sweep_interval(self, *others: float | None) -> float:
@@ -162,188 +145,6 @@ class Config:
 
 
 # --- parsers of one value: they raise ValueError with a text that says what is expected ---
-
-_SIZE = re.compile(r"(\d{1,20})\s*(k|m|g)?i?b?", re.IGNORECASE)
-_TIME = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(ms|s|m|h)?", re.IGNORECASE)
-_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-MAX_SIZE = 1 << 40
-MAX_COUNT = 1_000_000_000
-MAX_TIME = 8760 * 3600.0
-"""Upper bounds of sizes, counts and times that have no lower one of their own: 1024g, a billion, 8760h (a year)."""
-MAX_BUFFER = 1 << 30
-"""Of buffers: the kernel takes their sizes as signed 32-bit integers."""
-MAX_WINDOW = 2**31 - 1
-"""Of flow-control windows (RFC 9113 section 6.9.1)."""
-
-
-def parse_size(text: str) -> int:
-    """`16384`, `64k`, `1m` -> bytes; units are powers of 1024."""
-    return _size(text, 0, MAX_SIZE)
-
-
-def parse_buffer(text: str) -> int:
-    """A buffer that holds something."""
-    return _size(text, 1, MAX_BUFFER)
-
-
-def parse_body_size(text: str) -> int:
-    """A body that is not empty."""
-    return _size(text, 1, MAX_SIZE)
-
-
-def parse_window(text: str) -> int:
-    """A flow-control window (RFC 9113 section 6.9.1)."""
-    return _size(text, 65_535, MAX_WINDOW)
-
-
-def _size(text: str, low: int, high: int) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError("expected a size such as 65536, 64k or 1m")
-    size = int(match[1]) * _FACTORS[(match[2] or "").lower()]
-    if not low <= size <= high:
-        raise ValueError(f"expected a size from {_size_text(low)} to {_size_text(high)}")
-    return size
-
-
-def _size_text(size: int) -> str:
-    unit = next((unit for unit in ("g", "m", "k") if size and size % _FACTORS[unit] == 0), "")
-    return f"{size // _FACTORS[unit]}{unit}"
-
-
-def parse_time(text: str) -> float:
-    """`500ms`, `30s`, `5m`, `1h` or plain seconds -> seconds."""
-    match = _TIME.fullmatch(text.strip())
-    if not match:
-        raise ValueError("expected a time such as 500ms, 30s or 5m")
-    return check_time(float(match[1]) * _SECONDS[(match[2] or "").lower()])
-
-
-def check_time(seconds: float) -> float:
-    """`seconds`, unless there are too many."""
-    if not 0 <= seconds <= MAX_TIME:
-        raise ValueError("expected a time of at most 8760h, a year")
-    return seconds
-
-
-def parse_count(text: str) -> int:
-    number = text.strip()
-    if not number.isdecimal() or len(number) > 20 or not 1 <= int(number) <= MAX_COUNT:
-        raise ValueError(f"expected a whole number from 1 to {MAX_COUNT}")
-    return int(number)
-
-
-def parse_address(text: str) -> Address:
-    """`host:port`, `[v6]:port`, or `:port` for all interfaces, IPv4 and IPv6."""
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
-        raise ValueError("expected an address such as 127.0.0.1:8080 or [::1]:8080")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("an IPv6 address needs brackets: [::1]:8080")
-    return Address(host, int(port))
-
-
-def parse_addresses(text: str) -> tuple[Address, ...]:
-    return tuple(parse_address(part) for part in text.split(",") if part.strip())
-
-
-_HOST = re.compile(r"(\*|(\*\.)?[0-9a-z_]([0-9a-z_.-]*[0-9a-z_])?|[0-9a-f:.]*:[0-9a-f:.]*)")
-
-
-def parse_hosts(text: str) -> frozenset[str]:
-    """Host names or addresses without ports, with commas; `*.name` for all names below one, `*` for any."""
-    hosts = frozenset(part.strip().lower().strip("[]").rstrip(".") for part in text.split(",") if part.strip())
-    for host in hosts:
-        if not _HOST.fullmatch(host):
-            raise ValueError("expected host names without ports, such as metrics.example,*.svc.cluster.local")
-    return hosts
-
-
-def parse_url(text: str) -> Url:
-    """A base URL, its path in canonical form. Query, fragment and credentials are refused, since they would be dropped
-    silently."""
-    expected = "expected a base URL such as https://api.openai.com"
-    try:
-        parts = urlsplit(text.strip())
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"{expected} ({error})") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(expected)
-    if parts.query or parts.fragment or parts.username or parts.password:
-        raise ValueError(f"{expected}, without query, fragment or credentials")
-    try:
-        parts.path.encode("ascii")
-        host = parts.hostname.encode("idna").decode()
-    except UnicodeError:
-        raise ValueError(f"{expected}, with an ASCII path and a host name that DNS can carry") from None
-    if re.search(r"[\x00-\x20\x7f]", parts.path + host):
-        raise ValueError(f"{expected}, without blanks or control characters")
-    path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
-    if isinstance(path, RelayError):
-        raise ValueError(f"{expected}. {path.message}")
-    port = port or (443 if parts.scheme == "https" else 80)
-    return Url(parts.scheme, host, port, path.decode("ascii").rstrip("/"))
-
-
-def parse_switch(text: str) -> bool:
-    value = text.strip().lower()
-    if value not in ("on", "off"):
-        raise ValueError("expected on or off")
-    return value == "on"
-
-
-def parse_disconnect(text: str) -> str:
-    value = text.strip().lower()
-    if value not in ("cancel", "drain"):
-        raise ValueError("expected cancel or drain")
-    return value
-
-
-def parse_policy(text: str) -> str:
-    value = text.strip().lower()
-    if value not in ("open", "closed"):
-        raise ValueError("expected open or closed")
-    return value
-
-
-def parse_redis_url(text: str) -> str:
-    """What the Redis client takes, checked for what it would complain of late, or not at all."""
-    expected = "expected a URL such as redis://127.0.0.1:6379/0 (redis, rediss, either with +cluster, or unix)"
-    url = text.strip()
-    try:
-        parts = urlsplit(url)
-        has_place = bool(parts.path if parts.scheme == "unix" else parts.hostname)
-        port = parts.port
-    except ValueError:
-        raise ValueError(expected) from None
-    if parts.scheme not in ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix") or not has_place or port == 0:
-        raise ValueError(expected)
-    return url
-
-
-def parse_dialect(text: str) -> str:
-    name = text.strip().lower()
-    if name not in QUIRKS:
-        raise ValueError(f"expected one of {', '.join(sorted(QUIRKS))}")
-    return name
-
-
-def parse_log_level(text: str) -> str:
-    level = text.strip().lower()
-    if level not in ("debug", "info", "warning", "error"):
-        raise ValueError("expected one of debug, info, warning, error")
-    return level
-
-
-def parse_secret(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("expected a key in printable ASCII without blanks")
-    return text
 
 
 def _or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
@@ -463,6 +264,13 @@ SETTINGS: tuple[Setting, ...] = (
         "whose ways the provider has, such as `vllm` or `xai`; empty goes by its host name",
     ),
     Setting(
+        "FLOW_UPSTREAM_AUTH",
+        "",
+        _or_off(parse_auth),
+        "how the provider takes its key: `bearer`, `x-api-key`, `api-key`, `x-goog-api-key`, or `aws-sigv4`, which "
+        "signs requests; empty goes by its host name",
+    ),
+    Setting(
         "FLOW_ASK_USAGE", "on", parse_switch, "ask OpenAI-like providers for a stream's token usage; clients see none"
     ),
     Setting(
@@ -548,6 +356,12 @@ SETTINGS: tuple[Setting, ...] = (
         "FLOW_H2_MAX_STRAY_FRAMES", "1000", parse_count, "HTTP/2: frames of unknown kinds or for ended streams in 10 s"
     ),
     Setting("FLOW_H2_MAX_CONTINUATIONS", "8", parse_count, "HTTP/2: CONTINUATION frames of one head"),
+    Setting(
+        "FLOW_CORS_ORIGINS",
+        "off",
+        _or_off(parse_origins),
+        "origins whose pages may use the relay, with commas, or `*`; off: that is the provider's to say",
+    ),
     Setting("FLOW_LOG_LEVEL", "info", parse_log_level, "debug, info, warning or error; access lines are info"),
 )
 

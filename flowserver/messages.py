@@ -6,7 +6,7 @@ Header names are lower-case bytes everywhere behind the parsers.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -34,19 +34,67 @@ USER = b"x-flow-user"
 SESSION = b"x-flow-session"
 """What the request belongs to; counted for itself where sessions have limits."""
 
+PSEUDO_AUTHORITY = b":authority"
+"""Among the fields of an HTTP/2 request, but not among its headers: what Host is to HTTP/1.1."""
+
+
 REQUEST_OWN = frozenset(
     (b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET, USER, SESSION)
 )
 """Request fields that the relay writes itself."""
 
-CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"))
-"""Fields in which the APIs of providers take keys."""
+CREDENTIALS = frozenset(
+    (
+        b"authorization",
+        b"x-api-key",
+        b"api-key",
+        b"x-goog-api-key",
+        b"x-amz-security-token",
+        b"x-amz-date",
+        b"x-amz-content-sha256",
+    )
+)
+"""Fields in which the APIs of providers take keys, and those that go with an AWS signature."""
+
+PRIVATE = frozenset(
+    (
+        b"cookie",
+        b"cookie2",
+        b"referer",
+        b"forwarded",
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-original-forwarded-for",
+        b"x-envoy-external-address",
+        b"true-client-ip",
+        b"fastly-client-ip",
+        b"cf-connecting-ip",
+        b"cf-connecting-ipv6",
+    )
+)
+"""Request fields that tell of the user and of the network before the relay. None of a provider's business, like those
+that begin with `x-forwarded-`."""
+_FORWARDED = b"x-forwarded-"
 
 METHOD_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 """Fields by which some servers take a request for one of another method than its own, by which the relay decides."""
 
-_ENDS_HERE_OF_REQUESTS = HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES
-_ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id"}
+UPSTREAM_ID = b"x-upstream-request-id"
+"""The provider's own id of a request, as clients get it."""
+_UPSTREAM_IDS = (
+    b"x-request-id",
+    b"request-id",
+    b"x-amzn-requestid",
+    b"apim-request-id",
+    b"x-goog-request-id",
+    UPSTREAM_ID,  # of another relay
+)
+
+_ENDS_HERE_OF_REQUESTS = HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES | PRIVATE
+COOKIES = frozenset((b"set-cookie", b"set-cookie2"))
+_ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id", UPSTREAM_ID}
+_ENDS_HERE_WITH_COOKIES = _ENDS_HERE_OF_RESPONSES | COOKIES
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
@@ -122,7 +170,8 @@ class RequestHead:
         is dropped (W3C Trace Context section 3.2.2.3), a sane one passes."""
         passing = self._passing
         if passing is None:
-            passing = end_to_end(self, _ENDS_HERE_OF_REQUESTS)
+            kept = end_to_end(self, _ENDS_HERE_OF_REQUESTS)
+            passing = [field for field in kept if not field[0].startswith(_FORWARDED)]
             if b"traceparent" in self.fields:
                 passing = _with_sane_trace(passing)
             self._passing = passing
@@ -220,6 +269,17 @@ def request_id(request: RequestHead) -> bytes | None:
     return value if value is not None and _REQUEST_ID.fullmatch(value) else None
 
 
+def upstream_request_id(head: ResponseHead, identity: bytes) -> bytes | None:
+    """The provider's own id of the request: what its support asks for. None: it has none that is sane, or it repeats
+    `identity`, the relay's."""
+    fields = head.fields
+    for name in _UPSTREAM_IDS:
+        value = fields.get(name)
+        if value is not None and value != identity and _REQUEST_ID.fullmatch(value):
+            return value
+    return None
+
+
 def passed_through(headers: Headers, pseudonym: bytes) -> bool:
     """Whether a Via field says that this very relay saw the request before (RFC 9110 section 7.6.3)."""
     return any(name == b"via" and pseudonym in value for name, value in headers)
@@ -232,19 +292,22 @@ def request_for_upstream(
     target: bytes,
     pseudonym: bytes,
     identity: bytes,
-    credential: tuple[bytes, bytes] | None,
+    credential: tuple[bytes, bytes] | None = None,
     extra: Sequence[tuple[bytes, bytes]] = (),
-    hides_credentials: bool = False,
+    hidden: Set[bytes] = frozenset(),
+    secret: bytes | None = None,
 ) -> RequestHead:
     """The request as the provider gets it.
 
-    Identity encoding is asked for, since a relay that counts must be able to read. `credential`, the field with the
-    provider's key, takes the place of the client's own, in whatever field they are; None leaves them, unless they are
-    for the relay alone (`hides_credentials`). `extra` fields replace the client's of the same name.
+    Identity encoding is asked for, since a relay that counts must be able to read. `hidden` names fields that don't
+    pass, nor does any that has `secret` in it, the key that the client showed to the relay. `credential` is the field
+    with the provider's key; None: there is none. `extra` fields replace the client's of the same name.
     """
     passing = head.passing
-    if credential is not None or hides_credentials:
-        passing = [field for field in passing if field[0] not in CREDENTIALS]
+    if secret is not None:
+        passing = [field for field in passing if field[0] not in hidden and field[1].find(secret) < 0]
+    elif hidden:
+        passing = [field for field in passing if field[0] not in hidden]
     if extra:
         replaced = {name for name, _ in extra}
         passing = [field for field in passing if field[0] not in replaced]
@@ -264,10 +327,15 @@ def _with_sane_trace(headers: Headers) -> Headers:
     return sane if len(sane) == len(headers) else [field for field in sane if field[0] != b"tracestate"]
 
 
-def response_for_downstream(head: ResponseHead, *, identity: bytes) -> ResponseHead:
-    """The provider's response head as the client gets it; the framing is derived anew from `content_length`."""
-    headers = end_to_end(head, _ENDS_HERE_OF_RESPONSES)
+def response_for_downstream(
+    head: ResponseHead, *, identity: bytes, upstream_id: bytes | None = None, passes_cookies: bool = True
+) -> ResponseHead:
+    """The provider's response head as the client gets it; the framing is derived anew from `content_length`.
+    `upstream_id` is the provider's own id of the request."""
+    headers = end_to_end(head, _ENDS_HERE_OF_RESPONSES if passes_cookies else _ENDS_HERE_WITH_COOKIES)
     headers.append((b"x-request-id", identity))
+    if upstream_id is not None:
+        headers.append((UPSTREAM_ID, upstream_id))
     length = None if head.status == 204 else head.content_length  # RFC 9110 section 8.6
     passed = ResponseHead(head.status, headers, reason=head.reason, content_length=length)
     passed.body_at_hand = head.body_at_hand

@@ -8,20 +8,24 @@ import time
 from dataclasses import dataclass
 
 from .config import Config, ConfigError
+from .dialects.base import Auth
 from .dialects.quirks import quirks_for
 from .flow import Marks
 from .names import MODEL_BYTES, bounded
 from .relay.health import Health
+from .relay.ports import Connector
 from .relay.routes import Route, RouteTable
 from .relay.standing import Standing
 from .relay.target import Deadlines, Target, TargetSettings
 from .topology import Topology, UpstreamSpec
 from .upstream.arrival import Arrivals
+from .upstream.aws import SigningUnavailable, aws_signer
 from .upstream.dial import Dialer, tls_context
 from .upstream.h1 import UpstreamH1
 from .upstream.h2 import UpstreamH2
 from .upstream.pool import Cancellable, Connected, Failed, Pool, PoolSettings
 from .upstream.resolver import NameFigures, Resolver, numeric_address
+from .upstream.signing import SigningConnector
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,14 @@ def build(
         except OSError as error:
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.name}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
+        except SigningUnavailable as error:
+            problems.append(f"{spec.name}: {error}")
     if problems:
         raise ConfigError(problems)
     pools = [_pool(config, dial, marks, before) for dial in dials]
     targets = {
-        dial.spec.name: _target(config, dial.spec, pool, before) for dial, pool in zip(dials, pools, strict=True)
+        dial.spec.name: _target(config, dial.spec, dial.connector(pool), before)
+        for dial, pool in zip(dials, pools, strict=True)
     }
     routes = [
         Route(
@@ -87,16 +94,16 @@ def build(
     return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
 
 
-def _target(config: Config, spec: UpstreamSpec, pool: Pool, before: Providers | None) -> Target:
+def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None) -> Target:
     settings, deadlines = _settings(config, spec), _deadlines(config, spec)
     for target in before.targets if before else ():
         if (target.name, target.settings.url) == (spec.name, spec.url):
-            target.reconfigure(settings, pool, deadlines)
+            target.reconfigure(settings, connector, deadlines)
             return target
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
     return Target(
         settings,
-        pool,
+        connector,
         Health(failures=failures, cooldown=cooldown),
         deadlines,
         standing=Standing(failures=failures, cooldown=cooldown),
@@ -134,7 +141,8 @@ def _connecting(spec: UpstreamSpec) -> tuple[object, ...]:
 
 
 class _Dial:
-    """A `pool.Dial` for the pool that it is given to. Raises OSError when its authorities can't be read."""
+    """A `pool.Dial` for the pool that it is given to. Raises OSError when its authorities can't be read, and
+    SigningUnavailable."""
 
     pool: Pool
 
@@ -142,6 +150,7 @@ class _Dial:
         self.spec = spec
         self._config = config
         self._marks = marks
+        self._signer = aws_signer(spec.url.host, time.monotonic) if spec.signs else None
         timeout = spec.connect_timeout or config.connect_timeout
         if spec.protocol == "h2":
             multiplexed: bool | None = True
@@ -158,6 +167,10 @@ class _Dial:
             spec.url, resolver, timeout=timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec)
         )
         self._arrivals = Arrivals(dialer, self._make, multiplexed=multiplexed)
+
+    def connector(self, pool: Pool) -> Connector:
+        """What opens streams over `pool`."""
+        return pool if self._signer is None else SigningConnector(pool, self._signer)
 
     def __call__(self, connected: Connected, failed: Failed) -> Cancellable:
         return self._arrivals(connected, failed)
@@ -186,6 +199,8 @@ def _settings(config: Config, spec: UpstreamSpec) -> TargetSettings:
         spec.name,
         spec.url,
         api_key=spec.api_key.encode("ascii") if spec.api_key is not None else None,
+        auth=Auth.BEARER if spec.own_auth is Auth.AWS_SIGV4 else spec.auth,
+        signs=spec.signs,
         headers=[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in spec.headers],
         models={bounded(name, MODEL_BYTES): renamed for name, renamed in spec.models},
         weight=spec.weight,

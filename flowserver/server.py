@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from .config import Address, Config, ConfigError
+from .config import Config, ConfigError
 from .dialects.estimate import Ratios
 from .downstream.hangup import HangupWatcher
 from .downstream.listener import Listener, ListenError
@@ -19,11 +19,13 @@ from .downstream.surroundings import ConnectionSettings, H2Settings, Surrounding
 from .downstream.tls import TlsFiles, server_context
 from .flow import Marks
 from .h2_guard import H2Limits
+from .parsers import Address
 from .providers import Providers, build
 from .relay.account import AccountSettings
 from .relay.admission import Admission
 from .relay.context import Abandoned
 from .relay.context import Surroundings as ExchangeSurroundings
+from .relay.cors import Cors
 from .relay.dispatch import Dispatching, RetryPolicy
 from .relay.ports import OpenExchange
 from .relay.target import Deadlines
@@ -168,7 +170,8 @@ class Relay:
         self.metrics.store = self._tenancy
         # Unique to this process, so that one relay behind another is no loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
-        return Admission(self._dispatching(), around, accounts)
+        cors = None if config.cors_origins is None else Cors(config.cors_origins)
+        return Admission(self._dispatching(), around, accounts, cors=cors)
 
     def _dispatching(self) -> Dispatching:
         config = self._config

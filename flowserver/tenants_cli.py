@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .config import ConfigError, load, parse_time
+from .config import ConfigError, load
 from .limits.directory import Directory
 from .limits.redis import RedisStore
 from .limits.store import StoreUnavailable, Usage
+from .parsers import parse_time
 from .relay.tenant_tables import LIMITS, TenantError, limits_table, moment_text, read_tenant, table_of
 from .relay.tenants import Tenant, TenantKey, digest_of, shared_limits, user_limits
 

@@ -13,23 +13,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config import (
+from .config import Config, ConfigError
+from .dialects.base import Auth
+from .dialects.quirks import quirks_for
+from .messages import HOP_BY_HOP, REQUEST_OWN
+from .names import MODEL_BYTES, bounded
+from .parsers import (
     MAX_COUNT,
-    Config,
-    ConfigError,
     Url,
     check_time,
+    parse_auth,
     parse_dialect,
     parse_disconnect,
     parse_secret,
     parse_time,
     parse_url,
 )
-from .messages import HOP_BY_HOP, REQUEST_OWN
-from .names import MODEL_BYTES, bounded
 from .relay.tenant_tables import TenantError, check_path, read_tenants
 from .relay.tenants import Tenant
 
+SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
 PROTOCOLS = ("auto", "h1", "h2")
 _WILDCARDS = frozenset("*?[")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
@@ -65,8 +68,20 @@ class UpstreamSpec:
     """Infinite: connections are kept however old they are."""
     dialect: str | None = None
     """Whose ways it has; None: told by its host name."""
+    auth: Auth | None = None
+    """How it takes its key; None: told by `dialect`, else by its host name, else by each request."""
     ask_usage: bool | None = None
     """None: the environment's."""
+
+    @property
+    def own_auth(self) -> Auth | None:
+        """As given, else as known of the provider."""
+        return self.auth if self.auth is not None else quirks_for(self.dialect, self.url.host).auth
+
+    @property
+    def signs(self) -> bool:
+        """Whether the relay signs the requests: what would take a signature takes an API key instead."""
+        return self.own_auth is Auth.AWS_SIGV4 and self.api_key is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +138,7 @@ _ONE_PROVIDER = {
     "FLOW_UPSTREAM": "name the provider",
     "FLOW_UPSTREAM_API_KEY": "give the provider's `api_key`",
     "FLOW_UPSTREAM_DIALECT": "give the provider's `dialect`",
+    "FLOW_UPSTREAM_AUTH": "give the provider's `auth`",
 }
 """Settings of the provider without a file, and what to do instead."""
 
@@ -135,7 +151,7 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     tables = _parse(path)
     reader = _Reader(path.parent, environ)
     topology = reader.read(tables)
-    given = (config.upstream, config.upstream_api_key, config.upstream_dialect)
+    given = (config.upstream, config.upstream_api_key, config.upstream_dialect, config.upstream_auth)
     for (env, remedy), value in zip(_ONE_PROVIDER.items(), given, strict=True):
         if value is not None:
             reader.problems.append(f"{env}: goes without FLOW_CONFIG only; {remedy} in the file")
@@ -163,8 +179,16 @@ def _single(config: Config) -> Topology:
         raise ConfigError(
             ["FLOW_UPSTREAM: not set; give the provider's base URL, such as https://api.openai.com, or FLOW_CONFIG"]
         )
+    if config.upstream_auth is Auth.AWS_SIGV4 and config.upstream_api_key is not None:
+        raise ConfigError([f"FLOW_UPSTREAM_AUTH: {SIGNED_AND_KEYED}"])
     name = config.upstream.host
-    spec = UpstreamSpec(name, config.upstream, api_key=config.upstream_api_key, dialect=config.upstream_dialect)
+    spec = UpstreamSpec(
+        name,
+        config.upstream,
+        api_key=config.upstream_api_key,
+        dialect=config.upstream_dialect,
+        auth=config.upstream_auth,
+    )
     return Topology((spec,), (RouteSpec("*", (), ((name,),)),))
 
 
@@ -237,6 +261,7 @@ class _Reader:
             "keepalive": _time,
             "max_age": _age,
             "dialect": lambda value: parse_dialect(_text(value)),
+            "auth": lambda value: parse_auth(_text(value)),
             "ask_usage": _flag,
         }
         before = len(self.problems)
@@ -249,6 +274,8 @@ class _Reader:
         for name in ("name", "url"):
             if name not in table:
                 self.problems.append(f"{place}.{name}: is missing")
+        if values.get("auth") is Auth.AWS_SIGV4 and "api_key" in table:
+            self.problems.append(f"{place}.auth: {SIGNED_AND_KEYED}")
         return UpstreamSpec(**values) if len(self.problems) == before else None
 
     def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:

@@ -43,6 +43,7 @@ BOTTOM = frozenset(
         "limits.store",
         "messages",
         "names",
+        "parsers",
         "paths",
         "sse",
         "tls",
@@ -67,7 +68,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "relay": BOTTOM | {"dialects"},
     **dict.fromkeys(SIDES, BOTTOM | {"relay", "dialects"}),
     # What the file says, tenants among it, which are the middle's.
-    "topology": BOTTOM | {"relay"},
+    "topology": BOTTOM | {"relay", "dialects"},
     # Puts the provider's side together, for the server.
     "providers": BOTTOM | {"relay", "dialects", "topology", "upstream"},
     # Puts tenants and the stores of their limits together, for the server: the middle sees neither Redis nor files.
@@ -185,13 +186,15 @@ def input_and_output(sources: Sources) -> list[str]:
     ]
 
 
-def undeclared(sources: Sources, required: frozenset[str], demo_only: frozenset[str]) -> list[str]:
-    """Imports that nothing brings along: neither Python nor the package's declared dependencies."""
+def undeclared(sources: Sources, required: frozenset[str], extras: Mapping[str, frozenset[str]]) -> list[str]:
+    """Imports that nothing brings along: neither Python nor the package's declared dependencies. `extras` has what is
+    optional, by the module or folder that may import it."""
     wrong = []
     for path in sources:
         allowed = required | sys.stdlib_module_names | {PACKAGE}
-        if room_of(module_of(path)).startswith("demo"):
-            allowed |= demo_only
+        for module, names in extras.items():
+            if path.startswith((f"{PACKAGE}/{module}.", f"{PACKAGE}/{module}/")):
+                allowed |= names
         for line, target in imports(path, sources):
             if target.split(".")[0] not in allowed:
                 wrong.append(f"{path}:{line}: imports {target}, which is no dependency of the package")
@@ -223,8 +226,9 @@ def test_files_without_io_import_none() -> None:
 def test_only_declared_dependencies_are_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = import_names(project["dependencies"])
-    demo_only = import_names(project["optional-dependencies"]["demo"])
-    assert undeclared(load(), required, demo_only) == []
+    optional = project["optional-dependencies"]
+    extras = {"demo": import_names(optional["demo"]), "upstream/aws": import_names(optional["bedrock"])}
+    assert undeclared(load(), required, extras) == []
 
 
 def test_no_file_is_two_things() -> None:
@@ -341,15 +345,17 @@ def test_io_is_free_elsewhere() -> None:
 
 def test_undeclared_imports_are_seen() -> None:
     required = import_names(["prometheus-client>=0.20", "h11", "httpx[http2]>=0.27"])
-    demo_only = import_names(["rich"])
+    extras = {"demo": import_names(["rich"]), "upstream/aws": import_names(["botocore>=1"])}
 
     def found(path: str, text: str) -> int:
-        return len(undeclared({path: text}, required, demo_only))
+        return len(undeclared({path: text}, required, extras))
 
     assert found("flowserver/server.py", "import requests") == 1
     assert found("flowserver/server.py", "def f():\n    from yaml import load") == 1
     assert found("flowserver/server.py", "import rich") == 1
     assert found("flowserver/demo.py", "import rich.table") == 0
+    assert found("flowserver/upstream/aws.py", "import botocore.auth") == 0
+    assert found("flowserver/upstream/h1.py", "import botocore.auth") == 1
     assert found("flowserver/demo/view.py", "from rich import table") == 0
     assert found("flowserver/server.py", "import h11, httpx, json\nfrom prometheus_client import core") == 0
     assert found("flowserver/server.py", "from . import flow\nimport flowserver.sse") == 0

@@ -6,21 +6,19 @@ from dataclasses import fields
 
 import pytest
 
-from flowserver.config import (
-    SETTINGS,
+from flowserver.config import SETTINGS, Config, ConfigError, load, unknown_settings
+from flowserver.parsers import (
     Address,
-    Config,
-    ConfigError,
     Url,
-    load,
     parse_address,
     parse_addresses,
+    parse_auth,
     parse_count,
     parse_hosts,
+    parse_origins,
     parse_size,
     parse_time,
     parse_url,
-    unknown_settings,
 )
 
 
@@ -196,6 +194,32 @@ def test_a_final_dot_is_no_part_of_the_name_that_tls_verifies(url: str) -> None:
 def test_what_is_no_base_url(text: str) -> None:
     with pytest.raises(ValueError, match="base URL"):
         parse_url(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)),
+        ("https://app.example", ("https://app.example",)),
+        ("https://App.Example:443, http://localhost:3000,", ("https://app.example", "http://localhost:3000")),
+        ("http://[::1]:80", ("http://[::1]",)),
+        ("chrome-extension://abcdef", ("chrome-extension://abcdef",)),
+    ],
+)
+def test_origins(text: str, origins: tuple[str, ...]) -> None:
+    assert parse_origins(text) == origins
+
+
+@pytest.mark.parametrize("text", ["app.example", "https://app.example/", "https://*.example", "null", "*,https://a.b"])
+def test_what_is_no_origin(text: str) -> None:
+    with pytest.raises(ValueError, match=r"https://app\.example\.com"):
+        parse_origins(text)
+
+
+def test_how_keys_are_taken() -> None:
+    assert parse_auth(" X-API-Key ") == "x-api-key"
+    with pytest.raises(ValueError, match="bearer, x-api-key, api-key, x-goog-api-key, aws-sigv4"):
+        parse_auth("basic")
 
 
 def test_the_defaults_make_a_configuration() -> None:

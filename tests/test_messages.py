@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flowserver.messages import (
+    CREDENTIALS,
     Headers,
     RequestHead,
     ResponseHead,
@@ -15,15 +18,17 @@ from flowserver.messages import (
     request_for_upstream,
     request_id,
     response_for_downstream,
+    upstream_request_id,
 )
 
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def upstream(headers: Headers, *, credential: tuple[bytes, bytes] | None = None, version: bytes = b"1.1") -> Headers:
+def upstream(headers: Headers, *, version: bytes = b"1.1", **given: Any) -> Headers:
+    """What a provider gets; `given` as `request_for_upstream` takes it."""
     request = RequestHead(b"POST", b"/v1", headers, http_version=version, content_length=3, has_body=True)
     head = request_for_upstream(
-        request, authority=b"api.test", target=b"/p/v1", pseudonym=b"relay-1", identity=b"id-1", credential=credential
+        request, authority=b"api.test", target=b"/p/v1", pseudonym=b"relay-1", identity=b"id-1", **given
     )
     assert (head.method, head.target, head.content_length, head.has_body) == (b"POST", b"/p/v1", 3, True)
     return head.headers
@@ -60,8 +65,8 @@ def test_fields_that_connection_names_end_here() -> None:
 
 
 def test_other_fields_pass_in_order_and_unchanged() -> None:
-    sent = [(b"a", b"1"), (b"cookie", b"x=1"), (b"a", b"2"), (b"b", b"\xe4\t z")]
-    assert [field for field in upstream(sent) if field[0] in (b"a", b"b", b"cookie")] == sent
+    sent = [(b"a", b"1"), (b"http-referer", b"x=1"), (b"a", b"2"), (b"b", b"\xe4\t z")]
+    assert [field for field in upstream(sent) if field[0] in (b"a", b"b", b"http-referer")] == sent
 
 
 def test_the_provider_gets_its_own_host_and_one_of_it() -> None:
@@ -90,9 +95,53 @@ def test_the_client_s_own_credentials_pass_where_the_relay_has_none() -> None:
 
 def test_the_relay_s_key_takes_the_place_of_the_client_s() -> None:
     headers = upstream(
-        [(b"authorization", b"Bearer mine"), (b"authorization", b"x")], credential=(b"authorization", b"Bearer key")
+        [(b"authorization", b"Bearer mine"), (b"authorization", b"x")],
+        credential=(b"authorization", b"Bearer key"),
+        hidden=CREDENTIALS,
     )
     assert values(headers, b"authorization") == [b"Bearer key"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"cookie", b"referer", b"forwarded", b"x-real-ip", b"x-forwarded-for", b"x-forwarded-access-token"],
+)
+def test_what_tells_of_users_and_their_network_does_not_reach_providers(name: bytes) -> None:
+    assert values(upstream([(name, b"x"), (b"x-forward", b"1")]), name) == []
+    assert values(upstream([(name, b"x")], extra=[(name, b"configured")]), name) == [b"configured"]
+
+
+def test_a_secret_reaches_the_provider_in_no_field() -> None:
+    headers = [(b"x-other", b"Bearer flow-secret"), (b"x-kept", b"flow-secre")]
+    assert [name for name, _ in upstream(headers, secret=b"flow-secret") if name.startswith(b"x-")] == [
+        b"x-kept",
+        b"x-request-id",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([(b"x-request-id", b"req_1"), (b"request-id", b"req_2")], b"req_1"),
+        ([(b"request-id", b"req_2"), (b"cf-ray", b"9")], b"req_2"),
+        ([(b"x-amzn-requestid", b"a-b-c")], b"a-b-c"),
+        ([(b"apim-request-id", b"a-b-c")], b"a-b-c"),
+        ([(b"x-goog-request-id", b"g1")], b"g1"),
+        ([(b"x-request-id", b"id-1"), (b"x-upstream-request-id", b"req_3")], b"req_3"),
+        ([(b"x-request-id", b"id-1")], None),
+        ([(b"x-request-id", b"a b"), (b"request-id", b"req_2")], b"req_2"),
+        ([(b"x-request-id", b"x" * 129)], None),
+        ([(b"cf-ray", b"9")], None),
+    ],
+)
+def test_the_provider_s_own_id_of_a_request(headers: Headers, expected: bytes | None) -> None:
+    """Another relay, and some servers, give back the id that they were sent."""
+    head = ResponseHead(200, headers)
+    found = upstream_request_id(head, b"id-1")
+    assert found == expected
+    passed = response_for_downstream(head, identity=b"id-1", upstream_id=found)
+    assert values(passed.headers, b"x-upstream-request-id") == ([expected] if expected else [])
+    assert values(passed.headers, b"x-request-id") == [b"id-1"]
 
 
 def test_the_relay_adds_itself_to_via() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowserver.config import ConfigError, load
+from flowserver.dialects.base import Auth
 from flowserver.topology import RouteSpec, Topology, load_topology
 
 SECRET = "sk-very-secret"
@@ -34,6 +35,33 @@ def test_without_a_file_one_provider_serves_all() -> None:
     [spec] = topology.upstreams
     assert (spec.name, str(spec.url), spec.api_key) == ("api.test", "https://api.test/v1", SECRET)
     assert topology.routes == (RouteSpec("*", (), (("api.test",),)),)
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "signs"),
+    [
+        ('url = "https://bedrock-runtime.us-east-1.amazonaws.com"', Auth.AWS_SIGV4, True),
+        ('url = "https://bedrock-runtime.us-east-1.amazonaws.com"\napi_key = "env:KEY"', Auth.AWS_SIGV4, False),
+        ('url = "https://bedrock-runtime.us-east-1.amazonaws.com"\nauth = "bearer"', Auth.BEARER, False),
+        ('url = "https://proxy.test"\nauth = "aws-sigv4"', Auth.AWS_SIGV4, True),
+        ('url = "https://proxy.test"\ndialect = "azure"', Auth.API_KEY, False),
+        ('url = "https://proxy.test"\ndialect = "azure"\nauth = "bearer"', Auth.BEARER, False),
+        ('url = "https://proxy.test"', None, False),
+    ],
+)
+def test_how_a_provider_takes_its_key(tmp_path: Path, line: str, own: Auth | None, signs: bool) -> None:
+    [spec] = read(tmp_path, f'[[upstreams]]\nname = "a"\n{line}\n').upstreams
+    assert (spec.own_auth, spec.signs) == (own, signs)
+
+
+def test_a_signature_and_a_key_exclude_each_other(tmp_path: Path) -> None:
+    [problem] = problems(tmp_path, ONE + 'auth = "aws-sigv4"\napi_key = "env:KEY"\n')
+    assert problem.startswith("upstreams[0].auth: ")
+    environ = {"FLOW_UPSTREAM": "https://a.test", "FLOW_UPSTREAM_AUTH": "aws-sigv4", "FLOW_UPSTREAM_API_KEY": SECRET}
+    with pytest.raises(ConfigError, match="FLOW_UPSTREAM_AUTH"):
+        load_topology(load(environ), {})
+    [problem] = problems(tmp_path, ONE, FLOW_UPSTREAM_AUTH="bearer")
+    assert problem.startswith("FLOW_UPSTREAM_AUTH: ")
 
 
 def test_without_a_provider_nothing_works() -> None:

@@ -224,7 +224,6 @@ class Anthropic(UsageAlways):
     __slots__ = ()
 
     name = "anthropic-messages"
-    key_field = (b"x-api-key", b"")
     heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
     reads = Reads(
         {

@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import RelayError
 from ..json_members import Reads
 from .byte_classes import ByteClasses
 
-BEARER = (b"authorization", b"Bearer ")
-"""Where most APIs take keys."""
+
+class Auth(StrEnum):
+    """How a provider wants to be shown its key."""
+
+    BEARER = "bearer"
+    X_API_KEY = "x-api-key"
+    API_KEY = "api-key"
+    X_GOOG_API_KEY = "x-goog-api-key"
+    AWS_SIGV4 = "aws-sigv4"
+    """No key: the request is signed."""
 
 
 @dataclass(slots=True)
@@ -60,6 +69,10 @@ class Quirks:
     """OpenAI chat: the field that bounds the answer, for a request that has none."""
     reasoning_apart: bool = False
     """Its output tokens leave the reasoning out."""
+    auth: Auth | None = None
+    """How it takes its key; None: told by the path, or by the client."""
+    auth_by_path: bool = False
+    """Whether a path that belongs to one API decides before `auth` does: the host has more than one API."""
 
 
 class Ordinary(Protocol):
@@ -161,8 +174,6 @@ class Format(Protocol):
 
     name: str
     """Its key in `FORMATS`."""
-    key_field: tuple[bytes, bytes]
-    """The field of a request in which the API takes its key, and what stands before the key in it."""
     heartbeat: bytes | None
     """What may be sent between two events of a stream to show that the connection lives; None: nothing is safe."""
     reads: Reads

@@ -18,7 +18,7 @@ from ..json_members import Reads
 from ..names import model_name
 from .anthropic import AnthropicMeter
 from .api_paths import find_model
-from .base import BEARER, Asked, Meter, Quirks
+from .base import Asked, Meter, Quirks
 from .common import (
     JsonMeter,
     UsageAlways,
@@ -366,7 +366,6 @@ class Bedrock(UsageAlways):
 
     __slots__ = ("_converse", "_ends", "name")
 
-    key_field = BEARER
     heartbeat: bytes | None = None
     reads = Reads(
         {

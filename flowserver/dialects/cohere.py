@@ -11,7 +11,7 @@ from ..errors import RelayError
 from ..json_members import Reads
 from ..names import model_name
 from .api_paths import ends_with
-from .base import BEARER, Asked, Meter, Quirks
+from .base import Asked, Meter, Quirks
 from .common import JsonMeter, ModelInBody, UsageAlways, count, lower, note_open, reason_text, sse, told
 
 _ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
@@ -104,7 +104,6 @@ class Cohere(ModelInBody, UsageAlways):
     __slots__ = ()
 
     name = "cohere"
-    key_field = BEARER
     heartbeat: bytes | None = b": ping\n"
     reads = Reads({"model": None, "stream": None, "max_tokens": None})
 

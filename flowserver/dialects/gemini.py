@@ -149,7 +149,6 @@ class Gemini(UsageAlways):
     __slots__ = ()
 
     name = "gemini"
-    key_field = (b"x-goog-api-key", b"")
     heartbeat: bytes | None = None
     """Google's own library takes a comment line for the start of an error."""
     reads = Reads(

@@ -11,7 +11,7 @@ from ..errors import RelayError
 from ..json_members import Reads
 from ..names import model_name
 from .api_paths import ends_with
-from .base import BEARER, Asked, Meter, Quirks
+from .base import Asked, Meter, Quirks
 from .common import JsonMeter, ModelInBody, UsageAlways, count, json_text, lower, reason_text, section, text, told
 
 _MOST_CREATED = 64
@@ -85,7 +85,6 @@ class Ollama(ModelInBody, UsageAlways):
 
     __slots__ = ("_chat", "name")
 
-    key_field = BEARER
     heartbeat: bytes | None = None
     streams_lines = True
     reads = Reads({"model": None, "stream": None, "options": Reads({"num_predict": None})})

@@ -11,7 +11,7 @@ from ..json_members import COUNT, Reads
 from ..json_reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import BEARER, Asked, Quirks, Usage
+from .base import Asked, Quirks, Usage
 from .common import DONE, MAX_OPEN, count, largest, lower, reason_text, sse, told, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 from .pattern import RELEARN, Pattern, Shortcut, pattern_around
@@ -366,7 +366,6 @@ def _most(body: Mapping[str, Any]) -> int | None:
 
 class OpenAIChat:
     name = "openai-chat"
-    key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     reads = Reads(_READS)
     takes_forms = False

@@ -12,7 +12,7 @@ from ..errors import RelayError
 from ..json_members import Reads
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import BEARER, Asked, Meter, Quirks
+from .base import Asked, Meter, Quirks
 from .common import JsonMeter, UsageAlways, count, sse, text, told
 from .openai_common import HEARTBEAT, mapping, read_usage
 
@@ -62,7 +62,6 @@ class MediaMeter(JsonMeter):
 class OpenAIMedia(UsageAlways):
     __slots__ = ("_ends", "name")
 
-    key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     takes_forms = True
     reads = Reads(dict.fromkeys(("model", "stream", "n", "user")))

@@ -12,7 +12,7 @@ from ..errors import RelayError
 from ..json_members import Reads
 from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
-from .base import BEARER, Asked, Quirks, Usage
+from .base import Asked, Quirks, Usage
 from .common import UsageAlways, count, lower, reason_text, sse, text, told, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage
 from .openai_items import Items
@@ -259,7 +259,6 @@ def is_stored_response(target: str) -> bool:
 
 class OpenAIResponses(UsageAlways):
     name = "openai-responses"
-    key_field = BEARER
     heartbeat: bytes | None = HEARTBEAT
     reads = Reads(dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")))
 

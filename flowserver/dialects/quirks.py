@@ -1,40 +1,72 @@
-"""Who speaks OpenAI's chat format, and in which own way: data. No I/O."""
+"""Who is behind a host name, and what is known of its API: data. No I/O."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from .base import Quirks
+from .base import Auth, Quirks
 
 GENERIC = Quirks("openai-compatible")
 """What is assumed of a host that nothing is known of: vLLM, SGLang, llama.cpp and most others are like that."""
 
+_BEDROCK = tuple(
+    f"{before}bedrock-runtime{fips}.*.{domain}"
+    for before in ("", "*.")
+    for fips in ("", "-fips")
+    for domain in ("amazonaws.com", "amazonaws.com.cn", "api.aws")
+)
+"""With those of its endpoints in private networks."""
+
 _KNOWN = (
-    Quirks("openai", ("api.openai.com", "*.api.openai.com"), max_tokens="max_completion_tokens"),
+    Quirks(
+        "openai",
+        ("api.openai.com", "*.api.openai.com"),
+        max_tokens="max_completion_tokens",
+        auth=Auth.BEARER,
+    ),
     Quirks(
         "azure",
         ("*.openai.azure.com", "*.services.ai.azure.com", "*.cognitiveservices.azure.com"),
         max_tokens="max_completion_tokens",
+        auth=Auth.API_KEY,
     ),
+    # Both have OpenAI's API too, which takes Bearer.
+    Quirks("anthropic", ("api.anthropic.com",), auth=Auth.X_API_KEY, auth_by_path=True),
+    Quirks("google", ("generativelanguage.googleapis.com",), auth=Auth.X_GOOG_API_KEY, auth_by_path=True),
+    Quirks(
+        "vertex",
+        ("aiplatform.googleapis.com", "*-aiplatform.googleapis.com", "aiplatform.*.rep.googleapis.com"),
+        auth=Auth.BEARER,
+    ),
+    Quirks("bedrock", _BEDROCK, auth=Auth.AWS_SIGV4),
     # Takes no stream_options (422); reports unasked, with the last event of each stream.
-    Quirks("mistral", ("api.mistral.ai", "codestral.mistral.ai"), usage_option=False),
+    Quirks("mistral", ("api.mistral.ai", "codestral.mistral.ai"), usage_option=False, auth=Auth.BEARER),
     # Reports unasked, a running count with each event.
-    Quirks("perplexity", ("api.perplexity.ai",), usage_option=False),
+    Quirks("perplexity", ("api.perplexity.ai",), usage_option=False, auth=Auth.BEARER),
     # Chat completions only; in its /responses the sum is whole.
-    Quirks("xai", ("api.x.ai", "*.api.x.ai"), max_tokens="max_completion_tokens", reasoning_apart=True),
-    Quirks("groq", ("api.groq.com",), max_tokens="max_completion_tokens"),
-    Quirks("cerebras", ("api.cerebras.ai",), max_tokens="max_completion_tokens"),
-    Quirks("vllm"),
-    Quirks("deepseek", ("api.deepseek.com",)),
-    Quirks("openrouter", ("openrouter.ai",)),
-    Quirks("together", ("api.together.xyz", "api.together.ai")),
-    Quirks("fireworks", ("api.fireworks.ai",)),
-    Quirks("deepinfra", ("api.deepinfra.com",)),
-    Quirks("moonshot", ("api.moonshot.ai", "api.moonshot.cn")),
-    Quirks("zai", ("api.z.ai", "open.bigmodel.cn")),
+    Quirks(
+        "xai",
+        ("api.x.ai", "*.api.x.ai"),
+        max_tokens="max_completion_tokens",
+        reasoning_apart=True,
+        auth=Auth.BEARER,
+    ),
+    Quirks("groq", ("api.groq.com",), max_tokens="max_completion_tokens", auth=Auth.BEARER),
+    Quirks("cerebras", ("api.cerebras.ai",), max_tokens="max_completion_tokens", auth=Auth.BEARER),
+    Quirks("vllm", auth=Auth.BEARER),
+    Quirks("ollama", ("ollama.com",), auth=Auth.BEARER),
+    Quirks("cohere", ("api.cohere.com", "api.cohere.ai"), auth=Auth.BEARER),
+    Quirks("deepseek", ("api.deepseek.com",), auth=Auth.BEARER),
+    Quirks("openrouter", ("openrouter.ai",), auth=Auth.BEARER),
+    Quirks("together", ("api.together.xyz", "api.together.ai"), auth=Auth.BEARER),
+    Quirks("fireworks", ("api.fireworks.ai",), auth=Auth.BEARER),
+    Quirks("deepinfra", ("api.deepinfra.com",), auth=Auth.BEARER),
+    Quirks("moonshot", ("api.moonshot.ai", "api.moonshot.cn"), auth=Auth.BEARER),
+    Quirks("zai", ("api.z.ai", "open.bigmodel.cn"), auth=Auth.BEARER),
+    # A gateway to many, each with a field of its own.
     Quirks("cloudflare", ("api.cloudflare.com", "gateway.ai.cloudflare.com")),
-    Quirks("vercel", ("ai-gateway.vercel.sh",)),
-    Quirks("snowflake", ("*.snowflakecomputing.com",)),
+    Quirks("vercel", ("ai-gateway.vercel.sh",), auth=Auth.BEARER),
+    Quirks("snowflake", ("*.snowflakecomputing.com",), auth=Auth.BEARER),
 )
 
 QUIRKS = {quirks.name: quirks for quirks in (GENERIC, *_KNOWN)}

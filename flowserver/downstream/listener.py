@@ -8,7 +8,7 @@ import errno
 import socket
 import ssl
 
-from ..config import Address
+from ..parsers import Address
 from .opening import Handshake, Opening
 from .surroundings import Surroundings
 

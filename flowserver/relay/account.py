@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
 from ..body_kind import BodyKind, body_kind, claimed_kind
-from ..dialects.base import BEARER, Asked, Format, Meter, Usage
+from ..dialects.base import Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
+from ..dialects.key_fields import auth_for, key_field
 from ..dialects.model_list import listed_model, visible_models
 from ..dialects.openai_responses import OPENAI_RESPONSES
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
 from ..json_array import JsonArrayScanner
 from ..limits.store import Decision, Quota
-from ..messages import Headers, RequestHead, ResponseHead
+from ..messages import CREDENTIALS, Headers, RequestHead, ResponseHead, response_for_downstream
 from ..sse import NdjsonScanner, Scanner, SseScanner
+from .answer_fields import for_tenants, with_cors
 from .charged_answers import ChargedAnswers
+from .cors import REQUEST_FIELDS, is_preflight
 from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
+from .query_keys import without_keys
 from .request_reading import RequestReading
+from .signatures import has_signature, signature_error
 from .tap import AnyTap, ModelListTap, OpaqueTap, Tap, WholeTap
 from .target import Target
-from .tenants import Tenant, allows_model, allows_path
+from .tenants import Tenant, allows_model, allows_path, key_of
 
 _SCANNERS: dict[BodyKind, Callable[[int], Scanner]] = {
     BodyKind.SSE: SseScanner,
@@ -59,6 +64,10 @@ class AccountSettings:
     """Of the process: it is handed on when the configuration is read again."""
 
 
+_NOTHING: frozenset[bytes] = frozenset()
+_HIDDEN_OF_TENANTS = CREDENTIALS | {b"openai-organization", b"openai-project"}
+"""With whose account is charged: that is for the provider's configuration to say."""
+
 _PROCESS = os.urandom(8).hex()
 _NUMBERS = count(1)
 """Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
@@ -76,20 +85,26 @@ class Account:
         "_answered",
         "_count",
         "_foreign",
+        "_has_tenants",
+        "_head",
         "_input_estimate",
         "_is_fetched",
         "_is_over_budget",
+        "_is_preflight",
         "_kind",
         "_lists_for",
         "_quota_left",
         "_settings",
         "budget",
+        "cors",
         "cut_at",
         "estimated",
         "format",
         "heartbeat",
         "is_limited",
         "is_repeated",
+        "is_signed",
+        "key",
         "meter",
         "permit",
         "request",
@@ -103,8 +118,18 @@ class Account:
 
     def __init__(self, settings: AccountSettings, known: Format | None, request: RequestHead) -> None:
         self._settings = settings
-        self.is_limited = settings.limiting is not None
-        """Whether the relay has tenants: then `identify` and `request_permit` have something to say."""
+        self._has_tenants = settings.limiting is not None
+        self._is_preflight = request.method == b"OPTIONS" and is_preflight(request)
+        self.is_limited = self._has_tenants and not self._is_preflight
+        """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
+        providers answer them without one."""
+        self._head = request
+        self.is_signed = settings.limiting is None and has_signature(request)
+        """Whether it has an AWS signature, which a provider may get. That of a tenant passes to none."""
+        self.key: bytes | None = None
+        """The key of the relay's own that the client shows; None: it has none, or keys are the providers'."""
+        self.cors: Headers | None = None
+        """The fields with the relay's word on who may read the answer; None: that is the provider's."""
         self.wants_body = known is not None or self.is_limited
         """Whether what the request asks for is of interest."""
         self.request = RequestReading(request, known, request.target.decode("ascii"))
@@ -171,6 +196,8 @@ class Account:
                 done(found)
                 return
             self.tenant = found
+            self.key = key_of(request)
+            self.user, self.session = user_of(request, None), session_of(request)
             if not allows_path(found, request, counted=self.format is not None):
                 done(path_refused(found, request.path.decode("latin-1")))
             else:
@@ -194,7 +221,8 @@ class Account:
         if not self._may_use(tenant, request, model):
             done(model_refused(model))
             return
-        self.user, self.session = user_of(request, self.asked.user), session_of(request)
+        if self.user is None:
+            self.user = user_of(request, self.asked.user)
         kind = limiting.kinds.find(tenant, user=self.user, session=self.session, model=model, now=limiting.now())
         self.bound(kind.budget)
         # Not the request's id: one of the client's own choice may come twice, and would share the first one's lease.
@@ -250,17 +278,26 @@ class Account:
             self._input_estimate = self.request.input_estimate
         return self._input_estimate
 
-    def with_limits(self, headers: Headers) -> Headers:
-        """A response's fields, with the tenant's own limits in place of the provider's."""
-        limiting, permit = self._settings.limiting, self.permit
-        if limiting is None:
-            return headers
-        own = limit_fields(
-            permit.decision if permit is not None else None,
-            anthropic=self.format is not None and self.format.name.startswith("anthropic"),
-            now=limiting.now(),
+    def passed_head(self, head: ResponseHead, identity: bytes, upstream_id: bytes | None) -> ResponseHead:
+        """A provider's head as the client gets it. The cookies of a provider whose key the relay holds are no one
+        client's."""
+        passes_cookies = self.upstream is None or not self.upstream.settings.holds_key
+        passed = response_for_downstream(
+            head, identity=identity, upstream_id=upstream_id, passes_cookies=passes_cookies
         )
-        return [field for field in headers if field[0].find(b"ratelimit") < 0] + own
+        passed.headers = self.answer_fields(passed.headers)
+        return passed
+
+    def answer_fields(self, headers: Headers) -> Headers:
+        """A response's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
+        limiting, permit = self._settings.limiting, self.permit
+        if limiting is not None:
+            headers = for_tenants(headers) + limit_fields(
+                permit.decision if permit is not None else None,
+                anthropic=self.format is not None and self.format.name.startswith("anthropic"),
+                now=limiting.now(),
+            )
+        return headers if self.cors is None else with_cors(headers, self.cors)
 
     def sweep(self, now: float) -> None:
         """About once a second."""
@@ -277,22 +314,51 @@ class Account:
 
         `repeatable`: it can be sent again without what the relay adds, if that is refused."""
         self.upstream = target
+        if self.is_signed and not self._hides_keys(target):  # nothing that it covers may be changed
+            return None
         model = self.asked.model
         return self.request.rewrite(
-            target,
-            pieces,
-            most=self.budget,
-            may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable),
-            is_vouched=self.tenant is not None or target.settings.api_key is not None,
+            target, pieces, most=self.budget, may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable)
         )
 
+    def _hides_keys(self, target: Target) -> bool:
+        """Whether nothing of the client's credentials reaches `target`, a signature among them."""
+        return self._has_tenants or target.settings.holds_key
+
+    def target_for(self, target: Target) -> bytes:
+        """The request's target as `target` gets it."""
+        hides_keys = self._hides_keys(target)
+        if self.is_signed and not hides_keys:
+            return self._head.target
+        path = self.request.target_for(target)
+        return without_keys(path, self.key) if hides_keys else path
+
     def credential(self, target: Target) -> tuple[bytes, bytes] | None:
-        """The field with the provider's key, where this API takes it; None: the client's own passes."""
-        key = target.settings.api_key
-        if key is None:
+        """The field with the provider's key; None: the client's own passes, or there is none."""
+        settings = target.settings
+        if settings.api_key is None or self._is_preflight:
             return None
-        name, prefix = BEARER if self.format is None else self.format.key_field
-        return name, prefix + key
+        auth = auth_for(settings.auth, settings.quirks, self._head.target, self._head.fields)
+        return key_field(auth, settings.api_key)
+
+    def hidden_fields(self, target: Target) -> frozenset[bytes]:
+        """The names of fields that are not for `target`."""
+        if self._has_tenants:
+            names = _HIDDEN_OF_TENANTS
+        elif target.settings.holds_key:
+            names = CREDENTIALS
+        else:
+            names = _NOTHING
+        return names if self.cors is None else names | REQUEST_FIELDS
+
+    def signature_error(self, targets: Iterable[Target]) -> RelayError | None:
+        """Why none of `targets` could take the request with its client's signature; None: one may."""
+        error: RelayError | None = None
+        for target in targets:
+            error = None if target.settings.holds_key else signature_error(self._head, target)
+            if error is None:
+                break
+        return error
 
     # --- the answer ------------------------------------------------------------------------------------------------
 

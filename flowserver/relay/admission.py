@@ -8,10 +8,11 @@ from itertools import count
 
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
-from ..errors import LOOP
+from ..errors import LOOP, RelayError
 from ..messages import BUDGET, RequestHead, passed_through, request_id
 from .account import Account, AccountSettings
 from .context import Surroundings
+from .cors import Cors, is_preflight
 from .dispatch import Dispatch, Dispatching
 from .exchange import Exchange
 from .ports import DownstreamStream
@@ -24,13 +25,22 @@ _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 class Admission:
     """Turns request heads into exchanges; one for each worker."""
 
-    __slots__ = ("_around", "_numbers", "_prefix", "accounts", "dispatching")
+    __slots__ = ("_around", "_cors", "_numbers", "_prefix", "accounts", "dispatching")
 
-    def __init__(self, dispatching: Dispatching, around: Surroundings, accounts: AccountSettings) -> None:
+    def __init__(
+        self,
+        dispatching: Dispatching,
+        around: Surroundings,
+        accounts: AccountSettings,
+        *,
+        cors: Cors | None = None,
+    ) -> None:
+        """`cors` None: pages of other origins are the providers' business."""
         self.accounts = accounts
         """Replaced, as the next, when the configuration is read again; exchanges under way keep theirs."""
         self.dispatching = dispatching
         self._around = around
+        self._cors = cors
         self._prefix = os.urandom(8).hex().encode("ascii")
         self._numbers = count(1)
 
@@ -38,14 +48,26 @@ class Admission:
         identity = request_id(request) or self._new_identity()
         account = self._open_account(request)
         exchange = Exchange(request, downstream, self._around, identity=identity, account=account)
-        if request.find(b"via") is not None and passed_through(request.headers, self.dispatching.pseudonym):
+        if self._cors is not None and is_preflight(request):
+            self._answer_preflight(self._cors, exchange)
+        elif request.find(b"via") is not None and passed_through(request.headers, self.dispatching.pseudonym):
             exchange.refuse(LOOP)
         else:
             exchange.start(Dispatch(request, identity, self.dispatching, exchange, account=account, upload=downstream))
         return exchange
 
+    def _answer_preflight(self, cors: Cors, exchange: Exchange) -> None:
+        """Before anybody asks for a key: preflights have none."""
+        answer = cors.preflight(exchange.request)
+        if isinstance(answer, RelayError):
+            exchange.refuse(answer)
+        else:
+            exchange.answer(204, answer)
+
     def _open_account(self, request: RequestHead) -> Account:
         account = Account(self.accounts, self._recognise(request), request)
+        if self._cors is not None:
+            account.cors = self._cors.fields(request)
         asked = request.find(BUDGET)
         if asked is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", asked):
             account.bound(int(asked))

@@ -17,7 +17,7 @@ def subjects(
     target: Target, request: RequestHead, model: str | None
 ) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
     """The key and the model that a refusal of `target` is about (see `standing`)."""
-    key = b"" if target.settings.api_key is not None else digest_of(key_of(request.headers) or b"")
+    key = b"" if target.settings.holds_key else digest_of(key_of(request) or b"")
     return ("key", key), ("model", model)
 
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, bad_request
-from ..messages import RequestHead, ResponseHead, request_for_upstream
+from ..messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
-from ..paths import is_signed
 from .account import Account
 from .candidates import next_candidate, subjects, unavailable
-from .failures import NOBODY, SIGNED_PATH, busy, is_illness, is_passing, retry_after
+from .failures import NOBODY, busy, is_illness, is_passing, retry_after
 from .lane import Lane
+from .outgoing import outgoing_head
 from .ports import Clock, UploadCount, UpstreamEvents, UpstreamStream
 from .request_body import BodyPieces
-from .routes import Route, RouteTable, join_target
+from .routes import Route, RouteTable
 from .target import Target
 from .uploads import UNCOUNTED, UPLOADS_FULL
 
@@ -399,8 +399,8 @@ class Dispatch:
             message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{model}."
             self._fail(bad_request(message, status=404, code="no_route"))
             return
-        if self._route.moves_paths and is_signed(self._request.target, self._request.headers):
-            self._fail(SIGNED_PATH)
+        if self._account.is_signed and (error := self._account.signature_error(self._route.targets)) is not None:
+            self._fail(error)
             return
         self._account.bound(self._route.max_tokens)
         if self._account.request.unread is not None and (error := self._account.request_error()) is not None:
@@ -433,6 +433,8 @@ class Dispatch:
         now = self._around.clock()
 
         def is_welcome(target: Target) -> bool:
+            if self._account.is_signed and self._account.signature_error((target,)) is not None:
+                return False
             standing = target.standing
             return refused_too or not standing or standing.allows(now, *self._subjects(target))
 
@@ -479,35 +481,24 @@ class Dispatch:
 
     def _prepare(self, target: Target) -> tuple[RequestHead, Sequence[bytes]]:
         """Head and what is there of the body, changed where this provider or the budget wants it otherwise."""
-        settings = target.settings
-        request, body = self._request, self._body.pieces
+        request, body, longer = self._request, self._body.pieces, None
         repeatable = self._replayable and self._whole and not self._asks_plainly
         changed = self._account.ask(target, body, repeatable=repeatable)
         if changed is not None:
-            body, more = changed
-            length = sum(map(len, body)) if self._whole else request.content_length
-            if length is not None and not self._whole:
-                length += more
-            request = RequestHead(
-                request.method,
-                request.target,
-                request.headers,
-                http_version=request.http_version,
-                content_length=length,
-                has_body=True,
-            )
-        head = request_for_upstream(
-            request,
-            authority=target.authority,
-            target=join_target(settings.url.path, self._account.request.target_for(target)),
-            pseudonym=self._around.pseudonym,
-            identity=self._identity,
-            credential=self._account.credential(target),
-            hides_credentials=self._account.tenant is not None,
-            extra=settings.headers,
-        )
+            body, longer = changed
+        head = outgoing_head(request, target, self._account, identity=self._identity, pseudonym=self._around.pseudonym)
+        if longer is not None:
+            head.has_body = True
+            head.content_length = self._length(body, longer)
         head.body_at_hand = bool(body)
         return head, body
+
+    def _length(self, body: Sequence[bytes], longer: int) -> int | None:
+        """Of a body that was changed, of which `body` is there; None: not known yet."""
+        if self._whole:
+            return sum(map(len, body))
+        length = self._request.content_length
+        return length + longer if length is not None else None
 
     # --- failing ---------------------------------------------------------------------------------------------------
 

@@ -6,15 +6,14 @@ The provider's bytes take four calls and one write: `UpstreamH1.buffer_updated`,
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 from ..body_kind import is_blank
-from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large, upstream_error
+from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large
 from ..flow import ReadGate, Reason
-from ..messages import RequestHead, ResponseHead, response_for_downstream
+from ..messages import Headers, RequestHead, ResponseHead, upstream_request_id
 from .account import Account
 from .activity import Activity
 from .context import Surroundings
+from .failures import answer_head, error_head, named, timeout
 from .lane import BURST, Lane
 from .ports import DownstreamStream, RoutedStream
 from .tap import AnyTap, OpaqueTap, Tap
@@ -63,6 +62,7 @@ class Exchange:
         "request_whole",
         "started_at",
         "status",
+        "upstream_request_id",
     )
 
     def __init__(
@@ -99,6 +99,8 @@ class Exchange:
         self.request = request
         self.identity = identity
         """The request id, ours or the client's."""
+        self.upstream_request_id: bytes | None = None
+        """The provider's own; None: it has not told one."""
         self.account = account
         """Tokens asked for and emitted."""
         self.request_whole = not request.has_body
@@ -143,6 +145,14 @@ class Exchange:
         """Answer without asking a provider."""
         self._around.observer.exchange_started(self)
         self._fail(error)
+
+    def answer(self, status: int, headers: Headers) -> None:
+        """Answer without a body, and without asking a provider."""
+        self._around.observer.exchange_started(self)
+        self._response_whole = True
+        self.status = status
+        self._down.send_head(answer_head(status, [*headers, (b"x-request-id", self.identity)]))
+        self._finish()
 
     # --- the client's side -----------------------------------------------------------------------------------------
 
@@ -211,19 +221,19 @@ class Exchange:
 
     def on_upstream_interim(self, head: ResponseHead) -> None:
         if head.status != 100:  # that one answers an Expect that ended here
-            self._down.send_interim(response_for_downstream(head, identity=self.identity))
+            self._down.send_interim(self.account.passed_head(head, self.identity, None))
 
     def on_upstream_head(self, head: ResponseHead) -> None:
         """Where it does not say what the body is, it waits for the body's first bytes."""
         self._head = head
+        self.upstream_request_id = upstream_request_id(head, self.identity)
         if not self.account.open(head):
             self._send_head(head)
 
     def _send_head(self, head: ResponseHead) -> None:
         self.status = head.status
         self._tap = self.account.tap
-        passed = response_for_downstream(head, identity=self.identity)
-        passed.headers = self.account.with_limits(passed.headers)
+        passed = self.account.passed_head(head, self.identity, self.upstream_request_id)
         if self._may_edit():
             passed.content_length = None
         self._down.send_head(passed)
@@ -418,8 +428,7 @@ class Exchange:
     # --- time ------------------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
-        """Look at the deadlines of DESIGN's kind: each has its own reason, and stands still while the relay itself
-        is what holds things up."""
+        """Look at the deadlines: each has its own reason, and stands still while the relay itself holds things up."""
         self.bring_up_to_date()
         self.account.sweep(now)
         if self.ended_at is not None or self._response_whole:
@@ -435,21 +444,21 @@ class Exchange:
         self._sweep_silence(now)
         limits = self._deadlines
         if limits.total is not None and now - self.started_at >= limits.total:
-            self._fail(_timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT))
+            self._fail(timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT))
         elif not self.request_whole:
             self._sweep_upload(now, limits)
         elif self.first_byte_at is None:
             if limits.first_byte is not None and now - self._waiting_since >= limits.first_byte:
                 reason = EndReason.FIRST_BYTE_TIMEOUT
                 self._fail(
-                    _timeout("The provider sent nothing for", limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason)
+                    timeout("The provider sent nothing for", limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason)
                 )
         elif limits.idle is not None:
             paused = self.answer_gate is not None and self.answer_gate.is_shut
             still = self._still_for(now, "down", self.bytes_down, paused)
             if not paused and still >= limits.idle:
                 reason = EndReason.IDLE_TIMEOUT
-                self._fail(_timeout("The provider fell silent for", limits.idle, "FLOW_IDLE_TIMEOUT", reason))
+                self._fail(timeout("The provider fell silent for", limits.idle, "FLOW_IDLE_TIMEOUT", reason))
 
     def _still_for(self, now: float, *mark: object) -> float:
         if self._activity is None:  # most exchanges are over before the first look
@@ -480,7 +489,7 @@ class Exchange:
             if limits.first_byte is not None and still >= limits.first_byte:
                 what = "The provider took no more of the request for"
                 reason = EndReason.FIRST_BYTE_TIMEOUT
-                self._fail(_timeout(what, limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason))
+                self._fail(timeout(what, limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason))
         elif limits.body is not None and still >= limits.body:
             message = f"The request body stopped for {limits.body:g} s (FLOW_BODY_TIMEOUT). Send it without pauses."
             self._fail(RelayError(408, "body_timeout", message, Party.CLIENT, EndReason.BODY_TIMEOUT))
@@ -545,8 +554,9 @@ class Exchange:
         """An error answer while there is no head yet, a broken end after it; never a clean one."""
         if self.ended_at is not None or self.error is not None:
             return
-        self.error = error
+        self.error = named(error, self.upstream)
         self._drop_upstream(error)
+        error = self.error
         if self.status:
             failure = self.account.failure(error)
             if failure:
@@ -557,13 +567,8 @@ class Exchange:
         self._response_whole = True
         self.status = error.status
         body = self.account.error(error)
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", self.identity)]
-        if error.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % error.retry_after))
-        headers = self.account.with_limits(headers)
-        phrase = HTTPStatus(error.status).phrase.encode("ascii")
-        head = ResponseHead(error.status, headers, reason=phrase, content_length=len(body))
-        head.body_at_hand = True
+        head = error_head(error, self.identity, len(body))
+        head.headers = self.account.answer_fields(head.headers)
         self._down.send_head(head)
         self._down.send_data(body)
         self._finish()
@@ -593,7 +598,3 @@ class Exchange:
         if self.error is not None:
             return self.error.end
         return self.account.cut_reason if self._cut and reason is _COMPLETE else reason
-
-
-def _timeout(what: str, seconds: float, setting: str, end: EndReason) -> RelayError:
-    return upstream_error(end.value, f"{what} {seconds:g} s ({setting}).", end, status=504)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 
-from ..errors import EndReason, Party, RelayError, bad_request
-from ..messages import ResponseHead, find
+from ..errors import EndReason, Party, RelayError, upstream_error
+from ..messages import Headers, ResponseHead, find
 from .ports import Clock
 from .target import Target
 
-SIGNED_PATH = bad_request(
-    "The request has an AWS signature, which covers its path, and its provider has another one before it. "
-    "Sign for the provider itself, or send the request without a signature.",
-    code="signed_path",
-)
+_PROVIDER = "The provider "
+"""How messages begin that are made where the provider's configured name is not known."""
 _LONGEST_DATE = 64
 _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 
@@ -32,6 +31,33 @@ def is_illness(error: RelayError) -> bool:
 
 def busy(message: str, *, after: int = 1) -> RelayError:
     return RelayError(503, "no_capacity", message, Party.RELAY, EndReason.REFUSED, retry_after=after)
+
+
+def named(error: RelayError, name: str | None) -> RelayError:
+    """`error` with the provider's configured name in its message. None or "-": no provider was asked yet."""
+    if name in (None, "-") or not error.message.startswith(_PROVIDER):
+        return error
+    return replace(error, message=f"{_PROVIDER}{name} {error.message.removeprefix(_PROVIDER)}")
+
+
+def timeout(what: str, seconds: float, setting: str, end: EndReason) -> RelayError:
+    return upstream_error(end.value, f"{what} {seconds:g} s ({setting}).", end, status=504)
+
+
+def error_head(error: RelayError, identity: bytes, size: int) -> ResponseHead:
+    """The head of an error answer whose body has `size` bytes."""
+    headers: Headers = [(b"content-type", b"application/json"), (b"x-request-id", identity)]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    return answer_head(error.status, headers, size)
+
+
+def answer_head(status: int, headers: Headers, size: int | None = None) -> ResponseHead:
+    """The head of an answer of the relay's own. None: it has no body."""
+    phrase = HTTPStatus(status).phrase.encode("ascii")
+    head = ResponseHead(status, headers, reason=phrase, content_length=size)
+    head.body_at_hand = bool(size)
+    return head
 
 
 def retry_after(head: ResponseHead, now: Clock) -> float | None:

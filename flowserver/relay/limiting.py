@@ -11,9 +11,10 @@ from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError
 from ..limits.store import Cause, Decision, LimitState, RequestBucket, Slots
-from ..messages import SESSION, USER, Headers, RequestHead, find
+from ..messages import SESSION, USER, Headers, RequestHead
 from ..names import PATH_BYTES, bounded, user_name
 from .permit import Limiter
+from .signatures import has_signature
 from .tenants import KnownKinds, Tenant, Tenants, key_of
 
 
@@ -37,9 +38,9 @@ class Limiting:
 
     def identify(self, request: RequestHead, done: Callable[[Tenant | RelayError], None]) -> None:
         """Whose request it is, at once or later."""
-        key = key_of(request.headers)
+        key = key_of(request)
         if key is None:
-            done(NO_KEY)
+            done(SIGNED_WITHOUT_KEY if has_signature(request) else NO_KEY)
             return
         tenant = self.tenants.find(key, self.now())
         if tenant is not None:
@@ -52,13 +53,21 @@ class Limiting:
 
 def user_of(request: RequestHead, asked: str | None) -> str | None:
     """The user within a tenant: by header, else as the request's own field says."""
-    value = find(request.headers, USER)
-    return user_name(value.decode("latin-1")) if value else user_name(asked)
+    value = request.find(USER)
+    return user_name(_text(value)) if value else user_name(asked)
 
 
 def session_of(request: RequestHead) -> str | None:
-    value = find(request.headers, SESSION)
-    return user_name(value.decode("latin-1")) if value else None
+    value = request.find(SESSION)
+    return user_name(_text(value)) if value else None
+
+
+def _text(value: bytes) -> str:
+    """A name in UTF-8, as bodies have it; else each byte is a character."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def refusal(decision: Decision) -> RelayError:
@@ -162,6 +171,14 @@ NO_KEY = RelayError(
     401,
     "missing_api_key",
     "This relay wants a key of its own, in the field where the API takes keys (Authorization: Bearer ...).",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
+SIGNED_WITHOUT_KEY = RelayError(
+    401,
+    "missing_api_key",
+    "This relay needs a key of its own, and can't check an AWS signature. Send the key as Authorization: Bearer, which "
+    "AWS SDKs do when AWS_BEARER_TOKEN_BEDROCK is set to it.",
     Party.CLIENT,
     EndReason.LIMITED,
 )

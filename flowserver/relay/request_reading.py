@@ -12,7 +12,6 @@ from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
 from ..messages import RequestHead
 from ..names import model_name
-from ..paths import is_signed
 from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 from .target import Target
 
@@ -143,12 +142,10 @@ class RequestReading:
         *,
         most: int | None,
         may_ask: Callable[[], bool],
-        is_vouched: bool = False,
     ) -> tuple[list[bytes], int] | None:
         """(`pieces` of the body as `target` is to get them, how many bytes longer they are); None: as they came.
 
         `most` tokens bound the answer (None: nothing does). `may_ask`: whether a usage report may be asked for.
-        `is_vouched`: the client's own credentials do not reach the provider, so a signature of its holds nothing.
         """
         self.asks_usage = False
         body, known, settings = self._body, self._format, target.settings
@@ -157,8 +154,6 @@ class RequestReading:
         model = self.asked.model
         renamed = settings.models.get(model) if model is not None else None
         if renamed is None and most is None and not (self.asked.stream and settings.asks_usage):
-            return None
-        if not is_vouched and is_signed(self._request.target, self._request.headers):  # nothing may be changed
             return None
         after = _copy(body.values)
         if renamed is not None and "model" in after:  # some have it in the path
@@ -174,7 +169,7 @@ class RequestReading:
         """The request's target, with `target`'s own name of the model where its path names one."""
         request, model = self._request, self.asked.model
         renamed = target.settings.models.get(model) if model is not None else None
-        if renamed is None or path_model(self._target) != model or is_signed(request.target, request.headers):
+        if renamed is None or path_model(self._target) != model:
             return request.target
         return with_model(self._target, model or "", renamed).encode("ascii")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
@@ -26,9 +26,9 @@ class Route:
     reads_on: bool = False
 
     @property
-    def moves_paths(self) -> bool:
-        """Whether the path of a request may become another one at a provider."""
-        return any(target.settings.url.path.strip("/") for tier in self.tiers for target in tier)
+    def targets(self) -> Iterator[Target]:
+        """All of them, in the order of fallback."""
+        return (target for tier in self.tiers for target in tier)
 
 
 class RouteTable:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..config import Url
-from ..dialects.base import Quirks
+from ..dialects.base import Auth, Quirks
 from ..dialects.quirks import GENERIC
-from ..messages import Headers
+from ..messages import CREDENTIALS, Headers
+from ..parsers import Url
 from .health import Health
 from .ports import Connector
 from .standing import Standing
@@ -36,6 +36,10 @@ class TargetSettings:
     name: str
     url: Url
     api_key: bytes | None = field(default=None, repr=False)
+    auth: Auth | None = None
+    """How it takes the key; None: told by its host or the path."""
+    signs: bool = False
+    """Whether its connector signs each request, so that no key is needed."""
     headers: Headers = field(default_factory=list, repr=False)
     models: dict[str, str] = field(default_factory=dict)
     """The client's model names to the provider's."""
@@ -47,6 +51,12 @@ class TargetSettings:
     quirks: Quirks = GENERIC
     asks_usage: bool = True
     """Whether it is asked for a usage report where it gives one on demand only."""
+    holds_key: bool = field(init=False)
+    """Whether the relay shows it a key of its own; if not, the client's passes."""
+
+    def __post_init__(self) -> None:
+        holds = self.api_key is not None or self.signs or any(name in CREDENTIALS for name, _ in self.headers)
+        object.__setattr__(self, "holds_key", holds)
 
 
 _REMAINING = re.compile(

@@ -18,8 +18,9 @@ from typing import NamedTuple
 from ..dialects import recognise
 from ..dialects.api_paths import is_model_list, without_parameters
 from ..limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
-from ..messages import Headers, RequestHead, find
+from ..messages import RequestHead
 from ..names import digest, user_name
+from .query_keys import key_in_query
 
 DAY = 86_400
 """Seconds."""
@@ -128,17 +129,19 @@ def was_issued(key: bytes) -> bool:
     return _ISSUED.fullmatch(key) is not None
 
 
-def key_of(headers: Headers) -> bytes | None:
-    """The key a client shows, in whichever field its API takes one; None: there is none."""
+def key_of(request: RequestHead) -> bytes | None:
+    """The key a client shows, in whichever field its API takes one, else in the query as `?key=`; None: there is
+    none."""
+    fields = request.fields
     for name in _KEY_FIELDS:
-        value = find(headers, name)
+        value = fields.get(name)
         if value is not None and name == b"authorization":
             scheme, _, value = value.partition(b" ")
             if scheme.lower() != b"bearer":
                 continue
         if value is not None and (key := value.strip()):
             return key
-    return None
+    return key_in_query(request.target)
 
 
 def allows_path(tenant: Tenant, request: RequestHead, *, counted: bool) -> bool:

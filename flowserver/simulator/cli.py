@@ -10,7 +10,7 @@ import sys
 
 import uvloop
 
-from ..config import Address, parse_address
+from ..parsers import Address, parse_address
 from .server import Simulator
 
 

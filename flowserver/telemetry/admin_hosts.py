@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from ..config import Address
 from ..messages import PSEUDO_AUTHORITY, RequestHead
+from ..parsers import Address
 
 
 class AdminHosts:

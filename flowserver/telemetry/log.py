@@ -73,6 +73,8 @@ class Log:
             "paused_ms": _ms(paused_seconds),
             "full_writes": round(writes_full / writes, 4) if writes else 0.0,
         }
+        if exchange.upstream_request_id is not None:
+            fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
         fields |= _tokens(exchange)
         if exchange.error is not None:
             fields["error"] = exchange.error.message

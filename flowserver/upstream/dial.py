@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from ..config import Url
 from ..errors import EndReason, RelayError, upstream_error
+from ..parsers import Url
 from ..relay.ports import Clock
 from ..tls import TlsTransport
 from .race import ATTEMPT_DELAY, MIN_DELAY, FinalFailure, Progress, Race, interleave
@@ -210,8 +210,7 @@ class Dialer:
         )
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
-        message = f"The provider {self._url.authority} {text}."
-        return upstream_error(end.value, message, end, status=status, untouched=True)
+        return upstream_error(end.value, f"The provider {text}.", end, status=status, untouched=True)
 
 
 async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: Address) -> None:

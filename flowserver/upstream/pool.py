@@ -264,7 +264,7 @@ class Pool:
             else:  # or those who wait would have one connection after the other made for nothing
                 connection.close()
                 reason = EndReason.CONNECT_FAILED
-                text = f"The provider {self.name} takes no requests."
+                text = "The provider takes no requests."
                 failed(upstream_error(reason.value, text, reason, untouched=True))
 
         def failed(error: RelayError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flowserver.dialects.base import Auth
 from flowserver.dialects.quirks import GENERIC, QUIRKS, quirks_for
 
 
@@ -20,6 +21,15 @@ from flowserver.dialects.quirks import GENERIC, QUIRKS, quirks_for
         ("api.groq.com", "groq"),
         ("us-east-1.api.x.ai", "xai"),
         ("openrouter.ai", "openrouter"),
+        ("api.anthropic.com", "anthropic"),
+        ("generativelanguage.googleapis.com", "google"),
+        ("aiplatform.googleapis.com", "vertex"),
+        ("europe-west4-aiplatform.googleapis.com", "vertex"),
+        ("bedrock-runtime.us-east-1.amazonaws.com", "bedrock"),
+        ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", "bedrock"),
+        ("bedrock-runtime.cn-north-1.amazonaws.com.cn", "bedrock"),
+        ("vpce-0a1b-c2d.bedrock-runtime.us-east-1.vpce.amazonaws.com", "bedrock"),
+        ("bedrock-runtime.us-east-1.amazonaws.com.evil.example", "openai-compatible"),
         ("localhost", "openai-compatible"),
         ("api.openai.com.example.org", "openai-compatible"),
         ("", "openai-compatible"),
@@ -52,3 +62,14 @@ def test_what_would_break_requests_is_known() -> None:
     assert QUIRKS["mistral"].max_tokens == "max_tokens"
     assert not QUIRKS["mistral"].usage_option
     assert QUIRKS["xai"].reasoning_apart
+
+
+def test_how_keys_are_taken_is_known_of_hosts() -> None:
+    taken = {name: quirks.auth for name, quirks in QUIRKS.items()}
+    assert taken["anthropic"] is Auth.X_API_KEY
+    assert taken["azure"] is Auth.API_KEY
+    assert taken["google"] is Auth.X_GOOG_API_KEY
+    assert taken["vertex"] is Auth.BEARER
+    assert taken["bedrock"] is Auth.AWS_SIGV4
+    assert taken["vllm"] is Auth.BEARER
+    assert taken["openai-compatible"] is taken["cloudflare"] is None

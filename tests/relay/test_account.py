@@ -683,7 +683,7 @@ def test_where_there_are_no_tenants_everybody_may_start() -> None:
     assert outcomes == [None, None]
     assert made.permit is None
     fields = [(b"x-ratelimit-limit-requests", b"1")]
-    assert made.with_limits(fields) == fields
+    assert made.answer_fields(fields) == fields
 
 
 def test_users_sessions_and_models_have_limits_of_their_own() -> None:
@@ -821,12 +821,12 @@ def test_a_whole_answer_is_charged_too() -> None:
 
 def test_a_providers_own_limits_are_not_the_tenants() -> None:
     provider = [(b"x-ratelimit-remaining-tokens", b"1"), (b"anthropic-ratelimit-requests-limit", b"2"), (b"x", b"y")]
-    made = Permitted(CHAT).account.with_limits(provider)
+    made = Permitted(CHAT).account.answer_fields(provider)
     assert made[0] == (b"x", b"y")
     assert (b"x-ratelimit-limit-tokens", b"10000") in made
     assert (b"x-ratelimit-remaining-tokens", b"1") not in made
     assert not [name for name, _ in made if name.startswith(b"anthropic")]
-    other = Permitted(MESSAGES).account.with_limits(provider)
+    other = Permitted(MESSAGES).account.answer_fields(provider)
     assert (b"anthropic-ratelimit-tokens-limit", b"10000") in other
     assert not [name for name, _ in other if name.startswith(b"x-ratelimit")]
 

@@ -42,7 +42,7 @@ from ..support.streams import (
     Stream,
 )
 
-BROKEN = upstream_error("upstream_failed", "The provider broke off.", EndReason.UPSTREAM_FAILED)
+BROKEN = upstream_error("upstream_failed", "It broke off.", EndReason.UPSTREAM_FAILED)
 OK = ResponseHead(200, [(b"content-type", b"text/event-stream")])
 NO_DEADLINES = Deadlines(first_byte=None, idle=None, body=None, total=None)
 

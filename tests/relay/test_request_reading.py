@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.config import parse_url
 from flowserver.dialects import recognise
 from flowserver.messages import RequestHead
+from flowserver.parsers import parse_url
 from flowserver.relay.request_reading import RequestReading
 from flowserver.relay.target import Target, TargetSettings
 from tests.support.scanning import pieces
@@ -69,25 +69,6 @@ def test_each_provider_gets_its_own_change() -> None:
     assert sent(made, body, target(asks_usage=False, models={"a": "c"})) == b'{"model":"c","stream":true}'
     assert not made.asks_usage
     assert sent(made, body, target(asks_usage=False)) == body
-
-
-@pytest.mark.parametrize(
-    ("path", "headers"),
-    [
-        ("/model/a/converse", SIGNED),
-        (CHAT, SIGNED),
-        (CHAT, [(b"authorization", b"  aws4-ecdsa-p256-sha256 x")]),
-        (f"{CHAT}?X-Amz-Algorithm=AWS4-HMAC-SHA256&x-amz-%73ignature=f", []),
-    ],
-)
-def test_what_is_signed_is_never_changed(path: str, headers: list[tuple[bytes, bytes]]) -> None:
-    body = b'{"model":"a","stream":true,"max_tokens":500,"inferenceConfig":{"maxTokens":500}}'
-    made = read(path, body, *headers)
-    made_target = target(models={"a": "b"})
-    assert sent(made, body, made_target, most=50) == body
-    assert not made.asks_usage
-    assert sent(made, body, made_target, most=50, is_vouched=True) != body
-    assert made.asked.max_tokens == 500
 
 
 UNREADABLE = [

@@ -111,7 +111,7 @@ def test_a_key_holds_until_it_expires() -> None:
     ],
 )
 def test_the_key_of_a_request(headers: list[tuple[bytes, bytes]], key: bytes | None) -> None:
-    assert key_of(headers) == key
+    assert key_of(RequestHead(b"POST", b"/v1/x", headers)) == key
 
 
 def test_keys_of_its_own_making_are_told_by_their_looks() -> None:

@@ -101,11 +101,12 @@ class H2Peer:
         *,
         body: bytes | None = None,
         end: bool = True,
+        authority: str = "relay.test",
     ) -> int:
         """A request; with a `body` that fits the windows. `end` False: more of it follows. Returns its stream."""
         stream_id = self.new_id()
         self._asked.add(stream_id)
-        fields = [(":method", method), (":scheme", "http"), (":authority", "relay.test"), (":path", path), *headers]
+        fields = [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path), *headers]
         self._h2.send_headers(stream_id, fields, end_stream=end and body is None)
         if body is not None:
             self.upload(stream_id, body, end=end)

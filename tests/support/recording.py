@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowserver.config import parse_url
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason, RelayError
 from flowserver.flow import PauseTotals
 from flowserver.messages import RequestHead, ResponseHead
+from flowserver.parsers import parse_url
 from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.context import Abandoned, Surroundings
 from flowserver.relay.dispatch import Dispatching, RetryPolicy

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import orjson
 import pytest
 
-from flowserver.config import Address
 from flowserver.errors import EndReason
 from flowserver.messages import RequestHead, ResponseHead
+from flowserver.parsers import Address
 from flowserver.relay.context import Surroundings
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.target import Deadlines

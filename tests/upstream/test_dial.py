@@ -14,8 +14,8 @@ from typing import cast
 import pytest
 import trustme
 
-from flowserver.config import parse_url
 from flowserver.errors import EndReason
+from flowserver.parsers import parse_url
 from flowserver.upstream.arrival import Arrival
 from flowserver.upstream.dial import AVOIDED_FOR, Dialer, DialError
 from flowserver.upstream.resolver import Resolver

@@ -1,0 +1,81 @@
+"""Where a provider takes its key: told by the provider, by the path, or by what its client does. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from urllib.parse import unquote
+
+from .api_paths import MAX_KEPT, without_parameters
+from .base import Auth, Quirks
+
+_FIELDS: dict[Auth, tuple[bytes, bytes]] = {
+    Auth.BEARER: (b"authorization", b"Bearer "),
+    Auth.X_API_KEY: (b"x-api-key", b""),
+    Auth.API_KEY: (b"api-key", b""),
+    Auth.X_GOOG_API_KEY: (b"x-goog-api-key", b""),
+}
+
+_FAMILIES = (
+    # Azure: a model's deployment, or a version that no other API asks for in this way.
+    (Auth.API_KEY, re.compile(r"/openai/deployments/|[?&]api-version=")),
+    # OpenAI's API at Google or Groq; Google's at Vertex AI.
+    (Auth.BEARER, re.compile(r"/openai/|/projects/[^/?]+/locations/")),
+    (Auth.X_API_KEY, re.compile(r"/v1/(?:messages|complete)(?:[/?]|$)")),
+    (
+        Auth.X_GOOG_API_KEY,
+        re.compile(
+            r"/v1(?:beta|alpha)(?:[/?]|$)"
+            r"|/(?:models|tunedmodels)/[^/?]+:(?:generate|streamgenerate|count|embed|batch|asyncbatch|predict)[a-z]*(?:\?|$)"
+        ),
+    ),
+    (
+        Auth.BEARER,
+        re.compile(
+            r"/(?:completions|responses|embeddings|moderations|audio/[a-z]+|images/[a-z]+|rerank"
+            r"|api/(?:chat|generate|embed|tags)|v2/chat|model/[^/?]+/(?:converse|invoke)[a-z-]*)(?:[/?]|$)"
+        ),
+    ),
+)
+"""Each kind with what is in the targets of its APIs; the first that fits decides."""
+
+
+def key_field(auth: Auth, key: bytes) -> tuple[bytes, bytes]:
+    """The field that shows `key`."""
+    name, prefix = _FIELDS[auth]
+    return name, prefix + key
+
+
+def auth_for(own: Auth | None, quirks: Quirks, target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
+    """How to show a key on a request to `target`, a path and query, whose client sent `fields`.
+
+    `own` is what the provider's configuration says (None: nothing), which goes before all.
+    """
+    if own is not None:
+        return own
+    if quirks.auth is not None and not quirks.auth_by_path:
+        return quirks.auth
+    return auth_of(target) or quirks.auth or _shown(target, fields)
+
+
+def auth_of(target: bytes) -> Auth | None:
+    """How the API that `target` belongs to takes keys; None: it may be one of several."""
+    return _auth_of(target) if len(target) <= MAX_KEPT else _auth_of.__wrapped__(target)
+
+
+@lru_cache(256)
+def _auth_of(target: bytes) -> Auth | None:
+    path, question, query = target.decode("ascii").partition("?")
+    read = (without_parameters(unquote(path)).rstrip("/") + question + query).lower()
+    return next((auth for auth, pattern in _FAMILIES if pattern.search(read)), None)
+
+
+def _shown(target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
+    """As the client shows its own key: what several APIs have, such as `GET /v1/models`, is told by that only."""
+    if b"anthropic-version" in fields:
+        return Auth.X_API_KEY
+    for auth, (name, _) in _FIELDS.items():
+        if name in fields:
+            return auth
+    return Auth.X_GOOG_API_KEY if b"?key=" in target or b"&key=" in target else Auth.BEARER

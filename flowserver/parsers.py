@@ -1,0 +1,261 @@
+"""Texts of settings, read and checked: sizes, times, addresses, URLs. ValueErrors say what is expected."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from .dialects.base import Auth
+from .dialects.quirks import QUIRKS
+from .errors import RelayError
+from .paths import canonical_target
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 takes a free one."""
+
+    host: str
+    """Empty: all interfaces."""
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A provider's base URL in its parts. `path` has no trailing slash and may be empty."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the Host header wants them: without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+    @property
+    def server_name(self) -> str:
+        """The host without the final dot of a fully qualified name: certificates and TLS have none (RFC 6066
+        section 3)."""
+        return self.host.removesuffix(".")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+_SIZE = re.compile(r"(\d{1,20})\s*(k|m|g)?i?b?", re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+MAX_SIZE = 1 << 40
+MAX_COUNT = 1_000_000_000
+MAX_TIME = 8760 * 3600.0
+"""Upper bounds of sizes, counts and times that have no lower one of their own: 1024g, a billion, 8760h (a year)."""
+MAX_BUFFER = 1 << 30
+"""Of buffers: the kernel takes their sizes as signed 32-bit integers."""
+MAX_WINDOW = 2**31 - 1
+"""Of flow-control windows (RFC 9113 section 6.9.1)."""
+
+
+def parse_size(text: str) -> int:
+    """`16384`, `64k`, `1m` -> bytes; units are powers of 1024."""
+    return _size(text, 0, MAX_SIZE)
+
+
+def parse_buffer(text: str) -> int:
+    """A buffer that holds something."""
+    return _size(text, 1, MAX_BUFFER)
+
+
+def parse_body_size(text: str) -> int:
+    """A body that is not empty."""
+    return _size(text, 1, MAX_SIZE)
+
+
+def parse_window(text: str) -> int:
+    """A flow-control window (RFC 9113 section 6.9.1)."""
+    return _size(text, 65_535, MAX_WINDOW)
+
+
+def _size(text: str, low: int, high: int) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a size such as 65536, 64k or 1m")
+    size = int(match[1]) * _FACTORS[(match[2] or "").lower()]
+    if not low <= size <= high:
+        raise ValueError(f"expected a size from {_size_text(low)} to {_size_text(high)}")
+    return size
+
+
+def _size_text(size: int) -> str:
+    unit = next((unit for unit in ("g", "m", "k") if size and size % _FACTORS[unit] == 0), "")
+    return f"{size // _FACTORS[unit]}{unit}"
+
+
+def parse_time(text: str) -> float:
+    """`500ms`, `30s`, `5m`, `1h` or plain seconds -> seconds."""
+    match = _TIME.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected a time such as 500ms, 30s or 5m")
+    return check_time(float(match[1]) * _SECONDS[(match[2] or "").lower()])
+
+
+def check_time(seconds: float) -> float:
+    """`seconds`, unless there are too many."""
+    if not 0 <= seconds <= MAX_TIME:
+        raise ValueError("expected a time of at most 8760h, a year")
+    return seconds
+
+
+def parse_count(text: str) -> int:
+    number = text.strip()
+    if not number.isdecimal() or len(number) > 20 or not 1 <= int(number) <= MAX_COUNT:
+        raise ValueError(f"expected a whole number from 1 to {MAX_COUNT}")
+    return int(number)
+
+
+def parse_address(text: str) -> Address:
+    """`host:port`, `[v6]:port`, or `:port` for all interfaces, IPv4 and IPv6."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        raise ValueError("expected an address such as 127.0.0.1:8080 or [::1]:8080")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address needs brackets: [::1]:8080")
+    return Address(host, int(port))
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    return tuple(parse_address(part) for part in text.split(",") if part.strip())
+
+
+_HOST = re.compile(r"(\*|(\*\.)?[0-9a-z_]([0-9a-z_.-]*[0-9a-z_])?|[0-9a-f:.]*:[0-9a-f:.]*)")
+
+
+def parse_hosts(text: str) -> frozenset[str]:
+    """Host names or addresses without ports, with commas; `*.name` for all names below one, `*` for any."""
+    hosts = frozenset(part.strip().lower().strip("[]").rstrip(".") for part in text.split(",") if part.strip())
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise ValueError("expected host names without ports, such as metrics.example,*.svc.cluster.local")
+    return hosts
+
+
+def parse_url(text: str) -> Url:
+    """A base URL, its path in canonical form. Query, fragment and credentials are refused, since they would be dropped
+    silently."""
+    expected = "expected a base URL such as https://api.openai.com"
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{expected} ({error})") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(expected)
+    if parts.query or parts.fragment or parts.username or parts.password:
+        raise ValueError(f"{expected}, without query, fragment or credentials")
+    try:
+        parts.path.encode("ascii")
+        host = parts.hostname.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError(f"{expected}, with an ASCII path and a host name that DNS can carry") from None
+    if re.search(r"[\x00-\x20\x7f]", parts.path + host):
+        raise ValueError(f"{expected}, without blanks or control characters")
+    path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
+    if isinstance(path, RelayError):
+        raise ValueError(f"{expected}. {path.message}")
+    port = port or (443 if parts.scheme == "https" else 80)
+    return Url(parts.scheme, host, port, path.decode("ascii").rstrip("/"))
+
+
+def parse_switch(text: str) -> bool:
+    value = text.strip().lower()
+    if value not in ("on", "off"):
+        raise ValueError("expected on or off")
+    return value == "on"
+
+
+def parse_disconnect(text: str) -> str:
+    value = text.strip().lower()
+    if value not in ("cancel", "drain"):
+        raise ValueError("expected cancel or drain")
+    return value
+
+
+def parse_policy(text: str) -> str:
+    value = text.strip().lower()
+    if value not in ("open", "closed"):
+        raise ValueError("expected open or closed")
+    return value
+
+
+def parse_redis_url(text: str) -> str:
+    """What the Redis client takes, checked for what it would complain of late, or not at all."""
+    expected = "expected a URL such as redis://127.0.0.1:6379/0 (redis, rediss, either with +cluster, or unix)"
+    url = text.strip()
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.path if parts.scheme == "unix" else parts.hostname)
+        port = parts.port
+    except ValueError:
+        raise ValueError(expected) from None
+    if parts.scheme not in ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix") or not has_place or port == 0:
+        raise ValueError(expected)
+    return url
+
+
+def parse_dialect(text: str) -> str:
+    name = text.strip().lower()
+    if name not in QUIRKS:
+        raise ValueError(f"expected one of {', '.join(sorted(QUIRKS))}")
+    return name
+
+
+def parse_auth(text: str) -> Auth:
+    try:
+        return Auth(text.strip().lower())
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(Auth)}") from None
+
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """Origins with commas as browsers write them, in lower case and without the scheme's own port; or `*`."""
+    parts = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if parts == ["*"]:
+        return ("*",)
+    return tuple(map(_origin, parts))
+
+
+def _origin(text: str) -> str:
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError("expected * or origins such as https://app.example.com,http://localhost:3000")
+    scheme, host, port = match.groups()
+    return f"{scheme}://{host}" + (f":{port}" if port and _DEFAULT_PORTS.get(scheme) != port else "")
+
+
+def parse_log_level(text: str) -> str:
+    level = text.strip().lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise ValueError("expected one of debug, info, warning, error")
+    return level
+
+
+def parse_secret(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("expected a key in printable ASCII without blanks")
+    return text

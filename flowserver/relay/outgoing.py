@@ -1,0 +1,26 @@
+"""A request's head as one provider gets it. No I/O."""
+
+from __future__ import annotations
+
+from ..messages import RequestHead, request_for_upstream
+from .account import Account
+from .routes import join_target
+from .target import Target
+
+
+def outgoing_head(
+    request: RequestHead, target: Target, account: Account, *, identity: bytes, pseudonym: bytes
+) -> RequestHead:
+    """`request` for `target`: its names, its key, and nothing that is the relay's or the client's own business."""
+    settings = target.settings
+    return request_for_upstream(
+        request,
+        authority=target.authority,
+        target=join_target(settings.url.path, account.target_for(target)),
+        pseudonym=pseudonym,
+        identity=identity,
+        credential=account.credential(target),
+        extra=settings.headers,
+        hidden=account.hidden_fields(target),
+        secret=account.key,
+    )
