@@ -96,6 +96,7 @@ class Config:
     max_tokens: int | None
     max_event: int
     heartbeat: float | None
+    half_close: str
     disconnect: str
     disconnect_time: float
     disconnect_bytes: int
@@ -241,6 +242,13 @@ def parse_disconnect(text: str) -> str:
     value = text.strip().lower()
     if value not in ("cancel", "drain"):
         raise ValueError("cancel or drain is wanted")
+    return value
+
+
+def parse_half_close(text: str) -> str:
+    value = text.strip().lower()
+    if value not in ("leave", "serve"):
+        raise ValueError("leave or serve is wanted")
     return value
 
 
@@ -398,6 +406,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "FLOW_HEARTBEAT", "off", _or_off(parse_time), "silence of a provider after which clients get a sign of life"
+    ),
+    Setting(
+        "FLOW_HALF_CLOSE",
+        "leave",
+        parse_half_close,
+        "HTTP/1.1 clients that close their sending side: `leave`, they have left; `serve`, they still get their answer",
     ),
     Setting(
         "FLOW_DISCONNECT",

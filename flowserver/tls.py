@@ -188,6 +188,13 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_made:
             self._raw.abort()
 
+    def shut(self) -> asyncio.Transport:
+        """Say goodbye, and give the plain transport away: nothing that still comes is read here."""
+        self._closing = True
+        self._say_goodbye()
+        self._protocol = None
+        return self._raw
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         get_buffer = getattr(protocol, "get_buffer", None)
         if self._protocol is None:

@@ -24,6 +24,7 @@ from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..messages import Headers, RequestHead, ResponseHead
 from .h2_guard import FrameGuard, Violation
 from .h2_head import Malformed, RepeatedH2Head, parse_h2_head
+from .h2_leftover import Leftovers
 from .h2_reader import FrameReader
 from .h2_state import ClientState
 from .h2_stream import H2Stream
@@ -71,6 +72,7 @@ class DownstreamH2(SharedReads):
         "flush_due",
         "guard",
         "is_blocked",
+        "leftovers",
         "marks",
         "sent",
         "streams",
@@ -113,6 +115,8 @@ class DownstreamH2(SharedReads):
         """When the last bytes were written, which are still to arrive."""
         self._failed = False
         now = around.clock()
+        self.leftovers = Leftovers(self._settings.max_streams, now)
+        """Streams that were answered before their requests were whole."""
         self._idle_since = now
         self._liveness = Liveness(self._settings.ping_interval, now)
 
@@ -155,10 +159,14 @@ class DownstreamH2(SharedReads):
             self._schedule_flush()
 
     def eof_received(self) -> bool:
-        return False  # HTTP/2 knows no half-closed client
+        """HTTP/2 knows no half-closed client."""
+        if self.streams and self._transport.get_write_buffer_size():
+            self._transport.abort()  # a close would wait until the rest is written
+        self._drop_all(EndReason.CLIENT_GONE)
+        return False  # whole answers still go out
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._around.hangups.forget(self._fd, self._on_hangup)
+        self._around.hangups.forget(self._fd, self._on_gone)
         self._around.connections.discard(self)
         self.totals.connections -= 1
         self._drop_all(EndReason.CLIENT_GONE)
@@ -247,6 +255,7 @@ class DownstreamH2(SharedReads):
             self._sweep_last_words(now, self._lingering_since)
         else:
             self._sweep_streams(now, limit)
+            self._sweep_leftovers(now)
             self._sweep_connection(now)
 
     def drain(self) -> None:
@@ -327,6 +336,18 @@ class DownstreamH2(SharedReads):
         if not self.streams:
             self._idle_since = self.clock()
 
+    def drop_data(self, stream_id: int, length: int) -> None:
+        """Body bytes for a stream that is over."""
+        if stream_id not in self.leftovers:
+            self._h2.acknowledge_received_data(length, stream_id)
+            return
+        self._h2.credit_connection(length)
+        credit = self.leftovers.receive(stream_id, length, self.clock())
+        if credit is None:
+            self._h2.reset_stream(stream_id, _Code.NO_ERROR)
+        elif credit:
+            self._h2.credit_stream(self._h2.stream(stream_id), credit)
+
     def begin_goaway(self, reason: str) -> None:
         """The first of two: no new streams, please. Those under way when it arrives are still served."""
         if self._goaway_at is None:
@@ -388,7 +409,8 @@ class DownstreamH2(SharedReads):
                 self._pause_reading()  # our answers to control frames pile up unread
         if ready and not self.is_blocked:
             self._schedule_flush()
-        if self._last_stream != NO_STREAM_YET and not self.streams and not self._pending:
+        is_last = self._last_stream != NO_STREAM_YET
+        if is_last and not self.streams and not self._pending and not self.leftovers:
             self._end_writing()
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
@@ -423,8 +445,8 @@ class DownstreamH2(SharedReads):
         else:
             stream.state.send_end()
             out.append(end_of_stream(stream_id))
-            if not stream.request_whole:  # answered before the upload was over (RFC 9113 section 8.1)
-                self._h2.reset_stream(stream_id, _Code.NO_ERROR)
+            if not stream.request_whole:
+                self._leave_over(stream_id)
         self.close_stream(stream_id, None)
         if stream.ending != "broken" and stream.events is not None:
             stream.events.on_downstream_finished()
@@ -436,12 +458,12 @@ class DownstreamH2(SharedReads):
         if self._reading:
             self._reading = False
             self._transport.pause_reading()
-            self._around.hangups.watch(self._fd, self._on_hangup)
+            self._around.hangups.watch(self._fd, self._on_gone, half_close=True)
 
     def _resume_reading(self) -> None:
         if not self._reading and not self._transport.is_closing():
             self._reading = True
-            self._around.hangups.forget(self._fd, self._on_hangup)
+            self._around.hangups.forget(self._fd, self._on_gone)
             self._transport.resume_reading()
 
     # --- ending ----------------------------------------------------------------------------------------------------
@@ -449,7 +471,13 @@ class DownstreamH2(SharedReads):
     def _refuse(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
         """Answer a request that is not served; `bodiless` when it is a HEAD."""
         self._around.observer.request_refused(error, "h2")
-        self._h2.answer_at_once(stream_id, error, ended=ended, bodiless=bodiless)
+        if self._h2.answer_at_once(stream_id, error, bodiless=bodiless) and not ended:
+            self._leave_over(stream_id)
+
+    def _leave_over(self, stream_id: int) -> None:
+        """Drop what still comes of a request whose answer is complete."""
+        if not self.leftovers.add(stream_id, self.clock()):
+            self._h2.reset_stream(stream_id, _Code.NO_ERROR)
 
     def _reset(self, stream_id: int, code: _Code, reason: EndReason) -> None:
         with contextlib.suppress(h2.exceptions.StreamClosedError):  # over on both sides already
@@ -482,7 +510,8 @@ class DownstreamH2(SharedReads):
         self._control.append(goaway(self._last_stream, _Code.NO_ERROR))
         self._schedule_flush()
 
-    def _on_hangup(self) -> None:
+    def _on_gone(self) -> None:
+        """The client has left."""
         self._drop_all(EndReason.CLIENT_GONE)
         self._transport.abort()
 
@@ -503,6 +532,16 @@ class DownstreamH2(SharedReads):
                 self._reset(stream.stream_id, _Code.CANCEL, EndReason.CLIENT_STALLED)
             elif stream.events is not None:
                 stream.events.sweep(now)
+
+    def _sweep_leftovers(self, now: float) -> None:
+        if not self.leftovers:
+            return
+        credits, late = self.leftovers.sweep(now)
+        for stream_id, length in credits:
+            self._h2.credit_stream(self._h2.stream(stream_id), length)
+        for stream_id in late:
+            self._h2.reset_stream(stream_id, _Code.NO_ERROR)
+        self._schedule_flush()
 
     def _sweep_connection(self, now: float) -> None:
         settings = self._around.settings
@@ -528,5 +567,4 @@ class DownstreamH2(SharedReads):
             if unacknowledged(self._fd) == 0:
                 self._liveness.excuse(now)  # its host has the ping: it is there, and its program does not read now
             else:
-                self._drop_all(EndReason.CLIENT_GONE)
-                self._transport.abort()
+                self._on_gone()

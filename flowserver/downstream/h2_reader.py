@@ -137,7 +137,8 @@ class FrameReader:
     def _receive_by_h2(self, frame: Frame) -> None:
         now = self._connection.clock
         if frame.stream_id not in self._streams:
-            self._count_stray(frame)
+            if frame.stream_id not in self._connection.leftovers:
+                self._count_stray(frame)
         elif frame.kind == RST_STREAM:
             self._guard.count_reset(now())
         if frame.kind in (HEADERS, CONTINUATION, PUSH_PROMISE):
@@ -165,7 +166,7 @@ class FrameReader:
     def _on_data(self, event: h2.events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is None:
-            self._state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            self._connection.drop_data(event.stream_id, event.flow_controlled_length)
         else:
             self._pass_body(stream, event.data, event.flow_controlled_length)
 
@@ -181,6 +182,7 @@ class FrameReader:
     def _on_reset(self, event: h2.events.StreamReset) -> None:
         if not event.remote_reset:  # h2's own, for what the client did
             self._guard.count_reset(self._connection.clock())
+        self._connection.leftovers.remove(event.stream_id)
         self._connection.close_stream(event.stream_id, EndReason.CLIENT_GONE)
 
     def _on_window(self, event: h2.events.WindowUpdated) -> None:
@@ -205,7 +207,9 @@ class FrameReader:
 
     def _end_request(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
-        if stream is not None and not stream.request_whole and not stream.receive_end():
+        if stream is None:
+            self._connection.leftovers.remove(stream_id)
+        elif not stream.request_whole and not stream.receive_end():
             self._connection.blame(stream_id, _Code.PROTOCOL_ERROR)
 
     def _fail(self, error: h2.exceptions.ProtocolError) -> None:

@@ -15,6 +15,7 @@ import h11
 from ..errors import EndReason, RelayError, upstream_error
 from ..flow import Marks, Outlet
 from ..framing import (
+    BARE_LINE_FEED,
     FIELDS,
     IS_LENGTH,
     VALUE,
@@ -343,6 +344,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
                 self._head = head = head[end + 4 :]
                 if self._parse_head(raw):
                     continue
+            elif _has_bare_line_feed(head, len(data)):  # its end would be waited for in vain
+                self._fail("sent a head with bare line feeds")
             return
 
     def _parse_head(self, raw: bytes) -> bool:
@@ -448,6 +451,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if end < 0:
             if len(tail) > MAX_HEAD:
                 self._fail(f"sent trailers of more than {MAX_HEAD} bytes")
+            elif _has_bare_line_feed(tail, len(data)):
+                self._fail("sent trailers with bare line feeds")
         elif FIELDS.fullmatch(tail, tail.find(b"\n") + 1, end + 4) is None:
             self._fail("sent a malformed trailer")
         else:
@@ -536,3 +541,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._writes += 1
         self._written += len(data)
         self._transport.write(data)
+
+
+def _has_bare_line_feed(data: bytes, fresh: int) -> bool:
+    """Whether one is among the last `fresh` bytes of `data`; those before were looked at."""
+    return BARE_LINE_FEED.search(data, max(0, len(data) - fresh)) is not None
