@@ -170,6 +170,8 @@ class DownstreamH2(SharedReads):
         self._around.connections.discard(self)
         self.totals.connections -= 1
         self._drop_all(EndReason.CLIENT_GONE)
+        self._reader.let_go()
+        self._h2.let_go()
 
     def pause_writing(self) -> None:
         self.is_blocked = True
@@ -450,7 +452,7 @@ class DownstreamH2(SharedReads):
         self.close_stream(stream_id, None)
         if stream.ending != "broken" and stream.events is not None:
             stream.events.on_downstream_finished()
-            stream.events = None  # or a cycle would be left to be collected
+        stream.events = None  # or a cycle would be left to be collected
         if self._h2.unsent:
             out.append(self._h2.data_to_send())
 

@@ -65,6 +65,10 @@ class FrameReader:
             if self._connection.is_over:
                 return
 
+    def let_go(self) -> None:
+        """Nothing more is read, and no cycle is left to be collected."""
+        del self._connection
+
     def _receive_preface(self, data: bytes) -> bytes:
         """Collect the preface. Returns what follows it; b"" until then, and when it is none."""
         missing = len(PREFACE) - len(self._preface)

@@ -133,6 +133,10 @@ class ClientState(h2.connection.H2Connection):
         if extra > 0:
             self.increment_flow_control_window(extra)
 
+    def let_go(self) -> None:
+        """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
+        self._frame_dispatch_table.clear()
+
     @property
     def unsent(self) -> int:
         """Bytes that wait for `data_to_send`."""

@@ -231,7 +231,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
         if self._events is None:
             return
-        self._events = self._on_data = None
+        self._events = self._on_data = self._outlet = None
         if self._request_whole and self._ended and self._keeps and not self._transport.is_closing():
             self.resume_reading()  # or a close by the provider would go unnoticed
             self._owner.on_capacity(self)
@@ -278,6 +278,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
             # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
             again = not self._began and not self._head and self.served > 1 and self._method in _SAFE
             self._fail(what, untouched=again)
+        self._outlet = None
+        self._receive = _ignore  # not a method of its own: no cycle is left to be collected
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -541,6 +543,10 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._writes += 1
         self._written += len(data)
         self._transport.write(data)
+
+
+def _ignore(data: bytes) -> None:
+    """Nothing is read from a connection that is lost."""
 
 
 def _has_bare_line_feed(data: bytes, fresh: int) -> bool:
