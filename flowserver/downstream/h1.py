@@ -29,10 +29,10 @@ from .surroundings import ConnectionSettings, SharedReads, Surroundings
 
 MAX_PIPELINED = 64 * 1024
 """Bytes of further requests that are read ahead while one is being answered."""
-FIN_FOLLOWS = 0.05
+FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
-FIN_GRACE = 5.0
+FIN_GRACE = 3.0
 """Seconds that such a client is given for its answer: it can't be told from one that left at once."""
 
 
@@ -461,13 +461,12 @@ class DownstreamH1(SharedReads):
         self.stream = stream
         stream.request_whole = not stream.request.has_body
         if stream.request_whole:
-            self._since = self._around.clock()
             stream.message.feed(b"")  # tells the end, which an answer that is there at once must find behind it
             self._keep_for_later(data)
         self._around.open_exchange(stream.request, stream)
         if self.stream is stream:
             if stream.request_whole:
-                stream.events.on_downstream_end()
+                self._end_request(stream)
             else:
                 if stream.message.awaits_continue and not data:
                     self._answer_continue(stream)
@@ -489,11 +488,15 @@ class DownstreamH1(SharedReads):
             stream.events.on_downstream_data(body)
         if whole:
             stream.request_whole = True
-            self._since = self._around.clock()
             if rest:
                 self._keep_for_later(rest)
             if self.stream is stream:
-                stream.events.on_downstream_end()
+                self._end_request(stream)
+
+    def _end_request(self, stream: H1Stream) -> None:
+        """The request is whole."""
+        stream.events.on_downstream_end()
+        self._since = self._around.clock()  # not before, since that took time, and a FIN may wait already
 
     def _keep_for_later(self, data: bytes) -> None:
         """Pipelined requests wait until the present one is answered, bounded."""

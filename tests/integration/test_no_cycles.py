@@ -52,7 +52,7 @@ def _none_left(*, theirs: str = "-") -> None:
 async def _over(relay: RunningRelay, ended: int) -> None:
     await relay.access(ended)
     await eventually(lambda: not relay.relay.metrics.open and not relay.relay._clients.connections)
-    [pool] = relay.relay.metrics.pools
+    [pool] = relay.relay._providers.pools
     pool.close()
     await eventually(lambda: pool.open_connections == 0)
     await asyncio.sleep(0.05)
@@ -233,7 +233,9 @@ H2_ENDS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("tls", [False, True])
 async def test_ends_of_http_2(lab: Lab, tmp_path: Path, options: dict[str, object], tls: bool) -> None:
     certificates = Certificates(tmp_path)
-    relay = await _relay(lab, tmp_path, **(certificates.settings if tls else {}))
+    relay = await _relay(
+        lab, tmp_path, tls_cert=certificates.certificate if tls else "", tls_key=certificates.key if tls else ""
+    )
     client = await h2_client(lab, relay.port, tls=certificates.client() if tls else None)
     stream_id = ask(client, **options)
     await client.until(lambda: client.peer.answers[stream_id].ended)
