@@ -24,6 +24,7 @@ from .parsers import (
     parse_count,
     parse_dialect,
     parse_disconnect,
+    parse_half_close,
     parse_hosts,
     parse_log_level,
     parse_origins,
@@ -88,6 +89,7 @@ class Config:
     max_tokens: int | None
     max_event: int
     heartbeat: float | None
+    half_close: str
     disconnect: str
     disconnect_time: float
     disconnect_bytes: int
@@ -142,9 +144,6 @@ class Config:
         )
         shortest = min((t for t in timeouts if t is not None), default=4.0)
         return min(1.0, max(0.02, shortest / 4))
-
-
-# --- parsers of one value: they raise ValueError with a text that says what is expected ---
 
 
 def _or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
@@ -284,6 +283,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "FLOW_HEARTBEAT", "off", _or_off(parse_time), "silence of a provider after which clients get a sign of life"
+    ),
+    Setting(
+        "FLOW_HALF_CLOSE",
+        "leave",
+        parse_half_close,
+        "HTTP/1.1 clients that close their sending side: `leave`, they have left; `serve`, they still get their answer",
     ),
     Setting(
         "FLOW_DISCONNECT",

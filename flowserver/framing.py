@@ -145,6 +145,8 @@ class ChunkDecoder:
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+"""What two programs may take for the end of a line, or for none (RFC 9112 section 2.2)."""
 IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 """A Content-Length of a sane size."""
 FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")

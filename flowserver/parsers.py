@@ -259,3 +259,10 @@ def parse_secret(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("expected a key in printable ASCII without blanks")
     return text
+
+
+def parse_half_close(text: str) -> str:
+    value = text.strip().lower()
+    if value not in ("leave", "serve"):
+        raise ValueError("expected leave or serve")
+    return value

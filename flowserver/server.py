@@ -214,7 +214,8 @@ class Relay:
             config.head_timeout,
             config.keepalive_timeout,
             config.stall_timeout,
-            _h2_settings(config),
+            serves_half_closed=config.half_close == "serve",
+            h2=_h2_settings(config),
         )
         around = Surroundings(settings, open_exchange, self.metrics, time.monotonic, self._hangups, self._uploads)
         around.h2_totals = self.metrics.h2

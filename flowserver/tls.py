@@ -130,7 +130,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._fail(exc or ConnectionResetError("closed during the TLS handshake"))
         else:
             truncated = None if self._ended else ssl.SSLEOFError("closed without a TLS goodbye")
-            self._protocol.connection_lost(exc or truncated)
+            protocol, self._protocol, self._get_buffer = self._protocol, None, None
+            protocol.connection_lost(exc or truncated)  # which holds this: no cycle is left to be collected
 
     def pause_writing(self) -> None:
         if self._protocol is not None:
@@ -188,6 +189,13 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         if self._is_made:
             self._raw.abort()
 
+    def shut(self) -> asyncio.Transport:
+        """Say goodbye, and give the plain transport away: nothing that still comes is read here."""
+        self._closing = True
+        self._say_goodbye()
+        self._protocol = None
+        return self._raw
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         get_buffer = getattr(protocol, "get_buffer", None)
         if self._protocol is None:
@@ -225,7 +233,9 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._fail(error)
             return
         self._send()
-        protocol = self._established(self)
+        established, self._failed = self._established, _nothing
+        del self._established
+        protocol = established(self)
         self.set_protocol(protocol)
         protocol.connection_made(self)
         self.deliver()

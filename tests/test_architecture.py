@@ -62,7 +62,8 @@ ANYTHING = frozenset({"*"})
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
     **dict.fromkeys(BOTTOM, BOTTOM),
-    "config": BOTTOM | {"dialects"},  # knows the names of providers by it
+    # Know the names of providers by it.
+    **dict.fromkeys(("config", "parsers"), BOTTOM | {"dialects"}),
     # Formats are data and functions over bytes: they know nothing of the relay that uses them.
     "dialects": BOTTOM,
     "relay": BOTTOM | {"dialects"},

@@ -247,6 +247,13 @@ def test_what_can_be_switched_off(off: str) -> None:
     assert (config.idle_timeout, config.admin_listen, config.notsent_lowat) == (None, None, None)
 
 
+def test_what_a_half_close_means() -> None:
+    assert load({}).half_close == "leave"
+    assert load({"FLOW_HALF_CLOSE": " Serve "}).half_close == "serve"
+    with pytest.raises(ConfigError, match="FLOW_HALF_CLOSE: invalid value 'off': expected leave or serve"):
+        load({"FLOW_HALF_CLOSE": "off"})
+
+
 def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load({"FLOW_HIGH_WATER": "lots", "FLOW_UPSTREAM": "x", "FLOW_LOG_LEVEL": "loud", "FLOW_MAX_CONNECTIONS": "0"})

@@ -21,16 +21,21 @@ from ..framing import FramingError, encode_chunk
 from ..messages import RequestHead, ResponseHead
 from ..relay.ports import DownstreamEvents
 from ..relay.uploads import Uploads
+from ..tls import TlsTransport
 from .head import HeadReader, RepeatedHead
 from .held_upload import HeldUpload
+from .linger import Linger
 from .message import Message, PlainMessage, read_request
 from .stall import StallWatch
 from .surroundings import ConnectionSettings, SharedReads, Surroundings
 
-LINGER = 2.0
-"""Seconds that the rest of a refused request is read and dropped, so that a reset does not overtake the answer."""
 MAX_PIPELINED = 64 * 1024
 """Bytes of further requests that are read ahead while one is being answered."""
+FIN_FOLLOWS = 0.01
+"""Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
+the end of what they send, and wait for the answer."""
+FIN_GRACE = 3.0
+"""Seconds that such a client is given for its answer: it can't be told from one that left at once."""
 
 
 _GATE, _ROOM = 1, 2
@@ -150,11 +155,10 @@ class H1Stream(HeldUpload):
         return self.message.head_sent
 
     def let_go(self) -> None:
-        """It is answered: see `Outlet.release`."""
+        """It is over: see `Outlet.release`."""
         if self._outlet is not None:
             self._outlet.release()
-        if self.request_whole:  # else the rest of the request is still told
-            del self.events
+        del self.events
 
     def block(self) -> None:
         self.events.on_downstream_blocked()
@@ -167,17 +171,6 @@ class H1Stream(HeldUpload):
             self._outlet.unblock()
         if self._ending is not None and not self._waits and self._is_open:
             self._finish()
-
-    def probe(self) -> None:
-        """Write something without meaning: a client that closed, rather than half-closed, resets the connection then.
-
-        Before the head that is an interim response, which clients must skip (RFC 9110 section 15.2); later a leading
-        zero of the next chunk's size (RFC 9112 section 7.1). Where neither is possible the next write tells.
-        """
-        if not self.head_sent:
-            self.send_interim(ResponseHead(100, [], reason=b"Continue"))
-        elif self._chunked and not self._bodiless:
-            self._connection.write(b"0")
 
     def _stop_reading(self, reason: int) -> None:
         self._stops |= reason
@@ -225,11 +218,11 @@ class DownstreamH1(SharedReads):
         "_around",
         "_blocked",
         "_fd",
-        "_half_closed",
+        "_half_closed_at",
         "_held",
+        "_is_over",
         "_is_tls",
         "_known",
-        "_lingering",
         "_parsing",
         "_pipelined",
         "_reader",
@@ -255,13 +248,15 @@ class DownstreamH1(SharedReads):
         self._parsing = False
         self._reading = True
         self._blocked = False
-        self._half_closed = False
-        self._lingering = False
+        self._half_closed_at: float | None = None
+        """When a client closed its sending side that still gets its answer."""
+        self._is_over = False
+        """Whether the transport was handed over: see `Linger`."""
         self._held = b""
         """A head that leaves with the first bytes of its body."""
         self._served = 0
         self._since = around.clock()
-        """When the present wait (for a head, or for the end of lingering) began."""
+        """When the present wait for a head began, or its request was whole."""
 
     # --- asyncio.BufferedProtocol
 
@@ -278,8 +273,6 @@ class DownstreamH1(SharedReads):
             self._refuse(TOO_MANY_CONNECTIONS)
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering:
-            return
         stream = self.stream
         if stream is None and not self._blocked:
             self._receive_heads(data)
@@ -289,21 +282,34 @@ class DownstreamH1(SharedReads):
             self._receive_body(stream, data)
 
     def eof_received(self) -> bool:
-        """Keeps the transport open for a client that closed its sending side only and still waits for its answer."""
+        """A FIN says that the client has left, as nginx, Envoy and Go take it. The transport stays open for one that
+        still gets its answer."""
         stream = self.stream
-        is_waiting = stream.request_whole if stream is not None else bool(self._pipelined)
-        if self._is_tls or not is_waiting:
+        if self._waits_for_answer(stream):
+            self._half_closed_at = self._around.clock()
+            self._around.hangups.watch(self._fd, self._on_gone, half_close=False)
+            return True
+        self._drop_stream(EndReason.CLIENT_GONE)
+        if stream is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()  # a close would wait until the rest is written
+        return False  # a whole answer still goes out
+
+    def _waits_for_answer(self, stream: H1Stream | None) -> bool:
+        """Whether a client that closed its sending side is served all the same. TLS has no half-close here."""
+        is_whole = stream.request_whole if stream is not None else bool(self._pipelined)
+        if self._is_tls or not is_whole:
             return False
-        self._half_closed = True
-        self._around.hangups.watch(self._fd, self._on_hangup)
-        if stream is not None:
-            stream.probe()
-        return True
+        return self._around.settings.serves_half_closed or self._around.clock() - self._since < FIN_FOLLOWS
+
+    def _grace_is_over(self, now: float) -> bool:
+        since = self._half_closed_at
+        return since is not None and now - since >= FIN_GRACE and not self._around.settings.serves_half_closed
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._around.hangups.forget(self._fd, self._on_hangup)
+        self._around.hangups.forget(self._fd, self._on_gone)
         self._around.connections.discard(self)
         self._drop_stream(EndReason.CLIENT_GONE)
+        self.write = self._transport.write  # not a method of its own: no cycle is left to be collected
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -344,15 +350,16 @@ class DownstreamH1(SharedReads):
 
     def pause_reading(self) -> None:
         """Stop reading the client. Its leaving is then told by the watcher."""
-        if self._reading:
+        if self._reading and self._half_closed_at is None:
             self._reading = False
             self._transport.pause_reading()
-            self._around.hangups.watch(self._fd, self._on_hangup)
+            watches_fin = not self._around.settings.serves_half_closed
+            self._around.hangups.watch(self._fd, self._on_gone, half_close=watches_fin)
 
     def resume_reading(self) -> None:
-        if not self._reading and not self._half_closed and not self._transport.is_closing():
+        if not self._reading and not self._transport.is_closing():
             self._reading = True
-            self._around.hangups.forget(self._fd, self._on_hangup)
+            self._around.hangups.forget(self._fd, self._on_gone)
             self._transport.resume_reading()
 
     @property
@@ -366,7 +373,7 @@ class DownstreamH1(SharedReads):
 
     @property
     def is_last_response(self) -> bool:
-        return self.must_close or (self._half_closed and not self._pipelined)
+        return self.must_close or (self._half_closed_at is not None and not self._pipelined)
 
     def on_response_done(self, stream: H1Stream) -> None:
         """The answer is handed to the transport: go on with the next request, or close."""
@@ -386,7 +393,9 @@ class DownstreamH1(SharedReads):
         """Close without a proper end; `reset` where a plain close would look like one."""
         if self._held:
             self._write_with_head(b"")
-        self.stream = None
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.let_go()
         if reset:
             self._reset_on_close()
         self._transport.close()
@@ -400,18 +409,17 @@ class DownstreamH1(SharedReads):
             self._drop_stream(EndReason.CLIENT_STALLED)
             self.abort()
             return
-        if self.stream is not None:
+        if self._grace_is_over(now):
+            self._on_gone()
+        elif self.stream is not None:
             self.stream.events.sweep(now)
-        elif self._lingering:
-            if now - self._since >= LINGER:
-                self._transport.abort()
         elif not self._transport.is_closing():
             self._sweep_head(now, settings)
 
     def drain(self) -> None:
         """Take no further request; close now if none is being served."""
         self.must_close = True
-        if self.stream is None and self._reader.is_empty and not self._lingering:
+        if self.stream is None and self._reader.is_empty:
             self._transport.close()
 
     def end_drain(self) -> None:
@@ -435,7 +443,7 @@ class DownstreamH1(SharedReads):
         if self._reader.is_empty:
             self._since = self._around.clock()
         self._parsing = True
-        while data and self.stream is None and not self._transport.is_closing() and not self._lingering:
+        while data and self.stream is None and not self._transport.is_closing() and not self._is_over:
             if self._blocked:  # answers without a body wait nowhere: they would pile up in the transport
                 self._keep_for_later(data)
                 break
@@ -453,9 +461,9 @@ class DownstreamH1(SharedReads):
             head, message = request
             data = self._start(H1Stream(self, message, head), data)
         self._parsing = False
-        if self.stream is None and not self._pipelined:
+        if self.stream is None and not self._pipelined and not self._is_over:
             self.resume_reading()
-            if self._half_closed:
+            if self._half_closed_at is not None:
                 self._transport.close()
 
     def _read_request(self, raw: bytes) -> tuple[RequestHead, Message] | RelayError:
@@ -472,7 +480,7 @@ class DownstreamH1(SharedReads):
 
     def _serve_pipelined(self) -> None:
         """Go on with the requests that were read ahead, unless the client still lags."""
-        if not self._blocked and not self._lingering:
+        if not self._blocked and not self._is_over:
             self.resume_reading()
             if self._pipelined:
                 data = bytes(self._pipelined)
@@ -488,14 +496,14 @@ class DownstreamH1(SharedReads):
             stream.message.feed(b"")  # tells the end, which an answer that is there at once must find behind it
             self._keep_for_later(data)
         self._around.open_exchange(stream.request, stream)
-        if stream.request_whole:
-            if self.stream is stream:
-                stream.events.on_downstream_end()
-        else:
-            if self.stream is stream and stream.message.awaits_continue and not data:
-                self._answer_continue(stream)
-            self._receive_body(stream, data)
-        if not self.is_serving and not self._lingering:
+        if self.stream is stream:
+            if stream.request_whole:
+                self._end_request(stream)
+            else:
+                if stream.message.awaits_continue and not data:
+                    self._answer_continue(stream)
+                self._receive_body(stream, data)
+        if not self.is_serving and not self._is_over:
             data = bytes(self._pipelined)
             self._pipelined.clear()
             return data
@@ -515,7 +523,12 @@ class DownstreamH1(SharedReads):
             if rest:
                 self._keep_for_later(rest)
             if self.stream is stream:
-                stream.events.on_downstream_end()
+                self._end_request(stream)
+
+    def _end_request(self, stream: H1Stream) -> None:
+        """The request is whole."""
+        stream.events.on_downstream_end()
+        self._since = self._around.clock()  # not before, since that took time, and a FIN may wait already
 
     def _keep_for_later(self, data: bytes) -> None:
         """Pipelined requests wait until the present one is answered, bounded."""
@@ -543,15 +556,17 @@ class DownstreamH1(SharedReads):
 
     def _close(self, *, linger: bool) -> None:
         """Close behind what is written. `linger` where the client may still be sending."""
-        if linger and not self._half_closed and self._transport.can_write_eof():
-            self._lingering = True
-            self._since = self._around.clock()
-            self.resume_reading()
-            self._transport.write_eof()
-        else:
+        if not linger or self._half_closed_at is not None or self._transport.is_closing():
             self._transport.close()
+            return
+        self._is_over = True
+        self._around.hangups.forget(self._fd, self._on_gone)
+        self._around.connections.discard(self)
+        plain = cast(TlsTransport, self._transport).shut() if self._is_tls else self._transport
+        Linger(self._around, plain)
 
-    def _on_hangup(self) -> None:
+    def _on_gone(self) -> None:
+        """The client has left."""
         self._drop_stream(EndReason.CLIENT_GONE)
         self._transport.abort()
 
@@ -559,6 +574,7 @@ class DownstreamH1(SharedReads):
         stream, self.stream = self.stream, None
         if stream is not None:
             stream.events.on_downstream_reset(reason)
+            stream.let_go()
 
     def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
         waited = now - self._since

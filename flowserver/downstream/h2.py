@@ -23,8 +23,9 @@ from ..errors import EndReason, RelayError
 from ..flow import Marks
 from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..h2_guard import FrameGuard, Violation
-from ..messages import Headers, RequestHead, ResponseHead
-from .h2_head import Malformed, RepeatedH2Head, parse_h2_head
+from ..messages import Headers, ResponseHead
+from .h2_head import HeadReader, Malformed
+from .h2_leftover import Leftovers, LeftoverUploads
 from .h2_reader import FrameReader
 from .h2_state import ClientState
 from .h2_stream import H2Stream
@@ -66,8 +67,8 @@ class DownstreamH2(SharedReads):
         "_fd",
         "_goaway_at",
         "_h2",
+        "_heads",
         "_idle_since",
-        "_known",
         "_last_stream",
         "_lingering_since",
         "_liveness",
@@ -86,6 +87,7 @@ class DownstreamH2(SharedReads):
         "flush_due",
         "guard",
         "is_blocked",
+        "leftovers",
         "marks",
         "sent",
         "streams",
@@ -106,8 +108,7 @@ class DownstreamH2(SharedReads):
         self._h2 = ClientState()
         self.streams: dict[int, H2Stream] = {}
         self._reader = FrameReader(self, self.guard, self._h2)
-        self._known: RepeatedH2Head | None = None
-        """The last head; None: none yet, or one without a body of known length, or with a field twice."""
+        self._heads = HeadReader()
         self._pending: list[H2Stream] = []
         """Requests of the present read: one that is reset in the same read never starts."""
         self._ready: deque[H2Stream] = deque()
@@ -131,6 +132,11 @@ class DownstreamH2(SharedReads):
         """When the last bytes were written, which are still to arrive."""
         self._failed = False
         now = around.clock()
+        settings = self._settings
+        self.leftovers = LeftoverUploads(
+            Leftovers(settings.max_streams, now), self._h2, self.guard, window=settings.stream_window
+        )
+        """Streams that were answered before their requests were whole."""
         self._idle_since = now
         self._liveness = Liveness(self._settings.ping_interval, now)
 
@@ -196,13 +202,19 @@ class DownstreamH2(SharedReads):
             self._schedule_flush()
 
     def eof_received(self) -> bool:
-        return False  # HTTP/2 knows no half-closed client
+        """HTTP/2 knows no half-closed client."""
+        if self.streams and self._transport.get_write_buffer_size():
+            self._transport.abort()  # a close would wait until the rest is written
+        self._drop_all(EndReason.CLIENT_GONE)
+        return False  # whole answers still go out
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._around.hangups.forget(self._fd, self._on_hangup)
+        self._around.hangups.forget(self._fd, self._on_gone)
         self._around.connections.discard(self)
         self.totals.connections -= 1
         self._drop_all(EndReason.CLIENT_GONE)
+        self._reader.let_go()
+        self._h2.let_go()
 
     def pause_writing(self) -> None:
         self.is_blocked = True
@@ -282,7 +294,7 @@ class DownstreamH2(SharedReads):
             self._schedule_flush()
 
     def credit_stream(self, stream: H2Stream, length: int) -> None:
-        if self._h2.acknowledge_on_stream(stream.state, length):
+        if self._h2.credit_stream(stream.state, length):
             self._schedule_flush()
 
     # --- for the listener ------------------------------------------------------------------------------------------
@@ -296,6 +308,8 @@ class DownstreamH2(SharedReads):
             self._sweep_last_words(now, self._lingering_since)
         else:
             self._sweep_streams(now, limit)
+            if self.leftovers.sweep(now):
+                self._schedule_flush()
             self._sweep_connection(now)
 
     def drain(self) -> None:
@@ -325,7 +339,7 @@ class DownstreamH2(SharedReads):
         if self._requests >= self._settings.max_requests:
             self.begin_goaway("max_requests")
         try:
-            head = self._read_head(fields, ended=ended)
+            head = self._heads.read(fields, ended=ended)
         except Malformed:
             self.blame(stream_id, _Code.PROTOCOL_ERROR)
             return
@@ -336,18 +350,6 @@ class DownstreamH2(SharedReads):
         self.streams[stream_id] = stream
         self.totals.streams += 1
         self._pending.append(stream)
-
-    def _read_head(self, fields: Headers, *, ended: bool) -> RequestHead | RelayError:
-        """Raises Malformed."""
-        known = self._known
-        head = known.read(fields) if known is not None and not ended else None
-        if head is not None:
-            return head
-        parsed = parse_h2_head(fields, ended=ended)
-        if isinstance(parsed, RequestHead):
-            repeats = not ended and parsed.content_length is not None and len(dict(fields)) == len(fields)
-            self._known = RepeatedH2Head(fields, parsed) if repeats else None
-        return parsed
 
     def serve_starved(self) -> None:
         """The connection's window was opened."""
@@ -375,6 +377,13 @@ class DownstreamH2(SharedReads):
             self._h2.acknowledge(stream.state, owed)
         if not self.streams:
             self._idle_since = self.clock()
+
+    def drop_data(self, stream_id: int, length: int) -> None:
+        """Body bytes for a stream that is over."""
+        if stream_id in self.leftovers:
+            self.leftovers.drop(stream_id, length, self.clock())
+        else:
+            self._h2.acknowledge_received_data(length, stream_id)
 
     def begin_goaway(self, reason: str) -> None:
         """The first of two: no new streams, please. Those under way when it arrives are still served."""
@@ -437,7 +446,8 @@ class DownstreamH2(SharedReads):
                 self._stop_reading(_Stop.ANSWERS)
         if ready and not self.is_blocked:
             self._schedule_flush()
-        if self._last_stream != NO_STREAM_YET and not self.streams and not self._pending:
+        is_last = self._last_stream != NO_STREAM_YET
+        if is_last and not self.streams and not self._pending and not self.leftovers:
             self._end_writing()
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
@@ -472,13 +482,12 @@ class DownstreamH2(SharedReads):
         else:
             stream.state.send_end()
             out.append(end_of_stream(stream_id))
-            if not stream.request_whole:  # answered before the upload was over (RFC 9113 section 8.1)
-                self._h2.reset_stream(stream_id, _Code.NO_ERROR)
-                self.guard.expect_late(self._settings.stream_window)
+            if not stream.request_whole:
+                self.leftovers.leave(stream_id, self.clock())
         self.close_stream(stream_id, None)
         if stream.ending != "broken" and stream.events is not None:
             stream.events.on_downstream_finished()
-            stream.events = None  # or a cycle would be left to be collected
+        stream.events = None  # or a cycle would be left to be collected
         if self._h2.unsent:
             out.append(self._h2.data_to_send())
 
@@ -487,14 +496,14 @@ class DownstreamH2(SharedReads):
             self._transport.pause_reading()
         self._stops |= reason.value
         if reason is _Stop.ANSWERS:
-            self._around.hangups.watch(self._fd, self._on_hangup)
+            self._around.hangups.watch(self._fd, self._on_gone, half_close=True)
 
     def _resume_reading(self, reason: _Stop) -> None:
         if not self._stops & reason.value or self._transport.is_closing():
             return
         self._stops &= ~reason.value
         if reason is _Stop.ANSWERS:
-            self._around.hangups.forget(self._fd, self._on_hangup)
+            self._around.hangups.forget(self._fd, self._on_gone)
         if not self._stops:
             self._transport.resume_reading()
 
@@ -503,9 +512,8 @@ class DownstreamH2(SharedReads):
     def _refuse(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
         """Answer a request that is not served; `bodiless` when it is a HEAD."""
         self._around.observer.request_refused(error, "h2")
-        self._h2.answer_at_once(stream_id, error, ended=ended, bodiless=bodiless)
-        if not ended:
-            self.guard.expect_late(self._settings.stream_window)
+        if self._h2.answer_at_once(stream_id, error, bodiless=bodiless) and not ended:
+            self.leftovers.leave(stream_id, self.clock())
 
     def _reset(self, stream_id: int, code: _Code, reason: EndReason) -> None:
         with contextlib.suppress(h2.exceptions.StreamClosedError):  # over on both sides already
@@ -540,7 +548,8 @@ class DownstreamH2(SharedReads):
         self._control.append(goaway(self._last_stream, _Code.NO_ERROR))
         self._schedule_flush()
 
-    def _on_hangup(self) -> None:
+    def _on_gone(self) -> None:
+        """The client has left."""
         self._drop_all(EndReason.CLIENT_GONE)
         self._transport.abort()
 
@@ -586,5 +595,4 @@ class DownstreamH2(SharedReads):
             if unacknowledged(self._fd) == 0:
                 self._liveness.excuse(now)  # its host has the ping: it is there, and its program does not read now
             else:
-                self._drop_all(EndReason.CLIENT_GONE)
-                self._transport.abort()
+                self._on_gone()

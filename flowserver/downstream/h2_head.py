@@ -69,6 +69,27 @@ class RepeatedH2Head:
         return self._head.of_length(self._place, length, has_body=True)
 
 
+class HeadReader:
+    """Reads the heads of one connection, by the last one where they repeat it."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: RepeatedH2Head | None = None
+
+    def read(self, headers: Headers, *, ended: bool) -> RequestHead | RelayError:
+        """As `parse_h2_head`. Raises Malformed."""
+        known = self._known
+        head = known.read(headers) if known is not None and not ended else None
+        if head is not None:
+            return head
+        parsed = parse_h2_head(headers, ended=ended)
+        if isinstance(parsed, RequestHead):
+            repeats = not ended and parsed.content_length is not None and len(dict(headers)) == len(headers)
+            self._known = RepeatedH2Head(headers, parsed) if repeats else None
+        return parsed
+
+
 def check_trailers(headers: Headers) -> None:
     """Trailers are dropped, but malformed ones must not pass for an end. Raises Malformed."""
     pseudo, fields = _split(headers)

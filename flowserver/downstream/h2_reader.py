@@ -65,6 +65,10 @@ class FrameReader:
             if self._connection.is_over:
                 return
 
+    def let_go(self) -> None:
+        """Nothing more is read, and no cycle is left to be collected."""
+        del self._connection
+
     def _receive_preface(self, data: bytes) -> bytes:
         """Collect the preface. Returns what follows it; b"" until then, and when it is none."""
         missing = len(PREFACE) - len(self._preface)
@@ -138,7 +142,8 @@ class FrameReader:
         now = self._connection.clock
         stream = self._streams.get(frame.stream_id)
         if stream is None:
-            self._count_stray(frame)
+            if frame.stream_id not in self._connection.leftovers:
+                self._count_stray(frame)
         elif frame.kind == RST_STREAM and stream.is_fresh:
             self._guard.count_reset(now())
         if frame.kind in (HEADERS, CONTINUATION, PUSH_PROMISE):
@@ -166,7 +171,7 @@ class FrameReader:
     def _on_data(self, event: h2.events.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is None:
-            self._state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            self._connection.drop_data(event.stream_id, event.flow_controlled_length)
         else:
             self._pass_body(stream, event.data, event.flow_controlled_length)
 
@@ -182,6 +187,7 @@ class FrameReader:
     def _on_reset(self, event: h2.events.StreamReset) -> None:
         if not event.remote_reset:  # h2's own, for what the client did
             self._guard.count_reset(self._connection.clock())
+        self._connection.leftovers.remove(event.stream_id)
         self._connection.close_stream(event.stream_id, EndReason.CLIENT_GONE)
 
     def _on_window(self, event: h2.events.WindowUpdated) -> None:
@@ -206,7 +212,9 @@ class FrameReader:
 
     def _end_request(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
-        if stream is not None and not stream.request_whole and not stream.receive_end():
+        if stream is None:
+            self._connection.leftovers.remove(stream_id)
+        elif not stream.request_whole and not stream.receive_end():
             self._connection.blame(stream_id, _Code.PROTOCOL_ERROR)
 
     def _fail(self, error: h2.exceptions.ProtocolError) -> None:

@@ -75,7 +75,7 @@ class ClientStream(h2.stream.H2Stream):
         # h2 takes a :status of a client for an interim response, which ends the connection. Under a name that does
         # not exist it is malformed like others (RFC 9113 section 8.3.1).
         headers = [(b":unknown" if name == b":status" else name, value) for name, value in headers]
-        if self.state_machine.headers_received and not end_stream and self._takes_trailers:
+        if self.state_machine.headers_received and not end_stream and self.is_receiving:
             # Trailers without an end are malformed (RFC 9113 section 8.1).
             event = h2.events.StreamReset(
                 stream_id=self.stream_id, error_code=_ErrorCodes.PROTOCOL_ERROR, remote_reset=False
@@ -84,7 +84,8 @@ class ClientStream(h2.stream.H2Stream):
         return super().receive_headers(headers, end_stream, header_encoding)
 
     @property
-    def _takes_trailers(self) -> bool:
+    def is_receiving(self) -> bool:
+        """Whether more of the request may come, though the answer may be complete."""
         return self.state_machine.state in (_States.OPEN, _States.HALF_CLOSED_LOCAL)
 
 
@@ -129,6 +130,10 @@ class ClientState(BoundedState):
         if extra > 0:
             self.increment_flow_control_window(extra)
 
+    def let_go(self) -> None:
+        """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
+        self._frame_dispatch_table.clear()
+
     def stream(self, stream_id: int) -> ClientStream:
         """A stream that has begun."""
         return self.streams[stream_id]  # type: ignore[return-value]
@@ -171,16 +176,19 @@ class ClientState(BoundedState):
         """`length` bytes of a stream's body are dealt with: windows are opened when it is time, the stream's own while
         more may come on it. None: the connection's only. Returns whether a frame was made."""
         unsent = self.unsent
+        self.credit_connection(length)
+        if stream is not None:
+            self.credit_stream(stream, length)
+        return self.unsent > unsent
+
+    def credit_connection(self, length: int) -> None:
         increment = self._inbound_flow_control_window_manager.process_bytes(length)
         if increment:
             self._data_to_send += window_update(0, increment)
-        if stream is not None:
-            self.acknowledge_on_stream(stream, length)
-        return self.unsent > unsent
 
-    def acknowledge_on_stream(self, stream: ClientStream, length: int) -> bool:
-        """The same for the stream's window only."""
-        increment = stream.credit(length) if stream.takes_body else None
+    def credit_stream(self, stream: ClientStream, length: int) -> bool:
+        """The stream's window only. Whether a frame was made."""
+        increment = stream.credit(length) if stream.is_receiving else None
         if increment:
             self._data_to_send += window_update(stream.stream_id, increment)
         return bool(increment)
@@ -196,8 +204,8 @@ class ClientState(BoundedState):
         stream.send_head()
         self._data_to_send += headers(stream.stream_id, block)
 
-    def answer_at_once(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
-        """An error for a request that is not served; `ended`: the request is whole, `bodiless`: it is a HEAD."""
+    def answer_at_once(self, stream_id: int, error: RelayError, *, bodiless: bool) -> bool:
+        """An error for a request that is not served; `bodiless`: it is a HEAD. False: there is no room for it."""
         body = error.body()
         fields = [
             (b":status", b"%d" % error.status),
@@ -207,10 +215,9 @@ class ClientState(BoundedState):
         self.send_headers(stream_id, fields)
         if bodiless or self.local_flow_control_window(stream_id) >= len(body):
             self.send_data(stream_id, b"" if bodiless else body, end_stream=True)
-            if not ended:
-                self.reset_stream(stream_id, _ErrorCodes.NO_ERROR)
-        else:
-            self.reset_stream(stream_id, _ErrorCodes.CANCEL)
+            return True
+        self.reset_stream(stream_id, _ErrorCodes.CANCEL)
+        return False
 
     @property
     def open_inbound_streams(self) -> int:

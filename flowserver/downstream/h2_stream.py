@@ -254,6 +254,7 @@ class H2Stream(HeldUpload):
         self._early.clear()
         if reason is not None and self.events is not None:
             self.events.on_downstream_reset(reason)
+            self.events = None  # or a cycle would be left to be collected
         return owed
 
     def _deliver(self, data: bytes, length: int) -> None:

@@ -1,7 +1,8 @@
-"""Notices that a client hung up while its transport is not being read.
+"""Notices that a client closed its connection while its transport is not being read.
 
-A transport that does not read (an upload held back, a client that shut its sending side) hears of no reset. One epoll
-set for all such sockets does: it is asked for nothing, and the kernel reports errors and hang-ups to it all the same.
+A transport that does not read (an upload that is held back, a client that closed its sending side) hears of no close.
+One epoll set for all such sockets does: the kernel reports errors and hang-ups to it unasked, and a FIN where it is
+asked to.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ class HangupWatcher:
         if self._epoll is not None:
             loop.add_reader(self._epoll.fileno(), self._on_ready)
 
-    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """Call `callback` when the connection of `descriptor` is reset or closed in both directions."""
+    def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
+        """Call `callback` when the connection of `descriptor` is reset or closed in both directions; with `half_close`
+        also when the client closes its sending side, though bytes may wait before its FIN."""
         if self._epoll is None:
             return
         # A number left behind by a socket that is closed, but not yet lost to its protocol, is taken over.
         self._callbacks[descriptor] = callback
-        with contextlib.suppress(FileExistsError):
-            self._epoll.register(descriptor, 0)  # EPOLLERR and EPOLLHUP need no asking
+        events = select.EPOLLRDHUP if half_close else 0  # EPOLLERR and EPOLLHUP need no asking
+        try:
+            self._epoll.register(descriptor, events)
+        except FileExistsError:
+            self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
         """The opposite of `watch` with the same arguments; harmless when it is not watched."""

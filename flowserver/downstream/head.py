@@ -11,7 +11,7 @@ import re
 
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
-from ..framing import FIELDS, IS_LENGTH, TOKEN, split_fields
+from ..framing import BARE_LINE_FEED, FIELDS, IS_LENGTH, TOKEN, split_fields
 from ..messages import Headers, RequestHead, find, first_values
 from ..paths import request_target
 
@@ -22,7 +22,6 @@ MAX_URI = 8 * 1024
 METHOD = re.compile(TOKEN)
 # A method is short, so that a target is known to be too long before its end is there.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
-BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 

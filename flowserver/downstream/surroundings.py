@@ -36,6 +36,8 @@ class ConnectionSettings:
     head_timeout: float | None
     keepalive_timeout: float | None
     stall_timeout: float | None
+    serves_half_closed: bool = False
+    """Whether HTTP/1.1 clients that close their sending side get their answers; else they have left."""
     h2: H2Settings = field(default_factory=H2Settings)
 
 

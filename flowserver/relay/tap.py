@@ -107,7 +107,9 @@ class Tap:
         return events
 
     def close(self) -> None:
-        """Nothing more comes, whether the answer is whole or not."""
+        """Nothing more comes, whether the answer is whole or not. The budget holds this too: no cycle is left to be
+        collected."""
+        self._budget = None
 
     def feed(self, data: bytes) -> bytes:
         """What is to be passed on of `data` and of what was held; the same object wherever it can be."""
@@ -315,7 +317,8 @@ class OpaqueTap:
     def finish(self) -> bytes:
         return b""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self._budget = None
 
 
 _MOST_HELD = 1 << 18
@@ -366,6 +369,7 @@ class ModelListTap:
 
     def close(self) -> None:
         self._pieces.clear()
+        self._select = bytes
 
 
 _LONGEST_LIST = 1 << 22

@@ -15,6 +15,7 @@ import h11
 from ..errors import EndReason, RelayError, upstream_error
 from ..flow import Marks, Outlet
 from ..framing import (
+    BARE_LINE_FEED,
     FIELDS,
     IS_LENGTH,
     VALUE,
@@ -230,7 +231,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
         if self._events is None:
             return
-        self._events = self._on_data = None
+        self._events = self._on_data = self._outlet = None
         if self._request_whole and self._ended and self._keeps and not self._transport.is_closing():
             self.resume_reading()  # or a close by the provider would go unnoticed
             self._owner.on_capacity(self)
@@ -277,6 +278,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
             # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
             again = not self._began and not self._head and self.served > 1 and self._method in _SAFE
             self._fail(what, untouched=again)
+        self._outlet = None
+        self._receive = _ignore  # not a method of its own: no cycle is left to be collected
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -343,6 +346,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
                 self._head = head = head[end + 4 :]
                 if self._parse_head(raw):
                     continue
+            elif _has_bare_line_feed(head, len(data)):  # its end would be waited for in vain
+                self._fail("sent a head with bare line feeds")
             return
 
     def _parse_head(self, raw: bytes) -> bool:
@@ -448,6 +453,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if end < 0:
             if len(tail) > MAX_HEAD:
                 self._fail(f"sent trailers of more than {MAX_HEAD} bytes")
+            elif _has_bare_line_feed(tail, len(data)):
+                self._fail("sent trailers with bare line feeds")
         elif FIELDS.fullmatch(tail, tail.find(b"\n") + 1, end + 4) is None:
             self._fail("sent a malformed trailer")
         else:
@@ -536,3 +543,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._writes += 1
         self._written += len(data)
         self._transport.write(data)
+
+
+def _ignore(data: bytes) -> None:
+    """Nothing is read from a connection that is lost."""
+
+
+def _has_bare_line_feed(data: bytes, fresh: int) -> bool:
+    """Whether one is among the last `fresh` bytes of `data`; those before were looked at."""
+    return BARE_LINE_FEED.search(data, max(0, len(data) - fresh)) is not None

@@ -35,6 +35,8 @@ MALFORMED: dict[str, bytes] = {
     # Where does the head end?
     "bare-line-feeds": b"GET /v1/test HTTP/1.1\nHost: relay.test\n\n",
     "bare-line-feed-in-fields": GET + b"X-One: 1\nX-Two: 2\r\n\r\n",
+    "bare-line-feed-alone": b"\n",
+    "bare-line-feed-behind-an-empty-line": b"\r\n\n",
     "bare-line-feed-at-the-end": GET + b"X-One: 1\r\n\n",
     "bare-carriage-return": GET + b"X-One: 1\rX-Two: 2\r\n\r\n",
     "folded-line": GET + b"X-One: 1\r\n 2\r\n\r\n",

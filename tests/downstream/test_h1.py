@@ -5,7 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from flowserver.downstream.h1 import LINGER, MAX_PIPELINED
+from flowserver.downstream.h1 import FIN_FOLLOWS, FIN_GRACE, MAX_PIPELINED
+from flowserver.downstream.linger import LINGER_SILENCE
 from flowserver.errors import EndReason
 from flowserver.flow import Marks
 from flowserver.messages import RequestHead, ResponseHead
@@ -193,16 +194,17 @@ def test_reading_ahead_is_bounded_and_goes_on() -> None:
     assert client.transport.is_reading()
 
 
-def test_a_client_that_leaves_while_it_is_not_read_is_noticed() -> None:
+@pytest.mark.parametrize("by_fin", [False, True])
+def test_a_client_that_leaves_while_it_is_not_read_is_noticed(by_fin: bool) -> None:
     relay = Relay()
     client, provider = relay.client(), relay.provider()
     client.says(GET, b"x" * MAX_PIPELINED)
     assert not client.transport.is_reading()
-    relay.hangups.hang_up()
+    relay.hangups.hang_up(by_fin=by_fin)
     assert provider.end == "reset"
     assert relay.observer.ends == [EndReason.CLIENT_GONE]
     client.transport.lose()
-    assert relay.hangups.watched == []
+    assert not relay.hangups.watched
 
 
 # Framing
@@ -370,7 +372,7 @@ def test_an_early_answer_ends_the_connection_after_it() -> None:
     assert client.transport.is_reading()
     client.says(b"llo", GET)
     assert client.hears() == b""
-    relay.sweep(LINGER)
+    relay.sweep(LINGER_SILENCE)
     assert client.end == "reset"
     assert relay.observer.ends == [EndReason.COMPLETE]
 
@@ -385,7 +387,7 @@ def test_an_early_answer_to_a_client_that_was_held_back_still_lets_it_finish() -
     assert heard(client).status == 413
     assert client.transport.is_reading()
     assert client.end == "half-closed"
-    assert relay.hangups.watched == []
+    assert relay.hangups.watched == {}
 
 
 def test_a_slow_provider_slows_an_upload() -> None:
@@ -563,22 +565,70 @@ def test_an_error_answer_to_head_has_no_body() -> None:
     assert data.endswith(b"\r\n\r\n")
 
 
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 20", STREAM, STREAM + b"5\r\nhel"])
-@pytest.mark.parametrize("how", ["reset", "hang-up"])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 20", STREAM, STREAM + b"5\r\nhel", WHOLE[:-3]])
+@pytest.mark.parametrize("how", ["reset", "shut", "shut over TLS"])
 def test_a_client_that_leaves_ends_the_provider_s_request(said: bytes, how: str) -> None:
     relay = Relay()
-    client, provider = relay.client(), relay.provider()
+    client, provider = relay.client(tls=how == "shut over TLS"), relay.provider()
     client.says(GET)
     provider.says(said)
+    relay.clock.advance(2 * FIN_FOLLOWS)
     if how == "reset":
         client.resets()
     else:
         client.shuts()
-        relay.hangups.hang_up()
     assert provider.end == "reset"
     assert relay.observer.ends == [EndReason.CLIENT_GONE]
     provider.transport.lose()
+    client.transport.lose()
     assert len(relay.observer.ends) == 1
+    assert relay.around.connections == set()
+
+
+@pytest.mark.parametrize("request_", [OLD, GET, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")])
+def test_whatever_is_said_of_the_connection_a_fin_is_a_leave(request_: bytes) -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(request_)
+    relay.clock.advance(2 * FIN_FOLLOWS)
+    client.shuts()
+    assert provider.end == "reset"
+
+
+def test_a_client_that_leaves_with_bytes_waiting_for_it_is_not_waited_for() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    client.stops_reading()
+    provider.says(STREAM + b"5\r\nhello\r\n")
+    relay.clock.advance(2 * FIN_FOLLOWS)
+    client.shuts()
+    assert client.end == "reset"
+    assert relay.observer.ends == [EndReason.CLIENT_GONE]
+
+
+def test_bytes_behind_a_request_are_no_leave() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    relay.clock.advance(2 * FIN_FOLLOWS)
+    client.says(GET)
+    provider.says(WHOLE)
+    provider.says(WHOLE)
+    assert client.hears().count(b"hello") == 2
+    assert client.end == "open"
+
+
+def test_an_answer_that_has_left_goes_out_to_a_client_that_shuts_its_side() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    client.stops_reading()
+    provider.says(WHOLE)
+    client.shuts()
+    client.reads()
+    assert heard(client).whole
+    assert relay.observer.ends == [EndReason.COMPLETE]
 
 
 def test_a_client_that_shuts_in_the_middle_of_its_request_is_gone() -> None:
@@ -586,34 +636,60 @@ def test_a_client_that_shuts_in_the_middle_of_its_request_is_gone() -> None:
     client, provider = relay.client(), relay.provider()
     client.says(POST, b"he")
     client.shuts()
-    client.transport.lose()
     assert provider.end == "reset"
     assert relay.observer.ends == [EndReason.CLIENT_GONE]
 
 
-def test_a_client_that_shuts_its_side_still_gets_its_answer() -> None:
+def test_a_fin_right_behind_a_request_may_be_its_end_and_the_answer_is_waited_for() -> None:
     relay = Relay()
     client, provider = relay.client(), relay.provider()
     client.says(GET)
     client.shuts()
+    relay.sweep(FIN_GRACE / 2)
     assert client.end == "open"
     provider.says(STREAM + b"5\r\nhello\r\n0\r\n\r\n")
     answer = heard(client)
-    assert (answer.interim, answer.whole, answer.body) == ([100], True, b"hello")
+    assert (answer.interim, answer.whole, answer.body) == ([], True, b"hello")
     assert answer.headers[b"connection"] == b"close"
     assert client.end == "closed"
 
 
-def test_a_client_that_shuts_its_side_in_mid_stream_still_gets_the_rest() -> None:
+def test_but_not_for_ever() -> None:
     relay = Relay()
     client, provider = relay.client(), relay.provider()
     client.says(GET)
-    provider.says(STREAM + b"5\r\nhello\r\n")
     client.shuts()
+    assert relay.observer.ends == []
+    relay.sweep(FIN_GRACE)
+    assert provider.end == "reset"
+    assert relay.observer.ends == [EndReason.CLIENT_GONE]
+
+
+def test_a_half_closed_client_that_hangs_up_is_gone() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    client.shuts()
+    relay.hangups.hang_up(by_fin=True)
+    assert provider.end == "open"
+    relay.hangups.hang_up()
+    assert provider.end == "reset"
+    assert relay.observer.ends == [EndReason.CLIENT_GONE]
+
+
+def test_a_client_that_shuts_its_side_is_served_where_that_is_wanted() -> None:
+    relay = Relay(serves_half_closed=True)
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    provider.says(STREAM + b"5\r\nhello\r\n")
+    relay.clock.advance(2 * FIN_FOLLOWS)
+    client.shuts()
+    relay.sweep(2 * FIN_GRACE)
     provider.says(b"7\r\n, world\r\n")
     provider.says(b"0\r\n\r\n")
     answer = heard(client)
     assert (answer.whole, answer.body) == (True, b"hello, world")
+    assert client.end == "closed"
 
 
 def test_a_client_that_shuts_its_side_gets_all_its_answers() -> None:
@@ -653,12 +729,12 @@ def test_a_client_that_shuts_behind_half_a_request_gets_the_answer_before_it() -
     assert client.end == "closed"
 
 
-def test_over_tls_there_is_no_half_close() -> None:
-    relay = Relay()
+@pytest.mark.parametrize("serves", [False, True])
+def test_over_tls_there_is_no_half_close(serves: bool) -> None:
+    relay = Relay(serves_half_closed=serves)
     client, provider = relay.client(tls=True), relay.provider()
     client.says(GET)
     client.shuts()
-    client.transport.lose()
     assert provider.end == "reset"
 
 
@@ -676,7 +752,7 @@ def test_a_malformed_request_is_refused_and_nothing_behind_it_is_served() -> Non
     assert client.end == "half-closed"
     client.says(GET)
     assert client.hears() == provider.hears() == b""
-    relay.sweep(LINGER)
+    relay.sweep(LINGER_SILENCE)
     assert client.end == "reset"
     assert [error.status for error in relay.observer.refused] == [400]
 
@@ -691,12 +767,12 @@ def test_a_malformed_request_behind_a_good_one_waits_for_its_turn() -> None:
     assert understood(answer.rest).status == 400
 
 
-def test_a_refusal_over_tls_closes() -> None:
+def test_a_refusal_over_tls_lingers_too() -> None:
     relay = Relay()
     client = relay.client(tls=True)
     client.says(BAD)
     assert heard(client).status == 400
-    assert client.end == "closed"
+    assert client.end == "half-closed"
 
 
 def test_one_connection_too_many_is_refused() -> None:
@@ -910,7 +986,7 @@ def test_a_lost_connection_is_forgotten() -> None:
     assert len(around.connections) == 1
     client.transport.lose()
     assert around.connections == set()
-    assert hangups.watched == []
+    assert hangups.watched == {}
 
 
 def test_what_an_exchange_says_to_a_client_that_is_gone_is_dropped() -> None:

@@ -334,7 +334,7 @@ def test_reading_stops_while_answers_to_frames_pile_up() -> None:
     assert len(client.transport.buffer) < 512 * 1024
     client.reads()
     assert client.transport.is_reading()
-    assert room.hangups.watched == []
+    assert room.hangups.watched == {}
 
 
 def test_reading_stops_in_time_when_a_turn_has_many_reads() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from flowserver.downstream.linger import LINGER_SILENCE
 from flowserver.downstream.surroundings import H2Settings
 from flowserver.errors import EndReason
 from flowserver.messages import ResponseHead
@@ -197,10 +198,12 @@ def test_a_refused_head_request_gets_no_body(client: H2Client) -> None:
     assert (answer.status, answer.body, answer.whole) == (414, b"", True)
 
 
-def test_a_refused_upload_is_told_to_stop(client: H2Client) -> None:
+def test_a_refused_upload_is_told_to_stop_if_it_goes_on(room: Room, client: H2Client) -> None:
     stream_id = client.asks("POST", path="/" + "x" * 9000, end=False)
     answer = client.answer(stream_id)
-    assert (answer.status, answer.whole, answer.rest_refused) == (414, True, frames.NO_ERROR)
+    assert (answer.status, answer.whole, answer.rest_refused) == (414, True, None)
+    room.sweep(client, LINGER_SILENCE)
+    assert answer.rest_refused == frames.NO_ERROR
 
 
 def test_a_refusal_without_a_window_is_a_reset(room: Room) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from flowserver.downstream.h2_leftover import Leftovers
+from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME
 from flowserver.downstream.surroundings import H2Settings
 from flowserver.relay.ports import DownstreamStream
 from tests.support import h2_frames as frames
@@ -134,21 +136,102 @@ def test_data_for_a_dead_stream_is_credited_to_the_connection(room: Room, client
         client.turns.run()
         client.says(late)
         client.peer.hear(client.hears())
-        assert client.answer(stream_id).rest_refused == frames.NO_ERROR
+        assert client.answer(stream_id).whole
+        client.peer.reset(stream_id)
+        client.talk()
     assert client.peer.goaways == []
     assert client.peer.room(client.asks("POST", end=False)) >= 32 * KB
 
 
-def test_an_early_answer_is_whole_and_stops_the_upload(room: Room, client: H2Client) -> None:
-    stream_id = client.asks("POST", end=False)
+def _answered_early(room: Room, client: H2Client, **options: object) -> int:
+    stream_id = client.asks("POST", end=False, **options)
     client.peer.upload(stream_id, b"some")
     client.talk()
-    room.opened[0].answers(b"refused", status=413)
+    room.opened[-1].answers(b"refused", status=413)
     client.talk()
     answer = client.answer(stream_id)
-    assert (answer.status, answer.body, answer.whole) == (413, b"refused", True)
-    assert answer.rest_refused == frames.NO_ERROR  # RFC 9113 section 8.1
+    assert (answer.status, answer.body, answer.whole, answer.rest_refused) == (413, b"refused", True, None)
+    return stream_id
+
+
+@pytest.mark.parametrize("ends", ["data", "trailers", "reset"])
+def test_what_follows_an_early_answer_is_dropped(room: Room, client: H2Client, ends: str) -> None:
+    """A reset at once would destroy the answer for some clients: they send everything before they read."""
+    stream_id = _answered_early(room, client)
+    for _ in range(100):
+        client.peer.upload(stream_id, b"x" * 32 * KB)
+        client.talk()
+    if ends == "data":
+        client.peer.upload(stream_id, b"x", end=True)
+    elif ends == "trailers":
+        client.peer.trailers(stream_id, [("x-sum", "1")])
+    else:
+        client.peer.reset(stream_id)
+    client.talk()
     assert room.opened[0].events.log == ["data", "finished"]
+    room.sweep(client, LINGER_TIME + 1)
+    assert client.answer(stream_id).rest_refused is None
+    assert client.peer.goaways == []
+    assert client.peer.room(client.asks("POST", end=False)) >= 32 * KB
+
+
+def test_an_early_answer_while_the_client_was_held_back(room: Room, client: H2Client) -> None:
+    stream_id = client.asks("POST", end=False)
+    room.opened[0].stream.pause_reading()
+    client.peer.upload(stream_id, b"x" * client.peer.room(stream_id))
+    client.talk()
+    assert client.peer.room(stream_id) == 0
+    room.opened[0].answers(b"refused", status=413)
+    client.talk()
+    assert client.peer.room(stream_id) > 0
+
+
+@pytest.mark.parametrize(("pause", "seconds"), [(1.0, LINGER_TIME), (LINGER_SILENCE, LINGER_SILENCE)])
+def test_an_upload_that_does_not_end_is_reset_in_time(
+    room: Room, client: H2Client, pause: float, seconds: float
+) -> None:
+    stream_id = _answered_early(room, client)
+    passed = 0.0
+    while passed < seconds:
+        assert client.answer(stream_id).rest_refused is None
+        client.peer.upload(stream_id, b"x")
+        client.talk()
+        room.sweep(client, pause)
+        passed += pause
+    assert client.answer(stream_id).rest_refused == frames.NO_ERROR  # RFC 9113 section 8.1
+
+
+def test_what_is_dropped_in_a_second_is_bounded(room: Room, client: H2Client) -> None:
+    stream_id = _answered_early(room, client)
+    for _ in range(2):
+        dropped = 0
+        while (size := min(client.peer.room(stream_id), 64 * KB)) > 0:
+            client.peer.upload(stream_id, b"x" * size)
+            client.talk()
+            dropped += size
+        assert LINGER_RATE - 256 * KB < dropped < LINGER_RATE + 256 * KB
+        room.sweep(client, 1.0)
+    other = client.asks("POST", end=False)  # its own window is another stream's, and the connection's was opened
+    assert client.peer.room(other) >= 32 * KB
+
+
+def test_what_is_dropped_in_all_is_bounded() -> None:
+    rests = Leftovers(most=1, now=0.0)
+    assert rests.add(1, 0.0)
+    assert not rests.add(3, 0.0)
+    assert rests.receive(1, LINGER_BYTES - 1, 0.0) == 0
+    assert rests.receive(1, 1, 0.0) is None
+    assert 1 not in rests
+
+
+def test_a_drain_waits_for_the_rest_of_an_upload(room: Room, client: H2Client) -> None:
+    stream_id = _answered_early(room, client)
+    client.connection.drain()
+    room.sweep(client, 2.0)
+    assert client.end == "open"
+    client.peer.upload(stream_id, b"x", end=True)
+    client.talk()
+    assert client.end == "half-closed"
 
 
 def test_trailers_end_a_body_and_are_dropped(room: Room, client: H2Client) -> None:

@@ -1,4 +1,5 @@
-"""A client that has shut its sending side (curl's and netcat's way, or a FIN behind the request) gets its answer."""
+"""Clients that close their sending side and wait: right behind the request they are given a little time, and with
+FLOW_HALF_CLOSE=serve they are served to the end."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import asyncio
 import pytest
 
 from tests.support.lab import Lab, chat, eventually, numbers
-from tests.support.provider import Caller, answering, ok
-from tests.support.wire import CHUNKED_HEAD, LAST_CHUNK, End, chunk, request, response
+from tests.support.provider import answering, ok
+from tests.support.wire import End, request, response
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
@@ -22,7 +23,7 @@ async def test_shut_right_behind_the_request(lab: Lab, version: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 async def test_shut_while_the_provider_thinks(lab: Lab, version: str) -> None:
-    simulator, relay, client = await lab.simulated()
+    simulator, relay, client = await lab.simulated(half_close="serve")
     await client.send(chat(events=20, delay=0.2, first=0.2).replace(b"HTTP/1.1", f"HTTP/{version}".encode(), 1))
     await eventually(lambda: simulator.streams)
     client.half_close()
@@ -42,7 +43,7 @@ async def test_shut_while_the_relay_connects(lab: Lab) -> None:
 @pytest.mark.parametrize("options", [{}, {"length": 1}, {"close": 1}], ids=["chunked", "length", "close"])
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 async def test_shut_in_mid_stream(lab: Lab, version: str, options: dict[str, int]) -> None:
-    _, relay, client = await lab.simulated()
+    _, relay, client = await lab.simulated(half_close="serve")
     await client.send(chat(events=40, rate=200, **options).replace(b"HTTP/1.1", f"HTTP/{version}".encode(), 1))
     await eventually(lambda: any(exchange.bytes_down for exchange in relay.relay.metrics.open))
     client.half_close()
@@ -52,7 +53,7 @@ async def test_shut_in_mid_stream(lab: Lab, version: str, options: dict[str, int
 
 
 async def test_shut_while_chunks_wait_for_the_client(lab: Lab) -> None:
-    _, relay, _ = await lab.simulated()
+    _, relay, _ = await lab.simulated(half_close="serve")
     client = await lab.client(relay.port, receive_buffer=8192)
     await client.send(chat(events=10_000))
     await eventually(lambda: relay.relay.metrics.open)
@@ -102,7 +103,7 @@ async def test_shut_on_an_idle_connection_closes_it(lab: Lab) -> None:
 
 async def test_a_half_closed_client_that_then_hangs_up_is_noticed(lab: Lab) -> None:
     """Its connection is not read any more; the hang-up is seen all the same, without a write."""
-    simulator, relay, client = await lab.simulated()
+    simulator, relay, client = await lab.simulated(half_close="serve")
     await client.send(chat(events=0, rate=50, silence_after=3))
     await eventually(lambda: simulator.streams and simulator.streams[0]["state"] == "silent")
     client.half_close()
@@ -113,22 +114,20 @@ async def test_a_half_closed_client_that_then_hangs_up_is_noticed(lab: Lab) -> N
     assert await relay.ended() == "client_gone"
 
 
-async def test_what_is_written_to_find_out_does_not_show(lab: Lab) -> None:
-    """The relay probes whether a client that shut its side is still there: in mid-chunk-header, where any number of
-    zeros may stand."""
-    goes = asyncio.Event()
-
-    async def script(caller: Caller) -> None:
-        await caller.request()
-        await caller.send(CHUNKED_HEAD + chunk(b"one"))
-        await goes.wait()
-        await caller.send(chunk(b"two") + LAST_CHUNK)
-
-    _, _, client = await lab.between(script)
-    await client.send(request())
-    await client.head()
-    assert await client.chunk() == b"one"
+@pytest.mark.parametrize("deadline", ["first_byte_timeout", "idle_timeout"])
+async def test_one_that_is_served_and_was_a_ghost_ends_by_a_deadline(lab: Lab, deadline: str) -> None:
+    simulator, relay, client = await lab.simulated(half_close="serve", **{deadline: "300ms"})
+    await client.send(chat(silence_after=3) if deadline == "idle_timeout" else chat(delay=60))
+    await eventually(lambda: simulator.streams)
     client.half_close()
-    assert await client.until(b"0") == b"0"
-    goes.set()
-    assert await client.rest() == (b"3\r\ntwo\r\n0\r\n\r\n", End.CLOSED)
+    await eventually(lambda: simulator.streams[0]["state"] == "cancelled")
+    assert await relay.ended() == deadline
+    await client.rest()
+
+
+async def test_nothing_is_written_to_find_out(lab: Lab) -> None:
+    simulator, _, client = await lab.simulated(half_close="serve")
+    await client.send(chat(delay=0.5, events=1))
+    await eventually(lambda: simulator.streams)
+    client.half_close()
+    assert (await client.head()).status == 200  # and no interim response before it

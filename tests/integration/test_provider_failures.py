@@ -102,6 +102,26 @@ async def test_a_malformed_answer_gives_502(lab: Lab, raw: bytes) -> None:
     assert len(provider.callers) == 1
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [b"HTTP/1.1 200 OK\ncontent-length: 2\n\nok", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\nok"],
+    ids=["all-lines", "the-blank-line"],
+)
+async def test_bare_line_feeds_are_not_waited_on(lab: Lab, raw: bytes) -> None:
+    """The provider keeps its connection open and has nothing more to say."""
+
+    async def script(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(raw)
+        await caller.rest()
+
+    _, _, client = await lab.between(script)
+    await client.send(request())
+    answer = await client.response()
+    assert answer.status == 502
+    assert "bare line feeds" in _message(answer)
+
+
 async def test_a_reset_instead_of_an_answer_gives_502(lab: Lab) -> None:
     async def script(caller: Caller) -> None:
         await caller.request()

@@ -132,7 +132,7 @@ class Uploads(RuleBasedStateMachine):
         assert understood(self.client.hears()).whole
         calls = self.client.transport.calls
         assert calls == ["pause_reading", "resume_reading"] * (len(calls) // 2)
-        assert self.relay.hangups.watched == []
+        assert self.relay.hangups.watched == {}
 
 
 TestAnswers = Answers.TestCase

@@ -43,21 +43,21 @@ class FakeHangups:
     """A `HangupWatcher` whose hang-ups a test makes."""
 
     def __init__(self) -> None:
-        self.watched: list[Callable[[], None]] = []
+        self.watched: dict[Callable[[], None], bool] = {}
+        """Callbacks, and whether a FIN is enough for them."""
 
-    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
-        if callback not in self.watched:
-            self.watched.append(callback)
+    def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
+        self.watched[callback] = half_close
 
     def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
-        if callback in self.watched:
-            self.watched.remove(callback)
+        self.watched.pop(callback, None)
 
-    def hang_up(self) -> None:
-        """Every watched client is gone."""
-        watched, self.watched = self.watched, []
-        for callback in watched:
-            callback()
+    def hang_up(self, *, by_fin: bool = False) -> None:
+        """Every watched client is gone; `by_fin`: it has closed its sending side only."""
+        for callback, half_close in list(self.watched.items()):
+            if half_close or not by_fin:
+                del self.watched[callback]
+                callback()
 
 
 class FakeDialer:
@@ -225,10 +225,18 @@ def downstream_surroundings(
     observer: RecordingObserver | None = None,
     clock: FakeClock | None = None,
     hangups: FakeHangups | None = None,
+    serves_half_closed: bool = False,
 ) -> Surroundings:
     marks = marks or Marks(16384, 4096, 16)
     return Surroundings(
-        ConnectionSettings(marks, max_connections, head_timeout, keepalive_timeout, stall_timeout),
+        ConnectionSettings(
+            marks,
+            max_connections,
+            head_timeout,
+            keepalive_timeout,
+            stall_timeout,
+            serves_half_closed=serves_half_closed,
+        ),
         open_exchange,
         observer or RecordingObserver(),
         clock or FakeClock(),
@@ -250,6 +258,7 @@ class Relay:
         stall_timeout: float | None = None,
         max_tokens: int | None = None,
         limiting: Limiting | None = None,
+        serves_half_closed: bool = False,
     ) -> None:
         self.clock = FakeClock()
         self.observer = RecordingObserver()
@@ -275,6 +284,7 @@ class Relay:
             observer=self.observer,
             clock=self.clock,
             hangups=self.hangups,
+            serves_half_closed=serves_half_closed,
         )
 
     def client(self, *, tls: bool = False) -> Client:

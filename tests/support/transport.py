@@ -127,6 +127,12 @@ class FakeTransport(asyncio.Transport):
         self.calls.append("write_eof")
         self._eof_written = True
 
+    def shut(self) -> FakeTransport:
+        """What `TlsTransport` has beside others; from now on this is the plain transport below it."""
+        assert self._tls
+        self._tls = False
+        return self
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
 

@@ -351,6 +351,28 @@ def test_a_body_that_breaks_off_is_a_failure_and_no_end(answer: bytes) -> None:
     assert scene.provider.end == "reset" or scene.provider.transport.lost
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nok",
+        b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\n",
+        b"HTTP/1.1 103 Early Hints\n\n",
+        CHUNKED + b"5\r\nhello\r\n0\r\n\n",
+        CHUNKED + b"5\r\nhello\r\n0\r\nX-Trailer: x\n\n",
+        CHUNKED + b"5\nhello\r\n",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_bare_line_feed_is_a_failure_at_once(answer: bytes, size: int) -> None:
+    """Its end, as this side sees it, would never come."""
+    scene = Scene()
+    scene.provider.says(*(answer[start : start + size] for start in range(0, len(answer), size)))
+    assert scene.events.log[-1] == "failed 502"
+    assert scene.provider.end == "reset"
+
+
 def test_a_reset_is_no_end_of_a_body_that_ends_with_the_connection() -> None:
     scene = Scene()
     scene.provider.says(b"HTTP/1.1 200 OK\r\n\r\nhello")

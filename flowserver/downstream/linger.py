@@ -1,0 +1,87 @@
+"""The end of a connection whose client may still be sending (RFC 9112 section 9.6).
+
+A close with bytes unread, or with more to come, makes the kernel send a reset, which may destroy an answer that the
+client has not read yet: most clients send their whole request first. So the relay closes its own side only, and goes on
+reading and dropping what comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from .stall import StallWatch
+from .surroundings import SharedReads, Surroundings
+
+LINGER_TIME = 30.0
+"""Seconds that a client has for the rest of its request, once its answer has left."""
+LINGER_SILENCE = 5.0
+"""Seconds of them that it may be silent."""
+LINGER_RATE = 16 << 20
+"""Bytes that are dropped in a second: at such a rate the client's own upload goes on, and reading costs 2 % of a
+core."""
+LINGER_BYTES = 256 << 20
+"""Bytes that are dropped in all."""
+
+
+class Linger(SharedReads):
+    """Takes over a plain transport behind the last byte of an answer, until the client closes or has had its time."""
+
+    __slots__ = ("_around", "_began", "_budget", "_heard", "_left", "_looked", "_stall", "_transport")
+
+    def __init__(self, around: Surroundings, transport: asyncio.Transport) -> None:
+        self._around = around
+        self._transport = transport
+        self._stall = StallWatch(transport, transport.get_extra_info("socket").fileno())
+        self._began = self._heard = self._looked = around.clock()
+        self._budget = LINGER_RATE
+        """Bytes until reading stops, up to the next look."""
+        self._left = LINGER_BYTES
+        around.connections.add(self)
+        transport.set_protocol(self)
+        transport.write_eof()
+        if not transport.is_reading():
+            transport.resume_reading()
+
+    # --- asyncio.BufferedProtocol ----------------------------------------------------------------------------------
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard = self._around.clock()
+        self._left -= nbytes
+        self._budget -= nbytes
+        if self._left <= 0:
+            self._transport.abort()
+        elif self._budget <= 0:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._around.connections.discard(self)
+
+    # --- surroundings.Connection -----------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        limit = self._around.settings.stall_timeout
+        if limit is not None and self._stall.look(now) >= limit:
+            self._transport.abort()
+            return
+        if self._transport.get_write_buffer_size():
+            self._began = self._heard = now  # the end of the answer is on its way to a slow client
+        if now - self._began >= LINGER_TIME or now - self._heard >= LINGER_SILENCE:
+            self._transport.abort()
+            return
+        self._budget = min(LINGER_RATE, self._budget + int(LINGER_RATE * (now - self._looked)))
+        self._looked = now
+        if self._budget > 0 and not self._transport.is_closing() and not self._transport.is_reading():
+            self._heard = now  # what it sent meanwhile waits in the kernel
+            self._transport.resume_reading()
+
+    def drain(self) -> None:
+        """The answer has left; its client gets the time that it needs to read it."""
+
+    def end_drain(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
