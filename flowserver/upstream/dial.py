@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from ..errors import EndReason, RelayError, upstream_error
+from ..errors import EndReason, Party, RelayError, upstream_error
 from ..parsers import Url
 from ..relay.ports import Clock
 from ..tls import TlsTransport
@@ -22,6 +22,8 @@ _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
 
 AVOIDED_FOR = 600.0
 """Seconds for which an address that failed, or was so slow that another one was tried, comes after the others."""
+OWN_WANT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL))
+"""Errors that tell of this machine (descriptors, memory, local ports), not of the provider."""
 NEW_ANSWER = 1.0
 """Seconds for which an answer of DNS is so new that asking again tells nothing."""
 
@@ -99,6 +101,8 @@ class Dialer:
             text = f"failed the TLS handshake: {error.reason or error}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
         except OSError as error:
+            if error.errno in OWN_WANT:
+                raise DialError(self._no_means(error)) from None
             text = f"can't be reached: {_reason(error)}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
 
@@ -208,6 +212,10 @@ class Dialer:
         return self._error(
             EndReason.CONNECT_TIMEOUT, f"{what} within {self._timeout:g} s (FLOW_CONNECT_TIMEOUT)", status=504
         )
+
+    def _no_means(self, error: OSError) -> RelayError:
+        text = f"The relay can't connect to the provider {self._url.host}: {_reason(error)}."
+        return RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, untouched=True)
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
         return upstream_error(end.value, f"The provider {text}.", end, status=status, untouched=True)

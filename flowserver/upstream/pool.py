@@ -6,7 +6,7 @@ does the I/O and calls back.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -112,7 +112,8 @@ class Pool:
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
         self._dials: dict[int, Cancellable] = {}
-        self._waiting: deque[tuple[WaitingStream, float]] = deque()
+        self._waiting: OrderedDict[WaitingStream, float] = OrderedDict()
+        """Since when, in order. Ten thousand may leave at once, each from the middle."""
         self._closed = False
         self.connects = 0
         """Connections made."""
@@ -126,7 +127,7 @@ class Pool:
         if connection is not None:
             return self.begin(connection, request, events)
         stream = WaitingStream(self, request, events)
-        self._waiting.append((stream, self._clock()))
+        self._waiting[stream] = self._clock()
         self._dial_as_needed()
         return stream
 
@@ -140,7 +141,7 @@ class Pool:
 
     def leave(self, stream: WaitingStream) -> None:
         """A stream no longer waits: its client left. A connection that was being made for it alone is given up."""
-        self._waiting = deque(entry for entry in self._waiting if entry[0] is not stream)
+        self._waiting.pop(stream, None)
         while len(self._dials) > self._dials_wanted():
             _, dial = self._dials.popitem()
             dial.cancel()
@@ -191,8 +192,8 @@ class Pool:
             del self._idle[connection]
             connection.close()
         overdue = []
-        while self._waiting and now - self._waiting[0][1] >= self._settings.timeout and not self._dials:
-            overdue.append(self._waiting.popleft()[0])
+        while self._waiting and not self._dials and now - next(iter(self._waiting.values())) >= self._settings.timeout:
+            overdue.append(self._waiting.popitem(last=False)[0])
         text = f"All {self._settings.max_connections} connections to the provider {self.name} are in use."
         for stream in overdue:
             stream.fail(
@@ -285,7 +286,7 @@ class Pool:
         under_way = len(self._dials)
         self._dials.pop(number, None)
         count = -(-len(self._waiting) // max(1, under_way))
-        for stream in [self._waiting.popleft()[0] for _ in range(count)]:
+        for stream in [self._waiting.popitem(last=False)[0] for _ in range(count)]:
             stream.fail(error)
         self._dial_as_needed()
 
@@ -310,7 +311,7 @@ class Pool:
     def _serve(self, connection: PooledConnection) -> None:
         """Give `connection` to those who waited longest."""
         while self._waiting and connection.capacity and connection.is_alive():
-            stream, _ = self._waiting.popleft()
+            stream, _ = self._waiting.popitem(last=False)
             self._idle.pop(connection, None)
             stream.begin(connection)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import errno
 import math
 import socket
 import threading
@@ -245,7 +246,7 @@ class Resolver:
         try:
             threading.Thread(target=work, name=f"dns {name.host}", daemon=True).start()
         except RuntimeError as error:  # no thread to be had
-            loop.call_soon(self._finish, name, OSError(f"no thread to look it up: {error}"))
+            loop.call_soon(self._finish, name, OSError(errno.EAGAIN, f"no thread to look it up: {error}"))
 
     def _finish(self, name: _Name, outcome: Answer | OSError) -> None:
         self._running -= 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import socket
 import ssl
 import threading
@@ -14,7 +16,7 @@ from typing import cast
 import pytest
 import trustme
 
-from flowserver.errors import EndReason
+from flowserver.errors import EndReason, Party
 from flowserver.parsers import parse_url
 from flowserver.upstream.arrival import Arrival
 from flowserver.upstream.dial import AVOIDED_FOR, Dialer, DialError
@@ -395,3 +397,36 @@ async def test_after_a_wrong_certificate_the_name_is_looked_up_first(lab: Lab) -
 def _no_task_complains(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+# Whose fault it is
+
+
+async def test_want_of_descriptors_is_no_failure_of_the_provider(lab: Lab) -> None:
+    await lab.listen(ONE)
+    lab.resolves(ONE)
+    dialer = lab.dialer()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_one = os.dup(0)
+    os.close(next_one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, hard))
+    try:
+        with pytest.raises(DialError) as raised:
+            await finishes(dialer.dial(Arrival))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    error = raised.value.error
+    assert (error.party, error.status, error.untouched) == (Party.RELAY, 503, True)
+    assert "Too many open files" in error.message
+    assert await peer_of(dialer) == ONE
+
+
+async def test_want_of_local_ports_is_no_failure_of_the_provider(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def establish(*_: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "uvloop's own words")
+
+    monkeypatch.setattr("flowserver.upstream.dial._establish", establish)
+    lab.resolves(ONE, TWO)
+    with pytest.raises(DialError, match="Cannot assign requested address") as raised:
+        await finishes(lab.dialer().dial(Arrival))
+    assert raised.value.error.party is Party.RELAY

@@ -281,6 +281,17 @@ def test_a_client_that_leaves_while_connecting_gives_the_surplus_dial_up() -> No
     assert all(events.log == [] for _, events in asked)
 
 
+def test_who_leaves_from_the_middle_of_ten_thousand_changes_nothing_for_the_others() -> None:
+    scene = Scene(max_connections=1)
+    asked = [scene.ask() for _ in range(10_000)]
+    for stream, _ in asked[1:-1]:
+        stream.cancel()
+    first = scene.connect()
+    assert not asked[0][0].reused
+    first.says(ANSWER)
+    assert asked[-1][0].reused
+
+
 def test_over_http_2_a_dial_goes_on_while_anyone_waits() -> None:
     scene = Scene(multiplexed=True)
     asked = [scene.ask() for _ in range(2)]
@@ -744,7 +755,7 @@ class Order(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beside_a_free_place_or_without_hope(self) -> None:
         pool = self.scene.pool
-        waiting = [stream for stream, _ in pool._waiting]
+        waiting = list(pool._waiting)
         assert all(not stream._ended for stream in waiting)
         if waiting:
             assert not any(each.capacity for each in self.connections if not self.is_old(each))
@@ -753,7 +764,7 @@ class Order(RuleBasedStateMachine):
     @invariant()
     def the_oldest_waits_first(self) -> None:
         order = [stream for stream, _ in self.streams]
-        waiting = [order.index(stream) for stream, _ in self.scene.pool._waiting]
+        waiting = [order.index(stream) for stream in self.scene.pool._waiting]
         assert waiting == sorted(waiting)
 
     @invariant()
