@@ -81,7 +81,7 @@ def build(
             route.path,
             route.models,
             tuple(tuple(targets[name] for name in tier) for tier in route.tiers),
-            max_tokens=route.max_tokens or config.max_tokens,
+            max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
             reads_on=(route.disconnect or config.disconnect) == "drain",
         )
         for route in topology.routes
