@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -202,6 +203,7 @@ class RelayProcess:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._reading: asyncio.Task[None] | None = None
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.lines: list[Line] = []
         self.port = 0
         self.admin_port = 0
@@ -214,6 +216,7 @@ class RelayProcess:
             "flowserver",
             "serve",
             stdout=asyncio.subprocess.PIPE,
+            stderr=self._stderr,
             env=inherited | dict(self._environ),
         )
         self._reading = asyncio.get_running_loop().create_task(self._read())
@@ -261,10 +264,17 @@ class RelayProcess:
     def events(self) -> list[str]:
         return [str(line["event"]) for line in self.lines]
 
+    @property
+    def complaints(self) -> bytes:
+        """What it wrote to stderr."""
+        return os.pread(self._stderr.fileno(), 1 << 20, 0)
+
     async def close(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
         await self.exit_status()
+        sys.stderr.write(self.complaints.decode())
+        self._stderr.close()
 
 
 class Lab:
