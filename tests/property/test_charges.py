@@ -147,7 +147,7 @@ def _events(stream: Stream, said: list[str], report: int | None) -> list[bytes]:
 def test_the_store_loses_the_report_or_an_estimate(
     data: st.DataObject, stream: Stream, said: list[str], report: int | None
 ) -> None:
-    quota = data.draw(st.one_of(st.just(QUOTA), st.integers(200, 600)), "quota")
+    quota = data.draw(st.one_of(st.just(QUOTA), st.integers(600, 1000)), "quota")
     budget = data.draw(st.one_of(st.none(), st.integers(1, 200)), "budget")
     exchange = Exchange(stream, quota=quota, budget=budget)
     assert exchange.outcomes == [None, None]
