@@ -39,6 +39,8 @@ GROWTH = 5_000_000
 PATIENCE = 8.0
 """Seconds for each thing that a client does."""
 
+GONE = (OSError, EOFError, TimeoutError, ssl.SSLError, RuntimeError)
+"""What the other side's end is here; RuntimeError is uvloop's for what is written after it."""
 PATH = "/v1/chat/completions"
 MODELS = ("sim", "sim", "sim-tls", "bad", "bad", "bad-tls", "bad-h2", "bad-h2-tls", "nobody")
 OPTIONS: tuple[dict[str, object], ...] = (
@@ -85,7 +87,7 @@ class BadProvider:
         self._chance = chance
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, ssl.SSLError):
+        with contextlib.suppress(*GONE, asyncio.LimitOverrunError):
             async with asyncio.timeout(30):
                 while await self._answer(reader, writer):
                     pass
@@ -139,7 +141,7 @@ class BadH2Provider:
         self._chance = chance
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError, TimeoutError, ssl.SSLError):
+        with contextlib.suppress(*GONE):
             async with asyncio.timeout(30):
                 await reader.readexactly(24)
                 writer.write(frames.settings())
@@ -234,7 +236,7 @@ class Client:
         )
         while time.monotonic() < deadline:
             way = self._chance.choice(ways)
-            with contextlib.suppress(OSError, EOFError, TimeoutError, ssl.SSLError):
+            with contextlib.suppress(*GONE):
                 async with asyncio.timeout(PATIENCE):
                     await way()
             self.done[way.__name__] += 1
