@@ -24,8 +24,8 @@ _MOST_SAMPLE = 1 << 16
 """Bytes of a chunk that is kept. A larger one leaves the one before it in place."""
 _MOST_FIELD = 256
 """Characters of a text in the head of the ending's chunks."""
-_REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "obfuscation", "p"))
-"""What an event has that is there for its usage alone."""
+_REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "latency_checkpoint", "obfuscation", "p"))
+"""What an event has that is there for its usage alone; `latency_checkpoint` is Azure's."""
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 """Old servers know the second one only."""
 _OWN_LIMIT = "n_predict"

@@ -22,7 +22,7 @@ local function wait_for(account, amount)
   return math.ceil((account.lacks + (amount - account.most) * account.parts) / account.refill)
 end
 
-if lease then return answer(1, lease.total - lease.used, 0, -1) end
+if lease then return answer(1, math.min(lease.total - lease.used, math.max(need, want)), 0, -1) end
 
 local granted = math.max(need, want)
 for index, account in ipairs(accounts) do

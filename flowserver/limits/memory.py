@@ -63,7 +63,7 @@ class MemoryStore:
                 new.append(account)
             accounts.append(account)
         if (lease := self._leases.get(stream_id)) is not None:
-            return _admitted(accounts, lease.total - lease.used, now)
+            return _admitted(accounts, min(lease.total - lease.used, max(1, need, want)), now)
         need = max(1, need)
         granted = max(need, want)
         for account in accounts:

@@ -88,7 +88,7 @@ class Model:
     def admit(self, name: str, need: int, want: int) -> int | None:
         stream = self.streams.get(name)
         if stream is not None and stream.state == "live":
-            return stream.holds - stream.charged
+            return min(stream.holds - stream.charged, max(1, need, want))
         need = max(1, need)
         left = self.left
         if int(self.level) < need or len(self.live) >= SLOTS.most or left < need:
