@@ -44,7 +44,7 @@ class Tap:
         "_passes_all",
         "_passing",
         "_scanner",
-        "_senseless",
+        "_unended",
         "edits",
         "holds_back",
         "meter",
@@ -65,8 +65,8 @@ class Tap:
         """Whether the beginning of an unfinished event has passed."""
         self._passed_any = False
         """Whether an event has passed, where events are sorted."""
-        self._senseless = 0
-        """Bytes that came since the stream makes no sense."""
+        self._unended = 0
+        """Bytes behind the last event: of one that has not ended, or of what makes no sense."""
         self._fresh = False
         """Whether the next byte begins an event; before the first one it may belong to a byte order mark."""
         self._parked: tuple[bytes, list[Event], int] | None = None
@@ -94,16 +94,17 @@ class Tap:
     def unread_tokens(self) -> int:
         """Tokens that large events have, by the bytes of their texts, and what makes no sense, by its bytes."""
         scanner = self._scanner
-        return _tokens_of(scanner.unread_text + self._senseless + self.meter.unread, scanner.attachments)
+        senseless = self._unended if scanner.broken else 0
+        return _tokens_of(scanner.unread_text + senseless + self.meter.unread, scanner.attachments)
 
     def framed(self, events: bytes) -> bytes:
         """Server-sent `events`, which end the stream here, as they stand in an answer of this kind."""
         scanner = self._scanner
         if isinstance(scanner, JsonArrayScanner):
-            before, behind = scanner.closing(self._passed_any, opened=False)
+            before, behind = scanner.closing(self._passed_any)
             return before + b",".join(_payloads(events)) + behind
-        if isinstance(scanner, NdjsonScanner) and _payloads(events):
-            return b"".join(payload + b"\n" for payload in _payloads(events))
+        if isinstance(scanner, NdjsonScanner) and (payloads := _payloads(events)):
+            return b"".join(payload + b"\n" for payload in payloads)
         return events
 
     def close(self) -> None:
@@ -121,9 +122,11 @@ class Tap:
                 return data
             return self._sort(data, [(b"", b"", len(data))], counted=True)
         events = self._scanner.feed(data)
-        if self._scanner.broken:
-            self._senseless += len(data)
         self._fresh = self._scanner.at_boundary
+        if self._fresh:
+            self._unended = 0
+        else:
+            self._unended = len(data) - events[-1][2] if events else self._unended + len(data)
         if self.edits:
             return self._sort(data, events)
         for name, payload, _ in events:

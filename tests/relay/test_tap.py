@@ -582,8 +582,20 @@ def test_a_stream_that_makes_no_sense_passes_and_has_no_boundary() -> None:
     assert edited.feed(b"!") == b"!"
     assert not edited.at_boundary
     assert edited.uncounted == {"malformed": 1}
-    assert edited.unread_tokens == 4
+    assert edited.unread_tokens == 6
     assert meter.seen == []
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("most", [None, 5])
+def test_of_a_stream_that_stops_making_sense_all_bytes_behind_its_last_event_count(size: int, most: int | None) -> None:
+    framing = FRAMINGS["frames"]
+    passing, _ = tap(framing, max_event=200, most=most)
+    large = frame({b":event-type": b"e"}, b'{"text": "%b"}' % (b"x" * 400))
+    for data in pieces(framing.event(b"content") + large + framing.event(b"quiet") + b"?" * 40, cycle([size])):
+        passing.feed(data)
+    assert passing.uncounted == {"malformed": 1}
+    assert passing.unread_tokens == (400 + 40) // 4
 
 
 def held_by(scanner: Scanner) -> int:
