@@ -76,13 +76,13 @@ class Admission:
     def _recognise(self, request: RequestHead) -> Format | None:
         """The API that is asked to generate something. A path may be a known one only together with the base path of
         the provider that gets it."""
-        target = request.target.decode("ascii")
         if request.method in _SAFE and not request.has_body:
-            return recognise_stored(target) if request.method == b"GET" else None
-        known = recognise(target)
-        for base in () if known is not None else self.dispatching.routes.base_paths:
-            known = known or recognise(join_target(base, request.target).decode("ascii"))
-        return known
+            return recognise_stored(request.target.decode("ascii")) if request.method == b"GET" else None
+        for base in ("", *self.dispatching.routes.base_paths):
+            known = recognise(join_target(base, request.target).decode("ascii"))
+            if known is not None:
+                return known
+        return None
 
     def _new_identity(self) -> bytes:
         """A request id: unique to the process and to the request. Random bytes for each would cost 17 us."""

@@ -43,5 +43,5 @@ def next_candidate(
 
 def unavailable(route: Route, now: float) -> RelayError:
     """Nobody may be asked: all providers of the route are unwell or full."""
-    waits = [target.health.available_in(now) for tier in route.tiers for target in tier]
-    return busy("No provider for this request is available now.", after=max(1, math.ceil(min(waits))))
+    wait = min(target.health.available_in(now) for target in route.targets)
+    return busy("No provider for this request is available now.", after=max(1, math.ceil(wait)))

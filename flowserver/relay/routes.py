@@ -45,10 +45,11 @@ class RouteTable:
             )
             for route in routes
         ]
-        paths = {target.settings.url.path for route in routes for tier in route.tiers for target in tier}
+        targets = [target for route in routes for target in route.targets]
+        paths = {target.settings.url.path for target in targets}
         self.base_paths = tuple(sorted(path for path in paths if path.strip("/")))
         """Paths of providers' URLs, which stand before the paths of requests."""
-        renames = any(target.settings.models for route in routes for tier in route.tiers for target in tier)
+        renames = any(target.settings.models for target in targets)
         self.needs_model = renames or any(route.models for route in routes)
         """Whether a request's model must be known before it can be sent on, so its body must be read first."""
 

@@ -14,6 +14,19 @@ from ..sse import Event, NdjsonScanner, Scanner
 from ..whole_body import WholeBody
 from .permit import Verdict
 
+_MOST_HELD = 1 << 18
+"""Bytes of a whole answer that are parsed at once, in some milliseconds; a larger one is reduced as it comes."""
+_LONGEST_LIST = 1 << 22
+"""Bytes of a list of models; the longest have half a megabyte."""
+_BYTES_A_TOKEN = 4
+_ATTACHED = 1000
+"""Tokens that an image or a file counts for, whose bytes say nothing."""
+
+
+def _tokens_of(size: int, attachments: int) -> int:
+    """Tokens by bytes alone, for what was not read."""
+    return -(-size // _BYTES_A_TOKEN) + attachments * _ATTACHED
+
 
 class Budget(Protocol):
     """Says how far a stream may go."""
@@ -232,17 +245,26 @@ def _altered(event: bytes, payload: bytes, new: bytes | bool) -> bytes:
     return event.replace(payload, new, 1) if payload in event else b"data: %b\n\n" % new
 
 
-class WholeTap:
-    """On an answer that is no stream: collected as it passes, or reduced to what matters where it is large, and read at
-    its end. One that breaks off is read as far as it came."""
+class _NoEvents:
+    """What holds for a tap on an answer without events: nothing in it waits, and nothing can be put between."""
 
-    __slots__ = ("_body", "_is_read", "_is_senseless", "meter")
+    __slots__ = ()
 
     edits = False
     at_boundary = False
     holds_back = False
     spent = False
     is_waiting = False
+
+    def resume(self) -> bytes:
+        return b""
+
+
+class WholeTap(_NoEvents):
+    """On an answer that is no stream: collected as it passes, or reduced to what matters where it is large, and read at
+    its end. One that breaks off is read as far as it came."""
+
+    __slots__ = ("_body", "_is_read", "_is_senseless", "meter")
 
     def __init__(self, meter: Meter, limit: int) -> None:
         self.meter = meter
@@ -263,9 +285,6 @@ class WholeTap:
         self._body.feed(data)
         return data
 
-    def resume(self) -> bytes:
-        return b""
-
     def finish(self) -> bytes:
         self._read(self._body.read())
         return b""
@@ -283,14 +302,10 @@ class WholeTap:
         self._is_senseless = body is None and self._body.size > 0
 
 
-class OpaqueTap:
+class OpaqueTap(_NoEvents):
     """On an answer that can't be read: it is counted by its bytes, and ends where its tenant's tokens do."""
 
     __slots__ = ("_budget", "_size", "holds_back", "meter", "spent")
-
-    edits = False
-    at_boundary = False
-    is_waiting = False
 
     def __init__(self, meter: Meter, budget: Budget | None) -> None:
         self.meter = meter
@@ -314,9 +329,6 @@ class OpaqueTap:
             return b""
         return data
 
-    def resume(self) -> bytes:
-        return b""
-
     def finish(self) -> bytes:
         return b""
 
@@ -324,19 +336,7 @@ class OpaqueTap:
         self._budget = None
 
 
-_MOST_HELD = 1 << 18
-"""Bytes of a whole answer that are parsed at once, in some milliseconds; a larger one is reduced as it comes."""
-_BYTES_A_TOKEN = 4
-_ATTACHED = 1000
-"""Tokens that an image or a file counts for, whose bytes say nothing."""
-
-
-def _tokens_of(size: int, attachments: int) -> int:
-    """Tokens by bytes alone, for what was not read."""
-    return -(-size // _BYTES_A_TOKEN) + attachments * _ATTACHED
-
-
-class ModelListTap:
+class ModelListTap(_NoEvents):
     """On a list of models: held until it is whole, since a tenant sees its own models only."""
 
     __slots__ = ("_pieces", "_select", "_size")
@@ -345,10 +345,6 @@ class ModelListTap:
     uncounted: Mapping[str, int] = {}
     unread_tokens = 0
     edits = True
-    at_boundary = False
-    holds_back = False
-    spent = False
-    is_waiting = False
 
     def __init__(self, select: Callable[[bytes], bytes]) -> None:
         """`select` makes of a list what may be seen of it. One that is too long comes to it as b""."""
@@ -364,9 +360,6 @@ class ModelListTap:
             self._pieces.clear()
         return b""
 
-    def resume(self) -> bytes:
-        return b""
-
     def finish(self) -> bytes:
         return self._select(b"".join(self._pieces))
 
@@ -374,8 +367,5 @@ class ModelListTap:
         self._pieces.clear()
         self._select = bytes
 
-
-_LONGEST_LIST = 1 << 22
-"""Bytes; the longest lists have half a megabyte."""
 
 AnyTap = Tap | WholeTap | OpaqueTap | ModelListTap

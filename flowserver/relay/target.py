@@ -162,8 +162,7 @@ class Target:
         self.connector = connector
         self.deadlines = deadlines
         self._most = math.inf if settings.max_concurrent is None else settings.max_concurrent
-        self.open += 1
-        self.give_back()  # so that those who wait get the places that there are now
+        self._hand_on()  # there may be more places now
 
     def note_limits(self, headers: Headers) -> None:
         """Keep what an answer's head tells of rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
@@ -193,7 +192,7 @@ class Target:
 
     def take_place(self) -> bool:
         """A place, if there is one and nobody waits for it."""
-        if self.open >= self._most or self._waiting:
+        if self.is_full or self._waiting:
             return False
         self.open += 1
         return True
