@@ -12,17 +12,15 @@ from ..dialects.base import Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
 from ..dialects.key_fields import auth_for, key_field
 from ..dialects.model_list import listed_model, visible_models
-from ..dialects.openai_responses import OPENAI_RESPONSES
 from ..errors import EndReason, RelayError
 from ..eventstream import EventStreamScanner
 from ..json_array import JsonArrayScanner
 from ..limits.store import Decision, Quota
 from ..messages import CREDENTIALS, Headers, RequestHead, ResponseHead, response_for_downstream
 from ..sse import NdjsonScanner, Scanner, SseScanner
-from .answer_fields import for_tenants, with_cors
 from .charged_answers import ChargedAnswers
-from .cors import REQUEST_FIELDS, is_preflight
-from .limiting import Limiting, limit_fields, model_refused, path_refused, refusal, session_of, user_of
+from .cors import REQUEST_FIELDS, is_preflight, with_cors
+from .limiting import Limiting, for_tenants, limit_fields, model_refused, path_refused, refusal, session_of, user_of
 from .permit import Permit, Verdict
 from .query_keys import without_keys
 from .request_reading import RequestReading
@@ -73,13 +71,13 @@ _NUMBERS = count(1)
 """Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
 
 _TOLD = 4096
-"""Tokens. What is left of a quota becomes the bound of a request that has none only up to here: more than its model can
-have is an error to a provider (every model can have this much), and to write a request anew has its price."""
+"""Tokens. What is left of a quota becomes the bound of a request that has none only up to here: a bound above what its
+model can have is an error to a provider (every model can have this much), and changing a request costs CPU."""
 
 
 class Account:
-    """Made with the request's head. `read_request` when its body is there, `ask` for each attempt at a provider, `open`
-    with the answer's head, `settle` at the end."""
+    """Made with the request's head; `request` is fed its body. `ask` for each attempt at a provider, `open` with the
+    answer's head, `settle` at the end."""
 
     __slots__ = (
         "_answered",
@@ -88,7 +86,6 @@ class Account:
         "_has_tenants",
         "_head",
         "_input_estimate",
-        "_is_fetched",
         "_is_over_budget",
         "_is_preflight",
         "_kind",
@@ -119,12 +116,12 @@ class Account:
     def __init__(self, settings: AccountSettings, known: Format | None, request: RequestHead) -> None:
         self._settings = settings
         self._has_tenants = settings.limiting is not None
-        self._is_preflight = request.method == b"OPTIONS" and is_preflight(request)
+        self._is_preflight = is_preflight(request)
         self.is_limited = self._has_tenants and not self._is_preflight
         """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
         providers answer them without one."""
         self._head = request
-        self.is_signed = settings.limiting is None and has_signature(request)
+        self.is_signed = not self._has_tenants and has_signature(request)
         """Whether it has an AWS signature, which a provider may get. That of a tenant passes to none."""
         self.key: bytes | None = None
         """The key of the relay's own that the client shows; None: it has none, or keys are the providers'."""
@@ -132,9 +129,7 @@ class Account:
         """The fields with the relay's word on who may read the answer; None: that is the provider's."""
         self.wants_body = known is not None or self.is_limited
         """Whether what the request asks for is of interest."""
-        self.request = RequestReading(request, known, request.target.decode("ascii"))
-        self._is_fetched = request.method == b"GET"
-        """Whether nothing is generated: the answer was, before."""
+        self.request = RequestReading(request, known)
         self._answered = False
         """Whether a provider took the request on."""
         self._kind: BodyKind | None = None
@@ -279,9 +274,9 @@ class Account:
         return self._input_estimate
 
     def passed_head(self, head: ResponseHead, identity: bytes, upstream_id: bytes | None) -> ResponseHead:
-        """A provider's head as the client gets it. The cookies of a provider whose key the relay holds are no one
-        client's."""
-        passes_cookies = self.upstream is None or not self.upstream.settings.holds_key
+        """A provider's head as the client gets it. Cookies go with the key: those that came for one of the relay's are
+        no one client's."""
+        passes_cookies = self.upstream is None or not self._hides_keys(self.upstream)
         passed = response_for_downstream(
             head, identity=identity, upstream_id=upstream_id, passes_cookies=passes_cookies
         )
@@ -289,7 +284,7 @@ class Account:
         return passed
 
     def answer_fields(self, headers: Headers) -> Headers:
-        """A response's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
+        """An answer's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
         limiting, permit = self._settings.limiting, self.permit
         if limiting is not None:
             headers = for_tenants(headers) + limit_fields(
@@ -549,11 +544,11 @@ class Account:
         if meter is None:
             return self._estimated_input if self._answered else 0
         tokens = self.input + self.output
-        if meter.answer_id is None or self.format is not OPENAI_RESPONSES:
+        if meter.answer_id is None:
             return tokens
         tenant = self.tenant.name if self.tenant is not None else ""
         charged = self._settings.charged
-        if not self._is_fetched:
+        if self._head.method != b"GET":  # generated, not fetched
             charged.note(tenant, meter.answer_id, tokens)
             return tokens
         due = charged.due(tenant, meter.answer_id, tokens)

@@ -6,6 +6,7 @@ import re
 
 from ..errors import RelayError, bad_request
 from ..messages import Headers, RequestHead
+from .limiting import LIMIT_FIELDS
 
 ANY = "*"
 """Stands for all origins."""
@@ -16,7 +17,6 @@ _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MAX_AGE = b"7200"
 """Seconds for which a browser may remember an answer; none keeps it for longer than Chromium does."""
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
-_LIMITS = [b"%b-%b" % (what, kind) for what in (b"limit", b"remaining", b"reset") for kind in (b"requests", b"tokens")]
 _EXPOSED = b", ".join(
     (
         b"x-request-id",
@@ -25,8 +25,7 @@ _EXPOSED = b", ".join(
         b"retry-after",
         b"retry-after-ms",
         b"x-should-retry",
-        *(b"x-ratelimit-" + name for name in _LIMITS),
-        *(b"anthropic-ratelimit-%b-%b" % tuple(name.split(b"-")[::-1]) for name in _LIMITS),
+        *LIMIT_FIELDS,
     )
 )
 """What pages may read of an answer's head beside the few fields that all may."""
@@ -37,6 +36,11 @@ def is_preflight(request: RequestHead) -> bool:
     if request.method != b"OPTIONS" or request.has_body:
         return False
     return request.find(b"origin") is not None and request.find(b"access-control-request-method") is not None
+
+
+def with_cors(headers: Headers, cors: Headers) -> Headers:
+    """An answer's fields with the relay's own word on origins, `cors`, in place of the provider's."""
+    return [field for field in headers if not field[0].startswith(b"access-control-")] + cors
 
 
 class Cors:

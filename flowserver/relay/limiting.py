@@ -102,6 +102,20 @@ def path_refused(tenant: Tenant, path: str) -> RelayError:
     return RelayError(403, "permission_denied", text, Party.CLIENT, EndReason.LIMITED)
 
 
+def for_tenants(headers: Headers) -> Headers:
+    """An answer's fields without what tells of the account at the provider: its limits, its organisation."""
+    return [field for field in headers if not _is_of_account(field[0])]
+
+
+@lru_cache(1024)
+def _is_of_account(name: bytes) -> bool:
+    return name in _OF_ACCOUNTS or any(part in name for part in _PARTS_OF_ACCOUNTS)
+
+
+_OF_ACCOUNTS = frozenset((b"openai-project", b"anthropic-workspace-id", b"x-goog-user-project", b"x-amzn-account-id"))
+_PARTS_OF_ACCOUNTS = (b"ratelimit", b"organization", b"organisation")
+
+
 def limit_fields(decision: Decision | None, *, anthropic: bool, now: float) -> Headers:
     """Fields that tell what is left, as the API's own client libraries read them: the tightest limit of each kind."""
     if decision is None:
@@ -139,6 +153,8 @@ _OPENAI = [[b"x-ratelimit-%b-%b" % (what, kind) for what in (b"limit", b"remaini
 _ANTHROPIC = [
     [b"anthropic-ratelimit-%b-%b" % (kind, what) for what in (b"limit", b"remaining", b"reset")] for kind in _KINDS
 ]
+LIMIT_FIELDS = tuple(name for names in (*_OPENAI, *_ANTHROPIC) for name in names)
+"""The names of all fields that tell a tenant of its limits."""
 
 
 @lru_cache(256)

@@ -187,15 +187,13 @@ def boundary_of(content_type: bytes) -> bytes | None:
 class BodyPieces:
     """The bytes of a body, kept as they came, small pieces together: each object costs some 40 bytes of its own."""
 
-    __slots__ = ("_pieces", "_tail", "size")
+    __slots__ = ("_pieces", "_tail")
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._tail = bytearray()
-        self.size = 0
 
     def append(self, data: bytes) -> None:
-        self.size += len(data)
         if len(data) >= _SMALL_PIECE:
             self._close_tail()
             self._pieces.append(data)
@@ -217,7 +215,6 @@ class BodyPieces:
     def clear(self) -> None:
         self._pieces = []
         self._tail = bytearray()
-        self.size = 0
 
 
 def changed(body: RequestBody, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:

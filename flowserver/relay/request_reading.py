@@ -38,9 +38,10 @@ class RequestReading:
         "asks_usage",
     )
 
-    def __init__(self, request: RequestHead, known: Format | None, target: str) -> None:
+    def __init__(self, request: RequestHead, known: Format | None) -> None:
+        """`known`: the API that it asks; None: none that is known."""
         self._format = known
-        self._target = target
+        self._target = request.target.decode("ascii")
         self._body: RequestBody | None = None
         """None: the request has none, or it is not of interest."""
         self.asked = _NOTHING_YET

@@ -231,7 +231,7 @@ def test_a_body_over_the_bound_is_not_sent_twice() -> None:
     scene.fail("a", UNREACHABLE)
     assert events.errors == [UNREACHABLE]
     assert scene.asked("b") == 0
-    assert dispatch._body.size == 0
+    assert not dispatch._body.pieces
 
 
 def test_a_body_is_not_kept_behind_the_head() -> None:
@@ -239,7 +239,7 @@ def test_a_body_is_not_kept_behind_the_head() -> None:
     dispatch, _ = scene.ask(b"x", whole=False)
     scene.answer("a")
     dispatch.send_data(b"y")
-    assert dispatch._body.size == 0
+    assert not dispatch._body.pieces
     assert scene.providers["a"].streams[0].body == b"xy"
 
 
@@ -732,7 +732,7 @@ class Order(RuleBasedStateMachine):
             assert events.log.count("head 200") <= 1
             if dispatch._ended:
                 assert dispatch._attempt is None
-                assert dispatch._body.size == 0
+                assert not dispatch._body.pieces
             else:
                 waits = dispatch._queued_at is not None or dispatch._retry_at is not None
                 assert (dispatch._attempt is not None) is not waits

@@ -26,7 +26,7 @@ def target(**settings: Any) -> Target:
 
 def reading(path: str, *headers: tuple[bytes, bytes], method: bytes = b"POST") -> RequestReading:
     request = RequestHead(method, path.encode(), list(headers), has_body=True)
-    made = RequestReading(request, recognise(path), path)
+    made = RequestReading(request, recognise(path))
     made.open()
     return made
 
