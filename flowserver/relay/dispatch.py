@@ -284,9 +284,9 @@ class Dispatch:
         target = self._target
         assert target is not None
         target.note_limits(head.headers)
+        target.health.succeeded()  # whatever it says, it answers
         if self._is_refused_for_usage(target, head):
             return
-        target.health.succeeded()  # whatever it says, it answers
         if head.status not in UNWELL:
             if target.standing:
                 target.standing.served(*self._subjects(target))
@@ -305,8 +305,8 @@ class Dispatch:
         self._events.on_upstream_head(head)
 
     def _is_refused_for_usage(self, target: Target, head: ResponseHead) -> bool:
-        """Whether the request is sent again without the question for a usage report, which this provider may not
-        take."""
+        """Whether the request is sent again, in the same place, without the question for a usage report, which this
+        provider may not take."""
         option, model = target.usage_option, self._account.asked.model
         asked, success = self._account.request.asks_usage, head.status < 300
         if asked and success:
@@ -318,8 +318,8 @@ class Dispatch:
             return False
         self._asks_plainly = True
         target.retries += 1
-        self._drop_attempt()
-        self._ask_if_well(target)
+        self._cancel_attempt()
+        self._begin(target)
         return True
 
     def lane(self) -> Lane | None:
@@ -471,7 +471,7 @@ class Dispatch:
             attempt.pause_reading()
         for data in body:
             attempt.send_data(data)
-        body = ()
+        body = ()  # the bytes are not to outlive the next lines
         if not self._replayable:
             self._forget_body()
         if not self._attempt_full:
@@ -552,11 +552,14 @@ class Dispatch:
         return after
 
     def _drop_attempt(self, error: RelayError | None = None) -> None:
+        self._cancel_attempt()
+        self._leave_target(error)
+
+    def _cancel_attempt(self) -> None:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             self._reused = attempt.reused
             attempt.cancel()
-        self._leave_target(error)
 
     def _leave_target(self, error: RelayError | None) -> None:
         """Give the place back. `error` is what the provider did; None when it did nothing wrong."""

@@ -99,11 +99,14 @@ class Scene:
             else None,
         )
 
-    def ask(self, body: bytes | None = None, *, whole: bool = True) -> tuple[Dispatch, Events]:
+    def ask(
+        self, body: bytes | None = None, *, whole: bool = True, path: str = "/v1/models"
+    ) -> tuple[Dispatch, Events]:
+        """`path` is what the account goes by: no API that is counted."""
         events = Events()
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
         events.dispatch = dispatch = Dispatch(
-            request, b"id-1", self.around, events, account=account(), upload=self.upload
+            request, b"id-1", self.around, events, account=account(path), upload=self.upload
         )
         dispatch.start()
         if body:
@@ -523,6 +526,35 @@ def test_requests_wait_for_a_place_in_their_order() -> None:
     third.cancel()
     assert scene.open == 0
     assert scene.targets["a"].queued_seconds == 4.0
+
+
+def test_who_is_asked_again_without_the_question_for_a_report_keeps_its_place() -> None:
+    scene = Scene(max_concurrent=1, queue=1, failures=1)
+    body = b'{"model":"m","stream":true}'
+    _, events = scene.ask(body, path="/v1/chat/completions")
+    _, waiting = scene.ask(b"2")
+    scene.answer("a", 400)
+    assert [stream.body for stream in scene.providers["a"].streams] == [
+        body[:-1] + b',"stream_options":{"include_usage":true}}',
+        body,
+    ]
+    assert scene.providers["a"].streams[0].log[-1] == "cancel"
+    scene.answer("a")
+    assert (events.log, waiting.log) == (["head 200"], [])
+    assert (scene.open, scene.targets["a"].waiting, scene.targets["a"].retries) == (1, 1, 1)
+
+
+def test_a_probe_that_is_asked_again_without_the_question_for_a_report_closes_the_breaker() -> None:
+    scene = Scene(failures=1)
+    scene.ask()
+    scene.fail("a", UNREACHABLE)
+    scene.clock.advance(10)
+    scene.ask(b'{"model":"m","stream":true}', path="/v1/chat/completions")
+    scene.answer("a", 400)
+    assert scene.targets["a"].health.state(scene.clock()) is BreakerState.CLOSED
+    scene.fail("a", BROKEN)
+    assert scene.targets["a"].health.state(scene.clock()) is BreakerState.OPEN
+    assert scene.open == 0
 
 
 def test_who_leaves_the_queue_is_passed_over() -> None:
