@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, bad_request
 from ..messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
 from .account import Account
 from .candidates import next_candidate, subjects, unavailable
-from .failures import NOBODY, busy, is_illness, is_passing, retry_after
+from .dispatch_events import NOBODY, DispatchEvents
+from .failures import busy, is_illness, is_passing, retry_after
 from .lane import Lane
 from .outgoing import outgoing_head
-from .ports import Clock, UploadCount, UpstreamEvents, UpstreamStream
+from .ports import Clock, UploadCount, UpstreamStream
 from .request_body import BodyPieces
 from .routes import Route, RouteTable
 from .target import Target
@@ -53,16 +53,6 @@ class Dispatching:
     pseudonym: bytes
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
-
-
-class DispatchEvents(UpstreamEvents, Protocol):
-    """What an exchange hears of its dispatch."""
-
-    def on_target(self, target: Target, now: float) -> None:
-        """This provider is asked now; its deadlines hold."""
-
-    def on_more_tokens(self) -> None:
-        """What waited for tokens may pass, or never will."""
 
 
 class Dispatch:

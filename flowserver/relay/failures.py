@@ -1,4 +1,4 @@
-"""What failures of providers mean, and what a dispatch tells of one. No I/O."""
+"""What failures of providers mean, and what clients are told of them. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from http import HTTPStatus
 from ..errors import EndReason, Party, RelayError, upstream_error
 from ..messages import Headers, ResponseHead, find
 from .ports import Clock
-from .target import Target
 
 _PROVIDER = "The provider "
 """How messages begin that are made where the provider's configured name is not known."""
@@ -77,31 +76,3 @@ def _seconds_until(date: bytes, now: float) -> float | None:
         return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now)
     except (ValueError, OverflowError):
         return None
-
-
-class Nobody:
-    """Who hears of a dispatch that is over."""
-
-    def on_upstream_interim(self, head: ResponseHead) -> None: ...
-
-    def on_upstream_head(self, head: ResponseHead) -> None: ...
-
-    def on_upstream_data(self, data: bytes) -> None: ...
-
-    def lane(self) -> None:
-        return None
-
-    def on_upstream_end(self) -> None: ...
-
-    def on_upstream_failed(self, error: RelayError) -> None: ...
-
-    def on_upstream_full(self) -> None: ...
-
-    def on_upstream_drained(self) -> None: ...
-
-    def on_target(self, target: Target, now: float) -> None: ...
-
-    def on_more_tokens(self) -> None: ...
-
-
-NOBODY = Nobody()
