@@ -128,7 +128,7 @@ class Account:
         self.cors: Headers | None = None
         """The fields with the relay's word on who may read the answer; None: that is the provider's."""
         self.wants_body = known is not None or self.is_limited
-        """Whether what the request asks for is of interest."""
+        """Whether the body has to be read: it is counted, or it names a model that a tenant may not use."""
         self.request = RequestReading(request, known)
         self._answered = False
         """Whether a provider took the request on."""
@@ -144,7 +144,7 @@ class Account:
         self._foreign = 0
         """Bytes of an answer that had no content where its API has it, and no report."""
         self._is_over_budget = False
-        """Whether it was the budget, and no lease, that ended the answer."""
+        """Whether the budget ended the answer, not the lease."""
         self._input_estimate: int | None = None
         """Of the request; None: nobody asked for it yet."""
         self._quota_left: int | None = None

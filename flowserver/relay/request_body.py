@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..errors import RelayError, bad_request
 from ..form_data import FormMembers, has_plain_charset
 from ..json_edits import Edit, apply, edits
-from ..json_members import JsonMembers, Reads
+from ..json_members import JsonMembers, Problem, Reads
 from ..messages import RequestHead
 
 _MODEL_ONLY = Reads({"model": None})
@@ -69,9 +69,8 @@ class JsonBody:
         problem = self._members.problem
         if problem is not None:
             self.is_ambiguous = problem.is_ambiguous
-            code = "ambiguous_body" if problem.is_ambiguous else "unreadable_body"
             remedy = "Send each name once." if problem.is_ambiguous else "Send one JSON object in UTF-8."
-            self.error = bad_request(f"The request body can't be read: {problem.text}. {remedy}", code=code)
+            self.error = _unreadable("request body", problem, remedy)
 
     def edits(self, after: Mapping[str, Any]) -> list[Edit]:
         return edits(self._members, after) if self.error is None else []
@@ -108,9 +107,7 @@ class FormBody:
         problem = self._form.problem
         if problem is not None and self.error is None:
             self.is_ambiguous = problem.is_ambiguous
-            code = "ambiguous_body" if problem.is_ambiguous else "unreadable_body"
-            message = f"The form can't be read: {problem.text}. Send multipart/form-data with each field once."
-            self.error = bad_request(message, code=code)
+            self.error = _unreadable("form", problem, "Send multipart/form-data with each field once.")
 
     def edits(self, after: Mapping[str, Any]) -> list[Edit]:
         """The model only: nothing else in a form is ever changed."""
@@ -118,6 +115,11 @@ class FormBody:
         if place is None or model is None or model == self.values["model"] or self.error is not None:
             return []
         return [Edit(*place, str(model).encode())]
+
+
+def _unreadable(what: str, problem: Problem, remedy: str) -> RelayError:
+    code = "ambiguous_body" if problem.is_ambiguous else "unreadable_body"
+    return bad_request(f"The {what} can't be read: {problem.text}. {remedy}", code=code)
 
 
 class UnreadBody:

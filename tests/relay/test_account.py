@@ -12,7 +12,7 @@ from flowserver.dialects.estimate import Ratios
 from flowserver.dialects.quirks import QUIRKS
 from flowserver.errors import EndReason, RelayError, upstream_error
 from flowserver.limits.store import Cause
-from flowserver.messages import RequestHead, ResponseHead
+from flowserver.messages import RequestHead, ResponseHead, find
 from flowserver.relay.account import Account
 from flowserver.relay.limiting import NO_KEY
 from flowserver.relay.permit import Verdict
@@ -829,6 +829,14 @@ def test_a_providers_own_limits_are_not_the_tenants() -> None:
     other = Permitted(MESSAGES).account.answer_fields(provider)
     assert (b"anthropic-ratelimit-tokens-limit", b"10000") in other
     assert not [name for name, _ in other if name.startswith(b"x-ratelimit")]
+
+
+def test_a_providers_cookies_go_to_who_shows_it_a_key_of_its_own() -> None:
+    head = ResponseHead(200, [(b"set-cookie", b"a=b")])
+    tenants, own, shared = Permitted(CHAT), asked(CHAT), asked(CHAT, api_key=b"sk")
+    tenants.ask()
+    passed = [made.passed_head(head, b"id-1", None).headers for made in (tenants.account, own, shared)]
+    assert [find(headers, b"set-cookie") for headers in passed] == [None, b"a=b", None]
 
 
 @pytest.mark.parametrize("stream", [CHAT, MESSAGES], ids=lambda stream: stream.name)
