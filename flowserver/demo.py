@@ -145,8 +145,7 @@ class Scene:
         read = {client.name: client.bytes_read for client in self.clients}
         for _ in range(50):
             for stream in await _get(self.admin_port, "/streams"):
-                if stream["request_id"] not in self.ended:
-                    self.streams[stream["request_id"]] = stream
+                self.streams[stream["request_id"]] = stream
             self.streams.update(self.ended)
             if all(self.streams.get(name, _NOTHING)["bytes_down"] >= count for name, count in read.items()):
                 break
