@@ -108,7 +108,7 @@ class Admin:
             page.answer(200, _PLAIN, b"ok\n")
         elif request.path == b"/readyz":
             page.answer(*((503, _PLAIN, b"draining\n") if self._is_draining() else (200, _PLAIN, b"ready\n")))
-        elif not self._hosts.take(request):
+        elif not self._hosts.accepts(request):
             page.answer(421, _PLAIN, _MISDIRECTED)
         elif request.path == b"/metrics":
             self._answer_later(page, b"/metrics", _METRICS, self._metrics.scrape)
