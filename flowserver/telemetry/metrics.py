@@ -223,7 +223,8 @@ class Metrics:
             self._snapshots.remove(snapshot)
         for family in self._families(snapshot):
             yield from written(family)
-        for family in (*(yield from self._process.collect()), *self._collector.collect()):
+        own: list[Family] = [*(yield from self._process.collect()), *self._collector.collect()]
+        for family in own:
             yield from written(family)
 
     def _families(self, snapshot: _Snapshot) -> Iterator[Family]:
