@@ -247,14 +247,14 @@ SETTINGS: tuple[Setting, ...] = (
         "FLOW_UPSTREAM_DIALECT",
         "",
         or_off(parse_dialect),
-        "whose ways the provider has, such as `vllm` or `xai`; empty goes by its host name",
+        "provider profile, such as `vllm` or `xai`; detected from the host name if empty",
     ),
     Setting(
         "FLOW_UPSTREAM_AUTH",
         "",
         or_off(parse_auth),
         "how the provider takes its key: `bearer`, `x-api-key`, `api-key`, `x-goog-api-key`, or `aws-sigv4`, which "
-        "signs requests; empty goes by its host name",
+        "signs requests; detected from the host name if empty",
     ),
     Setting(
         "FLOW_ASK_USAGE", "on", parse_switch, "ask OpenAI-like providers for a stream's token usage; clients see none"

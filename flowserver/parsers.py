@@ -1,4 +1,4 @@
-"""Texts of settings, read and checked: sizes, times, addresses, URLs. ValueErrors say what is expected."""
+"""Parsers of settings: sizes, times, addresses, URLs. They raise ValueErrors that say what is expected."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def parse_auth(text: str) -> Auth:
 
 
 def parse_redis_url(text: str) -> str:
-    """What the Redis client takes, checked for what it would complain of late, or not at all."""
+    """A URL for the Redis client, checked for mistakes that the client reports late or not at all."""
     expected = "expected a URL such as redis://127.0.0.1:6379/0 (redis, rediss, either with +cluster, or unix)"
     url = text.strip()
     try:

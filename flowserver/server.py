@@ -63,7 +63,7 @@ class Relay:
         self._tenancy = Tenancy(config, topology)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
-        """What earlier configurations had and this one has not, while requests are under way there."""
+        """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
         self._admission = self._build_admission()
         self._tls_files = _tls_files(config)

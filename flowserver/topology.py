@@ -68,9 +68,9 @@ class UpstreamSpec:
     max_age: float | None = None
     """Infinite: connections are kept however old they are."""
     dialect: str | None = None
-    """Whose ways it has; None: told by its host name."""
+    """Provider profile; None: detected from the host name."""
     auth: Auth | None = None
-    """How it takes its key; None: told by `dialect`, else by its host name, else by each request."""
+    """How it takes its key; None: detected from `dialect`, the host name or, failing both, each request."""
     ask_usage: bool | None = None
     """None: the environment's."""
 
@@ -121,7 +121,7 @@ class Topology:
 
     @property
     def swept_times(self) -> list[float | None]:
-        """The times in it that a look now and then keeps."""
+        """Its times that the periodic sweep enforces."""
         return [
             time
             for spec in self.upstreams
@@ -162,7 +162,7 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    """The file's tables. Editors that write a byte order mark are no reason to refuse it."""
+    """The file's tables. A byte order mark is accepted."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:

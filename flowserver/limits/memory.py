@@ -215,7 +215,7 @@ def _charge(lease: _Lease, used: int) -> None:
 
 
 def _give_back(lease: _Lease, *, slots: int) -> None:
-    """Give back what is not charged, and so many slots."""
+    """Give back what is not charged, and `slots` of each account of slots."""
     rest = lease.total - lease.used
     for account in lease.held:
         account.give(slots if isinstance(account, SlotsAccount) else rest)

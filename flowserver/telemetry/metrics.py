@@ -96,11 +96,11 @@ class _Totals:
 
 
 AT_A_TIME = 20
-"""Exchanges that are looked at in one piece of work."""
+"""Exchanges that are added up in one piece of work."""
 
 
 class _Snapshot:
-    """What ended and open exchanges add up to, found while the relay goes on.
+    """Totals of ended and open exchanges, taken while the relay goes on.
 
     Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
     So no total is less than one of an earlier snapshot.
@@ -118,7 +118,7 @@ class _Snapshot:
         self.tokens = 0
 
     def look(self) -> Iterator[bytes]:
-        """Look at those that are open. Gives nothing, in between."""
+        """Add up the open exchanges. Yields empty pieces in between."""
         while self._left:
             for _ in range(min(AT_A_TIME, len(self._left))):
                 self._add(self._left.pop())
@@ -156,7 +156,7 @@ class Metrics:
         self.targets: Sequence[Target] = ()
         self.pools: Sequence[PoolFigures] = ()
         self.names: Sequence[tuple[str, DnsFigures]] = ()
-        """The providers whose names are looked up."""
+        """Providers whose names are looked up."""
         self.store: StoreFigures | None = None
         self.uploads: Uploads | None = None
         self.connections = 0

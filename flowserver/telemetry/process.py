@@ -1,5 +1,5 @@
-"""What the system says of this process, under prometheus_client's names. That one's collector lists all descriptors at
-once, which with ten thousand open ones stops the event loop for tens of milliseconds."""
+"""Metrics of the process from /proc, under prometheus_client's names. Its own collector lists all descriptors at once,
+which stops the event loop for tens of milliseconds if ten thousand are open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AT_A_TIME = 100
 
 
 class ProcessFigures:
-    """Of this process, on Linux; elsewhere there are none."""
+    """Metrics of this process; on other systems than Linux there are none."""
 
     def __init__(self) -> None:
         self._start: float | None = None
@@ -23,7 +23,7 @@ class ProcessFigures:
             self._start = _boot_time() + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
 
     def collect(self) -> Generator[bytes, None, list[Series]]:
-        """Gives nothing, in between; returns the families."""
+        """Yields empty pieces in between; returns the families."""
         try:
             families = list(self._plain())
             open_now = yield from _open_descriptors()
@@ -50,10 +50,10 @@ class ProcessFigures:
 
 
 def _open_descriptors() -> Generator[bytes, None, int]:
-    """Linux tells their number as a size since 6.2; before they are to be counted."""
+    """Since Linux 6.2 their number is the size of their folder; before, they have to be counted."""
     if size := os.stat("/proc/self/fd").st_size:
         return size
-    count = -1  # the one of the listing is none
+    count = -1  # the descriptor of the listing itself
     with os.scandir("/proc/self/fd") as entries:
         for _ in entries:
             count += 1
