@@ -71,7 +71,7 @@ def build(
             problems.append(f"{spec.name}: {error}")
     if problems:
         raise ConfigError(problems)
-    pools = [_pool(config, dial, marks, before) for dial in dials]
+    pools = [_pool(dial, marks, before) for dial in dials]
     targets = {
         dial.spec.name: _target(config, dial.spec, dial.connector(pool), before)
         for dial, pool in zip(dials, pools, strict=True)
@@ -111,17 +111,18 @@ def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Pr
     )
 
 
-def _pool(config: Config, dial: _Dial, marks: Marks, before: Providers | None) -> Pool:
+def _pool(dial: _Dial, marks: Marks, before: Providers | None) -> Pool:
     """The pool from `before` if its connections suit the new configuration, else a new one."""
     spec = dial.spec
-    pool = Pool(spec.name, dial, marks, dial.pool_settings, time.monotonic)
-    for old, old_spec in zip(before.pools, before.specs, strict=True) if before else ():
-        if old.name == spec.name:
-            if _connecting(old_spec) == _connecting(spec):
-                pool = old
-                pool.dial_by(dial)  # the file of its authorities may have changed
-            else:
-                pool.connects, pool.reuses = old.connects, old.reuses
+    earlier = zip(before.pools, before.specs, strict=True) if before else ()
+    found = next((pair for pair in earlier if pair[1].name == spec.name), None)
+    if found is not None and _connecting(found[1]) == _connecting(spec):
+        pool = found[0]
+        pool.dial_by(dial)  # the file of its authorities may have changed
+    else:
+        pool = Pool(spec.name, dial, marks, dial.pool_settings, time.monotonic)
+        if found is not None:
+            pool.connects, pool.reuses = found[0].connects, found[0].reuses
     dial.pool = pool
     return pool
 

@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import orjson
-from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
+from redis.exceptions import InvalidResponse
 
 from ..relay.ports import Clock
 from ..relay.tenant_tables import TenantError, read_tenant, table_of
 from ..relay.tenants import Tenant, digest_of, refusal, was_issued
 from .guarded import Guard
-from .redis import client_of, execute
+from .redis import FAILURES, client_of, execute, unavailable
 from .store import Garbled, StoreUnavailable, tenant_key
 from .wire import patience
 
@@ -158,8 +158,8 @@ class Directory:
         try:
             async with self._turns, patience(self._deadline):
                 return await call(*arguments)
-        except (RedisError, RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
-            raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error
+        except FAILURES as error:
+            raise unavailable(error) from error
 
 
 class KnownTenants:

@@ -120,7 +120,7 @@ class RedisStore:
         try:
             await self._server.connect(seconds)
         except FAILURES as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     # --- inside ---
 
@@ -145,7 +145,7 @@ class RedisStore:
         try:
             return await self._server.call("EVALSHA", script.digest, *rest, otherwise=("EVAL", script.text, *rest))
         except FAILURES as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
 
 _NUMBERS = re.compile(rb"(?:-1|[0-9]{1,16})(?: (?:-1|[0-9]{1,16}))*")
@@ -167,7 +167,7 @@ def _whole(reply: object, most: int) -> int:
 FAILURES = (RedisError, RedisClusterException, OSError)  # a TimeoutError is an OSError
 
 
-def _unavailable(error: Exception) -> StoreUnavailable:
+def unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"Redis: {error or type(error).__name__}")
 
 
