@@ -367,7 +367,8 @@ def load(environ: Mapping[str, str]) -> Config:
         try:
             values[setting.field] = setting.parse(text)
         except ValueError as error:
-            shown = "" if setting.secret else f" {text[:100]!r}"
+            is_secret = setting.secret or "@" in text  # a URL may have credentials
+            shown = "" if is_secret else f" {text[:100]!r}"
             problems.append(f"{setting.env}: invalid value{shown}: {error}")
     if not problems:
         problems = _cross_check(values)

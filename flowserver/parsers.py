@@ -167,7 +167,8 @@ def parse_url(text: str) -> Url:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{expected} ({error})") from None
+        reason = "" if "@" in text else f" ({error})"  # it may repeat a part of credentials
+        raise ValueError(f"{expected}{reason}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(expected)
     if parts.query or parts.fragment or parts.username or parts.password:
