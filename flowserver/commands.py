@@ -141,20 +141,19 @@ def _describe_tenant(tenant: Tenant) -> str:
 
 def _uncounted_paths(tenant: Tenant) -> list[str]:
     """A line for each of its `paths` that lets through what no limit of tokens sees."""
-    said = {False: "is not counted", True: "may match requests that are not counted"}
-    uncounted = [pattern for pattern in tenant.paths if may_be_uncounted(pattern)]
-    return [f"tenant {tenant.name}: path {pattern} {said[is_pattern(pattern)]}" for pattern in uncounted]
+    return [
+        f"tenant {tenant.name}: path {pattern} "
+        + ("may match requests that are not counted" if is_pattern(pattern) else "is not counted")
+        for pattern in tenant.paths
+        if may_be_uncounted(pattern)
+    ]
 
 
 def _describe(spec: UpstreamSpec) -> str:
     """One provider in a line, without its key."""
-    parts = [
-        _whose_key(spec),
-        {"auto": "HTTP/2 or HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}[spec.protocol],
-        f"weight {spec.weight}",
-    ]
-    if spec.url.scheme == "http" and spec.protocol == "auto":
-        parts[1] = "HTTP/1.1"
+    over_tls = spec.url.scheme == "https"
+    protocols = {"auto": "HTTP/2 or HTTP/1.1" if over_tls else "HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}
+    parts = [_whose_key(spec), protocols[spec.protocol], f"weight {spec.weight}"]
     if spec.max_concurrent is not None:
         parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
     if not spec.verify:

@@ -6,16 +6,16 @@ it by a test.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any
 
 from .dialects.base import Auth
 from .parsers import (
     Address,
     Url,
+    or_off,
     parse_address,
     parse_addresses,
     parse_auth,
@@ -37,8 +37,6 @@ from .parsers import (
     parse_url,
     parse_window,
 )
-
-_T = TypeVar("_T")
 
 
 class ConfigError(Exception):
@@ -146,17 +144,6 @@ class Config:
         return min(1.0, max(0.02, shortest / 4))
 
 
-def _or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
-    """`0`, `off` and the empty text mean None."""
-
-    def parser(text: str) -> _T | None:
-        if text.strip().lower() in ("", "off", "none") or re.fullmatch(r"0(\.0+)?(ms|s|m|h|k|g)?", text.strip()):
-            return None
-        return parse(text)
-
-    return parser
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One environment variable: `default` is written as the environment would have it, `doc` is one line."""
@@ -181,7 +168,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "FLOW_ADMIN_LISTEN",
         "127.0.0.1:9090",
-        _or_off(parse_address),
+        or_off(parse_address),
         "health, metrics and live streams; `off` for none. Keep it private",
     ),
     Setting(
@@ -190,31 +177,31 @@ SETTINGS: tuple[Setting, ...] = (
         parse_hosts,
         "names by which `/metrics` and `/streams` may be asked for, beside addresses and localhost; with commas",
     ),
-    Setting("FLOW_CONFIG", "", _or_off(str), "TOML file of providers, routes and tenants, instead of `FLOW_UPSTREAM`"),
-    Setting("FLOW_UPSTREAM", "", _or_off(parse_url), "the provider's base URL, http or https"),
+    Setting("FLOW_CONFIG", "", or_off(str), "TOML file of providers, routes and tenants, instead of `FLOW_UPSTREAM`"),
+    Setting("FLOW_UPSTREAM", "", or_off(parse_url), "the provider's base URL, http or https"),
     Setting(
         "FLOW_UPSTREAM_API_KEY",
         "",
-        _or_off(parse_secret),
+        or_off(parse_secret),
         "sent to the provider in its API's own field; empty passes the client's own on",
     ),
-    Setting("FLOW_UPSTREAM_CA", "", _or_off(str), "PEM file of the authorities to trust; empty takes the system's"),
-    Setting("FLOW_TLS_CERT", "", _or_off(str), "PEM file of the certificate chain; with the key, clients speak TLS"),
-    Setting("FLOW_TLS_KEY", "", _or_off(str), "PEM file of the certificate's key; both are read again on SIGHUP"),
-    Setting("FLOW_TLS_CLIENT_CA", "", _or_off(str), "PEM file of authorities whose certificate clients must show"),
+    Setting("FLOW_UPSTREAM_CA", "", or_off(str), "PEM file of the authorities to trust; empty takes the system's"),
+    Setting("FLOW_TLS_CERT", "", or_off(str), "PEM file of the certificate chain; with the key, clients speak TLS"),
+    Setting("FLOW_TLS_KEY", "", or_off(str), "PEM file of the certificate's key; both are read again on SIGHUP"),
+    Setting("FLOW_TLS_CLIENT_CA", "", or_off(str), "PEM file of authorities whose certificate clients must show"),
     Setting("FLOW_HIGH_WATER", "8k", parse_buffer, "bytes held for one stream at which its provider is stopped"),
     Setting("FLOW_LOW_WATER", "4k", parse_buffer, "bytes in a transport at which chunks begin to wait"),
     Setting("FLOW_PREFETCH_CHUNKS", "16", parse_count, "chunks that may wait for a lagging client"),
     Setting(
         "FLOW_NOTSENT_LOWAT",
         "16k",
-        _or_off(parse_buffer),
+        or_off(parse_buffer),
         "unsent bytes the kernel may hold for a client (TCP_NOTSENT_LOWAT); 0: the kernel's default",
     ),
     Setting(
         "FLOW_UPSTREAM_RCVBUF",
         "12k",
-        _or_off(parse_buffer),
+        or_off(parse_buffer),
         "the kernel's receive buffer towards a provider (SO_RCVBUF); 0: the kernel's default",
     ),
     Setting("FLOW_MAX_CONNECTIONS", "10000", parse_count, "client connections at once; further ones get 503"),
@@ -225,26 +212,26 @@ SETTINGS: tuple[Setting, ...] = (
         parse_size,
         "bytes that unfinished request bodies may hold, all together; what exceeds it waits, for FLOW_BODY_TIMEOUT",
     ),
-    Setting("FLOW_HEAD_TIMEOUT", "10s", _or_off(parse_time), "for a client to send a request head"),
-    Setting("FLOW_BODY_TIMEOUT", "60s", _or_off(parse_time), "between two pieces of a request body"),
-    Setting("FLOW_KEEPALIVE_TIMEOUT", "75s", _or_off(parse_time), "for an idle client connection"),
+    Setting("FLOW_HEAD_TIMEOUT", "10s", or_off(parse_time), "for a client to send a request head"),
+    Setting("FLOW_BODY_TIMEOUT", "60s", or_off(parse_time), "between two pieces of a request body"),
+    Setting("FLOW_KEEPALIVE_TIMEOUT", "75s", or_off(parse_time), "for an idle client connection"),
     Setting("FLOW_CONNECT_TIMEOUT", "10s", parse_time, "for DNS, TCP and TLS to a provider, together"),
     Setting(
-        "FLOW_FIRST_BYTE_TIMEOUT", "5m", _or_off(parse_time), "from the whole request to the answer's first body byte"
+        "FLOW_FIRST_BYTE_TIMEOUT", "5m", or_off(parse_time), "from the whole request to the answer's first body byte"
     ),
-    Setting("FLOW_IDLE_TIMEOUT", "5m", _or_off(parse_time), "between two reads of an answer; not counted while paused"),
-    Setting("FLOW_STALL_TIMEOUT", "60s", _or_off(parse_time), "for a client that accepts no byte of its answer"),
-    Setting("FLOW_TOTAL_TIMEOUT", "off", _or_off(parse_time), "for a whole exchange; cuts live streams, so off"),
+    Setting("FLOW_IDLE_TIMEOUT", "5m", or_off(parse_time), "between two reads of an answer; not counted while paused"),
+    Setting("FLOW_STALL_TIMEOUT", "60s", or_off(parse_time), "for a client that accepts no byte of its answer"),
+    Setting("FLOW_TOTAL_TIMEOUT", "off", or_off(parse_time), "for a whole exchange; cuts live streams, so off"),
     Setting(
         "FLOW_UPSTREAM_KEEPALIVE",
         "30s",
-        _or_off(parse_time),
+        or_off(parse_time),
         "for an idle provider connection; 0: no reuse",
     ),
     Setting(
         "FLOW_UPSTREAM_MAX_AGE",
         "10m",
-        _or_off(parse_time),
+        or_off(parse_time),
         "after which a provider connection takes no more requests, so that DNS changes arrive; 0: never",
     ),
     Setting(
@@ -254,26 +241,26 @@ SETTINGS: tuple[Setting, ...] = (
         "HTTP/2 to a provider: bytes it may send ahead on one stream",
     ),
     Setting(
-        "FLOW_UPSTREAM_PING_INTERVAL", "30s", _or_off(parse_time), "HTTP/2: silence after which a provider is pinged"
+        "FLOW_UPSTREAM_PING_INTERVAL", "30s", or_off(parse_time), "HTTP/2: silence after which a provider is pinged"
     ),
     Setting(
         "FLOW_UPSTREAM_DIALECT",
         "",
-        _or_off(parse_dialect),
-        "whose ways the provider has, such as `vllm` or `xai`; empty goes by its host name",
+        or_off(parse_dialect),
+        "provider profile, such as `vllm` or `xai`; detected from the host name if empty",
     ),
     Setting(
         "FLOW_UPSTREAM_AUTH",
         "",
-        _or_off(parse_auth),
+        or_off(parse_auth),
         "how the provider takes its key: `bearer`, `x-api-key`, `api-key`, `x-goog-api-key`, or `aws-sigv4`, which "
-        "signs requests; empty goes by its host name",
+        "signs requests; detected from the host name if empty",
     ),
     Setting(
         "FLOW_ASK_USAGE", "on", parse_switch, "ask OpenAI-like providers for a stream's token usage; clients see none"
     ),
     Setting(
-        "FLOW_MAX_TOKENS", "off", _or_off(parse_count), "tokens of one answer, at which it ends as by its own limit"
+        "FLOW_MAX_TOKENS", "off", or_off(parse_count), "tokens of one answer, at which it ends as by its own limit"
     ),
     Setting(
         "FLOW_MAX_EVENT",
@@ -282,7 +269,7 @@ SETTINGS: tuple[Setting, ...] = (
         "largest event that is read whole; of a larger one only what its tokens are told by",
     ),
     Setting(
-        "FLOW_HEARTBEAT", "off", _or_off(parse_time), "silence of a provider after which clients get a sign of life"
+        "FLOW_HEARTBEAT", "off", or_off(parse_time), "silence of a provider after which clients get a sign of life"
     ),
     Setting(
         "FLOW_HALF_CLOSE",
@@ -313,7 +300,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "FLOW_REDIS_URL",
         "",
-        _or_off(parse_redis_url),
+        or_off(parse_redis_url),
         "Redis that tenants and their limits are shared by; empty: each process counts for itself",
     ),
     Setting("FLOW_REDIS_TIMEOUT", "50ms", parse_time, "for each answer of Redis"),
@@ -335,7 +322,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse_size,
         "HTTP/2: bytes that unfinished bodies of one connection may hold",
     ),
-    Setting("FLOW_H2_PING_INTERVAL", "30s", _or_off(parse_time), "HTTP/2: silence after which a client is pinged"),
+    Setting("FLOW_H2_PING_INTERVAL", "30s", or_off(parse_time), "HTTP/2: silence after which a client is pinged"),
     Setting(
         "FLOW_H2_MAX_RESETS",
         "200",
@@ -364,7 +351,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "FLOW_CORS_ORIGINS",
         "off",
-        _or_off(parse_origins),
+        or_off(parse_origins),
         "origins whose pages may use the relay, with commas, or `*`; off: that is the provider's to say",
     ),
     Setting("FLOW_LOG_LEVEL", "info", parse_log_level, "debug, info, warning or error; access lines are info"),
@@ -380,7 +367,8 @@ def load(environ: Mapping[str, str]) -> Config:
         try:
             values[setting.field] = setting.parse(text)
         except ValueError as error:
-            shown = "" if setting.secret else f" {text[:100]!r}"
+            is_secret = setting.secret or "@" in text  # a URL may have credentials
+            shown = "" if is_secret else f" {text[:100]!r}"
             problems.append(f"{setting.env}: invalid value{shown}: {error}")
     if not problems:
         problems = _cross_check(values)

@@ -45,7 +45,7 @@ class Client(asyncio.Protocol):
         """Of the answer's body, as the relay counts what it pulls: heads and framing are not in it."""
         self.events: list[int] = []
         self._head: bytes | None = b""
-        """What came of the head; None: it is over."""
+        """The head so far; None once it is complete."""
         self._body = ChunkDecoder()
         self.left_at: float | None = None
         self._tail = b""
@@ -141,12 +141,11 @@ class Scene:
     read_while_stalled: int = 0
 
     async def look(self) -> None:
-        """Take all figures, in an order in which they agree: what was read was pulled before."""
+        """Take all figures, the clients' first: what they have read, the relay has pulled before."""
         read = {client.name: client.bytes_read for client in self.clients}
         for _ in range(50):
             for stream in await _get(self.admin_port, "/streams"):
-                if stream["request_id"] not in self.ended:
-                    self.streams[stream["request_id"]] = stream
+                self.streams[stream["request_id"]] = stream
             self.streams.update(self.ended)
             if all(self.streams.get(name, _NOTHING)["bytes_down"] >= count for name, count in read.items()):
                 break

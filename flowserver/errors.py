@@ -78,7 +78,7 @@ def upstream_error(
 
 
 def body_too_large(limit: int) -> RelayError:
-    """More than `limit` bytes."""
+    """The request body exceeds `limit` bytes."""
     return bad_request(
         f"The request body is larger than the {limit} bytes this relay takes (FLOW_MAX_BODY).",
         status=413,

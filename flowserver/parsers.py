@@ -1,15 +1,20 @@
-"""Texts of settings, read and checked: sizes, times, addresses, URLs. ValueErrors say what is expected."""
+"""Parsers of settings: sizes, times, addresses, URLs. They raise ValueErrors that say what is expected."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from .dialects.base import Auth
 from .dialects.quirks import QUIRKS
 from .errors import RelayError
 from .paths import canonical_target
+
+_T = TypeVar("_T")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +26,7 @@ class Address:
     port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return f"{_bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,8 @@ class Url:
     @property
     def authority(self) -> str:
         """Host and port as the Host header wants them: without the scheme's own port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.scheme == "https" else 80
-        return host if self.port == default else f"{host}:{self.port}"
+        host = _bracketed(self.host)
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def server_name(self) -> str:
@@ -49,6 +52,11 @@ class Url:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def _bracketed(host: str) -> str:
+    """`host` as it is written before a port: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 _SIZE = re.compile(r"(\d{1,20})\s*(k|m|g)?i?b?", re.IGNORECASE)
@@ -159,7 +167,8 @@ def parse_url(text: str) -> Url:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{expected} ({error})") from None
+        reason = "" if "@" in text else f" ({error})"  # it may repeat a part of credentials
+        raise ValueError(f"{expected}{reason}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(expected)
     if parts.query or parts.fragment or parts.username or parts.password:
@@ -174,33 +183,52 @@ def parse_url(text: str) -> Url:
     path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
     if isinstance(path, RelayError):
         raise ValueError(f"{expected}. {path.message}")
-    port = port or (443 if parts.scheme == "https" else 80)
-    return Url(parts.scheme, host, port, path.decode("ascii").rstrip("/"))
+    return Url(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path.decode("ascii").rstrip("/"))
+
+
+def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
+    """`0`, `off`, `none` and the empty text mean None."""
+
+    def parser(text: str) -> _T | None:
+        if text.strip().lower() in ("", "off", "none") or re.fullmatch(r"0(\.0+)?(ms|s|m|h|k|g)?", text.strip()):
+            return None
+        return parse(text)
+
+    return parser
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    """A parser that takes one of these words, in upper or lower case."""
+    expected = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
+
+    def parser(text: str) -> str:
+        value = text.strip().lower()
+        if value not in choices:
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return parser
+
+
+parse_disconnect = _one_of("cancel", "drain")
+parse_policy = _one_of("open", "closed")
+parse_half_close = _one_of("leave", "serve")
+parse_log_level = _one_of("debug", "info", "warning", "error")
+parse_dialect = _one_of(*sorted(QUIRKS))
+_switch = _one_of("on", "off")
+_auth = _one_of(*Auth)
 
 
 def parse_switch(text: str) -> bool:
-    value = text.strip().lower()
-    if value not in ("on", "off"):
-        raise ValueError("expected on or off")
-    return value == "on"
+    return _switch(text) == "on"
 
 
-def parse_disconnect(text: str) -> str:
-    value = text.strip().lower()
-    if value not in ("cancel", "drain"):
-        raise ValueError("expected cancel or drain")
-    return value
-
-
-def parse_policy(text: str) -> str:
-    value = text.strip().lower()
-    if value not in ("open", "closed"):
-        raise ValueError("expected open or closed")
-    return value
+def parse_auth(text: str) -> Auth:
+    return Auth(_auth(text))
 
 
 def parse_redis_url(text: str) -> str:
-    """What the Redis client takes, checked for what it would complain of late, or not at all."""
+    """A URL for the Redis client, checked for mistakes that the client reports late or not at all."""
     expected = "expected a URL such as redis://127.0.0.1:6379/0 (redis, rediss, either with +cluster, or unix)"
     url = text.strip()
     try:
@@ -214,22 +242,7 @@ def parse_redis_url(text: str) -> str:
     return url
 
 
-def parse_dialect(text: str) -> str:
-    name = text.strip().lower()
-    if name not in QUIRKS:
-        raise ValueError(f"expected one of {', '.join(sorted(QUIRKS))}")
-    return name
-
-
-def parse_auth(text: str) -> Auth:
-    try:
-        return Auth(text.strip().lower())
-    except ValueError:
-        raise ValueError(f"expected one of {', '.join(Auth)}") from None
-
-
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
@@ -245,24 +258,11 @@ def _origin(text: str) -> str:
     if match is None:
         raise ValueError("expected * or origins such as https://app.example.com,http://localhost:3000")
     scheme, host, port = match.groups()
-    return f"{scheme}://{host}" + (f":{port}" if port and _DEFAULT_PORTS.get(scheme) != port else "")
-
-
-def parse_log_level(text: str) -> str:
-    level = text.strip().lower()
-    if level not in ("debug", "info", "warning", "error"):
-        raise ValueError("expected one of debug, info, warning, error")
-    return level
+    is_default = port is None or int(port) == _DEFAULT_PORTS.get(scheme)
+    return f"{scheme}://{host}" + ("" if is_default else f":{port}")
 
 
 def parse_secret(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("expected a key in printable ASCII without blanks")
     return text
-
-
-def parse_half_close(text: str) -> str:
-    value = text.strip().lower()
-    if value not in ("leave", "serve"):
-        raise ValueError("expected leave or serve")
-    return value

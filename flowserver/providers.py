@@ -1,4 +1,4 @@
-"""Builds targets and routes from the topology: what the relay asks, and the pools behind it."""
+"""Builds targets, routes and connection pools from the topology."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from .upstream.signing import SigningConnector
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """What one reading of the configuration gave."""
+    """Built from one reading of the configuration."""
 
     targets: tuple[Target, ...]
     pools: tuple[Pool, ...]
     routes: RouteTable
     specs: tuple[UpstreamSpec, ...] = ()
-    """Of the pools."""
+    """Those that the pools were built from, in the same order."""
     names: tuple[tuple[str, NameFigures], ...] = ()
-    """The providers that have a name to look up, with its figures."""
+    """Providers whose host is a name, not an address, with the figures of its look-ups."""
 
     def without(self, later: Providers) -> Providers:
-        """What a later configuration no longer has."""
+        """The targets and pools that `later` has not taken over."""
         targets = tuple(target for target in self.targets if target not in later.targets)
         return Providers(targets, tuple(pool for pool in self.pools if pool not in later.pools), RouteTable(()))
 
@@ -71,7 +71,7 @@ def build(
             problems.append(f"{spec.name}: {error}")
     if problems:
         raise ConfigError(problems)
-    pools = [_pool(config, dial, marks, before) for dial in dials]
+    pools = [_pool(dial, marks, before) for dial in dials]
     targets = {
         dial.spec.name: _target(config, dial.spec, dial.connector(pool), before)
         for dial, pool in zip(dials, pools, strict=True)
@@ -111,23 +111,24 @@ def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Pr
     )
 
 
-def _pool(config: Config, dial: _Dial, marks: Marks, before: Providers | None) -> Pool:
-    """The one that is there, where the connections that it keeps are such as are wanted now."""
+def _pool(dial: _Dial, marks: Marks, before: Providers | None) -> Pool:
+    """The pool from `before` if its connections suit the new configuration, else a new one."""
     spec = dial.spec
-    pool = Pool(spec.name, dial, marks, dial.pool_settings, time.monotonic)
-    for old, old_spec in zip(before.pools, before.specs, strict=True) if before else ():
-        if old.name == spec.name:
-            if _connecting(old_spec) == _connecting(spec):
-                pool = old
-                pool.dial_by(dial)  # the file of its authorities may have changed
-            else:
-                pool.connects, pool.reuses = old.connects, old.reuses
+    earlier = zip(before.pools, before.specs, strict=True) if before else ()
+    found = next((pair for pair in earlier if pair[1].name == spec.name), None)
+    if found is not None and _connecting(found[1]) == _connecting(spec):
+        pool = found[0]
+        pool.dial_by(dial)  # the file of its authorities may have changed
+    else:
+        pool = Pool(spec.name, dial, marks, dial.pool_settings, time.monotonic)
+        if found is not None:
+            pool.connects, pool.reuses = found[0].connects, found[0].reuses
     dial.pool = pool
     return pool
 
 
 def _connecting(spec: UpstreamSpec) -> tuple[object, ...]:
-    """What concerns connections."""
+    """The part of a spec that connections are made by."""
     return (
         spec.url,
         spec.protocol,
@@ -169,7 +170,7 @@ class _Dial:
         self._arrivals = Arrivals(dialer, self._make, multiplexed=multiplexed)
 
     def connector(self, pool: Pool) -> Connector:
-        """What opens streams over `pool`."""
+        """Opens streams over `pool`; signs their requests if the provider needs that."""
         return pool if self._signer is None else SigningConnector(pool, self._signer)
 
     def __call__(self, connected: Connected, failed: Failed) -> Cancellable:

@@ -63,7 +63,7 @@ class Relay:
         self._tenancy = Tenancy(config, topology)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
-        """What earlier configurations had and this one has not, while requests are under way there."""
+        """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
         self._admission = self._build_admission()
         self._tls_files = _tls_files(config)
@@ -109,13 +109,10 @@ class Relay:
         try:
             topology = load_topology(self._config, self._environ)
             self._check_tenants(topology)
-            tls = None if self._tls_files is None else server_context(self._tls_files)
+            tls = self._build_tls()
             providers = build(self._config, topology, self._marks, self._resolver, self._providers)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
-            return
-        except OSError as error:
-            self._log.write("error", "reload_failed", problems=[f"FLOW_TLS_CERT, FLOW_TLS_KEY: {error}"])
             return
         self._topology = topology
         self._retired.append(self._providers.without(providers))

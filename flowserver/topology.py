@@ -16,12 +16,14 @@ from typing import Any
 from .config import Config, ConfigError
 from .dialects.base import Auth
 from .dialects.quirks import quirks_for
+from .framing import TOKEN
 from .messages import HOP_BY_HOP, REQUEST_OWN
 from .names import MODEL_BYTES, bounded
 from .parsers import (
     MAX_COUNT,
     Url,
     check_time,
+    or_off,
     parse_auth,
     parse_dialect,
     parse_disconnect,
@@ -30,11 +32,10 @@ from .parsers import (
     parse_url,
 )
 from .relay.tenant_tables import TenantError, check_path, read_tenants
-from .relay.tenants import Tenant
+from .relay.tenants import Tenant, is_pattern
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
 PROTOCOLS = ("auto", "h1", "h2")
-_WILDCARDS = frozenset("*?[")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
 
 
@@ -67,9 +68,9 @@ class UpstreamSpec:
     max_age: float | None = None
     """Infinite: connections are kept however old they are."""
     dialect: str | None = None
-    """Whose ways it has; None: told by its host name."""
+    """Provider profile; None: detected from the host name."""
     auth: Auth | None = None
-    """How it takes its key; None: told by `dialect`, else by its host name, else by each request."""
+    """How it takes its key; None: detected from `dialect`, the host name or, failing both, each request."""
     ask_usage: bool | None = None
     """None: the environment's."""
 
@@ -115,12 +116,12 @@ class Topology:
         for tenant in self.tenants:
             patterns += tenant.models
             patterns += [pattern for limits in tenant.model_limits for pattern in limits.models]
-        names.update(pattern for pattern in patterns if not _WILDCARDS.intersection(pattern))
+        names.update(pattern for pattern in patterns if not is_pattern(pattern))
         return frozenset(bounded(name, MODEL_BYTES) for name in names)
 
     @property
     def swept_times(self) -> list[float | None]:
-        """The times in it that a look now and then keeps."""
+        """Its times that the periodic sweep enforces."""
         return [
             time
             for spec in self.upstreams
@@ -161,7 +162,7 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    """The file's tables. Editors that write a byte order mark are no reason to refuse it."""
+    """The file's tables. A byte order mark is accepted."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
@@ -190,6 +191,10 @@ def _single(config: Config) -> Topology:
         auth=config.upstream_auth,
     )
     return Topology((spec,), (RouteSpec("*", (), ((name,),)),))
+
+
+_Readers = dict[str, Callable[[Any], Any]]
+"""Reads each value of a table, by its name. They raise ValueError."""
 
 
 class _Reader:
@@ -238,10 +243,8 @@ class _Reader:
             return ()
 
     def _upstream(self, table: dict[str, Any], place: str) -> UpstreamSpec | None:
-        known = tuple(UpstreamSpec.__dataclass_fields__)
-        self._only(table, place, known)
-        values: dict[str, Any] = {}
-        readers: dict[str, Callable[[Any], Any]] = {
+        before = len(self.problems)
+        readers: _Readers = {
             "name": _text,
             "url": lambda value: parse_url(_text(value)),
             "api_key": self._secret,
@@ -264,13 +267,7 @@ class _Reader:
             "auth": lambda value: parse_auth(_text(value)),
             "ask_usage": _flag,
         }
-        before = len(self.problems)
-        for name, value in table.items():
-            if name in readers:
-                try:
-                    values[name] = readers[name](value)
-                except ValueError as error:
-                    self.problems.append(f"{place}.{name}: {error}")
+        values = self._values(table, place, readers)
         for name in ("name", "url"):
             if name not in table:
                 self.problems.append(f"{place}.{name}: is missing")
@@ -279,33 +276,33 @@ class _Reader:
         return UpstreamSpec(**values) if len(self.problems) == before else None
 
     def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:
-        self._only(table, place, ("path", "models", "upstreams", "max_tokens", "disconnect"))
-        path = table.get("path", "*")
-        if not isinstance(path, str) or not path:
-            self.problems.append(f"{place}.path: expected a pattern such as '/v1/*'")
-        elif problem := check_path(path):
-            self.problems.append(f"{place}.path: {problem}")
-        models = table.get("models", [])
-        if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
-            self.problems.append(f"{place}.models: expected a list of patterns such as ['gpt-*']")
-            models = []
-        tiers = table.get("upstreams", [])
-        if not isinstance(tiers, list) or not tiers:
-            self.problems.append(f"{place}.upstreams: expected a list of names, in the order of fallback")
-            tiers = []
-        found = [tuple(tier) if isinstance(tier, list) else (tier,) for tier in tiers]
-        if not all(found):
-            self.problems.append(f"{place}.upstreams: a list inside it is empty")
-        for name in (name for tier in found for name in tier):
+        readers: _Readers = {
+            "path": _path,
+            "models": _patterns,
+            "upstreams": _tiers,
+            "max_tokens": _count,
+            "disconnect": lambda value: parse_disconnect(_text(value)),
+        }
+        values = self._values(table, place, readers)
+        tiers = values.pop("upstreams", ())
+        if "upstreams" not in table:
+            self.problems.append(f"{place}.upstreams: is missing")
+        for name in (name for tier in tiers for name in tier):
             if name not in names:
                 self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
-        limits: dict[str, Any] = {}
-        for name, read in (("max_tokens", _count), ("disconnect", lambda value: parse_disconnect(_text(value)))):
-            try:
-                limits[name] = read(table[name]) if name in table else None
-            except ValueError as error:
-                self.problems.append(f"{place}.{name}: {error}")
-        return RouteSpec(str(path), tuple(models), tuple(found), **limits)
+        return RouteSpec(values.pop("path", "*"), values.pop("models", ()), tiers, **values)
+
+    def _values(self, table: dict[str, Any], place: str, readers: _Readers) -> dict[str, Any]:
+        """The values of a table; those that can't be read are left out."""
+        self._only(table, place, tuple(readers))
+        values: dict[str, Any] = {}
+        for name, value in table.items():
+            if name in readers:
+                try:
+                    values[name] = readers[name](value)
+                except ValueError as error:
+                    self.problems.append(f"{place}.{name}: {error}")
+        return values
 
     def _secret(self, value: Any) -> str:
         """`env:NAME` or `file:PATH`; a key itself does not belong in a file that is shown around."""
@@ -374,8 +371,11 @@ def _time(value: Any) -> float:
 
 
 def _age(value: Any) -> float:
-    """A time, or `0` or `"off"` for infinity."""
-    return math.inf if value in (0, "0", "off") and not isinstance(value, bool) else _time(value)
+    """A time, or infinity for `0` and what else is off in the environment."""
+    if isinstance(value, str):
+        seconds = or_off(parse_time)(_text(value))
+        return math.inf if seconds is None else _time(seconds)
+    return math.inf if value == 0 and not isinstance(value, bool) else _time(value)
 
 
 def _protocol(value: Any) -> str:
@@ -384,10 +384,33 @@ def _protocol(value: Any) -> str:
     return str(value)
 
 
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a pattern such as '/v1/*'")
+    if problem := check_path(value):
+        raise ValueError(problem)
+    return value
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(model, str) for model in value):
+        raise ValueError("expected a list of patterns such as ['gpt-*']")
+    return tuple(value)
+
+
+def _tiers(value: Any) -> tuple[tuple[Any, ...], ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a list of names, in the order of fallback")
+    tiers = tuple(tuple(tier) if isinstance(tier, list) else (tier,) for tier in value)
+    if not all(tiers):
+        raise ValueError("a list inside it is empty")
+    return tiers
+
+
 def _headers(value: Any) -> tuple[tuple[str, str], ...]:
     pairs = _pairs(value)
     for name, text in pairs:
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        if not re.fullmatch(TOKEN, name.encode()):
             raise ValueError(f"{name!r} is no name of a header")
         if name.lower() in _RESERVED:
             raise ValueError(f"{name!r} is the relay's own to write")

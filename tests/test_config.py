@@ -66,6 +66,15 @@ def test_what_is_out_of_bounds_is_told_with_setting_value_and_bounds(name: str, 
 
 
 @pytest.mark.parametrize(
+    "url", ["https://user:hunter2@api.test", "https//user:hunter2@api.test", "https://user:hunter2#@api.test"]
+)
+def test_credentials_in_a_url_are_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError, match="FLOW_UPSTREAM: invalid value: expected a base URL") as caught:
+        load({"FLOW_UPSTREAM": url})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("FLOW_UPSTREAM_RCVBUF", "1g"),

@@ -115,7 +115,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
     assert topology.routes == (RouteSpec("/v1/*", ("gpt-*",), (("a", "b"), ("b",))),)
 
 
-@pytest.mark.parametrize("text", ["0", "0.0", '"0"', '"off"'])
+@pytest.mark.parametrize("text", ["0", "0.0", '"0"', '"0s"', '"off"'])
 def test_a_largest_age_can_be_none(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, f"{ONE}max_age = {text}\n").upstreams[0].max_age == math.inf
 

@@ -22,9 +22,9 @@ local function wait_for(account, amount)
   return math.ceil((account.lacks + (amount - account.most) * account.parts) / account.refill)
 end
 
-if lease then return answer(1, math.min(lease.total - lease.used, math.max(need, want)), 0, -1) end
-
 local granted = math.max(need, want)
+if lease then return answer(1, math.min(lease.total - lease.used, granted), 0, -1) end
+
 for index, account in ipairs(accounts) do
   local left = room(account)
   local tokens = account.kind == 't' or account.kind == 'q'

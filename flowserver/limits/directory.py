@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import orjson
-from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
+from redis.exceptions import InvalidResponse
 
 from ..relay.ports import Clock
 from ..relay.tenant_tables import TenantError, read_tenant, table_of
 from ..relay.tenants import Tenant, digest_of, refusal, was_issued
 from .guarded import Guard
-from .redis import client_of, execute
+from .redis import FAILURES, client_of, execute, unavailable
 from .store import Garbled, StoreUnavailable, tenant_key
 from .wire import patience
 
@@ -95,7 +95,7 @@ class Directory:
     async def _names(self) -> list[str]:
         found = await self._do("SMEMBERS", NAMES)
         if not isinstance(found, list | set):
-            raise InvalidResponse("not a list of names")
+            raise InvalidResponse("expected a list of names")
         return sorted((_as_text(name) or b"").decode(errors="replace") for name in found)
 
     async def _find(self, digest: bytes) -> Tenant | None:
@@ -151,15 +151,15 @@ class Directory:
         return await execute(self._client, *command)
 
     async def _text(self, *command: Any) -> bytes | None:
-        """What is answered to a command that gives a text, or nothing."""
+        """Run a command that replies with a text, or with nothing."""
         return _as_text(await self._do(*command))
 
     async def _within(self, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
         try:
             async with self._turns, patience(self._deadline):
                 return await call(*arguments)
-        except (RedisError, RedisClusterException, OSError) as error:  # a TimeoutError is an OSError
-            raise StoreUnavailable(f"Redis: {error or type(error).__name__}") from error
+        except FAILURES as error:
+            raise unavailable(error) from error
 
 
 class KnownTenants:
@@ -250,7 +250,7 @@ class KnownTenants:
 def _as_text(reply: object) -> bytes | None:
     if reply is None or isinstance(reply, bytes):
         return reply
-    raise InvalidResponse(f"a text was expected, not {type(reply).__name__}")
+    raise InvalidResponse(f"expected a text, got {type(reply).__name__}")
 
 
 def _put(cache: OrderedDict[bytes, _T], digest: bytes, value: _T) -> None:

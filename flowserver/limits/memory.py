@@ -62,10 +62,10 @@ class MemoryStore:
                 account = account_of(limit, now)
                 new.append(account)
             accounts.append(account)
-        if (lease := self._leases.get(stream_id)) is not None:
-            return _admitted(accounts, min(lease.total - lease.used, max(1, need, want)), now)
         need = max(1, need)
         granted = max(need, want)
+        if (lease := self._leases.get(stream_id)) is not None:
+            return _admitted(accounts, min(lease.total - lease.used, granted), now)
         for account in accounts:
             room = account.room()
             if isinstance(account, SlotsAccount) or not account.counts_tokens:
@@ -91,15 +91,15 @@ class MemoryStore:
     async def extend(self, stream_id: str, used: int, want: int) -> int:
         now = self._now()
         self._sweep(now)
-        lease = self._leases.get(stream_id)
+        live = self._leases.get(stream_id)
+        lease = live or self._over.get(stream_id)
         if lease is None:
-            lease = self._over.get(stream_id)
-            if lease is None:
-                raise LeaseLost(f"nothing is known of the stream {stream_id}")
-            if lease.settled:
-                return 0
-            self._revive(stream_id, lease, now)
+            raise LeaseLost(f"nothing is known of the stream {stream_id}")
+        if lease.settled:
+            return 0
         self._refresh(lease, now)
+        if live is None:
+            self._revive(stream_id, lease)
         used, granted = countable(used), countable(want)
         if used > lease.used:
             _charge(lease, used)
@@ -170,11 +170,10 @@ class MemoryStore:
         del self._leases[stream_id]
         self._over[stream_id] = lease
 
-    def _revive(self, stream_id: str, lease: _Lease, now: int) -> None:
+    def _revive(self, stream_id: str, lease: _Lease) -> None:
         """An expired lease whose stream runs after all takes its slot again, free or not: it is there."""
         del self._over[stream_id]
         self._leases[stream_id] = lease
-        self._refresh(lease, now)
         for account in lease.held:
             if isinstance(account, SlotsAccount):
                 account.take(1)
@@ -216,7 +215,7 @@ def _charge(lease: _Lease, used: int) -> None:
 
 
 def _give_back(lease: _Lease, *, slots: int) -> None:
-    """Give back what is not charged, and so many slots."""
+    """Give back what is not charged, and `slots` of each account of slots."""
     rest = lease.total - lease.used
     for account in lease.held:
         account.give(slots if isinstance(account, SlotsAccount) else rest)

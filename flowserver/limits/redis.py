@@ -91,10 +91,11 @@ class RedisStore:
         return Decision(False, 0, states, _cause(limit), limit, _seconds(wait))
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        reply = await self._run(_EXTEND, tag_of(stream_id), stream_id, countable(used), countable(want))
+        want = countable(want)
+        reply = await self._run(_EXTEND, tag_of(stream_id), stream_id, countable(used), want)
         if reply == -1:
             raise LeaseLost(f"nothing is known of the stream {stream_id}")
-        return _whole(reply, max(0, want))
+        return _whole(reply, want)
 
     async def settle(self, stream_id: str, used: int) -> bool:
         return bool(_whole(await self._run(_SETTLE, tag_of(stream_id), stream_id, countable(used)), 1))
@@ -119,14 +120,14 @@ class RedisStore:
         try:
             await self._server.connect(seconds)
         except FAILURES as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     # --- inside ---
 
     async def _told(
         self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit], count: int
     ) -> list[int]:
-        """What a script tells as one text of so many numbers, -1 for what there is not."""
+        """Run a script that replies with `count` numbers in one text; -1 stands for none."""
         text = await self._run(script, tag, stream_id, *given, limits=limits)
         _check(isinstance(text, bytes) and _NUMBERS.fullmatch(text) is not None)
         numbers = [int(number) for number in cast(bytes, text).split()]
@@ -144,21 +145,21 @@ class RedisStore:
         try:
             return await self._server.call("EVALSHA", script.digest, *rest, otherwise=("EVAL", script.text, *rest))
         except FAILURES as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
 
 _NUMBERS = re.compile(rb"(?:-1|[0-9]{1,16})(?: (?:-1|[0-9]{1,16}))*")
-"""What scripts tell: counts and milliseconds, which stay far below 2^53."""
+"""A script's reply: counts and milliseconds, all far below 2^53."""
 
 
 def _check(plausible: bool) -> None:
-    """What answers like nothing that this relay asks for is no store: another program, a proxy, another version."""
+    """Raise StoreUnavailable unless a reply is plausible: another program, a proxy or another version may answer."""
     if not plausible:
-        raise StoreUnavailable("Redis: the answer is not one of this relay's scripts")
+        raise StoreUnavailable("Redis: unexpected reply; another program or another version answers there")
 
 
 def _whole(reply: object, most: int) -> int:
-    """The whole number from 0 to `most` that `reply` is to be."""
+    """`reply`, checked to be a whole number from 0 to `most`."""
     _check(isinstance(reply, int) and 0 <= reply <= most)
     return cast(int, reply)
 
@@ -166,7 +167,7 @@ def _whole(reply: object, most: int) -> int:
 FAILURES = (RedisError, RedisClusterException, OSError)  # a TimeoutError is an OSError
 
 
-def _unavailable(error: Exception) -> StoreUnavailable:
+def unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"Redis: {error or type(error).__name__}")
 
 
@@ -213,11 +214,11 @@ _ADMIT, _EXTEND, _SETTLE, _USAGE = (_Script(name) for name in ("admit", "extend"
 
 
 async def execute(client: Redis | RedisCluster, *command: Any) -> Any:
-    """What redis-py makes of a command. Raises `FAILURES`, also where its parsers fail by an answer that is none."""
+    """Execute a command. Raises `FAILURES` only: malformed replies make redis-py's own parsers raise other errors."""
     try:
         return await client.execute_command(*command)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InvalidResponse(f"the answer can't be read: {error}") from error
+        raise InvalidResponse(f"malformed reply: {error}") from error
 
 
 def client_of(url: str) -> Redis | RedisCluster:

@@ -256,12 +256,12 @@ def take(data: bytes, at: int) -> tuple[Reply | ResponseError, int] | None:
     if size == -1:
         return None, after
     if not 0 <= size <= MOST_UNREAD:
-        raise InvalidResponse(f"no length of a text: {size}")
+        raise InvalidResponse(f"invalid length of a bulk string: {size}")
     last = after + size
     if len(data) < last + 2:
         return None
     if data[last : last + 2] != b"\r\n":
-        raise InvalidResponse("a text is longer than it said")
+        raise InvalidResponse("a bulk string does not end where its length says")
     return data[after:last], last + 2
 
 
@@ -270,13 +270,13 @@ _INTEGER = re.compile(rb"[+-]?[0-9]{1,19}")
 
 def _number(text: bytes) -> int:
     if not _INTEGER.fullmatch(text):
-        raise InvalidResponse(f"no number: {text[:20]!r}")
+        raise InvalidResponse(f"invalid number: {text[:20]!r}")
     return int(text)
 
 
 def tls_options(url: str) -> dict[str, bool]:
-    """What redis-py is to be told beside a URL, so that all its versions compare host names with certificates: before
-    6.0 they do so only when asked. A URL that says otherwise holds."""
+    """Options for redis-py beside the URL, so that every version checks host names against certificates: before 6.0
+    it does so only when asked. Options in the URL take precedence."""
     parts = urlsplit(url)
     said = parse_qs(parts.query)
     unchecked = said.get("ssl_cert_reqs", [""])[-1].strip().lower() in ("none", "cert_none")

@@ -19,8 +19,8 @@ _JSON = b"application/json"
 _PLAIN = b"text/plain; charset=utf-8"
 _METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 _MISDIRECTED = (
-    b"This is not a name of the admin listener. If it is one, add it to FLOW_ADMIN_HOSTS.\n"
-    b"(A web page whose name is made to lead here could read this page otherwise.)\n"
+    b"The admin listener does not answer to this host name. If it should, add the name to FLOW_ADMIN_HOSTS.\n"
+    b"(This keeps web pages from reading it by DNS rebinding.)\n"
 )
 PIECE = 1 << 16
 """Bytes of a page that are sent at a time, as far as its reader takes them."""
@@ -108,7 +108,7 @@ class Admin:
             page.answer(200, _PLAIN, b"ok\n")
         elif request.path == b"/readyz":
             page.answer(*((503, _PLAIN, b"draining\n") if self._is_draining() else (200, _PLAIN, b"ready\n")))
-        elif not self._hosts.take(request):
+        elif not self._hosts.accepts(request):
             page.answer(421, _PLAIN, _MISDIRECTED)
         elif request.path == b"/metrics":
             self._answer_later(page, b"/metrics", _METRICS, self._metrics.scrape)

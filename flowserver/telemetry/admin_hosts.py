@@ -1,4 +1,4 @@
-"""Under which names the admin pages may be asked for.
+"""Which host names the admin pages answer to: a protection against DNS rebinding.
 
 They ask for no password, as they are on a private address. A web page in the browser of somebody who reaches that
 address could read them all the same if its own name leads there (DNS rebinding): to the browser both are one site. Its
@@ -27,12 +27,12 @@ class AdminHosts:
         self._names = {_plain(name) for name in (*names, host, "localhost") if name and not name.startswith("*")}
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
 
-    def take(self, request: RequestHead) -> bool:
-        """Whether to answer. HTTP/1.0 knows no Host: no browser speaks it."""
+    def accepts(self, request: RequestHead) -> bool:
+        """Whether to answer this request. One without Host is HTTP/1.0, which no browser speaks."""
         authority = request.fields.get(PSEUDO_AUTHORITY, request.fields.get(b"host"))
-        return self._any or authority is None or self._takes(_host(authority.decode("latin-1").lower()))
+        return self._any or authority is None or self._accepts_host(_host(authority.decode("latin-1").lower()))
 
-    def _takes(self, host: str) -> bool:
+    def _accepts_host(self, host: str) -> bool:
         address = _address(host)
         if address is not None and (self._any_address or address.is_loopback):
             return True

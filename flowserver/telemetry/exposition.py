@@ -14,7 +14,7 @@ Labels = dict[str, str]
 
 
 class Family(Protocol):
-    """What is shared by the samples of one metric: prometheus_client's own families are such."""
+    """One metric with its samples: a `Series`, or a family of prometheus_client's own collectors."""
 
     @property
     def name(self) -> str: ...
@@ -30,7 +30,7 @@ class Family(Protocol):
 
 
 class Series:
-    """A family of many samples, which are made while they are written."""
+    """A family whose samples may be made while they are written."""
 
     def __init__(self, kind: str, name: str, text: str, samples: Iterable[Sample]) -> None:
         self.name = name
@@ -41,6 +41,18 @@ class Series:
 
 def counters(name: str, text: str, values: Iterable[tuple[Labels, float]]) -> Series:
     return Series("counter", name, text, (Sample(f"{name}_total", labels, value) for labels, value in values))
+
+
+def counter(name: str, text: str, value: float) -> Series:
+    return counters(name, text, [({}, value)])
+
+
+def gauges(name: str, text: str, values: Iterable[tuple[Labels, float]]) -> Series:
+    return Series("gauge", name, text, (Sample(name, labels, value) for labels, value in values))
+
+
+def gauge(name: str, text: str, value: float) -> Series:
+    return gauges(name, text, [({}, value)])
 
 
 def histograms(name: str, text: str, found: Iterable[tuple[Labels, Histogram]]) -> Series:

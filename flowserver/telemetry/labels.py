@@ -71,7 +71,7 @@ class ModelLabels:
         return self._stand(model, tokens) if answered else (OTHER, None)
 
     def _stand(self, model: str, tokens: int) -> tuple[str, str | None]:
-        """`model` has no label: does it get one now?"""
+        """Count an answer of a model without a label, and give it one if it has earned it."""
         answers, before = self._candidates.get(model, (0, 0))
         answers, total = answers + 1, before + tokens
         lost = None

@@ -9,7 +9,6 @@ from copy import copy
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 
 from ..errors import EndReason, RelayError
@@ -19,7 +18,7 @@ from ..relay.health import Health
 from ..relay.ports import H2Totals
 from ..relay.target import Target
 from ..relay.uploads import Uploads
-from .exposition import Family, written
+from .exposition import Family, Labels, Series, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
 from .process import ProcessFigures
@@ -41,10 +40,6 @@ class PoolFigures(Protocol):
 
     @property
     def idle_connections(self) -> int: ...
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
-    return HistogramMetricFamily(name, text, buckets=histogram.buckets(), sum_value=histogram.sum)
 
 
 class DnsFigures(Protocol):
@@ -101,11 +96,11 @@ class _Totals:
 
 
 AT_A_TIME = 20
-"""Exchanges that are looked at in one piece of work."""
+"""Exchanges that are added up in one piece of work."""
 
 
 class _Snapshot:
-    """What ended and open exchanges add up to, found while the relay goes on.
+    """Totals of ended and open exchanges, taken while the relay goes on.
 
     Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
     So no total is less than one of an earlier snapshot.
@@ -123,7 +118,7 @@ class _Snapshot:
         self.tokens = 0
 
     def look(self) -> Iterator[bytes]:
-        """Look at those that are open. Gives nothing, in between."""
+        """Add up the open exchanges. Yields empty pieces in between."""
         while self._left:
             for _ in range(min(AT_A_TIME, len(self._left))):
                 self._add(self._left.pop())
@@ -161,7 +156,7 @@ class Metrics:
         self.targets: Sequence[Target] = ()
         self.pools: Sequence[PoolFigures] = ()
         self.names: Sequence[tuple[str, DnsFigures]] = ()
-        """The providers whose names are looked up."""
+        """Providers whose names are looked up."""
         self.store: StoreFigures | None = None
         self.uploads: Uploads | None = None
         self.connections = 0
@@ -228,190 +223,161 @@ class Metrics:
             self._snapshots.remove(snapshot)
         for family in self._families(snapshot):
             yield from written(family)
-        for family in (*(yield from self._process.collect()), *self._collector.collect()):
+        own: list[Family] = [*(yield from self._process.collect()), *self._collector.collect()]
+        for family in own:
             yield from written(family)
 
     def _families(self, snapshot: _Snapshot) -> Iterator[Family]:
-        yield GaugeMetricFamily("flow_streams_open", "Exchanges in progress.", value=snapshot.open)
-        text = "Exchanges whose provider is stopped now."
-        yield GaugeMetricFamily("flow_streams_paused", text, value=snapshot.paused)
-        text = "Bytes held for clients in user space now."
-        yield GaugeMetricFamily("flow_held_bytes", text, value=snapshot.held)
-        yield GaugeMetricFamily("flow_connections_open", "Client connections.", value=self.connections)
-        yield from self._traffic(snapshot.totals)
+        totals = snapshot.totals
+        yield gauge("flow_streams_open", "Exchanges in progress.", snapshot.open)
+        yield gauge("flow_streams_paused", "Exchanges whose provider is stopped now.", snapshot.paused)
+        yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", snapshot.held)
+        yield gauge("flow_connections_open", "Client connections.", self.connections)
+        yield from self._traffic(totals)
         yield from self._pauses()
         yield from self._ended()
         yield from self._h2()
         yield from self._upstreams()
-        text = "Exchanges that wait for their next lease."
-        yield GaugeMetricFamily("flow_streams_without_tokens", text, value=snapshot.without_tokens)
+        yield gauge("flow_streams_without_tokens", "Exchanges that wait for their next lease.", snapshot.without_tokens)
         yield from self._limits()
         yield from self._tokens.collect()
-        text = "Tokens that open streams have emitted so far."
-        yield GaugeMetricFamily("flow_live_tokens", text, value=snapshot.tokens)
-        text = "Signs of life sent for silent providers."
-        yield CounterMetricFamily("flow_heartbeats", text, value=snapshot.totals.heartbeats)
+        yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", snapshot.tokens)
+        yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
-        yield _histogram("flow_first_byte_seconds", text, self._first_byte)
-        yield _histogram("flow_event_loop_lag_seconds", "How late the once-a-second sweep came.", self._lag)
-        text = "Log lines lost to a reader that is slow or gone."
-        yield CounterMetricFamily("flow_log_dropped", text, value=self._log.dropped)
+        yield histograms("flow_first_byte_seconds", text, [({}, self._first_byte)])
+        text = "How late the once-a-second sweep came."
+        yield histograms("flow_event_loop_lag_seconds", text, [({}, self._lag)])
+        yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
 
-    def _traffic(self, totals: _Totals) -> Iterator[Metric]:
-        family = CounterMetricFamily("flow_body_bytes", "Body bytes relayed.", labels=["direction"])
-        family.add_metric(["down"], totals.bytes_down)
-        family.add_metric(["up"], totals.bytes_up)
-        yield family
+    def _traffic(self, totals: _Totals) -> Iterator[Series]:
+        directions = (("down", totals.bytes_down), ("up", totals.bytes_up))
+        yield counters("flow_body_bytes", "Body bytes relayed.", _labelled("direction", directions))
         if self.uploads is not None:
-            text = "Bytes that unfinished uploads hold."
-            yield GaugeMetricFamily("flow_uploads_held_bytes", text, value=self.uploads.held)
+            yield gauge("flow_uploads_held_bytes", "Bytes that unfinished uploads hold.", self.uploads.held)
             text = "Uploads that had to wait, since those of all held too much."
-            yield CounterMetricFamily("flow_uploads_waits", text, value=self.uploads.waits)
-        text = "Reads that brought body bytes from providers."
-        yield CounterMetricFamily("flow_chunks", text, value=totals.chunks)
-        yield CounterMetricFamily("flow_writes", "Chunks written towards clients.", value=totals.writes)
+            yield counter("flow_uploads_waits", text, self.uploads.waits)
+        yield counter("flow_chunks", "Reads that brought body bytes from providers.", totals.chunks)
+        yield counter("flow_writes", "Chunks written towards clients.", totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
-        yield CounterMetricFamily("flow_writes_full", text, value=totals.writes_full)
+        yield counter("flow_writes_full", text, totals.writes_full)
 
-    def _pauses(self) -> Iterator[Metric]:
-        pauses = CounterMetricFamily("flow_pauses", "Times reading was stopped.", labels=["reason"])
+    def _pauses(self) -> Iterator[Series]:
+        names = [(reason, (reason.name or "").lower()) for reason in Reason]
+        pauses = [(name, self.pauses.pauses[reason]) for reason, name in names]
+        yield counters("flow_pauses", "Times reading was stopped.", _labelled("reason", pauses))
+        seconds = [(name, self.pauses.seconds[reason]) for reason, name in names]
         text = "Seconds for which reading was stopped, of pauses that are over."
-        seconds = CounterMetricFamily("flow_paused_seconds", text, labels=["reason"])
-        for reason in Reason:
-            label = [(reason.name or "").lower()]
-            pauses.add_metric(label, self.pauses.pauses[reason])
-            seconds.add_metric(label, self.pauses.seconds[reason])
-        yield pauses
-        yield seconds
+        yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
 
-    def _ended(self) -> Iterator[Metric]:
-        ends = CounterMetricFamily("flow_exchanges", "Exchanges that ended.", labels=["end"])
-        for reason in EndReason:
-            ends.add_metric([reason.value], self._ends[reason])
-        yield ends
-        statuses = CounterMetricFamily("flow_responses", "Answers by status.", labels=["status"])
-        for status, count in sorted(self._statuses.items()):
-            statuses.add_metric([str(status)], count)
-        yield statuses
-        refused = CounterMetricFamily("flow_refused", "Requests refused as malformed or too many.", labels=["code"])
-        for code, count in sorted(self._refused.items()):
-            refused.add_metric([code], count)
-        yield refused
+    def _ended(self) -> Iterator[Series]:
+        yield counters("flow_exchanges", "Exchanges that ended.", _labelled("end", self._ends.items()))
+        statuses = [(str(status), count) for status, count in sorted(self._statuses.items())]
+        yield counters("flow_responses", "Answers by status.", _labelled("status", statuses))
+        refused = _labelled("code", sorted(self._refused.items()))
+        yield counters("flow_refused", "Requests refused as malformed or too many.", refused)
 
-    def _h2(self) -> Iterator[Metric]:
+    def _h2(self) -> Iterator[Series]:
         figures = self.h2
-        yield GaugeMetricFamily("flow_h2_connections", "Clients' HTTP/2 connections.", value=figures.connections)
-        yield GaugeMetricFamily("flow_h2_streams", "Streams open on them.", value=figures.streams)
-        text = "Times a stream had bytes and its window was shut."
-        yield CounterMetricFamily("flow_h2_window_stalls", text, value=figures.stalls)
+        yield gauge("flow_h2_connections", "Clients' HTTP/2 connections.", figures.connections)
+        yield gauge("flow_h2_streams", "Streams open on them.", figures.streams)
+        yield counter("flow_h2_window_stalls", "Times a stream had bytes and its window was shut.", figures.stalls)
         text = "Seconds for which windows were shut on waiting bytes, of stalls that are over."
-        yield CounterMetricFamily("flow_h2_window_stall_seconds", text, value=figures.stall_seconds)
-        goaways = CounterMetricFamily("flow_h2_goaways", "GOAWAYs sent to clients.", labels=["reason"])
-        for reason, count in sorted(figures.goaways.items()):
-            goaways.add_metric([reason], count)
-        yield goaways
+        yield counter("flow_h2_window_stall_seconds", text, figures.stall_seconds)
+        goaways = _labelled("reason", sorted(figures.goaways.items()))
+        yield counters("flow_h2_goaways", "GOAWAYs sent to clients.", goaways)
 
-    def _limits(self) -> Iterator[Metric]:
+    def _limits(self) -> Iterator[Series]:
         breaker, passed = (self.store.breaker, self.store.passed) if self.store is not None else (None, None)
         if breaker is None or passed is None:
             return
         state = breaker.state(self._clock()).value
-        yield GaugeMetricFamily("flow_store_breaker", "Redis: 0 in use, 1 tried, 2 left alone.", value=state)
-        for name, text, value in (
-            ("flow_store_failures", "Calls that Redis did not answer.", passed.failures),
-            ("flow_store_passed", "Requests that passed by this process' own limits meanwhile.", passed.requests),
-            ("flow_store_refused", "Requests refused meanwhile.", passed.refused),
-            ("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", passed.tokens),
-            ("flow_store_unsettled", "Streams whose end Redis did not hear of.", passed.unsettled),
-        ):
-            yield CounterMetricFamily(name, text, value=value)
+        yield gauge("flow_store_breaker", "Redis: 0 in use, 1 tried, 2 left alone.", state)
+        yield counter("flow_store_failures", "Calls that Redis did not answer.", passed.failures)
+        text = "Requests that passed by this process' own limits meanwhile."
+        yield counter("flow_store_passed", text, passed.requests)
+        yield counter("flow_store_refused", "Requests refused meanwhile.", passed.refused)
+        yield counter("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", passed.tokens)
+        yield counter("flow_store_unsettled", "Streams whose end Redis did not hear of.", passed.unsettled)
 
-    def _upstreams(self) -> Iterator[Metric]:
-        connects = CounterMetricFamily("flow_upstream_connects", "Provider connections made.", labels=["upstream"])
-        reuses = CounterMetricFamily("flow_upstream_reuses", "Requests on kept connections.", labels=["upstream"])
-        connections = GaugeMetricFamily(
-            "flow_upstream_connections", "Provider connections.", labels=["upstream", "state"]
-        )
+    def _upstreams(self) -> Iterator[Series]:
+        connects = _labelled("upstream", [(pool.name, pool.connects) for pool in self.pools])
+        yield counters("flow_upstream_connects", "Provider connections made.", connects)
+        reuses = _labelled("upstream", [(pool.name, pool.reuses) for pool in self.pools])
+        yield counters("flow_upstream_reuses", "Requests on kept connections.", reuses)
+        connections: list[tuple[Labels, float]] = []
         for pool in self.pools:
-            connects.add_metric([pool.name], pool.connects)
-            reuses.add_metric([pool.name], pool.reuses)
             idle = pool.idle_connections
-            connections.add_metric([pool.name, "idle"], idle)
-            connections.add_metric([pool.name, "busy"], pool.open_connections - idle)
-        yield from (connects, reuses, connections)
+            connections.append(({"upstream": pool.name, "state": "idle"}, idle))
+            connections.append(({"upstream": pool.name, "state": "busy"}, pool.open_connections - idle))
+        yield gauges("flow_upstream_connections", "Provider connections.", connections)
         yield from self._dns()
         now = self._clock()
         for kind, name, text, figure in _TARGET_FIGURES:
-            family = kind(name, text, labels=["upstream"])
-            for target in self.targets:
-                family.add_metric([target.name], figure(target, now))
-            yield family
-        failures = CounterMetricFamily(
-            "flow_upstream_failures", "Failed attempts by reason.", labels=["upstream", "reason"]
-        )
-        for target in self.targets:
-            for reason, count in sorted(target.failures.items()):
-                failures.add_metric([target.name, reason], count)
-        yield failures
-        remaining = GaugeMetricFamily(
-            "flow_upstream_ratelimit_remaining",
-            "What the provider's rate limits leave, as its last answer told.",
-            labels=["upstream", "kind"],
-        )
-        for target in self.targets:
-            for what, left in sorted(target.remaining.items()):
-                remaining.add_metric([target.name, what], left)
-        yield remaining
+            yield kind(
+                name, text, _labelled("upstream", [(target.name, figure(target, now)) for target in self.targets])
+            )
+        failures = [
+            ({"upstream": target.name, "reason": reason}, count)
+            for target in self.targets
+            for reason, count in sorted(target.failures.items())
+        ]
+        yield counters("flow_upstream_failures", "Failed attempts by reason.", failures)
+        remaining = [
+            ({"upstream": target.name, "kind": kind}, left)
+            for target in self.targets
+            for kind, left in sorted(target.remaining.items())
+        ]
+        text = "What the provider's rate limits leave, as its last answer told."
+        yield gauges("flow_upstream_ratelimit_remaining", text, remaining)
 
-    def _dns(self) -> Iterator[Metric]:
-        lookups = CounterMetricFamily(
-            "flow_upstream_dns_lookups", "Look-ups of the provider's name.", labels=["upstream"]
-        )
+    def _dns(self) -> Iterator[Series]:
+        lookups = _labelled("upstream", [(name, figures.lookups) for name, figures in self.names])
+        yield counters("flow_upstream_dns_lookups", "Look-ups of the provider's name.", lookups)
+        failures = _labelled("upstream", [(name, figures.failures) for name, figures in self.names])
         text = "Look-ups that failed, or did not end within FLOW_CONNECT_TIMEOUT."
-        failures = CounterMetricFamily("flow_upstream_dns_failures", text, labels=["upstream"])
-        text = "Seconds of look-ups, the one under way included."
-        seconds = CounterMetricFamily("flow_upstream_dns_seconds", text, labels=["upstream"])
-        for name, figures in self.names:
-            lookups.add_metric([name], figures.lookups)
-            failures.add_metric([name], figures.failures)
-            seconds.add_metric([name], figures.seconds)
-        yield from (lookups, failures, seconds)
+        yield counters("flow_upstream_dns_failures", text, failures)
+        seconds = _labelled("upstream", [(name, figures.seconds) for name, figures in self.names])
+        yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, the one under way included.", seconds)
 
 
-_TARGET_FIGURES: tuple[
-    tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, str, Callable[[Target, float], float]], ...
-] = (
-    (GaugeMetricFamily, "flow_upstream_open", "Requests under way.", lambda target, now: target.open),
-    (GaugeMetricFamily, "flow_upstream_waiting", "Requests that wait for a place.", lambda target, now: target.waiting),
+def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Labels, float]]:
+    """Figures by the value of their one label."""
+    return [({label: value}, figure) for value, figure in values]
+
+
+_Kind = Callable[[str, str, Iterable[tuple[Labels, float]]], Series]
+_TARGET_FIGURES: tuple[tuple[_Kind, str, str, Callable[[Target, float], float]], ...] = (
+    (gauges, "flow_upstream_open", "Requests under way.", lambda target, now: target.open),
+    (gauges, "flow_upstream_waiting", "Requests that wait for a place.", lambda target, now: target.waiting),
     (
-        GaugeMetricFamily,
+        gauges,
         "flow_upstream_breaker",
         "0 closed, 1 half-open, 2 open.",
         lambda target, now: target.health.state(now).value,
     ),
-    (CounterMetricFamily, "flow_upstream_requests", "Requests begun.", lambda target, now: target.started),
-    (CounterMetricFamily, "flow_upstream_answers", "Answers passed on.", lambda target, now: target.answers),
+    (counters, "flow_upstream_requests", "Requests begun.", lambda target, now: target.started),
+    (counters, "flow_upstream_answers", "Answers passed on.", lambda target, now: target.answers),
     (
-        CounterMetricFamily,
+        counters,
         "flow_upstream_head_seconds",
         "Seconds from the beginning of requests to the heads of their answers.",
         lambda target, now: target.head_seconds,
     ),
     (
-        CounterMetricFamily,
+        counters,
         "flow_upstream_queue_seconds",
         "Seconds that requests waited for a place.",
         lambda target, now: target.queued_seconds,
     ),
-    (CounterMetricFamily, "flow_upstream_retries", "Requests sent again here.", lambda target, now: target.retries),
+    (counters, "flow_upstream_retries", "Requests sent again here.", lambda target, now: target.retries),
     (
-        CounterMetricFamily,
+        counters,
         "flow_upstream_fallbacks",
         "Requests sent here after another provider had failed them.",
         lambda target, now: target.fallbacks,
     ),
     (
-        CounterMetricFamily,
+        counters,
         "flow_upstream_breaker_opened",
         "Times the breaker opened.",
         lambda target, now: target.health.opened,

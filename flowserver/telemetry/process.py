@@ -1,5 +1,5 @@
-"""What the system says of this process, under prometheus_client's names. That one's collector lists all descriptors at
-once, which with ten thousand open ones stops the event loop for tens of milliseconds."""
+"""Metrics of the process from /proc, under prometheus_client's names. Its own collector lists all descriptors at once,
+which stops the event loop for tens of milliseconds if ten thousand are open."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ import resource
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from .exposition import Series, counter, gauge
 
 AT_A_TIME = 100
 """Descriptors counted in one piece of work."""
 
 
 class ProcessFigures:
-    """Of this process, on Linux; elsewhere there are none."""
+    """Metrics of this process; on other systems than Linux there are none."""
 
     def __init__(self) -> None:
         self._start: float | None = None
         with suppress(OSError, IndexError, ValueError):
             self._start = _boot_time() + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
 
-    def collect(self) -> Generator[bytes, None, list[Metric]]:
-        """Gives nothing, in between; returns the families."""
+    def collect(self) -> Generator[bytes, None, list[Series]]:
+        """Yields empty pieces in between; returns the families."""
         try:
             families = list(self._plain())
             open_now = yield from _open_descriptors()
         except (OSError, IndexError, ValueError):
             return []
-        families.append(GaugeMetricFamily("process_open_fds", "Open file descriptors.", value=open_now))
+        families.append(gauge("process_open_fds", "Open file descriptors.", open_now))
         return families
 
-    def _plain(self) -> Iterator[Metric]:
+    def _plain(self) -> Iterator[Series]:
         stat = _stat()
         text = "Virtual memory in bytes."
-        yield GaugeMetricFamily("process_virtual_memory_bytes", text, value=int(stat[20]))
+        yield gauge("process_virtual_memory_bytes", text, int(stat[20]))
         text = "Resident memory in bytes."
         pages = int(stat[21])
-        yield GaugeMetricFamily("process_resident_memory_bytes", text, value=pages * os.sysconf("SC_PAGE_SIZE"))
+        yield gauge("process_resident_memory_bytes", text, pages * os.sysconf("SC_PAGE_SIZE"))
         if self._start is not None:
             text = "When the process started, in seconds since the epoch."
-            yield GaugeMetricFamily("process_start_time_seconds", text, value=self._start)
+            yield gauge("process_start_time_seconds", text, self._start)
         ticks = int(stat[11]) + int(stat[12])
         text = "User and system CPU time in seconds."
-        yield CounterMetricFamily("process_cpu_seconds", text, value=ticks / os.sysconf("SC_CLK_TCK"))
+        yield counter("process_cpu_seconds", text, ticks / os.sysconf("SC_CLK_TCK"))
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        yield GaugeMetricFamily("process_max_fds", "Largest number of open file descriptors.", value=limit)
+        yield gauge("process_max_fds", "Largest number of open file descriptors.", limit)
 
 
 def _open_descriptors() -> Generator[bytes, None, int]:
-    """Linux tells their number as a size since 6.2; before they are to be counted."""
+    """Since Linux 6.2 their number is the size of their folder; before, they have to be counted."""
     if size := os.stat("/proc/self/fd").st_size:
         return size
-    count = -1  # the one of the listing is none
+    count = -1  # the descriptor of the listing itself
     with os.scandir("/proc/self/fd") as entries:
         for _ in entries:
             count += 1

@@ -1,4 +1,4 @@
-"""Where log lines go: a descriptor, whatever is behind it and however that behaves. Called by the log's own thread."""
+"""Sinks for log lines, called by the log's own thread. Descriptors may be closed, full or without a reader."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import BinaryIO, Protocol
 
 TRIES = 10
 PAUSE = 0.01
-"""How often, and seconds between: for a descriptor that takes nothing (it is non-blocking and full), before lines are
-given up. One that blocks is waited for without end, while further lines wait in the log."""
+"""Attempts to write to a full non-blocking descriptor before lines are dropped, and seconds between them. A blocking
+descriptor is waited for without end, while further lines wait in the log."""
 
 ATOMIC = select.PIPE_BUF
 """Bytes that a pipe takes whole or not at all."""
@@ -97,15 +97,15 @@ class StreamSink:
 
 
 class NoSink:
-    """Standard output was closed when the process began: all lines are lost."""
+    """Loses all lines: standard output was closed when the process began."""
 
     def write(self, lines: Sequence[bytes]) -> int:
         return len(lines)
 
 
 def standard_output() -> Sink:
-    """To be called before any file is opened: the first one would take the place of a closed standard stream, and what
-    is meant for that would be written to it. So /dev/null takes it."""
+    """The sink for standard output. Puts /dev/null in place of closed standard streams, or the next file to be opened
+    would get the number of one, and its output. So call this before any file is opened."""
     closed = []
     for descriptor in (0, 1, 2):
         try:

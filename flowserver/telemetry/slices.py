@@ -1,4 +1,4 @@
-"""Work that takes long, done in slices of the event loop: what is to be sent on waits for no more than one of them."""
+"""Long work, done in slices on the event loop, so that relaying waits for one slice at most."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SLICE = 0.001
 """Seconds of work in one turn of the loop."""
 
 Done = Callable[[list[bytes] | None], None]
-"""Hears what the work gave; None: it failed."""
+"""Receives the result; None: the work failed."""
 
 
 class _Job:
@@ -20,7 +20,7 @@ class _Job:
         self.pieces = pieces
         self.done = [done]
         self.result: list[bytes] = []
-        """What each slice gave, joined."""
+        """The output of each slice, joined."""
 
     def advance(self, clock: Callable[[], float]) -> bool:
         """Do one slice. Returns whether it is done."""
@@ -40,8 +40,8 @@ class _Job:
 
 
 class Slices:
-    """Does one job after the other. Who asks for one that is under way, or waits to be, shares what it gives: that is
-    never older than what was given before."""
+    """Does one job after the other. Asking for one that is under way or queued shares its result, which is never
+    older than that of an earlier job."""
 
     __slots__ = ("_call_soon", "_clock", "_is_due", "_jobs")
 
@@ -50,10 +50,10 @@ class Slices:
         self._clock = clock
         self._jobs: deque[_Job] = deque()
         self._is_due = False
-        """Whether the next slice is under way, or comes by itself."""
+        """Whether a slice is under way or scheduled."""
 
     def ask(self, name: bytes, work: Callable[[], Iterator[bytes]], done: Done) -> None:
-        """Do the work of this name; its first slice at once, unless another job is under way."""
+        """Do the job `name`, or join it. Its first slice is done at once unless another job is under way."""
         for job in self._jobs:
             if job.name == name:
                 job.done.append(done)

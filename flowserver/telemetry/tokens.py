@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-
-from prometheus_client.core import CounterMetricFamily
 
 from ..dialects.base import Usage
 from ..relay.exchange import Exchange
@@ -31,7 +29,7 @@ class _Figures:
     __slots__ = ("errors", "first_token", "input", "output", "per_token", "tokens")
 
     def __init__(self) -> None:
-        self.tokens: dict[str, dict[str, int]] = {}
+        self.tokens: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """By tenant, then by kind."""
         self.input = Histogram(USAGE_BUCKETS)
         self.output = Histogram(USAGE_BUCKETS)
@@ -96,15 +94,14 @@ class TokenMetrics:
             picked = ((_labels(key), pick(figures)) for key, figures in known)
             yield histograms(name, text, [(labels, histogram) for labels, histogram in picked if histogram.count])
         text = "Events and answers that could not be read, so that they are counted by their bytes."
-        uncounted = CounterMetricFamily("flow_uncounted", text, labels=["gen_ai_provider_name", "reason"])
-        for key, number in sorted(self._uncounted.items()):
-            uncounted.add_metric(list(key), number)
-        yield uncounted
+        uncounted = [
+            ({"gen_ai_provider_name": upstream, "reason": reason}, number)
+            for (upstream, reason), number in sorted(self._uncounted.items())
+        ]
+        yield counters("flow_uncounted", text, uncounted)
         text = "Providers' last reports that make no sense, so that an estimate took their place."
-        disbelieved = CounterMetricFamily("flow_reports_disbelieved", text, labels=["gen_ai_provider_name"])
-        for upstream, number in sorted(self._disbelieved.items()):
-            disbelieved.add_metric([upstream], number)
-        yield disbelieved
+        disbelieved = [({"gen_ai_provider_name": name}, number) for name, number in sorted(self._disbelieved.items())]
+        yield counters("flow_reports_disbelieved", text, disbelieved)
 
     def _of(self, upstream: str, model: str, tokens: int, *, answered: bool) -> _Figures:
         label, lost = self._labels.count(model, tokens, answered=answered)
@@ -126,21 +123,20 @@ _FIRST_TOKEN, _PER_TOKEN, _ERRORS = attrgetter("first_token"), attrgetter("per_t
 
 
 def _count(figures: _Figures, tenant: str, usage: Usage, prompt: int, output: int) -> None:
-    tokens = figures.tokens.get(tenant)
-    if tokens is None:
-        tokens = figures.tokens[tenant] = {}
+    tokens = figures.tokens[tenant]
+    for kind, number in (
+        ("input", prompt),
+        ("output", output),
+        ("cached", usage.cached),
+        ("cache_written", usage.cache_written),
+        ("reasoning", usage.reasoning),
+    ):
+        if number:
+            tokens[kind] += number
     if prompt:
-        tokens["input"] = tokens.get("input", 0) + prompt
         figures.input.observe(prompt)
     if output:
-        tokens["output"] = tokens.get("output", 0) + output
         figures.output.observe(output)
-    if usage.cached:
-        tokens["cached"] = tokens.get("cached", 0) + usage.cached
-    if usage.cache_written:
-        tokens["cache_written"] = tokens.get("cache_written", 0) + usage.cache_written
-    if usage.reasoning:
-        tokens["reasoning"] = tokens.get("reasoning", 0) + usage.reasoning
 
 
 def _labels(key: _Key) -> dict[str, str]:

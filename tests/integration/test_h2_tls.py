@@ -118,6 +118,8 @@ async def test_broken_files_keep_the_certificate_that_is_there(lab: Lab, certifi
     certificates.spoil()
     relay.signal(signal.SIGHUP)
     await eventually(lambda: "reload_failed" in relay.events())
+    [problems] = [line["problems"] for line in relay.lines if line["event"] == "reload_failed"]
+    assert problems[0].startswith("FLOW_TLS_CERT, FLOW_TLS_KEY, FLOW_TLS_CLIENT_CA: can't be used: ")
     assert await _serial(lab, relay.port, context) == before
 
 

@@ -304,27 +304,27 @@ async def test_several_addresses_serve_alike(lab: Lab) -> None:
 
 async def test_a_reader_of_the_log_that_stops_holds_up_nobody(lab: Lab) -> None:
     """Lines go out by a thread of their own: a full pipe costs lines, not streams."""
-    provider = await lab.provider(ok)
-    process = await lab.process(provider.url)
-    process.read_log(False)
-    client = await lab.client(process.port)
-    await client.send(b"".join(request(target="/" + "x" * 3000) for _ in range(100)))
-    for _ in range(100):
-        assert (await client.response()).body == b"ok"
+    process = await _log_more_than_a_pipe_takes(lab, 100)
     process.read_log(True)
 
 
 async def test_a_reader_of_the_log_that_stops_for_good_does_not_hold_up_the_end(lab: Lab) -> None:
+    process = await _log_more_than_a_pipe_takes(lab, 200)
+    process.signal(signal.SIGTERM)
+    assert await process.ended() == 0
+    process.read_log(True)
+
+
+async def _log_more_than_a_pipe_takes(lab: Lab, requests: int) -> RelayProcess:
+    """A relay that served `requests` with long access lines, none of which was read."""
     provider = await lab.provider(ok)
     process = await lab.process(provider.url)
     process.read_log(False)
     client = await lab.client(process.port)
-    await client.send(b"".join(request(target="/" + "x" * 3000) for _ in range(200)))
-    for _ in range(200):
+    await client.send(b"".join(request(target="/" + "x" * 3000) for _ in range(requests)))
+    for _ in range(requests):
         assert (await client.response()).body == b"ok"
-    process.signal(signal.SIGTERM)
-    assert await process.ended() == 0
-    process.read_log(True)
+    return process
 
 
 @pytest.mark.parametrize("closed", ["1", "0 1 2"])

@@ -14,7 +14,6 @@ from tests.support.lab import Lab, RunningRelay, chat, eventually, numbers, samp
 from tests.support.provider import Provider, answering, ok
 from tests.support.wire import Message, Wire, request, response
 
-KEY = "sk-relay-test"
 KEY_HASH = "5ee1a8d6e3a0f6fda22d36b8b9cc4d0be0a77c4d8b6ce0b0f28cb1f0b8d37a0e"
 
 

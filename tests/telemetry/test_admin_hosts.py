@@ -15,8 +15,8 @@ PRIVATE = Address("10.1.2.3", 9090)
 
 def takes(host: str, listen: Address = LOOPBACK, names: str = "") -> bool:
     hosts = AdminHosts(parse_hosts(names), listen)
-    first = hosts.take(RequestHead(b"GET", b"/metrics", [(b"host", host.encode())]))
-    second = hosts.take(
+    first = hosts.accepts(RequestHead(b"GET", b"/metrics", [(b"host", host.encode())]))
+    second = hosts.accepts(
         RequestHead(b"GET", b"/metrics", [], http_version=b"2", fields={PSEUDO_AUTHORITY: host.encode()})
     )
     assert first == second
@@ -93,4 +93,4 @@ def test_names_of_the_setting_are_taken() -> None:
 
 def test_http_1_0_needs_no_host() -> None:
     hosts = AdminHosts(frozenset(), LOOPBACK)
-    assert hosts.take(RequestHead(b"GET", b"/metrics", [], http_version=b"1.0"))
+    assert hosts.accepts(RequestHead(b"GET", b"/metrics", [], http_version=b"1.0"))

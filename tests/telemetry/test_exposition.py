@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowserver.telemetry.exposition import counters, histograms, written
+from flowserver.telemetry.exposition import counter, counters, gauge, gauges, histograms, written
 from flowserver.telemetry.histogram import Histogram
 
 
@@ -51,9 +51,12 @@ def test_series_are_the_families_of_prometheus() -> None:
     family = HistogramMetricFamily("flow_h", "Times.", labels=["model"])
     family.add_metric(["m"], histogram.buckets(), histogram.sum)
     assert b"".join(written(histograms("flow_h", "Times.", [({"model": "m"}, histogram)]))) == theirs(family)
-    counter = CounterMetricFamily("flow_c", "Things.", labels=["model"])
-    counter.add_metric(["m"], 2)
-    assert b"".join(written(counters("flow_c", "Things.", [({"model": "m"}, 2)]))) == theirs(counter)
+    for kind, make in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
+        labelled = kind("flow_c", "Things.", labels=["model"])
+        labelled.add_metric(["m"], 2)
+        assert b"".join(written(make("flow_c", "Things.", [({"model": "m"}, 2)]))) == theirs(labelled)
+    for kind, make_one in ((CounterMetricFamily, counter), (GaugeMetricFamily, gauge)):
+        assert b"".join(written(make_one("flow_c", "Things.", 2))) == theirs(kind("flow_c", "Things.", value=2))
 
 
 def test_no_piece_is_long() -> None:
