@@ -10,7 +10,7 @@ import struct
 from zlib import crc32
 
 from .large_event import LargeEvents, LargeFrame
-from .sse import Event
+from .sse import Event, moved
 
 _PRELUDE = struct.Struct(">III")
 _LEAST = 16
@@ -33,15 +33,7 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
     it is wrong the scanner is `broken` and looks at nothing any more.
     """
 
-    __slots__ = (
-        "_headers",
-        "_held",
-        "_max",
-        "_name",
-        "_need",
-        "at_boundary",
-        "broken",
-    )
+    __slots__ = ("_headers", "_held", "_max", "_name", "_need", "at_boundary", "broken")
 
     def __init__(self, max_event: int) -> None:
         """`max_event`: most bytes of a frame."""
@@ -69,7 +61,7 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
                 return []
             events = self._end_large(self._large, end)
             self.at_boundary = True
-            return events + [(name, payload, after + end) for name, payload, after in self.feed(data[end:])]
+            return events + moved(self.feed(data[end:]), end)
         held = len(self._held)
         if held + len(data) < self._need:
             self._held += data

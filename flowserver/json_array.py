@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .json_scan import ValueEnd, find_value, find_word, is_scalar, skip_blanks
+from .json_scan import ValueEnd, find_value, is_scalar, skip_blanks, word_end
 from .large_event import LargeEvents, LargeLine
-from .sse import Event
+from .sse import Event, moved
 
 _BOM = b"\xef\xbb\xbf"
 _COMMA, _OPEN, _CLOSE = b",[]"
@@ -68,7 +68,7 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
             position = self._go_on(data, events)
         elif self._held:  # a scalar, which what follows ends, or the beginning of a byte order mark
             before = self._take()
-            return [(name, payload, end - len(before)) for name, payload, end in self.feed(before + data)]
+            return moved(self.feed(before + data), -len(before))
         while position < len(data) and not self.broken:
             position = self._step(data, position, events)
         self.at_boundary = self._place is _Place.BEHIND and not self.broken
@@ -81,8 +81,7 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
 
     def _step(self, data: bytes, position: int, events: list[Event]) -> int:
         """One thing more; returns where the next one begins."""
-        blanks = skip_blanks(data, position)
-        at = blanks.end() if blanks else position
+        at = skip_blanks(data, position)
         if at == len(data):
             return at
         byte, place = data[at], self._place
@@ -129,8 +128,7 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
         return len(data)
 
     def _scalar(self, data: bytes, at: int) -> int:
-        word = find_word(data, at)
-        end = word.end() if word else at
+        end = word_end(data, at)
         if end == len(data) and end - at <= _MAX_SCALAR:
             self._held += data[at:]
         elif is_scalar(data, at, end):

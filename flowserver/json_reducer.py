@@ -17,13 +17,14 @@ from .json_scan import (
     STRING,
     VALUE,
     WS,
+    ValueEnd,
     closing,
     find_string,
-    find_word,
     is_scalar,
     level_after,
     skip_blanks,
     unescaped,
+    word_end,
 )
 
 _REPORTS = frozenset({b"usage", b"usageMetadata", b"usage_metadata"})
@@ -220,8 +221,7 @@ class JsonReducer:
     # --- the objects that are looked into ----------------------------------------------------------------------------
 
     def _structure(self, buffer: bytes, position: int) -> int:
-        match = skip_blanks(buffer, position)
-        at = match.end() if match else position
+        at = skip_blanks(buffer, position)
         if at == len(buffer):
             return at
         if self._next is _Next.TEXT:
@@ -348,8 +348,7 @@ class JsonReducer:
         if match := _read_scalar(buffer, at):
             self._after_value()
             return match.end()
-        word = find_word(buffer, at)
-        waits = word and at < word.end() == len(buffer) <= at + _HOLD
+        waits = at < word_end(buffer, at) == len(buffer) <= at + _HOLD
         return start if waits else self._break(buffer)
 
     def _pass_short_string(self, buffer: bytes, start: int, at: int) -> int:
@@ -486,16 +485,11 @@ def _end_of_value(buffer: bytes, at: int, most: int) -> int | None:
         match = find_string(buffer, at, at + most)
         return match.end() if match else 0
     if first in _BRACKETS:
-        size = _FIRST_WINDOW
-        while True:
-            size = min(size, most)
-            if end := closing(unescaped(buffer[at + 1 : at + size]).split(b'"'), 1):
-                return at + 1 + end
-            if size == most or at + size >= len(buffer):
-                return 0
-            size *= 8
-    word = find_word(buffer, at, at + most + 1)
-    end = word.end() if word else at
+        value = ValueEnd()
+        value.begin(first)
+        end = value.find(buffer[at + 1 : at + most], 0)
+        return at + 1 + end if end else 0
+    end = word_end(buffer, at, at + most + 1)
     if end == at:
         return None
     if end < len(buffer) and end - at <= most:

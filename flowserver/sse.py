@@ -156,7 +156,7 @@ class SseScanner(_LineScanner):
             return self._scan(data)
         self._held.clear()
         mark = 3 - held
-        return _moved(self._scan(data[mark:]), mark)
+        return moved(self._scan(data[mark:]), mark)
 
     def _scan(self, data: bytes) -> list[Event]:
         held = len(self._held)
@@ -168,7 +168,7 @@ class SseScanner(_LineScanner):
                 return []
             if self._large is not None:
                 end = blank.end() - 1
-                return self._end_large(data[:end], end) + _moved(self._scan(data[end:]), end)
+                return self._end_large(data[:end], end) + moved(self._scan(data[end:]), end)
             data = self._take() + data
         events: list[Event] = []
         read = self._read_any if _CR in data else self._read_plain
@@ -215,7 +215,7 @@ class SseScanner(_LineScanner):
             events.append((*read, end))
 
 
-def _moved(events: list[Event], by: int) -> list[Event]:
+def moved(events: list[Event], by: int) -> list[Event]:
     """The same, so many bytes further on."""
     return [(name, payload, end + by) for name, payload, end in events]
 
@@ -263,7 +263,7 @@ class NdjsonScanner(_LineScanner):
                 return []
             if self._large is not None:
                 end = data.index(b"\n") + 1
-                return self._end_large(data[: end - 1], end) + _moved(self._scan(data[end:]), end)
+                return self._end_large(data[: end - 1], end) + moved(self._scan(data[end:]), end)
             data = self._take() + data
         *lines, rest = data.split(b"\n")
         events: list[Event] = []
