@@ -13,6 +13,7 @@ from .large_event import LargeEvents, LargeFrame
 from .sse import Event, moved
 
 _PRELUDE = struct.Struct(">III")
+PRELUDE_SIZE = _PRELUDE.size
 _LEAST = 16
 """Bytes of a frame beside its headers and its payload."""
 
@@ -41,7 +42,7 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
         self._max = max_event
         self._held = bytearray()
         """A frame that is not all there."""
-        self._need = _PRELUDE.size
+        self._need = PRELUDE_SIZE
         """Bytes to have before there is something to do."""
         self._headers = b""
         self._name = b""
@@ -82,25 +83,26 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
         events: list[Event] = []
         size = len(data)
         begin = 0
-        self._need = _PRELUDE.size
-        while size - begin >= _PRELUDE.size:
-            total, headers, crc = _PRELUDE.unpack_from(data, begin)
-            if total < headers + _LEAST or crc32(data[begin : begin + 8]) != crc:
+        self._need = PRELUDE_SIZE
+        while size - begin >= PRELUDE_SIZE:
+            lengths = read_prelude(data, begin)
+            if lengths is None:
                 self.broken = True
                 self.at_boundary = False
                 return events
+            total, headers = lengths
             end = begin + total
             if total > self._max:
                 large = LargeFrame(total, headers)
-                large.feed(data[begin + _PRELUDE.size : end])
+                large.feed(data[begin + PRELUDE_SIZE : end])
                 if large.left:
                     self._large = large
                     self.at_boundary = False
                     return events
                 events += self._end_large(large, end - held)
             elif end <= size:
-                payload = begin + _PRELUDE.size + headers
-                name = self._name_in(data[begin + _PRELUDE.size : payload])
+                payload = begin + PRELUDE_SIZE + headers
+                name = self._name_in(data[begin + PRELUDE_SIZE : payload])
                 events.append((name, data[payload : end - 4], end - held))
             else:
                 self._need = total
@@ -119,6 +121,14 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
             self._headers = headers
             self._name = name
         return name
+
+
+def read_prelude(data: bytes, begin: int = 0) -> tuple[int, int] | None:
+    """The lengths of the frame that begins there and of its headers; None: none does. `PRELUDE_SIZE` bytes are read."""
+    total: int
+    headers: int
+    total, headers, crc = _PRELUDE.unpack_from(data, begin)
+    return (total, headers) if total >= headers + _LEAST and crc32(data[begin : begin + 8]) == crc else None
 
 
 def read_headers(data: bytes) -> dict[bytes, bytes]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .json_scan import ValueEnd, find_value, is_scalar, skip_blanks, word_end
+from .json_scan import BOM, ValueEnd, find_value, is_scalar, skip_blanks, word_end
 from .large_event import LargeEvents, LargeLine
 from .sse import Event, moved
 
-_BOM = b"\xef\xbb\xbf"
 _COMMA, _OPEN, _CLOSE = b",[]"
 _STARTS = b'"[{'
 """How values begin that tell their end by themselves."""
@@ -102,9 +101,9 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
             self._place = _Place.OPENED
             return at + 1
         head = data[at : at + 3]
-        if head == _BOM:
+        if head == BOM:
             return at + 3
-        if _BOM.startswith(head):
+        if BOM.startswith(head):
             self._held += head
             return len(data)
         self.broken = True

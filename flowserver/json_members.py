@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .json_scan import STRING, WS, NotStrict, ValueEnd, container, find_string, skip_blanks, word_end
+from .json_scan import BOM, STRING, WS, NotStrict, ValueEnd, container, find_string, skip_blanks, word_end
 
 MOST_SCALAR = 8192
 """Bytes of a text or number that matters; a longer one is a problem."""
@@ -127,7 +127,7 @@ class _Frame:
     """A container that is read member by member. `reads` None: an array whose values are counted. `count`: its members
     or values so far."""
 
-    __slots__ = ("count", "is_empty", "path", "reads", "seen", "start", "values")
+    __slots__ = ("count", "path", "reads", "seen", "start", "values")
 
     def __init__(self, path: tuple[str, ...], reads: Reads | None, start: int) -> None:
         self.path = path
@@ -135,7 +135,6 @@ class _Frame:
         self.start = start
         self.values: dict[str, Any] = {}
         self.seen: set[str] = set()
-        self.is_empty = True
         self.count = 0
 
 
@@ -278,7 +277,6 @@ class JsonMembers:
                 self._scalar(match.start(2), match[2])
             elif reads.is_variant(raw):
                 break
-            frame.is_empty = False
             frame.count += 1
             if frame.count > MOST_MEMBERS:
                 raise _Malformed(_TOO_MANY)
@@ -313,7 +311,6 @@ class JsonMembers:
         frame = self._frames[-1]
         reads = frame.reads
         assert reads is not None
-        frame.is_empty = False
         frame.count += 1
         if frame.count > MOST_MEMBERS:
             raise _Malformed(_TOO_MANY)
@@ -349,14 +346,13 @@ class JsonMembers:
         frame, pending = self._frames[-1], self._pending
         if first in (_OPEN, b"["):
             return self._container(data, position, first)
-        if first == b"]" and frame.reads is None and frame.is_empty:
+        if first == b"]" and frame.reads is None and not frame.count:
             return self._close(position) + 1
         if first == _QUOTE and (pending is None or pending[2] is COUNT):
             if pending is not None:
                 frame.values[pending[0]] = 1
             elif frame.reads is None:
                 frame.count += 1
-            frame.is_empty = False
             self._pending = None
             return self._begin_skipped(data, position)
         end = len(data) if first == _QUOTE else word_end(data, position)
@@ -372,7 +368,6 @@ class JsonMembers:
         """A text, a number or a word stands at `position`."""
         frame, pending = self._frames[-1], self._pending
         self._state = _AFTER
-        frame.is_empty = False
         if frame.reads is None:
             if raw[:1] == _QUOTE:
                 frame.count += 1
@@ -406,7 +401,6 @@ class JsonMembers:
 
     def _container(self, data: bytes, position: int, first: bytes) -> int:
         frame, pending = self._frames[-1], self._pending
-        frame.is_empty = False
         if frame.reads is None:
             frame.count += 1
         elif pending is not None:
@@ -445,12 +439,12 @@ class JsonMembers:
         close = self._offset + position
         if not self._frames:
             self.values = frame.values
-            self.members[()] = Member(frame.start, close + 1, close, frame.is_empty)
+            self.members[()] = Member(frame.start, close + 1, close, not frame.count)
             self._state = _END
             return position
         above = self._frames[-1].values
         above[frame.path[-1]] = frame.values if frame.reads is not None else max(1, frame.count)
-        self.members[frame.path] = Member(frame.start, close + 1, close, frame.is_empty)
+        self.members[frame.path] = Member(frame.start, close + 1, close, not frame.count)
         self._state = _AFTER
         return position
 
@@ -467,7 +461,7 @@ class JsonMembers:
         try:
             end = self._end.find(data, position)
         except NotStrict:
-            raise _Malformed("it has a comment, or a text that is not in double quotes") from None
+            raise _Malformed("it has a comment, a stray backslash or a text that is not in double quotes") from None
         return self._skipped(end) if end else len(data)
 
     def _skipped(self, end: int) -> int:
@@ -495,7 +489,7 @@ def _shown(name: bytes) -> str:
 
 
 def _what_begins(start: bytes) -> str:
-    if start.startswith(b"\xef\xbb\xbf"):
+    if start.startswith(BOM):
         return "it begins with a byte order mark; send UTF-8 without one"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         return "it is UTF-16 or UTF-32; send UTF-8"

@@ -13,6 +13,7 @@ import orjson
 
 from .json_scan import (
     BLANKS,
+    BOM,
     SCALAR,
     STRING,
     VALUE,
@@ -75,7 +76,6 @@ LONG = 2000
 """A string of more bytes than these is an image, a file or the like if it looks encoded: its bytes say nothing."""
 _ENCODED = re.compile(rb"(?:data:[^,]{0,200},)?+(?:[A-Za-z0-9+/=_-]++|\\[nr/])*+\Z")
 """Base64, in a URL or not, in lines or not."""
-_BOM = b"\xef\xbb\xbf"
 _QUOTE, _OPEN, _CLOSE, _COMMA = b'"{},'
 _BRACKETS = b"[{"
 _NO_TEXT = b"token"
@@ -238,7 +238,7 @@ class JsonReducer:
         return self._break(buffer)
 
     def _begin(self, buffer: bytes, at: int) -> int:
-        if _BOM.startswith(buffer[at : at + 3]):
+        if BOM.startswith(buffer[at : at + 3]):
             return at + 3 if len(buffer) >= at + 3 else at
         if buffer[at] == _OPEN:
             self._stack.append(self._root)

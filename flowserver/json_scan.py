@@ -11,6 +11,7 @@ import sys
 from itertools import accumulate
 from operator import indexOf
 
+BOM = b"\xef\xbb\xbf"
 BLANKS = b" \t\n\r"
 WS = rb"[ \t\n\r]*+"
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'

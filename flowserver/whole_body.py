@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from .json_reducer import JsonReducer
-from .json_scan import BLANKS, NO_BRACKETS, level_after, unescaped
+from .json_scan import BLANKS, BOM, NO_BRACKETS, level_after, unescaped
 
-_BOM = b"\xef\xbb\xbf"
 # These are looked for in the last few bytes of a string.
 _TAIL = 12
 _half_escape = re.compile(
@@ -64,7 +63,7 @@ class WholeBody:
         """The whole answer, or what matters of it; None: it is large and no JSON."""
         if self._reducer is not None:
             return self._reducer.finish_whole()
-        return b"".join(self._pieces).removeprefix(_BOM)
+        return b"".join(self._pieces).removeprefix(BOM)
 
     def reduced(self) -> bytes | None:
         """What matters of an answer that was held and is no strict JSON, such as one with NaN in it; None: it is none
@@ -74,7 +73,7 @@ class WholeBody:
     def partial(self) -> bytes | None:
         """The answer so far as JSON, with what is open closed; None: nothing can be made of it."""
         if self._reducer is None:
-            return repaired(b"".join(self._pieces).removeprefix(_BOM))
+            return repaired(b"".join(self._pieces).removeprefix(BOM))
         reduced = self._reducer.finish()
         return None if self._reducer.broken else reduced
 
