@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from zlib import crc32
 
-from .large_event import LargeEvents, LargeFrame
+from .large_event import LargeFrame, ScannerState
 from .sse import Event, moved
 
 _PRELUDE = struct.Struct(">III")
@@ -26,7 +26,7 @@ _MAX_KEPT = 1024
 """Longest headers whose name is remembered, in bytes; Bedrock's have 80 to 120."""
 
 
-class EventStreamScanner(LargeEvents[LargeFrame]):
+class EventStreamScanner(ScannerState[LargeFrame]):
     """A `Scanner`. An event's name is its `:event-type`; for an exception `:exception-type` and for an error
     `:error-code`, each behind a "!".
 
@@ -34,21 +34,15 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
     it is wrong the scanner is `broken` and looks at nothing any more.
     """
 
-    __slots__ = ("_headers", "_held", "_max", "_name", "_need", "at_boundary", "broken")
+    __slots__ = ("_headers", "_name", "_need")
 
     def __init__(self, max_event: int) -> None:
-        """`max_event`: most bytes of a frame."""
-        super().__init__()
-        self._max = max_event
-        self._held = bytearray()
-        """A frame that is not all there."""
+        super().__init__(max_event)
         self._need = PRELUDE_SIZE
         """Bytes to have before there is something to do."""
         self._headers = b""
         self._name = b""
         """The name that the headers above came to: most frames have the ones of the frame before."""
-        self.at_boundary = True
-        self.broken = False
 
     def finish(self) -> list[Event]:
         return []
@@ -69,8 +63,7 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
             self.at_boundary = not self._held
             return []
         if held:
-            data = bytes(self._held) + data
-            self._held.clear()
+            data = self._take() + data
         return self._scan(data, held)
 
     def _end_large(self, large: LargeFrame, end: int) -> list[Event]:

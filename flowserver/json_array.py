@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from .json_scan import BOM, ValueEnd, find_value, is_scalar, skip_blanks, word_end
-from .large_event import LargeEvents, LargeLine
+from .large_event import LargeLine, ScannerState
 from .sse import Event, moved
 
 _COMMA, _OPEN, _CLOSE = b",[]"
@@ -28,25 +28,19 @@ class _Place(Enum):
     END = auto()
 
 
-class JsonArrayScanner(LargeEvents[LargeLine]):
+class JsonArrayScanner(ScannerState[LargeLine]):
     """A `Scanner`. Each element is an event without a name, which ends just behind it; a number or the like is none.
 
     What stands between two elements belongs to the second one, but for blanks: behind a comma is no boundary. Nor is
     one behind the bracket that opens the array, or behind its end. What is no array is `broken`.
     """
 
-    __slots__ = ("_end", "_held", "_max", "_place", "at_boundary", "broken")
+    __slots__ = ("_end", "_place")
 
     def __init__(self, max_event: int) -> None:
-        """`max_event`: most bytes of an element that is held."""
-        super().__init__()
-        self._max = max_event
+        super().__init__(max_event)
         self._place = _Place.START
-        self._held = bytearray()
-        """An element that has not ended."""
         self._end = ValueEnd()
-        self.at_boundary = True
-        self.broken = False
 
     def finish(self) -> list[Event]:
         return []
@@ -72,11 +66,6 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
             position = self._step(data, position, events)
         self.at_boundary = self._place is _Place.BEHIND and not self.broken
         return events
-
-    def _take(self) -> bytes:
-        held = bytes(self._held)
-        self._held.clear()
-        return held
 
     def _step(self, data: bytes, position: int, events: list[Event]) -> int:
         """One thing more; returns where the next one begins."""

@@ -1,7 +1,7 @@
 """Where the events of a passing stream end, and what is in them: server-sent events and JSON lines. No I/O.
 
 Scanners only look: the bytes themselves go on as they came. One event in one piece is the usual shape and costs 0.3 us;
-everything else takes the long way and comes to the same events, which the tests hold to a naive reading of the rules.
+everything else takes the slow path and comes to the same events, which the tests hold to a naive reading of the rules.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Protocol
 
-from .large_event import LargeEvent, LargeEvents, LargeLine
+from .large_event import LargeEvent, LargeLine, ScannerState, read_fields
 
 Event = tuple[bytes, bytes, int]
 """Name, payload, and the offset just behind the event in the very bytes that `feed` was given; never 0."""
@@ -48,19 +48,12 @@ class Scanner(Protocol):
         """The stream is over: the event that ends with it, if that ends events here."""
 
 
-class _LineScanner(LargeEvents[LargeLine]):
-    """Holds the bytes of an event that has not ended; of one that is too large, the last byte."""
+class _LineScanner(ScannerState[LargeLine]):
+    """Holds the bytes of an event that has not ended; of one that is too large, the last byte. `max_event` does not
+    include the blank line or the line feed that closes an event."""
 
-    __slots__ = ("_held", "_max", "at_boundary")
-    broken = False
+    __slots__ = ()
     _reader: ClassVar[type[LargeLine]] = LargeLine
-
-    def __init__(self, max_event: int) -> None:
-        """`max_event`: most bytes of an event, without the blank line or the line feed that closes it."""
-        super().__init__()
-        self._max = max_event
-        self._held = bytearray()
-        self.at_boundary = True
 
     def finish(self) -> list[Event]:
         return []
@@ -76,12 +69,6 @@ class _LineScanner(LargeEvents[LargeLine]):
             # The last byte may be a line end, which makes one that follows a blank line.
             self._held = self._held[-1:]
         self.at_boundary = not self._held
-
-    def _take(self) -> bytes:
-        """What was held."""
-        held = bytes(self._held)
-        self._held.clear()
-        return held
 
     def _end_large(self, rest: bytes, end: int) -> list[Event]:
         """The event that is too large ends with `rest`."""
@@ -227,15 +214,8 @@ def _without_blanks(lines: bytes) -> bytes:
 
 def _parse(lines: bytes) -> tuple[bytes, bytes] | None:
     """Name and data of a block; None: it has no data line."""
-    name = b""
-    values = []
-    for line in lines.splitlines():
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            values.append(value.removeprefix(b" "))
-        elif field == b"event":
-            name = value.removeprefix(b" ")
-    return (name, b"\n".join(values)) if values else None
+    name, values = read_fields(lines.splitlines())
+    return (name or b"", b"\n".join(values)) if values else None
 
 
 class NdjsonScanner(_LineScanner):
