@@ -26,11 +26,11 @@ _brackets = re.compile(rb"[][{}]").findall
 class WholeBody:
     """Up to `limit` bytes are held; an answer that is larger is reduced as it comes (see `JsonReducer`)."""
 
-    __slots__ = ("_limit", "_pieces", "_reducer", "size")
+    __slots__ = ("_held", "_limit", "_reducer", "size")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []
+        self._held = bytearray()  # not a list of pieces: a provider may send a few bytes at a time
         self._reducer: JsonReducer | None = None
         self.size = 0
         """Bytes so far."""
@@ -55,7 +55,7 @@ class WholeBody:
         if self._reducer is not None:
             self._reducer.feed_all(data)
             return
-        self._pieces.append(data)
+        self._held += data
         if self.size > self._limit:
             self._reduce()
 
@@ -63,7 +63,7 @@ class WholeBody:
         """The whole answer, or what matters of it; None: it is large and no JSON."""
         if self._reducer is not None:
             return self._reducer.finish_whole()
-        return b"".join(self._pieces).removeprefix(BOM)
+        return bytes(self._held).removeprefix(BOM)
 
     def reduced(self) -> bytes | None:
         """What matters of an answer that was held and is no strict JSON, such as one with NaN in it; None: it is none
@@ -73,16 +73,15 @@ class WholeBody:
     def partial(self) -> bytes | None:
         """The answer so far as JSON, with what is open closed; None: nothing can be made of it."""
         if self._reducer is None:
-            return repaired(b"".join(self._pieces).removeprefix(BOM))
+            return repaired(bytes(self._held).removeprefix(BOM))
         reduced = self._reducer.finish()
         return None if self._reducer.broken else reduced
 
     def _reduce(self) -> JsonReducer:
         """From here on nothing is held."""
         self._reducer = reducer = JsonReducer()
-        for piece in self._pieces:
-            reducer.feed_all(piece)
-        self._pieces.clear()
+        reducer.feed_all(bytes(self._held))
+        self._held.clear()
         return reducer
 
 
