@@ -1,4 +1,4 @@
-"""What an answer's body is: by its media type, and by its first bytes where they say otherwise. No I/O."""
+"""Tells the kind of an answer's body by its media type, and by its first bytes where they differ. No I/O."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class BodyKind(Enum):
     EVENTSTREAM = auto()
     """Amazon's frames."""
     OPAQUE = auto()
-    """Nothing that can be read."""
+    """Unreadable: compressed, or of an unknown format."""
     UNDECIDED = auto()
-    """Not known before more bytes come."""
+    """It takes more bytes to tell."""
 
 
 _NDJSON_TYPES = frozenset(
@@ -47,7 +47,7 @@ _field_name = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % _LONGEST_NAME).match
 
 @lru_cache(64)
 def _labelled(media_type: bytes) -> BodyKind | None:
-    """What a content-type claims; None: nothing that is known here."""
+    """The kind that a content-type claims; None if it claims none of these."""
     name = media_type.partition(b";")[0].strip().lower()
     if name == b"text/event-stream":
         return BodyKind.SSE

@@ -1,4 +1,4 @@
-"""Where the elements of a passing JSON array end: a stream of events, as Gemini sends it without `alt=sse`. No I/O."""
+"""Finds the elements of a JSON array that passes: a stream as Gemini sends it without `alt=sse`. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .sse import Event, moved
 
 _COMMA, _OPEN, _CLOSE = b",[]"
 _STARTS = b'"[{'
-"""How values begin that tell their end by themselves."""
+"""First bytes of values that have an end of their own; a scalar ends where something else follows."""
 _MAX_SCALAR = 4 << 10
 
 
@@ -29,10 +29,10 @@ class _Place(Enum):
 
 
 class JsonArrayScanner(ScannerState[LargeLine]):
-    """A `Scanner`. Each element is an event without a name, which ends just behind it; a number or the like is none.
+    """A `Scanner`. Each element is an event without a name; numbers, booleans and nulls are ignored.
 
-    What stands between two elements belongs to the second one, but for blanks: behind a comma is no boundary. Nor is
-    one behind the bracket that opens the array, or behind its end. What is no array is `broken`.
+    The only boundaries are behind elements and the blanks after them: not behind a comma, the opening bracket or the
+    closing one. A stream that is not an array is `broken`.
     """
 
     __slots__ = ("_end", "_place")
@@ -59,7 +59,7 @@ class JsonArrayScanner(ScannerState[LargeLine]):
         position = 0
         if self._place is _Place.WITHIN:
             position = self._go_on(data, events)
-        elif self._held:  # a scalar, which what follows ends, or the beginning of a byte order mark
+        elif self._held:  # a scalar that may go on, or half a byte order mark
             before = self._take()
             return moved(self.feed(before + data), -len(before))
         while position < len(data) and not self.broken:
@@ -68,7 +68,7 @@ class JsonArrayScanner(ScannerState[LargeLine]):
         return events
 
     def _step(self, data: bytes, position: int, events: list[Event]) -> int:
-        """One thing more; returns where the next one begins."""
+        """Reads one token or element; returns where the next one begins."""
         at = skip_blanks(data, position)
         if at == len(data):
             return at
@@ -99,7 +99,7 @@ class JsonArrayScanner(ScannerState[LargeLine]):
         return at
 
     def _element(self, data: bytes, at: int, events: list[Event]) -> int:
-        """One begins here."""
+        """Reads an element; returns the offset behind it, or behind `data`."""
         if data[at] not in _STARTS:
             return self._scalar(data, at)
         whole = find_value(data, at)

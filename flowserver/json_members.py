@@ -3,8 +3,8 @@
 No tree is built: values that do not matter are skipped, whatever their size, by the C functions that search bytes. So
 a request of 32 MB costs its own bytes and some milliseconds. `json_edits` changes what was found, in place.
 
-What two readers could read in two ways is a problem here: a name that matters and is there twice, or in another case
-(Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
+Anything that two readers could read differently is a problem: a name that matters and is there twice, or in another
+case (Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .json_scan import BOM, STRING, WS, NotStrict, ValueEnd, container, find_str
 MOST_SCALAR = 8192
 """Bytes of a text or number that matters; a longer one is a problem."""
 MOST_NAME = 1024
-"""Bytes of a name as written; a longer one is a problem. To some readers there are escapes that stand for nothing, so
-its length does not tell that it is none that matters."""
+"""Bytes of a name as written; a longer one is a problem. Some readers drop escapes that mean
+nothing, so a long name may still be one that matters."""
 _SMALL_VALUE = 256
 """Bytes of a container that may be skipped in one step."""
 MOST_MEMBERS = 500
@@ -37,13 +37,13 @@ COUNT = "count"
 
 class Reads:
     """The names that matter in an object, each with what is read of it: None, a scalar; `Reads`, an object with names
-    of its own; `COUNT`. `aliases` are further spellings: both may not be there together."""
+    of its own; `COUNT`. `aliases`: other spelling -> name; an object that has both is ambiguous."""
 
     __slots__ = ("_dull", "_folded", "exact")
 
     def __init__(self, names: Mapping[str, Reads | str | None], aliases: Mapping[str, str] | None = None) -> None:
-        thing = {name: name for name in names} | dict(aliases or {})
-        self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in thing.items()}
+        spellings = {name: name for name in names} | dict(aliases or {})
+        self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in spellings.items()}
         """Spelling -> itself as text, the name it stands for, what is read of it."""
         self._folded = {folded(spelling) for spelling in self.exact}
         self._dull: set[bytes] = set()
@@ -61,7 +61,7 @@ class Reads:
 
 
 def folded(name: bytes) -> str:
-    """As lenient readers have it: in one case, without what is not UTF-8, and only up to a NUL."""
+    """`name` as lenient readers compare it: in one case, without invalid UTF-8, up to the first NUL."""
     return name.partition(b"\0")[0].decode(errors="ignore").upper().casefold()
 
 
@@ -118,7 +118,7 @@ _SMALL = re.compile(_CONTAINER, re.DOTALL).match
 
 _OPEN, _CLOSE, _QUOTE = b"{", b"}", b'"'
 _UTF32_MARK = b"\xff\xfe\0\0"
-_BEYOND = "something stands behind its end"
+_BEYOND = "something follows the object"
 _TOO_MANY = f"an object has more than {MOST_MEMBERS} members"
 _LONG_NAME = f"a name is longer than {MOST_NAME} bytes"
 
@@ -143,8 +143,7 @@ class _Malformed(Exception):
 
 
 class JsonMembers:
-    """`feed` the text as it comes, then `finish`. `problem` may be there after any of them; nothing is read any more
-    then."""
+    """`feed` the text as it comes, then `finish`. Once there is a `problem`, nothing more is read."""
 
     __slots__ = (
         "_end",

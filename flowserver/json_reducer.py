@@ -160,7 +160,7 @@ class JsonReducer:
         """Bytes of the string values that were passed over and look like text, to estimate their tokens. An escape of
         six bytes counts as three."""
         self.attachments = 0
-        """The ones that do not: long and without a blank."""
+        """String values that do not look like text: long and without a blank."""
         self.broken = False
         """This is no JSON."""
         self.ended = False

@@ -1,7 +1,7 @@
-"""Fast looks at JSON text that is not parsed: where strings, scalars and containers end. No I/O.
+"""Finds where strings, scalars and containers of a JSON text end, without parsing it. No I/O.
 
-Python takes about 50 ns for a step and a large answer has millions of bytes, so all of this works on blocks: regular
-expressions, `split` and `translate`, never byte by byte.
+A step of Python takes about 50 ns and a large answer has millions of bytes, so nothing here goes byte by byte: regular
+expressions, `split` and `translate` work on blocks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _word = re.compile(rb"[-+.0-9A-Za-z]*+").match
 _string_rest = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
 
 _FIRST_WINDOW, _LAST_WINDOW = 256, 64 << 10
-"""Bytes that are looked at at once, first and in the end: most values are short."""
+"""Bytes that are looked at in one step: few at first, since most values are short."""
 _QUOTE, _BACKSLASH = b'"\\'
 _NOT_STRICT = (b"/", b"#", b"'", b"\\")
 """Stand in strings only, in strict JSON. Others begin comments with them, or strings."""

@@ -33,7 +33,7 @@ class LargeLine:
 
     @property
     def broken(self) -> bool:
-        """It can't be read: its payload is no JSON."""
+        """Its payload can't be read as JSON."""
         return self._reducer.broken
 
     def feed(self, data: bytes) -> int:
@@ -95,14 +95,14 @@ class ScannerState(Generic[Reader]):
 
 
 class LargeFrame(LargeLine):
-    """A frame of an Amazon event stream, from behind its prelude: headers, payload and the CRC of them."""
+    """A frame of an Amazon event stream without its prelude: headers, payload and their CRC."""
 
     __slots__ = ("_headers_left", "_readable", "headers", "left")
 
     _CRC = 4
 
     def __init__(self, total: int, headers: int) -> None:
-        """Its length and the one of its headers, as its prelude says."""
+        """`total`, `headers`: bytes of the frame and of its headers, as its prelude says."""
         super().__init__()
         self.left = total - _PRELUDE
         """Bytes to come."""

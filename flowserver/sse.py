@@ -39,10 +39,10 @@ class Scanner(Protocol):
 
     @property
     def broken(self) -> bool:
-        """The stream makes no sense: no event will come any more and no boundary."""
+        """The stream is malformed: no event or boundary is found any more."""
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that end in `data`. Raises nothing."""
+        """The events that end in `data`. Never raises."""
 
     def finish(self) -> list[Event]:
         """The stream is over: the event that ends with it, if that ends events here."""
@@ -106,7 +106,7 @@ class SseScanner(_LineScanner):
     _reader = LargeEvent
 
     def finish(self) -> list[Event]:
-        """An event that no blank line ends is none to most clients, and yet it came."""
+        """Most clients ignore an event that no blank line ends, but the provider sent it."""
         return self.feed(b"\n\n") if self._held else []
 
     def __init__(self, max_event: int) -> None:

@@ -24,7 +24,7 @@ _brackets = re.compile(rb"[][{}]").findall
 
 
 class WholeBody:
-    """Up to `limit` bytes are held; an answer that is larger is reduced as it comes (see `JsonReducer`)."""
+    """Holds up to `limit` bytes; a larger answer is reduced as it comes (see `JsonReducer`)."""
 
     __slots__ = ("_held", "_limit", "_reducer", "size")
 
@@ -47,7 +47,7 @@ class WholeBody:
 
     @property
     def attachments(self) -> int:
-        """Images, files and the like that were."""
+        """Images, files and the like in a large answer that were passed over."""
         return self._reducer.attachments if self._reducer is not None else 0
 
     def feed(self, data: bytes) -> None:
