@@ -1,14 +1,13 @@
-"""What an answer's body is: by its media type, and by its first bytes where they say otherwise. No I/O."""
+"""Tells the kind of an answer's body by its media type, and by its first bytes where they differ. No I/O."""
 
 from __future__ import annotations
 
 import re
-import struct
 from enum import Enum, auto
 from functools import lru_cache
-from zlib import crc32
 
-from .json_scan import BLANKS, find_value
+from .eventstream import PRELUDE_SIZE, read_prelude
+from .json_scan import BLANKS, BOM, find_value
 
 
 class BodyKind(Enum):
@@ -23,9 +22,9 @@ class BodyKind(Enum):
     EVENTSTREAM = auto()
     """Amazon's frames."""
     OPAQUE = auto()
-    """Nothing that can be read."""
+    """Unreadable: compressed, or of an unknown format."""
     UNDECIDED = auto()
-    """Not known before more bytes come."""
+    """It takes more bytes to tell."""
 
 
 _NDJSON_TYPES = frozenset(
@@ -42,16 +41,13 @@ _NDJSON_TYPES = frozenset(
 )
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How lines of server-sent events begin."""
-_FRAME = struct.Struct(">III")
-_LEAST_FRAME = 16
-_BOM = b"\xef\xbb\xbf"
 _LONGEST_NAME = 32
 _field_name = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % _LONGEST_NAME).match
 
 
 @lru_cache(64)
 def _labelled(media_type: bytes) -> BodyKind | None:
-    """What a content-type claims; None: nothing that is known here."""
+    """The kind that a content-type claims; None if it claims none of these."""
     name = media_type.partition(b";")[0].strip().lower()
     if name == b"text/event-stream":
         return BodyKind.SSE
@@ -81,13 +77,13 @@ def body_kind(media_type: bytes, first: bytes, *, compressed: bool) -> BodyKind:
     if compressed:
         return BodyKind.OPAQUE
     label = _labelled(media_type)
-    text = first.removeprefix(_BOM).lstrip(BLANKS)
+    text = first.removeprefix(BOM).lstrip(BLANKS)
     return _seen(first, text, label)
 
 
 def is_blank(first: bytes) -> bool:
     """Whether the first bytes of a body are nothing but blanks, which tell nothing and may be passed on."""
-    return bool(first) and not first.removeprefix(_BOM).strip(BLANKS)
+    return bool(first) and not first.removeprefix(BOM).strip(BLANKS)
 
 
 def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
@@ -99,7 +95,7 @@ def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
         return frame
     if text.startswith(_FIELDS):
         return BodyKind.SSE
-    if not text or _BOM.startswith(first) or any(field.startswith(text) for field in _FIELDS):
+    if not text or BOM.startswith(first) or any(field.startswith(text) for field in _FIELDS):
         return BodyKind.UNDECIDED
     return _other_field(text) if label is BodyKind.SSE else BodyKind.OPAQUE
 
@@ -115,10 +111,8 @@ def _is_followed(text: bytes) -> bool:
 
 def _frame(first: bytes) -> BodyKind | None:
     """Whether these are frames; None: they are not."""
-    if len(first) >= _FRAME.size:
-        total, headers, crc = _FRAME.unpack_from(first)
-        is_frame = total >= headers + _LEAST_FRAME and crc == crc32(first[:8])
-        return BodyKind.EVENTSTREAM if is_frame else None
+    if len(first) >= PRELUDE_SIZE:
+        return BodyKind.EVENTSTREAM if read_prelude(first) is not None else None
     # A frame is shorter than 16 MB, so it begins with a zero byte.
     return BodyKind.UNDECIDED if first.startswith(b"\0") else None
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 from zlib import crc32
 
-from .large_event import LargeEvents, LargeFrame
-from .sse import Event
+from .large_event import LargeFrame, ScannerState
+from .sse import Event, moved
 
 _PRELUDE = struct.Struct(">III")
+PRELUDE_SIZE = _PRELUDE.size
 _LEAST = 16
 """Bytes of a frame beside its headers and its payload."""
 
@@ -25,7 +26,7 @@ _MAX_KEPT = 1024
 """Longest headers whose name is remembered, in bytes; Bedrock's have 80 to 120."""
 
 
-class EventStreamScanner(LargeEvents[LargeFrame]):
+class EventStreamScanner(ScannerState[LargeFrame]):
     """A `Scanner`. An event's name is its `:event-type`; for an exception `:exception-type` and for an error
     `:error-code`, each behind a "!".
 
@@ -33,29 +34,15 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
     it is wrong the scanner is `broken` and looks at nothing any more.
     """
 
-    __slots__ = (
-        "_headers",
-        "_held",
-        "_max",
-        "_name",
-        "_need",
-        "at_boundary",
-        "broken",
-    )
+    __slots__ = ("_headers", "_name", "_need")
 
     def __init__(self, max_event: int) -> None:
-        """`max_event`: most bytes of a frame."""
-        super().__init__()
-        self._max = max_event
-        self._held = bytearray()
-        """A frame that is not all there."""
-        self._need = _PRELUDE.size
+        super().__init__(max_event)
+        self._need = PRELUDE_SIZE
         """Bytes to have before there is something to do."""
         self._headers = b""
         self._name = b""
         """The name that the headers above came to: most frames have the ones of the frame before."""
-        self.at_boundary = True
-        self.broken = False
 
     def finish(self) -> list[Event]:
         return []
@@ -69,15 +56,14 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
                 return []
             events = self._end_large(self._large, end)
             self.at_boundary = True
-            return events + [(name, payload, after + end) for name, payload, after in self.feed(data[end:])]
+            return events + moved(self.feed(data[end:]), end)
         held = len(self._held)
         if held + len(data) < self._need:
             self._held += data
             self.at_boundary = not self._held
             return []
         if held:
-            data = bytes(self._held) + data
-            self._held.clear()
+            data = self._take() + data
         return self._scan(data, held)
 
     def _end_large(self, large: LargeFrame, end: int) -> list[Event]:
@@ -90,25 +76,26 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
         events: list[Event] = []
         size = len(data)
         begin = 0
-        self._need = _PRELUDE.size
-        while size - begin >= _PRELUDE.size:
-            total, headers, crc = _PRELUDE.unpack_from(data, begin)
-            if total < headers + _LEAST or crc32(data[begin : begin + 8]) != crc:
+        self._need = PRELUDE_SIZE
+        while size - begin >= PRELUDE_SIZE:
+            lengths = read_prelude(data, begin)
+            if lengths is None:
                 self.broken = True
                 self.at_boundary = False
                 return events
+            total, headers = lengths
             end = begin + total
             if total > self._max:
                 large = LargeFrame(total, headers)
-                large.feed(data[begin + _PRELUDE.size : end])
+                large.feed(data[begin + PRELUDE_SIZE : end])
                 if large.left:
                     self._large = large
                     self.at_boundary = False
                     return events
                 events += self._end_large(large, end - held)
             elif end <= size:
-                payload = begin + _PRELUDE.size + headers
-                name = self._name_in(data[begin + _PRELUDE.size : payload])
+                payload = begin + PRELUDE_SIZE + headers
+                name = self._name_in(data[begin + PRELUDE_SIZE : payload])
                 events.append((name, data[payload : end - 4], end - held))
             else:
                 self._need = total
@@ -127,6 +114,14 @@ class EventStreamScanner(LargeEvents[LargeFrame]):
             self._headers = headers
             self._name = name
         return name
+
+
+def read_prelude(data: bytes, begin: int = 0) -> tuple[int, int] | None:
+    """The lengths of the frame that begins there and of its headers; None: none does. `PRELUDE_SIZE` bytes are read."""
+    total: int
+    headers: int
+    total, headers, crc = _PRELUDE.unpack_from(data, begin)
+    return (total, headers) if total >= headers + _LEAST and crc32(data[begin : begin + 8]) == crc else None
 
 
 def read_headers(data: bytes) -> dict[bytes, bytes]:

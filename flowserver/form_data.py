@@ -1,8 +1,8 @@
 """Finds fields in a form that arrives in pieces: multipart/form-data (RFC 7578, RFC 2046 section 5.1). No I/O.
 
-Files are passed over without being kept. What two readers could read in two ways is a problem: a field that matters
-and is there twice or in another case, boundaries that only some take for one, and parts that are not described in the
-plain form that client libraries write.
+Files are passed over without being kept. Anything that two readers could read differently is a problem: a field
+that matters and is there twice or in another case, boundaries that only some readers recognise, and parts whose head is
+not in the plain form that client libraries write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PARAMETER = re.compile(rb'[ \t]*;[ \t]*([A-Za-z*]+)=(?:"((?:[^"\\]|\\.)*)"|([^\
 _KIND = re.compile(rb"[ \t]*form-data", re.IGNORECASE)
 _CHARSET = re.compile(rb"charset[^=;]*=([^;]*)", re.IGNORECASE)
 _CHARSETS = frozenset((b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1"))
-"""That read ASCII as ASCII."""
+"""Charsets in which ASCII bytes mean ASCII."""
 _PLAIN_ENCODINGS = frozenset((b"7bit", b"8bit", b"binary"))
 
 
@@ -46,7 +46,7 @@ class _State(Enum):
 
 
 class FormMembers:
-    """`feed` the body as it comes, then `finish`. After a `problem` nothing is read any more."""
+    """`feed` the body as it comes, then `finish`. Once there is a `problem`, nothing more is read."""
 
     __slots__ = (
         "_begin",
@@ -110,7 +110,7 @@ class FormMembers:
         elif following == b"\r\n":
             self._state = _State.HEAD
         else:
-            self.problem = Problem("a boundary is followed by something else than a line end")
+            self.problem = Problem("a boundary is not followed by a line end")
         return position + 2
 
     def _head(self, data: bytes, position: int) -> int:
@@ -118,7 +118,7 @@ class FormMembers:
         end = data.find(b"\r\n\r\n", position)
         head = data[position : end if end >= 0 else len(data)]
         if data.startswith(b"\r\n", position):
-            self.problem = Problem("a part is not described")
+            self.problem = Problem("a part has no head")
         elif len(head) > _MOST_HEAD:
             self.problem = Problem("the head of a part is too long")
         elif self._parts == _MOST_PARTS:
@@ -170,7 +170,7 @@ class FormMembers:
         return position
 
     def _end(self, data: bytes, end: int) -> None:
-        """A part's content ends; or what stands before the first part."""
+        """The content of a part ends, or the preamble."""
         if self._state is not _State.PREAMBLE and self._offset + end < self._begin:
             self.problem = Problem("a part has no content, and no empty line for it")
         elif self._state is _State.VALUE:
@@ -178,9 +178,9 @@ class FormMembers:
         self._state = _State.DELIMITER
 
     def _epilogue(self, data: bytes, position: int) -> int:
-        """Some go on reading where one more boundary comes."""
+        """Some readers go on if another boundary follows the last one."""
         if data.find(self._edge, position) >= 0:
-            self.problem = Problem("a boundary comes behind the last one")
+            self.problem = Problem("another boundary follows the last one")
         return max(position, len(data) - len(self._edge) + 1)
 
     def _keep(self, value: bytes) -> None:
@@ -197,7 +197,7 @@ class FormMembers:
 
 
 def _has_odd_ends(head: bytes) -> bool:
-    """Whether some could see lines in it that others don't."""
+    """Whether it has line ends that only some readers recognise."""
     inside = head.removesuffix(b"\r").replace(b"\r\n", b"")
     return any(byte in inside for byte in (b"\r", b"\n", b"\0"))
 
@@ -210,7 +210,7 @@ def _fields(head: bytes) -> dict[bytes, bytes] | None:
 
 
 def _name(disposition: bytes) -> tuple[bytes, bool] | None:
-    """(a part's name, whether it is a file); None: that is told in no plain form. Readers differ in escapes."""
+    """(a part's name, whether it is a file); None if they are not in plain form. Readers differ in escapes."""
     kind = _KIND.match(disposition)
     position = kind.end() if kind is not None else 0
     parameters: list[tuple[bytes, bytes]] = []

@@ -38,24 +38,24 @@ class Frame(NamedTuple):
 
 
 class FrameTooLong(Exception):
-    """A frame is announced that is longer than we said we take."""
+    """A frame is longer than the SETTINGS_MAX_FRAME_SIZE that we sent."""
 
 
 TURN = 128
-"""What one connection may cost in one turn of the event loop: so many usual frames."""
+"""Frames of usual cost that one connection may handle in one turn of the event loop."""
 
 
 class FrameSplitter:
-    """Takes bytes apart into frames, so many in a turn of the event loop: a read may hold 7,000 small ones, and other
-    connections are not to wait for them. Of reads that ended in time at most one incomplete frame is held."""
+    """Splits bytes into frames, a limited number per turn of the event loop: a read may hold 7,000 small ones, and
+    other connections must not wait for them all. Within the limit at most one incomplete frame is held."""
 
     __slots__ = ("_held", "left")
 
     def __init__(self) -> None:
         self._held = b""
         self.left = TURN
-        """What is left of the turn. At 0 or below nothing more is taken apart: stop reading, and in the next turn
-        `rest` and `feed` on. Who finds a frame costly takes something off."""
+        """What is left of the turn's `TURN`. At 0 or below no more frames come out: stop reading, and in the next turn
+        call `rest`, then `feed`. A caller that handles a costly frame subtracts from it."""
 
     def rest(self) -> None:
         """A new turn begins."""

@@ -1,17 +1,16 @@
-"""Where the elements of a passing JSON array end: a stream of events, as Gemini sends it without `alt=sse`. No I/O."""
+"""Finds the elements of a JSON array that passes: a stream as Gemini sends it without `alt=sse`. No I/O."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
-from .json_scan import ValueEnd, find_value, find_word, is_scalar, skip_blanks
-from .large_event import LargeEvents, LargeLine
-from .sse import Event
+from .json_scan import BOM, ValueEnd, find_value, is_scalar, skip_blanks, word_end
+from .large_event import LargeLine, ScannerState
+from .sse import Event, moved
 
-_BOM = b"\xef\xbb\xbf"
 _COMMA, _OPEN, _CLOSE = b",[]"
 _STARTS = b'"[{'
-"""How values begin that tell their end by themselves."""
+"""First bytes of values that have an end of their own; a scalar ends where something else follows."""
 _MAX_SCALAR = 4 << 10
 
 
@@ -29,25 +28,19 @@ class _Place(Enum):
     END = auto()
 
 
-class JsonArrayScanner(LargeEvents[LargeLine]):
-    """A `Scanner`. Each element is an event without a name, which ends just behind it; a number or the like is none.
+class JsonArrayScanner(ScannerState[LargeLine]):
+    """A `Scanner`. Each element is an event without a name; numbers, booleans and nulls are ignored.
 
-    What stands between two elements belongs to the second one, but for blanks: behind a comma is no boundary. Nor is
-    one behind the bracket that opens the array, or behind its end. What is no array is `broken`.
+    The only boundaries are behind elements and the blanks after them: not behind a comma, the opening bracket or the
+    closing one. A stream that is not an array is `broken`.
     """
 
-    __slots__ = ("_end", "_held", "_max", "_place", "at_boundary", "broken")
+    __slots__ = ("_end", "_place")
 
     def __init__(self, max_event: int) -> None:
-        """`max_event`: most bytes of an element that is held."""
-        super().__init__()
-        self._max = max_event
+        super().__init__(max_event)
         self._place = _Place.START
-        self._held = bytearray()
-        """An element that has not ended."""
         self._end = ValueEnd()
-        self.at_boundary = True
-        self.broken = False
 
     def finish(self) -> list[Event]:
         return []
@@ -66,23 +59,17 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
         position = 0
         if self._place is _Place.WITHIN:
             position = self._go_on(data, events)
-        elif self._held:  # a scalar, which what follows ends, or the beginning of a byte order mark
+        elif self._held:  # a scalar that may go on, or half a byte order mark
             before = self._take()
-            return [(name, payload, end - len(before)) for name, payload, end in self.feed(before + data)]
+            return moved(self.feed(before + data), -len(before))
         while position < len(data) and not self.broken:
             position = self._step(data, position, events)
         self.at_boundary = self._place is _Place.BEHIND and not self.broken
         return events
 
-    def _take(self) -> bytes:
-        held = bytes(self._held)
-        self._held.clear()
-        return held
-
     def _step(self, data: bytes, position: int, events: list[Event]) -> int:
-        """One thing more; returns where the next one begins."""
-        blanks = skip_blanks(data, position)
-        at = blanks.end() if blanks else position
+        """Reads one token or element; returns where the next one begins."""
+        at = skip_blanks(data, position)
         if at == len(data):
             return at
         byte, place = data[at], self._place
@@ -103,16 +90,16 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
             self._place = _Place.OPENED
             return at + 1
         head = data[at : at + 3]
-        if head == _BOM:
+        if head == BOM:
             return at + 3
-        if _BOM.startswith(head):
+        if BOM.startswith(head):
             self._held += head
             return len(data)
         self.broken = True
         return at
 
     def _element(self, data: bytes, at: int, events: list[Event]) -> int:
-        """One begins here."""
+        """Reads an element; returns the offset behind it, or behind `data`."""
         if data[at] not in _STARTS:
             return self._scalar(data, at)
         whole = find_value(data, at)
@@ -129,8 +116,7 @@ class JsonArrayScanner(LargeEvents[LargeLine]):
         return len(data)
 
     def _scalar(self, data: bytes, at: int) -> int:
-        word = find_word(data, at)
-        end = word.end() if word else at
+        end = word_end(data, at)
         if end == len(data) and end - at <= _MAX_SCALAR:
             self._held += data[at:]
         elif is_scalar(data, at, end):

@@ -22,7 +22,7 @@ class Edit(NamedTuple):
 
 
 def edits(found: JsonMembers, after: Mapping[str, Any]) -> list[Edit]:
-    """What makes the text that `found` read say `after`, a changed copy of its `values`, in the order of the text."""
+    """The edits, in order, that turn the text `found` was read from into one whose values are `after`."""
     return sorted(_edits(found, found.values, after, ()), key=lambda edit: (edit.start, edit.end))
 
 
@@ -44,8 +44,7 @@ def _edits(
 
 
 def apply(changes: Sequence[Edit], pieces: Sequence[bytes]) -> list[bytes]:
-    """The text that `pieces` are together, with `changes`, which are in its order and do not overlap. Pieces without a
-    change are the very same objects."""
+    """Applies `changes`, in order and without overlaps, to the text in `pieces`. Unchanged pieces stay as they are."""
     result: list[bytes] = []
     next_change = 0
     start = 0
@@ -69,7 +68,7 @@ def apply(changes: Sequence[Edit], pieces: Sequence[bytes]) -> list[bytes]:
 
 
 def without_member(text: bytes, name: str) -> bytes | None:
-    """The JSON object `text` without the member `name`; None: it has no such member once, or can't be read."""
+    """The JSON object `text` without the member `name`; None if it does not have it exactly once, or can't be read."""
     found = JsonMembers(Reads({name: None}), most_scalar=len(text))
     found.feed(text)
     found.finish()

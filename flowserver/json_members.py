@@ -3,8 +3,8 @@
 No tree is built: values that do not matter are skipped, whatever their size, by the C functions that search bytes. So
 a request of 32 MB costs its own bytes and some milliseconds. `json_edits` changes what was found, in place.
 
-What two readers could read in two ways is a problem here: a name that matters and is there twice, or in another case
-(Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
+Anything that two readers could read differently is a problem: a name that matters and is there twice, or in another
+case (Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import json
 import re
 from collections.abc import Mapping
 from enum import Enum
-from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import orjson
 
+from .json_scan import BOM, STRING, WS, NotStrict, ValueEnd, container, find_string, skip_blanks, word_end
+
 MOST_SCALAR = 8192
 """Bytes of a text or number that matters; a longer one is a problem."""
 MOST_NAME = 1024
-"""Bytes of a name as written; a longer one is a problem. To some readers there are escapes that stand for nothing, so
-its length does not tell that it is none that matters."""
-_LEAST_SLICE, _MOST_SLICE = 256, 16_384
-"""Bytes of a nested value that are skipped in one step."""
+"""Bytes of a name as written; a longer one is a problem. Some readers drop escapes that mean
+nothing, so a long name may still be one that matters."""
+_SMALL_VALUE = 256
+"""Bytes of a container that may be skipped in one step."""
 MOST_MEMBERS = 500
 """Members of an object that is read; more are a problem. Each takes up to 20 us."""
 MOST_VALUES = 2000
@@ -36,13 +37,13 @@ COUNT = "count"
 
 class Reads:
     """The names that matter in an object, each with what is read of it: None, a scalar; `Reads`, an object with names
-    of its own; `COUNT`. `aliases` are further spellings: both may not be there together."""
+    of its own; `COUNT`. `aliases`: other spelling -> name; an object that has both is ambiguous."""
 
     __slots__ = ("_dull", "_folded", "exact")
 
     def __init__(self, names: Mapping[str, Reads | str | None], aliases: Mapping[str, str] | None = None) -> None:
-        thing = {name: name for name in names} | dict(aliases or {})
-        self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in thing.items()}
+        spellings = {name: name for name in names} | dict(aliases or {})
+        self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in spellings.items()}
         """Spelling -> itself as text, the name it stands for, what is read of it."""
         self._folded = {folded(spelling) for spelling in self.exact}
         self._dull: set[bytes] = set()
@@ -60,7 +61,7 @@ class Reads:
 
 
 def folded(name: bytes) -> str:
-    """As lenient readers have it: in one case, without what is not UTF-8, and only up to a NUL."""
+    """`name` as lenient readers compare it: in one case, without invalid UTF-8, up to the first NUL."""
     return name.partition(b"\0")[0].decode(errors="ignore").upper().casefold()
 
 
@@ -93,55 +94,31 @@ class _State(Enum):
     VALUE = 4
     AFTER = 5
     """Behind a value."""
-    IN_STRING = 6
-    """Inside a text that is skipped."""
-    IN_NESTED = 7
-    """Inside a container that is skipped."""
-    END = 8
+    SKIPPED = 6
+    """Inside a text or a container that is skipped."""
+    END = 7
     """Behind the object: white space only."""
 
 
 # In Python 3.11 to look up a member of an enumeration takes a call.
-_START, _NAME_OR_CLOSE, _NAME, _COLON, _VALUE, _AFTER, _IN_STRING, _IN_NESTED, _END = _State
-
-
-_WS = rb"[ \t\r\n]*+"
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
-_OUTSIDE = rb'[^"{}\[\]/#\']++'
-"""Between the texts and brackets of a container. A slash, a hash sign or an apostrophe begins what strict JSON does not
-have, and what others could take for a comment or a text."""
-
-
-def _nested(levels: int) -> bytes:
-    inside = rb"%b|%b" % (_OUTSIDE, _STRING)
-    if levels:
-        inside += rb"|" + _nested(levels - 1)
-    return rb"[\[{](?:%b)*+[\]}]" % inside
+_START, _NAME_OR_CLOSE, _NAME, _COLON, _VALUE, _AFTER, _SKIPPED, _END = _State
 
 
 _SCALAR = rb"[-+.0-9A-Za-z]{1,%d}+" % MOST_SCALAR
-_SPACE = re.compile(_WS)
-_NAMED = re.compile(rb'%b"((?:[^"\\]++|\\.)*+)"%b:%b' % (_WS, _WS, _WS), re.DOTALL)
-_TEXT = re.compile(_STRING, re.DOTALL)
+_CONTAINER = container(13, rb"""[^][{}"/#'\\]""")
+"""Without what strict JSON does not have, which others could take for a comment or a text (see `ValueEnd`)."""
+_NAMED = re.compile(rb"%b(%b)%b:%b" % (WS, STRING, WS, WS), re.DOTALL).match
 _MEMBER = re.compile(
-    rb'%b"([^"\\]{,%d}+)"%b:%b(%b|%b|%b)%b([,}])' % (_WS, MOST_NAME, _WS, _WS, _STRING, _SCALAR, _nested(12), _WS),
+    rb'%b"([^"\\]{,%d}+)"%b:%b(%b|%b|%b)%b([,}])' % (WS, MOST_NAME, WS, WS, STRING, _SCALAR, _CONTAINER, WS),
     re.DOTALL,
-)
+).match
 """A whole member whose name has no escapes, as nearly all are."""
-_PLAIN_VALUE = re.compile(rb"%b(%b|%b(?=[ \t\r\n,}\]]))" % (_WS, _STRING, _SCALAR), re.DOTALL)
-_RUN = re.compile(rb"[-+.0-9A-Za-z]++")
-_SMALL = re.compile(_nested(12), re.DOTALL)
-_TEXT_REST = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-_WHOLE_PARTS = re.compile(rb'(?:[^"]++|%b)*+' % _STRING, re.DOTALL)
-_TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|%b)*+[{}\[\]]' % _STRING, re.DOTALL)
-_FOREIGN = re.compile(rb"[/#']")
-
-_SIGNS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_PLAIN_VALUE = re.compile(rb"%b(%b|%b(?=[ \t\r\n,}\]]))" % (WS, STRING, _SCALAR), re.DOTALL).match
+_SMALL = re.compile(_CONTAINER, re.DOTALL).match
 
 _OPEN, _CLOSE, _QUOTE = b"{", b"}", b'"'
 _UTF32_MARK = b"\xff\xfe\0\0"
-_BEYOND = "something stands behind its end"
+_BEYOND = "something follows the object"
 _TOO_MANY = f"an object has more than {MOST_MEMBERS} members"
 _LONG_NAME = f"a name is longer than {MOST_NAME} bytes"
 
@@ -150,7 +127,7 @@ class _Frame:
     """A container that is read member by member. `reads` None: an array whose values are counted. `count`: its members
     or values so far."""
 
-    __slots__ = ("count", "is_empty", "path", "reads", "seen", "start", "values")
+    __slots__ = ("count", "path", "reads", "seen", "start", "values")
 
     def __init__(self, path: tuple[str, ...], reads: Reads | None, start: int) -> None:
         self.path = path
@@ -158,7 +135,6 @@ class _Frame:
         self.start = start
         self.values: dict[str, Any] = {}
         self.seen: set[str] = set()
-        self.is_empty = True
         self.count = 0
 
 
@@ -167,15 +143,12 @@ class _Malformed(Exception):
 
 
 class JsonMembers:
-    """`feed` the text as it comes, then `finish`. `problem` may be there after any of them; nothing is read any more
-    then."""
+    """`feed` the text as it comes, then `finish`. Once there is a `problem`, nothing more is read."""
 
     __slots__ = (
-        "_depth",
-        "_escaped",
+        "_end",
         "_frames",
         "_held",
-        "_in_text",
         "_most_scalar",
         "_offset",
         "_pending",
@@ -200,12 +173,8 @@ class JsonMembers:
         """The member whose value comes; None: it does not matter."""
         self._start = 0
         """Where the value that is skipped begins."""
-        self._depth = 0
-        """In a container that is skipped: how deep."""
-        self._in_text = False
-        """In a text inside it."""
-        self._escaped = False
-        """The byte before was a backslash that escapes the next one."""
+        self._end = ValueEnd(strict=True)
+        """Finds its end."""
         self.problem: Problem | None = None
         self.values: dict[str, Any] = {}
         """What matters, by the names as they are spelt: scalars as orjson reads them, objects as dicts of what matters
@@ -254,16 +223,14 @@ class JsonMembers:
                 position = self._value(data, position)
             elif state is _AFTER:
                 position = self._after(data, position)
-            elif state is _IN_STRING:
-                position = self._string(data, position)
-            elif state is _IN_NESTED:
-                position = self._nested(data, position)
+            elif state is _SKIPPED:
+                position = self._skip(data, position)
             elif state is _COLON:
                 position = self._colon(data, position)
             elif state is _START:
                 position = self._begin(data, position)
             else:
-                position = _skip_space(data, position)
+                position = skip_blanks(data, position)
                 if position < size:
                     raise _Malformed(_BEYOND)
             if position == before and self._state is state:
@@ -271,7 +238,7 @@ class JsonMembers:
         return position
 
     def _begin(self, data: bytes, position: int) -> int:
-        position = _skip_space(data, position)
+        position = skip_blanks(data, position)
         if position == len(data):
             return position
         if data[position : position + 1] != _OPEN:
@@ -285,10 +252,10 @@ class JsonMembers:
     def _name(self, data: bytes, position: int) -> int:
         if (passed := self._plain_members(data, position)) > position:
             return passed
-        match = _NAMED.match(data, position)
+        match = _NAMED(data, position)
         if match is None:
             return self._odd_name(data, position)
-        self._named(match[1])
+        self._named(match[1][1:-1])
         self._state = _VALUE
         return match.end()
 
@@ -297,7 +264,7 @@ class JsonMembers:
         frame = self._frames[-1]
         reads = frame.reads
         assert reads is not None
-        while (match := _MEMBER.match(data, position)) is not None:
+        while (match := _MEMBER(data, position)) is not None:
             raw = match[1]
             pending = reads.exact.get(raw)
             if pending is not None:
@@ -309,7 +276,6 @@ class JsonMembers:
                 self._scalar(match.start(2), match[2])
             elif reads.is_variant(raw):
                 break
-            frame.is_empty = False
             frame.count += 1
             if frame.count > MOST_MEMBERS:
                 raise _Malformed(_TOO_MANY)
@@ -322,7 +288,7 @@ class JsonMembers:
 
     def _odd_name(self, data: bytes, position: int) -> int:
         """The end of the object, a name that is not whole, or one whose colon is not there yet."""
-        position = _skip_space(data, position)
+        position = skip_blanks(data, position)
         first = data[position : position + 1]
         if first == _CLOSE and self._state is _NAME_OR_CLOSE:
             return self._close(position) + 1
@@ -330,7 +296,7 @@ class JsonMembers:
             return position
         if first != _QUOTE:
             raise _Malformed("a name in double quotes is expected")
-        match = _TEXT.match(data, position)
+        match = find_string(data, position)
         if match is not None:
             self._named(match[0][1:-1])
             self._state = _COLON
@@ -344,7 +310,6 @@ class JsonMembers:
         frame = self._frames[-1]
         reads = frame.reads
         assert reads is not None
-        frame.is_empty = False
         frame.count += 1
         if frame.count > MOST_MEMBERS:
             raise _Malformed(_TOO_MANY)
@@ -362,7 +327,7 @@ class JsonMembers:
         frame.seen.add(pending[1])
 
     def _colon(self, data: bytes, position: int) -> int:
-        position = _skip_space(data, position)
+        position = skip_blanks(data, position)
         if position < len(data):
             if data[position : position + 1] != b":":
                 raise _Malformed("a colon is expected behind a name")
@@ -371,29 +336,27 @@ class JsonMembers:
         return position
 
     def _value(self, data: bytes, position: int) -> int:
-        match = _PLAIN_VALUE.match(data, position)
+        match = _PLAIN_VALUE(data, position)
         if match is not None:
             self._scalar(match.start(1), match[1])
             return match.end(1)
-        position = _skip_space(data, position)
+        position = skip_blanks(data, position)
         first = data[position : position + 1]
         frame, pending = self._frames[-1], self._pending
         if first in (_OPEN, b"["):
             return self._container(data, position, first)
-        if first == b"]" and frame.reads is None and frame.is_empty:
+        if first == b"]" and frame.reads is None and not frame.count:
             return self._close(position) + 1
         if first == _QUOTE and (pending is None or pending[2] is COUNT):
             if pending is not None:
                 frame.values[pending[0]] = 1
             elif frame.reads is None:
                 frame.count += 1
-            frame.is_empty = False
-            self._state, self._escaped = _IN_STRING, False
-            return position + 1
-        run = _RUN.match(data, position)
-        end = run.end() if run is not None else len(data)
+            self._pending = None
+            return self._begin_skipped(data, position)
+        end = len(data) if first == _QUOTE else word_end(data, position)
         is_long = end - position > self._most_scalar
-        if first and first != _QUOTE and (run is None or (end < len(data) and not is_long)):
+        if end < len(data) and not is_long:
             raise _Malformed("a value is expected")
         if is_long:
             name = f"the value of {pending[0]!r}" if pending is not None else "a number"
@@ -404,7 +367,6 @@ class JsonMembers:
         """A text, a number or a word stands at `position`."""
         frame, pending = self._frames[-1], self._pending
         self._state = _AFTER
-        frame.is_empty = False
         if frame.reads is None:
             if raw[:1] == _QUOTE:
                 frame.count += 1
@@ -432,12 +394,12 @@ class JsonMembers:
         spelling = frame.path[-1]
         above.values[spelling] = 1
         self._pending = (spelling, spelling, None)
-        self._start, self._depth, self._in_text = frame.start, 1, False
-        self._state = _IN_NESTED
+        self._start = frame.start
+        self._end.begin(b"["[0])
+        self._state = _SKIPPED
 
     def _container(self, data: bytes, position: int, first: bytes) -> int:
         frame, pending = self._frames[-1], self._pending
-        frame.is_empty = False
         if frame.reads is None:
             frame.count += 1
         elif pending is not None:
@@ -449,23 +411,14 @@ class JsonMembers:
                 self._pending = None
                 return position + 1
             frame.values[spelling] = 1 if reads is COUNT else []
-        match = _SMALL.match(data, position, position + _LEAST_SLICE)
-        if match is not None:
-            self._state = _AFTER
-            self._skipped(position, match.end())
-            return match.end()
-        self._state = _IN_NESTED
+        match = _SMALL(data, position, position + _SMALL_VALUE)
+        if match is None:
+            return self._begin_skipped(data, position)
         self._start = self._offset + position
-        self._depth, self._in_text = 1, False
-        return position + 1
-
-    def _skipped(self, position: int, end: int) -> None:
-        """A container was skipped; one that stands where something else matters can be replaced."""
-        if self._pending is not None and (frame := self._frames[-1]).reads is not None:
-            self.members[(*frame.path, self._pending[0])] = Member(self._offset + position, self._offset + end)
+        return self._skipped(match.end())
 
     def _after(self, data: bytes, position: int) -> int:
-        position = _skip_space(data, position)
+        position = skip_blanks(data, position)
         byte = data[position : position + 1]
         is_object = self._frames[-1].reads is not None
         if byte == b",":
@@ -485,86 +438,40 @@ class JsonMembers:
         close = self._offset + position
         if not self._frames:
             self.values = frame.values
-            self.members[()] = Member(frame.start, close + 1, close, frame.is_empty)
+            self.members[()] = Member(frame.start, close + 1, close, not frame.count)
             self._state = _END
             return position
         above = self._frames[-1].values
         above[frame.path[-1]] = frame.values if frame.reads is not None else max(1, frame.count)
-        self.members[frame.path] = Member(frame.start, close + 1, close, frame.is_empty)
+        self.members[frame.path] = Member(frame.start, close + 1, close, not frame.count)
         self._state = _AFTER
         return position
 
     # --- what is skipped ---
 
-    def _string(self, data: bytes, position: int) -> int:
-        end = self._text_end(data, position)
-        if end:
-            self._state = _AFTER
-        return end or len(data)
+    def _begin_skipped(self, data: bytes, position: int) -> int:
+        """A text or a container begins that is skipped."""
+        self._start = self._offset + position
+        self._end.begin(data[position])
+        self._state = _SKIPPED
+        return position + 1
 
-    def _text_end(self, data: bytes, position: int) -> int:
-        """Behind the closing quote of a text in which `position` is; 0: it goes on."""
-        if self._escaped:
-            self._escaped = False
-            position += 1
-        end = data.find(b'"', position)
-        if end > position and data[end - 1 : end] == b"\\":
-            match = _TEXT_REST.match(data, position)
-            assert match is not None
-            end = match.end() if data[match.end() : match.end() + 1] == _QUOTE else -1
-        if end >= 0:
-            return end + 1
-        tail = data[max(position, 0) :]
-        self._escaped = (len(tail) - len(tail.rstrip(b"\\"))) % 2 == 1
-        return 0
+    def _skip(self, data: bytes, position: int) -> int:
+        try:
+            end = self._end.find(data, position)
+        except NotStrict:
+            raise _Malformed("it has a comment, a stray backslash or a text that is not in double quotes") from None
+        return self._skipped(end) if end else len(data)
 
-    def _nested(self, data: bytes, position: int) -> int:
-        length = _LEAST_SLICE
-        while position < len(data):
-            if self._in_text:
-                end = self._text_end(data, position)
-                if not end:
-                    return len(data)
-                self._in_text = False
-                position = end
-                continue
-            part = data[position : position + length]
-            length = min(2 * length, _MOST_SLICE)
-            closed, taken = self._skip_part(part)
-            position += taken
-            if closed:
-                self._state = _AFTER
-                self._skipped(self._start - self._offset, position)
-                break
-        return position
-
-    def _skip_part(self, part: bytes) -> tuple[bool, int]:
-        """(whether the container ends in `part`, how much of it was taken)."""
-        match = _WHOLE_PARTS.match(part)
-        assert match is not None
-        end = match.end()
-        plain = _TEXT.sub(b"", part[:end]) if _QUOTE in part[:end] else part[:end]
-        if _FOREIGN.search(plain):
-            raise _Malformed("it has a comment, or a text that is not in double quotes")
-        signs = memoryview(plain.translate(_SIGNS, _NO_BRACKETS)).cast("b")
-        depths = list(accumulate(signs, initial=self._depth))
-        if 0 in depths:
-            closing = next(islice(_TO_BRACKET.finditer(part), depths.index(0) - 1, None))
-            return True, closing.end()
-        self._depth = depths[-1]
-        if end < len(part):  # a text begins that does not end here
-            self._in_text, self._escaped = True, False
-            end += 1
-        return False, end
+    def _skipped(self, end: int) -> int:
+        """What began at `_start` ends. A container that stands where something else matters can be replaced."""
+        self._state = _AFTER
+        if self._pending is not None and (frame := self._frames[-1]).reads is not None:
+            self.members[(*frame.path, self._pending[0])] = Member(self._start, self._offset + end)
+        return end
 
     def _ambiguous(self, text: str) -> None:
         self.problem = Problem(text, is_ambiguous=True)
-
-
-def _skip_space(data: bytes, position: int) -> int:
-    match = _SPACE.match(data, position)
-    assert match is not None
-    return match.end()
 
 
 def _unescaped(raw: bytes) -> bytes:
@@ -581,7 +488,7 @@ def _shown(name: bytes) -> str:
 
 
 def _what_begins(start: bytes) -> str:
-    if start.startswith(b"\xef\xbb\xbf"):
+    if start.startswith(BOM):
         return "it begins with a byte order mark; send UTF-8 without one"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         return "it is UTF-16 or UTF-32; send UTF-8"

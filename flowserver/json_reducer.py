@@ -13,17 +13,19 @@ import orjson
 
 from .json_scan import (
     BLANKS,
+    BOM,
     SCALAR,
     STRING,
     VALUE,
     WS,
+    ValueEnd,
     closing,
     find_string,
-    find_word,
     is_scalar,
     level_after,
     skip_blanks,
     unescaped,
+    word_end,
 )
 
 _REPORTS = frozenset({b"usage", b"usageMetadata", b"usage_metadata"})
@@ -74,7 +76,6 @@ LONG = 2000
 """A string of more bytes than these is an image, a file or the like if it looks encoded: its bytes say nothing."""
 _ENCODED = re.compile(rb"(?:data:[^,]{0,200},)?+(?:[A-Za-z0-9+/=_-]++|\\[nr/])*+\Z")
 """Base64, in a URL or not, in lines or not."""
-_BOM = b"\xef\xbb\xbf"
 _QUOTE, _OPEN, _CLOSE, _COMMA = b'"{},'
 _BRACKETS = b"[{"
 _NO_TEXT = b"token"
@@ -159,7 +160,7 @@ class JsonReducer:
         """Bytes of the string values that were passed over and look like text, to estimate their tokens. An escape of
         six bytes counts as three."""
         self.attachments = 0
-        """The ones that do not: long and without a blank."""
+        """String values that do not look like text: long and without a blank."""
         self.broken = False
         """This is no JSON."""
         self.ended = False
@@ -220,8 +221,7 @@ class JsonReducer:
     # --- the objects that are looked into ----------------------------------------------------------------------------
 
     def _structure(self, buffer: bytes, position: int) -> int:
-        match = skip_blanks(buffer, position)
-        at = match.end() if match else position
+        at = skip_blanks(buffer, position)
         if at == len(buffer):
             return at
         if self._next is _Next.TEXT:
@@ -238,7 +238,7 @@ class JsonReducer:
         return self._break(buffer)
 
     def _begin(self, buffer: bytes, at: int) -> int:
-        if _BOM.startswith(buffer[at : at + 3]):
+        if BOM.startswith(buffer[at : at + 3]):
             return at + 3 if len(buffer) >= at + 3 else at
         if buffer[at] == _OPEN:
             self._stack.append(self._root)
@@ -348,8 +348,7 @@ class JsonReducer:
         if match := _read_scalar(buffer, at):
             self._after_value()
             return match.end()
-        word = find_word(buffer, at)
-        waits = word and at < word.end() == len(buffer) <= at + _HOLD
+        waits = at < word_end(buffer, at) == len(buffer) <= at + _HOLD
         return start if waits else self._break(buffer)
 
     def _pass_short_string(self, buffer: bytes, start: int, at: int) -> int:
@@ -486,16 +485,11 @@ def _end_of_value(buffer: bytes, at: int, most: int) -> int | None:
         match = find_string(buffer, at, at + most)
         return match.end() if match else 0
     if first in _BRACKETS:
-        size = _FIRST_WINDOW
-        while True:
-            size = min(size, most)
-            if end := closing(unescaped(buffer[at + 1 : at + size]).split(b'"'), 1):
-                return at + 1 + end
-            if size == most or at + size >= len(buffer):
-                return 0
-            size *= 8
-    word = find_word(buffer, at, at + most + 1)
-    end = word.end() if word else at
+        value = ValueEnd()
+        value.begin(first)
+        end = value.find(buffer[at + 1 : at + most], 0)
+        return at + 1 + end if end else 0
+    end = word_end(buffer, at, at + most + 1)
     if end == at:
         return None
     if end < len(buffer) and end - at <= most:

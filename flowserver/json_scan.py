@@ -1,15 +1,17 @@
-"""Fast looks at JSON text that is not parsed: where strings, scalars and containers end. No I/O.
+"""Finds where strings, scalars and containers of a JSON text end, without parsing it. No I/O.
 
-Python takes about 50 ns for a step and a large answer has millions of bytes, so all of this works on blocks: regular
-expressions, `split` and `translate`, never byte by byte.
+A step of Python takes about 50 ns and a large answer has millions of bytes, so nothing here goes byte by byte: regular
+expressions, `split` and `translate` work on blocks.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from itertools import accumulate
 from operator import indexOf
 
+BOM = b"\xef\xbb\xbf"
 BLANKS = b" \t\n\r"
 WS = rb"[ \t\n\r]*+"
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -20,40 +22,58 @@ _NESTED = 64
 """Levels of containers that `VALUE` knows. Ones that are nested deeper are left to `closing`."""
 
 
-def _container(levels: int) -> bytes:
+def container(levels: int, outside: bytes = rb'[^][{}"]') -> bytes:
+    """A pattern of containers nested at most so deep; `outside`: a byte that is neither a bracket nor in a string."""
     inner = b""
     for _ in range(levels):
-        inner = rb'[\[{](?:[^][{}"]++|' + STRING + (rb"|" + inner if inner else b"") + rb")*+[\]}]"
+        inner = rb"[\[{](?:" + outside + rb"++|" + STRING + (rb"|" + inner if inner else b"") + rb")*+[\]}]"
     return inner
 
 
-VALUE = rb"(?:" + STRING + rb"|" + SCALAR + rb"|" + _container(_NESTED) + rb")"
+VALUE = rb"(?:" + STRING + rb"|" + SCALAR + rb"|" + container(_NESTED) + rb")"
 """A whole value; of containers only the balance of their brackets is checked. It never backtracks: linear time."""
 
 find_string = re.compile(STRING, re.DOTALL).match
 find_value = re.compile(VALUE, re.DOTALL).match
-find_word = re.compile(rb"[-+.0-9A-Za-z]*+").match
-"""What a scalar is made of."""
-skip_blanks = re.compile(WS).match
 is_scalar = re.compile(SCALAR).fullmatch
 
+_blanks = re.compile(WS).match
+_word = re.compile(rb"[-+.0-9A-Za-z]*+").match
+_string_rest = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
+
 _FIRST_WINDOW, _LAST_WINDOW = 256, 64 << 10
-"""Bytes that are looked at at once, first and in the end: most values are short."""
-_QUOTE = b'"'[0]
+"""Bytes that are looked at in one step: few at first, since most values are short."""
+_QUOTE, _BACKSLASH = b'"\\'
+_NOT_STRICT = (b"/", b"#", b"'", b"\\")
+"""Stand in strings only, in strict JSON. Others begin comments with them, or strings."""
 _OPENING, _CLOSING = 1, 255
 _SIGNS = bytes.maketrans(b"[{]}", bytes([_OPENING, _OPENING, _CLOSING, _CLOSING]))
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def skip_blanks(data: bytes, position: int) -> int:
+    """The offset of the first byte from `position` on that is not blank."""
+    blanks = _blanks(data, position)
+    assert blanks is not None
+    return blanks.end()
+
+
+def word_end(data: bytes, position: int, limit: int = sys.maxsize) -> int:
+    """The offset behind the word at `position`, letters and digits as scalars have them, or `limit` if it is longer."""
+    word = _word(data, position, limit)
+    assert word is not None
+    return word.end()
 
 
 def unescaped(text: bytes) -> bytes:
-    r"""`text` with its escaped quotes and backslashes masked, so that each quote left is the end of a string. As long
-    as `text`, which must not begin behind a backslash. `\u` and `\n` stay."""
-    return text.replace(b"\\\\", b"..").replace(b'\\"', b"..") if b"\\" in text else text
+    r"""`text` with what its backslashes escape masked where that is a quote or a backslash, so that each quote left is
+    the end of a string. As long as `text`, which must not begin behind a backslash. `\u` and `\n` stay."""
+    return text.replace(b"\\\\", b"\\.").replace(b'\\"', b"\\.") if b"\\" in text else text
 
 
 def level_after(outside: bytes, level: int) -> int:
     """How many containers are open behind `outside`, text without strings, if `level` were open before it."""
-    brackets = outside.translate(_SIGNS, _NO_BRACKETS)
+    brackets = outside.translate(_SIGNS, NO_BRACKETS)
     return level + 2 * brackets.count(_OPENING) - len(brackets)
 
 
@@ -63,7 +83,7 @@ def closing(parts: list[bytes], level: int) -> int:
     `parts`: unescaped text, split at its quotes. It begins outside of strings.
     """
     outside = b"".join(parts[::2])
-    brackets = outside.translate(_SIGNS, _NO_BRACKETS)
+    brackets = outside.translate(_SIGNS, NO_BRACKETS)
     if brackets.count(_CLOSING) < level:
         return 0
     try:
@@ -84,7 +104,7 @@ def _place_of(outside: bytes, number: int) -> int:
     low, high = 0, len(outside)
     while high - low > 1:
         middle = (low + high) // 2
-        here = len(outside[low:middle].translate(None, _NO_BRACKETS))
+        here = len(outside[low:middle].translate(None, NO_BRACKETS))
         if here >= number:
             high = middle
         else:
@@ -93,12 +113,18 @@ def _place_of(outside: bytes, number: int) -> int:
     return high
 
 
+class NotStrict(Exception):
+    """Outside of strings stands a byte that strict JSON has in strings only."""
+
+
 class ValueEnd:
-    """Finds where a string or a container ends that comes in pieces, and looks at each byte once."""
+    """Finds where a string or a container ends that comes in pieces."""
 
-    __slots__ = ("_escaped", "_in_string", "_level")
+    __slots__ = ("_escaped", "_in_string", "_level", "_strict")
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool = False) -> None:
+        """`strict`: whether comments and the like are looked for."""
+        self._strict = strict
         self._level = 0
         self._in_string = False
         self._escaped = False
@@ -110,20 +136,41 @@ class ValueEnd:
         self._escaped = False
 
     def find(self, data: bytes, position: int) -> int:
-        """The offset behind the value, which goes on at `position`; 0: it goes on behind `data`."""
+        """The offset behind the value, which goes on at `position`; 0: it goes on behind `data`. Raises NotStrict."""
         window = _FIRST_WINDOW
         while position < len(data):
-            # As if the piece began with the quote of its string, and with the backslash that was the last byte.
-            lead = (b'"\\' if self._escaped else b'"') if self._in_string else b""
-            text = unescaped(lead + data[position : position + window])
-            parts = text.split(b'"')
-            if not self._level and len(parts) > 2:
-                return position + len(parts[1]) + 2 - len(lead)
-            if self._level and (end := closing(parts, self._level)):
-                return position + end - len(lead)
-            self._level = level_after(b"".join(parts[::2]), self._level)
-            self._in_string = len(parts) % 2 == 0
-            self._escaped = self._in_string and text.endswith(b"\\")
-            position += window
+            if self._in_string:
+                position = self._find_quote(data, position)
+                if not position or not self._level:
+                    return position
+                continue
+            parts = unescaped(data[position : position + window]).split(b'"')
+            outside = b"".join(parts[::2])
+            if self._strict and any(byte in outside for byte in _NOT_STRICT):
+                raise NotStrict
+            if end := closing(parts, self._level):
+                return position + end
+            self._level = level_after(outside, self._level)
+            position = min(position + window, len(data))
+            if len(parts) % 2 == 0:
+                self._in_string = True
+                position -= len(parts[-1])
             window = min(8 * window, _LAST_WINDOW)
         return 0
+
+    def _find_quote(self, data: bytes, position: int) -> int:
+        """The offset behind the string that `position` is in; 0: it goes on behind `data`."""
+        position += self._escaped
+        self._escaped = False
+        end = data.find(b'"', position)
+        if data[end - 1 if end >= 0 else -1] == _BACKSLASH:  # else nothing escapes the quote
+            rest = _string_rest(data, position)
+            assert rest is not None
+            end = rest.end()
+            if data[end : end + 1] != b'"':
+                self._escaped = end < len(data)
+                return 0
+        if end < 0:
+            return 0
+        self._in_string = False
+        return end + 1

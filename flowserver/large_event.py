@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
@@ -32,7 +33,7 @@ class LargeLine:
 
     @property
     def broken(self) -> bool:
-        """It can't be read: its payload is no JSON."""
+        """Its payload can't be read as JSON."""
         return self._reducer.broken
 
     def feed(self, data: bytes) -> int:
@@ -48,12 +49,17 @@ class LargeLine:
 Reader = TypeVar("Reader", bound=LargeLine)
 
 
-class LargeEvents(Generic[Reader]):
-    """What a scanner tells of its events that are too large to be held."""
+class ScannerState(Generic[Reader]):
+    """State that all scanners have: the event that has not ended, and counts of those that are too large to be held."""
 
-    __slots__ = ("_attachments", "_large", "_oversized", "_unread_text")
+    __slots__ = ("_attachments", "_held", "_large", "_max", "_oversized", "_unread_text", "at_boundary", "broken")
 
-    def __init__(self) -> None:
+    def __init__(self, max_event: int) -> None:
+        """`max_event`: most bytes of an event that is held."""
+        self._max = max_event
+        self._held = bytearray()
+        self.at_boundary = True
+        self.broken = False
         self._large: Reader | None = None
         """Reads the present event, where it is one of them."""
         self._oversized = 0
@@ -72,8 +78,14 @@ class LargeEvents(Generic[Reader]):
     def attachments(self) -> int:
         return self._attachments + (self._large.attachments if self._large is not None else 0)
 
+    def _take(self) -> bytes:
+        """Returns what is held, and holds it no longer."""
+        held = bytes(self._held)
+        self._held.clear()
+        return held
+
     def _finish_large(self, large: Reader) -> tuple[bytes, bytes] | None:
-        """It is all there: its name and payload; None: it has none, or is no JSON."""
+        """Counts a large event that has ended. Returns its name and payload; None: it has no payload, or no JSON."""
         found = large.finish()
         self._oversized += large.broken
         self._unread_text += large.text_bytes
@@ -83,14 +95,14 @@ class LargeEvents(Generic[Reader]):
 
 
 class LargeFrame(LargeLine):
-    """A frame of an Amazon event stream, from behind its prelude: headers, payload and the CRC of them."""
+    """A frame of an Amazon event stream without its prelude: headers, payload and their CRC."""
 
     __slots__ = ("_headers_left", "_readable", "headers", "left")
 
     _CRC = 4
 
     def __init__(self, total: int, headers: int) -> None:
-        """Its length and the one of its headers, as its prelude says."""
+        """`total`, `headers`: bytes of the frame and of its headers, as its prelude says."""
         super().__init__()
         self.left = total - _PRELUDE
         """Bytes to come."""
@@ -164,13 +176,9 @@ class LargeEvent(LargeLine):
 
     def _read(self, lines: list[bytes]) -> None:
         """Whole lines."""
-        values = []
-        for line in lines:
-            field, _, value = line.rstrip(b"\r\n").partition(b":")
-            if field == b"data":
-                values.append(value.removeprefix(b" "))
-            elif field == b"event":
-                self._name = value.removeprefix(b" ")[:_MAX_NAME]
+        name, values = read_fields(line.rstrip(b"\r\n") for line in lines)
+        if name is not None:
+            self._name = name[:_MAX_NAME]
         if values:
             self._add(b"\n".join(values))
 
@@ -188,6 +196,19 @@ class LargeEvent(LargeLine):
     def _add(self, value: bytes) -> None:
         self._reducer.feed_all(b"\n" + value if self._has_data else value)
         self._has_data = True
+
+
+def read_fields(lines: Iterable[bytes]) -> tuple[bytes | None, list[bytes]]:
+    """The name in lines of a server-sent event, None if there is none, and the values of its data lines."""
+    name = None
+    values = []
+    for line in lines:
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            values.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return name, values
 
 
 def _line_end(data: bytes) -> int:

@@ -23,8 +23,8 @@ _SHORT_DIGITS = 32
 def bounded(text: str, most: int) -> str:
     """`text` if it has at most `most` bytes of UTF-8; else its beginning, "#" and its SHA-256, in at most `most` bytes.
 
-    Two texts stay two. `most` is at least 65. A text with lone surrogates, which UTF-8 can't have, is treated as too
-    long.
+    Different texts stay different. `most` is at least 65. A text with lone surrogates, which UTF-8 can't
+    have, is treated as too long.
     """
     if _fits(text, most):
         return text
@@ -38,17 +38,17 @@ def hashed(text: str, most: int) -> str:
 
 
 def digest(text: str) -> str:
-    """What stands for `text` where the text itself does not fit: 33 characters that begin with "#"."""
+    """A stand-in for a `text` that is too long: "#" and 32 digits of its SHA-256."""
     return f"#{_digest(text)[:_SHORT_DIGITS]}"
 
 
 def model_name(value: object) -> str | None:
-    """The name of a model in a request or an answer, bounded; None if `value` is no text that says something."""
+    """The name of a model in a request or an answer, bounded; None if `value` is not a non-empty string."""
     return bounded(value, MODEL_BYTES) if isinstance(value, str) and value else None
 
 
 def user_name(value: object) -> str | None:
-    """The name of a user or a session, bounded; None if `value` is no text that says something."""
+    """The name of a user or a session, bounded; None if `value` is not a non-empty string."""
     return hashed(value, USER_BYTES) if isinstance(value, str) and value else None
 
 

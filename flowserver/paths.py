@@ -53,9 +53,7 @@ def request_target(target: bytes, headers: Headers) -> bytes | RelayError:
     """The canonical form of a request's target. An AWS signature covers the path as it was sent: a signed request
     whose path would change is refused, since the provider would only say that the signature is wrong."""
     canonical = canonical_target(target)
-    if canonical is target or canonical == target or isinstance(canonical, RelayError):
-        return canonical
-    if not is_signed(target, headers):
+    if isinstance(canonical, RelayError) or canonical == target or not is_signed(target, headers):
         return canonical
     path = canonical.partition(b"?")[0][: 4 * MAX_SHOWN].decode("ascii")
     return bad_request(

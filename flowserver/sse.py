@@ -1,7 +1,7 @@
 """Where the events of a passing stream end, and what is in them: server-sent events and JSON lines. No I/O.
 
 Scanners only look: the bytes themselves go on as they came. One event in one piece is the usual shape and costs 0.3 us;
-everything else takes the long way and comes to the same events, which the tests hold to a naive reading of the rules.
+everything else takes the slow path and comes to the same events, which the tests hold to a naive reading of the rules.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Protocol
 
-from .large_event import LargeEvent, LargeEvents, LargeLine
+from .large_event import LargeEvent, LargeLine, ScannerState, read_fields
 
 Event = tuple[bytes, bytes, int]
 """Name, payload, and the offset just behind the event in the very bytes that `feed` was given; never 0."""
@@ -39,28 +39,21 @@ class Scanner(Protocol):
 
     @property
     def broken(self) -> bool:
-        """The stream makes no sense: no event will come any more and no boundary."""
+        """The stream is malformed: no event or boundary is found any more."""
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that end in `data`. Raises nothing."""
+        """The events that end in `data`. Never raises."""
 
     def finish(self) -> list[Event]:
         """The stream is over: the event that ends with it, if that ends events here."""
 
 
-class _LineScanner(LargeEvents[LargeLine]):
-    """Holds the bytes of an event that has not ended; of one that is too large, the last byte."""
+class _LineScanner(ScannerState[LargeLine]):
+    """Holds the bytes of an event that has not ended; of one that is too large, the last byte. `max_event` does not
+    include the blank line or the line feed that closes an event."""
 
-    __slots__ = ("_held", "_max", "at_boundary")
-    broken = False
+    __slots__ = ()
     _reader: ClassVar[type[LargeLine]] = LargeLine
-
-    def __init__(self, max_event: int) -> None:
-        """`max_event`: most bytes of an event, without the blank line or the line feed that closes it."""
-        super().__init__()
-        self._max = max_event
-        self._held = bytearray()
-        self.at_boundary = True
 
     def finish(self) -> list[Event]:
         return []
@@ -76,12 +69,6 @@ class _LineScanner(LargeEvents[LargeLine]):
             # The last byte may be a line end, which makes one that follows a blank line.
             self._held = self._held[-1:]
         self.at_boundary = not self._held
-
-    def _take(self) -> bytes:
-        """What was held."""
-        held = bytes(self._held)
-        self._held.clear()
-        return held
 
     def _end_large(self, rest: bytes, end: int) -> list[Event]:
         """The event that is too large ends with `rest`."""
@@ -119,7 +106,7 @@ class SseScanner(_LineScanner):
     _reader = LargeEvent
 
     def finish(self) -> list[Event]:
-        """An event that no blank line ends is none to most clients, and yet it came."""
+        """Most clients ignore an event that no blank line ends, but the provider sent it."""
         return self.feed(b"\n\n") if self._held else []
 
     def __init__(self, max_event: int) -> None:
@@ -156,7 +143,7 @@ class SseScanner(_LineScanner):
             return self._scan(data)
         self._held.clear()
         mark = 3 - held
-        return _moved(self._scan(data[mark:]), mark)
+        return moved(self._scan(data[mark:]), mark)
 
     def _scan(self, data: bytes) -> list[Event]:
         held = len(self._held)
@@ -168,7 +155,7 @@ class SseScanner(_LineScanner):
                 return []
             if self._large is not None:
                 end = blank.end() - 1
-                return self._end_large(data[:end], end) + _moved(self._scan(data[end:]), end)
+                return self._end_large(data[:end], end) + moved(self._scan(data[end:]), end)
             data = self._take() + data
         events: list[Event] = []
         read = self._read_any if _CR in data else self._read_plain
@@ -215,7 +202,7 @@ class SseScanner(_LineScanner):
             events.append((*read, end))
 
 
-def _moved(events: list[Event], by: int) -> list[Event]:
+def moved(events: list[Event], by: int) -> list[Event]:
     """The same, so many bytes further on."""
     return [(name, payload, end + by) for name, payload, end in events]
 
@@ -227,15 +214,8 @@ def _without_blanks(lines: bytes) -> bytes:
 
 def _parse(lines: bytes) -> tuple[bytes, bytes] | None:
     """Name and data of a block; None: it has no data line."""
-    name = b""
-    values = []
-    for line in lines.splitlines():
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            values.append(value.removeprefix(b" "))
-        elif field == b"event":
-            name = value.removeprefix(b" ")
-    return (name, b"\n".join(values)) if values else None
+    name, values = read_fields(lines.splitlines())
+    return (name or b"", b"\n".join(values)) if values else None
 
 
 class NdjsonScanner(_LineScanner):
@@ -263,7 +243,7 @@ class NdjsonScanner(_LineScanner):
                 return []
             if self._large is not None:
                 end = data.index(b"\n") + 1
-                return self._end_large(data[: end - 1], end) + _moved(self._scan(data[end:]), end)
+                return self._end_large(data[: end - 1], end) + moved(self._scan(data[end:]), end)
             data = self._take() + data
         *lines, rest = data.split(b"\n")
         events: list[Event] = []

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from .json_reducer import JsonReducer
-from .json_scan import BLANKS, level_after, unescaped
+from .json_scan import BLANKS, BOM, NO_BRACKETS, level_after, unescaped
 
-_BOM = b"\xef\xbb\xbf"
 # These are looked for in the last few bytes of a string.
 _TAIL = 12
 _half_escape = re.compile(
@@ -18,7 +17,6 @@ _half_character = re.compile(rb"(?:[\xc0-\xff]|[\xe0-\xff][\x80-\xbf]|[\xf0-\xff
 _WORD = b"+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LITERALS = (b"true", b"false", b"null")
 _MATCHING = bytes.maketrans(b"[{", b"]}")
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _DEEPEST = 1000
 """Open brackets in a text that other JSON readers still take."""
 _LEVELS = 30
@@ -26,13 +24,13 @@ _brackets = re.compile(rb"[][{}]").findall
 
 
 class WholeBody:
-    """Up to `limit` bytes are held; an answer that is larger is reduced as it comes (see `JsonReducer`)."""
+    """Holds up to `limit` bytes; a larger answer is reduced as it comes (see `JsonReducer`)."""
 
-    __slots__ = ("_limit", "_pieces", "_reducer", "size")
+    __slots__ = ("_held", "_limit", "_reducer", "size")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []
+        self._held = bytearray()  # not a list of pieces: a provider may send a few bytes at a time
         self._reducer: JsonReducer | None = None
         self.size = 0
         """Bytes so far."""
@@ -49,7 +47,7 @@ class WholeBody:
 
     @property
     def attachments(self) -> int:
-        """Images, files and the like that were."""
+        """Images, files and the like in a large answer that were passed over."""
         return self._reducer.attachments if self._reducer is not None else 0
 
     def feed(self, data: bytes) -> None:
@@ -57,36 +55,34 @@ class WholeBody:
         if self._reducer is not None:
             self._reducer.feed_all(data)
             return
-        self._pieces.append(data)
+        self._held += data
         if self.size > self._limit:
-            self._reducer = JsonReducer()
-            for piece in self._pieces:
-                self._reducer.feed_all(piece)
-            self._pieces.clear()
+            self._reduce()
 
     def read(self) -> bytes | None:
         """The whole answer, or what matters of it; None: it is large and no JSON."""
         if self._reducer is not None:
             return self._reducer.finish_whole()
-        return b"".join(self._pieces).removeprefix(_BOM)
+        return bytes(self._held).removeprefix(BOM)
 
     def reduced(self) -> bytes | None:
         """What matters of an answer that was held and is no strict JSON, such as one with NaN in it; None: it is none
         at all, or was reduced before."""
-        if self._reducer is not None:
-            return None
-        self._reducer = JsonReducer()
-        for piece in self._pieces:
-            self._reducer.feed_all(piece)
-        self._pieces.clear()
-        return self._reducer.finish_whole()
+        return None if self._reducer is not None else self._reduce().finish_whole()
 
     def partial(self) -> bytes | None:
         """The answer so far as JSON, with what is open closed; None: nothing can be made of it."""
         if self._reducer is None:
-            return repaired(b"".join(self._pieces).removeprefix(_BOM))
+            return repaired(bytes(self._held).removeprefix(BOM))
         reduced = self._reducer.finish()
         return None if self._reducer.broken else reduced
+
+    def _reduce(self) -> JsonReducer:
+        """From here on nothing is held."""
+        self._reducer = reducer = JsonReducer()
+        reducer.feed_all(bytes(self._held))
+        self._held.clear()
+        return reducer
 
 
 def repaired(text: bytes) -> bytes | None:
@@ -116,7 +112,7 @@ def _open_brackets(outside: bytes) -> list[bytes] | None:
     if level_after(outside, 0) > _DEEPEST:
         return None
     stack: list[bytes] = []
-    for bracket in _brackets(_without_pairs(outside.translate(None, _NO_BRACKETS))):
+    for bracket in _brackets(_without_pairs(outside.translate(None, NO_BRACKETS))):
         if bracket in b"[{":
             stack.append(bracket)
         elif not stack or stack.pop() != (b"{" if bracket == b"}" else b"["):

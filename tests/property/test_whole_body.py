@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import cycle
 
 import orjson
@@ -110,3 +111,16 @@ def test_what_is_open_is_closed(text: bytes, expected: bytes | None) -> None:
     body = WholeBody(10_000)
     body.feed(text)
     assert body.partial() == expected
+
+
+def test_small_pieces_take_no_more_memory_than_large_ones() -> None:
+    body = WholeBody(1_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            body.feed(number.to_bytes(4, "big"))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert body.size == 400_000
+    assert held < 2 * body.size
