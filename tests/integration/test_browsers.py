@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from tests.support.h2_lab import h2_client
 from tests.support.lab import Lab
 from tests.support.provider import answering
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import Message, Wire, request, response
 
 KEY = "flow-" + "k" * 43
@@ -31,8 +30,7 @@ def _cors(message: Message) -> dict[str, str]:
 
 
 def _config(folder: Path, url: str) -> str:
-    digest = sha256(KEY.encode()).hexdigest()
-    return toml(folder, {"only": url}, f'[[tenants]]\nname = "acme"\nkey_sha256 = "{digest}"\n')
+    return toml(folder, {"only": url}, tenant(KEY))
 
 
 async def _preflight(client: Wire, origin: str = APP, *lines: str) -> Message:

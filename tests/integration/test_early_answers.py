@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import http.client
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 from tests.support.h2_lab import Certificates
 from tests.support.lab import Lab, RunningRelay, eventually
 from tests.support.provider import Caller, ok
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import LAST_CHUNK, Wire, chunk, request, response
 
 PIECES, PIECE, PACE = 32, 256 * 1024, 0.1
@@ -38,10 +37,8 @@ async def _refuses(caller: Caller) -> None:
 async def _relays(lab: Lab, folder: Path, **settings: object) -> list[RunningRelay]:
     """Each refuses an upload in its own way: the key, the size, and what the provider says."""
     provider, refusing = await lab.provider(ok), await lab.provider(_refuses)
-    digest = hashlib.sha256(b"sk-known").hexdigest()
-    tenants = f'[[tenants]]\nname = "team"\nkey_sha256 = "{digest}"\n'
     return [
-        await lab.relay(None, config=toml(folder, {"api": provider.url}, tenants), **settings),
+        await lab.relay(None, config=toml(folder, {"api": provider.url}, tenant("sk-known")), **settings),
         await lab.relay(provider.url, max_body="1m", **settings),
         await lab.relay(refusing.url, **settings),
     ]

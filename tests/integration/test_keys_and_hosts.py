@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -11,7 +10,7 @@ import pytest
 from tests.support.h2_lab import h2_client
 from tests.support.lab import Lab, RunningRelay, free_port
 from tests.support.provider import Provider, answering, ok, silent
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import Message, Wire, request, response
 
 KEY = "flow-" + "k" * 43
@@ -55,18 +54,13 @@ def _told(message: Message) -> str:
     return " ".join([message.start, *(f"{name}: {value}" for name, value in message.headers)])
 
 
-def _tenants(*lines: str) -> str:
-    digest = sha256(KEY.encode()).hexdigest()
-    return "\n".join(["[[tenants]]", 'name = "acme"', f'key_sha256 = "{digest}"', *lines, ""])
-
-
 async def _with_tenants(
     lab: Lab, folder: Path, answer: bytes = b"", *lines: str
 ) -> tuple[Provider, RunningRelay, Wire]:
     provider = await lab.provider(answering(answer or response(b"{}")))
     (folder / "key").write_text(PROVIDERS_KEY)
     upstreams = {"only": {"url": provider.url, "api_key": f"file:{folder}/key"}}
-    relay = await lab.relay(None, config=toml(folder, upstreams, _tenants('paths = ["*"]', *lines)))
+    relay = await lab.relay(None, config=toml(folder, upstreams, tenant(KEY, 'paths = ["*"]', *lines)))
     return provider, relay, await lab.client(relay.port)
 
 

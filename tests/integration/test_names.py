@@ -16,21 +16,14 @@ from tests.support.h2_lab import h2_client
 from tests.support.h2_wire import H2Wire
 from tests.support.lab import Lab, RelayProcess, RunningRelay, eventually
 from tests.support.provider import Caller, Script, answering
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import Message, Wire, request, response
 
 KEY = "flow-" + "k" * 43
 MB = 1_000_000
 LONG = "\U0001f600" + "m" * 8000
 """About the longest name that is read."""
-TENANT = f"""
-[[tenants]]
-name = "acme"
-key_sha256 = "{sha256(KEY.encode()).hexdigest()}"
-tokens_per_day = 1000000000
-[tenants.user]
-requests_per_minute = 100000
-"""
+TENANT = tenant(KEY, "tokens_per_day = 1000000000", "[tenants.user]", "requests_per_minute = 100000")
 FIELDS = ["content-type: application/json", f"authorization: Bearer {KEY}"]
 CHAT = "/v1/chat/completions"
 

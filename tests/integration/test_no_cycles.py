@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from flowserver.downstream.h1 import FIN_FOLLOWS
 from tests.support.h2_lab import Certificates, ask, h2_client
 from tests.support.h2_provider import H2Server, H2Site, ok, silent
 from tests.support.lab import Lab, RunningRelay, chat, eventually, free_port
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import Wire, chunk, request
 
 OURS = ("flowserver.", "h2.", "h11.")
@@ -146,14 +145,13 @@ ENDS: dict[str, Callable[[RunningRelay, Wire], Awaitable[None]]] = {
 
 async def _relay(lab: Lab, folder: Path, *, tenants: bool = False, **settings: object) -> RunningRelay:
     simulator = await lab.simulator()
-    digest = hashlib.sha256(b"sk-known").hexdigest()
-    tenant = f'[[tenants]]\nname = "team"\nkey_sha256 = "{digest}"\npaths = ["*"]\ntokens_per_minute = 1000000\n'
+    limits = tenant("sk-known", 'paths = ["*"]', "tokens_per_minute = 1000000") if tenants else ""
     routes = (
         '[[routes]]\npath = "/v1/chat/*"\nupstreams = ["api"]\n[[routes]]\npath = "/v1/sink"\nupstreams = ["api"]\n'
     )
     relay = await lab.relay(
         None,
-        config=toml(folder, {"api": simulator.url}, routes + (tenant if tenants else "")),
+        config=toml(folder, {"api": simulator.url}, routes + limits),
         idle_timeout="300ms",
         first_byte_timeout="500ms",
         drain_timeout="100ms",

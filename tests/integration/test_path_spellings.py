@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.lab import Lab, eventually
 from tests.support.provider import answering
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import Message, request, response
 
 KEY = "flow-" + "k" * 43
@@ -54,7 +54,12 @@ def _last(path: str, change: Callable[[str], str]) -> str:
     return f"{head}/{change(last)}"
 
 
-def _before_last(path: str, inserted: str) -> str:
+def _appended(suffix: str, path: str) -> str:
+    return path + suffix
+
+
+def _before_last(inserted: str, path: str) -> str:
+    """With `inserted` for the last slash."""
     head, _, last = path.rpartition("/")
     return f"{head}{inserted}{last}"
 
@@ -63,26 +68,57 @@ def _encoded(text: str) -> str:
     return "".join(f"%{ord(letter):02x}" for letter in text)
 
 
+_APPENDED = {
+    "with a query": "?a=%2F../;x",
+    "with an empty query": "?",
+    "a trailing slash": "/",
+    "two trailing slashes": "//",
+    "a trailing slash and a query": "/?x",
+    "an empty parameter": ";",
+    "a parameter": ";x=1",
+    "a parameter with a colon": ";x:y",
+    "a parameter with an action": ";x:generateContent",
+    "a parameter and a slash": ";x/",
+    "an encoded parameter": "%3Bx",
+    "a last segment of a parameter": "/;x",
+    "a last dot segment": "/.",
+    "up at the end": "/x/..",
+    "a NUL": "%00",
+    "a line feed": "%0A",
+    "a blank": "%20",
+    "a broken escape": "%",
+    "an escape of other letters": "%zz",
+    "a fragment": "#x",
+    "an encoded fragment": "%23x",
+    "an encoded query": "%3Fx",
+}
+_BEFORE_THE_LAST_SEGMENT = {
+    "a segment of a parameter": "/;x/",
+    "an encoded slash": "%2F",
+    "an encoded slash in lower case": "%2f",
+    "a backslash": "\\",
+    "an encoded backslash": "%5C",
+    "a slash encoded twice": "%252F",
+    "a dot segment": "/./",
+    "an encoded dot segment": "/%2e/",
+    "a dot segment of parameters": "/.;x/",
+    "up and down": "/x/../",
+    "up and down, encoded": "/x/%2E%2e/",
+    "up and down, half encoded": "/x/.%2e/",
+    "up and down with parameters": "/x/..;y/",
+    "up and down, encoded twice": "/x/%252e%252e/",
+    "an empty segment": "//",
+    "an overlong slash": "%c0%af",
+    "an overlong dot": "/%c0%ae/",
+    "fullwidth dots": "/%EF%BC%8E%EF%BC%8E/",
+}
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "as documented": lambda path: path,
-    "with a query": lambda path: f"{path}?a=%2F../;x",
-    "with an empty query": lambda path: f"{path}?",
     "upper case": str.upper,
     "title case": str.title,
     "swapped case": str.swapcase,
-    "a trailing slash": lambda path: f"{path}/",
-    "two trailing slashes": lambda path: f"{path}//",
-    "a trailing slash and a query": lambda path: f"{path}/?x",
-    "an empty parameter": lambda path: f"{path};",
-    "a parameter": lambda path: f"{path};x=1",
-    "a parameter with a colon": lambda path: f"{path};x:y",
-    "a parameter with an action": lambda path: f"{path};x:generateContent",
-    "a parameter and a slash": lambda path: f"{path};x/",
-    "an encoded parameter": lambda path: f"{path}%3Bx",
     "a parameter in each segment": lambda path: path[0] + path[1:].replace("/", ";x/") + ";x",
     "a parameter of the model": lambda path: path.replace("/m:", "/m;x:").replace("/m/", "/m;x/"),
-    "a segment of a parameter": lambda path: _before_last(path, "/;x/"),
-    "a last segment of a parameter": lambda path: f"{path}/;x",
     "upper case and a parameter": lambda path: f"{path.upper()};X/",
     "encoded letters": lambda path: re.sub("[A-Za-z]+", lambda name: _encoded(name[0]), path),
     "one encoded letter": lambda path: _last(path, lambda last: f"%{ord(last[0]):02X}{last[1:]}"),
@@ -91,39 +127,14 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "an encoded colon in lower case": lambda path: path.replace(":", "%3a"),
     "an encoded dash": lambda path: path.replace("-", "%2D"),
     "everything encoded": lambda path: path[0] + _encoded(path[1:]),
-    "an encoded slash": lambda path: _before_last(path, "%2F"),
-    "an encoded slash in lower case": lambda path: _before_last(path, "%2f"),
     "a first encoded slash": lambda path: path[0] + path[1:].replace("/", "%2F", 1),
-    "a backslash": lambda path: _before_last(path, "\\"),
-    "an encoded backslash": lambda path: _before_last(path, "%5C"),
-    "a slash encoded twice": lambda path: _before_last(path, "%252F"),
     "a letter encoded twice": lambda path: _last(path, lambda last: f"%25{ord(last[0]):x}{last[1:]}"),
-    "a dot segment": lambda path: _before_last(path, "/./"),
-    "an encoded dot segment": lambda path: _before_last(path, "/%2e/"),
-    "a dot segment of parameters": lambda path: _before_last(path, "/.;x/"),
-    "up and down": lambda path: _before_last(path, "/x/../"),
-    "up and down, encoded": lambda path: _before_last(path, "/x/%2E%2e/"),
-    "up and down, half encoded": lambda path: _before_last(path, "/x/.%2e/"),
-    "up and down with parameters": lambda path: _before_last(path, "/x/..;y/"),
-    "up and down, encoded twice": lambda path: _before_last(path, "/x/%252e%252e/"),
-    "a last dot segment": lambda path: f"{path}/.",
-    "up at the end": lambda path: f"{path}/x/..",
-    "an empty segment": lambda path: _before_last(path, "//"),
     "an empty first segment": lambda path: f"/{path}",
-    "an overlong slash": lambda path: _before_last(path, "%c0%af"),
-    "an overlong dot": lambda path: _before_last(path, "/%c0%ae/"),
-    "a NUL": lambda path: f"{path}%00",
-    "a line feed": lambda path: f"{path}%0A",
-    "a blank": lambda path: f"{path}%20",
-    "a broken escape": lambda path: f"{path}%",
-    "an escape of other letters": lambda path: f"{path}%zz",
-    "a fragment": lambda path: f"{path}#x",
-    "an encoded fragment": lambda path: f"{path}%23x",
-    "an encoded query": lambda path: f"{path}%3Fx",
     "letters that fold to ASCII": lambda path: path.replace("s", "%C5%BF").replace("k", "%E2%84%AA"),
-    "fullwidth dots": lambda path: _before_last(path, "/%EF%BC%8E%EF%BC%8E/"),
     "a prefix": lambda path: f"/any/prefix{path}",
     "an absolute URL": lambda path: f"http://relay.test{path}",
+    **{name: partial(_appended, suffix) for name, suffix in _APPENDED.items()},
+    **{name: partial(_before_last, inserted) for name, inserted in _BEFORE_THE_LAST_SEGMENT.items()},
 }
 
 
@@ -155,9 +166,7 @@ def _answer(read: Callable[[str], str]) -> Callable[[Message], bytes]:
 @pytest.mark.parametrize("read", [_lenient, _early, _strict], ids=["lenient", "parameters first", "strict"])
 async def test_nothing_is_served_that_is_not_counted(lab: Lab, tmp_path: Path, read: Callable[[str], str]) -> None:
     provider = await lab.provider(answering(_answer(read)))
-    digest = sha256(KEY.encode()).hexdigest()
-    tenant = f'[[tenants]]\nname = "acme"\npaths = ["*"]\nkey_sha256 = "{digest}"\n'
-    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, tenant))
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, tenant(KEY, 'paths = ["*"]')))
     statuses: dict[str, int] = {}
 
     async def ask(number: int, path: str, name: str) -> None:

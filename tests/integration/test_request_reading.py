@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Callable
 from decimal import Decimal
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from tests.support.h2_lab import h2_client
 from tests.support.lab import Lab, Leftovers, RunningRelay, eventually
 from tests.support.provider import Caller, Provider, answering
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import LAST_CHUNK, Message, chunk, request, response
 
 KEY = "flow-" + "k" * 43
@@ -25,11 +24,6 @@ CHAT = "/v1/chat/completions"
 JSON = "Content-Type: application/json"
 QUOTA = 2000
 MB = 1 << 20
-
-
-def tenants(*lines: str) -> str:
-    digest = sha256(KEY.encode()).hexdigest()
-    return "\n".join(["[[tenants]]", 'name = "acme"', f'key_sha256 = "{digest}"', *lines, ""])
 
 
 def routes(path: str = "*", **settings: object) -> str:
@@ -112,7 +106,7 @@ def words(body: bytes) -> int:
 
 async def _quota(lab: Lab, folder: Path, *lines: str, script: Any = None) -> tuple[Provider, RunningRelay]:
     provider = await lab.provider(script or answering(generous))
-    config = toml(folder, {"p": provider.url}, tenants(*lines))
+    config = toml(folder, {"p": provider.url}, tenant(KEY, *lines))
     return provider, await lab.relay(None, config=config)
 
 
@@ -155,7 +149,7 @@ BOUNDED = ["route", "header", "setting", "tenant"]
 async def _bounded(lab: Lab, folder: Path, by: str, most: int) -> tuple[Provider, RunningRelay, list[str]]:
     provider = await lab.provider(answering(generous))
     route = routes(upstreams=["p"], max_tokens=most if by == "route" else 10**9)
-    own = tenants(f"tokens_per_stream = {most}") if by == "tenant" else ""
+    own = tenant(KEY, f"tokens_per_stream = {most}") if by == "tenant" else ""
     config = toml(folder, {"p": {"url": provider.url, "models": {"m": "m-prod"}}}, route + own)
     relay = await lab.relay(None, config=config, **({"max_tokens": most} if by == "setting" else {}))
     headers = [f"x-flow-max-tokens: {most}"] if by == "header" else []
@@ -308,13 +302,13 @@ async def test_what_can_t_be_read_passes_only_where_nothing_depends_on_it(
 
     assert await status_with("") == 200
     assert await status_with(routes(upstreams=["p"])) == 200
-    assert await status_with(tenants()) == 200
+    assert await status_with(tenant(KEY)) == 200
     assert len(provider.requests) == 3
     for config in (
         routes(upstreams=["p"], models=["m*"]),
         routes(upstreams=["p"], max_tokens=10),
-        tenants("tokens_per_day = 1000"),
-        tenants('models = ["m"]'),
+        tenant(KEY, "tokens_per_day = 1000"),
+        tenant(KEY, 'models = ["m"]'),
     ):
         assert await status_with(config) == status
     assert len(provider.requests) == 3
@@ -375,7 +369,7 @@ def field(name: str, value: bytes) -> bytes:
 
 async def test_a_form_s_model_is_found_behind_its_file(lab: Lab, tmp_path: Path) -> None:
     provider = await lab.provider(answering(response(b'{"text":"hi"}', [JSON])))
-    own = tenants('models = ["small*"]') + routes(models=["small*"], upstreams=["p"])
+    own = tenant(KEY, 'models = ["small*"]') + routes(models=["small*"], upstreams=["p"])
     config = toml(tmp_path, {"p": {"url": provider.url, "models": {"small": "small-prod"}}}, own)
     relay = await lab.relay(None, config=config)
     file = field('name="file"; filename="a.wav"', b"RIFF\r\n-" * 700_000)

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from time import time
 
@@ -21,7 +20,7 @@ from flowserver.relay.tenants import end_of_day
 from flowserver.simulator import Simulator
 from tests.support.lab import Lab, RelayProcess, eventually, finishes, numbers, page, samples, simulate
 from tests.support.redis import RedisServer, running_redis
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import PATIENCE, Message, Wire, request
 
 KEY, OTHER = ("flow-" + letter * 43 for letter in "ko")
@@ -80,12 +79,6 @@ class Counters:
         await self._store.close()
 
 
-def _tenant(name: str, key: str, *lines: str) -> str:
-    return "\n".join(
-        ["[[tenants]]", f'name = "{name}"', f'key_sha256 = "{sha256(key.encode()).hexdigest()}"', *lines, ""]
-    )
-
-
 async def _relays(
     lab: Lab, folder: Path, count: int, tenants: str, redis: RedisServer | None, **settings: object
 ) -> tuple[Simulator, list[RelayProcess]]:
@@ -139,7 +132,7 @@ async def test_a_quota_holds_over_two_relays(
     lab: Lab, tmp_path: Path, redis_server: RedisServer, counters: Counters
 ) -> None:
     """With running reports it is exact, prompts included. What the provider emits while it learns of a cut is lost."""
-    tenants = _tenant("acme", KEY, f"tokens_per_day = {QUOTA}", "concurrent = 50")
+    tenants = tenant(KEY, f"tokens_per_day = {QUOTA}", "concurrent = 50")
     simulator, relays = await _relays(lab, tmp_path, 2, tenants, redis_server, lease_tokens=LEASE)
     clients = await _clients(lab, relays, 50)
     answers = await _all(clients, _stream(events=0, rate=150))
@@ -158,8 +151,8 @@ async def test_without_running_reports_a_quota_holds_as_far_as_the_estimate(
     lab: Lab, tmp_path: Path, redis_server: RedisServer, counters: Counters
 ) -> None:
     """Charged is what was estimated, never more than the quota; whole answers have taught the relays to estimate."""
-    acme = _tenant("acme", KEY, f"tokens_per_day = {QUOTA}", "concurrent = 50")
-    tenants = acme + _tenant("other", OTHER)
+    acme = tenant(KEY, f"tokens_per_day = {QUOTA}", "concurrent = 50")
+    tenants = acme + tenant(OTHER, name="other")
     _, relays = await _relays(lab, tmp_path, 2, tenants, redis_server, lease_tokens=LEASE)
     clients = await _clients(lab, relays, 50)
     for _ in range(8):  # the simulator's tokens are long numbers, three times as many as any model's
@@ -177,7 +170,7 @@ async def test_without_running_reports_a_quota_holds_as_far_as_the_estimate(
 async def test_what_a_killed_relay_held_comes_back(
     lab: Lab, tmp_path: Path, redis_server: RedisServer, counters: Counters
 ) -> None:
-    tenants = _tenant("acme", KEY, f"tokens_per_day = {QUOTA}", "concurrent = 50")
+    tenants = tenant(KEY, f"tokens_per_day = {QUOTA}", "concurrent = 50")
     settings = {"lease_tokens": LEASE, "lease_time": "1s"}
     simulator, (victim, survivor) = await _relays(lab, tmp_path, 2, tenants, redis_server, **settings)
     lost, kept = await _clients(lab, [victim], 10), await _clients(lab, [survivor], 10)
@@ -202,8 +195,8 @@ async def test_with_an_open_policy_work_goes_on_without_redis(
     lab: Lab, tmp_path: Path, redis_server: RedisServer, counters: Counters
 ) -> None:
     """Streams that outlive the outage are charged in full; what started and ended within it is not."""
-    acme = _tenant("acme", KEY, "tokens_per_day = 1000000", "concurrent = 1000")
-    tenants = acme + _tenant("other", OTHER, "concurrent = 1000")
+    acme = tenant(KEY, "tokens_per_day = 1000000", "concurrent = 1000")
+    tenants = acme + tenant(OTHER, "concurrent = 1000", name="other")
     settings = {"lease_tokens": LEASE, "lease_time": "1s", "limits_policy": "open"}
     simulator, relays = await _relays(lab, tmp_path, 2, tenants, redis_server, **settings)
     streams = asyncio.gather(
@@ -230,8 +223,8 @@ async def test_with_a_closed_policy_nothing_passes_without_redis(
     lab: Lab, tmp_path: Path, redis_server: RedisServer, counters: Counters
 ) -> None:
     """Streams end cleanly with their lease. What they used since they last told is never charged."""
-    acme = _tenant("acme", KEY, "tokens_per_day = 1000000", "concurrent = 1000")
-    tenants = acme + _tenant("other", OTHER, "concurrent = 1000")
+    acme = tenant(KEY, "tokens_per_day = 1000000", "concurrent = 1000")
+    tenants = acme + tenant(OTHER, "concurrent = 1000", name="other")
     settings = {"lease_tokens": LEASE, "lease_time": "1s", "limits_policy": "closed"}
     simulator, relays = await _relays(lab, tmp_path, 2, tenants, redis_server, **settings)
     streams = asyncio.gather(*(_ask(client, _stream(events=0, rate=300)) for client in await _clients(lab, relays, 10)))
@@ -288,14 +281,14 @@ async def _until_used(relay: RelayProcess) -> None:
 @pytest.mark.parametrize("shared", [True, False], ids=["redis", "memory"])
 async def test_of_a_rush_so_many_pass_as_may(lab: Lab, tmp_path: Path, redis_server: RedisServer, shared: bool) -> None:
     """The bucket refills so slowly that what passes is what was in it."""
-    tenants = _tenant("acme", KEY, "requests_per_minute = 1", "request_burst = 100")
+    tenants = tenant(KEY, "requests_per_minute = 1", "request_burst = 100")
     relays = (await _relays(lab, tmp_path, 2 if shared else 1, tenants, redis_server if shared else None, **DEFAULT))[1]
     statuses = await _rush(lab, relays, 2000)
     assert (statuses.count(200), statuses.count(429)) == (100, 1900)
 
 
 async def test_a_minutes_requests_pass_in_a_minute(lab: Lab, tmp_path: Path, redis_server: RedisServer) -> None:
-    tenants = _tenant("acme", KEY, "requests_per_minute = 100")
+    tenants = tenant(KEY, "requests_per_minute = 100")
     relays = (await _relays(lab, tmp_path, 2, tenants, redis_server, **DEFAULT))[1]
     clock = asyncio.get_running_loop().time
     started = clock()

@@ -15,20 +15,15 @@ from flowserver.relay.tenant_tables import read_tenant, table_of
 from tests.support.lab import Lab, RunningRelay, chat, eventually, simulate
 from tests.support.provider import answering
 from tests.support.redis import running_redis
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import Wire, request, response
 
 KEY = "flow-" + "k" * 43
 
 
-def _tenants(*lines: str) -> str:
-    digest = sha256(KEY.encode()).hexdigest()
-    return "\n".join(["[[tenants]]", 'name = "acme"', f'key_sha256 = "{digest}"', *lines, ""])
-
-
 async def _relay(lab: Lab, folder: Path, *limits: str, **settings: object) -> RunningRelay:
     simulator = await lab.simulator()
-    config = toml(folder, {"only": simulator.url}, _tenants(*limits))
+    config = toml(folder, {"only": simulator.url}, tenant(KEY, *limits))
     return await lab.relay(None, config=config, **settings)
 
 
@@ -50,7 +45,7 @@ async def test_only_who_has_a_key_is_let_in(lab: Lab, tmp_path: Path) -> None:
 
 async def test_the_relays_keys_do_not_reach_providers(lab: Lab, tmp_path: Path) -> None:
     provider = await lab.provider(answering(response(b"ok")))
-    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, _tenants()))
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, tenant(KEY)))
     client = await lab.client(relay.port)
     await client.send(_ask("x-flow-user: ann", "x-flow-session: s1", "x-api-key: second"))
     assert (await client.response()).body == b"ok"
@@ -119,7 +114,7 @@ async def test_models_are_allowed_or_not(lab: Lab, tmp_path: Path, model: str) -
 
 async def test_without_paths_a_tenant_may_use_what_is_counted_and_the_list_of_models(lab: Lab, tmp_path: Path) -> None:
     provider = await lab.provider(answering(response(b"{}", ["Content-Type: application/json"])))
-    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, _tenants()))
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, tenant(KEY)))
     authorized = [f"Authorization: Bearer {KEY}"]
 
     async def ask(method: str, target: str) -> tuple[int, bytes]:

@@ -8,6 +8,7 @@ import pytest
 
 from ..support.lab import Lab
 from ..support.provider import answering
+from ..support.topology import toml
 from ..support.wire import Message, request, response
 
 
@@ -36,11 +37,7 @@ async def test_a_503_is_about_the_model(lab: Lab) -> None:
 @pytest.mark.parametrize("key", ["a", "b"])
 async def test_who_is_refused_goes_to_the_next_provider_at_once(lab: Lab, tmp_path: Path, key: str) -> None:
     first, second = await lab.provider(answering(_answer)), await lab.provider(answering(response(b"second")))
-    config = tmp_path / "flowserver.toml"
-    config.write_text(
-        f'[[upstreams]]\nname = "a"\nurl = "{first.url}"\n[[upstreams]]\nname = "b"\nurl = "{second.url}"\n'
-    )
-    relay = await lab.relay(None, config=str(config))
+    relay = await lab.relay(None, config=toml(tmp_path, {"a": first.url, "b": second.url}))
     client = await lab.client(relay.port)
     for _ in range(3):
         await client.send(request(headers=[f"Authorization: Bearer {key}"]))

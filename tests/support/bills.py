@@ -8,9 +8,8 @@ import base64
 import contextlib
 import re
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..dialects.frames import split_frames
 from .h2_lab import h2_client
 from .lab import Lab, Line, RunningRelay, eventually
 from .provider import Caller
-from .topology import toml
+from .topology import tenant, toml
 from .wire import LAST_CHUNK, Wire, chunk, request, response
 
 KEY = "flow-" + "k" * 43
@@ -124,9 +123,8 @@ class Till:
         """`upstream`: more of the provider's table in the configuration."""
         till = cls(lab)
         provider = await lab.provider(till._serve)
-        digest = sha256(KEY.encode()).hexdigest()
-        tenant = f'[[tenants]]\nname = "acme"\nkey_sha256 = "{digest}"\ntokens_per_day = {QUOTA}\n'
-        config = toml(folder, {"only": {"url": provider.url} | (upstream or {})}, tenant)
+        table = {"url": provider.url} | (upstream or {})
+        config = toml(folder, {"only": table}, tenant(KEY, f"tokens_per_day = {QUOTA}"))
         till.relay = await lab.relay(None, config=config, **settings)
         return till
 
@@ -351,8 +349,3 @@ def _sums(report: dict[str, Any]) -> tuple[int, int] | None:
         *("outputTokens", "outputTokenCount"),
     )
     return None if output is None else (prompt or 0, output)
-
-
-def each_prefix(pieces: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
-    """The beginnings of `pieces`, one for each number of them."""
-    return [tuple(pieces[:count]) for count in range(1, len(pieces) + 1)]

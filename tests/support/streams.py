@@ -18,17 +18,23 @@ LINES = b"application/x-ndjson"
 FRAMES = b"application/vnd.amazon.eventstream"
 
 INPUT = 7
-"""Tokens of the request, as every stream here reports."""
+"""Tokens of the request, as every answer here reports."""
 
 
 @dataclass(frozen=True)
-class Stream:
-    """What is asked and how it is answered."""
+class Asked:
+    """A request, in one of the formats."""
 
     name: str
     """Of the format."""
     target: str
     body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stream(Asked):
+    """What is asked and how it is answered, as a stream."""
+
     kind: bytes
     """Content type of the answer."""
     opening: tuple[bytes, ...]

@@ -1,8 +1,9 @@
-"""Configurations with several providers."""
+"""Configuration files with providers and tenants."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 
@@ -20,6 +21,12 @@ def toml(folder: Path, upstreams: Mapping[str, Mapping[str, object] | str], rout
     path = folder / "flow.toml"
     path.write_text("\n".join([*lines, routes]))
     return str(path)
+
+
+def tenant(key: str, *lines: str, name: str = "acme") -> str:
+    """The table of a tenant that has `key`, with more `lines` of TOML."""
+    digest = sha256(key.encode()).hexdigest()
+    return "\n".join(["[[tenants]]", f'name = "{name}"', f'key_sha256 = "{digest}"', *lines, ""])
 
 
 def _value(value: object) -> str:

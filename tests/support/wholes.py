@@ -9,18 +9,13 @@ from typing import Any
 
 import orjson
 
-INPUT = 7
-"""Tokens of the request, as every answer here reports."""
+from .streams import INPUT, Asked
 
 
 @dataclass(frozen=True)
-class Whole:
-    """What is asked and how it is answered."""
+class Whole(Asked):
+    """What is asked and how it is answered, at once."""
 
-    name: str
-    """Of the format."""
-    target: str
-    body: dict[str, Any]
     content: Callable[[str], dict[str, Any]]
     """The members of an answer with this text."""
     report: Callable[[int], dict[str, Any]]
