@@ -516,10 +516,6 @@ with; nothing it may say matters any more."""
 class _State(BoundedState):
     """h2's state without its content-length check: it sees no DATA, so its sums would be wrong."""
 
-    def let_go(self) -> None:
-        """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
-        self._frame_dispatch_table.clear()
-
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
         stream._initialize_content_length = _ignore  # type: ignore[method-assign,assignment]
