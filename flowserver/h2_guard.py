@@ -8,7 +8,7 @@ and so does the reset of a request that was being worked on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .frames import (
@@ -136,11 +136,15 @@ class FrameGuard:
         self.update_credit = 0
         """WINDOW_UPDATEs that frames sent since the last one explain."""
 
+    def split(self, data: bytes) -> Iterable[Frame]:
+        """The whole frames that `data` completes, as far as the turn goes; none is counted. Raises FrameTooLong."""
+        only = self.splitter.only(data)  # an event is a read of its own, nearly always
+        return self.splitter.feed(data) if only is None else (only,)
+
     def frames(self, data: bytes, now: float) -> Iterator[Frame]:
-        """The whole frames that `data` completes, as far as the turn goes. `now` in seconds. Raises Violation."""
+        """As `split`, counted. `now` is in seconds. Raises Violation."""
         try:
-            only = self.splitter.only(data)
-            for frame in self.splitter.feed(data) if only is None else (only,):
+            for frame in self.split(data):
                 self.count(frame, now)
                 yield frame
         except FrameTooLong:
