@@ -518,12 +518,11 @@ class DownstreamH1(SharedReads):
             return
         if body:
             stream.events.on_downstream_data(body)
-        if whole:
+        if whole and self.stream is stream:  # else its answer was complete before, and the connection ends
             stream.request_whole = True
             if rest:
                 self._keep_for_later(rest)
-            if self.stream is stream:
-                self._end_request(stream)
+            self._end_request(stream)
 
     def _end_request(self, stream: H1Stream) -> None:
         """The request is whole."""
