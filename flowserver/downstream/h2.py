@@ -24,7 +24,7 @@ from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..h2_guard import FrameGuard, Violation
 from ..messages import Headers, ResponseHead
 from .h2_head import HeadReader, Malformed
-from .h2_leftover import Leftovers, LeftoverUploads
+from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
 from .h2_state import ClientState
 from .h2_stream import H2Stream
@@ -124,9 +124,8 @@ class DownstreamH2(SharedReads):
         """When the last bytes were written, which are still to arrive."""
         self._failed = False
         now = around.clock()
-        settings = self._settings
         self.leftovers = LeftoverUploads(
-            Leftovers(settings.max_streams, now), self._h2, self.guard, window=settings.stream_window
+            self._h2, self.guard, most=self._settings.max_streams, window=self._settings.stream_window, now=now
         )
         """Streams that were answered before their requests were whole."""
         self._idle_since = now
