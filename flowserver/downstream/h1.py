@@ -35,11 +35,11 @@ FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
 FIN_GRACE = 3.0
-"""Seconds that such a client is given for its answer: it can't be told from one that left at once."""
+"""Seconds that such a client has for its answer: it looks the same as one that left at once."""
 
 
 _GATE, _ROOM = 1, 2
-"""Why a body is not read: its provider lags; too much of unfinished bodies is held."""
+"""Why a body is not read: its provider lags; unfinished uploads hold too much."""
 
 
 class H1Stream(HeldUpload):

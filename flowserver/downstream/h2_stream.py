@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 FRESH = 0.01
-"""Seconds in which a request that is reset had no use for anybody: a flood is made of these."""
+"""A request that is reset within so many seconds was of no use to anybody: floods are made of these."""
 
 
 class H2Stream(HeldUpload):
@@ -98,10 +98,10 @@ class H2Stream(HeldUpload):
         self._full = False
         self._reading = True
         self._uncredited = 0
-        """Bytes of the body that neither window was opened for, since its provider lags."""
+        """Bytes of the body for which neither window was opened, since the provider lags."""
         self._withheld = 0
-        """Those that the stream's was not, since too much of unfinished bodies is held. The connection's is open: it is
-        that of the upload which goes on, too."""
+        """Bytes for which only the connection's window was opened, since unfinished uploads hold too much. The upload
+        that goes on needs the connection's, too."""
         self._window_shut_at: float | None = None
         self._stall_mark = -1
         self._stall_since = 0.0

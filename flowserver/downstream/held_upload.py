@@ -1,4 +1,4 @@
-"""What both protocols' streams do to have counted what is held of their uploads."""
+"""Counts what is held of an upload, for the streams of both protocols."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HeldUpload:
 
     @property
     def uploads(self) -> Uploads:
-        """What it counts for."""
+        """The bound that it counts towards."""
         raise NotImplementedError
 
     def stop_upload(self) -> None:
