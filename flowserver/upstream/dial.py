@@ -86,13 +86,12 @@ class Dialer:
     async def dial(self, factory: Callable[[], _P]) -> _P:
         """A connected protocol made by `factory`. Raises DialError."""
         answer: Answer | None = None
+        deadline = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with deadline:
                 if self._numeric is None:
                     answer = await self._resolver.resolve(self._url.host, fresh_for=self._timeout)
                 return await self._connect(factory, answer)
-        except TimeoutError:
-            raise DialError(self._timed_out(resolved=self._numeric is not None or answer is not None)) from None
         except ssl.SSLCertVerificationError as error:
             if self._numeric is None:
                 self._resolver.distrust(self._url.host)
@@ -101,7 +100,9 @@ class Dialer:
         except ssl.SSLError as error:
             text = f"failed the TLS handshake: {error.reason or error}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
-        except OSError as error:
+        except OSError as error:  # a TimeoutError is one: the deadline's, or the system's own
+            if deadline.expired():
+                raise DialError(self._timed_out(resolved=self._numeric is not None or answer is not None)) from None
             if error.errno in LOCAL_ERRORS:
                 raise DialError(self._no_capacity(error)) from None
             text = f"can't be reached: {_reason(error)}"
