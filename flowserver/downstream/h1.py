@@ -62,7 +62,7 @@ class H1Stream(HeldUpload):
     )
 
     def __init__(self, connection: DownstreamH1, message: Message, request: RequestHead) -> None:
-        super().__init__()
+        super().__init__(connection.uploads)
         self._connection = connection
         self._stops = 0
         """Why its body is not read: `_GATE`, `_ROOM`."""
@@ -134,10 +134,6 @@ class H1Stream(HeldUpload):
 
     def go_on_uploading(self) -> None:
         self._go_on_reading(_ROOM)
-
-    @property
-    def uploads(self) -> Uploads:
-        return self._connection.uploads
 
     @property
     def held(self) -> int:

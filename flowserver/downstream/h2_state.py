@@ -200,7 +200,8 @@ class ClientState(BoundedState):
         self._data_to_send += headers(stream.stream_id, block)
 
     def answer_at_once(self, stream_id: int, error: RelayError, *, bodiless: bool) -> bool:
-        """An error for a request that is not served; `bodiless`: it is a HEAD. False: there is no room for it."""
+        """An error for a request that is not served; `bodiless`: it is a HEAD. Returns False if its window has no
+        room for the answer, and it was reset."""
         body = error.body()
         fields = [
             (b":status", b"%d" % error.status),

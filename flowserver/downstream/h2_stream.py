@@ -10,7 +10,6 @@ from ..flow import Marks, StreamBuffer
 from ..frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
-from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class H2Stream(HeldUpload):
     )
 
     def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: ClientStream) -> None:
-        super().__init__()
+        super().__init__(connection.uploads)
         self._connection = connection
         self._began_at = connection.clock()
         self._marks: Marks = connection.marks
@@ -199,10 +198,6 @@ class H2Stream(HeldUpload):
         if self._withheld and self.is_open:
             self._connection.credit_stream(self, self._withheld)
             self._withheld = 0
-
-    @property
-    def uploads(self) -> Uploads:
-        return self._connection.uploads
 
     @property
     def held(self) -> int:
