@@ -305,7 +305,7 @@ class DownstreamH1(SharedReads):
         self._around.hangups.forget(self._fd, self._on_gone)
         self._around.connections.discard(self)
         self._drop_stream(EndReason.CLIENT_GONE)
-        self.write = self._transport.write  # not a method of its own: no cycle is left to be collected
+        self.write = self._transport.write  # instead of its own method, a cycle that would be left to be collected
 
     def pause_writing(self) -> None:
         self._blocked = True
