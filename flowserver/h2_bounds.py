@@ -22,6 +22,10 @@ class BoundedState(h2.connection.H2Connection):
         super().__init__(config)
         self.decoder = HpackDecoder(self.DEFAULT_MAX_HEADER_LIST_SIZE)
 
+    def let_go(self) -> None:
+        """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
+        self._frame_dispatch_table.clear()
+
     @property
     def unsent(self) -> int:
         """Bytes that wait for `data_to_send`."""

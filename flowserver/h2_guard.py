@@ -2,13 +2,13 @@
 
 h2 buffers an over-long frame whole before it refuses it, and puts no limit on resets, pings, settings, empty frames,
 window updates or priorities, each of which costs more to answer than to send. Each is a leaky bucket here: so many at
-once, refilled in `PERIOD`. What is counted is what brings nothing forward: a frame with more content than header does,
-and so does the reset of a request that was being worked on.
+once, refilled in `PERIOD`. Only what achieves nothing is counted: neither frames with more content than header, nor
+resets of requests that were being worked on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .frames import (
@@ -36,14 +36,14 @@ MAX_HEADER_BLOCK = 64 * 1024
 """Bytes of one compressed header block, all its frames together."""
 
 SMALL = 64
-"""Bytes under which a DATA frame that a window cut short explains no WINDOW_UPDATE."""
+"""A DATA frame that a window cut short to fewer bytes explains no WINDOW_UPDATE."""
 TINY = 9
 """Bytes of a frame's header. A DATA frame with fewer brings less than it costs: a hundred count as an empty one."""
 _LATE = 64
-"""What a late frame counts at least of the bytes that may come late."""
+"""The fewest bytes that a late frame counts for."""
 _MOST_LATE = 16 * 1024 * 1024
 _LONG_SETTINGS = 120
-"""Bytes of SETTINGS that count as a frame more: twenty of them."""
+"""Bytes of SETTINGS that count as one more frame: twenty settings."""
 _COSTLY = 4
 """What a frame costs that h2 reads, or that begins a request, beside one of DATA."""
 
@@ -102,7 +102,7 @@ class _Bucket:
 
 
 class FrameGuard:
-    """Splits, checks and counts. `frames` gives them; what counts raises Violation."""
+    """Splits bytes into frames and counts them. All that counts raises Violation once it is too much."""
 
     __slots__ = (
         "_block_bytes",
@@ -136,11 +136,15 @@ class FrameGuard:
         self.update_credit = 0
         """WINDOW_UPDATEs that frames sent since the last one explain."""
 
+    def split(self, data: bytes) -> Iterable[Frame]:
+        """The whole frames that `data` completes, as far as the turn goes; none is counted. Raises FrameTooLong."""
+        only = self.splitter.only(data)  # an event is a read of its own, nearly always
+        return self.splitter.feed(data) if only is None else (only,)
+
     def frames(self, data: bytes, now: float) -> Iterator[Frame]:
-        """The whole frames that `data` completes, as far as the turn goes. `now` in seconds. Raises Violation."""
+        """As `split`, counted. `now` is in seconds. Raises Violation."""
         try:
-            only = self.splitter.only(data)
-            for frame in self.splitter.feed(data) if only is None else (only,):
+            for frame in self.split(data):
                 self.count(frame, now)
                 yield frame
         except FrameTooLong:
@@ -185,12 +189,12 @@ class FrameGuard:
             self.count_stray(now)
 
     def expect_late(self, length: int) -> None:
-        """A stream was ended from here: so many bytes may be on their way that nothing can be done for."""
+        """A stream was reset from here: so many bytes of it may still be on their way."""
         self._late = min(max(self._late, 0) + length, _MOST_LATE)
 
     def note_sent(self, size: int, *, whole: bool = True) -> None:
-        """A DATA frame of `size` bytes was sent: who reads answers it with up to two WINDOW_UPDATEs. `whole`: all that
-        there was to send. Who opens a window by a byte at a time has no such excuse."""
+        """A DATA frame of `size` bytes was sent, which a reader answers with up to two WINDOW_UPDATEs. `whole`: it was
+        all that there was to send. A reader that opens its window a byte at a time has no such excuse."""
         if whole or size >= SMALL:
             self.update_credit += 2
 

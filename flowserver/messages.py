@@ -37,7 +37,6 @@ SESSION = b"x-flow-session"
 PSEUDO_AUTHORITY = b":authority"
 """Among the fields of an HTTP/2 request, but not among its headers: what Host is to HTTP/1.1."""
 
-
 REQUEST_OWN = frozenset(
     (b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET, USER, SESSION)
 )
@@ -98,10 +97,6 @@ _ENDS_HERE_WITH_COOKIES = _ENDS_HERE_OF_RESPONSES | COOKIES
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
-
-
-PSEUDO_AUTHORITY = b":authority"
-"""Among the fields of an HTTP/2 request, but not among its headers: what Host is to HTTP/1.1."""
 
 
 class RequestHead:

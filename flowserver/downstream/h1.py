@@ -35,11 +35,11 @@ FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
 FIN_GRACE = 3.0
-"""Seconds that such a client is given for its answer: it can't be told from one that left at once."""
+"""Seconds that such a client has for its answer: it looks the same as one that left at once."""
 
 
 _GATE, _ROOM = 1, 2
-"""Why a body is not read: its provider lags; too much of unfinished bodies is held."""
+"""Why a body is not read: its provider lags; unfinished uploads hold too much."""
 
 
 class H1Stream(HeldUpload):
@@ -62,7 +62,7 @@ class H1Stream(HeldUpload):
     )
 
     def __init__(self, connection: DownstreamH1, message: Message, request: RequestHead) -> None:
-        super().__init__()
+        super().__init__(connection.uploads)
         self._connection = connection
         self._stops = 0
         """Why its body is not read: `_GATE`, `_ROOM`."""
@@ -134,10 +134,6 @@ class H1Stream(HeldUpload):
 
     def go_on_uploading(self) -> None:
         self._go_on_reading(_ROOM)
-
-    @property
-    def uploads(self) -> Uploads:
-        return self._connection.uploads
 
     @property
     def held(self) -> int:
@@ -309,7 +305,7 @@ class DownstreamH1(SharedReads):
         self._around.hangups.forget(self._fd, self._on_gone)
         self._around.connections.discard(self)
         self._drop_stream(EndReason.CLIENT_GONE)
-        self.write = self._transport.write  # not a method of its own: no cycle is left to be collected
+        self.write = self._transport.write  # instead of its own method, a cycle that would be left to be collected
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -518,12 +514,11 @@ class DownstreamH1(SharedReads):
             return
         if body:
             stream.events.on_downstream_data(body)
-        if whole:
+        if whole and self.stream is stream:  # else its answer was complete before, and the connection ends
             stream.request_whole = True
             if rest:
                 self._keep_for_later(rest)
-            if self.stream is stream:
-                self._end_request(stream)
+            self._end_request(stream)
 
     def _end_request(self, stream: H1Stream) -> None:
         """The request is whole."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from enum import IntFlag
 from typing import cast
 
 import h2.errors
@@ -25,7 +24,7 @@ from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..h2_guard import FrameGuard, Violation
 from ..messages import Headers, ResponseHead
 from .h2_head import HeadReader, Malformed
-from .h2_leftover import Leftovers, LeftoverUploads
+from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
 from .h2_state import ClientState
 from .h2_stream import H2Stream
@@ -45,16 +44,9 @@ LINGER = 1.0
 _Code = h2.errors.ErrorCodes
 
 
-class _Stop(IntFlag):
-    """Why the client is not read."""
-
-    ANSWERS = 1
-    """What it is told of pings and the like piles up unread."""
-    TURN = 2
-    """What was read is not yet dealt with."""
-
-
-_TURN = _Stop.TURN.value
+_ANSWERS, _TURN = 1, 2
+"""Why a client is not read: our answers to its pings and the like pile up unread; what was read is not yet dealt
+with."""
 
 
 class DownstreamH2(SharedReads):
@@ -122,7 +114,7 @@ class DownstreamH2(SharedReads):
         self.flush_due = False
         self.is_blocked = False
         self._stops = 0
-        """`_Stop`s, as a number: arithmetic of an IntFlag takes a microsecond."""
+        """Why the client is not read: `_ANSWERS`, `_TURN`."""
         self._requests = 0
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
@@ -132,9 +124,8 @@ class DownstreamH2(SharedReads):
         """When the last bytes were written, which are still to arrive."""
         self._failed = False
         now = around.clock()
-        settings = self._settings
         self.leftovers = LeftoverUploads(
-            Leftovers(settings.max_streams, now), self._h2, self.guard, window=settings.stream_window
+            self._h2, self.guard, most=self._settings.max_streams, window=self._settings.stream_window, now=now
         )
         """Streams that were answered before their requests were whole."""
         self._idle_since = now
@@ -167,8 +158,8 @@ class DownstreamH2(SharedReads):
             return
         self._liveness.hear()
         self._take_in(data)
-        if (self._pending or self.guard.splitter.left <= 0) and not self.is_over and not self._stops & _TURN:
-            self._stop_reading(_Stop.TURN)
+        if not self._is_through and not self._stops & _TURN:
+            self._stop_reading(_TURN)
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -178,13 +169,13 @@ class DownstreamH2(SharedReads):
         self.guard.splitter.rest()
         self._take_in(b"")
         if self._is_through:
-            self._resume_reading(_Stop.TURN)
+            self._resume_reading(_TURN)
         else:
             self._loop.call_soon(self._go_on)
 
     @property
     def _is_through(self) -> bool:
-        """Whether the turn sufficed for what was read."""
+        """Whether the turn was enough for what was read."""
         return self.is_over or (not self._pending and self.guard.splitter.left > 0)
 
     def _take_in(self, data: bytes) -> None:
@@ -221,7 +212,7 @@ class DownstreamH2(SharedReads):
 
     def resume_writing(self) -> None:
         self.is_blocked = False
-        self._resume_reading(_Stop.ANSWERS)
+        self._resume_reading(_ANSWERS)
         self._schedule_flush()
 
     @property
@@ -290,7 +281,7 @@ class DownstreamH2(SharedReads):
             self._schedule_flush()
 
     def credit_connection(self, length: int) -> None:
-        if self._h2.acknowledge(None, length):
+        if self._h2.credit_connection(length):
             self._schedule_flush()
 
     def credit_stream(self, stream: H2Stream, length: int) -> None:
@@ -443,7 +434,7 @@ class DownstreamH2(SharedReads):
         if data:
             self._transport.write(data)
             if self._transport.get_write_buffer_size() > 4 * WRITE_SIZE:
-                self._stop_reading(_Stop.ANSWERS)
+                self._stop_reading(_ANSWERS)
         if ready and not self.is_blocked:
             self._schedule_flush()
         is_last = self._last_stream != NO_STREAM_YET
@@ -491,18 +482,18 @@ class DownstreamH2(SharedReads):
         if self._h2.unsent:
             out.append(self._h2.data_to_send())
 
-    def _stop_reading(self, reason: _Stop) -> None:
+    def _stop_reading(self, reason: int) -> None:
         if not self._stops:
             self._transport.pause_reading()
-        self._stops |= reason.value
-        if reason is _Stop.ANSWERS:
+        self._stops |= reason
+        if reason == _ANSWERS:
             self._around.hangups.watch(self._fd, self._on_gone, half_close=True)
 
-    def _resume_reading(self, reason: _Stop) -> None:
-        if not self._stops & reason.value or self._transport.is_closing():
+    def _resume_reading(self, reason: int) -> None:
+        if not self._stops & reason or self._transport.is_closing():
             return
-        self._stops &= ~reason.value
-        if reason is _Stop.ANSWERS:
+        self._stops &= ~reason
+        if reason == _ANSWERS:
             self._around.hangups.forget(self._fd, self._on_gone)
         if not self._stops:
             self._transport.resume_reading()
@@ -535,7 +526,7 @@ class DownstreamH2(SharedReads):
         """Say nothing more, and go on reading without a look: a close would answer what still comes with a reset, which
         may overtake the last words."""
         self._lingering_since = self.clock()
-        for reason in _Stop:
+        for reason in (_ANSWERS, _TURN):
             self._resume_reading(reason)
         if self._transport.can_write_eof():
             self._transport.write_eof()

@@ -130,10 +130,6 @@ class ClientState(BoundedState):
         if extra > 0:
             self.increment_flow_control_window(extra)
 
-    def let_go(self) -> None:
-        """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
-        self._frame_dispatch_table.clear()
-
     def stream(self, stream_id: int) -> ClientStream:
         """A stream that has begun."""
         return self.streams[stream_id]  # type: ignore[return-value]
@@ -172,22 +168,21 @@ class ClientState(BoundedState):
         except h2.exceptions.FlowControlError as error:
             raise self._broken(error) from None
 
-    def acknowledge(self, stream: ClientStream | None, length: int) -> bool:
-        """`length` bytes of a stream's body are dealt with: windows are opened when it is time, the stream's own while
-        more may come on it. None: the connection's only. Returns whether a frame was made."""
-        unsent = self.unsent
-        self.credit_connection(length)
-        if stream is not None:
-            self.credit_stream(stream, length)
-        return self.unsent > unsent
+    def acknowledge(self, stream: ClientStream, length: int) -> bool:
+        """`length` bytes of a stream's body are dealt with: both windows are opened when it is time, the stream's own
+        while more may come on it. Returns whether a frame was made."""
+        made = self.credit_connection(length)
+        return self.credit_stream(stream, length) or made
 
-    def credit_connection(self, length: int) -> None:
+    def credit_connection(self, length: int) -> bool:
+        """Open the connection's window only. Returns whether a frame was made."""
         increment = self._inbound_flow_control_window_manager.process_bytes(length)
         if increment:
             self._data_to_send += window_update(0, increment)
+        return bool(increment)
 
     def credit_stream(self, stream: ClientStream, length: int) -> bool:
-        """The stream's window only. Whether a frame was made."""
+        """Open the stream's window only. Returns whether a frame was made."""
         increment = stream.credit(length) if stream.is_receiving else None
         if increment:
             self._data_to_send += window_update(stream.stream_id, increment)
@@ -205,7 +200,8 @@ class ClientState(BoundedState):
         self._data_to_send += headers(stream.stream_id, block)
 
     def answer_at_once(self, stream_id: int, error: RelayError, *, bodiless: bool) -> bool:
-        """An error for a request that is not served; `bodiless`: it is a HEAD. False: there is no room for it."""
+        """An error for a request that is not served; `bodiless`: it is a HEAD. Returns False if its window has no
+        room for the answer, and it was reset."""
         body = error.body()
         fields = [
             (b":status", b"%d" % error.status),

@@ -10,7 +10,6 @@ from ..flow import Marks, StreamBuffer
 from ..frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.ports import DownstreamEvents
-from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 FRESH = 0.01
-"""Seconds in which a request that is reset had no use for anybody: a flood is made of these."""
+"""A request that is reset within so many seconds was of no use to anybody: floods are made of these."""
 
 
 class H2Stream(HeldUpload):
@@ -64,7 +63,7 @@ class H2Stream(HeldUpload):
     )
 
     def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: ClientStream) -> None:
-        super().__init__()
+        super().__init__(connection.uploads)
         self._connection = connection
         self._began_at = connection.clock()
         self._marks: Marks = connection.marks
@@ -98,10 +97,10 @@ class H2Stream(HeldUpload):
         self._full = False
         self._reading = True
         self._uncredited = 0
-        """Bytes of the body that neither window was opened for, since its provider lags."""
+        """Bytes of the body for which neither window was opened, since the provider lags."""
         self._withheld = 0
-        """Those that the stream's was not, since too much of unfinished bodies is held. The connection's is open: it is
-        that of the upload which goes on, too."""
+        """Bytes for which only the connection's window was opened, since unfinished uploads hold too much. The upload
+        that goes on needs the connection's, too."""
         self._window_shut_at: float | None = None
         self._stall_mark = -1
         self._stall_since = 0.0
@@ -199,10 +198,6 @@ class H2Stream(HeldUpload):
         if self._withheld and self.is_open:
             self._connection.credit_stream(self, self._withheld)
             self._withheld = 0
-
-    @property
-    def uploads(self) -> Uploads:
-        return self._connection.uploads
 
     @property
     def held(self) -> int:

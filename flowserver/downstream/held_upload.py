@@ -1,4 +1,4 @@
-"""What both protocols' streams do to have counted what is held of their uploads."""
+"""Counts what is held of an upload, for the streams of both protocols."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from ..relay.uploads import Upload, Uploads
 class HeldUpload:
     """The part of a `relay.ports.DownstreamStream` that is a `relay.ports.UploadCount`."""
 
-    __slots__ = ("_upload",)
+    __slots__ = ("_upload", "_uploads")
 
-    def __init__(self) -> None:
+    def __init__(self, uploads: Uploads) -> None:
+        """`uploads` is the bound that it counts towards."""
+        self._uploads = uploads
         self._upload: Upload | None = None
         """None: nothing is held, which is usual."""
-
-    @property
-    def uploads(self) -> Uploads:
-        """What it counts for."""
-        raise NotImplementedError
 
     def stop_upload(self) -> None:
         raise NotImplementedError
@@ -27,7 +24,7 @@ class HeldUpload:
 
     def hold_upload(self, size: int) -> None:
         if self._upload is None:
-            self._upload = Upload(self.uploads, self)
+            self._upload = Upload(self._uploads, self)
         self._upload.hold(size)
 
     def end_upload(self) -> None:

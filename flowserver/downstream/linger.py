@@ -23,18 +23,32 @@ LINGER_BYTES = 256 << 20
 """Bytes that are dropped in all."""
 
 
+class DropBudget:
+    """Bytes that may still be dropped before the next look, at `LINGER_RATE`."""
+
+    __slots__ = ("_looked", "left")
+
+    def __init__(self, now: float) -> None:
+        self.left = LINGER_RATE
+        self._looked = now
+
+    def refill(self, now: float) -> None:
+        self.left = min(LINGER_RATE, self.left + int(LINGER_RATE * (now - self._looked)))
+        self._looked = now
+
+
 class Linger(SharedReads):
     """Takes over a plain transport behind the last byte of an answer, until the client closes or has had its time."""
 
-    __slots__ = ("_around", "_began", "_budget", "_heard", "_left", "_looked", "_stall", "_transport")
+    __slots__ = ("_around", "_began", "_budget", "_heard", "_left", "_stall", "_transport")
 
     def __init__(self, around: Surroundings, transport: asyncio.Transport) -> None:
         self._around = around
         self._transport = transport
         self._stall = StallWatch(transport, transport.get_extra_info("socket").fileno())
-        self._began = self._heard = self._looked = around.clock()
-        self._budget = LINGER_RATE
-        """Bytes until reading stops, up to the next look."""
+        self._began = self._heard = around.clock()
+        self._budget = DropBudget(self._began)
+        """When it is used up, reading stops until the next look."""
         self._left = LINGER_BYTES
         around.connections.add(self)
         transport.set_protocol(self)
@@ -47,10 +61,10 @@ class Linger(SharedReads):
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = self._around.clock()
         self._left -= nbytes
-        self._budget -= nbytes
+        self._budget.left -= nbytes
         if self._left <= 0:
             self._transport.abort()
-        elif self._budget <= 0:
+        elif self._budget.left <= 0:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -71,9 +85,8 @@ class Linger(SharedReads):
         if now - self._began >= LINGER_TIME or now - self._heard >= LINGER_SILENCE:
             self._transport.abort()
             return
-        self._budget = min(LINGER_RATE, self._budget + int(LINGER_RATE * (now - self._looked)))
-        self._looked = now
-        if self._budget > 0 and not self._transport.is_closing() and not self._transport.is_reading():
+        self._budget.refill(now)
+        if self._budget.left > 0 and not self._transport.is_closing() and not self._transport.is_reading():
             self._heard = now  # what it sent meanwhile waits in the kernel
             self._transport.resume_reading()
 

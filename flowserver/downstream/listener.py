@@ -18,7 +18,7 @@ client after a second."""
 
 
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
-"""What a system without IPv6 says."""
+"""Errors of a system without IPv6."""
 
 
 class ListenError(Exception):

@@ -1,7 +1,7 @@
 """AWS Signature Version 4, by botocore, with credentials as AWS's own tools find them.
 
-To find or renew credentials may take seconds (files, programs, the metadata of an instance or container), and to hash a
-large body takes milliseconds: neither happens in the event loop.
+Finding or renewing credentials may take seconds (files, programs, the metadata of an instance or container), and
+hashing a large body takes milliseconds: neither happens in the event loop.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from ..errors import EndReason, Party, RelayError, upstream_error
@@ -22,10 +23,10 @@ _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
 
 AVOIDED_FOR = 600.0
 """Seconds for which an address that failed, or was so slow that another one was tried, comes after the others."""
-OWN_WANT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL))
-"""Errors that tell of this machine (descriptors, memory, local ports), not of the provider."""
+LOCAL_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL))
+"""Errors of this machine (descriptors, memory, local ports), not of the provider."""
 NEW_ANSWER = 1.0
-"""Seconds for which an answer of DNS is so new that asking again tells nothing."""
+"""Seconds for which an answer of DNS is too new to be asked for again."""
 
 
 class DialError(Exception):
@@ -37,7 +38,7 @@ class DialError(Exception):
 
 
 class _Connected(NamedTuple, Generic[_P]):
-    transport: asyncio.BaseTransport
+    transport: asyncio.Transport
     protocol: _P
 
 
@@ -85,13 +86,12 @@ class Dialer:
     async def dial(self, factory: Callable[[], _P]) -> _P:
         """A connected protocol made by `factory`. Raises DialError."""
         answer: Answer | None = None
+        deadline = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with deadline:
                 if self._numeric is None:
                     answer = await self._resolver.resolve(self._url.host, fresh_for=self._timeout)
                 return await self._connect(factory, answer)
-        except TimeoutError:
-            raise DialError(self._timed_out(resolved=self._numeric is not None or answer is not None)) from None
         except ssl.SSLCertVerificationError as error:
             if self._numeric is None:
                 self._resolver.distrust(self._url.host)
@@ -100,9 +100,11 @@ class Dialer:
         except ssl.SSLError as error:
             text = f"failed the TLS handshake: {error.reason or error}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
-        except OSError as error:
-            if error.errno in OWN_WANT:
-                raise DialError(self._no_means(error)) from None
+        except OSError as error:  # a TimeoutError is one: the deadline's, or the system's own
+            if deadline.expired():
+                raise DialError(self._timed_out(resolved=self._numeric is not None or answer is not None)) from None
+            if error.errno in LOCAL_ERRORS:
+                raise DialError(self._no_capacity(error)) from None
             text = f"can't be reached: {_reason(error)}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
 
@@ -110,9 +112,6 @@ class Dialer:
 
     async def _connect(self, factory: Callable[[], _P], answer: Answer | None) -> _P:
         """Race the addresses of `answer`; None: the only one there is."""
-
-        async def attempt(address: Address, progress: Progress) -> _Connected[_P]:
-            return await self._attempt(factory, address, progress)
 
         async def more() -> Sequence[Address]:
             assert answer is not None
@@ -123,8 +122,8 @@ class Dialer:
         is_new = answer is None or self._clock() - answer.asked_at < NEW_ANSWER
         race = Race(
             addresses,
-            attempt,
-            lambda connected: connected.transport.abort(),  # type: ignore[attr-defined]
+            partial(self._attempt, factory),
+            lambda connected: connected.transport.abort(),
             more=None if is_new else more,
             delay=min(ATTEMPT_DELAY, max(MIN_DELAY, self._timeout / (len(addresses) + 1))),
         )
@@ -144,7 +143,7 @@ class Dialer:
         return sorted(addresses, key=lambda address: self._avoided.get(address, 0.0))
 
     def _learn(self, race: Race[_Connected[_P]]) -> None:
-        """Try the winner first next time, and what another address had to be tried for after the others."""
+        """Addresses that failed or were too slow come last for a while; the winner no longer does."""
         until = self._clock() + AVOIDED_FOR
         self._avoided.update(dict.fromkeys((*race.failed, *race.tried[:-1]), until))
         if race.winner is not None:
@@ -213,7 +212,7 @@ class Dialer:
             EndReason.CONNECT_TIMEOUT, f"{what} within {self._timeout:g} s (FLOW_CONNECT_TIMEOUT)", status=504
         )
 
-    def _no_means(self, error: OSError) -> RelayError:
+    def _no_capacity(self, error: OSError) -> RelayError:
         text = f"The relay can't connect to the provider {self._url.host}: {_reason(error)}."
         return RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, untouched=True)
 
@@ -243,7 +242,7 @@ def _resolve_once(done: asyncio.Future[None]) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """The system's own words; uvloop's tell no more than that a call failed."""
+    """The system's own words; uvloop's say only that a call failed."""
     if isinstance(error, socket.gaierror) or not error.errno:
         return error.strerror or str(error)
     return os.strerror(error.errno)

@@ -279,7 +279,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             again = not self._began and not self._head and self.served > 1 and self._method in _SAFE
             self._fail(what, untouched=again)
         self._outlet = None
-        self._receive = _ignore  # not a method of its own: no cycle is left to be collected
+        self._receive = _ignore  # instead of its own method, a cycle that would be left to be collected
 
     def pause_writing(self) -> None:
         self._blocked = True

@@ -2,9 +2,8 @@
 
 The shared socket is always read, a bounded piece in each turn of the event loop; `h2_guard` counts what floods are made
 of. What a lagging client must not pull is withheld from its stream's window: the connection is credited on receipt, the
-stream as its bytes are consumed. DATA frames are read here and never reach h2,
-which takes 9.1 us to receive and acknowledge one; it is told of their end. GOAWAY does not reach it either, since open
-streams are to go on.
+stream as its bytes are consumed. DATA frames are read here and never reach h2, which takes 9.1 us to receive and
+acknowledge one; it is told of their end. GOAWAY does not reach it either, since open streams are to go on.
 """
 
 from __future__ import annotations
@@ -59,6 +58,10 @@ LINGER = 1.0
 """Seconds for the last words of a broken connection to arrive."""
 LAST_STREAM_ID = 2**30
 """A connection that has come so far is not used for new requests."""
+
+_ANSWERS, _TURN, _OVER = 1, 2, 4
+"""Why a provider is not read: our answers to its pings and the like pile up unread; what was read is not yet dealt
+with; nothing it may say matters any more."""
 
 _Code = h2.errors.ErrorCodes
 
@@ -228,11 +231,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def drop(self, stream: H2Stream) -> None:
         if self._streams.pop(stream.stream_id, None) is None:
             return
-        if not stream.state.closed:
-            self._guard.expect_late(self.stream_window)
-            with contextlib.suppress(h2.exceptions.ProtocolError):
-                self._h2.reset_stream(stream.stream_id, _Code.CANCEL)
-            self._schedule_flush()
+        self._reset(stream, _Code.CANCEL)
         self._check_retired()
         self._owner.on_capacity(self)
 
@@ -279,10 +278,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _take_in(self, data: bytes) -> None:
         """Deal with what was read, as far as the turn goes."""
-        splitter = self._splitter
-        only = splitter.only(data)  # an event is a read of its own, nearly always
         try:
-            for frame in splitter.feed(data) if only is None else (only,):
+            for frame in self._guard.split(data):
                 if frame.kind == DATA:
                     self._receive_data(frame)
                 else:
@@ -451,25 +448,31 @@ class UpstreamH2(asyncio.BufferedProtocol):
         limit = min(connection.outbound_flow_control_window, connection.max_outbound_frame_size)
         size = stream.frame(limit, out)
         connection.outbound_flow_control_window -= size
+        if self.carries(stream):  # else going on with the upload ended it
+            if stream.take_end():
+                connection.end_stream(stream.stream_id)
+                out.append(connection.data_to_send())
+            elif size and stream.wants_to_send:
+                self.queue(stream)
         if size:
             self._guard.note_sent(size, whole=not stream.wants_to_send)
-        if not self.carries(stream):
-            return size  # going on with the upload brought about its end
-        if stream.take_end():
-            connection.end_stream(stream.stream_id)
-            out.append(connection.data_to_send())
-        elif size and stream.wants_to_send:
-            self.queue(stream)
         return size
 
     # --- failing ---------------------------------------------------------------------------------------------------
 
     def _fail_stream(self, stream: H2Stream, what: str, code: _Code) -> None:
         """One stream is broken: reset it, the others go on."""
+        self._reset(stream, code)
+        self._end_stream(stream, what)
+
+    def _reset(self, stream: H2Stream, code: _Code) -> None:
+        """Reset a stream unless it is over on both sides. What its window allows may still be on the way."""
+        if stream.state.closed:
+            return
+        self._guard.expect_late(self.stream_window)
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self._h2.reset_stream(stream.stream_id, code)
         self._schedule_flush()
-        self._end_stream(stream, what)
 
     def _end_stream(self, stream: H2Stream, what: str, *, untouched: bool = False) -> None:
         if self._streams.pop(stream.stream_id, None) is None:
@@ -508,17 +511,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
                 self._transport.resume_reading()
 
 
-_ANSWERS, _TURN, _OVER = 1, 2, 4
-"""Why a provider is not read: what it is told of pings and the like piles up unread; what it said is not yet dealt
-with; nothing it may say matters any more."""
-
-
 class _State(BoundedState):
     """h2's state without its content-length check: it sees no DATA, so its sums would be wrong."""
-
-    def let_go(self) -> None:
-        """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
-        self._frame_dispatch_table.clear()
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)

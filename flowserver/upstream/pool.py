@@ -82,6 +82,7 @@ class Pool:
         "_closed",
         "_connections",
         "_dial",
+        "_dial_number",
         "_dials",
         "_idle",
         "_multiplexed",
@@ -112,6 +113,9 @@ class Pool:
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
         self._dials: dict[int, Cancellable] = {}
+        """Under way, by their numbers."""
+        self._dial_number = 0
+        """Of the last dial that was begun."""
         self._waiting: OrderedDict[WaitingStream, float] = OrderedDict()
         """Since when, in order. Ten thousand may leave at once, each from the middle."""
         self._closed = False
@@ -252,12 +256,12 @@ class Pool:
 
     def _dial_as_needed(self) -> None:
         while len(self._dials) < self._dials_wanted():
-            number = self.connects + len(self._dials) + 1
-            while number in self._dials:
-                number += 1
-            self._begin_dial(number)
+            self._begin_dial()
 
-    def _begin_dial(self, number: int) -> None:
+    def _begin_dial(self) -> None:
+        self._dial_number += 1
+        number = self._dial_number
+
         def connected(connection: PooledConnection) -> None:
             if connection.capacity:
                 self._dials.pop(number, None)

@@ -148,7 +148,7 @@ class Resolver:
             return await self._wait(name)
         now = self._clock()
         if now >= name.trusted_until:
-            with contextlib.suppress(OSError, TimeoutError):
+            with contextlib.suppress(OSError):
                 async with asyncio.timeout(REFRESH_WAIT):
                     return await self._wait(name)
         elif now - answer.asked_at >= fresh_for:

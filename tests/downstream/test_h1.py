@@ -841,6 +841,35 @@ def test_a_body_behind_an_answer_that_was_there_at_once_is_no_request() -> None:
     assert client.end == "half-closed"
 
 
+def test_what_is_pipelined_behind_a_body_that_was_answered_early_is_dropped() -> None:
+    """The rest must not be kept: to stop reading for it would stop the lingering connection."""
+    streams: list[DownstreamStream] = []
+
+    class AnswersItsBody(RecordingDownstreamEvents):
+        def on_downstream_data(self, data: bytes) -> None:
+            answer(streams[-1])
+
+    def open_exchange(request: RequestHead, stream: DownstreamStream) -> None:
+        streams.append(stream)
+        stream.attach(AnswersItsBody())
+
+    def answer(stream: DownstreamStream) -> None:
+        stream.send_head(ResponseHead(200, [], content_length=5))
+        stream.send_data(b"hello")
+        stream.send_end()
+
+    hangups = FakeHangups()
+    client = Client(downstream_surroundings(open_exchange, hangups=hangups))
+    ahead = POST + b"hello" + GET * (2 * MAX_PIPELINED // len(GET))
+    client.says(GET, ahead[:100], ahead[100:])
+    answer(streams[0])
+    assert client.hears().count(b"hello") == 2
+    assert len(streams) == 2
+    assert client.end == "half-closed"
+    assert client.transport.is_reading()
+    assert hangups.watched == {}
+
+
 def test_a_client_that_does_not_read_is_not_answered_at_once_without_end() -> None:
     instant = Instant(body=b"x" * 500)
     client = Client(downstream_surroundings(instant.open_exchange, marks=Marks(1000, 100, 16)))

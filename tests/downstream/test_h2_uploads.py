@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from unittest import mock
 
-from flowserver.downstream.h2_leftover import Leftovers
+import pytest
+from h2.errors import ErrorCodes
+
+from flowserver.downstream.h2_leftover import LeftoverUploads
+from flowserver.downstream.h2_state import ClientState
 from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME
 from flowserver.downstream.surroundings import H2Settings
+from flowserver.h2_guard import FrameGuard, H2Limits
 from flowserver.relay.ports import DownstreamStream
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Opened, Room
@@ -216,12 +221,18 @@ def test_what_is_dropped_in_a_second_is_bounded(room: Room, client: H2Client) ->
 
 
 def test_what_is_dropped_in_all_is_bounded() -> None:
-    rests = Leftovers(most=1, now=0.0)
-    assert rests.add(1, 0.0)
-    assert not rests.add(3, 0.0)
-    assert rests.receive(1, LINGER_BYTES - 1, 0.0) == 0
-    assert rests.receive(1, 1, 0.0) is None
+    state = mock.create_autospec(ClientState, instance=True)
+    rests = LeftoverUploads(state, FrameGuard(H2Limits()), most=1, window=64 * KB, now=0.0)
+    rests.leave(1, 0.0)
+    rests.leave(3, 0.0)
+    assert 3 not in rests
+    state.reset_stream.assert_called_once_with(3, ErrorCodes.NO_ERROR)
+    rests.drop(1, LINGER_BYTES - 1, 0.0)
+    state.credit_stream.assert_not_called()
+    assert 1 in rests
+    rests.drop(1, 1, 0.0)
     assert 1 not in rests
+    state.reset_stream.assert_called_with(1, ErrorCodes.NO_ERROR)
 
 
 def test_a_drain_waits_for_the_rest_of_an_upload(room: Room, client: H2Client) -> None:

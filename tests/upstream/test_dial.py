@@ -264,6 +264,16 @@ async def test_all_addresses_deaf_end_with_the_timeout(lab: Lab) -> None:
     assert (caught.value.error.end, caught.value.error.status) == (EndReason.CONNECT_TIMEOUT, 504)
 
 
+async def test_the_system_s_own_timeout_is_not_taken_for_the_relay_s(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def establish(*_: object) -> None:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")  # which is a TimeoutError
+
+    monkeypatch.setattr("flowserver.upstream.dial._establish", establish)
+    lab.resolves(ONE)
+    with pytest.raises(DialError, match="can't be reached: Connection timed out"):
+        await finishes(lab.dialer().dial(Arrival))
+
+
 async def test_the_window_is_bounded_before_the_connection_is_made(lab: Lab) -> None:
     await lab.listen(ONE)
     lab.resolves(ONE)

@@ -536,6 +536,32 @@ def test_frames_that_come_behind_many_cancels_are_no_flood() -> None:
     assert provider.connection.capacity
 
 
+def test_frames_that_come_behind_a_stream_that_was_broken_are_no_flood() -> None:
+    provider = H2Provider()
+    _, broken = ask(provider)
+    _, other = ask(provider)
+    provider.head(3)
+    said = response(1, ("content-length", "1")) + frames.data(1, b"x" * 40) * 1500  # its window allows them
+    provider.transport.arrive(said)
+    provider.turns.run()
+    assert broken.log == ["head 200", "failed 502"]
+    assert other.log == ["head 200"]
+    assert provider.connection.capacity
+
+
+def test_window_updates_for_many_tiny_requests_are_no_flood() -> None:
+    provider = H2Provider()
+    for number in range(1000):
+        stream, _ = ask(provider, b"POST", has_body=True)
+        stream.send_data(b"x")
+        stream.send_end()
+        provider.talk()
+        stream_id = 2 * number + 1
+        updates = frames.window_update(stream_id, 1) + frames.window_update(0, 1)
+        provider.talk(updates + frames.headers(stream_id, [(":status", "200")]))
+    assert provider.connection.capacity
+
+
 def test_an_upload_s_window_updates_are_no_flood() -> None:
     provider = H2Provider()
     stream, _ = ask(provider, b"POST", has_body=True)
