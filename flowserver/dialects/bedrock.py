@@ -251,6 +251,7 @@ class InvokeMeter(AnthropicMeter):
         self.units, self.reasoning_units = inner.units, inner.reasoning_units
         self.content, self.calls, self.citations = inner.content, inner.calls, inner.citations
         self.usage, self.finish, self.finished = inner.usage, inner.finish, inner.finished
+        self.unread, inner.unread = self.unread + inner.unread, 0
         if inner.is_final:
             self._note_report(inner.usage.output)
 

@@ -30,6 +30,9 @@ MAX_REASON = 64
 MAX_OPEN = 256
 """Blocks of an answer that are remembered as open, far more than providers have at once. The ending closes no more."""
 
+MAX_ANNOUNCED = 16 << 10
+"""Bytes of tools' names that wait for the content they are counted with; providers allow 128 for each."""
+
 
 def count(value: Any, missing: int | None = None) -> int | None:
     """`value` as a count, also where it is written as text, as Google's APIs allow and servers in Python take in any
@@ -138,19 +141,10 @@ class UsageAlways:
         return False
 
 
-class JsonMeter(Shortcut):
-    """A meter for answers of JSON events. Formats say in `_read` and `_read_whole` what is in them, and may raise
-    anything of NONSENSE there."""
+class BaseMeter(Shortcut):
+    """What all meters keep of an answer."""
 
-    __slots__ = (
-        "_announced",
-        "failed",
-        "finish",
-        "finished",
-        "model",
-        "unread",
-        "usage",
-    )
+    __slots__ = ("_announced", "failed", "finish", "finished", "model", "unread", "usage")
 
     running = False
 
@@ -165,6 +159,36 @@ class JsonMeter(Shortcut):
         self._announced = b""
         """Tools' names in the events that open a call. They are counted with the content that follows, because an event
         that opens something must not be withheld."""
+
+    def _note_report(self, output: int | None) -> None:
+        """The provider's last report has `output`; None: it should have, and has not."""
+        if output is None:
+            self._reported_at = -1
+        else:
+            self.usage.output = output
+            self._reported_at = self.units
+
+    def _announce(self, name: str) -> None:
+        """The name of a tool that is called."""
+        self.calls += 1
+        written = name.encode()
+        room = MAX_ANNOUNCED - len(self._announced)
+        self._announced += written[:room]
+        self.unread += len(written[room:])
+
+    def _with_announced(self, written: bytes) -> bytes:
+        """Content, behind the names that wait for it."""
+        if self._announced:
+            written = self._announced + written
+            self._announced = b""
+        return written
+
+
+class JsonMeter(BaseMeter):
+    """A meter for answers of JSON events. Formats say in `_read` and `_read_whole` what is in them, and may raise
+    anything of NONSENSE there."""
+
+    __slots__ = ()
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         try:
@@ -201,25 +225,10 @@ class JsonMeter(Shortcut):
     def _read_whole(self, answer: Any) -> None:
         raise NotImplementedError
 
-    def _note_report(self, output: int | None) -> None:
-        """The provider's last report told `output`; None: it should have, and did not."""
-        if output is None:
-            self._reported_at = -1
-        else:
-            self.usage.output = output
-            self._reported_at = self.units
-
-    def _announce(self, name: str) -> None:
-        """The name of a tool that is called."""
-        self._announced += name.encode()
-        self.calls += 1
-
     def _add(self, text: str) -> None:
         """Generated content. Raises AttributeError for anything but a text."""
         if written := text.encode():
-            if self._announced:
-                written = self._announced + written
-                self._announced = b""
+            written = self._with_announced(written)
             self.units += len(written)
             self.content.add(written)
 

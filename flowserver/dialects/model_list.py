@@ -30,26 +30,30 @@ def listed_model(target: str) -> str | None:
 
 def visible_models(body: bytes, allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> bytes:
     """The list in `body` with the models that `allows` says yes to, by their names or, where a name has some, by its
-    `aliases`, under which they are shown then. `EMPTY` if it can't be read."""
+    `aliases`, under which they are shown then. `EMPTY` if it can't be read, or not written again."""
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        shown = _filtered(orjson.loads(body), allows, aliases)
+        return EMPTY if shown is None else orjson.dumps(shown)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested deeper than orjson writes
         return EMPTY
+
+
+def _filtered(answer: Any, allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> Any:
+    """None: it is neither a list nor a model that may be seen."""
     if isinstance(answer, list):
-        return orjson.dumps(_visible(answer, allows, aliases))
+        return _visible(answer, allows, aliases)
     if not isinstance(answer, dict):
-        return EMPTY
+        return None
     holders = [name for name in _HOLDERS if isinstance(answer.get(name), list)]
     if not holders:
-        shown = _visible([answer], allows, aliases)
-        return orjson.dumps(shown[0]) if shown else EMPTY
+        return next(iter(_visible([answer], allows, aliases)), None)
     for name in holders:
         answer[name] = _visible(answer[name], allows, aliases)
     models = answer[holders[0]]
     for edge, index in _EDGES.items():
         if edge in answer:
             answer[edge] = _name(models[index]) if models else None
-    return orjson.dumps(answer)
+    return answer
 
 
 def _visible(models: list[Any], allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> list[Any]:

@@ -192,7 +192,10 @@ def pattern_around(
             altered = head + b"x" + text + middle + b"x" + there + tail
             event[name] = "x" + event[name]
             break
-    proven = bool(head) and _parse(altered) == event
+    try:
+        proven = bool(head) and _parse(altered) == event
+    except RecursionError:  # nested almost as deep as orjson reads
+        return None
     return Pattern(head, middle, padding, tail, reasoning=reasoning) if proven else None
 
 
