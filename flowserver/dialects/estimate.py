@@ -273,16 +273,21 @@ def _key(format: Format, upstream: str, model: str | None) -> tuple[str, str, st
     return format.name, upstream, model or ""
 
 
-def _reported_text(meter: Meter) -> float | None:
-    """Tokens of what was shown, by the report of an answer that came to its own end; None: it teaches nothing. Before
-    its end a report may be there that is about the beginning only."""
-    tokens = meter.usage.output if meter.finish is not None or meter.finished else None
-    if tokens is None or meter.failed is not None:
+def shown_tokens(meter: Meter) -> int | None:
+    """Output tokens of what was shown, by the provider's report; None: there is no report, or a summary of the
+    reasoning was shown, whose tokens no report tells."""
+    tokens, reasoning = meter.usage.output, meter.usage.reasoning or 0
+    if tokens is None or meter.reasoning_units >= reasoning * _WHOLE_REASONING:
+        return tokens
+    return None if meter.reasoning_units else tokens - reasoning
+
+
+def _reported_text(meter: Meter) -> int | None:
+    """`shown_tokens` of an answer that came to its own end; None: it teaches nothing. Before its end a report may be
+    there that is about the beginning only."""
+    is_over = meter.finish is not None or meter.finished
+    tokens = shown_tokens(meter) if is_over and meter.failed is None else None
+    if tokens is None:
         return None
-    reasoning = meter.usage.reasoning or 0
-    if meter.reasoning_units < reasoning * _WHOLE_REASONING:
-        if meter.reasoning_units:
-            return None  # a summary was shown, of unknown length in tokens
-        tokens -= reasoning
     believed = tokens >= _LEAST_TOKENS and tokens * _LEAST_BYTES <= meter.units <= tokens * _MOST_BYTES
     return tokens if believed else None

@@ -124,13 +124,13 @@ class InputContent:
     tools: float
     attachments: int
 
-    def tokens(self, family: str, ways: InputFamily | None = None, markup: InputMarkup = INPUT_MARKUP) -> int:
-        """`ways` and `markup`: others than the known ones of `family`."""
-        ways = ways or INPUT_FAMILIES[family]
-        tokens = ways.factor * self.text_tokens + ways.base + markup.message * max(0.0, self.messages - 1)
+    def tokens(self, family: str, constants: InputFamily | None = None, markup: InputMarkup = INPUT_MARKUP) -> int:
+        """`constants`: of `family`, if not those in `INPUT_FAMILIES`."""
+        known = constants or INPUT_FAMILIES[family]
+        tokens = known.factor * self.text_tokens + known.base + markup.message * max(0.0, self.messages - 1)
         # Gemini does not bill the schema of an answer.
         if self.tools or (self.types and family != "gemini"):
-            tokens += ways.schemas + ways.type * self.types + markup.tool * max(0.0, self.tools - 1)
+            tokens += known.schemas + known.type * self.types + markup.tool * max(0.0, self.tools - 1)
         return max(1, round(tokens)) + self.attachments * ATTACHED
 
 
