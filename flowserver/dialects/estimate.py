@@ -236,13 +236,13 @@ class Ratios:
 
     def learn(self, format: Format, meter: Meter, *, upstream: str, model: str | None) -> None:
         """Learn from a stream that is over, if its report is of use. Not for whole answers: they are one piece each."""
-        tokens = _reported_text(meter)
-        if tokens is None:
+        reported = _reported_text(meter)
+        if reported is None:
             return
         ratio = Ratio(FAMILIES[family_of(format.name, model)])
         meter.content.settle()
         content = content_of(meter)
-        tokens = max(1.0, tokens - ratio.markup(content, ended=not is_cut(meter.finish)))
+        tokens = max(1.0, reported - ratio.markup(content, ended=not is_cut(meter.finish)))
         key = _key(format, upstream, model)
         self._models.setdefault(key, _Evidence()).add(log(tokens / ratio.shown(content)))
         self._models.move_to_end(key)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from urllib.parse import unquote
 
-from .api_paths import MAX_KEPT, without_parameters
+from .api_paths import cached, without_parameters
 from .base import Auth, Quirks
 
 _FIELDS: dict[Auth, tuple[bytes, bytes]] = {
@@ -59,13 +58,9 @@ def auth_for(own: Auth | None, quirks: Quirks, target: bytes, fields: Mapping[by
     return auth_of(target) or quirks.auth or _shown(target, fields)
 
 
+@cached
 def auth_of(target: bytes) -> Auth | None:
     """How the API that `target` belongs to takes keys; None: it may be one of several."""
-    return _auth_of(target) if len(target) <= MAX_KEPT else _auth_of.__wrapped__(target)
-
-
-@lru_cache(256)
-def _auth_of(target: bytes) -> Auth | None:
     path, question, query = target.decode("ascii").partition("?")
     read = (without_parameters(unquote(path)).rstrip("/") + question + query).lower()
     return next((auth for auth, pattern in _FAMILIES if pattern.search(read)), None)
