@@ -14,15 +14,15 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 MAX_KEPT = 256
-"""Characters of a path up to which what was found out about it is kept for the next requests."""
+"""Characters of the longest path whose results are cached for further requests."""
 
 Path = TypeVar("Path", str, bytes)
 Found = TypeVar("Found")
 
 
 def cached(find: Callable[[Path], Found]) -> Callable[[Path], Found]:
-    """Keeps what `find` says of paths. Of those over `MAX_KEPT` only for the present request, since every format asks
-    for the same in turn."""
+    """Caches `find` by path. Of paths over `MAX_KEPT` only the last four are kept, because every format asks for the
+    same path in turn."""
     short, long = lru_cache(256)(find), lru_cache(4)(find)
 
     def found(path: Path) -> Found:
@@ -108,8 +108,8 @@ def is_model_list(path: str) -> bool:
 
 
 def _readings(target: str) -> tuple[tuple[str, str], ...]:
-    """What providers may take the path of `target` for, each as it is and in lower case. Servers that know no
-    parameters have a model and Google's action behind a semicolon, others have neither."""
+    """The ways in which providers may read the path of `target`, each as it is and in lower case. Servers without path
+    parameters see a model and Google's action behind a semicolon, others ignore them."""
     return _read(target.partition("?")[0])
 
 

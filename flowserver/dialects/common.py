@@ -1,4 +1,4 @@
-"""What several formats have in common: numbers and texts out of foreign JSON, and a meter for JSON events."""
+"""Shared by the formats: careful reading of numbers and texts in JSON, and the base classes of meters. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pattern import Shortcut
 Key = TypeVar("Key")
 
 NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
-"""What reading JSON raises that is broken or not shaped as it should be."""
+"""Exceptions that reading malformed JSON, or JSON of an unexpected shape, raises."""
 
 MAX_COUNT = 2**53
 """Counts from here on are nonsense: not every JSON library keeps them whole."""
@@ -22,7 +22,7 @@ DONE = b"[DONE]"
 """The last event of many streams."""
 
 MAX_TOLD = 200
-"""Characters kept of an error that a provider tells."""
+"""Characters kept of an error in an answer."""
 
 MAX_REASON = 64
 """Characters kept of the reason why an answer ended."""
@@ -35,8 +35,8 @@ MAX_ANNOUNCED = 16 << 10
 
 
 def count(value: Any, missing: int | None = None) -> int | None:
-    """`value` as a count, also where it is written as text, as Google's APIs allow and servers in Python take in any
-    form (" +1_0.0"); `missing` if it is none."""
+    """`value` as a count; `missing` if it is none. Texts are counts too: Google's APIs allow them, and servers in
+    Python accept any form of them (" +1_0.0")."""
     if value is None:
         return missing
     if type(value) is int:
@@ -52,25 +52,26 @@ def count(value: Any, missing: int | None = None) -> int | None:
 
 
 def total(*counts: int | None) -> int | None:
-    """The sum of those that are known; None: none is."""
+    """The sum of the known counts; None if none is known."""
     known = [each for each in counts if each is not None]
     return sum(known) if known else None
 
 
 def largest(bounds: Sequence[Any]) -> int | None:
-    """Of several bounds of one answer the one that holds in any case; None: there is none, or one of them is none."""
+    """The largest of several bounds of one answer, which holds whichever the provider goes by. None: there is none, or
+    one of them is no valid count."""
     counts = [count(bound) for bound in bounds]
     known = [bound for bound in counts if bound is not None]
     return max(known) if known and len(known) == len(counts) else None
 
 
 def text(value: Any) -> str | None:
-    """`value` if it is a text that says something."""
+    """`value` if it is a text that is not empty."""
     return value if isinstance(value, str) and value else None
 
 
 def reason_text(value: Any) -> str | None:
-    """Why an answer ended, as its provider names it, in short; None if `value` is no text that says something."""
+    """The first `MAX_REASON` characters of `value`; None if it is no text, or empty."""
     return value[:MAX_REASON] if isinstance(value, str) and value else None
 
 
@@ -81,7 +82,7 @@ def note_open(blocks: dict[Key, None], key: Key) -> None:
 
 
 def unread_size(data: bytes) -> int:
-    """Bytes of an event that makes no sense; 0 for the word that ends a stream, and for nothing at all."""
+    """The size of a malformed event; 0 for `DONE` and for blanks."""
     return len(data) if data.strip() and not data.startswith(DONE) else 0
 
 
@@ -91,14 +92,14 @@ def json_text(value: Any) -> str:
 
 
 def told(error: Any) -> str:
-    """The error that a provider told, as an object or a text, in short."""
+    """The first `MAX_TOLD` characters of an error in an answer, which is an object or a text."""
     if isinstance(error, dict):
         error = ": ".join(part for key in ("type", "status", "message") if (part := text(error.get(key))))
     return (text(error) or "error")[:MAX_TOLD]
 
 
 def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The object `name` in `body`, made if it is missing; None: something else is there, which the provider refuses."""
+    """The object `name` in `body`, created if missing; None if it is no object, which the provider refuses."""
     if body.get(name) is None:
         body[name] = {}
     found = body[name]
@@ -106,7 +107,7 @@ def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bool:
-    """Have `fields[name]` be at most `most`. Whether that took a change. Below `least` it is no bound."""
+    """Lower `fields[name]` to `most`, or set it. Returns whether it changed. A value below `least` is no bound."""
     asked = count(fields.get(name))
     if asked is not None and least <= asked <= most:
         return False
@@ -142,7 +143,7 @@ class UsageAlways:
 
 
 class BaseMeter(Shortcut):
-    """What all meters keep of an answer."""
+    """The state that all meters have."""
 
     __slots__ = ("_announced", "failed", "finish", "finished", "model", "unread", "usage")
 
@@ -185,8 +186,8 @@ class BaseMeter(Shortcut):
 
 
 class JsonMeter(BaseMeter):
-    """A meter for answers of JSON events. Formats say in `_read` and `_read_whole` what is in them, and may raise
-    anything of NONSENSE there."""
+    """A meter for answers of JSON events. Subclasses read them in `_read` and `_read_whole`, which may raise any of
+    `NONSENSE`."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Where a provider takes its key: told by the provider, by the path, or by what its client does. No I/O."""
+"""Decides in which field a provider takes its key: by its profile, the path, or the client's own field. No I/O."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def auth_of(target: bytes) -> Auth | None:
 
 
 def _shown(target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
-    """As the client shows its own key: what several APIs have, such as `GET /v1/models`, is told by that only."""
+    """As the client shows its own key: for paths of several APIs, such as `GET /v1/models`, nothing else tells."""
     if b"anthropic-version" in fields:
         return Auth.X_API_KEY
     for auth, (name, _) in _FIELDS.items():

@@ -1,4 +1,4 @@
-"""Lists of models, as APIs give them: which request asks for one, and what a tenant may see of it. No I/O."""
+"""Recognises requests for lists of models, and filters the lists by what a tenant may see. No I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMPTY = b'{"object":"list","data":[]}'
 
 
 def listed_model(target: str) -> str | None:
-    """What a GET of `target` tells of: the name of one model, "" for all of them, None for something else."""
+    """The model that a GET of `target` describes; "" if it lists all models, None if it does neither."""
     match = _LIST.fullmatch(api_path(target))
     return None if match is None else match[1] or ""
 
