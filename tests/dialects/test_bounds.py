@@ -313,6 +313,12 @@ def test_the_ending_is_short_whatever_number_of_answers_was_asked_for(form: Form
     assert len(_meter(form, choices=2**53 - 1).ending(7, 5)) < 64 * KB
 
 
+def test_a_chat_s_ending_ends_as_many_choices_as_the_api_takes() -> None:
+    meter = OPENAI_CHAT.meter(Asked(choices=10**12, stream=True, usage=False), GENERIC, cuttable=True)
+    *chunks, (_, last, _) = sse_events(meter.ending(7, 0))
+    assert (len(chunks), last) == (128, b"[DONE]")
+
+
 def _closed(ending: bytes, kind: str) -> list[int]:
     events = [orjson.loads(data) for _, data, _ in sse_events(ending) if data != b"[DONE]"]
     return [event["index"] for event in events if event["type"] == kind]
