@@ -1,6 +1,6 @@
-"""`python -m bench.blocks FILE`: `flowserver serve`, with a look at how long its event loop is busy with one thing.
+"""`python -m bench.blocks FILE`: runs `flowserver serve` and measures the longest turn of its event loop.
 
-The longest turn, in milliseconds, is written to FILE on SIGUSR1, and measured anew from then on.
+SIGUSR1 writes the longest turn to FILE, in milliseconds, and starts a new measurement.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from flowserver.server import Relay, serve
 from flowserver.telemetry.log import Log
 
 TICK = 0.0005
-"""Seconds between two looks: what a turn takes beyond it is seen."""
+"""Seconds between two ticks: a turn is measured by how late the next one comes."""
 
 
 class Watch:
-    """Of the running loop."""
+    """Measures the running loop."""
 
     def __init__(self, file: str) -> None:
         self._file = file

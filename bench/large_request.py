@@ -1,8 +1,8 @@
 """One large request to a relay with routes by model, a budget and a tenant's quota: is it routed, bounded and counted,
-how long does it keep the event loop from everything else, and what does it take of memory?
+how long does it block the event loop, and how much memory does it take?
 
-The client and the provider run beside the relay. A tick inside the relay notes the longest turn of its loop (see
-`bench.blocks`); memory is looked at every 5 ms.
+The client and the provider run beside the relay. `bench.blocks` measures the longest turn of the relay's loop; memory
+is sampled every 5 ms.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from .anthropic import ANTHROPIC
-from .api_paths import MAX_KEPT, deployment_of
+from .api_paths import cached, deployment_of
 from .base import Format
 from .bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE
 from .cohere import COHERE
@@ -37,8 +35,7 @@ FORMATS: dict[str, Format] = {known.name: known for known in _ALL}
 
 def recognise(target: str) -> Format | None:
     """The format of requests to `target`, a path and query; None: not one that is counted."""
-    path = target.partition("?")[0]
-    return _recognise(path) if len(path) <= MAX_KEPT else _recognise.__wrapped__(path)
+    return _recognise(target.partition("?")[0])
 
 
 def recognise_stored(target: str) -> Format | None:
@@ -52,6 +49,6 @@ def path_model(target: str) -> str | None:
     return deployment_of(target) if known is None else known.path_model(target)
 
 
-@lru_cache(256)
+@cached
 def _recognise(path: str) -> Format | None:
     return next((known for known in _ALL if known.serves(path)), None)

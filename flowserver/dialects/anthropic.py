@@ -73,10 +73,10 @@ class AnthropicMeter(JsonMeter):
         super().read(name, data)
         if self._announced:
             self._wire = None  # the next content is to be counted with what opened it
-        elif self.pieces != pieces and pieces - self._learned >= RELEARN:
+        elif name == _DELTA and self.pieces != pieces and pieces - self._learned >= RELEARN:
             self._learned = pieces
             found = _pattern_of(data)
-            self._wire = found.on_the_wire(_DELTA) if found is not None and name == _DELTA else None
+            self._wire = found.on_the_wire(_DELTA) if found is not None else None
         return True
 
     def _read(self, event: Any) -> None:

@@ -7,12 +7,29 @@ however it is spelt, since what is not recognised is not counted.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
 MAX_KEPT = 256
-"""Characters of a path up to which what was found out about it is kept for the next request."""
+"""Characters of the longest path whose results are cached for further requests."""
+
+Path = TypeVar("Path", str, bytes)
+Found = TypeVar("Found")
+
+
+def cached(find: Callable[[Path], Found]) -> Callable[[Path], Found]:
+    """Caches `find` by path. Of paths over `MAX_KEPT` only the last four are kept, because every format asks for the
+    same path in turn."""
+    short, long = lru_cache(256)(find), lru_cache(4)(find)
+
+    def found(path: Path) -> Found:
+        return short(path) if len(path) <= MAX_KEPT else long(path)
+
+    return found
+
 
 _PARAMETERS = re.compile(r";[^/]*")
 _MODEL_LIST = re.compile(r"(?:(?:/openai)?(?:/v1|/v1beta|/v1alpha)?/models(?:/[^/]+)?|/api/tags)/?")
@@ -63,8 +80,7 @@ def find_model(target: str, holders: tuple[str, ...], ends: tuple[str, ...]) -> 
 def deployment_of(target: str) -> str | None:
     """The model in a path of Azure's: /openai/deployments/MODEL/chat/completions, or one without tokens such as
     .../audio/speech; None: there is none."""
-    path = target.partition("?")[0]
-    return _deployment_of(path) if len(path) <= MAX_KEPT else _deployment_of.__wrapped__(path)
+    return _deployment_of(target.partition("?")[0])
 
 
 def with_model(target: str, model: str, other: str) -> str:
@@ -92,13 +108,12 @@ def is_model_list(path: str) -> bool:
 
 
 def _readings(target: str) -> tuple[tuple[str, str], ...]:
-    """What providers may take the path of `target` for, each as it is and in lower case. Servers that know no
-    parameters have a model and Google's action behind a semicolon, others have neither."""
-    path = target.partition("?")[0]
-    return _read(path) if len(path) <= MAX_KEPT else _read_long(path)
+    """The ways in which providers may read the path of `target`, each as it is and in lower case. Servers without path
+    parameters see a model and Google's action behind a semicolon, others ignore them."""
+    return _read(target.partition("?")[0])
 
 
-@lru_cache(256)
+@cached
 def _read(path: str) -> tuple[tuple[str, str], ...]:
     decoded = unquote(path)
     plain = without_parameters(decoded).rstrip("/")
@@ -106,11 +121,7 @@ def _read(path: str) -> tuple[tuple[str, str], ...]:
     return tuple((reading, reading.translate(_FOLDED)) for reading in readings)
 
 
-_read_long = lru_cache(4)(_read.__wrapped__)
-"""Every format asks for the readings of a path in turn."""
-
-
-@lru_cache(256)
+@cached
 def _deployment_of(path: str) -> str | None:
     found = find_model(path, _DEPLOYMENTS, _DEPLOYED)
     return found[0] or None if found is not None else None

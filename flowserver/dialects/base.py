@@ -1,4 +1,4 @@
-"""What the relay asks of a wire format, and what it keeps of a request and of an answer. No I/O."""
+"""The interfaces of a wire format, and the data that it reads from requests and answers. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .byte_classes import ByteClasses
 
 
 class Auth(StrEnum):
-    """How a provider wants to be shown its key."""
+    """How a provider takes its key."""
 
     BEARER = "bearer"
     X_API_KEY = "x-api-key"
@@ -42,7 +42,7 @@ class Usage:
 
 
 class Asked(NamedTuple):
-    """What a request wants, as far as it matters here; None: it does not say."""
+    """The parameters of a request that matter to the relay. None: the request does not have it."""
 
     model: str | None = None
     stream: bool = False
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     choices: int = 1
     """Answers to one request, each of up to `max_tokens`."""
     answers: int = 1
-    """The same with those that are generated and not shown (`best_of`)."""
+    """`choices` and the answers that are generated and not shown (`best_of`)."""
     user: str | None = None
     usage: bool = True
     """Whether the client gets the provider's usage report: in most formats always, in some on demand."""
@@ -58,7 +58,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
-    """What one provider does in its own way within a format that it shares with others."""
+    """A provider's profile: how it deviates from a format that it shares with others."""
 
     name: str
     hosts: tuple[str, ...] = ()
@@ -93,10 +93,10 @@ class Ordinary(Protocol):
 
 
 class Meter(Protocol):
-    """Reads one answer while it passes. What `read` raises not, whatever it is shown: nonsense is not counted.
+    """Reads one answer while it passes. No method raises on bad input; malformed events are ignored.
 
-    A cut may withhold the last event that `read` was shown, so `ending` must be right with it and without it. That is
-    easy as long as events without content, which are never withheld, are what opens and closes things.
+    A cut may withhold the last event that was read, so `ending` must be right with it and without it. It is as long as
+    only events without content open and close blocks, because these are never withheld.
     """
 
     has_text: bool
@@ -109,7 +109,7 @@ class Meter(Protocol):
     reasoning_units: int
     """Of `units`, the ones of reasoning."""
     content: ByteClasses
-    """What these bytes are, for an estimate of the tokens they make."""
+    """The classes of these bytes, to estimate tokens from."""
     calls: int
     """Calls of tools so far, also of those that the provider runs itself."""
     citations: int
@@ -123,13 +123,13 @@ class Meter(Protocol):
     model: str | None
     """As the answer names it."""
     finish: str | None
-    """Why the answer ended, in the provider's own word."""
+    """The reason why the answer ended, as the provider names it."""
     failed: str | None
-    """An error told inside an answer of status 200, in short."""
+    """An error inside an answer of status 200, shortened."""
     finished: bool
     """Whether nothing but an end may follow: the format's last event came."""
     unread: int
-    """Bytes of events that make no sense here."""
+    """Bytes that could not be read: malformed events, and tools' names that are too long."""
 
     @property
     def is_final(self) -> bool:
@@ -141,14 +141,14 @@ class Meter(Protocol):
         the next one may say something else."""
 
     def count_ordinary(self, events: int, units: int) -> None:
-        """So many ordinary events passed, with `units` in all, which were appended to `content.pending`."""
+        """Count `events` ordinary events with `units` bytes in all, which are in `content.pending` already."""
 
     def glance(self, data: bytes) -> bool:
-        """Count `data` if it is, at a look, one whole event as it stands on the wire, with content and nothing else.
-        False: it was not counted and is to be read the long way."""
+        """Count `data` if it is exactly one `ordinary` event as it stands on the wire. False: it was not counted, and
+        has to be parsed."""
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
-        """The head of the answer, before anything else: what it tells of tokens."""
+        """Read token counts in the head of the answer, if it has any. Called first."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         """One event of a stream: its name (b"" where it has none) and its data. False: an event that the client did not
@@ -156,7 +156,7 @@ class Meter(Protocol):
         `data`, which has such a report among other things."""
 
     def read_whole(self, body: bytes) -> bool:
-        """An answer that is no stream. False: it makes no sense here."""
+        """Read an answer that is no stream. False: it is malformed."""
 
     def ending(self, prompt: int, output: int) -> bytes:
         """The events that end the stream here as if the provider had reached the token limit, after `output` tokens on
@@ -167,17 +167,17 @@ class Meter(Protocol):
 
 
 class Format(Protocol):
-    """A wire format: what requests and answers of one kind of API look like. Stateless; one for each kind.
+    """The wire format of one API's requests and answers. Stateless; there is one instance of each.
 
-    A `target` is a request target with its query. A `body` has what matters of a request, by `reads`.
+    A `target` is a request target with its query. A `body` has the members of a request that `reads` names.
     """
 
     name: str
     """Its key in `FORMATS`."""
     heartbeat: bytes | None
-    """What may be sent between two events of a stream to show that the connection lives; None: nothing is safe."""
+    """Bytes that may be sent between two events of a stream as a sign of life; None: nothing is safe."""
     reads: Reads
-    """What matters of a request's body."""
+    """The members of a request's body that are read."""
     takes_forms: bool
     """Whether requests may be forms (multipart/form-data), with the same names."""
     streams_lines: bool
@@ -187,7 +187,7 @@ class Format(Protocol):
         """Whether requests to `target` are in this format."""
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
-        """`body`: what `reads` found."""
+        """The parameters of a request."""
 
     def path_model(self, target: str) -> str | None:
         """The model that the path names, decoded; None: this API has it in the body only, or the path names none."""
@@ -200,7 +200,7 @@ class Format(Protocol):
         """Ask for a usage report where the format gives one on demand only. Whether `body` was changed."""
 
     def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
-        """For one answer. `cuttable`: it may be ended by `ending`, so what that needs is to be kept."""
+        """A meter for one answer. `cuttable`: `ending` may be called, so the meter keeps the data for it."""
 
     def error(self, error: RelayError) -> bytes:
         """The body of an error answer, in the format's own JSON."""

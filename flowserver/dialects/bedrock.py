@@ -251,6 +251,7 @@ class InvokeMeter(AnthropicMeter):
         self.units, self.reasoning_units = inner.units, inner.reasoning_units
         self.content, self.calls, self.citations = inner.content, inner.calls, inner.citations
         self.usage, self.finish, self.finished = inner.usage, inner.finish, inner.finished
+        self.unread, inner.unread = self.unread + inner.unread, 0
         if inner.is_final:
             self._note_report(inner.usage.output)
 
@@ -337,25 +338,21 @@ def _failed(name: bytes, event: Any) -> str:
     return told({"type": name[1:].decode(errors="replace"), "message": event.get("message")})
 
 
-_MOST = ("max_tokens", "max_tokens_to_sample", "max_gen_len", "maxTokens")
-_CONFIGS = {
+_CONVERSE_BOUNDS = {"inferenceConfig": ("maxTokens",)}
+_INVOKE_BOUNDS = {
+    "": ("max_tokens", "max_tokens_to_sample", "max_gen_len", "maxTokens"),
     "inferenceConfig": ("maxTokens", "max_new_tokens"),
     "textGenerationConfig": ("maxTokenCount",),
 }
-"""Where models of Bedrock's have the bound of their answer."""
+"""The fields that bound an answer, by the object in the request that has them ("": the request itself). InvokeModel
+has one for each kind of model."""
 
 
-_CONVERSE_CONFIGS = {"inferenceConfig": ("maxTokens",)}
-"""Where Converse has it, whatever the model."""
-
-
-def _limits(body: Mapping[str, Any], *, converse: bool) -> list[tuple[Any, str]]:
+def _limits(body: Mapping[str, Any], bounds: Mapping[str, tuple[str, ...]]) -> list[tuple[Any, str]]:
     """Each bound in a request: the object that has it, and its name there."""
     found: list[tuple[Any, str]] = []
-    if not converse:
-        found += [(body, name) for name in _MOST if body.get(name) is not None]
-    for config, names in (_CONVERSE_CONFIGS if converse else _CONFIGS).items():
-        held = body.get(config)
+    for config, names in bounds.items():
+        held = body.get(config) if config else body
         if isinstance(held, dict):
             found += [(held, name) for name in names if held.get(name) is not None]
     return found
@@ -364,14 +361,14 @@ def _limits(body: Mapping[str, Any], *, converse: bool) -> list[tuple[Any, str]]
 class Bedrock(UsageAlways):
     """`converse` tells Converse and ConverseStream from InvokeModel and InvokeModelWithResponseStream."""
 
-    __slots__ = ("_converse", "_ends", "name")
+    __slots__ = ("_bounds", "_converse", "_ends", "name")
 
     heartbeat: bytes | None = None
     reads = Reads(
         {
             "model": None,
-            **dict.fromkeys(_MOST),
-            **{config: Reads(dict.fromkeys(names)) for config, names in _CONFIGS.items()},
+            **dict.fromkeys(_INVOKE_BOUNDS[""]),
+            **{config: Reads(dict.fromkeys(names)) for config, names in _INVOKE_BOUNDS.items() if config},
         }
     )
 
@@ -379,13 +376,14 @@ class Bedrock(UsageAlways):
         self.name = name
         self._converse = converse
         self._ends = _CONVERSE if converse else _INVOKE
+        self._bounds = _CONVERSE_BOUNDS if converse else _INVOKE_BOUNDS
 
     def serves(self, target: str) -> bool:
         return find_model(target, _MODELS, self._ends) is not None
 
     def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
         found = find_model(target, _MODELS, self._ends)
-        most = [where[field] for where, field in _limits(body, converse=self._converse)]
+        most = [where[field] for where, field in _limits(body, self._bounds)]
         return Asked(
             model=model_name(found[0]) if found else None,
             stream=found is not None and found[1].endswith("-stream"),
@@ -398,7 +396,7 @@ class Bedrock(UsageAlways):
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """InvokeModel: only where the request has a bound itself, in its model's own field."""
-        changed = [lower(where, field, most) for where, field in _limits(body, converse=self._converse)]
+        changed = [lower(where, field, most) for where, field in _limits(body, self._bounds)]
         if not changed and self._converse and (config := section(body, "inferenceConfig")) is not None:
             return lower(config, "maxTokens", most)
         return any(changed)

@@ -1,4 +1,4 @@
-"""What a text is made of, by classes of its bytes, and the tokens that a usual tokenizer makes of it. No I/O.
+"""Counts the classes of a text's bytes, and estimates the tokens that a usual tokenizer makes of it. No I/O.
 
 Tokenizers cut a text at its words, numbers and signs before anything else, so the number of these tells the tokens far
 better than the number of bytes. They are counted by `bytes.translate` and `bytes.count`, about 10 ns a byte in all.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from operator import mul
 
 PENDING = 4096
-"""Bytes that wait for their classification at most."""
+"""The most bytes that wait for their classification."""
 
 _SOON = 256
 """Bytes that wait while the tokens are asked for: a slice takes 2 us before its first byte, as much as 200 bytes."""
@@ -72,7 +72,7 @@ _ASCII_CLASSES = 9
 
 
 class ByteClasses:
-    """Counts of one text, which comes in pieces: how it was cut makes no difference.
+    """The counts of one text, which comes in pieces: how it was cut makes no difference.
 
     Append pieces of UTF-8 to `pending`, and call `settle` when there are more than `PENDING` bytes.
     """

@@ -1,4 +1,4 @@
-"""What several formats have in common: numbers and texts out of foreign JSON, and a meter for JSON events."""
+"""Shared by the formats: careful reading of numbers and texts in JSON, and the base classes of meters. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .pattern import Shortcut
 Key = TypeVar("Key")
 
 NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
-"""What reading JSON raises that is broken or not shaped as it should be."""
+"""Exceptions that reading malformed JSON, or JSON of an unexpected shape, raises."""
 
 MAX_COUNT = 2**53
 """Counts from here on are nonsense: not every JSON library keeps them whole."""
@@ -22,7 +22,7 @@ DONE = b"[DONE]"
 """The last event of many streams."""
 
 MAX_TOLD = 200
-"""Characters kept of an error that a provider tells."""
+"""Characters kept of an error in an answer."""
 
 MAX_REASON = 64
 """Characters kept of the reason why an answer ended."""
@@ -30,10 +30,13 @@ MAX_REASON = 64
 MAX_OPEN = 256
 """Blocks of an answer that are remembered as open, far more than providers have at once. The ending closes no more."""
 
+MAX_ANNOUNCED = 16 << 10
+"""Bytes of tools' names that wait for the content they are counted with; providers allow 128 for each."""
+
 
 def count(value: Any, missing: int | None = None) -> int | None:
-    """`value` as a count, also where it is written as text, as Google's APIs allow and servers in Python take in any
-    form (" +1_0.0"); `missing` if it is none."""
+    """`value` as a count; `missing` if it is none. Texts are counts too: Google's APIs allow them, and servers in
+    Python accept any form of them (" +1_0.0")."""
     if value is None:
         return missing
     if type(value) is int:
@@ -49,25 +52,26 @@ def count(value: Any, missing: int | None = None) -> int | None:
 
 
 def total(*counts: int | None) -> int | None:
-    """The sum of those that are known; None: none is."""
+    """The sum of the known counts; None if none is known."""
     known = [each for each in counts if each is not None]
     return sum(known) if known else None
 
 
 def largest(bounds: Sequence[Any]) -> int | None:
-    """Of several bounds of one answer the one that holds in any case; None: there is none, or one of them is none."""
+    """The largest of several bounds of one answer, which holds whichever the provider goes by. None: there is none, or
+    one of them is no valid count."""
     counts = [count(bound) for bound in bounds]
     known = [bound for bound in counts if bound is not None]
     return max(known) if known and len(known) == len(counts) else None
 
 
 def text(value: Any) -> str | None:
-    """`value` if it is a text that says something."""
+    """`value` if it is a text that is not empty."""
     return value if isinstance(value, str) and value else None
 
 
 def reason_text(value: Any) -> str | None:
-    """Why an answer ended, as its provider names it, in short; None if `value` is no text that says something."""
+    """The first `MAX_REASON` characters of `value`; None if it is no text, or empty."""
     return value[:MAX_REASON] if isinstance(value, str) and value else None
 
 
@@ -78,7 +82,7 @@ def note_open(blocks: dict[Key, None], key: Key) -> None:
 
 
 def unread_size(data: bytes) -> int:
-    """Bytes of an event that makes no sense; 0 for the word that ends a stream, and for nothing at all."""
+    """The size of a malformed event; 0 for `DONE` and for blanks."""
     return len(data) if data.strip() and not data.startswith(DONE) else 0
 
 
@@ -88,14 +92,14 @@ def json_text(value: Any) -> str:
 
 
 def told(error: Any) -> str:
-    """The error that a provider told, as an object or a text, in short."""
+    """The first `MAX_TOLD` characters of an error in an answer, which is an object or a text."""
     if isinstance(error, dict):
         error = ": ".join(part for key in ("type", "status", "message") if (part := text(error.get(key))))
     return (text(error) or "error")[:MAX_TOLD]
 
 
 def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The object `name` in `body`, made if it is missing; None: something else is there, which the provider refuses."""
+    """The object `name` in `body`, created if missing; None if it is no object, which the provider refuses."""
     if body.get(name) is None:
         body[name] = {}
     found = body[name]
@@ -103,7 +107,7 @@ def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bool:
-    """Have `fields[name]` be at most `most`. Whether that took a change. Below `least` it is no bound."""
+    """Lower `fields[name]` to `most`, or set it. Returns whether it changed. A value below `least` is no bound."""
     asked = count(fields.get(name))
     if asked is not None and least <= asked <= most:
         return False
@@ -138,19 +142,10 @@ class UsageAlways:
         return False
 
 
-class JsonMeter(Shortcut):
-    """A meter for answers of JSON events. Formats say in `_read` and `_read_whole` what is in them, and may raise
-    anything of NONSENSE there."""
+class BaseMeter(Shortcut):
+    """The state that all meters have."""
 
-    __slots__ = (
-        "_announced",
-        "failed",
-        "finish",
-        "finished",
-        "model",
-        "unread",
-        "usage",
-    )
+    __slots__ = ("_announced", "failed", "finish", "finished", "model", "unread", "usage")
 
     running = False
 
@@ -165,6 +160,36 @@ class JsonMeter(Shortcut):
         self._announced = b""
         """Tools' names in the events that open a call. They are counted with the content that follows, because an event
         that opens something must not be withheld."""
+
+    def _note_report(self, output: int | None) -> None:
+        """The provider's last report has `output`; None: it should have, and has not."""
+        if output is None:
+            self._reported_at = -1
+        else:
+            self.usage.output = output
+            self._reported_at = self.units
+
+    def _announce(self, name: str) -> None:
+        """The name of a tool that is called."""
+        self.calls += 1
+        written = name.encode()
+        room = MAX_ANNOUNCED - len(self._announced)
+        self._announced += written[:room]
+        self.unread += len(written[room:])
+
+    def _with_announced(self, written: bytes) -> bytes:
+        """Content, behind the names that wait for it."""
+        if self._announced:
+            written = self._announced + written
+            self._announced = b""
+        return written
+
+
+class JsonMeter(BaseMeter):
+    """A meter for answers of JSON events. Subclasses read them in `_read` and `_read_whole`, which may raise any of
+    `NONSENSE`."""
+
+    __slots__ = ()
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         try:
@@ -201,25 +226,10 @@ class JsonMeter(Shortcut):
     def _read_whole(self, answer: Any) -> None:
         raise NotImplementedError
 
-    def _note_report(self, output: int | None) -> None:
-        """The provider's last report told `output`; None: it should have, and did not."""
-        if output is None:
-            self._reported_at = -1
-        else:
-            self.usage.output = output
-            self._reported_at = self.units
-
-    def _announce(self, name: str) -> None:
-        """The name of a tool that is called."""
-        self._announced += name.encode()
-        self.calls += 1
-
     def _add(self, text: str) -> None:
         """Generated content. Raises AttributeError for anything but a text."""
         if written := text.encode():
-            if self._announced:
-                written = self._announced + written
-                self._announced = b""
+            written = self._with_announced(written)
             self.units += len(written)
             self.content.add(written)
 

@@ -1,20 +1,20 @@
-"""How many tokens a stream has emitted so far, where its provider tells only at the end. No tokenizer, no I/O.
+"""Estimates how many tokens a stream has emitted, as most providers report them only at its end. No tokenizer, no I/O.
 
-The estimate is made of three parts:
+The estimate has three parts:
 
-- What the text makes in tokens of a usual tokenizer, by the classes of its bytes (`byte_classes`), times a factor for
+- The tokens that a usual tokenizer makes of the text, by the classes of its bytes (`byte_classes`), times a factor for
   the family of models.
-- Events: many providers send one token in each. Where there are about as many events as tokens, the events count;
-  where there are more, they count too, because an event with content hardly ever has less than a token.
-- Markup that is billed and not shown: for an answer's end, its tool calls, its citations.
+- Events: many providers send one token in each. If there are about as many events as tokens, the events count; if
+  there are more, they count too, because an event with content hardly ever has less than a token.
+- Markup that is billed and not shown: for the end of an answer, for tool calls, for citations.
 
 Factor and markup are fitted for each family on recorded streams (`python -m bench.estimates`); docs/tokens.md has the
 errors, measured on recordings of repositories that had no part in the fit. Hidden reasoning shows in the final report
 only.
 
-What finished streams report corrects the estimates for the same upstream and model. Recordings taken in random order,
-those with one of the same model before them were off by 4.9 instead of 7.3 % in the median; corrected by format or by
-upstream alone they were off by more, not less.
+The reports of finished streams correct the estimates for the same upstream and model. For recordings in random order
+that lowered the median error from 7.3 to 4.9 % where one of the same model came before; corrections by format or by
+upstream alone raised it.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from typing import NamedTuple
 from .base import Format, Meter
 
 _NO_HINT, _FULL_HINT = 0.7, 0.85
-"""Events for one token of the text. From the second on a provider sends one token an event and the text is
-overestimated; up to the first it sends several, and the events tell nothing; between the two both count."""
+"""Events per token of the text. At `_FULL_HINT` or more the provider sends one token per event, and the text is
+overestimated; at `_NO_HINT` or less it sends several, and the events tell nothing; in between both count."""
 
 _TRUST = 4.0
-"""Streams that it takes to count as much as what is known of the family."""
+"""The weight of the family's constants, in streams of the model itself."""
 _FADING = 0.99
-"""What a stream's weight is multiplied by with each one after it: about the last hundred count."""
+"""Each further stream multiplies a stream's weight by this: about the last hundred count."""
 _MOST_CORRECTION = log(8)
 """Up or down, by one stream."""
 _LEAST_TOKENS = 50
 """Shorter streams teach nothing: the tokens that frame an answer outweigh their own."""
 
 _LEAST_BYTES, _MOST_BYTES = 1, 12
-"""For one token, in an estimate, and in a report that is believed. Beyond, something else was counted, or it is
+"""Bytes per token, in estimates and in reports that are believed. A report outside of this counts something else, or is
 nonsense."""
 
 _WHOLE_REASONING = 3
-"""Bytes for one token of reasoning, from which on it was shown whole; less is a summary (Gemini: up to 2.4)."""
+"""Bytes per token of reasoning from which on it was shown whole; with less a summary was shown (Gemini: up to 2.4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How models bill; none is negative."""
+    """Constants of a family of models, in tokens; none is negative."""
 
     factor: float
-    """Tokens for one of a usual tokenizer."""
+    """Per token of a usual tokenizer."""
     end: float
     """For an answer that came to its own end."""
     call: float
@@ -69,7 +69,7 @@ FAMILIES = {
 
 
 def family_of(format: str, model: str | None) -> str:
-    """Its key in `FAMILIES`. `format` by name; `model` as the request names it."""
+    """The key in `FAMILIES`. `format` by name; `model` as the request names it."""
     name = (model or "").lower()
     if format == "anthropic-messages" or "claude" in name:
         return "claude"
@@ -77,7 +77,7 @@ def family_of(format: str, model: str | None) -> str:
 
 
 class Content(NamedTuple):
-    """What there is to estimate from."""
+    """The counts that an estimate is made from."""
 
     units: int
     pieces: int
@@ -101,14 +101,14 @@ _NOTHING = Content(0, 0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Tokens for what a `Meter` counts."""
+    """Estimates tokens from what a `Meter` counts."""
 
     family: Family
     correction: float = 1.0
     """By what was learned of the model."""
 
     def shown(self, content: Content) -> float:
-        """Whatever was learned, within what would be believed of a report."""
+        """Tokens of the text, within the bounds that hold for reports."""
         return _shown(self, content.units, content.pieces, content.text_tokens)
 
     def markup(self, content: Content, *, ended: bool) -> float:
@@ -121,7 +121,7 @@ class Ratio:
 
 
 def _shown(ratio: Ratio, units: int, pieces: int, text_tokens: float) -> float:
-    """Asked after each event: by comparisons, which take half the time of `min` and `max`."""
+    """Called after each event: comparisons take half the time of `min` and `max`."""
     likely = ratio.family.factor * text_tokens
     if pieces >= _FULL_HINT * likely:
         likely = pieces
@@ -193,7 +193,7 @@ class Count:
         return self._tokens
 
     def units_within(self, tokens: int) -> int:
-        """Bytes of content that surely make no more than so many tokens, in however many pieces they come."""
+        """Bytes of content that are never counted as more than `tokens`, in however many pieces they come."""
         return int(tokens * _LEAST_BYTES)
 
 
@@ -203,16 +203,15 @@ def content_of(meter: Meter) -> Content:
 
 
 def is_cut(finish: str | None) -> bool:
-    """Whether the answer reached its token limit, by its provider's word: then its end is not billed."""
+    """Whether `finish` says that the answer reached its token limit: then its end is not billed."""
     word = (finish or "").lower()
     return "length" in word or "max" in word
 
 
 class Ratios:
-    """What is known of upstreams and their models; one for each process.
+    """Corrections of the estimates, by upstream and model; one object for each process.
 
-    Of more than `size` models the ones that were not used for the longest time are forgotten: they start again with
-    what is known of their family.
+    At most `size` models are known. The least recently used ones are forgotten, and start again without a correction.
     """
 
     __slots__ = ("_models", "_size")
@@ -222,11 +221,11 @@ class Ratios:
         self._models: OrderedDict[tuple[str, str, str], _Evidence] = OrderedDict()
 
     def __len__(self) -> int:
-        """Models known."""
+        """The number of models known."""
         return len(self._models)
 
     def ratio(self, format: Format, *, upstream: str, model: str | None) -> Ratio:
-        """The best there is now, for one stream. `model` as the request names it, bounded (see `names`)."""
+        """The present ratio for one stream. `model` as the request names it, bounded (see `names`)."""
         family = FAMILIES[family_of(format.name, model)]
         key = _key(format, upstream, model)
         if (evidence := self._models.get(key)) is None:
@@ -235,14 +234,14 @@ class Ratios:
         return Ratio(family, evidence.correction)
 
     def learn(self, format: Format, meter: Meter, *, upstream: str, model: str | None) -> None:
-        """Learn from a stream that is over, if its report is of use. Not for whole answers: they are one piece each."""
-        tokens = _reported_text(meter)
-        if tokens is None:
+        """Learn from a stream that is over, if its report is of use. Not for whole answers, which have one piece."""
+        reported = _reported_text(meter)
+        if reported is None:
             return
         ratio = Ratio(FAMILIES[family_of(format.name, model)])
         meter.content.settle()
         content = content_of(meter)
-        tokens = max(1.0, tokens - ratio.markup(content, ended=not is_cut(meter.finish)))
+        tokens = max(1.0, reported - ratio.markup(content, ended=not is_cut(meter.finish)))
         key = _key(format, upstream, model)
         self._models.setdefault(key, _Evidence()).add(log(tokens / ratio.shown(content)))
         self._models.move_to_end(key)
@@ -273,16 +272,21 @@ def _key(format: Format, upstream: str, model: str | None) -> tuple[str, str, st
     return format.name, upstream, model or ""
 
 
-def _reported_text(meter: Meter) -> float | None:
-    """Tokens of what was shown, by the report of an answer that came to its own end; None: it teaches nothing. Before
-    its end a report may be there that is about the beginning only."""
-    tokens = meter.usage.output if meter.finish is not None or meter.finished else None
-    if tokens is None or meter.failed is not None:
+def shown_tokens(meter: Meter) -> int | None:
+    """Output tokens of what was shown, by the provider's report; None: there is no report, or a summary of the
+    reasoning was shown, whose tokens no report tells."""
+    tokens, reasoning = meter.usage.output, meter.usage.reasoning or 0
+    if tokens is None or meter.reasoning_units >= reasoning * _WHOLE_REASONING:
+        return tokens
+    return None if meter.reasoning_units else tokens - reasoning
+
+
+def _reported_text(meter: Meter) -> int | None:
+    """`shown_tokens` of an answer that came to its own end; None: it teaches nothing. Before its end a report may be
+    there that is about the beginning only."""
+    is_over = meter.finish is not None or meter.finished
+    tokens = shown_tokens(meter) if is_over and meter.failed is None else None
+    if tokens is None:
         return None
-    reasoning = meter.usage.reasoning or 0
-    if meter.reasoning_units < reasoning * _WHOLE_REASONING:
-        if meter.reasoning_units:
-            return None  # a summary was shown, of unknown length in tokens
-        tokens -= reasoning
     believed = tokens >= _LEAST_TOKENS and tokens * _LEAST_BYTES <= meter.units <= tokens * _MOST_BYTES
     return tokens if believed else None

@@ -169,12 +169,13 @@ class Gemini(UsageAlways):
         """`stream`: as server-sent events. Without `alt=sse` the answer is one JSON array, which can't be cut."""
         found = find_model(target, _MODELS, _ACTIONS)
         config: dict[str, Any] = next((body[name] for name in _CONFIG if isinstance(body.get(name), dict)), {})
+        choices = _first(config, _CHOICES) or 1
         return Asked(
             model=model_name(found[0]) if found else None,
             stream=found is not None and found[1] == _STREAM and _wants_sse(target),
             max_tokens=_first(config, _MOST),
-            choices=_first(config, _CHOICES) or 1,
-            answers=_first(config, _CHOICES) or 1,
+            choices=choices,
+            answers=choices,
         )
 
     def path_model(self, target: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How many tokens a request has, by the bytes of its JSON. No tokenizer, no tree, no I/O.
+"""Estimates how many tokens a request has from the bytes of its JSON. No tokenizer, no tree, no I/O.
 
 The texts of messages and the descriptions of tools are found by the names before them, and counted by the classes of
 their bytes. Roles, schemas and tools are counted too: providers wrap each in markup. What a family of models adds for
@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from .byte_classes import ByteClasses
 
 BLOCK = 8192
-"""Bytes that are looked at together. Blocks begin at multiples of it, however the body comes."""
+"""Bytes that are read together. Blocks begin at multiples of it, however the body was cut."""
 _WHOLE, _ONE_IN = 2, 16
-"""So many blocks are read at the beginning; of the others one in so many stands for all."""
+"""The first `_WHOLE` blocks are read; of the others one in `_ONE_IN`, which stands for all."""
 
 ATTACHED = 1000
 """Tokens of an attachment."""
 LONG = 2000
 """Bytes without a blank from which on a text is one."""
 _WINDOW = LONG // 2
-"""Of a text that is so long, one window at least has neither blank nor quote."""
+"""A text of `LONG` bytes without blanks fills at least one window of this size."""
 _PACKED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_:;,.%-"
-"""What attachments are made of: base64 and what stands before it in a data URL."""
+"""The bytes of attachments: base64, and the beginning of a data URL."""
 _PACKED_TEXT = re.compile(rb'"[A-Za-z0-9+/=_:;,.%%-]{%d,}+' % LONG)
 
 _STRING = rb'([^"\\]*+(?:\\.[^"\\]*+)*+)'
@@ -59,14 +59,14 @@ _BLANKS_APART = 16
 
 @dataclass(frozen=True, slots=True)
 class InputFamily:
-    """What a family of models makes of a request, in tokens; schemas are those of tools and of structured answers."""
+    """Constants of a family of models, in tokens. Schemas are those of tools and of structured answers."""
 
     factor: float
-    """For one token of a usual tokenizer."""
+    """Per token of a usual tokenizer."""
     base: float
-    """Beside the texts, for every request."""
+    """For every request, beside its texts."""
     schemas: float
-    """For there being any."""
+    """For a request with any schema."""
     type: float
     """For each type in a schema."""
 
@@ -84,7 +84,7 @@ INPUT_FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class InputMarkup:
-    """What all families have in common."""
+    """Constants that all families share, in tokens."""
 
     message: float
     """For each message behind the first."""
@@ -98,7 +98,7 @@ _GPT = re.compile(r"gpt-\d|(?:^|/)o\d|davinci|babbage|text-embedding")
 
 
 def input_family(format: str, model: str | None) -> str:
-    """Its key in `INPUT_FAMILIES`. `format` by name; `model` as the request names it."""
+    """The key in `INPUT_FAMILIES`. `format` by name; `model` as the request names it."""
     name = (model or "").lower()
     if format == "anthropic-messages" or "claude" in name:
         return "claude"
@@ -115,7 +115,7 @@ def input_family(format: str, model: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class InputContent:
-    """What there is to estimate from. The numbers are of the whole request, as far as its blocks stand for it."""
+    """The counts that an estimate is made from, scaled from the blocks that were read to the whole request."""
 
     text_tokens: float
     """Of a usual tokenizer."""
@@ -124,18 +124,18 @@ class InputContent:
     tools: float
     attachments: int
 
-    def tokens(self, family: str, ways: InputFamily | None = None, markup: InputMarkup = INPUT_MARKUP) -> int:
-        """`ways` and `markup`: others than the known ones of `family`."""
-        ways = ways or INPUT_FAMILIES[family]
-        tokens = ways.factor * self.text_tokens + ways.base + markup.message * max(0.0, self.messages - 1)
+    def tokens(self, family: str, constants: InputFamily | None = None, markup: InputMarkup = INPUT_MARKUP) -> int:
+        """`constants`: of `family`, if not those in `INPUT_FAMILIES`."""
+        known = constants or INPUT_FAMILIES[family]
+        tokens = known.factor * self.text_tokens + known.base + markup.message * max(0.0, self.messages - 1)
         # Gemini does not bill the schema of an answer.
         if self.tools or (self.types and family != "gemini"):
-            tokens += ways.schemas + ways.type * self.types + markup.tool * max(0.0, self.tools - 1)
+            tokens += known.schemas + known.type * self.types + markup.tool * max(0.0, self.tools - 1)
         return max(1, round(tokens)) + self.attachments * ATTACHED
 
 
 class InputEstimate:
-    """Of one body, which comes in pieces: how it was cut makes no difference."""
+    """The estimate of one body, which comes in pieces: how it was cut makes no difference."""
 
     __slots__ = (
         "_attachments",
@@ -179,7 +179,7 @@ class InputEstimate:
         del pending[:end]
 
     def content(self) -> InputContent:
-        """What came until now. To be asked at the end: the last block is taken to be whole."""
+        """The counts so far. Call it at the end only: the last block is taken to be whole."""
         if self._pending:
             rest = bytes(self._pending)
             self._pending.clear()

@@ -1,13 +1,12 @@
-"""Where a provider takes its key: told by the provider, by the path, or by what its client does. No I/O."""
+"""Decides in which field a provider takes its key: by its profile, the path, or the client's own field. No I/O."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from urllib.parse import unquote
 
-from .api_paths import MAX_KEPT, without_parameters
+from .api_paths import cached, without_parameters
 from .base import Auth, Quirks
 
 _FIELDS: dict[Auth, tuple[bytes, bytes]] = {
@@ -59,20 +58,16 @@ def auth_for(own: Auth | None, quirks: Quirks, target: bytes, fields: Mapping[by
     return auth_of(target) or quirks.auth or _shown(target, fields)
 
 
+@cached
 def auth_of(target: bytes) -> Auth | None:
     """How the API that `target` belongs to takes keys; None: it may be one of several."""
-    return _auth_of(target) if len(target) <= MAX_KEPT else _auth_of.__wrapped__(target)
-
-
-@lru_cache(256)
-def _auth_of(target: bytes) -> Auth | None:
     path, question, query = target.decode("ascii").partition("?")
     read = (without_parameters(unquote(path)).rstrip("/") + question + query).lower()
     return next((auth for auth, pattern in _FAMILIES if pattern.search(read)), None)
 
 
 def _shown(target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
-    """As the client shows its own key: what several APIs have, such as `GET /v1/models`, is told by that only."""
+    """As the client shows its own key: for paths of several APIs, such as `GET /v1/models`, nothing else tells."""
     if b"anthropic-version" in fields:
         return Auth.X_API_KEY
     for auth, (name, _) in _FIELDS.items():

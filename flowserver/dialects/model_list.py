@@ -1,4 +1,4 @@
-"""Lists of models, as APIs give them: which request asks for one, and what a tenant may see of it. No I/O."""
+"""Recognises requests for lists of models, and filters the lists by what a tenant may see. No I/O."""
 
 from __future__ import annotations
 
@@ -23,33 +23,37 @@ EMPTY = b'{"object":"list","data":[]}'
 
 
 def listed_model(target: str) -> str | None:
-    """What a GET of `target` tells of: the name of one model, "" for all of them, None for something else."""
+    """The model that a GET of `target` describes; "" if it lists all models, None if it does neither."""
     match = _LIST.fullmatch(api_path(target))
     return None if match is None else match[1] or ""
 
 
 def visible_models(body: bytes, allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> bytes:
     """The list in `body` with the models that `allows` says yes to, by their names or, where a name has some, by its
-    `aliases`, under which they are shown then. `EMPTY` if it can't be read."""
+    `aliases`, under which they are shown then. `EMPTY` if it can't be read, or not written again."""
     try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        shown = _filtered(orjson.loads(body), allows, aliases)
+        return EMPTY if shown is None else orjson.dumps(shown)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested deeper than orjson writes
         return EMPTY
+
+
+def _filtered(answer: Any, allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> Any:
+    """None: it is neither a list nor a model that may be seen."""
     if isinstance(answer, list):
-        return orjson.dumps(_visible(answer, allows, aliases))
+        return _visible(answer, allows, aliases)
     if not isinstance(answer, dict):
-        return EMPTY
+        return None
     holders = [name for name in _HOLDERS if isinstance(answer.get(name), list)]
     if not holders:
-        shown = _visible([answer], allows, aliases)
-        return orjson.dumps(shown[0]) if shown else EMPTY
+        return next(iter(_visible([answer], allows, aliases)), None)
     for name in holders:
         answer[name] = _visible(answer[name], allows, aliases)
     models = answer[holders[0]]
     for edge, index in _EDGES.items():
         if edge in answer:
             answer[edge] = _name(models[index]) if models else None
-    return orjson.dumps(answer)
+    return answer
 
 
 def _visible(models: list[Any], allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> list[Any]:

@@ -12,11 +12,10 @@ from ..errors import RelayError
 from ..json_members import Reads
 from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
-from .base import Asked, Quirks, Usage
-from .common import UsageAlways, count, lower, reason_text, sse, text, told, unread_size
+from .base import Asked, Quirks
+from .common import BaseMeter, UsageAlways, count, lower, reason_text, sse, text, told, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage
 from .openai_items import Items
-from .pattern import Shortcut
 
 LEAST_LIMIT = 16
 """What the API takes at least as `max_output_tokens`."""
@@ -51,38 +50,21 @@ _UNREAD = re.compile(rb"response\.(?:in_progress|queued|.*(?:_call\.|partial|ann
 """Events that change nothing here: some have 100 KB, so they are not even parsed."""
 
 
-class ResponsesMeter(Shortcut):
+class ResponsesMeter(BaseMeter):
     """What opens and closes things has no content: a tool's name is counted with the first of its arguments."""
 
     __slots__ = (
-        "_announced",
         "_asked",
         "_created",
         "_items",
         "_sequence",
         "answer_id",
-        "failed",
-        "finish",
-        "finished",
-        "model",
-        "running",
-        "unread",
-        "usage",
     )
 
     def __init__(self, asked: Asked, *, cuttable: bool) -> None:
         super().__init__()
         self._asked = asked
         self.answer_id: str | None = None
-        self.usage = Usage()
-        self.running = False
-        self.model: str | None = None
-        self.finish: str | None = None
-        self.failed: str | None = None
-        self.finished = False
-        self.unread = 0
-        self._announced = b""
-        """Names that were not counted yet."""
         self._sequence = -1
         """The number of the last event."""
         self._created = b""
@@ -118,9 +100,8 @@ class ResponsesMeter(Shortcut):
         self.pieces += 1
         if kind in _REASONING:
             self.reasoning_units += len(written)
-        elif self._announced:
-            written = self._announced + written
-            self._announced = b""
+        else:
+            written = self._with_announced(written)
         self._add(written)
         if self._items is not None:
             self._items.delta(kind, event, delta)
@@ -134,9 +115,8 @@ class ResponsesMeter(Shortcut):
     def _read_other(self, name: bytes, event: dict[str, Any], data: bytes) -> None:
         if name == _OPENING:
             item = mapping(event.get("item"))
-            self.calls += str(item.get("type")).endswith("_call")
-            if "call_id" in item:
-                self._announced += (text(item.get("name")) or "").encode()
+            if str(item.get("type")).endswith("_call"):
+                self._announce((text(item.get("name")) or "") if "call_id" in item else "")
         elif name == b"error":
             # Its fields lie in the event itself by the documents, in an object in fact.
             self.failed = told(event.get("error") or event.get("message") or event.get("code"))
@@ -160,8 +140,7 @@ class ResponsesMeter(Shortcut):
             self.failed = told(response["error"])
         self.answer_id = model_name(response.get("id")) or self.answer_id
         if report := mapping(response.get("usage")):
-            output = read_usage(self.usage, report)
-            self._reported_at = -1 if output is None else self.units
+            self._note_report(read_usage(self.usage, report))
         self.finished = True
 
     def read_whole(self, body: bytes) -> bool:

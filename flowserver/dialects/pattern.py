@@ -1,4 +1,4 @@
-"""A short cut for events of a stream: most differ from the one before in their text and their padding only. No I/O."""
+"""A fast path for events that differ from the one before in their text and padding only, as most do. No I/O."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Pattern:
     """The bytes around the text of an event: head, text, middle, padding (a regular expression; b"": there is none),
     tail.
 
-    Proven with the event it was taken from, by parsing that with another text and another padding. So an event that
-    fits is the same JSON but for these two, whatever they are. To see that takes a quarter of the time of parsing.
+    It is proven by parsing the event that it was taken from with another text and another padding. So an event that
+    matches is the same JSON but for these two. Matching takes a quarter of the time of parsing.
     """
 
     __slots__ = ("_middle", "_padding", "_tail", "head", "read", "reasoning", "start")
@@ -192,7 +192,10 @@ def pattern_around(
             altered = head + b"x" + text + middle + b"x" + there + tail
             event[name] = "x" + event[name]
             break
-    proven = bool(head) and _parse(altered) == event
+    try:
+        proven = bool(head) and _parse(altered) == event
+    except RecursionError:  # nested almost as deep as orjson reads
+        return None
     return Pattern(head, middle, padding, tail, reasoning=reasoning) if proven else None
 
 

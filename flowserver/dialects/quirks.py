@@ -1,4 +1,4 @@
-"""Who is behind a host name, and what is known of its API: data. No I/O."""
+"""Providers' profiles, and the host names that they are detected from. No I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from .base import Auth, Quirks
 
 GENERIC = Quirks("openai-compatible")
-"""What is assumed of a host that nothing is known of: vLLM, SGLang, llama.cpp and most others are like that."""
+"""The profile of unknown hosts: vLLM, SGLang, llama.cpp and most others behave like that."""
 
 _BEDROCK = tuple(
     f"{before}bedrock-runtime{fips}.*.{domain}"

@@ -18,7 +18,7 @@ from flowserver.dialects.anthropic import ANTHROPIC
 from flowserver.dialects.base import Asked, Format, Meter
 from flowserver.dialects.bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE
 from flowserver.dialects.cohere import COHERE
-from flowserver.dialects.common import MAX_OPEN, MAX_REASON, MAX_TOLD
+from flowserver.dialects.common import MAX_ANNOUNCED, MAX_OPEN, MAX_REASON, MAX_TOLD
 from flowserver.dialects.gemini import GEMINI
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.openai_chat import OPENAI_CHAT
@@ -197,6 +197,55 @@ def _lines() -> Iterator[Event]:
         yield b"", orjson.dumps({"model": f"{number}{PAD}", "created_at": PAD, "message": {"content": "a", "x": PAD}})
 
 
+def _opened(make: Callable[[int, str], Event], name: str = PAD) -> Callable[[], Iterator[Event]]:
+    """Calls of tools of which nothing but the name comes."""
+    return lambda: (make(index, name) for index in range(10))
+
+
+def _tool_use(index: int, name: str) -> Event:
+    return _named(type="content_block_start", index=index, content_block={"type": "tool_use", "name": name})
+
+
+def _function_call(index: int, name: str) -> Event:
+    item = {"type": "function_call", "call_id": "c", "name": name}
+    return _named(type="response.output_item.added", output_index=index, item=item)
+
+
+def _converse_tool_use(index: int, name: str) -> Event:
+    start = {"toolUse": {"name": name}}
+    return b"contentBlockStart", orjson.dumps({"contentBlockIndex": index, "start": start})
+
+
+def _nova_tool_use(index: int, name: str) -> Event:
+    return _chunk({"contentBlockStart": {"contentBlockIndex": index, "start": {"toolUse": {"name": name}}}})
+
+
+def _cohere_call(index: int, name: str) -> Event:
+    calls = {"function": {"name": name}}
+    return _named(type="tool-call-start", index=index, delta={"message": {"tool_calls": calls}})
+
+
+CALLS: list[tuple[Format, Callable[[int, str], Event]]] = [
+    (ANTHROPIC, _tool_use),
+    (OPENAI_RESPONSES, _function_call),
+    (BEDROCK_CONVERSE, _converse_tool_use),
+    (BEDROCK_INVOKE, _nova_tool_use),
+    (COHERE, _cohere_call),
+]
+
+
+@pytest.mark.parametrize(("form", "make"), CALLS, ids=[form.name for form, _ in CALLS])
+def test_what_is_kept_of_tools_names_is_bounded_and_the_rest_is_told(
+    form: Format, make: Callable[[int, str], Event]
+) -> None:
+    """The names wait for the arguments, which do not come: all is told as bytes that make no sense, or counted."""
+    meter = _meter(form)
+    for event in _opened(make)():
+        meter.read(*event)
+    assert (meter.calls, meter.units) == (10, 0)
+    assert 10 * len(PAD) - MAX_ANNOUNCED <= meter.unread < 10 * len(PAD)
+
+
 def _paddings(make: Callable[[str, str], Event]) -> Iterator[Event]:
     """Text in the middle of ever new bytes: each eighth event is learned from."""
     for number in range(400):
@@ -225,6 +274,8 @@ FLOODS: dict[str, tuple[Format, Callable[[], Iterator[Event]]]] = {
     "finished items": (OPENAI_RESPONSES, _finished_items),
     "large responses": (OPENAI_RESPONSES, _created),
     "content blocks": (ANTHROPIC, _blocks),
+    "names of tools": (ANTHROPIC, _opened(_tool_use)),
+    "names of functions": (OPENAI_RESPONSES, _opened(_function_call)),
     "padded deltas": (ANTHROPIC, lambda: _paddings(_padded_delta)),
     "blocks of Converse": (BEDROCK_CONVERSE, _converse_blocks),
     "blocks of InvokeModel": (BEDROCK_INVOKE, _invoke_blocks),
@@ -260,6 +311,12 @@ def test_a_meter_keeps_at_most_a_megabyte(form: Format, make: Callable[[], Itera
 @pytest.mark.parametrize("form", [OPENAI_CHAT, GEMINI], ids=lambda form: form.name)
 def test_the_ending_is_short_whatever_number_of_answers_was_asked_for(form: Format) -> None:
     assert len(_meter(form, choices=2**53 - 1).ending(7, 5)) < 64 * KB
+
+
+def test_a_chat_s_ending_ends_as_many_choices_as_the_api_takes() -> None:
+    meter = OPENAI_CHAT.meter(Asked(choices=10**12, stream=True, usage=False), GENERIC, cuttable=True)
+    *chunks, (_, last, _) = sse_events(meter.ending(7, 0))
+    assert (len(chunks), last) == (128, b"[DONE]")
 
 
 def _closed(ending: bytes, kind: str) -> list[int]:

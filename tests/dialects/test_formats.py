@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -254,6 +254,40 @@ def test_json_of_any_depth(format: Format, depth: int) -> None:
             meter.read(b"", event)
             meter.read_whole(event)
     check(meter)
+
+
+def nested_in_calls(depth: int, call: Callable[[], object]) -> object:
+    return call() if depth == 0 else nested_in_calls(depth - 1, call)
+
+
+@pytest.mark.parametrize("depth", [500, 900, 970, 985])
+@pytest.mark.parametrize(
+    ("format", "name", "start"),
+    [
+        ("openai-chat", b"", b'{"choices":[{"delta":{"content":"x"}}]'),
+        (
+            "anthropic-messages",
+            b"content_block_delta",
+            b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}',
+        ),
+    ],
+    ids=["chat", "messages"],
+)
+def test_content_beside_deep_values_is_counted(format: str, name: bytes, start: bytes, depth: int) -> None:
+    """Also where little is left of the stack, as in a relay."""
+    meter = meter_of(FORMATS[format])
+    data = b'%b,"x":%b%b}' % (start, b"[" * depth, b"]" * depth)
+    nested_in_calls(60, lambda: meter.read(name, data))
+    assert (meter.units, meter.pieces) == (1, 1)
+
+
+@pytest.mark.parametrize("index", [[], {}, "0", 0.5, None, True])
+def test_a_choice_with_an_odd_index_is_the_first(index: object) -> None:
+    meter = meter_of(FORMATS["openai-chat"])
+    meter.read(b"", orjson.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+    usage = {"prompt_tokens": 5, "completion_tokens": 2}
+    meter.read(b"", orjson.dumps({"choices": [{"index": index, "delta": {}}], "usage": usage}))
+    assert (meter.usage.output, meter.is_final) == (2, True)
 
 
 def paths(event: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

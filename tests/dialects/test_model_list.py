@@ -105,3 +105,8 @@ def test_what_has_no_name_is_not_shown(model: Any) -> None:
 def test_a_model_with_two_names_is_seen_by_the_first(model: dict[str, str]) -> None:
     assert visible({"data": [model]}, "a") == {"data": [model]}
     assert visible({"data": [model]}, "b") == {"data": []}
+
+
+def test_a_list_that_is_nested_too_deep_to_be_written_again_shows_nothing() -> None:
+    deep = b"[" * 500 + b"]" * 500
+    assert visible_models(b'{"data":[{"id":"a","x":%b}]}' % deep, lambda name: True, {}) == EMPTY

@@ -428,10 +428,6 @@ def test_a_provider_that_reports_unasked_is_ended_with_its_report() -> None:
     assert finish["choices"]
 
 
-def test_absurdly_many_choices_do_not_make_an_absurd_ending() -> None:
-    assert len(sent(meter(Asked(choices=10**12, usage=False)).ending(7, 0))) == 128
-
-
 def test_a_failure_is_an_error_event_and_no_end() -> None:
     ((name, data, _),) = sse_events(meter().failure(DRAINED))
     assert name == b""
