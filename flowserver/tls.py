@@ -219,6 +219,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         """For the next connection to the same provider; with TLS 1.3 it is there once the first answer came."""
         return self._tls.session
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the other side accepted the session that was offered."""
+        return bool(self._tls.session_reused)
+
     # --- between ---------------------------------------------------------------------------------------------------
 
     def _handshake(self) -> None:

@@ -18,6 +18,7 @@ from ..relay.ports import Clock
 from ..tls import TlsTransport
 from .race import ATTEMPT_DELAY, MIN_DELAY, FinalFailure, Progress, Race, interleave
 from .resolver import REFRESH_WAIT, Address, Answer, Resolver, numeric_address
+from .session_cache import SessionCache
 
 _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
 
@@ -51,11 +52,11 @@ class Dialer:
 
     __slots__ = (
         "_avoided",
-        "_before",
         "_clock",
         "_numeric",
         "_receive_buffer",
         "_resolver",
+        "_sessions",
         "_timeout",
         "_tls",
         "_url",
@@ -80,8 +81,7 @@ class Dialer:
         self._numeric = numeric_address(url.host, url.port)
         self._avoided: dict[Address, float] = {}
         """Addresses that are tried last, and until when."""
-        self._before: TlsTransport | None = None
-        """The last connection established, for its session."""
+        self._sessions = SessionCache(clock)
 
     async def dial(self, factory: Callable[[], _P]) -> _P:
         """A connected protocol made by `factory`. Raises DialError."""
@@ -179,7 +179,7 @@ class Dialer:
         done: asyncio.Future[_P] = loop.create_future()
 
         def established(transport: TlsTransport) -> _P:
-            self._before = transport
+            self._sessions.on_established(transport)
             protocol = factory()
             if not done.done():
                 done.set_result(protocol)
@@ -189,8 +189,9 @@ class Dialer:
             if not done.done():
                 done.set_exception(error)
 
-        session = None if self._before is None else self._before.session
-        tls = TlsTransport(context, established, failed, server_hostname=self._url.server_name, session=session)
+        tls = TlsTransport(
+            context, established, failed, server_hostname=self._url.server_name, session=self._sessions.offer()
+        )
         transport, _ = await loop.create_connection(lambda: tls, sock=connection)
         try:
             return _Connected(tls, await done)

@@ -211,7 +211,8 @@ class Pool:
     @property
     def is_unused(self) -> bool:
         """Whether no request is under way or waits for a connection."""
-        return not self._waiting and not self._dials and len(self._connections) == len(self._idle)
+        is_idle = len(self._connections) == len(self._idle) and not self._retired
+        return is_idle and not self._waiting and not self._dials
 
     def close(self) -> None:
         """Nothing is kept from now on. A request that still comes (it waited for its next attempt while the

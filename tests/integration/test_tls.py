@@ -177,7 +177,7 @@ async def test_connections_that_ended_while_idle_are_not_used_again(
         await eventually(lambda: relay.relay.metrics.pools[0].open_connections == 0)
 
 
-async def test_a_new_connection_takes_up_the_session_of_the_one_before(
+async def test_a_new_connection_takes_up_the_session_of_an_earlier_one(
     lab: Lab, authority: trustme.CA, trusted: str
 ) -> None:
     reused: list[bool] = []

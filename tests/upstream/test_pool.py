@@ -617,6 +617,20 @@ def test_an_old_http_2_connection_takes_no_new_stream_and_closes_with_its_last_o
     assert scene.figures == (2, 1, 1, 0)
 
 
+def test_a_pool_whose_old_connection_still_carries_requests_is_in_use() -> None:
+    scene = Scene(multiplexed=True, max_age=600)
+    scene.ask()
+    connection = scene.connect_many(10)
+    scene.clock.advance(600)
+    scene.pool.sweep(scene.clock.now)
+    assert connection.busy
+    assert not scene.pool.is_unused
+    connection.carriers.clear()
+    scene.pool.on_capacity(connection)
+    scene.pool.on_lost(connection)
+    assert scene.pool.is_unused
+
+
 def test_an_old_http_2_connection_with_a_long_stream_makes_room_for_a_new_one() -> None:
     scene = Scene(multiplexed=True, max_connections=1, max_age=600)
     scene.ask()
