@@ -511,17 +511,26 @@ class UpstreamH2(asyncio.BufferedProtocol):
                 self._transport.resume_reading()
 
 
+class _Stream(h2.stream.H2Stream):
+    """h2's state of one request without its content-length check: it sees no DATA, so its sums would be wrong."""
+
+    def _initialize_content_length(self, headers: Any) -> None: ...
+
+    def receive_headers(
+        self, headers: Any, end_stream: bool, header_encoding: bool | str | None
+    ) -> tuple[list[Any], list[h2.events.Event]]:
+        if self.closed:  # h2 would end the connection where an interim response crosses our reset
+            raise h2.exceptions.StreamClosedError(self.stream_id)
+        return super().receive_headers(headers, end_stream, header_encoding)
+
+
 class _State(BoundedState):
-    """h2's state without its content-length check: it sees no DATA, so its sums would be wrong."""
+    """h2's state of the connection, with streams of our own."""
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream._initialize_content_length = _ignore  # type: ignore[method-assign,assignment]
+        stream.__class__ = _Stream
         return stream
-
-
-def _ignore(headers: Headers) -> None:
-    return None
 
 
 def _broken(what: str, *, untouched: bool = False) -> RelayError:

@@ -65,6 +65,7 @@ class H2Peer:
         self._h2.initiate_connection()
         self._next_id = 1
         self._asked: set[int] = set()
+        self._reset: set[int] = set()
         self._raw = bytearray()
         self._unread = bytearray()
         self._credits_connection = credits_connection
@@ -127,6 +128,7 @@ class H2Peer:
 
     def reset(self, stream_id: int, code: int = frames.CANCEL) -> None:
         self._h2.reset_stream(stream_id, code)
+        self._reset.add(stream_id)
 
     def ping(self, payload: bytes = b"12345678") -> None:
         self._h2.ping(payload)
@@ -157,6 +159,9 @@ class H2Peer:
                 continue
             if raw.stream_id and raw.stream_id not in self._asked:
                 self._on_raw(raw)
+                continue
+            if raw.stream_id in self._reset and raw.kind == frames.HEADERS:
+                self._h2.decoder.decode(raw.payload)  # h2 takes an interim response for the connection's end here
                 continue
             for event in self._h2.receive_data(frames.frame(*raw)):
                 self._on_event(event)

@@ -341,6 +341,20 @@ def test_a_cancelled_request_is_reset_and_nothing_is_called_back() -> None:
     assert events.log == ["head 200", "end"]
 
 
+@pytest.mark.parametrize("status", ["100", "103", "200"])
+@pytest.mark.parametrize("end", [False, True])
+def test_a_head_that_crosses_a_reset_breaks_nobody_else(status: str, end: bool) -> None:
+    provider = H2Provider()
+    stream, events = ask(provider)
+    _, other = ask(provider)
+    stream.cancel()
+    provider.talk()
+    provider.talk(frames.headers(1, [(":status", status), ("x-late", "yes")], end=end))
+    provider.head(3, end=True)
+    assert (events.log, other.log) == ([], ["head 200", "end"])
+    assert provider.end == "open"
+
+
 @pytest.mark.parametrize(("code", "untouched"), [(frames.REFUSED_STREAM, True), (frames.INTERNAL_ERROR, False)])
 def test_a_reset_by_the_provider_breaks_the_stream_and_tells_whether_it_was_begun(code: int, untouched: bool) -> None:
     provider = H2Provider()
