@@ -1,0 +1,1 @@
+"""Puts the relay together: the composition root, its providers, its tenants."""

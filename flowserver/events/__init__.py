@@ -1,0 +1,1 @@
+"""Where the events of a passing stream begin and end. No I/O."""

@@ -1,0 +1,1 @@
+"""Backpressure without I/O: bounded buffers, gates, progress."""

@@ -1,0 +1,1 @@
+"""Reads and changes JSON text without making a tree of it. No I/O."""

@@ -1,0 +1,1 @@
+"""What the relay asks of sockets and transports, for both sides."""

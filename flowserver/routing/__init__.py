@@ -1,0 +1,1 @@
+"""Which provider serves a request, and what becomes of it there. No I/O."""

@@ -1,0 +1,1 @@
+"""What limit stores count in: this process or Redis, and the tenants kept there."""
