@@ -13,8 +13,8 @@ import time
 
 import uvloop
 
-from flowserver.config import load
-from flowserver.server import Relay, serve
+from flowserver.app.relay import Relay, serve
+from flowserver.config.settings import load
 from flowserver.telemetry.log import Log
 
 TICK = 0.0005

@@ -27,16 +27,10 @@ from bench.stats import percentile
 from flowserver.dialects import recognise
 from flowserver.dialects.base import Asked, Format, Meter
 from flowserver.dialects.estimate import Content, Family, Ratio, content_of, family_of, is_cut, shown_tokens
-from flowserver.dialects.input_estimate import (
-    InputContent,
-    InputEstimate,
-    InputFamily,
-    InputMarkup,
-    input_family,
-)
-from flowserver.dialects.quirks import quirks_for
-from flowserver.eventstream import EventStreamScanner
-from flowserver.sse import NdjsonScanner, Scanner, SseScanner
+from flowserver.dialects.input_estimate import InputContent, InputEstimate, InputFamily, InputMarkup, input_family
+from flowserver.dialects.profiles import quirks_for
+from flowserver.events.eventstream import EventStreamScanner
+from flowserver.events.sse import NdjsonScanner, Scanner, SseScanner
 
 _SCANNERS: dict[str, Callable[[int], Scanner]] = {
     ".sse": SseScanner,

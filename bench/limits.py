@@ -25,15 +25,15 @@ from bench.figures import CaseResult, Collector, rotated
 from bench.peers import Running
 from bench.processes import Process, free_port, python_module, wait_until_quiet
 from bench.provider import simulator
+from flowserver.config.tenants import read_tenant
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
-from flowserver.limits.limiter import StoreLimiter
-from flowserver.limits.memory import MemoryStore
-from flowserver.messages import RequestHead
-from flowserver.relay.account import Account, AccountSettings
-from flowserver.relay.limiting import Limiting
-from flowserver.relay.tenant_tables import read_tenant
-from flowserver.relay.tenants import Tenants, limits_for
+from flowserver.http.messages import RequestHead
+from flowserver.quota.identify import Limiting
+from flowserver.quota.tenants import Tenants, limits_for
+from flowserver.relay.token_count import Account, AccountSettings
+from flowserver.stores.limiter import StoreLimiter
+from flowserver.stores.memory import MemoryStore
 
 KEY = "bench"
 """What `bench.client` shows in authorization."""

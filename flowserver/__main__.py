@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[:1] == ["serve"]:
         # Before anything else is imported, which takes a while: a SIGHUP waits until there is a relay to reload.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    from .commands import run
+    from .cli.commands import run
 
     return run(arguments)
 

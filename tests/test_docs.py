@@ -34,7 +34,7 @@ class Setting(Protocol):
 
 def settings() -> dict[str, str]:
     """Name -> default, as the code has them."""
-    from flowserver.config import SETTINGS
+    from flowserver.config.settings import SETTINGS
 
     declared: tuple[Setting, ...] = tuple(SETTINGS)
     assert len({setting.env for setting in declared}) == len(declared), "a setting is declared twice"

@@ -7,25 +7,25 @@ import ssl
 import time
 from dataclasses import dataclass
 
-from .config import Config, ConfigError
-from .dialects.base import Auth
-from .dialects.quirks import quirks_for
-from .flow import Marks
-from .names import MODEL_BYTES, bounded
-from .relay.health import Health
-from .relay.ports import Connector
-from .relay.routes import Route, RouteTable
-from .relay.standing import Standing
-from .relay.target import Deadlines, Target, TargetSettings
-from .topology import Topology, UpstreamSpec
-from .upstream.arrival import Arrivals
-from .upstream.aws import SigningUnavailable, aws_signer
-from .upstream.dial import Dialer, tls_context
-from .upstream.h1 import UpstreamH1
-from .upstream.h2 import UpstreamH2
-from .upstream.pool import Cancellable, Connected, Failed, Pool, PoolSettings
-from .upstream.resolver import NameFigures, Resolver, numeric_address
-from .upstream.signing import SigningConnector
+from ..config.file import Topology, UpstreamSpec
+from ..config.settings import Config, ConfigError
+from ..dialects.base import Auth
+from ..dialects.profiles import quirks_for
+from ..flow.bounded_buffer import Marks
+from ..names import MODEL_BYTES, bounded
+from ..relay.interfaces import Connector
+from ..routing.circuit_breaker import Health
+from ..routing.routes import Route, RouteTable
+from ..routing.standing import Standing
+from ..routing.upstream_host import Deadlines, Target, TargetSettings
+from ..upstream.aws import SigningUnavailable, aws_signer
+from ..upstream.connect import Arrivals
+from ..upstream.dialer import Dialer, tls_context
+from ..upstream.h1 import UpstreamH1
+from ..upstream.h2 import UpstreamH2
+from ..upstream.pool import Cancellable, Connected, Failed, Pool, PoolSettings
+from ..upstream.resolver import NameFigures, Resolver, numeric_address
+from ..upstream.signing import SigningConnector
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,32 +11,32 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from .config import Config, ConfigError
-from .dialects.estimate import Ratios
-from .downstream.hangup import HangupWatcher
-from .downstream.listener import Listener, ListenError
-from .downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
-from .downstream.tls import TlsFiles, server_context
-from .flow import Marks
-from .h2_guard import H2Limits
-from .parsers import Address
+from ..config.file import Topology, load_topology
+from ..config.parsers import Address
+from ..config.settings import Config, ConfigError
+from ..dialects.estimate import Ratios
+from ..downstream.context import ConnectionSettings, H2Settings, Surroundings
+from ..downstream.listener import Listener, ListenError
+from ..downstream.tls import TlsFiles, server_context
+from ..flow.bounded_buffer import Marks
+from ..http.h2_flood_guard import H2Limits
+from ..net.hangup import HangupWatcher
+from ..relay.admission import Admission
+from ..relay.context import Abandoned
+from ..relay.context import Surroundings as ExchangeSurroundings
+from ..relay.cors import Cors
+from ..relay.interfaces import OpenExchange
+from ..relay.token_count import AccountSettings
+from ..relay.uploads import Uploads
+from ..routing.dispatcher import Dispatching, RetryPolicy
+from ..routing.upstream_host import Deadlines
+from ..telemetry.admin import Admin
+from ..telemetry.admin_hosts import AdminHosts
+from ..telemetry.log import Log
+from ..telemetry.metrics import Metrics
+from ..upstream.resolver import Resolver
 from .providers import Providers, build
-from .relay.account import AccountSettings
-from .relay.admission import Admission
-from .relay.context import Abandoned
-from .relay.context import Surroundings as ExchangeSurroundings
-from .relay.cors import Cors
-from .relay.dispatch import Dispatching, RetryPolicy
-from .relay.ports import OpenExchange
-from .relay.target import Deadlines
-from .relay.uploads import Uploads
-from .telemetry.admin import Admin
-from .telemetry.admin_hosts import AdminHosts
-from .telemetry.log import Log
-from .telemetry.metrics import Metrics
 from .tenancy import Tenancy
-from .topology import Topology, load_topology
-from .upstream.resolver import Resolver
 
 
 class Relay:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from .config import Config
-from .limits.directory import Directory, KnownTenants
-from .limits.guarded import Guard, Guarded, Passed, Policy
-from .limits.limiter import StoreLimiter
-from .limits.memory import MemoryStore
-from .limits.redis import RedisStore
-from .relay.health import Health
-from .relay.limiting import Limiting
-from .relay.tenants import Tenants
-from .topology import Topology
+from ..config.file import Topology
+from ..config.settings import Config
+from ..quota.identify import Limiting
+from ..quota.tenants import Tenants
+from ..routing.circuit_breaker import Health
+from ..stores.directory import Directory, KnownTenants
+from ..stores.failover import Guard, Guarded, Passed, Policy
+from ..stores.limiter import StoreLimiter
+from ..stores.memory import MemoryStore
+from ..stores.redis_store import RedisStore
 
 STORE_FAILURES = 3
 """In a row, after which Redis is left alone."""

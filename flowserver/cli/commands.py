@@ -9,17 +9,17 @@ from importlib.util import find_spec
 
 import uvloop
 
-from . import __version__
-from .config import SETTINGS, Config, ConfigError, load, unknown_settings
-from .relay.tenant_tables import limits_table
-from .relay.tenants import Tenant, is_pattern, may_be_uncounted
-from .topology import UpstreamSpec, load_topology
+from .. import __version__
+from ..config.file import UpstreamSpec, load_topology
+from ..config.settings import SETTINGS, Config, ConfigError, load, unknown_settings
+from ..config.tenants import limits_table
+from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; see `__main__`."""
     if arguments[:1] == ["simulate"]:
-        from .simulator import main as simulate
+        from ..simulator import main as simulate
 
         return simulate(arguments[1:])
     if arguments[:1] == ["demo"]:
@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
 
         return demo(arguments[1:])
     if arguments[:1] == ["tenants"]:
-        from .tenants_cli import main as tenants
+        from .tenants import main as tenants
 
         return tenants(arguments[1:])
     parser = argparse.ArgumentParser(
@@ -67,9 +67,9 @@ def _complain(error: ConfigError) -> None:
 
 
 def _serve() -> int:
-    from .server import serve
-    from .telemetry.log import Log
-    from .telemetry.sink import standard_output
+    from ..app.relay import serve
+    from ..telemetry.log import Log
+    from ..telemetry.sink import standard_output
 
     sink = standard_output()
     config = _load()

@@ -21,7 +21,7 @@ from typing import Any, cast
 import orjson
 import uvloop
 
-from .framing import ChunkDecoder
+from ..http.h1_chunked import ChunkDecoder
 
 SECONDS = 12.0
 """How long the scene lasts."""

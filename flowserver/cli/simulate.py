@@ -10,8 +10,8 @@ import sys
 
 import uvloop
 
-from ..parsers import Address, parse_address
-from .server import Simulator
+from ..config.parsers import Address, parse_address
+from ..simulator.server import Simulator
 
 
 def main(argv: list[str]) -> int:

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .config import ConfigError, load
-from .limits.directory import Directory
-from .limits.redis import RedisStore
-from .limits.store import StoreUnavailable, Usage
-from .parsers import parse_time
-from .relay.tenant_tables import LIMITS, TenantError, limits_table, moment_text, read_tenant, table_of
-from .relay.tenants import Tenant, TenantKey, digest_of, shared_limits, user_limits
+from ..config.parsers import parse_time
+from ..config.settings import ConfigError, load
+from ..config.tenants import LIMITS, TenantError, limits_table, moment_text, read_tenant, table_of
+from ..quota.limits import StoreUnavailable, Usage
+from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_limits
+from ..stores.directory import Directory
+from ..stores.redis_store import RedisStore
 
 PATIENCE = 5000.0
 """Milliseconds for Redis: a person waits, and no request does."""

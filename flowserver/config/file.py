@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config import Config, ConfigError
-from .dialects.base import Auth
-from .dialects.quirks import quirks_for
-from .framing import TOKEN
-from .messages import HOP_BY_HOP, REQUEST_OWN
-from .names import MODEL_BYTES, bounded
+from ..dialects.base import Auth
+from ..dialects.profiles import quirks_for
+from ..http.h1_chunked import TOKEN
+from ..http.messages import HOP_BY_HOP, REQUEST_OWN
+from ..names import MODEL_BYTES, bounded
+from ..quota.tenants import Tenant, is_pattern
 from .parsers import (
     MAX_COUNT,
     Url,
@@ -31,8 +31,8 @@ from .parsers import (
     parse_time,
     parse_url,
 )
-from .relay.tenant_tables import TenantError, check_path, read_tenants
-from .relay.tenants import Tenant, is_pattern
+from .settings import Config, ConfigError
+from .tenants import TenantError, check_path, read_tenants
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
 PROTOCOLS = ("auto", "h1", "h2")

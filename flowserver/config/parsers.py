@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from .dialects.base import Auth
-from .dialects.quirks import QUIRKS
-from .errors import RelayError
-from .paths import canonical_target
+from ..dialects.base import Auth
+from ..dialects.profiles import QUIRKS
+from ..errors import RelayError
+from ..http.paths import canonical_target
 
 _T = TypeVar("_T")
 _DEFAULT_PORTS = {"http": 80, "https": 443}

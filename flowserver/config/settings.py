@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from .dialects.base import Auth
+from ..dialects.base import Auth
 from .parsers import (
     Address,
     Url,

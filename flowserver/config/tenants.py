@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from .tenants import ModelLimits, Tenant, TenantKey, TenantLimits
+from ..quota.tenants import ModelLimits, Tenant, TenantKey, TenantLimits
 
 MOST = 75_000_000_000
 """Of any limit: a bucket of it is still counted exactly."""

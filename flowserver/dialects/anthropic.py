@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
-from ..json_members import Reads
+from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import ends_with, find_model
 from .base import Asked, Meter, Quirks
@@ -29,7 +29,7 @@ from .common import (
     told,
     total,
 )
-from .pattern import RELEARN, Pattern, pattern_around
+from .event_template import RELEARN, Pattern, pattern_around
 
 _VERTEX = ("/publishers/anthropic/models/",)
 _STREAM = ":streamrawpredict"

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import RelayError
-from ..json_members import Reads
+from ..json_text.members import Reads
 from .byte_classes import ByteClasses
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
-from ..json_members import Reads
+from ..json_text.members import Reads
 from ..names import model_name
 from .anthropic import AnthropicMeter
 from .api_paths import find_model

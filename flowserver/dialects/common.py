@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import orjson
 
 from .base import Quirks, Usage
-from .pattern import Shortcut
+from .event_template import Shortcut
 
 Key = TypeVar("Key")
 

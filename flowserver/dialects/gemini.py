@@ -12,23 +12,11 @@ from urllib.parse import parse_qsl
 import orjson
 
 from ..errors import RelayError
-from ..json_members import Reads
+from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import find_model
 from .base import Asked, Meter, Quirks
-from .common import (
-    JsonMeter,
-    UsageAlways,
-    count,
-    json_text,
-    lower,
-    reason_text,
-    section,
-    sse,
-    text,
-    told,
-    total,
-)
+from .common import JsonMeter, UsageAlways, count, json_text, lower, reason_text, section, sse, text, told, total
 
 _MODELS = ("/models/", "/tunedmodels/", "/endpoints/")
 _STREAM = ":streamgeneratecontent"

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from ..errors import RelayError
-from ..json_members import Reads
+from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import ends_with
 from .base import Asked, Meter, Quirks

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Set
 from typing import Any, ClassVar
 
 from ..errors import RelayError
-from ..json_edits import without_member
-from ..json_members import COUNT, Reads
-from ..json_reducer import reduce_json
+from ..json_text.edits import without_member
+from ..json_text.members import COUNT, Reads
+from ..json_text.reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import Asked, Quirks, Usage
 from .common import DONE, MAX_OPEN, BaseMeter, count, largest, lower, reason_text, sse, told, unread_size
+from .event_template import RELEARN, Pattern, pattern_around
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
-from .pattern import RELEARN, Pattern, pattern_around
 
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 """What all chunks of a stream have in common."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RelayError
-from ..json_members import Reads
+from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import Asked, Meter, Quirks

@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..flow import Marks
-from ..h2_guard import H2Limits
-from ..relay.ports import Clock, H2Totals, Observer, OpenExchange
+from ..flow.bounded_buffer import Marks
+from ..http.h2_flood_guard import H2Limits
+from ..net.hangup import HangupWatcher
+from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
 from ..relay.uploads import Uploads
-from .hangup import HangupWatcher
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import asyncio
 import ssl
 from typing import cast
 
-from ..frames import PREFACE
-from ..tls import TlsTransport
+from ..http.h2_frames import PREFACE
+from ..net.tls_transport import TlsTransport
+from .context import SharedReads, Surroundings
 from .h1 import DownstreamH1
 from .h2 import DownstreamH2
-from .surroundings import SharedReads, Surroundings
 
 
 class Opening(SharedReads):

@@ -16,18 +16,18 @@ from typing import cast
 import h11
 
 from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
-from ..flow import Outlet
-from ..framing import FramingError, encode_chunk
-from ..messages import RequestHead, ResponseHead
-from ..relay.ports import DownstreamEvents
+from ..flow.bounded_buffer import Outlet
+from ..http.h1_chunked import FramingError, encode_chunk
+from ..http.h1_request_head import HeadReader, RepeatedHead
+from ..http.h1_server import Message, PlainMessage, read_request
+from ..http.messages import RequestHead, ResponseHead
+from ..net.stall import StallWatch
+from ..net.tls_transport import TlsTransport
+from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
-from ..tls import TlsTransport
-from .head import HeadReader, RepeatedHead
+from .context import ConnectionSettings, SharedReads, Surroundings
 from .held_upload import HeldUpload
 from .linger import Linger
-from .message import Message, PlainMessage, read_request
-from .stall import StallWatch
-from .surroundings import ConnectionSettings, SharedReads, Surroundings
 
 MAX_PIPELINED = 64 * 1024
 """Bytes of further requests that are read ahead while one is being answered."""

@@ -19,18 +19,18 @@ import h2.errors
 import h2.exceptions
 
 from ..errors import EndReason, RelayError
-from ..flow import Marks
-from ..frames import NO_STREAM_YET, data_head, end_of_stream, goaway
-from ..h2_guard import FrameGuard, Violation
-from ..messages import Headers, ResponseHead
-from .h2_head import HeadReader, Malformed
+from ..flow.bounded_buffer import Marks
+from ..http.h2_flood_guard import FrameGuard, Violation
+from ..http.h2_frames import NO_STREAM_YET, data_head, end_of_stream, goaway
+from ..http.h2_request_head import HeadReader, Malformed
+from ..http.h2_server_state import ClientState
+from ..http.messages import Headers, ResponseHead
+from ..net.stall import StallWatch, unacknowledged
+from .context import SharedReads, Surroundings
 from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
-from .h2_state import ClientState
 from .h2_stream import H2Stream
 from .liveness import Liveness
-from .stall import StallWatch, unacknowledged
-from .surroundings import SharedReads, Surroundings
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from h2.errors import ErrorCodes
 
-from ..h2_guard import FrameGuard
-from .h2_state import ClientState
+from ..http.h2_flood_guard import FrameGuard
+from ..http.h2_server_state import ClientState
 from .linger import LINGER_BYTES, LINGER_SILENCE, LINGER_TIME, DropBudget
 
 

@@ -13,7 +13,8 @@ import h2.events
 import h2.exceptions
 
 from ..errors import EndReason
-from ..frames import (
+from ..http.h2_flood_guard import FrameGuard
+from ..http.h2_frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -29,9 +30,8 @@ from ..frames import (
     WINDOW_UPDATE,
     Frame,
 )
-from ..h2_guard import FrameGuard
-from .h2_head import Malformed, check_trailers
-from .h2_state import ClientState
+from ..http.h2_request_head import Malformed, check_trailers
+from ..http.h2_server_state import ClientState
 from .h2_stream import H2Stream
 
 if TYPE_CHECKING:

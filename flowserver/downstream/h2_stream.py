@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import EndReason
-from ..flow import Marks, StreamBuffer
-from ..frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
-from ..messages import Headers, RequestHead, ResponseHead, has_no_body
-from ..relay.ports import DownstreamEvents
+from ..flow.bounded_buffer import Marks, StreamBuffer
+from ..http.h2_frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
+from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..relay.interfaces import DownstreamEvents
 from .held_upload import HeldUpload
 
 if TYPE_CHECKING:
+    from ..http.h2_server_state import ClientStream
     from .h2 import DownstreamH2
-    from .h2_state import ClientStream
 
 
 FRESH = 0.01

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from .stall import StallWatch
-from .surroundings import SharedReads, Surroundings
+from ..net.stall import StallWatch
+from .context import SharedReads, Surroundings
 
 LINGER_TIME = 30.0
 """Seconds that a client has for the rest of its request, once its answer has left."""

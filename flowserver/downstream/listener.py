@@ -8,9 +8,9 @@ import errno
 import socket
 import ssl
 
-from ..parsers import Address
-from .opening import Handshake, Opening
-from .surroundings import Surroundings
+from ..config.parsers import Address
+from .context import Surroundings
+from .detect import Handshake, Opening
 
 BACKLOG = 4096
 """Connections that may wait until they are accepted. What comes beyond is dropped by the kernel, and tried again by its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .json_scan import BOM, ValueEnd, find_value, is_scalar, skip_blanks, word_end
+from ..json_text.scan import BOM, ValueEnd, find_value, is_scalar, skip_blanks, word_end
 from .large_event import LargeLine, ScannerState
 from .sse import Event, moved
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
-from .json_reducer import JsonReducer
+from ..json_text.reducer import JsonReducer
 
 _MAX_NAME = 4 << 10
 """Most bytes of a line that is not known yet, and of an event's name."""

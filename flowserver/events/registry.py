@@ -6,8 +6,8 @@ import re
 from enum import Enum, auto
 from functools import lru_cache
 
+from ..json_text.scan import BLANKS, BOM, find_value
 from .eventstream import PRELUDE_SIZE, read_prelude
-from .json_scan import BLANKS, BOM, find_value
 
 
 class BodyKind(Enum):

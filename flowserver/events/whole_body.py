@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .json_reducer import JsonReducer
-from .json_scan import BLANKS, BOM, NO_BRACKETS, level_after, unescaped
+from ..json_text.reducer import JsonReducer
+from ..json_text.scan import BLANKS, BOM, NO_BRACKETS, level_after, unescaped
 
 # These are looked for in the last few bytes of a string.
 _TAIL = 12

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from enum import Enum
 
-from .json_members import Problem, folded
+from ..json_text.members import Problem, folded
 
 _MOST_HEAD = 8192
 _MOST_VALUE = 8192

@@ -7,8 +7,8 @@ one piece. Each is a way to disagree with the server in front about where this r
 
 from __future__ import annotations
 
-from ..framing import BARE_LINE_FEED, FIELDS, ChunkDecoder, FramingError
-from .head import MAX_HEAD
+from .h1_chunked import BARE_LINE_FEED, FIELDS, ChunkDecoder, FramingError
+from .h1_request_head import MAX_HEAD
 
 _FORBIDDEN = (b"content-length", b"transfer-encoding", b"host")
 """Trailers must not say where the message ends or whom it is for (RFC 9110 section 6.5.1)."""

@@ -11,9 +11,9 @@ import re
 
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
-from ..framing import BARE_LINE_FEED, FIELDS, IS_LENGTH, TOKEN, split_fields
-from ..messages import Headers, RequestHead, find, first_values
-from ..paths import request_target
+from .h1_chunked import BARE_LINE_FEED, FIELDS, IS_LENGTH, TOKEN, split_fields
+from .messages import Headers, RequestHead, find, first_values
+from .paths import request_target
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 100

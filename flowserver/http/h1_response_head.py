@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ..framing import FIELDS, IS_LENGTH, TOKEN, VALUE, split_fields
-from ..messages import ResponseHead, first_values
+from .h1_chunked import FIELDS, IS_LENGTH, TOKEN, VALUE, split_fields
+from .messages import ResponseHead, first_values
 
 MAX_HEADERS = 200
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n")

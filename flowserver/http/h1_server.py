@@ -12,10 +12,10 @@ from typing import Protocol
 import h11
 
 from ..errors import RelayError, bad_request
-from ..framing import encode_head, head_for_h11, insert_fields
-from ..messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_alive
-from .head import MAX_HEAD, parse_head
-from .upload import ChunkedBody
+from .h1_chunked import encode_head, head_for_h11, insert_fields
+from .h1_request_body import ChunkedBody
+from .h1_request_head import MAX_HEAD, parse_head
+from .messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_alive
 
 _WISHES = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 """Fields that make a request one for h11."""

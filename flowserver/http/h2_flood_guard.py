@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .frames import (
+from .h2_frames import (
     CONTINUATION,
     DATA,
     END_HEADERS,

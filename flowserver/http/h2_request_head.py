@@ -11,9 +11,9 @@ import re
 from itertools import chain
 
 from ..errors import RelayError, bad_request
-from ..messages import PSEUDO_AUTHORITY, Headers, RequestHead, first_values
-from ..paths import request_target
-from .head import AUTHORITY, MAX_HEADERS, MAX_URI, METHOD, check_expect, uri_too_long
+from .h1_request_head import AUTHORITY, MAX_HEADERS, MAX_URI, METHOD, check_expect, uri_too_long
+from .messages import PSEUDO_AUTHORITY, Headers, RequestHead, first_values
+from .paths import request_target
 
 _NAME = rb"[!#$%&'*+.^_`|~0-9a-z-]++"
 _VALUE = rb"(?:[\x21-\x7e\x80-\xff]++(?:[\t ]++[\x21-\x7e\x80-\xff]++)*+)?+"

@@ -14,9 +14,9 @@ import h2.stream
 import hpack
 
 from ..errors import RelayError
-from ..frames import header_block, headers, window_update
-from ..h2_bounds import BoundedState
-from ..messages import Headers
+from .h2_bounded_state import BoundedState
+from .h2_frames import header_block, headers, window_update
+from .messages import Headers
 
 _FORGET_AT = 32
 """Ended streams that h2 may keep as such before they are looked for."""

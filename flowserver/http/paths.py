@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
-from .errors import RelayError, bad_request
+from ..errors import RelayError, bad_request
 from .messages import Headers
 
 MAX_SHOWN = 80

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .json_members import JsonMembers, Reads
+from .members import JsonMembers, Reads
 
 
 class Edit(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .json_scan import BOM, STRING, WS, NotStrict, ValueEnd, container, find_string, skip_blanks, word_end
+from .scan import BOM, STRING, WS, NotStrict, ValueEnd, container, find_string, skip_blanks, word_end
 
 MOST_SCALAR = 8192
 """Bytes of a text or number that matters; a longer one is a problem."""

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 import orjson
 
-from .json_scan import (
+from .scan import (
     BLANKS,
     BOM,
     SCALAR,

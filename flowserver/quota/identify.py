@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError
-from ..limits.store import Cause, Decision, LimitState, RequestBucket, Slots
-from ..messages import SESSION, USER, Headers, RequestHead
+from ..http.messages import SESSION, USER, Headers, RequestHead
 from ..names import PATH_BYTES, bounded, user_name
-from .permit import Limiter
-from .signatures import has_signature
+from ..routing.signatures import has_signature
+from .lease import Limiter
+from .limits import Cause, Decision, LimitState, RequestBucket, Slots
 from .tenants import KnownKinds, Tenant, Tenants, key_of
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from ..limits.store import MAX_TOKENS, Decision, Limit
+from .limits import MAX_TOKENS, Decision, Limit
 
 
 class Verdict(Enum):

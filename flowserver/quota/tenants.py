@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from ..dialects import recognise
 from ..dialects.api_paths import is_model_list, without_parameters
-from ..limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
-from ..messages import RequestHead
+from ..http.messages import RequestHead
 from ..names import digest, user_name
+from .limits import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
 from .query_keys import key_in_query
 
 DAY = 86_400

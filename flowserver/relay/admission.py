@@ -9,14 +9,14 @@ from itertools import count
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
 from ..errors import LOOP, RelayError
-from ..messages import BUDGET, RequestHead, passed_through, request_id
-from .account import Account, AccountSettings
+from ..http.messages import BUDGET, RequestHead, passed_through, request_id
+from ..routing.dispatcher import Dispatch, Dispatching
+from ..routing.routes import join_target
 from .context import Surroundings
 from .cors import Cors, is_preflight
-from .dispatch import Dispatch, Dispatching
 from .exchange import Exchange
-from .ports import DownstreamStream
-from .routes import join_target
+from .interfaces import DownstreamStream
+from .token_count import Account, AccountSettings
 
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 """Methods that generate nothing, as long as no body goes with them."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..flow import PauseTotals
-from .ports import Clock, Observer
-from .target import Deadlines
+from ..flow.bounded_buffer import PauseTotals
+from ..routing.upstream_host import Deadlines
+from .interfaces import Clock, Observer
 
 
 class Swept(Protocol):

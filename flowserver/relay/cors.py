@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from ..errors import RelayError, bad_request
-from ..messages import Headers, RequestHead
-from .limiting import LIMIT_FIELDS
+from ..http.messages import Headers, RequestHead
+from ..quota.identify import LIMIT_FIELDS
 
 ANY = "*"
 """Stands for all origins."""

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from ..dialects.base import Meter
 from ..dialects.byte_classes import PENDING
-from ..json_array import JsonArrayScanner
-from ..sse import Event, NdjsonScanner, Scanner
-from ..whole_body import WholeBody
-from .permit import Verdict
+from ..events.json_array import JsonArrayScanner
+from ..events.sse import Event, NdjsonScanner, Scanner
+from ..events.whole_body import WholeBody
+from ..quota.lease import Verdict
 
 _MOST_HELD = 1 << 18
 """Bytes of a whole answer that are parsed at once, in some milliseconds; a larger one is reduced as it comes."""

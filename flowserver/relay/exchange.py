@@ -6,18 +6,18 @@ The provider's bytes take four calls and one write: `UpstreamH1.buffer_updated`,
 
 from __future__ import annotations
 
-from ..body_kind import is_blank
 from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large
-from ..flow import ReadGate, Reason
-from ..messages import Headers, RequestHead, ResponseHead, upstream_request_id
-from .account import Account
-from .activity import Activity
+from ..events.registry import is_blank
+from ..flow.bounded_buffer import ReadGate, Reason
+from ..flow.progress import Activity
+from ..http.messages import Headers, RequestHead, ResponseHead, upstream_request_id
+from ..routing.upstream_host import Deadlines, Target
 from .context import Surroundings
+from .event_filter import AnyTap, OpaqueTap, Tap
 from .failures import answer_head, error_head, named, timeout
-from .lane import BURST, Lane
-from .ports import DownstreamStream, RoutedStream
-from .tap import AnyTap, OpaqueTap, Tap
-from .target import Deadlines, Target
+from .fast_path import BURST, Lane
+from .interfaces import DownstreamStream, RoutedStream
+from .token_count import Account
 
 _COMPLETE = EndReason.COMPLETE
 """In Python 3.11 to look up a member of an enumeration takes a call."""

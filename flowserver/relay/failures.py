@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from ..errors import EndReason, Party, RelayError, upstream_error
-from ..messages import Headers, ResponseHead, find
-from .ports import Clock
+from ..http.messages import Headers, ResponseHead, find
+from .interfaces import Clock
 
 _PROVIDER = "The provider "
 """How messages begin that are made where the provider's configured name is not known."""

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..dialects.base import Ordinary
-from ..dialects.pattern import is_utf8
-from ..framing import SIZE_LINES, take_chunks
+from ..dialects.event_template import is_utf8
+from ..http.h1_chunked import SIZE_LINES, take_chunks
 
 BURST = 2048
 """Bytes of a read that are more than one event: reads are to be small then, and a lane's are not."""

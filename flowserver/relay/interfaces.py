@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import EndReason, RelayError
-from ..messages import RequestHead, ResponseHead
+from ..http.messages import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from .exchange import Exchange
-    from .lane import Lane
+    from .fast_path import Lane
 
 
 class UploadCount(Protocol):

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import RelayError, bad_request
-from ..form_data import FormMembers, has_plain_charset
-from ..json_edits import Edit, apply, edits
-from ..json_members import JsonMembers, Problem, Reads
-from ..messages import RequestHead
+from ..http.form_data import FormMembers, has_plain_charset
+from ..http.messages import RequestHead
+from ..json_text.edits import Edit, apply, edits
+from ..json_text.members import JsonMembers, Problem, Reads
 
 _MODEL_ONLY = Reads({"model": None})
 _BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70})\"""")

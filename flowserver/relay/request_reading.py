@@ -10,10 +10,10 @@ from ..dialects.api_paths import with_model
 from ..dialects.base import Asked, Format
 from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
-from ..messages import RequestHead
+from ..http.messages import RequestHead
 from ..names import model_name
+from ..routing.upstream_host import Target
 from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
-from .target import Target
 
 _NOTHING_YET = Asked()
 _FILE_TOKENS = 1000

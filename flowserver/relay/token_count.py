@@ -7,27 +7,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from ..body_kind import BodyKind, body_kind, claimed_kind
 from ..dialects.base import Asked, Format, Meter, Usage
 from ..dialects.estimate import Count, Ratios
 from ..dialects.key_fields import auth_for, key_field
 from ..dialects.model_list import listed_model, visible_models
 from ..errors import EndReason, RelayError
-from ..eventstream import EventStreamScanner
-from ..json_array import JsonArrayScanner
-from ..limits.store import Decision, Quota
-from ..messages import CREDENTIALS, Headers, RequestHead, ResponseHead, response_for_downstream
-from ..sse import NdjsonScanner, Scanner, SseScanner
-from .charged_answers import ChargedAnswers
+from ..events.eventstream import EventStreamScanner
+from ..events.json_array import JsonArrayScanner
+from ..events.registry import BodyKind, body_kind, claimed_kind
+from ..events.sse import NdjsonScanner, Scanner, SseScanner
+from ..http.messages import CREDENTIALS, Headers, RequestHead, ResponseHead, response_for_downstream
+from ..quota.charged_answers import ChargedAnswers
+from ..quota.identify import (
+    Limiting,
+    for_tenants,
+    limit_fields,
+    model_refused,
+    path_refused,
+    refusal,
+    session_of,
+    user_of,
+)
+from ..quota.lease import Permit, Verdict
+from ..quota.limits import Decision, Quota
+from ..quota.query_keys import without_keys
+from ..quota.tenants import Tenant, allows_model, allows_path, key_of
+from ..routing.signatures import has_signature, signature_error
+from ..routing.upstream_host import Target
 from .cors import REQUEST_FIELDS, is_preflight, with_cors
-from .limiting import Limiting, for_tenants, limit_fields, model_refused, path_refused, refusal, session_of, user_of
-from .permit import Permit, Verdict
-from .query_keys import without_keys
+from .event_filter import AnyTap, ModelListTap, OpaqueTap, Tap, WholeTap
 from .request_reading import RequestReading
-from .signatures import has_signature, signature_error
-from .tap import AnyTap, ModelListTap, OpaqueTap, Tap, WholeTap
-from .target import Target
-from .tenants import Tenant, allows_model, allows_path, key_of
 
 _SCANNERS: dict[BodyKind, Callable[[int], Scanner]] = {
     BodyKind.SSE: SseScanner,

@@ -11,7 +11,7 @@ import sys
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError
-from .ports import Clock
+from .interfaces import Clock
 
 SMALL = 64 * 1024
 """Bytes up to which an upload may take what is left of a bound; larger ones stop at three quarters of it. 97 % of all

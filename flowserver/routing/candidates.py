@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Collection
 
 from ..errors import RelayError
-from ..messages import RequestHead
-from .failures import busy
+from ..http.messages import RequestHead
+from ..quota.tenants import digest_of, key_of
+from ..relay.failures import busy
 from .routes import Route, choose
-from .target import Target
-from .tenants import digest_of, key_of
+from .upstream_host import Target
 
 
 def subjects(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..errors import RelayError
-from ..messages import ResponseHead
-from .ports import UpstreamEvents
-from .target import Target
+from ..http.messages import ResponseHead
+from ..relay.interfaces import UpstreamEvents
+from .upstream_host import Target
 
 
 class DispatchEvents(UpstreamEvents, Protocol):

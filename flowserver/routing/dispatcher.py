@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import EndReason, Party, RelayError, bad_request
-from ..messages import RequestHead, ResponseHead
+from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
-from .account import Account
+from ..relay.failures import busy, is_illness, is_passing, retry_after
+from ..relay.fast_path import Lane
+from ..relay.interfaces import Clock, UploadCount, UpstreamStream
+from ..relay.request_body import BodyPieces
+from ..relay.token_count import Account
+from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
 from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
-from .failures import busy, is_illness, is_passing, retry_after
-from .lane import Lane
 from .outgoing import outgoing_head
-from .ports import Clock, UploadCount, UpstreamStream
-from .request_body import BodyPieces
 from .routes import Route, RouteTable
-from .target import Target
-from .uploads import UNCOUNTED, UPLOADS_FULL
+from .upstream_host import Target
 
 _REFUSALS = (400, 422)
 """Statuses that say: there is something in the request that should not be."""

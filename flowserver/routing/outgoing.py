@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..messages import RequestHead, request_for_upstream
-from .account import Account
+from ..http.messages import RequestHead, request_for_upstream
+from ..relay.token_count import Account
 from .routes import join_target
-from .target import Target
+from .upstream_host import Target
 
 
 def outgoing_head(

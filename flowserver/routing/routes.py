@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from ..dialects.api_paths import without_parameters
-from .target import Target
+from .upstream_host import Target
 
 
 @dataclass(frozen=True, slots=True)

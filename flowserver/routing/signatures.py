@@ -6,9 +6,9 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RelayError, bad_request
-from ..messages import HOP_BY_HOP, METHOD_OVERRIDES, PRIVATE, PSEUDO_AUTHORITY, REQUEST_OWN, RequestHead
-from ..paths import is_signed
-from .target import Target
+from ..http.messages import HOP_BY_HOP, METHOD_OVERRIDES, PRIVATE, PSEUDO_AUTHORITY, REQUEST_OWN, RequestHead
+from ..http.paths import is_signed
+from .upstream_host import Target
 
 SIGNED_PATH = bad_request(
     "The request has an AWS signature, which covers its path, and its provider has another one before it. "

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..config.parsers import Url
 from ..dialects.base import Auth, Quirks
-from ..dialects.quirks import GENERIC
-from ..messages import CREDENTIALS, Headers
-from ..parsers import Url
-from .health import Health
-from .ports import Connector
+from ..dialects.profiles import GENERIC
+from ..http.messages import CREDENTIALS, Headers
+from ..relay.interfaces import Connector
+from .circuit_breaker import Health
 from .standing import Standing
 from .usage_option import UsageOption
 

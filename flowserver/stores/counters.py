@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .store import (
+from ..quota.limits import (
     PAST_QUOTA,
     Cause,
     Limit,

@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import orjson
 from redis.exceptions import InvalidResponse
 
-from ..relay.ports import Clock
-from ..relay.tenant_tables import TenantError, read_tenant, table_of
-from ..relay.tenants import Tenant, digest_of, refusal, was_issued
-from .guarded import Guard
-from .redis import FAILURES, client_of, execute, unavailable
-from .store import Garbled, StoreUnavailable, tenant_key
-from .wire import patience
+from ..config.tenants import TenantError, read_tenant, table_of
+from ..quota.limits import Garbled, StoreUnavailable, tenant_key
+from ..quota.tenants import Tenant, digest_of, refusal, was_issued
+from ..relay.interfaces import Clock
+from .failover import Guard
+from .redis_connection import patience
+from .redis_store import FAILURES, client_of, execute, unavailable
 
 PREFIX = "flow:"
 NAMES = f"{PREFIX}tenants"

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import TypeVar
 
-from ..relay.health import Health
-from ..relay.ports import Clock
-from .store import Cause, Decision, Garbled, LeaseLost, Limit, LimitStore, StoreUnavailable, Usage
+from ..quota.limits import Cause, Decision, Garbled, LeaseLost, Limit, LimitStore, StoreUnavailable, Usage
+from ..relay.interfaces import Clock
+from ..routing.circuit_breaker import Health
 
 AT_ONCE = 8
 """Calls to the store; no more than it has connections. The next ones wait here, where the time is not the store's."""

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from .store import Cause, Decision, Limit, LimitStore, StoreUnavailable
+from ..quota.limits import Cause, Decision, Limit, LimitStore, StoreUnavailable
 
 _T = TypeVar("_T")
 

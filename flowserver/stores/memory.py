@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from .accounts import Account, QuotaAccount, SlotsAccount, account_of
-from .store import Decision, LeaseLost, Limit, RequestBucket, Usage, check_tag, countable, milliseconds, tag_of
+from ..quota.limits import Decision, LeaseLost, Limit, RequestBucket, Usage, check_tag, countable, milliseconds, tag_of
+from .counters import Account, QuotaAccount, SlotsAccount, account_of
 
 
 class _Lease:

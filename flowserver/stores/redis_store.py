@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import InvalidResponse, NoScriptError, RedisClusterException, RedisError
 
-from .store import (
+from ..quota.limits import (
     PAST_QUOTA,
     SMALL_LEASE,
     Cause,
@@ -36,7 +36,7 @@ from .store import (
     milliseconds,
     tag_of,
 )
-from .wire import Line, Reply, Word, patience, tls_options
+from .redis_connection import Line, Reply, Word, patience, tls_options
 
 PREFIX = "flow:limits:"
 """Of all keys."""

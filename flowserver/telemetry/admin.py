@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from ..errors import EndReason, RelayError
-from ..messages import RequestHead, ResponseHead
+from ..http.messages import RequestHead, ResponseHead
 from ..relay.exchange import Exchange
-from ..relay.ports import DownstreamStream
+from ..relay.interfaces import DownstreamStream
 from .admin_hosts import AdminHosts
 from .metrics import Metrics
 from .slices import Slices

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from ..messages import PSEUDO_AUTHORITY, RequestHead
-from ..parsers import Address
+from ..config.parsers import Address
+from ..http.messages import PSEUDO_AUTHORITY, RequestHead
 
 
 class AdminHosts:

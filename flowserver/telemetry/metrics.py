@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
 
 from ..errors import EndReason, RelayError
-from ..flow import PauseTotals, Reason
+from ..flow.bounded_buffer import PauseTotals, Reason
 from ..relay.exchange import Exchange
-from ..relay.health import Health
-from ..relay.ports import H2Totals
-from ..relay.target import Target
+from ..relay.interfaces import H2Totals
 from ..relay.uploads import Uploads
+from ..routing.circuit_breaker import Health
+from ..routing.upstream_host import Target
 from .exposition import Family, Labels, Series, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import EndReason, Party, RelayError
-from ..messages import Headers, RequestHead
-from ..relay.ports import Clock
+from ..http.messages import Headers, RequestHead
+from ..relay.interfaces import Clock
 from .signing import Signed
 
 SERVICE = "bedrock"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import cast
 
 from ..errors import EndReason, RelayError, upstream_error
-from .dial import Dialer, DialError
+from .dialer import Dialer, DialError
 from .h1 import UpstreamH1
 from .h2 import UpstreamH2
 from .pool import Connected, Failed

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
+from ..config.parsers import Url
 from ..errors import EndReason, Party, RelayError, upstream_error
-from ..parsers import Url
-from ..relay.ports import Clock
-from ..tls import TlsTransport
+from ..net.tls_transport import TlsTransport
+from ..relay.interfaces import Clock
 from .race import ATTEMPT_DELAY, MIN_DELAY, FinalFailure, Progress, Race, interleave
 from .resolver import REFRESH_WAIT, Address, Answer, Resolver, numeric_address
 from .session_cache import SessionCache

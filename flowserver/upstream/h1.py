@@ -13,8 +13,8 @@ from typing import Protocol, cast
 import h11
 
 from ..errors import EndReason, RelayError, upstream_error
-from ..flow import Marks, Outlet
-from ..framing import (
+from ..flow.bounded_buffer import Marks, Outlet
+from ..http.h1_chunked import (
     BARE_LINE_FEED,
     FIELDS,
     IS_LENGTH,
@@ -25,11 +25,11 @@ from ..framing import (
     head_for_h11,
     write_fields,
 )
-from ..messages import Headers, RequestHead, ResponseHead, has_no_body
-from ..relay.lane import Lane
-from ..relay.ports import UpstreamEvents
-from .head import MAX_HEADERS, AnswerHeads
-from .kernel import Watch, acknowledge_less, unacknowledged
+from ..http.h1_response_head import MAX_HEADERS, AnswerHeads
+from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..net.sockets import Watch, acknowledge_less, unacknowledged
+from ..relay.fast_path import Lane
+from ..relay.interfaces import UpstreamEvents
 
 MAX_HEAD = 64 * 1024
 MAX_INTERIM = 10

@@ -22,8 +22,10 @@ import h2.settings
 import h2.stream
 
 from ..errors import EndReason, RelayError, upstream_error
-from ..flow import Marks
-from ..frames import (
+from ..flow.bounded_buffer import Marks
+from ..http.h2_bounded_state import BoundedState
+from ..http.h2_flood_guard import PROVIDER, TINY, FrameGuard, H2Limits, Violation
+from ..http.h2_frames import (
     DATA,
     END_STREAM,
     GOAWAY,
@@ -37,12 +39,10 @@ from ..frames import (
     goaway,
     window_update,
 )
-from ..h2_bounds import BoundedState
-from ..h2_guard import PROVIDER, TINY, FrameGuard, H2Limits, Violation
-from ..messages import Headers, RequestHead
-from ..relay.ports import Clock, UpstreamEvents
+from ..http.messages import Headers, RequestHead
+from ..net.sockets import Watch
+from ..relay.interfaces import Clock, UpstreamEvents
 from .h2_stream import H2Stream
-from .kernel import Watch
 
 CONNECTION_WINDOW = 16 * 1024 * 1024
 """Above the sum of the stream windows, so that no stream holds up another."""

@@ -6,10 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from ..errors import RelayError
-from ..flow import StreamBuffer
-from ..frames import data_head, data_tail, window_update
-from ..messages import Headers, RequestHead, ResponseHead, has_no_body
-from ..relay.ports import UpstreamEvents
+from ..flow.bounded_buffer import StreamBuffer
+from ..http.h2_frames import data_head, data_tail, window_update
+from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..relay.interfaces import UpstreamEvents
 
 if TYPE_CHECKING:
     from h2.stream import H2Stream as StreamState

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, upstream_error
-from ..flow import ONE_WRITE, Marks, StreamBuffer
-from ..messages import RequestHead
-from ..relay.ports import Clock, UpstreamEvents, UpstreamStream
+from ..flow.bounded_buffer import ONE_WRITE, Marks, StreamBuffer
+from ..http.messages import RequestHead
+from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
 
 
 class Carrier(UpstreamStream, Protocol):

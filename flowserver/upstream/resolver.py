@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-from ..relay.ports import Clock
+from ..relay.interfaces import Clock
 
 MAX_THREADS = 128
 """Look-ups at once; further names wait for one to end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Protocol
 
-from ..relay.ports import Clock
+from ..relay.interfaces import Clock
 
 TICKET_TIME = 1.0
 """Seconds after the handshake by which a provider has sent its ticket (TLS 1.3, RFC 8446 section 4.6.1)."""

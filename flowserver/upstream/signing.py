@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..errors import RelayError
-from ..messages import Headers, RequestHead
-from ..relay.ports import Connector, UpstreamEvents, UpstreamStream
+from ..http.messages import Headers, RequestHead
+from ..relay.interfaces import Connector, UpstreamEvents, UpstreamStream
 
 Signed = Callable[[Headers | RelayError], None]
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from flowserver.config import load
+from flowserver.app.tenancy import Tenancy
+from flowserver.config.file import Topology, load_topology
+from flowserver.config.settings import load
 from flowserver.errors import RelayError
-from flowserver.limits.store import Decision
-from flowserver.messages import RequestHead
-from flowserver.relay.limiting import UNKNOWN_KEY, Limiting
-from flowserver.relay.tenants import Tenant, digest_of, limits_for
-from flowserver.tenancy import Tenancy
-from flowserver.topology import Topology, load_topology
+from flowserver.http.messages import RequestHead
+from flowserver.quota.identify import UNKNOWN_KEY, Limiting
+from flowserver.quota.limits import Decision
+from flowserver.quota.tenants import Tenant, digest_of, limits_for
 from tests.support.lab import finishes, free_port
 
-from .support.limiting import KEY, asking
+from ..support.limiting import KEY, asking
 
 PROVIDER = '[[upstreams]]\nname = "a"\nurl = "http://a.test"\n'
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from flowserver import demo
-from flowserver.demo import Client, Scene
-from flowserver.framing import encode_chunk
+from flowserver.cli import demo
+from flowserver.cli.demo import Client, Scene
+from flowserver.http.h1_chunked import encode_chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 EVENTS = [b'data: {"text": "tok%06d "}\n\n' % number for number in range(20)]

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from flowserver.__main__ import main
-from flowserver.limits.directory import Directory
-from flowserver.limits.redis import RedisStore
-from flowserver.relay.tenants import Tenant, TenantKey, TenantLimits, limits_for, refusal, was_issued
-from flowserver.tenants_cli import rotated
+from flowserver.cli.tenants import rotated
+from flowserver.quota.tenants import Tenant, TenantKey, TenantLimits, limits_for, refusal, was_issued
+from flowserver.stores.directory import Directory
+from flowserver.stores.redis_store import RedisStore
 from tests.support.lab import free_port
 from tests.support.redis import RedisServer, running_redis
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flowserver.config import ConfigError, load
+from flowserver.config.file import RouteSpec, Topology, load_topology
+from flowserver.config.settings import ConfigError, load
 from flowserver.dialects.base import Auth
-from flowserver.topology import RouteSpec, Topology, load_topology
 
 SECRET = "sk-very-secret"
 ENVIRON = {"KEY": SECRET}
@@ -126,7 +126,7 @@ def test_without_routes_all_providers_serve_in_their_order(tmp_path: Path) -> No
 
 
 def test_the_example_is_right() -> None:
-    path = Path(__file__).parent.parent / "flowserver.example.toml"
+    path = Path(__file__).parent.parent.parent / "flowserver.example.toml"
     environ = {"OPENAI_API_KEY": SECRET, "AZURE_API_KEY": SECRET}
     topology = load_topology(load({"FLOW_CONFIG": str(path)}), environ)
     assert [spec.name for spec in topology.upstreams] == ["openai", "azure", "local"]
@@ -134,7 +134,7 @@ def test_the_example_is_right() -> None:
 
 
 def test_the_tenants_of_the_example_are_right(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "flowserver.example.toml").read_text()
+    text = (Path(__file__).parent.parent.parent / "flowserver.example.toml").read_text()
     examples = text[text.index("# [[tenants]]") :].replace("\n# ", "\n").removeprefix("# ")
     acme, batch = read(tmp_path, ONE + examples).tenants
     assert (acme.name, acme.limits.tokens_per_day, acme.user.requests_per_minute) == ("acme", 5_000_000, 20)

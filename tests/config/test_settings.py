@@ -6,8 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from flowserver.config import SETTINGS, Config, ConfigError, load, unknown_settings
-from flowserver.parsers import (
+from flowserver.config.parsers import (
     Address,
     Url,
     parse_address,
@@ -20,6 +19,7 @@ from flowserver.parsers import (
     parse_time,
     parse_url,
 )
+from flowserver.config.settings import SETTINGS, Config, ConfigError, load, unknown_settings
 
 
 @pytest.mark.parametrize(

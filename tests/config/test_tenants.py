@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.relay.tenant_tables import MOST, TenantError, read_tenant, read_tenants, table_of
-from flowserver.relay.tenants import ModelLimits, Tenant, TenantKey, TenantLimits, limits_for
+from flowserver.config.tenants import MOST, TenantError, read_tenant, read_tenants, table_of
+from flowserver.quota.tenants import ModelLimits, Tenant, TenantKey, TenantLimits, limits_for
 
 KEY = "flow-very-secret"
 HASH = "0123456789abcdef" * 4

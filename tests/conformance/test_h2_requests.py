@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.messages import Headers
-from tests.downstream.test_h2_head import MALFORMED, REFUSED
+from flowserver.http.messages import Headers
+from tests.http.test_h2_request_head import MALFORMED, REFUSED
 from tests.support import h2_frames as frames
 from tests.support.h2_lab import h2_client
 from tests.support.h2_wire import H2Wire

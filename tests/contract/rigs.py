@@ -9,9 +9,9 @@ import abc
 
 import h11
 
-from flowserver.flow import Marks
-from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.ports import DownstreamStream, UpstreamStream
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.relay.interfaces import DownstreamStream, UpstreamStream
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.pool import Pool, PoolSettings
 

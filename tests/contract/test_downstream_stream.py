@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.messages import ResponseHead
+from flowserver.http.messages import ResponseHead
 
 from .rigs import DOWNSTREAM, MARKS, DownstreamRig, head
 

@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.redis import RedisStore
-from flowserver.limits.store import (
+from flowserver.quota.limits import (
     MAX_TOKENS,
     PAST_QUOTA,
     SMALL_LEASE,
@@ -24,6 +22,8 @@ from flowserver.limits.store import (
     TokenBucket,
     tenant_key,
 )
+from flowserver.stores.memory import MemoryStore
+from flowserver.stores.redis_store import RedisStore
 from tests.support.clock import FakeClock
 from tests.support.redis import RedisServer, running_redis
 

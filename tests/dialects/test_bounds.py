@@ -24,7 +24,7 @@ from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.openai_chat import OPENAI_CHAT
 from flowserver.dialects.openai_items import KEPT
 from flowserver.dialects.openai_responses import OPENAI_RESPONSES
-from flowserver.dialects.quirks import GENERIC
+from flowserver.dialects.profiles import GENERIC
 from flowserver.names import MODEL_BYTES, USER_BYTES
 from tests.dialects.reading import sse_events
 from tests.support.streams import STREAMS, Stream

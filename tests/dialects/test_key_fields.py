@@ -6,7 +6,7 @@ import pytest
 
 from flowserver.dialects.base import Auth
 from flowserver.dialects.key_fields import auth_for, auth_of, key_field
-from flowserver.dialects.quirks import GENERIC, QUIRKS
+from flowserver.dialects.profiles import GENERIC, QUIRKS
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowserver.dialects.base import Asked, Quirks
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS, ChatMeter
-from flowserver.dialects.quirks import GENERIC, QUIRKS, quirks_for
+from flowserver.dialects.profiles import GENERIC, QUIRKS, quirks_for
 from flowserver.errors import DRAINED
 from tests.dialects.reading import events, sse_events
 from tests.support.corpus import Recording, each_recording

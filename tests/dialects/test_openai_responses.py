@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flowserver.dialects.base import Asked
 from flowserver.dialects.openai_items import KEPT
 from flowserver.dialects.openai_responses import OPENAI_RESPONSES, ResponsesMeter
-from flowserver.dialects.quirks import GENERIC
+from flowserver.dialects.profiles import GENERIC
 from flowserver.errors import DRAINED
 from tests.dialects.reading import events, sse_events
 from tests.support.corpus import Recording, each_recording

@@ -14,7 +14,7 @@ from flowserver.dialects.base import Asked, Format
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS
 from flowserver.dialects.openai_items import KEPT
 from flowserver.dialects.openai_responses import OPENAI_RESPONSES
-from flowserver.dialects.quirks import GENERIC, quirks_for
+from flowserver.dialects.profiles import GENERIC, quirks_for
 from flowserver.errors import DRAINED
 from tests.dialects.reading import events, sse_events
 from tests.support.corpus import Recording, each_recording

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowserver.dialects.base import Auth
-from flowserver.dialects.quirks import GENERIC, QUIRKS, quirks_for
+from flowserver.dialects.profiles import GENERIC, QUIRKS, quirks_for
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from flowserver.dialects.base import Format
 from flowserver.dialects.bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS
-from flowserver.dialects.quirks import GENERIC
+from flowserver.dialects.profiles import GENERIC
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from flowserver.downstream.h1 import FIN_FOLLOWS, FIN_GRACE, MAX_PIPELINED
 from flowserver.downstream.linger import LINGER_SILENCE
 from flowserver.errors import EndReason
-from flowserver.flow import Marks
-from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.ports import DownstreamStream
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.relay.interfaces import DownstreamStream
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, FakeHangups, Relay, downstream_surroundings, understood

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from flowserver.downstream.context import H2Settings
 from flowserver.downstream.h2 import LINGER
-from flowserver.downstream.surroundings import H2Settings
-from flowserver.flow import Marks
-from flowserver.h2_guard import H2Limits
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.h2_flood_guard import H2Limits
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import Goaway, H2Peer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.flow import Marks
+from flowserver.flow.bounded_buffer import Marks
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer

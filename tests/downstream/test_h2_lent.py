@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from flowserver.downstream.h2 import LOAN
-from flowserver.flow import Marks
+from flowserver.flow.bounded_buffer import Marks
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer
 

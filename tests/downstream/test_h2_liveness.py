@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowserver.downstream.surroundings import H2Settings
+from flowserver.downstream.context import H2Settings
 from tests.support.h2_dialogue import Room
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from flowserver.downstream.context import H2Settings
 from flowserver.downstream.linger import LINGER_SILENCE
-from flowserver.downstream.surroundings import H2Settings
 from flowserver.errors import EndReason
-from flowserver.messages import ResponseHead
+from flowserver.http.messages import ResponseHead
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer

@@ -7,12 +7,12 @@ from unittest import mock
 import pytest
 from h2.errors import ErrorCodes
 
+from flowserver.downstream.context import H2Settings
 from flowserver.downstream.h2_leftover import LeftoverUploads
-from flowserver.downstream.h2_state import ClientState
 from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME
-from flowserver.downstream.surroundings import H2Settings
-from flowserver.h2_guard import FrameGuard, H2Limits
-from flowserver.relay.ports import DownstreamStream
+from flowserver.http.h2_flood_guard import FrameGuard, H2Limits
+from flowserver.http.h2_server_state import ClientState
+from flowserver.relay.interfaces import DownstreamStream
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Opened, Room
 from tests.support.recording import RecordingDownstreamEvents

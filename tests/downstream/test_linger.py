@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from flowserver.downstream.context import READ_SIZE
 from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME, Linger
-from flowserver.downstream.surroundings import READ_SIZE
 
 from ..support.dialogue import Client, Relay, downstream_surroundings, understood
 from ..support.transport import FakeTransport

@@ -10,7 +10,7 @@ from zlib import crc32
 
 import pytest
 
-from flowserver.eventstream import EventStreamScanner, read_headers
+from flowserver.events.eventstream import EventStreamScanner, read_headers
 from tests.support.corpus import Recording, each_recording
 from tests.support.scanning import by_bytes, frame, frame_of, header, pieces, scan, unfinished
 

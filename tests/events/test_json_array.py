@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from flowserver.json_array import JsonArrayScanner
+from flowserver.events.json_array import JsonArrayScanner
 from tests.support.scanning import by_bytes, scan
 
 LARGE = 1 << 20

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from flowserver.body_kind import BodyKind, body_kind
+from flowserver.events.registry import BodyKind, body_kind
 from tests.support.scanning import frame
 
 FRAME = frame({b":event-type": b"chunk"}, b"{}")

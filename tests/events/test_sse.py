@@ -9,8 +9,8 @@ from itertools import repeat
 
 import pytest
 
-from flowserver.eventstream import EventStreamScanner
-from flowserver.sse import NdjsonScanner, Scanner, SseScanner
+from flowserver.events.eventstream import EventStreamScanner
+from flowserver.events.sse import NdjsonScanner, Scanner, SseScanner
 from tests.support.corpus import Recording, each_recording
 from tests.support.scanning import by_bytes, frame, pieces, scan, unfinished
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from flowserver.flow import Marks, Outlet, PauseTotals, ReadGate, Reason, StreamBuffer
+from flowserver.flow.bounded_buffer import Marks, Outlet, PauseTotals, ReadGate, Reason, StreamBuffer
 
-from .support.clock import FakeClock
-from .support.transport import FakeTransport
+from ..support.clock import FakeClock
+from ..support.transport import FakeTransport
 
 D, U = Reason.DOWNSTREAM, Reason.UPSTREAM
 

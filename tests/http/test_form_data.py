@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.form_data import FormMembers, has_plain_charset
+from flowserver.http.form_data import FormMembers, has_plain_charset
 from tests.support.scanning import by_bytes, pieces
 
 WANTED = ("model", "stream", "n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.framing import MAX_SIZE_LINE, ChunkDecoder, FramingError, encode_chunk
+from flowserver.http.h1_chunked import MAX_SIZE_LINE, ChunkDecoder, FramingError, encode_chunk
 
 
 @pytest.mark.parametrize(("size", "line"), [(1, b"1"), (10, b"a"), (16, b"10"), (70_000, b"11170")])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.downstream.head import MAX_HEAD, MAX_HEADERS, MAX_URI, HeadReader
-from flowserver.downstream.message import read_request
 from flowserver.errors import Party, RelayError
-from flowserver.messages import RequestHead
+from flowserver.http.h1_request_head import MAX_HEAD, MAX_HEADERS, MAX_URI, HeadReader
+from flowserver.http.h1_server import read_request
+from flowserver.http.messages import RequestHead
 
 HOST = b"Host: relay.test\r\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.upstream.head import AnswerHeads
+from flowserver.http.h1_response_head import AnswerHeads
 
 LINES = st.sampled_from(
     [b"HTTP/1.1 200 OK", b"HTTP/1.1 201 OK", b"HTTP/1.1 200 Fine", b"HTTP/1.0 200 OK", b"HTTP/1.1 100 Continue"]

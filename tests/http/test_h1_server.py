@@ -8,9 +8,9 @@ import h11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.downstream.message import H11Message, Message, PlainMessage, read_request
 from flowserver.errors import RelayError
-from flowserver.messages import ResponseHead
+from flowserver.http.h1_server import H11Message, Message, PlainMessage, read_request
+from flowserver.http.messages import ResponseHead
 
 METHODS = st.sampled_from([b"GET", b"POST", b"HEAD", b"DELETE"])
 STATUSES = st.sampled_from([200, 201, 204, 304, 404, 500])

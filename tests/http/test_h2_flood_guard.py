@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.frames import TURN
-from flowserver.h2_guard import ENHANCE_YOUR_CALM, PERIOD, PROVIDER, SMALL, TINY, FrameGuard, H2Limits, Violation
+from flowserver.http.h2_flood_guard import (
+    ENHANCE_YOUR_CALM,
+    PERIOD,
+    PROVIDER,
+    SMALL,
+    TINY,
+    FrameGuard,
+    H2Limits,
+    Violation,
+)
+from flowserver.http.h2_frames import TURN
 from tests.support import h2_frames as frames
 
 NOW = 1000.0

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.downstream.h2_head import Malformed, RepeatedH2Head, check_trailers, parse_h2_head
 from flowserver.errors import RelayError
-from flowserver.messages import Headers, RequestHead
+from flowserver.http.h2_request_head import Malformed, RepeatedH2Head, check_trailers, parse_h2_head
+from flowserver.http.messages import Headers, RequestHead
 
 PSEUDO: Headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"a.test"), (b":path", b"/v1?q=1")]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowserver.messages import (
+from flowserver.http.messages import (
     CREDENTIALS,
     Headers,
     RequestHead,

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowserver.errors import RelayError
-from flowserver.paths import MAX_SHOWN, canonical_target, request_target
+from flowserver.http.paths import MAX_SHOWN, canonical_target, request_target
 
 
 @pytest.mark.parametrize(

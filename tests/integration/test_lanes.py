@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trustme
 
-from flowserver.relay.lane import Lane
+from flowserver.relay.fast_path import Lane
 from tests.support.h2_lab import ask, h2_client
 from tests.support.lab import Lab, chat, eventually, numbers
 

@@ -13,11 +13,11 @@ from time import time
 import orjson
 import pytest
 
-from flowserver.limits.directory import FRESH
-from flowserver.limits.redis import RedisStore
-from flowserver.limits.store import Quota, Slots, Usage
-from flowserver.relay.tenants import end_of_day
+from flowserver.quota.limits import Quota, Slots, Usage
+from flowserver.quota.tenants import end_of_day
 from flowserver.simulator import Simulator
+from flowserver.stores.directory import FRESH
+from flowserver.stores.redis_store import RedisStore
 from tests.support.lab import Lab, RelayProcess, eventually, finishes, numbers, page, samples, simulate
 from tests.support.redis import RedisServer, running_redis
 from tests.support.topology import tenant, toml

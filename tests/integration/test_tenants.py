@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from flowserver.limits.directory import Directory
-from flowserver.relay.tenant_tables import read_tenant, table_of
+from flowserver.config.tenants import read_tenant, table_of
+from flowserver.stores.directory import Directory
 from tests.support.lab import Lab, RunningRelay, chat, eventually, simulate
 from tests.support.provider import answering
 from tests.support.redis import running_redis

@@ -15,8 +15,8 @@ import orjson
 import pytest
 import trustme
 
-from flowserver.config import ConfigError, load
-from flowserver.server import Relay
+from flowserver.app.relay import Relay
+from flowserver.config.settings import ConfigError, load
 from flowserver.telemetry.log import Log
 from tests.support.lab import Lab, chat, eventually, numbers
 from tests.support.topology import toml

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flowserver.json_edits import Edit, apply, edits, without_member
-from flowserver.json_members import COUNT, JsonMembers, Reads
+from flowserver.json_text.edits import Edit, apply, edits, without_member
+from flowserver.json_text.members import COUNT, JsonMembers, Reads
 from tests.support.scanning import by_bytes
 
 READS = Reads({"model": None, "n": None, "prompt": COUNT, "options": Reads({"most": None})})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowserver.json_members import COUNT, MOST_MEMBERS, MOST_NAME, MOST_SCALAR, MOST_VALUES, JsonMembers, Reads
+from flowserver.json_text.members import COUNT, MOST_MEMBERS, MOST_NAME, MOST_SCALAR, MOST_VALUES, JsonMembers, Reads
 from tests.support.scanning import by_bytes, pieces
 
 READS = Reads(

@@ -9,7 +9,7 @@ from itertools import repeat
 import orjson
 import pytest
 
-from flowserver.json_reducer import JsonReducer, reduce_json
+from flowserver.json_text.reducer import JsonReducer, reduce_json
 from tests.support.scanning import pieces
 
 

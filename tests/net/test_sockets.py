@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowserver.upstream.kernel import Watch, acknowledge_less, unacknowledged
+from flowserver.net.sockets import Watch, acknowledge_less, unacknowledged
 
 from ..support.transport import FakeSocket
 

@@ -13,9 +13,9 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserver.tls import TlsTransport
+from flowserver.net.tls_transport import TlsTransport
 
-from .support.transport import FakeTransport
+from ..support.transport import FakeTransport
 
 
 @cache

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowserver.flow import Marks, PauseTotals, ReadGate, Reason
+from flowserver.flow.bounded_buffer import Marks, PauseTotals, ReadGate, Reason
 from flowserver.upstream.h1 import READ_SIZE
 
 from ..support.clock import FakeClock

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
-from flowserver.dialects.quirks import QUIRKS
-from flowserver.limits.limiter import StoreLimiter
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.store import Decision, Limit, Quota
-from flowserver.relay.account import Account, AccountSettings
-from flowserver.relay.limiting import Limiting
-from flowserver.relay.tap import Tap
-from flowserver.relay.tenants import TenantLimits, Tenants
-from flowserver.relay.usage_option import UsageOption
+from flowserver.dialects.profiles import QUIRKS
+from flowserver.quota.identify import Limiting
+from flowserver.quota.limits import Decision, Limit, Quota
+from flowserver.quota.tenants import TenantLimits, Tenants
+from flowserver.relay.event_filter import Tap
+from flowserver.relay.token_count import Account, AccountSettings
+from flowserver.routing.usage_option import UsageOption
+from flowserver.stores.limiter import StoreLimiter
+from flowserver.stores.memory import MemoryStore
 
 from ..support.clock import FakeClock
 from ..support.limiting import KEY, NOW, asking, tenant

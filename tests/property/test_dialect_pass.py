@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowserver.dialects.base import Meter
-from flowserver.messages import ResponseHead
-from flowserver.relay.account import Account
-from flowserver.relay.tap import Tap
+from flowserver.http.messages import ResponseHead
+from flowserver.relay.event_filter import Tap
+from flowserver.relay.token_count import Account
 from flowserver.simulator import Simulator
 
 from ..dialects.frames import split

@@ -13,7 +13,7 @@ import h11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.framing import ChunkDecoder, FramingError, encode_chunk
+from flowserver.http.h1_chunked import ChunkDecoder, FramingError, encode_chunk
 
 CHUNKS = st.lists(st.binary(min_size=1, max_size=80), max_size=8)
 CUTS = st.lists(st.integers(1, 40), min_size=1, max_size=12)

@@ -9,8 +9,8 @@ from unittest import mock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from flowserver.downstream.context import H2Settings
 from flowserver.downstream.h2_reader import FrameReader
-from flowserver.downstream.surroundings import H2Settings
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 

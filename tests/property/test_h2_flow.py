@@ -11,8 +11,8 @@ import h2.settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserver.flow import Marks
-from flowserver.frames import END_STREAM
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.h2_frames import END_STREAM
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer

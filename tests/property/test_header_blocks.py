@@ -7,7 +7,7 @@ from hpack.table import HeaderTable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.frames import _STATIC, header_block
+from flowserver.http.h2_frames import _STATIC, header_block
 
 NAMES = st.one_of(
     st.sampled_from([b"content-type", b"content-length", b"set-cookie", b"x-request-id"]),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.downstream.head import MAX_HEAD, MAX_URI, HeadReader, RepeatedHead
-from flowserver.downstream.message import read_request
 from flowserver.errors import RelayError
-from flowserver.messages import RequestHead
+from flowserver.http.h1_request_head import MAX_HEAD, MAX_URI, HeadReader, RepeatedHead
+from flowserver.http.h1_server import read_request
+from flowserver.http.messages import RequestHead
 
 from .test_framing import cut
 

@@ -9,7 +9,7 @@ from hpack.huffman_table import decode_huffman
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flowserver.hpack_decoder import HpackDecoder, _huffman
+from flowserver.http.hpack_decoder import HpackDecoder, _huffman
 
 NAMES = st.one_of(
     st.sampled_from([b":path", b":method", b"content-type", b"authorization", b"cookie", b"x-request-id"]),

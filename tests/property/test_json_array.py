@@ -8,8 +8,8 @@ from itertools import cycle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.json_array import JsonArrayScanner
-from flowserver.json_reducer import JsonReducer
+from flowserver.events.json_array import JsonArrayScanner
+from flowserver.json_text.reducer import JsonReducer
 from tests.property.test_json_reducer import SIZES, VALUES, written
 from tests.support.scanning import by_bytes, pieces, scan
 

@@ -11,7 +11,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.json_reducer import JsonReducer, reduce_json
+from flowserver.json_text.reducer import JsonReducer, reduce_json
 from tests.support.scanning import pieces
 
 REPORTS = ("usage", "usageMetadata", "usage_metadata")

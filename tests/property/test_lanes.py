@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ..relay.test_lane import Scene, chunk, content
+from ..relay.test_fast_path import Scene, chunk, content
 from ..support.dialogue import understood
 from ..support.streams import CHAT
 

@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowserver.limits.limiter import StoreLimiter
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.store import Decision, Limit, Quota, Slots, TokenBucket
-from flowserver.relay.permit import Permit, Verdict
+from flowserver.quota.lease import Permit, Verdict
+from flowserver.quota.limits import Decision, Limit, Quota, Slots, TokenBucket
+from flowserver.stores.limiter import StoreLimiter
+from flowserver.stores.memory import MemoryStore
 
 from ..support.clock import FakeClock
 

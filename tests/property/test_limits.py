@@ -16,9 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.redis import RedisStore
-from flowserver.limits.store import (
+from flowserver.quota.limits import (
     MAX_TOKENS,
     LeaseLost,
     Limit,
@@ -29,6 +27,8 @@ from flowserver.limits.store import (
     TokenBucket,
     tenant_key,
 )
+from flowserver.stores.memory import MemoryStore
+from flowserver.stores.redis_store import RedisStore
 from tests.support.clock import FakeClock
 from tests.support.redis import RedisServer, running_redis
 

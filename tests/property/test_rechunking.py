@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowserver.errors import EndReason
-from flowserver.flow import Marks
+from flowserver.flow.bounded_buffer import Marks
 
 from ..support.dialogue import Answer, Relay, understood
 

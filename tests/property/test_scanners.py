@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.eventstream import EventStreamScanner
-from flowserver.json_reducer import JsonReducer
-from flowserver.sse import Event, NdjsonScanner, Scanner, SseScanner
+from flowserver.events.eventstream import EventStreamScanner
+from flowserver.events.sse import Event, NdjsonScanner, Scanner, SseScanner
+from flowserver.json_text.reducer import JsonReducer
 from tests.support.scanning import by_bytes, frame, pieces, scan
 
 

@@ -11,8 +11,8 @@ import orjson
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from flowserver.json_edits import Edit, apply, edits, without_member
-from flowserver.json_members import COUNT, JsonMembers, Reads
+from flowserver.json_text.edits import Edit, apply, edits, without_member
+from flowserver.json_text.members import COUNT, JsonMembers, Reads
 from tests.support.lenient_json import Pairs, Refused, folded, read
 from tests.support.scanning import pieces
 

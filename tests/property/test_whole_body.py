@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.whole_body import WholeBody, repaired
+from flowserver.events.whole_body import WholeBody, repaired
 from tests.property.test_json_reducer import SIZES, VALUES, written
 from tests.support.scanning import pieces
 

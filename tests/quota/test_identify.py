@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from flowserver.errors import EndReason, Party, RelayError
-from flowserver.limits.store import Cause, Decision, Limit, LimitState, Quota, RequestBucket, Slots, TokenBucket
-from flowserver.messages import Headers, RequestHead
-from flowserver.relay.limiting import (
+from flowserver.http.messages import Headers, RequestHead
+from flowserver.quota.identify import (
     NO_KEY,
     NO_STORE,
     UNKNOWN_KEY,
@@ -21,7 +20,8 @@ from flowserver.relay.limiting import (
     session_of,
     user_of,
 )
-from flowserver.relay.tenants import Tenant
+from flowserver.quota.limits import Cause, Decision, Limit, LimitState, Quota, RequestBucket, Slots, TokenBucket
+from flowserver.quota.tenants import Tenant
 
 from ..support.limiting import KEY, NOW, asking, limiting, tenant
 

@@ -9,10 +9,10 @@ from itertools import permutations
 
 import pytest
 
-from flowserver.limits.limiter import StoreLimiter
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.store import MAX_TOKENS, Cause, Decision, Limit, Quota, RequestBucket, Slots, TokenBucket
-from flowserver.relay.permit import ADMITTED, Permit, Verdict
+from flowserver.quota.lease import ADMITTED, Permit, Verdict
+from flowserver.quota.limits import MAX_TOKENS, Cause, Decision, Limit, Quota, RequestBucket, Slots, TokenBucket
+from flowserver.stores.limiter import StoreLimiter
+from flowserver.stores.memory import MemoryStore
 
 from ..support.clock import FakeClock
 from ..support.limiting import FakeLimiter

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flowserver.limits.store import (
+from flowserver.quota.limits import (
     SMALL_LEASE,
     Limit,
     Quota,

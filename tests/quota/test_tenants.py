@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flowserver.limits.store import Limit, Quota, RequestBucket, Slots, TokenBucket
-from flowserver.messages import RequestHead
+from flowserver.http.messages import RequestHead
 from flowserver.names import user_name
-from flowserver.relay.tenants import (
+from flowserver.quota.limits import Limit, Quota, RequestBucket, Slots, TokenBucket
+from flowserver.quota.tenants import (
     DAY,
     KnownKinds,
     ModelLimits,

@@ -6,9 +6,9 @@ import itertools
 
 from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason
-from flowserver.messages import Headers, RequestHead, find
-from flowserver.relay.account import AccountSettings
+from flowserver.http.messages import Headers, RequestHead, find
 from flowserver.relay.admission import Admission
+from flowserver.relay.token_count import AccountSettings
 
 from ..support.recording import (
     RecordingConnector,

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from flowserver.dialects.base import Asked, Ordinary, Usage
 from flowserver.dialects.byte_classes import ByteClasses
 from flowserver.dialects.ollama import OLLAMA_CHAT
-from flowserver.dialects.quirks import GENERIC
+from flowserver.dialects.profiles import GENERIC
 from flowserver.errors import RelayError
-from flowserver.eventstream import EventStreamScanner
-from flowserver.relay.permit import Verdict
-from flowserver.relay.tap import Budget, OpaqueTap, Tap, WholeTap
-from flowserver.sse import NdjsonScanner, Scanner, SseScanner
+from flowserver.events.eventstream import EventStreamScanner
+from flowserver.events.sse import NdjsonScanner, Scanner, SseScanner
+from flowserver.quota.lease import Verdict
+from flowserver.relay.event_filter import Budget, OpaqueTap, Tap, WholeTap
 
 from ..support.scanning import by_bytes, frame, pieces
 

@@ -8,13 +8,13 @@ import orjson
 import pytest
 
 from flowserver.errors import EndReason, Party, RelayError, bad_request, upstream_error
-from flowserver.flow import PauseTotals, Reason
-from flowserver.messages import RequestHead, ResponseHead
+from flowserver.flow.bounded_buffer import PauseTotals, Reason
+from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.context import Abandoned
-from flowserver.relay.dispatch import Dispatch
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.target import Deadlines
-from flowserver.relay.tenants import TenantLimits
+from flowserver.routing.dispatcher import Dispatch
+from flowserver.routing.upstream_host import Deadlines
 
 from ..support.clock import FakeClock
 from ..support.limiting import KEY, FakeLimiter, asking, limiting, tenant
@@ -30,17 +30,7 @@ from ..support.recording import (
     read_request,
     target,
 )
-from ..support.streams import (
-    CHAT,
-    COHERE,
-    CONVERSE,
-    GEMINI,
-    MESSAGES,
-    OLLAMA_CHAT,
-    RESPONSES,
-    STREAMS,
-    Stream,
-)
+from ..support.streams import CHAT, COHERE, CONVERSE, GEMINI, MESSAGES, OLLAMA_CHAT, RESPONSES, STREAMS, Stream
 
 BROKEN = upstream_error("upstream_failed", "It broke off.", EndReason.UPSTREAM_FAILED)
 OK = ResponseHead(200, [(b"content-type", b"text/event-stream")])

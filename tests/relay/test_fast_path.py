@@ -8,10 +8,10 @@ import orjson
 import pytest
 
 from flowserver.errors import EndReason
-from flowserver.flow import Marks
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.lane import Lane
-from flowserver.relay.tenants import TenantLimits
+from flowserver.relay.fast_path import Lane
 from flowserver.upstream.h1 import LANE_READS, READ_SIZE, UpstreamH1
 
 from ..support.dialogue import Client, Provider, Relay, understood

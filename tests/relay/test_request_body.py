@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.json_members import Reads
-from flowserver.messages import RequestHead
+from flowserver.http.messages import RequestHead
+from flowserver.json_text.members import Reads
 from flowserver.relay.request_body import BodyPieces, RequestBody, boundary_of, changed, open_body
 
 READS = Reads({"model": None, "n": None})

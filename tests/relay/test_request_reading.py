@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
+from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
-from flowserver.messages import RequestHead
-from flowserver.parsers import parse_url
+from flowserver.http.messages import RequestHead
 from flowserver.relay.request_reading import RequestReading
-from flowserver.relay.target import Target, TargetSettings
+from flowserver.routing.upstream_host import Target, TargetSettings
 from tests.support.scanning import pieces
 
 CHAT = "/v1/chat/completions"

@@ -9,15 +9,15 @@ import orjson
 import pytest
 
 from flowserver.dialects.estimate import Ratios
-from flowserver.dialects.quirks import QUIRKS
+from flowserver.dialects.profiles import QUIRKS
 from flowserver.errors import EndReason, RelayError, upstream_error
-from flowserver.limits.store import Cause
-from flowserver.messages import RequestHead, ResponseHead, find
-from flowserver.relay.account import Account
-from flowserver.relay.limiting import NO_KEY
-from flowserver.relay.permit import Verdict
-from flowserver.relay.tap import AnyTap, OpaqueTap, Tap, WholeTap
-from flowserver.relay.tenants import ModelLimits, TenantLimits
+from flowserver.http.messages import RequestHead, ResponseHead, find
+from flowserver.quota.identify import NO_KEY
+from flowserver.quota.lease import Verdict
+from flowserver.quota.limits import Cause
+from flowserver.quota.tenants import ModelLimits, TenantLimits
+from flowserver.relay.event_filter import AnyTap, OpaqueTap, Tap, WholeTap
+from flowserver.relay.token_count import Account
 
 from ..dialects.frames import split
 from ..support.limiting import FakeLimiter, asking, limiting, tenant

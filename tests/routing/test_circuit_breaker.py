@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowserver.relay.health import BreakerState, Health
+from flowserver.routing.circuit_breaker import BreakerState, Health
 
 
 def broken(*, failures: int = 3) -> Health:

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
-from flowserver.messages import RequestHead, ResponseHead, find
-from flowserver.relay.dispatch import Dispatch, RetryPolicy
+from flowserver.http.messages import RequestHead, ResponseHead, find
 from flowserver.relay.failures import retry_after
-from flowserver.relay.health import BreakerState, Health
-from flowserver.relay.ports import UpstreamEvents
-from flowserver.relay.routes import Route
-from flowserver.relay.target import Target
+from flowserver.relay.interfaces import UpstreamEvents
 from flowserver.relay.uploads import Uncounted
+from flowserver.routing.circuit_breaker import BreakerState, Health
+from flowserver.routing.dispatcher import Dispatch, RetryPolicy
+from flowserver.routing.routes import Route
+from flowserver.routing.upstream_host import Target
 
 from ..support.clock import FakeClock
 from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, account, dispatching, target

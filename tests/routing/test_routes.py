@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from flowserver.relay.routes import Route, RouteTable, choose, join_target
+from flowserver.routing.routes import Route, RouteTable, choose, join_target
 
 from ..support.recording import target
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.relay.standing import MAX_COOLDOWN, Standing
+from flowserver.routing.standing import MAX_COOLDOWN, Standing
 
 KEY, OTHER_KEY = ("key", b"1"), ("key", b"2")
 MODEL, OTHER_MODEL = ("model", "cold"), ("model", "warm")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.relay.target import Target
+from flowserver.routing.upstream_host import Target
 
 from ..support.recording import target
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from flowserver.limits import directory as module
-from flowserver.limits.directory import FRESH, Directory, KnownTenants
-from flowserver.limits.guarded import Guard, Passed
-from flowserver.limits.store import Garbled, StoreUnavailable
-from flowserver.relay.health import Health
-from flowserver.relay.ports import Clock
-from flowserver.relay.tenants import Tenant, TenantKey, TenantLimits, digest_of
+from flowserver.quota.limits import Garbled, StoreUnavailable
+from flowserver.quota.tenants import Tenant, TenantKey, TenantLimits, digest_of
+from flowserver.relay.interfaces import Clock
+from flowserver.routing.circuit_breaker import Health
+from flowserver.stores import directory as module
+from flowserver.stores.directory import FRESH, Directory, KnownTenants
+from flowserver.stores.failover import Guard, Passed
 from tests.support.clock import FakeClock
 from tests.support.lab import free_port
 from tests.support.redis import RedisServer, running_cluster, running_redis

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import pytest
 
-from flowserver.limits.guarded import AT_ONCE, Guarded, Policy
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.store import Cause, Decision, Limit, Quota, Slots, StoreUnavailable, Usage
-from flowserver.relay.health import Health
+from flowserver.quota.limits import Cause, Decision, Limit, Quota, Slots, StoreUnavailable, Usage
+from flowserver.routing.circuit_breaker import Health
+from flowserver.stores.failover import AT_ONCE, Guarded, Policy
+from flowserver.stores.memory import MemoryStore
 from tests.support.clock import FakeClock
 
 _T = TypeVar("_T")

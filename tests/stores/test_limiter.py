@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from flowserver.limits.limiter import NOT_ADMITTED, StoreLimiter
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.store import Cause, Decision, LeaseLost, Limit, Quota, StoreUnavailable, Usage
+from flowserver.quota.limits import Cause, Decision, LeaseLost, Limit, Quota, StoreUnavailable, Usage
+from flowserver.stores.limiter import NOT_ADMITTED, StoreLimiter
+from flowserver.stores.memory import MemoryStore
 from tests.support.clock import FakeClock
 from tests.support.lab import eventually, finishes
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.store import Quota, RequestBucket, Slots, TokenBucket, tenant_key
+from flowserver.quota.limits import Quota, RequestBucket, Slots, TokenBucket, tenant_key
+from flowserver.stores.memory import MemoryStore
 from tests.support.clock import FakeClock
 
 

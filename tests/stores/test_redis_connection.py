@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
 
-from flowserver.limits.wire import MOST_UNREAD, STEPS, Line, Reply, Wire, pack, take
+from flowserver.stores.redis_connection import MOST_UNREAD, STEPS, Line, Reply, Wire, pack, take
 from tests.support.h2_lab import Certificates
 from tests.support.lab import eventually, free_port
 from tests.support.redis import RedisServer, running_redis

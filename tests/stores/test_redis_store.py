@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowserver.limits.redis import RedisStore
-from flowserver.limits.store import (
+from flowserver.quota.limits import (
     LeaseLost,
     Limit,
     Quota,
@@ -20,6 +19,7 @@ from flowserver.limits.store import (
     TokenBucket,
     tenant_key,
 )
+from flowserver.stores.redis_store import RedisStore
 from tests.support.clock import FakeClock
 from tests.support.lab import free_port, full_backlog
 from tests.support.redis import RedisServer, running_cluster, running_redis

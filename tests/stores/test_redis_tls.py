@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from flowserver.limits.directory import Directory
-from flowserver.limits.redis import RedisStore
-from flowserver.limits.store import StoreUnavailable
-from flowserver.limits.wire import tls_options
+from flowserver.quota.limits import StoreUnavailable
+from flowserver.stores.directory import Directory
+from flowserver.stores.redis_connection import tls_options
+from flowserver.stores.redis_store import RedisStore
 
 
 @asynccontextmanager

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from flowserver.limits.directory import Directory
-from flowserver.limits.guarded import Guarded, Policy
-from flowserver.limits.memory import MemoryStore
-from flowserver.limits.redis import RedisStore
-from flowserver.limits.store import Quota, Slots, StoreUnavailable
-from flowserver.relay.health import Health
+from flowserver.quota.limits import Quota, Slots, StoreUnavailable
+from flowserver.routing.circuit_breaker import Health
+from flowserver.stores.directory import Directory
+from flowserver.stores.failover import Guarded, Policy
+from flowserver.stores.memory import MemoryStore
+from flowserver.stores.redis_store import RedisStore
 
 LIMITS = (Slots("{a}:slots", 5), Quota("{a}:day", 1000, ttl=60))
 STREAM = "{a}:1"

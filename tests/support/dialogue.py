@@ -17,18 +17,18 @@ from typing import TypeVar, cast
 import h11
 
 from flowserver.dialects.estimate import Ratios
+from flowserver.downstream.context import ConnectionSettings, Surroundings
 from flowserver.downstream.h1 import DownstreamH1
-from flowserver.downstream.hangup import HangupWatcher
-from flowserver.downstream.surroundings import ConnectionSettings, Surroundings
 from flowserver.errors import RelayError
-from flowserver.flow import Marks, PauseTotals
-from flowserver.relay.account import AccountSettings
+from flowserver.flow.bounded_buffer import Marks, PauseTotals
+from flowserver.net.hangup import HangupWatcher
+from flowserver.quota.identify import Limiting
 from flowserver.relay.admission import Admission
-from flowserver.relay.limiting import Limiting
-from flowserver.relay.ports import OpenExchange
-from flowserver.relay.routes import Route
-from flowserver.relay.target import Deadlines
-from flowserver.upstream.dial import DialError
+from flowserver.relay.interfaces import OpenExchange
+from flowserver.relay.token_count import AccountSettings
+from flowserver.routing.routes import Route
+from flowserver.routing.upstream_host import Deadlines
+from flowserver.upstream.dialer import DialError
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.pool import Connected, Failed, Pool, PooledConnection, PoolSettings
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import cast
 from unittest import mock
 
+from flowserver.downstream.context import ConnectionSettings, H2Settings, Surroundings
 from flowserver.downstream.h2 import DownstreamH2
-from flowserver.downstream.hangup import HangupWatcher
-from flowserver.downstream.surroundings import ConnectionSettings, H2Settings, Surroundings
-from flowserver.flow import Marks
-from flowserver.messages import RequestHead, ResponseHead
-from flowserver.relay.ports import DownstreamStream, H2Totals
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.net.hangup import HangupWatcher
+from flowserver.relay.interfaces import DownstreamStream, H2Totals
 
 from .clock import FakeClock
 from .dialogue import FakeHangups, Side

@@ -13,9 +13,9 @@ import h2.connection
 import h2.events
 import h2.settings
 
-from flowserver.flow import Marks
-from flowserver.messages import RequestHead
-from flowserver.relay.ports import Clock
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.messages import RequestHead
+from flowserver.relay.interfaces import Clock
 from flowserver.upstream.h2 import H2Owner, UpstreamH2
 from flowserver.upstream.h2_stream import H2Stream
 

@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowserver.config import load
-from flowserver.server import Relay
+from flowserver.app.relay import Relay
+from flowserver.config.settings import load
 from flowserver.simulator import Simulator
 from flowserver.telemetry.log import Log
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from flowserver.limits.store import Cause, Decision, Limit, LimitState
-from flowserver.messages import RequestHead
-from flowserver.relay.limiting import Directory, Limiting
-from flowserver.relay.tenants import Tenant, TenantKey, Tenants, digest_of
+from flowserver.http.messages import RequestHead
+from flowserver.quota.identify import Directory, Limiting
+from flowserver.quota.limits import Cause, Decision, Limit, LimitState
+from flowserver.quota.tenants import Tenant, TenantKey, Tenants, digest_of
 
 from .clock import FakeClock
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason, RelayError
-from flowserver.flow import PauseTotals
-from flowserver.messages import RequestHead, ResponseHead
-from flowserver.parsers import parse_url
-from flowserver.relay.account import Account, AccountSettings
+from flowserver.flow.bounded_buffer import PauseTotals
+from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.quota.identify import Limiting
 from flowserver.relay.context import Abandoned, Surroundings
-from flowserver.relay.dispatch import Dispatching, RetryPolicy
+from flowserver.relay.event_filter import AnyTap
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.health import Health
-from flowserver.relay.limiting import Limiting
-from flowserver.relay.ports import Connector, DownstreamEvents, UpstreamEvents
-from flowserver.relay.routes import Route, RouteTable
-from flowserver.relay.tap import AnyTap
-from flowserver.relay.target import Deadlines, Later, Target, TargetSettings
+from flowserver.relay.interfaces import Connector, DownstreamEvents, UpstreamEvents
+from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.relay.uploads import Uncounted
+from flowserver.routing.circuit_breaker import Health
+from flowserver.routing.dispatcher import Dispatching, RetryPolicy
+from flowserver.routing.routes import Route, RouteTable
+from flowserver.routing.upstream_host import Deadlines, Later, Target, TargetSettings
 
 from .clock import FakeClock
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from flowserver.messages import ResponseHead
+from flowserver.http.messages import ResponseHead
 
 from .scanning import frame
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import orjson
 import pytest
 
+from flowserver.config.parsers import Address
 from flowserver.errors import EndReason
-from flowserver.messages import RequestHead, ResponseHead
-from flowserver.parsers import Address
+from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.context import Surroundings
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.target import Deadlines
+from flowserver.routing.upstream_host import Deadlines
 from flowserver.telemetry.admin import PIECE, Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
 from flowserver.telemetry.log import Log

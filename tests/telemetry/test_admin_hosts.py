@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.messages import PSEUDO_AUTHORITY, RequestHead
-from flowserver.parsers import Address, parse_hosts
+from flowserver.config.parsers import Address, parse_hosts
+from flowserver.http.messages import PSEUDO_AUTHORITY, RequestHead
 from flowserver.telemetry.admin_hosts import AdminHosts
 
 LOOPBACK = Address("127.0.0.1", 9090)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from flowserver.errors import LOOP, EndReason
-from flowserver.messages import RequestHead, ResponseHead
+from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.exchange import Exchange
 from flowserver.telemetry import log as log_module
 from flowserver.telemetry.log import Log

@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.process_collector import ProcessCollector
 
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, EndReason
-from flowserver.messages import RequestHead, ResponseHead
+from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.context import Surroundings
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.target import Deadlines
+from flowserver.routing.upstream_host import Deadlines
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 

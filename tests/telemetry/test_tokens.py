@@ -11,10 +11,10 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowserver.messages import RequestHead
+from flowserver.http.messages import RequestHead
 from flowserver.relay.context import Surroundings
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.target import Deadlines
+from flowserver.routing.upstream_host import Deadlines
 from flowserver.telemetry.labels import ANSWERS, AT_ONCE, MAX_MODELS, OTHER
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics

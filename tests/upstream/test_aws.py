@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flowserver.errors import RelayError
-from flowserver.messages import Headers, RequestHead
+from flowserver.http.messages import Headers, RequestHead
 from flowserver.upstream.aws import (
     HASHED_AT_ONCE,
     LAST_MINUTE,

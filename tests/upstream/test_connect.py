@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 
 from flowserver.errors import EndReason, RelayError, upstream_error
-from flowserver.flow import Marks
-from flowserver.upstream.arrival import Arrivals
-from flowserver.upstream.dial import Dialer, DialError
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.upstream.connect import Arrivals
+from flowserver.upstream.dialer import Dialer, DialError
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.h2 import UpstreamH2
 from flowserver.upstream.pool import PooledConnection

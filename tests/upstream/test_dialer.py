@@ -16,10 +16,10 @@ from typing import cast
 import pytest
 import trustme
 
+from flowserver.config.parsers import parse_url
 from flowserver.errors import EndReason, Party
-from flowserver.parsers import parse_url
-from flowserver.upstream.arrival import Arrival
-from flowserver.upstream.dial import AVOIDED_FOR, Dialer, DialError
+from flowserver.upstream.connect import Arrival
+from flowserver.upstream.dialer import AVOIDED_FOR, Dialer, DialError
 from flowserver.upstream.resolver import Resolver
 
 from ..support.clock import FakeClock
@@ -268,7 +268,7 @@ async def test_the_system_s_own_timeout_is_not_taken_for_the_relay_s(lab: Lab, m
     async def establish(*_: object) -> None:
         raise OSError(errno.ETIMEDOUT, "Connection timed out")  # which is a TimeoutError
 
-    monkeypatch.setattr("flowserver.upstream.dial._establish", establish)
+    monkeypatch.setattr("flowserver.upstream.dialer._establish", establish)
     lab.resolves(ONE)
     with pytest.raises(DialError, match="can't be reached: Connection timed out"):
         await finishes(lab.dialer().dial(Arrival))
@@ -435,7 +435,7 @@ async def test_want_of_local_ports_is_no_failure_of_the_provider(lab: Lab, monke
     async def establish(*_: object) -> None:
         raise OSError(errno.EADDRNOTAVAIL, "uvloop's own words")
 
-    monkeypatch.setattr("flowserver.upstream.dial._establish", establish)
+    monkeypatch.setattr("flowserver.upstream.dialer._establish", establish)
     lab.resolves(ONE, TWO)
     with pytest.raises(DialError, match="Cannot assign requested address") as raised:
         await finishes(lab.dialer().dial(Arrival))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.flow import Marks
-from flowserver.messages import RequestHead
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.h1_response_head import MAX_HEADERS
+from flowserver.http.messages import RequestHead
 from flowserver.upstream.h1 import MAX_HEAD, MAX_INTERIM, READ_SIZE, UpstreamH1
-from flowserver.upstream.head import MAX_HEADERS
 
 from ..support.dialogue import Provider
 from ..support.recording import RecordingUpstreamEvents

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.framing import encode_chunk
+from flowserver.http.h1_chunked import encode_chunk
 
 from .test_h1 import Scene
 

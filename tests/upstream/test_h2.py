@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flowserver.errors import EndReason
-from flowserver.flow import Marks
-from flowserver.frames import TURN
-from flowserver.messages import RequestHead
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.h2_frames import TURN
+from flowserver.http.messages import RequestHead
 from flowserver.upstream.h2 import CONNECTION_WINDOW, MAX_STREAMS
 from flowserver.upstream.h2_stream import MAX_HEADERS, MAX_INTERIM
 

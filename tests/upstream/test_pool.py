@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
-from flowserver.flow import Marks
-from flowserver.messages import RequestHead
-from flowserver.relay.ports import UpstreamEvents, UpstreamStream
+from flowserver.flow.bounded_buffer import Marks
+from flowserver.http.messages import RequestHead
+from flowserver.relay.interfaces import UpstreamEvents, UpstreamStream
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.pool import Pool, PoolSettings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flowserver.errors import EndReason, RelayError, upstream_error
-from flowserver.messages import Headers, RequestHead
-from flowserver.relay.ports import UpstreamStream
+from flowserver.http.messages import Headers, RequestHead
+from flowserver.relay.interfaces import UpstreamStream
 from flowserver.upstream.signing import Signed, SigningConnector
 
 from ..support.recording import RecordingConnector, RecordingUpstreamEvents
