@@ -25,12 +25,14 @@ import orjson
 
 from bench.stats import percentile
 from flowserver.dialects import recognise
-from flowserver.dialects.base import Asked, Format, Meter
+from flowserver.dialects.base import Format, Meter, RequestParams
 from flowserver.dialects.estimate import Content, Family, Ratio, content_of, family_of, is_cut, shown_tokens
 from flowserver.dialects.input_estimate import InputContent, InputEstimate, InputFamily, InputMarkup, input_family
 from flowserver.dialects.profiles import quirks_for
 from flowserver.events.eventstream import EventStreamScanner
-from flowserver.events.sse import NdjsonScanner, Scanner, SseScanner
+from flowserver.events.ndjson import NdjsonScanner
+from flowserver.events.scanner import Scanner
+from flowserver.events.sse import SseScanner
 
 _SCANNERS: dict[str, Callable[[int], Scanner]] = {
     ".sse": SseScanner,
@@ -151,7 +153,7 @@ def read(folder: Path) -> Recorded:
         if format is None:
             continue
         request = about["request_body"] if isinstance(about["request_body"], dict) else {}
-        asked = format.asked(target, request)
+        asked = format.read_params(target, request)
         meter = _metered(path, format, asked, about["provider_host"] or "")
         name, repository = f"{path.parent.name}/{path.name}", path.name.partition("__")[0]
         if answer := _answer(meter, asked, name, repository, format.name):
@@ -171,7 +173,7 @@ def _target(about: Mapping[str, Any], extension: str) -> str:
     return target + "?alt=sse" if extension == ".sse" and target.endswith(":streamGenerateContent") else target
 
 
-def _metered(path: Path, format: Format, asked: Asked, host: str) -> Meter:
+def _metered(path: Path, format: Format, asked: RequestParams, host: str) -> Meter:
     """A meter that has read all of it."""
     meter = format.meter(asked, quirks_for(None, host), cuttable=False)
     body = path.read_bytes()
@@ -185,18 +187,18 @@ def _metered(path: Path, format: Format, asked: Asked, host: str) -> Meter:
     return meter
 
 
-def _answer(meter: Meter, asked: Asked, name: str, repository: str, format: str) -> Answer | None:
+def _answer(meter: Meter, asked: RequestParams, name: str, repository: str, format: str) -> Answer | None:
     """None: there is nothing to compare."""
     tokens, content = shown_tokens(meter), content_of(meter)
-    if tokens is None or tokens <= 0 or not (content.units or content.calls):
+    if tokens is None or tokens <= 0 or not (content.content_bytes or content.calls):
         return None
-    shown = meter.reasoning_units > _MOSTLY * content.units
+    shown = meter.reasoning_bytes > _MOSTLY * content.content_bytes
     kind = "reasoning" if shown else "tools" if content.calls else "text"
     ended = (meter.finish is not None or meter.finished) and not is_cut(meter.finish)
     return Answer(name, repository, format, kind, family_of(format, asked.model), content, ended, tokens)
 
 
-def _question(body: bytes, meter: Meter, asked: Asked, name: str, repository: str, format: str) -> Question:
+def _question(body: bytes, meter: Meter, asked: RequestParams, name: str, repository: str, format: str) -> Question:
     estimate = InputEstimate()
     estimate.feed(body)
     content = estimate.content()

@@ -29,7 +29,7 @@ from flowserver.config.tenants import read_tenant
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
 from flowserver.http.messages import RequestHead
-from flowserver.quota.identify import Limiting
+from flowserver.quota.identify import QuotaContext
 from flowserver.quota.tenants import Tenants, limits_for
 from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.stores.limiter import StoreLimiter
@@ -192,7 +192,7 @@ def in_process(rounds: int, collector: Collector) -> None:
         limiter.settle(stream_id, 20)
 
     around = AccountSettings(Ratios(), 1 << 20, 8192)
-    limited = replace(around, limiting=Limiting(Tenants([tenant]), limiter, clock))
+    limited = replace(around, quota=QuotaContext(Tenants([tenant]), limiter, clock))
     for number in range(rounds + WARM_UP):
         alone = _cpu(store_alone, clock)
         added = _cpu(lambda: _one(limited), clock) - _cpu(lambda: _one(around), clock)

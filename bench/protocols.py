@@ -35,7 +35,7 @@ WINDOW = 65535
 PERCENTS = (50, 90, 99, 99.9)
 
 WARM_UP = 0.8
-"""Seconds: after six events a stream of flowserver takes the short way."""
+"""Seconds: after six events a stream of flowserver takes the fast path."""
 
 FLOOD = 3e3
 """Events per second and stream, of 20: more than gets through."""

@@ -44,7 +44,7 @@ class EndReason(StrEnum):
 class RelayError:
     """One refused or failed request.
 
-    `untouched`: the provider provably did not begin with it, so that it may be sent again.
+    `not_processed`: the provider provably did not begin with it, so that it may be sent again.
 
     `status` is the HTTP status of the answer, `code` a short stable word for programs, `message` says to a person
     what happened and what to do, `retry_after` is in seconds (None: the header is not sent).
@@ -56,7 +56,7 @@ class RelayError:
     party: Party
     end: EndReason
     retry_after: int | None = None
-    untouched: bool = False
+    not_processed: bool = False
 
     def body(self) -> bytes:
         """The error as OpenAI's error JSON, which every client library of the field can read."""
@@ -71,10 +71,10 @@ def bad_request(message: str, *, status: int = 400, code: str = "bad_request") -
 
 
 def upstream_error(
-    code: str, message: str, end: EndReason, *, status: int = 502, untouched: bool = False
+    code: str, message: str, end: EndReason, *, status: int = 502, not_processed: bool = False
 ) -> RelayError:
     """The provider could not be used, or broke off."""
-    return RelayError(status, code, message, Party.UPSTREAM, end, untouched=untouched)
+    return RelayError(status, code, message, Party.UPSTREAM, end, not_processed=not_processed)
 
 
 def body_too_large(limit: int) -> RelayError:

@@ -289,7 +289,7 @@ def made_up(path: str, text: str) -> dict[str, str]:
         ("flowserver/server.py", "from bench import events"),
         ("flowserver/upstream/h1.py", "from flowserver.demo import run"),
         ("flowserver/simulator/app.py", "from flowserver.relay import part"),
-        ("flowserver/__init__.py", "from flowserver.flow import StreamBuffer"),
+        ("flowserver/__init__.py", "from flowserver.flow import ChunkQueue"),
         ("flowserver/attic.py", ""),
         ("flowserver/attic/old.py", ""),
     ],

@@ -11,13 +11,14 @@ from ..config.file import Topology, UpstreamSpec
 from ..config.settings import Config, ConfigError
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
-from ..flow.bounded_buffer import Marks
+from ..flow.bounded_buffer import Watermarks
 from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
-from ..routing.circuit_breaker import Health
+from ..relay.provider import Deadlines, ProviderSettings
+from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.routes import Route, RouteTable
 from ..routing.standing import Standing
-from ..routing.upstream_host import Deadlines, Target, TargetSettings
+from ..routing.upstream_host import UpstreamHost
 from ..upstream.aws import SigningUnavailable, aws_signer
 from ..upstream.connect import Arrivals
 from ..upstream.dialer import Dialer, tls_context
@@ -32,7 +33,7 @@ from ..upstream.signing import SigningConnector
 class Providers:
     """Built from one reading of the configuration."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[UpstreamHost, ...]
     pools: tuple[Pool, ...]
     routes: RouteTable
     specs: tuple[UpstreamSpec, ...] = ()
@@ -53,7 +54,7 @@ class Providers:
 
 
 def build(
-    config: Config, topology: Topology, marks: Marks, resolver: Resolver, before: Providers | None = None
+    config: Config, topology: Topology, watermarks: Watermarks, resolver: Resolver, before: Providers | None = None
 ) -> Providers:
     """Needs a running event loop. Raises ConfigError, and has changed nothing then.
 
@@ -63,7 +64,7 @@ def build(
     dials, problems = [], []
     for spec in topology.upstreams:
         try:
-            dials.append(_Dial(config, spec, marks, resolver))
+            dials.append(_Dial(config, spec, watermarks, resolver))
         except OSError as error:
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.name}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
@@ -71,7 +72,7 @@ def build(
             problems.append(f"{spec.name}: {error}")
     if problems:
         raise ConfigError(problems)
-    pools = [_pool(dial, marks, before) for dial in dials]
+    pools = [_pool(dial, watermarks, before) for dial in dials]
     targets = {
         dial.spec.name: _target(config, dial.spec, dial.connector(pool), before)
         for dial, pool in zip(dials, pools, strict=True)
@@ -82,7 +83,7 @@ def build(
             route.models,
             tuple(tuple(targets[name] for name in tier) for tier in route.tiers),
             max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
-            reads_on=(route.disconnect or config.disconnect) == "drain",
+            drain_on_disconnect=(route.disconnect or config.disconnect) == "drain",
         )
         for route in topology.routes
     ]
@@ -94,24 +95,24 @@ def build(
     return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
 
 
-def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None) -> Target:
+def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None) -> UpstreamHost:
     settings, deadlines = _settings(config, spec), _deadlines(config, spec)
     for target in before.targets if before else ():
         if (target.name, target.settings.url) == (spec.name, spec.url):
             target.reconfigure(settings, connector, deadlines)
             return target
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
-    return Target(
+    return UpstreamHost(
         settings,
         connector,
-        Health(failures=failures, cooldown=cooldown),
+        CircuitBreaker(failures=failures, cooldown=cooldown),
         deadlines,
         standing=Standing(failures=failures, cooldown=cooldown),
         later=asyncio.get_running_loop().call_soon,
     )
 
 
-def _pool(dial: _Dial, marks: Marks, before: Providers | None) -> Pool:
+def _pool(dial: _Dial, watermarks: Watermarks, before: Providers | None) -> Pool:
     """The pool from `before` if its connections suit the new configuration, else a new one."""
     spec = dial.spec
     earlier = zip(before.pools, before.specs, strict=True) if before else ()
@@ -120,7 +121,7 @@ def _pool(dial: _Dial, marks: Marks, before: Providers | None) -> Pool:
         pool = found[0]
         pool.dial_by(dial)  # the file of its authorities may have changed
     else:
-        pool = Pool(spec.name, dial, marks, dial.pool_settings, time.monotonic)
+        pool = Pool(spec.name, dial, watermarks, dial.pool_settings, time.monotonic)
         if found is not None:
             pool.connects, pool.reuses = found[0].connects, found[0].reuses
     dial.pool = pool
@@ -147,10 +148,10 @@ class _Dial:
 
     pool: Pool
 
-    def __init__(self, config: Config, spec: UpstreamSpec, marks: Marks, resolver: Resolver) -> None:
+    def __init__(self, config: Config, spec: UpstreamSpec, watermarks: Watermarks, resolver: Resolver) -> None:
         self.spec = spec
         self._config = config
-        self._marks = marks
+        self._watermarks = watermarks
         self._signer = aws_signer(spec.url.host, time.monotonic) if spec.signs else None
         timeout = spec.connect_timeout or config.connect_timeout
         if spec.protocol == "h2":
@@ -178,10 +179,10 @@ class _Dial:
 
     def _make(self, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:
-            return UpstreamH1(self.pool, self._marks)
+            return UpstreamH1(self.pool, self._watermarks)
         return UpstreamH2(
             self.pool,
-            self._marks,
+            self._watermarks,
             stream_window=self._config.upstream_h2_stream_window,
             ping_interval=self._config.upstream_ping_interval,
             clock=time.monotonic,
@@ -195,8 +196,8 @@ def _tls(config: Config, spec: UpstreamSpec) -> ssl.SSLContext | None:
     return tls_context(spec.ca or config.upstream_ca, verify=spec.verify, protocols=protocols)
 
 
-def _settings(config: Config, spec: UpstreamSpec) -> TargetSettings:
-    return TargetSettings(
+def _settings(config: Config, spec: UpstreamSpec) -> ProviderSettings:
+    return ProviderSettings(
         spec.name,
         spec.url,
         api_key=spec.api_key.encode("ascii") if spec.api_key is not None else None,

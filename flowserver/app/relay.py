@@ -15,21 +15,20 @@ from ..config.file import Topology, load_topology
 from ..config.parsers import Address
 from ..config.settings import Config, ConfigError
 from ..dialects.estimate import Ratios
-from ..downstream.context import ConnectionSettings, H2Settings, Surroundings
+from ..downstream.context import ConnectionSettings, H2Settings, ListenerContext
 from ..downstream.listener import Listener, ListenError
 from ..downstream.tls import TlsFiles, server_context
-from ..flow.bounded_buffer import Marks
+from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import HangupWatcher
-from ..relay.admission import Admission
-from ..relay.context import Abandoned
-from ..relay.context import Surroundings as ExchangeSurroundings
+from ..relay.context import Abandoned, ExchangeContext
 from ..relay.cors import Cors
 from ..relay.interfaces import OpenExchange
+from ..relay.provider import Deadlines
 from ..relay.token_count import AccountSettings
 from ..relay.uploads import Uploads
-from ..routing.dispatcher import Dispatching, RetryPolicy
-from ..routing.upstream_host import Deadlines
+from ..routing.admission import Admission
+from ..routing.dispatcher import RetryPolicy, RoutingContext
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
 from ..telemetry.log import Log
@@ -53,13 +52,13 @@ class Relay:
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.metrics = Metrics(log)
-        self._marks = Marks(config.high_water, config.low_water, config.prefetch_chunks)
+        self._watermarks = Watermarks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
-        self._uploads = Uploads(config.max_uploads, clock=time.monotonic, patience=config.body_timeout)
+        self._uploads = Uploads(config.max_uploads, clock=time.monotonic, busy_timeout=config.body_timeout)
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ)
         self._resolver = Resolver(log)
-        self._providers = build(config, topology, self._marks, self._resolver)
+        self._providers = build(config, topology, self._watermarks, self._resolver)
         self._tenancy = Tenancy(config, topology)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
@@ -110,7 +109,7 @@ class Relay:
             topology = load_topology(self._config, self._environ)
             self._check_tenants(topology)
             tls = self._build_tls()
-            providers = build(self._config, topology, self._marks, self._resolver, self._providers)
+            providers = build(self._config, topology, self._watermarks, self._resolver, self._providers)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             return
@@ -120,8 +119,8 @@ class Relay:
         self._sweep_interval = self._config.sweep_interval(*topology.swept_times)
         self._clients.tls = tls
         self._tenancy.reload(topology)
-        self._admission.dispatching = self._dispatching()
-        self._admission.accounts = replace(self._admission.accounts, limiting=self._tenancy.limiting)
+        self._admission.routing = self._routing()
+        self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
         self._show(topology)
         self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
 
@@ -152,7 +151,7 @@ class Relay:
         config = self._config
         deadlines = Deadlines(config.first_byte_timeout, config.idle_timeout, config.body_timeout, config.total_timeout)
         self._abandoned = Abandoned(config.disconnect_time, config.disconnect_bytes)
-        around = ExchangeSurroundings(
+        context = ExchangeContext(
             time.monotonic,
             self.metrics,
             deadlines,
@@ -162,20 +161,20 @@ class Relay:
             self._abandoned,
         )
         accounts = AccountSettings(
-            Ratios(), max_event=config.max_event, hold=config.high_water, limiting=self._tenancy.limiting
+            Ratios(), max_event=config.max_event, hold=config.high_water, quota=self._tenancy.quota
         )
         self.metrics.store = self._tenancy
         # Unique to this process, so that one relay behind another is no loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         cors = None if config.cors_origins is None else Cors(config.cors_origins)
-        return Admission(self._dispatching(), around, accounts, cors=cors)
+        return Admission(self._routing(), context, accounts, cors=cors)
 
-    def _dispatching(self) -> Dispatching:
+    def _routing(self) -> RoutingContext:
         config = self._config
         policy = RetryPolicy(
             config.retry_attempts, config.retry_time, config.replay_body, unanswered=config.retry_unanswered
         )
-        return Dispatching(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym, time.time)
+        return RoutingContext(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym, time.time)
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
@@ -206,7 +205,7 @@ class Relay:
     ) -> Listener:
         config = self._config
         settings = ConnectionSettings(
-            self._marks,
+            self._watermarks,
             max_connections,
             config.head_timeout,
             config.keepalive_timeout,
@@ -214,9 +213,9 @@ class Relay:
             serves_half_closed=config.half_close == "serve",
             h2=_h2_settings(config),
         )
-        around = Surroundings(settings, open_exchange, self.metrics, time.monotonic, self._hangups, self._uploads)
-        around.h2_totals = self.metrics.h2
-        return Listener(around, notsent_lowat=config.notsent_lowat, tls=tls)
+        context = ListenerContext(settings, open_exchange, self.metrics, time.monotonic, self._hangups, self._uploads)
+        context.h2_totals = self.metrics.h2
+        return Listener(context, notsent_lowat=config.notsent_lowat, tls=tls)
 
     # --- time ------------------------------------------------------------------------------------------------------
 

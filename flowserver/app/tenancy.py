@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from ..config.file import Topology
 from ..config.settings import Config
-from ..quota.identify import Limiting
+from ..quota.identify import QuotaContext
 from ..quota.tenants import Tenants
-from ..routing.circuit_breaker import Health
+from ..routing.circuit_breaker import CircuitBreaker
 from ..stores.directory import Directory, KnownTenants
-from ..stores.failover import Guard, Guarded, Passed, Policy
+from ..stores.failover import BreakerGate, FailoverStats, FailoverStore, Policy
 from ..stores.limiter import StoreLimiter
 from ..stores.memory import MemoryStore
 from ..stores.redis_store import RedisStore
@@ -27,20 +27,20 @@ class Tenancy:
 
     def __init__(self, config: Config, topology: Topology) -> None:
         self._config = config
-        self.breaker: Health | None = None
+        self.breaker: CircuitBreaker | None = None
         """Of Redis; None: there is none."""
-        self.passed: Passed | None = None
+        self.passed: FailoverStats | None = None
         """What happened while it did not answer."""
         self._known: KnownTenants | None = None
         self._limiter = self._build_limiter()
-        everybody = Limiting(Tenants(()), self._limiter, time.time, self._known)
-        self.limiting = self._with(everybody, topology)
+        everybody = QuotaContext(Tenants(()), self._limiter, time.time, self._known)
+        self.quota = self._with(everybody, topology)
         """None: there are no tenants, and everybody may use the relay."""
         self._everybody = everybody
 
     def reload(self, topology: Topology) -> None:
         """The tenants of the file as it is now. Counters go on."""
-        self.limiting = self._with(self._everybody, topology)
+        self.quota = self._with(self._everybody, topology)
 
     async def close(self) -> None:
         """Streams that settle come to their end first."""
@@ -48,7 +48,7 @@ class Tenancy:
             await self._known.close()
         await self._limiter.close()
 
-    def _with(self, everybody: Limiting, topology: Topology) -> Limiting | None:
+    def _with(self, everybody: QuotaContext, topology: Topology) -> QuotaContext | None:
         if not topology.tenants and self._known is None:
             return None
         return replace(everybody, tenants=Tenants(topology.tenants))
@@ -61,16 +61,18 @@ class Tenancy:
             return StoreLimiter(memory, lease=config.lease_tokens, life=config.lease_time, is_local=True)
         policy = Policy(config.limits_policy)
         deadline = config.redis_timeout * 1000
-        breaker = self.breaker = Health(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN)
+        breaker = self.breaker = CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN)
         redis = RedisStore(config.redis_url, deadline=deadline, ttl=config.lease_time)
-        guarded = Guarded(redis, memory, policy=policy, breaker=breaker, clock=time.monotonic)
+        guarded = FailoverStore(redis, memory, policy=policy, breaker=breaker, clock=time.monotonic)
         self.passed = guarded.passed
         self._known = KnownTenants(
             Directory(config.redis_url, deadline=deadline),
             time.monotonic,
             time.time,
             # A breaker of its own: a Redis that refuses scripts may well know keys.
-            guard=Guard(Health(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN), time.monotonic, guarded.passed),
+            guard=BreakerGate(
+                CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN), time.monotonic, guarded.passed
+            ),
             outlive=policy is Policy.OPEN,
         )
         return StoreLimiter(guarded, lease=config.lease_tokens, life=config.lease_time, is_local=False)

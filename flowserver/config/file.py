@@ -15,7 +15,7 @@ from typing import Any
 
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
-from ..http.h1_chunked import TOKEN
+from ..http.h1_fields import TOKEN
 from ..http.messages import HOP_BY_HOP, REQUEST_OWN
 from ..names import MODEL_BYTES, bounded
 from ..quota.tenants import Tenant, is_pattern

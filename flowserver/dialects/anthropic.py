@@ -14,22 +14,22 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import ends_with, find_model
-from .base import Asked, Meter, Quirks
+from .base import Meter, Quirks, RequestParams
 from .common import (
     NONSENSE,
     JsonMeter,
     UsageAlways,
     count,
+    error_text,
     json_text,
     lower,
     note_open,
     reason_text,
     sse,
     text,
-    told,
     total,
 )
-from .event_template import RELEARN, Pattern, pattern_around
+from .event_template import RELEARN, EventTemplate, pattern_around
 
 _VERTEX = ("/publishers/anthropic/models/",)
 _STREAM = ":streamrawpredict"
@@ -57,11 +57,11 @@ _ERROR_TYPES = {
 
 
 class AnthropicMeter(JsonMeter):
-    __slots__ = ("_asked", "_fresh", "_open", "_started")
+    __slots__ = ("_fresh", "_open", "_params", "_started")
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, params: RequestParams) -> None:
         super().__init__()
-        self._asked = asked
+        self._params = params
         self._fresh: int | None = None
         """Input tokens that have nothing to do with the cache, as Anthropic counts its `input_tokens`."""
         self._started = False
@@ -69,12 +69,12 @@ class AnthropicMeter(JsonMeter):
         """Indexes of the content blocks that have no end yet, in their order."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
-        pieces = self.pieces
+        content_events = self.content_events
         super().read(name, data)
         if self._announced:
             self._wire = None  # the next content is to be counted with what opened it
-        elif name == _DELTA and self.pieces != pieces and pieces - self._learned >= RELEARN:
-            self._learned = pieces
+        elif name == _DELTA and self.content_events != content_events and content_events - self._learned >= RELEARN:
+            self._learned = content_events
             found = _pattern_of(data)
             self._wire = found.on_the_wire(_DELTA) if found is not None else None
         return True
@@ -103,7 +103,7 @@ class AnthropicMeter(JsonMeter):
         elif kind == "message_stop":
             self.finished = True
         elif kind == "error":
-            self.failed = told(event.get("error"))
+            self.failed = error_text(event.get("error"))
 
     def _open_block(self, index: Any, block: Any) -> None:
         if type(index) is int:
@@ -149,7 +149,7 @@ class AnthropicMeter(JsonMeter):
 
     def _read_whole(self, answer: Any) -> None:
         if answer["type"] == "error":
-            self.failed = told(answer.get("error"))
+            self.failed = error_text(answer.get("error"))
             return
         self.finished = True
         self.finish = reason_text(answer.get("stop_reason"))
@@ -188,7 +188,7 @@ class AnthropicMeter(JsonMeter):
             "id": "msg_0",
             "type": "message",
             "role": "assistant",
-            "model": self._asked.model or "",
+            "model": self._params.model or "",
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -208,7 +208,7 @@ class AnthropicMeter(JsonMeter):
         return sse(_error(error), "error")
 
 
-def _pattern_of(data: bytes) -> Pattern | None:
+def _pattern_of(data: bytes) -> EventTemplate | None:
     """Of an event that has content; None: its content is nothing that has a pattern. Blanks behind it are padding of a
     random length, against listeners who tell tokens by their sizes."""
     try:
@@ -238,10 +238,10 @@ class Anthropic(UsageAlways):
     def serves(self, target: str) -> bool:
         return ends_with(target, "/v1/messages") or find_model(target, _VERTEX, _ACTIONS) is not None
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         vertex = find_model(target, _VERTEX, _ACTIONS)
         metadata = body.get("metadata")
-        return Asked(
+        return RequestParams(
             model=model_name(vertex[0] if vertex else body.get("model")),
             stream=body.get("stream") is True or (vertex is not None and vertex[1] == _STREAM),
             max_tokens=count(body.get("max_tokens")),
@@ -260,8 +260,8 @@ class Anthropic(UsageAlways):
         budget = count(thinking.get("budget_tokens")) if isinstance(thinking, dict) else None
         return lower(body, "max_tokens", most if budget is None else max(most, budget + 1))
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
-        return AnthropicMeter(asked)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return AnthropicMeter(params)
 
     def error(self, error: RelayError) -> bytes:
         return orjson.dumps(_error(error))

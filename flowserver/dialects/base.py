@@ -41,7 +41,7 @@ class Usage:
     """Of `output`, the ones for reasoning, shown to the client or not."""
 
 
-class Asked(NamedTuple):
+class RequestParams(NamedTuple):
     """The parameters of a request that matter to the relay. None: the request does not have it."""
 
     model: str | None = None
@@ -75,7 +75,7 @@ class Quirks:
     """Whether a path that belongs to one API decides before `auth` does: the host has more than one API."""
 
 
-class Ordinary(Protocol):
+class Template(Protocol):
     """What most events of a stream look like on the wire, all but their text and padding."""
 
     head: bytes
@@ -88,7 +88,7 @@ class Ordinary(Protocol):
     def text_of(self, data: bytes) -> bytes:
         """The text in `data`, one whole event; b"" if there is none, or `data` is no such event."""
 
-    def in_chunk(self) -> Ordinary:
+    def in_chunk(self) -> Template:
         """The same with the line end that closes a chunk."""
 
 
@@ -101,13 +101,13 @@ class Meter(Protocol):
 
     has_text: bool
     """Whether answers of this kind have content that can be counted, unlike numbers and pictures."""
-    units: int
+    content_bytes: int
     """UTF-8 bytes of generated content so far, as the client sees it: text, visible reasoning, tool calls' names and
     arguments. Never padding, ids or framing."""
-    pieces: int
+    content_events: int
     """Events with content so far."""
-    reasoning_units: int
-    """Of `units`, the ones of reasoning."""
+    reasoning_bytes: int
+    """Of `content_bytes`, the ones of reasoning."""
     content: ByteClasses
     """The classes of these bytes, to estimate tokens from."""
     calls: int
@@ -136,15 +136,15 @@ class Meter(Protocol):
         """Whether `usage` is the provider's last report on all that was read, not one of its beginning."""
 
     @property
-    def ordinary(self) -> Ordinary | None:
-        """Events that fit it have content and nothing else, and may be counted by `count_ordinary`; None: not known, or
+    def template(self) -> Template | None:
+        """Events that fit it have content and nothing else, and may be counted by `count_template`; None: not known, or
         the next one may say something else."""
 
-    def count_ordinary(self, events: int, units: int) -> None:
-        """Count `events` ordinary events with `units` bytes in all, which are in `content.pending` already."""
+    def count_template(self, events: int, content_bytes: int) -> None:
+        """Count `events` ordinary events with `content_bytes` bytes in all, which are in `content.pending` already."""
 
-    def glance(self, data: bytes) -> bool:
-        """Count `data` if it is exactly one `ordinary` event as it stands on the wire. False: it was not counted, and
+    def count_if_matches(self, data: bytes) -> bool:
+        """Count `data` if it is exactly one `template` event as it stands on the wire. False: it was not counted, and
         has to be parsed."""
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
@@ -186,7 +186,7 @@ class Format(Protocol):
     def serves(self, target: str) -> bool:
         """Whether requests to `target` are in this format."""
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         """The parameters of a request."""
 
     def path_model(self, target: str) -> str | None:
@@ -199,7 +199,7 @@ class Format(Protocol):
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
         """Ask for a usage report where the format gives one on demand only. Whether `body` was changed."""
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:
         """A meter for one answer. `cuttable`: `ending` may be called, so the meter keeps the data for it."""
 
     def error(self, error: RelayError) -> bytes:

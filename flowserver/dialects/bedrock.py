@@ -18,11 +18,12 @@ from ..json_text.members import Reads
 from ..names import model_name
 from .anthropic import AnthropicMeter
 from .api_paths import find_model
-from .base import Asked, Meter, Quirks
+from .base import Meter, Quirks, RequestParams
 from .common import (
     JsonMeter,
     UsageAlways,
     count,
+    error_text,
     json_text,
     largest,
     lower,
@@ -30,7 +31,6 @@ from .common import (
     reason_text,
     section,
     text,
-    told,
     total,
 )
 
@@ -192,22 +192,22 @@ class InvokeMeter(AnthropicMeter):
     Messages API, Nova's those of Converse, each in an object under its name; of other models' the text is known, and
     what Bedrock itself counts."""
 
-    __slots__ = ("_converse", "_field", "_name", "_told")
+    __slots__ = ("_converse", "_field", "_name", "_reported")
 
-    def __init__(self, asked: Asked) -> None:
-        super().__init__(asked)
+    def __init__(self, params: RequestParams) -> None:
+        super().__init__(params)
         self._name = b""
         self._converse: ConverseMeter | None = None
         """Of a model that speaks in Converse's events; None: it did not, so far."""
         self._field: str | None = None
         """Where another model puts its text; None: nothing of the kind was seen."""
-        self._told: tuple[int | None, int | None] = (None, None)
+        self._reported: tuple[int | None, int | None] = (None, None)
         """Input and output tokens in the head of the answer, where Bedrock tells them of one that is no stream."""
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
         known = [fields.get(b"x-amzn-bedrock-%b-token-count" % kind, b"") for kind in (b"input", b"output")]
         prompt, output = [count(value.decode("latin-1")) for value in known]
-        self._told = prompt, output
+        self._reported = prompt, output
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         self._name = name
@@ -248,7 +248,7 @@ class InvokeMeter(AnthropicMeter):
         self._take_over(inner)
 
     def _take_over(self, inner: ConverseMeter) -> None:
-        self.units, self.reasoning_units = inner.units, inner.reasoning_units
+        self.content_bytes, self.reasoning_bytes = inner.content_bytes, inner.reasoning_bytes
         self.content, self.calls, self.citations = inner.content, inner.calls, inner.citations
         self.usage, self.finish, self.finished = inner.usage, inner.finish, inner.finished
         self.unread, inner.unread = self.unread + inner.unread, 0
@@ -283,7 +283,7 @@ class InvokeMeter(AnthropicMeter):
             self.finished = True
             self._read_foreign(answer)
             self._read_own_counts(answer)
-        prompt, output = self._told
+        prompt, output = self._reported
         if prompt is not None and output is not None and not self.is_final:
             self.usage.input = prompt
             self._note_report(output)
@@ -305,7 +305,7 @@ class InvokeMeter(AnthropicMeter):
             events = [{name: event} for name, event in self._converse.ending_events(prompt, output)]
         elif self._field:
             events = [_ENDINGS[self._field]]
-        elif self._started or "anthropic" in (self._asked.model or ""):
+        elif self._started or "anthropic" in (self._params.model or ""):
             events = super()._ending(prompt, output)
         else:
             events = []
@@ -335,7 +335,7 @@ def _cache(report: Any) -> tuple[int | None, int | None]:
 
 
 def _failed(name: bytes, event: Any) -> str:
-    return told({"type": name[1:].decode(errors="replace"), "message": event.get("message")})
+    return error_text({"type": name[1:].decode(errors="replace"), "message": event.get("message")})
 
 
 _CONVERSE_BOUNDS = {"inferenceConfig": ("maxTokens",)}
@@ -381,10 +381,10 @@ class Bedrock(UsageAlways):
     def serves(self, target: str) -> bool:
         return find_model(target, _MODELS, self._ends) is not None
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         found = find_model(target, _MODELS, self._ends)
         most = [where[field] for where, field in _limits(body, self._bounds)]
-        return Asked(
+        return RequestParams(
             model=model_name(found[0]) if found else None,
             stream=found is not None and found[1].endswith("-stream"),
             max_tokens=largest(most),
@@ -401,8 +401,8 @@ class Bedrock(UsageAlways):
             return lower(config, "maxTokens", most)
         return any(changed)
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
-        return ConverseMeter() if self._converse else InvokeMeter(asked)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return ConverseMeter() if self._converse else InvokeMeter(params)
 
     def error(self, error: RelayError) -> bytes:
         """With the type, which Amazon has in a header, where its libraries look next."""

@@ -11,8 +11,8 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import ends_with
-from .base import Asked, Meter, Quirks
-from .common import JsonMeter, ModelInBody, UsageAlways, count, lower, note_open, reason_text, sse, told
+from .base import Meter, Quirks, RequestParams
+from .common import JsonMeter, ModelInBody, UsageAlways, count, error_text, lower, note_open, reason_text, sse
 
 _ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
 
@@ -61,7 +61,7 @@ class CohereMeter(JsonMeter):
     def _end(self, delta: Any) -> None:
         self.finish = reason_text(delta.get("finish_reason"))
         if self.finish == "ERROR":
-            self.failed = told(delta.get("error"))
+            self.failed = error_text(delta.get("error"))
         self._report(delta.get("usage") or {})
 
     def _report(self, report: Any) -> None:
@@ -110,8 +110,8 @@ class Cohere(ModelInBody, UsageAlways):
     def serves(self, target: str) -> bool:
         return ends_with(target, "/v2/chat")
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
-        return Asked(
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
+        return RequestParams(
             model=model_name(body.get("model")),
             stream=body.get("stream") is True,
             max_tokens=count(body.get("max_tokens")),
@@ -120,7 +120,7 @@ class Cohere(ModelInBody, UsageAlways):
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         return lower(body, "max_tokens", most)
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:
         return CohereMeter()
 
     def error(self, error: RelayError) -> bytes:

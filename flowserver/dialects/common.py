@@ -91,7 +91,7 @@ def json_text(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def told(error: Any) -> str:
+def error_text(error: Any) -> str:
     """The first `MAX_TOLD` characters of an error in an answer, which is an object or a text."""
     if isinstance(error, dict):
         error = ": ".join(part for key in ("type", "status", "message") if (part := text(error.get(key))))
@@ -108,8 +108,8 @@ def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bool:
     """Lower `fields[name]` to `most`, or set it. Returns whether it changed. A value below `least` is no bound."""
-    asked = count(fields.get(name))
-    if asked is not None and least <= asked <= most:
+    bound = count(fields.get(name))
+    if bound is not None and least <= bound <= most:
         return False
     fields[name] = most
     return True
@@ -167,7 +167,7 @@ class BaseMeter(Shortcut):
             self._reported_at = -1
         else:
             self.usage.output = output
-            self._reported_at = self.units
+            self._reported_at = self.content_bytes
 
     def _announce(self, name: str) -> None:
         """The name of a tool that is called."""
@@ -209,14 +209,14 @@ class JsonMeter(BaseMeter):
 
     def _try(self, read: Callable[[Any], None], value: Any) -> bool:
         """Whether it made sense, at least in part."""
-        before = self.units
+        before = self.content_bytes
         makes_sense = True
         try:
             read(value)
         except NONSENSE:
             makes_sense = False
-        if self.units != before:
-            self.pieces += 1
+        if self.content_bytes != before:
+            self.content_events += 1
             makes_sense = True
         return makes_sense
 
@@ -230,7 +230,7 @@ class JsonMeter(BaseMeter):
         """Generated content. Raises AttributeError for anything but a text."""
         if written := text.encode():
             written = self._with_announced(written)
-            self.units += len(written)
+            self.content_bytes += len(written)
             self.content.add(written)
 
     def _add_call(self, name: str, arguments: str) -> None:
@@ -240,6 +240,6 @@ class JsonMeter(BaseMeter):
 
     def _add_reasoning(self, text: str) -> None:
         written = text.encode()
-        self.units += len(written)
-        self.reasoning_units += len(written)
+        self.content_bytes += len(written)
+        self.reasoning_bytes += len(written)
         self.content.add(written)

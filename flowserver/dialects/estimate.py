@@ -79,8 +79,8 @@ def family_of(format: str, model: str | None) -> str:
 class Content(NamedTuple):
     """The counts that an estimate is made from."""
 
-    units: int
-    pieces: int
+    content_bytes: int
+    content_events: int
     text_tokens: float
     """Of a usual tokenizer."""
     calls: int = 0
@@ -88,8 +88,8 @@ class Content(NamedTuple):
 
     def since(self, then: Content) -> Content:
         return Content(
-            self.units - then.units,
-            self.pieces - then.pieces,
+            self.content_bytes - then.content_bytes,
+            self.content_events - then.content_events,
             self.text_tokens - then.text_tokens,
             self.calls - then.calls,
             self.citations - then.citations,
@@ -109,7 +109,7 @@ class Ratio:
 
     def shown(self, content: Content) -> float:
         """Tokens of the text, within the bounds that hold for reports."""
-        return _shown(self, content.units, content.pieces, content.text_tokens)
+        return _shown(self, content.content_bytes, content.content_events, content.text_tokens)
 
     def markup(self, content: Content, *, ended: bool) -> float:
         family = self.family
@@ -117,21 +117,21 @@ class Ratio:
         tokens = calls * family.call + content.citations * family.citation
         if calls:
             tokens += family.first_call
-        return tokens + family.end if ended and (content.units or calls) else tokens
+        return tokens + family.end if ended and (content.content_bytes or calls) else tokens
 
 
-def _shown(ratio: Ratio, units: int, pieces: int, text_tokens: float) -> float:
+def _shown(ratio: Ratio, content_bytes: int, content_events: int, text_tokens: float) -> float:
     """Called after each event: comparisons take half the time of `min` and `max`."""
     likely = ratio.family.factor * text_tokens
-    if pieces >= _FULL_HINT * likely:
-        likely = pieces
-    elif pieces > _NO_HINT * likely:
-        weight = (pieces / likely - _NO_HINT) / (_FULL_HINT - _NO_HINT)
-        likely = weight * pieces + (1 - weight) * likely
+    if content_events >= _FULL_HINT * likely:
+        likely = content_events
+    elif content_events > _NO_HINT * likely:
+        weight = (content_events / likely - _NO_HINT) / (_FULL_HINT - _NO_HINT)
+        likely = weight * content_events + (1 - weight) * likely
     likely *= ratio.correction
-    if likely > units / _LEAST_BYTES:
-        return units / _LEAST_BYTES
-    return likely if likely > units / _MOST_BYTES else units / _MOST_BYTES
+    if likely > content_bytes / _LEAST_BYTES:
+        return content_bytes / _LEAST_BYTES
+    return likely if likely > content_bytes / _MOST_BYTES else content_bytes / _MOST_BYTES
 
 
 class Count:
@@ -153,7 +153,7 @@ class Count:
         self._shown = 0.0
         """What came since, in tokens, markup left out: when it was asked last."""
         self._asked_at = 0
-        """`Meter.units` then."""
+        """`Meter.content_bytes` then."""
 
     def tokens(self, meter: Meter) -> int:
         """Output tokens until now: the running report if there is one, and an estimate of what came since. Right after
@@ -164,16 +164,20 @@ class Count:
             now = content_of(meter).since(self._reported_at)
             ended = not self._reported and not is_cut(meter.finish)
             self._shown = max(self._shown, self._ratio.shown(now))
-            self._asked_at = meter.units
+            self._asked_at = meter.content_bytes
             return self._raise(self._ratio.markup(now, ended=ended))
         if meter.running:
             self._note_report(meter)
-        units, at = meter.units, self._reported_at
-        since, pieces, text_tokens = units - at.units, meter.pieces - at.pieces, meter.content.tokens - at.text_tokens
-        shown = _shown(self._ratio, since, pieces, text_tokens)
+        content_bytes, at = meter.content_bytes, self._reported_at
+        since, content_events, text_tokens = (
+            content_bytes - at.content_bytes,
+            meter.content_events - at.content_events,
+            meter.content.tokens - at.text_tokens,
+        )
+        shown = _shown(self._ratio, since, content_events, text_tokens)
         before = self._shown
-        most = before + units - self._asked_at
-        self._asked_at = units
+        most = before + content_bytes - self._asked_at
+        self._asked_at = content_bytes
         if shown > before:
             self._shown = shown if shown < most else most
         if meter.calls or meter.citations:
@@ -184,7 +188,7 @@ class Count:
         output = meter.usage.output
         if meter.running and output is not None and output != self._reported:
             self._reported, self._reported_at = output, content_of(meter)
-            self._shown, self._asked_at = 0.0, meter.units
+            self._shown, self._asked_at = 0.0, meter.content_bytes
 
     def _raise(self, markup: float) -> int:
         tokens = self._reported + int(self._shown + markup)
@@ -199,7 +203,7 @@ class Count:
 
 def content_of(meter: Meter) -> Content:
     """What it has read so far."""
-    return Content(meter.units, meter.pieces, meter.content.tokens, meter.calls, meter.citations)
+    return Content(meter.content_bytes, meter.content_events, meter.content.tokens, meter.calls, meter.citations)
 
 
 def is_cut(finish: str | None) -> bool:
@@ -276,9 +280,9 @@ def shown_tokens(meter: Meter) -> int | None:
     """Output tokens of what was shown, by the provider's report; None: there is no report, or a summary of the
     reasoning was shown, whose tokens no report tells."""
     tokens, reasoning = meter.usage.output, meter.usage.reasoning or 0
-    if tokens is None or meter.reasoning_units >= reasoning * _WHOLE_REASONING:
+    if tokens is None or meter.reasoning_bytes >= reasoning * _WHOLE_REASONING:
         return tokens
-    return None if meter.reasoning_units else tokens - reasoning
+    return None if meter.reasoning_bytes else tokens - reasoning
 
 
 def _reported_text(meter: Meter) -> int | None:
@@ -288,5 +292,5 @@ def _reported_text(meter: Meter) -> int | None:
     tokens = shown_tokens(meter) if is_over and meter.failed is None else None
     if tokens is None:
         return None
-    believed = tokens >= _LEAST_TOKENS and tokens * _LEAST_BYTES <= meter.units <= tokens * _MOST_BYTES
+    believed = tokens >= _LEAST_TOKENS and tokens * _LEAST_BYTES <= meter.content_bytes <= tokens * _MOST_BYTES
     return tokens if believed else None

@@ -15,8 +15,8 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import find_model
-from .base import Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, json_text, lower, reason_text, section, sse, text, told, total
+from .base import Meter, Quirks, RequestParams
+from .common import JsonMeter, UsageAlways, count, error_text, json_text, lower, reason_text, section, sse, text, total
 
 _MODELS = ("/models/", "/tunedmodels/", "/endpoints/")
 _STREAM = ":streamgeneratecontent"
@@ -47,15 +47,15 @@ class GeminiMeter(JsonMeter):
     """Gemini's events bear usage reports, but no running counts: Vertex AI sends none before the end, others count per
     step of an answer, or stay behind the content."""
 
-    __slots__ = ("_asked",)
+    __slots__ = ("_params",)
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, params: RequestParams) -> None:
         super().__init__()
-        self._asked = asked
+        self._params = params
 
     def _read(self, event: Any) -> None:
         if "error" in event:
-            self.failed = told(event["error"])
+            self.failed = error_text(event["error"])
             return
         self.model = model_name(event.get("modelVersion")) or self.model
         if refusal := text((event.get("promptFeedback") or {}).get("blockReason")):
@@ -114,7 +114,7 @@ class GeminiMeter(JsonMeter):
         """Every candidate ends, also one that has ended: its end may be in an event with content, which may have been
         withheld. With an empty text, because client libraries keep no turn without parts in a chat's history."""
         content = {"parts": [{"text": ""}], "role": "model"}
-        choices = min(self._asked.choices, _MOST_CHOICES)
+        choices = min(self._params.choices, _MOST_CHOICES)
         candidates = [{"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(choices)]
         event = {"candidates": candidates, "usageMetadata": self._usage(prompt, output)}
         return sse(event | {"modelVersion": self.model} if self.model else event)
@@ -153,12 +153,12 @@ class Gemini(UsageAlways):
     def serves(self, target: str) -> bool:
         return find_model(target, _MODELS, _ACTIONS) is not None
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         """`stream`: as server-sent events. Without `alt=sse` the answer is one JSON array, which can't be cut."""
         found = find_model(target, _MODELS, _ACTIONS)
         config: dict[str, Any] = next((body[name] for name in _CONFIG if isinstance(body.get(name), dict)), {})
         choices = _first(config, _CHOICES) or 1
-        return Asked(
+        return RequestParams(
             model=model_name(found[0]) if found else None,
             stream=found is not None and found[1] == _STREAM and _wants_sse(target),
             max_tokens=_first(config, _MOST),
@@ -180,8 +180,8 @@ class Gemini(UsageAlways):
                     changed |= lower(config, field, each)
         return changed
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
-        return GeminiMeter(asked)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return GeminiMeter(params)
 
     def error(self, error: RelayError) -> bytes:
         return _error(error)

@@ -11,26 +11,26 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import ends_with
-from .base import Asked, Meter, Quirks
-from .common import JsonMeter, ModelInBody, UsageAlways, count, json_text, lower, reason_text, section, text, told
+from .base import Meter, Quirks, RequestParams
+from .common import JsonMeter, ModelInBody, UsageAlways, count, error_text, json_text, lower, reason_text, section, text
 
 _MOST_CREATED = 64
 """Characters of a time; the longest has 35."""
 
 
 class OllamaMeter(JsonMeter):
-    __slots__ = ("_asked", "_chat", "_created")
+    __slots__ = ("_chat", "_created", "_params")
 
-    def __init__(self, asked: Asked, *, chat: bool) -> None:
+    def __init__(self, params: RequestParams, *, chat: bool) -> None:
         super().__init__()
-        self._asked = asked
+        self._params = params
         self._chat = chat
         self._created: str | None = None
         """The latest `created_at`: the ending needs one, and there is no clock here."""
 
     def _read(self, event: Any) -> None:
         if "error" in event:
-            self.failed = told(event["error"])
+            self.failed = error_text(event["error"])
             return
         self.model = model_name(event.get("model"))
         self._created = (text(event.get("created_at")) or "")[:_MOST_CREATED] or None
@@ -65,7 +65,7 @@ class OllamaMeter(JsonMeter):
         """Also after the last line, because that may have had content and been withheld."""
         content = {"message": {"role": "assistant", "content": ""}} if self._chat else {"response": ""}
         last: dict[str, Any] = {
-            "model": self.model or self._asked.model or "",
+            "model": self.model or self._params.model or "",
             # What Go's encoding makes of "no time".
             "created_at": self._created or "0001-01-01T00:00:00Z",
             **content,
@@ -96,9 +96,9 @@ class Ollama(ModelInBody, UsageAlways):
     def serves(self, target: str) -> bool:
         return ends_with(target, "/api/chat" if self._chat else "/api/generate")
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         options = body.get("options")
-        return Asked(
+        return RequestParams(
             model=model_name(body.get("model")),
             stream=body.get("stream") is not False,
             max_tokens=count(options.get("num_predict")) if isinstance(options, dict) else None,
@@ -109,8 +109,8 @@ class Ollama(ModelInBody, UsageAlways):
         options = section(body, "options")
         return options is not None and lower(options, "num_predict", most, least=1)
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
-        return OllamaMeter(asked, chat=self._chat)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:
+        return OllamaMeter(params, chat=self._chat)
 
     def error(self, error: RelayError) -> bytes:
         return _error(error)

@@ -11,9 +11,9 @@ from ..json_text.members import COUNT, Reads
 from ..json_text.reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import Asked, Quirks, Usage
-from .common import DONE, MAX_OPEN, BaseMeter, count, largest, lower, reason_text, sse, told, unread_size
-from .event_template import RELEARN, Pattern, pattern_around
+from .base import Quirks, RequestParams, Usage
+from .common import DONE, MAX_OPEN, BaseMeter, count, error_text, largest, lower, reason_text, sse, unread_size
+from .event_template import RELEARN, EventTemplate, pattern_around
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
 
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
@@ -43,11 +43,11 @@ class ChatMeter(BaseMeter):
     """How a choice tells that it has no content."""
 
     __slots__ = (
-        "_asked",
         "_by_choice",
         "_closed",
         "_closing",
         "_cuttable",
+        "_params",
         "_pattern",
         "_quirks",
         "_reported",
@@ -56,9 +56,9 @@ class ChatMeter(BaseMeter):
         "running",
     )
 
-    def __init__(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> None:
+    def __init__(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> None:
         super().__init__()
-        self._asked = asked
+        self._params = params
         self._quirks = quirks
         self._cuttable = cuttable
         self.running = False
@@ -73,14 +73,14 @@ class ChatMeter(BaseMeter):
         """Whether the client has the final usage report, or would not get it anyway."""
         self._sample = b""
         """A chunk of this stream, for what they have in common; b"": none yet, or not needed."""
-        self._pattern: Pattern | None = None
+        self._pattern: EventTemplate | None = None
         """`_wire` without the framing of its event."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         pattern = self._pattern
         if pattern is not None and (said := pattern.text_of(data)):
             self.content.add(said)
-            self.count_ordinary(1, len(said))
+            self.count_template(1, len(said))
             return True
         if data.startswith(DONE):
             self.finished = True
@@ -97,12 +97,12 @@ class ChatMeter(BaseMeter):
             self._closing = set()
         choices = entries(event.get("choices"))
         groq = mapping(event["x_groq"]) if "x_groq" in event else {}
-        units = self.units
+        content_bytes = self.content_bytes
         late = self._are_closed(choices)
         closing = self._read_choices(choices)
-        content = self.units > units
+        content = self.content_bytes > content_bytes
         if content:
-            self.pieces += 1
+            self.content_events += 1
             self._closing = closing
         else:
             self._closed.update(closing)
@@ -111,7 +111,7 @@ class ChatMeter(BaseMeter):
         self.model = model_name(event.get("model")) or self.model
         error = event.get("error") or groq.get("error")
         if error:
-            self.failed = told(error)
+            self.failed = error_text(error)
         report = mapping(event.get("usage") or groq.get("usage"))
         if content:
             self.running = False
@@ -122,12 +122,12 @@ class ChatMeter(BaseMeter):
         if closing or report or error:
             # What these said of the stream may not hold after one more event, which a pattern would not see.
             self._pattern = self._wire = None
-        elif content and len(choices) == 1 and self.pieces - self._learned >= RELEARN:
-            self._learned = self.pieces
-            found = _pattern_of(data, event, self.units - units)
+        elif content and len(choices) == 1 and self.content_events - self._learned >= RELEARN:
+            self._learned = self.content_events
+            found = _pattern_of(data, event, self.content_bytes - content_bytes)
             if found is not None:
                 self._pattern, self._wire = found, found.on_the_wire()
-        if not report or error or self._asked.usage or not self._quirks.usage_option or (choices and not late):
+        if not report or error or self._params.usage or not self._quirks.usage_option or (choices and not late):
             return True
         return _without_report(data, event)
 
@@ -144,7 +144,7 @@ class ChatMeter(BaseMeter):
             if type(delta) is dict:
                 self._read_delta(delta)
             else:
-                self.units += self._size(choice.get("text"))
+                self.content_bytes += self._size(choice.get("text"))
             if "usage" in choice and (report := mapping(choice["usage"])):
                 self._note_of_choice(choice, report)
             finish = choice.get("finish_reason")
@@ -175,8 +175,8 @@ class ChatMeter(BaseMeter):
             elif field == "refusal":
                 said += self._size(value)
         reasoning += thought
-        self.reasoning_units += reasoning
-        self.units += said + reasoning
+        self.reasoning_bytes += reasoning
+        self.content_bytes += said + reasoning
 
     def _size(self, value: object) -> int:
         """Bytes of a text that is content, which it takes down; 0 for anything else."""
@@ -210,7 +210,7 @@ class ChatMeter(BaseMeter):
 
     def _read_report(self, report: dict[str, Any], choices: list[dict[str, Any]], *, content: bool, late: bool) -> None:
         """`late`: it comes behind the end of its choices, if it has any."""
-        several = self._asked.choices > 1
+        several = self._params.choices > 1
         if choices and several and not late:
             # Of one choice: vLLM's running count.
             self._note_of_choice(choices[0], report)
@@ -245,7 +245,7 @@ class ChatMeter(BaseMeter):
             return False
         self.finished = True
         closing = self._read_choices(entries(event.get("choices")))
-        self.pieces = 1 if self.units else 0
+        self.content_events = 1 if self.content_bytes else 0
         self.model = model_name(event.get("model"))
         if self._by_choice:
             self._add_up_choices(closing)
@@ -254,14 +254,14 @@ class ChatMeter(BaseMeter):
             groq = mapping(event["x_groq"])
             error, report = error or groq.get("error"), report or groq.get("usage")
         if error:
-            self.failed = told(error)
+            self.failed = error_text(error)
         if report := mapping(report):
             self._note_report(read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart))
         return True
 
     def _open_choices(self, closing: Set[int] = frozenset()) -> list[int]:
-        asked = range(min(self._asked.choices, _MOST_CHOICES))
-        return sorted({*asked, *self._seen} - self._closed - closing)
+        indexes = range(min(self._params.choices, _MOST_CHOICES))
+        return sorted({*indexes, *self._seen} - self._closed - closing)
 
     def ending(self, prompt: int, output: int) -> bytes:
         if self.finished:
@@ -270,7 +270,7 @@ class ChatMeter(BaseMeter):
             "id": "",
             "object": self._object,
             "created": 0,
-            "model": self._asked.model or "",
+            "model": self._params.model or "",
         }
         head = {field: _brief(sample[field]) for field in _HEAD_FIELDS if field in sample}
         chunks: list[dict[str, Any]] = [
@@ -281,7 +281,7 @@ class ChatMeter(BaseMeter):
             report = _report(prompt, output)
             if not self._quirks.usage_option and chunks:
                 chunks[-1]["usage"] = report
-            elif self._asked.usage:
+            elif self._params.usage:
                 chunks.append({**head, "choices": [], "usage": report})
         return b"".join([*map(sse, chunks), b"data: %b\n\n" % DONE])
 
@@ -319,7 +319,7 @@ def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:
     return False if _REPORT_ONLY.issuperset(event) else without_member(data, "usage") or False
 
 
-def _pattern_of(data: bytes, event: dict[str, Any], content: int) -> Pattern | None:
+def _pattern_of(data: bytes, event: dict[str, Any], content: int) -> EventTemplate | None:
     """The pattern of `data`, which is `event` unparsed, with one choice and `content` bytes of content. None: it has
     none, or content beside its text. Alters `event`."""
     delta = event["choices"][0].get("delta")
@@ -363,11 +363,11 @@ class OpenAIChat:
     def serves(self, target: str) -> bool:
         return ends_with(target, "/chat/completions")
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         said = body.get
         stream = said("stream") is True
         choices = count(said("n")) or 1
-        return Asked(
+        return RequestParams(
             model=model_name(deployment_of(target) or said("model")),
             stream=stream,
             max_tokens=_most(body),
@@ -396,8 +396,8 @@ class OpenAIChat:
         body["stream_options"] = {**(options or {}), "include_usage": True}
         return True
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
-        return ChatMeter(asked, quirks, cuttable=cuttable)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
+        return ChatMeter(params, quirks, cuttable=cuttable)
 
     def error(self, error: RelayError) -> bytes:
         return error.body()
@@ -424,10 +424,10 @@ class OpenAICompletions(OpenAIChat):
     def serves(self, target: str) -> bool:
         return ends_with(target, "/completions") and not ends_with(target, "/chat/completions")
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         """One answer for each prompt, `n` times; of `best_of` that are generated for each the best are shown."""
-        asked = super().asked(target, body)
-        return asked._replace(choices=asked.choices * _prompts(body), answers=_answers(body))
+        params = super().read_params(target, body)
+        return params._replace(choices=params.choices * _prompts(body), answers=_answers(body))
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """A request that has no bound gets none that is above its API's own: 16 tokens (OpenAI, vLLM)."""
@@ -438,8 +438,8 @@ class OpenAICompletions(OpenAIChat):
         changed = [lower(body, field, each) for field in fields]
         return any(changed)
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
-        return CompletionsMeter(asked, quirks, cuttable=cuttable)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
+        return CompletionsMeter(params, quirks, cuttable=cuttable)
 
 
 class OpenAIEmbeddings(OpenAIChat):
@@ -457,8 +457,8 @@ class OpenAIEmbeddings(OpenAIChat):
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
         return False
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
-        return EmbeddingsMeter(asked, quirks, cuttable=cuttable)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> ChatMeter:
+        return EmbeddingsMeter(params, quirks, cuttable=cuttable)
 
 
 OPENAI_CHAT = OpenAIChat()

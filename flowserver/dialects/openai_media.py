@@ -12,8 +12,8 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import Asked, Meter, Quirks
-from .common import JsonMeter, UsageAlways, count, sse, text, told
+from .base import Meter, Quirks, RequestParams
+from .common import JsonMeter, UsageAlways, count, error_text, sse, text
 from .openai_common import HEARTBEAT, mapping, read_usage
 
 _TEXT_DELTA = "transcript.text.delta"
@@ -32,7 +32,7 @@ class MediaMeter(JsonMeter):
         if kind == _TEXT_DELTA:
             self._add(event["delta"])
         elif kind == "error" or "error" in event:
-            self.failed = told(event.get("error") or event)
+            self.failed = error_text(event.get("error") or event)
         elif kind.endswith((".done", ".completed")):
             self.finished = True
             self._read_usage(event)
@@ -49,7 +49,7 @@ class MediaMeter(JsonMeter):
 
     def ending(self, prompt: int, output: int) -> bytes:
         """A transcription ends as if nothing more had been said. Images have no shorter form."""
-        if self.finished or not self.units:
+        if self.finished or not self.content_bytes:
             return b""
         usage = {"type": "tokens", "input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output}
         event = {"type": "transcript.text.done", "text": "", "usage": usage}
@@ -73,10 +73,10 @@ class OpenAIMedia(UsageAlways):
     def serves(self, target: str) -> bool:
         return ends_with(target, *self._ends)
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         """In a form all values are texts."""
         images = count(body.get("n")) or 1
-        return Asked(
+        return RequestParams(
             model=model_name(deployment_of(target) or body.get("model")),
             stream=body.get("stream") in (True, "true"),
             choices=images,
@@ -91,7 +91,7 @@ class OpenAIMedia(UsageAlways):
         """There is nothing in these requests that bounds tokens."""
         return False
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> Meter:
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:
         return MediaMeter()
 
     def error(self, error: RelayError) -> bytes:

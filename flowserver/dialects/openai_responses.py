@@ -12,8 +12,8 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
-from .base import Asked, Quirks
-from .common import BaseMeter, UsageAlways, count, lower, reason_text, sse, text, told, unread_size
+from .base import Quirks, RequestParams
+from .common import BaseMeter, UsageAlways, count, error_text, lower, reason_text, sse, text, unread_size
 from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage
 from .openai_items import Items
 
@@ -54,16 +54,16 @@ class ResponsesMeter(BaseMeter):
     """What opens and closes things has no content: a tool's name is counted with the first of its arguments."""
 
     __slots__ = (
-        "_asked",
         "_created",
         "_items",
+        "_params",
         "_sequence",
         "answer_id",
     )
 
-    def __init__(self, asked: Asked, *, cuttable: bool) -> None:
+    def __init__(self, params: RequestParams, *, cuttable: bool) -> None:
         super().__init__()
-        self._asked = asked
+        self._params = params
         self.answer_id: str | None = None
         self._sequence = -1
         """The number of the last event."""
@@ -97,9 +97,9 @@ class ResponsesMeter(BaseMeter):
         if not delta or type(delta) is not str:
             return
         written = delta.encode()
-        self.pieces += 1
+        self.content_events += 1
         if kind in _REASONING:
-            self.reasoning_units += len(written)
+            self.reasoning_bytes += len(written)
         else:
             written = self._with_announced(written)
         self._add(written)
@@ -108,7 +108,7 @@ class ResponsesMeter(BaseMeter):
 
     def _add(self, written: bytes) -> int:
         """Generated content. Its size."""
-        self.units += len(written)
+        self.content_bytes += len(written)
         self.content.add(written)
         return len(written)
 
@@ -119,7 +119,7 @@ class ResponsesMeter(BaseMeter):
                 self._announce((text(item.get("name")) or "") if "call_id" in item else "")
         elif name == b"error":
             # Its fields lie in the event itself by the documents, in an object in fact.
-            self.failed = told(event.get("error") or event.get("message") or event.get("code"))
+            self.failed = error_text(event.get("error") or event.get("message") or event.get("code"))
         elif name == b"response.created":
             response = mapping(event.get("response"))
             self.model = model_name(response.get("model"))
@@ -137,7 +137,7 @@ class ResponsesMeter(BaseMeter):
         details = mapping(response.get("incomplete_details"))
         self.finish = reason_text(details.get("reason")) or reason_text(response.get("status"))
         if response.get("error"):
-            self.failed = told(response["error"])
+            self.failed = error_text(response["error"])
         self.answer_id = model_name(response.get("id")) or self.answer_id
         if report := mapping(response.get("usage")):
             self._note_report(read_usage(self.usage, report))
@@ -149,7 +149,7 @@ class ResponsesMeter(BaseMeter):
             return False
         for item in entries(response.get("output")):
             self._read_item(item)
-        self.pieces += self.units > 0
+        self.content_events += self.content_bytes > 0
         self._read_response(response)
         return True
 
@@ -161,9 +161,9 @@ class ResponsesMeter(BaseMeter):
         if "call_id" in item and kind != "reasoning":
             texts.append(item.get("name"))
         self.calls += str(kind).endswith("_call")
-        units = self._add(b"".join((text(each) or "").encode() for each in texts))
+        content_bytes = self._add(b"".join((text(each) or "").encode() for each in texts))
         if kind == "reasoning":
-            self.reasoning_units += units
+            self.reasoning_bytes += content_bytes
 
     def ending(self, prompt: int, output: int) -> bytes:
         if self.finished:
@@ -179,7 +179,7 @@ class ResponsesMeter(BaseMeter):
         events: list[dict[str, Any]] = []
         if not response:
             # The client library wants to see it first.
-            response = _brief({"model": self._asked.model})
+            response = _brief({"model": self._params.model})
             events.append({"type": "response.created", "response": response})
         elif kept is None:
             response = _brief(response)
@@ -244,8 +244,8 @@ class OpenAIResponses(UsageAlways):
     def serves(self, target: str) -> bool:
         return ends_with(target, "/responses", "/responses/compact")
 
-    def asked(self, target: str, body: Mapping[str, Any]) -> Asked:
-        return Asked(
+    def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
+        return RequestParams(
             model=model_name(deployment_of(target) or body.get("model")),
             stream=body.get("stream") is True,
             max_tokens=count(body.get("max_output_tokens")),
@@ -259,8 +259,8 @@ class OpenAIResponses(UsageAlways):
         """Not below what the API takes: the cut sees to the rest."""
         return lower(body, "max_output_tokens", max(most, LEAST_LIMIT))
 
-    def meter(self, asked: Asked, quirks: Quirks, *, cuttable: bool) -> ResponsesMeter:
-        return ResponsesMeter(asked, cuttable=cuttable)
+    def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> ResponsesMeter:
+        return ResponsesMeter(params, cuttable=cuttable)
 
     def error(self, error: RelayError) -> bytes:
         return error.body()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..flow.bounded_buffer import Marks
+from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import HangupWatcher
 from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
@@ -31,7 +30,7 @@ class H2Settings:
 class ConnectionSettings:
     """What a client connection needs to know; times in seconds, None is off."""
 
-    marks: Marks
+    watermarks: Watermarks
     max_connections: int
     head_timeout: float | None
     keepalive_timeout: float | None
@@ -39,27 +38,6 @@ class ConnectionSettings:
     serves_half_closed: bool = False
     """Whether HTTP/1.1 clients that close their sending side get their answers; else they have left."""
     h2: H2Settings = field(default_factory=H2Settings)
-
-
-READ_SIZE = 16 * 1024
-"""Most bytes of one read. By itself uvloop reads 256 KiB, which is what one upload could make the relay hold."""
-_READ_BUFFER = memoryview(bytearray(READ_SIZE))
-"""Where all connections read to: what came is copied out before the next read."""
-
-
-class SharedReads(asyncio.BufferedProtocol):
-    """A protocol that reads bounded pieces, as `asyncio.Protocol` would get them."""
-
-    __slots__ = ()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _READ_BUFFER
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(_READ_BUFFER[:nbytes].tobytes())
-
-    def data_received(self, data: bytes) -> None:
-        raise NotImplementedError
 
 
 class Connection(Protocol):
@@ -78,7 +56,7 @@ class Connection(Protocol):
         """Close at once."""
 
 
-class Surroundings:
+class ListenerContext:
     """What the connections of one listener share."""
 
     __slots__ = ("clock", "connections", "h2_totals", "hangups", "observer", "open_exchange", "settings", "uploads")

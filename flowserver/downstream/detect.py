@@ -11,20 +11,21 @@ import ssl
 from typing import cast
 
 from ..http.h2_frames import PREFACE
+from ..net.shared_read import SharedReads
 from ..net.tls_transport import TlsTransport
-from .context import SharedReads, Surroundings
+from .context import ListenerContext
 from .h1 import DownstreamH1
 from .h2 import DownstreamH2
 
 
-class Opening(SharedReads):
+class ProtocolDetector(SharedReads):
     """Hands its transport over to the protocol that fits."""
 
-    __slots__ = ("_around", "_first", "_since", "_transport")
+    __slots__ = ("_context", "_first", "_since", "_transport")
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
-        self._since = around.clock()
+    def __init__(self, context: ListenerContext) -> None:
+        self._context = context
+        self._since = context.clock()
         self._first = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -32,10 +33,10 @@ class Opening(SharedReads):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._become(DownstreamH2 if tls.selected_alpn_protocol() == "h2" else DownstreamH1)
-        elif len(self._around.connections) >= self._around.settings.max_connections:
+        elif len(self._context.connections) >= self._context.settings.max_connections:
             self._become(DownstreamH1)  # which refuses
         else:
-            self._around.connections.add(self)
+            self._context.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._first += data
@@ -45,11 +46,11 @@ class Opening(SharedReads):
             self._become(DownstreamH2)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._around.connections.discard(self)
+        self._context.connections.discard(self)
 
     def _become(self, protocol: type[DownstreamH1] | type[DownstreamH2]) -> None:
-        self._around.connections.discard(self)
-        successor = protocol(self._around)
+        self._context.connections.discard(self)
+        successor = protocol(self._context)
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
         if self._first:
@@ -58,7 +59,7 @@ class Opening(SharedReads):
     # --- surroundings.Connection ---
 
     def sweep(self, now: float) -> None:
-        limit = self._around.settings.head_timeout
+        limit = self._context.settings.head_timeout
         if limit is not None and now - self._since >= limit:
             self._transport.close()
 
@@ -75,25 +76,25 @@ class Opening(SharedReads):
 class Handshake:
     """A connection whose TLS is not established yet; `transport` is the protocol of the accepted socket."""
 
-    __slots__ = ("_around", "_since", "transport")
+    __slots__ = ("_context", "_since", "transport")
 
-    def __init__(self, around: Surroundings, context: ssl.SSLContext) -> None:
-        self._around = around
-        self._since = around.clock()
-        self.transport = TlsTransport(context, self._on_established, self._on_failed, server_side=True)
-        around.connections.add(self)
+    def __init__(self, context: ListenerContext, tls: ssl.SSLContext) -> None:
+        self._context = context
+        self._since = context.clock()
+        self.transport = TlsTransport(tls, self._on_established, self._on_failed, server_side=True)
+        context.connections.add(self)
 
-    def _on_established(self, transport: TlsTransport) -> Opening:
-        self._around.connections.discard(self)
-        return Opening(self._around)
+    def _on_established(self, transport: TlsTransport) -> ProtocolDetector:
+        self._context.connections.discard(self)
+        return ProtocolDetector(self._context)
 
     def _on_failed(self, error: Exception) -> None:
-        self._around.connections.discard(self)
+        self._context.connections.discard(self)
 
     # --- surroundings.Connection ---
 
     def sweep(self, now: float) -> None:
-        limit = self._around.settings.head_timeout
+        limit = self._context.settings.head_timeout
         if limit is not None and now - self._since >= limit:
             self.transport.abort()
 

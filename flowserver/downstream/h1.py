@@ -16,16 +16,17 @@ from typing import cast
 import h11
 
 from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
-from ..flow.bounded_buffer import Outlet
+from ..flow.bounded_buffer import BoundedWriter
 from ..http.h1_chunked import FramingError, encode_chunk
 from ..http.h1_request_head import HeadReader, RepeatedHead
 from ..http.h1_server import Message, PlainMessage, read_request
 from ..http.messages import RequestHead, ResponseHead
+from ..net.shared_read import SharedReads
 from ..net.stall import StallWatch
 from ..net.tls_transport import TlsTransport
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
-from .context import ConnectionSettings, SharedReads, Surroundings
+from .context import ConnectionSettings, ListenerContext
 from .held_upload import HeldUpload
 from .linger import Linger
 
@@ -52,8 +53,8 @@ class H1Stream(HeldUpload):
         "_chunked",
         "_connection",
         "_ending",
-        "_outlet",
         "_stops",
+        "_writer",
         "_writes",
         "events",
         "message",
@@ -70,7 +71,7 @@ class H1Stream(HeldUpload):
         self.request = request
         self.request_whole = False
         self.events: DownstreamEvents
-        self._outlet: Outlet | None = None
+        self._writer: BoundedWriter | None = None
         """None: the transport took all of it at once so far, which is usual."""
         self._writes = 0
         """Chunks that did not pass the outlet."""
@@ -96,24 +97,24 @@ class H1Stream(HeldUpload):
         closes = connection.is_last_response or not self.request_whole
         raw = message.head(head, closes=closes)
         self._bodiless, self._chunked = message.bodiless, message.chunked
-        if head.body_at_hand and not self._bodiless and not self._chunked:
+        if head.body_follows and not self._bodiless and not self._chunked:
             connection.hold(raw)
         else:
             connection.write(raw)
 
     def send_data(self, data: bytes) -> None:
-        connection, outlet = self._connection, self._outlet
+        connection, writer = self._connection, self._writer
         if connection.stream is not self or self._bodiless:
             return
-        if outlet is not None and outlet.blocked:
-            outlet.send(data)
+        if writer is not None and writer.blocked:
+            writer.send(data)
         else:  # the path of every token
             self._writes += 1
             write = connection.write  # a call of the attribute itself would look it up the slow way
             write(encode_chunk(data) if self._chunked else self.message.body(data))
 
-    def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
-        blocked = self._outlet is not None and self._outlet.blocked
+    def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
+        blocked = self._writer is not None and self._writer.blocked
         may = self._is_open and self._chunked and not self._bodiless and not blocked
         return (self._connection.write, True) if may else None
 
@@ -137,12 +138,12 @@ class H1Stream(HeldUpload):
 
     @property
     def held(self) -> int:
-        return self._connection.held(self._outlet) if self._is_open else 0
+        return self._connection.held(self._writer) if self._is_open else 0
 
     @property
     def writes(self) -> tuple[int, int]:
-        outlet = self._outlet
-        return (self._writes, 0) if outlet is None else (self._writes + outlet.writes, outlet.writes_full)
+        writer = self._writer
+        return (self._writes, 0) if writer is None else (self._writes + writer.writes, writer.writes_full)
 
     # --- the connection's side ---
 
@@ -151,20 +152,20 @@ class H1Stream(HeldUpload):
         return self.message.head_sent
 
     def let_go(self) -> None:
-        """It is over: see `Outlet.release`."""
-        if self._outlet is not None:
-            self._outlet.release()
+        """It is over: see `BoundedWriter.release`."""
+        if self._writer is not None:
+            self._writer.release()
         del self.events
 
     def block(self) -> None:
         self.events.on_downstream_blocked()
-        if self._outlet is None:
-            self._outlet = self._connection.outlet(self._write, self.events)
-        self._outlet.block()
+        if self._writer is None:
+            self._writer = self._connection.writer(self._write, self.events)
+        self._writer.block()
 
     def unblock(self) -> None:
-        if self._outlet is not None:
-            self._outlet.unblock()
+        if self._writer is not None:
+            self._writer.unblock()
         if self._ending is not None and not self._waits and self._is_open:
             self._finish()
 
@@ -204,15 +205,15 @@ class H1Stream(HeldUpload):
     @property
     def _waits(self) -> bool:
         """Whether chunks wait for the transport."""
-        return self._outlet is not None and bool(self._outlet.waiting)
+        return self._writer is not None and bool(self._writer.waiting)
 
 
 class DownstreamH1(SharedReads):
     """A client's connection. Requests are served one after the other, pipelined ones in order."""
 
     __slots__ = (
-        "_around",
         "_blocked",
+        "_context",
         "_fd",
         "_half_closed_at",
         "_held",
@@ -232,8 +233,8 @@ class DownstreamH1(SharedReads):
         "write",
     )
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
+    def __init__(self, context: ListenerContext) -> None:
+        self._context = context
         self._reader = HeadReader()
         self._known: RepeatedHead | None = None
         """The last head; None: it was the first, which may well be the only one, or is not plain, or has no length."""
@@ -251,7 +252,7 @@ class DownstreamH1(SharedReads):
         self._held = b""
         """A head that leaves with the first bytes of its body."""
         self._served = 0
-        self._since = around.clock()
+        self._since = context.clock()
         """When the present wait for a head began, or its request was whole."""
 
     # --- asyncio.BufferedProtocol
@@ -262,9 +263,9 @@ class DownstreamH1(SharedReads):
         self._stall = StallWatch(self._transport, self._fd)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self.write: Callable[[bytes], None] = self._transport.write
-        self._around.settings.marks.limit_transport(self._transport)
-        too_many = len(self._around.connections) >= self._around.settings.max_connections
-        self._around.connections.add(self)
+        self._context.settings.watermarks.limit_transport(self._transport)
+        too_many = len(self._context.connections) >= self._context.settings.max_connections
+        self._context.connections.add(self)
         if too_many:
             self._refuse(TOO_MANY_CONNECTIONS)
 
@@ -282,8 +283,8 @@ class DownstreamH1(SharedReads):
         still gets its answer."""
         stream = self.stream
         if self._waits_for_answer(stream):
-            self._half_closed_at = self._around.clock()
-            self._around.hangups.watch(self._fd, self._on_gone, half_close=False)
+            self._half_closed_at = self._context.clock()
+            self._context.hangups.watch(self._fd, self._on_gone, half_close=False)
             return True
         self._drop_stream(EndReason.CLIENT_GONE)
         if stream is not None and self._transport.get_write_buffer_size():
@@ -295,15 +296,15 @@ class DownstreamH1(SharedReads):
         is_whole = stream.request_whole if stream is not None else bool(self._pipelined)
         if self._is_tls or not is_whole:
             return False
-        return self._around.settings.serves_half_closed or self._around.clock() - self._since < FIN_FOLLOWS
+        return self._context.settings.serves_half_closed or self._context.clock() - self._since < FIN_FOLLOWS
 
     def _grace_is_over(self, now: float) -> bool:
         since = self._half_closed_at
-        return since is not None and now - since >= FIN_GRACE and not self._around.settings.serves_half_closed
+        return since is not None and now - since >= FIN_GRACE and not self._context.settings.serves_half_closed
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._around.hangups.forget(self._fd, self._on_gone)
-        self._around.connections.discard(self)
+        self._context.hangups.forget(self._fd, self._on_gone)
+        self._context.connections.discard(self)
         self._drop_stream(EndReason.CLIENT_GONE)
         self.write = self._transport.write  # instead of its own method, a cycle that would be left to be collected
 
@@ -321,18 +322,18 @@ class DownstreamH1(SharedReads):
 
     # --- for the stream ---
 
-    def outlet(self, write: Callable[[bytes], None], events: DownstreamEvents) -> Outlet:
-        return Outlet(
+    def writer(self, write: Callable[[bytes], None], events: DownstreamEvents) -> BoundedWriter:
+        return BoundedWriter(
             self._transport,
-            self._around.settings.marks,
+            self._context.settings.watermarks,
             write=write,
             on_full=events.on_downstream_full,
             on_drained=events.on_downstream_drained,
         )
 
-    def held(self, outlet: Outlet | None) -> int:
-        """Bytes that wait in `outlet`, if there is one, and in the transport."""
-        return outlet.held if outlet is not None else self._transport.get_write_buffer_size()
+    def held(self, writer: BoundedWriter | None) -> int:
+        """Bytes that wait in `writer`, if there is one, and in the transport."""
+        return writer.held if writer is not None else self._transport.get_write_buffer_size()
 
     def hold(self, head: bytes) -> None:
         """Keep a head until the next write, which follows in this turn, or its stream's end."""
@@ -349,18 +350,18 @@ class DownstreamH1(SharedReads):
         if self._reading and self._half_closed_at is None:
             self._reading = False
             self._transport.pause_reading()
-            watches_fin = not self._around.settings.serves_half_closed
-            self._around.hangups.watch(self._fd, self._on_gone, half_close=watches_fin)
+            watches_fin = not self._context.settings.serves_half_closed
+            self._context.hangups.watch(self._fd, self._on_gone, half_close=watches_fin)
 
     def resume_reading(self) -> None:
         if not self._reading and not self._transport.is_closing():
             self._reading = True
-            self._around.hangups.forget(self._fd, self._on_gone)
+            self._context.hangups.forget(self._fd, self._on_gone)
             self._transport.resume_reading()
 
     @property
     def uploads(self) -> Uploads:
-        return self._around.uploads
+        return self._context.uploads
 
     @property
     def is_serving(self) -> bool:
@@ -377,7 +378,7 @@ class DownstreamH1(SharedReads):
             self._write_with_head(b"")
         self.stream = None
         self._served += 1
-        self._since = self._around.clock()
+        self._since = self._context.clock()
         stream.events.on_downstream_finished()
         stream.let_go()
         if not stream.message.reusable or self.is_last_response:
@@ -400,7 +401,7 @@ class DownstreamH1(SharedReads):
 
     def sweep(self, now: float) -> None:
         """Look at the deadlines of this connection and of its exchange."""
-        settings = self._around.settings
+        settings = self._context.settings
         if settings.stall_timeout is not None and self._stall.look(now) >= settings.stall_timeout:
             self._drop_stream(EndReason.CLIENT_STALLED)
             self.abort()
@@ -437,7 +438,7 @@ class DownstreamH1(SharedReads):
     def _receive_heads(self, data: bytes) -> None:
         """Start the requests in `data`, until one waits for its answer or for the rest of its body."""
         if self._reader.is_empty:
-            self._since = self._around.clock()
+            self._since = self._context.clock()
         self._parsing = True
         while data and self.stream is None and not self._transport.is_closing() and not self._is_over:
             if self._blocked:  # answers without a body wait nowhere: they would pile up in the transport
@@ -491,7 +492,7 @@ class DownstreamH1(SharedReads):
         if stream.request_whole:
             stream.message.feed(b"")  # tells the end, which an answer that is there at once must find behind it
             self._keep_for_later(data)
-        self._around.open_exchange(stream.request, stream)
+        self._context.open_exchange(stream.request, stream)
         if self.stream is stream:
             if stream.request_whole:
                 self._end_request(stream)
@@ -523,7 +524,7 @@ class DownstreamH1(SharedReads):
     def _end_request(self, stream: H1Stream) -> None:
         """The request is whole."""
         stream.events.on_downstream_end()
-        self._since = self._around.clock()  # not before, since that took time, and a FIN may wait already
+        self._since = self._context.clock()  # not before, since that took time, and a FIN may wait already
 
     def _keep_for_later(self, data: bytes) -> None:
         """Pipelined requests wait until the present one is answered, bounded."""
@@ -539,7 +540,7 @@ class DownstreamH1(SharedReads):
 
     def _refuse(self, error: RelayError) -> None:
         """Answer what is no proper request, and close."""
-        self._around.observer.request_refused(error, "h1")
+        self._context.observer.request_refused(error, "h1")
         body = error.body()
         phrase = HTTPStatus(error.status).phrase.encode()
         retry = b"" if error.retry_after is None else b"retry-after: %d\r\n" % error.retry_after
@@ -555,10 +556,10 @@ class DownstreamH1(SharedReads):
             self._transport.close()
             return
         self._is_over = True
-        self._around.hangups.forget(self._fd, self._on_gone)
-        self._around.connections.discard(self)
+        self._context.hangups.forget(self._fd, self._on_gone)
+        self._context.connections.discard(self)
         plain = cast(TlsTransport, self._transport).shut() if self._is_tls else self._transport
-        Linger(self._around, plain)
+        Linger(self._context, plain)
 
     def _on_gone(self) -> None:
         """The client has left."""

@@ -19,14 +19,15 @@ import h2.errors
 import h2.exceptions
 
 from ..errors import EndReason, RelayError
-from ..flow.bounded_buffer import Marks
+from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import FrameGuard, Violation
 from ..http.h2_frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..http.h2_request_head import HeadReader, Malformed
 from ..http.h2_server_state import ClientState
 from ..http.messages import Headers, ResponseHead
+from ..net.shared_read import SharedReads
 from ..net.stall import StallWatch, unacknowledged
-from .context import SharedReads, Surroundings
+from .context import ListenerContext
 from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
 from .h2_stream import H2Stream
@@ -53,7 +54,7 @@ class DownstreamH2(SharedReads):
     """A client's HTTP/2 connection."""
 
     __slots__ = (
-        "_around",
+        "_context",
         "_control",
         "_failed",
         "_fd",
@@ -80,21 +81,21 @@ class DownstreamH2(SharedReads):
         "guard",
         "is_blocked",
         "leftovers",
-        "marks",
         "sent",
         "streams",
         "totals",
         "uploads",
+        "watermarks",
         "write",
     )
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
-        self._settings = around.settings.h2
-        self.marks: Marks = around.settings.marks
-        self.clock = around.clock
-        self.totals = around.h2_totals
-        self.uploads = around.uploads.below(self._settings.max_uploads)
+    def __init__(self, context: ListenerContext) -> None:
+        self._context = context
+        self._settings = context.settings.h2
+        self.watermarks: Watermarks = context.settings.watermarks
+        self.clock = context.clock
+        self.totals = context.h2_totals
+        self.uploads = context.uploads.below(self._settings.max_uploads)
         self._loop = asyncio.get_running_loop()
         self.guard = FrameGuard(self._settings.limits)
         self._h2 = ClientState()
@@ -123,7 +124,7 @@ class DownstreamH2(SharedReads):
         self._lingering_since: float | None = None
         """When the last bytes were written, which are still to arrive."""
         self._failed = False
-        now = around.clock()
+        now = context.clock()
         self.leftovers = LeftoverUploads(
             self._h2, self.guard, most=self._settings.max_streams, window=self._settings.stream_window, now=now
         )
@@ -139,8 +140,8 @@ class DownstreamH2(SharedReads):
         self._fd = transport.get_extra_info("socket").fileno()
         self._stall = StallWatch(self._transport, self._fd)
         self._transport.set_write_buffer_limits(high=WRITE_SIZE, low=0)
-        too_many = len(self._around.connections) >= self._around.settings.max_connections
-        self._around.connections.add(self)
+        too_many = len(self._context.connections) >= self._context.settings.max_connections
+        self._context.connections.add(self)
         self.totals.connections += 1
         settings = self._settings
         self._h2.open(
@@ -200,8 +201,8 @@ class DownstreamH2(SharedReads):
         return False  # whole answers still go out
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._around.hangups.forget(self._fd, self._on_gone)
-        self._around.connections.discard(self)
+        self._context.hangups.forget(self._fd, self._on_gone)
+        self._context.connections.discard(self)
         self.totals.connections -= 1
         self._drop_all(EndReason.CLIENT_GONE)
         self._reader.let_go()
@@ -251,7 +252,7 @@ class DownstreamH2(SharedReads):
         self.write(data_head(size, stream.frame_tail) + data)
         return True
 
-    def lend(self, stream: H2Stream) -> int:
+    def reserve(self, stream: H2Stream) -> int:
         """Take some of the windows for a stream that is to send without a look at them. Returns the bytes: 0 where they
         are scarce. `take_back` what is left of it before anything else is done with the windows of this stream."""
         windows, window = self._h2, stream.state
@@ -291,7 +292,7 @@ class DownstreamH2(SharedReads):
     # --- for the listener ------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
-        limit = self._around.settings.stall_timeout
+        limit = self._context.settings.stall_timeout
         if limit is not None and self._stall.look(now) >= limit:
             self._drop_all(EndReason.CLIENT_STALLED)
             self._transport.abort()
@@ -332,7 +333,7 @@ class DownstreamH2(SharedReads):
         try:
             head = self._heads.read(fields, ended=ended)
         except Malformed:
-            self.blame(stream_id, _Code.PROTOCOL_ERROR)
+            self.reset_stream(stream_id, _Code.PROTOCOL_ERROR)
             return
         if isinstance(head, RelayError):
             self._refuse(stream_id, head, ended=ended, bodiless=(b":method", b"HEAD") in fields)
@@ -349,7 +350,7 @@ class DownstreamH2(SharedReads):
             self._starved.clear()
             self._schedule_flush()
 
-    def blame(self, stream_id: int, code: _Code) -> None:
+    def reset_stream(self, stream_id: int, code: _Code) -> None:
         """Reset a stream for what its client did. Raises Violation when that happens too often."""
         self._reset(stream_id, code, EndReason.CLIENT_ERROR)
         self.guard.count_reset(self.clock())
@@ -384,15 +385,15 @@ class DownstreamH2(SharedReads):
             self._control.append(goaway(NO_STREAM_YET, _Code.NO_ERROR, reason))
             self._schedule_flush()
 
-    def fail(self, code: int, reason: str, *, told: bool = False) -> None:
-        """End the connection for what the client did; `told`: h2 has its GOAWAY ready."""
+    def fail(self, code: int, reason: str, *, goaway_sent: bool = False) -> None:
+        """End the connection for what the client did; `goaway_sent`: h2 has its GOAWAY ready."""
         if self.is_over:
             return
         self.totals.goaways[reason] += 1
         self._failed = True
         self._drop_all(EndReason.CLIENT_ERROR)
         out = self._h2.data_to_send()
-        if not told:
+        if not goaway_sent:
             out += goaway(self._h2.highest_inbound_stream_id, code, reason)
         self._transport.write(b"".join(self._control) + out)
         self._end_writing()
@@ -403,7 +404,7 @@ class DownstreamH2(SharedReads):
         pending, self._pending = self._pending[:STARTS], self._pending[STARTS:]
         for stream in pending:
             if stream.is_open:
-                self._around.open_exchange(stream.request, stream)
+                self._context.open_exchange(stream.request, stream)
                 expects = stream.request.find(b"expect") is not None
                 if expects and not stream.request_whole and not stream.head_sent:
                     stream.send_interim(ResponseHead(100, []))
@@ -487,14 +488,14 @@ class DownstreamH2(SharedReads):
             self._transport.pause_reading()
         self._stops |= reason
         if reason == _ANSWERS:
-            self._around.hangups.watch(self._fd, self._on_gone, half_close=True)
+            self._context.hangups.watch(self._fd, self._on_gone, half_close=True)
 
     def _resume_reading(self, reason: int) -> None:
         if not self._stops & reason or self._transport.is_closing():
             return
         self._stops &= ~reason
         if reason == _ANSWERS:
-            self._around.hangups.forget(self._fd, self._on_gone)
+            self._context.hangups.forget(self._fd, self._on_gone)
         if not self._stops:
             self._transport.resume_reading()
 
@@ -502,7 +503,7 @@ class DownstreamH2(SharedReads):
 
     def _refuse(self, stream_id: int, error: RelayError, *, ended: bool, bodiless: bool) -> None:
         """Answer a request that is not served; `bodiless` when it is a HEAD."""
-        self._around.observer.request_refused(error, "h2")
+        self._context.observer.request_refused(error, "h2")
         if self._h2.answer_at_once(stream_id, error, bodiless=bodiless) and not ended:
             self.leftovers.leave(stream_id, self.clock())
 
@@ -563,7 +564,7 @@ class DownstreamH2(SharedReads):
                 stream.events.sweep(now)
 
     def _sweep_connection(self, now: float) -> None:
-        settings = self._around.settings
+        settings = self._context.settings
         if self._goaway_at is not None and self._last_stream == NO_STREAM_YET and now - self._goaway_at >= LINGER:
             self._end_goaway()
         late = settings.head_timeout

@@ -102,7 +102,9 @@ class FrameReader:
             self._connection.begin_goaway("client")  # it opens no more streams; those that are open go on
             return True
         if kind == WINDOW_UPDATE and frame.stream_id in self._streams and frame.raw[9:] in _NO_INCREMENT:
-            self._connection.blame(frame.stream_id, _Code.PROTOCOL_ERROR)  # a stream error (RFC 9113 section 6.9)
+            self._connection.reset_stream(
+                frame.stream_id, _Code.PROTOCOL_ERROR
+            )  # a stream error (RFC 9113 section 6.9)
             return True
         return False
 
@@ -179,7 +181,7 @@ class FrameReader:
         try:
             check_trailers(event.headers)
         except Malformed:
-            self._connection.blame(event.stream_id, _Code.PROTOCOL_ERROR)
+            self._connection.reset_stream(event.stream_id, _Code.PROTOCOL_ERROR)
 
     def _on_request_end(self, event: h2.events.StreamEnded) -> None:
         self._end_request(event.stream_id)
@@ -208,17 +210,17 @@ class FrameReader:
 
     def _pass_body(self, stream: H2Stream, data: bytes, length: int) -> None:
         if not stream.receive(data, length):
-            self._connection.blame(stream.stream_id, _Code.PROTOCOL_ERROR)
+            self._connection.reset_stream(stream.stream_id, _Code.PROTOCOL_ERROR)
 
     def _end_request(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._connection.leftovers.remove(stream_id)
         elif not stream.request_whole and not stream.receive_end():
-            self._connection.blame(stream_id, _Code.PROTOCOL_ERROR)
+            self._connection.reset_stream(stream_id, _Code.PROTOCOL_ERROR)
 
     def _fail(self, error: h2.exceptions.ProtocolError) -> None:
-        self._connection.fail(error.error_code, _Code(error.error_code).name.lower(), told=True)
+        self._connection.fail(error.error_code, _Code(error.error_code).name.lower(), goaway_sent=True)
 
 
 _HANDLERS: dict[type, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import EndReason
-from ..flow.bounded_buffer import Marks, StreamBuffer
+from ..flow.bounded_buffer import ChunkQueue, Watermarks
 from ..http.h2_frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.interfaces import DownstreamEvents
@@ -39,12 +39,12 @@ class H2Stream(HeldUpload):
         "_early",
         "_ending",
         "_full",
-        "_lent",
-        "_marks",
         "_reading",
+        "_reserved",
         "_stall_mark",
         "_stall_since",
         "_uncredited",
+        "_watermarks",
         "_window_shut_at",
         "_withheld",
         "_writes",
@@ -66,7 +66,7 @@ class H2Stream(HeldUpload):
         super().__init__(connection.uploads)
         self._connection = connection
         self._began_at = connection.clock()
-        self._marks: Marks = connection.marks
+        self._watermarks: Watermarks = connection.watermarks
         self.state = state
         """h2's own."""
         self.stream_id = stream_id
@@ -83,14 +83,14 @@ class H2Stream(HeldUpload):
         """Body bytes that went into frames."""
         self.sent_mark = connection.sent
         """How many of the whole connection had gone when this stream last sent."""
-        self._buffer = StreamBuffer()
+        self._buffer = ChunkQueue()
         self._early: list[tuple[bytes, int]] = []
         self._body_left = request.content_length
         self.frame_tail = data_tail(stream_id)
         """Of its DATA frames' headers."""
         self._borrowed = 0
         """Bytes that were lent of the windows last."""
-        self._lent = 0
+        self._reserved = 0
         """What is left of them."""
         self._bodiless = False
         self._ending: str | None = None
@@ -135,7 +135,9 @@ class H2Stream(HeldUpload):
             self._writes_full += 1
         if self._window_shut_at is None:  # else WINDOW_UPDATE brings it back to the queue
             self._connection.queue(self)
-        if not self._full and (self._buffer.size >= self._marks.high or len(self._buffer) >= self._marks.chunks):
+        if not self._full and (
+            self._buffer.size >= self._watermarks.high or len(self._buffer) >= self._watermarks.chunks
+        ):
             self._full = True
             if self.events is not None:
                 self.events.on_downstream_full()
@@ -145,11 +147,11 @@ class H2Stream(HeldUpload):
         was lent of its windows, and looks at nothing else of its own: each object more is a cache miss."""
         size = len(data)
         connection = self._connection
-        left = self._lent - size
+        left = self._reserved - size
         if left < 0 or connection.flush_due or connection.is_blocked or size >= USUAL_SIZE:
             self._pass_on_slowly(data)
             return
-        self._lent = left
+        self._reserved = left
         self._writes += 1
         connection.sent += size
         connection.guard.update_credit += 2  # `FrameGuard.note_sent`, a call of which would be 2 % of an event
@@ -160,19 +162,19 @@ class H2Stream(HeldUpload):
         self.give_back()
         self.send_data(data)
         if not self._buffer.size and self.is_open:
-            self._lent = self._borrowed = self._connection.lend(self)
+            self._reserved = self._borrowed = self._connection.reserve(self)
 
     def give_back(self) -> None:
         """Return what is left of what it was lent of its windows."""
-        used = self._borrowed - self._lent
+        used = self._borrowed - self._reserved
         if used:
             self.sent += used
             self.sent_mark = self._connection.sent
-        if self._lent:
-            self._connection.take_back(self, self._lent)
-        self._lent = self._borrowed = 0
+        if self._reserved:
+            self._connection.take_back(self, self._reserved)
+        self._reserved = self._borrowed = 0
 
-    def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
+    def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
         return (self._pass_on, False) if self.is_open and not self._bodiless else None
 
     def send_end(self) -> None:
@@ -298,7 +300,7 @@ class H2Stream(HeldUpload):
         self.sent += size
         out.append(data_head(size, self.frame_tail))
         out.append(data)
-        if self._full and self._buffer.size <= self._marks.low:
+        if self._full and self._buffer.size <= self._watermarks.low:
             self._full = False
             if self.events is not None:
                 self.events.on_downstream_drained()

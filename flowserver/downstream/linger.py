@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 
+from ..net.shared_read import SharedReads
 from ..net.stall import StallWatch
-from .context import SharedReads, Surroundings
+from .context import ListenerContext
 
 LINGER_TIME = 30.0
 """Seconds that a client has for the rest of its request, once its answer has left."""
@@ -40,17 +41,17 @@ class DropBudget:
 class Linger(SharedReads):
     """Takes over a plain transport behind the last byte of an answer, until the client closes or has had its time."""
 
-    __slots__ = ("_around", "_began", "_budget", "_heard", "_left", "_stall", "_transport")
+    __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_stall", "_transport")
 
-    def __init__(self, around: Surroundings, transport: asyncio.Transport) -> None:
-        self._around = around
+    def __init__(self, context: ListenerContext, transport: asyncio.Transport) -> None:
+        self._context = context
         self._transport = transport
         self._stall = StallWatch(transport, transport.get_extra_info("socket").fileno())
-        self._began = self._heard = around.clock()
+        self._began = self._heard = context.clock()
         self._budget = DropBudget(self._began)
         """When it is used up, reading stops until the next look."""
         self._left = LINGER_BYTES
-        around.connections.add(self)
+        context.connections.add(self)
         transport.set_protocol(self)
         transport.write_eof()
         if not transport.is_reading():
@@ -59,7 +60,7 @@ class Linger(SharedReads):
     # --- asyncio.BufferedProtocol ----------------------------------------------------------------------------------
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard = self._around.clock()
+        self._heard = self._context.clock()
         self._left -= nbytes
         self._budget.left -= nbytes
         if self._left <= 0:
@@ -71,12 +72,12 @@ class Linger(SharedReads):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._around.connections.discard(self)
+        self._context.connections.discard(self)
 
     # --- surroundings.Connection -----------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
-        limit = self._around.settings.stall_timeout
+        limit = self._context.settings.stall_timeout
         if limit is not None and self._stall.look(now) >= limit:
             self._transport.abort()
             return

@@ -9,8 +9,8 @@ import socket
 import ssl
 
 from ..config.parsers import Address
-from .context import Surroundings
-from .detect import Handshake, Opening
+from .context import ListenerContext
+from .detect import Handshake, ProtocolDetector
 
 BACKLOG = 4096
 """Connections that may wait until they are accepted. What comes beyond is dropped by the kernel, and tried again by its
@@ -28,8 +28,10 @@ class ListenError(Exception):
 class Listener:
     """One or more addresses whose connections share their surroundings."""
 
-    def __init__(self, around: Surroundings, *, notsent_lowat: int | None, tls: ssl.SSLContext | None = None) -> None:
-        self._around = around
+    def __init__(
+        self, context: ListenerContext, *, notsent_lowat: int | None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._context = context
         self.tls = tls
         """For new connections; None: plain."""
         self._notsent_lowat = notsent_lowat
@@ -52,10 +54,10 @@ class Listener:
         return bound
 
     def _open(self) -> asyncio.BaseProtocol:
-        limit = self._around.settings.max_connections
-        if len(self._around.connections) >= limit + max(1, limit // 10):
+        limit = self._context.settings.max_connections
+        if len(self._context.connections) >= limit + max(1, limit // 10):
             return _Refusal()  # the answers to those above the limit are bounded too
-        return Opening(self._around) if self.tls is None else Handshake(self._around, self.tls).transport
+        return ProtocolDetector(self._context) if self.tls is None else Handshake(self._context, self.tls).transport
 
     def _bind(self, address: Address) -> socket.socket:
         if address.host:
@@ -86,27 +88,27 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        return len(self._around.connections)
+        return len(self._context.connections)
 
     def sweep(self, now: float) -> None:
         """Look at all deadlines."""
-        for connection in list(self._around.connections):
+        for connection in list(self._context.connections):
             connection.sweep(now)
 
     def drain(self) -> None:
         """Take no new connection, close idle ones; the others end with their present answer."""
         self._stop_accepting()
-        for connection in list(self._around.connections):
+        for connection in list(self._context.connections):
             connection.drain()
 
     def end_drain(self) -> None:
-        for connection in list(self._around.connections):
+        for connection in list(self._context.connections):
             connection.end_drain()
 
     async def close(self) -> None:
         """Close everything at once."""
         self._stop_accepting()
-        for connection in list(self._around.connections):
+        for connection in list(self._context.connections):
             connection.abort()
         for server in self._servers:
             await server.wait_closed()

@@ -10,7 +10,7 @@ import struct
 from zlib import crc32
 
 from .large_event import LargeFrame, ScannerState
-from .sse import Event, moved
+from .scanner import Event, moved
 
 _PRELUDE = struct.Struct(">III")
 PRELUDE_SIZE = _PRELUDE.size

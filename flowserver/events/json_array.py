@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 from ..json_text.scan import BOM, ValueEnd, find_value, is_scalar, skip_blanks, word_end
 from .large_event import LargeLine, ScannerState
-from .sse import Event, moved
+from .scanner import Event, moved
 
 _COMMA, _OPEN, _CLOSE = b",[]"
 _STARTS = b'"[{'

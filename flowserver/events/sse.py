@@ -7,77 +7,9 @@ everything else takes the slow path and comes to the same events, which the test
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Protocol
 
-from .large_event import LargeEvent, LargeLine, ScannerState, read_fields
-
-Event = tuple[bytes, bytes, int]
-"""Name, payload, and the offset just behind the event in the very bytes that `feed` was given; never 0."""
-
-
-class Scanner(Protocol):
-    """Finds the events of one stream. Between two calls it holds no more than the bytes of one event within bounds."""
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the bytes so far end where an event ends, so that another may be put in here."""
-
-    @property
-    def oversized(self) -> int:
-        """Events larger than the bound that are no JSON. They pass without being read and `feed` does not return them.
-
-        Of the others that are so large, `feed` returns what a `JsonReducer` keeps.
-        """
-
-    @property
-    def unread_text(self) -> int:
-        """Bytes of text that were passed over in events larger than the bound."""
-
-    @property
-    def attachments(self) -> int:
-        """Images, files and the like that were passed over there."""
-
-    @property
-    def broken(self) -> bool:
-        """The stream is malformed: no event or boundary is found any more."""
-
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that end in `data`. Never raises."""
-
-    def finish(self) -> list[Event]:
-        """The stream is over: the event that ends with it, if that ends events here."""
-
-
-class _LineScanner(ScannerState[LargeLine]):
-    """Holds the bytes of an event that has not ended; of one that is too large, the last byte. `max_event` does not
-    include the blank line or the line feed that closes an event."""
-
-    __slots__ = ()
-    _reader: ClassVar[type[LargeLine]] = LargeLine
-
-    def finish(self) -> list[Event]:
-        return []
-
-    def _hold(self, data: bytes) -> None:
-        """More of an event that has not ended."""
-        self._held += data
-        if self._large is None and len(self._held) > self._max:
-            self._large = self._reader()
-            data = bytes(self._held)
-        if self._large is not None:
-            self._large.feed(data)
-            # The last byte may be a line end, which makes one that follows a blank line.
-            self._held = self._held[-1:]
-        self.at_boundary = not self._held
-
-    def _end_large(self, rest: bytes, end: int) -> list[Event]:
-        """The event that is too large ends with `rest`."""
-        large = self._large or self._reader()
-        large.feed(rest)
-        found = self._finish_large(large)
-        self._held.clear()
-        return [(*found, end)] if found else []
-
+from .large_event import LargeEvent, read_fields
+from .scanner import Event, LineScanner, moved
 
 _LF, _CR = b"\n\r"
 _BOM = b"\xef\xbb\xbf"
@@ -95,7 +27,7 @@ def _blank_line(text: bytes) -> re.Pattern[bytes]:
     return _ANY_BLANK if _CR in text and _LONE_CR.search(text) else _BLANK
 
 
-class SseScanner(_LineScanner):
+class SseScanner(LineScanner):
     """text/event-stream, by the rules of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
     Names and payloads stay bytes, valid UTF-8 or not. A block of lines without data is no event, but it ends at a
@@ -202,11 +134,6 @@ class SseScanner(_LineScanner):
             events.append((*read, end))
 
 
-def moved(events: list[Event], by: int) -> list[Event]:
-    """The same, so many bytes further on."""
-    return [(name, payload, end + by) for name, payload, end in events]
-
-
 def _without_blanks(lines: bytes) -> bytes:
     """Line ends that open a block are blank lines, or the line feed of a CRLF that was split."""
     return lines.lstrip(b"\r\n")
@@ -216,43 +143,3 @@ def _parse(lines: bytes) -> tuple[bytes, bytes] | None:
     """Name and data of a block; None: it has no data line."""
     name, values = read_fields(lines.splitlines())
     return (name or b"", b"\n".join(values)) if values else None
-
-
-class NdjsonScanner(_LineScanner):
-    """application/x-ndjson: one JSON text in each line. Lines end with LF or CRLF, the last one with the stream if with
-    nothing else; empty ones are no events."""
-
-    __slots__ = ()
-
-    def finish(self) -> list[Event]:
-        return self.feed(b"\n")
-
-    def feed(self, data: bytes) -> list[Event]:
-        size = len(data)
-        if self.at_boundary and size <= self._max:
-            line, found, rest = data.partition(b"\n")
-            if found and line and not rest and _CR not in line:
-                return [(b"", line, size)]
-        return self._scan(data)
-
-    def _scan(self, data: bytes) -> list[Event]:
-        held = len(self._held)
-        if held:
-            if _LF not in data:
-                self._hold(data)
-                return []
-            if self._large is not None:
-                end = data.index(b"\n") + 1
-                return self._end_large(data[: end - 1], end) + moved(self._scan(data[end:]), end)
-            data = self._take() + data
-        *lines, rest = data.split(b"\n")
-        events: list[Event] = []
-        end = -held
-        for line in lines:
-            end += len(line) + 1
-            if len(line) > self._max:
-                events += self._end_large(line, end)
-            elif payload := line.removesuffix(b"\r"):
-                events.append((b"", payload, end))
-        self._hold(rest)
-        return events

@@ -7,7 +7,8 @@ one piece. Each is a way to disagree with the server in front about where this r
 
 from __future__ import annotations
 
-from .h1_chunked import BARE_LINE_FEED, FIELDS, ChunkDecoder, FramingError
+from .h1_chunked import ChunkDecoder, FramingError
+from .h1_fields import BARE_LINE_FEED, FIELDS
 from .h1_request_head import MAX_HEAD
 
 _FORBIDDEN = (b"content-length", b"transfer-encoding", b"host")

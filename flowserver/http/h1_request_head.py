@@ -11,7 +11,7 @@ import re
 
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
-from .h1_chunked import BARE_LINE_FEED, FIELDS, IS_LENGTH, TOKEN, split_fields
+from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, TOKEN, split_fields
 from .messages import Headers, RequestHead, find, first_values
 from .paths import request_target
 

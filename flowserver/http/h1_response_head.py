@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .h1_chunked import FIELDS, IS_LENGTH, TOKEN, VALUE, split_fields
+from .h1_fields import FIELDS, IS_LENGTH, TOKEN, VALUE, split_fields
 from .messages import ResponseHead, first_values
 
 MAX_HEADERS = 200

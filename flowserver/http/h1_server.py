@@ -12,7 +12,7 @@ from typing import Protocol
 import h11
 
 from ..errors import RelayError, bad_request
-from .h1_chunked import encode_head, head_for_h11, insert_fields
+from .h1_fields import encode_head, head_for_h11, insert_fields
 from .h1_request_body import ChunkedBody
 from .h1_request_head import MAX_HEAD, parse_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_alive

@@ -109,7 +109,7 @@ class RequestHead:
     __slots__ = (
         "_fields",
         "_passing",
-        "body_at_hand",
+        "body_follows",
         "content_length",
         "has_body",
         "headers",
@@ -135,7 +135,7 @@ class RequestHead:
         self.http_version = http_version
         self.content_length = content_length
         self.has_body = has_body
-        self.body_at_hand = False
+        self.body_follows = False
         """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
         self._fields = fields
         """First values of `headers`; None: not looked for yet."""
@@ -194,7 +194,7 @@ class RequestHead:
 class ResponseHead:
     """A response without its body. `content_length` None: the length is not known in advance."""
 
-    __slots__ = ("_fields", "body_at_hand", "content_length", "headers", "reason", "status")
+    __slots__ = ("_fields", "body_follows", "content_length", "headers", "reason", "status")
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class ResponseHead:
         self.headers = headers
         self.reason = reason
         self.content_length = content_length
-        self.body_at_hand = False
+        self.body_follows = False
         """As in `RequestHead`."""
         self._fields = fields
         """As in `RequestHead`."""
@@ -258,19 +258,19 @@ def end_to_end(head: RequestHead | ResponseHead, dropped: frozenset[bytes] = HOP
     return kept
 
 
-def request_id(request: RequestHead) -> bytes | None:
+def given_request_id(request: RequestHead) -> bytes | None:
     """The client's x-request-id if it is sane: short, printable, without quotes or blanks."""
     value = request.find(b"x-request-id")
     return value if value is not None and _REQUEST_ID.fullmatch(value) else None
 
 
-def upstream_request_id(head: ResponseHead, identity: bytes) -> bytes | None:
+def upstream_request_id(head: ResponseHead, request_id: bytes) -> bytes | None:
     """The provider's own id of the request: what its support asks for. None: it has none that is sane, or it repeats
-    `identity`, the relay's."""
+    `request_id`, the relay's."""
     fields = head.fields
     for name in _UPSTREAM_IDS:
         value = fields.get(name)
-        if value is not None and value != identity and _REQUEST_ID.fullmatch(value):
+        if value is not None and value != request_id and _REQUEST_ID.fullmatch(value):
             return value
     return None
 
@@ -286,7 +286,7 @@ def request_for_upstream(
     authority: bytes,
     target: bytes,
     pseudonym: bytes,
-    identity: bytes,
+    request_id: bytes,
     credential: tuple[bytes, bytes] | None = None,
     extra: Sequence[tuple[bytes, bytes]] = (),
     hidden: Set[bytes] = frozenset(),
@@ -313,7 +313,7 @@ def request_for_upstream(
     via = head.http_version + b" " + pseudonym
     if b"via" in head.fields:
         via = b", ".join([*(value for name, value in head.headers if name == b"via"), via])
-    headers += ((b"accept-encoding", b"identity"), (b"via", via), (b"x-request-id", identity))
+    headers += ((b"accept-encoding", b"identity"), (b"via", via), (b"x-request-id", request_id))
     return RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
 
 
@@ -323,17 +323,17 @@ def _with_sane_trace(headers: Headers) -> Headers:
 
 
 def response_for_downstream(
-    head: ResponseHead, *, identity: bytes, upstream_id: bytes | None = None, passes_cookies: bool = True
+    head: ResponseHead, *, request_id: bytes, upstream_id: bytes | None = None, passes_cookies: bool = True
 ) -> ResponseHead:
     """The provider's response head as the client gets it; the framing is derived anew from `content_length`.
     `upstream_id` is the provider's own id of the request."""
     headers = end_to_end(head, _ENDS_HERE_OF_RESPONSES if passes_cookies else _ENDS_HERE_WITH_COOKIES)
-    headers.append((b"x-request-id", identity))
+    headers.append((b"x-request-id", request_id))
     if upstream_id is not None:
         headers.append((UPSTREAM_ID, upstream_id))
     length = None if head.status == 204 else head.content_length  # RFC 9110 section 8.6
     passed = ResponseHead(head.status, headers, reason=head.reason, content_length=length)
-    passed.body_at_hand = head.body_at_hand
+    passed.body_follows = head.body_follows
     return passed
 
 

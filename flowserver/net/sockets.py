@@ -11,7 +11,7 @@ import sys
 _HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux'; others tell of an end by POLLHUP alone, which needs no asking
 
 
-class Watch:
+class IdleProbe:
     """Looks at a connection before it is used."""
 
     __slots__ = ("_poll", "_silent", "_transport")
@@ -22,7 +22,7 @@ class Watch:
         self._silent = silent
         self._poll: select.poll | None = None
 
-    def is_well(self, *, again: bool) -> bool:
+    def is_reusable(self, *, again: bool) -> bool:
         """False when the provider's FIN is there, read or not, or what else it was to look for; True where it can't be
         told. `again`: it is used again, so that the poll is kept for the next time, which takes 0.3 us then; most
         connections with a stream are used once, and have no memory for it."""

@@ -44,7 +44,7 @@ class Limiter(Protocol):
         """It is over, and is charged `used` in total."""
 
 
-class Permit:
+class TokenLease:
     """Of one exchange. `ask`, then `verdict` for each event with content, `sweep` now and then, `settle` at the end."""
 
     __slots__ = (

@@ -203,7 +203,7 @@ class Kind(NamedTuple):
     """With which the ids of its streams begin."""
 
 
-class KnownKinds:
+class LimitProfileCache:
     """The kinds of request that came before: to find one anew for each takes 10 us. Of more than `size` the ones that
     came first are forgotten."""
 

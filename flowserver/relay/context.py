@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..flow.bounded_buffer import PauseTotals
-from ..routing.upstream_host import Deadlines
+from ..flow.read_gate import PauseTotals
 from .interfaces import Clock, Observer
+from .provider import Deadlines
 
 
 class Swept(Protocol):
@@ -37,7 +37,7 @@ class Abandoned:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ExchangeContext:
     """What all exchanges of a process share."""
 
     clock: Clock

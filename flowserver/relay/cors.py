@@ -6,7 +6,7 @@ import re
 
 from ..errors import RelayError, bad_request
 from ..http.messages import Headers, RequestHead
-from ..quota.identify import LIMIT_FIELDS
+from ..quota.limit_fields import LIMIT_FIELDS
 
 ANY = "*"
 """Stands for all origins."""

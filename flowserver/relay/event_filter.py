@@ -10,7 +10,8 @@ from typing import Protocol
 from ..dialects.base import Meter
 from ..dialects.byte_classes import PENDING
 from ..events.json_array import JsonArrayScanner
-from ..events.sse import Event, NdjsonScanner, Scanner
+from ..events.ndjson import NdjsonScanner
+from ..events.scanner import Event, Scanner
 from ..events.whole_body import WholeBody
 from ..quota.lease import Verdict
 
@@ -38,7 +39,7 @@ class Budget(Protocol):
         """Bytes of content that would pass now."""
 
 
-class Tap:
+class EventFilter:
     """On a stream of events.
 
     `withholds`: events that the meter does not want passed are left out. Where they are, or where there is a budget, up
@@ -130,7 +131,9 @@ class Tap:
         if self._parked is not None:
             self._late.append(data)
             return b""
-        if self._fresh and self.meter.glance(data):  # the usual shape of a token stream: one read is one event
+        if self._fresh and self.meter.count_if_matches(
+            data
+        ):  # the usual shape of a token stream: one read is one event
             if self._budget is None or self._budget.verdict() is Verdict.PASS:
                 return data
             return self._sort(data, [(b"", b"", len(data))], counted=True)
@@ -150,13 +153,13 @@ class Tap:
     @property
     def room(self) -> int | None:
         """Bytes of content in ordinary events that may pass without `feed`; None: nothing may."""
-        if not self._fresh or self.holds_back or self.meter.ordinary is None:
+        if not self._fresh or self.holds_back or self.meter.template is None:
             return None
         return PENDING if self._budget is None else min(PENDING, self._budget.room())
 
-    def count_ordinary(self, events: int, units: int) -> None:
+    def count_template(self, events: int, content_bytes: int) -> None:
         """So many passed, within the room that there was."""
-        self.meter.count_ordinary(events, units)
+        self.meter.count_template(events, content_bytes)
         if self._budget is not None:
             self._budget.verdict()  # which asks for more in time
 
@@ -197,10 +200,10 @@ class Tap:
                 counted = False
                 verdict = self._budget.verdict() if self._budget is not None else verdict
             else:
-                pieces = self.meter.pieces
+                content_events = self.meter.content_events
                 keep = self.meter.read(name, payload) or self._passes_all
                 # Only content is ever too much: a report that comes late changes nothing any more.
-                if self._budget is not None and self.meter.pieces != pieces:
+                if self._budget is not None and self.meter.content_events != content_events:
                     verdict = self._budget.verdict()
             if verdict is Verdict.WAIT:
                 self._parked = (data, events[number:], start)
@@ -260,7 +263,7 @@ class _NoEvents:
         return b""
 
 
-class WholeTap(_NoEvents):
+class BodyCollector(_NoEvents):
     """On an answer that is no stream: collected as it passes, or reduced to what matters where it is large, and read at
     its end. One that breaks off is read as far as it came."""
 
@@ -302,7 +305,7 @@ class WholeTap(_NoEvents):
         self._is_senseless = body is None and self._body.size > 0
 
 
-class OpaqueTap(_NoEvents):
+class OpaqueFilter(_NoEvents):
     """On an answer that can't be read: it is counted by its bytes, and ends where its tenant's tokens do."""
 
     __slots__ = ("_budget", "_size", "holds_back", "meter", "spent")
@@ -336,7 +339,7 @@ class OpaqueTap(_NoEvents):
         self._budget = None
 
 
-class ModelListTap(_NoEvents):
+class ModelListFilter(_NoEvents):
     """On a list of models: held until it is whole, since a tenant sees its own models only."""
 
     __slots__ = ("_pieces", "_select", "_size")
@@ -368,4 +371,4 @@ class ModelListTap(_NoEvents):
         self._select = bytes
 
 
-AnyTap = Tap | WholeTap | OpaqueTap | ModelListTap
+AnyFilter = EventFilter | BodyCollector | OpaqueFilter | ModelListFilter

@@ -1,22 +1,22 @@
 """One request and its response, between a downstream and an upstream stream.
 
 The provider's bytes take four calls and one write: `UpstreamH1.buffer_updated`, `Exchange.on_upstream_data`,
-`Tap.feed`, `send_data`, `transport.write`. Everything here is synchronous; the clock is handed in.
+`EventFilter.feed`, `send_data`, `transport.write`. Everything here is synchronous; the clock is handed in.
 """
 
 from __future__ import annotations
 
 from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large
 from ..events.registry import is_blank
-from ..flow.bounded_buffer import ReadGate, Reason
 from ..flow.progress import Activity
+from ..flow.read_gate import ReadGate, Reason
 from ..http.messages import Headers, RequestHead, ResponseHead, upstream_request_id
-from ..routing.upstream_host import Deadlines, Target
-from .context import Surroundings
-from .event_filter import AnyTap, OpaqueTap, Tap
+from .context import ExchangeContext
+from .event_filter import AnyFilter, EventFilter, OpaqueFilter
 from .failures import answer_head, error_head, named, timeout
-from .fast_path import BURST, Lane
+from .fast_path import BURST, FastPath
 from .interfaces import DownstreamStream, RoutedStream
+from .provider import Deadlines, Provider
 from .token_count import Account
 
 _COMPLETE = EndReason.COMPLETE
@@ -30,19 +30,19 @@ class Exchange:
     __slots__ = (
         "_abandoned",
         "_activity",
-        "_around",
         "_awaits_first",
+        "_context",
         "_cut",
         "_deadlines",
         "_down",
+        "_fast_path",
+        "_fast_path_writes",
+        "_filter",
         "_first",
         "_head",
-        "_lane",
-        "_laned",
         "_lead",
         "_quiet",
         "_response_whole",
-        "_tap",
         "_up",
         "_upload_gate",
         "_waiting_since",
@@ -57,8 +57,8 @@ class Exchange:
         "first_byte_at",
         "first_token_at",
         "heartbeats",
-        "identity",
         "request",
+        "request_id",
         "request_whole",
         "started_at",
         "status",
@@ -69,24 +69,25 @@ class Exchange:
         self,
         request: RequestHead,
         downstream: DownstreamStream,
-        around: Surroundings,
+        context: ExchangeContext,
         *,
-        identity: bytes,
+        request_id: bytes,
         account: Account,
     ) -> None:
-        now = around.clock()
-        self._around = around
+        now = context.clock()
+        self._context = context
         self._down = downstream
         self._up: RoutedStream | None = None
-        self._lane: Lane | None = None
-        self._laned = 0
-        """Chunks that were written to the client by lanes."""
+        self._fast_path: FastPath | None = None
+        self._fast_path_writes = 0
+        """Chunks that were written to the client by fast paths."""
         self._lead = 0
-        """How many more reads than events with content there were when a lane was last asked for, or content began."""
-        self._deadlines = around.deadlines
+        """How many more reads than events with content there were when a fast path was last asked for, or content
+        began."""
+        self._deadlines = context.deadlines
         self._activity: Activity | None = None
         self._quiet: Activity | None = None
-        self._tap: AnyTap | None = None
+        self._filter: AnyFilter | None = None
         self._head: ResponseHead | None = None
         """The answer's head until its body has begun: its first bytes may show that it is not what it is called."""
         self._first = b""
@@ -97,7 +98,7 @@ class Exchange:
         self._waiting_since = now
         self._response_whole = False
         self.request = request
-        self.identity = identity
+        self.request_id = request_id
         """The request id, ours or the client's."""
         self.upstream_request_id: bytes | None = None
         """The provider's own; None: it has not told one."""
@@ -133,25 +134,25 @@ class Exchange:
 
     def start(self, stream: RoutedStream) -> None:
         """Ask for an answer over `stream`."""
-        self._around.observer.exchange_started(self)
+        self._context.observer.exchange_started(self)
         length = self.request.content_length
-        if length is not None and length > self._around.max_body:
-            self._fail(body_too_large(self._around.max_body))
+        if length is not None and length > self._context.max_body:
+            self._fail(body_too_large(self._context.max_body))
             return
         self._up = stream
         stream.start()
 
     def refuse(self, error: RelayError) -> None:
         """Answer without asking a provider."""
-        self._around.observer.exchange_started(self)
+        self._context.observer.exchange_started(self)
         self._fail(error)
 
     def answer(self, status: int, headers: Headers) -> None:
         """Answer without a body, and without asking a provider."""
-        self._around.observer.exchange_started(self)
+        self._context.observer.exchange_started(self)
         self._response_whole = True
         self.status = status
-        self._down.send_head(answer_head(status, [*headers, (b"x-request-id", self.identity)]))
+        self._down.send_head(answer_head(status, [*headers, (b"x-request-id", self.request_id)]))
         self._finish()
 
     # --- the client's side -----------------------------------------------------------------------------------------
@@ -160,22 +161,22 @@ class Exchange:
         self.bytes_up += len(data)
         if self._up is None or self._response_whole:
             return  # refused, or answered before the upload was over: the rest is of no use
-        if self.bytes_up > self._around.max_body:
-            self._fail(body_too_large(self._around.max_body))
+        if self.bytes_up > self._context.max_body:
+            self._fail(body_too_large(self._context.max_body))
         else:
             self._up.send_data(data)
 
     def on_downstream_end(self) -> None:
         self.request_whole = True
-        self._waiting_since = self._around.clock()
+        self._waiting_since = self._context.clock()
         if self._up is not None:
             self._up.send_end()
 
     def on_downstream_reset(self, reason: EndReason) -> None:
-        self._close_lane()
+        self._close_fast_path()
         if self._reads_on(reason):
-            self._abandoned = (self._around.clock(), self.bytes_down)
-            self._around.abandoned.exchanges.add(self)
+            self._abandoned = (self._context.clock(), self.bytes_down)
+            self._context.abandoned.exchanges.add(self)
             self.on_downstream_drained()
             return
         self._drop_upstream()
@@ -185,10 +186,10 @@ class Exchange:
         self._fail(error)
 
     def on_downstream_blocked(self) -> None:
-        self._close_lane()
+        self._close_fast_path()
 
     def on_downstream_full(self) -> None:
-        self._close_lane()
+        self._close_fast_path()
         self._shut(Reason.DOWNSTREAM)
 
     def on_downstream_drained(self) -> None:
@@ -201,7 +202,7 @@ class Exchange:
     def on_drain_timeout(self) -> None:
         self._fail(DRAINED)
 
-    def on_target(self, target: Target, now: float) -> None:
+    def on_target(self, target: Provider, now: float) -> None:
         """This provider is asked now; its deadlines hold, from now on."""
         self._deadlines = target.deadlines
         self._waiting_since = now
@@ -212,7 +213,7 @@ class Exchange:
         return (
             reason is EndReason.CLIENT_GONE
             and self._up is not None
-            and self._up.reads_on
+            and self._up.drain_on_disconnect
             and self.request_whole
             and not self.is_over
         )
@@ -221,19 +222,19 @@ class Exchange:
 
     def on_upstream_interim(self, head: ResponseHead) -> None:
         if head.status != 100:  # that one answers an Expect that ended here
-            self._down.send_interim(self.account.passed_head(head, self.identity, None))
+            self._down.send_interim(self.account.passed_head(head, self.request_id, None))
 
     def on_upstream_head(self, head: ResponseHead) -> None:
         """Where it does not say what the body is, it waits for the body's first bytes."""
         self._head = head
-        self.upstream_request_id = upstream_request_id(head, self.identity)
+        self.upstream_request_id = upstream_request_id(head, self.request_id)
         if not self.account.open(head):
             self._send_head(head)
 
     def _send_head(self, head: ResponseHead) -> None:
         self.status = head.status
-        self._tap = self.account.tap
-        passed = self.account.passed_head(head, self.identity, self.upstream_request_id)
+        self._filter = self.account.event_filter
+        passed = self.account.passed_head(head, self.request_id, self.upstream_request_id)
         if self._may_edit():
             passed.content_length = None
         self._down.send_head(passed)
@@ -248,9 +249,9 @@ class Exchange:
             return b""
         data, self._first = self._first, b""
         if not self.status:
-            head.body_at_hand = bool(data)
+            head.body_follows = bool(data)
             self._send_head(head)
-        self._tap = self.account.tap if self._head is None else None
+        self._filter = self.account.event_filter if self._head is None else None
         return data
 
     def on_upstream_data(self, data: bytes) -> None:
@@ -258,82 +259,84 @@ class Exchange:
             data = self._look(self._head, data)
             if not data:
                 return
-        if self._lane is not None:
+        if self._fast_path is not None:
             self.bring_up_to_date()
             if len(data) >= BURST:
-                self._close_lane()
+                self._close_fast_path()
         self.bytes_down += len(data)
         self.chunks_down += 1
-        tap = self._tap
-        if tap is not None:
-            data = tap.feed(data)
+        event_filter = self._filter
+        if event_filter is not None:
+            data = event_filter.feed(data)
         if self._awaits_first:
             self._note_first()
-        if tap is not None and (tap.holds_back or not data):
-            self._pass_on(tap, data)
+        if event_filter is not None and (event_filter.holds_back or not data):
+            self._pass_on(event_filter, data)
             return
         self._down.send_data(data)
 
-    # --- the short way of ordinary events: see `lane` ---
+    # --- the fast path of ordinary events: see `fast_path` ---
 
-    def lane(self) -> Lane | None:
+    def fast_path(self) -> FastPath | None:
         """Only where events came one by one since this was last asked: of a burst, reads are to be small."""
-        tap = self._tap
-        if self._lane is not None or self._awaits_first or not isinstance(tap, Tap):
+        event_filter = self._filter
+        if self._fast_path is not None or self._awaits_first or not isinstance(event_filter, EventFilter):
             return None
-        lead, before = self.chunks_down - tap.meter.pieces, self._lead
+        lead, before = self.chunks_down - event_filter.meter.content_events, self._lead
         self._lead = lead
         if not self.request_whole or self._abandoned is not None or lead < before:
             return None
-        room, ordinary, way = self._lane_room(), tap.meter.ordinary, self._down.short_way()
-        if room is None or ordinary is None or way is None:
+        room, template, way = self._fast_path_room(), event_filter.meter.template, self._down.direct_writer()
+        if room is None or template is None or way is None:
             return None
         write, framed = way
-        content = tap.meter.content.pending
-        self._lane = Lane(ordinary, room, content=content, write=write, framed=framed, renew=self._lane_room)
-        return self._lane
+        content = event_filter.meter.content.pending
+        self._fast_path = FastPath(
+            template, room, content=content, write=write, framed=framed, renew=self._fast_path_room
+        )
+        return self._fast_path
 
-    def _lane_room(self) -> int | None:
-        tap = self._tap
+    def _fast_path_room(self) -> int | None:
+        event_filter = self._filter
         gate = self.answer_gate
-        if not isinstance(tap, Tap) or (gate is not None and gate.is_shut):
+        if not isinstance(event_filter, EventFilter) or (gate is not None and gate.is_shut):
             return None
-        room, lane = tap.room, self._lane
-        if room is not None and lane is not None and tap.meter.ordinary is not lane.ordinary:
-            assert tap.meter.ordinary is not None
-            lane.follow(tap.meter.ordinary)
+        room, fast_path = event_filter.room, self._fast_path
+        if room is not None and fast_path is not None and event_filter.meter.template is not fast_path.template:
+            assert event_filter.meter.template is not None
+            fast_path.follow(event_filter.meter.template)
         return room
 
     def bring_up_to_date(self) -> None:
-        """Take account of what passed by the lane. To be called before figures are read, too."""
-        lane = self._lane
-        if lane is None or not lane.events:
+        """Take account of what passed by the fast path. To be called before figures are read, too."""
+        fast_path = self._fast_path
+        if fast_path is None or not fast_path.events:
             return
-        self.bytes_down += lane.size
-        reads = lane.events - lane.together
+        self.bytes_down += fast_path.size
+        reads = fast_path.events - fast_path.together
         self.chunks_down += reads
-        if lane.framed:
-            self._laned += reads
-        assert isinstance(self._tap, Tap)
-        self._tap.count_ordinary(lane.events, lane.units)
-        lane.taken()
+        if fast_path.framed:
+            self._fast_path_writes += reads
+        assert isinstance(self._filter, EventFilter)
+        self._filter.count_template(fast_path.events, fast_path.content_bytes)
+        fast_path.taken()
 
-    def _close_lane(self) -> None:
-        lane = self._lane
-        if lane is not None:
+    def _close_fast_path(self) -> None:
+        fast_path = self._fast_path
+        if fast_path is not None:
             self.bring_up_to_date()
-            self._lane = None
-            lane.close()
+            self._fast_path = None
+            fast_path.close()
 
     def _note_first(self) -> None:
         """The first byte, and the first token where tokens are counted."""
         if self.first_byte_at is None:
-            self.first_byte_at = self._around.clock()
-        if self._tap is None or self._tap.meter is None:
+            self.first_byte_at = self._context.clock()
+        if self._filter is None or self._filter.meter is None:
             self._awaits_first = self._head is not None
-        elif pieces := self._tap.meter.pieces:
-            self._lead = self.chunks_down - pieces
-            self.first_token_at = self._around.clock()
+        elif content_events := self._filter.meter.content_events:
+            self._lead = self.chunks_down - content_events
+            self.first_token_at = self._context.clock()
             self._awaits_first = False
 
     def on_upstream_end(self) -> None:
@@ -342,32 +345,32 @@ class Exchange:
             if self.is_over:
                 return
         self._response_whole = True
-        if self._tap is not None and self._tap.is_waiting:
+        if self._filter is not None and self._filter.is_waiting:
             return  # for tokens: what came passes when they are there
         self._finish_answer()
 
     def on_more_tokens(self) -> None:
         """Events that waited for tokens may pass now, or it turned out that there are none."""
-        tap = self._tap
-        if tap is None or self.ended_at is not None or self.error is not None or self._cut:
+        event_filter = self._filter
+        if event_filter is None or self.ended_at is not None or self.error is not None or self._cut:
             return
-        self._pass_on(tap, tap.resume())
-        if tap.is_waiting or self._cut:
+        self._pass_on(event_filter, event_filter.resume())
+        if event_filter.is_waiting or self._cut:
             return
         if self._response_whole:
             self._finish_answer()
         elif self.answer_gate is not None:
             self.answer_gate.open(Reason.QUOTA)
 
-    def _pass_on(self, tap: AnyTap, data: bytes) -> None:
+    def _pass_on(self, event_filter: AnyFilter, data: bytes) -> None:
         """What a tap let through, where that is not simply what it got."""
-        if tap.spent:
+        if event_filter.spent:
             self._cut_off(data)
             return
         if data:
             self._down.send_data(data)
-        if tap.is_waiting:
-            self._close_lane()
+        if event_filter.is_waiting:
+            self._close_fast_path()
             self._shut(Reason.QUOTA)
 
     def _shut(self, reason: Reason) -> None:
@@ -375,13 +378,13 @@ class Exchange:
         if self._up is None or self.is_over or self.error is not None:
             return
         if self.answer_gate is None:
-            self.answer_gate = ReadGate(self._up, self._around.clock, self._around.pauses)
+            self.answer_gate = ReadGate(self._up, self._context.clock, self._context.pauses)
         self.answer_gate.shut(reason)
 
     def _finish_answer(self) -> None:
         self._drop_upstream()
-        if self._tap is not None:
-            rest = self._tap.finish()
+        if self._filter is not None:
+            rest = self._filter.finish()
             if rest:
                 self._down.send_data(rest)
         self._finish()
@@ -393,7 +396,7 @@ class Exchange:
         if self.ended_at is not None:
             return
         if self._upload_gate is None:
-            self._upload_gate = ReadGate(self._down, self._around.clock, self._around.pauses)
+            self._upload_gate = ReadGate(self._down, self._context.clock, self._context.pauses)
         self._upload_gate.shut(Reason.UPSTREAM)
 
     def on_upstream_drained(self) -> None:
@@ -402,14 +405,14 @@ class Exchange:
 
     def _may_edit(self) -> bool:
         """Whether the body may become longer or shorter than the provider's."""
-        if self._tap is None:
+        if self._filter is None:
             return self._head is not None and self.account.meter is not None  # not known yet
-        return self._tap.edits or (self._around.heartbeat is not None and self.account.heartbeat is not None)
+        return self._filter.edits or (self._context.heartbeat is not None and self.account.heartbeat is not None)
 
     def _cut_off(self, last: bytes) -> None:
         """The budget is reached: a clean end here, and the provider's work is over. What can't be read has no clean
         end."""
-        if isinstance(self._tap, OpaqueTap):
+        if isinstance(self._filter, OpaqueFilter):
             self._fail(UNREADABLE)
             return
         self._cut = True
@@ -466,19 +469,24 @@ class Exchange:
         return self._activity.still_for(now, *mark)
 
     def _was_long_enough(self, now: float, since: float, size: int) -> bool:
-        limits = self._around.abandoned
+        limits = self._context.abandoned
         return now - since >= limits.time or self.bytes_down - size >= limits.size
 
     def _sweep_silence(self, now: float) -> None:
         """Show the client of a silent provider that the connection lives, where its format has something for that."""
-        limit, beat, tap = self._around.heartbeat, self.account.heartbeat, self._tap
-        if limit is None or beat is None or tap is None or self._abandoned is not None:
+        limit, beat, event_filter = self._context.heartbeat, self.account.heartbeat, self._filter
+        if limit is None or beat is None or event_filter is None or self._abandoned is not None:
             return
         paused = self.answer_gate is not None and self.answer_gate.is_shut
         if self._quiet is None:
             self._quiet = Activity()
         still = self._quiet.still_for(now, self.writes[0], paused)
-        if still >= limit and not paused and tap.at_boundary and not (tap.meter and tap.meter.finished):
+        if (
+            still >= limit
+            and not paused
+            and event_filter.at_boundary
+            and not (event_filter.meter and event_filter.meter.finished)
+        ):
             self.heartbeats += 1
             self._down.send_data(beat)
 
@@ -515,7 +523,7 @@ class Exchange:
     def writes(self) -> tuple[int, int]:
         """Chunks written to the client, and how many of them found its transport blocked."""
         written, full = self._down.writes
-        return written + self._laned, full
+        return written + self._fast_path_writes, full
 
     @property
     def protocol(self) -> str:
@@ -542,7 +550,7 @@ class Exchange:
         """One word for /streams."""
         if self._abandoned is not None:
             return "abandoned"
-        if self._tap is not None and self._tap.is_waiting:
+        if self._filter is not None and self._filter.is_waiting:
             return "waiting_for_tokens"
         if self.answer_gate is not None and self.answer_gate.is_shut:
             return "paused"
@@ -567,14 +575,14 @@ class Exchange:
         self._response_whole = True
         self.status = error.status
         body = self.account.error(error)
-        head = error_head(error, self.identity, len(body))
+        head = error_head(error, self.request_id, len(body))
         head.headers = self.account.answer_fields(head.headers)
         self._down.send_head(head)
         self._down.send_data(body)
         self._finish()
 
     def _drop_upstream(self, error: RelayError | None = None) -> None:
-        self._close_lane()
+        self._close_fast_path()
         if self.answer_gate is not None:
             self.answer_gate.close()
         if self._up is not None:
@@ -583,14 +591,14 @@ class Exchange:
     def _end(self, reason: EndReason) -> None:
         if self.ended_at is not None:
             return
-        self._close_lane()
-        self.ended_at = self._around.clock()
+        self._close_fast_path()
+        self.ended_at = self._context.clock()
         self.end_reason = self._true_reason(reason)
-        self._around.abandoned.exchanges.discard(self)
+        self._context.abandoned.exchanges.discard(self)
         self.account.settle(self.bytes_down)
         if self._upload_gate is not None:
             self._upload_gate.close()
-        self._around.observer.exchange_ended(self)
+        self._context.observer.exchange_ended(self)
 
     def _true_reason(self, reason: EndReason) -> EndReason:
         if self._abandoned is not None:

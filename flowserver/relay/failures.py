@@ -20,7 +20,7 @@ _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 
 def is_passing(error: RelayError) -> bool:
     """Whether the provider itself is well: it let go of one connection, or did not take one more request on it."""
-    return error.untouched and error.party is Party.UPSTREAM and error.end not in _UNREACHABLE
+    return error.not_processed and error.party is Party.UPSTREAM and error.end not in _UNREACHABLE
 
 
 def is_illness(error: RelayError) -> bool:
@@ -43,9 +43,9 @@ def timeout(what: str, seconds: float, setting: str, end: EndReason) -> RelayErr
     return upstream_error(end.value, f"{what} {seconds:g} s ({setting}).", end, status=504)
 
 
-def error_head(error: RelayError, identity: bytes, size: int) -> ResponseHead:
+def error_head(error: RelayError, request_id: bytes, size: int) -> ResponseHead:
     """The head of an error answer whose body has `size` bytes."""
-    headers: Headers = [(b"content-type", b"application/json"), (b"x-request-id", identity)]
+    headers: Headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id)]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after))
     return answer_head(error.status, headers, size)
@@ -55,7 +55,7 @@ def answer_head(status: int, headers: Headers, size: int | None = None) -> Respo
     """The head of an answer of the relay's own. None: it has no body."""
     phrase = HTTPStatus(status).phrase.encode("ascii")
     head = ResponseHead(status, headers, reason=phrase, content_length=size)
-    head.body_at_hand = bool(size)
+    head.body_follows = bool(size)
     return head
 
 

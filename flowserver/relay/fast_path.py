@@ -1,10 +1,10 @@
-"""The short way of ordinary events, from the provider's transport to the client's. No I/O.
+"""The fast path of template events, from the provider's transport to the client's. No I/O.
 
-Most events of a stream differ from the one before in their text and padding only, and providers send each as a chunk of
-its own. While that lasts the provider's transport has a lane for its protocol, which sees that a read is one chunk with
-one such event, counts it and writes it on: one call in place of eight, and one object in place of ten, each of which is
-a cache miss when hundreds of streams take turns. Whatever else is read takes the long way, through connection, exchange
-and tap.
+Most events of a stream differ from the one before in their text and padding only, and providers send each as a chunk
+of its own. While that lasts the provider's transport has a fast path for its protocol, which sees that a read is one
+chunk with one such event, counts it and writes it on: one call in place of eight, and one object in place of ten, each
+of which is a cache miss when hundreds of streams take turns. Whatever else is read takes the slow path, through
+connection, exchange and event filter.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ..dialects.base import Ordinary
+from ..dialects.base import Template
 from ..dialects.event_template import is_utf8
 from ..http.h1_chunked import SIZE_LINES, take_chunks
 
 BURST = 2048
-"""Bytes of a read that are more than one event: reads are to be small then, and a lane's are not."""
+"""Bytes of a read that are more than one event: reads are to be small then, and a fast path's are not."""
 
 _SHUT = -1
 
 
-class Carrier(Protocol):
-    """The provider's connection, whose transport has the lane for its protocol."""
+class FastPathOwner(Protocol):
+    """The provider's connection, whose transport has the fast path for its protocol."""
 
     def receive(self, data: bytes) -> bool:
-        """The long way. Whether a chunk begins next, if anything does."""
+        """The slow path. Whether a chunk begins next, if anything does."""
 
-    def leave_lane(self) -> None:
+    def leave_fast_path(self) -> None:
         """Take the transport back."""
 
     def connection_lost(self, exc: Exception | None) -> None: ...
@@ -40,20 +40,20 @@ class Carrier(Protocol):
     def resume_writing(self) -> None: ...
 
 
-class Lane:
+class FastPath:
     """Of one answer. The transport calls it as it would call an asyncio.Protocol.
 
     `content` gets the texts of the events. `write` takes whole chunks where `framed`, else what is in them. `room`:
     bytes of content that may pass before the answer's budget is to be asked. `renew` is called after each read that
-    took the long way: it says the room anew, or None where ordinary events may not pass now, and calls `follow` where
+    took the slow path: it says the room anew, or None where ordinary events may not pass now, and calls `follow` where
     they look different from then on.
     """
 
     __slots__ = (
-        "_carrier",
         "_content",
         "_granted",
         "_head",
+        "_owner",
         "_read",
         "_renew",
         "_room",
@@ -61,14 +61,14 @@ class Lane:
         "_write",
         "events",
         "framed",
-        "ordinary",
         "size",
+        "template",
         "together",
     )
 
     def __init__(
         self,
-        ordinary: Ordinary,
+        template: Template,
         room: int,
         *,
         content: bytearray,
@@ -87,25 +87,25 @@ class Lane:
         self._write = write
         self.framed = framed
         self._renew = renew
-        self._carrier: Carrier | None = None
-        self.follow(ordinary)
+        self._owner: FastPathOwner | None = None
+        self.follow(template)
 
-    def follow(self, ordinary: Ordinary) -> None:
+    def follow(self, template: Template) -> None:
         """What ordinary events look like from now on. The ones that passed were taken account of."""
-        self.ordinary = ordinary
-        chunk = ordinary.in_chunk()
+        self.template = template
+        chunk = template.in_chunk()
         self._head, self._start, self._read = chunk.head, len(chunk.head), chunk.read
 
-    def enter(self, carrier: Carrier) -> None:
-        """The transport is told to call this lane."""
-        self._carrier = carrier
+    def enter(self, owner: FastPathOwner) -> None:
+        """The transport is told to call this fast path."""
+        self._owner = owner
 
     def close(self) -> None:
         """No event passes any more, and the transport goes back to its connection. Safe to be repeated."""
         self._set_room(_SHUT)
-        carrier, self._carrier = self._carrier, None
-        if carrier is not None:
-            carrier.leave_lane()
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.leave_fast_path()
 
     def taken(self) -> None:
         """What passed was taken account of."""
@@ -117,7 +117,7 @@ class Lane:
         self._room = room
 
     @property
-    def units(self) -> int:
+    def content_bytes(self) -> int:
         """The bytes of their content."""
         return self._granted - self._room
 
@@ -157,16 +157,16 @@ class Lane:
             return False
         texts = bytearray()
         for event in events:
-            text = self.ordinary.text_of(event)
+            text = self.template.text_of(event)
             if not text:
                 return False
             texts += text
-        units = len(texts)
-        if units > self._room:
+        content_bytes = len(texts)
+        if content_bytes > self._room:
             return False
         self._content += texts
         passing = b"".join(events)
-        self._room -= units
+        self._room -= content_bytes
         self.size += len(passing)
         self.events += len(events)
         self.together += len(events) - 1
@@ -174,30 +174,30 @@ class Lane:
         return True
 
     def _detour(self, data: bytes) -> None:
-        carrier = self._carrier
-        if carrier is None:
+        owner = self._owner
+        if owner is None:
             return  # closed while the transport had this read in its hands
         self._set_room(_SHUT)
-        if not carrier.receive(data) or self._carrier is None:
+        if not owner.receive(data) or self._owner is None:
             return
         room = self._renew()
         if room is not None:
             self._set_room(room)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._carrier is not None:
-            self._carrier.connection_lost(exc)
+        if self._owner is not None:
+            self._owner.connection_lost(exc)
 
     def eof_received(self) -> bool:
-        return self._carrier is not None and self._carrier.eof_received()
+        return self._owner is not None and self._owner.eof_received()
 
     def pause_writing(self) -> None:
-        if self._carrier is not None:
-            self._carrier.pause_writing()
+        if self._owner is not None:
+            self._owner.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._carrier is not None:
-            self._carrier.resume_writing()
+        if self._owner is not None:
+            self._owner.resume_writing()
 
 
 _LONGEST = len(SIZE_LINES)

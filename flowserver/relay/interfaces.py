@@ -15,7 +15,7 @@ from ..http.messages import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from .exchange import Exchange
-    from .fast_path import Lane
+    from .fast_path import FastPath
 
 
 class UploadCount(Protocol):
@@ -54,7 +54,7 @@ class DownstreamStream(UploadCount, Protocol):
     def send_data(self, data: bytes) -> None:
         """Body bytes, never empty. They go out or wait; `on_downstream_full` says when to stop."""
 
-    def short_way(self) -> tuple[Callable[[bytes], None], bool] | None:
+    def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
         """What takes the body's next bytes until `on_downstream_blocked`, and whether as whole HTTP/1.1 chunks; None:
         nothing does now. Such chunks are no part of `writes`."""
 
@@ -92,7 +92,7 @@ class DownstreamEvents(Protocol):
         """The request turned out malformed; it can still be answered."""
 
     def on_downstream_blocked(self) -> None:
-        """There is no `short_way` any more: bytes begin to wait."""
+        """There is no `direct_writer` any more: bytes begin to wait."""
 
     def on_downstream_full(self) -> None:
         """Stop: the high mark is reached."""
@@ -141,8 +141,8 @@ class UpstreamEvents(Protocol):
 
     def on_upstream_data(self, data: bytes) -> None: ...
 
-    def lane(self) -> Lane | None:
-        """A lane for the body bytes that follow, where the answer's ordinary events may take the short way now."""
+    def fast_path(self) -> FastPath | None:
+        """A fast path for the body bytes that follow, where the answer's ordinary events may take the fast path now."""
 
     def on_upstream_end(self) -> None:
         """The response is whole."""
@@ -165,7 +165,7 @@ class RoutedStream(UpstreamStream, Protocol):
         """The provider's name, for log and metrics."""
 
     @property
-    def reads_on(self) -> bool:
+    def drain_on_disconnect(self) -> bool:
         """Whether the answer is to be read to its end when its client leaves."""
 
     @property

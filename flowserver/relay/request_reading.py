@@ -7,15 +7,15 @@ from typing import Any
 
 from ..dialects import path_model
 from ..dialects.api_paths import with_model
-from ..dialects.base import Asked, Format
+from ..dialects.base import Format, RequestParams
 from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
 from ..http.messages import RequestHead
 from ..names import model_name
-from ..routing.upstream_host import Target
+from .provider import Provider
 from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 
-_NOTHING_YET = Asked()
+_NOTHING_YET = RequestParams()
 _FILE_TOKENS = 1000
 """What a form counts for at most, as the bytes of a file say nothing of its tokens."""
 _MODELS = "models/"
@@ -34,8 +34,8 @@ class RequestReading:
         "_request",
         "_size",
         "_target",
-        "asked",
         "asks_usage",
+        "params",
     )
 
     def __init__(self, request: RequestHead, known: Format | None) -> None:
@@ -44,7 +44,7 @@ class RequestReading:
         self._target = request.target.decode("ascii")
         self._body: RequestBody | None = None
         """None: the request has none, or it is not of interest."""
-        self.asked = _NOTHING_YET
+        self.params = _NOTHING_YET
         self._request = request
         self._size = 0
         self._is_limited = False
@@ -100,9 +100,9 @@ class RequestReading:
 
     def _read(self, values: Mapping[str, Any]) -> None:
         if self._format is not None:
-            self.asked = self._format.asked(self._target, values)
+            self.params = self._format.read_params(self._target, values)
         else:
-            self.asked = Asked(model=model_name(path_model(self._target) or values.get("model")))
+            self.params = RequestParams(model=model_name(path_model(self._target) or values.get("model")))
 
     def error(self, *, limited: bool) -> RelayError | None:
         """Why the request may not go on. `limited`: what can't be read may not, since it could not be counted."""
@@ -126,7 +126,7 @@ class RequestReading:
             return min(self._size // 4, _FILE_TOKENS)
         if self._estimate is None or self._format is None:
             return self._size // 4
-        return self._estimate.tokens(self._format.name, self.asked.model)
+        return self._estimate.tokens(self._format.name, self.params.model)
 
     def _contradiction(self, model: object) -> RelayError | None:
         named = path_model(self._target)
@@ -138,7 +138,7 @@ class RequestReading:
 
     def rewrite(
         self,
-        target: Target,
+        target: Provider,
         pieces: Sequence[bytes],
         *,
         most: int | None,
@@ -152,9 +152,9 @@ class RequestReading:
         body, known, settings = self._body, self._format, target.settings
         if body is None or body.error is not None:
             return None
-        model = self.asked.model
+        model = self.params.model
         renamed = settings.models.get(model) if model is not None else None
-        if renamed is None and most is None and not (self.asked.stream and settings.asks_usage):
+        if renamed is None and most is None and not (self.params.stream and settings.asks_usage):
             return None
         after = _copy(body.values)
         if renamed is not None and "model" in after:  # some have it in the path
@@ -166,9 +166,9 @@ class RequestReading:
                 known.limit(after, most, settings.quirks)
         return changed(body, after, pieces)
 
-    def target_for(self, target: Target) -> bytes:
+    def target_for(self, target: Provider) -> bytes:
         """The request's target, with `target`'s own name of the model where its path names one."""
-        request, model = self._request, self.asked.model
+        request, model = self._request, self.params.model
         renamed = target.settings.models.get(model) if model is not None else None
         if renamed is None or path_model(self._target) != model:
             return request.target

@@ -7,36 +7,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from ..dialects.base import Asked, Format, Meter, Usage
+from ..dialects.base import Format, Meter, RequestParams, Usage
 from ..dialects.estimate import Count, Ratios
 from ..dialects.key_fields import auth_for, key_field
 from ..dialects.model_list import listed_model, visible_models
 from ..errors import EndReason, RelayError
 from ..events.eventstream import EventStreamScanner
 from ..events.json_array import JsonArrayScanner
+from ..events.ndjson import NdjsonScanner
 from ..events.registry import BodyKind, body_kind, claimed_kind
-from ..events.sse import NdjsonScanner, Scanner, SseScanner
+from ..events.scanner import Scanner
+from ..events.sse import SseScanner
+from ..http.aws_signature import has_signature
 from ..http.messages import CREDENTIALS, Headers, RequestHead, ResponseHead, response_for_downstream
 from ..quota.charged_answers import ChargedAnswers
-from ..quota.identify import (
-    Limiting,
-    for_tenants,
-    limit_fields,
-    model_refused,
-    path_refused,
-    refusal,
-    session_of,
-    user_of,
-)
-from ..quota.lease import Permit, Verdict
+from ..quota.identify import QuotaContext, session_of, user_of
+from ..quota.lease import TokenLease, Verdict
+from ..quota.limit_fields import for_tenants, limit_fields
 from ..quota.limits import Decision, Quota
 from ..quota.query_keys import without_keys
+from ..quota.refusals import model_refused, path_refused, refusal
 from ..quota.tenants import Tenant, allows_model, allows_path, key_of
-from ..routing.signatures import has_signature, signature_error
-from ..routing.upstream_host import Target
 from .cors import REQUEST_FIELDS, is_preflight, with_cors
-from .event_filter import AnyTap, ModelListTap, OpaqueTap, Tap, WholeTap
+from .event_filter import AnyFilter, BodyCollector, EventFilter, ModelListFilter, OpaqueFilter
+from .provider import Provider
 from .request_reading import RequestReading
+from .signatures import signature_error
 
 _SCANNERS: dict[BodyKind, Callable[[int], Scanner]] = {
     BodyKind.SSE: SseScanner,
@@ -65,7 +61,7 @@ class AccountSettings:
     ratios: Ratios
     max_event: int
     hold: int
-    limiting: Limiting | None = None
+    quota: QuotaContext | None = None
     """None: no tenants, all clients may use the relay without limits."""
     charged: ChargedAnswers = field(default_factory=ChargedAnswers)
     """Of the process: it is handed on when the configuration is read again."""
@@ -105,17 +101,17 @@ class Account:
         "cors",
         "cut_at",
         "estimated",
+        "event_filter",
         "format",
         "heartbeat",
         "is_limited",
         "is_repeated",
         "is_signed",
         "key",
+        "lease",
         "meter",
-        "permit",
         "request",
         "session",
-        "tap",
         "tenant",
         "upstream",
         "user",
@@ -124,7 +120,7 @@ class Account:
 
     def __init__(self, settings: AccountSettings, known: Format | None, request: RequestHead) -> None:
         self._settings = settings
-        self._has_tenants = settings.limiting is not None
+        self._has_tenants = settings.quota is not None
         self._is_preflight = is_preflight(request)
         self.is_limited = self._has_tenants and not self._is_preflight
         """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
@@ -161,12 +157,12 @@ class Account:
         self.tenant: Tenant | None = None
         self.user: str | None = None
         self.session: str | None = None
-        self.permit: Permit | None = None
-        self.upstream: Target | None = None
+        self.lease: TokenLease | None = None
+        self.upstream: Provider | None = None
         """Who was asked last."""
         self.meter: Meter | None = None
         """Of the answer; None before, and where it is not counted."""
-        self.tap: AnyTap | None = None
+        self.event_filter: AnyFilter | None = None
         self.heartbeat: bytes | None = None
         """What may be put between two events of the answer; None: nothing, or it is not there yet."""
         self.cut_at: int | None = None
@@ -177,9 +173,9 @@ class Account:
         """What was estimated of a stream whose provider reported in the end; None: nothing to compare."""
 
     @property
-    def asked(self) -> Asked:
+    def params(self) -> RequestParams:
         """What the request wants, as far as it is known."""
-        return self.request.asked
+        return self.request.params
 
     def bound(self, most: int | None) -> None:
         """Have the answer end at `most` tokens, or before by another bound."""
@@ -190,8 +186,8 @@ class Account:
 
     def identify(self, request: RequestHead, done: Callable[[RelayError | None], None]) -> None:
         """Whose request is it? `done` hears at once or later; with an error where it may not use this relay."""
-        limiting = self._settings.limiting
-        if limiting is None:
+        quota = self._settings.quota
+        if quota is None:
             done(None)
             return
 
@@ -207,7 +203,7 @@ class Account:
             else:
                 done(None)
 
-        limiting.identify(request, identified)
+        quota.identify(request, identified)
 
     def request_permit(
         self,
@@ -217,32 +213,32 @@ class Account:
     ) -> None:
         """May it start? `done` hears at once or later. `resume` is called when events that waited for tokens may
         pass."""
-        limiting, tenant = self._settings.limiting, self.tenant
-        if limiting is None or tenant is None:
+        quota, tenant = self._settings.quota, self.tenant
+        if quota is None or tenant is None:
             done(None)
             return
-        model = self.asked.model
+        model = self.params.model
         if not self._may_use(tenant, request, model):
             done(model_refused(model))
             return
         if self.user is None:
-            self.user = user_of(request, self.asked.user)
-        kind = limiting.kinds.find(tenant, user=self.user, session=self.session, model=model, now=limiting.now())
+            self.user = user_of(request, self.params.user)
+        kind = quota.profiles.find(tenant, user=self.user, session=self.session, model=model, now=quota.now())
         self.bound(kind.budget)
         # Not the request's id: one of the client's own choice may come twice, and would share the first one's lease.
         stream_id = f"{kind.tag}:{_PROCESS}-{next(_NUMBERS)}"
-        self.permit = Permit(limiting.limiter, stream_id, resume=resume)
+        self.lease = TokenLease(quota.limiter, stream_id, resume=resume)
 
         def decided(decision: Decision) -> None:
             if decision.admitted:
                 self._quota_left = left = self._left_of_quotas(decision)
-                if left is not None and (left <= _TOLD or self.asked.max_tokens is not None):
+                if left is not None and (left <= _TOLD or self.params.max_tokens is not None):
                     self.bound(left)
                 done(None)
             else:
                 done(refusal(decision))
 
-        self.permit.ask(kind.limits, need=self.input, done=decided)
+        self.lease.ask(kind.limits, need=self.input, done=decided)
 
     def _may_use(self, tenant: Tenant, request: RequestHead, model: str | None) -> bool:
         """Whether `tenant` may use `model`. A request that generates nothing needs none; of a list of models it gets to
@@ -282,54 +278,54 @@ class Account:
             self._input_estimate = self.request.input_estimate
         return self._input_estimate
 
-    def passed_head(self, head: ResponseHead, identity: bytes, upstream_id: bytes | None) -> ResponseHead:
+    def passed_head(self, head: ResponseHead, request_id: bytes, upstream_id: bytes | None) -> ResponseHead:
         """A provider's head as the client gets it. Cookies go with the key: those that came for one of the relay's are
         no one client's."""
         passes_cookies = self.upstream is None or not self._hides_keys(self.upstream)
         passed = response_for_downstream(
-            head, identity=identity, upstream_id=upstream_id, passes_cookies=passes_cookies
+            head, request_id=request_id, upstream_id=upstream_id, passes_cookies=passes_cookies
         )
         passed.headers = self.answer_fields(passed.headers)
         return passed
 
     def answer_fields(self, headers: Headers) -> Headers:
         """An answer's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
-        limiting, permit = self._settings.limiting, self.permit
-        if limiting is not None:
+        quota, lease = self._settings.quota, self.lease
+        if quota is not None:
             headers = for_tenants(headers) + limit_fields(
-                permit.decision if permit is not None else None,
+                lease.decision if lease is not None else None,
                 anthropic=self.format is not None and self.format.name.startswith("anthropic"),
-                now=limiting.now(),
+                now=quota.now(),
             )
         return headers if self.cors is None else with_cors(headers, self.cors)
 
     def sweep(self, now: float) -> None:
         """About once a second."""
-        if self.permit is not None:
-            self.permit.sweep(now)
+        if self.lease is not None:
+            self.lease.sweep(now)
 
     def request_error(self) -> RelayError | None:
         """Why the request may not go on as it is, now that it is known whose it is and what it asks for."""
         limited = self.tenant is not None and self.tenant.has_limits
         return self.request.error(limited=limited or (self.budget is not None and self.format is not None))
 
-    def ask(self, target: Target, pieces: Sequence[bytes], *, repeatable: bool) -> tuple[list[bytes], int] | None:
+    def ask(self, target: Provider, pieces: Sequence[bytes], *, repeatable: bool) -> tuple[list[bytes], int] | None:
         """(`pieces` of the request's body for this provider, how many bytes longer they are); None: as they came.
 
         `repeatable`: it can be sent again without what the relay adds, if that is refused."""
         self.upstream = target
         if self.is_signed and not self._hides_keys(target):  # nothing that it covers may be changed
             return None
-        model = self.asked.model
+        model = self.params.model
         return self.request.rewrite(
             target, pieces, most=self.budget, may_ask=lambda: target.usage_option.may_ask(model, repeatable=repeatable)
         )
 
-    def _hides_keys(self, target: Target) -> bool:
+    def _hides_keys(self, target: Provider) -> bool:
         """Whether nothing of the client's credentials reaches `target`, a signature among them."""
         return self._has_tenants or target.settings.holds_key
 
-    def target_for(self, target: Target) -> bytes:
+    def target_for(self, target: Provider) -> bytes:
         """The request's target as `target` gets it."""
         hides_keys = self._hides_keys(target)
         if self.is_signed and not hides_keys:
@@ -337,7 +333,7 @@ class Account:
         path = self.request.target_for(target)
         return without_keys(path, self.key) if hides_keys else path
 
-    def credential(self, target: Target) -> tuple[bytes, bytes] | None:
+    def credential(self, target: Provider) -> tuple[bytes, bytes] | None:
         """The field with the provider's key; None: the client's own passes, or there is none."""
         settings = target.settings
         if settings.api_key is None or self._is_preflight:
@@ -345,7 +341,7 @@ class Account:
         auth = auth_for(settings.auth, settings.quirks, self._head.target, self._head.fields)
         return key_field(auth, settings.api_key)
 
-    def hidden_fields(self, target: Target) -> frozenset[bytes]:
+    def hidden_fields(self, target: Provider) -> frozenset[bytes]:
         """The names of fields that are not for `target`."""
         if self._has_tenants:
             names = _HIDDEN_OF_TENANTS
@@ -355,7 +351,7 @@ class Account:
             names = _NOTHING
         return names if self.cors is None else names | REQUEST_FIELDS
 
-    def signature_error(self, targets: Iterable[Target]) -> RelayError | None:
+    def signature_error(self, targets: Iterable[Provider]) -> RelayError | None:
         """Why none of `targets` could take the request with its client's signature; None: one may."""
         error: RelayError | None = None
         for target in targets:
@@ -372,12 +368,12 @@ class Account:
         self._answered = 200 <= head.status < 300
         self.request.forget()
         if self._answered and (tenant := self._lists_for) is not None:
-            self.tap = ModelListTap(lambda body: self._visible(tenant, body))
+            self.event_filter = ModelListFilter(lambda body: self._visible(tenant, body))
         if self.format is None or self.upstream is None or not self._answered:
             return False
-        self.meter = self.format.meter(self.asked, self.upstream.settings.quirks, cuttable=self._is_cuttable)
+        self.meter = self.format.meter(self.params, self.upstream.settings.quirks, cuttable=self._is_cuttable)
         self.meter.read_head(head.fields)
-        ratio = self._settings.ratios.ratio(self.format, upstream=self.upstream.name, model=self.asked.model)
+        ratio = self._settings.ratios.ratio(self.format, upstream=self.upstream.name, model=self.params.model)
         self._count = Count(ratio)
         kind = claimed_kind(head.find(b"content-type") or b"", compressed=_is_compressed(head))
         if kind is None:
@@ -397,9 +393,9 @@ class Account:
                 return False
             kind = BodyKind.OPAQUE if first else BodyKind.JSON
         assert self.format is not None
-        if kind is BodyKind.JSON and self.asked.stream and self.format.streams_lines:
+        if kind is BodyKind.JSON and self.params.stream and self.format.streams_lines:
             kind = BodyKind.NDJSON
-        elif kind is BodyKind.NDJSON and not self.asked.stream and claimed_kind(media_type, compressed=False) is kind:
+        elif kind is BodyKind.NDJSON and not self.params.stream and claimed_kind(media_type, compressed=False) is kind:
             kind = BodyKind.JSON
         if kind is not self._kind:
             self._read_as(kind)
@@ -407,7 +403,7 @@ class Account:
 
     @property
     def _is_cuttable(self) -> bool:
-        return self.budget is not None or self.permit is not None
+        return self.budget is not None or self.lease is not None
 
     def _read_as(self, kind: BodyKind) -> None:
         assert self.format is not None
@@ -416,11 +412,11 @@ class Account:
         self._kind = kind
         self.heartbeat = self.format.heartbeat if kind is BodyKind.SSE else None
         if kind is BodyKind.JSON:
-            self.tap = WholeTap(self.meter, settings.max_event)
+            self.event_filter = BodyCollector(self.meter, settings.max_event)
         elif kind is BodyKind.OPAQUE:
-            self.tap = OpaqueTap(self.meter, self if self.permit is not None else None)
+            self.event_filter = OpaqueFilter(self.meter, self if self.lease is not None else None)
         else:
-            self.tap = Tap(
+            self.event_filter = EventFilter(
                 _SCANNERS[kind](settings.max_event),
                 self.meter,
                 hold=settings.hold,
@@ -434,20 +430,20 @@ class Account:
         if self.budget is not None and output > self.budget and self._kind is not BodyKind.OPAQUE:
             self._is_over_budget = True
             return Verdict.END
-        return Verdict.PASS if self.permit is None else self.permit.verdict(self.input + output)
+        return Verdict.PASS if self.lease is None else self.lease.verdict(self.input + output)
 
     def room(self) -> int:
         """Bytes of content that pass for sure before `verdict` has more to say than yes."""
         output = self.output
         tokens = [] if self.budget is None else [self.budget - output]
-        if self.permit is not None:
-            tokens.append(self.permit.room(self.input + output))
+        if self.lease is not None:
+            tokens.append(self.lease.room(self.input + output))
         return self._count.units_within(min(tokens)) if self._count is not None and tokens else 0
 
     @property
     def cut_reason(self) -> EndReason:
         """Why the answer was cut."""
-        by_budget = self.permit is None or (self._is_over_budget and self.budget != self._quota_left)
+        by_budget = self.lease is None or (self._is_over_budget and self.budget != self._quota_left)
         return EndReason.BUDGET if by_budget else EndReason.QUOTA
 
     @property
@@ -471,18 +467,18 @@ class Account:
     @property
     def _unread_tokens(self) -> int:
         """Of what could not be read, by its bytes."""
-        return self.tap.unread_tokens if self.tap is not None else 0
+        return self.event_filter.unread_tokens if self.event_filter is not None else 0
 
     @property
     def _own_limit(self) -> int | None:
         """Tokens that the request's own bound makes possible; None: it has none."""
-        asked = self.asked
-        return asked.max_tokens * asked.answers if asked.max_tokens else None  # 0 is no bound to some
+        params = self.params
+        return params.max_tokens * params.answers if params.max_tokens else None  # 0 is no bound to some
 
     def _is_believable(self, output: int) -> bool:
         """Whether the answer can have so many tokens, by what came of it and by what its request allows."""
         meter = self.meter
-        if meter is None or output * _BYTES_A_TOKEN < meter.units or output > MOST_OUTPUT * self.asked.answers:
+        if meter is None or output * _BYTES_A_TOKEN < meter.content_bytes or output > MOST_OUTPUT * self.params.answers:
             return False
         most = self._own_limit
         return most is None or output <= most + most // 10 + _SLACK + (meter.usage.reasoning or 0)
@@ -511,7 +507,7 @@ class Account:
     @property
     def uncounted(self) -> Mapping[str, int]:
         """What could not be read of the answer, events or all of it, by reason."""
-        known = self.tap.uncounted if self.tap is not None else {}
+        known = self.event_filter.uncounted if self.event_filter is not None else {}
         return {**known, "foreign": 1} if self._foreign else known
 
     @property
@@ -521,7 +517,7 @@ class Account:
     @property
     def model(self) -> str | None:
         """As the answer names it, else as it was asked for."""
-        return (self.meter.model if self.meter is not None else None) or self.asked.model
+        return (self.meter.model if self.meter is not None else None) or self.params.model
 
     def ending(self) -> bytes:
         """What ends the stream here, at its budget."""
@@ -530,15 +526,15 @@ class Account:
         bounds = [self.output]
         if self.budget is not None:
             bounds.append(self.budget)
-        if self.permit is not None and self.permit.counts:
-            bounds.append(max(0, self.permit.granted - self.input))
+        if self.lease is not None and self.lease.counts:
+            bounds.append(max(0, self.lease.granted - self.input))
         self.cut_at = min(bounds)
         events = self.meter.ending(self.input, self.cut_at)
-        return self.tap.framed(events) if isinstance(self.tap, Tap) else events
+        return self.event_filter.framed(events) if isinstance(self.event_filter, EventFilter) else events
 
     def failure(self, error: RelayError) -> bytes:
         """What tells the client in mid-stream of a failure; b"": nothing can."""
-        if self.meter is None or self.tap is None or not self.tap.at_boundary or self.meter.finished:
+        if self.meter is None or self.event_filter is None or not self.event_filter.at_boundary or self.meter.finished:
             return b""
         return self.meter.failure(error) if self._kind is not BodyKind.ARRAY else b""
 
@@ -567,27 +563,27 @@ class Account:
     def settle(self, size: int = 0) -> None:
         """The exchange is over, with `size` bytes of an answer: charge what it used, and learn from what the provider
         reported."""
-        if self.tap is not None:
-            self.tap.close()
+        if self.event_filter is not None:
+            self.event_filter.close()
         meter = self.meter
         if (
             meter is not None
             and meter.has_text
-            and not (meter.units or meter.is_final or meter.failed or self._unread_tokens)
+            and not (meter.content_bytes or meter.is_final or meter.failed or self._unread_tokens)
         ):
             # JSON of another API's, perhaps: its texts are nowhere where this one has them.
             self._foreign = max(0, size - _SILENT)
         charge = self._charge()
-        if self.permit is not None:
-            self.permit.settle(charge)
+        if self.lease is not None:
+            self.lease.settle(charge)
         counted = self._count
         if meter is None or counted is None or self.format is None or self.upstream is None or self.is_estimate:
             return
-        if not isinstance(self.tap, Tap):
+        if not isinstance(self.event_filter, EventFilter):
             return
         if not meter.running:
             self.estimated = counted.tokens(meter)
-        self._settings.ratios.learn(self.format, meter, upstream=self.upstream.name, model=self.asked.model)
+        self._settings.ratios.learn(self.format, meter, upstream=self.upstream.name, model=self.params.model)
 
 
 def _is_compressed(head: ResponseHead) -> bool:

@@ -41,16 +41,16 @@ class Uploader(Protocol):
 class Uploads:
     """One bound. What an upload holds counts for all bounds `above`, too."""
 
-    __slots__ = ("_holding", "_large", "_waiting", "above", "clock", "held", "limit", "patience", "waits")
+    __slots__ = ("_holding", "_large", "_waiting", "above", "busy_timeout", "clock", "held", "limit", "waits")
 
     def __init__(
-        self, limit: int = sys.maxsize, *, clock: Clock, patience: float | None = None, above: Uploads | None = None
+        self, limit: int = sys.maxsize, *, clock: Clock, busy_timeout: float | None = None, above: Uploads | None = None
     ) -> None:
-        """`patience` is how many seconds an upload may have to wait; None: for ever."""
+        """`busy_timeout` is how many seconds an upload may have to wait; None: for ever."""
         self.limit = limit
         self._large = limit - limit // 4
         self.clock = clock
-        self.patience = patience
+        self.busy_timeout = busy_timeout
         self.above = above
         self.held = 0
         """Bytes."""
@@ -62,7 +62,7 @@ class Uploads:
 
     def below(self, limit: int) -> Uploads:
         """A bound of one connection."""
-        return Uploads(limit, clock=self.clock, patience=self.patience, above=self)
+        return Uploads(limit, clock=self.clock, busy_timeout=self.busy_timeout, above=self)
 
     def take(self, upload: Upload, size: int) -> bool:
         """`upload` holds `size` bytes more. Returns whether it may go on."""
@@ -144,8 +144,8 @@ class Upload:
             self._uploader.go_on_uploading()
 
     def is_overdue(self, now: float) -> bool:
-        patience = self._bound.patience
-        return self.waits_since is not None and patience is not None and now - self.waits_since >= patience
+        busy_timeout = self._bound.busy_timeout
+        return self.waits_since is not None and busy_timeout is not None and now - self.waits_since >= busy_timeout
 
 
 class Uncounted:

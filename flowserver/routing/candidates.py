@@ -10,11 +10,11 @@ from ..http.messages import RequestHead
 from ..quota.tenants import digest_of, key_of
 from ..relay.failures import busy
 from .routes import Route, choose
-from .upstream_host import Target
+from .upstream_host import UpstreamHost
 
 
 def subjects(
-    target: Target, request: RequestHead, model: str | None
+    target: UpstreamHost, request: RequestHead, model: str | None
 ) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
     """The key and the model that a refusal of `target` is about (see `standing`)."""
     key = b"" if target.settings.holds_key else digest_of(key_of(request) or b"")
@@ -23,12 +23,12 @@ def subjects(
 
 def next_candidate(
     route: Route,
-    tried: Collection[Target],
+    tried: Collection[UpstreamHost],
     *,
     now: float,
     random: Callable[[], float],
-    is_welcome: Callable[[Target], bool],
-) -> Target | None:
+    is_welcome: Callable[[UpstreamHost], bool],
+) -> UpstreamHost | None:
     """The next target in the order of fallback that was not tried, is well and has a place or room in its queue; None
     when there is none. `is_welcome`: whether it takes a request like this one."""
     for tier in route.tiers:

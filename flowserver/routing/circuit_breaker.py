@@ -15,7 +15,7 @@ class BreakerState(Enum):
     OPEN = 2
 
 
-class Health:
+class CircuitBreaker:
     """One provider's. Times are seconds of one monotonic clock."""
 
     __slots__ = ("_cooldown", "_failures", "_last_cause", "_limit", "_open_until", "_probing", "opened")

@@ -7,13 +7,13 @@ from typing import Protocol
 from ..errors import RelayError
 from ..http.messages import ResponseHead
 from ..relay.interfaces import UpstreamEvents
-from .upstream_host import Target
+from .upstream_host import UpstreamHost
 
 
 class DispatchEvents(UpstreamEvents, Protocol):
     """More than an upstream stream tells: what happens before there is one."""
 
-    def on_target(self, target: Target, now: float) -> None:
+    def on_target(self, target: UpstreamHost, now: float) -> None:
         """This provider is asked now; its deadlines hold."""
 
     def on_more_tokens(self) -> None:
@@ -29,7 +29,7 @@ class Nobody:
 
     def on_upstream_data(self, data: bytes) -> None: ...
 
-    def lane(self) -> None:
+    def fast_path(self) -> None:
         return None
 
     def on_upstream_end(self) -> None: ...
@@ -40,7 +40,7 @@ class Nobody:
 
     def on_upstream_drained(self) -> None: ...
 
-    def on_target(self, target: Target, now: float) -> None: ...
+    def on_target(self, target: UpstreamHost, now: float) -> None: ...
 
     def on_more_tokens(self) -> None: ...
 

@@ -13,7 +13,7 @@ from ..errors import EndReason, Party, RelayError, bad_request
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
 from ..relay.failures import busy, is_illness, is_passing, retry_after
-from ..relay.fast_path import Lane
+from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UploadCount, UpstreamStream
 from ..relay.request_body import BodyPieces
 from ..relay.token_count import Account
@@ -22,7 +22,7 @@ from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
 from .outgoing import outgoing_head
 from .routes import Route, RouteTable
-from .upstream_host import Target
+from .upstream_host import UpstreamHost
 
 _REFUSALS = (400, 422)
 """Statuses that say: there is something in the request that should not be."""
@@ -43,7 +43,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Dispatching:
+class RoutingContext:
     """What the dispatches of a process share."""
 
     routes: RouteTable
@@ -55,12 +55,11 @@ class Dispatching:
     """Seconds since the epoch."""
 
 
-class Dispatch:
+class Dispatcher:
     """A `relay.ports.UpstreamStream` over one or more attempts."""
 
     __slots__ = (
         "_account",
-        "_around",
         "_asks_plainly",
         "_attempt",
         "_attempt_full",
@@ -69,15 +68,16 @@ class Dispatch:
         "_body_size",
         "_collecting",
         "_committed",
+        "_context",
         "_ended",
         "_events",
         "_identified",
-        "_identity",
         "_paused",
         "_probing",
         "_queued_at",
         "_replayable",
         "_request",
+        "_request_id",
         "_retry_at",
         "_reused",
         "_route",
@@ -94,26 +94,26 @@ class Dispatch:
     def __init__(
         self,
         request: RequestHead,
-        identity: bytes,
-        around: Dispatching,
+        request_id: bytes,
+        context: RoutingContext,
         events: DispatchEvents,
         *,
         account: Account,
         upload: UploadCount = UNCOUNTED,
     ) -> None:
         """`upload` is told what is held here of a body that is not yet whole."""
-        self._around = around
+        self._context = context
         self._account = account
         self._upload = upload
         self._request = request
-        self._identity = identity
+        self._request_id = request_id
         self._identified = False
         """Whether it is known that the client may use this relay."""
         self._events = events
         self.on_upstream_data = events.on_upstream_data
         """Straight through: no bytes come before an answer is committed to."""
         self._route: Route | None = None
-        self._target: Target | None = None
+        self._target: UpstreamHost | None = None
         """Where a place is held."""
         self._attempt: UpstreamStream | None = None
         self._attempt_full = False
@@ -124,9 +124,9 @@ class Dispatch:
         """Whether the present attempt is its target's probe."""
         self._reused = False
         """Whether the last attempt that is over had a kept connection."""
-        self._tried: list[Target] = []
+        self._tried: list[UpstreamHost] = []
         self.attempts = 0
-        self._started_at = self._begun_at = around.clock()
+        self._started_at = self._begun_at = context.clock()
         self._queued_at: float | None = None
         self._retry_at: float | None = None
         self._body = BodyPieces()
@@ -145,7 +145,7 @@ class Dispatch:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        wanted = self._around.routes.needs_model or self._account.wants_body
+        wanted = self._context.routes.needs_model or self._account.wants_body
         if wanted:
             self._account.request.open()
         self._collecting = wanted and self._request.has_body
@@ -159,8 +159,8 @@ class Dispatch:
         return self._tried[-1].name if self._tried else "-"
 
     @property
-    def reads_on(self) -> bool:
-        return self._committed and self._route is not None and self._route.reads_on
+    def drain_on_disconnect(self) -> bool:
+        return self._committed and self._route is not None and self._route.drain_on_disconnect
 
     @property
     def reused(self) -> bool:
@@ -170,7 +170,7 @@ class Dispatch:
         if self._ended:
             return
         self._body_size += len(data)
-        if self._replayable and self._body_size > self._around.policy.replay:
+        if self._replayable and self._body_size > self._context.policy.replay:
             self._replayable = False  # too large to be sent twice
         error = self._account.request.feed(data)
         if error is not None:
@@ -251,7 +251,7 @@ class Dispatch:
 
     def on_place(self) -> None:
         self._target = target = self._tried[-1]
-        now = self._around.clock()
+        now = self._context.clock()
         if self._queued_at is not None:
             target.queued_seconds += now - self._queued_at
         self._queued_at = None
@@ -291,19 +291,19 @@ class Dispatch:
         self._probing = False
         self._forget_body()
         target.answers += 1
-        target.head_seconds += self._around.clock() - self._begun_at
+        target.head_seconds += self._context.clock() - self._begun_at
         self._events.on_upstream_head(head)
 
-    def _is_refused_for_usage(self, target: Target, head: ResponseHead) -> bool:
+    def _is_refused_for_usage(self, target: UpstreamHost, head: ResponseHead) -> bool:
         """Whether the request is sent again, in the same place, without the question for a usage report, which this
         provider may not take."""
-        option, model = target.usage_option, self._account.asked.model
-        asked, success = self._account.request.asks_usage, head.status < 300
-        if asked and success:
+        option, model = target.usage_option, self._account.params.model
+        asks_usage, success = self._account.request.asks_usage, head.status < 300
+        if asks_usage and success:
             option.taken(model)
         elif self._asks_plainly and success:
             option.refused(model)
-        may_repeat = asked and head.status in _REFUSALS and self._replayable and not self._asks_plainly
+        may_repeat = asks_usage and head.status in _REFUSALS and self._replayable and not self._asks_plainly
         if not may_repeat or not option.may_be_refused(model):
             return False
         self._asks_plainly = True
@@ -312,8 +312,8 @@ class Dispatch:
         self._begin(target)
         return True
 
-    def lane(self) -> Lane | None:
-        return self._events.lane()
+    def fast_path(self) -> FastPath | None:
+        return self._events.fast_path()
 
     def on_upstream_end(self) -> None:
         self._events.on_upstream_end()
@@ -378,15 +378,15 @@ class Dispatch:
     # --- choosing --------------------------------------------------------------------------------------------------
 
     def _choose_route(self) -> None:
-        path, asked = self._request.path, self._account.asked.model
-        needs_none = asked is None and not self._request.has_body
-        self._route = self._around.routes.find(path, asked, any_model=needs_none)
+        path, model = self._request.path, self._account.params.model
+        needs_none = model is None and not self._request.has_body
+        self._route = self._context.routes.find(path, model, any_model=needs_none)
         if self._route is None:
             if (unread := self._account.request.unread) is not None:
                 self._fail(unread)
                 return
-            model = f" for the model {asked!r}" if asked is not None else ""
-            message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{model}."
+            named = f" for the model {model!r}" if model is not None else ""
+            message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{named}."
             self._fail(bad_request(message, status=404, code="no_route"))
             return
         if self._account.is_signed and (error := self._account.signature_error(self._route.targets)) is not None:
@@ -408,32 +408,32 @@ class Dispatch:
         if target is not None:
             self._ask(target)
         elif self._route is not None:
-            self._fail(unavailable(self._route, self._around.clock()))
+            self._fail(unavailable(self._route, self._context.clock()))
 
-    def _ask_if_well(self, target: Target) -> None:
-        if target.health.allows(self._around.clock()):
+    def _ask_if_well(self, target: UpstreamHost) -> None:
+        if target.health.allows(self._context.clock()):
             self._ask(target)
         else:
             self._choose_again()
 
-    def _candidate(self, *, refused_too: bool = False) -> Target | None:
+    def _candidate(self, *, refused_too: bool = False) -> UpstreamHost | None:
         """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
         where this key or model was refused of late."""
         assert self._route is not None
-        now = self._around.clock()
+        now = self._context.clock()
 
-        def is_welcome(target: Target) -> bool:
+        def is_welcome(target: UpstreamHost) -> bool:
             if self._account.is_signed and self._account.signature_error((target,)) is not None:
                 return False
             standing = target.standing
             return refused_too or not standing or standing.allows(now, *self._subjects(target))
 
-        return next_candidate(self._route, self._tried, now=now, random=self._around.random, is_welcome=is_welcome)
+        return next_candidate(self._route, self._tried, now=now, random=self._context.random, is_welcome=is_welcome)
 
-    def _subjects(self, target: Target) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-        return subjects(target, self._request, self._account.asked.model)
+    def _subjects(self, target: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
+        return subjects(target, self._request, self._account.params.model)
 
-    def _ask(self, target: Target) -> None:
+    def _ask(self, target: UpstreamHost) -> None:
         """Take a place at `target` or stand in its queue."""
         if target not in self._tried:
             if self._tried:
@@ -443,13 +443,13 @@ class Dispatch:
             self._target = target
             self._begin(target)
         elif target.wait(self):
-            self._queued_at = self._around.clock()
+            self._queued_at = self._context.clock()
         else:
             self._fail(busy("The provider has no free place and its queue is full."))
 
-    def _begin(self, target: Target) -> None:
+    def _begin(self, target: UpstreamHost) -> None:
         """One attempt: the request as this provider wants it."""
-        self._begun_at = now = self._around.clock()
+        self._begun_at = now = self._context.clock()
         target.started += 1
         self.attempts += 1
         self._probing = target.health.started(now)
@@ -469,18 +469,20 @@ class Dispatch:
         if self._whole and self._attempt is attempt:
             attempt.send_end()
 
-    def _prepare(self, target: Target) -> tuple[RequestHead, Sequence[bytes]]:
+    def _prepare(self, target: UpstreamHost) -> tuple[RequestHead, Sequence[bytes]]:
         """Head and what is there of the body, changed where this provider or the budget wants it otherwise."""
         request, body, longer = self._request, self._body.pieces, None
         repeatable = self._replayable and self._whole and not self._asks_plainly
         changed = self._account.ask(target, body, repeatable=repeatable)
         if changed is not None:
             body, longer = changed
-        head = outgoing_head(request, target, self._account, identity=self._identity, pseudonym=self._around.pseudonym)
+        head = outgoing_head(
+            request, target, self._account, request_id=self._request_id, pseudonym=self._context.pseudonym
+        )
         if longer is not None:
             head.has_body = True
             head.content_length = self._length(body, longer)
-        head.body_at_hand = bool(body)
+        head.body_follows = bool(body)
         return head, body
 
     def _length(self, body: Sequence[bytes], longer: int) -> int | None:
@@ -495,7 +497,7 @@ class Dispatch:
     def _again(self, after: float | None) -> Callable[[], None] | None:
         """How to try again: at another provider, or in `after` seconds at the same (None: not there); None when the
         policy or the size of the body forbids it, or nobody is left."""
-        policy, now = self._around.policy, self._around.clock()
+        policy, now = self._context.policy, self._context.clock()
         if not self._replayable or self._ended or self.attempts >= policy.attempts:
             return None
         if now - self._started_at >= policy.time:
@@ -512,9 +514,9 @@ class Dispatch:
     def _may_repeat(self, error: RelayError) -> bool:
         """Whether a failure before the answer leaves room for another attempt. A provider that may have begun with the
         request is not asked again, but another one may be: what the client's own library would do next."""
-        return error.untouched or (self._around.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
+        return error.not_processed or (self._context.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
 
-    def _give_up_waiting(self, target: Target) -> None:
+    def _give_up_waiting(self, target: UpstreamHost) -> None:
         target.leave(self)
         self._queued_at = None
         other = self._candidate()
@@ -523,16 +525,16 @@ class Dispatch:
         else:
             self._fail(busy(f"No place at the provider came free within {target.settings.queue_timeout:g} s."))
 
-    def _ask_later(self, target: Target, after: float) -> None:
+    def _ask_later(self, target: UpstreamHost, after: float) -> None:
         if after:
-            self._retry_at = self._around.clock() + after
+            self._retry_at = self._context.clock() + after
         else:
             self._ask_if_well(target)
 
-    def _note_refusal(self, target: Target, head: ResponseHead) -> float | None:
+    def _note_refusal(self, target: UpstreamHost, head: ResponseHead) -> float | None:
         """Account for a status that says: not now. Returns the seconds that the provider asks for, or None."""
-        now = self._around.clock()
-        after = retry_after(head, self._around.wall_clock)
+        now = self._context.clock()
+        after = retry_after(head, self._context.wall_clock)
         target.failures[f"status_{head.status}"] += 1
         key, model = self._subjects(target)
         if head.status == 429:
@@ -560,7 +562,7 @@ class Dispatch:
         if error is not None and error.party is Party.UPSTREAM:
             target.failures[error.end.value] += 1
         if error is not None and is_illness(error):
-            now = self._around.clock()
+            now = self._context.clock()
             target.health.failed(now, probe=probe, cause=error)
             if not target.health.allows(now):
                 target.left_alone()

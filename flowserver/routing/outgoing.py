@@ -5,11 +5,11 @@ from __future__ import annotations
 from ..http.messages import RequestHead, request_for_upstream
 from ..relay.token_count import Account
 from .routes import join_target
-from .upstream_host import Target
+from .upstream_host import UpstreamHost
 
 
 def outgoing_head(
-    request: RequestHead, target: Target, account: Account, *, identity: bytes, pseudonym: bytes
+    request: RequestHead, target: UpstreamHost, account: Account, *, request_id: bytes, pseudonym: bytes
 ) -> RequestHead:
     """`request` for `target`: its names, its key, and nothing that is the relay's or the client's own business."""
     settings = target.settings
@@ -18,7 +18,7 @@ def outgoing_head(
         authority=target.authority,
         target=join_target(settings.url.path, account.target_for(target)),
         pseudonym=pseudonym,
-        identity=identity,
+        request_id=request_id,
         credential=account.credential(target),
         extra=settings.headers,
         hidden=account.hidden_fields(target),

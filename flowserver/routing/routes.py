@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from ..dialects.api_paths import without_parameters
-from .upstream_host import Target
+from .upstream_host import UpstreamHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,17 +16,17 @@ class Route:
     """One `[[routes]]` table. `path` and `models` are shell patterns; no models: any, known or not.
 
     `tiers` in the order of fallback; among the targets of one tier weight and load decide. `max_tokens` bounds each
-    answer (None: no bound); `reads_on`: an answer whose client leaves is read to its end.
+    answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end.
     """
 
     path: str
     models: tuple[str, ...]
-    tiers: tuple[tuple[Target, ...], ...]
+    tiers: tuple[tuple[UpstreamHost, ...], ...]
     max_tokens: int | None = None
-    reads_on: bool = False
+    drain_on_disconnect: bool = False
 
     @property
-    def targets(self) -> Iterator[Target]:
+    def targets(self) -> Iterator[UpstreamHost]:
         """All of them, in the order of fallback."""
         return (target for tier in self.tiers for target in tier)
 
@@ -74,7 +74,7 @@ def _matches(patterns: list[re.Pattern[str]], model: str | None) -> bool:
     return model is not None and any(pattern.match(model) for pattern in patterns)
 
 
-def choose(targets: Sequence[Target], random: Callable[[], float]) -> Target:
+def choose(targets: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
     """One of two drawn by weight: the one with less to do. `random` gives numbers from 0 to below 1."""
     if len(targets) == 1:
         return targets[0]
@@ -82,7 +82,7 @@ def choose(targets: Sequence[Target], random: Callable[[], float]) -> Target:
     return first if first.load <= second.load else second
 
 
-def _draw(targets: Sequence[Target], random: Callable[[], float]) -> Target:
+def _draw(targets: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
     point = random() * sum(target.settings.weight for target in targets)
     for target in targets:
         point -= target.settings.weight

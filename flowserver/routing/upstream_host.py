@@ -6,58 +6,14 @@ import math
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..config.parsers import Url
-from ..dialects.base import Auth, Quirks
-from ..dialects.profiles import GENERIC
-from ..http.messages import CREDENTIALS, Headers
+from ..http.messages import Headers
 from ..relay.interfaces import Connector
-from .circuit_breaker import Health
+from ..relay.provider import Deadlines, ProviderSettings
+from ..relay.usage_option import UsageOption
+from .circuit_breaker import CircuitBreaker
 from .standing import Standing
-from .usage_option import UsageOption
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds of each; None is off."""
-
-    first_byte: float | None
-    idle: float | None
-    body: float | None
-    total: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class TargetSettings:
-    """One `[[upstreams]]` table. Times in seconds; None is off, for `max_concurrent` no limit."""
-
-    name: str
-    url: Url
-    api_key: bytes | None = field(default=None, repr=False)
-    auth: Auth | None = None
-    """How it takes the key; None: told by its host or the path."""
-    signs: bool = False
-    """Whether its connector signs each request, so that no key is needed."""
-    headers: Headers = field(default_factory=list, repr=False)
-    models: dict[str, str] = field(default_factory=dict)
-    """The client's model names to the provider's."""
-    weight: int = 1
-    max_concurrent: int | None = None
-    queue: int = 0
-    """Requests that may wait for a place."""
-    queue_timeout: float = 5.0
-    quirks: Quirks = GENERIC
-    asks_usage: bool = True
-    """Whether it is asked for a usage report where it gives one on demand only."""
-    holds_key: bool = field(init=False)
-    """Whether the relay shows it a key of its own; if not, the client's passes."""
-
-    def __post_init__(self) -> None:
-        holds = self.api_key is not None or self.signs or any(name in CREDENTIALS for name, _ in self.headers)
-        object.__setattr__(self, "holds_key", holds)
-
 
 _REMAINING = re.compile(
     rb"x-ratelimit-remaining-(requests|tokens)|anthropic-ratelimit-((?:input-|output-)?tokens|requests)-remaining"
@@ -81,7 +37,7 @@ _AT_ONCE = 32
 """Requests that get a place, or are told to look elsewhere, in one turn of the event loop."""
 
 
-class Target:
+class UpstreamHost:
     """Places are given out in the order of asking, by one loop behind the present event: giving one back starts nothing
     in the same call stack. Who leaves the queue costs nothing."""
 
@@ -111,9 +67,9 @@ class Target:
 
     def __init__(
         self,
-        settings: TargetSettings,
+        settings: ProviderSettings,
         connector: Connector,
-        health: Health,
+        health: CircuitBreaker,
         deadlines: Deadlines,
         *,
         standing: Standing | None = None,
@@ -154,7 +110,7 @@ class Target:
         self.remaining: dict[str, int] = {}
         """What its rate limits leave, by kind, as its last answer told."""
 
-    def reconfigure(self, settings: TargetSettings, connector: Connector, deadlines: Deadlines) -> None:
+    def reconfigure(self, settings: ProviderSettings, connector: Connector, deadlines: Deadlines) -> None:
         """Go on under other settings for the same URL. Places, queue, figures and what is known of it stay."""
         if settings.api_key != self.settings.api_key:
             self.standing.served(("key", b""))  # what it refused is another one

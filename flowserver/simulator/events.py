@@ -14,7 +14,7 @@ TOKEN = b"tok%06d "
 
 TOKEN_BYTES = len(TOKEN % 0)
 
-# Marks in JSON that is still to be filled in. Control characters: no model's name has any, and JSON escapes them.
+# Watermarks in JSON that is still to be filled in. Control characters: no model's name has any, and JSON escapes them.
 TEXT = "\0"
 """Within a string: the text of tokens."""
 FILLER = "\1"
@@ -30,7 +30,7 @@ Count = int | str
 
 
 def counter(first: int) -> str:
-    """Marks a number: `first` in the first of numbered events, and one more in each of the next."""
+    """Watermarks a number: `first` in the first of numbered events, and one more in each of the next."""
     return f"\3{first}"
 
 

@@ -22,8 +22,8 @@ from ..config.tenants import TenantError, read_tenant, table_of
 from ..quota.limits import Garbled, StoreUnavailable, tenant_key
 from ..quota.tenants import Tenant, digest_of, refusal, was_issued
 from ..relay.interfaces import Clock
-from .failover import Guard
-from .redis_connection import patience
+from .failover import BreakerGate
+from .redis_connection import busy_timeout
 from .redis_store import FAILURES, client_of, execute, unavailable
 
 PREFIX = "flow:"
@@ -156,7 +156,7 @@ class Directory:
 
     async def _within(self, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
         try:
-            async with self._turns, patience(self._deadline):
+            async with self._turns, busy_timeout(self._deadline):
                 return await call(*arguments)
         except FAILURES as error:
             raise unavailable(error) from error
@@ -178,7 +178,7 @@ class KnownTenants:
         clock: Clock,
         wall: Callable[[], float],
         *,
-        guard: Guard,
+        guard: BreakerGate,
         outlive: bool = False,
     ) -> None:
         self._directory = directory
@@ -220,19 +220,19 @@ class KnownTenants:
         await self._directory.close()
 
     async def _look_up(self, digest: bytes) -> None:
-        told = True
+        known = True
         try:
             tenant = await self._guard.ask(lambda: self._directory.find(digest))
             self._keep(digest, tenant)
         except StoreUnavailable:
             tenant = self._known[digest][0] if self._outlive and digest in self._known else None
-            told = tenant is not None
+            known = tenant is not None
             if tenant is not None:  # so that not each request waits for Redis in vain
                 self._keep(digest, tenant)
         finally:
             waiting = self._waiting.pop(digest)
         for done in waiting:
-            done(self._usable(tenant, digest), told)
+            done(self._usable(tenant, digest), known)
 
     def _keep(self, digest: bytes, tenant: Tenant | None) -> None:
         until = self._clock() + FRESH

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..quota.limits import Cause, Decision, Garbled, LeaseLost, Limit, LimitStore, StoreUnavailable, Usage
 from ..relay.interfaces import Clock
-from ..routing.circuit_breaker import Health
+from ..routing.circuit_breaker import CircuitBreaker
 
 AT_ONCE = 8
 """Calls to the store; no more than it has connections. The next ones wait here, where the time is not the store's."""
@@ -30,7 +30,7 @@ class Policy(Enum):
     """No stream starts, and those that run get no more than their lease."""
 
 
-class Passed:
+class FailoverStats:
     """What happened while the store did not answer."""
 
     __slots__ = ("failures", "refused", "requests", "tokens", "unsettled")
@@ -49,12 +49,12 @@ class Passed:
         after is missing, what was estimated too high is not given back."""
 
 
-class Guard:
+class BreakerGate:
     """Calls to what may not answer: so many at once, and none while the breaker is open. `clock` is the breaker's."""
 
     __slots__ = ("_breaker", "_clock", "_turns", "passed")
 
-    def __init__(self, breaker: Health, clock: Clock, passed: Passed) -> None:
+    def __init__(self, breaker: CircuitBreaker, clock: Clock, passed: FailoverStats) -> None:
         self._breaker = breaker
         self._clock = clock
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -94,7 +94,7 @@ class Guard:
         return answer
 
 
-class Guarded:
+class FailoverStore:
     """A `LimitStore` that never raises `StoreUnavailable`.
 
     A stream stays with the store that admitted it. `fallback` is one that always answers: a `MemoryStore`.
@@ -103,15 +103,15 @@ class Guarded:
     __slots__ = ("_fallback", "_guard", "_here", "_policy", "_store", "passed")
 
     def __init__(
-        self, store: LimitStore, fallback: LimitStore, *, policy: Policy, breaker: Health, clock: Clock
+        self, store: LimitStore, fallback: LimitStore, *, policy: Policy, breaker: CircuitBreaker, clock: Clock
     ) -> None:
         self._store = store
         self._fallback = fallback
         self._policy = policy
         self._here: set[str] = set()
         """Streams of the fallback."""
-        self.passed = Passed()
-        self._guard = Guard(breaker, clock, self.passed)
+        self.passed = FailoverStats()
+        self._guard = BreakerGate(breaker, clock, self.passed)
 
     # --- LimitStore ---
 

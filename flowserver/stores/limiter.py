@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class StoreLimiter:
-    """A `relay.permit.Limiter`. What the store does not answer is no tokens; `Guarded` has a policy for that."""
+    """A `relay.lease.Limiter`. What the store does not answer is no tokens; `FailoverStore` has a policy for that."""
 
     __slots__ = ("_is_local", "_store", "_tasks", "lease", "renewal")
 

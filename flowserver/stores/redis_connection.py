@@ -67,7 +67,7 @@ class Line:
                     raise
             except NoScriptError:
                 words, otherwise = tuple(otherwise), ()
-        async with patience(self._deadline):
+        async with busy_timeout(self._deadline):
             wire = await self._connected()
             try:
                 return await wire.call(pack(*words))
@@ -76,7 +76,7 @@ class Line:
 
     async def connect(self, seconds: float) -> None:
         """Connect ahead, and try the connection."""
-        async with patience(seconds):
+        async with busy_timeout(seconds):
             wire = await self._connected()
             try:
                 await wire.call(pack("PING"), seconds)
@@ -286,7 +286,7 @@ def tls_options(url: str) -> dict[str, bool]:
 
 
 @asynccontextmanager
-async def patience(seconds: float) -> AsyncIterator[None]:
+async def busy_timeout(seconds: float) -> AsyncIterator[None]:
     """Like `asyncio.timeout`, but a busy loop does not count; see `Wire`."""
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle

@@ -36,7 +36,7 @@ from ..quota.limits import (
     milliseconds,
     tag_of,
 )
-from .redis_connection import Line, Reply, Word, patience, tls_options
+from .redis_connection import Line, Reply, Word, busy_timeout, tls_options
 
 PREFIX = "flow:limits:"
 """Of all keys."""
@@ -75,7 +75,7 @@ class RedisStore:
 
     async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
         tag = tag_of(stream_id)
-        reply = await self._told(_ADMIT, tag, stream_id, need, want, limits=limits, count=4 + 2 * len(limits))
+        reply = await self._run_script(_ADMIT, tag, stream_id, need, want, limits=limits, count=4 + 2 * len(limits))
         admitted, granted, refused_by, wait = reply[:4]
         if admitted:
             _check(admitted == 1 and 0 <= granted <= max(1, need, want))
@@ -103,7 +103,7 @@ class RedisStore:
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
         if not limits:
             return ()
-        reply = await self._told(_USAGE, tag_of(limits[0].key), "", limits=limits, count=3 * len(limits))
+        reply = await self._run_script(_USAGE, tag_of(limits[0].key), "", limits=limits, count=3 * len(limits))
         return tuple(
             Usage(limit, reply[3 * index], reply[3 * index + 1], _seconds(reply[3 * index + 2]))
             for index, limit in enumerate(limits)
@@ -124,7 +124,7 @@ class RedisStore:
 
     # --- inside ---
 
-    async def _told(
+    async def _run_script(
         self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit], count: int
     ) -> list[int]:
         """Run a script that replies with `count` numbers in one text; -1 stands for none."""
@@ -182,7 +182,7 @@ class _Cluster:
 
     async def call(self, *words: Word, otherwise: Sequence[Word] = ()) -> Reply:
         answer: Reply
-        async with patience(self._deadline):
+        async with busy_timeout(self._deadline):
             try:
                 answer = await execute(self._client, *words)
             except NoScriptError:
@@ -190,7 +190,7 @@ class _Cluster:
             return answer
 
     async def connect(self, seconds: float) -> None:
-        async with patience(seconds):
+        async with busy_timeout(seconds):
             await execute(self._client, "PING")
 
     async def close(self) -> None:

@@ -141,7 +141,7 @@ def _figures(exchange: Exchange, now: float) -> dict[str, Any]:
     pauses, paused = exchange.paused()
     writes, full = exchange.writes
     return {
-        "request_id": exchange.identity.decode("ascii"),
+        "request_id": exchange.request_id.decode("ascii"),
         "method": exchange.request.method.decode("ascii"),
         "path": exchange.request.path.decode("latin-1"),
         "protocol": exchange.protocol,
@@ -155,7 +155,7 @@ def _figures(exchange: Exchange, now: float) -> dict[str, Any]:
         "tenant": exchange.account.tenant.name if exchange.account.tenant is not None else None,
         "user": exchange.account.user,
         "session": exchange.account.session,
-        "lease_left": exchange.account.permit.left if exchange.account.permit is not None else None,
+        "lease_left": exchange.account.lease.left if exchange.account.lease is not None else None,
         "bytes_up": exchange.bytes_up,
         "bytes_down": exchange.bytes_down,
         "held_bytes": exchange.held,

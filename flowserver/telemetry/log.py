@@ -56,7 +56,7 @@ class Log:
             "time": time.time(),
             "level": "info",
             "event": "access",
-            "request_id": exchange.identity.decode("ascii"),
+            "request_id": exchange.request_id.decode("ascii"),
             "method": exchange.request.method.decode("ascii"),
             "path": exchange.request.path.decode("latin-1"),
             "protocol": exchange.protocol,

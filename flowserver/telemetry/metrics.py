@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.gc_collector import GCCollector
 
 from ..errors import EndReason, RelayError
-from ..flow.bounded_buffer import PauseTotals, Reason
+from ..flow.read_gate import PauseTotals, Reason
 from ..relay.exchange import Exchange
 from ..relay.interfaces import H2Totals
 from ..relay.uploads import Uploads
-from ..routing.circuit_breaker import Health
-from ..routing.upstream_host import Target
+from ..routing.circuit_breaker import CircuitBreaker
+from ..routing.upstream_host import UpstreamHost
 from .exposition import Family, Labels, Series, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
@@ -66,7 +66,7 @@ class StoreFigures(Protocol):
     """What the limits' store tells about itself."""
 
     @property
-    def breaker(self) -> Health | None: ...
+    def breaker(self) -> CircuitBreaker | None: ...
 
     @property
     def passed(self) -> PassedFigures | None: ...
@@ -153,7 +153,7 @@ class Metrics:
         self.open: set[Exchange] = set()
         self.pauses = PauseTotals()
         self.h2 = H2Totals()
-        self.targets: Sequence[Target] = ()
+        self.targets: Sequence[UpstreamHost] = ()
         self.pools: Sequence[PoolFigures] = ()
         self.names: Sequence[tuple[str, DnsFigures]] = ()
         """Providers whose names are looked up."""
@@ -346,7 +346,7 @@ def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Lab
 
 
 _Kind = Callable[[str, str, Iterable[tuple[Labels, float]]], Series]
-_TARGET_FIGURES: tuple[tuple[_Kind, str, str, Callable[[Target, float], float]], ...] = (
+_TARGET_FIGURES: tuple[tuple[_Kind, str, str, Callable[[UpstreamHost, float], float]], ...] = (
     (gauges, "flow_upstream_open", "Requests under way.", lambda target, now: target.open),
     (gauges, "flow_upstream_waiting", "Requests that wait for a place.", lambda target, now: target.waiting),
     (

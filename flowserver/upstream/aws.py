@@ -42,7 +42,7 @@ NO_CREDENTIALS = RelayError(
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role of its instance or container.",
     Party.RELAY,
     EndReason.REFUSED,
-    untouched=True,
+    not_processed=True,
 )
 
 

@@ -22,7 +22,7 @@ Make = Callable[[bool], UpstreamH1 | UpstreamH2]
 """A connection for one protocol: True for HTTP/2."""
 
 
-class Arrival(asyncio.BufferedProtocol):
+class ConnectAttempt(asyncio.BufferedProtocol):
     """Holds what a provider says first (HTTP/2 servers begin to speak) until its protocol takes over."""
 
     __slots__ = ("_early", "_lost", "transport")
@@ -95,7 +95,7 @@ class Arrivals:
 
     async def _arrive(self, connected: Connected, failed: Failed) -> None:
         try:
-            arrival = await self._dialer.dial(Arrival)
+            arrival = await self._dialer.dial(ConnectAttempt)
         except DialError as failure:
             failed(failure.error)
             return
@@ -116,4 +116,4 @@ class Arrivals:
 
 def _refusal(what: str) -> RelayError:
     reason = EndReason.CONNECT_FAILED
-    return upstream_error(reason.value, f"The provider {what}.", reason, untouched=True)
+    return upstream_error(reason.value, f"The provider {what}.", reason, not_processed=True)

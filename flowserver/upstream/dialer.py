@@ -215,10 +215,10 @@ class Dialer:
 
     def _no_capacity(self, error: OSError) -> RelayError:
         text = f"The relay can't connect to the provider {self._url.host}: {_reason(error)}."
-        return RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, untouched=True)
+        return RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, not_processed=True)
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
-        return upstream_error(end.value, f"The provider {text}.", end, status=status, untouched=True)
+        return upstream_error(end.value, f"The provider {text}.", end, status=status, not_processed=True)
 
 
 async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: Address) -> None:

@@ -13,22 +13,13 @@ from typing import Protocol, cast
 import h11
 
 from ..errors import EndReason, RelayError, upstream_error
-from ..flow.bounded_buffer import Marks, Outlet
-from ..http.h1_chunked import (
-    BARE_LINE_FEED,
-    FIELDS,
-    IS_LENGTH,
-    VALUE,
-    ChunkDecoder,
-    FramingError,
-    encode_chunk,
-    head_for_h11,
-    write_fields,
-)
+from ..flow.bounded_buffer import BoundedWriter, Watermarks
+from ..http.h1_chunked import ChunkDecoder, FramingError, encode_chunk
+from ..http.h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, VALUE, head_for_h11, write_fields
 from ..http.h1_response_head import MAX_HEADERS, AnswerHeads
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
-from ..net.sockets import Watch, acknowledge_less, unacknowledged
-from ..relay.fast_path import Lane
+from ..net.sockets import IdleProbe, acknowledge_less, unacknowledged
+from ..relay.fast_path import FastPath
 from ..relay.interfaces import UpstreamEvents
 
 MAX_HEAD = 64 * 1024
@@ -48,8 +39,8 @@ _FEW_RECORDS = 4 << 20
 """Bytes of one write that are so few TLS records (RFC 8446 section 5.2: of 16 KiB, and some 30 bytes more each) that
 what they take beside their content is less than the first of them."""
 
-LANE_READS = 6
-"""Reads by the long way between two attempts to open a lane."""
+FAST_PATH_READS = 6
+"""Reads by the slow path between two attempts to open a fast path."""
 
 
 class ConnectionOwner(Protocol):
@@ -72,18 +63,16 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_end_waits",
         "_ended",
         "_events",
+        "_fast_path",
         "_h11",
         "_head",
         "_heads",
         "_interim",
         "_is_tls",
         "_keeps",
-        "_lane",
         "_left",
-        "_marks",
         "_method",
         "_on_data",
-        "_outlet",
         "_owner",
         "_reading",
         "_receive",
@@ -92,16 +81,18 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_tail",
         "_transport",
         "_unsent",
-        "_until_lane",
+        "_until_fast_path",
         "_watch",
+        "_watermarks",
+        "_writer",
         "_writes",
         "_written",
         "served",
     )
 
-    def __init__(self, owner: ConnectionOwner, marks: Marks) -> None:
+    def __init__(self, owner: ConnectionOwner, watermarks: Watermarks) -> None:
         self._owner = owner
-        self._marks = marks
+        self._watermarks = watermarks
         self._events: UpstreamEvents | None = None
         self._on_data: Callable[[bytes], None] | None = None
         """`_events.on_upstream_data`; None: nobody is served. The path of every token looks at no more than this."""
@@ -112,9 +103,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._reading = True
         self._receive: Callable[[bytes], None] = self._receive_head
         self._decoder: ChunkDecoder | None = None
-        self._outlet: Outlet | None = None
+        self._writer: BoundedWriter | None = None
         """Of the present request's body; None: the transport took all of it at once so far, which is usual."""
-        self._lane: Lane | None = None
+        self._fast_path: FastPath | None = None
         """The transport's protocol in place of this; None: this is."""
         self._end_waits = False
         self.served = 0
@@ -135,27 +126,33 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def sweep(self, now: float) -> None:
         """Nothing here goes by the clock."""
 
-    def _open_lane(self) -> None:
-        """Lend the transport to a lane, where there may be one."""
+    def _open_fast_path(self) -> None:
+        """Lend the transport to a fast path, where there may be one."""
         decoder, events = self._decoder, self._events
-        if decoder is None or events is None or not decoder.at_boundary or not self._reading or self._lane is not None:
+        if (
+            decoder is None
+            or events is None
+            or not decoder.at_boundary
+            or not self._reading
+            or self._fast_path is not None
+        ):
             return
-        lane = events.lane()
-        if lane is not None:
-            self._lane = lane
-            lane.enter(self)
-            self._transport.set_protocol(cast(asyncio.Protocol, lane))
+        fast_path = events.fast_path()
+        if fast_path is not None:
+            self._fast_path = fast_path
+            fast_path.enter(self)
+            self._transport.set_protocol(cast(asyncio.Protocol, fast_path))
             acknowledge_less(self._transport)
 
-    # --- relay.lane.Carrier ----------------------------------------------------------------------------------------
+    # --- relay.fast_path.FastPathOwner ------------------------------------------------------------
 
     def receive(self, data: bytes) -> bool:
         self._feed(data)
         decoder = self._decoder
         return decoder is not None and decoder.at_boundary
 
-    def leave_lane(self) -> None:
-        self._lane = None
+    def leave_fast_path(self) -> None:
+        self._fast_path = None
         if not self._transport.is_closing():
             self._transport.set_protocol(self)
 
@@ -166,8 +163,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._on_data = events.on_upstream_data
         self._h11 = None
         self._request_whole = False
-        self._until_lane = LANE_READS
-        """Reads of chunks until a lane is asked for."""
+        self._until_fast_path = FAST_PATH_READS
+        """Reads of chunks until a fast path is asked for."""
         self._sends_chunks = request.has_body and request.content_length is None
         self._began = self._ended = False
         self._keeps = True
@@ -179,13 +176,13 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._decoder = None
         self._end_waits = False
         self._receive = self._receive_head
-        self._outlet = None
+        self._writer = None
         self._unsent = b""
         self._written = 0
         """Bytes of the request that the transport was given, by so many calls."""
         self._writes = 0
         head = self._request_head(request)
-        if request.body_at_hand:
+        if request.body_follows:
             self._unsent = head
         else:
             self._write(head)
@@ -194,15 +191,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def send_data(self, data: bytes) -> None:
         if self._events is None:
             return  # it failed meanwhile
-        if self._blocked or self._outlet is not None:
-            self._the_outlet().send(data)
+        if self._blocked or self._writer is not None:
+            self._the_writer().send(data)
         else:
             self._write_framed(data)
 
     def send_end(self) -> None:
         if self._events is None:
             return
-        if self._outlet is not None and self._outlet.waiting:
+        if self._writer is not None and self._writer.waiting:
             self._end_waits = True
         else:
             self._write_end()
@@ -210,7 +207,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
     @property
     def is_full(self) -> bool:
         """Whether the upload is stopped at the high mark."""
-        return self._outlet is not None and self._outlet.full
+        return self._writer is not None and self._writer.full
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -231,7 +228,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
         if self._events is None:
             return
-        self._events = self._on_data = self._outlet = None
+        self._events = self._on_data = self._writer = None
         if self._request_whole and self._ended and self._keeps and not self._transport.is_closing():
             self.resume_reading()  # or a close by the provider would go unnoticed
             self._owner.on_capacity(self)
@@ -244,15 +241,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def is_alive(self) -> bool:
         """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next answer,
         may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session tickets."""
-        return not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
+        return not self._transport.is_closing() and self._watch.is_reusable(again=self.served > 0)
 
     # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
-        self._watch = Watch(transport, silent=not self._is_tls)
-        self._marks.limit_transport(self._transport)
+        self._watch = IdleProbe(transport, silent=not self._is_tls)
+        self._watermarks.limit_transport(self._transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _READ_BUFFER
@@ -268,7 +265,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._transport.close()  # first, or `cancel` would keep it
             self._end()
         elif not self._began and not self._head and self._is_untaken():
-            self._fail("closed a kept connection before it took the request", untouched=True)
+            self._fail("closed a kept connection before it took the request", not_processed=True)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -277,36 +274,36 @@ class UpstreamH1(asyncio.BufferedProtocol):
             what = "broke off in the middle of its answer" if self._began else "closed the connection without an answer"
             # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
             again = not self._began and not self._head and self.served > 1 and self._method in _SAFE
-            self._fail(what, untouched=again)
-        self._outlet = None
+            self._fail(what, not_processed=again)
+        self._writer = None
         self._receive = _ignore  # instead of its own method, a cycle that would be left to be collected
 
     def pause_writing(self) -> None:
         self._blocked = True
         if self._events is not None:
-            self._the_outlet().block()
+            self._the_writer().block()
 
     def resume_writing(self) -> None:
         self._blocked = False
-        outlet = self._outlet
-        if self._events is not None and outlet is not None:
-            outlet.unblock()
-            if self._end_waits and not outlet.waiting:
+        writer = self._writer
+        if self._events is not None and writer is not None:
+            writer.unblock()
+            if self._end_waits and not writer.waiting:
                 self._end_waits = False
                 self._write_end()
 
-    def _the_outlet(self) -> Outlet:
-        if self._outlet is None:
+    def _the_writer(self) -> BoundedWriter:
+        if self._writer is None:
             assert self._events is not None
-            self._outlet = Outlet(
+            self._writer = BoundedWriter(
                 self._transport,
-                self._marks,
+                self._watermarks,
                 write=self._write_framed,
                 on_full=self._events.on_upstream_full,
                 on_drained=self._events.on_upstream_drained,
                 blocked=self._blocked,
             )
-        return self._outlet
+        return self._writer
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -328,10 +325,10 @@ class UpstreamH1(asyncio.BufferedProtocol):
             on_data(body)
         if decoder.rest and self._on_data is on_data:
             self._receive(decoder.rest)
-        self._until_lane -= 1
-        if not self._until_lane:
-            self._until_lane = LANE_READS
-            self._open_lane()
+        self._until_fast_path -= 1
+        if not self._until_fast_path:
+            self._until_fast_path = FAST_PATH_READS
+            self._open_fast_path()
 
     def _receive_head(self, data: bytes) -> None:
         self._head = head = self._head + data if self._head else data
@@ -416,7 +413,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._began = True
         events = self._events
         assert events is not None
-        head.body_at_hand = bool(left and self._head)
+        head.body_follows = bool(left and self._head)
         events.on_upstream_head(head)
         self._receive = receive = self._receive_plain if self._h11 is None else self._receive_by_h11
         if self._events is events:  # not cancelled by what the head brought about
@@ -502,12 +499,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
         given = self._written - self._transport.get_write_buffer_size()
         return missing is not None and missing >= given > 0
 
-    def _fail(self, what: str, *, untouched: bool = False) -> None:
+    def _fail(self, what: str, *, not_processed: bool = False) -> None:
         events, self._events, self._on_data = self._events, None, None
         self._transport.abort()
         if events is not None:
             reason = EndReason.UPSTREAM_FAILED
-            error = upstream_error(reason.value, f"The provider {what}.", reason, untouched=untouched)
+            error = upstream_error(reason.value, f"The provider {what}.", reason, not_processed=not_processed)
             events.on_upstream_failed(error)
 
     def _request_head(self, request: RequestHead) -> bytes:

@@ -22,7 +22,7 @@ import h2.settings
 import h2.stream
 
 from ..errors import EndReason, RelayError, upstream_error
-from ..flow.bounded_buffer import Marks
+from ..flow.bounded_buffer import Watermarks
 from ..http.h2_bounded_state import BoundedState
 from ..http.h2_flood_guard import PROVIDER, TINY, FrameGuard, H2Limits, Violation
 from ..http.h2_frames import (
@@ -40,7 +40,7 @@ from ..http.h2_frames import (
     window_update,
 )
 from ..http.messages import Headers, RequestHead
-from ..net.sockets import Watch
+from ..net.sockets import IdleProbe
 from ..relay.interfaces import Clock, UpstreamEvents
 from .h2_stream import H2Stream
 
@@ -104,15 +104,15 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_transport",
         "_watch",
         "_windows_opened",
-        "marks",
         "served",
         "stream_window",
+        "watermarks",
     )
 
     def __init__(
         self,
         owner: H2Owner,
-        marks: Marks,
+        watermarks: Watermarks,
         *,
         stream_window: int,
         ping_interval: float | None,
@@ -120,7 +120,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         limits: H2Limits = PROVIDER,
     ) -> None:
         self._owner = owner
-        self.marks = marks
+        self.watermarks = watermarks
         self.stream_window = stream_window
         self._ping_interval = ping_interval
         self._clock = clock
@@ -189,7 +189,9 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def is_alive(self) -> bool:
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
         return (
-            self._broken_at is None and not self._transport.is_closing() and self._watch.is_well(again=self.served > 0)
+            self._broken_at is None
+            and not self._transport.is_closing()
+            and self._watch.is_reusable(again=self.served > 0)
         )
 
     def close(self) -> None:
@@ -239,7 +241,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._watch = Watch(transport, silent=False)
+        self._watch = IdleProbe(transport, silent=False)
         self._scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
         self._transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
         codes = h2.settings.SettingCodes
@@ -377,7 +379,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if stream is None:
             return
         refused = event.error_code == _Code.REFUSED_STREAM  # RFC 9113 section 8.7: it was not begun
-        self._end_stream(stream, "refused the request" if refused else "reset the request", untouched=refused)
+        self._end_stream(stream, "refused the request" if refused else "reset the request", not_processed=refused)
 
     def _on_window(self, event: h2.events.WindowUpdated) -> None:
         if not event.stream_id:
@@ -398,7 +400,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._owner.on_capacity(self)
         for stream in list(self._streams.values()):
             if stream.stream_id > last_stream:
-                self._end_stream(stream, "is going away and did not begin the request", untouched=True)
+                self._end_stream(stream, "is going away and did not begin the request", not_processed=True)
         self._check_retired()
 
     def _check_retired(self) -> None:
@@ -474,11 +476,11 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._h2.reset_stream(stream.stream_id, code)
         self._schedule_flush()
 
-    def _end_stream(self, stream: H2Stream, what: str, *, untouched: bool = False) -> None:
+    def _end_stream(self, stream: H2Stream, what: str, *, not_processed: bool = False) -> None:
         if self._streams.pop(stream.stream_id, None) is None:
             return  # what became of another one ended it
         self._owner.on_capacity(self)
-        stream.events.on_upstream_failed(_broken(what, untouched=untouched))
+        stream.events.on_upstream_failed(_broken(what, not_processed=not_processed))
 
     def _fail(self, what: str, code: int | None = None) -> None:
         """The connection is broken, and all its streams with it. `code` is what its provider is told first."""
@@ -533,9 +535,9 @@ class _State(BoundedState):
         return stream
 
 
-def _broken(what: str, *, untouched: bool = False) -> RelayError:
+def _broken(what: str, *, not_processed: bool = False) -> RelayError:
     reason = EndReason.UPSTREAM_FAILED
-    return upstream_error(reason.value, f"The provider {what}.", reason, untouched=untouched)
+    return upstream_error(reason.value, f"The provider {what}.", reason, not_processed=not_processed)
 
 
 def _fields(request: RequestHead, scheme: bytes) -> Headers:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..errors import RelayError
-from ..flow.bounded_buffer import StreamBuffer
+from ..flow.bounded_buffer import ChunkQueue
 from ..http.h2_frames import data_head, data_tail, window_update
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.interfaces import UpstreamEvents
@@ -25,7 +25,7 @@ _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
 class H2Stream:
-    """A `pool.Carrier`. Chunks of an upload wait here until the connection's next write."""
+    """A `pool.FastPathOwner`. Chunks of an upload wait here until the connection's next write."""
 
     __slots__ = (
         "_bodiless",
@@ -61,7 +61,7 @@ class H2Stream:
         self._bodiless = request.method == b"HEAD"
         self._body_left: int | None = None
         """What is missing of an announced length; None when none was announced."""
-        self._buffer = StreamBuffer()
+        self._buffer = ChunkQueue()
         self._end_waits = False
         self._frame_tail = data_tail(self.stream_id)
         self._full = False
@@ -76,8 +76,8 @@ class H2Stream:
     def send_data(self, data: bytes) -> None:
         self._buffer.push(data)
         self._connection.queue(self)
-        marks = self._connection.marks
-        if not self._full and (self._buffer.size >= marks.high or len(self._buffer) >= marks.chunks):
+        watermarks = self._connection.watermarks
+        if not self._full and (self._buffer.size >= watermarks.high or len(self._buffer) >= watermarks.chunks):
             self._full = True
             self.events.on_upstream_full()
 
@@ -114,7 +114,7 @@ class H2Stream:
             out.append(data_head(size, self._frame_tail))
             out.append(self._buffer.take(size))
             self.state.outbound_flow_control_window -= size
-            if self._full and self._buffer.size <= self._connection.marks.low:
+            if self._full and self._buffer.size <= self._connection.watermarks.low:
                 self._full = False
                 self.events.on_upstream_drained()
         return max(size, 0)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, upstream_error
-from ..flow.bounded_buffer import ONE_WRITE, Marks, StreamBuffer
+from ..flow.bounded_buffer import ONE_WRITE, ChunkQueue, Watermarks
 from ..http.messages import RequestHead
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
 
 
-class Carrier(UpstreamStream, Protocol):
+class FastPathOwner(UpstreamStream, Protocol):
     """One request on a connection, whatever it speaks."""
 
     @property
@@ -39,7 +39,7 @@ class PooledConnection(Protocol):
     def busy(self) -> int:
         """Requests under way."""
 
-    def begin(self, request: RequestHead, events: UpstreamEvents) -> Carrier: ...
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> FastPathOwner: ...
 
     def is_alive(self) -> bool:
         """Whether an idle connection can be used."""
@@ -91,14 +91,14 @@ class Pool:
         "_shares",
         "_waiting",
         "connects",
-        "marks",
         "name",
         "reuses",
+        "watermarks",
     )
 
-    def __init__(self, name: str, dial: Dial, marks: Marks, settings: PoolSettings, clock: Clock) -> None:
+    def __init__(self, name: str, dial: Dial, watermarks: Watermarks, settings: PoolSettings, clock: Clock) -> None:
         self.name = name
-        self.marks = marks
+        self.watermarks = watermarks
         self._dial = dial
         self._settings = settings
         self._clock = clock
@@ -137,7 +137,7 @@ class Pool:
 
     # --- for the streams ---
 
-    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> Carrier:
+    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> FastPathOwner:
         """Put a request on a connection that has room for it."""
         if connection.served:
             self.reuses += 1
@@ -201,7 +201,7 @@ class Pool:
         text = f"All {self._settings.max_connections} connections to the provider {self.name} are in use."
         for stream in overdue:
             stream.fail(
-                RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, untouched=True)
+                RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, not_processed=True)
             )
 
     def dial_by(self, dial: Dial) -> None:
@@ -271,7 +271,7 @@ class Pool:
                 connection.close()
                 reason = EndReason.CONNECT_FAILED
                 text = "The provider takes no requests."
-                failed(upstream_error(reason.value, text, reason, untouched=True))
+                failed(upstream_error(reason.value, text, reason, not_processed=True))
 
         def failed(error: RelayError) -> None:
             self._on_dial_failed(number, error)
@@ -343,8 +343,8 @@ class WaitingStream:
         self._pool = pool
         self._request = request
         self._events = events
-        self._carrier: Carrier | None = None
-        self._waiting: StreamBuffer | None = None
+        self._carrier: FastPathOwner | None = None
+        self._waiting: ChunkQueue | None = None
         """None: nothing had to wait, which is usual."""
         self._full = False
         self._paused = False
@@ -360,9 +360,9 @@ class WaitingStream:
             self._carrier.send_data(data)
             return
         if self._waiting is None:
-            self._waiting = StreamBuffer()
+            self._waiting = ChunkQueue()
         self._waiting.push(data)
-        if self._waiting.size >= self._pool.marks.high and not self._full:
+        if self._waiting.size >= self._pool.watermarks.high and not self._full:
             self._full = True
             self._events.on_upstream_full()
 

@@ -107,5 +107,5 @@ def _signed(request: RequestHead, signature: Headers, body: Sequence[bytes]) -> 
         content_length=sum(map(len, body)) if request.has_body else request.content_length,
         has_body=request.has_body,
     )
-    head.body_at_hand = bool(body)
+    head.body_follows = bool(body)
     return head

@@ -11,12 +11,13 @@ from flowserver.config.file import Topology, load_topology
 from flowserver.config.settings import load
 from flowserver.errors import RelayError
 from flowserver.http.messages import RequestHead
-from flowserver.quota.identify import UNKNOWN_KEY, Limiting
+from flowserver.quota.identify import QuotaContext
 from flowserver.quota.limits import Decision
+from flowserver.quota.refusals import UNKNOWN_KEY
 from flowserver.quota.tenants import Tenant, digest_of, limits_for
 from tests.support.lab import finishes, free_port
 
-from ..support.limiting import KEY, asking
+from ..support.quota import KEY, asking
 
 PROVIDER = '[[upstreams]]\nname = "a"\nurl = "http://a.test"\n'
 
@@ -36,13 +37,13 @@ class Rig:
         self._file.write_text("\n".join([PROVIDER, *tenants]), encoding="utf-8")
         return load_topology(self._config, {})
 
-    def limiting(self) -> Limiting:
-        assert self.tenancy.limiting is not None
-        return self.tenancy.limiting
+    def quota(self) -> QuotaContext:
+        assert self.tenancy.quota is not None
+        return self.tenancy.quota
 
     def identify(self, request: RequestHead) -> Tenant | RelayError:
         found: list[Tenant | RelayError] = []
-        self.limiting().identify(request, found.append)
+        self.quota().identify(request, found.append)
         [one] = found
         return one
 
@@ -50,9 +51,9 @@ class Rig:
         """A request of whoever has `KEY`."""
         acme = self.identify(asking())
         assert isinstance(acme, Tenant)
-        limits = limits_for(acme, user=None, session=None, model=None, now=self.limiting().now())
+        limits = limits_for(acme, user=None, session=None, model=None, now=self.quota().now())
         decisions: list[Decision] = []
-        self.limiting().limiter.admit(f"{{{acme.name}}}:{name}", limits, need=1, done=decisions.append)
+        self.quota().limiter.admit(f"{{{acme.name}}}:{name}", limits, need=1, done=decisions.append)
         [one] = decisions
         return one
 
@@ -63,7 +64,7 @@ def table(name: str = "acme", *lines: str, key: bytes = KEY) -> str:
 
 async def test_without_tenants_everybody_may_use_the_relay(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
-    assert rig.tenancy.limiting is None
+    assert rig.tenancy.quota is None
     assert rig.tenancy.breaker is None
     assert rig.tenancy.passed is None
     await finishes(rig.tenancy.close())
@@ -87,7 +88,7 @@ async def test_a_new_file_changes_tenants_and_counters_go_on(tmp_path: Path) -> 
     rig.reload(table("new", key=b"new"))
     assert rig.identify(asking()) is UNKNOWN_KEY
     rig.reload()
-    assert rig.tenancy.limiting is None
+    assert rig.tenancy.quota is None
     rig.reload(table("acme", "concurrent = 1"))
     assert not rig.admit("3").admitted
 
@@ -99,7 +100,7 @@ async def test_with_redis_everybody_needs_a_key_though_the_file_has_no_tenants(t
     assert rig.tenancy.breaker is not None
     assert rig.tenancy.passed is not None
     rig.reload()
-    assert rig.limiting().directory is not None
+    assert rig.quota().directory is not None
     await finishes(rig.tenancy.close())
 
 
@@ -109,9 +110,9 @@ async def test_without_its_redis_the_policy_decides(tmp_path: Path, policy: str,
     rig = Rig(tmp_path, table("acme", "concurrent = 1"), FLOW_REDIS_URL=redis, FLOW_LIMITS_POLICY=policy)
     acme = rig.identify(asking())
     assert isinstance(acme, Tenant)
-    limits = limits_for(acme, user=None, session=None, model=None, now=rig.limiting().now())
+    limits = limits_for(acme, user=None, session=None, model=None, now=rig.quota().now())
     decisions: list[Decision] = []
-    rig.limiting().limiter.admit("{acme}:1", limits, need=1, done=decisions.append)
+    rig.quota().limiter.admit("{acme}:1", limits, need=1, done=decisions.append)
     assert decisions == []
     await finishes(rig.tenancy.close())  # which waits for what is under way
     assert [decision.admitted for decision in decisions] == [admitted]

@@ -290,8 +290,8 @@ async def test_a_client_that_reads_nothing_while_it_makes_the_relay_answer_is_bo
     _, relay, _ = await lab.simulated(stall_timeout="1s", **limits)
 
     def connections() -> list[DownstreamH2]:
-        around = relay.relay._clients._around
-        return [connection for connection in around.connections if isinstance(connection, DownstreamH2)]
+        context = relay.relay._clients._context
+        return [connection for connection in context.connections if isinstance(connection, DownstreamH2)]
 
     wire = await lab.client(relay.port, receive_buffer=4096)
     await wire.send(GREETING)

@@ -9,7 +9,7 @@ import abc
 
 import h11
 
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.interfaces import DownstreamStream, UpstreamStream
 from flowserver.upstream.h1 import UpstreamH1
@@ -17,13 +17,13 @@ from flowserver.upstream.pool import Pool, PoolSettings
 
 from ..support import h2_frames as frames
 from ..support.clock import FakeClock
-from ..support.dialogue import Answer, Client, FakeDial, FakeHangups, downstream_surroundings, understood
+from ..support.dialogue import Answer, Client, FakeDial, FakeHangups, listener_context, understood
 from ..support.h2_dialogue import H2Client
 from ..support.h2_upstream import H2Provider
 from ..support.recording import RecordingDownstreamEvents, RecordingUpstreamEvents
 from ..support.transport import FakeTransport
 
-MARKS = Marks(high=1000, low=100, chunks=8)
+MARKS = Watermarks(high=1000, low=100, chunks=8)
 
 
 class DownstreamRig(abc.ABC):
@@ -74,7 +74,7 @@ class DownstreamRig(abc.ABC):
 class DownstreamH1Rig(DownstreamRig):
     def __init__(self) -> None:
         self._hangups = FakeHangups()
-        self._client = Client(downstream_surroundings(self._open_exchange, marks=MARKS, hangups=self._hangups))
+        self._client = Client(listener_context(self._open_exchange, watermarks=MARKS, hangups=self._hangups))
         self._method = b""
         self._heard = b""
 
@@ -115,7 +115,7 @@ class DownstreamH2Rig(DownstreamRig):
     """What a client stops reading is this one stream: it shuts its window."""
 
     def __init__(self) -> None:
-        self._client = H2Client(downstream_surroundings(self._open_exchange, marks=MARKS))
+        self._client = H2Client(listener_context(self._open_exchange, watermarks=MARKS))
         self._id = 0
         self._unsent = b""
 
@@ -275,7 +275,7 @@ class UpstreamH2Rig(UpstreamRig):
     def __init__(self) -> None:
         settings = PoolSettings(keepalive=30.0, timeout=10.0, max_connections=1, multiplexed=True)
         self._pool = Pool("api", FakeDial(), MARKS, settings, FakeClock())
-        self._provider = H2Provider(self._pool, marks=MARKS)
+        self._provider = H2Provider(self._pool, watermarks=MARKS)
         self._pool._on_connected(self._provider.connection)
         self._unsent = b""
 

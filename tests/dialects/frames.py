@@ -60,8 +60,8 @@ def format_of(recording: Recording) -> Format:
 
 def meter_for(recording: Recording) -> Meter:
     format = format_of(recording)
-    asked = format.asked(target_of(recording), recording.about["request_body"] or {})
-    return format.meter(asked, QUIRKS, cuttable=True)
+    params = format.read_params(target_of(recording), recording.about["request_body"] or {})
+    return format.meter(params, QUIRKS, cuttable=True)
 
 
 def metered(recording: Recording) -> Meter:

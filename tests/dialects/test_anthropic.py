@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserver.dialects.anthropic import ANTHROPIC, AnthropicMeter
-from flowserver.dialects.base import Asked, Meter, Usage
+from flowserver.dialects.base import Meter, RequestParams, Usage
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, bad_request
 
 from ..support.corpus import Recording, each_recording
@@ -42,8 +42,8 @@ def message_delta(**usage: Any) -> dict[str, Any]:
     return {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
 
 
-def read(*events: dict[str, Any], asked: Asked = Asked()) -> Meter:  # noqa: B008 - frozen
-    meter = ANTHROPIC.meter(asked, QUIRKS, cuttable=True)
+def read(*events: dict[str, Any], params: RequestParams = RequestParams()) -> Meter:  # noqa: B008 - frozen
+    meter = ANTHROPIC.meter(params, QUIRKS, cuttable=True)
     for event in events:
         assert meter.read(event["type"].encode(), orjson.dumps(event) + b"    ")
     return meter
@@ -65,7 +65,7 @@ def wire(name: bytes, data: bytes) -> bytes:
 
 def streaming(*, learns: bool) -> AnthropicMeter:
     """A meter in a text block; where it does not learn, it parses every event."""
-    meter = AnthropicMeter(Asked())
+    meter = AnthropicMeter(RequestParams())
     if not learns:
         meter._learned = 10**9
     for name, event in ((b"message_start", START), (b"content_block_start", TEXT)):
@@ -73,9 +73,17 @@ def streaming(*, learns: bool) -> AnthropicMeter:
     return meter
 
 
-def told(meter: AnthropicMeter) -> tuple[Any, ...]:
+def figures(meter: AnthropicMeter) -> tuple[Any, ...]:
     return (
-        (meter.units, meter.pieces, meter.reasoning_units, meter.usage, meter.finish, meter.failed, meter.finished),
+        (
+            meter.content_bytes,
+            meter.content_events,
+            meter.reasoning_bytes,
+            meter.usage,
+            meter.finish,
+            meter.failed,
+            meter.finished,
+        ),
         meter.ending(7, 7),
     )
 
@@ -112,10 +120,10 @@ def test_a_glance_sees_what_parsing_sees(stream: list[tuple[str, bytes, bytes, b
         name = event["type"].encode() if said is None else said
         data = orjson.dumps(event).replace(b"TEXT", text) + blanks
         quick._learned = -100  # learn of every event
-        if not quick.glance(wire(name, data)):
+        if not quick.count_if_matches(wire(name, data)):
             assert quick.read(name, data)
         slow.read(name, data)
-        assert told(quick) == told(slow)
+        assert figures(quick) == figures(slow)
 
 
 @pytest.mark.parametrize("kind", ["text", "thinking"])
@@ -124,19 +132,19 @@ def test_plain_events_are_counted_at_a_glance(kind: str) -> None:
     data = orjson.dumps(_events[kind])
     meter.read(b"content_block_delta", data)
     for text, blanks in ((b"Hi", b""), (b" there", b"   "), ("\U0001f604".encode(), b" ")):
-        assert meter.glance(wire(b"content_block_delta", data.replace(b"TEXT", text) + blanks))
-    assert (meter.units, meter.pieces) == (16, 4)
-    assert meter.reasoning_units == (16 if kind == "thinking" else 0)
+        assert meter.count_if_matches(wire(b"content_block_delta", data.replace(b"TEXT", text) + blanks))
+    assert (meter.content_bytes, meter.content_events) == (16, 4)
+    assert meter.reasoning_bytes == (16 if kind == "thinking" else 0)
 
 
 def test_a_tool_s_name_is_counted_though_there_was_a_pattern() -> None:
     meter = streaming(learns=True)
     data = orjson.dumps(hello("a"))
     meter.read(b"content_block_delta", data)
-    assert meter.glance(wire(b"content_block_delta", data))
+    assert meter.count_if_matches(wire(b"content_block_delta", data))
     meter.read(b"content_block_start", orjson.dumps(TOOL))
-    assert not meter.glance(wire(b"content_block_delta", data))
-    assert meter.ordinary is None
+    assert not meter.count_if_matches(wire(b"content_block_delta", data))
+    assert meter.template is None
 
 
 # --- recordings ---
@@ -160,9 +168,9 @@ def test_content_of_a_recording_is_what_its_sidecar_says(recording: Recording) -
     meter = metered(recording)
     kinds = recording.about["content_kinds"]
     # "other" is what a compaction writes: the answer's own tokens leave it out as well.
-    assert meter.pieces == recording.about["content_events"] - kinds["other"]
-    assert (meter.reasoning_units > 0) == (kinds["reasoning"] > 0)
-    assert meter.units > 0
+    assert meter.content_events == recording.about["content_events"] - kinds["other"]
+    assert (meter.reasoning_bytes > 0) == (kinds["reasoning"] > 0)
+    assert meter.content_bytes > 0
     assert [meter.finish] == recording.about["finish_reasons"]
     assert [meter.model] == recording.about["models"]
     # A tail is an event without its blank line, which is none: here the last one.
@@ -182,9 +190,9 @@ def test_text_thinking_and_tool_input_are_content() -> None:
         TOOL,
         delta(1, type="input_json_delta", partial_json='{"a'),
     )
-    assert meter.units == 7 + 2 + len("lookup") + 3
-    assert meter.reasoning_units == 2
-    assert meter.pieces == 3
+    assert meter.content_bytes == 7 + 2 + len("lookup") + 3
+    assert meter.reasoning_bytes == 2
+    assert meter.content_events == 3
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ def test_text_thinking_and_tool_input_are_content() -> None:
 )
 def test_events_without_content(event: dict[str, Any]) -> None:
     meter = read(START, event)
-    assert meter.units == meter.pieces == 0
+    assert meter.content_bytes == meter.content_events == 0
     assert meter.failed is None
 
 
@@ -214,9 +222,9 @@ def test_events_without_content(event: dict[str, Any]) -> None:
 def test_a_tools_name_counts_with_its_input(kind: str) -> None:
     block = {"type": "content_block_start", "index": 0, "content_block": {"type": kind, "name": "lookup"}}
     meter = read(block)
-    assert meter.units == 0
+    assert meter.content_bytes == 0
     meter.read(b"", orjson.dumps(delta(type="input_json_delta", partial_json="{}")))
-    assert (meter.units, meter.pieces) == (8, 1)
+    assert (meter.content_bytes, meter.content_events) == (8, 1)
 
 
 def test_usage_is_replaced_field_by_field() -> None:
@@ -263,7 +271,7 @@ def test_an_error_in_the_stream() -> None:
 
 
 def test_a_whole_answer() -> None:
-    meter = ANTHROPIC.meter(Asked(), QUIRKS, cuttable=False)
+    meter = ANTHROPIC.meter(RequestParams(), QUIRKS, cuttable=False)
     meter.read_whole(
         orjson.dumps(
             {
@@ -280,12 +288,12 @@ def test_a_whole_answer() -> None:
         )
     )
     assert meter.usage == Usage(input=5, output=6)
-    assert (meter.units, meter.reasoning_units) == (3 + 5 + 6 + 7, 3)
+    assert (meter.content_bytes, meter.reasoning_bytes) == (3 + 5 + 6 + 7, 3)
     assert (meter.model, meter.finish, meter.finished) == ("claude-x", "tool_use", True)
 
 
 def test_a_whole_error() -> None:
-    meter = ANTHROPIC.meter(Asked(), QUIRKS, cuttable=False)
+    meter = ANTHROPIC.meter(RequestParams(), QUIRKS, cuttable=False)
     meter.read_whole(ANTHROPIC.error(LOOP))
     assert meter.failed == f"api_error: {LOOP.message}"
 
@@ -309,7 +317,7 @@ def test_a_cut_closes_what_is_open() -> None:
 
 
 def test_a_cut_before_anything_came_has_a_start() -> None:
-    events = ending(read(asked=Asked(model="claude-x")))
+    events = ending(read(params=RequestParams(model="claude-x")))
     assert [event["type"] for event in events] == ["message_start", "message_delta", "message_stop"]
     assert events[0]["message"]["model"] == "claude-x"
 
@@ -348,14 +356,18 @@ def test_targets(target: str, serves: bool) -> None:
 
 def test_what_a_request_asks() -> None:
     body = {"model": "claude-x", "stream": True, "max_tokens": 100, "metadata": {"user_id": "u1"}}
-    assert ANTHROPIC.asked("/v1/messages", body) == Asked(model="claude-x", stream=True, max_tokens=100, user="u1")
-    assert ANTHROPIC.asked("/v1/messages", {}) == Asked()
+    assert ANTHROPIC.read_params("/v1/messages", body) == RequestParams(
+        model="claude-x", stream=True, max_tokens=100, user="u1"
+    )
+    assert ANTHROPIC.read_params("/v1/messages", {}) == RequestParams()
 
 
 @pytest.mark.parametrize(("method", "stream"), [("rawPredict", False), ("streamRawPredict", True)])
 def test_vertex_has_the_model_in_the_path(method: str, stream: bool) -> None:
     target = f"/v1/publishers/anthropic/models/claude-x@2025:{method}"
-    assert ANTHROPIC.asked(target, {"max_tokens": 5}) == Asked(model="claude-x@2025", stream=stream, max_tokens=5)
+    assert ANTHROPIC.read_params(target, {"max_tokens": 5}) == RequestParams(
+        model="claude-x@2025", stream=stream, max_tokens=5
+    )
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,11 @@ def cuts(recording: Recording) -> Iterator[bytes]:
         meter = meter_for(recording)
         before = 0
         for name, payload, _ in events[:after]:
-            before = meter.units
+            before = meter.content_bytes
             meter.read(name, payload)
         passed = [raw for _, _, raw in events[:after]]
         yield b"".join(passed) + meter.ending(7, 77)
-        if meter.units > before:
+        if meter.content_bytes > before:
             yield b"".join(passed[:-1]) + meter.ending(7, 77)
 
 
@@ -72,14 +72,14 @@ def test_a_cut_ends_the_message(recording: Recording, beta: bool) -> None:
 
 
 def test_a_failure_is_raised() -> None:
-    meter = ANTHROPIC.meter(ANTHROPIC.asked("/v1/messages", REQUEST), QUIRKS, cuttable=True)
+    meter = ANTHROPIC.meter(ANTHROPIC.read_params("/v1/messages", REQUEST), QUIRKS, cuttable=True)
     stream = client(meter.failure(TOO_MANY_CONNECTIONS)).messages.create(**REQUEST, stream=True)
     with stream, pytest.raises(APIStatusError, match="limit of connections"):
         list(stream)
 
 
 def test_heartbeats_are_not_seen() -> None:
-    meter = ANTHROPIC.meter(ANTHROPIC.asked("/v1/messages", REQUEST), QUIRKS, cuttable=True)
+    meter = ANTHROPIC.meter(ANTHROPIC.read_params("/v1/messages", REQUEST), QUIRKS, cuttable=True)
     assert ANTHROPIC.heartbeat is not None
     body = ANTHROPIC.heartbeat + meter.ending(7, 3).replace(b"\n\n", b"\n\n" + ANTHROPIC.heartbeat)
     with client(body).messages.stream(**REQUEST) as stream:

@@ -85,21 +85,21 @@ def test_models_in_paths(target: str, model: str | None) -> None:
     known = recognise(target)
     if known is not None:
         assert known.path_model(target) == model
-        asked = known.asked(target, {} if model else {"model": "m"})
-        assert asked.model == model or (model is None and asked.model in ("m", None))
+        params = known.read_params(target, {} if model else {"model": "m"})
+        assert params.model == model or (model is None and params.model in ("m", None))
 
 
 def test_a_stream_is_asked_for_in_any_case() -> None:
     for target in ("/v1/models/g:STREAMGENERATECONTENT/?alt=sse", "/model/m/Converse-STREAM"):
         known = recognise(target)
         assert known is not None
-        assert known.asked(target, {}).stream
+        assert known.read_params(target, {}).stream
 
 
 @pytest.mark.parametrize("name", ["openai-chat", "openai-completions", "openai-embeddings", "openai-responses"])
 def test_a_deployment_comes_before_the_body(name: str) -> None:
     target = "/openai/deployments/big/" + name.removeprefix("openai-").replace("chat", "chat/completions")
-    assert FORMATS[name].asked(target, {"model": "small"}).model == "big"
+    assert FORMATS[name].read_params(target, {"model": "small"}).model == "big"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.dialects.base import Asked, Format, Meter, Usage
+from flowserver.dialects.base import Format, Meter, RequestParams, Usage
 from flowserver.dialects.bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE, encode_frame
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, bad_request
 
@@ -21,14 +21,14 @@ METRICS = "amazon-bedrock-invocationMetrics"
 
 
 def converse(*events: tuple[str, dict[str, Any]]) -> Meter:
-    meter = BEDROCK_CONVERSE.meter(Asked(), QUIRKS, cuttable=True)
+    meter = BEDROCK_CONVERSE.meter(RequestParams(), QUIRKS, cuttable=True)
     for name, event in events:
         assert meter.read(name.encode(), orjson.dumps(event))
     return meter
 
 
 def invoke(*chunks: dict[str, Any], model: str | None = None) -> Meter:
-    meter = BEDROCK_INVOKE.meter(Asked(model=model), QUIRKS, cuttable=True)
+    meter = BEDROCK_INVOKE.meter(RequestParams(model=model), QUIRKS, cuttable=True)
     for chunk in chunks:
         assert meter.read(b"chunk", orjson.dumps({"bytes": b64encode(orjson.dumps(chunk)).decode()}))
     return meter
@@ -67,8 +67,8 @@ def test_usage_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> 
 @each_recording("bedrock")
 def test_content_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> None:
     meter = metered(recording)
-    assert meter.pieces == recording.about["content_events"]
-    assert (meter.reasoning_units > 0) == (recording.about["content_kinds"]["reasoning"] > 0)
+    assert meter.content_events == recording.about["content_events"]
+    assert (meter.reasoning_bytes > 0) == (recording.about["content_kinds"]["reasoning"] > 0)
     assert meter.finish == recording.about["finish_reasons"][0]
     assert meter.finished
 
@@ -93,9 +93,9 @@ def test_content_of_converse() -> None:
         said(2, toolResult=[{"text": "found"}]),
         said(3, citation={"title": "facts"}),
     )
-    assert meter.units == 2 + 7 + len("lookup") + 2
-    assert meter.reasoning_units == 2
-    assert meter.pieces == 3
+    assert meter.content_bytes == 2 + 7 + len("lookup") + 2
+    assert meter.reasoning_bytes == 2
+    assert meter.content_events == 3
 
 
 def test_the_last_event_reports() -> None:
@@ -124,9 +124,9 @@ def test_a_whole_answer_of_converse() -> None:
         {"toolUse": {"name": "lookup", "input": {}}},
     ]
     answer = {"output": {"message": {"content": content}}, "stopReason": "tool_use", "usage": METADATA[1]["usage"]}
-    meter = BEDROCK_CONVERSE.meter(Asked(), QUIRKS, cuttable=False)
+    meter = BEDROCK_CONVERSE.meter(RequestParams(), QUIRKS, cuttable=False)
     meter.read_whole(orjson.dumps(answer))
-    assert (meter.units, meter.reasoning_units, meter.finish) == (2 + 5 + 6 + 2, 2, "tool_use")
+    assert (meter.content_bytes, meter.reasoning_bytes, meter.finish) == (2 + 5 + 6 + 2, 2, "tool_use")
     assert meter.usage.output == 6
 
 
@@ -139,7 +139,7 @@ HELLO = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delt
 
 def test_anthropic_inside() -> None:
     meter = invoke(MESSAGE, BLOCK, HELLO)
-    assert (meter.units, meter.pieces, meter.model) == (5, 1, "claude-x")
+    assert (meter.content_bytes, meter.content_events, meter.model) == (5, 1, "claude-x")
     cut = chunks(meter)
     assert [event["type"] for event in cut] == ["content_block_stop", "message_delta", "message_stop"]
     assert cut[1]["delta"]["stop_reason"] == "max_tokens"
@@ -166,7 +166,7 @@ def test_metrics_are_the_last_word() -> None:
 )
 def test_other_models_inside(chunk: dict[str, Any], end: dict[str, Any]) -> None:
     meter = invoke(chunk)
-    assert (meter.units, meter.pieces, meter.finish) == (5, 1, None)
+    assert (meter.content_bytes, meter.content_events, meter.finish) == (5, 1, None)
     assert chunks(meter) == [end | {METRICS: {"inputTokenCount": 7, "outputTokenCount": 9}}]
     assert invoke(end).finish is not None
 
@@ -181,9 +181,9 @@ def test_a_cut_before_anything_came() -> None:
 
 def test_whole_answers_of_invoke() -> None:
     for body in ({"type": "message", "content": [{"type": "text", "text": "hello"}]}, {"generation": "hello"}):
-        meter = BEDROCK_INVOKE.meter(Asked(), QUIRKS, cuttable=False)
+        meter = BEDROCK_INVOKE.meter(RequestParams(), QUIRKS, cuttable=False)
         meter.read_whole(orjson.dumps(body))
-        assert (meter.units, meter.finished) == (5, True)
+        assert (meter.content_bytes, meter.finished) == (5, True)
 
 
 # --- both ---
@@ -191,7 +191,7 @@ def test_whole_answers_of_invoke() -> None:
 
 @pytest.mark.parametrize("format", [BEDROCK_CONVERSE, BEDROCK_INVOKE])
 def test_a_failure_is_an_exception(format: Any) -> None:
-    meter = format.meter(Asked(), QUIRKS, cuttable=True)
+    meter = format.meter(RequestParams(), QUIRKS, cuttable=True)
     [(name, payload, _)] = split_frames(meter.failure(TOO_MANY_CONNECTIONS))
     assert name == b"!serviceUnavailableException"
     assert meter.read(name, payload)
@@ -221,14 +221,14 @@ def test_targets(method: str, format: Any, stream: bool) -> None:
     target = f"/model/us.anthropic.claude-x-v1%3A0/{method}"
     assert format.serves(target)
     assert not (BEDROCK_INVOKE if format is BEDROCK_CONVERSE else BEDROCK_CONVERSE).serves(target)
-    assert format.asked(target, {}) == Asked(model="us.anthropic.claude-x-v1:0", stream=stream)
+    assert format.read_params(target, {}) == RequestParams(model="us.anthropic.claude-x-v1:0", stream=stream)
 
 
 def test_requests() -> None:
     assert not BEDROCK_CONVERSE.serves("/model/m/count-tokens")
     body: dict[str, Any] = {"inferenceConfig": {"maxTokens": 50}}
-    assert BEDROCK_CONVERSE.asked("/model/m/converse", body).max_tokens == 50
-    assert BEDROCK_INVOKE.asked("/model/m/invoke", {"max_tokens": 60}).max_tokens == 60
+    assert BEDROCK_CONVERSE.read_params("/model/m/converse", body).max_tokens == 50
+    assert BEDROCK_INVOKE.read_params("/model/m/invoke", {"max_tokens": 60}).max_tokens == 60
     assert not BEDROCK_CONVERSE.limit(body, 50, QUIRKS)
     assert BEDROCK_CONVERSE.limit(body, 5, QUIRKS)
     assert body == {"inferenceConfig": {"maxTokens": 5}}

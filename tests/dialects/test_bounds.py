@@ -15,7 +15,7 @@ import pytest
 
 from flowserver.dialects import FORMATS
 from flowserver.dialects.anthropic import ANTHROPIC
-from flowserver.dialects.base import Asked, Format, Meter
+from flowserver.dialects.base import Format, Meter, RequestParams
 from flowserver.dialects.bedrock import BEDROCK_CONVERSE, BEDROCK_INVOKE
 from flowserver.dialects.cohere import COHERE
 from flowserver.dialects.common import MAX_ANNOUNCED, MAX_OPEN, MAX_REASON, MAX_TOLD
@@ -42,7 +42,7 @@ HUGE = 2**63
 
 
 def _meter(form: Format, *, choices: int = 1) -> Meter:
-    return form.meter(Asked(model="m", stream=True, choices=choices), GENERIC, cuttable=True)
+    return form.meter(RequestParams(model="m", stream=True, choices=choices), GENERIC, cuttable=True)
 
 
 def _named(**event: Any) -> Event:
@@ -56,20 +56,20 @@ def _chunk(data: dict[str, Any]) -> Event:
 # --- names ---
 
 
-def _asked_for(form: Format, stream: Stream, model: str) -> Asked:
+def _asked_for(form: Format, stream: Stream, model: str) -> RequestParams:
     target = re.sub(r"(/models?/)[^/:]+", rf"\g<1>{model}", stream.target)
     body = {"model": model, "user": model, "metadata": {"user_id": model}, "safety_identifier": model}
-    return form.asked(target, body)
+    return form.read_params(target, body)
 
 
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
 def test_a_request_s_names_are_bounded(stream: Stream) -> None:
     form = FORMATS[stream.name]
-    asked = _asked_for(form, stream, LONG)
-    assert asked.model is not None
-    assert len(asked.model) == MODEL_BYTES
-    assert asked.model != _asked_for(form, stream, LONG + "x").model
-    assert asked.user is None or len(asked.user) <= USER_BYTES
+    params = _asked_for(form, stream, LONG)
+    assert params.model is not None
+    assert len(params.model) == MODEL_BYTES
+    assert params.model != _asked_for(form, stream, LONG + "x").model
+    assert params.user is None or len(params.user) <= USER_BYTES
 
 
 ANSWERS: list[tuple[Format, Event]] = [
@@ -242,7 +242,7 @@ def test_what_is_kept_of_tools_names_is_bounded_and_the_rest_is_told(
     meter = _meter(form)
     for event in _opened(make)():
         meter.read(*event)
-    assert (meter.calls, meter.units) == (10, 0)
+    assert (meter.calls, meter.content_bytes) == (10, 0)
     assert 10 * len(PAD) - MAX_ANNOUNCED <= meter.unread < 10 * len(PAD)
 
 
@@ -314,7 +314,7 @@ def test_the_ending_is_short_whatever_number_of_answers_was_asked_for(form: Form
 
 
 def test_a_chat_s_ending_ends_as_many_choices_as_the_api_takes() -> None:
-    meter = OPENAI_CHAT.meter(Asked(choices=10**12, stream=True, usage=False), GENERIC, cuttable=True)
+    meter = OPENAI_CHAT.meter(RequestParams(choices=10**12, stream=True, usage=False), GENERIC, cuttable=True)
     *chunks, (_, last, _) = sse_events(meter.ending(7, 0))
     assert (len(chunks), last) == (128, b"[DONE]")
 

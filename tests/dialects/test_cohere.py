@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.dialects.base import Asked, Meter, Usage
+from flowserver.dialects.base import Meter, RequestParams, Usage
 from flowserver.dialects.cohere import COHERE
 from flowserver.errors import TOO_MANY_CONNECTIONS
 
@@ -36,7 +36,7 @@ TOOL = said("tool-call-start", tool_calls={"id": "t", "function": {"name": "look
 
 
 def read(*events: dict[str, Any]) -> Meter:
-    meter = COHERE.meter(Asked(), QUIRKS, cuttable=True)
+    meter = COHERE.meter(RequestParams(), QUIRKS, cuttable=True)
     for event in events:
         assert meter.read(event["type"].encode(), orjson.dumps(event))
     return meter
@@ -73,8 +73,8 @@ def test_usage_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> 
 def test_content_of_a_recording_is_what_its_sidecar_says(recording: Recording) -> None:
     served(recording)
     meter = metered(recording)
-    assert meter.pieces == recording.about["content_events"]
-    assert (meter.reasoning_units > 0) == (recording.about["content_kinds"]["reasoning"] > 0)
+    assert meter.content_events == recording.about["content_events"]
+    assert (meter.reasoning_bytes > 0) == (recording.about["content_kinds"]["reasoning"] > 0)
     assert [meter.finish] == recording.about["finish_reasons"]
     assert meter.finished
 
@@ -91,9 +91,9 @@ def test_content() -> None:
         said("content-delta", content={"text": ""}),
         said("citation-start", citations={"text": "cited"}),
     )
-    assert meter.units == 6 + len("lookup") + 2 + 2 + 7
-    assert meter.reasoning_units == 2
-    assert meter.pieces == 4
+    assert meter.content_bytes == 6 + len("lookup") + 2 + 2 + 7
+    assert meter.reasoning_bytes == 2
+    assert meter.content_events == 4
 
 
 def test_usage_is_in_tokens_not_in_what_is_billed() -> None:
@@ -121,14 +121,14 @@ def test_a_failure_is_read_as_one() -> None:
 
 
 def test_a_whole_answer() -> None:
-    meter = COHERE.meter(Asked(), QUIRKS, cuttable=False)
+    meter = COHERE.meter(RequestParams(), QUIRKS, cuttable=False)
     message = {
         "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "hello"}],
         "tool_plan": "I look",
         "tool_calls": [{"function": {"name": "lookup", "arguments": "{}"}}],
     }
     meter.read_whole(orjson.dumps({"message": message, "finish_reason": "TOOL_CALL", "usage": USAGE}))
-    assert (meter.units, meter.reasoning_units) == (2 + 5 + 6 + 8, 2)
+    assert (meter.content_bytes, meter.reasoning_bytes) == (2 + 5 + 6 + 8, 2)
     assert meter.usage.output == 30
     assert meter.finish == "TOOL_CALL"
 
@@ -137,7 +137,7 @@ def test_requests() -> None:
     assert COHERE.serves("/v2/chat?x=1")
     assert not COHERE.serves("/v1/chat")
     body: dict[str, Any] = {"model": "command-x", "stream": True, "max_tokens": 100}
-    assert COHERE.asked("/v2/chat", body) == Asked(model="command-x", stream=True, max_tokens=100)
+    assert COHERE.read_params("/v2/chat", body) == RequestParams(model="command-x", stream=True, max_tokens=100)
     assert not COHERE.limit(body, 100, QUIRKS)
     assert COHERE.limit(body, 60, QUIRKS)
     assert body["max_tokens"] == 60

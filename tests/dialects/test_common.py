@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowserver.dialects.common import MAX_TOLD, count, lower, section, told
+from flowserver.dialects.common import MAX_TOLD, count, error_text, lower, section
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_a_section_is_found_or_made() -> None:
     ],
 )
 def test_told(error: Any, words: str) -> None:
-    assert told(error) == words
+    assert error_text(error) == words

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowserver.dialects import FORMATS, recognise
-from flowserver.dialects.base import Asked, Format, Meter, Quirks, Usage
+from flowserver.dialects.base import Format, Meter, Quirks, RequestParams, Usage
 from flowserver.dialects.estimate import FAMILIES, Content, Count, Family, Ratio, Ratios, family_of
 from tests.support.corpus import Recording, each_recording
 
@@ -24,25 +24,25 @@ PROSE_TOKENS = 17.0
 """Of `PROSE`, about, by any tokenizer."""
 
 
-def say(meter: Meter, text: bytes, pieces: int = 1) -> None:
+def say(meter: Meter, text: bytes, content_events: int = 1) -> None:
     meter.content.add(text)
-    meter.count_ordinary(pieces, len(text))
+    meter.count_template(content_events, len(text))
 
 
-def metered(text: bytes = b"", pieces: int = 1, output: int | None = None, **more: Any) -> Meter:
+def metered(text: bytes = b"", content_events: int = 1, output: int | None = None, **more: Any) -> Meter:
     """A meter of a stream so far, or of a finished one where `finish` is among `more`."""
-    meter = CHAT.meter(Asked(), Quirks("any"), cuttable=False)
+    meter = CHAT.meter(RequestParams(), Quirks("any"), cuttable=False)
     if text:
-        say(meter, text, pieces)
+        say(meter, text, content_events)
     meter.usage = Usage(output=output, reasoning=more.pop("reasoning", None))
     for name, value in more.items():
         setattr(meter, name, value)
     return meter
 
 
-def finished(repeats: int, pieces: int, output: int | None, **more: Any) -> Meter:
+def finished(repeats: int, content_events: int, output: int | None, **more: Any) -> Meter:
     """Of a stream that said `PROSE` so many times."""
-    return metered(PROSE * repeats, pieces, output, finish="stop", **more)
+    return metered(PROSE * repeats, content_events, output, finish="stop", **more)
 
 
 def ratio(ratios: Ratios, format: Format = CHAT, *, upstream: str = "provider", model: str | None = "model") -> Ratio:
@@ -277,7 +277,7 @@ def test_hidden_reasoning_is_left_out() -> None:
 
 def test_reasoning_that_was_shown_counts_as_any_text() -> None:
     shown, plain = Ratios(), Ratios()
-    learn(shown, finished(20, 20, 500, reasoning=60, reasoning_units=300))
+    learn(shown, finished(20, 20, 500, reasoning=60, reasoning_bytes=300))
     learn(plain, finished(20, 20, 500))
     assert ratio(shown) == ratio(plain) != ratio(Ratios())
 
@@ -289,7 +289,7 @@ def test_reasoning_that_was_shown_counts_as_any_text() -> None:
         finished(20, 100, None),
         finished(20, 100, 300, failed="overloaded"),
         finished(3, 49, 49),
-        finished(20, 10, 400, reasoning=100, reasoning_units=200),
+        finished(20, 10, 400, reasoning=100, reasoning_bytes=200),
         finished(20, 100, 350, reasoning=301),
         finished(0, 0, 100),
         finished(1, 60, 71),
@@ -305,10 +305,10 @@ def test_streams_that_teach_nothing(meter: Meter) -> None:
 
 
 @given(st.lists(st.tuples(texts, st.integers(1, 400), st.integers(-(10**18), 10**18)), max_size=40), texts)
-def test_whatever_was_learned_the_estimate_stays_in_bounds(told: list[tuple[bytes, int, int]], text: bytes) -> None:
+def test_whatever_was_learned_the_estimate_stays_in_bounds(reports: list[tuple[bytes, int, int]], text: bytes) -> None:
     ratios = Ratios()
-    for said, pieces, output in told:
-        learn(ratios, metered(said * 20, pieces, output, finish="stop"))
+    for said, content_events, output in reports:
+        learn(ratios, metered(said * 20, content_events, output, finish="stop"))
     known = ratio(ratios)
     assert 1 / 8 <= known.correction <= 8
     meter = metered(text)
@@ -341,4 +341,4 @@ def test_what_is_classified_of_a_recording_is_what_is_counted(recording: Recordi
         pytest.skip("no API that is counted, or no JSON")
     meter = read_recording(recording)
     meter.content.settle()
-    assert meter.content.size == meter.units
+    assert meter.content.size == meter.content_bytes

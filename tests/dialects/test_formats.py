@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserver.dialects import FORMATS, recognise
-from flowserver.dialects.base import Asked, Format, Meter
+from flowserver.dialects.base import Format, Meter, RequestParams
 from flowserver.errors import DRAINED, LOOP, TOO_MANY_CONNECTIONS, EndReason, bad_request, upstream_error
 
 from ..support.corpus import Recording, recordings
@@ -95,7 +95,7 @@ names = st.sampled_from([b"", b"x", *(name.encode() for name in [*WORDS, *NAMES]
 
 
 def meter_of(format: Format) -> Meter:
-    return format.meter(Asked(model="m", stream=True), QUIRKS, cuttable=True)
+    return format.meter(RequestParams(model="m", stream=True), QUIRKS, cuttable=True)
 
 
 def framed(data: bytes) -> list[tuple[bytes, bytes, bytes]]:
@@ -113,13 +113,13 @@ def framed(data: bytes) -> list[tuple[bytes, bytes, bytes]]:
 
 def check(meter: Meter) -> None:
     """It is in a state that makes sense, and can still end."""
-    assert 0 <= meter.reasoning_units <= meter.units
-    assert 0 <= meter.pieces <= max(meter.units, 0)
+    assert 0 <= meter.reasoning_bytes <= meter.content_bytes
+    assert 0 <= meter.content_events <= max(meter.content_bytes, 0)
     usage = meter.usage
     for tokens in (usage.input, usage.output, usage.cached, usage.cache_written, usage.reasoning):
         assert tokens is None or tokens >= 0
         assert type(tokens) is not bool
-    assert all(told is None or isinstance(told, str) for told in (meter.model, meter.finish, meter.failed))
+    assert all(value is None or isinstance(value, str) for value in (meter.model, meter.finish, meter.failed))
     for _, payload, _ in framed(meter.ending(7, 5)):
         assert payload == b"[DONE]" or type(orjson.loads(payload)) is dict
 
@@ -162,7 +162,7 @@ def test_formats_hold_no_state(format: Format) -> None:
     for name in NAMES:
         one.read(name.encode(), b'{"type":"message_start","index":4,"contentBlockIndex":4,"message":{}}')
     assert other.ending(7, 3) == before
-    assert (other.units, other.usage) == (meter_of(format).units, meter_of(format).usage)
+    assert (other.content_bytes, other.usage) == (meter_of(format).content_bytes, meter_of(format).usage)
 
 
 @each_format
@@ -175,7 +175,7 @@ def test_a_heartbeat_is_no_event_with_content(format: Format) -> None:
     meter = meter_of(format)
     assert raw == beat
     assert meter.read(name, payload)
-    assert (meter.units, meter.finished, meter.failed) == (0, False, None)
+    assert (meter.content_bytes, meter.finished, meter.failed) == (0, False, None)
 
 
 @each_format
@@ -192,14 +192,14 @@ def test_errors_are_json_and_say_what_happened(format: Format, error: Any) -> No
 @given(body=objects, most=st.integers(1, 1_000_000))
 def test_requests_of_any_shape_are_read_and_limited(format: Format, body: dict[str, Any], most: int) -> None:
     target = TARGETS[format.name]
-    asked = format.asked(target, body)
-    assert asked.choices >= 1
+    params = format.read_params(target, body)
+    assert params.choices >= 1
     before = orjson.dumps(body)
     changed = format.limit(body, most, QUIRKS)
     assert changed == (orjson.dumps(body) != before)
     assert not format.limit(body, most, QUIRKS)
-    limited = format.asked(target, body).max_tokens
-    assert not changed or limited is None or limited * asked.choices <= max(most, asked.choices, 16)
+    limited = format.read_params(target, body).max_tokens
+    assert not changed or limited is None or limited * params.choices <= max(most, params.choices, 16)
     before = orjson.dumps(body)
     assert format.ask_usage(body, QUIRKS) == (orjson.dumps(body) != before)
 
@@ -211,7 +211,7 @@ def test_requests_of_any_shape_are_read_and_limited(format: Format, body: dict[s
 def test_an_answer_of_nothing_can_end(format: Format) -> None:
     meter = meter_of(format)
     check(meter)
-    assert (meter.units, meter.pieces, meter.finished, meter.running) == (0, 0, False, False)
+    assert (meter.content_bytes, meter.content_events, meter.finished, meter.running) == (0, 0, False, False)
 
 
 @each_format
@@ -278,7 +278,7 @@ def test_content_beside_deep_values_is_counted(format: str, name: bytes, start: 
     meter = meter_of(FORMATS[format])
     data = b'%b,"x":%b%b}' % (start, b"[" * depth, b"]" * depth)
     nested_in_calls(60, lambda: meter.read(name, data))
-    assert (meter.units, meter.pieces) == (1, 1)
+    assert (meter.content_bytes, meter.content_events) == (1, 1)
 
 
 @pytest.mark.parametrize("index", [[], {}, "0", 0.5, None, True])

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.dialects.base import Asked, Meter, Usage
+from flowserver.dialects.base import Meter, RequestParams, Usage
 from flowserver.dialects.gemini import GEMINI
 from flowserver.errors import TOO_MANY_CONNECTIONS, bad_request
 
@@ -26,7 +26,7 @@ def event(*parts: dict[str, Any], finish: str | int | None = None, **usage: int)
 
 
 def read(*events: dict[str, Any], choices: int = 1) -> Meter:
-    meter = GEMINI.meter(Asked(choices=choices), QUIRKS, cuttable=True)
+    meter = GEMINI.meter(RequestParams(choices=choices), QUIRKS, cuttable=True)
     for one in events:
         assert meter.read(b"", orjson.dumps(one))
     return meter
@@ -62,9 +62,9 @@ def test_content_of_a_recording_is_what_its_sidecar_says(recording: Recording) -
         payloads = [payload for _, payload, _ in split(recording.body, ".sse")]
         # The provider ran code: what came of it is not generated.
         results = sum(b'"codeExecutionResult"' in payload for payload in payloads)
-        assert meter.pieces == recording.about["content_events"] - results
-    assert meter.units > 0
-    assert (meter.reasoning_units > 0) == (recording.about["content_kinds"]["reasoning"] > 0)
+        assert meter.content_events == recording.about["content_events"] - results
+    assert meter.content_bytes > 0
+    assert (meter.reasoning_bytes > 0) == (recording.about["content_kinds"]["reasoning"] > 0)
     assert [meter.finish] == [str(reason) for reason in recording.about["finish_reasons"]]
     assert [meter.model] == recording.about["models"]
     assert meter.finished
@@ -79,9 +79,9 @@ def test_parts() -> None:
         event({"functionCall": {"name": "lookup", "args": {"a": 1}}, "thoughtSignature": "c2ln"}),
         event({"executableCode": {"language": "PYTHON", "code": "1+1"}}),
     )
-    assert meter.units == 7 + 2 + 6 + 7 + 3
-    assert meter.reasoning_units == 2
-    assert meter.pieces == 3
+    assert meter.content_bytes == 7 + 2 + 6 + 7 + 3
+    assert meter.reasoning_bytes == 2
+    assert meter.content_events == 3
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_parts() -> None:
 )
 def test_parts_that_are_no_content(part: dict[str, Any]) -> None:
     meter = read(event(part))
-    assert meter.units == meter.pieces == 0
+    assert meter.content_bytes == meter.content_events == 0
 
 
 def test_usage_is_replaced() -> None:
@@ -129,10 +129,10 @@ def test_counts_within_the_stream_are_not_taken_for_running_ones() -> None:
     assert not read(event({"text": "a"}, candidatesTokenCount=1)).running
 
 
-@pytest.mark.parametrize(("reason", "told"), [("STOP", "STOP"), (1, "1")])
-def test_finish(reason: str | int, told: str) -> None:
+@pytest.mark.parametrize(("reason", "shown"), [("STOP", "STOP"), (1, "1")])
+def test_finish(reason: str | int, shown: str) -> None:
     meter = read(event({"text": "a"}, finish=reason))
-    assert (meter.finish, meter.finished) == (told, True)
+    assert (meter.finish, meter.finished) == (shown, True)
 
 
 def test_a_refused_prompt() -> None:
@@ -148,10 +148,10 @@ def test_an_error_in_the_stream() -> None:
 def test_whole_answers() -> None:
     one = event({"text": "hi"}, finish="STOP", promptTokenCount=3, candidatesTokenCount=1)
     for body in (one, [event({"text": ""}), one]):
-        meter = GEMINI.meter(Asked(), QUIRKS, cuttable=False)
+        meter = GEMINI.meter(RequestParams(), QUIRKS, cuttable=False)
         meter.read_whole(orjson.dumps(body))
         assert meter.usage == Usage(input=3, output=1)
-        assert (meter.units, meter.finish) == (2, "STOP")
+        assert (meter.content_bytes, meter.finish) == (2, "STOP")
 
 
 # --- ending ---
@@ -205,7 +205,7 @@ def test_a_failure_is_the_bare_error() -> None:
 )
 def test_targets(target: str, model: str, stream: bool) -> None:
     assert GEMINI.serves(target)
-    assert GEMINI.asked(target, {}) == Asked(model=model, stream=stream)
+    assert GEMINI.read_params(target, {}) == RequestParams(model=model, stream=stream)
 
 
 @pytest.mark.parametrize(
@@ -223,10 +223,10 @@ def test_other_targets(target: str) -> None:
     ],
 )
 def test_both_spellings(config: dict[str, Any]) -> None:
-    assert GEMINI.asked(TARGET, config) == Asked(model="gemini-x", max_tokens=100, choices=2, answers=2)
+    assert GEMINI.read_params(TARGET, config) == RequestParams(model="gemini-x", max_tokens=100, choices=2, answers=2)
     assert not GEMINI.limit(config, 200, QUIRKS)
     assert GEMINI.limit(config, 100, QUIRKS)
-    assert GEMINI.asked(TARGET, config) == Asked(model="gemini-x", max_tokens=50, choices=2, answers=2)
+    assert GEMINI.read_params(TARGET, config) == RequestParams(model="gemini-x", max_tokens=50, choices=2, answers=2)
 
 
 @pytest.mark.parametrize(

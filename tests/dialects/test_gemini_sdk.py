@@ -10,7 +10,7 @@ from google import genai
 from google.genai.errors import APIError
 from google.genai.types import FinishReason, HttpOptions
 
-from flowserver.dialects.base import Asked
+from flowserver.dialects.base import RequestParams
 from flowserver.dialects.gemini import GEMINI
 from flowserver.errors import TOO_MANY_CONNECTIONS
 
@@ -67,7 +67,7 @@ def test_a_cut_turn_stays_in_a_chat(recording: Recording) -> None:
 
 
 def test_a_failure_is_raised() -> None:
-    meter = GEMINI.meter(Asked(), QUIRKS, cuttable=True)
+    meter = GEMINI.meter(RequestParams(), QUIRKS, cuttable=True)
     stream = client(meter.failure(TOO_MANY_CONNECTIONS)).models.generate_content_stream(model="x", contents="hi")
     with pytest.raises(APIError, match="limit of connections") as raised:
         list(stream)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.dialects.base import Asked, Format, Meter, Usage
+from flowserver.dialects.base import Format, Meter, RequestParams, Usage
 from flowserver.dialects.ollama import OLLAMA_CHAT, OLLAMA_GENERATE
 from flowserver.errors import TOO_MANY_CONNECTIONS
 
@@ -22,7 +22,7 @@ def said(**message: Any) -> dict[str, Any]:
 
 
 def read(format: Format, *events: dict[str, Any]) -> Meter:
-    meter = format.meter(Asked(model="asked"), QUIRKS, cuttable=True)
+    meter = format.meter(RequestParams(model="asked"), QUIRKS, cuttable=True)
     for event in events:
         assert meter.read(b"", orjson.dumps(event))
     return meter
@@ -34,8 +34,8 @@ def test_a_recording_is_what_its_sidecar_says(recording: Recording) -> None:
     found, about = reported(meter), recording.about
     expected = {name: tokens for name, tokens in about["usage"].items() if name != "total" and tokens is not None}
     assert {name: tokens for name, tokens in found.items() if tokens is not None} == expected
-    assert meter.pieces == about["content_events"]
-    assert (meter.reasoning_units > 0) == (about["content_kinds"]["reasoning"] > 0)
+    assert meter.content_events == about["content_events"]
+    assert (meter.reasoning_bytes > 0) == (about["content_kinds"]["reasoning"] > 0)
     assert [meter.finish] == about["finish_reasons"]
     assert [meter.model] == about["models"]
     assert meter.finished
@@ -49,14 +49,14 @@ def test_content_of_a_chat() -> None:
         said(content="", tool_calls=[{"function": {"name": "add", "arguments": {"x": 2}}}]),
         said(content=""),
     )
-    assert meter.units == 2 + 7 + 3 + 7
-    assert meter.reasoning_units == 2
-    assert meter.pieces == 3
+    assert meter.content_bytes == 2 + 7 + 3 + 7
+    assert meter.reasoning_bytes == 2
+    assert meter.content_events == 3
 
 
 def test_content_of_generate() -> None:
     meter = read(OLLAMA_GENERATE, {"response": "", "thinking": "hm"}, {"response": "hello"})
-    assert (meter.units, meter.reasoning_units, meter.pieces) == (7, 2, 2)
+    assert (meter.content_bytes, meter.reasoning_bytes, meter.content_events) == (7, 2, 2)
 
 
 def test_the_last_line_reports() -> None:
@@ -88,18 +88,18 @@ def test_a_cut(format: Format, content: dict[str, Any]) -> None:
 
 
 def test_a_whole_answer() -> None:
-    meter = OLLAMA_CHAT.meter(Asked(), QUIRKS, cuttable=False)
+    meter = OLLAMA_CHAT.meter(RequestParams(), QUIRKS, cuttable=False)
     meter.read_whole(orjson.dumps(said(content="hello") | {"done": True, "done_reason": "stop", "eval_count": 2}))
-    assert (meter.units, meter.usage.output, meter.finish) == (5, 2, "stop")
+    assert (meter.content_bytes, meter.usage.output, meter.finish) == (5, 2, "stop")
 
 
 def test_requests() -> None:
     assert OLLAMA_CHAT.serves("/api/chat")
     assert not OLLAMA_CHAT.serves("/api/generate")
     assert OLLAMA_GENERATE.serves("/api/generate?x")
-    assert OLLAMA_CHAT.asked("/api/chat", {"model": "m"}) == Asked(model="m", stream=True)
+    assert OLLAMA_CHAT.read_params("/api/chat", {"model": "m"}) == RequestParams(model="m", stream=True)
     body = {"stream": False, "options": {"num_predict": 5}}
-    assert OLLAMA_CHAT.asked("/api/chat", body) == Asked(max_tokens=5)
+    assert OLLAMA_CHAT.read_params("/api/chat", body) == RequestParams(max_tokens=5)
 
 
 @pytest.mark.parametrize(

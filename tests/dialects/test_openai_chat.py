@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserver.dialects.base import Asked, Quirks
+from flowserver.dialects.base import Quirks, RequestParams
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS, ChatMeter
 from flowserver.dialects.profiles import GENERIC, QUIRKS, quirks_for
 from flowserver.errors import DRAINED
@@ -18,11 +18,11 @@ from tests.dialects.reading import events, sse_events
 from tests.support.corpus import Recording, each_recording
 
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
-UNASKED = Asked(stream=True, usage=False)
+UNASKED = RequestParams(stream=True, usage=False)
 
 
-def meter(asked: Asked = Asked(), quirks: Quirks = GENERIC) -> ChatMeter:  # noqa: B008 - frozen
-    return OPENAI_CHAT.meter(asked, quirks, cuttable=True)
+def meter(params: RequestParams = RequestParams(), quirks: Quirks = GENERIC) -> ChatMeter:  # noqa: B008 - frozen
+    return OPENAI_CHAT.meter(params, quirks, cuttable=True)
 
 
 def choice(delta: object = None, *, index: int = 0, finish: str | None = None) -> dict[str, Any]:
@@ -50,14 +50,14 @@ def sent(ending: bytes) -> list[Any]:
 
 
 def counted(answer: ChatMeter) -> tuple[int, int, int]:
-    return answer.units, answer.reasoning_units, answer.pieces
+    return answer.content_bytes, answer.reasoning_bytes, answer.content_events
 
 
 # --- counting ---
 
 
 @pytest.mark.parametrize(
-    ("delta", "units", "reasoning"),
+    ("delta", "content_bytes", "reasoning"),
     [
         ({"content": "four"}, 4, 0),
         ({"content": "füñf"}, 6, 0),
@@ -76,14 +76,14 @@ def counted(answer: ChatMeter) -> tuple[int, int, int]:
         ({"provider_metadata": {"content": "none"}}, 0, 0),
     ],
 )
-def test_content_is_counted_in_bytes_of_its_text(delta: dict[str, Any], units: int, reasoning: int) -> None:
+def test_content_is_counted_in_bytes_of_its_text(delta: dict[str, Any], content_bytes: int, reasoning: int) -> None:
     answer = meter()
     assert answer.read(b"", chunk(choice(delta), obfuscation="xxxxxxx"))
-    assert counted(answer) == (units, reasoning, 1 if units else 0)
+    assert counted(answer) == (content_bytes, reasoning, 1 if content_bytes else 0)
 
 
 def test_all_choices_are_counted_and_the_model_is_told() -> None:
-    answer = meter(Asked(choices=2))
+    answer = meter(RequestParams(choices=2))
     answer.read(b"", chunk(choice({"content": "a"}), choice({"content": "bc"}, index=1, finish="stop")))
     assert counted(answer) == (3, 0, 1)
     assert (answer.model, answer.finish) == ("m-1", "stop")
@@ -92,7 +92,7 @@ def test_all_choices_are_counted_and_the_model_is_told() -> None:
 def test_a_message_so_far_beside_the_delta_is_not_counted_again() -> None:
     answer = meter()
     answer.read(b"", chunk({**choice({"content": "c"}), "message": {"content": "abc"}}))
-    assert answer.units == 1
+    assert answer.content_bytes == 1
 
 
 def test_an_error_inside_a_stream() -> None:
@@ -204,8 +204,8 @@ def _streams(draw: st.DrawFn) -> list[bytes]:
 @settings(max_examples=300)
 @given(_streams(), st.integers(1, 2))
 def test_the_pattern_sees_what_parsing_sees(stream: list[bytes], choices: int) -> None:
-    asked = Asked(stream=True, choices=choices, usage=False)
-    quick, slow = meter(asked), parsed(meter(asked))
+    params = RequestParams(stream=True, choices=choices, usage=False)
+    quick, slow = meter(params), parsed(meter(params))
     for data in stream:
         quick._learned = -100  # learn of every event
         assert quick.read(b"", data) == slow.read(b"", data)
@@ -267,8 +267,8 @@ def test_escapes_in_a_text_are_counted_as_what_they_stand_for(escaped: bytes, si
     assert answer._pattern is not None
     said = say("TEXT").replace(b"TEXT", escaped)
     assert len(answer._pattern.text_of(said)) == size
-    assert answer.glance(b"data: %b\n\n" % said)
-    assert answer.units == 1 + size
+    assert answer.count_if_matches(b"data: %b\n\n" % said)
+    assert answer.content_bytes == 1 + size
 
 
 def test_a_large_text_with_escapes_takes_the_memory_of_parsing_it() -> None:
@@ -296,10 +296,10 @@ def test_a_text_that_stands_elsewhere_too_makes_no_pattern() -> None:
 
 def test_a_usage_report_that_only_the_relay_asked_for_is_withheld() -> None:
     last = chunk(usage=report(5, 2, prompt_tokens_details={"cached_tokens": 4, "cache_write_tokens": 1}))
-    unasked, asked = meter(UNASKED), meter()
+    unasked, params = meter(UNASKED), meter()
     assert not unasked.read(b"", last)
-    assert asked.read(b"", last)
-    for answer in (unasked, asked):
+    assert params.read(b"", last)
+    for answer in (unasked, params):
         usage = answer.usage
         assert (usage.input, usage.output, usage.cached, usage.cache_written) == (5, 2, 4, 1)
     assert meter(UNASKED, QUIRKS["perplexity"]).read(b"", last)  # which was not asked
@@ -332,7 +332,7 @@ def test_a_running_count_holds_until_content_comes_without_one() -> None:
 
 
 def test_reports_of_several_choices_are_added_up_when_all_have_ended() -> None:
-    answer = meter(Asked(choices=2))
+    answer = meter(RequestParams(choices=2))
     stream = [
         say("x", usage=report(5, 1)),
         chunk(choice(finish="stop"), usage=report(5, 1)),
@@ -346,7 +346,7 @@ def test_reports_of_several_choices_are_added_up_when_all_have_ended() -> None:
 
 
 def test_a_report_on_all_choices_replaces_those_on_each() -> None:
-    answer = meter(Asked(choices=2))
+    answer = meter(RequestParams(choices=2))
     answer.read(b"", chunk(choice(finish="stop"), usage=report(5, 1)))
     answer.read(b"", chunk(choice(index=1, finish="stop"), usage=report(5, 2)))
     answer.read(b"", chunk(usage=report(5, 4)))
@@ -392,7 +392,7 @@ def test_an_ending_looks_like_the_streams_own() -> None:
 
 
 def test_only_open_choices_are_ended_and_all_that_were_asked_for() -> None:
-    answer = meter(Asked(stream=True, choices=3, usage=False))
+    answer = meter(RequestParams(stream=True, choices=3, usage=False))
     answer.read(b"", chunk(choice({"content": "x"}, index=1)))
     answer.read(b"", chunk(choice(index=1, finish="stop")))
     answer.read(b"", chunk(choice({"content": "x"}, index=4)))
@@ -408,7 +408,7 @@ def test_a_choice_that_ends_with_content_is_ended_again_while_the_event_may_be_w
 
 
 def test_an_ending_before_the_first_event() -> None:
-    (finish,) = sent(meter(Asked(model="m-2", stream=True, usage=False)).ending(7, 0))
+    (finish,) = sent(meter(RequestParams(model="m-2", stream=True, usage=False)).ending(7, 0))
     assert (finish["model"], finish["object"]) == ("m-2", "chat.completion.chunk")
     assert finish["choices"][0]["finish_reason"] == "length"
 
@@ -464,10 +464,12 @@ def test_a_target_tells_the_format(target: str, served: object) -> None:
 
 def test_what_a_request_asks_for() -> None:
     body = {"model": "m", "stream": True, "n": 2, "max_tokens": 7, "user": "u"}
-    assert OPENAI_CHAT.asked("/", body) == Asked("m", True, 7, choices=2, answers=2, user="u", usage=False)
-    assert OPENAI_CHAT.asked("/", {**body, "stream_options": {"include_usage": True}}).usage
-    assert OPENAI_CHAT.asked("/", {"max_completion_tokens": 8, "max_tokens": 7}) == Asked(max_tokens=8)
-    assert OPENAI_CHAT.asked("/", {"model": 1, "n": "x", "stream_options": []}) == Asked()
+    assert OPENAI_CHAT.read_params("/", body) == RequestParams(
+        "m", True, 7, choices=2, answers=2, user="u", usage=False
+    )
+    assert OPENAI_CHAT.read_params("/", {**body, "stream_options": {"include_usage": True}}).usage
+    assert OPENAI_CHAT.read_params("/", {"max_completion_tokens": 8, "max_tokens": 7}) == RequestParams(max_tokens=8)
+    assert OPENAI_CHAT.read_params("/", {"model": 1, "n": "x", "stream_options": []}) == RequestParams()
 
 
 @pytest.mark.parametrize(
@@ -514,7 +516,7 @@ def test_a_report_is_asked_for(before: dict[str, Any], after: dict[str, Any]) ->
 
 
 def test_a_legacy_stream() -> None:
-    answer = OPENAI_COMPLETIONS.meter(Asked(usage=False), GENERIC, cuttable=True)
+    answer = OPENAI_COMPLETIONS.meter(RequestParams(usage=False), GENERIC, cuttable=True)
     head = {"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "m"}
     answer.read(b"", json.dumps({**head, "choices": [{"text": "four", "index": 0, "finish_reason": None}]}).encode())
     assert counted(answer) == (4, 0, 1)
@@ -535,10 +537,10 @@ def test_a_legacy_request_keeps_its_short_default() -> None:
 def test_embeddings(usage_last: bool) -> None:
     usage = {"usage": {"prompt_tokens": 8, "total_tokens": 8}}
     data = {"object": "list", "data": [{"embedding": [0.1, 0.2], "text": '"usage"'}]}
-    answer = OPENAI_EMBEDDINGS.meter(Asked(), GENERIC, cuttable=False)
+    answer = OPENAI_EMBEDDINGS.meter(RequestParams(), GENERIC, cuttable=False)
     answer.read_whole(json.dumps(data | usage if usage_last else usage | data).encode())
-    assert (answer.usage.input, answer.usage.output, answer.units, answer.finished) == (8, 0, 0, True)
-    forged = OPENAI_EMBEDDINGS.meter(Asked(), GENERIC, cuttable=False)
+    assert (answer.usage.input, answer.usage.output, answer.content_bytes, answer.finished) == (8, 0, 0, True)
+    forged = OPENAI_EMBEDDINGS.meter(RequestParams(), GENERIC, cuttable=False)
     forged.read_whole(json.dumps({"data": [usage], "text": json.dumps(usage)}).encode())
     assert (forged.usage.input, forged.finished) == (None, True)
     body: dict[str, Any] = {"input": "x", "stream": True}
@@ -555,8 +557,8 @@ def in_format(recording: Recording) -> bool:
     return "/threads/" not in recording.about["request_path"]
 
 
-def read_recording(recording: Recording, asked: Asked) -> tuple[ChatMeter, list[bool | bytes]]:
-    answer = meter(asked, quirks_for(None, recording.about["provider_host"]))
+def read_recording(recording: Recording, params: RequestParams) -> tuple[ChatMeter, list[bool | bytes]]:
+    answer = meter(params, quirks_for(None, recording.about["provider_host"]))
     return answer, [answer.read(name, data) for name, data, _ in events(recording)]
 
 
@@ -565,7 +567,7 @@ def test_a_recording_is_read_as_its_sidecar_tells(recording: Recording) -> None:
     if not in_format(recording):
         pytest.skip("another format")
     about = recording.about
-    answer, passed = read_recording(recording, OPENAI_CHAT.asked("/", about["request_body"] or {}))
+    answer, passed = read_recording(recording, OPENAI_CHAT.read_params("/", about["request_body"] or {}))
     assert all(passed)
     assert len(passed) == about["events"]
     expected = about["usage"] or {}
@@ -579,7 +581,7 @@ def test_a_recording_is_read_as_its_sidecar_tells(recording: Recording) -> None:
     assert usage.cached == expected.get("cached_input_tokens", usage.cached)
     # A part without thoughts in it is one of the sidecars' content events.
     empty = sum(b'"thinking":[]' in data for _, data, _ in events(recording))
-    assert answer.pieces == about["content_events"] - empty
+    assert answer.content_events == about["content_events"] - empty
     assert (answer.finish or "") == (about["finish_reasons"] or [""])[-1]
     assert (answer.failed is not None) == bool(about["errors_in_stream"])
     assert answer.finished == about["done_marker"]
@@ -587,9 +589,9 @@ def test_a_recording_is_read_as_its_sidecar_tells(recording: Recording) -> None:
 
 @each_recording("openai-chat", "openai-compatible-other", "groq", "mistral")
 def test_a_recording_is_read_by_the_pattern_as_by_parsing(recording: Recording) -> None:
-    asked = OPENAI_CHAT.asked("/", recording.about["request_body"] or {})
-    slow = parsed(meter(asked))
-    quick = meter(asked)
+    params = OPENAI_CHAT.read_params("/", recording.about["request_body"] or {})
+    slow = parsed(meter(params))
+    quick = meter(params)
     for name, data, _ in events(recording):
         assert quick.read(name, data) == slow.read(name, data)
         assert counted(quick) == counted(slow)

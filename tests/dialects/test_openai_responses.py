@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.dialects.base import Asked
+from flowserver.dialects.base import RequestParams
 from flowserver.dialects.openai_items import KEPT
 from flowserver.dialects.openai_responses import OPENAI_RESPONSES, ResponsesMeter
 from flowserver.dialects.profiles import GENERIC
@@ -44,7 +44,7 @@ def say(text: str) -> Event:
 
 
 def meter(*stream: Event, cuttable: bool = True, named: bool = True) -> ResponsesMeter:
-    answer = OPENAI_RESPONSES.meter(Asked(model="m-0"), GENERIC, cuttable=cuttable)
+    answer = OPENAI_RESPONSES.meter(RequestParams(model="m-0"), GENERIC, cuttable=cuttable)
     for number, (name, fields) in enumerate(stream):
         data = json.dumps({"type": name, **fields, "sequence_number": number}, ensure_ascii=False).encode()
         assert answer.read(name.encode() if named else b"", data)
@@ -52,16 +52,16 @@ def meter(*stream: Event, cuttable: bool = True, named: bool = True) -> Response
 
 
 def counted(answer: ResponsesMeter) -> tuple[int, int, int]:
-    return answer.units, answer.reasoning_units, answer.pieces
+    return answer.content_bytes, answer.reasoning_bytes, answer.content_events
 
 
 def sent(ending: bytes) -> list[Any]:
     """The ending's events; each is named by its type."""
     found = sse_events(ending)
     assert b"".join(raw for _, _, raw in found) == ending
-    told = [json.loads(data) for _, data, _ in found]
-    assert [event["type"].encode() for event in told] == [name for name, _, _ in found]
-    return told
+    bodies = [json.loads(data) for _, data, _ in found]
+    assert [event["type"].encode() for event in bodies] == [name for name, _, _ in found]
+    return bodies
 
 
 # --- counting ---
@@ -242,7 +242,7 @@ def test_a_very_long_answer_is_not_kept() -> None:
     answer = meter(*OPENED, say("x" * KEPT), say("more"))
     (last,) = sent(answer.ending(7, 1))
     assert last["response"]["output"] == []
-    assert answer.units == KEPT + 4
+    assert answer.content_bytes == KEPT + 4
 
 
 def test_a_failure_is_an_error_event() -> None:
@@ -275,16 +275,16 @@ def test_a_target_tells_the_format() -> None:
 
 def test_what_a_request_asks_for() -> None:
     body = {"model": "m", "stream": True, "max_output_tokens": 7, "safety_identifier": "u"}
-    assert OPENAI_RESPONSES.asked("/", body) == Asked("m", True, 7, user="u")
+    assert OPENAI_RESPONSES.read_params("/", body) == RequestParams("m", True, 7, user="u")
 
 
 @pytest.mark.parametrize(
-    ("asked", "most", "sent"), [(None, 100, 100), (500, 100, 100), (50, 100, None), (500, 3, 16), (9, 3, None)]
+    ("params", "most", "sent"), [(None, 100, 100), (500, 100, 100), (50, 100, None), (500, 3, 16), (9, 3, None)]
 )
-def test_the_bound_is_only_lowered_and_not_below_what_is_taken(asked: int | None, most: int, sent: int | None) -> None:
-    body: dict[str, Any] = {} if asked is None else {"max_output_tokens": asked}
+def test_the_bound_is_only_lowered_and_not_below_what_is_taken(params: int | None, most: int, sent: int | None) -> None:
+    body: dict[str, Any] = {} if params is None else {"max_output_tokens": params}
     assert OPENAI_RESPONSES.limit(body, most, GENERIC) == (sent is not None)
-    assert body["max_output_tokens"] == (sent or asked)
+    assert body["max_output_tokens"] == (sent or params)
     assert not OPENAI_RESPONSES.ask_usage(body, GENERIC)
 
 
@@ -305,7 +305,7 @@ def test_a_recording_is_read_as_its_sidecar_tells(recording: Recording, *, cutta
     assert (usage.input, usage.output) == (expected.get("input_tokens"), expected.get("output_tokens"))
     assert usage.reasoning == expected.get("reasoning_tokens", usage.reasoning)
     assert usage.cached == expected.get("cached_input_tokens", usage.cached)
-    assert answer.pieces == about["content_events"]
+    assert answer.content_events == about["content_events"]
     assert [answer.finish] == about["finish_reasons"]
     assert (answer.failed is not None) == bool(about["errors_in_stream"])
     assert answer.finished

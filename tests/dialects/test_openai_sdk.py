@@ -10,7 +10,7 @@ import openai
 import orjson
 import pytest
 
-from flowserver.dialects.base import Asked, Format
+from flowserver.dialects.base import Format, RequestParams
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS
 from flowserver.dialects.openai_items import KEPT
 from flowserver.dialects.openai_responses import OPENAI_RESPONSES
@@ -38,24 +38,24 @@ def client(answer: bytes) -> openai.OpenAI:
     return openai.OpenAI(api_key="none", base_url="http://provider", max_retries=0, http_client=cast(Any, http))
 
 
-def cuts(recording: Recording, form: Format, asked: Asked) -> Iterator[Cut]:
+def cuts(recording: Recording, form: Format, params: RequestParams) -> Iterator[Cut]:
     """Streams that end early, with the event before the cut and without it if it has content. The cut comes before a
     finish reason or an error does."""
     stream = events(recording)
     for last in sorted({*range(1, 8), len(stream) // 2, len(stream) - 4, len(stream) - 3}):
         if not 0 < last < len(stream):
             continue
-        meter = form.meter(asked, quirks_for(None, recording.about["provider_host"]), cuttable=True)
+        meter = form.meter(params, quirks_for(None, recording.about["provider_host"]), cuttable=True)
         passed: list[bytes] = []
         pieces = 0
         for name, data, raw in stream[:last]:
-            pieces = meter.pieces
+            pieces = meter.content_events
             if meter.read(name, data):
                 passed.append(raw)
         if meter.finish or meter.failed:
             return
         yield last, b"".join(passed) + meter.ending(7, 5)
-        if meter.pieces > pieces:
+        if meter.content_events > pieces:
             yield last, b"".join(passed[:-1]) + meter.ending(7, 5)
 
 
@@ -63,7 +63,9 @@ def chat_cuts(recording: Recording) -> list[Cut]:
     about = recording.about
     if "/threads/" in about["request_path"] or about["request_path"].endswith("v1/completions"):
         pytest.skip("another format")
-    return list(cuts(recording, OPENAI_CHAT, OPENAI_CHAT.asked("/", {"stream": True, **(about["request_body"] or {})})))
+    return list(
+        cuts(recording, OPENAI_CHAT, OPENAI_CHAT.read_params("/", {"stream": True, **(about["request_body"] or {})}))
+    )
 
 
 @each_recording(*CHAT_KINDS)
@@ -104,7 +106,7 @@ def test_the_stream_helper_sees_the_length_ending(recording: Recording) -> None:
 def test_a_cut_legacy_completion_is_read_to_its_end(recording: Recording) -> None:
     if not recording.about["request_path"].endswith("v1/completions"):
         pytest.skip("another format")
-    for last, answer in cuts(recording, OPENAI_COMPLETIONS, Asked(stream=True)):
+    for last, answer in cuts(recording, OPENAI_COMPLETIONS, RequestParams(stream=True)):
         with client(answer).completions.create(model="m", prompt="p", stream=True) as stream:
             *_, finish, usage = stream
         assert [choice.finish_reason for choice in finish.choices] == ["length"], last
@@ -114,7 +116,7 @@ def test_a_cut_legacy_completion_is_read_to_its_end(recording: Recording) -> Non
 
 @each_recording("openai-responses")
 def test_a_cut_response_is_read_to_its_end(recording: Recording) -> None:
-    for last, answer in cuts(recording, OPENAI_RESPONSES, Asked(stream=True)):
+    for last, answer in cuts(recording, OPENAI_RESPONSES, RequestParams(stream=True)):
         with client(answer).responses.create(model="m", input="i", stream=True) as stream:
             *_, end = stream
         assert end.type == "response.incomplete", last
@@ -137,7 +139,7 @@ def helped_response(answer: bytes) -> tuple[str, list[object], list[object]]:
 @each_recording("openai-responses")
 def test_the_responses_helper_sees_the_same_items_as_the_ending(recording: Recording) -> None:
     skip_what_the_helper_cannot_read(helped_response, recording)
-    for last, answer in cuts(recording, OPENAI_RESPONSES, Asked(stream=True)):
+    for last, answer in cuts(recording, OPENAI_RESPONSES, RequestParams(stream=True)):
         kind, output, done = helped_response(answer)
         assert kind == "response.incomplete", last
         assert output == done, last
@@ -151,7 +153,7 @@ def test_a_response_that_is_too_long_to_be_kept_ends_without_its_items() -> None
         {"type": "response.content_part.added", **TEXT, "part": {"type": "output_text", "text": "", "annotations": []}},
         *[{"type": "response.output_text.delta", **TEXT, "delta": piece, "logprobs": []}] * (KEPT // len(piece) + 1),
     ]
-    meter = OPENAI_RESPONSES.meter(Asked(stream=True), GENERIC, cuttable=True)
+    meter = OPENAI_RESPONSES.meter(RequestParams(stream=True), GENERIC, cuttable=True)
     answer = b""
     for event in events:
         meter.read(str(event["type"]).encode(), orjson.dumps(event))
@@ -162,7 +164,7 @@ def test_a_response_that_is_too_long_to_be_kept_ends_without_its_items() -> None
 
 @pytest.mark.parametrize("form", [OPENAI_CHAT, OPENAI_RESPONSES], ids=lambda form: form.name)
 def test_a_failure_and_a_heartbeat(form: Format) -> None:
-    failure = form.meter(Asked(), quirks_for(None, ""), cuttable=True).failure(DRAINED)
+    failure = form.meter(RequestParams(), quirks_for(None, ""), cuttable=True).failure(DRAINED)
     assert form.heartbeat
     answer = form.heartbeat + failure
     ((_, _, raw),) = sse_events(answer)

@@ -30,8 +30,8 @@ from flowserver.dialects.profiles import GENERIC
     ],
 )
 def test_the_largest_bound_is_believed(body: dict[str, Any], most: int | None) -> None:
-    assert OPENAI_CHAT.asked("/v1/chat/completions", body).max_tokens == most
-    assert OPENAI_COMPLETIONS.asked("/v1/completions", body).max_tokens == most
+    assert OPENAI_CHAT.read_params("/v1/chat/completions", body).max_tokens == most
+    assert OPENAI_COMPLETIONS.read_params("/v1/completions", body).max_tokens == most
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_largest_bound_is_believed(body: dict[str, Any], most: int | None) -
 )
 def test_bedrock_s_bound_is_the_one_of_its_api(action: str, body: dict[str, Any], most: int | None) -> None:
     form = BEDROCK_CONVERSE if action == "converse" else BEDROCK_INVOKE
-    assert form.asked(f"/model/m/{action}", body).max_tokens == most
+    assert form.read_params(f"/model/m/{action}", body).max_tokens == most
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 from flowserver.downstream.h1 import FIN_FOLLOWS, FIN_GRACE, MAX_PIPELINED
 from flowserver.downstream.linger import LINGER_SILENCE
 from flowserver.errors import EndReason
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.interfaces import DownstreamStream
 
 from ..support.clock import FakeClock
-from ..support.dialogue import Answer, Client, FakeHangups, Relay, downstream_surroundings, understood
+from ..support.dialogue import Answer, Client, FakeHangups, Relay, listener_context, understood
 from ..support.recording import RecordingDownstreamEvents, RecordingObserver
 
 GET = b"GET /v1 HTTP/1.1\r\nHost: relay.test\r\n\r\n"
@@ -104,11 +104,11 @@ def test_a_head_whose_body_never_comes_is_sent_all_the_same(ending: str) -> None
     def open_exchange(request: RequestHead, stream: DownstreamStream) -> None:
         stream.attach(RecordingDownstreamEvents())
         head = ResponseHead(200, [], content_length=5)
-        head.body_at_hand = True
+        head.body_follows = True
         stream.send_head(head)
         getattr(stream, ending)()
 
-    client = Client(downstream_surroundings(open_exchange))
+    client = Client(listener_context(open_exchange))
     client.says(GET)
     assert client.hears().startswith(b"HTTP/1.1 200")
 
@@ -378,7 +378,7 @@ def test_an_early_answer_ends_the_connection_after_it() -> None:
 
 
 def test_an_early_answer_to_a_client_that_was_held_back_still_lets_it_finish() -> None:
-    relay = Relay(marks=Marks(1000, 100, 16))
+    relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     provider.stops_reading()
     client.says(CHUNKED_POST, b"7d0\r\n" + b"x" * 2000 + b"\r\n")
@@ -391,7 +391,7 @@ def test_an_early_answer_to_a_client_that_was_held_back_still_lets_it_finish() -
 
 
 def test_a_slow_provider_slows_an_upload() -> None:
-    relay = Relay(marks=Marks(1000, 100, 16))
+    relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     client.says(CHUNKED_POST)
     provider.stops_reading()
@@ -415,7 +415,7 @@ def test_a_slow_provider_slows_an_upload() -> None:
 
 
 def test_a_slow_client_slows_the_provider_and_gets_everything_once() -> None:
-    relay = Relay(marks=Marks(1000, 100, 16))
+    relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     client.says(GET)
     provider.says(STREAM)
@@ -441,7 +441,7 @@ def test_a_slow_client_slows_the_provider_and_gets_everything_once() -> None:
 
 
 def test_the_end_waits_behind_what_waits() -> None:
-    relay = Relay(marks=Marks(1000, 100, 16))
+    relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     client.says(GET)
     provider.says(STREAM)
@@ -455,7 +455,7 @@ def test_the_end_waits_behind_what_waits() -> None:
 
 
 def test_a_break_waits_behind_what_waits() -> None:
-    relay = Relay(marks=Marks(1000, 100, 16))
+    relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     client.says(GET)
     provider.says(STREAM)
@@ -471,7 +471,7 @@ def test_a_break_waits_behind_what_waits() -> None:
 
 def test_a_client_that_pipelines_and_does_not_read_is_not_served_without_end() -> None:
     """An answer without a body never waits in an outlet, so the next request must."""
-    relay = Relay(marks=Marks(1000, 100, 16))
+    relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     client.stops_reading()
     answers = 0
@@ -495,7 +495,7 @@ def test_a_client_that_pipelines_and_does_not_read_is_not_served_without_end() -
 
 
 def test_a_stalled_client_is_ended() -> None:
-    relay = Relay(marks=Marks(1000, 100, 16), stall_timeout=60)
+    relay = Relay(watermarks=Watermarks(1000, 100, 16), stall_timeout=60)
     client, provider = relay.client(), relay.provider()
     client.says(GET)
     provider.says(STREAM)
@@ -582,7 +582,7 @@ def test_a_client_that_leaves_ends_the_provider_s_request(said: bytes, how: str)
     provider.transport.lose()
     client.transport.lose()
     assert len(relay.observer.ends) == 1
-    assert relay.around.connections == set()
+    assert relay.context.connections == set()
 
 
 @pytest.mark.parametrize("request_", [OLD, GET, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")])
@@ -706,7 +706,7 @@ def test_a_client_that_shuts_its_side_gets_all_its_answers() -> None:
 
 def test_a_client_that_lags_and_shuts_its_side_gets_all_its_answers() -> None:
     instant = Instant(body=b"x" * 500)
-    client = Client(downstream_surroundings(instant.open_exchange, marks=Marks(1000, 100, 16)))
+    client = Client(listener_context(instant.open_exchange, watermarks=Watermarks(1000, 100, 16)))
     client.stops_reading()
     client.says(GET * 10)
     client.shuts()
@@ -777,15 +777,15 @@ def test_a_refusal_over_tls_lingers_too() -> None:
 
 def test_one_connection_too_many_is_refused() -> None:
     observer = RecordingObserver()
-    around = downstream_surroundings(lambda request, stream: None, max_connections=1, observer=observer)
-    first, second = Client(around), Client(around)
+    context = listener_context(lambda request, stream: None, max_connections=1, observer=observer)
+    first, second = Client(context), Client(context)
     answer = heard(second)
     assert (answer.status, answer.headers[b"retry-after"]) == (503, b"1")
     assert first.hears() == b""
     assert second.end == "half-closed"
     for client in (first, second):
         client.transport.lose()
-    assert around.connections == set()
+    assert context.connections == set()
 
 
 # Answers that are there at once, as those of the admin pages
@@ -810,7 +810,7 @@ class Instant:
 
 def test_after_an_answer_that_was_there_at_once_the_connection_goes_on() -> None:
     instant = Instant()
-    client = Client(downstream_surroundings(instant.open_exchange))
+    client = Client(listener_context(instant.open_exchange))
     for _ in range(3):
         client.says(GET)
         answer = heard(client)
@@ -822,7 +822,7 @@ def test_after_an_answer_that_was_there_at_once_the_connection_goes_on() -> None
 
 def test_pipelined_requests_that_are_answered_at_once() -> None:
     instant = Instant()
-    client = Client(downstream_surroundings(instant.open_exchange))
+    client = Client(listener_context(instant.open_exchange))
     count = 2 * MAX_PIPELINED // len(GET)
     client.says(GET * count)
     assert client.hears().count(b"hello") == count
@@ -833,7 +833,7 @@ def test_pipelined_requests_that_are_answered_at_once() -> None:
 
 def test_a_body_behind_an_answer_that_was_there_at_once_is_no_request() -> None:
     instant = Instant()
-    client = Client(downstream_surroundings(instant.open_exchange))
+    client = Client(listener_context(instant.open_exchange))
     client.says(POST.replace(b": 5", b": %d" % len(GET)) + GET)
     answer = heard(client)
     assert (answer.whole, answer.rest, answer.headers[b"connection"]) == (True, b"", b"close")
@@ -859,7 +859,7 @@ def test_what_is_pipelined_behind_a_body_that_was_answered_early_is_dropped() ->
         stream.send_end()
 
     hangups = FakeHangups()
-    client = Client(downstream_surroundings(open_exchange, hangups=hangups))
+    client = Client(listener_context(open_exchange, hangups=hangups))
     ahead = POST + b"hello" + GET * (2 * MAX_PIPELINED // len(GET))
     client.says(GET, ahead[:100], ahead[100:])
     answer(streams[0])
@@ -872,7 +872,7 @@ def test_what_is_pipelined_behind_a_body_that_was_answered_early_is_dropped() ->
 
 def test_a_client_that_does_not_read_is_not_answered_at_once_without_end() -> None:
     instant = Instant(body=b"x" * 500)
-    client = Client(downstream_surroundings(instant.open_exchange, marks=Marks(1000, 100, 16)))
+    client = Client(listener_context(instant.open_exchange, watermarks=Watermarks(1000, 100, 16)))
     client.stops_reading()
     client.says(*[GET] * 1000)
     assert len(client.transport.buffer) < 2000
@@ -889,10 +889,8 @@ def test_a_client_that_does_not_read_is_not_answered_at_once_without_end() -> No
 
 
 def idle_client(*, clock: FakeClock, head: float | None = 10, keepalive: float | None = 75) -> Client:
-    around = downstream_surroundings(
-        Instant().open_exchange, head_timeout=head, keepalive_timeout=keepalive, clock=clock
-    )
-    return Client(around)
+    context = listener_context(Instant().open_exchange, head_timeout=head, keepalive_timeout=keepalive, clock=clock)
+    return Client(context)
 
 
 def test_a_client_that_says_nothing_is_closed() -> None:
@@ -989,7 +987,7 @@ def test_a_request_that_outlasts_the_drain_before_its_answer_gets_503() -> None:
 @pytest.mark.parametrize("provider_is_done", [False, True])
 @pytest.mark.parametrize("request_", [GET, OLD])
 def test_a_stalled_stream_that_outlasts_the_drain_never_looks_whole(request_: bytes, provider_is_done: bool) -> None:
-    relay = Relay(marks=Marks(1000, 100, 16))
+    relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     client.says(request_)
     provider.says(STREAM)
@@ -1010,11 +1008,11 @@ def test_a_stalled_stream_that_outlasts_the_drain_never_looks_whole(request_: by
 
 def test_a_lost_connection_is_forgotten() -> None:
     hangups = FakeHangups()
-    around = downstream_surroundings(lambda request, stream: None, hangups=hangups)
-    client = Client(around)
-    assert len(around.connections) == 1
+    context = listener_context(lambda request, stream: None, hangups=hangups)
+    client = Client(context)
+    assert len(context.connections) == 1
     client.transport.lose()
-    assert around.connections == set()
+    assert context.connections == set()
     assert hangups.watched == {}
 
 
@@ -1025,7 +1023,7 @@ def test_what_an_exchange_says_to_a_client_that_is_gone_is_dropped() -> None:
         stream.attach(RecordingDownstreamEvents())
         streams.append(stream)
 
-    client = Client(downstream_surroundings(open_exchange))
+    client = Client(listener_context(open_exchange))
     client.says(GET)
     client.resets()
     [stream] = streams

@@ -6,7 +6,7 @@ import pytest
 
 from flowserver.downstream.context import H2Settings
 from flowserver.downstream.h2 import LINGER
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.h2_flood_guard import H2Limits
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
@@ -249,7 +249,7 @@ def test_a_stream_without_anything_to_send_is_not_stalled() -> None:
 
 
 def test_streams_that_wait_for_a_slow_client_s_transport_are_not_stalled() -> None:
-    room = Room(stall_timeout=10.0, marks=Marks(64 * 1024, 1024, 1000))
+    room = Room(stall_timeout=10.0, watermarks=Watermarks(64 * 1024, 1024, 1000))
     client = room.client(peer=H2Peer(window=1 << 20))
     client.peer.credit(0, 1 << 24)
     ids = [client.asks() for _ in range(5)]
@@ -284,7 +284,7 @@ def test_a_window_is_not_stalled_while_what_it_let_pass_is_on_its_way() -> None:
 
 
 def test_streams_that_wait_for_their_turn_in_the_connection_s_window_are_not_stalled() -> None:
-    room = Room(stall_timeout=10.0, marks=Marks(64 * 1024, 1024, 1000))
+    room = Room(stall_timeout=10.0, watermarks=Watermarks(64 * 1024, 1024, 1000))
     client = room.client(peer=H2Peer(window=1 << 20, credits_connection=False))
     for _ in range(20):
         client.asks()
@@ -298,7 +298,7 @@ def test_streams_that_wait_for_their_turn_in_the_connection_s_window_are_not_sta
 
 
 def test_a_connection_window_that_stays_shut_ends_its_streams() -> None:
-    room = Room(stall_timeout=10.0, marks=Marks(200 * 1024, 1024, 1000))
+    room = Room(stall_timeout=10.0, watermarks=Watermarks(200 * 1024, 1024, 1000))
     client = room.client(peer=H2Peer(window=1 << 20, credits_connection=False))
     stream_id = client.asks()
     room.opened[0].answers(b"x" * 100_000, end=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer
@@ -115,7 +115,7 @@ def test_settings_may_take_a_window_below_zero_and_give_it_back() -> None:
 
 
 def test_frames_are_as_long_as_the_client_takes_them() -> None:
-    room = Room(marks=Marks(200 * KB, KB, 16))
+    room = Room(watermarks=Watermarks(200 * KB, KB, 16))
     client = room.client(peer=H2Peer(window=1 << 20, max_frame=40 * KB))
     client.peer.credit(0, 1 << 20)
     [stream_id] = _streams(room, client, 1)
@@ -125,7 +125,7 @@ def test_frames_are_as_long_as_the_client_takes_them() -> None:
 
 
 def test_frames_have_16_kib_at_most_when_the_client_says_nothing() -> None:
-    room = Room(marks=Marks(200 * KB, KB, 16))
+    room = Room(watermarks=Watermarks(200 * KB, KB, 16))
     client = room.client()
     [stream_id] = _streams(room, client, 1)
     room.opened[0].stream.send_data(b"x" * 40_000)
@@ -159,7 +159,7 @@ def _count_writes(client: H2Client) -> list[int]:
 
 
 def test_a_full_transport_stops_all_streams_and_they_go_on_in_turn() -> None:
-    room = Room(marks=Marks(64 * KB, KB, 1000))
+    room = Room(watermarks=Watermarks(64 * KB, KB, 1000))
     client = room.client(peer=H2Peer(window=1 << 20))
     client.peer.credit(0, 1 << 24)
     ids = _streams(room, client, 8)
@@ -180,7 +180,7 @@ def test_a_full_transport_stops_all_streams_and_they_go_on_in_turn() -> None:
 
 
 def test_the_buffer_of_a_full_transport_is_bounded() -> None:
-    room = Room(marks=Marks(8 * KB, 4 * KB, 16))
+    room = Room(watermarks=Watermarks(8 * KB, 4 * KB, 16))
     client = room.client(peer=H2Peer(window=1 << 20))
     client.peer.credit(0, 1 << 24)
     _streams(room, client, 50)
@@ -197,7 +197,7 @@ def test_the_buffer_of_a_full_transport_is_bounded() -> None:
 
 @pytest.mark.parametrize("grant", [100, 1000, 16 * KB])
 def test_a_small_connection_window_serves_all_streams_in_turn(grant: int) -> None:
-    room = Room(marks=Marks(64 * KB, KB, 1000))
+    room = Room(watermarks=Watermarks(64 * KB, KB, 1000))
     client = room.client(peer=H2Peer(window=1 << 20, credits_connection=False))
     ids = _streams(room, client, 5)
     for _ in range(10):
@@ -216,7 +216,7 @@ def test_a_small_connection_window_serves_all_streams_in_turn(grant: int) -> Non
 
 
 def test_a_reset_stream_leaves_the_line_for_the_connection_s_window() -> None:
-    room = Room(marks=Marks(64 * KB, KB, 1000))
+    room = Room(watermarks=Watermarks(64 * KB, KB, 1000))
     client = room.client(peer=H2Peer(window=1 << 20, credits_connection=False))
     first, second, third = _streams(room, client, 3)
     for opened in room.opened:
@@ -234,7 +234,7 @@ def test_a_reset_stream_leaves_the_line_for_the_connection_s_window() -> None:
 
 def test_windows_and_transport_shut_together_open_in_any_order() -> None:
     for opens_window_first in (True, False):
-        room = Room(marks=Marks(200 * KB, KB, 1000))
+        room = Room(watermarks=Watermarks(200 * KB, KB, 1000))
         client = room.client(peer=H2Peer(window=100 * KB, credits_connection=False))
         [stream_id] = _streams(room, client, 1)
         client.stops_reading()

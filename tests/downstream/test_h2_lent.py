@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from flowserver.downstream.h2 import LOAN
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer
 
@@ -16,14 +16,14 @@ EVENT = b"e" * 250
 
 def opened(streams: int, *, window: int = 65_535) -> tuple[Room, H2Client, list[Callable[[bytes], None]]]:
     """So many answers under way, and their short ways."""
-    room = Room(marks=Marks(8192, 4096, 64))
+    room = Room(watermarks=Watermarks(8192, 4096, 64))
     client = room.client(peer=H2Peer(window=window, credits_connection=False))
     ways = []
     for _ in range(streams):
         client.asks()
         room.opened[-1].answers(end=False)
         client.talk()
-        way = room.opened[-1].stream.short_way()
+        way = room.opened[-1].stream.direct_writer()
         assert way is not None
         ways.append(way[0])
     return room, client, ways

@@ -252,7 +252,7 @@ def test_a_client_that_leaves_cancels_all(room: Room, client: H2Client) -> None:
         client.asks("POST", end=False)
     client.resets()
     assert all(opened.events.log == ["reset client_gone"] for opened in room.opened)
-    assert not room.around.connections
+    assert not room.context.connections
 
 
 # --- the connection's errors ---
@@ -289,7 +289,7 @@ def test_an_error_of_the_connection_ends_it_with_its_code(room: Room, code: int,
     client.sweep(room.clock.advance(1.0))
     assert client.transport.aborted
     client.transport.lose()
-    assert not room.around.connections
+    assert not room.context.connections
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 23, 24, 25])

@@ -363,7 +363,7 @@ def test_uploads_go_on_in_their_order_when_others_end(ends: str) -> None:
             client.peer.reset(stream_id)
             room.opened[number].stream.end_upload()
         client.talk()
-    assert room.around.uploads.held == 0
+    assert room.context.uploads.held == 0
 
 
 def test_an_upload_that_its_provider_stops_meanwhile_goes_on_with_both() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.downstream.context import READ_SIZE
 from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME, Linger
+from flowserver.net.shared_read import READ_SIZE
 
-from ..support.dialogue import Client, Relay, downstream_surroundings, understood
+from ..support.dialogue import Client, Relay, listener_context, understood
 from ..support.transport import FakeTransport
 
 UPLOAD = b"POST /v1 HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 1000000000\r\n\r\n"
@@ -50,7 +50,7 @@ def test_the_answer_arrives_before_the_upload_is_over(tls: bool, upload: bytes) 
     relay.sweep(1.0)
     assert client.end == "reset"
     client.transport.lose()
-    assert relay.around.connections == set()
+    assert relay.context.connections == set()
 
 
 def test_a_client_that_closes_is_not_waited_for() -> None:
@@ -108,10 +108,10 @@ def test_but_one_that_takes_nothing_is_stalled() -> None:
 
 
 def test_a_drain_leaves_it_its_time_and_the_end_of_the_drain_does_not() -> None:
-    around = downstream_surroundings(lambda request, stream: None)
-    client = Client(around)
+    context = listener_context(lambda request, stream: None)
+    client = Client(context)
     client.says(b"nonsense\r\n\r\n")
-    [connection] = around.connections
+    [connection] = context.connections
     connection.drain()
     assert client.end == "half-closed"
     connection.end_drain()

@@ -10,7 +10,9 @@ from itertools import repeat
 import pytest
 
 from flowserver.events.eventstream import EventStreamScanner
-from flowserver.events.sse import NdjsonScanner, Scanner, SseScanner
+from flowserver.events.ndjson import NdjsonScanner
+from flowserver.events.scanner import Scanner
+from flowserver.events.sse import SseScanner
 from tests.support.corpus import Recording, each_recording
 from tests.support.scanning import by_bytes, frame, pieces, scan, unfinished
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from flowserver.flow.bounded_buffer import Marks, Outlet, PauseTotals, ReadGate, Reason, StreamBuffer
+from flowserver.flow.bounded_buffer import BoundedWriter, ChunkQueue, Watermarks
+from flowserver.flow.read_gate import PauseTotals, ReadGate, Reason
 
 from ..support.clock import FakeClock
 from ..support.transport import FakeTransport
@@ -25,20 +26,20 @@ class Reading:
         self.calls.append("resume")
 
 
-# Marks
+# Watermarks
 
 
 @pytest.mark.parametrize(("high", "low", "chunks"), [(0, 0, 1), (10, 10, 1), (10, 11, 1), (10, 0, 1), (10, 5, 0)])
 def test_marks_that_make_no_sense_are_refused(high: int, low: int, chunks: int) -> None:
     with pytest.raises(ValueError):
-        Marks(high, low, chunks)
+        Watermarks(high, low, chunks)
 
 
-# StreamBuffer
+# ChunkQueue
 
 
 def test_chunks_leave_joined_and_in_order() -> None:
-    buffer = StreamBuffer()
+    buffer = ChunkQueue()
     for chunk in (b"a", b"bc", b"def"):
         buffer.push(chunk)
     assert (len(buffer), buffer.size) == (3, 6)
@@ -48,14 +49,14 @@ def test_chunks_leave_joined_and_in_order() -> None:
 
 
 def test_a_chunk_that_waited_alone_is_not_copied() -> None:
-    buffer = StreamBuffer()
+    buffer = ChunkQueue()
     chunk = b"x" * 100
     buffer.push(chunk)
     assert buffer.take() is chunk
 
 
 def test_a_cleared_buffer_holds_nothing() -> None:
-    buffer = StreamBuffer()
+    buffer = ChunkQueue()
     buffer.push(b"abc")
     buffer.clear()
     assert (len(buffer), buffer.size, buffer.take()) == (0, 0, b"")
@@ -140,22 +141,22 @@ def test_a_closed_gate_is_never_shut_again(gate: ReadGate, reading: Reading, tot
     assert gate.paused_seconds() == 0
 
 
-# Outlet
+# BoundedWriter
 
 
 class Wire(asyncio.Protocol):
     """An outlet on a transport, with marks 100/20 and at most 4 chunks waiting."""
 
-    outlet: Outlet
+    writer: BoundedWriter
 
     def __init__(self, *, blocked: bool = False) -> None:
         self.calls: list[str] = []
-        marks = Marks(high=100, low=20, chunks=4)
+        watermarks = Watermarks(high=100, low=20, chunks=4)
         self.transport = FakeTransport(self)
-        marks.limit_transport(self.transport)
-        self.outlet = Outlet(
+        watermarks.limit_transport(self.transport)
+        self.writer = BoundedWriter(
             self.transport,
-            marks,
+            watermarks,
             write=self.transport.write,
             on_full=lambda: self.calls.append("full"),
             on_drained=lambda: self.calls.append("drained"),
@@ -164,26 +165,26 @@ class Wire(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.calls.append("block")
-        self.outlet.block()
+        self.writer.block()
 
     def resume_writing(self) -> None:
         self.calls.append("unblock")
-        self.outlet.unblock()
+        self.writer.unblock()
 
 
 def test_a_chunk_passes_at_once_while_the_transport_takes_it() -> None:
     wire = Wire()
-    wire.outlet.send(b"abc")
+    wire.writer.send(b"abc")
     assert wire.transport.sent == b"abc"
-    assert (wire.outlet.writes, wire.outlet.writes_full, wire.outlet.held) == (1, 0, 0)
+    assert (wire.writer.writes, wire.writer.writes_full, wire.writer.held) == (1, 0, 0)
 
 
 def test_the_transport_says_stop_above_the_low_mark_and_go_when_it_is_empty() -> None:
     wire = Wire()
     wire.transport.block()
-    wire.outlet.send(b"x" * 20)
+    wire.writer.send(b"x" * 20)
     assert wire.calls == []
-    wire.outlet.send(b"x")
+    wire.writer.send(b"x")
     assert wire.calls == ["block"]
     wire.transport.drain(20)
     assert wire.calls == ["block"]
@@ -194,11 +195,11 @@ def test_the_transport_says_stop_above_the_low_mark_and_go_when_it_is_empty() ->
 def test_chunks_wait_while_it_is_blocked_and_leave_in_one_write() -> None:
     wire = Wire()
     wire.transport.block()
-    wire.outlet.send(b"x" * 21)
-    wire.outlet.send(b"a")
-    wire.outlet.send(b"b")
-    assert (wire.outlet.waiting, wire.outlet.held) == (2, 23)
-    assert (wire.outlet.writes, wire.outlet.writes_full) == (3, 2)
+    wire.writer.send(b"x" * 21)
+    wire.writer.send(b"a")
+    wire.writer.send(b"b")
+    assert (wire.writer.waiting, wire.writer.held) == (2, 23)
+    assert (wire.writer.writes, wire.writer.writes_full) == (3, 2)
     wire.transport.drain()
     assert wire.transport.sent == b"x" * 21 + b"ab"
     assert wire.calls == ["block", "unblock"]
@@ -207,10 +208,10 @@ def test_chunks_wait_while_it_is_blocked_and_leave_in_one_write() -> None:
 def test_full_is_said_once_and_so_is_drained() -> None:
     wire = Wire()
     wire.transport.block()
-    wire.outlet.send(b"x" * 21)
-    wire.outlet.send(b"x" * 79)
+    wire.writer.send(b"x" * 21)
+    wire.writer.send(b"x" * 79)
     assert wire.calls == ["block", "full"]
-    wire.outlet.send(b"x")
+    wire.writer.send(b"x")
     assert wire.calls == ["block", "full"]
     wire.transport.drain()
     assert wire.calls == ["block", "full", "unblock", "drained"]
@@ -219,29 +220,29 @@ def test_full_is_said_once_and_so_is_drained() -> None:
 def test_one_write_beyond_the_high_mark_is_full_from_inside_that_write() -> None:
     wire = Wire()
     wire.transport.block()
-    wire.outlet.send(b"x" * 100)
+    wire.writer.send(b"x" * 100)
     assert wire.calls == ["block", "full"]
 
 
 def test_many_small_chunks_are_full_before_the_high_mark() -> None:
     wire = Wire()
     wire.transport.block()
-    wire.outlet.send(b"x" * 21)
+    wire.writer.send(b"x" * 21)
     for _ in range(3):
-        wire.outlet.send(b"y")
+        wire.writer.send(b"y")
     assert "full" not in wire.calls
-    wire.outlet.send(b"y")
+    wire.writer.send(b"y")
     assert wire.calls == ["block", "full"]
 
 
 def test_it_stays_full_when_what_waited_blocks_the_transport_again() -> None:
     wire = Wire()
     wire.transport.block()
-    wire.outlet.send(b"x" * 21)
-    wire.outlet.send(b"y" * 90)
+    wire.writer.send(b"x" * 21)
+    wire.writer.send(b"y" * 90)
     wire.transport.drain(21)
     assert wire.calls == ["block", "full", "unblock", "block"]
-    assert (wire.outlet.waiting, wire.outlet.full) == (0, True)
+    assert (wire.writer.waiting, wire.writer.full) == (0, True)
     wire.transport.drain()
     assert wire.calls[-2:] == ["unblock", "drained"]
     assert wire.transport.sent == b"x" * 21 + b"y" * 90
@@ -249,15 +250,15 @@ def test_it_stays_full_when_what_waited_blocks_the_transport_again() -> None:
 
 def test_on_a_transport_that_is_blocked_already_the_first_chunk_waits() -> None:
     wire = Wire(blocked=True)
-    wire.outlet.send(b"abc")
+    wire.writer.send(b"abc")
     assert wire.transport.sent == b""
-    wire.outlet.unblock()
+    wire.writer.unblock()
     assert wire.transport.sent == b"abc"
 
 
 def test_a_cleared_outlet_writes_nothing_more() -> None:
     wire = Wire(blocked=True)
-    wire.outlet.send(b"abc")
-    wire.outlet.clear()
-    wire.outlet.unblock()
+    wire.writer.send(b"abc")
+    wire.writer.clear()
+    wire.writer.unblock()
     assert wire.transport.sent == b""

@@ -13,10 +13,10 @@ from flowserver.http.messages import (
     ResponseHead,
     end_to_end,
     find,
+    given_request_id,
     has_no_body,
     passed_through,
     request_for_upstream,
-    request_id,
     response_for_downstream,
     upstream_request_id,
 )
@@ -28,7 +28,7 @@ def upstream(headers: Headers, *, version: bytes = b"1.1", **given: Any) -> Head
     """What a provider gets; `given` as `request_for_upstream` takes it."""
     request = RequestHead(b"POST", b"/v1", headers, http_version=version, content_length=3, has_body=True)
     head = request_for_upstream(
-        request, authority=b"api.test", target=b"/p/v1", pseudonym=b"relay-1", identity=b"id-1", **given
+        request, authority=b"api.test", target=b"/p/v1", pseudonym=b"relay-1", request_id=b"id-1", **given
     )
     assert (head.method, head.target, head.content_length, head.has_body) == (b"POST", b"/p/v1", 3, True)
     return head.headers
@@ -55,7 +55,7 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
 )
 def test_fields_of_one_hop_are_passed_on_in_neither_direction(name: bytes) -> None:
     assert values(upstream([(name, b"x")]), name) == []
-    head = response_for_downstream(ResponseHead(200, [(name, b"x")]), identity=b"id")
+    head = response_for_downstream(ResponseHead(200, [(name, b"x")]), request_id=b"id")
     assert values(head.headers, name) == []
 
 
@@ -76,7 +76,7 @@ def test_the_provider_gets_its_own_host_and_one_of_it() -> None:
 def test_framing_as_received_is_never_passed_on() -> None:
     headers = upstream([(b"content-length", b"3"), (b"transfer-encoding", b"chunked")])
     assert values(headers, b"content-length") == values(headers, b"transfer-encoding") == []
-    head = response_for_downstream(ResponseHead(200, [(b"content-length", b"3")], content_length=3), identity=b"i")
+    head = response_for_downstream(ResponseHead(200, [(b"content-length", b"3")], content_length=3), request_id=b"i")
     assert values(head.headers, b"content-length") == []
     assert head.content_length == 3
 
@@ -139,7 +139,7 @@ def test_the_provider_s_own_id_of_a_request(headers: Headers, expected: bytes | 
     head = ResponseHead(200, headers)
     found = upstream_request_id(head, b"id-1")
     assert found == expected
-    passed = response_for_downstream(head, identity=b"id-1", upstream_id=found)
+    passed = response_for_downstream(head, request_id=b"id-1", upstream_id=found)
     assert values(passed.headers, b"x-upstream-request-id") == ([expected] if expected else [])
     assert values(passed.headers, b"x-request-id") == [b"id-1"]
 
@@ -179,17 +179,17 @@ def test_a_malformed_trace_is_dropped_with_its_state(trace: bytes) -> None:
 
 @pytest.mark.parametrize("sane", [b"a", b"req_123-456.7:8/9+0=", b"x" * 128])
 def test_a_sane_request_id_is_kept(sane: bytes) -> None:
-    assert request_id(RequestHead(b"GET", b"/", [(b"x-request-id", sane)])) == sane
+    assert given_request_id(RequestHead(b"GET", b"/", [(b"x-request-id", sane)])) == sane
 
 
 @pytest.mark.parametrize("odd", [b"", b"a b", b'"a"', b"x" * 129, b"\xe4", b"a\tb", b"a,b"])
 def test_an_odd_request_id_is_not(odd: bytes) -> None:
-    assert request_id(RequestHead(b"GET", b"/", [(b"x-request-id", odd)])) is None
+    assert given_request_id(RequestHead(b"GET", b"/", [(b"x-request-id", odd)])) is None
 
 
 def test_the_request_id_goes_both_ways_once() -> None:
     assert values(upstream([(b"x-request-id", b"theirs")]), b"x-request-id") == [b"id-1"]
-    head = response_for_downstream(ResponseHead(200, [(b"x-request-id", b"theirs")]), identity=b"id-1")
+    head = response_for_downstream(ResponseHead(200, [(b"x-request-id", b"theirs")]), request_id=b"id-1")
     assert values(head.headers, b"x-request-id") == [b"id-1"]
 
 
@@ -212,5 +212,5 @@ def test_which_answers_have_no_body(method: bytes, status: int, bodiless: bool) 
 
 def test_no_length_is_told_of_an_answer_that_may_not_tell_one() -> None:
     """RFC 9110 section 8.6: none with 204, but with 304 and HEAD it stands for the body that is not there."""
-    assert response_for_downstream(ResponseHead(204, [], content_length=5), identity=b"i").content_length is None
-    assert response_for_downstream(ResponseHead(304, [], content_length=5), identity=b"i").content_length == 5
+    assert response_for_downstream(ResponseHead(204, [], content_length=5), request_id=b"i").content_length is None
+    assert response_for_downstream(ResponseHead(304, [], content_length=5), request_id=b"i").content_length == 5

@@ -58,9 +58,9 @@ class Cutting:
         for recording in self._played:
             for budget in [budget for budget in BUDGETS if budget < _least_tokens(recording)]:
                 # The n-th request's identity tells its budget.
-                identity = f"{budget}:{len(self._asked)}"
+                request_id = f"{budget}:{len(self._asked)}"
                 self._asked.append(recording.name)
-                yield recording, budget, {RECORDING: recording.name, BUDGET: str(budget), "x-request-id": identity}
+                yield recording, budget, {RECORDING: recording.name, BUDGET: str(budget), "x-request-id": request_id}
 
     @property
     def count(self) -> int:
@@ -110,13 +110,13 @@ def _check_ending(recording: Recording, count: int, ending: bytes) -> None:
     meter = meter_for(recording)
     for name, payload, _ in split(recording.body, extension)[:count]:
         meter.read(name, payload)
-    units = meter.units
+    content_bytes = meter.content_bytes
     events = split(ending, extension)
     assert b"".join(raw for _, _, raw in events) == ending
     for name, payload, _ in events:
         assert payload == b"[DONE]" or type(orjson.loads(payload)) is dict
         meter.read(name, payload)
-    assert meter.units == units
+    assert meter.content_bytes == content_bytes
 
 
 async def _cut(client: Wire, recording: Recording, fields: dict[str, str], body: bytes | None = None) -> bytes:

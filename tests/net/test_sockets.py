@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowserver.net.sockets import Watch, acknowledge_less, unacknowledged
+from flowserver.net.sockets import IdleProbe, acknowledge_less, unacknowledged
 
 from ..support.transport import FakeSocket
 
@@ -38,37 +38,37 @@ def _wait(connection: socket.socket) -> None:
 @pytest.mark.parametrize("silent", [True, False])
 def test_a_fin_that_waits_is_seen(pair: tuple[socket.socket, socket.socket], *, silent: bool, again: bool) -> None:
     ours, theirs = pair
-    watch = Watch(Transport(ours), silent=silent)
-    assert watch.is_well(again=again)
+    watch = IdleProbe(Transport(ours), silent=silent)
+    assert watch.is_reusable(again=again)
     theirs.close()
     _wait(ours)
-    assert not watch.is_well(again=again)
+    assert not watch.is_reusable(again=again)
 
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_a_reset_is_seen(pair: tuple[socket.socket, socket.socket], *, silent: bool) -> None:
     ours, theirs = pair
-    watch = Watch(Transport(ours), silent=silent)
+    watch = IdleProbe(Transport(ours), silent=silent)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     theirs.close()
     _wait(ours)
-    assert not watch.is_well(again=True)
+    assert not watch.is_reusable(again=True)
 
 
 def test_bytes_that_wait_are_seen_where_they_matter(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
-    plain, tls = Watch(Transport(ours), silent=True), Watch(Transport(ours), silent=False)
-    assert plain.is_well(again=True)
+    plain, tls = IdleProbe(Transport(ours), silent=True), IdleProbe(Transport(ours), silent=False)
+    assert plain.is_reusable(again=True)
     theirs.sendall(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
     _wait(ours)
-    assert not plain.is_well(again=True)
-    assert tls.is_well(again=True)
+    assert not plain.is_reusable(again=True)
+    assert tls.is_reusable(again=True)
     ours.recv(1000)
-    assert plain.is_well(again=True)
+    assert plain.is_reusable(again=True)
 
 
 def test_what_can_t_be_told_is_well() -> None:
-    assert Watch(Transport(FakeSocket()), silent=True).is_well(again=True)
+    assert IdleProbe(Transport(FakeSocket()), silent=True).is_reusable(again=True)
 
 
 def test_bytes_taken_are_told_from_those_sent(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -100,7 +100,7 @@ class AboveBuffered(Above, asyncio.BufferedProtocol):
 
 class Scene:
     """`above` stands on a `TlsTransport`; `other` is OpenSSL at the other end. `taken_over`: it has come in the place
-    of one with a buffer, as lanes do."""
+    of one with a buffer, as fast paths do."""
 
     def __init__(
         self,

@@ -6,14 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowserver.flow.bounded_buffer import Marks, PauseTotals, ReadGate, Reason
+from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.flow.read_gate import PauseTotals, ReadGate, Reason
 from flowserver.upstream.h1 import READ_SIZE
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Client, Provider, Relay, understood
 from ..support.transport import MAX_READ
 
-MARKS = Marks(high=20_000, low=3_000, chunks=16)
+MARKS = Watermarks(high=20_000, low=3_000, chunks=16)
 FRAMING = 16
 """Bytes that one read can grow by: a chunk's size line and two line ends."""
 HEAD = 300
@@ -25,7 +26,7 @@ class Answers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.relay = Relay(marks=MARKS)
+        self.relay = Relay(watermarks=MARKS)
         self.client: Client = self.relay.client()
         self.provider: Provider = self.relay.provider()
         self.client.says(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -97,7 +98,7 @@ class Uploads(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.relay = Relay(marks=MARKS, max_body=1 << 40)
+        self.relay = Relay(watermarks=MARKS, max_body=1 << 40)
         self.client: Client = self.relay.client()
         self.provider: Provider = self.relay.provider()
         self.provider.stops_reading()
@@ -119,8 +120,8 @@ class Uploads(RuleBasedStateMachine):
 
     @invariant()
     def what_is_held_is_bounded(self) -> None:
-        outlet = self.provider.connection._outlet
-        held = outlet.held if outlet is not None else self.provider.transport.get_write_buffer_size()
+        writer = self.provider.connection._writer
+        held = writer.held if writer is not None else self.provider.transport.get_write_buffer_size()
         assert held <= MARKS.high + MAX_READ + FRAMING + HEAD
 
     def teardown(self) -> None:

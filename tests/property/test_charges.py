@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
 from flowserver.dialects.profiles import QUIRKS
-from flowserver.quota.identify import Limiting
+from flowserver.quota.identify import QuotaContext
 from flowserver.quota.limits import Decision, Limit, Quota
 from flowserver.quota.tenants import TenantLimits, Tenants
-from flowserver.relay.event_filter import Tap
+from flowserver.relay.event_filter import EventFilter
 from flowserver.relay.token_count import Account, AccountSettings
-from flowserver.routing.usage_option import UsageOption
+from flowserver.relay.usage_option import UsageOption
 from flowserver.stores.limiter import StoreLimiter
 from flowserver.stores.memory import MemoryStore
 
 from ..support.clock import FakeClock
-from ..support.limiting import KEY, NOW, asking, tenant
+from ..support.quota import KEY, NOW, asking, tenant
 from ..support.streams import INPUT, STREAMS, Stream
 
 QUOTA = 100_000
@@ -68,8 +68,8 @@ class Exchange:
         self._store = MemoryStore(clock)
         self.limiter = Slow(StoreLimiter(self._store, lease=LEASE, life=60.0, is_local=True))
         acme = tenant(limits=TenantLimits(tokens_per_day=quota))
-        limiting = Limiting(Tenants([acme]), self.limiter, clock)
-        settings = AccountSettings(Ratios(), max_event=1 << 20, hold=1 << 16, limiting=limiting)
+        context = QuotaContext(Tenants([acme]), self.limiter, clock)
+        settings = AccountSettings(Ratios(), max_event=1 << 20, hold=1 << 16, quota=context)
         request = asking(key=KEY, target=stream.target.encode())
         self.account = Account(settings, recognise(stream.target), request)
         self.account.bound(budget)
@@ -86,28 +86,28 @@ class Exchange:
         self.is_cut = False
 
     @property
-    def tap(self) -> Tap:
-        assert isinstance(self.account.tap, Tap)
-        return self.account.tap
+    def event_filter(self) -> EventFilter:
+        assert isinstance(self.account.event_filter, EventFilter)
+        return self.account.event_filter
 
     def feed(self, data: bytes) -> None:
         if not self.is_cut:
-            self.tap.feed(data)
+            self.event_filter.feed(data)
             self._look()
 
     def _resume(self) -> None:
         if not self.is_cut:
-            self.tap.resume()
+            self.event_filter.resume()
             self._look()
 
     def _look(self) -> None:
-        if self.tap.spent and not self.is_cut:
+        if self.event_filter.spent and not self.is_cut:
             self.is_cut = True
             self.account.ending()
 
     def wait(self) -> None:
         """Let the store answer until nothing waits."""
-        while self.limiter.go_on() or self.tap.is_waiting:
+        while self.limiter.go_on() or self.event_filter.is_waiting:
             pass
 
     def settle(self) -> None:
@@ -126,10 +126,10 @@ class Exchange:
         return state.limit.limit - state.remaining - decision.granted
 
     def _limits(self) -> Sequence[Limit]:
-        permit = self.account.permit
-        assert permit is not None
-        assert permit.decision is not None
-        return [state.limit for state in permit.decision.states]
+        lease = self.account.lease
+        assert lease is not None
+        assert lease.decision is not None
+        return [state.limit for state in lease.decision.states]
 
 
 MARKUP = 8
@@ -157,10 +157,10 @@ def test_the_store_loses_the_report_or_an_estimate(
     for event in events if passes_all else events[: data.draw(st.integers(0, len(events)), "events")]:
         for piece in (event[:7], event[7:]) if data.draw(st.booleans(), "in two") else (event,):
             exchange.feed(piece)
-        if exchange.tap.is_waiting or data.draw(st.booleans(), "store"):
+        if exchange.event_filter.is_waiting or data.draw(st.booleans(), "store"):
             exchange.wait()
     if passes_all and not exchange.is_cut:
-        exchange.tap.finish()
+        exchange.event_filter.finish()
     exchange.settle()
 
     content = sum(len(text) for text in said)

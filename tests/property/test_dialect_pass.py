@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flowserver.dialects.base import Meter
 from flowserver.http.messages import ResponseHead
-from flowserver.relay.event_filter import Tap
+from flowserver.relay.event_filter import EventFilter
 from flowserver.relay.token_count import Account
 from flowserver.simulator import Simulator
 
@@ -34,25 +34,27 @@ TEXTS = st.lists(st.one_of(st.text(min_size=1, max_size=30), st.just("word ")), 
 BUDGETS = st.one_of(st.none(), st.integers(1, 40))
 
 
-def opened(path: str, body: dict[str, Any], *, budget: int | None, withholds: bool, kind: bytes) -> tuple[Account, Tap]:
+def opened(
+    path: str, body: dict[str, Any], *, budget: int | None, withholds: bool, kind: bytes
+) -> tuple[Account, EventFilter]:
     made = account(path)
     request = orjson.dumps(body)
     read_request(made, request)
     made.bound(budget)
     ask(made, target(asks_usage=withholds), request)
-    tap = open_answer(made, ResponseHead(200, [(b"content-type", kind)]))
-    assert isinstance(tap, Tap)
-    return made, tap
+    event_filter = open_answer(made, ResponseHead(200, [(b"content-type", kind)]))
+    assert isinstance(event_filter, EventFilter)
+    return made, event_filter
 
 
-def relayed(made: Account, tap: Tap, fed: list[bytes]) -> bytes:
+def relayed(made: Account, event_filter: EventFilter, fed: list[bytes]) -> bytes:
     """As an exchange does it."""
     passed = []
     for data in fed:
-        passed.append(tap.feed(data))
-        if tap.spent:
+        passed.append(event_filter.feed(data))
+        if event_filter.spent:
             return b"".join([*passed, made.ending()])
-    return b"".join([*passed, tap.finish()])
+    return b"".join([*passed, event_filter.finish()])
 
 
 def reread(path: str, body: dict[str, Any], stream: bytes, extension: str) -> Meter:
@@ -68,12 +70,12 @@ def reread(path: str, body: dict[str, Any], stream: bytes, extension: str) -> Me
 
 def too_much(path: str, body: dict[str, Any], events: list[bytes], budget: int, kind: bytes) -> int:
     """The index of the first event with content that is beyond the budget."""
-    made, tap = opened(path, body, budget=None, withholds=False, kind=kind)
+    made, event_filter = opened(path, body, budget=None, withholds=False, kind=kind)
     assert made.meter is not None
     for index, event in enumerate(events):
-        pieces_before = made.meter.pieces
-        tap.feed(event)
-        if made.meter.pieces > pieces_before and made.output > budget:
+        pieces_before = made.meter.content_events
+        event_filter.feed(event)
+        if made.meter.content_events > pieces_before and made.output > budget:
             return index
     raise AssertionError("the budget was never spent")
 
@@ -90,10 +92,10 @@ def check(
     extension: str,
     limited: str,
 ) -> None:
-    made, tap = opened(path, body, budget=budget, withholds=bool(withheld), kind=kind)
-    passed = relayed(made, tap, fed)
+    made, event_filter = opened(path, body, budget=budget, withholds=bool(withheld), kind=kind)
+    passed = relayed(made, event_filter, fed)
     kept = [event for event in events if event not in withheld]
-    if not tap.spent:
+    if not event_filter.spent:
         assert passed == b"".join(kept)
         return
     assert budget is not None

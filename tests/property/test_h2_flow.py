@@ -11,7 +11,7 @@ import h2.settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.h2_frames import END_STREAM
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
@@ -53,7 +53,7 @@ def _h2_frames(stream_id: int, window: int, max_frame: int, chunks: list[bytes])
     lead=st.integers(0, 3),
 )
 def test_frames_are_h2_s_own_bytes(turns: list[list[bytes]], max_frame: int, lead: int) -> None:
-    room = Room(marks=Marks(1 << 22, 1, 1000))
+    room = Room(watermarks=Watermarks(1 << 22, 1, 1000))
     client = room.client(peer=H2Peer(window=1 << 20, max_frame=max_frame, credits_connection=False))
     client.peer.credit(0, 1 << 24)
     for _ in range(lead):
@@ -102,15 +102,15 @@ STEPS = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(window=st.integers(0, 70_000), steps=st.lists(STEPS, max_size=60))
 def test_no_byte_is_lost_repeated_or_sent_beyond_a_window(window: int, steps: list[tuple[str, int, int]]) -> None:
-    marks = Marks(16 * KB, 4 * KB, 16)
-    room = Room(marks=marks)
+    watermarks = Watermarks(16 * KB, 4 * KB, 16)
+    room = Room(watermarks=watermarks)
     client = room.client(peer=H2Peer(window=window, credits_connection=False))
     ids = [client.asks() for _ in range(4)]
     for opened in room.opened:
         opened.answers(end=False)
     client.talk()
     sent = [b""] * 4
-    ways = [way[0] for opened in room.opened if (way := opened.stream.short_way()) is not None]
+    ways = [way[0] for opened in room.opened if (way := opened.stream.direct_writer()) is not None]
     for number, (action, which, size) in enumerate(steps):
         opened, stream_id = room.opened[which], ids[which]
         if action in ("data", "events"):
@@ -133,7 +133,7 @@ def test_no_byte_is_lost_repeated_or_sent_beyond_a_window(window: int, steps: li
             client.reads(size)
         else:
             client.turns.run(size)
-        assert opened.stream.held <= marks.high + 20_000
+        assert opened.stream.held <= watermarks.high + 20_000
         _deliver(client)
         for stream, whole in zip(ids, sent, strict=True):
             assert whole.startswith(client.answer(stream).body)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowserver.quota.lease import Permit, Verdict
+from flowserver.quota.lease import TokenLease, Verdict
 from flowserver.quota.limits import Decision, Limit, Quota, Slots, TokenBucket
 from flowserver.stores.limiter import StoreLimiter
 from flowserver.stores.memory import MemoryStore
@@ -79,7 +79,7 @@ class Stream:
 
     def __init__(self, limiter: Any, number: int, need: int) -> None:
         self.id = f"{{t}}:{number}"
-        self.permit = Permit(limiter, self.id, resume=self._on_resume)
+        self.lease = TokenLease(limiter, self.id, resume=self._on_resume)
         self.used = 0
         """Tokens that passed, those of the request among them, as far as is known."""
         self.reported: int | None = None
@@ -92,10 +92,10 @@ class Stream:
         """Whether its relay is: nothing comes of it any more."""
         self.decision: Decision | None = None
         self._need = need
-        self.permit.ask((SLOTS, QUOTA, BUCKET), need=need, done=self._on_decision)
+        self.lease.ask((SLOTS, QUOTA, BUCKET), need=need, done=self._on_decision)
 
     def emit(self, size: int) -> None:
-        verdict = self.permit.verdict(self.used + size)
+        verdict = self.lease.verdict(self.used + size)
         if verdict is Verdict.PASS:
             self.used += size
             self.unpassed = 0
@@ -108,11 +108,11 @@ class Stream:
     def correct(self, used: int) -> None:
         """A report on the way: it has used less than was estimated."""
         self.used = min(self.used, used)
-        assert self.permit.verdict(self.used) is Verdict.PASS
+        assert self.lease.verdict(self.used) is Verdict.PASS
 
     def leave(self) -> None:
         self.is_over, self.waits = True, False
-        self.permit.settle(self.final)
+        self.lease.settle(self.final)
 
     def die(self) -> None:
         self.is_over, self.is_dead, self.waits = True, True, False
@@ -124,7 +124,7 @@ class Stream:
     @property
     def overdraws(self) -> int:
         """Tokens that nobody granted."""
-        return max(0, self.final - self.permit.granted) if self.is_over and not self.is_dead else 0
+        return max(0, self.final - self.lease.granted) if self.is_over and not self.is_dead else 0
 
     def _on_decision(self, decision: Decision) -> None:
         if self.is_dead:
@@ -210,7 +210,7 @@ class Leases(RuleBasedStateMachine):
         self.clock.advance(LIFE / 4)
         for stream in self.streams:
             if not stream.is_dead:
-                stream.permit.sweep(self.clock())
+                stream.lease.sweep(self.clock())
         self.all_arrive()
 
     @precondition(lambda self: self.expires)
@@ -298,7 +298,7 @@ class Leases(RuleBasedStateMachine):
 
 def _was_admitted(stream: Stream) -> bool:
     """Also when it had left by then."""
-    return stream.permit.decision is not None and stream.permit.decision.admitted
+    return stream.lease.decision is not None and stream.lease.decision.admitted
 
 
 class DistantLeases(Leases):

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowserver.errors import EndReason
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 
 from ..support.dialogue import Answer, Relay, understood
 
@@ -43,7 +43,7 @@ def relayed(
     pieces: list[bytes], *, old: bool = False, reset: bool = False, lag: list[int] | None = None
 ) -> tuple[Answer, str, Relay]:
     """What a client gets when a provider says `pieces` and then closes or resets. `lag`: what it reads each time."""
-    relay = Relay(marks=Marks(200, 50, 4))
+    relay = Relay(watermarks=Watermarks(200, 50, 4))
     client, provider = relay.client(), relay.provider()
     client.says(b"GET / HTTP/1.0\r\n\r\n" if old else b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     if lag is not None:
@@ -124,7 +124,7 @@ def test_a_reset_never_looks_like_the_end_of_a_body_that_ends_with_the_connectio
 
 @given(st.binary(max_size=300), CUTS, CUTS)
 def test_an_upload_in_any_cuts_reaches_the_provider_whole(body: bytes, chunks: list[int], reads: list[int]) -> None:
-    relay = Relay(marks=Marks(200, 50, 4))
+    relay = Relay(watermarks=Watermarks(200, 50, 4))
     client, provider = relay.client(), relay.provider()
     request = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     framed = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut(body, chunks))

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowserver.events.eventstream import EventStreamScanner
-from flowserver.events.sse import Event, NdjsonScanner, Scanner, SseScanner
+from flowserver.events.ndjson import NdjsonScanner
+from flowserver.events.scanner import Event, Scanner
+from flowserver.events.sse import SseScanner
 from flowserver.json_text.reducer import JsonReducer
 from tests.support.scanning import by_bytes, frame, pieces, scan
 

@@ -8,22 +8,13 @@ import pytest
 
 from flowserver.errors import EndReason, Party, RelayError
 from flowserver.http.messages import Headers, RequestHead
-from flowserver.quota.identify import (
-    NO_KEY,
-    NO_STORE,
-    UNKNOWN_KEY,
-    Limiting,
-    limit_fields,
-    model_refused,
-    path_refused,
-    refusal,
-    session_of,
-    user_of,
-)
+from flowserver.quota.identify import QuotaContext, session_of, user_of
+from flowserver.quota.limit_fields import limit_fields
 from flowserver.quota.limits import Cause, Decision, Limit, LimitState, Quota, RequestBucket, Slots, TokenBucket
+from flowserver.quota.refusals import NO_KEY, NO_STORE, UNKNOWN_KEY, model_refused, path_refused, refusal
 from flowserver.quota.tenants import Tenant
 
-from ..support.limiting import KEY, NOW, asking, limiting, tenant
+from ..support.quota import KEY, NOW, asking, quota, tenant
 
 REQUESTS = RequestBucket("{acme}:requests_per_minute", 60, 60)
 TOKENS = TokenBucket("{acme}:tokens_per_minute", 5000, 5000)
@@ -161,7 +152,7 @@ class LaterDirectory:
         self.tell = done
 
 
-def identified(made: Limiting, request: RequestHead) -> list[Tenant | RelayError]:
+def identified(made: QuotaContext, request: RequestHead) -> list[Tenant | RelayError]:
     found: list[Tenant | RelayError] = []
     made.identify(request, found.append)
     return found
@@ -169,25 +160,25 @@ def identified(made: Limiting, request: RequestHead) -> list[Tenant | RelayError
 
 def test_a_tenant_is_known_by_its_key() -> None:
     acme = tenant()
-    made = limiting(acme, tenant("other", key=b"other"))
+    made = quota(acme, tenant("other", key=b"other"))
     assert identified(made, asking()) == [acme]
     assert identified(made, RequestHead(b"POST", b"/", [(b"x-api-key", KEY)])) == [acme]
 
 
 def test_without_a_key_or_with_one_that_nobody_has_it_is_nobody() -> None:
-    made = limiting(tenant())
+    made = quota(tenant())
     assert identified(made, asking(key=None)) == [NO_KEY]
     assert identified(made, asking(key=b"wrong")) == [UNKNOWN_KEY]
     assert (NO_KEY.status, UNKNOWN_KEY.status) == (401, 401)
 
 
 def test_a_disabled_tenant_is_told_the_same_as_one_that_is_unknown() -> None:
-    assert identified(limiting(tenant(disabled=True)), asking()) == [UNKNOWN_KEY]
+    assert identified(quota(tenant(disabled=True)), asking()) == [UNKNOWN_KEY]
 
 
 def test_the_directory_is_asked_for_keys_that_are_not_configured() -> None:
     directory = LaterDirectory()
-    made = limiting(tenant(), directory=directory)
+    made = quota(tenant(), directory=directory)
     assert identified(made, asking()) == [made.tenants.find(KEY, NOW)]
     assert identified(made, asking(key=None)) == [NO_KEY]
     assert directory.asked == []
@@ -202,7 +193,7 @@ def test_the_directory_is_asked_for_keys_that_are_not_configured() -> None:
 def test_the_directory_may_answer_later(answer: tuple[Tenant | None, bool], expected: Tenant | RelayError) -> None:
     """Where it cannot tell, nobody is told that the key is wrong: the client would throw it away."""
     directory = LaterDirectory()
-    found = identified(limiting(directory=directory), asking())
+    found = identified(quota(directory=directory), asking())
     assert directory.tell is not None
     directory.tell(*answer)
     assert found == [expected]

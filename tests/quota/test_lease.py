@@ -9,13 +9,13 @@ from itertools import permutations
 
 import pytest
 
-from flowserver.quota.lease import ADMITTED, Permit, Verdict
+from flowserver.quota.lease import ADMITTED, TokenLease, Verdict
 from flowserver.quota.limits import MAX_TOKENS, Cause, Decision, Limit, Quota, RequestBucket, Slots, TokenBucket
 from flowserver.stores.limiter import StoreLimiter
 from flowserver.stores.memory import MemoryStore
 
 from ..support.clock import FakeClock
-from ..support.limiting import FakeLimiter
+from ..support.quota import FakeLimiter
 
 PASS, WAIT, END = Verdict.PASS, Verdict.WAIT, Verdict.END
 QUOTA = Quota("{t}:quota", 10_000, ttl=60.0)
@@ -29,10 +29,10 @@ class Scene:
         self.limiter = limiter or FakeLimiter()
         self.decisions: list[Decision] = []
         self.resumed = 0
-        self.permit = Permit(self.limiter, ID, resume=self._on_resume)
+        self.lease = TokenLease(self.limiter, ID, resume=self._on_resume)
 
     def ask(self, *limits: Limit, need: int = 10) -> None:
-        self.permit.ask(limits or (QUOTA,), need=need, done=self.decisions.append)
+        self.lease.ask(limits or (QUOTA,), need=need, done=self.decisions.append)
 
     def extensions(self) -> list[tuple[str | int, ...]]:
         return [call for call in self.limiter.log if call[0] == "extend"]
@@ -59,11 +59,11 @@ def test_it_is_admitted_with_a_first_lease(delayed: bool) -> None:
     scene.ask(need=30)
     if delayed:
         assert scene.decisions == []
-        assert scene.permit.decision is None
+        assert scene.lease.decision is None
         scene.limiter.answer()
     assert [decision.admitted for decision in scene.decisions] == [True]
-    assert scene.permit.decision is scene.decisions[0]
-    assert (scene.permit.granted, scene.permit.left) == (130, 130)
+    assert scene.lease.decision is scene.decisions[0]
+    assert (scene.lease.granted, scene.lease.left) == (130, 130)
     assert scene.limiter.ids == {ID}
 
 
@@ -76,19 +76,19 @@ def test_who_is_refused_holds_nothing_and_gives_nothing_back(delayed: bool) -> N
         scene.limiter.answer()
     assert [decision.cause for decision in scene.decisions] == [Cause.QUOTA]
     for now in (0, 100, 200):
-        scene.permit.sweep(now)
-    scene.permit.settle(5)
+        scene.lease.sweep(now)
+    scene.lease.settle(5)
     assert scene.limiter.log == [("admit", 10)]
 
 
 def test_without_limits_nobody_is_asked_anything() -> None:
     scene = Scene()
-    scene.permit.ask((), need=10, done=scene.decisions.append)
+    scene.lease.ask((), need=10, done=scene.decisions.append)
     assert scene.decisions == [ADMITTED]
-    assert scene.permit.verdict(1_000_000) is PASS
+    assert scene.lease.verdict(1_000_000) is PASS
     for now in (0, 100):
-        scene.permit.sweep(now)
-    scene.permit.settle(1_000_000)
+        scene.lease.sweep(now)
+    scene.lease.settle(1_000_000)
     assert scene.limiter.log == []
 
 
@@ -96,9 +96,9 @@ def test_without_limits_nobody_is_asked_anything() -> None:
 def test_limits_that_count_no_tokens_never_stop_a_stream(limit: Limit) -> None:
     scene = Scene()
     scene.ask(limit)
-    assert scene.permit.verdict(1_000_000) is PASS
+    assert scene.lease.verdict(1_000_000) is PASS
     assert scene.extensions() == []
-    scene.permit.settle(7)
+    scene.lease.settle(7)
     assert scene.limiter.settled == [7]
 
 
@@ -106,7 +106,7 @@ def test_limits_that_count_no_tokens_never_stop_a_stream(limit: Limit) -> None:
 def test_limits_of_tokens_are_drawn_on(limit: Limit) -> None:
     scene = Scene()
     scene.ask(Slots("{t}:s", 5), limit)
-    scene.permit.verdict(110)
+    scene.lease.verdict(110)
     assert len(scene.extensions()) == 1
 
 
@@ -116,89 +116,89 @@ def test_limits_of_tokens_are_drawn_on(limit: Limit) -> None:
 def test_a_lease_is_drawn_on_without_asking_and_extended_before_it_runs_out() -> None:
     scene = admitted()
     for used in range(10, 61):
-        assert scene.permit.verdict(used) is PASS
+        assert scene.lease.verdict(used) is PASS
     assert scene.extensions() == []
-    assert scene.permit.verdict(61) is PASS
+    assert scene.lease.verdict(61) is PASS
     assert scene.extensions() == [("extend", 61, 100)]
     for used in range(62, 111):
-        assert scene.permit.verdict(used) is PASS
+        assert scene.lease.verdict(used) is PASS
     assert len(scene.extensions()) == 1
     scene.limiter.answer()
-    assert (scene.permit.granted, scene.permit.left) == (210, 100)
-    assert scene.permit.verdict(160) is PASS
+    assert (scene.lease.granted, scene.lease.left) == (210, 100)
+    assert scene.lease.verdict(160) is PASS
     assert len(scene.extensions()) == 1
     assert scene.resumed == 0
 
 
 def test_a_late_extension_makes_an_event_wait_until_it_is_there() -> None:
     scene = admitted()
-    scene.permit.verdict(100)
-    assert scene.permit.verdict(111) is WAIT
-    assert scene.permit.left == 0
+    scene.lease.verdict(100)
+    assert scene.lease.verdict(111) is WAIT
+    assert scene.lease.left == 0
     assert scene.resumed == 0
     scene.limiter.answer()
     assert scene.resumed == 1
-    assert scene.permit.verdict(111) is PASS
+    assert scene.lease.verdict(111) is PASS
 
 
 def test_an_event_larger_than_a_lease_asks_for_all_of_itself() -> None:
     """Of which nothing is charged before it is leased."""
     scene = admitted()
-    assert scene.permit.verdict(1000) is WAIT
+    assert scene.lease.verdict(1000) is WAIT
     assert scene.extensions() == [("extend", 110, 990)]
     scene.limiter.answer()
-    assert (scene.resumed, scene.permit.verdict(1000)) == (1, PASS)
+    assert (scene.resumed, scene.lease.verdict(1000)) == (1, PASS)
 
 
 def test_who_waits_near_a_quotas_end_goes_on_once_small_leases_are_enough() -> None:
     scene = admitted(most=30)
-    assert scene.permit.verdict(200) is WAIT
+    assert scene.lease.verdict(200) is WAIT
     answers = 0
     while not scene.resumed:
         scene.limiter.answer()
         answers += 1
     assert answers == 3
-    assert scene.permit.granted == 200
-    assert scene.permit.verdict(200) is PASS
+    assert scene.lease.granted == 200
+    assert scene.lease.verdict(200) is PASS
 
 
 def test_small_leases_that_come_at_once_are_taken_until_they_are_enough() -> None:
     scene = admitted(most=30)
     scene.limiter.delayed = False
-    assert scene.permit.verdict(200) is PASS
-    assert scene.permit.granted >= 200
+    assert scene.lease.verdict(200) is PASS
+    assert scene.lease.granted >= 200
     assert scene.resumed == 0
 
 
 def test_who_waits_in_vain_hears_of_it_too_and_that_is_the_end() -> None:
     scene = admitted(left=110)
-    assert scene.permit.verdict(111) is WAIT
+    assert scene.lease.verdict(111) is WAIT
     scene.limiter.answer()
     assert scene.resumed == 1
-    assert scene.permit.verdict(111) is END
-    assert scene.permit.verdict(112) is END
+    assert scene.lease.verdict(111) is END
+    assert scene.lease.verdict(112) is END
     assert len(scene.extensions()) == 1
 
 
 def test_less_than_is_wanted_may_not_be_enough_for_an_event() -> None:
     scene = admitted(left=150)
-    assert scene.permit.verdict(200) is WAIT
+    assert scene.lease.verdict(200) is WAIT
     scene.limiter.answer()
     assert scene.resumed == 0
     scene.limiter.answer()
     assert scene.resumed == 1
-    assert scene.permit.granted == 150
-    assert scene.permit.verdict(200) is END
-    assert scene.permit.verdict(150) is PASS
+    assert scene.lease.granted == 150
+    assert scene.lease.verdict(200) is END
+    assert scene.lease.verdict(150) is PASS
 
 
 def test_a_refusal_is_told_when_the_lease_is_used_up_and_not_before() -> None:
     scene = admitted(left=110)
-    assert scene.permit.verdict(61) is PASS
+    assert scene.lease.verdict(61) is PASS
     scene.limiter.answer()
     for used in range(62, 111):
-        assert scene.permit.verdict(used) is PASS
-    assert scene.permit.verdict(111) is END
+        assert scene.lease.verdict(used) is PASS
+    assert scene.lease.verdict(111) is END
     assert len(scene.extensions()) == 1
     assert scene.resumed == 0
 
@@ -207,11 +207,11 @@ def test_a_limiter_that_answers_at_once_makes_nobody_wait() -> None:
     """Nor is anything resumed that did not wait: that would come in the midst of the event's own turn."""
     scene = Scene(FakeLimiter(left=450))
     scene.ask()
-    verdicts = [scene.permit.verdict(used) for used in range(10, 500, 7)]
+    verdicts = [scene.lease.verdict(used) for used in range(10, 500, 7)]
     assert verdicts == [PASS if used <= 450 else END for used in range(10, 500, 7)]
     jump = Scene(FakeLimiter(left=2000))
     jump.ask()
-    assert jump.permit.verdict(1500) is PASS
+    assert jump.lease.verdict(1500) is PASS
     assert (scene.resumed, jump.resumed) == (0, 0)
 
 
@@ -220,45 +220,45 @@ def test_a_limiter_that_answers_at_once_makes_nobody_wait() -> None:
 
 def test_a_report_below_the_count_makes_room() -> None:
     scene = admitted()
-    assert scene.permit.verdict(100) is PASS
+    assert scene.lease.verdict(100) is PASS
     scene.limiter.answer()
-    assert (scene.permit.granted, scene.permit.left, scene.permit.room(100)) == (210, 110, 60)
-    assert scene.permit.verdict(30) is PASS
-    assert (scene.permit.granted, scene.permit.left, scene.permit.room(30)) == (210, 180, 130)
+    assert (scene.lease.granted, scene.lease.left, scene.lease.room(100)) == (210, 110, 60)
+    assert scene.lease.verdict(30) is PASS
+    assert (scene.lease.granted, scene.lease.left, scene.lease.room(30)) == (210, 180, 130)
     for used in range(31, 161):
-        assert scene.permit.verdict(used) is PASS
+        assert scene.lease.verdict(used) is PASS
     assert scene.extensions() == [("extend", 100, 100)]
-    assert scene.permit.verdict(161) is PASS
+    assert scene.lease.verdict(161) is PASS
     assert scene.extensions()[1:] == [("extend", 161, 100)]
 
 
 def test_a_report_below_the_count_passes_while_more_is_on_its_way() -> None:
     scene = admitted()
-    assert scene.permit.verdict(110) is PASS
-    assert scene.permit.verdict(20) is PASS
-    assert scene.permit.room(20) == 90
+    assert scene.lease.verdict(110) is PASS
+    assert scene.lease.verdict(20) is PASS
+    assert scene.lease.room(20) == 90
     scene.limiter.answer()
-    assert (scene.permit.granted, scene.permit.left) == (210, 190)
+    assert (scene.lease.granted, scene.lease.left) == (210, 190)
     assert (scene.resumed, len(scene.extensions())) == (0, 1)
 
 
 def test_who_got_no_more_may_use_what_a_report_gives_back() -> None:
     scene = admitted(left=110)
-    assert scene.permit.verdict(110) is PASS
+    assert scene.lease.verdict(110) is PASS
     scene.limiter.answer()
-    assert scene.permit.verdict(70) is PASS
-    assert (scene.permit.left, scene.permit.room(70)) == (40, 40)
-    assert scene.permit.verdict(110) is PASS
-    assert scene.permit.verdict(111) is END
+    assert scene.lease.verdict(70) is PASS
+    assert (scene.lease.left, scene.lease.room(70)) == (40, 40)
+    assert scene.lease.verdict(110) is PASS
+    assert scene.lease.verdict(111) is END
     assert len(scene.extensions()) == 1
 
 
 def test_a_renewal_tells_the_report_and_not_the_count_before() -> None:
     scene = admitted()
-    scene.permit.verdict(50)
-    scene.permit.verdict(20)
+    scene.lease.verdict(50)
+    scene.lease.verdict(20)
     for now in (0, 100):
-        scene.permit.sweep(now)
+        scene.lease.sweep(now)
     assert scene.extensions() == [("extend", 20, 0)]
 
 
@@ -267,10 +267,10 @@ def test_an_absurd_count_takes_few_leases(used: int) -> None:
     scene = Scene(FakeLimiter(left=1 << 300))
     scene.limiter.most = MAX_TOKENS
     scene.ask()
-    assert scene.permit.verdict(used) is PASS
+    assert scene.lease.verdict(used) is PASS
     assert len(scene.extensions()) == 1
-    assert scene.permit.room(used) <= 110
-    assert scene.permit.verdict(50) is PASS
+    assert scene.lease.room(used) <= 110
+    assert scene.lease.verdict(50) is PASS
 
 
 # Renewal
@@ -278,14 +278,14 @@ def test_an_absurd_count_takes_few_leases(used: int) -> None:
 
 def test_a_slow_streams_lease_is_renewed() -> None:
     scene = admitted()
-    scene.permit.verdict(20)
+    scene.lease.verdict(20)
     for now in range(1000, 1101, 5):
-        scene.permit.sweep(now)
+        scene.lease.sweep(now)
     assert scene.extensions() == [("extend", 20, 0)] * 5
     scene.limiter.answer()
-    assert scene.permit.granted == 110
-    scene.permit.settle(20)
-    scene.permit.sweep(2000)
+    assert scene.lease.granted == 110
+    scene.lease.settle(20)
+    scene.lease.sweep(2000)
     assert len(scene.extensions()) == 5
 
 
@@ -293,18 +293,18 @@ def test_nothing_is_renewed_before_it_is_there() -> None:
     scene = Scene(FakeLimiter(delayed=True))
     scene.ask()
     for now in (0, 100, 200):
-        scene.permit.sweep(now)
+        scene.lease.sweep(now)
     assert scene.extensions() == []
     scene.limiter.answer()
-    scene.permit.sweep(300)
+    scene.lease.sweep(300)
     assert len(scene.extensions()) == 1
 
 
 def test_a_renewal_does_not_end_a_wait() -> None:
     scene = admitted()
     for now in (0, 100):
-        scene.permit.sweep(now)
-    assert scene.permit.verdict(111) is WAIT
+        scene.lease.sweep(now)
+    assert scene.lease.verdict(111) is WAIT
     scene.limiter.answer()
     assert scene.resumed == 0
     scene.limiter.answer()
@@ -316,16 +316,16 @@ def test_a_renewal_does_not_end_a_wait() -> None:
 
 def test_it_settles_once() -> None:
     scene = admitted()
-    scene.permit.settle(50)
-    scene.permit.settle(70)
+    scene.lease.settle(50)
+    scene.lease.settle(70)
     assert scene.limiter.settled == [50]
 
 
 def test_what_is_over_leaves_nothing_to_the_garbage_collector() -> None:
     """Its callbacks lead back to who holds it: a cycle for each request, and its collection, if they were kept."""
     scene = admitted()
-    permit, gone = scene.permit, weakref.ref(scene)
-    permit.settle(5)
+    lease, gone = scene.lease, weakref.ref(scene)
+    lease.settle(5)
     gc.disable()
     try:
         del scene
@@ -336,14 +336,14 @@ def test_what_is_over_leaves_nothing_to_the_garbage_collector() -> None:
 
 def test_a_permit_that_never_asked_settles_nothing() -> None:
     scene = Scene()
-    scene.permit.settle(50)
+    scene.lease.settle(50)
     assert scene.limiter.log == []
 
 
 def test_an_admission_after_the_client_left_is_given_back() -> None:
     scene = Scene(FakeLimiter(delayed=True))
     scene.ask()
-    scene.permit.settle(0)
+    scene.lease.settle(0)
     assert scene.limiter.settled == []
     scene.limiter.answer()
     assert scene.limiter.settled == [0]
@@ -354,7 +354,7 @@ def test_a_refusal_after_the_client_left_gives_nothing_back() -> None:
     scene = Scene(FakeLimiter(delayed=True))
     scene.limiter.refuses = Cause.RATE
     scene.ask()
-    scene.permit.settle(0)
+    scene.lease.settle(0)
     scene.limiter.answer()
     assert scene.limiter.settled == []
     assert scene.decisions == []
@@ -363,8 +363,8 @@ def test_a_refusal_after_the_client_left_gives_nothing_back() -> None:
 @pytest.mark.parametrize("left", [110, 150, 1_000_000])
 def test_an_extension_after_the_client_left_moves_nothing(left: int) -> None:
     scene = admitted(left=left)
-    assert scene.permit.verdict(200) is WAIT
-    scene.permit.settle(110)
+    assert scene.lease.verdict(200) is WAIT
+    scene.lease.settle(110)
     scene.limiter.answer()
     assert scene.resumed == 0
     assert scene.limiter.waiting == 0
@@ -383,16 +383,16 @@ async def test_an_extension_that_crosses_the_end_leaks_no_grant(settles_first: b
             held.append((used, want, done))
 
     resumed: list[bool] = []
-    permit = Permit(Late(store, lease=100, life=60.0, is_local=True), ID, resume=lambda: resumed.append(True))
-    permit.ask((QUOTA,), need=10, done=lambda decision: None)
-    assert permit.verdict(200) is WAIT
+    lease = TokenLease(Late(store, lease=100, life=60.0, is_local=True), ID, resume=lambda: resumed.append(True))
+    lease.ask((QUOTA,), need=10, done=lambda decision: None)
+    assert lease.verdict(200) is WAIT
     [(used, want, done)] = held
     if settles_first:
-        permit.settle(40)
+        lease.settle(40)
         near.extend(ID, used, want, done)
     else:
         near.extend(ID, used, want, lambda more: held.append((more, 0, done)))
-        permit.settle(40)
+        lease.settle(40)
         done(held[1][0])
     assert (resumed, len(held)) == ([], 1 if settles_first else 2)
     assert [(usage.used, usage.reserved) for usage in await store.usage((QUOTA,))] == [(40, 0)]
@@ -410,10 +410,10 @@ def test_in_any_order_it_settles_once_and_nobody_is_resumed_who_left(order: tupl
             scene.limiter.answer()
             assert not (left and scene.resumed > before)
         elif step == "leave":
-            scene.permit.settle(5)
+            scene.lease.settle(5)
             left = True
         elif step == "emit" and scene.decisions and not left:
-            assert scene.permit.verdict(111) is WAIT
+            assert scene.lease.verdict(111) is WAIT
     while scene.limiter.waiting:
         scene.limiter.answer()
     assert len(scene.limiter.settled) == 1

@@ -11,7 +11,7 @@ from flowserver.names import user_name
 from flowserver.quota.limits import Limit, Quota, RequestBucket, Slots, TokenBucket
 from flowserver.quota.tenants import (
     DAY,
-    KnownKinds,
+    LimitProfileCache,
     ModelLimits,
     Tenant,
     TenantKey,
@@ -188,7 +188,7 @@ def test_patterns_of_what_nobody_counts_are_known(pattern: str, uncounted: bool,
 
 
 def test_limits_that_are_known_are_those_that_would_be_found() -> None:
-    known = KnownKinds(size=2)
+    known = LimitProfileCache(size=2)
     limits = TenantLimits(requests_per_minute=5, tokens_per_day=100)
     acme, changed = Tenant("acme", limits=limits), Tenant("acme", limits=TenantLimits(tokens_per_day=7))
     for tenant, user, now in (

@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserver.dialects.base import Asked, Ordinary, Usage
+from flowserver.dialects.base import RequestParams, Template, Usage
 from flowserver.dialects.byte_classes import ByteClasses
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.profiles import GENERIC
 from flowserver.errors import RelayError
 from flowserver.events.eventstream import EventStreamScanner
-from flowserver.events.sse import NdjsonScanner, Scanner, SseScanner
+from flowserver.events.ndjson import NdjsonScanner
+from flowserver.events.scanner import Scanner
+from flowserver.events.sse import SseScanner
 from flowserver.quota.lease import Verdict
-from flowserver.relay.event_filter import Budget, OpaqueTap, Tap, WholeTap
+from flowserver.relay.event_filter import BodyCollector, Budget, EventFilter, OpaqueFilter
 
 from ..support.scanning import by_bytes, frame, pieces
 
@@ -29,9 +31,9 @@ class FakeMeter:
     """A `Meter`: data that begin with "content" are content, and with "hidden" are withheld."""
 
     has_text: bool = True
-    units: int = 0
-    pieces: int = 0
-    reasoning_units: int = 0
+    content_bytes: int = 0
+    content_events: int = 0
+    reasoning_bytes: int = 0
     unread: int = 0
     content: ByteClasses = field(default_factory=ByteClasses)
     calls: int = 0
@@ -49,13 +51,13 @@ class FakeMeter:
     known: dict[bytes, bytes] = field(default_factory=dict)
     """What is content at a look: an event's bytes, and its data."""
     glances: int = 0
-    ordinary: Ordinary | None = None
+    template: Template | None = None
 
-    def count_ordinary(self, events: int, units: int) -> None:
-        self.pieces += events
-        self.units += units
+    def count_template(self, events: int, content_bytes: int) -> None:
+        self.content_events += events
+        self.content_bytes += content_bytes
 
-    def glance(self, data: bytes) -> bool:
+    def count_if_matches(self, data: bytes) -> bool:
         found = self.known.get(data)
         if found is None:
             return False
@@ -68,7 +70,7 @@ class FakeMeter:
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         self.seen.append(data)
-        self.pieces += data.startswith(b"content")
+        self.content_events += data.startswith(b"content")
         return not data.startswith(b"hidden")
 
     def read_whole(self, body: bytes) -> bool:
@@ -87,13 +89,13 @@ class Most:
     """A `Budget` of so many content events."""
 
     meter: FakeMeter
-    pieces: int
+    content_events: int
 
     def verdict(self) -> Verdict:
-        return Verdict.END if self.meter.pieces > self.pieces else Verdict.PASS
+        return Verdict.END if self.meter.content_events > self.content_events else Verdict.PASS
 
     def room(self) -> int:
-        return self.pieces - self.meter.pieces
+        return self.content_events - self.meter.content_events
 
 
 @dataclass
@@ -105,12 +107,12 @@ class Leased:
     most: int
 
     def verdict(self) -> Verdict:
-        if self.meter.pieces <= self.granted:
+        if self.meter.content_events <= self.granted:
             return Verdict.PASS
         return Verdict.WAIT if self.granted < self.most else Verdict.END
 
     def room(self) -> int:
-        return self.granted - self.meter.pieces
+        return self.granted - self.meter.content_events
 
 
 @dataclass(frozen=True)
@@ -142,17 +144,17 @@ SIZES = st.lists(st.one_of(st.integers(1, 30), st.integers(30, 400)), min_size=1
 HOLDS = st.one_of(st.integers(0, 100), st.just(10_000))
 
 
-def tap(
+def event_filter(
     framing: Framing = SSE,
     *,
     hold: int = 10_000,
     withholds: bool = False,
     most: int | None = None,
     max_event: int = 10_000,
-) -> tuple[Tap, FakeMeter]:
+) -> tuple[EventFilter, FakeMeter]:
     meter = FakeMeter()
     budget: Budget | None = None if most is None else Most(meter, most)
-    return Tap(framing.scanner(max_event), meter, hold=hold, withholds=withholds, budget=budget), meter
+    return EventFilter(framing.scanner(max_event), meter, hold=hold, withholds=withholds, budget=budget), meter
 
 
 def content(*numbers: int) -> list[bytes]:
@@ -173,7 +175,7 @@ def test_bytes_pass_as_they_come_where_nothing_is_edited(
 ) -> None:
     """Also what the meter would withhold, and an event that has no end."""
     stream = b"".join(map(framing.event, events)) + tail
-    plain, meter = tap(framing)
+    plain, meter = event_filter(framing)
     assert not plain.edits
     for data in pieces(stream, cycle(sizes)):
         assert plain.feed(data) == data
@@ -185,24 +187,24 @@ def test_bytes_pass_as_they_come_where_nothing_is_edited(
 @framings
 @pytest.mark.parametrize("withholds", [False, True])
 def test_a_read_of_one_event_is_not_even_copied(framing: Framing, withholds: bool) -> None:
-    passing, _ = tap(framing, withholds=withholds)
+    passing, _ = event_filter(framing, withholds=withholds)
     for number in range(3):
         data = framing.event(b"content %d" % number)
         assert passing.feed(data) is data
 
 
 def test_an_event_that_is_known_at_a_look_is_not_read() -> None:
-    plain, meter = tap()
+    plain, meter = event_filter()
     one, two, three = content(1, 2, 3)
     meter.known = {event: event[6:-2] for event in (one, two, three)}
     for data in (one, two, three[:5], three[5:], two):
         assert plain.feed(data) is data
     assert meter.glances == 2  # the first may bear a byte order mark, and the third came in pieces
-    assert meter.pieces == 4
+    assert meter.content_events == 4
 
 
 def test_what_is_known_at_a_look_is_too_much_all_the_same() -> None:
-    bounded, meter = tap(most=1)
+    bounded, meter = event_filter(most=1)
     one, two = content(1, 2)
     meter.known = {two: two[6:-2]}
     assert bounded.feed(one) == one
@@ -213,7 +215,7 @@ def test_what_is_known_at_a_look_is_too_much_all_the_same() -> None:
 
 @framings
 def test_the_piece_of_an_event_is_not_copied_where_nothing_is_edited(framing: Framing) -> None:
-    plain, meter = tap(framing)
+    plain, meter = event_filter(framing)
     event = framing.event(b"content of some length")
     for data in (event[:9], event[9:15], event[15:]):
         assert plain.feed(data) is data
@@ -262,7 +264,7 @@ def test_what_is_edited_is_left_out_and_nothing_else(
         hold = 0
     expected = [raw[index] for index in passes(events, raw, sizes, hold=hold, withholds=withholds, most=most)]
     boundaries = {0, *accumulate(map(len, expected))}
-    edited, meter = tap(framing, hold=hold, withholds=withholds, most=most)
+    edited, meter = event_filter(framing, hold=hold, withholds=withholds, most=most)
     if looks:
         meter.known = {each: data for each, data in zip(raw, events, strict=True) if data.startswith(b"content")}
     passed = b""
@@ -280,27 +282,27 @@ def test_what_is_edited_is_left_out_and_nothing_else(
     assert edited.spent == spent
     if spent:
         assert edited.at_boundary
-        assert meter.pieces == (most or 0) + 1
+        assert meter.content_events == (most or 0) + 1
     else:
         assert edited.finish() == b""
         assert meter.seen == events
 
 
 def test_a_withheld_event_that_came_with_others_leaves_only_itself_out() -> None:
-    edited, _ = tap(withholds=True)
+    edited, _ = event_filter(withholds=True)
     one, two = content(1, 2)
     assert edited.feed(one + HIDDEN + two + two[:8]) == one + two
     assert edited.feed(two[8:]) == two
 
 
 def test_a_withheld_event_by_itself_passes_nothing() -> None:
-    edited, _ = tap(withholds=True)
+    edited, _ = event_filter(withholds=True)
     assert edited.feed(HIDDEN) == b""
     assert edited.at_boundary
 
 
 def test_a_withheld_event_that_began_to_pass_passes_whole() -> None:
-    edited, meter = tap(withholds=True, hold=4)
+    edited, meter = event_filter(withholds=True, hold=4)
     assert edited.feed(HIDDEN[:4]) == b""
     boundaries = [edited.at_boundary]
     assert edited.feed(HIDDEN[4:5]) == HIDDEN[:5]
@@ -312,7 +314,7 @@ def test_a_withheld_event_that_began_to_pass_passes_whole() -> None:
 
 
 def test_the_event_that_is_too_much_is_the_last_that_is_looked_at() -> None:
-    bounded, meter = tap(most=1)
+    bounded, meter = event_filter(most=1)
     one, two, three = content(1, 2, 3)
     assert bounded.feed(one + two + three) == one
     assert bounded.spent
@@ -321,7 +323,7 @@ def test_the_event_that_is_too_much_is_the_last_that_is_looked_at() -> None:
 
 
 def test_nothing_passes_of_the_event_that_is_too_much_though_it_came_in_pieces() -> None:
-    bounded, _ = tap(most=1)
+    bounded, _ = event_filter(most=1)
     one, two = content(1, 2)
     fed = [bounded.feed(data) for data in by_bytes(one + two)]
     assert b"".join(fed) == one
@@ -329,7 +331,7 @@ def test_nothing_passes_of_the_event_that_is_too_much_though_it_came_in_pieces()
 
 
 def test_the_event_that_is_too_much_passes_whole_once_it_has_begun_to() -> None:
-    bounded, _ = tap(most=0, hold=6)
+    bounded, _ = event_filter(most=0, hold=6)
     [one] = content(1)
     assert bounded.feed(one[:8]) == one[:8]
     assert (bounded.spent, bounded.at_boundary) == (False, False)
@@ -338,7 +340,7 @@ def test_the_event_that_is_too_much_passes_whole_once_it_has_begun_to() -> None:
 
 
 def test_events_without_content_are_never_too_much() -> None:
-    bounded, _ = tap(most=1)
+    bounded, _ = event_filter(most=1)
     quiet = SSE.event(b"quiet")
     [one] = content(1)
     for data in (quiet, one, quiet, quiet + quiet):
@@ -353,7 +355,7 @@ def test_line_ends_that_two_reads_share_stay_whole(most: int | None, cuts: list[
     """Some clients look for CR LF CR LF, and for nothing else."""
     first = b"data: content\r\n\r\n"
     stream = first + (b"data: hidden\r\n\r\n" if most is None else b"data: content two\r\n\r\n")
-    edited, _ = tap(withholds=True, most=most)
+    edited, _ = event_filter(withholds=True, most=most)
     places = sorted({0, *cuts, len(stream)})
     passed = b"".join([edited.feed(stream[begin:end]) for begin, end in pairwise(places)])
     assert passed == first or (most is None and passed == first + b"\n")  # a last LF that came by itself
@@ -362,10 +364,10 @@ def test_line_ends_that_two_reads_share_stay_whole(most: int | None, cuts: list[
 # Waiting
 
 
-def waiting_tap(granted: int, *, most: int = 100, withholds: bool = False) -> tuple[Tap, FakeMeter, Leased]:
+def waiting_tap(granted: int, *, most: int = 100, withholds: bool = False) -> tuple[EventFilter, FakeMeter, Leased]:
     meter = FakeMeter()
     budget = Leased(meter, granted, most)
-    return Tap(SseScanner(10_000), meter, hold=10_000, withholds=withholds, budget=budget), meter, budget
+    return EventFilter(SseScanner(10_000), meter, hold=10_000, withholds=withholds, budget=budget), meter, budget
 
 
 @framings
@@ -400,7 +402,7 @@ def test_what_waits_passes_in_its_order_at_any_moment_of_resuming(
     if looks:
         meter.known = {each: data for each, data in zip(raw, events, strict=True) if data.startswith(b"content")}
     budget = Leased(meter, 0, most)
-    parked = Tap(framing.scanner(10_000), meter, hold=hold, withholds=withholds, budget=budget)
+    parked = EventFilter(framing.scanner(10_000), meter, hold=hold, withholds=withholds, budget=budget)
     more, delays, passed = cycle(grants), cycle(patience), b""
 
     def resumed() -> bytes:
@@ -425,7 +427,7 @@ def test_what_waits_passes_in_its_order_at_any_moment_of_resuming(
         passed += resumed()
     assert passed == expected
     assert parked.spent == (sum(data.startswith(b"content") for data in events) > most)
-    assert meter.pieces <= most + 1
+    assert meter.content_events <= most + 1
     if not parked.spent:
         assert parked.finish() == b""
         assert meter.seen == events
@@ -459,7 +461,7 @@ def test_an_event_is_counted_once_however_often_it_waits() -> None:
         assert parked.resume() == b""
     budget.granted = 1
     assert parked.resume() == one
-    assert meter.pieces == 1
+    assert meter.content_events == 1
 
 
 def test_an_event_that_is_known_at_a_look_waits_too() -> None:
@@ -472,7 +474,7 @@ def test_an_event_that_is_known_at_a_look_waits_too() -> None:
     budget.granted = 3
     assert parked.resume() == two + three
     assert meter.glances == 2
-    assert meter.pieces == 3
+    assert meter.content_events == 3
 
 
 def test_what_waits_in_vain_never_passes() -> None:
@@ -486,7 +488,7 @@ def test_what_waits_in_vain_never_passes() -> None:
     assert parked.spent
     assert not parked.is_waiting
     assert parked.at_boundary
-    assert meter.pieces == 3
+    assert meter.content_events == 3
 
 
 def test_half_an_event_behind_one_that_waits_passes_with_its_other_half() -> None:
@@ -515,7 +517,7 @@ def test_where_nothing_waits_there_is_nothing_to_resume() -> None:
     assert parked.feed(one[:7]) == b""
     assert parked.resume() == b""
     assert parked.feed(one[7:]) == one
-    assert WholeTap(FakeMeter(), 100).resume() == b""
+    assert BodyCollector(FakeMeter(), 100).resume() == b""
 
 
 # Comments and tails
@@ -523,7 +525,7 @@ def test_where_nothing_waits_there_is_nothing_to_resume() -> None:
 
 @pytest.mark.parametrize("withholds", [False, True])
 def test_comments_pass_at_once(withholds: bool) -> None:
-    passing, meter = tap(withholds=withholds)
+    passing, meter = event_filter(withholds=withholds)
     [one] = content(1)
     for data in (b": hello\n\n", one, b": still here\n\n: and more\n\n"):
         assert passing.feed(data) == data
@@ -532,7 +534,7 @@ def test_comments_pass_at_once(withholds: bool) -> None:
 
 
 def test_a_comment_without_a_blank_line_belongs_to_the_event_behind_it() -> None:
-    edited, _ = tap(withholds=True)
+    edited, _ = event_filter(withholds=True)
     [one] = content(1)
     assert edited.feed(b": ping\n") == b""
     assert edited.at_boundary
@@ -540,7 +542,7 @@ def test_a_comment_without_a_blank_line_belongs_to_the_event_behind_it() -> None
 
 
 def test_a_comment_behind_an_event_passes_with_it() -> None:
-    edited, _ = tap(withholds=True)
+    edited, _ = event_filter(withholds=True)
     [one] = content(1)
     assert edited.feed(one + b": x\n\n") == one + b": x\n\n"
     assert edited.feed(HIDDEN + b": y\n\n") == b": y\n\n"
@@ -550,7 +552,7 @@ def test_a_comment_behind_an_event_passes_with_it() -> None:
 @patient
 @given(cut=st.integers(1, 12), withholds=st.booleans())
 def test_a_tail_without_an_end_passes_when_the_answer_is_whole(framing: Framing, cut: int, withholds: bool) -> None:
-    edited, _ = tap(framing, withholds=withholds, most=5)
+    edited, _ = event_filter(framing, withholds=withholds, most=5)
     event = framing.event(b"content of some length")
     assert edited.feed(event + event[:cut]) == event
     assert edited.at_boundary
@@ -564,7 +566,7 @@ def test_a_tail_without_an_end_passes_when_the_answer_is_whole(framing: Framing,
 @pytest.mark.parametrize("withholds", [False, True])
 @pytest.mark.parametrize("most", [None, 0])
 def test_an_event_beyond_the_bound_passes_uncounted(withholds: bool, most: int | None) -> None:
-    passing, meter = tap(max_event=20, hold=10, withholds=withholds, most=most)
+    passing, meter = event_filter(max_event=20, hold=10, withholds=withholds, most=most)
     large = SSE.event(b"content" + b"x" * 100)
     fed = [passing.feed(data) for data in pieces(large, cycle([16]))]
     assert b"".join(fed) == large
@@ -576,7 +578,7 @@ def test_an_event_beyond_the_bound_passes_uncounted(withholds: bool, most: int |
 
 
 def test_a_stream_that_makes_no_sense_passes_and_has_no_boundary() -> None:
-    edited, meter = tap(FRAMINGS["frames"], withholds=True, hold=10)
+    edited, meter = event_filter(FRAMINGS["frames"], withholds=True, hold=10)
     assert edited.feed(b"nonsense") == b""
     assert edited.feed(b" and more of it") == b"nonsense and more of it"
     assert edited.feed(b"!") == b"!"
@@ -590,7 +592,7 @@ def test_a_stream_that_makes_no_sense_passes_and_has_no_boundary() -> None:
 @pytest.mark.parametrize("most", [None, 5])
 def test_of_a_stream_that_stops_making_sense_all_bytes_behind_its_last_event_count(size: int, most: int | None) -> None:
     framing = FRAMINGS["frames"]
-    passing, _ = tap(framing, max_event=200, most=most)
+    passing, _ = event_filter(framing, max_event=200, most=most)
     large = frame({b":event-type": b"e"}, b'{"text": "%b"}' % (b"x" * 400))
     for data in pieces(framing.event(b"content") + large + framing.event(b"quiet") + b"?" * 40, cycle([size])):
         passing.feed(data)
@@ -604,7 +606,7 @@ def held_by(scanner: Scanner) -> int:
 
 @framings
 def test_no_more_is_held_than_the_bounds_say(framing: Framing) -> None:
-    edited, _ = tap(framing, max_event=2000, hold=1000, withholds=True, most=5)
+    edited, _ = event_filter(framing, max_event=2000, hold=1000, withholds=True, most=5)
     event = framing.event(b"content" + b"x" * 100_000)
     passed = came = 0
     for data in pieces(event, cycle([300])):
@@ -622,7 +624,7 @@ def test_no_more_is_held_than_the_bounds_say(framing: Framing) -> None:
 @given(body=st.binary(max_size=100), sizes=SIZES)
 def test_a_whole_answer_passes_and_is_read_at_its_end(body: bytes, sizes: list[int]) -> None:
     meter = FakeMeter()
-    whole = WholeTap(meter, 100)
+    whole = BodyCollector(meter, 100)
     for data in pieces(body, cycle(sizes)):
         assert whole.feed(data) is data
         assert not meter.whole
@@ -634,7 +636,7 @@ def test_a_whole_answer_passes_and_is_read_at_its_end(body: bytes, sizes: list[i
 
 def test_a_whole_answer_beyond_the_bound_is_read_but_for_its_texts() -> None:
     meter = FakeMeter()
-    whole = WholeTap(meter, 100)
+    whole = BodyCollector(meter, 100)
     body = b'{"id": "a1", "choices": [{"message": {"content": "%b"}}], "usage": {"completion_tokens": 5}}' % (
         b"x" * 5000
     )
@@ -651,7 +653,7 @@ def test_a_whole_answer_beyond_the_bound_is_read_but_for_its_texts() -> None:
 
 def test_a_whole_answer_beyond_the_bound_that_makes_no_sense_passes_unread() -> None:
     meter = FakeMeter()
-    whole = WholeTap(meter, 100)
+    whole = BodyCollector(meter, 100)
     for _ in range(50):
         assert whole.feed(b"x" * 30) == b"x" * 30
     assert whole.finish() == b""
@@ -661,7 +663,7 @@ def test_a_whole_answer_beyond_the_bound_that_makes_no_sense_passes_unread() -> 
 
 def test_a_whole_answer_that_breaks_off_is_read_as_far_as_it_came() -> None:
     meter = FakeMeter()
-    whole = WholeTap(meter, 100)
+    whole = BodyCollector(meter, 100)
     whole.feed(b'{"choices": [{"message": {"content": "hel')
     whole.close()
     whole.close()
@@ -673,11 +675,11 @@ def test_a_whole_answer_that_breaks_off_is_read_as_far_as_it_came() -> None:
 
 def test_an_answer_that_cannot_be_read_is_counted_by_its_bytes_and_ends_where_its_tokens_do() -> None:
     meter = FakeMeter()
-    free, bounded = OpaqueTap(meter, None), OpaqueTap(meter, Most(meter, 0))
+    free, bounded = OpaqueFilter(meter, None), OpaqueFilter(meter, Most(meter, 0))
     for opaque in (free, bounded):
         assert opaque.feed(b"\0" * 400) == b"\0" * 400
         assert (opaque.uncounted, opaque.unread_tokens) == ({"unreadable": 1}, 100)
-    meter.pieces = 1
+    meter.content_events = 1
     assert free.feed(b"\0") == b"\0"
     assert bounded.feed(b"\0") == b""
     assert bounded.spent
@@ -686,8 +688,8 @@ def test_an_answer_that_cannot_be_read_is_counted_by_its_bytes_and_ends_where_it
 
 def test_a_last_line_without_its_end_is_read() -> None:
     line = b'{"message":{"role":"assistant","content":"x"},"done":true,"done_reason":"stop","eval_count":7}'
-    meter = OLLAMA_CHAT.meter(Asked(), GENERIC, cuttable=False)
-    made = Tap(NdjsonScanner(1000), meter, hold=0, withholds=False, budget=None)
+    meter = OLLAMA_CHAT.meter(RequestParams(), GENERIC, cuttable=False)
+    made = EventFilter(NdjsonScanner(1000), meter, hold=0, withholds=False, budget=None)
     assert made.feed(line) == line
     assert made.finish() == b""
     assert meter.usage.output == 7

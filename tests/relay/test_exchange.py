@@ -8,16 +8,16 @@ import orjson
 import pytest
 
 from flowserver.errors import EndReason, Party, RelayError, bad_request, upstream_error
-from flowserver.flow.bounded_buffer import PauseTotals, Reason
+from flowserver.flow.read_gate import PauseTotals, Reason
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.context import Abandoned
 from flowserver.relay.exchange import Exchange
-from flowserver.routing.dispatcher import Dispatch
-from flowserver.routing.upstream_host import Deadlines
+from flowserver.relay.provider import Deadlines
+from flowserver.routing.dispatcher import Dispatcher
 
 from ..support.clock import FakeClock
-from ..support.limiting import KEY, FakeLimiter, asking, limiting, tenant
+from ..support.quota import KEY, FakeLimiter, asking, quota, tenant
 from ..support.recording import (
     RecordingConnector,
     RecordingDownstream,
@@ -25,9 +25,9 @@ from ..support.recording import (
     RecordingUpstream,
     account,
     ask,
-    dispatching,
-    exchange_surroundings,
+    exchange_context,
     read_request,
+    routing,
     target,
 )
 from ..support.streams import CHAT, COHERE, CONVERSE, GEMINI, MESSAGES, OLLAMA_CHAT, RESPONSES, STREAMS, Stream
@@ -51,7 +51,7 @@ class Scene:
         stream: Stream | None = None,
         budget: int | None = None,
         heartbeat: float | None = None,
-        reads_on: bool = False,
+        drain_on_disconnect: bool = False,
         abandoned: Abandoned | None = None,
         **provider: Any,
     ) -> None:
@@ -59,7 +59,7 @@ class Scene:
         self.clock = FakeClock()
         self.observer = RecordingObserver()
         self.pauses = PauseTotals()
-        around = exchange_surroundings(
+        context = exchange_context(
             clock=self.clock,
             observer=self.observer,
             deadlines=deadlines,
@@ -68,10 +68,10 @@ class Scene:
             heartbeat=heartbeat,
             abandoned=abandoned,
         )
-        self.abandoned = around.abandoned
+        self.abandoned = context.abandoned
         self.down = RecordingDownstream()
         self.up = RecordingUpstream()
-        self.up.reads_on = reads_on
+        self.up.drain_on_disconnect = drain_on_disconnect
         self.account = account() if stream is None else account(stream.target)
         if stream is not None:
             body = orjson.dumps(stream.body)
@@ -79,7 +79,7 @@ class Scene:
             self.account.bound(budget)
             ask(self.account, target(**provider), body)
         request = RequestHead(b"POST", b"/v1", [], content_length=content_length, has_body=has_body)
-        self.exchange = Exchange(request, self.down, around, identity=b"id-1", account=self.account)
+        self.exchange = Exchange(request, self.down, context, request_id=b"id-1", account=self.account)
         if start:
             self.exchange.start(self.up)
             if not has_body:
@@ -699,7 +699,7 @@ def test_signs_of_life_do_not_make_a_silent_provider_alive() -> None:
 
 def abandon(stream: Stream = MESSAGES, **options: Any) -> Scene:
     """A client left after one token."""
-    scene = Scene(stream=stream, reads_on=True, **options)
+    scene = Scene(stream=stream, drain_on_disconnect=True, **options)
     scene.exchange.on_upstream_head(stream.head)
     scene.hear(*stream.opening, stream.content("a"))
     scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
@@ -729,7 +729,7 @@ def test_an_abandoned_answer_is_counted_to_its_end(stream: Stream) -> None:
 
 
 def test_an_abandoned_answer_is_read_however_little_its_client_took() -> None:
-    scene = Scene(stream=MESSAGES, reads_on=True)
+    scene = Scene(stream=MESSAGES, drain_on_disconnect=True)
     scene.exchange.on_upstream_head(MESSAGES.head)
     scene.hear(MESSAGES.content("a"))
     scene.exchange.on_downstream_full()
@@ -797,7 +797,7 @@ def test_nobody_is_shown_signs_of_life_who_is_gone() -> None:
 
 @pytest.mark.parametrize("case", ["not wanted", "stalled", "no answer yet", "upload under way", "flushing"])
 def test_other_answers_are_not_read_on(case: str) -> None:
-    scene = Scene(stream=MESSAGES, reads_on=case not in ("not wanted", "no answer yet"), has_body=True)
+    scene = Scene(stream=MESSAGES, drain_on_disconnect=case not in ("not wanted", "no answer yet"), has_body=True)
     if case != "upload under way":
         scene.exchange.on_downstream_end()
     if case != "no answer yet":
@@ -905,16 +905,16 @@ class Limited:
         self.stream = stream
         acme = tenant(limits=TenantLimits(tokens_per_day=10_000), models=models)
         request = asking(key=key, target=stream.target.encode())
-        self.account = account(stream.target, limiting=limiting(acme, limiter=self.limiter))
-        around = exchange_surroundings(observer=self.observer, heartbeat=5.0)
+        self.account = account(stream.target, quota=quota(acme, limiter=self.limiter))
+        context = exchange_context(observer=self.observer, heartbeat=5.0)
         deadlines = Deadlines(first_byte=20, idle=20, body=None, total=None)
-        self.exchange = Exchange(request, self.down, around, identity=b"id-1", account=self.account)
-        asked = dispatching((target(self.connector, deadlines=deadlines),))
-        dispatch = Dispatch(request, b"id-1", asked, self.exchange, account=self.account)
-        self.exchange.start(dispatch)
+        self.exchange = Exchange(request, self.down, context, request_id=b"id-1", account=self.account)
+        asked = routing((target(self.connector, deadlines=deadlines),))
+        dispatcher = Dispatcher(request, b"id-1", asked, self.exchange, account=self.account)
+        self.exchange.start(dispatcher)
         self.exchange.on_downstream_data(orjson.dumps(stream.body))
         self.exchange.on_downstream_end()
-        self.dispatch = dispatch
+        self.dispatcher = dispatcher
 
     @property
     def up(self) -> RecordingUpstream:
@@ -922,7 +922,7 @@ class Limited:
 
     def answer(self, *fields: tuple[bytes, bytes]) -> None:
         self.limiter.delayed = True
-        self.dispatch.on_upstream_head(ResponseHead(200, [*self.stream.head.headers, *fields]))
+        self.dispatcher.on_upstream_head(ResponseHead(200, [*self.stream.head.headers, *fields]))
 
     def hear(self, *events: bytes) -> None:
         for event in events:
@@ -1025,7 +1025,7 @@ def test_the_end_comes_behind_events_that_waited() -> None:
     scene, came = waiting()
     report = MESSAGES.report(120)
     scene.hear(*report)
-    scene.dispatch.on_upstream_end()
+    scene.dispatcher.on_upstream_end()
     assert "end" not in scene.down.log
     assert scene.observer.ended == []
     scene.limiter.answer()
@@ -1038,7 +1038,7 @@ def test_the_end_comes_behind_events_that_waited() -> None:
 
 def test_a_provider_that_breaks_off_while_events_wait_breaks_the_answer() -> None:
     scene, came = waiting()
-    scene.dispatch.on_upstream_failed(BROKEN)
+    scene.dispatcher.on_upstream_failed(BROKEN)
     assert scene.down.log[-1] == "broken"
     said = list(scene.down.log)
     scene.limiter.answer()
@@ -1051,7 +1051,7 @@ def test_a_provider_that_breaks_off_while_events_wait_breaks_the_answer() -> Non
 def test_a_client_that_leaves_while_events_wait(whole: bool) -> None:
     scene, _ = waiting()
     if whole:
-        scene.dispatch.on_upstream_end()
+        scene.dispatcher.on_upstream_end()
     said = list(scene.down.log)
     scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
     assert scene.exchange.end_reason is EndReason.CLIENT_GONE
@@ -1070,7 +1070,7 @@ def test_a_stream_whose_quota_is_used_up_is_cut(whole: bool) -> None:
     scene.answer()
     came = scene.emit_until_it_waits()
     if whole:
-        scene.dispatch.on_upstream_end()
+        scene.dispatcher.on_upstream_end()
     scene.limiter.answer()
     assert came[-1] not in scene.down.body
     assert b"max_tokens" in scene.down.body

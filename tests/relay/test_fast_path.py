@@ -1,4 +1,4 @@
-"""The short way: what passes by it, what does not, and when it is closed."""
+"""The fast path: what passes by it, what does not, and when it is closed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import orjson
 import pytest
 
 from flowserver.errors import EndReason
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.fast_path import Lane
-from flowserver.upstream.h1 import LANE_READS, READ_SIZE, UpstreamH1
+from flowserver.relay.fast_path import FastPath
+from flowserver.upstream.h1 import FAST_PATH_READS, READ_SIZE, UpstreamH1
 
 from ..support.dialogue import Client, Provider, Relay, understood
-from ..support.limiting import KEY, FakeLimiter, limiting, tenant
+from ..support.quota import KEY, FakeLimiter, quota, tenant
 from ..support.streams import CHAT
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -34,11 +34,9 @@ class Scene:
 
     def __init__(self, *, max_tokens: int | None = None, limiter: FakeLimiter | None = None) -> None:
         known = (
-            limiting(tenant(limits=TenantLimits(tokens_per_day=10_000)), limiter=limiter)
-            if limiter is not None
-            else None
+            quota(tenant(limits=TenantLimits(tokens_per_day=10_000)), limiter=limiter) if limiter is not None else None
         )
-        self.relay = Relay(marks=Marks(2000, 500, 16), max_tokens=max_tokens, limiting=known)
+        self.relay = Relay(watermarks=Watermarks(2000, 500, 16), max_tokens=max_tokens, quota=known)
         self.client: Client = self.relay.client()
         self.provider: Provider = self.relay.provider()
         body = orjson.dumps(CHAT.body)
@@ -60,20 +58,20 @@ class Scene:
         self.say(*CHAT.closing)
         self.provider.says(b"0\r\n\r\n")
 
-    def open_lane(self) -> None:
-        """As if enough had been read by the long way."""
+    def open_fast_path(self) -> None:
+        """As if enough had been read by the slow path."""
         connection = self.provider.connection
         assert isinstance(connection, UpstreamH1)
-        connection._open_lane()
+        connection._open_fast_path()
 
-    def close_lanes(self) -> None:
+    def close_fast_paths(self) -> None:
         """Have none from now on, for comparison."""
         connection = self.provider.connection
         assert isinstance(connection, UpstreamH1)
-        connection._until_lane = 1 << 60
+        connection._until_fast_path = 1 << 60
 
     def is_short(self) -> bool:
-        return isinstance(self.provider.transport.get_protocol(), Lane)
+        return isinstance(self.provider.transport.get_protocol(), FastPath)
 
     @property
     def counted(self) -> tuple[int, int, int, int]:
@@ -81,7 +79,7 @@ class Scene:
         self.relay.sweep(0.001)
         meter = self.exchange.account.meter
         assert meter is not None
-        return meter.pieces, meter.units, self.exchange.chunks_down, self.exchange.bytes_down
+        return meter.content_events, meter.content_bytes, self.exchange.chunks_down, self.exchange.bytes_down
 
     @property
     def body(self) -> bytes:
@@ -90,17 +88,17 @@ class Scene:
 
 @pytest.fixture
 def scene() -> Scene:
-    """On its lane."""
+    """On its fast path."""
     scene = Scene()
     assert not scene.is_short()
-    scene.open_lane()
+    scene.open_fast_path()
     assert scene.is_short()
     return scene
 
 
-def test_a_lane_is_opened_after_some_reads() -> None:
+def test_a_fast_path_is_opened_after_some_reads() -> None:
     scene = Scene()
-    for number in range(len(CHAT.opening) + 2, LANE_READS):
+    for number in range(len(CHAT.opening) + 2, FAST_PATH_READS):
         assert not scene.is_short()
         scene.say(content(f" {number}"))
     assert scene.is_short()
@@ -109,21 +107,21 @@ def test_a_lane_is_opened_after_some_reads() -> None:
     assert scene.body == scene.said
 
 
-def test_a_burst_at_the_beginning_only_delays_the_lane() -> None:
+def test_a_burst_at_the_beginning_only_delays_the_fast_path() -> None:
     scene = Scene()
     scene.say(b"".join(content(f" {number}") for number in range(6)))
-    scene.open_lane()
+    scene.open_fast_path()
     assert not scene.is_short()
     scene.say(content(" one by one"))
-    scene.open_lane()
+    scene.open_fast_path()
     assert scene.is_short()
     scene.say(content(" from now on"))
     assert scene.body == scene.said
 
 
-def test_a_flood_gets_no_lane() -> None:
+def test_a_flood_gets_no_fast_path() -> None:
     scene = Scene()
-    for _ in range(3 * LANE_READS):
+    for _ in range(3 * FAST_PATH_READS):
         scene.say(content(" two") + content(" at once"))
         assert not scene.is_short()
 
@@ -156,13 +154,13 @@ def test_the_same_bytes_go_on_that_came(scene: Scene) -> None:
         b"data: no JSON\n\n",
     ],
 )
-def test_others_take_the_long_way_and_the_lane_stays(scene: Scene, event: bytes) -> None:
+def test_others_take_the_slow_path_and_the_fast_path_stays(scene: Scene, event: bytes) -> None:
     scene.say(event)
     assert scene.is_short() is (len(event) < 2048)
     scene.say(content(" on"), content(" and on"))
     assert scene.body == scene.said
     again = Scene()
-    again.close_lanes()
+    again.close_fast_paths()
     again.say(event, content(" on"), content(" and on"))
     assert scene.counted == again.counted
 
@@ -174,7 +172,7 @@ def test_events_with_escapes_or_in_one_read_take_no_detour(
     scene: Scene, events: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = Scene()
-    again.close_lanes()
+    again.close_fast_paths()
     monkeypatch.setattr(UpstreamH1, "receive", None)
     for each in (scene, again):
         each.said += b"".join(events)
@@ -188,7 +186,7 @@ def test_events_with_escapes_or_in_one_read_take_no_detour(
 @pytest.mark.parametrize("other", [b": ping\n\n", b"data: [DONE]\n\n", content("")])
 def test_a_read_with_an_ordinary_event_and_another_one(scene: Scene, other: bytes) -> None:
     again = Scene()
-    again.close_lanes()
+    again.close_fast_paths()
     for each in (scene, again):
         each.said += content(" three") + other
         each.provider.says(chunk(content(" three")) + chunk(other))
@@ -230,19 +228,19 @@ def test_bytes_that_are_no_text_are_not_counted_at_a_look(scene: Scene) -> None:
     assert scene.counted[0] == 2
 
 
-def test_a_client_that_blocks_closes_the_lane(scene: Scene) -> None:
+def test_a_client_that_blocks_closes_the_fast_path(scene: Scene) -> None:
     scene.client.stops_reading()
     while not scene.client.transport._writing_paused:
         scene.say(content(" more"))
     assert not scene.is_short()
     scene.client.reads()
     scene.say(content(" and more"))
-    scene.open_lane()
+    scene.open_fast_path()
     assert scene.is_short()
     assert scene.body == scene.said
 
 
-def test_a_stalled_client_stops_its_provider_though_there_was_a_lane(scene: Scene) -> None:
+def test_a_stalled_client_stops_its_provider_though_there_was_a_fast_path(scene: Scene) -> None:
     scene.client.stops_reading()
     for _ in range(200):
         scene.say(content(" more"))
@@ -254,12 +252,12 @@ def test_a_stalled_client_stops_its_provider_though_there_was_a_lane(scene: Scen
     assert scene.body == scene.said
 
 
-def test_a_burst_closes_the_lane_since_reads_are_to_be_small(scene: Scene) -> None:
+def test_a_burst_closes_the_fast_path_since_reads_are_to_be_small(scene: Scene) -> None:
     burst = b"".join(chunk(content(" more")) for _ in range(30))
     scene.said += content(" more") * 30
     scene.provider.says(burst)
     assert not scene.is_short()
-    scene.open_lane()
+    scene.open_fast_path()
     assert not scene.is_short(), "its events come in bursts"
     assert scene.body == scene.said
 
@@ -270,7 +268,7 @@ def test_a_client_that_leaves_is_charged_for_what_passed(scene: Scene) -> None:
     assert scene.provider.end == "reset"
     meter = scene.exchange.account.meter
     assert meter is not None
-    assert meter.pieces == 3
+    assert meter.content_events == 3
     assert scene.exchange.bytes_down == len(scene.said)
 
 
@@ -300,7 +298,7 @@ def test_the_connection_is_kept_for_the_next_request(scene: Scene) -> None:
 
 
 def test_a_silent_provider_is_noticed(scene: Scene) -> None:
-    """What passes by the lane is life, though the exchange hears of it now and then only."""
+    """What passes by the fast path is life, though the exchange hears of it now and then only."""
     exchange: Exchange = scene.exchange
     for _ in range(5):
         scene.relay.sweep(1)
@@ -310,10 +308,10 @@ def test_a_silent_provider_is_noticed(scene: Scene) -> None:
 
 def test_events_of_a_budget_pass_until_it_is_spent() -> None:
     scene = Scene(max_tokens=60)
-    scene.open_lane()
+    scene.open_fast_path()
     assert scene.is_short()
     plain = Scene(max_tokens=60)
-    plain.close_lanes()
+    plain.close_fast_paths()
     for _ in range(100):
         for each in (scene, plain):
             if each.exchange.ended_at is None:
@@ -326,7 +324,7 @@ def test_events_of_a_budget_pass_until_it_is_spent() -> None:
 def test_a_lease_is_extended_in_time() -> None:
     limiter = FakeLimiter(left=150, lease=20)
     scene = Scene(limiter=limiter)
-    scene.open_lane()
+    scene.open_fast_path()
     assert scene.is_short()
     for _ in range(300):
         if scene.exchange.ended_at is None:
@@ -337,10 +335,10 @@ def test_a_lease_is_extended_in_time() -> None:
     assert limiter.settled == [150]
 
 
-def test_an_event_that_waits_for_tokens_closes_the_lane() -> None:
+def test_an_event_that_waits_for_tokens_closes_the_fast_path() -> None:
     limiter = FakeLimiter(left=1000, lease=20)
     scene = Scene(limiter=limiter)
-    scene.open_lane()
+    scene.open_fast_path()
     assert scene.is_short()
     limiter.delayed = True
     while not limiter.waiting or scene.provider.transport.is_reading():
@@ -348,5 +346,5 @@ def test_an_event_that_waits_for_tokens_closes_the_lane() -> None:
     assert not scene.is_short()
     limiter.answer()
     assert scene.provider.transport.is_reading()
-    scene.open_lane()
+    scene.open_fast_path()
     assert scene.is_short()

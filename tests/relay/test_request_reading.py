@@ -11,17 +11,18 @@ import pytest
 from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
 from flowserver.http.messages import RequestHead
+from flowserver.relay.provider import ProviderSettings
 from flowserver.relay.request_reading import RequestReading
-from flowserver.routing.upstream_host import Target, TargetSettings
+from flowserver.routing.upstream_host import UpstreamHost
 from tests.support.scanning import pieces
 
 CHAT = "/v1/chat/completions"
 SIGNED = [(b"authorization", b"AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/bedrock/aws4_request, Signature=f")]
 
 
-def target(**settings: Any) -> Target:
+def target(**settings: Any) -> UpstreamHost:
     """A provider that is never asked."""
-    return Target(TargetSettings("p", parse_url("http://provider.test"), **settings), None, None, None)  # type: ignore[arg-type]
+    return UpstreamHost(ProviderSettings("p", parse_url("http://provider.test"), **settings), None, None, None)  # type: ignore[arg-type]
 
 
 def reading(path: str, *headers: tuple[bytes, bytes], method: bytes = b"POST") -> RequestReading:
@@ -39,7 +40,7 @@ def read(path: str, body: bytes, *headers: tuple[bytes, bytes], size: int = 1 <<
     return made
 
 
-def sent(made: RequestReading, body: bytes, to: Target, most: int | None = None, **more: Any) -> bytes:
+def sent(made: RequestReading, body: bytes, to: UpstreamHost, most: int | None = None, **more: Any) -> bytes:
     """The body as the provider gets it."""
     changed = made.rewrite(to, [body], most=most, may_ask=lambda: True, **more)
     if changed is None:
@@ -53,7 +54,7 @@ def test_a_chat_is_read_and_changed(size: int) -> None:
     body = b'{"messages":[{"role":"user","content":"{\\"model\\":1}"}], "max_tokens" : 5e2,"stream":true,"model":"a"}'
     made = read(CHAT, body, size=size)
     assert made.error(limited=True) is None
-    assert (made.asked.model, made.asked.stream, made.asked.max_tokens) == ("a", True, 500)
+    assert (made.params.model, made.params.stream, made.params.max_tokens) == ("a", True, 500)
     assert 0 < made.input_estimate <= len(body)
     text = sent(made, body, target(models={"a": "b"}), most=50)
     assert text == body.replace(b"5e2", b"50").replace(b'"a"}', b'"b","stream_options":{"include_usage":true}}')
@@ -89,7 +90,7 @@ def test_what_can_t_be_read_may_go_on_where_nothing_limits_it(body: bytes, heade
     assert refused is not None
     assert refused.status in (400, 415)
     assert made.error(limited=False) is None
-    assert made.asked.model is None
+    assert made.params.model is None
     assert sent(made, body, target(models={"a": "b"}), most=5) == body
 
 
@@ -135,7 +136,7 @@ def test_a_form_is_known_when_its_model_is() -> None:
         made.feed(piece)
         known.append(made.is_known)
     assert known == [False, True]
-    assert made.asked.model == "a"
+    assert made.params.model == "a"
     assert made.error(limited=True) is None
     body = FILE + MODEL + b"--B\r\n"
     assert sent(made, body, target(models={"a": "model-a"})) == body.replace(b"\r\na\r\n", b"\r\nmodel-a\r\n")
@@ -168,7 +169,7 @@ def test_a_path_that_is_no_known_api_has_a_model_all_the_same() -> None:
     body = b'{"model":"a","stream":true,"Stream":false}'
     made = read("/v1/unheard-of", body)
     assert made.error(limited=True) is None
-    assert made.asked.model == "a"
+    assert made.params.model == "a"
     assert sent(made, body, target(models={"a": "b"}), most=5) == body.replace(b'"a"', b'"b"')
 
 
@@ -176,5 +177,5 @@ def test_a_long_prompt_of_a_completion_is_read() -> None:
     body = orjson.dumps({"prompt": "p" * 50_000, "model": "a", "max_tokens": 500})
     made = read("/v1/completions", body, size=10_000)
     assert made.error(limited=True) is None
-    assert made.asked.answers == 1
+    assert made.params.answers == 1
     assert sent(made, body, target(), most=50) == body.replace(b"500", b"50")

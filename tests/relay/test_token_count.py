@@ -12,15 +12,15 @@ from flowserver.dialects.estimate import Ratios
 from flowserver.dialects.profiles import QUIRKS
 from flowserver.errors import EndReason, RelayError, upstream_error
 from flowserver.http.messages import RequestHead, ResponseHead, find
-from flowserver.quota.identify import NO_KEY
 from flowserver.quota.lease import Verdict
 from flowserver.quota.limits import Cause
+from flowserver.quota.refusals import NO_KEY
 from flowserver.quota.tenants import ModelLimits, TenantLimits
-from flowserver.relay.event_filter import AnyTap, OpaqueTap, Tap, WholeTap
+from flowserver.relay.event_filter import AnyFilter, BodyCollector, EventFilter, OpaqueFilter
 from flowserver.relay.token_count import Account
 
 from ..dialects.frames import split
-from ..support.limiting import FakeLimiter, asking, limiting, tenant
+from ..support.quota import FakeLimiter, asking, quota, tenant
 from ..support.recording import account, ask, open_answer, read_request, target
 from ..support.streams import (
     CHAT,
@@ -53,15 +53,15 @@ def asked(stream: Stream, *, budget: int | None = None, ratios: Ratios | None = 
     return made
 
 
-def opened(stream: Stream, **options: Any) -> tuple[Account, Tap]:
+def opened(stream: Stream, **options: Any) -> tuple[Account, EventFilter]:
     made = asked(stream, **options)
-    tap = open_answer(made, stream.head)
-    assert isinstance(tap, Tap)
-    return made, tap
+    event_filter = open_answer(made, stream.head)
+    assert isinstance(event_filter, EventFilter)
+    return made, event_filter
 
 
-def feed(tap: AnyTap, events: Iterable[bytes]) -> bytes:
-    return b"".join([tap.feed(event) for event in events])
+def feed(event_filter: AnyFilter, events: Iterable[bytes]) -> bytes:
+    return b"".join([event_filter.feed(event) for event in events])
 
 
 def sent(path: str, body: dict[str, Any] | bytes, *, budget: int | None = None, **settings: Any) -> Any:
@@ -193,9 +193,9 @@ def test_each_provider_is_asked_in_its_own_way() -> None:
     assert (first["model"], first["stream_options"]) == ("tiny-2", {"include_usage": True})
     second = ask(made, target(name="other", asks_usage=False), body)
     assert second is None
-    tap = open_answer(made, CHAT.head)
-    assert isinstance(tap, Tap)
-    assert not tap.edits
+    event_filter = open_answer(made, CHAT.head)
+    assert isinstance(event_filter, EventFilter)
+    assert not event_filter.edits
     assert made.upstream is not None
     assert made.upstream.name == "other"
 
@@ -209,15 +209,15 @@ def test_a_request_that_makes_no_sense_is_the_provider_s_to_refuse(body: bytes) 
     assert read_request(made, body) is None
     made.bound(50)
     assert ask(made, target(models={"m": "tiny-2"}), body) is None
-    tap = open_answer(made, CHAT.head)
-    assert isinstance(tap, Tap)
+    event_filter = open_answer(made, CHAT.head)
+    assert isinstance(event_filter, EventFilter)
     made.bound(None)
     assert made.budget == 50
 
 
 @NONSENSE
 def test_who_has_limits_is_told_that_a_request_makes_no_sense(body: bytes) -> None:
-    made = account(CHAT.target, limiting=limiting(tenant(**ACME)))
+    made = account(CHAT.target, quota=quota(tenant(**ACME)))
     made.identify(asking(), lambda _: None)
     error = read_request(made, body)
     assert error is not None
@@ -251,7 +251,7 @@ def test_a_model_that_is_no_text_is_none(path: str, model: object) -> None:
     made = account(path)
     body = orjson.dumps({"model": model})
     read_request(made, body)
-    assert made.asked.model is None
+    assert made.params.model is None
     assert ask(made, target(models={"m": "tiny-2"}), body) is None
 
 
@@ -298,7 +298,7 @@ def test_a_key_goes_where_its_api_takes_it(path: str, field: tuple[bytes, bytes]
     ],
 )
 def test_streams_are_told_by_their_type(kind: bytes) -> None:
-    assert isinstance(open_answer(asked(CHAT), ResponseHead(200, [(b"content-type", kind)])), Tap)
+    assert isinstance(open_answer(asked(CHAT), ResponseHead(200, [(b"content-type", kind)])), EventFilter)
 
 
 JSON_TYPES = [b"application/json", b"application/json; charset=utf-8", b"APPLICATION/JSON", b"text/plain", b""]
@@ -307,13 +307,13 @@ JSON_TYPES = [b"application/json", b"application/json; charset=utf-8", b"APPLICA
 @pytest.mark.parametrize("kind", JSON_TYPES)
 def test_whole_answers_are_told_by_their_beginning(kind: bytes) -> None:
     head = ResponseHead(200, [(b"content-type", kind), (b"content-encoding", b"identity")])
-    assert isinstance(open_answer(asked(CHAT), head, b'{"id": 1'), WholeTap)
+    assert isinstance(open_answer(asked(CHAT), head, b'{"id": 1'), BodyCollector)
 
 
 @pytest.mark.parametrize("kind", JSON_TYPES)
 def test_a_stream_that_is_called_something_else_is_told_by_its_beginning(kind: bytes) -> None:
     head = ResponseHead(200, [(b"content-type", kind)])
-    assert isinstance(open_answer(asked(CHAT), head, b"data: {"), Tap)
+    assert isinstance(open_answer(asked(CHAT), head, b"data: {"), EventFilter)
 
 
 def test_too_few_bytes_tell_nothing() -> None:
@@ -322,9 +322,9 @@ def test_too_few_bytes_tell_nothing() -> None:
     assert made.open(head)
     assert not made.look(head, b" ")
     assert not made.look(head, b" da")
-    assert made.tap is None
+    assert made.event_filter is None
     assert made.look(head, b" da", is_all=True)
-    assert isinstance(made.tap, OpaqueTap)
+    assert isinstance(made.event_filter, OpaqueFilter)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_an_error_of_the_provider_passes_unread(head: ResponseHead) -> None:
     made = asked(CHAT, budget=5)
     assert open_answer(made, head) is None
     assert made.look(head, b"data: {")
-    assert made.tap is None
+    assert made.event_filter is None
     assert made.meter is None
     assert made.failure(BROKEN) == b""
     assert made.output == 0
@@ -355,11 +355,11 @@ UNREADABLE: list[tuple[ResponseHead, bytes | None]] = [
 @pytest.mark.parametrize(("head", "first"), UNREADABLE)
 def test_what_cannot_be_read_counts_by_its_bytes(head: ResponseHead, first: bytes | None) -> None:
     made = asked(CHAT, budget=5)
-    tap = open_answer(made, head, first)
-    assert isinstance(tap, OpaqueTap)
+    event_filter = open_answer(made, head, first)
+    assert isinstance(event_filter, OpaqueFilter)
     data = bytes(range(200))
-    assert tap.feed(data) is data
-    assert not tap.spent
+    assert event_filter.feed(data) is data
+    assert not event_filter.spent
     assert (made.output, made.is_estimate, made.uncounted) == (50, True, {"unreadable": 1})
     assert made.failure(BROKEN) == b""
 
@@ -380,22 +380,22 @@ def test_a_stream_is_edited_where_something_may_be_left_out(options: dict[str, A
 
 @streams
 def test_a_stream_is_estimated_until_its_report_comes(stream: Stream) -> None:
-    made, tap = opened(stream)
+    made, event_filter = opened(stream)
     assert (made.output, made.is_estimate) == (0, True)
-    feed(tap, stream.opening)
+    feed(event_filter, stream.opening)
     before = made.output
     for text in TEXTS:
-        tap.feed(stream.content(text))
+        event_filter.feed(stream.content(text))
         assert made.is_estimate
         assert made.output >= before
         before = made.output
     assert 20 <= made.output <= 120
-    feed(tap, stream.report(77))
+    feed(event_filter, stream.report(77))
     assert (made.output, made.is_estimate) == (77, False)
     assert made.usage.input == 7
     assert made.meter is not None
     assert made.meter.finished
-    assert made.meter.pieces == 30
+    assert made.meter.content_events == 30
     assert made.model == ("m" if stream in (CONVERSE, COHERE) else "m-1")  # which do not name it
 
 
@@ -403,8 +403,8 @@ def test_a_stream_is_estimated_until_its_report_comes(stream: Stream) -> None:
 def test_a_stream_without_a_report_stays_an_estimate(stream: Stream) -> None:
     if stream in (MESSAGES, INVOKE):
         pytest.skip("reports from the start on")
-    made, tap = opened(stream)
-    feed(tap, [*stream.opening, *map(stream.content, TEXTS), *stream.closing])
+    made, event_filter = opened(stream)
+    feed(event_filter, [*stream.opening, *map(stream.content, TEXTS), *stream.closing])
     assert made.is_estimate
     assert made.output >= 20
     made.settle()
@@ -414,8 +414,8 @@ def test_a_stream_without_a_report_stays_an_estimate(stream: Stream) -> None:
 @streams
 def test_a_stream_that_broke_off_stays_an_estimate(stream: Stream) -> None:
     ratios = Ratios()
-    made, tap = opened(stream, ratios=ratios)
-    feed(tap, [*stream.opening, *map(stream.content, TEXTS)])
+    made, event_filter = opened(stream, ratios=ratios)
+    feed(event_filter, [*stream.opening, *map(stream.content, TEXTS)])
     made.settle()
     assert made.is_estimate
     assert made.estimated is None
@@ -424,8 +424,8 @@ def test_a_stream_that_broke_off_stays_an_estimate(stream: Stream) -> None:
 
 @on_demand
 def test_the_report_that_the_relay_asked_for_is_withheld(stream: Stream) -> None:
-    made, tap = opened(stream)
-    passed = feed(tap, stream.events(TEXTS, 77))
+    made, event_filter = opened(stream)
+    passed = feed(event_filter, stream.events(TEXTS, 77))
     assert passed == b"".join([*stream.opening, *map(stream.content, TEXTS), *stream.closing])
     assert made.output == 77
 
@@ -436,10 +436,10 @@ def test_the_report_that_the_client_asked_for_passes(stream: Stream) -> None:
     body = orjson.dumps(stream.body | {"stream_options": {"include_usage": True}})
     read_request(made, body)
     assert ask(made, target(), body) is None
-    tap = open_answer(made, stream.head)
-    assert tap is not None
+    event_filter = open_answer(made, stream.head)
+    assert event_filter is not None
     events = stream.events(TEXTS, 77)
-    assert feed(tap, events) == b"".join(events)
+    assert feed(event_filter, events) == b"".join(events)
     assert made.output == 77
 
 
@@ -485,10 +485,10 @@ def test_a_whole_answer_counts_as_it_reports(path: str, answer: dict[str, Any]) 
     read_request(made, b'{"model": "m"}')
     ask(made, target())
     body = orjson.dumps(answer)
-    tap = open_answer(made, ResponseHead(200, [(b"content-type", b"application/json")]), body[:1])
-    assert isinstance(tap, WholeTap)
-    assert feed(tap, [body[:20], body[20:]]) == body
-    assert tap.finish() == b""
+    event_filter = open_answer(made, ResponseHead(200, [(b"content-type", b"application/json")]), body[:1])
+    assert isinstance(event_filter, BodyCollector)
+    assert feed(event_filter, [body[:20], body[20:]]) == body
+    assert event_filter.finish() == b""
     made.settle()
     assert made.usage.input == 7
     assert made.output == (0 if path == "/v1/embeddings" else 9)
@@ -498,9 +498,9 @@ def test_a_whole_answer_counts_as_it_reports(path: str, answer: dict[str, Any]) 
 
 
 def test_what_could_not_be_looked_into_is_told() -> None:
-    made, tap = opened(MESSAGES)
+    made, event_filter = opened(MESSAGES)
     assert made.uncounted == {}
-    feed(tap, [b"data: " + b"x" * (1 << 20) + b"\n\n"])
+    feed(event_filter, [b"data: " + b"x" * (1 << 20) + b"\n\n"])
     assert made.uncounted == {"large_event": 1}
 
 
@@ -510,8 +510,8 @@ def test_a_stream_that_is_over_is_learned_from(stream: Stream) -> None:
     ratios = Ratios()
     errors = []
     for _ in range(20):
-        made, tap = opened(stream, ratios=ratios)
-        feed(tap, stream.events(["some sixty bytes of text, which are a lot for one event here "] * 100, 600))
+        made, event_filter = opened(stream, ratios=ratios)
+        feed(event_filter, stream.events(["some sixty bytes of text, which are a lot for one event here "] * 100, 600))
         assert made.output == 600
         made.settle()
         assert made.estimated is not None
@@ -525,10 +525,10 @@ def test_a_stream_that_is_over_is_learned_from(stream: Stream) -> None:
 
 @streams
 def test_a_stream_is_spent_behind_its_budget(stream: Stream) -> None:
-    made, tap = opened(stream, budget=10, quirks=QUIRKS["openai"])
+    made, event_filter = opened(stream, budget=10, quirks=QUIRKS["openai"])
     events = [*stream.opening, *map(stream.content, TEXTS)]
-    passed = [event for event in events if (event, tap.feed(event))[1] == event and not tap.spent]
-    assert tap.spent
+    passed = [event for event in events if (event, event_filter.feed(event))[1] == event and not event_filter.spent]
+    assert event_filter.spent
     assert made.verdict() is Verdict.END
     ending = made.ending()
     assert made.cut_at == made.output == 10
@@ -547,18 +547,18 @@ def test_a_stream_is_spent_behind_its_budget(stream: Stream) -> None:
 
 @streams
 def test_a_stream_within_its_budget_is_not_spent(stream: Stream) -> None:
-    made, tap = opened(stream, budget=1000)
-    feed(tap, stream.events(TEXTS, 77))
-    assert not tap.spent
+    made, event_filter = opened(stream, budget=1000)
+    feed(event_filter, stream.events(TEXTS, 77))
+    assert not event_filter.spent
     assert made.verdict() is Verdict.PASS
     assert made.cut_at is None
 
 
 def test_a_report_beyond_the_budget_comes_too_late_to_cut() -> None:
-    made, tap = opened(MESSAGES, budget=70)
+    made, event_filter = opened(MESSAGES, budget=70)
     events = MESSAGES.events(TEXTS[:3], 77)
-    assert feed(tap, events) == b"".join(events)
-    assert not tap.spent
+    assert feed(event_filter, events) == b"".join(events)
+    assert not event_filter.spent
     assert made.output == 77
 
 
@@ -582,25 +582,25 @@ def test_error_bodies_differ_by_format() -> None:
 @streams
 def test_a_failure_is_told_between_two_events_only(stream: Stream) -> None:
     """Where nothing is edited, so that the beginning of an event has passed."""
-    made, tap = opened(stream, asks_usage=False)
+    made, event_filter = opened(stream, asks_usage=False)
     first, second = map(stream.content, TEXTS[:2])
-    feed(tap, [*stream.opening, first])
+    feed(event_filter, [*stream.opening, first])
     told = made.failure(BROKEN)
     assert BROKEN.message.encode() in told
     if stream is not GEMINI:  # which tells it in no event
         assert len(split(told, stream.extension)) == 1
-    assert tap.feed(second[:20]) == second[:20]
+    assert event_filter.feed(second[:20]) == second[:20]
     assert made.failure(BROKEN) == b""
-    tap.feed(second[20:])
+    event_filter.feed(second[20:])
     assert made.failure(BROKEN) == told or stream.name == "openai-responses"  # which numbers its events
-    feed(tap, stream.report(5))
+    feed(event_filter, stream.report(5))
     assert made.failure(BROKEN) == b""
 
 
 def test_a_failure_is_told_where_the_beginning_of_an_event_was_held_back() -> None:
-    made, tap = opened(OLLAMA_CHAT, budget=1000)
+    made, event_filter = opened(OLLAMA_CHAT, budget=1000)
     first, second = map(OLLAMA_CHAT.content, TEXTS[:2])
-    assert feed(tap, [first, second[:20]]) == first
+    assert feed(event_filter, [first, second[:20]]) == first
     assert made.failure(BROKEN) == orjson.dumps({"error": BROKEN.message}) + b"\n"
 
 
@@ -622,7 +622,7 @@ class Permitted:
         **acme: Any,
     ) -> None:
         self.limiter = limiter or FakeLimiter()
-        self.account = account(stream.target, limiting=limiting(tenant(**(acme or ACME)), limiter=self.limiter))
+        self.account = account(stream.target, quota=quota(tenant(**(acme or ACME)), limiter=self.limiter))
         self.account.bound(budget)
         self.outcomes: list[RelayError | None] = []
         self.stream = stream
@@ -645,11 +645,11 @@ class Permitted:
         changed = ask(self.account, target(), self.body)
         return orjson.loads(self.body if changed is None else changed)
 
-    def open(self) -> AnyTap:
+    def open(self) -> AnyFilter:
         self.ask()
-        tap = open_answer(self.account, self.stream.head)
-        assert tap is not None
-        return tap
+        event_filter = open_answer(self.account, self.stream.head)
+        assert event_filter is not None
+        return event_filter
 
 
 @pytest.mark.parametrize(
@@ -668,7 +668,7 @@ def test_a_tenant_uses_the_models_and_paths_that_are_its_own(acme: dict[str, Any
 
 
 def test_a_request_without_a_known_key_is_nobodys() -> None:
-    made = account(CHAT.target, limiting=limiting(tenant()))
+    made = account(CHAT.target, quota=quota(tenant()))
     outcomes: list[RelayError | None] = []
     made.identify(asking(key=None), outcomes.append)
     assert outcomes == [NO_KEY]
@@ -681,7 +681,7 @@ def test_where_there_are_no_tenants_everybody_may_start() -> None:
     made.identify(asking(key=None), outcomes.append)
     made.request_permit(asking(), outcomes.append, lambda: None)
     assert outcomes == [None, None]
-    assert made.permit is None
+    assert made.lease is None
     fields = [(b"x-ratelimit-limit-requests", b"1")]
     assert made.answer_fields(fields) == fields
 
@@ -791,9 +791,9 @@ def test_an_answer_that_cannot_be_read_is_charged_by_its_bytes() -> None:
     made = Permitted(CHAT, body={"messages": [{"role": "user", "content": "word " * 80}]})
     made.ask()
     fields = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
-    tap = open_answer(made.account, ResponseHead(200, fields))
-    assert tap is not None
-    tap.feed(bytes(400))
+    event_filter = open_answer(made.account, ResponseHead(200, fields))
+    assert event_filter is not None
+    event_filter.feed(bytes(400))
     made.account.settle()
     assert made.limiter.settled == [made.account.input + 100]
     assert 80 <= made.account.input <= 120
@@ -810,11 +810,11 @@ def test_an_error_of_the_provider_is_not_charged() -> None:
 def test_a_whole_answer_is_charged_too() -> None:
     made = Permitted(CHAT)
     made.ask()
-    tap = open_answer(made.account, ResponseHead(200, [(b"content-type", b"application/json")]), b"{")
-    assert tap is not None
+    event_filter = open_answer(made.account, ResponseHead(200, [(b"content-type", b"application/json")]), b"{")
+    assert event_filter is not None
     body = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 31}}
-    tap.feed(orjson.dumps(body))
-    tap.finish()
+    event_filter.feed(orjson.dumps(body))
+    event_filter.finish()
     made.account.settle()
     assert made.limiter.settled == [42]
 
@@ -847,12 +847,12 @@ def test_a_providers_cookies_go_to_who_shows_it_a_key_of_its_own() -> None:
 def test_a_cut_is_by_the_quota_or_by_a_budget(stream: Stream, left: int, budget: int | None, reason: EndReason) -> None:
     """One provider reports its request's tokens at the beginning, the other at the end."""
     made = Permitted(stream, limiter=FakeLimiter(left=left), budget=budget)
-    tap = made.open()
+    event_filter = made.open()
     for event in [*stream.opening, *map(stream.content, TEXTS * 3)]:
-        tap.feed(event)
-        if tap.spent:
+        event_filter.feed(event)
+        if event_filter.spent:
             break
-    assert tap.spent
+    assert event_filter.spent
     made.account.ending()
     assert made.account.cut_reason is reason
     assert made.account.input + made.account.output <= left
@@ -862,16 +862,16 @@ def test_a_cut_where_others_took_what_was_left_is_by_the_quota() -> None:
     limiter = FakeLimiter(left=1000)
     made = Permitted(MESSAGES, limiter=limiter)
     limiter.left = 0
-    tap = made.open()
+    event_filter = made.open()
     for event in [*MESSAGES.opening, *map(MESSAGES.content, TEXTS * 10)]:
-        tap.feed(event)
-        if tap.spent:
+        event_filter.feed(event)
+        if event_filter.spent:
             break
     made.account.ending()
-    assert tap.spent
+    assert event_filter.spent
     assert made.account.cut_reason is EndReason.QUOTA
-    assert made.account.permit is not None
-    assert made.account.input + made.account.output <= made.account.permit.granted
+    assert made.account.lease is not None
+    assert made.account.input + made.account.output <= made.account.lease.granted
     made.account.settle()
     assert limiter.settled == [made.account.input + made.account.output]
 
@@ -882,9 +882,9 @@ def test_an_answer_of_another_apis_shape_is_counted_by_its_bytes(size: int) -> N
     head = ResponseHead(200, [(b"content-type", b"text/event-stream")])
     made.open(head)
     event = b'data: {"type":"x","choices":[{"delta":{"content":"word "}}]}\n\n'
-    assert isinstance(made.tap, Tap)
+    assert isinstance(made.event_filter, EventFilter)
     for _ in range(size // len(event)):
-        made.tap.feed(event)
+        made.event_filter.feed(event)
     made.settle(size)
     assert made.is_estimate
     assert made.output == min(1000, max(0, size - 16_384) // 4)  # no more than the request allows

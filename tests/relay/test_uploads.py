@@ -37,7 +37,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def all_of_them(clock: FakeClock) -> Uploads:
-    return Uploads(LIMIT, clock=clock, patience=60.0)
+    return Uploads(LIMIT, clock=clock, busy_timeout=60.0)
 
 
 def filled(bound: Uploads, count: int = 8) -> list[Client]:

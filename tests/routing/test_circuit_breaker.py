@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from flowserver.routing.circuit_breaker import BreakerState, Health
+from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
 
 
-def broken(*, failures: int = 3) -> Health:
+def broken(*, failures: int = 3) -> CircuitBreaker:
     """A breaker that opened at second 0, for 10 seconds."""
-    health = Health(failures=failures, cooldown=10.0)
+    health = CircuitBreaker(failures=failures, cooldown=10.0)
     for _ in range(failures):
         assert health.allows(0)
         health.failed(0, probe=health.started(0))
@@ -15,7 +15,7 @@ def broken(*, failures: int = 3) -> Health:
 
 
 def test_so_many_failures_in_a_row_open_the_breaker() -> None:
-    health = Health(failures=3, cooldown=10.0)
+    health = CircuitBreaker(failures=3, cooldown=10.0)
     for _ in range(5):
         health.failed(0, probe=False)
         health.failed(0, probe=False)
@@ -76,7 +76,7 @@ def test_late_failures_of_earlier_requests_do_not_put_the_probe_off() -> None:
 
 
 def test_requests_that_one_lost_connection_ends_are_one_failure() -> None:
-    health = Health(failures=2, cooldown=5.0)
+    health = CircuitBreaker(failures=2, cooldown=5.0)
     lost = object()
     for _ in range(10):
         health.failed(0.0, probe=False, cause=lost)

@@ -15,18 +15,18 @@ from flowserver.http.messages import RequestHead, ResponseHead, find
 from flowserver.relay.failures import retry_after
 from flowserver.relay.interfaces import UpstreamEvents
 from flowserver.relay.uploads import Uncounted
-from flowserver.routing.circuit_breaker import BreakerState, Health
-from flowserver.routing.dispatcher import Dispatch, RetryPolicy
+from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
+from flowserver.routing.dispatcher import Dispatcher, RetryPolicy
 from flowserver.routing.routes import Route
-from flowserver.routing.upstream_host import Target
+from flowserver.routing.upstream_host import UpstreamHost
 
 from ..support.clock import FakeClock
-from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, account, dispatching, target
+from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, account, routing, target
 
-UNREACHABLE = upstream_error("connect_failed", "Not there.", EndReason.CONNECT_FAILED, untouched=True)
-REFUSED = upstream_error("upstream_failed", "Refused.", EndReason.UPSTREAM_FAILED, untouched=True)
+UNREACHABLE = upstream_error("connect_failed", "Not there.", EndReason.CONNECT_FAILED, not_processed=True)
+REFUSED = upstream_error("upstream_failed", "Refused.", EndReason.UPSTREAM_FAILED, not_processed=True)
 BROKEN = upstream_error("upstream_failed", "Broke off.", EndReason.UPSTREAM_FAILED)
-NO_CONNECTION = RelayError(503, "no_capacity", "All in use.", Party.RELAY, EndReason.REFUSED, untouched=True)
+NO_CONNECTION = RelayError(503, "no_capacity", "All in use.", Party.RELAY, EndReason.REFUSED, not_processed=True)
 TIMEOUT = upstream_error("first_byte_timeout", "Silent.", EndReason.FIRST_BYTE_TIMEOUT, status=504)
 
 
@@ -48,13 +48,13 @@ class Provider:
 class Events(RecordingUpstreamEvents):
     """As the exchange does: the end and a failure cancel the dispatch."""
 
-    dispatch: Dispatch
+    dispatcher: Dispatcher
 
     def __init__(self) -> None:
         super().__init__()
         self.targets: list[str] = []
 
-    def on_target(self, target: Target, now: float) -> None:
+    def on_target(self, target: UpstreamHost, now: float) -> None:
         self.targets.append(target.name)
 
     def on_more_tokens(self) -> None:
@@ -62,11 +62,11 @@ class Events(RecordingUpstreamEvents):
 
     def on_upstream_end(self) -> None:
         super().on_upstream_end()
-        self.dispatch.cancel()
+        self.dispatcher.cancel()
 
     def on_upstream_failed(self, error: RelayError) -> None:
         super().on_upstream_failed(error)
-        self.dispatch.cancel(error)
+        self.dispatcher.cancel(error)
 
 
 class Scene:
@@ -86,11 +86,13 @@ class Scene:
         self.upload = Held()
         self.providers = {name: Provider() for name in names}
         self.targets = {
-            name: target(self.providers[name], name=name, health=Health(failures=failures, cooldown=10.0), **settings)
+            name: target(
+                self.providers[name], name=name, health=CircuitBreaker(failures=failures, cooldown=10.0), **settings
+            )
             for name in names
         }
         found = tuple(tuple(self.targets[name] for name in tier) for tier in (tiers or (("a",),)))
-        self.around = dispatching(
+        self.context = routing(
             *found,
             clock=self.clock,
             policy=RetryPolicy(attempts, time, replay, unanswered),
@@ -101,19 +103,19 @@ class Scene:
 
     def ask(
         self, body: bytes | None = None, *, whole: bool = True, path: str = "/v1/models"
-    ) -> tuple[Dispatch, Events]:
+    ) -> tuple[Dispatcher, Events]:
         """`path` is what the account goes by: no API that is counted."""
         events = Events()
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
-        events.dispatch = dispatch = Dispatch(
-            request, b"id-1", self.around, events, account=account(path), upload=self.upload
+        events.dispatcher = dispatcher = Dispatcher(
+            request, b"id-1", self.context, events, account=account(path), upload=self.upload
         )
-        dispatch.start()
+        dispatcher.start()
         if body:
-            dispatch.send_data(body)
+            dispatcher.send_data(body)
         if whole:
-            dispatch.send_end()
-        return dispatch, events
+            dispatcher.send_end()
+        return dispatcher, events
 
     def fail(self, name: str, error: RelayError) -> None:
         self.providers[name].events[-1].on_upstream_failed(error)
@@ -134,15 +136,15 @@ class Scene:
 
 def test_an_answer_passes_and_the_place_is_given_back_once() -> None:
     scene = Scene()
-    dispatch, events = scene.ask(b"hello")
+    dispatcher, events = scene.ask(b"hello")
     assert scene.open == 1
     scene.answer("a")
-    dispatch.on_upstream_data(b"x")
-    dispatch.on_upstream_end()
+    dispatcher.on_upstream_data(b"x")
+    dispatcher.on_upstream_end()
     assert events.log == ["head 200", "data", "end"]
     assert scene.providers["a"].streams[0].log == ["data 5", "end", "cancel"]
-    dispatch.cancel()
-    assert (scene.open, dispatch.attempts, dispatch.upstream) == (0, 1, "a")
+    dispatcher.cancel()
+    assert (scene.open, dispatcher.attempts, dispatcher.upstream) == (0, 1, "a")
     assert (scene.targets["a"].started, scene.targets["a"].answers) == (1, 1)
 
 
@@ -152,12 +154,12 @@ def test_an_answer_passes_and_the_place_is_given_back_once() -> None:
 @pytest.mark.parametrize("error", [UNREACHABLE, REFUSED, NO_CONNECTION])
 def test_what_was_not_begun_is_tried_elsewhere_with_its_whole_body(error: RelayError) -> None:
     scene = Scene(("a",), ("b",))
-    dispatch, events = scene.ask(b"hello", whole=False)
-    dispatch.send_data(b" world")
+    dispatcher, events = scene.ask(b"hello", whole=False)
+    dispatcher.send_data(b" world")
     scene.fail("a", error)
     assert scene.providers["b"].streams[0].body == b"hello world"
-    dispatch.send_data(b"!")
-    dispatch.send_end()
+    dispatcher.send_data(b"!")
+    dispatcher.send_end()
     assert scene.providers["b"].streams[0].log == ["data 11", "data 1", "end"]
     scene.answer("b")
     assert events.log == ["head 200"]
@@ -228,21 +230,21 @@ def test_time_is_bounded() -> None:
 
 def test_a_body_over_the_bound_is_not_sent_twice() -> None:
     scene = Scene(("a",), ("b",), replay=100)
-    dispatch, events = scene.ask(b"x" * 60, whole=False)
-    dispatch.send_data(b"y" * 40)
-    dispatch.send_data(b"z")
+    dispatcher, events = scene.ask(b"x" * 60, whole=False)
+    dispatcher.send_data(b"y" * 40)
+    dispatcher.send_data(b"z")
     scene.fail("a", UNREACHABLE)
     assert events.errors == [UNREACHABLE]
     assert scene.asked("b") == 0
-    assert not dispatch._body.pieces
+    assert not dispatcher._body.pieces
 
 
 def test_a_body_is_not_kept_behind_the_head() -> None:
     scene = Scene()
-    dispatch, _ = scene.ask(b"x", whole=False)
+    dispatcher, _ = scene.ask(b"x", whole=False)
     scene.answer("a")
-    dispatch.send_data(b"y")
-    assert not dispatch._body.pieces
+    dispatcher.send_data(b"y")
+    assert not dispatcher._body.pieces
     assert scene.providers["a"].streams[0].body == b"xy"
 
 
@@ -279,11 +281,11 @@ def test_with_nobody_else_the_answer_itself_passes() -> None:
 
 def test_the_provider_s_own_wait_is_obeyed() -> None:
     scene = Scene()
-    dispatch, events = scene.ask(b"hello")
+    dispatcher, events = scene.ask(b"hello")
     scene.answer("a", 429, (b"retry-after", b"3"))
-    dispatch.sweep(scene.clock.advance(2.9))
+    dispatcher.sweep(scene.clock.advance(2.9))
     assert scene.asked("a") == 1
-    dispatch.sweep(scene.clock.advance(0.2))
+    dispatcher.sweep(scene.clock.advance(0.2))
     assert scene.asked("a") == 2
     assert scene.providers["a"].streams[1].body == b"hello"
     scene.answer("a")
@@ -299,10 +301,10 @@ def test_a_wait_beyond_the_time_for_retries_is_the_client_s_own() -> None:
 
 def test_a_client_that_leaves_during_the_wait_is_not_asked_for_again() -> None:
     scene = Scene()
-    dispatch, events = scene.ask()
+    dispatcher, events = scene.ask()
     scene.answer("a", 429, (b"retry-after", b"3"))
-    dispatch.cancel()
-    dispatch.sweep(scene.clock.advance(5))
+    dispatcher.cancel()
+    dispatcher.sweep(scene.clock.advance(5))
     assert scene.asked("a") == 1
     assert events.log == []
     assert scene.open == 0
@@ -338,10 +340,10 @@ def body(model: object) -> bytes:
 
 def test_the_body_tells_the_model_and_the_model_the_provider() -> None:
     scene = Scene(("a", "b"), routes={"a": ("gpt-*",), "b": ()})
-    dispatch, _ = scene.ask(body("gpt-4o")[:10], whole=False)
-    dispatch.send_data(body("gpt-4o")[10:])
+    dispatcher, _ = scene.ask(body("gpt-4o")[:10], whole=False)
+    dispatcher.send_data(body("gpt-4o")[10:])
     assert scene.asked("a") == 0
-    dispatch.send_end()
+    dispatcher.send_end()
     assert scene.providers["a"].streams[0].body == body("gpt-4o")
     scene.ask(body("mistral"))
     assert scene.asked("b") == 1
@@ -358,10 +360,10 @@ def test_a_body_that_tells_no_model_goes_where_any_model_may_go(said: bytes) -> 
 def test_a_body_too_large_to_be_sent_again_tells_its_model_too() -> None:
     scene = Scene(("a", "b"), routes={"a": ("gpt-*",), "b": ()}, replay=50)
     large = orjson.dumps({"messages": ["x" * 500], "model": "gpt-4o"})
-    dispatch, events = scene.ask(large[:300], whole=False)
+    dispatcher, events = scene.ask(large[:300], whole=False)
     assert (scene.asked("a"), scene.asked("b")) == (0, 0)
-    dispatch.send_data(large[300:])
-    dispatch.send_end()
+    dispatcher.send_data(large[300:])
+    dispatcher.send_end()
     assert scene.providers["a"].streams[0].body == large
     assert events.log == []
 
@@ -371,9 +373,9 @@ def test_without_a_route_the_client_is_told_and_its_upload_is_not_stopped() -> N
     _, events = scene.ask(body("mistral"))
     assert events.log == ["failed 404"]
     assert "mistral" in events.errors[0].message
-    dispatch, events = scene.ask(b"x" * 51, whole=False)
+    dispatcher, events = scene.ask(b"x" * 51, whole=False)
     assert events.log == []
-    dispatch.send_end()
+    dispatcher.send_end()
     assert events.log == ["failed 400"]
 
 
@@ -399,10 +401,10 @@ def test_a_renamed_model_has_its_first_name_again_at_the_next_provider() -> None
     tiers = (target(first, name="a", models={"gpt-4o": "prod"}),), (target(second, name="b"),)
     events = Events()
     request = RequestHead(b"POST", b"/v1/chat", [], has_body=True)
-    events.dispatch = Dispatch(request, b"id-1", dispatching(*tiers, clock=clock), events, account=account())
-    events.dispatch.start()
-    events.dispatch.send_data(body("gpt-4o"))
-    events.dispatch.send_end()
+    events.dispatcher = Dispatcher(request, b"id-1", routing(*tiers, clock=clock), events, account=account())
+    events.dispatcher.start()
+    events.dispatcher.send_data(body("gpt-4o"))
+    events.dispatcher.send_end()
     first.events[0].on_upstream_failed(UNREACHABLE)
     assert second.streams[0].body == body("gpt-4o")
 
@@ -458,10 +460,10 @@ class Held(Uncounted):
 
 def test_what_is_held_of_a_body_counts_until_it_is_whole() -> None:
     scene = Scene(routes={"a": ("gpt-*",)})
-    dispatch, _ = scene.ask(body("gpt-4o")[:10], whole=False)
+    dispatcher, _ = scene.ask(body("gpt-4o")[:10], whole=False)
     assert scene.upload.held == 10
-    dispatch.send_data(body("gpt-4o")[10:])
-    dispatch.send_end()
+    dispatcher.send_data(body("gpt-4o")[10:])
+    dispatcher.send_end()
     assert scene.upload.held == 0
     assert scene.asked("a") == 1
 
@@ -469,28 +471,28 @@ def test_what_is_held_of_a_body_counts_until_it_is_whole() -> None:
 @pytest.mark.parametrize("ends", ["cancel", "fail", "overdue"])
 def test_what_was_held_does_not_count_when_it_is_over(ends: str) -> None:
     scene = Scene(routes={"a": ("gpt-*",)})
-    dispatch, events = scene.ask(body("gpt-4o")[:10], whole=False)
+    dispatcher, events = scene.ask(body("gpt-4o")[:10], whole=False)
     if ends == "cancel":
-        dispatch.cancel()
+        dispatcher.cancel()
     elif ends == "fail":
-        dispatch.send_data(b"}}}")
-        dispatch.send_end()
+        dispatcher.send_data(b"}}}")
+        dispatcher.send_end()
     else:
         scene.upload.overdue = True
-        dispatch.sweep(scene.clock.now)
+        dispatcher.sweep(scene.clock.now)
         assert [error.code for error in events.errors] == ["uploads_full"]
     assert scene.upload.held == 0
 
 
 def test_a_copy_to_be_sent_again_counts_and_is_given_up_rather_than_to_wait() -> None:
     scene = Scene(("a",), ("b",), replay=1000)
-    dispatch, events = scene.ask(b"hello", whole=False)
+    dispatcher, events = scene.ask(b"hello", whole=False)
     assert scene.upload.held == 5
     scene.upload.upload_waits = True
-    dispatch.send_data(b"x")
+    dispatcher.send_data(b"x")
     assert scene.upload.held == 0
     scene.upload.upload_waits = False
-    dispatch.send_data(b"y")
+    dispatcher.send_data(b"y")
     assert scene.upload.held == 0
     assert scene.providers["a"].streams[0].body == b"helloxy"
     scene.fail("a", BROKEN)
@@ -500,11 +502,11 @@ def test_a_copy_to_be_sent_again_counts_and_is_given_up_rather_than_to_wait() ->
 
 def test_a_pause_of_the_answer_holds_for_the_next_attempt() -> None:
     scene = Scene(("a",), ("b",))
-    dispatch, _ = scene.ask()
-    dispatch.pause_reading()
+    dispatcher, _ = scene.ask()
+    dispatcher.pause_reading()
     scene.fail("a", UNREACHABLE)
     assert scene.providers["b"].streams[0].log == ["pause", "end"]
-    dispatch.resume_reading()
+    dispatcher.resume_reading()
     assert scene.providers["b"].streams[0].log[-1] == "resume"
 
 
@@ -669,11 +671,11 @@ def test_requests_that_waited_do_not_go_to_a_provider_that_broke_meanwhile() -> 
 
 def test_timeouts_speak_against_the_provider_and_the_relay_s_own_end_does_not() -> None:
     scene = Scene(failures=1)
-    dispatch, _ = scene.ask()
-    dispatch.cancel(upstream_error("t", "Too long.", EndReason.TOTAL_TIMEOUT))
+    dispatcher, _ = scene.ask()
+    dispatcher.cancel(upstream_error("t", "Too long.", EndReason.TOTAL_TIMEOUT))
     assert scene.targets["a"].health.state(scene.clock()) is BreakerState.CLOSED
-    dispatch, _ = scene.ask()
-    dispatch.cancel(TIMEOUT)
+    dispatcher, _ = scene.ask()
+    dispatcher.cancel(TIMEOUT)
     assert scene.targets["a"].health.state(scene.clock()) is BreakerState.OPEN
 
 
@@ -686,10 +688,10 @@ class Order(RuleBasedStateMachine):
     @initialize(limit=st.sampled_from([1, 2, None]), queue=st.integers(0, 3), failures=st.integers(1, 4))
     def begin(self, limit: int | None, queue: int, failures: int) -> None:
         self.scene = Scene(("a", "b"), ("c",), max_concurrent=limit, queue=queue, failures=failures, replay=10)
-        self.asked: list[tuple[Dispatch, Events]] = []
+        self.asked: list[tuple[Dispatcher, Events]] = []
 
-    def under_way(self) -> list[tuple[Dispatch, RecordingUpstream]]:
-        return [(dispatch, dispatch._attempt) for dispatch, _ in self.asked if dispatch._attempt is not None]  # type: ignore[misc]
+    def under_way(self) -> list[tuple[Dispatcher, RecordingUpstream]]:
+        return [(dispatcher, dispatcher._attempt) for dispatcher, _ in self.asked if dispatcher._attempt is not None]  # type: ignore[misc]
 
     @rule(size=st.integers(0, 12), whole=st.booleans())
     def request(self, size: int, whole: bool) -> None:
@@ -698,84 +700,84 @@ class Order(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), size=st.integers(1, 12), end=st.booleans())
     def upload(self, data: st.DataObject, size: int, end: bool) -> None:
-        dispatch, _ = data.draw(st.sampled_from(self.asked))
-        if not dispatch._whole:
-            dispatch.send_end() if end else dispatch.send_data(b"y" * size)
+        dispatcher, _ = data.draw(st.sampled_from(self.asked))
+        if not dispatcher._whole:
+            dispatcher.send_end() if end else dispatcher.send_data(b"y" * size)
 
     @precondition(lambda self: self.under_way())
     @rule(data=st.data(), status=st.sampled_from([200, 400, 429, 503]), after=st.sampled_from([None, b"0", b"2"]))
     def head(self, data: st.DataObject, status: int, after: bytes | None) -> None:
-        dispatch, _ = data.draw(st.sampled_from(self.under_way()))
-        if not dispatch._committed:
+        dispatcher, _ = data.draw(st.sampled_from(self.under_way()))
+        if not dispatcher._committed:
             headers = [] if after is None else [(b"retry-after", after)]
-            dispatch.on_upstream_head(ResponseHead(status, headers))
+            dispatcher.on_upstream_head(ResponseHead(status, headers))
 
     @precondition(lambda self: self.under_way())
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        dispatch, _ = data.draw(st.sampled_from(self.under_way()))
-        if dispatch._committed:
-            dispatch.on_upstream_end()
+        dispatcher, _ = data.draw(st.sampled_from(self.under_way()))
+        if dispatcher._committed:
+            dispatcher.on_upstream_end()
 
     @precondition(lambda self: self.under_way())
     @rule(data=st.data(), error=st.sampled_from([UNREACHABLE, REFUSED, BROKEN, NO_CONNECTION]))
     def failure(self, data: st.DataObject, error: RelayError) -> None:
-        dispatch, _ = data.draw(st.sampled_from(self.under_way()))
-        dispatch.on_upstream_failed(error)
+        dispatcher, _ = data.draw(st.sampled_from(self.under_way()))
+        dispatcher.on_upstream_failed(error)
 
     @precondition(lambda self: self.under_way())
     @rule(data=st.data(), full=st.booleans())
     def gate(self, data: st.DataObject, full: bool) -> None:
-        dispatch, _ = data.draw(st.sampled_from(self.under_way()))
-        if full != dispatch._attempt_full:
-            dispatch.on_upstream_full() if full else dispatch.on_upstream_drained()
+        dispatcher, _ = data.draw(st.sampled_from(self.under_way()))
+        if full != dispatcher._attempt_full:
+            dispatcher.on_upstream_full() if full else dispatcher.on_upstream_drained()
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), error=st.sampled_from([None, TIMEOUT]))
     def leave(self, data: st.DataObject, error: RelayError | None) -> None:
-        dispatch, _ = data.draw(st.sampled_from(self.asked))
-        dispatch.cancel(error)
+        dispatcher, _ = data.draw(st.sampled_from(self.asked))
+        dispatcher.cancel(error)
 
     @rule(seconds=st.floats(0, 8))
     def time(self, seconds: float) -> None:
         now = self.scene.clock.advance(seconds)
-        for dispatch, _ in self.asked:
-            dispatch.sweep(now)
+        for dispatcher, _ in self.asked:
+            dispatcher.sweep(now)
 
     @invariant()
     def each_place_is_held_by_one_request_under_way(self) -> None:
         for each in self.scene.targets.values():
-            held = [dispatch for dispatch, _ in self.asked if dispatch._target is each]
+            held = [dispatcher for dispatcher, _ in self.asked if dispatcher._target is each]
             assert each.open == len(held)
-            assert all(dispatch._attempt is not None for dispatch in held)
+            assert all(dispatcher._attempt is not None for dispatcher in held)
             limit = each.settings.max_concurrent
             assert limit is None or each.open <= limit
             assert each.waiting == sum(
-                dispatch._queued_at is not None and dispatch._tried[-1] is each for dispatch, _ in self.asked
+                dispatcher._queued_at is not None and dispatcher._tried[-1] is each for dispatcher, _ in self.asked
             )
-            probes = [dispatch for dispatch in held if dispatch._probing]
+            probes = [dispatcher for dispatcher in held if dispatcher._probing]
             assert len(probes) <= 1
 
     @invariant()
     def streams_that_are_not_under_way_are_cancelled_or_failed(self) -> None:
-        for dispatch, events in self.asked:
-            assert dispatch.attempts <= 3
+        for dispatcher, events in self.asked:
+            assert dispatcher.attempts <= 3
             assert len(events.errors) <= 1
             assert events.log.count("head 200") <= 1
-            if dispatch._ended:
-                assert dispatch._attempt is None
-                assert not dispatch._body.pieces
+            if dispatcher._ended:
+                assert dispatcher._attempt is None
+                assert not dispatcher._body.pieces
             else:
-                waits = dispatch._queued_at is not None or dispatch._retry_at is not None
-                assert (dispatch._attempt is not None) is not waits
+                waits = dispatcher._queued_at is not None or dispatcher._retry_at is not None
+                assert (dispatcher._attempt is not None) is not waits
 
     @invariant()
     def an_upload_is_stopped_for_a_reason(self) -> None:
-        for dispatch, events in self.asked:
+        for dispatcher, events in self.asked:
             told = [line for line in events.log if line in ("full", "drained")]
             assert told == ["full", "drained"] * (len(told) // 2) + ["full"] * (len(told) % 2)
-            if not dispatch._ended and told[-1:] == ["full"]:
-                assert dispatch._attempt_full or dispatch._attempt is None
+            if not dispatcher._ended and told[-1:] == ["full"]:
+                assert dispatcher._attempt_full or dispatcher._attempt is None
 
 
 TestOrder = Order.TestCase

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.routing.upstream_host import Target
+from flowserver.routing.upstream_host import UpstreamHost
 
 from ..support.recording import target
 
@@ -25,7 +25,7 @@ class Waiter:
         self.sent_away += 1
 
 
-def full(limit: int = 1, queue: int = 2) -> Target:
+def full(limit: int = 1, queue: int = 2) -> UpstreamHost:
     made = target(max_concurrent=limit, queue=queue)
     for _ in range(limit):
         assert made.take_place()
@@ -81,7 +81,7 @@ def test_nobody_overtakes_the_queue() -> None:
 class Returning(Waiter):
     """Gives its place back at once, as one does that finds its provider left alone."""
 
-    def __init__(self, made: Target) -> None:
+    def __init__(self, made: UpstreamHost) -> None:
         super().__init__()
         self._made = made
 

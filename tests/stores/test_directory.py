@@ -13,10 +13,10 @@ import pytest
 from flowserver.quota.limits import Garbled, StoreUnavailable
 from flowserver.quota.tenants import Tenant, TenantKey, TenantLimits, digest_of
 from flowserver.relay.interfaces import Clock
-from flowserver.routing.circuit_breaker import Health
+from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.stores import directory as module
 from flowserver.stores.directory import FRESH, Directory, KnownTenants
-from flowserver.stores.failover import Guard, Passed
+from flowserver.stores.failover import BreakerGate, FailoverStats
 from tests.support.clock import FakeClock
 from tests.support.lab import free_port
 from tests.support.redis import RedisServer, running_cluster, running_redis
@@ -204,8 +204,8 @@ class Counting(Directory):
         pass
 
 
-def guard(clock: Clock) -> Guard:
-    return Guard(Health(failures=3, cooldown=1.0), clock, Passed())
+def guard(clock: Clock) -> BreakerGate:
+    return BreakerGate(CircuitBreaker(failures=3, cooldown=1.0), clock, FailoverStats())
 
 
 class Rig:

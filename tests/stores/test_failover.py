@@ -9,8 +9,8 @@ from typing import TypeVar
 import pytest
 
 from flowserver.quota.limits import Cause, Decision, Limit, Quota, Slots, StoreUnavailable, Usage
-from flowserver.routing.circuit_breaker import Health
-from flowserver.stores.failover import AT_ONCE, Guarded, Policy
+from flowserver.routing.circuit_breaker import CircuitBreaker
+from flowserver.stores.failover import AT_ONCE, FailoverStore, Policy
 from flowserver.stores.memory import MemoryStore
 from tests.support.clock import FakeClock
 
@@ -58,9 +58,9 @@ class Rig:
     def __init__(self, policy: Policy) -> None:
         self.clock = FakeClock()
         self.store = Fragile(self.clock)
-        breaker = Health(failures=2, cooldown=COOLDOWN)
+        breaker = CircuitBreaker(failures=2, cooldown=COOLDOWN)
         fallback = MemoryStore(self.clock)
-        self.guarded = Guarded(self.store, fallback, policy=policy, breaker=breaker, clock=self.clock)
+        self.guarded = FailoverStore(self.store, fallback, policy=policy, breaker=breaker, clock=self.clock)
         self.passed = self.guarded.passed
 
     async def admit(self, name: str) -> Decision:

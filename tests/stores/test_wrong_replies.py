@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from flowserver.quota.limits import Quota, Slots, StoreUnavailable
-from flowserver.routing.circuit_breaker import Health
+from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.stores.directory import Directory
-from flowserver.stores.failover import Guarded, Policy
+from flowserver.stores.failover import FailoverStore, Policy
 from flowserver.stores.memory import MemoryStore
 from flowserver.stores.redis_store import RedisStore
 
@@ -121,8 +121,8 @@ async def test_an_open_policy_goes_on_by_the_process_s_own_limits(reply: bytes) 
         return asyncio.get_running_loop().time()
 
     async with answering(reply) as url:
-        health = Health(failures=3, cooldown=60.0)
-        store = Guarded(RedisStore(url), MemoryStore(clock), policy=Policy.OPEN, breaker=health, clock=clock)
+        health = CircuitBreaker(failures=3, cooldown=60.0)
+        store = FailoverStore(RedisStore(url), MemoryStore(clock), policy=Policy.OPEN, breaker=health, clock=clock)
         for number in range(5):
             decision = await store.admit(f"{{a}}:{number}", LIMITS, need=10, want=100)
             assert decision.admitted

@@ -17,23 +17,24 @@ from typing import TypeVar, cast
 import h11
 
 from flowserver.dialects.estimate import Ratios
-from flowserver.downstream.context import ConnectionSettings, Surroundings
+from flowserver.downstream.context import ConnectionSettings, ListenerContext
 from flowserver.downstream.h1 import DownstreamH1
 from flowserver.errors import RelayError
-from flowserver.flow.bounded_buffer import Marks, PauseTotals
+from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.flow.read_gate import PauseTotals
 from flowserver.net.hangup import HangupWatcher
-from flowserver.quota.identify import Limiting
-from flowserver.relay.admission import Admission
+from flowserver.quota.identify import QuotaContext
 from flowserver.relay.interfaces import OpenExchange
+from flowserver.relay.provider import Deadlines
 from flowserver.relay.token_count import AccountSettings
+from flowserver.routing.admission import Admission
 from flowserver.routing.routes import Route
-from flowserver.routing.upstream_host import Deadlines
 from flowserver.upstream.dialer import DialError
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.pool import Connected, Failed, Pool, PooledConnection, PoolSettings
 
 from .clock import FakeClock
-from .recording import RecordingObserver, dispatching, exchange_surroundings, target
+from .recording import RecordingObserver, exchange_context, routing, target
 from .transport import FakeTransport
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
@@ -159,8 +160,8 @@ class Side:
 class Client(Side):
     """A client of a `DownstreamH1`."""
 
-    def __init__(self, around: Surroundings, *, tls: bool = False) -> None:
-        self.connection = DownstreamH1(around)
+    def __init__(self, context: ListenerContext, *, tls: bool = False) -> None:
+        self.connection = DownstreamH1(context)
         super().__init__(FakeTransport(self.connection, tls=tls))
 
 
@@ -214,10 +215,10 @@ def understood(data: bytes, *, closed: bool = False, method: bytes = b"GET") -> 
     return answer
 
 
-def downstream_surroundings(
+def listener_context(
     open_exchange: OpenExchange,
     *,
-    marks: Marks | None = None,
+    watermarks: Watermarks | None = None,
     max_connections: int = 100,
     head_timeout: float | None = None,
     keepalive_timeout: float | None = None,
@@ -226,11 +227,11 @@ def downstream_surroundings(
     clock: FakeClock | None = None,
     hangups: FakeHangups | None = None,
     serves_half_closed: bool = False,
-) -> Surroundings:
-    marks = marks or Marks(16384, 4096, 16)
-    return Surroundings(
+) -> ListenerContext:
+    watermarks = watermarks or Watermarks(16384, 4096, 16)
+    return ListenerContext(
         ConnectionSettings(
-            marks,
+            watermarks,
             max_connections,
             head_timeout,
             keepalive_timeout,
@@ -250,14 +251,14 @@ class Relay:
     def __init__(
         self,
         *,
-        marks: Marks | None = None,
+        watermarks: Watermarks | None = None,
         deadlines: Deadlines | None = None,
         max_body: int = 1 << 20,
         url: str = "http://provider.test",
         api_key: bytes | None = None,
         stall_timeout: float | None = None,
         max_tokens: int | None = None,
-        limiting: Limiting | None = None,
+        quota: QuotaContext | None = None,
         serves_half_closed: bool = False,
     ) -> None:
         self.clock = FakeClock()
@@ -265,21 +266,21 @@ class Relay:
         self.hangups = FakeHangups()
         self.pauses = PauseTotals()
         self.dial = FakeDial()
-        self.marks = marks or Marks(16384, 4096, 16)
+        self.watermarks = watermarks or Watermarks(16384, 4096, 16)
         settings = PoolSettings(keepalive=30.0, timeout=10.0, max_connections=100, multiplexed=False)
-        self.pool = Pool("provider", self.dial, self.marks, settings, self.clock)
-        around = exchange_surroundings(
+        self.pool = Pool("provider", self.dial, self.watermarks, settings, self.clock)
+        context = exchange_context(
             clock=self.clock, observer=self.observer, deadlines=deadlines, pauses=self.pauses, max_body=max_body
         )
         self.target = target(self.pool, url=url, api_key=api_key, deadlines=deadlines)
         admission = Admission(
-            dispatching(routes=[Route("*", (), ((self.target,),), max_tokens=max_tokens)], clock=self.clock),
-            around,
-            AccountSettings(Ratios(), max_event=1 << 20, hold=8192, limiting=limiting),
+            routing(routes=[Route("*", (), ((self.target,),), max_tokens=max_tokens)], clock=self.clock),
+            context,
+            AccountSettings(Ratios(), max_event=1 << 20, hold=8192, quota=quota),
         )
-        self.around = downstream_surroundings(
+        self.context = listener_context(
             admission.open_exchange,
-            marks=self.marks,
+            watermarks=self.watermarks,
             stall_timeout=stall_timeout,
             observer=self.observer,
             clock=self.clock,
@@ -288,11 +289,11 @@ class Relay:
         )
 
     def client(self, *, tls: bool = False) -> Client:
-        return Client(self.around, tls=tls)
+        return Client(self.context, tls=tls)
 
     def provider(self) -> Provider:
         """A connection that stands already and takes the next request."""
-        connection = UpstreamH1(self.pool, self.marks)
+        connection = UpstreamH1(self.pool, self.watermarks)
         transport = FakeTransport(connection)
         self.pool._on_connected(connection)
         return Provider(connection, transport)
@@ -300,6 +301,6 @@ class Relay:
     def sweep(self, seconds: float) -> None:
         """Time passes, and everything is looked at."""
         now = self.clock.advance(seconds)
-        for connection in list(self.around.connections):
+        for connection in list(self.context.connections):
             connection.sweep(now)
         self.pool.sweep(now)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import cast
 from unittest import mock
 
-from flowserver.downstream.context import ConnectionSettings, H2Settings, Surroundings
+from flowserver.downstream.context import ConnectionSettings, H2Settings, ListenerContext
 from flowserver.downstream.h2 import DownstreamH2
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.net.hangup import HangupWatcher
 from flowserver.relay.interfaces import DownstreamStream, H2Totals
@@ -47,12 +47,12 @@ class H2Client(Side):
     """`peer` says what is to be said; `talk` carries it over and brings the answers."""
 
     def __init__(
-        self, around: Surroundings, *, tls: bool = False, peer: H2Peer | None = None, greets: bool = True
+        self, context: ListenerContext, *, tls: bool = False, peer: H2Peer | None = None, greets: bool = True
     ) -> None:
         self.turns = Turns()
         self.peer = peer or H2Peer()
         with mock.patch.object(asyncio, "get_running_loop", return_value=self.turns):
-            self.connection = DownstreamH2(around)
+            self.connection = DownstreamH2(context)
         super().__init__(FakeTransport(self.connection, tls=tls))
         self.turns.run()
         if greets:
@@ -112,13 +112,15 @@ class Opened:
 class Room:
     """What `DownstreamH2` connections stand in, with recordings in the place of exchanges."""
 
-    def __init__(self, *, h2: H2Settings | None = None, marks: Marks | None = None, **timeouts: float) -> None:
+    def __init__(
+        self, *, h2: H2Settings | None = None, watermarks: Watermarks | None = None, **timeouts: float
+    ) -> None:
         self.clock = FakeClock()
         self.hangups = FakeHangups()
         self.observer = RecordingObserver()
         self.opened: list[Opened] = []
         settings = ConnectionSettings(
-            marks or Marks(8192, 4096, 16),
+            watermarks or Watermarks(8192, 4096, 16),
             max_connections=10,
             head_timeout=timeouts.get("head_timeout"),
             keepalive_timeout=timeouts.get("keepalive_timeout"),
@@ -126,14 +128,14 @@ class Room:
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)
-        self.around = Surroundings(settings, self._open, self.observer, self.clock, hangups)
+        self.context = ListenerContext(settings, self._open, self.observer, self.clock, hangups)
 
     @property
     def totals(self) -> H2Totals:
-        return self.around.h2_totals
+        return self.context.h2_totals
 
     def client(self, *, tls: bool = False, peer: H2Peer | None = None, greets: bool = True) -> H2Client:
-        return H2Client(self.around, tls=tls, peer=peer, greets=greets)
+        return H2Client(self.context, tls=tls, peer=peer, greets=greets)
 
     def sweep(self, client: H2Client, seconds: float, *, step: float = 1.0) -> None:
         """So much time passes, with a look each second."""

@@ -13,7 +13,7 @@ import h2.connection
 import h2.events
 import h2.settings
 
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.messages import RequestHead
 from flowserver.relay.interfaces import Clock
 from flowserver.upstream.h2 import H2Owner, UpstreamH2
@@ -63,7 +63,7 @@ class H2Provider(Side):
         self,
         owner: H2Owner | None = None,
         *,
-        marks: Marks | None = None,
+        watermarks: Watermarks | None = None,
         stream_window: int = 65_536,
         ping_interval: float | None = None,
         clock: Clock | None = None,
@@ -87,7 +87,7 @@ class H2Provider(Side):
         with mock.patch.object(asyncio, "get_running_loop", return_value=self.turns):
             self.connection = UpstreamH2(
                 owner or RecordingOwner(),
-                marks or Marks(1000, 100, 8),
+                watermarks or Watermarks(1000, 100, 8),
                 stream_window=stream_window,
                 ping_interval=ping_interval,
                 clock=clock or FakeClock(),

@@ -9,19 +9,20 @@ from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason, RelayError
-from flowserver.flow.bounded_buffer import PauseTotals
+from flowserver.flow.read_gate import PauseTotals
 from flowserver.http.messages import RequestHead, ResponseHead
-from flowserver.quota.identify import Limiting
-from flowserver.relay.context import Abandoned, Surroundings
-from flowserver.relay.event_filter import AnyTap
+from flowserver.quota.identify import QuotaContext
+from flowserver.relay.context import Abandoned, ExchangeContext
+from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.interfaces import Connector, DownstreamEvents, UpstreamEvents
+from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.relay.uploads import Uncounted
-from flowserver.routing.circuit_breaker import Health
-from flowserver.routing.dispatcher import Dispatching, RetryPolicy
+from flowserver.routing.circuit_breaker import CircuitBreaker
+from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
 from flowserver.routing.routes import Route, RouteTable
-from flowserver.routing.upstream_host import Deadlines, Later, Target, TargetSettings
+from flowserver.routing.upstream_host import Later, UpstreamHost
 
 from .clock import FakeClock
 
@@ -80,7 +81,7 @@ class RecordingDownstream(Uncounted):
         self.writes = (self.writes[0] + 1, self.writes[1])
         self.log.append(f"data {len(data)}")
 
-    def short_way(self) -> None:
+    def direct_writer(self) -> None:
         return None
 
     def send_end(self) -> None:
@@ -102,7 +103,7 @@ class RecordingUpstream:
     upstream = "recording"
     reused = False
     attempts = 1
-    reads_on = False
+    drain_on_disconnect = False
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -207,7 +208,7 @@ class RecordingUpstreamEvents:
         self.body += data
         self.log.append("data")
 
-    def lane(self) -> None:
+    def fast_path(self) -> None:
         return None
 
     def on_upstream_end(self) -> None:
@@ -224,7 +225,7 @@ class RecordingUpstreamEvents:
         self.log.append("drained")
 
 
-def exchange_surroundings(
+def exchange_context(
     *,
     clock: FakeClock | None = None,
     observer: RecordingObserver | None = None,
@@ -233,8 +234,8 @@ def exchange_surroundings(
     max_body: int = 1 << 20,
     heartbeat: float | None = None,
     abandoned: Abandoned | None = None,
-) -> Surroundings:
-    return Surroundings(
+) -> ExchangeContext:
+    return ExchangeContext(
         clock or FakeClock(),
         observer or RecordingObserver(),
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
@@ -252,15 +253,15 @@ def target(
     url: str = "http://provider.test",
     api_key: bytes | None = None,
     deadlines: Deadlines | None = None,
-    health: Health | None = None,
+    health: CircuitBreaker | None = None,
     later: Later | None = None,
     **settings: Any,
-) -> Target:
-    """A provider; `settings` as in `TargetSettings`."""
-    return Target(
-        TargetSettings(name, parse_url(url), api_key=api_key, **settings),
+) -> UpstreamHost:
+    """A provider; `settings` as in `ProviderSettings`."""
+    return UpstreamHost(
+        ProviderSettings(name, parse_url(url), api_key=api_key, **settings),
         connector or RecordingConnector(),
-        health or Health(failures=5, cooldown=10.0),
+        health or CircuitBreaker(failures=5, cooldown=10.0),
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
         later=later,
     )
@@ -271,13 +272,13 @@ def account(
     *,
     request: RequestHead | None = None,
     ratios: Ratios | None = None,
-    limiting: Limiting | None = None,
+    quota: QuotaContext | None = None,
     max_event: int = 1 << 20,
 ) -> Account:
     """Of `request`, else of one to `target` that has a body."""
     ratios = ratios if ratios is not None else Ratios()
     request = request or RequestHead(b"POST", target.encode(), [], has_body=True)
-    settings = AccountSettings(ratios, max_event=max_event, hold=8192, limiting=limiting)
+    settings = AccountSettings(ratios, max_event=max_event, hold=8192, quota=quota)
     return Account(settings, recognise(request.target.decode()), request)
 
 
@@ -289,7 +290,7 @@ def read_request(account: Account, *pieces: bytes) -> RelayError | None:
     return next(filter(None, errors), None) or account.request_error()
 
 
-def ask(account: Account, target: Target, body: bytes = b"", *, repeatable: bool = True) -> bytes | None:
+def ask(account: Account, target: UpstreamHost, body: bytes = b"", *, repeatable: bool = True) -> bytes | None:
     """What `target` gets in place of `body`; None: just that."""
     changed = account.ask(target, [body], repeatable=repeatable)
     if changed is None:
@@ -300,24 +301,24 @@ def ask(account: Account, target: Target, body: bytes = b"", *, repeatable: bool
     return after
 
 
-def open_answer(account: Account, head: ResponseHead, first: bytes | None = None) -> AnyTap | None:
+def open_answer(account: Account, head: ResponseHead, first: bytes | None = None) -> AnyFilter | None:
     """The answer's tap. `first` has its first bytes, where they say what it is; they are still to be fed."""
     looks = account.open(head)
     assert looks is (first is not None)
     if first is not None:
         assert account.look(head, first)
-    return account.tap
+    return account.event_filter
 
 
-def dispatching(
-    *tiers: tuple[Target, ...],
+def routing(
+    *tiers: tuple[UpstreamHost, ...],
     clock: FakeClock | None = None,
     policy: RetryPolicy | None = None,
     routes: list[Route] | None = None,
     pseudonym: bytes = b"flowserver-1",
-) -> Dispatching:
+) -> RoutingContext:
     """One route for everything over `tiers`, or `routes`."""
-    return Dispatching(
+    return RoutingContext(
         RouteTable(routes if routes is not None else [Route("*", (), tiers)]),
         policy or RetryPolicy(attempts=3, time=10.0, replay=1000, unanswered=True),
         clock or FakeClock(),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import repeat
 from zlib import crc32
 
-from flowserver.events.sse import Event, Scanner
+from flowserver.events.scanner import Event, Scanner
 
 
 def pieces(stream: bytes, sizes: Iterable[int]) -> list[bytes]:

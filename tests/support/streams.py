@@ -22,7 +22,7 @@ INPUT = 7
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestParams:
     """A request, in one of the formats."""
 
     name: str
@@ -32,7 +32,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Stream(Asked):
+class Stream(RequestParams):
     """What is asked and how it is answered, as a stream."""
 
     kind: bytes

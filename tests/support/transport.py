@@ -195,7 +195,7 @@ class FakeTransport(asyncio.Transport):
             reads = None if reads is None else reads - 1
         if self._eof_arrived and not self._unread and self.reading and not self.lost and not self._eof_told:
             self._eof_told = True
-            # A lane is a protocol by its methods alone.
+            # A fast path is a protocol by its methods alone.
             if not cast(asyncio.Protocol, self._protocol).eof_received():
                 self.close()
 

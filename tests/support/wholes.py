@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from .streams import INPUT, Asked
+from .streams import INPUT, RequestParams
 
 
 @dataclass(frozen=True)
-class Whole(Asked):
+class Whole(RequestParams):
     """What is asked and how it is answered, at once."""
 
     content: Callable[[str], dict[str, Any]]

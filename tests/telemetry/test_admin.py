@@ -11,9 +11,9 @@ import pytest
 from flowserver.config.parsers import Address
 from flowserver.errors import EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
-from flowserver.relay.context import Surroundings
+from flowserver.relay.context import ExchangeContext
 from flowserver.relay.exchange import Exchange
-from flowserver.routing.upstream_host import Deadlines
+from flowserver.relay.provider import Deadlines
 from flowserver.telemetry.admin import PIECE, Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
 from flowserver.telemetry.log import Log
@@ -21,7 +21,7 @@ from flowserver.telemetry.metrics import Metrics
 from flowserver.telemetry.slices import SLICE
 
 from ..support.clock import FakeClock
-from ..support.dialogue import Answer, Client, downstream_surroundings, understood
+from ..support.dialogue import Answer, Client, listener_context, understood
 from ..support.recording import RecordingDownstream, RecordingUpstream, account
 
 
@@ -40,20 +40,20 @@ class Scene:
             call_soon=self.due.append,
             is_draining=lambda: self.is_draining,
         )
-        self.around = downstream_surroundings(admin.open_exchange)
-        self.client = Client(self.around)
+        self.context = listener_context(admin.open_exchange)
+        self.client = Client(self.context)
 
     def open_streams(self, count: int) -> list[Exchange]:
         deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-        around = Surroundings(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
+        context = ExchangeContext(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
         exchanges = []
         for number in range(count):
-            identity = b"id-%d" % number
+            request_id = b"id-%d" % number
             exchange = Exchange(
                 RequestHead(b"GET", b"/v1/\xc3?secret", []),
                 RecordingDownstream(),
-                around,
-                identity=identity,
+                context,
+                request_id=request_id,
                 account=account(),
             )
             exchange.start(RecordingUpstream())
@@ -110,9 +110,11 @@ def test_the_metrics_are_in_prometheus_s_format(scene: Scene) -> None:
 def test_live_streams_are_told(scene: Scene) -> None:
     assert orjson.loads(scene.ask(b"/streams").body) == []
     deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-    around = Surroundings(scene.clock, scene.metrics, deadlines, scene.metrics.pauses, 100)
+    context = ExchangeContext(scene.clock, scene.metrics, deadlines, scene.metrics.pauses, 100)
     down = RecordingDownstream()
-    exchange = Exchange(RequestHead(b"GET", b"/v1/\xc3?secret", []), down, around, identity=b"id-1", account=account())
+    exchange = Exchange(
+        RequestHead(b"GET", b"/v1/\xc3?secret", []), down, context, request_id=b"id-1", account=account()
+    )
     exchange.start(RecordingUpstream())
     exchange.on_upstream_head(ResponseHead(200, []))
     exchange.on_upstream_data(b"hello")
@@ -186,8 +188,8 @@ def busy(scene: Scene) -> Scene:
         call_soon=scene.due.append,
         is_draining=lambda: False,
     )
-    scene.around = downstream_surroundings(admin.open_exchange)
-    scene.client = Client(scene.around)
+    scene.context = listener_context(admin.open_exchange)
+    scene.client = Client(scene.context)
     return scene
 
 
@@ -211,7 +213,7 @@ def test_a_page_of_many_streams_is_made_in_many_turns(busy: Scene, path: bytes) 
 
 def test_one_page_is_made_at_a_time_and_shared(busy: Scene) -> None:
     busy.open_streams(500)
-    clients = [busy.client, *(Client(busy.around) for _ in range(4))]
+    clients = [busy.client, *(Client(busy.context) for _ in range(4))]
     for number, client in enumerate(clients):
         client.says(b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"metrics" if number % 2 else b"streams"))
         assert len(busy.due) == 1
@@ -235,7 +237,7 @@ def test_streams_that_end_while_the_page_is_made_are_left_out(busy: Scene) -> No
 
 def test_who_leaves_while_the_page_is_made_gets_nothing(busy: Scene) -> None:
     busy.open_streams(500)
-    other = Client(busy.around)
+    other = Client(busy.context)
     for client in (busy.client, other):
         client.says(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     busy.client.transport.lose()

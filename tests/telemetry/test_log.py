@@ -15,7 +15,7 @@ from flowserver.telemetry import log as log_module
 from flowserver.telemetry.log import Log
 
 from ..support.clock import FakeClock
-from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_surroundings
+from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_context
 
 
 def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
@@ -23,11 +23,11 @@ def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
 
 
 def ended_exchange(clock: FakeClock, *, target: bytes = b"/v1/models?key=secret") -> Exchange:
-    around = exchange_surroundings(clock=clock)
+    context = exchange_context(clock=clock)
     down = RecordingDownstream()
     down.writes = (3, 1)  # and one more
     headers = [(b"authorization", b"Bearer secret")]
-    exchange = Exchange(RequestHead(b"GET", target, headers), down, around, identity=b"id-1", account=account())
+    exchange = Exchange(RequestHead(b"GET", target, headers), down, context, request_id=b"id-1", account=account())
     exchange.start(RecordingUpstream())
     clock.advance(0.25)
     exchange.on_upstream_head(ResponseHead(200, []))
@@ -80,7 +80,7 @@ def test_an_error_is_in_the_line() -> None:
     stream = io.BytesIO()
     log = Log("info", stream)
     exchange = Exchange(
-        RequestHead(b"GET", b"/", []), RecordingDownstream(), exchange_surroundings(), identity=b"i", account=account()
+        RequestHead(b"GET", b"/", []), RecordingDownstream(), exchange_context(), request_id=b"i", account=account()
     )
     exchange.refuse(LOOP)
     exchange.on_downstream_finished()

@@ -15,9 +15,9 @@ from prometheus_client.process_collector import ProcessCollector
 
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
-from flowserver.relay.context import Surroundings
+from flowserver.relay.context import ExchangeContext
 from flowserver.relay.exchange import Exchange
-from flowserver.routing.upstream_host import Deadlines
+from flowserver.relay.provider import Deadlines
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
@@ -31,11 +31,11 @@ class Scene:
         self.log = Log("error", io.BytesIO())
         self.metrics = Metrics(self.log)
         deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-        self.around = Surroundings(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
+        self.context = ExchangeContext(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
 
     def start(self) -> tuple[Exchange, RecordingDownstream]:
         down = RecordingDownstream()
-        exchange = Exchange(RequestHead(b"GET", b"/", []), down, self.around, identity=b"i", account=account())
+        exchange = Exchange(RequestHead(b"GET", b"/", []), down, self.context, request_id=b"i", account=account())
         exchange.start(RecordingUpstream())
         return exchange, down
 

@@ -12,9 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.http.messages import RequestHead
-from flowserver.relay.context import Surroundings
+from flowserver.relay.context import ExchangeContext
 from flowserver.relay.exchange import Exchange
-from flowserver.routing.upstream_host import Deadlines
+from flowserver.relay.provider import Deadlines
 from flowserver.telemetry.labels import ANSWERS, AT_ONCE, MAX_MODELS, OTHER
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
@@ -34,7 +34,7 @@ class Scene:
         self.log = Log("error", io.BytesIO())
         self.metrics = Metrics(self.log)
         deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-        self.around = Surroundings(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
+        self.context = ExchangeContext(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
 
     def start(self, stream: Stream, *, budget: int | None = None, name: str = "api", **body: Any) -> Exchange:
         """An exchange whose answer begins."""
@@ -44,7 +44,7 @@ class Scene:
         made.bound(budget)
         ask(made, target(name=name), asked)
         request = RequestHead(b"POST", stream.target.encode(), [])
-        exchange = Exchange(request, RecordingDownstream(), self.around, identity=b"i", account=made)
+        exchange = Exchange(request, RecordingDownstream(), self.context, request_id=b"i", account=made)
         exchange.start(RecordingUpstream())
         exchange.on_downstream_end()
         exchange.on_upstream_head(stream.head)

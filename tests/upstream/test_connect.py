@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from flowserver.errors import EndReason, RelayError, upstream_error
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.upstream.connect import Arrivals
 from flowserver.upstream.dialer import Dialer, DialError
 from flowserver.upstream.h1 import UpstreamH1
@@ -21,7 +21,7 @@ from ..support.dialogue import FakeDialer
 from ..support.h2_upstream import RecordingOwner
 from ..support.transport import FakeTransport
 
-MARKS = Marks(1000, 100, 8)
+MARKS = Watermarks(1000, 100, 8)
 
 
 class Owner(RecordingOwner):
@@ -73,7 +73,7 @@ async def test_bytes_before_any_request_are_no_http_1() -> None:
     scene.dialer.on_connected = lambda transport: transport.arrive(b"220 mail.test ESMTP\r\n")
     await scene.dial()
     assert scene.connected == []
-    assert scene.failed[0].untouched
+    assert scene.failed[0].not_processed
     assert scene.dialer.transports[0].end == "reset"
 
 
@@ -83,7 +83,7 @@ async def test_a_provider_that_closes_as_soon_as_it_is_connected_is_a_failure(ho
     scene.dialer.on_connected = how  # type: ignore[assignment]
     await scene.dial()
     assert scene.connected == []
-    assert (scene.failed[0].end, scene.failed[0].untouched) == (EndReason.CONNECT_FAILED, True)
+    assert (scene.failed[0].end, scene.failed[0].not_processed) == (EndReason.CONNECT_FAILED, True)
 
 
 async def test_no_connection_is_told() -> None:

@@ -18,7 +18,7 @@ import trustme
 
 from flowserver.config.parsers import parse_url
 from flowserver.errors import EndReason, Party
-from flowserver.upstream.connect import Arrival
+from flowserver.upstream.connect import ConnectAttempt
 from flowserver.upstream.dialer import AVOIDED_FOR, Dialer, DialError
 from flowserver.upstream.resolver import Resolver
 
@@ -137,7 +137,7 @@ async def lab(authority: trustme.CA) -> AsyncIterator[Lab]:
 
 async def peer_of(dialer: Dialer) -> str:
     """Connects; returns the address of the other side."""
-    arrival = await finishes(dialer.dial(Arrival))
+    arrival = await finishes(dialer.dial(ConnectAttempt))
     peer: str = arrival.transport.get_extra_info("peername")[0]
     arrival.transport.abort()
     return peer
@@ -252,7 +252,7 @@ async def test_all_addresses_dead_is_an_error_that_says_so(lab: Lab) -> None:
     lab.resolves(ONE, TWO)
     with pytest.raises(DialError, match="can't be reached: Connection refused") as caught:
         await peer_of(lab.dialer())
-    assert (caught.value.error.end, caught.value.error.untouched) == (EndReason.CONNECT_FAILED, True)
+    assert (caught.value.error.end, caught.value.error.not_processed) == (EndReason.CONNECT_FAILED, True)
 
 
 async def test_all_addresses_deaf_end_with_the_timeout(lab: Lab) -> None:
@@ -271,13 +271,13 @@ async def test_the_system_s_own_timeout_is_not_taken_for_the_relay_s(lab: Lab, m
     monkeypatch.setattr("flowserver.upstream.dialer._establish", establish)
     lab.resolves(ONE)
     with pytest.raises(DialError, match="can't be reached: Connection timed out"):
-        await finishes(lab.dialer().dial(Arrival))
+        await finishes(lab.dialer().dial(ConnectAttempt))
 
 
 async def test_the_window_is_bounded_before_the_connection_is_made(lab: Lab) -> None:
     await lab.listen(ONE)
     lab.resolves(ONE)
-    arrival = await finishes(lab.dialer().dial(Arrival))
+    arrival = await finishes(lab.dialer().dial(ConnectAttempt))
     connection = arrival.transport.get_extra_info("socket")
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 12288
     # tcpi_options and the two window scales: ours was chosen for so small a buffer.
@@ -367,7 +367,7 @@ async def test_alpn_is_that_of_the_winner(lab: Lab, offered: list[str], first: s
         getattr(lab, first)(ONE)
     await lab.listen(TWO, tls=lab.server_tls(NAME, *offered))
     lab.resolves(*([ONE] if first else []), TWO)
-    arrival = await finishes(lab.dialer(tls=True).dial(Arrival))
+    arrival = await finishes(lab.dialer(tls=True).dial(ConnectAttempt))
     assert arrival.chosen is chosen
     arrival.transport.abort()
 
@@ -422,11 +422,11 @@ async def test_want_of_descriptors_is_no_failure_of_the_provider(lab: Lab) -> No
     resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, hard))
     try:
         with pytest.raises(DialError) as raised:
-            await finishes(dialer.dial(Arrival))
+            await finishes(dialer.dial(ConnectAttempt))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     error = raised.value.error
-    assert (error.party, error.status, error.untouched) == (Party.RELAY, 503, True)
+    assert (error.party, error.status, error.not_processed) == (Party.RELAY, 503, True)
     assert "Too many open files" in error.message
     assert await peer_of(dialer) == ONE
 
@@ -438,5 +438,5 @@ async def test_want_of_local_ports_is_no_failure_of_the_provider(lab: Lab, monke
     monkeypatch.setattr("flowserver.upstream.dialer._establish", establish)
     lab.resolves(ONE, TWO)
     with pytest.raises(DialError, match="Cannot assign requested address") as raised:
-        await finishes(lab.dialer().dial(Arrival))
+        await finishes(lab.dialer().dial(ConnectAttempt))
     assert raised.value.error.party is Party.RELAY

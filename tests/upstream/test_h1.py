@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.h1_response_head import MAX_HEADERS
 from flowserver.http.messages import RequestHead
 from flowserver.upstream.h1 import MAX_HEAD, MAX_INTERIM, READ_SIZE, UpstreamH1
@@ -38,7 +38,7 @@ class Scene:
         self, method: bytes = b"GET", *, length: int | None = None, has_body: bool = False, tls: bool = False
     ) -> None:
         self.owner = Owner()
-        connection = UpstreamH1(self.owner, Marks(high=1000, low=100, chunks=4))
+        connection = UpstreamH1(self.owner, Watermarks(high=1000, low=100, chunks=4))
         self.provider = Provider(connection, FakeTransport(connection, tls=tls))
         self.connection = connection
         self.events = self.begin(method, length=length, has_body=has_body)
@@ -112,7 +112,7 @@ def test_an_upload_waits_for_a_provider_that_does_not_read_and_its_end_waits_beh
 
 
 def test_a_large_request_head_can_fill_the_transport() -> None:
-    connection = UpstreamH1(Owner(), Marks(high=1000, low=100, chunks=4))
+    connection = UpstreamH1(Owner(), Watermarks(high=1000, low=100, chunks=4))
     provider = Provider(connection, FakeTransport(connection))
     provider.stops_reading()
     events = RecordingUpstreamEvents()
@@ -507,7 +507,7 @@ def test_a_request_that_the_provider_s_kernel_never_took_was_not_begun(
     scene = kept(tls=tls, body=body, room=room)
     scene.provider.shuts()
     assert scene.events.log == ["failed 502"]
-    assert scene.events.errors[0].untouched
+    assert scene.events.errors[0].not_processed
 
 
 def test_a_request_of_several_records_may_have_been_begun() -> None:
@@ -515,7 +515,7 @@ def test_a_request_of_several_records_may_have_been_begun() -> None:
     scene = kept(tls=True, body=b"body")
     scene.provider.shuts()
     scene.provider.transport.lose()
-    assert not scene.events.errors[0].untouched
+    assert not scene.events.errors[0].not_processed
 
 
 def test_a_large_request_over_tls_may_have_been_begun() -> None:
@@ -523,12 +523,12 @@ def test_a_large_request_over_tls_may_have_been_begun() -> None:
     scene = kept(tls=True)
     scene.provider.says(SIZED + b"hello")
     head = RequestHead(b"POST", b"/v1", [], content_length=5 << 20, has_body=True)
-    head.body_at_hand = True
+    head.body_follows = True
     scene.connection.begin(head, events := Events(scene.connection))
     scene.connection.send_data(bytes(5 << 20))
     scene.provider.shuts()
     scene.provider.transport.lose()
-    assert not events.errors[0].untouched
+    assert not events.errors[0].not_processed
 
 
 def test_a_request_that_was_taken_may_have_been_begun() -> None:
@@ -537,7 +537,7 @@ def test_a_request_that_was_taken_may_have_been_begun() -> None:
     scene.provider.shuts()
     scene.provider.transport.lose()
     assert scene.events.log == ["failed 502"]
-    assert not scene.events.errors[0].untouched
+    assert not scene.events.errors[0].not_processed
 
 
 def test_an_answer_that_began_is_no_crossing() -> None:
@@ -545,11 +545,11 @@ def test_an_answer_that_began_is_no_crossing() -> None:
     scene.provider.says(b"HTTP/1.1 200")
     scene.provider.shuts()
     scene.provider.transport.lose()
-    assert not scene.events.errors[0].untouched
+    assert not scene.events.errors[0].not_processed
 
 
 def test_the_first_request_of_a_connection_is_never_taken_for_a_crossing() -> None:
     scene = Scene()
     scene.provider.shuts()
     scene.provider.transport.lose()
-    assert not scene.events.errors[0].untouched
+    assert not scene.events.errors[0].not_processed

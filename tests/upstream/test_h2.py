@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowserver.errors import EndReason
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.h2_frames import TURN
 from flowserver.http.messages import RequestHead
 from flowserver.upstream.h2 import CONNECTION_WINDOW, MAX_STREAMS
@@ -156,7 +156,7 @@ def test_an_answer_that_is_shorter_or_longer_than_announced_breaks_its_stream_al
     _, other = ask(provider)
     provider.talk(response(1, ("content-length", "5")) + frames.data(1, body, end=end))
     assert events.log[-1] == "failed 502"
-    assert not events.errors[0].untouched
+    assert not events.errors[0].not_processed
     assert provider.requests[1].reset == frames.PROTOCOL_ERROR or end
     provider.talk(response(3, end=True))
     assert other.log == ["head 200", "end"]
@@ -355,13 +355,15 @@ def test_a_head_that_crosses_a_reset_breaks_nobody_else(status: str, end: bool) 
     assert provider.end == "open"
 
 
-@pytest.mark.parametrize(("code", "untouched"), [(frames.REFUSED_STREAM, True), (frames.INTERNAL_ERROR, False)])
-def test_a_reset_by_the_provider_breaks_the_stream_and_tells_whether_it_was_begun(code: int, untouched: bool) -> None:
+@pytest.mark.parametrize(("code", "not_processed"), [(frames.REFUSED_STREAM, True), (frames.INTERNAL_ERROR, False)])
+def test_a_reset_by_the_provider_breaks_the_stream_and_tells_whether_it_was_begun(
+    code: int, not_processed: bool
+) -> None:
     provider = H2Provider()
     _, events = ask(provider)
     _, other = ask(provider)
     provider.talk(frames.rst_stream(1, code))
-    assert [(error.untouched, error.end) for error in events.errors] == [(untouched, EndReason.UPSTREAM_FAILED)]
+    assert [(error.not_processed, error.end) for error in events.errors] == [(not_processed, EndReason.UPSTREAM_FAILED)]
     assert other.log == []
     assert provider.connection.busy == 1
 
@@ -380,7 +382,7 @@ def test_goaway_lets_old_streams_end_refuses_later_ones_and_then_closes() -> Non
     _, old = ask(provider)
     _, late = ask(provider)
     provider.talk(frames.goaway(1))
-    assert late.errors[0].untouched
+    assert late.errors[0].not_processed
     assert old.log == []
     assert provider.connection.capacity == 0
     assert provider.end == "open"
@@ -453,7 +455,7 @@ def test_garbage_ends_the_connection_and_never_cleanly(garbage: bytes) -> None:
     provider.talk(garbage)
     assert provider.end == "reset"
     assert [events.log for events in told] == [["failed 502"]] * 2
-    assert not any(events.errors[0].untouched for events in told)
+    assert not any(events.errors[0].not_processed for events in told)
 
 
 MANY = 20_000
@@ -495,7 +497,7 @@ def test_a_flood_ends_the_connection_by_name_and_fails_its_streams(flood: bytes)
     assert told[1].log == ["failed 502"]
     assert told[1].errors[0].end is EndReason.UPSTREAM_FAILED
     assert "flooded" in told[1].errors[0].message
-    assert not told[1].errors[0].untouched
+    assert not told[1].errors[0].not_processed
     assert provider.connection.capacity == 0
     assert not provider.connection.is_alive()
     *_, last = _own_frames(provider)
@@ -758,7 +760,7 @@ def test_pings_of_the_provider_are_answered() -> None:
 
 
 def test_what_is_said_to_a_connection_that_ended_is_ignored() -> None:
-    provider = H2Provider(marks=Marks(1000, 100, 8))
+    provider = H2Provider(watermarks=Watermarks(1000, 100, 8))
     stream, events = ask(provider, b"POST", has_body=True)
     provider.resets()
     told = list(events.log)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
-from flowserver.flow.bounded_buffer import Marks
+from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.messages import RequestHead
 from flowserver.relay.interfaces import UpstreamEvents, UpstreamStream
 from flowserver.upstream.h1 import UpstreamH1
@@ -19,8 +19,10 @@ from ..support.recording import RecordingUpstreamEvents
 from ..support.transport import FakeTransport, kernel_of
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-MARKS = Marks(high=1000, low=100, chunks=16)
-REFUSED = upstream_error("connect_failed", "The provider can't be reached.", EndReason.CONNECT_FAILED, untouched=True)
+MARKS = Watermarks(high=1000, low=100, chunks=16)
+REFUSED = upstream_error(
+    "connect_failed", "The provider can't be reached.", EndReason.CONNECT_FAILED, not_processed=True
+)
 
 
 class Events(RecordingUpstreamEvents):
@@ -33,8 +35,8 @@ class Events(RecordingUpstreamEvents):
         self.stream.cancel()
 
 
-class Carrier:
-    """A `pool.Carrier` that does nothing but end."""
+class FastPathOwner:
+    """A `pool.FastPathOwner` that does nothing but end."""
 
     is_full = False
 
@@ -64,7 +66,7 @@ class Many:
         self.pool = pool
         self.limit = limit
         self.served = 0
-        self.carriers: list[Carrier] = []
+        self.carriers: list[FastPathOwner] = []
         self.alive = True
         self.closed = False
 
@@ -76,10 +78,10 @@ class Many:
     def busy(self) -> int:
         return len(self.carriers)
 
-    def begin(self, request: RequestHead, events: UpstreamEvents) -> Carrier:
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> FastPathOwner:
         assert self.capacity, "more than it can take"
         assert self.alive
-        self.carriers.append(Carrier(self, events))
+        self.carriers.append(FastPathOwner(self, events))
         self.served += 1
         return self.carriers[-1]
 
@@ -420,7 +422,7 @@ def test_a_connection_that_takes_no_request_from_the_start_is_a_failure_and_no_r
     connection = scene.connect_many(0)
     assert connection.closed
     assert events.log == ["failed 502"]
-    assert events.errors[0].untouched
+    assert events.errors[0].not_processed
     assert scene.dial.under_way == []
     assert scene.pool.open_connections == 0
 
@@ -439,7 +441,7 @@ def test_no_more_connections_than_allowed_and_a_wait_has_its_end() -> None:
     assert events.log == []
     assert late.log == ["failed 503"]
     error = late.errors[0]
-    assert (error.party, error.untouched, error.retry_after) == (Party.RELAY, True, 1)
+    assert (error.party, error.not_processed, error.retry_after) == (Party.RELAY, True, 1)
     provider.says(ANSWER)
     assert scene.pool.idle_connections == 1
 

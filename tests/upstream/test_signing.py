@@ -53,7 +53,7 @@ def test_nothing_leaves_before_the_signature() -> None:
     scene.signer.finish(SIGNATURE)
     [head] = scene.inner.requests
     assert head.headers == [(b"host", b"p"), (b"via", b"1.1 r"), *SIGNATURE]
-    assert (head.content_length, head.has_body, head.body_at_hand) == (5, True, True)
+    assert (head.content_length, head.has_body, head.body_follows) == (5, True, True)
     assert scene.inner.streams[0].log == ["data 2", "data 3", "end"]
 
 
@@ -61,7 +61,7 @@ def test_a_request_without_a_body_gets_none() -> None:
     scene = Scene(b"GET", has_body=False).send()
     scene.signer.finish(SIGNATURE)
     [head] = scene.inner.requests
-    assert (head.content_length, head.has_body, head.body_at_hand) == (None, False, False)
+    assert (head.content_length, head.has_body, head.body_follows) == (None, False, False)
     assert scene.inner.streams[0].log == ["end"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from flowserver.http.messages import RequestHead
-from flowserver.quota.identify import Directory, Limiting
+from flowserver.quota.identify import Directory, QuotaContext
 from flowserver.quota.limits import Cause, Decision, Limit, LimitState
 from flowserver.quota.tenants import Tenant, TenantKey, Tenants, digest_of
 
@@ -17,7 +17,7 @@ NOW = 1_700_000_000.0
 
 
 class FakeLimiter:
-    """A `relay.permit.Limiter` over `left` tokens. `delayed`: it answers when `answer` is called, first asked first."""
+    """A `relay.lease.Limiter` over `left` tokens. `delayed`: it answers when `answer` is called, first asked first."""
 
     renewal = 20.0
 
@@ -83,10 +83,10 @@ def tenant(name: str = "acme", *, key: bytes = KEY, **options: object) -> Tenant
     return Tenant(name, (TenantKey(digest_of(key)),), **options)  # type: ignore[arg-type]
 
 
-def limiting(
+def quota(
     *tenants: Tenant, limiter: FakeLimiter | None = None, directory: Directory | None = None, now: float = NOW
-) -> Limiting:
-    return Limiting(Tenants(tenants), limiter or FakeLimiter(), FakeClock(now), directory)
+) -> QuotaContext:
+    return QuotaContext(Tenants(tenants), limiter or FakeLimiter(), FakeClock(now), directory)
 
 
 def asking(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowserver.routing.usage_option import UsageOption
+from flowserver.relay.usage_option import UsageOption
 
 
 def test_what_is_not_known_is_tried_where_it_can_be_repeated() -> None:

@@ -9,14 +9,14 @@ from itertools import count
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
 from ..errors import LOOP, RelayError
-from ..http.messages import BUDGET, RequestHead, passed_through, request_id
-from ..routing.dispatcher import Dispatch, Dispatching
-from ..routing.routes import join_target
-from .context import Surroundings
-from .cors import Cors, is_preflight
-from .exchange import Exchange
-from .interfaces import DownstreamStream
-from .token_count import Account, AccountSettings
+from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
+from ..relay.context import ExchangeContext
+from ..relay.cors import Cors, is_preflight
+from ..relay.exchange import Exchange
+from ..relay.interfaces import DownstreamStream
+from ..relay.token_count import Account, AccountSettings
+from .dispatcher import Dispatcher, RoutingContext
+from .routes import join_target
 
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 """Methods that generate nothing, as long as no body goes with them."""
@@ -25,12 +25,12 @@ _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 class Admission:
     """Turns request heads into exchanges; one for each worker."""
 
-    __slots__ = ("_around", "_cors", "_numbers", "_prefix", "accounts", "dispatching")
+    __slots__ = ("_context", "_cors", "_numbers", "_prefix", "accounts", "routing")
 
     def __init__(
         self,
-        dispatching: Dispatching,
-        around: Surroundings,
+        routing: RoutingContext,
+        context: ExchangeContext,
         accounts: AccountSettings,
         *,
         cors: Cors | None = None,
@@ -38,22 +38,22 @@ class Admission:
         """`cors` None: pages of other origins are the providers' business."""
         self.accounts = accounts
         """Replaced, as the next, when the configuration is read again; exchanges under way keep theirs."""
-        self.dispatching = dispatching
-        self._around = around
+        self.routing = routing
+        self._context = context
         self._cors = cors
         self._prefix = os.urandom(8).hex().encode("ascii")
         self._numbers = count(1)
 
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
-        identity = request_id(request) or self._new_identity()
+        request_id = given_request_id(request) or self._new_request_id()
         account = self._open_account(request)
-        exchange = Exchange(request, downstream, self._around, identity=identity, account=account)
+        exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
         if self._cors is not None and is_preflight(request):
             self._answer_preflight(self._cors, exchange)
-        elif request.find(b"via") is not None and passed_through(request.headers, self.dispatching.pseudonym):
+        elif request.find(b"via") is not None and passed_through(request.headers, self.routing.pseudonym):
             exchange.refuse(LOOP)
         else:
-            exchange.start(Dispatch(request, identity, self.dispatching, exchange, account=account, upload=downstream))
+            exchange.start(Dispatcher(request, request_id, self.routing, exchange, account=account, upload=downstream))
         return exchange
 
     def _answer_preflight(self, cors: Cors, exchange: Exchange) -> None:
@@ -68,9 +68,9 @@ class Admission:
         account = Account(self.accounts, self._recognise(request), request)
         if self._cors is not None:
             account.cors = self._cors.fields(request)
-        asked = request.find(BUDGET)
-        if asked is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", asked):
-            account.bound(int(asked))
+        budget = request.find(BUDGET)
+        if budget is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", budget):
+            account.bound(int(budget))
         return account
 
     def _recognise(self, request: RequestHead) -> Format | None:
@@ -78,12 +78,12 @@ class Admission:
         the provider that gets it."""
         if request.method in _SAFE and not request.has_body:
             return recognise_stored(request.target.decode("ascii")) if request.method == b"GET" else None
-        for base in ("", *self.dispatching.routes.base_paths):
+        for base in ("", *self.routing.routes.base_paths):
             known = recognise(join_target(base, request.target).decode("ascii"))
             if known is not None:
                 return known
         return None
 
-    def _new_identity(self) -> bytes:
+    def _new_request_id(self) -> bytes:
         """A request id: unique to the process and to the request. Random bytes for each would cost 17 us."""
         return b"%b%016x" % (self._prefix, next(self._numbers))

@@ -7,15 +7,15 @@ import itertools
 from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason
 from flowserver.http.messages import Headers, RequestHead, find
-from flowserver.relay.admission import Admission
 from flowserver.relay.token_count import AccountSettings
+from flowserver.routing.admission import Admission
 
 from ..support.recording import (
     RecordingConnector,
     RecordingDownstream,
     RecordingObserver,
-    dispatching,
-    exchange_surroundings,
+    exchange_context,
+    routing,
     target,
 )
 
@@ -28,8 +28,8 @@ class Scene:
         self.connector = RecordingConnector()
         self.observer = RecordingObserver()
         provider = target(self.connector, url="https://api.test/v1", api_key=api_key)
-        around = dispatching((provider,), pseudonym=b"flowserver-%d" % next(NUMBERS))
-        self.admission = Admission(around, exchange_surroundings(observer=self.observer), ACCOUNTS)
+        context = routing((provider,), pseudonym=b"flowserver-%d" % next(NUMBERS))
+        self.admission = Admission(context, exchange_context(observer=self.observer), ACCOUNTS)
 
     def ask(self, headers: Headers) -> RecordingDownstream:
         stream = RecordingDownstream()
@@ -53,10 +53,10 @@ def test_a_request_id_is_made_where_there_is_no_sane_one() -> None:
     made = set()
     for headers in ([], [(b"x-request-id", b"a b")], []):
         scene.ask(headers)
-        identity = find(scene.asked().headers, b"x-request-id")
-        assert identity is not None
-        assert len(identity) == 32
-        made.add(identity)
+        request_id = find(scene.asked().headers, b"x-request-id")
+        assert request_id is not None
+        assert len(request_id) == 32
+        made.add(request_id)
     assert len(made) == 3
 
 

@@ -1,4 +1,4 @@
-"""Lanes on real sockets: paced streams take the short way, over each protocol, and nothing of them changes."""
+"""Lanes on real sockets: paced streams take the fast path, over each protocol, and nothing of them changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trustme
 
-from flowserver.relay.fast_path import Lane
+from flowserver.relay.fast_path import FastPath
 from tests.support.h2_lab import ask, h2_client
 from tests.support.lab import Lab, chat, eventually, numbers
 
@@ -17,15 +17,15 @@ SWEPT_OFTEN = {"h2_ping_interval": "80ms"}
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Events that went by lanes, each time they are taken account of."""
+    """Events that went by fast paths, each time they are taken account of."""
     counts: list[int] = []
-    taken = Lane.taken
+    taken = FastPath.taken
 
-    def count(lane: Lane) -> None:
-        counts.append(lane.events)
-        taken(lane)
+    def count(fast_path: FastPath) -> None:
+        counts.append(fast_path.events)
+        taken(fast_path)
 
-    monkeypatch.setattr(Lane, "taken", count)
+    monkeypatch.setattr(FastPath, "taken", count)
     return counts
 
 
@@ -65,7 +65,7 @@ async def test_a_provider_with_tls_has_it_too(lab: Lab, passed: list[int], tmp_p
     assert simulator.records.connections == 1
 
 
-async def test_a_client_that_stalls_on_a_lane_stops_its_provider(lab: Lab, passed: list[int]) -> None:
+async def test_a_client_that_stalls_on_a_fast_path_stops_its_provider(lab: Lab, passed: list[int]) -> None:
     _, relay, _ = await lab.simulated(**SWEPT_OFTEN)
     client = await lab.client(relay.port, receive_buffer=4096)
     await client.send(chat(events=0, rate=400))

@@ -1,4 +1,4 @@
-"""However reads are cut and whenever lanes are opened, the client gets the same and as much is counted as without."""
+"""However reads are cut and whenever fast paths open, the client gets the same and the same is counted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CUTS = st.lists(st.one_of(st.none(), st.integers(1, 600)), min_size=1, max_size=
 
 
 def relayed(texts: list[str], cuts: list[int | None], opened: list[bool], budget: int | None) -> tuple[object, ...]:
-    """`cuts`: bytes of a read, None for one that is a chunk; a lane may be opened where `opened` says so;
+    """`cuts`: bytes of a read, None for one that is a chunk; a fast path may be opened where `opened` says so;
     nowhere if that is empty."""
     scene = Scene(max_tokens=budget)
     if not opened:
-        scene.close_lanes()
+        scene.close_fast_paths()
     waiting = [chunk(event) for event in [*map(content, texts), *CHAT.closing]] + [b"0\r\n\r\n"]
     turn = 0
     while waiting and scene.exchange.ended_at is None:
@@ -32,17 +32,17 @@ def relayed(texts: list[str], cuts: list[int | None], opened: list[bool], budget
             waiting = [rest] if rest else []
         scene.provider.says(read)
         if opened and opened[turn % len(opened)]:
-            scene.open_lane()
+            scene.open_fast_path()
         turn += 1
     meter = scene.exchange.account.meter
     assert meter is not None
-    counts = (meter.pieces, meter.units, scene.exchange.bytes_down, scene.exchange.chunks_down)
+    counts = (meter.content_events, meter.content_bytes, scene.exchange.bytes_down, scene.exchange.chunks_down)
     answer = understood(bytes(scene.client.transport.sent))
     return answer.body, answer.whole, scene.relay.observer.ends, *counts, scene.exchange.account.output
 
 
 @given(TEXTS, CUTS, OPENED, st.one_of(st.none(), st.integers(1, 60)))
-def test_a_lane_changes_nothing(
+def test_a_fast_path_changes_nothing(
     texts: list[str], cuts: list[int | None], opened: list[bool], budget: int | None
 ) -> None:
     assert relayed(texts, cuts, opened, budget) == relayed(texts, cuts, [], budget)

@@ -1,0 +1,109 @@
+"""The on/off of reading one stream, with the reasons that hold it shut. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntFlag
+from typing import Protocol
+
+
+class Reason(IntFlag):
+    """Why a gate is shut. A bit each, so that several can hold one gate."""
+
+    DOWNSTREAM = 1
+    """The client takes no more: answers."""
+    UPSTREAM = 2
+    """The provider takes no more: uploads."""
+    QUOTA = 4
+    """The tokens of the next lease are not there yet: answers."""
+
+
+class PauseTotals:
+    """Pauses and paused seconds by reason, of all gates of a process."""
+
+    __slots__ = ("pauses", "seconds")
+
+    def __init__(self) -> None:
+        self.pauses = dict.fromkeys(Reason, 0)
+        self.seconds = dict.fromkeys(Reason, 0.0)
+
+
+class Readable(Protocol):
+    """Something whose reading can be stopped; both calls are harmless when repeated."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class ReadGate:
+    """The on/off of reading one stream, with the reasons that hold it shut.
+
+    Shut while any reason is set. Setting a reason twice is once, so every pause meets exactly one resume.
+    """
+
+    __slots__ = ("_clock", "_closed", "_reasons", "_since", "_stream", "_totals", "pauses", "seconds")
+
+    def __init__(self, stream: Readable, clock: Callable[[], float], totals: PauseTotals) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._totals = totals
+        self._closed = False
+        self._reasons = 0
+        self._since: dict[Reason, float] | None = None
+        """Since when each reason holds; None: none ever did, which is usual."""
+        self.pauses = 0
+        """How often the gate went from open to shut."""
+        self.seconds = 0.0
+        """How long reasons held it shut, pauses that still last left out: see `paused_seconds`."""
+
+    @property
+    def reasons(self) -> Reason:
+        return Reason(self._reasons)
+
+    @property
+    def is_shut(self) -> bool:
+        return self._reasons != 0
+
+    def shut(self, reason: Reason) -> None:
+        if self._closed or self._reasons & reason:
+            return
+        was_open = not self._reasons
+        self._reasons |= reason
+        if self._since is None:
+            self._since = {}
+        self._since[reason] = self._clock()
+        self._totals.pauses[reason] += 1
+        if was_open:
+            self.pauses += 1
+            self._stream.pause_reading()
+
+    def open(self, reason: Reason) -> None:
+        if not self._reasons & reason:
+            return
+        self._reasons &= ~reason
+        self._account(reason)
+        if not self._reasons:
+            self._stream.resume_reading()
+
+    def close(self) -> None:
+        """The stream is over: settle the accounts and touch its reading no more."""
+        self._closed = True
+        if self._reasons:
+            for reason in Reason:
+                if self._reasons & reason:
+                    self._account(reason)
+            self._reasons = 0
+
+    def paused_seconds(self) -> float:
+        """How long reasons held this gate shut, until now."""
+        if not self._since:
+            return self.seconds
+        now = self._clock()
+        return self.seconds + sum(now - since for since in self._since.values())
+
+    def _account(self, reason: Reason) -> None:
+        assert self._since is not None
+        seconds = self._clock() - self._since.pop(reason)
+        self.seconds += seconds
+        self._totals.seconds[reason] += seconds

@@ -1,0 +1,25 @@
+"""Reads into one buffer that all connections share."""
+
+from __future__ import annotations
+
+import asyncio
+
+READ_SIZE = 16 * 1024
+"""Most bytes of one read. By itself uvloop reads 256 KiB, which is what one upload could make the relay hold."""
+_READ_BUFFER = memoryview(bytearray(READ_SIZE))
+"""Where all connections read to: what came is copied out before the next read."""
+
+
+class SharedReads(asyncio.BufferedProtocol):
+    """A protocol that reads bounded pieces, as `asyncio.Protocol` would get them."""
+
+    __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(_READ_BUFFER[:nbytes].tobytes())
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError

@@ -1,0 +1,83 @@
+"""What refused clients are told. No I/O."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import EndReason, Party, RelayError
+from ..names import PATH_BYTES, bounded
+from .limits import Cause, Decision
+from .tenants import Tenant
+
+
+def refusal(decision: Decision) -> RelayError:
+    """What a refused client is told: an exhausted quota is not a rate, and waiting helps with one of them only."""
+    wait = decision.retry_after
+    after = max(1, math.ceil(wait)) if wait is not None else None
+    name = decision.refused_by.key if decision.refused_by is not None else ""
+    if decision.cause is Cause.UNAVAILABLE:
+        return NO_STORE
+    if decision.cause is Cause.QUOTA:
+        text = f"The quota of tokens is used up ({_short(name)}). It begins anew when its time is over."
+        return _limited("insufficient_quota", text, after)
+    if decision.cause is Cause.CONCURRENCY:
+        text = f"As many streams as are allowed run at once ({_short(name)}). Try again when one is over."
+        return _limited("concurrency_limit_exceeded", text, after or 1)
+    text = f"The rate limit is reached ({_short(name)}). Try again after the time in retry-after."
+    return _limited("rate_limit_exceeded", text, after)
+
+
+def model_refused(model: str | None) -> RelayError:
+    text = f"This key may not use the model {model!r}, or there is no such model."
+    return RelayError(404, "model_not_found", text, Party.CLIENT, EndReason.LIMITED)
+
+
+def path_refused(tenant: Tenant, path: str) -> RelayError:
+    text = f"This key may not use {bounded(path, PATH_BYTES)}."
+    if not tenant.paths:
+        text += (
+            " It may use the APIs whose tokens are counted, and the list of models. Whoever runs the relay has to list"
+            " other paths in the tenant's `paths`."
+        )
+    return RelayError(403, "permission_denied", text, Party.CLIENT, EndReason.LIMITED)
+
+
+def _short(key: str) -> str:
+    """A limit's name without its tenant."""
+    return key.partition("}:")[2].replace(":", " ")
+
+
+def _limited(code: str, text: str, after: int | None) -> RelayError:
+    return RelayError(429, code, text, Party.CLIENT, EndReason.LIMITED, retry_after=after)
+
+
+NO_KEY = RelayError(
+    401,
+    "missing_api_key",
+    "This relay wants a key of its own, in the field where the API takes keys (Authorization: Bearer ...).",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
+SIGNED_WITHOUT_KEY = RelayError(
+    401,
+    "missing_api_key",
+    "This relay needs a key of its own, and can't check an AWS signature. Send the key as Authorization: Bearer, which "
+    "AWS SDKs do when AWS_BEARER_TOKEN_BEDROCK is set to it.",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
+UNKNOWN_KEY = RelayError(
+    401,
+    "invalid_api_key",
+    "This relay does not know the key, or it is no longer valid. Ask whoever runs the relay for another.",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
+NO_STORE = RelayError(
+    503,
+    "limits_unavailable",
+    "Limits can't be checked now, and nothing may pass without. Try again shortly.",
+    Party.RELAY,
+    EndReason.LIMITED,
+    retry_after=1,
+)

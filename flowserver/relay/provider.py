@@ -1,0 +1,73 @@
+"""A provider as the exchange of one request sees it. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..config.parsers import Url
+from ..dialects.base import Auth, Quirks
+from ..dialects.profiles import GENERIC
+from ..http.messages import CREDENTIALS, Headers
+from .usage_option import UsageOption
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """One `[[upstreams]]` table. Times in seconds; None is off, for `max_concurrent` no limit."""
+
+    name: str
+    url: Url
+    api_key: bytes | None = field(default=None, repr=False)
+    auth: Auth | None = None
+    """How it takes the key; None: told by its host or the path."""
+    signs: bool = False
+    """Whether its connector signs each request, so that no key is needed."""
+    headers: Headers = field(default_factory=list, repr=False)
+    models: dict[str, str] = field(default_factory=dict)
+    """The client's model names to the provider's."""
+    weight: int = 1
+    max_concurrent: int | None = None
+    queue: int = 0
+    """Requests that may wait for a place."""
+    queue_timeout: float = 5.0
+    quirks: Quirks = GENERIC
+    asks_usage: bool = True
+    """Whether it is asked for a usage report where it gives one on demand only."""
+    holds_key: bool = field(init=False)
+    """Whether the relay shows it a key of its own; if not, the client's passes."""
+
+    def __post_init__(self) -> None:
+        holds = self.api_key is not None or self.signs or any(name in CREDENTIALS for name, _ in self.headers)
+        object.__setattr__(self, "holds_key", holds)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds of each; None is off."""
+
+    first_byte: float | None
+    idle: float | None
+    body: float | None
+    total: float | None
+
+
+class Provider(Protocol):
+    """The provider that a request is sent to."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> ProviderSettings: ...
+
+    @property
+    def authority(self) -> bytes:
+        """The host and port of its URL."""
+
+    @property
+    def deadlines(self) -> Deadlines: ...
+
+    @property
+    def usage_option(self) -> UsageOption:
+        """What is known of its usage reports."""
