@@ -23,102 +23,60 @@ MAX_LINES = 600
 Sources = Mapping[str, str]
 """Path from the repository's root ("flowserver/flow.py") -> source text."""
 
-# A room is a module or folder directly inside the package. The bottom rooms may import one another; a room
-# may always import itself and the package's own __init__.
-BOTTOM = frozenset(
-    {
-        "body_kind",
-        "config",
-        "errors",
-        "eventstream",
-        "flow",
-        "form_data",
-        "frames",
-        "framing",
-        "h2_bounds",
-        "h2_guard",
-        "hpack_decoder",
-        "json_edits",
-        "json_members",
-        "limits.store",
-        "messages",
-        "names",
-        "parsers",
-        "paths",
-        "sse",
-        "tls",
-        "json_array",
-        "json_reducer",
-        "json_scan",
-        "large_event",
-        "whole_body",
-    }
-)
-# A file that is a room of its own. What a limit store is asked and answers is vocabulary, which the middle speaks too;
-# the stores themselves, with their I/O, stay a side that it never sees.
-OWN_ROOMS = frozenset({"limits.store"})
-SIDES = frozenset({"downstream", "upstream", "limits", "telemetry"})
+# A room is a module or folder directly inside the package. A room may always import itself and the package's own
+# __init__. `config.addresses` and `config.tenants` are rooms of their own: vocabulary, which rooms below need.
+VOCABULARY = frozenset({"errors", "names"})
+WIRE = VOCABULARY | {"http", "json_text"}
+CORE = WIRE | {"config.addresses", "dialects", "events", "flow", "quota"}
 ANYTHING = frozenset({"*"})
 
 MAY_IMPORT: dict[str, frozenset[str]] = {
-    **dict.fromkeys(BOTTOM, BOTTOM),
-    # Know the names of providers by it.
-    **dict.fromkeys(("config", "parsers"), BOTTOM | {"dialects"}),
-    # Formats are data and functions over bytes: they know nothing of the relay that uses them.
-    "dialects": BOTTOM,
-    "relay": BOTTOM | {"dialects"},
-    **dict.fromkeys(SIDES, BOTTOM | {"relay", "dialects"}),
-    # What the file says, tenants among it, which are the middle's.
-    "topology": BOTTOM | {"relay", "dialects"},
-    # Puts the provider's side together, for the server.
-    "providers": BOTTOM | {"relay", "dialects", "topology", "upstream"},
-    # Puts tenants and the stores of their limits together, for the server: the middle sees neither Redis nor files.
-    "tenancy": BOTTOM | {"relay", "topology", "limits"},
-    "server": BOTTOM | {"relay", "dialects", "providers", "tenancy", "topology"} | SIDES,
-    # Writes the tenants that relays look up, and shows what the stores counted.
-    "tenants_cli": BOTTOM | {"relay", "limits"},
-    # A provider, not a part of the relay: it stands beside it, and knows of the wire and of nothing else.
-    "simulator": BOTTOM,
-    # What the command line starts.
-    "commands": ANYTHING,
-    "__main__": BOTTOM | {"commands"},
-    "demo": ANYTHING,
+    # Values that everything speaks of.
+    "errors": frozenset(),
+    "names": frozenset(),
+    # Formats: functions and codecs over bytes, which know nothing of the relay that uses them.
+    "json_text": frozenset(),
+    "http": WIRE,
+    "events": frozenset({"json_text"}),
+    "flow": frozenset(),
+    "dialects": VOCABULARY | {"json_text"},
+    # Who may use the relay, and how much of it.
+    "quota": WIRE | {"dialects"},
+    "config.addresses": frozenset(),
+    "config.tenants": frozenset({"quota"}),
+    "config": WIRE | {"config.addresses", "config.tenants", "dialects", "quota"},
+    # One exchange at a time; which provider serves it is routing's business.
+    "relay": CORE,
+    "routing": CORE | {"relay"},
+    # Where limits and tenants are kept.
+    "stores": VOCABULARY | {"config.tenants", "quota", "relay", "routing"},
+    # Sockets and transports; the two sides never import each other.
+    "net": frozenset(),
+    "downstream": WIRE | {"config.addresses", "flow", "net", "relay"},
+    "upstream": WIRE | {"config.addresses", "flow", "net", "relay"},
+    "telemetry": CORE | {"config", "relay", "routing"},
+    # A provider, not a part of the relay: it stands beside it.
+    "simulator": frozenset(),
+    "app": CORE
+    | {"config", "config.tenants", "downstream", "net", "relay", "routing", "stores", "telemetry", "upstream"},
+    "cli": ANYTHING,
+    "__main__": frozenset({"cli"}),
 }
-
-# Never imported by the relay's rooms, whatever the table says.
-OUTSIDE = frozenset({"simulator", "demo", "tenants_cli", "commands", "__main__", "bench", "tests"})
-RELAY_ROOMS = BOTTOM | {"relay", "dialects", "topology"} | SIDES | {"providers", "server", "tenancy"}
+OWN_ROOMS = frozenset(room for room in MAY_IMPORT if "." in room)
+OUTSIDE = frozenset({"simulator", "cli", "__main__", "bench", "tests"})
+"""Never imported by the relay's rooms."""
+RELAY_ROOMS = MAY_IMPORT.keys() - OUTSIDE
 
 NO_IO = (
-    "flowserver/body_kind.py",
-    "flowserver/errors.py",
-    "flowserver/eventstream.py",
-    "flowserver/flow.py",
-    "flowserver/frames.py",
-    "flowserver/framing.py",
-    "flowserver/h2_bounds.py",
-    "flowserver/h2_guard.py",
-    "flowserver/hpack_decoder.py",
-    "flowserver/json_array.py",
-    "flowserver/json_reducer.py",
-    "flowserver/json_scan.py",
-    "flowserver/large_event.py",
-    "flowserver/messages.py",
-    "flowserver/form_data.py",
-    "flowserver/json_edits.py",
-    "flowserver/json_members.py",
-    "flowserver/names.py",
-    "flowserver/paths.py",
-    "flowserver/sse.py",
-    "flowserver/whole_body.py",
-    "flowserver/limits/store.py",
-    "flowserver/limits/accounts.py",
-    "flowserver/relay/*.py",
-    "flowserver/dialects/*.py",
+    "errors.py",
+    "names.py",
+    *(f"{room}/*.py" for room in ("http", "json_text", "events", "flow", "dialects", "quota", "relay", "routing")),
 )
 IO_MODULES = frozenset(
     {"asyncio", "random", "select", "selectors", "socket", "ssl", "subprocess", "threading", "time", "uvloop"}
 )
+MAY_SEE_PRIVATE_PARTS = frozenset({"flowserver/http/h2_server_state.py", "flowserver/http/h2_client_state.py"})
+"""Where h2's own state is kept true by hand."""
 
 
 def load(root: Path = ROOT) -> dict[str, str]:
@@ -181,9 +139,40 @@ def input_and_output(sources: Sources) -> list[str]:
     return [
         f"{path}:{line}: imports {target}, but does no I/O and reads no clock"
         for path in sources
-        if any(fnmatch(path, pattern) for pattern in NO_IO)
+        if any(fnmatch(path, f"{PACKAGE}/{pattern}") for pattern in NO_IO)
         for line, target in imports(path, sources)
         if target.split(".")[0] in IO_MODULES
+    ]
+
+
+def circles(sources: Sources) -> list[str]:
+    """Groups of files that import each other, directly or by way of others, also for types only."""
+    known = {module_of(path): path for path in sources}
+    wanted = {module: {name for _, name in imports(path, sources) if name in known} for module, path in known.items()}
+    reached = {module: _reachable(module, wanted) for module in known}
+    return sorted(module for module in known if module in reached[module])
+
+
+def _reachable(start: str, wanted: Mapping[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    ahead = list(wanted[start])
+    while ahead:
+        module = ahead.pop()
+        if module not in found:
+            found.add(module)
+            ahead += wanted[module]
+    return found
+
+
+def private_imports(sources: Sources) -> list[str]:
+    """Underscore names that are imported from another file of the package."""
+    return [
+        f"{path}:{node.lineno}: imports {alias.name}"
+        for path, text in sources.items()
+        for node in ast.walk(ast.parse(text, path))
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith(PACKAGE))
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
     ]
 
 
@@ -228,8 +217,16 @@ def test_only_declared_dependencies_are_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = import_names(project["dependencies"])
     optional = project["optional-dependencies"]
-    extras = {"demo": import_names(optional["demo"]), "upstream/aws": import_names(optional["bedrock"])}
+    extras = {"cli/demo": import_names(optional["demo"]), "upstream/aws": import_names(optional["bedrock"])}
     assert undeclared(load(), required, extras) == []
+
+
+def test_no_two_files_import_each_other() -> None:
+    assert circles(load()) == []
+
+
+def test_no_file_imports_private_names_of_another() -> None:
+    assert private_imports(load()) == []
 
 
 def test_no_file_is_two_things() -> None:
@@ -243,16 +240,15 @@ def test_the_package_is_found() -> None:
 # The rules, on made-up sources
 
 
+FOLDERS = MAY_IMPORT.keys() - OWN_ROOMS - VOCABULARY - {"__main__"}
+
+
 def made_up(path: str, text: str) -> dict[str, str]:
     """One file among empty ones that make up a whole package."""
-    rooms = sorted(
-        room.replace(".", "/") for room in RELAY_ROOMS | {"simulator", "demo", "tenants_cli", "commands", "__main__"}
-    )
-    files = dict.fromkeys(["flowserver/__init__.py", *(f"flowserver/{room}.py" for room in rooms)], "")
-    for room in (*SIDES, "relay", "simulator"):
-        del files[f"flowserver/{room}.py"]
-        files |= {f"flowserver/{room}/__init__.py": "", f"flowserver/{room}/part.py": ""}
-    return files | {path: text}
+    files = [f"flowserver/{name}.py" for name in ("__init__", "__main__", *VOCABULARY)]
+    files += [f"flowserver/{room}/{name}.py" for room in FOLDERS for name in ("__init__", "part")]
+    files += [f"flowserver/{room.replace('.', '/')}.py" for room in OWN_ROOMS]
+    return dict.fromkeys(files, "") | {path: text}
 
 
 @pytest.mark.parametrize(
@@ -266,30 +262,33 @@ def made_up(path: str, text: str) -> dict[str, str]:
         ("flowserver/downstream/__init__.py", "from ..upstream import part"),
         ("flowserver/upstream/h1.py", "from flowserver import downstream"),
         ("flowserver/upstream/h1.py", "def late():\n    from flowserver.downstream import part"),
+        ("flowserver/upstream/h1.py", "from ..routing import part"),
         ("flowserver/relay/exchange.py", "from flowserver.downstream import part"),
         ("flowserver/relay/exchange.py", "from flowserver.upstream import part"),
         ("flowserver/relay/exchange.py", "from flowserver.telemetry import part"),
+        ("flowserver/relay/exchange.py", "from ..routing import part"),
         (
             "flowserver/relay/exchange.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..upstream.part import Pool",
         ),
-        ("flowserver/relay/exchange.py", "from flowserver.limits.part import Store"),
-        ("flowserver/relay/exchange.py", "from ..limits import part, store"),
-        ("flowserver/limits/store.py", "from .part import Store"),
-        ("flowserver/relay/exchange.py", "from ..topology import Topology"),
-        ("flowserver/limits/part.py", "from ..tenants_cli import main"),
-        ("flowserver/limits/part.py", "from ..tenancy import Tenancy"),
-        ("flowserver/relay/exchange.py", "from ..tenancy import Tenancy"),
-        ("flowserver/tenancy.py", "from .downstream import part"),
-        ("flowserver/flow.py", "from flowserver.relay import part"),
-        ("flowserver/flow.py", "from . import relay"),
+        ("flowserver/relay/exchange.py", "from flowserver.stores.part import Store"),
+        ("flowserver/relay/exchange.py", "from ..config.file import Topology"),
+        ("flowserver/relay/exchange.py", "from ..config import part, addresses"),
+        ("flowserver/config/addresses.py", "from .part import Setting"),
+        ("flowserver/stores/part.py", "from ..cli.tenants import main"),
+        ("flowserver/stores/part.py", "from ..app.tenancy import Tenancy"),
+        ("flowserver/routing/part.py", "from ..app import part"),
+        ("flowserver/http/part.py", "from ..relay import part"),
+        ("flowserver/events/part.py", "from ..dialects import part"),
+        ("flowserver/flow/part.py", "from flowserver.relay import part"),
+        ("flowserver/flow/part.py", "from .. import relay"),
         ("flowserver/telemetry/log.py", "from flowserver.downstream import part"),
-        ("flowserver/upstream/h1.py", "import flowserver.server"),
-        ("flowserver/server.py", "from flowserver.simulator import part"),
-        ("flowserver/server.py", "from bench import events"),
-        ("flowserver/upstream/h1.py", "from flowserver.demo import run"),
+        ("flowserver/upstream/h1.py", "import flowserver.app"),
+        ("flowserver/app/part.py", "from flowserver.simulator import part"),
+        ("flowserver/app/part.py", "from bench import events"),
+        ("flowserver/upstream/h1.py", "from flowserver.cli.demo import run"),
         ("flowserver/simulator/app.py", "from flowserver.relay import part"),
-        ("flowserver/__init__.py", "from flowserver.flow import ChunkQueue"),
+        ("flowserver/__init__.py", "from flowserver.flow.part import Buffer"),
         ("flowserver/attic.py", ""),
         ("flowserver/attic/old.py", ""),
     ],
@@ -303,63 +302,82 @@ def test_a_wrong_direction_is_seen(path: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("flowserver/server.py", "from flowserver import downstream, upstream\nfrom .telemetry import part"),
-        ("flowserver/server.py", "from flowserver.relay.part import Exchange\nfrom .config import Config"),
-        (
-            "flowserver/downstream/h1.py",
-            "from ..relay import part\nfrom . import part as own\nimport asyncio",
-        ),
+        ("flowserver/app/part.py", "from flowserver import downstream, upstream\nfrom ..telemetry import part"),
+        ("flowserver/app/part.py", "from flowserver.relay.part import Exchange\nfrom ..config.part import Config"),
+        ("flowserver/downstream/h1.py", "from ..relay import part\nfrom . import part as own\nimport asyncio"),
         ("flowserver/downstream/__init__.py", "from .part import Listener"),
-        ("flowserver/dialects/openai.py", "from ..sse import Scanner\nfrom .part import Format"),
-        ("flowserver/relay/exchange.py", "from flowserver.flow import ReadGate\nfrom .part import Port"),
-        ("flowserver/messages.py", "from flowserver.errors import Refusal"),
-        ("flowserver/commands.py", "from flowserver import server, simulator, demo"),
-        ("flowserver/__main__.py", "from .commands import run"),
-        ("flowserver/demo.py", "from flowserver.simulator.part import Provider"),
+        ("flowserver/relay/part.py", "from ..events.part import Scanner\nfrom .part import Format"),
+        ("flowserver/relay/exchange.py", "from flowserver.flow import part\nfrom .part import Port"),
+        ("flowserver/http/messages.py", "from flowserver.errors import RelayError"),
+        ("flowserver/cli/part.py", "from flowserver import app, simulator"),
+        ("flowserver/__main__.py", "from .cli.part import run"),
         ("flowserver/relay/part.py", "from flowserver import __version__"),
-        ("flowserver/relay/part.py", "from ..limits.store import Limit"),
-        ("flowserver/relay/part.py", "from ..limits import store"),
-        ("flowserver/limits/part.py", "from .store import Limit"),
-        ("flowserver/tenancy.py", "from .limits.part import Store\nfrom .relay import part"),
-        ("flowserver/server.py", "from .tenancy import Tenancy"),
+        ("flowserver/relay/part.py", "from ..quota.limits import Limit"),
+        ("flowserver/relay/part.py", "from ..config import addresses"),
+        ("flowserver/stores/part.py", "from ..config.tenants import read"),
+        ("flowserver/app/tenancy.py", "from ..stores.part import Store\nfrom ..relay import part"),
     ],
 )
 def test_a_right_direction_passes(path: str, text: str) -> None:
     assert wrong_directions(made_up(path, text)) == []
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        "from .part import A",
+        "from . import part",
+        "def late():\n    from .part import A",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .part import A",
+    ],
+)
+def test_a_circle_is_seen(second: str) -> None:
+    sources = made_up("flowserver/relay/part.py", "from .other import B") | {"flowserver/relay/other.py": second}
+    assert circles(sources) == ["flowserver.relay.other", "flowserver.relay.part"]
+    assert circles(sources | {"flowserver/relay/other.py": "from ..flow.part import C"}) == []
+
+
+def test_private_names_of_other_files_are_seen() -> None:
+    def found(text: str) -> int:
+        return len(private_imports({"flowserver/relay/part.py": text}))
+
+    assert found("from .other import _hidden") == 1
+    assert found("from flowserver.flow.part import _Hidden, shown") == 1
+    assert found("from .other import shown\nfrom .. import __version__\nfrom _thread import start_new_thread") == 0
+
+
 @pytest.mark.parametrize("text", ["import asyncio", "from time import monotonic", "import asyncio.events as x"])
-@pytest.mark.parametrize("file", ["flow.py", "relay/exchange.py", "dialects/openai.py"])
+@pytest.mark.parametrize("file", ["flow/part.py", "relay/exchange.py", "dialects/openai.py"])
 def test_io_is_seen_where_there_should_be_none(file: str, text: str) -> None:
     assert len(input_and_output(made_up(f"flowserver/{file}", text))) == 1
 
 
 @pytest.mark.parametrize("module", sorted(IO_MODULES))
 def test_every_io_module_is_seen(module: str) -> None:
-    assert len(input_and_output({"flowserver/sse.py": f"def f():\n    import {module}"})) == 1
+    assert len(input_and_output({"flowserver/events/sse.py": f"def f():\n    import {module}"})) == 1
 
 
 def test_io_is_free_elsewhere() -> None:
     assert input_and_output(made_up("flowserver/downstream/h1.py", "import asyncio, time, socket")) == []
-    assert input_and_output(made_up("flowserver/flow.py", "from .errors import time\nimport json")) == []
+    assert input_and_output(made_up("flowserver/flow/part.py", "from ..errors import time\nimport json")) == []
 
 
 def test_undeclared_imports_are_seen() -> None:
     required = import_names(["prometheus-client>=0.20", "h11", "httpx[http2]>=0.27"])
-    extras = {"demo": import_names(["rich"]), "upstream/aws": import_names(["botocore>=1"])}
+    extras = {"cli/demo": import_names(["rich"]), "upstream/aws": import_names(["botocore>=1"])}
 
     def found(path: str, text: str) -> int:
         return len(undeclared({path: text}, required, extras))
 
-    assert found("flowserver/server.py", "import requests") == 1
-    assert found("flowserver/server.py", "def f():\n    from yaml import load") == 1
-    assert found("flowserver/server.py", "import rich") == 1
-    assert found("flowserver/demo.py", "import rich.table") == 0
+    assert found("flowserver/app/relay.py", "import requests") == 1
+    assert found("flowserver/app/relay.py", "def f():\n    from yaml import load") == 1
+    assert found("flowserver/app/relay.py", "import rich") == 1
+    assert found("flowserver/cli/demo.py", "import rich.table") == 0
     assert found("flowserver/upstream/aws.py", "import botocore.auth") == 0
     assert found("flowserver/upstream/h1.py", "import botocore.auth") == 1
-    assert found("flowserver/demo/view.py", "from rich import table") == 0
-    assert found("flowserver/server.py", "import h11, httpx, json\nfrom prometheus_client import core") == 0
-    assert found("flowserver/server.py", "from . import flow\nimport flowserver.sse") == 0
+    assert found("flowserver/cli/demo/view.py", "from rich import table") == 0
+    assert found("flowserver/app/relay.py", "import h11, httpx, json\nfrom prometheus_client import core") == 0
+    assert found("flowserver/app/relay.py", "from . import flow\nimport flowserver.sse") == 0
 
 
 def test_length_is_counted() -> None:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from ..config.addresses import Address
 from ..config.file import Topology, load_topology
-from ..config.parsers import Address
 from ..config.settings import Config, ConfigError
 from ..dialects.estimate import Ratios
 from ..downstream.context import ConnectionSettings, H2Settings, ListenerContext

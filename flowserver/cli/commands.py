@@ -19,7 +19,7 @@ from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
 def run(arguments: list[str]) -> int:
     """Run a command; see `__main__`."""
     if arguments[:1] == ["simulate"]:
-        from ..simulator import main as simulate
+        from .simulate import main as simulate
 
         return simulate(arguments[1:])
     if arguments[:1] == ["demo"]:

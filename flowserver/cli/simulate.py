@@ -10,7 +10,8 @@ import sys
 
 import uvloop
 
-from ..config.parsers import Address, parse_address
+from ..config.addresses import Address
+from ..config.parsers import parse_address
 from ..simulator.server import Simulator
 
 

@@ -19,9 +19,9 @@ from ..http.h1_fields import TOKEN
 from ..http.messages import HOP_BY_HOP, REQUEST_OWN
 from ..names import MODEL_BYTES, bounded
 from ..quota.tenants import Tenant, is_pattern
+from .addresses import Url
 from .parsers import (
     MAX_COUNT,
-    Url,
     check_time,
     or_off,
     parse_auth,

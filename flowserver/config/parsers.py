@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -12,51 +11,9 @@ from ..dialects.base import Auth
 from ..dialects.profiles import QUIRKS
 from ..errors import RelayError
 from ..http.paths import canonical_target
+from .addresses import DEFAULT_PORTS, Address, Url
 
 _T = TypeVar("_T")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. Port 0 takes a free one."""
-
-    host: str
-    """Empty: all interfaces."""
-    port: int
-
-    def __str__(self) -> str:
-        return f"{_bracketed(self.host)}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """A provider's base URL in its parts. `path` has no trailing slash and may be empty."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def authority(self) -> str:
-        """Host and port as the Host header wants them: without the scheme's own port."""
-        host = _bracketed(self.host)
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def server_name(self) -> str:
-        """The host without the final dot of a fully qualified name: certificates and TLS have none (RFC 6066
-        section 3)."""
-        return self.host.removesuffix(".")
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.path}"
-
-
-def _bracketed(host: str) -> str:
-    """`host` as it is written before a port: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 _SIZE = re.compile(r"(\d{1,20})\s*(k|m|g)?i?b?", re.IGNORECASE)
@@ -183,7 +140,7 @@ def parse_url(text: str) -> Url:
     path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
     if isinstance(path, RelayError):
         raise ValueError(f"{expected}. {path.message}")
-    return Url(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], path.decode("ascii").rstrip("/"))
+    return Url(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path.decode("ascii").rstrip("/"))
 
 
 def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
@@ -258,7 +215,7 @@ def _origin(text: str) -> str:
     if match is None:
         raise ValueError("expected * or origins such as https://app.example.com,http://localhost:3000")
     scheme, host, port = match.groups()
-    is_default = port is None or int(port) == _DEFAULT_PORTS.get(scheme)
+    is_default = port is None or int(port) == DEFAULT_PORTS.get(scheme)
     return f"{scheme}://{host}" + ("" if is_default else f":{port}")
 
 

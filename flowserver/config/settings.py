@@ -12,9 +12,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from ..dialects.base import Auth
+from .addresses import Address, Url
 from .parsers import (
-    Address,
-    Url,
     or_off,
     parse_address,
     parse_addresses,

@@ -8,7 +8,7 @@ import errno
 import socket
 import ssl
 
-from ..config.parsers import Address
+from ..config.addresses import Address
 from .context import ListenerContext
 from .detect import Handshake, ProtocolDetector
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..config.parsers import Url
+from ..config.addresses import Url
 from ..dialects.base import Auth, Quirks
 from ..dialects.profiles import GENERIC
 from ..http.messages import CREDENTIALS, Headers

@@ -7,7 +7,6 @@ its socket has accepted and when it was cancelled, so that budgets can be checke
 
 from __future__ import annotations
 
-from ..cli.simulate import main
 from .server import Simulator
 
-__all__ = ["Simulator", "main"]
+__all__ = ["Simulator"]

@@ -28,7 +28,7 @@ from redis.asyncio.connection import (
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
 Reply = int | bytes | None
-Word = str | int
+Arg = str | int
 
 STEPS = 10
 """Of a deadline: more than the turns of the event loop that connecting and one call take."""
@@ -37,14 +37,14 @@ MOST_UNREAD = 1 << 16
 """Bytes of one answer."""
 
 
-class Line:
+class RedisClient:
     """Calls to one Redis server, on one connection that is opened when it is first needed and whenever it broke.
 
     `url` as redis-py takes it. No call takes longer than `deadline` seconds, with connecting when it must; one whose
     connection broke meanwhile, or whose script the server misses, begins anew, once.
     """
 
-    __slots__ = ("_address", "_closed", "_connecting", "_deadline", "_wire")
+    __slots__ = ("_address", "_closed", "_connecting", "_connection", "_deadline")
 
     def __init__(self, url: str, deadline: float) -> None:
         pool = ConnectionPool.from_url(url, **tls_options(url))
@@ -53,67 +53,67 @@ class Line:
         self._deadline = deadline
         self._closed = False
         self._connecting = asyncio.Lock()
-        self._wire: Wire | None = None
+        self._connection: RedisConnection | None = None
 
-    async def call(self, *words: Word, otherwise: Sequence[Word] = ()) -> Reply:
+    async def call(self, *args: Arg, otherwise: Sequence[Arg] = ()) -> Reply:
         """What the server answers to one command; to `otherwise` where it misses a script. Raises RedisError for an
         error that it answers or an answer that can't be read, and OSError (TimeoutError, ConnectionError)."""
-        wire = self._wire
-        if wire is not None and wire.is_open:
+        connection = self._connection
+        if connection is not None and connection.is_open:
             try:
-                return await wire.call(pack(*words))
+                return await connection.call(pack(*args))
             except ConnectionError:
                 if self._closed:
                     raise
             except NoScriptError:
-                words, otherwise = tuple(otherwise), ()
+                args, otherwise = tuple(otherwise), ()
         async with busy_timeout(self._deadline):
-            wire = await self._connected()
+            connection = await self._connected()
             try:
-                return await wire.call(pack(*words))
+                return await connection.call(pack(*args))
             except NoScriptError:
-                return await wire.call(pack(*otherwise))
+                return await connection.call(pack(*otherwise))
 
     async def connect(self, seconds: float) -> None:
         """Connect ahead, and try the connection."""
         async with busy_timeout(seconds):
-            wire = await self._connected()
+            connection = await self._connected()
             try:
-                await wire.call(pack("PING"), seconds)
+                await connection.call(pack("PING"), seconds)
             except BaseException:
-                wire.close()
+                connection.close()
                 raise
 
     async def close(self) -> None:
         self._closed = True
-        if self._wire is not None:
-            self._wire.close()
+        if self._connection is not None:
+            self._connection.close()
 
-    async def _connected(self) -> Wire:
+    async def _connected(self) -> RedisConnection:
         async with self._connecting:
-            if not self._closed and (self._wire is None or not self._wire.is_open):
-                self._wire = await _dial(self._address, self._deadline)
-            if self._closed or self._wire is None:
+            if not self._closed and (self._connection is None or not self._connection.is_open):
+                self._connection = await _dial(self._address, self._deadline)
+            if self._closed or self._connection is None:
                 await self.close()  # what was made meanwhile
                 raise ConnectionAbortedError("the connection was closed here")
-            return self._wire
+            return self._connection
 
 
-async def _dial(address: AbstractConnection, deadline: float) -> Wire:
+async def _dial(address: AbstractConnection, deadline: float) -> RedisConnection:
     loop = asyncio.get_running_loop()
 
-    def wire() -> Wire:
-        return Wire(deadline)
+    def connection() -> RedisConnection:
+        return RedisConnection(deadline)
 
-    def ask(*words: Word) -> asyncio.Future[Reply]:
-        return made.call(pack(*words), _WHOLE_DIAL)
+    def ask(*args: Arg) -> asyncio.Future[Reply]:
+        return made.call(pack(*args), _WHOLE_DIAL)
 
     if isinstance(address, UnixDomainSocketConnection):
-        _, made = await loop.create_unix_connection(wire, address.path)
+        _, made = await loop.create_unix_connection(connection, address.path)
     else:
         assert isinstance(address, Connection)
         tls = address.ssl_context.get() if isinstance(address, SSLConnection) else None
-        _, made = await loop.create_connection(wire, address.host, address.port, ssl=tls)
+        _, made = await loop.create_connection(connection, address.host, address.port, ssl=tls)
     try:
         if address.password:
             names = [address.username] if address.username else []
@@ -130,7 +130,7 @@ _WHOLE_DIAL = 3600.0
 """Seconds for what is asked when a connection is made: whoever makes it has a deadline for all of it."""
 
 
-class Wire(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """An open connection. The time of calls is taken in steps by one timer, each from when the one before was noticed
     to be over: in between the loop looks at its sockets, where the answer may be, so a busy loop does not count.
 
@@ -231,9 +231,9 @@ class Wire(asyncio.Protocol):
                 answer.set_exception(error)
 
 
-def pack(*words: Word) -> bytes:
+def pack(*args: Arg) -> bytes:
     """A command as RESP2 writes it: an array of texts."""
-    texts = [word.encode() if isinstance(word, str) else b"%d" % word for word in words]
+    texts = [word.encode() if isinstance(word, str) else b"%d" % word for word in args]
     return b"*%d\r\n%b" % (len(texts), b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts]))
 
 
@@ -287,7 +287,7 @@ def tls_options(url: str) -> dict[str, bool]:
 
 @asynccontextmanager
 async def busy_timeout(seconds: float) -> AsyncIterator[None]:
-    """Like `asyncio.timeout`, but a busy loop does not count; see `Wire`."""
+    """Like `asyncio.timeout`, but a busy loop does not count; see `RedisConnection`."""
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
     async with asyncio.timeout(None) as limit:

@@ -36,7 +36,7 @@ from ..quota.limits import (
     milliseconds,
     tag_of,
 )
-from .redis_connection import Line, Reply, Word, busy_timeout, tls_options
+from .redis_connection import Arg, RedisClient, Reply, busy_timeout, tls_options
 
 PREFIX = "flow:limits:"
 """Of all keys."""
@@ -49,7 +49,7 @@ class RedisStore:
     """A `LimitStore`. `url` is `redis://`, `rediss://` (TLS), `unix://`, or the first two with `+cluster`.
 
     No call takes longer than `deadline` milliseconds, with connecting when it must, or twice that where it has to begin
-    anew (see `Line`); what goes wrong within is told by `StoreUnavailable`, and the next call tries anew. A lease lives
+    anew (see `RedisClient`). Failures raise `StoreUnavailable`, and the next call tries anew. A lease lives
     for `ttl` seconds; of one that settled or expired it is known for `remember` seconds. `clock` is for tests (None:
     the server's own time); seconds since the epoch.
     """
@@ -67,7 +67,7 @@ class RedisStore:
     ) -> None:
         client = client_of(url)
         seconds = deadline / 1000
-        self._server = _Cluster(client, seconds) if isinstance(client, RedisCluster) else Line(url, seconds)
+        self._server = _Cluster(client, seconds) if isinstance(client, RedisCluster) else RedisClient(url, seconds)
         self._lives = f"{milliseconds(ttl)} {milliseconds(remember)}"
         self._clock = clock
 
@@ -141,7 +141,7 @@ class RedisStore:
         keys = [f"{base}:leases", f"{base}:live", f"{base}:over:{stream_id}", *(PREFIX + each.key for each in limits)]
         now = 0 if self._clock is None else int(self._clock() * 1000)
         numbers = " ".join(map(str, given))
-        rest: tuple[Word, ...] = (len(keys), *keys, stream_id, f"{now} {self._lives} {numbers}", _written(limits))
+        rest: tuple[Arg, ...] = (len(keys), *keys, stream_id, f"{now} {self._lives} {numbers}", _written(limits))
         try:
             return await self._server.call("EVALSHA", script.digest, *rest, otherwise=("EVAL", script.text, *rest))
         except FAILURES as error:
@@ -172,7 +172,7 @@ def unavailable(error: Exception) -> StoreUnavailable:
 
 
 class _Cluster:
-    """A Redis Cluster, called as a `Line` is. redis-py knows its nodes."""
+    """A Redis Cluster, called as a `RedisClient` is. redis-py knows its nodes."""
 
     __slots__ = ("_client", "_deadline")
 
@@ -180,7 +180,7 @@ class _Cluster:
         self._client = client
         self._deadline = deadline
 
-    async def call(self, *words: Word, otherwise: Sequence[Word] = ()) -> Reply:
+    async def call(self, *words: Arg, otherwise: Sequence[Arg] = ()) -> Reply:
         answer: Reply
         async with busy_timeout(self._deadline):
             try:

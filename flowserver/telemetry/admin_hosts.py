@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from ..config.parsers import Address
+from ..config.addresses import Address
 from ..http.messages import PSEUDO_AUTHORITY, RequestHead
 
 

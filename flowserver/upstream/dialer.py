@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
-from ..config.parsers import Url
+from ..config.addresses import Url
 from ..errors import EndReason, Party, RelayError, upstream_error
 from ..net.tls_transport import TlsTransport
 from ..relay.interfaces import Clock

@@ -6,9 +6,8 @@ from dataclasses import fields
 
 import pytest
 
+from flowserver.config.addresses import Address, Url
 from flowserver.config.parsers import (
-    Address,
-    Url,
     parse_address,
     parse_addresses,
     parse_auth,

@@ -1,4 +1,4 @@
-"""`python -m flowserver.simulator` as a process."""
+"""`flowserver simulate` as a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_it_says_where_it_listens_and_ends_with_0(number: signal.Signals) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "flowserver.simulator", "--listen", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "flowserver", "simulate", "--listen", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:

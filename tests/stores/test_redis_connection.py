@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
 
-from flowserver.stores.redis_connection import MOST_UNREAD, STEPS, Line, Reply, Wire, pack, take
+from flowserver.stores.redis_connection import MOST_UNREAD, STEPS, RedisClient, RedisConnection, Reply, pack, take
 from tests.support.h2_lab import Certificates
 from tests.support.lab import eventually, free_port
 from tests.support.redis import RedisServer, running_redis
@@ -22,8 +22,8 @@ PATIENT = 10.0
 """Seconds that a busy machine keeps."""
 
 
-def wired(deadline: float) -> Wire:
-    wire = Wire(deadline)
+def wired(deadline: float) -> RedisConnection:
+    wire = RedisConnection(deadline)
     wire.connection_made(FakeTransport(wire))
     return wire
 
@@ -169,7 +169,7 @@ def server() -> Iterator[RedisServer]:
 
 async def asked(url: str) -> Reply:
     """What a server at `url` says to a script."""
-    line = Line(url, PATIENT)
+    line = RedisClient(url, PATIENT)
     try:
         return await line.call("EVAL", "return redis.call('INCR', KEYS[1])", 1, "count")
     finally:
@@ -212,7 +212,7 @@ async def test_tls(tmp_path: Path) -> None:
 
 
 async def test_many_calls_share_one_connection(server: RedisServer) -> None:
-    line = Line(server.url, PATIENT)
+    line = RedisClient(server.url, PATIENT)
     answers = await asyncio.gather(*(line.call("INCR", "count") for _ in range(100)))
     assert answers == list(range(1, 101))
     with server.commands() as command:
@@ -221,7 +221,7 @@ async def test_many_calls_share_one_connection(server: RedisServer) -> None:
 
 
 async def test_a_primary_that_became_a_replica_is_looked_for_anew(server: RedisServer) -> None:
-    line = Line(server.url, PATIENT)
+    line = RedisClient(server.url, PATIENT)
     assert await line.call("INCR", "count") == 1
     with server.commands() as command:
         command("REPLICAOF", "127.0.0.1", "1")
@@ -257,7 +257,7 @@ async def talking(answers: Iterable[bytes], *, seconds: float = 0.0) -> AsyncIte
 
 async def test_a_call_whose_connection_broke_begins_anew_once() -> None:
     async with talking([b":1\r\n", b"", b":2\r\n", b"", b"", b":3\r\n"]) as url:
-        line = Line(url, PATIENT)
+        line = RedisClient(url, PATIENT)
         assert await line.call("FIRST") == 1
         assert await line.call("SECOND") == 2
         with pytest.raises(ConnectionError):
@@ -270,7 +270,7 @@ async def test_a_call_begins_anew_once_whatever_happens() -> None:
     """Each attempt would be in time by itself: the connection breaks, a script is missing, the connection breaks."""
     answers = [b":0\r\n", b"", b"-NOSCRIPT No matching script.\r\n", b"", b":1\r\n"]
     async with talking(answers, seconds=0.15) as url:
-        line = Line(url, 0.2)
+        line = RedisClient(url, 0.2)
         assert await line.call("FIRST") == 0
         began = asyncio.get_running_loop().time()
         with pytest.raises(OSError):
@@ -280,7 +280,7 @@ async def test_a_call_begins_anew_once_whatever_happens() -> None:
 
 
 async def test_a_script_that_the_server_misses(server: RedisServer) -> None:
-    line = Line(server.url, PATIENT)
+    line = RedisClient(server.url, PATIENT)
     missing = ("EVALSHA", "0" * 40, 0)
     for _ in range(2):  # on a new connection, and on one that is there
         assert await line.call(*missing, otherwise=("EVAL", "return 7", 0)) == 7
@@ -288,7 +288,7 @@ async def test_a_script_that_the_server_misses(server: RedisServer) -> None:
 
 
 async def test_a_closed_line_opens_nothing_any_more(server: RedisServer) -> None:
-    line = Line(server.url, PATIENT)
+    line = RedisClient(server.url, PATIENT)
     assert await line.call("INCR", "count") == 1
     server.freeze()
     call = asyncio.ensure_future(line.call("INCR", "count"))
@@ -305,14 +305,14 @@ async def test_a_closed_line_opens_nothing_any_more(server: RedisServer) -> None
 
 async def test_connecting_ahead_has_its_own_time() -> None:
     async with talking([b"+OK\r\n", b"+PONG\r\n"], seconds=0.3) as url:
-        line = Line(url.replace("//", "//:secret@"), 0.1)
+        line = RedisClient(url.replace("//", "//:secret@"), 0.1)
         await line.connect(PATIENT)
         await line.close()
 
 
 async def test_it_is_no_redis() -> None:
     async with talking([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url:
-        line = Line(url, PATIENT)
+        line = RedisClient(url, PATIENT)
         with pytest.raises(InvalidResponse):
             await line.call("FIRST")
         await line.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import orjson
 import pytest
 
-from flowserver.config.parsers import Address
+from flowserver.config.addresses import Address
 from flowserver.errors import EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.context import ExchangeContext

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.config.parsers import Address, parse_hosts
+from flowserver.config.addresses import Address
+from flowserver.config.parsers import parse_hosts
 from flowserver.http.messages import PSEUDO_AUTHORITY, RequestHead
 from flowserver.telemetry.admin_hosts import AdminHosts
 
