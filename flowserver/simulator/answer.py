@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 import orjson
 
 from .events import LAST_CHUNK, chunk
-
-if TYPE_CHECKING:
-    from .connection import Connection
-    from .records import StreamRecord
+from .pacing import Ticker
+from .records import StreamRecord, Wire
 
 ECHO = 1
 """Reason to read no more of a request: the client does not take the echo."""
+
+
+class AnswerConnection(Wire, Protocol):
+    """The client's connection, as far as an answer uses it."""
+
+    loop: asyncio.AbstractEventLoop
+    ticker: Ticker
+    paused: bool
+    """Nothing should be written now."""
+    head_only: bool
+    """The request is a HEAD."""
+    close_delimited: bool
+    """The answer ends with the connection."""
+
+    def clock(self) -> float:
+        """CLOCK_MONOTONIC in seconds."""
+
+    def write_head(self, status: int, headers: list[tuple[str, str]]) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        """Takes it in any case; `paused` and on_paused say when to stop."""
+
+    def finish(self) -> None:
+        """The answer is wholly written."""
+
+    def cut(self) -> None:
+        """Closes in the middle of the answer, after what was written."""
+
+    def reset(self) -> None:
+        """Resets the connection in the middle of the answer, after the kernel took what was written."""
+
+    def hold_reading(self, reason: int) -> None: ...
+
+    def release_reading(self, reason: int) -> None: ...
 
 
 class Answer:
@@ -22,7 +56,7 @@ class Answer:
 
     __slots__ = ("connection", "record")
 
-    def __init__(self, connection: Connection, record: StreamRecord | None = None) -> None:
+    def __init__(self, connection: AnswerConnection, record: StreamRecord | None = None) -> None:
         self.connection = connection
         self.record = record
 
@@ -59,6 +93,10 @@ class Answer:
             self.record.bytes_written += len(data)
 
 
+AnswerOf = Callable[[AnswerConnection], Answer]
+"""Makes the answer to one request."""
+
+
 class Plain(Answer):
     """A status and a body that are known from the start; sent when the request is complete."""
 
@@ -66,7 +104,7 @@ class Plain(Answer):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: AnswerConnection,
         status: int,
         body: bytes,
         *,
@@ -92,7 +130,7 @@ class Sink(Answer):
 
     __slots__ = ("_bytes", "_digest")
 
-    def __init__(self, connection: Connection, record: StreamRecord) -> None:
+    def __init__(self, connection: AnswerConnection, record: StreamRecord) -> None:
         super().__init__(connection, record)
         self._bytes = 0
         self._digest = hashlib.sha256()
@@ -114,10 +152,10 @@ class Echo(Answer):
 
     __slots__ = ("_chunked", "_type")
 
-    def __init__(self, connection: Connection, record: StreamRecord) -> None:
+    def __init__(self, connection: AnswerConnection, record: StreamRecord) -> None:
         super().__init__(connection, record)
         self._chunked = not connection.close_delimited
-        self._type = record.headers.get("content-type", "application/octet-stream")
+        self._type = record.head.headers.get("content-type", "application/octet-stream")
 
     def on_start(self) -> None:
         framing = [("transfer-encoding", "chunked")] if self._chunked else []

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from .answer import Answer
+from .answer import Answer, AnswerConnection
 from .dialect import BadRequest, Dialect, Reply
 from .events import LAST_CHUNK, TOKEN_BYTES, NumberedEvents, chunk
+from .records import StreamRecord
 from .script import Script
-
-if TYPE_CHECKING:
-    from .connection import Connection
-    from .records import StreamRecord
 
 BATCH_BYTES = 16 * 1024
 """Of one write when a stream has no pace: many events, each still a chunk of its own."""
@@ -66,7 +62,7 @@ class Completion(Answer):
 
     record: StreamRecord
 
-    def __init__(self, connection: Connection, record: StreamRecord, script: Script, dialect: Dialect) -> None:
+    def __init__(self, connection: AnswerConnection, record: StreamRecord, script: Script, dialect: Dialect) -> None:
         super().__init__(connection, record)
         self._script = script
         self._dialect = dialect

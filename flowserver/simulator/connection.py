@@ -12,18 +12,15 @@ import time
 from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import h11
 
-from .answer import Answer
+from .answer import Answer, AnswerOf
 from .openai import error
+from .pacing import Ticker
+from .records import StreamRecord
 from .script import Script
-
-if TYPE_CHECKING:
-    from .pacing import Ticker
-    from .records import StreamRecord
-    from .server import Simulator
 
 HIGH_WATER = 32 * 1024
 LOW_WATER = 8 * 1024
@@ -48,6 +45,27 @@ EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </hint>\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+class Owner(Protocol):
+    """Whose connections these are."""
+
+    closing: bool
+
+    def opened(self, connection: Connection, sock: socket.socket | None) -> None: ...
+
+    def closed(self, connection: Connection) -> None: ...
+
+    def watch(self, connection: Connection) -> None:
+        """The connection takes no more for now: how much it holds is looked at until `unwatch`."""
+
+    def unwatch(self, connection: Connection) -> None: ...
+
+    def settled(self, record: StreamRecord) -> None:
+        """The stream has come to its end."""
+
+    def route(self, method: str, target: str, headers: dict[str, str]) -> tuple[Script, AnswerOf]:
+        """How a request is answered."""
+
+
 class Connection(asyncio.Protocol):
     """Reads requests, one after another, and gives each to its answer."""
 
@@ -64,10 +82,10 @@ class Connection(asyncio.Protocol):
         "_http10",
         "_lost",
         "_outbox",
+        "_owner",
         "_parser",
         "_read_from",
         "_script",
-        "_simulator",
         "_then",
         "_timers",
         "_transport",
@@ -82,8 +100,8 @@ class Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, simulator: Simulator, loop: asyncio.AbstractEventLoop, ticker: Ticker) -> None:
-        self._simulator = simulator
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, ticker: Ticker) -> None:
+        self._owner = owner
         self.loop = loop
         self.ticker = ticker
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -122,7 +140,7 @@ class Connection(asyncio.Protocol):
         # uvloop's transports are no subclass of asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
-        self._simulator.opened(self, transport.get_extra_info("socket"))
+        self._owner.opened(self, transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -143,22 +161,22 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._client_gone()
         self._detach()
-        self._simulator.unwatch(self)
+        self._owner.unwatch(self)
         self._lost = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._simulator.closed(self)
+        self._owner.closed(self)
 
     def pause_writing(self) -> None:
         self._transport_paused = self.paused = True
-        self._simulator.watch(self)
+        self._owner.watch(self)
         if self._answer is not None:
             self._answer.on_paused()
 
     def resume_writing(self) -> None:
         self._transport_paused = False
-        self._simulator.unwatch(self)
+        self._owner.unwatch(self)
         self._unsent_seen = 0
         if self._outbox:
             self._drip_soon()
@@ -266,7 +284,7 @@ class Connection(asyncio.Protocol):
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         method, target = request.method.decode("latin-1"), request.target.decode("latin-1")
-        script, answer_of = self._simulator.route(method, target, headers)
+        script, answer_of = self._owner.route(method, target, headers)
         self._script = script
         self.close_delimited = script.close or self._http10
         self._detach()
@@ -362,7 +380,7 @@ class Connection(asyncio.Protocol):
             self.close_delimited
             or not self._body_ended
             or self._parser.their_state is not h11.DONE
-            or self._simulator.closing
+            or self._owner.closing
         )
 
     def _complete(self) -> None:
@@ -409,7 +427,7 @@ class Connection(asyncio.Protocol):
         if record is not None and record.open:
             record.state = state
             record.ended = time.monotonic()
-            self._simulator.settled(record)
+            self._owner.settled(record)
 
     def _detach(self) -> None:
         """The last record asks this connection no more: it serves another request or is lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 KEPT = 10_000
@@ -24,6 +25,16 @@ class Wire(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What a client asked for."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    """Names in lower case; values of a repeated name joined by ", "."""
+
+
 class StreamRecord:
     """One request to a provider's path and what became of it. Times: CLOCK_MONOTONIC in seconds, None: not yet."""
 
@@ -37,20 +48,16 @@ class StreamRecord:
         "ended",
         "events",
         "first_byte",
-        "headers",
+        "head",
         "id",
         "late",
-        "method",
         "number",
-        "path",
         "reasoning",
         "started",
         "state",
     )
 
-    def __init__(
-        self, number: int, name: str, *, method: str, path: str, headers: dict[str, str], started: float, wire: Wire
-    ) -> None:
+    def __init__(self, number: int, name: str, *, head: RequestHead, started: float, wire: Wire) -> None:
         self.number = number
         self.id = name
         self.state = "waiting"
@@ -71,10 +78,7 @@ class StreamRecord:
         """The kernel took the last byte, or the stream was cancelled or aborted."""
         self.cancelled: float | None = None
         """The client's leaving was noticed."""
-        self.method = method
-        self.path = path
-        self.headers = headers
-        """Names in lower case; values of a repeated name joined by ", "."""
+        self.head = head
         self.body_bytes = 0
         """Of the request, read so far."""
         self._wire: Wire | None = wire
@@ -100,7 +104,8 @@ class StreamRecord:
 
     @property
     def request(self) -> dict[str, Any]:
-        return {"method": self.method, "path": self.path, "headers": self.headers, "body_bytes": self.body_bytes}
+        head = self.head
+        return {"method": head.method, "path": head.path, "headers": head.headers, "body_bytes": self.body_bytes}
 
     @property
     def open(self) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
 from ssl import SSLContext
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,12 +13,12 @@ from urllib.parse import parse_qs
 import orjson
 
 from . import openai
-from .answer import Answer, Echo, Plain, Sink
+from .answer import Answer, AnswerConnection, AnswerOf, Echo, Plain, Sink
 from .completion import Completion
 from .connection import Connection
 from .pacing import Ticker
 from .paths import dialect_of
-from .records import Records, StreamRecord
+from .records import Records, RequestHead, StreamRecord
 from .script import HEADER, Script, ScriptError, parse
 
 REQUESTS_KEPT = 10_000
@@ -38,8 +37,6 @@ METHODS: dict[str, tuple[str, ...]] = {
     "/simulator/streams": ("GET", "HEAD", "DELETE"),
     "/simulator/totals": ("GET", "HEAD"),
 }
-
-AnswerOf = Callable[[Connection], Answer]
 
 
 class Simulator:
@@ -167,13 +164,11 @@ class Simulator:
             return Script(), _plain(400, error(400, str(problem), problem.key))
         number = self.records.requests_total
 
-        def answer(connection: Connection) -> Answer:
+        def answer(connection: AnswerConnection) -> Answer:
             record = StreamRecord(
                 number,
                 script.id or headers.get("x-request-id") or str(number),
-                method=method,
-                path=target,
-                headers=headers,
+                head=RequestHead(method, target, headers),
                 started=time.monotonic(),
                 wire=connection,
             )

@@ -159,7 +159,7 @@ class _Fronted:
         return sum(record.state == "cancelled" for record in self._streams())
 
     def _streams(self) -> Iterator[StreamRecord]:
-        return (record for record in self._simulator.records if record.path == "/v1/chat/completions")
+        return (record for record in self._simulator.records if record.head.path == "/v1/chat/completions")
 
 
 @contextlib.asynccontextmanager

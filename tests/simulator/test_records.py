@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowserver.simulator.records import Records, StreamRecord
+from flowserver.simulator.records import Records, RequestHead, StreamRecord
 
 
 class Wire:
@@ -17,7 +17,7 @@ class Wire:
 
 
 def made(number: int, wire: Wire | None = None) -> StreamRecord:
-    return StreamRecord(number, str(number), method="POST", path="/", headers={}, started=0.0, wire=wire or Wire())
+    return StreamRecord(number, str(number), head=RequestHead("POST", "/", {}), started=0.0, wire=wire or Wire())
 
 
 def test_accepted_is_what_the_kernel_has_and_acknowledged_what_arrived() -> None:
