@@ -23,7 +23,7 @@ from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import FrameGuard, Violation
 from ..http.h2_frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..http.h2_request_head import HeadReader, Malformed
-from ..http.h2_server_state import ClientState
+from ..http.h2_server_state import ServerState
 from ..http.messages import Headers, ResponseHead
 from ..net.shared_read import SharedReads
 from ..net.stall import StallWatch, unacknowledged
@@ -35,8 +35,8 @@ from .liveness import Liveness
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
-LOAN = 4096
-"""Bytes of its windows that a stream is lent at a time: some fifteen events."""
+RESERVE = 4096
+"""Bytes of its windows that a stream reserves at a time: some fifteen events."""
 STARTS = 16
 """Requests that are begun in one turn of the event loop: each takes as long as many frames."""
 LINGER = 1.0
@@ -98,7 +98,7 @@ class DownstreamH2(SharedReads):
         self.uploads = context.uploads.below(self._settings.max_uploads)
         self._loop = asyncio.get_running_loop()
         self.guard = FrameGuard(self._settings.limits)
-        self._h2 = ClientState()
+        self._h2 = ServerState()
         self.streams: dict[int, H2Stream] = {}
         self._reader = FrameReader(self, self.guard, self._h2)
         self._heads = HeadReader()
@@ -253,24 +253,26 @@ class DownstreamH2(SharedReads):
         return True
 
     def reserve(self, stream: H2Stream) -> int:
-        """Take some of the windows for a stream that is to send without a look at them. Returns the bytes: 0 where they
-        are scarce. `take_back` what is left of it before anything else is done with the windows of this stream."""
+        """Take some bytes of the windows for a stream, which sends them without a look at the windows. Returns how
+        many; 0 where they are scarce. `release` what is left before anything else depends on this stream's windows."""
         windows, window = self._h2, stream.state
-        size = min(LOAN, window.outbound_flow_control_window, windows.outbound_flow_control_window // len(self.streams))
-        if size < LOAN:
+        size = min(
+            RESERVE, window.outbound_flow_control_window, windows.outbound_flow_control_window // len(self.streams)
+        )
+        if size < RESERVE:
             return 0
         window.outbound_flow_control_window -= size
         windows.outbound_flow_control_window -= size
         return size
 
-    def take_back(self, stream: H2Stream, size: int) -> None:
+    def release(self, stream: H2Stream, size: int) -> None:
         stream.state.outbound_flow_control_window += size
         self._h2.outbound_flow_control_window += size
 
-    def recall(self) -> None:
-        """Take back what all streams have."""
+    def release_all(self) -> None:
+        """Return what all streams have reserved."""
         for stream in self.streams.values():
-            stream.give_back()
+            stream.release()
 
     def send_headers(self, stream: H2Stream, fields: Headers) -> None:
         self._h2.send_head(stream.state, fields)
@@ -446,7 +448,7 @@ class DownstreamH2(SharedReads):
         """One frame of one stream, and its end if nothing follows. Returns its size."""
         connection = self._h2
         if connection.outbound_flow_control_window <= 0:
-            self.recall()
+            self.release_all()
         limit = min(connection.outbound_flow_control_window, connection.max_outbound_frame_size)
         size = stream.frame(limit, out)
         if size:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from h2.errors import ErrorCodes
 
 from ..http.h2_flood_guard import FrameGuard
-from ..http.h2_server_state import ClientState
+from ..http.h2_server_state import ServerState
 from .linger import LINGER_BYTES, LINGER_SILENCE, LINGER_TIME, DropBudget
 
 
@@ -34,7 +34,7 @@ class LeftoverUploads:
 
     __slots__ = ("_budget", "_guard", "_most", "_rests", "_state", "_window")
 
-    def __init__(self, state: ClientState, guard: FrameGuard, *, most: int, window: int, now: float) -> None:
+    def __init__(self, state: ServerState, guard: FrameGuard, *, most: int, window: int, now: float) -> None:
         """At most `most` streams are waited for at a time. `window`: bytes that may be on their way when a stream is
         reset."""
         self._state = state

@@ -6,11 +6,20 @@ Every other frame is h2's to read, but for those that it would end the connectio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
-import h2.errors
-import h2.events
 import h2.exceptions
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
 
 from ..errors import EndReason
 from ..http.h2_flood_guard import FrameGuard
@@ -31,14 +40,51 @@ from ..http.h2_frames import (
     Frame,
 )
 from ..http.h2_request_head import Malformed, check_trailers
-from ..http.h2_server_state import ClientState
+from ..http.h2_server_state import ServerState
+from ..http.messages import Headers
+from ..relay.interfaces import Clock
+from .h2_leftover import LeftoverUploads
 from .h2_stream import H2Stream
 
-if TYPE_CHECKING:
-    from .h2 import DownstreamH2
-
-_Code = h2.errors.ErrorCodes
 _NO_INCREMENT = (b"\0\0\0\0", b"\x80\0\0\0")
+
+
+class FrameReceiver(Protocol):
+    """The connection, which is told what came. All that count raise Violation once it is too much."""
+
+    clock: Clock
+    streams: dict[int, H2Stream]
+    """Those that are open, by their ids."""
+    leftovers: LeftoverUploads
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what comes does not matter any more."""
+
+    def begin_request(self, stream_id: int, fields: Headers, *, ended: bool) -> None:
+        """A request's head came; `ended`: and the request is whole."""
+
+    def drop_data(self, stream_id: int, length: int) -> None:
+        """Body bytes came for a stream that is over."""
+
+    def close_stream(self, stream_id: int, reason: EndReason | None) -> None: ...
+
+    def reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
+        """Reset a stream for what its client did."""
+
+    def queue(self, stream: H2Stream) -> None:
+        """The stream may be able to send now."""
+
+    def serve_starved(self) -> None:
+        """The connection's window was opened."""
+
+    def release_all(self) -> None:
+        """Return what streams have reserved of their windows."""
+
+    def begin_goaway(self, reason: str) -> None: ...
+
+    def fail(self, code: int, reason: str, *, goaway_sent: bool = False) -> None:
+        """End the connection for what the client did."""
 
 
 class FrameReader:
@@ -46,7 +92,7 @@ class FrameReader:
 
     __slots__ = ("_connection", "_guard", "_preface", "_state", "_streams", "header_block_since", "seen_settings")
 
-    def __init__(self, connection: DownstreamH2, guard: FrameGuard, state: ClientState) -> None:
+    def __init__(self, connection: FrameReceiver, guard: FrameGuard, state: ServerState) -> None:
         self._connection = connection
         self._guard = guard
         self._state = state
@@ -74,7 +120,7 @@ class FrameReader:
         missing = len(PREFACE) - len(self._preface)
         self._preface += data[:missing]
         if not PREFACE.startswith(self._preface):
-            self._connection.fail(_Code.PROTOCOL_ERROR, "no_preface")
+            self._connection.fail(ErrorCodes.PROTOCOL_ERROR, "no_preface")
             return b""
         if len(self._preface) == len(PREFACE):
             self._state.receive_data(PREFACE)
@@ -83,7 +129,7 @@ class FrameReader:
     def _receive(self, frame: Frame) -> None:
         if not self.seen_settings:
             if frame.kind != SETTINGS:
-                self._connection.fail(_Code.PROTOCOL_ERROR, "no_settings")
+                self._connection.fail(ErrorCodes.PROTOCOL_ERROR, "no_settings")
                 return
             self.seen_settings = True
         if self.header_block_since is not None or not self._receive_by_hand(frame):
@@ -103,7 +149,7 @@ class FrameReader:
             return True
         if kind == WINDOW_UPDATE and frame.stream_id in self._streams and frame.raw[9:] in _NO_INCREMENT:
             self._connection.reset_stream(
-                frame.stream_id, _Code.PROTOCOL_ERROR
+                frame.stream_id, ErrorCodes.PROTOCOL_ERROR
             )  # a stream error (RFC 9113 section 6.9)
             return True
         return False
@@ -156,9 +202,7 @@ class FrameReader:
             self._fail(error)
             return
         for event in events:
-            handler = _HANDLERS.get(type(event))
-            if handler is not None:
-                handler(self, event)
+            self._on_event(event)
 
     def _count_stray(self, frame: Frame) -> None:
         """Frames for streams that are over come late now and then, but not in numbers. Raises Violation."""
@@ -167,32 +211,43 @@ class FrameReader:
         ):
             self._guard.count_late(len(frame.raw) - 9, self._connection.clock())
 
-    def _on_request(self, event: h2.events.RequestReceived) -> None:
-        self._connection.begin_request(event.stream_id, event.headers, ended=event.stream_ended is not None)
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case RequestReceived():
+                self._connection.begin_request(event.stream_id, event.headers, ended=event.stream_ended is not None)
+            case DataReceived():
+                self._on_data(event)
+            case TrailersReceived():
+                self._on_trailers(event)
+            case StreamEnded():
+                self._end_request(event.stream_id)
+            case StreamReset():
+                self._on_reset(event)
+            case WindowUpdated():
+                self._on_window(event)
+            case RemoteSettingsChanged():
+                self._on_settings()
 
-    def _on_data(self, event: h2.events.DataReceived) -> None:
+    def _on_data(self, event: DataReceived) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is None:
             self._connection.drop_data(event.stream_id, event.flow_controlled_length)
         else:
             self._pass_body(stream, event.data, event.flow_controlled_length)
 
-    def _on_trailers(self, event: h2.events.TrailersReceived) -> None:
+    def _on_trailers(self, event: TrailersReceived) -> None:
         try:
             check_trailers(event.headers)
         except Malformed:
-            self._connection.reset_stream(event.stream_id, _Code.PROTOCOL_ERROR)
+            self._connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
-    def _on_request_end(self, event: h2.events.StreamEnded) -> None:
-        self._end_request(event.stream_id)
-
-    def _on_reset(self, event: h2.events.StreamReset) -> None:
+    def _on_reset(self, event: StreamReset) -> None:
         if not event.remote_reset:  # h2's own, for what the client did
             self._guard.count_reset(self._connection.clock())
         self._connection.leftovers.remove(event.stream_id)
         self._connection.close_stream(event.stream_id, EndReason.CLIENT_GONE)
 
-    def _on_window(self, event: h2.events.WindowUpdated) -> None:
+    def _on_window(self, event: WindowUpdated) -> None:
         if not event.stream_id:
             self._connection.serve_starved()
             return
@@ -200,8 +255,8 @@ class FrameReader:
         if stream is not None and stream.wants_to_send:
             self._connection.queue(stream)
 
-    def _on_settings(self, event: h2.events.RemoteSettingsChanged) -> None:
-        self._connection.recall()  # the initial window may be smaller now
+    def _on_settings(self) -> None:
+        self._connection.release_all()  # the initial window may be smaller now
         for stream in self._streams.values():  # or larger
             if stream.wants_to_send:
                 self._connection.queue(stream)
@@ -210,25 +265,14 @@ class FrameReader:
 
     def _pass_body(self, stream: H2Stream, data: bytes, length: int) -> None:
         if not stream.receive(data, length):
-            self._connection.reset_stream(stream.stream_id, _Code.PROTOCOL_ERROR)
+            self._connection.reset_stream(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
     def _end_request(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._connection.leftovers.remove(stream_id)
         elif not stream.request_whole and not stream.receive_end():
-            self._connection.reset_stream(stream_id, _Code.PROTOCOL_ERROR)
+            self._connection.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
 
     def _fail(self, error: h2.exceptions.ProtocolError) -> None:
-        self._connection.fail(error.error_code, _Code(error.error_code).name.lower(), goaway_sent=True)
-
-
-_HANDLERS: dict[type, Any] = {
-    h2.events.RequestReceived: FrameReader._on_request,
-    h2.events.DataReceived: FrameReader._on_data,
-    h2.events.TrailersReceived: FrameReader._on_trailers,
-    h2.events.StreamEnded: FrameReader._on_request_end,
-    h2.events.StreamReset: FrameReader._on_reset,
-    h2.events.WindowUpdated: FrameReader._on_window,
-    h2.events.RemoteSettingsChanged: FrameReader._on_settings,
-}
+        self._connection.fail(error.error_code, ErrorCodes(error.error_code).name.lower(), goaway_sent=True)

@@ -1,24 +1,62 @@
-"""One request and its answer on an HTTP/2 connection: a `relay.ports.DownstreamStream` with a window of its own."""
+"""One request and its answer on an HTTP/2 connection: a `DownstreamStream` with a window of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import EndReason
 from ..flow.bounded_buffer import ChunkQueue, Watermarks
+from ..http.h2_flood_guard import FrameGuard
 from ..http.h2_frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
+from ..http.h2_server_state import ServerStream
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
-from ..relay.interfaces import DownstreamEvents
+from ..relay.interfaces import Clock, DownstreamEvents, H2Totals
+from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
-
-if TYPE_CHECKING:
-    from ..http.h2_server_state import ClientStream
-    from .h2 import DownstreamH2
-
 
 FRESH = 0.01
 """A request that is reset within so many seconds was of no use to anybody: floods are made of these."""
+
+
+class StreamConnection(Protocol):
+    """The connection, as far as its streams use it."""
+
+    clock: Clock
+    totals: H2Totals
+    uploads: Uploads
+    watermarks: Watermarks
+    guard: FrameGuard
+    sent: int
+    """Body bytes that went into frames, of all streams."""
+    flush_due: bool
+    """Frames wait for the end of this turn of the event loop."""
+    is_blocked: bool
+    """The transport takes no more."""
+
+    @property
+    def write(self) -> Callable[[bytes], None]: ...
+
+    def queue(self, stream: H2Stream) -> None:
+        """The stream has something to send."""
+
+    def write_data(self, stream: H2Stream, data: bytes) -> bool:
+        """Write a whole chunk as one frame, at once. False: it has to wait."""
+
+    def reserve(self, stream: H2Stream) -> int:
+        """Take some bytes of the windows for a stream, which sends them without a look at the windows."""
+
+    def release(self, stream: H2Stream, size: int) -> None:
+        """Return reserved bytes that were not sent."""
+
+    def send_headers(self, stream: H2Stream, fields: Headers) -> None: ...
+
+    def credit(self, stream: H2Stream, length: int) -> None:
+        """The client may send `length` more bytes, on the stream and on the connection."""
+
+    def credit_connection(self, length: int) -> None: ...
+
+    def credit_stream(self, stream: H2Stream, length: int) -> None: ...
 
 
 class H2Stream(HeldUpload):
@@ -33,13 +71,13 @@ class H2Stream(HeldUpload):
         "_began_at",
         "_bodiless",
         "_body_left",
-        "_borrowed",
         "_buffer",
         "_connection",
         "_early",
         "_ending",
         "_full",
         "_reading",
+        "_reserve_left",
         "_reserved",
         "_stall_mark",
         "_stall_since",
@@ -62,7 +100,7 @@ class H2Stream(HeldUpload):
         "stream_id",
     )
 
-    def __init__(self, connection: DownstreamH2, stream_id: int, request: RequestHead, state: ClientStream) -> None:
+    def __init__(self, connection: StreamConnection, stream_id: int, request: RequestHead, state: ServerStream) -> None:
         super().__init__(connection.uploads)
         self._connection = connection
         self._began_at = connection.clock()
@@ -88,10 +126,10 @@ class H2Stream(HeldUpload):
         self._body_left = request.content_length
         self.frame_tail = data_tail(stream_id)
         """Of its DATA frames' headers."""
-        self._borrowed = 0
-        """Bytes that were lent of the windows last."""
         self._reserved = 0
-        """What is left of them."""
+        """Bytes of the windows that were reserved last."""
+        self._reserve_left = 0
+        """How many of them are not sent yet."""
         self._bodiless = False
         self._ending: str | None = None
         self._full = False
@@ -107,7 +145,7 @@ class H2Stream(HeldUpload):
         self._writes = 0
         self._writes_full = 0
 
-    # --- relay.ports.DownstreamStream ---
+    # --- relay.interfaces.DownstreamStream ---
 
     def attach(self, events: DownstreamEvents) -> None:
         self.events = events
@@ -126,8 +164,8 @@ class H2Stream(HeldUpload):
         if not self.is_open or self._bodiless:
             return
         self._writes += 1
-        if self._borrowed:
-            self.give_back()
+        if self._reserved:
+            self.release()
         if not self._buffer.size and self._connection.write_data(self, data):
             return
         self._buffer.push(data)
@@ -143,15 +181,15 @@ class H2Stream(HeldUpload):
                 self.events.on_downstream_full()
 
     def _pass_on(self, data: bytes) -> None:
-        """`send_data` where it is known that the stream is open: the path of every token. It draws on what the stream
-        was lent of its windows, and looks at nothing else of its own: each object more is a cache miss."""
+        """`send_data` for a stream that is known to be open: the path of every token. It draws on what the stream
+        has reserved of its windows and looks at nothing else of its own: each further object is a cache miss."""
         size = len(data)
         connection = self._connection
-        left = self._reserved - size
+        left = self._reserve_left - size
         if left < 0 or connection.flush_due or connection.is_blocked or size >= USUAL_SIZE:
             self._pass_on_slowly(data)
             return
-        self._reserved = left
+        self._reserve_left = left
         self._writes += 1
         connection.sent += size
         connection.guard.update_credit += 2  # `FrameGuard.note_sent`, a call of which would be 2 % of an event
@@ -159,20 +197,20 @@ class H2Stream(HeldUpload):
         write(BEGINNINGS[size] + self.frame_tail + data)
 
     def _pass_on_slowly(self, data: bytes) -> None:
-        self.give_back()
+        self.release()
         self.send_data(data)
         if not self._buffer.size and self.is_open:
-            self._reserved = self._borrowed = self._connection.reserve(self)
+            self._reserve_left = self._reserved = self._connection.reserve(self)
 
-    def give_back(self) -> None:
-        """Return what is left of what it was lent of its windows."""
-        used = self._borrowed - self._reserved
+    def release(self) -> None:
+        """Return what is left of what it reserved of its windows."""
+        used = self._reserved - self._reserve_left
         if used:
             self.sent += used
             self.sent_mark = self._connection.sent
-        if self._reserved:
-            self._connection.take_back(self, self._reserved)
-        self._reserved = self._borrowed = 0
+        if self._reserve_left:
+            self._connection.release(self, self._reserve_left)
+        self._reserve_left = self._reserved = 0
 
     def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
         return (self._pass_on, False) if self.is_open and not self._bodiless else None
@@ -244,7 +282,7 @@ class H2Stream(HeldUpload):
     def close(self, reason: EndReason | None) -> int:
         """The stream is over; `reason` None when it ended well. Returns what the connection's window is still owed."""
         self.note_window_open()
-        self.give_back()
+        self.release()
         self._buffer.clear()
         owed = self._uncredited + sum(length for _, length in self._early)
         self._uncredited = 0

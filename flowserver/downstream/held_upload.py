@@ -6,7 +6,7 @@ from ..relay.uploads import Upload, Uploads
 
 
 class HeldUpload:
-    """The part of a `relay.ports.DownstreamStream` that is a `relay.ports.UploadCount`."""
+    """The part of a `relay.interfaces.DownstreamStream` that is a `relay.interfaces.UploadCount`."""
 
     __slots__ = ("_upload", "_uploads")
 

@@ -26,7 +26,7 @@ _ErrorCodes = h2.errors.ErrorCodes
 _States = h2.stream.StreamState
 
 
-class ClientStream(h2.stream.H2Stream):
+class ServerStream(h2.stream.H2Stream):
     """The state of one request and its answer."""
 
     @property
@@ -89,7 +89,7 @@ class ClientStream(h2.stream.H2Stream):
         return self.state_machine.state in (_States.OPEN, _States.HALF_CLOSED_LOCAL)
 
 
-class ClientState(BoundedState):
+class ServerState(BoundedState):
     """The state of one connection. `open` makes the first frames.
 
     What every request needs is done without h2's frame and event objects, and its state is kept true: `receive_head`,
@@ -130,7 +130,7 @@ class ClientState(BoundedState):
         if extra > 0:
             self.increment_flow_control_window(extra)
 
-    def stream(self, stream_id: int) -> ClientStream:
+    def stream(self, stream_id: int) -> ServerStream:
         """A stream that has begun."""
         return self.streams[stream_id]  # type: ignore[return-value]
 
@@ -153,14 +153,14 @@ class ClientState(BoundedState):
             raise self._broken(_undecodable(error)) from None
         if self.state_machine.state is not h2.connection.ConnectionState.SERVER_OPEN:
             self.state_machine.process_input(h2.connection.ConnectionInputs.RECV_HEADERS)
-        stream = ClientStream(stream_id, self.config, self._our_window, self._their_window)
+        stream = ServerStream(stream_id, self.config, self._our_window, self._their_window)
         stream.max_outbound_frame_size = self.max_outbound_frame_size
         stream.begin(ended=ended)
         self.streams[stream_id] = stream
         self.highest_inbound_stream_id = stream_id
         return fields  # type: ignore[return-value]
 
-    def receive_body(self, stream: ClientStream, length: int, *, ended: bool) -> None:
+    def receive_body(self, stream: ServerStream, length: int, *, ended: bool) -> None:
         """A DATA frame of `length` bytes, without padding, on a stream that `takes_body`. Raises as `receive_head`."""
         try:
             self._inbound_flow_control_window_manager.window_consumed(length)
@@ -168,7 +168,7 @@ class ClientState(BoundedState):
         except h2.exceptions.FlowControlError as error:
             raise self._broken(error) from None
 
-    def acknowledge(self, stream: ClientStream, length: int) -> bool:
+    def acknowledge(self, stream: ServerStream, length: int) -> bool:
         """`length` bytes of a stream's body are dealt with: both windows are opened when it is time, the stream's own
         while more may come on it. Returns whether a frame was made."""
         made = self.credit_connection(length)
@@ -181,14 +181,14 @@ class ClientState(BoundedState):
             self._data_to_send += window_update(0, increment)
         return bool(increment)
 
-    def credit_stream(self, stream: ClientStream, length: int) -> bool:
+    def credit_stream(self, stream: ServerStream, length: int) -> bool:
         """Open the stream's window only. Returns whether a frame was made."""
         increment = stream.credit(length) if stream.is_receiving else None
         if increment:
             self._data_to_send += window_update(stream.stream_id, increment)
         return bool(increment)
 
-    def send_head(self, stream: ClientStream, fields: Headers) -> None:
+    def send_head(self, stream: ServerStream, fields: Headers) -> None:
         """The head of an answer. By hand if it is the final one, one frame holds it, and the encoder has nothing to
         tell of its table."""
         by_h2 = self.encoder.table_size_changes or fields[0][1].startswith(b"1")
@@ -233,7 +233,7 @@ class ClientState(BoundedState):
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream.__class__ = ClientStream
+        stream.__class__ = ServerStream
         return stream
 
     def _receive_headers_frame(self, frame: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flowserver.downstream.h2 import LOAN
+from flowserver.downstream.h2 import RESERVE
 from flowserver.flow.bounded_buffer import Watermarks
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer
@@ -32,7 +32,7 @@ def opened(streams: int, *, window: int = 65_535) -> tuple[Room, H2Client, list[
 def windows(client: H2Client) -> tuple[int, list[int]]:
     """What the relay may send, on the connection and on each stream, when nothing is lent."""
     connection = client.connection
-    connection.recall()
+    connection.release_all()
     return (
         connection._h2.outbound_flow_control_window,
         [stream.state.outbound_flow_control_window for stream in connection.streams.values()],
@@ -90,7 +90,7 @@ def test_a_smaller_window_holds_for_what_was_lent_too() -> None:
 
 def test_nothing_is_lent_where_windows_are_scarce() -> None:
     _, client, ways = opened(20)
-    assert LOAN > 65_535 // 20
+    assert RESERVE > 65_535 // 20
     for way in ways:
         way(EVENT)
     before = client.connection._h2.outbound_flow_control_window
@@ -122,6 +122,6 @@ def test_what_was_written_counts() -> None:
         way(EVENT)
     stream = room.opened[0].stream
     assert stream.writes == (10, 0)
-    client.connection.recall()
+    client.connection.release_all()
     assert client.connection.sent == 2500
     assert client.connection.streams[1].sent == 2500

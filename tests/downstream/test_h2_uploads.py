@@ -11,7 +11,7 @@ from flowserver.downstream.context import H2Settings
 from flowserver.downstream.h2_leftover import LeftoverUploads
 from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME
 from flowserver.http.h2_flood_guard import FrameGuard, H2Limits
-from flowserver.http.h2_server_state import ClientState
+from flowserver.http.h2_server_state import ServerState
 from flowserver.relay.interfaces import DownstreamStream
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Opened, Room
@@ -221,7 +221,7 @@ def test_what_is_dropped_in_a_second_is_bounded(room: Room, client: H2Client) ->
 
 
 def test_what_is_dropped_in_all_is_bounded() -> None:
-    state = mock.create_autospec(ClientState, instance=True)
+    state = mock.create_autospec(ServerState, instance=True)
     rests = LeftoverUploads(state, FrameGuard(H2Limits()), most=1, window=64 * KB, now=0.0)
     rests.leave(1, 0.0)
     rests.leave(3, 0.0)
