@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import h2.config
 import h2.connection
 import h2.settings
+import h2.stream
 
 from .hpack_decoder import HpackDecoder
 
@@ -16,10 +17,21 @@ _KNOWN = frozenset(int(code) for code in h2.settings.SettingCodes)
 
 
 class BoundedState(h2.connection.H2Connection):
-    """The part that both sides need; each has a state of its own that extends it."""
+    """The part that both sides need; each has a state of its own that extends it. Header fields are bytes, and no check
+    of h2 applies to them."""
 
-    def __init__(self, config: h2.config.H2Configuration) -> None:
-        super().__init__(config)
+    stream_class: ClassVar[type[h2.stream.H2Stream]]
+
+    def __init__(self, *, client_side: bool) -> None:
+        super().__init__(
+            h2.config.H2Configuration(
+                client_side=client_side,
+                header_encoding=None,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
+                validate_outbound_headers=False,
+            )
+        )
         self.decoder = HpackDecoder(self.DEFAULT_MAX_HEADER_LIST_SIZE)
 
     def let_go(self) -> None:
@@ -30,6 +42,11 @@ class BoundedState(h2.connection.H2Connection):
     def unsent(self) -> int:
         """Bytes that wait for `data_to_send`."""
         return len(self._data_to_send)
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream.__class__ = self.stream_class
+        return stream
 
     def _receive_settings_frame(self, frame: Any) -> Any:
         """Unknown settings must be ignored (RFC 9113 section 6.5.2); h2 would keep each, 46 MB of them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import h2.config
 import h2.connection
 import h2.errors
 import h2.events
@@ -96,17 +95,11 @@ class ServerState(BoundedState):
     `receive_body`, `acknowledge`, `send_head`.
     """
 
+    stream_class = ServerStream
+
     def __init__(self) -> None:
         self._forget_at = _FORGET_AT
-        super().__init__(
-            h2.config.H2Configuration(
-                client_side=False,
-                header_encoding=None,
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-            )
-        )
+        super().__init__(client_side=False)
         self._our_window = self.local_settings.initial_window_size
         self._their_window = self.remote_settings.initial_window_size
         """What a stream begins with, from either side's settings."""
@@ -230,11 +223,6 @@ class ServerState(BoundedState):
         """`error`, with the GOAWAY for it made, as h2 does it in `receive_data`."""
         self._terminate_connection(error.error_code)
         return error
-
-    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
-        stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream.__class__ = ServerStream
-        return stream
 
     def _receive_headers_frame(self, frame: Any) -> Any:
         if "PRIORITY" in frame.flags:  # of no use here, but it may be malformed

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
-import h2.config
-import h2.connection
-import h2.errors
-import h2.events
 import h2.exceptions
-import h2.settings
-import h2.stream
+from h2.errors import ErrorCodes
+from h2.events import (
+    Event,
+    InformationalResponseReceived,
+    RemoteSettingsChanged,
+    RequestReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
 
 from ..errors import EndReason, RelayError, upstream_error
 from ..flow.bounded_buffer import Watermarks
-from ..http.h2_bounded_state import BoundedState
+from ..http.h2_client_state import ClientState
 from ..http.h2_flood_guard import PROVIDER, TINY, FrameGuard, H2Limits, Violation
 from ..http.h2_frames import (
     DATA,
@@ -62,8 +66,6 @@ LAST_STREAM_ID = 2**30
 _ANSWERS, _TURN, _OVER = 1, 2, 4
 """Why a provider is not read: our answers to its pings and the like pile up unread; what was read is not yet dealt
 with; nothing it may say matters any more."""
-
-_Code = h2.errors.ErrorCodes
 
 
 class H2Owner(Protocol):
@@ -125,15 +127,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._ping_interval = ping_interval
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._h2 = _State(
-            h2.config.H2Configuration(
-                client_side=True,
-                header_encoding=None,
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-            )
-        )
+        self._h2 = ClientState()
         self._guard = FrameGuard(limits)
         self._splitter = self._guard.splitter
         self._streams: dict[int, H2Stream] = {}
@@ -178,10 +172,9 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def begin(self, request: RequestHead, events: UpstreamEvents) -> H2Stream:
         """Send a request's head; `events` hears of its response. Only while there is capacity."""
-        stream_id = self._h2.get_next_available_stream_id()
-        self._h2.send_headers(stream_id, _fields(request, self._scheme))
-        stream = H2Stream(self, self._h2.streams[stream_id], request, events)
-        self._streams[stream_id] = stream
+        state = self._h2.begin_request(_fields(request, self._scheme))
+        stream = H2Stream(self, state, request, events)
+        self._streams[stream.stream_id] = stream
         self.served += 1
         self._schedule_flush()
         return stream
@@ -233,7 +226,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def drop(self, stream: H2Stream) -> None:
         if self._streams.pop(stream.stream_id, None) is None:
             return
-        self._reset(stream, _Code.CANCEL)
+        self._reset(stream, ErrorCodes.CANCEL)
         self._check_retired()
         self._owner.on_capacity(self)
 
@@ -244,17 +237,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._watch = IdleProbe(transport, silent=False)
         self._scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
         self._transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
-        codes = h2.settings.SettingCodes
-        self._h2.local_settings = h2.settings.Settings(
-            client=True,
-            initial_values={
-                codes.ENABLE_PUSH: 0,
-                codes.INITIAL_WINDOW_SIZE: self.stream_window,
-                codes.MAX_HEADER_LIST_SIZE: h2.connection.H2Connection.DEFAULT_MAX_HEADER_LIST_SIZE,
-            },
-        )
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
+        self._h2.open(stream_window=self.stream_window, connection_window=CONNECTION_WINDOW)
         self._schedule_flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -331,7 +314,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             return
         wrong = stream.receive_data(data, length)
         if wrong is not None:
-            self._fail_stream(stream, wrong, _Code.PROTOCOL_ERROR)
+            self._fail_stream(stream, wrong, ErrorCodes.PROTOCOL_ERROR)
         elif frame.flags & END_STREAM and frame.stream_id in self._streams:
             self._feed(end_of_stream(frame.stream_id))
 
@@ -350,38 +333,48 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._fail(f"broke HTTP/2: {error}")
             return
         for event in events:
-            handler = _HANDLERS.get(type(event))
-            if handler is not None:
-                handler(self, event)
+            self._on_event(event)
         self._schedule_flush()
 
-    def _on_head(self, event: h2.events.ResponseReceived | h2.events.InformationalResponseReceived) -> None:
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case ResponseReceived() | InformationalResponseReceived():
+                self._on_head(event)
+            case StreamEnded():
+                self._on_end(event)
+            case StreamReset():
+                self._on_reset(event)
+            case WindowUpdated():
+                self._on_window(event)
+            case RemoteSettingsChanged():
+                self._on_settings()
+            case RequestReceived():
+                self._fail("opened a stream of its own")  # and push is off
+
+    def _on_head(self, event: ResponseReceived | InformationalResponseReceived) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is not None:
             wrong = stream.receive_head(event.headers)
             if wrong is not None:
-                self._fail_stream(stream, wrong, _Code.PROTOCOL_ERROR)
+                self._fail_stream(stream, wrong, ErrorCodes.PROTOCOL_ERROR)
 
-    def _on_request(self, event: h2.events.RequestReceived) -> None:
-        self._fail("opened a stream of its own")  # and push is off
-
-    def _on_end(self, event: h2.events.StreamEnded) -> None:
+    def _on_end(self, event: StreamEnded) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is None:
             return
         if stream.is_whole:
             stream.events.on_upstream_end()
         else:
-            self._fail_stream(stream, "ended its answer before it was whole", _Code.PROTOCOL_ERROR)
+            self._fail_stream(stream, "ended its answer before it was whole", ErrorCodes.PROTOCOL_ERROR)
 
-    def _on_reset(self, event: h2.events.StreamReset) -> None:
+    def _on_reset(self, event: StreamReset) -> None:
         stream = self._streams.get(event.stream_id)
         if stream is None:
             return
-        refused = event.error_code == _Code.REFUSED_STREAM  # RFC 9113 section 8.7: it was not begun
+        refused = event.error_code == ErrorCodes.REFUSED_STREAM  # RFC 9113 section 8.7: it was not begun
         self._end_stream(stream, "refused the request" if refused else "reset the request", not_processed=refused)
 
-    def _on_window(self, event: h2.events.WindowUpdated) -> None:
+    def _on_window(self, event: WindowUpdated) -> None:
         if not event.stream_id:
             self._windows_opened = True
             return
@@ -389,7 +382,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if stream is not None and stream.wants_to_send:
             self.queue(stream)
 
-    def _on_settings(self, event: h2.events.RemoteSettingsChanged) -> None:
+    def _on_settings(self) -> None:
         self._settings_known = True
         self._windows_opened = True
         self._owner.on_capacity(self)
@@ -462,12 +455,12 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     # --- failing ---------------------------------------------------------------------------------------------------
 
-    def _fail_stream(self, stream: H2Stream, what: str, code: _Code) -> None:
+    def _fail_stream(self, stream: H2Stream, what: str, code: ErrorCodes) -> None:
         """One stream is broken: reset it, the others go on."""
         self._reset(stream, code)
         self._end_stream(stream, what)
 
-    def _reset(self, stream: H2Stream, code: _Code) -> None:
+    def _reset(self, stream: H2Stream, code: ErrorCodes) -> None:
         """Reset a stream unless it is over on both sides. What its window allows may still be on the way."""
         if stream.state.closed:
             return
@@ -513,28 +506,6 @@ class UpstreamH2(asyncio.BufferedProtocol):
                 self._transport.resume_reading()
 
 
-class _Stream(h2.stream.H2Stream):
-    """h2's state of one request without its content-length check: it sees no DATA, so its sums would be wrong."""
-
-    def _initialize_content_length(self, headers: Any) -> None: ...
-
-    def receive_headers(
-        self, headers: Any, end_stream: bool, header_encoding: bool | str | None
-    ) -> tuple[list[Any], list[h2.events.Event]]:
-        if self.closed:  # h2 would end the connection where an interim response crosses our reset
-            raise h2.exceptions.StreamClosedError(self.stream_id)
-        return super().receive_headers(headers, end_stream, header_encoding)
-
-
-class _State(BoundedState):
-    """h2's state of the connection, with streams of our own."""
-
-    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> h2.stream.H2Stream:
-        stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream.__class__ = _Stream
-        return stream
-
-
 def _broken(what: str, *, not_processed: bool = False) -> RelayError:
     reason = EndReason.UPSTREAM_FAILED
     return upstream_error(reason.value, f"The provider {what}.", reason, not_processed=not_processed)
@@ -558,14 +529,3 @@ def _fields(request: RequestHead, scheme: bytes) -> Headers:
         (b":path", request.target),
         *fields,
     ]
-
-
-_HANDLERS: dict[type, Callable[[UpstreamH2, Any], None]] = {
-    h2.events.ResponseReceived: UpstreamH2._on_head,
-    h2.events.InformationalResponseReceived: UpstreamH2._on_head,
-    h2.events.RequestReceived: UpstreamH2._on_request,
-    h2.events.StreamEnded: UpstreamH2._on_end,
-    h2.events.StreamReset: UpstreamH2._on_reset,
-    h2.events.WindowUpdated: UpstreamH2._on_window,
-    h2.events.RemoteSettingsChanged: UpstreamH2._on_settings,
-}

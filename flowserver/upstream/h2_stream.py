@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import RelayError
-from ..flow.bounded_buffer import ChunkQueue
+from ..flow.bounded_buffer import ChunkQueue, Watermarks
+from ..http.h2_client_state import ClientStream
 from ..http.h2_frames import data_head, data_tail, window_update
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.interfaces import UpstreamEvents
-
-if TYPE_CHECKING:
-    from h2.stream import H2Stream as StreamState
-
-    from .h2 import UpstreamH2
 
 MAX_HEADERS = 200
 MAX_INTERIM = 10
@@ -24,8 +20,30 @@ _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
+class StreamConnection(Protocol):
+    """The connection, as far as its streams use it."""
+
+    watermarks: Watermarks
+    stream_window: int
+    """Bytes that the provider may send on a stream before any is credited."""
+    served: int
+    """Requests begun."""
+
+    def queue(self, stream: H2Stream) -> None:
+        """The stream has something to send."""
+
+    def control(self, frame: bytes) -> None:
+        """Send a frame that h2 does not know of."""
+
+    def carries(self, stream: H2Stream) -> bool:
+        """Whether `stream` is still under way."""
+
+    def drop(self, stream: H2Stream) -> None:
+        """Reset the stream unless it is over."""
+
+
 class H2Stream:
-    """A `pool.FastPathOwner`. Chunks of an upload wait here until the connection's next write."""
+    """A `relay.interfaces.UpstreamStream`. Chunks of an upload wait here until the connection's next write."""
 
     __slots__ = (
         "_bodiless",
@@ -49,7 +67,7 @@ class H2Stream:
     )
 
     def __init__(
-        self, connection: UpstreamH2, state: StreamState, request: RequestHead, events: UpstreamEvents
+        self, connection: StreamConnection, state: ClientStream, request: RequestHead, events: UpstreamEvents
     ) -> None:
         self._connection = connection
         self.state = state
@@ -71,7 +89,7 @@ class H2Stream:
         self._window_left = connection.stream_window
         self.reused = connection.served > 0
 
-    # --- relay.ports.UpstreamStream ---
+    # --- relay.interfaces.UpstreamStream ---
 
     def send_data(self, data: bytes) -> None:
         self._buffer.push(data)
