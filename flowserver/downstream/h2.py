@@ -35,8 +35,6 @@ from .liveness import Liveness
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
-RESERVE = 4096
-"""Bytes of its windows that a stream reserves at a time: some fifteen events."""
 STARTS = 16
 """Requests that are begun in one turn of the event loop: each takes as long as many frames."""
 LINGER = 1.0
@@ -86,6 +84,7 @@ class DownstreamH2(SharedReads):
         "totals",
         "uploads",
         "watermarks",
+        "windows",
         "write",
     )
 
@@ -99,6 +98,7 @@ class DownstreamH2(SharedReads):
         self._loop = asyncio.get_running_loop()
         self.guard = FrameGuard(self._settings.limits)
         self._h2 = ServerState()
+        self.windows = self._h2.send_windows
         self.streams: dict[int, H2Stream] = {}
         self._reader = FrameReader(self, self.guard, self._h2)
         self._heads = HeadReader()
@@ -235,39 +235,22 @@ class DownstreamH2(SharedReads):
         """Write a whole chunk as one frame, at once: the path of every token. False: it does not fit, or something
         stands before it."""
         size = len(data)
-        windows, window = self._h2, stream.state
+        windows, window = self.windows, stream.window
         if (
             self.flush_due
             or self.is_blocked
-            or size > window.outbound_flow_control_window
-            or size > windows.outbound_flow_control_window
-            or size > windows.max_outbound_frame_size
+            or size > window.left
+            or size > windows.left
+            or size > self._h2.max_outbound_frame_size
         ):
             return False
-        window.outbound_flow_control_window -= size
-        windows.outbound_flow_control_window -= size
+        window.left -= size  # `SendWindows.take`, without a call
+        windows.left -= size
         stream.sent += size
         self.sent = stream.sent_mark = self.sent + size
         self.guard.update_credit += 2  # `note_sent`
         self.write(data_head(size, stream.frame_tail) + data)
         return True
-
-    def reserve(self, stream: H2Stream) -> int:
-        """Take some bytes of the windows for a stream, which sends them without a look at the windows. Returns how
-        many; 0 where they are scarce. `release` what is left before anything else depends on this stream's windows."""
-        windows, window = self._h2, stream.state
-        size = min(
-            RESERVE, window.outbound_flow_control_window, windows.outbound_flow_control_window // len(self.streams)
-        )
-        if size < RESERVE:
-            return 0
-        window.outbound_flow_control_window -= size
-        windows.outbound_flow_control_window -= size
-        return size
-
-    def release(self, stream: H2Stream, size: int) -> None:
-        stream.state.outbound_flow_control_window += size
-        self._h2.outbound_flow_control_window += size
 
     def release_all(self) -> None:
         """Return what all streams have reserved."""
@@ -365,6 +348,7 @@ class DownstreamH2(SharedReads):
         owed = stream.close(reason)
         stream.is_open = False
         del self.streams[stream_id]
+        self.windows.close(stream_id)
         self._starved.pop(stream, None)
         self.totals.streams -= 1
         if owed:
@@ -446,13 +430,11 @@ class DownstreamH2(SharedReads):
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
         """One frame of one stream, and its end if nothing follows. Returns its size."""
-        connection = self._h2
-        if connection.outbound_flow_control_window <= 0:
+        if self.windows.left <= 0:
             self.release_all()
-        limit = min(connection.outbound_flow_control_window, connection.max_outbound_frame_size)
-        size = stream.frame(limit, out)
+        is_starved = self.windows.left <= 0
+        size = stream.frame(self._h2.max_outbound_frame_size, out)
         if size:
-            connection.outbound_flow_control_window -= size
             self.sent += size
             stream.note_sent(self.sent)
             self.guard.note_sent(size, whole=not stream.held)
@@ -462,7 +444,7 @@ class DownstreamH2(SharedReads):
             stream.note_window_shut()
         elif not stream.wants_to_send:
             pass
-        elif limit > 0:
+        elif not is_starved:
             self.queue(stream)
         else:  # one that was served just now goes behind those that were not
             stream.is_queued = True
@@ -522,6 +504,7 @@ class DownstreamH2(SharedReads):
         self.totals.streams -= len(streams)
         for stream in streams:
             stream.is_open = False
+            self.windows.close(stream.stream_id)
         for stream in streams:
             stream.close(reason)
 

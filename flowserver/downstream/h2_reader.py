@@ -18,7 +18,6 @@ from h2.events import (
     StreamEnded,
     StreamReset,
     TrailersReceived,
-    WindowUpdated,
 )
 
 from ..errors import EndReason
@@ -38,6 +37,7 @@ from ..http.h2_frames import (
     SETTINGS,
     WINDOW_UPDATE,
     Frame,
+    increment_of,
 )
 from ..http.h2_request_head import Malformed, check_trailers
 from ..http.h2_server_state import ServerState
@@ -45,8 +45,6 @@ from ..http.messages import Headers
 from ..relay.interfaces import Clock
 from .h2_leftover import LeftoverUploads
 from .h2_stream import H2Stream
-
-_NO_INCREMENT = (b"\0\0\0\0", b"\x80\0\0\0")
 
 
 class FrameReceiver(Protocol):
@@ -147,11 +145,8 @@ class FrameReader:
         if kind == GOAWAY and not frame.stream_id and len(frame.raw) >= 17:
             self._connection.begin_goaway("client")  # it opens no more streams; those that are open go on
             return True
-        if kind == WINDOW_UPDATE and frame.stream_id in self._streams and frame.raw[9:] in _NO_INCREMENT:
-            self._connection.reset_stream(
-                frame.stream_id, ErrorCodes.PROTOCOL_ERROR
-            )  # a stream error (RFC 9113 section 6.9)
-            return True
+        if kind == WINDOW_UPDATE:
+            return self._receive_window_update(frame)
         return False
 
     def _receive_head(self, frame: Frame) -> bool:
@@ -183,6 +178,39 @@ class FrameReader:
             if ended:
                 self._end_request(stream_id)
         return True
+
+    def _receive_window_update(self, frame: Frame) -> bool:
+        increment = increment_of(frame)
+        if increment is None:
+            return False
+        if frame.stream_id:
+            stream = self._streams.get(frame.stream_id)
+            if stream is not None:
+                self._open_stream_window(stream, increment)
+            return stream is not None
+        if increment:
+            self._open_window(increment)
+        return increment > 0
+
+    def _open_window(self, increment: int) -> None:
+        try:
+            self._state.update_window(increment)
+        except h2.exceptions.FlowControlError as error:
+            self._fail(error)
+        else:
+            self._connection.serve_starved()
+
+    def _open_stream_window(self, stream: H2Stream, increment: int) -> None:
+        if not increment:  # a stream error (RFC 9113 section 6.9)
+            self._connection.reset_stream(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            return
+        try:
+            self._state.send_windows.update_stream(stream.window, increment)
+        except h2.exceptions.FlowControlError:
+            self._connection.reset_stream(stream.stream_id, ErrorCodes.FLOW_CONTROL_ERROR)
+        else:
+            if stream.wants_to_send:
+                self._connection.queue(stream)
 
     # --- by h2 -----------------------------------------------------------------------------------------------------
 
@@ -223,8 +251,6 @@ class FrameReader:
                 self._end_request(event.stream_id)
             case StreamReset():
                 self._on_reset(event)
-            case WindowUpdated():
-                self._on_window(event)
             case RemoteSettingsChanged():
                 self._on_settings()
 
@@ -246,14 +272,6 @@ class FrameReader:
             self._guard.count_reset(self._connection.clock())
         self._connection.leftovers.remove(event.stream_id)
         self._connection.close_stream(event.stream_id, EndReason.CLIENT_GONE)
-
-    def _on_window(self, event: WindowUpdated) -> None:
-        if not event.stream_id:
-            self._connection.serve_starved()
-            return
-        stream = self._streams.get(event.stream_id)
-        if stream is not None and stream.wants_to_send:
-            self._connection.queue(stream)
 
     def _on_settings(self) -> None:
         self._connection.release_all()  # the initial window may be smaller now

@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import h2.config
 import h2.connection
+import h2.exceptions
 import h2.settings
 import h2.stream
 
+from .h2_send_window import SendWindows
 from .hpack_decoder import HpackDecoder
 
 HEADER_TABLE = 4096
@@ -33,6 +35,8 @@ class BoundedState(h2.connection.H2Connection):
             )
         )
         self.decoder = HpackDecoder(self.DEFAULT_MAX_HEADER_LIST_SIZE)
+        self.send_windows = SendWindows()
+        """In place of h2's own, which count only what h2 sends."""
 
     def let_go(self) -> None:
         """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
@@ -52,6 +56,21 @@ class BoundedState(h2.connection.H2Connection):
         """Unknown settings must be ignored (RFC 9113 section 6.5.2); h2 would keep each, 46 MB of them."""
         frame.settings = {code: value for code, value in frame.settings.items() if code in _KNOWN}
         return super()._receive_settings_frame(frame)
+
+    def update_window(self, increment: int) -> None:
+        """WINDOW_UPDATE of the connection. Raises h2's FlowControlError, with a GOAWAY made."""
+        try:
+            self.send_windows.update(increment)
+        except h2.exceptions.FlowControlError as error:
+            raise self._broken(error) from None
+
+    def _broken(self, error: h2.exceptions.ProtocolError) -> h2.exceptions.ProtocolError:
+        """`error`, with the GOAWAY for it made, as h2 does it in `receive_data`."""
+        self._terminate_connection(error.error_code)
+        return error
+
+    def _flow_control_change_from_settings(self, old_value: int | None, new_value: int) -> None:
+        self.send_windows.change_initial(new_value)
 
     def _acknowledge_settings(self) -> list[Any]:
         frames = super()._acknowledge_settings()

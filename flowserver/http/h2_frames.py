@@ -24,6 +24,8 @@ PADDED = 0x8
 PRIORITIZED = 0x20
 """A HEADERS frame with fields of priority."""
 
+MAX_INCREMENT = 0x7FFFFFFF
+"""Of a window: what 31 bits hold, beside one that is reserved."""
 NO_STREAM_YET = 0x7FFFFFFF
 """The last stream id of a GOAWAY that only warns (RFC 9113 section 6.8)."""
 
@@ -124,6 +126,12 @@ def window_update(stream_id: int, increment: int) -> bytes:
     return b"\0\0\x04" + bytes((WINDOW_UPDATE, 0)) + stream_id.to_bytes(4, "big") + increment.to_bytes(4, "big")
 
 
+def increment_of(frame: Frame) -> int | None:
+    """The increment of a WINDOW_UPDATE frame; None where its length is wrong. 0 is malformed too (section 6.9)."""
+    raw = frame.raw
+    return int.from_bytes(raw[9:], "big") & MAX_INCREMENT if len(raw) == 13 else None
+
+
 def headers(stream_id: int, block: bytes) -> bytes:
     """A HEADERS frame with a whole header block, that does not end its stream."""
     return len(block).to_bytes(3, "big") + bytes((HEADERS, END_HEADERS)) + stream_id.to_bytes(4, "big") + block
@@ -190,9 +198,14 @@ _USUAL = {
 """Status -> its field there."""
 
 
+def last_data(stream_id: int, data: bytes) -> bytes:
+    """A DATA frame that ends its stream."""
+    return len(data).to_bytes(3, "big") + bytes((DATA, END_STREAM)) + stream_id.to_bytes(4, "big") + data
+
+
 def end_of_stream(stream_id: int) -> bytes:
     """An empty DATA frame that ends its stream."""
-    return b"\0\0\0" + bytes((DATA, END_STREAM)) + stream_id.to_bytes(4, "big")
+    return last_data(stream_id, b"")
 
 
 def data_of(frame: Frame) -> bytes | None:

@@ -14,7 +14,7 @@ import hpack
 
 from ..errors import RelayError
 from .h2_bounded_state import BoundedState
-from .h2_frames import header_block, headers, window_update
+from .h2_frames import header_block, headers, last_data, window_update
 from .messages import Headers
 
 _FORGET_AT = 32
@@ -101,8 +101,7 @@ class ServerState(BoundedState):
         self._forget_at = _FORGET_AT
         super().__init__(client_side=False)
         self._our_window = self.local_settings.initial_window_size
-        self._their_window = self.remote_settings.initial_window_size
-        """What a stream begins with, from either side's settings."""
+        """What a request's stream begins with."""
 
     def open(self, *, max_streams: int, stream_window: int, connection_window: int) -> None:
         """Our SETTINGS, and a connection window of our own size."""
@@ -146,7 +145,7 @@ class ServerState(BoundedState):
             raise self._broken(_undecodable(error)) from None
         if self.state_machine.state is not h2.connection.ConnectionState.SERVER_OPEN:
             self.state_machine.process_input(h2.connection.ConnectionInputs.RECV_HEADERS)
-        stream = ServerStream(stream_id, self.config, self._our_window, self._their_window)
+        stream = ServerStream(stream_id, self.config, self._our_window, self.send_windows.initial)
         stream.max_outbound_frame_size = self.max_outbound_frame_size
         stream.begin(ended=ended)
         self.streams[stream_id] = stream
@@ -202,11 +201,16 @@ class ServerState(BoundedState):
             (b"content-length", b"%d" % len(body)),
         ]
         self.send_headers(stream_id, fields)
-        if bodiless or self.local_flow_control_window(stream_id) >= len(body):
-            self.send_data(stream_id, b"" if bodiless else body, end_stream=True)
-            return True
-        self.reset_stream(stream_id, _ErrorCodes.CANCEL)
-        return False
+        if bodiless:
+            body = b""
+        windows = self.send_windows
+        if len(body) > min(windows.initial, windows.left):
+            self.reset_stream(stream_id, _ErrorCodes.CANCEL)
+            return False
+        windows.left -= len(body)
+        self.stream(stream_id).send_end()
+        self._data_to_send += last_data(stream_id, body)
+        return True
 
     @property
     def open_inbound_streams(self) -> int:
@@ -219,11 +223,6 @@ class ServerState(BoundedState):
     def _forget_ended(self) -> None:
         self._forget_at = 2 * self._open_streams(1) + _FORGET_AT
 
-    def _broken(self, error: h2.exceptions.ProtocolError) -> h2.exceptions.ProtocolError:
-        """`error`, with the GOAWAY for it made, as h2 does it in `receive_data`."""
-        self._terminate_connection(error.error_code)
-        return error
-
     def _receive_headers_frame(self, frame: Any) -> Any:
         if "PRIORITY" in frame.flags:  # of no use here, but it may be malformed
             self._receive_priority_frame(frame)
@@ -234,11 +233,6 @@ class ServerState(BoundedState):
             if str(error).startswith("Error decoding header block"):
                 error.error_code = _ErrorCodes.COMPRESSION_ERROR  # RFC 9113 section 4.3
             raise
-
-    def _acknowledge_settings(self) -> list[Any]:
-        frames = super()._acknowledge_settings()
-        self._their_window = self.remote_settings.initial_window_size
-        return frames
 
 
 def _undecodable(error: hpack.HPACKError) -> h2.exceptions.ProtocolError:

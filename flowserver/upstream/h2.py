@@ -22,7 +22,6 @@ from h2.events import (
     ResponseReceived,
     StreamEnded,
     StreamReset,
-    WindowUpdated,
 )
 
 from ..errors import EndReason, RelayError, upstream_error
@@ -36,11 +35,13 @@ from ..http.h2_frames import (
     HEADERS,
     PADDED,
     RST_STREAM,
+    WINDOW_UPDATE,
     Frame,
     FrameTooLong,
     data_of,
     end_of_stream,
     goaway,
+    increment_of,
     window_update,
 )
 from ..http.messages import Headers, RequestHead
@@ -109,6 +110,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "served",
         "stream_window",
         "watermarks",
+        "windows",
     )
 
     def __init__(
@@ -128,6 +130,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._h2 = ClientState()
+        self.windows = self._h2.send_windows
         self._guard = FrameGuard(limits)
         self._splitter = self._guard.splitter
         self._streams: dict[int, H2Stream] = {}
@@ -224,7 +227,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         return self._streams.get(stream.stream_id) is stream
 
     def drop(self, stream: H2Stream) -> None:
-        if self._streams.pop(stream.stream_id, None) is None:
+        if not self._forget(stream):
             return
         self._reset(stream, ErrorCodes.CANCEL)
         self._check_retired()
@@ -322,9 +325,38 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if frame.kind == GOAWAY and not frame.stream_id and len(frame.raw) >= 17:
             self._on_goaway(int.from_bytes(frame.raw[9:13], "big") & 0x7FFFFFFF)
             return
+        if frame.kind == WINDOW_UPDATE and self._receive_window_update(frame):
+            self._schedule_flush()
+            return
         if frame.kind in (HEADERS, RST_STREAM) and frame.stream_id not in self._streams:
             self._guard.count_late(len(frame.raw) - 9, self._clock())
         self._feed(frame.raw)
+
+    def _receive_window_update(self, frame: Frame) -> bool:
+        """Whether it was for the connection or for a stream under way, and in good form."""
+        increment = increment_of(frame)
+        if not increment:
+            return False
+        if frame.stream_id:
+            stream = self._streams.get(frame.stream_id)
+            if stream is not None:
+                self._open_stream_window(stream, increment)
+            return stream is not None
+        try:
+            self.windows.update(increment)
+        except h2.exceptions.FlowControlError as error:
+            self._fail(f"broke HTTP/2: {error}")
+        self._windows_opened = True
+        return True
+
+    def _open_stream_window(self, stream: H2Stream, increment: int) -> None:
+        try:
+            self.windows.update_stream(stream.window, increment)
+        except h2.exceptions.FlowControlError:
+            self._fail_stream(stream, "opened a window too far", ErrorCodes.FLOW_CONTROL_ERROR)
+        else:
+            if stream.wants_to_send:
+                self.queue(stream)
 
     def _feed(self, raw: bytes) -> None:
         try:
@@ -344,8 +376,6 @@ class UpstreamH2(asyncio.BufferedProtocol):
                 self._on_end(event)
             case StreamReset():
                 self._on_reset(event)
-            case WindowUpdated():
-                self._on_window(event)
             case RemoteSettingsChanged():
                 self._on_settings()
             case RequestReceived():
@@ -373,14 +403,6 @@ class UpstreamH2(asyncio.BufferedProtocol):
             return
         refused = event.error_code == ErrorCodes.REFUSED_STREAM  # RFC 9113 section 8.7: it was not begun
         self._end_stream(stream, "refused the request" if refused else "reset the request", not_processed=refused)
-
-    def _on_window(self, event: WindowUpdated) -> None:
-        if not event.stream_id:
-            self._windows_opened = True
-            return
-        stream = self._streams.get(event.stream_id)
-        if stream is not None and stream.wants_to_send:
-            self.queue(stream)
 
     def _on_settings(self) -> None:
         self._settings_known = True
@@ -440,9 +462,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
         """One frame of one request's body, and its end if nothing follows. Returns the frame's size."""
         connection = self._h2
-        limit = min(connection.outbound_flow_control_window, connection.max_outbound_frame_size)
-        size = stream.frame(limit, out)
-        connection.outbound_flow_control_window -= size
+        size = stream.frame(connection.max_outbound_frame_size, out)
         if self.carries(stream):  # else going on with the upload ended it
             if stream.take_end():
                 connection.end_stream(stream.stream_id)
@@ -470,10 +490,17 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._schedule_flush()
 
     def _end_stream(self, stream: H2Stream, what: str, *, not_processed: bool = False) -> None:
-        if self._streams.pop(stream.stream_id, None) is None:
+        if not self._forget(stream):
             return  # what became of another one ended it
         self._owner.on_capacity(self)
         stream.events.on_upstream_failed(_broken(what, not_processed=not_processed))
+
+    def _forget(self, stream: H2Stream) -> bool:
+        """The stream is over. Returns whether it was not yet."""
+        if self._streams.pop(stream.stream_id, None) is None:
+            return False
+        self.windows.close(stream.stream_id)
+        return True
 
     def _fail(self, what: str, code: int | None = None) -> None:
         """The connection is broken, and all its streams with it. `code` is what its provider is told first."""

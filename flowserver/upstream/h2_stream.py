@@ -9,6 +9,7 @@ from ..errors import RelayError
 from ..flow.bounded_buffer import ChunkQueue, Watermarks
 from ..http.h2_client_state import ClientStream
 from ..http.h2_frames import data_head, data_tail, window_update
+from ..http.h2_send_window import SendWindows
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.interfaces import UpstreamEvents
 
@@ -24,6 +25,7 @@ class StreamConnection(Protocol):
     """The connection, as far as its streams use it."""
 
     watermarks: Watermarks
+    windows: SendWindows
     stream_window: int
     """Bytes that the provider may send on a stream before any is credited."""
     served: int
@@ -64,6 +66,7 @@ class H2Stream:
         "reused",
         "state",
         "stream_id",
+        "window",
     )
 
     def __init__(
@@ -72,6 +75,7 @@ class H2Stream:
         self._connection = connection
         self.state = state
         self.stream_id: int = state.stream_id
+        self.window = connection.windows.open(self.stream_id)
         self.events = events
         self.head_received = False
         self.request_ended = False
@@ -126,16 +130,15 @@ class H2Stream:
         return bool(self._buffer.size) or self._end_waits
 
     def frame(self, limit: int, out: list[bytes]) -> int:
-        """Append a DATA frame of at most `limit` bytes, as the window allows, and the end behind the last."""
-        size = min(self._buffer.size, self.state.outbound_flow_control_window, limit)
-        if size > 0:
+        """Append a DATA frame of at most `limit` bytes, as the windows allow. Returns its payload's size."""
+        size = self._connection.windows.take(self.window, min(self._buffer.size, limit))
+        if size:
             out.append(data_head(size, self._frame_tail))
             out.append(self._buffer.take(size))
-            self.state.outbound_flow_control_window -= size
             if self._full and self._buffer.size <= self._connection.watermarks.low:
                 self._full = False
                 self.events.on_upstream_drained()
-        return max(size, 0)
+        return size
 
     def take_end(self) -> bool:
         """Whether the request's end is due now; once."""

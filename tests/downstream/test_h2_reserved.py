@@ -1,4 +1,4 @@
-"""Windows that are lent to a stream for its events: nothing of them is lost, and nobody starves for them."""
+"""Windows that a stream reserves for its events: nothing of them is lost, and nobody starves for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from flowserver.downstream.h2 import RESERVE
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.http.h2_send_window import RESERVE
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer
 
@@ -15,7 +15,7 @@ EVENT = b"e" * 250
 
 
 def opened(streams: int, *, window: int = 65_535) -> tuple[Room, H2Client, list[Callable[[bytes], None]]]:
-    """So many answers under way, and their short ways."""
+    """So many answers under way, and their direct writers."""
     room = Room(watermarks=Watermarks(8192, 4096, 64))
     client = room.client(peer=H2Peer(window=window, credits_connection=False))
     ways = []
@@ -30,16 +30,13 @@ def opened(streams: int, *, window: int = 65_535) -> tuple[Room, H2Client, list[
 
 
 def windows(client: H2Client) -> tuple[int, list[int]]:
-    """What the relay may send, on the connection and on each stream, when nothing is lent."""
+    """What the relay may send, on the connection and on each stream, when nothing is reserved."""
     connection = client.connection
     connection.release_all()
-    return (
-        connection._h2.outbound_flow_control_window,
-        [stream.state.outbound_flow_control_window for stream in connection.streams.values()],
-    )
+    return connection.windows.left, [stream.window.left for stream in connection.streams.values()]
 
 
-def test_what_was_lent_and_not_used_comes_back() -> None:
+def test_what_was_reserved_and_not_used_comes_back() -> None:
     _, client, (way,) = opened(1)
     for count in range(1, 50):
         way(EVENT)
@@ -63,11 +60,11 @@ def test_it_comes_back_when_the_stream_ends(end: str) -> None:
     assert windows(client) == (65_535 - 250, [65_535])
 
 
-def test_streams_with_nothing_lent_do_not_starve() -> None:
+def test_streams_with_nothing_reserved_do_not_starve() -> None:
     room, client, (way, _) = opened(2)
     way(EVENT)
     rest = 65_535 - 250
-    room.opened[1].stream.send_data(b"x" * rest)  # more than is left beside what is lent
+    room.opened[1].stream.send_data(b"x" * rest)  # more than is left beside what is reserved
     client.talk()
     assert client.answer(3).body == b"x" * rest
     way(EVENT)
@@ -78,7 +75,7 @@ def test_streams_with_nothing_lent_do_not_starve() -> None:
     assert client.answer(1).body == 2 * EVENT
 
 
-def test_a_smaller_window_holds_for_what_was_lent_too() -> None:
+def test_a_smaller_window_holds_for_what_was_reserved_too() -> None:
     _, client, (way,) = opened(1)
     way(EVENT)
     client.peer.settings(initial_window_size=300)
@@ -88,12 +85,12 @@ def test_a_smaller_window_holds_for_what_was_lent_too() -> None:
     assert len(client.answer(1).body) == 300
 
 
-def test_nothing_is_lent_where_windows_are_scarce() -> None:
+def test_nothing_is_reserved_where_windows_are_scarce() -> None:
     _, client, ways = opened(20)
     assert RESERVE > 65_535 // 20
     for way in ways:
         way(EVENT)
-    before = client.connection._h2.outbound_flow_control_window
+    before = client.connection.windows.left
     assert windows(client)[0] == before == 65_535 - 20 * 250
     client.talk()
     assert [client.answer(2 * number + 1).body for number in range(20)] == [EVENT] * 20
