@@ -25,6 +25,7 @@ from ..http.h2_frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..http.h2_request_head import HeadReader, Malformed
 from ..http.h2_server_state import ServerState
 from ..http.messages import Headers, ResponseHead
+from ..net.read_pause import ReadPause
 from ..net.shared_read import SharedReads
 from ..net.stall import StallWatch, unacknowledged
 from .context import ListenerContext
@@ -66,13 +67,13 @@ class DownstreamH2(SharedReads):
         "_loop",
         "_pending",
         "_reader",
+        "_reads",
         "_ready",
         "_requests",
         "_sent_at_look",
         "_settings",
         "_stall",
         "_starved",
-        "_stops",
         "_transport",
         "clock",
         "flush_due",
@@ -114,8 +115,6 @@ class DownstreamH2(SharedReads):
         """Frames that h2 does not know of."""
         self.flush_due = False
         self.is_blocked = False
-        self._stops = 0
-        """Why the client is not read: `_ANSWERS`, `_TURN`."""
         self._requests = 0
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
@@ -138,6 +137,7 @@ class DownstreamH2(SharedReads):
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
         self._fd = transport.get_extra_info("socket").fileno()
+        self._reads = ReadPause(self._transport)
         self._stall = StallWatch(self._transport, self._fd)
         self._transport.set_write_buffer_limits(high=WRITE_SIZE, low=0)
         too_many = len(self._context.connections) >= self._context.settings.max_connections
@@ -159,8 +159,8 @@ class DownstreamH2(SharedReads):
             return
         self._liveness.hear()
         self._take_in(data)
-        if not self._is_through and not self._stops & _TURN:
-            self._stop_reading(_TURN)
+        if not self._is_through and not self._reads.reasons & _TURN:
+            self._reads.pause(_TURN)
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -170,7 +170,7 @@ class DownstreamH2(SharedReads):
         self.guard.splitter.rest()
         self._take_in(b"")
         if self._is_through:
-            self._resume_reading(_TURN)
+            self._reads.resume(_TURN)
         else:
             self._loop.call_soon(self._go_on)
 
@@ -213,7 +213,7 @@ class DownstreamH2(SharedReads):
 
     def resume_writing(self) -> None:
         self.is_blocked = False
-        self._resume_reading(_ANSWERS)
+        self._go_on_answering()
         self._schedule_flush()
 
     @property
@@ -421,7 +421,7 @@ class DownstreamH2(SharedReads):
         if data:
             self._transport.write(data)
             if self._transport.get_write_buffer_size() > 4 * WRITE_SIZE:
-                self._stop_reading(_ANSWERS)
+                self._stop_answering()
         if ready and not self.is_blocked:
             self._schedule_flush()
         is_last = self._last_stream != NO_STREAM_YET
@@ -467,21 +467,15 @@ class DownstreamH2(SharedReads):
         if self._h2.unsent:
             out.append(self._h2.data_to_send())
 
-    def _stop_reading(self, reason: int) -> None:
-        if not self._stops:
-            self._transport.pause_reading()
-        self._stops |= reason
-        if reason == _ANSWERS:
-            self._context.hangups.watch(self._fd, self._on_gone, half_close=True)
+    def _stop_answering(self) -> None:
+        """The client takes none of our answers, so it is not read. Whether it leaves is watched meanwhile."""
+        self._reads.pause(_ANSWERS)
+        self._context.hangups.watch(self._fd, self._on_gone, half_close=True)
 
-    def _resume_reading(self, reason: int) -> None:
-        if not self._stops & reason or self._transport.is_closing():
-            return
-        self._stops &= ~reason
-        if reason == _ANSWERS:
+    def _go_on_answering(self) -> None:
+        if self._reads.reasons & _ANSWERS:
             self._context.hangups.forget(self._fd, self._on_gone)
-        if not self._stops:
-            self._transport.resume_reading()
+            self._reads.resume(_ANSWERS)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -512,8 +506,8 @@ class DownstreamH2(SharedReads):
         """Say nothing more, and go on reading without a look: a close would answer what still comes with a reset, which
         may overtake the last words."""
         self._lingering_since = self.clock()
-        for reason in (_ANSWERS, _TURN):
-            self._resume_reading(reason)
+        self._go_on_answering()
+        self._reads.resume(_TURN)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         elif self._failed:  # TLS has no half-close; its client is not to be waited for

@@ -171,9 +171,7 @@ class H2Stream(HeldUpload):
             self._writes_full += 1
         if self._window_shut_at is None:  # else WINDOW_UPDATE brings it back to the queue
             self._connection.queue(self)
-        if not self._full and (
-            self._buffer.size >= self._watermarks.high or len(self._buffer) >= self._watermarks.chunks
-        ):
+        if not self._full and self._watermarks.are_reached(self._buffer.size, len(self._buffer)):
             self._full = True
             if self.events is not None:
                 self.events.on_downstream_full()

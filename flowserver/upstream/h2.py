@@ -45,6 +45,7 @@ from ..http.h2_frames import (
     window_update,
 )
 from ..http.messages import Headers, RequestHead
+from ..net.read_pause import ReadPause
 from ..net.sockets import IdleProbe
 from ..relay.interfaces import Clock, UpstreamEvents
 from .h2_stream import H2Stream
@@ -98,11 +99,11 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_ping_interval",
         "_ping_sent_at",
         "_quiet_since",
+        "_reads",
         "_ready",
         "_scheme",
         "_settings_known",
         "_splitter",
-        "_stops",
         "_streams",
         "_transport",
         "_watch",
@@ -141,8 +142,6 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Bytes received that the connection's window was not yet credited for."""
         self._flush_due = False
         self._blocked = False
-        self._stops = 0
-        """Why the provider is not read: `_ANSWERS`, `_TURN`, `_OVER`."""
         self._windows_opened = False
         """Whether uploads may go on that found the connection's window shut."""
         self._broken_at: float | None = None
@@ -237,6 +236,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._reads = ReadPause(self._transport)
         self._watch = IdleProbe(transport, silent=False)
         self._scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
         self._transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
@@ -249,8 +249,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = True
         self._take_in(bytes(_READ_BUFFER[:nbytes]))
-        if self._splitter.left <= 0 and not self._stops & _TURN:
-            self._stop_reading(_TURN)
+        if self._splitter.left <= 0 and not self._reads.reasons & _TURN:
+            self._reads.pause(_TURN)
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -260,7 +260,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._splitter.rest()
         self._take_in(b"")
         if self._splitter.left > 0:
-            self._resume_reading(_TURN)
+            self._reads.resume(_TURN)
         else:
             self._loop.call_soon(self._go_on)
 
@@ -293,7 +293,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
-        self._resume_reading(_ANSWERS)
+        self._reads.resume(_ANSWERS)
         self._schedule_flush()
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -457,7 +457,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if data:
             self._transport.write(data)
             if self._transport.get_write_buffer_size() > 4 * WRITE_MARK:
-                self._stop_reading(_ANSWERS)
+                self._reads.pause(_ANSWERS)
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
         """One frame of one request's body, and its end if nothing follows. Returns the frame's size."""
@@ -518,19 +518,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _say_goodbye(self, code: int) -> None:
         """`sweep` closes when that has arrived. Nothing more is read: that is what there was too much of."""
-        self._stop_reading(_OVER)
+        self._reads.pause(_OVER)
         self._transport.write(goaway(0, code))
-
-    def _stop_reading(self, reason: int) -> None:
-        if not self._stops:
-            self._transport.pause_reading()
-        self._stops |= reason
-
-    def _resume_reading(self, reason: int) -> None:
-        if self._stops & reason and not self._transport.is_closing():
-            self._stops &= ~reason
-            if not self._stops:
-                self._transport.resume_reading()
 
 
 def _broken(what: str, *, not_processed: bool = False) -> RelayError:

@@ -98,8 +98,7 @@ class H2Stream:
     def send_data(self, data: bytes) -> None:
         self._buffer.push(data)
         self._connection.queue(self)
-        watermarks = self._connection.watermarks
-        if not self._full and (self._buffer.size >= watermarks.high or len(self._buffer) >= watermarks.chunks):
+        if not self._full and self._connection.watermarks.are_reached(self._buffer.size, len(self._buffer)):
             self._full = True
             self.events.on_upstream_full()
 
