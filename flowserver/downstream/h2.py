@@ -221,6 +221,11 @@ class DownstreamH2(SharedReads):
         """Whether nothing more is written, and the last words are still to arrive."""
         return self._lingering_since is not None
 
+    @property
+    def starved(self) -> int:
+        """Streams that wait for the connection's window."""
+        return len(self._starved)
+
     # --- for the streams -------------------------------------------------------------------------------------------
 
     def queue(self, stream: H2Stream) -> None:

@@ -107,6 +107,10 @@ class H2Provider(Side):
             if not heard:
                 return
 
+    def heard_frames(self) -> list[frames.Raw]:
+        """What the relay says now, without an answer."""
+        return list(frames.split(bytearray(self.hears())))
+
     def says(self, *pieces: bytes) -> None:
         """Each piece is read as it comes, and dealt with in as many turns as that takes."""
         for piece in pieces:
@@ -170,6 +174,11 @@ class H2Events(RecordingUpstreamEvents):
     def on_upstream_end(self) -> None:
         super().on_upstream_end()
         self.stream.cancel()
+
+
+def response(stream_id: int, *fields: tuple[str, str], end: bool = False) -> bytes:
+    """The head of an answer, by hand."""
+    return frames.headers(stream_id, [(":status", "200"), *fields], end=end)
 
 
 def ask(

@@ -178,10 +178,10 @@ class FakeTransport(asyncio.Transport):
             self._writing_paused = False
             self._protocol.resume_writing()
 
-    def arrive(self, data: bytes = b"") -> None:
-        """Bytes come from the other side; they wait while the protocol does not read."""
+    def arrive(self, data: bytes = b"", *, reads: int | None = None) -> None:
+        """Bytes come from the other side; they wait while the protocol does not read, or after so many `reads`."""
         self._unread += data
-        self.deliver()
+        self.deliver(reads)
 
     def arrive_eof(self) -> None:
         """The other side has shut its sending side."""
