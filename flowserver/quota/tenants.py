@@ -189,7 +189,7 @@ def limits_for(tenant: Tenant, *, user: str | None, session: str | None, model: 
     return found
 
 
-class Kind(NamedTuple):
+class LimitProfile(NamedTuple):
     """What holds for all requests of one tenant, user, session and model."""
 
     tenant: Tenant
@@ -204,27 +204,29 @@ class Kind(NamedTuple):
 
 
 class LimitProfileCache:
-    """The kinds of request that came before: to find one anew for each takes 10 us. Of more than `size` the ones that
-    came first are forgotten."""
+    """The profiles of earlier requests: to make one for each request takes 10 us. Of more than `size` the oldest are
+    forgotten."""
 
     __slots__ = ("_known", "_size")
 
     def __init__(self, size: int = 4096) -> None:
         self._size = size
-        self._known: dict[tuple[str, str | None, str | None, str | None], Kind] = {}
+        self._known: dict[tuple[str, str | None, str | None, str | None], LimitProfile] = {}
 
-    def find(self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float) -> Kind:
+    def find(
+        self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float
+    ) -> LimitProfile:
         """`now` in seconds since the epoch."""
         names = (tenant.name, user, session, model)
-        kind = self._known.get(names)
-        if kind is not None and kind.tenant is tenant and now < kind.until:
-            return kind
+        profile = self._known.get(names)
+        if profile is not None and profile.tenant is tenant and now < profile.until:
+            return profile
         limits = limits_for(tenant, user=user, session=session, model=model, now=now)
-        kind = Kind(tenant, end_of_day(now), limits, stream_budget(tenant, model), tenant_key(tenant.name))
-        self._known[names] = kind
+        profile = LimitProfile(tenant, end_of_day(now), limits, stream_budget(tenant, model), tenant_key(tenant.name))
+        self._known[names] = profile
         if len(self._known) > self._size:
             del self._known[next(iter(self._known))]
-        return kind
+        return profile
 
 
 def shared_limits(tenant: Tenant, now: float) -> list[Limit]:
