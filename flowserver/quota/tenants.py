@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..dialects import recognise
 from ..dialects.api_paths import is_model_list, without_parameters
+from ..dialects.key_fields import KEY_FIELDS
 from ..http.messages import RequestHead
 from ..names import digest, user_name
 from .limits import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
@@ -25,7 +26,6 @@ from .query_keys import key_in_query
 DAY = 86_400
 """Seconds."""
 
-_KEY_FIELDS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _ISSUED = re.compile(rb"flow-[A-Za-z0-9_-]{43}")
 _WILDCARD = re.compile(r"[*?]|\[!?\]?[^\]]*\]")
 _PLAIN = re.compile(r"[!-\"$-9;-z|~]{1,64}")
@@ -133,7 +133,7 @@ def key_of(request: RequestHead) -> bytes | None:
     """The key a client shows, in whichever field its API takes one, else in the query as `?key=`; None: there is
     none."""
     fields = request.fields
-    for name in _KEY_FIELDS:
+    for name in KEY_FIELDS:
         value = fields.get(name)
         if value is not None and name == b"authorization":
             scheme, _, value = value.partition(b" ")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..dialects.base import Format, Meter, RequestParams, Usage
+from ..dialects.limit_fields import X_RATELIMIT
 from ..errors import EndReason, RelayError
 from ..http.messages import Headers, RequestHead, ResponseHead, response_for_downstream
 from ..quota.charged_answers import ChargedAnswers
@@ -250,7 +251,7 @@ class Account:
         if quota is not None:
             headers = for_tenants(headers) + limit_fields(
                 quota.lease.decision if quota.lease is not None else None,
-                anthropic=self.format is not None and self.format.name.startswith("anthropic"),
+                self.format.limit_fields if self.format is not None else X_RATELIMIT,
                 now=quota.now,
             )
         return headers if self.cors is None else with_cors(headers, self.cors)
