@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
-from ..events.eventstream import EventStreamScanner
-from ..events.json_array import JsonArrayScanner
-from ..events.ndjson import NdjsonScanner
-from ..events.registry import BodyKind, body_kind, claimed_kind
-from ..events.scanner import Scanner
-from ..events.sse import SseScanner
+from ..events.registry import SCANNERS, BodyKind, body_kind, claimed_kind
 from ..http.messages import ResponseHead
 from ..quota.lease import Verdict
 from ..quota.session import QuotaSession
 from .event_filter import AnyFilter, BodyCollector, EventFilter, OpaqueFilter
 from .request_rewrite import RequestRewrite
-
-_SCANNERS: dict[BodyKind, Callable[[int], Scanner]] = {
-    BodyKind.SSE: SseScanner,
-    BodyKind.NDJSON: NdjsonScanner,
-    BodyKind.ARRAY: JsonArrayScanner,
-    BodyKind.EVENTSTREAM: EventStreamScanner,
-}
 
 MAX_INPUT = 20_000_000
 """Tokens of a request that are believed: several times what models take."""
@@ -152,7 +140,7 @@ class TokenCount:
             self.event_filter = OpaqueFilter(self.meter, self if self._lease is not None else None)
         else:
             self.event_filter = EventFilter(
-                _SCANNERS[kind](settings.max_event),
+                SCANNERS[kind](settings.max_event),
                 self.meter,
                 hold=settings.hold,
                 withholds=self._withholds,
