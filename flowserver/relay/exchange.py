@@ -355,7 +355,7 @@ class Exchange:
         if event_filter is None or self.ended_at is not None or self.error is not None or self._cut:
             return
         self._pass_on(event_filter, event_filter.resume())
-        if event_filter.is_waiting or self._cut:
+        if event_filter.is_waiting or event_filter.spent:
             return
         if self._response_whole:
             self._finish_answer()
