@@ -29,17 +29,15 @@ from flowserver.dialects.base import Format, Meter, RequestParams
 from flowserver.dialects.estimate import Content, Family, Ratio, content_of, family_of, is_cut, shown_tokens
 from flowserver.dialects.input_estimate import InputContent, InputEstimate, InputFamily, InputMarkup, input_family
 from flowserver.dialects.profiles import quirks_for
-from flowserver.events.eventstream import EventStreamScanner
-from flowserver.events.ndjson import NdjsonScanner
-from flowserver.events.scanner import Scanner
-from flowserver.events.sse import SseScanner
+from flowserver.events.registry import SCANNERS, BodyKind
 
-_SCANNERS: dict[str, Callable[[int], Scanner]] = {
-    ".sse": SseScanner,
-    ".ndjson": NdjsonScanner,
-    ".eventstream": EventStreamScanner,
+_KINDS = {
+    ".sse": BodyKind.SSE,
+    ".ndjson": BodyKind.NDJSON,
+    ".eventstream": BodyKind.EVENTSTREAM,
+    ".jsonarray": BodyKind.ARRAY,
 }
-_ARRAY = ".jsonarray"
+"""What recordings are, by their extension."""
 _MAX_EVENT = 1 << 24
 _CUT_TEXT = b"characters elided>"
 _MOSTLY = 0.3
@@ -145,7 +143,7 @@ def read(folder: Path) -> Recorded:
     questions: list[Question] = []
     cut = 0
     for path in sorted(folder.glob("*/*")):
-        if path.suffix not in _SCANNERS and path.suffix != _ARRAY:
+        if path.suffix not in _KINDS:
             continue
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         target = _target(about, path.suffix)
@@ -177,10 +175,11 @@ def _metered(path: Path, format: Format, asked: RequestParams, host: str) -> Met
     """A meter that has read all of it."""
     meter = format.meter(asked, quirks_for(None, host), cuttable=False)
     body = path.read_bytes()
-    if path.suffix == _ARRAY:
+    kind = _KINDS[path.suffix]
+    if kind is BodyKind.ARRAY:
         meter.read_whole(body)
     else:
-        scanner = _SCANNERS[path.suffix](_MAX_EVENT)
+        scanner = SCANNERS[kind](_MAX_EVENT)
         for name, data, _ in (*scanner.feed(body), *scanner.finish()):
             meter.read(name, data)
     meter.content.settle()

@@ -31,7 +31,7 @@ from flowserver.dialects.estimate import Ratios
 from flowserver.http.messages import RequestHead
 from flowserver.quota.identify import QuotaContext
 from flowserver.quota.tenants import Tenants, limits_for
-from flowserver.relay.token_count import Account, AccountSettings
+from flowserver.relay.account import Account, AccountSettings
 from flowserver.stores.limiter import StoreLimiter
 from flowserver.stores.memory import MemoryStore
 

@@ -21,11 +21,11 @@ from ..downstream.tls import TlsFiles, server_context
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import HangupWatcher
+from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
 from ..relay.cors import Cors
 from ..relay.interfaces import OpenExchange
 from ..relay.provider import Deadlines
-from ..relay.token_count import AccountSettings
 from ..relay.uploads import Uploads
 from ..routing.admission import Admission
 from ..routing.dispatcher import RetryPolicy, RoutingContext

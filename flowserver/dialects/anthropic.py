@@ -5,7 +5,11 @@ https://docs.anthropic.com/en/api/messages-streaming
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -14,11 +18,11 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import ends_with, find_model
-from .base import Meter, Quirks, RequestParams
+from .base import Auth, KeyPaths, Meter, Quirks, RequestParams
 from .common import (
     NONSENSE,
+    BaseFormat,
     JsonMeter,
-    UsageAlways,
     count,
     error_text,
     json_text,
@@ -30,6 +34,7 @@ from .common import (
     total,
 )
 from .event_template import RELEARN, EventTemplate, pattern_around
+from .limit_fields import LimitFields
 
 _VERTEX = ("/publishers/anthropic/models/",)
 _STREAM = ":streamrawpredict"
@@ -220,11 +225,36 @@ def _pattern_of(data: bytes) -> EventTemplate | None:
         return None
 
 
-class Anthropic(UsageAlways):
+@lru_cache(256)
+def _moment(seconds: int) -> bytes:
+    """Cached: quotas end at the same moment for all, and full buckets are full now."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode("ascii")
+
+
+_LIMIT_FIELDS = LimitFields(
+    requests=(
+        b"anthropic-ratelimit-requests-limit",
+        b"anthropic-ratelimit-requests-remaining",
+        b"anthropic-ratelimit-requests-reset",
+    ),
+    tokens=(
+        b"anthropic-ratelimit-tokens-limit",
+        b"anthropic-ratelimit-tokens-remaining",
+        b"anthropic-ratelimit-tokens-reset",
+    ),
+    reset=lambda now, seconds: _moment(math.ceil(now + seconds)),
+    prefix=b"anthropic-ratelimit-",
+    remaining=re.compile(rb"anthropic-ratelimit-((?:input-|output-)?tokens|requests)-remaining"),
+)
+
+
+class Anthropic(BaseFormat):
     __slots__ = ()
 
     name = "anthropic-messages"
     heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
+    key_paths: KeyPaths | None = KeyPaths(Auth.X_API_KEY, re.compile(r"/v1/(?:messages|complete)(?:[/?]|$)"))
+    limit_fields = _LIMIT_FIELDS
     reads = Reads(
         {
             "model": None,

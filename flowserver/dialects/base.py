@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import RelayError
 from ..json_text.members import Reads
 from .byte_classes import ByteClasses
+from .limit_fields import LimitFields
 
 
 class Auth(StrEnum):
@@ -22,6 +23,14 @@ class Auth(StrEnum):
     X_GOOG_API_KEY = "x-goog-api-key"
     AWS_SIGV4 = "aws-sigv4"
     """No key: the request is signed."""
+
+
+class KeyPaths(NamedTuple):
+    """How an API takes keys, and the targets that are its own, those that generate nothing among them."""
+
+    auth: Auth
+    targets: re.Pattern[str]
+    """Searched for in a path and query, decoded and in lower case."""
 
 
 @dataclass(slots=True)
@@ -182,9 +191,16 @@ class Format(Protocol):
     """Whether requests may be forms (multipart/form-data), with the same names."""
     streams_lines: bool
     """Whether streams are JSON lines, whatever their head calls them."""
+    key_paths: KeyPaths | None
+    """How the API takes keys; None: only the provider or the client tells."""
+    limit_fields: LimitFields
+    """The fields of answers in which clients are told of rate limits."""
 
     def serves(self, target: str) -> bool:
         """Whether requests to `target` are in this format."""
+
+    def stores(self, target: str) -> bool:
+        """Whether a GET of `target` fetches an answer in this format by its id."""
 
     def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         """The parameters of a request."""

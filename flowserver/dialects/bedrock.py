@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStre
 
 from __future__ import annotations
 
+import re
 import zlib
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
@@ -18,10 +19,10 @@ from ..json_text.members import Reads
 from ..names import model_name
 from .anthropic import AnthropicMeter
 from .api_paths import find_model
-from .base import Meter, Quirks, RequestParams
+from .base import Auth, KeyPaths, Meter, Quirks, RequestParams
 from .common import (
+    BaseFormat,
     JsonMeter,
-    UsageAlways,
     count,
     error_text,
     json_text,
@@ -358,12 +359,15 @@ def _limits(body: Mapping[str, Any], bounds: Mapping[str, tuple[str, ...]]) -> l
     return found
 
 
-class Bedrock(UsageAlways):
+_KEY_PATHS = KeyPaths(Auth.BEARER, re.compile(r"/model/[^/?]+/(?:converse|invoke)[a-z-]*(?:[/?]|$)"))
+
+
+class Bedrock(BaseFormat):
     """`converse` tells Converse and ConverseStream from InvokeModel and InvokeModelWithResponseStream."""
 
     __slots__ = ("_bounds", "_converse", "_ends", "name")
 
-    heartbeat: bytes | None = None
+    key_paths: KeyPaths | None = _KEY_PATHS
     reads = Reads(
         {
             "model": None,

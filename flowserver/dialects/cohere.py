@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import ends_with
-from .base import Meter, Quirks, RequestParams
-from .common import JsonMeter, ModelInBody, UsageAlways, count, error_text, lower, note_open, reason_text, sse
+from .base import Auth, KeyPaths, Meter, Quirks, RequestParams
+from .common import BaseFormat, JsonMeter, count, error_text, lower, note_open, reason_text, sse
 
 _ENDS = {"content-start": "content-end", "tool-call-start": "tool-call-end"}
 
@@ -100,11 +101,12 @@ class CohereMeter(JsonMeter):
         return sse({"type": "message-end", "delta": delta}, "message-end")
 
 
-class Cohere(ModelInBody, UsageAlways):
+class Cohere(BaseFormat):
     __slots__ = ()
 
     name = "cohere"
     heartbeat: bytes | None = b": ping\n"
+    key_paths: KeyPaths | None = KeyPaths(Auth.BEARER, re.compile(r"/(?:rerank|v2/chat)(?:[/?]|$)"))
     reads = Reads({"model": None, "stream": None, "max_tokens": None})
 
     def serves(self, target: str) -> bool:

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import orjson
 
-from .base import Quirks, Usage
+from .base import KeyPaths, Quirks, Usage
 from .event_template import Shortcut
+from .limit_fields import X_RATELIMIT
 
 Key = TypeVar("Key")
 
@@ -121,22 +122,22 @@ def sse(event: Mapping[str, Any], name: str = "") -> bytes:
     return b"%bdata: %b\n\n" % (line, orjson.dumps(event))
 
 
-class ModelInBody:
-    """For formats whose paths name no model."""
+class BaseFormat:
+    """What holds for most formats."""
 
     __slots__ = ()
+
+    heartbeat: bytes | None = None
+    takes_forms = False
+    streams_lines = False
+    key_paths: KeyPaths | None = None
+    limit_fields = X_RATELIMIT
+
+    def stores(self, target: str) -> bool:
+        return False
 
     def path_model(self, target: str) -> str | None:
         return None
-
-
-class UsageAlways:
-    """For formats whose answers always bear a usage report, and whose requests are JSON."""
-
-    __slots__ = ()
-
-    takes_forms = False
-    streams_lines = False
 
     def ask_usage(self, body: dict[str, Any], quirks: Quirks) -> bool:
         return False

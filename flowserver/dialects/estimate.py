@@ -138,7 +138,7 @@ class Count:
     """The running count of one stream. It never falls: what was charged is not taken back before the end.
 
     Before the answer's end it rises by a token for each byte at most, from one call to the next, markup and reports
-    left out, so that `units_within` holds whatever the content is.
+    left out, so that `bytes_within` holds whatever the content is.
     """
 
     __slots__ = ("_asked_at", "_ratio", "_reported", "_reported_at", "_shown", "_tokens")
@@ -196,7 +196,7 @@ class Count:
             self._tokens = tokens
         return self._tokens
 
-    def units_within(self, tokens: int) -> int:
+    def bytes_within(self, tokens: int) -> int:
         """Bytes of content that are never counted as more than `tokens`, in however many pieces they come."""
         return int(tokens * _LEAST_BYTES)
 

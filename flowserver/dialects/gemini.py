@@ -5,6 +5,7 @@ https://ai.google.dev/api/generate-content
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,8 +16,8 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import find_model
-from .base import Meter, Quirks, RequestParams
-from .common import JsonMeter, UsageAlways, count, error_text, json_text, lower, reason_text, section, sse, text, total
+from .base import Auth, KeyPaths, Meter, Quirks, RequestParams
+from .common import BaseFormat, JsonMeter, count, error_text, json_text, lower, reason_text, section, sse, text, total
 
 _MODELS = ("/models/", "/tunedmodels/", "/endpoints/")
 _STREAM = ":streamgeneratecontent"
@@ -133,12 +134,22 @@ class GeminiMeter(JsonMeter):
         return _error(error) + b"\n\n"
 
 
-class Gemini(UsageAlways):
+_KEY_PATHS = KeyPaths(
+    Auth.X_GOOG_API_KEY,
+    re.compile(
+        r"/v1(?:beta|alpha)(?:[/?]|$)"
+        r"|/(?:models|tunedmodels)/[^/?]+:(?:generate|streamgenerate|count|embed|batch|asyncbatch|predict)[a-z]*(?:\?|$)"
+    ),
+)
+
+
+class Gemini(BaseFormat):
     __slots__ = ()
 
     name = "gemini"
     heartbeat: bytes | None = None
     """Google's own library takes a comment line for the start of an error."""
+    key_paths: KeyPaths | None = _KEY_PATHS
     reads = Reads(
         {
             "model": None,

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
+from . import TABLE
 from .api_paths import cached, without_parameters
-from .base import Auth, Quirks
+from .base import Auth, KeyPaths, Quirks
 
 _FIELDS: dict[Auth, tuple[bytes, bytes]] = {
     Auth.BEARER: (b"authorization", b"Bearer "),
@@ -16,28 +17,16 @@ _FIELDS: dict[Auth, tuple[bytes, bytes]] = {
     Auth.X_GOOG_API_KEY: (b"x-goog-api-key", b""),
 }
 
-_FAMILIES = (
+KEY_FIELDS = tuple(name for name, _ in _FIELDS.values())
+"""The names of all fields that APIs take keys in."""
+
+_GATEWAYS = (
     # Azure: a model's deployment, or a version that no other API asks for in this way.
-    (Auth.API_KEY, re.compile(r"/openai/deployments/|[?&]api-version=")),
+    KeyPaths(Auth.API_KEY, re.compile(r"/openai/deployments/|[?&]api-version=")),
     # OpenAI's API at Google or Groq; Google's at Vertex AI.
-    (Auth.BEARER, re.compile(r"/openai/|/projects/[^/?]+/locations/")),
-    (Auth.X_API_KEY, re.compile(r"/v1/(?:messages|complete)(?:[/?]|$)")),
-    (
-        Auth.X_GOOG_API_KEY,
-        re.compile(
-            r"/v1(?:beta|alpha)(?:[/?]|$)"
-            r"|/(?:models|tunedmodels)/[^/?]+:(?:generate|streamgenerate|count|embed|batch|asyncbatch|predict)[a-z]*(?:\?|$)"
-        ),
-    ),
-    (
-        Auth.BEARER,
-        re.compile(
-            r"/(?:completions|responses|embeddings|moderations|audio/[a-z]+|images/[a-z]+|rerank"
-            r"|api/(?:chat|generate|embed|tags)|v2/chat|model/[^/?]+/(?:converse|invoke)[a-z-]*)(?:[/?]|$)"
-        ),
-    ),
+    KeyPaths(Auth.BEARER, re.compile(r"/openai/|/projects/[^/?]+/locations/")),
 )
-"""Each kind with what is in the targets of its APIs; the first that fits decides."""
+"""Targets of providers that serve APIs of others, and take keys in their own way."""
 
 
 def key_field(auth: Auth, key: bytes) -> tuple[bytes, bytes]:
@@ -63,7 +52,7 @@ def auth_of(target: bytes) -> Auth | None:
     """How the API that `target` belongs to takes keys; None: it may be one of several."""
     path, question, query = target.decode("ascii").partition("?")
     read = (without_parameters(unquote(path)).rstrip("/") + question + query).lower()
-    return next((auth for auth, pattern in _FAMILIES if pattern.search(read)), None)
+    return next((auth for auth, targets in (*_GATEWAYS, *TABLE.key_paths) if targets.search(read)), None)
 
 
 def _shown(target: bytes, fields: Mapping[bytes, bytes]) -> Auth:

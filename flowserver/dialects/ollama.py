@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name
 from .api_paths import ends_with
-from .base import Meter, Quirks, RequestParams
-from .common import JsonMeter, ModelInBody, UsageAlways, count, error_text, json_text, lower, reason_text, section, text
+from .base import Auth, KeyPaths, Meter, Quirks, RequestParams
+from .common import BaseFormat, JsonMeter, count, error_text, json_text, lower, reason_text, section, text
 
 _MOST_CREATED = 64
 """Characters of a time; the longest has 35."""
@@ -80,13 +81,13 @@ class OllamaMeter(JsonMeter):
         return _error(error) + b"\n"
 
 
-class Ollama(ModelInBody, UsageAlways):
+class Ollama(BaseFormat):
     """`chat` tells /api/chat, with its messages, from /api/generate."""
 
     __slots__ = ("_chat", "name")
 
-    heartbeat: bytes | None = None
     streams_lines = True
+    key_paths: KeyPaths | None = KeyPaths(Auth.BEARER, re.compile(r"/api/(?:chat|generate|embed|tags)(?:[/?]|$)"))
     reads = Reads({"model": None, "stream": None, "options": Reads({"num_predict": None})})
 
     def __init__(self, name: str, *, chat: bool) -> None:

@@ -11,10 +11,22 @@ from ..json_text.members import COUNT, Reads
 from ..json_text.reducer import reduce_json
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import Quirks, RequestParams, Usage
-from .common import DONE, MAX_OPEN, BaseMeter, count, error_text, largest, lower, reason_text, sse, unread_size
+from .base import KeyPaths, Quirks, RequestParams, Usage
+from .common import (
+    DONE,
+    MAX_OPEN,
+    BaseFormat,
+    BaseMeter,
+    count,
+    error_text,
+    largest,
+    lower,
+    reason_text,
+    sse,
+    unread_size,
+)
 from .event_template import RELEARN, EventTemplate, pattern_around
-from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage, size_of
+from .openai_common import HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage, size_of
 
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 """What all chunks of a stream have in common."""
@@ -353,12 +365,11 @@ def _most(body: Mapping[str, Any]) -> int | None:
     return largest([body[field] for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None])
 
 
-class OpenAIChat:
+class OpenAIChat(BaseFormat):
     name = "openai-chat"
     heartbeat: bytes | None = HEARTBEAT
     reads = Reads(_READS)
-    takes_forms = False
-    streams_lines = False
+    key_paths: KeyPaths | None = KEY_PATHS
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/chat/completions")

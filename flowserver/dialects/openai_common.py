@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 
-from .base import Usage
+from .base import Auth, KeyPaths, Usage
 from .common import count
 
+KEY_PATHS = KeyPaths(
+    Auth.BEARER,
+    re.compile(r"/(?:completions|responses|embeddings|moderations|audio/[a-z]+|images/[a-z]+)(?:[/?]|$)"),
+)
 HEARTBEAT = b": ping\n"
 """A comment without a blank line: OpenAI's own client library fails on a frame that has no data."""
 

@@ -12,9 +12,9 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
-from .base import Meter, Quirks, RequestParams
-from .common import JsonMeter, UsageAlways, count, error_text, sse, text
-from .openai_common import HEARTBEAT, mapping, read_usage
+from .base import KeyPaths, Meter, Quirks, RequestParams
+from .common import BaseFormat, JsonMeter, count, error_text, sse, text
+from .openai_common import HEARTBEAT, KEY_PATHS, mapping, read_usage
 
 _TEXT_DELTA = "transcript.text.delta"
 
@@ -59,10 +59,11 @@ class MediaMeter(JsonMeter):
         return sse({"type": "error", "error": {"message": error.message, "code": error.code}})
 
 
-class OpenAIMedia(UsageAlways):
+class OpenAIMedia(BaseFormat):
     __slots__ = ("_ends", "name")
 
     heartbeat: bytes | None = HEARTBEAT
+    key_paths: KeyPaths | None = KEY_PATHS
     takes_forms = True
     reads = Reads(dict.fromkeys(("model", "stream", "n", "user")))
 

@@ -12,9 +12,9 @@ from ..errors import RelayError
 from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
-from .base import Quirks, RequestParams
-from .common import BaseMeter, UsageAlways, count, error_text, lower, reason_text, sse, text, unread_size
-from .openai_common import HEARTBEAT, entries, mapping, parse, read_usage
+from .base import KeyPaths, Quirks, RequestParams
+from .common import BaseFormat, BaseMeter, count, error_text, lower, reason_text, sse, text, unread_size
+from .openai_common import HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage
 from .openai_items import Items
 
 LEAST_LIMIT = 16
@@ -231,18 +231,18 @@ def _brief(response: dict[str, Any]) -> dict[str, Any]:
 _STORED = re.compile(r".*/responses/[^/]+", re.IGNORECASE)
 
 
-def is_stored_response(target: str) -> bool:
-    """Whether a GET of `target` fetches a response: one that ran in the background, or one that came before."""
-    return _STORED.fullmatch(api_path(target)) is not None
-
-
-class OpenAIResponses(UsageAlways):
+class OpenAIResponses(BaseFormat):
     name = "openai-responses"
     heartbeat: bytes | None = HEARTBEAT
+    key_paths: KeyPaths | None = KEY_PATHS
     reads = Reads(dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")))
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/responses", "/responses/compact")
+
+    def stores(self, target: str) -> bool:
+        """A response that ran in the background, or one that came before."""
+        return _STORED.fullmatch(api_path(target)) is not None
 
     def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         return RequestParams(

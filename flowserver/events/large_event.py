@@ -18,14 +18,19 @@ _PRELUDE = 12
 class LargeLine:
     """A line of JSON lines, or a bare payload."""
 
-    __slots__ = ("_reducer",)
+    __slots__ = ("_broke_off", "_reducer", "_size")
 
     def __init__(self) -> None:
         self._reducer = JsonReducer()
+        self._size = 0
+        """Bytes of its payload."""
+        self._broke_off = False
+        """Whether it has ended and was JSON as far as it came."""
 
     @property
-    def text_bytes(self) -> int:
-        return self._reducer.text_bytes
+    def unread_text(self) -> int:
+        """Bytes of text that were passed over; of a payload that is no JSON, all bytes."""
+        return self._size if self._is_no_json else self._reducer.text_bytes
 
     @property
     def attachments(self) -> int:
@@ -34,16 +39,26 @@ class LargeLine:
     @property
     def broken(self) -> bool:
         """Its payload can't be read as JSON."""
+        return self._is_no_json or self._broke_off
+
+    @property
+    def _is_no_json(self) -> bool:
         return self._reducer.broken
 
     def feed(self, data: bytes) -> int:
-        self._reducer.feed_all(data)
+        self._feed_payload(data)
         return len(data)
+
+    def _feed_payload(self, data: bytes) -> None:
+        self._size += len(data)
+        self._reducer.feed_all(data)
 
     def finish(self) -> tuple[bytes, bytes] | None:
         """Name and reduced payload; None: it has none, or is broken."""
-        payload = self._reducer.finish_whole()
-        return None if payload is None else (b"", payload)
+        reducer = self._reducer
+        payload = reducer.finish()
+        self._broke_off = not (reducer.ended or reducer.broken)
+        return None if self.broken else (b"", payload)
 
 
 Reader = TypeVar("Reader", bound=LargeLine)
@@ -72,7 +87,7 @@ class ScannerState(Generic[Reader]):
 
     @property
     def unread_text(self) -> int:
-        return self._unread_text + (self._large.text_bytes if self._large is not None else 0)
+        return self._unread_text + (self._large.unread_text if self._large is not None else 0)
 
     @property
     def attachments(self) -> int:
@@ -88,7 +103,7 @@ class ScannerState(Generic[Reader]):
         """Counts a large event that has ended. Returns its name and payload; None: it has no payload, or no JSON."""
         found = large.finish()
         self._oversized += large.broken
-        self._unread_text += large.text_bytes
+        self._unread_text += large.unread_text
         self._attachments += large.attachments
         self._large = None
         return found
@@ -111,7 +126,7 @@ class LargeFrame(LargeLine):
         self.headers = b""
 
     @property
-    def broken(self) -> bool:
+    def _is_no_json(self) -> bool:
         return self._reducer.broken or not self._readable
 
     def feed(self, data: bytes) -> int:
@@ -122,7 +137,7 @@ class LargeFrame(LargeLine):
         if self._readable:
             self.headers += data[:taken]
         payload_end = min(size, max(taken, self.left - self._CRC))
-        self._reducer.feed_all(data[taken:payload_end])
+        self._feed_payload(data[taken:payload_end])
         self.left -= size
         return size
 
@@ -156,7 +171,7 @@ class LargeEvent(LargeLine):
         if self._line is not _Line.UNKNOWN:
             end = _line_end(data)
             if self._line is _Line.DATA:
-                self._reducer.feed_all(data[:end])
+                self._feed_payload(data[:end])
             if end == size:
                 return size
             data = data[end:]
@@ -194,7 +209,7 @@ class LargeEvent(LargeLine):
             self._read([line])
 
     def _add(self, value: bytes) -> None:
-        self._reducer.feed_all(b"\n" + value if self._has_data else value)
+        self._feed_payload(b"\n" + value if self._has_data else value)
         self._has_data = True
 
 

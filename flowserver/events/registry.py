@@ -1,13 +1,19 @@
-"""Tells the kind of an answer's body by its media type, and by its first bytes where they differ. No I/O."""
+"""The kinds of answers' bodies: detected by media type and first bytes, each with its scanner. No I/O."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import lru_cache
+from types import MappingProxyType
 
 from ..json_text.scan import BLANKS, BOM, find_value
-from .eventstream import PRELUDE_SIZE, read_prelude
+from .eventstream import PRELUDE_SIZE, EventStreamScanner, read_prelude
+from .json_array import JsonArrayScanner
+from .ndjson import NdjsonScanner
+from .scanner import Scanner
+from .sse import SseScanner
 
 
 class BodyKind(Enum):
@@ -26,6 +32,16 @@ class BodyKind(Enum):
     UNDECIDED = auto()
     """It takes more bytes to tell."""
 
+
+SCANNERS: Mapping[BodyKind, Callable[[int], Scanner]] = MappingProxyType(
+    {
+        BodyKind.SSE: SseScanner,
+        BodyKind.NDJSON: NdjsonScanner,
+        BodyKind.ARRAY: JsonArrayScanner,
+        BodyKind.EVENTSTREAM: EventStreamScanner,
+    }
+)
+"""Of the kinds that are streams, each made with the largest size of an event that is held."""
 
 _NDJSON_TYPES = frozenset(
     {

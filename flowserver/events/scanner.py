@@ -26,7 +26,7 @@ class Scanner(Protocol):
 
     @property
     def unread_text(self) -> int:
-        """Bytes of text that were passed over in events larger than the bound."""
+        """Bytes of text that were passed over in events larger than the bound; all bytes of those that are no JSON."""
 
     @property
     def attachments(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from functools import lru_cache
 
+from ..dialects.limit_fields import LimitFields
 from ..http.messages import Headers
 from .limits import Decision, LimitState, RequestBucket, Slots
 
@@ -24,18 +24,17 @@ _OF_ACCOUNTS = frozenset((b"openai-project", b"anthropic-workspace-id", b"x-goog
 _PARTS_OF_ACCOUNTS = (b"ratelimit", b"organization", b"organisation")
 
 
-def limit_fields(decision: Decision | None, *, anthropic: bool, now: float) -> Headers:
+def limit_fields(decision: Decision | None, names: LimitFields, *, now: float) -> Headers:
     """Fields that tell what is left, as the API's own client libraries read them: the tightest limit of each kind."""
     if decision is None:
         return []
     fields: Headers = []
-    for (limit, remaining, reset), state in zip(_ANTHROPIC if anthropic else _OPENAI, _tightest(decision), strict=True):
+    for (limit, remaining, reset), state in zip((names.requests, names.tokens), _tightest(decision), strict=True):
         if state is not None:
-            seconds = state.reset or 0.0
             fields += (
                 (limit, b"%d" % state.limit.limit),
                 (remaining, b"%d" % state.remaining),
-                (reset, _moment(math.ceil(now + seconds)) if anthropic else _span(seconds)),
+                (reset, names.reset(now, state.reset or 0.0)),
             )
     if not decision.admitted and decision.retry_after is not None:
         fields.append((b"retry-after-ms", b"%d" % math.ceil(decision.retry_after * 1000)))
@@ -54,29 +53,3 @@ def _tightest(decision: Decision) -> tuple[LimitState | None, LimitState | None]
         elif kind is not Slots and (tokens is None or state.remaining < tokens.remaining):
             tokens = state
     return requests, tokens
-
-
-_KINDS = (b"requests", b"tokens")
-_OPENAI = [[b"x-ratelimit-%b-%b" % (what, kind) for what in (b"limit", b"remaining", b"reset")] for kind in _KINDS]
-_ANTHROPIC = [
-    [b"anthropic-ratelimit-%b-%b" % (kind, what) for what in (b"limit", b"remaining", b"reset")] for kind in _KINDS
-]
-LIMIT_FIELDS = tuple(name for names in (*_OPENAI, *_ANTHROPIC) for name in names)
-"""The names of all fields that tell a tenant of its limits."""
-
-
-@lru_cache(256)
-def _moment(seconds: int) -> bytes:
-    """Kept, as quotas end at the same moment for all, and full buckets are full now."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode("ascii")
-
-
-def _span(seconds: float) -> bytes:
-    """As OpenAI writes it: 12ms, 1.5s, 6m0s, 2h0m0s."""
-    if seconds < 1:
-        return b"%dms" % math.ceil(seconds * 1000)
-    if seconds < 60:
-        return f"{seconds:.3f}".rstrip("0").rstrip(".").encode() + b"s"
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return b"%dh%dm%ds" % (hours, minutes, rest) if hours else b"%dm%ds" % (minutes, rest)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..dialects import recognise
 from ..dialects.api_paths import is_model_list, without_parameters
+from ..dialects.key_fields import KEY_FIELDS
 from ..http.messages import RequestHead
 from ..names import digest, user_name
 from .limits import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
@@ -25,7 +26,6 @@ from .query_keys import key_in_query
 DAY = 86_400
 """Seconds."""
 
-_KEY_FIELDS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 _ISSUED = re.compile(rb"flow-[A-Za-z0-9_-]{43}")
 _WILDCARD = re.compile(r"[*?]|\[!?\]?[^\]]*\]")
 _PLAIN = re.compile(r"[!-\"$-9;-z|~]{1,64}")
@@ -133,7 +133,7 @@ def key_of(request: RequestHead) -> bytes | None:
     """The key a client shows, in whichever field its API takes one, else in the query as `?key=`; None: there is
     none."""
     fields = request.fields
-    for name in _KEY_FIELDS:
+    for name in KEY_FIELDS:
         value = fields.get(name)
         if value is not None and name == b"authorization":
             scheme, _, value = value.partition(b" ")
@@ -189,7 +189,7 @@ def limits_for(tenant: Tenant, *, user: str | None, session: str | None, model: 
     return found
 
 
-class Kind(NamedTuple):
+class LimitProfile(NamedTuple):
     """What holds for all requests of one tenant, user, session and model."""
 
     tenant: Tenant
@@ -204,27 +204,29 @@ class Kind(NamedTuple):
 
 
 class LimitProfileCache:
-    """The kinds of request that came before: to find one anew for each takes 10 us. Of more than `size` the ones that
-    came first are forgotten."""
+    """The profiles of earlier requests: to make one for each request takes 10 us. Of more than `size` the oldest are
+    forgotten."""
 
     __slots__ = ("_known", "_size")
 
     def __init__(self, size: int = 4096) -> None:
         self._size = size
-        self._known: dict[tuple[str, str | None, str | None, str | None], Kind] = {}
+        self._known: dict[tuple[str, str | None, str | None, str | None], LimitProfile] = {}
 
-    def find(self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float) -> Kind:
+    def find(
+        self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float
+    ) -> LimitProfile:
         """`now` in seconds since the epoch."""
         names = (tenant.name, user, session, model)
-        kind = self._known.get(names)
-        if kind is not None and kind.tenant is tenant and now < kind.until:
-            return kind
+        profile = self._known.get(names)
+        if profile is not None and profile.tenant is tenant and now < profile.until:
+            return profile
         limits = limits_for(tenant, user=user, session=session, model=model, now=now)
-        kind = Kind(tenant, end_of_day(now), limits, stream_budget(tenant, model), tenant_key(tenant.name))
-        self._known[names] = kind
+        profile = LimitProfile(tenant, end_of_day(now), limits, stream_budget(tenant, model), tenant_key(tenant.name))
+        self._known[names] = profile
         if len(self._known) > self._size:
             del self._known[next(iter(self._known))]
-        return kind
+        return profile
 
 
 def shared_limits(tenant: Tenant, now: float) -> list[Limit]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ..dialects import TABLE
 from ..errors import RelayError, bad_request
 from ..http.messages import Headers, RequestHead
-from ..quota.limit_fields import LIMIT_FIELDS
 
 ANY = "*"
 """Stands for all origins."""
@@ -25,7 +25,7 @@ _EXPOSED = b", ".join(
         b"retry-after",
         b"retry-after-ms",
         b"x-should-retry",
-        *LIMIT_FIELDS,
+        *TABLE.limit_fields,
     )
 )
 """What pages may read of an answer's head beside the few fields that all may."""

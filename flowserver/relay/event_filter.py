@@ -308,13 +308,16 @@ class BodyCollector(_NoEvents):
 class OpaqueFilter(_NoEvents):
     """On an answer that can't be read: it is counted by its bytes, and ends where its tenant's tokens do."""
 
-    __slots__ = ("_budget", "_size", "holds_back", "meter", "spent")
+    __slots__ = ("_budget", "_held", "_size", "holds_back", "is_waiting", "meter", "spent")
 
     def __init__(self, meter: Meter, budget: Budget | None) -> None:
         self.meter = meter
         self._budget = budget
+        self._held: list[bytes] = []
+        """What waits for tokens."""
         self._size = 0
         self.holds_back = False
+        self.is_waiting = False
         self.spent = False
 
     @property
@@ -327,16 +330,36 @@ class OpaqueFilter(_NoEvents):
 
     def feed(self, data: bytes) -> bytes:
         self._size += len(data)
-        if self._budget is not None and self._budget.verdict() is Verdict.END:
-            self.spent = self.holds_back = True
+        if self._budget is None:
+            return data
+        if self.is_waiting:
+            self._held.append(data)
             return b""
-        return data
+        return self._let_pass(data, self._budget)
+
+    def resume(self) -> bytes:
+        if not self.is_waiting or self._budget is None:
+            return b""
+        data = b"".join(self._held)
+        self._held.clear()
+        return self._let_pass(data, self._budget)
+
+    def _let_pass(self, data: bytes, budget: Budget) -> bytes:
+        """`data`, if it may pass now."""
+        verdict = budget.verdict()
+        self.is_waiting = verdict is Verdict.WAIT
+        self.spent = verdict is Verdict.END
+        self.holds_back = verdict is not Verdict.PASS
+        if self.is_waiting:
+            self._held.append(data)
+        return b"" if self.holds_back else data
 
     def finish(self) -> bytes:
         return b""
 
     def close(self) -> None:
         self._budget = None
+        self._held.clear()
 
 
 class ModelListFilter(_NoEvents):

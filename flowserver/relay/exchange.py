@@ -11,13 +11,13 @@ from ..events.registry import is_blank
 from ..flow.progress import Activity
 from ..flow.read_gate import ReadGate, Reason
 from ..http.messages import Headers, RequestHead, ResponseHead, upstream_request_id
+from .account import Account
 from .context import ExchangeContext
 from .event_filter import AnyFilter, EventFilter, OpaqueFilter
 from .failures import answer_head, error_head, named, timeout
 from .fast_path import BURST, FastPath
 from .interfaces import DownstreamStream, RoutedStream
 from .provider import Deadlines, Provider
-from .token_count import Account
 
 _COMPLETE = EndReason.COMPLETE
 """In Python 3.11 to look up a member of an enumeration takes a call."""
@@ -355,7 +355,7 @@ class Exchange:
         if event_filter is None or self.ended_at is not None or self.error is not None or self._cut:
             return
         self._pass_on(event_filter, event_filter.resume())
-        if event_filter.is_waiting or self._cut:
+        if event_filter.is_waiting or event_filter.spent:
             return
         if self._response_whole:
             self._finish_answer()

@@ -1,18 +1,16 @@
-"""What one request asks for, and how it is changed for the provider that gets it. No I/O."""
+"""What one request asks for, read from its head and body as they come. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..dialects import path_model
-from ..dialects.api_paths import with_model
 from ..dialects.base import Format, RequestParams
 from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
 from ..http.messages import RequestHead
 from ..names import model_name
-from .provider import Provider
 from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 
 _NOTHING_YET = RequestParams()
@@ -28,37 +26,37 @@ class RequestReading:
     __slots__ = (
         "_body",
         "_estimate",
-        "_format",
+        "_input_estimate",
         "_is_form",
         "_is_limited",
         "_request",
         "_size",
         "_target",
-        "asks_usage",
+        "format",
         "params",
     )
 
     def __init__(self, request: RequestHead, known: Format | None) -> None:
-        """`known`: the API that it asks; None: none that is known."""
-        self._format = known
+        self.format = known
+        """The format of the API; None: no API that is known."""
         self._target = request.target.decode("ascii")
         self._body: RequestBody | None = None
         """None: the request has none, or it is not of interest."""
         self.params = _NOTHING_YET
         self._request = request
         self._size = 0
+        self._input_estimate: int | None = None
+        """None: nobody has needed it yet."""
         self._is_limited = False
         """Whether what can't be read may not go on."""
         self._is_form = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
-        self.asks_usage = False
-        """Whether the provider that was asked last was asked for a usage report that the client did not ask for."""
 
     def open(self) -> None:
         """What the head tells; and the body is of interest, if there is one."""
         if self._request.has_body:
-            known = self._format
+            known = self.format
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
             self._body = open_body(self._request, reads, takes_forms=takes_forms)
             if known is not None and isinstance(self._body, JsonBody):
@@ -99,8 +97,8 @@ class RequestReading:
         self._body = None
 
     def _read(self, values: Mapping[str, Any]) -> None:
-        if self._format is not None:
-            self.params = self._format.read_params(self._target, values)
+        if self.format is not None:
+            self.params = self.format.read_params(self._target, values)
         else:
             self.params = RequestParams(model=model_name(path_model(self._target) or values.get("model")))
 
@@ -121,12 +119,28 @@ class RequestReading:
 
     @property
     def input_estimate(self) -> int:
-        """Tokens of the request, by what came of it."""
+        """Tokens of the request, by what had come of it when this was read first."""
+        if self._input_estimate is None:
+            self._input_estimate = self._estimate_input()
+        return self._input_estimate
+
+    def _estimate_input(self) -> int:
         if self._is_form:
             return min(self._size // 4, _FILE_TOKENS)
-        if self._estimate is None or self._format is None:
+        if self._estimate is None or self.format is None:
             return self._size // 4
-        return self._estimate.tokens(self._format.name, self.params.model)
+        return self._estimate.tokens(self.format.name, self.params.model)
+
+    @property
+    def values(self) -> Mapping[str, Any] | None:
+        """What matters of the body, by name; None: it can't be changed, or not any more."""
+        body = self._body
+        return None if body is None or body.error is not None else body.values
+
+    def changed(self, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:
+        """(`pieces` of the body as they say `after`, a changed copy of `values`, how many bytes longer they are then);
+        None: nothing changes."""
+        return changed(self._body, after, pieces) if self._body is not None else None
 
     def _contradiction(self, model: object) -> RelayError | None:
         named = path_model(self._target)
@@ -135,45 +149,3 @@ class RequestReading:
         shown = model_name(named), model_name(model)
         message = "The path names the model {!r} and the body {!r}. Send the same in both, or none in the body."
         return bad_request(message.format(*shown), code="ambiguous_model")
-
-    def rewrite(
-        self,
-        target: Provider,
-        pieces: Sequence[bytes],
-        *,
-        most: int | None,
-        may_ask: Callable[[], bool],
-    ) -> tuple[list[bytes], int] | None:
-        """(`pieces` of the body as `target` is to get them, how many bytes longer they are); None: as they came.
-
-        `most` tokens bound the answer (None: nothing does). `may_ask`: whether a usage report may be asked for.
-        """
-        self.asks_usage = False
-        body, known, settings = self._body, self._format, target.settings
-        if body is None or body.error is not None:
-            return None
-        model = self.params.model
-        renamed = settings.models.get(model) if model is not None else None
-        if renamed is None and most is None and not (self.params.stream and settings.asks_usage):
-            return None
-        after = _copy(body.values)
-        if renamed is not None and "model" in after:  # some have it in the path
-            after["model"] = renamed
-        if known is not None:
-            if settings.asks_usage and may_ask():
-                self.asks_usage = known.ask_usage(after, settings.quirks)
-            if most is not None:
-                known.limit(after, most, settings.quirks)
-        return changed(body, after, pieces)
-
-    def target_for(self, target: Provider) -> bytes:
-        """The request's target, with `target`'s own name of the model where its path names one."""
-        request, model = self._request, self.params.model
-        renamed = target.settings.models.get(model) if model is not None else None
-        if renamed is None or path_model(self._target) != model:
-            return request.target
-        return with_model(self._target, model or "", renamed).encode("ascii")
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _copy(value) if isinstance(value, dict) else value for name, value in values.items()}

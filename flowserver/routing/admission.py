@@ -10,11 +10,11 @@ from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
 from ..errors import LOOP, RelayError
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
+from ..relay.account import Account, AccountSettings
 from ..relay.context import ExchangeContext
 from ..relay.cors import Cors, is_preflight
 from ..relay.exchange import Exchange
 from ..relay.interfaces import DownstreamStream
-from ..relay.token_count import Account, AccountSettings
 from .dispatcher import Dispatcher, RoutingContext
 from .routes import join_target
 

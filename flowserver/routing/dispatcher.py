@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from ..errors import EndReason, Party, RelayError, bad_request
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
+from ..relay.account import Account
 from ..relay.failures import busy, is_illness, is_passing, retry_after
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UploadCount, UpstreamStream
 from ..relay.request_body import BodyPieces
-from ..relay.token_count import Account
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
 from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
@@ -298,7 +298,7 @@ class Dispatcher:
         """Whether the request is sent again, in the same place, without the question for a usage report, which this
         provider may not take."""
         option, model = target.usage_option, self._account.params.model
-        asks_usage, success = self._account.request.asks_usage, head.status < 300
+        asks_usage, success = self._account.asks_usage, head.status < 300
         if asks_usage and success:
             option.taken(model)
         elif self._asks_plainly and success:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..http.messages import RequestHead, request_for_upstream
-from ..relay.token_count import Account
+from ..relay.account import Account
 from .routes import join_target
 from .upstream_host import UpstreamHost
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from ..dialects import TABLE
 from ..http.messages import Headers
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
 from .circuit_breaker import CircuitBreaker
 from .standing import Standing
-
-_REMAINING = re.compile(
-    rb"x-ratelimit-remaining-(requests|tokens)|anthropic-ratelimit-((?:input-|output-)?tokens|requests)-remaining"
-)
-_LIMITS = (b"x-ratelimit-remaining-", b"anthropic-ratelimit-")
 
 
 class Waiter(Protocol):
@@ -124,10 +119,10 @@ class UpstreamHost:
         """Keep what an answer's head tells of rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
         `anthropic-ratelimit-tokens-remaining`, and the like."""
         for name, value in headers:
-            if name.startswith(_LIMITS):
-                match = _REMAINING.fullmatch(name)
-                if match is not None and value.isdigit() and len(value) < 16:
-                    self.remaining[(match[1] or match[2]).decode("ascii")] = int(value)
+            if name.startswith(TABLE.limit_prefixes):
+                kind = TABLE.remaining_kind(name)
+                if kind is not None and value.isdigit() and len(value) < 16:
+                    self.remaining[kind] = int(value)
 
     @property
     def name(self) -> str:

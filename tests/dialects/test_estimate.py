@@ -149,7 +149,7 @@ def test_content_within_the_room_makes_no_more_tokens_than_it_was_for(
     for text in stream:
         say(meter, text)
         count.tokens(meter)
-    before, room = count.tokens(meter), count.units_within(tokens)
+    before, room = count.tokens(meter), count.bytes_within(tokens)
     while room and (text := data.draw(st.binary(min_size=1, max_size=room) | st.just(b""))):
         say(meter, text, data.draw(st.integers(1, len(text))))
         room -= len(text)

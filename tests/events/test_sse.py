@@ -247,6 +247,26 @@ def test_a_large_event_that_breaks_off_is_oversized(make: Make) -> None:
 
 
 @SCANNERS
+@pytest.mark.parametrize("split", [1, 700, 1 << 20])
+def test_a_large_event_that_is_no_json_is_unread_text_as_a_whole(make: Make, split: int) -> None:
+    scanner = make(1_000)
+    head = b"data: " if make is SseScanner else b""
+    for payload in (b"word " * 1_000, b'{"a": ' + b"word " * 1_000, b'{"a": 1}' + b" word" * 1_000):
+        before = scanner.unread_text
+        scan(scanner, pieces(head + payload + b"\n\n", repeat(split)))
+        assert scanner.unread_text - before == len(payload)
+    assert scanner.oversized == 3
+
+
+@SCANNERS
+def test_of_a_large_event_of_json_that_breaks_off_only_text_is_unread(make: Make) -> None:
+    scanner = make(1_000)
+    head = b"data: " if make is SseScanner else b""
+    scanner.feed(head + b'{"a": "' + b"word " * 500 + b'", "b": "' + b"x" * 5_000 + b"\n\n")
+    assert (scanner.oversized, scanner.unread_text, scanner.attachments) == (1, 2_500, 1)
+
+
+@SCANNERS
 def test_an_endless_event_of_json_takes_no_memory(make: Make) -> None:
     scanner = make(10_000)
     scanner.feed((b"data: " if make is SseScanner else b"") + b'{"id": "x", "output": [{"data": "')

@@ -17,8 +17,8 @@ from flowserver.dialects.profiles import QUIRKS
 from flowserver.quota.identify import QuotaContext
 from flowserver.quota.limits import Decision, Limit, Quota
 from flowserver.quota.tenants import TenantLimits, Tenants
+from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.event_filter import EventFilter
-from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.relay.usage_option import UsageOption
 from flowserver.stores.limiter import StoreLimiter
 from flowserver.stores.memory import MemoryStore

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from flowserver.dialects.base import Meter
 from flowserver.http.messages import ResponseHead
+from flowserver.relay.account import Account
 from flowserver.relay.event_filter import EventFilter
-from flowserver.relay.token_count import Account
 from flowserver.simulator import Simulator
 
 from ..dialects.frames import split

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from flowserver.dialects.anthropic import ANTHROPIC
+from flowserver.dialects.limit_fields import X_RATELIMIT
 from flowserver.errors import EndReason, Party, RelayError
 from flowserver.http.messages import Headers, RequestHead
 from flowserver.quota.identify import QuotaContext, session_of, user_of
@@ -67,7 +69,7 @@ def test_what_a_key_may_not_use_is_named() -> None:
 
 def told(*states: LimitState, anthropic: bool = False, wait: float | None = None) -> dict[bytes, bytes]:
     decision = Decision(wait is None, 0, states, None, None, wait)
-    fields: Headers = limit_fields(decision, anthropic=anthropic, now=NOW)
+    fields: Headers = limit_fields(decision, ANTHROPIC.limit_fields if anthropic else X_RATELIMIT, now=NOW)
     assert len(dict(fields)) == len(fields)
     return dict(fields)
 
@@ -128,7 +130,7 @@ def test_streams_at_once_have_no_field() -> None:
 
 
 def test_without_a_decision_or_limits_nothing_is_told() -> None:
-    assert limit_fields(None, anthropic=False, now=NOW) == []
+    assert limit_fields(None, X_RATELIMIT, now=NOW) == []
     assert told() == {}
 
 

@@ -565,14 +565,14 @@ def test_a_tail_without_an_end_passes_when_the_answer_is_whole(framing: Framing,
 
 @pytest.mark.parametrize("withholds", [False, True])
 @pytest.mark.parametrize("most", [None, 0])
-def test_an_event_beyond_the_bound_passes_uncounted(withholds: bool, most: int | None) -> None:
+def test_an_event_beyond_the_bound_counts_by_its_bytes(withholds: bool, most: int | None) -> None:
     passing, meter = event_filter(max_event=20, hold=10, withholds=withholds, most=most)
     large = SSE.event(b"content" + b"x" * 100)
     fed = [passing.feed(data) for data in pieces(large, cycle([16]))]
     assert b"".join(fed) == large
     assert meter.seen == []
     assert passing.uncounted == {"large_event": 1}
-    assert passing.unread_tokens == 0
+    assert passing.unread_tokens == -(-len(b"content" + b"x" * 100) // 4)
     assert not passing.spent
     assert passing.at_boundary
 

@@ -13,6 +13,7 @@ from flowserver.dialects import recognise
 from flowserver.http.messages import RequestHead
 from flowserver.relay.provider import ProviderSettings
 from flowserver.relay.request_reading import RequestReading
+from flowserver.relay.request_rewrite import RequestRewrite
 from flowserver.routing.upstream_host import UpstreamHost
 from tests.support.scanning import pieces
 
@@ -40,9 +41,14 @@ def read(path: str, body: bytes, *headers: tuple[bytes, bytes], size: int = 1 <<
     return made
 
 
-def sent(made: RequestReading, body: bytes, to: UpstreamHost, most: int | None = None, **more: Any) -> bytes:
+def rewrite(made: RequestReading) -> RequestRewrite:
+    return RequestRewrite(RequestHead(b"POST", b"/", []), made, has_tenants=False)
+
+
+def sent(made: RequestReading | RequestRewrite, body: bytes, to: UpstreamHost, most: int | None = None) -> bytes:
     """The body as the provider gets it."""
-    changed = made.rewrite(to, [body], most=most, may_ask=lambda: True, **more)
+    rewriting = rewrite(made) if isinstance(made, RequestReading) else made
+    changed = rewriting.body(to, [body], most=most, repeatable=True)
     if changed is None:
         return body
     assert len(b"".join(changed[0])) == len(body) + changed[1]
@@ -56,16 +62,17 @@ def test_a_chat_is_read_and_changed(size: int) -> None:
     assert made.error(limited=True) is None
     assert (made.params.model, made.params.stream, made.params.max_tokens) == ("a", True, 500)
     assert 0 < made.input_estimate <= len(body)
-    text = sent(made, body, target(models={"a": "b"}), most=50)
+    rewriting = rewrite(made)
+    text = sent(rewriting, body, target(models={"a": "b"}), most=50)
     assert text == body.replace(b"5e2", b"50").replace(b'"a"}', b'"b","stream_options":{"include_usage":true}}')
-    assert made.asks_usage
+    assert rewriting.asks_usage
     made.forget()
     assert sent(made, body, target(models={"a": "b"}), most=50) == body
 
 
 def test_each_provider_gets_its_own_change() -> None:
     body = b'{"model":"a","stream":true}'
-    made = read(CHAT, body)
+    made = rewrite(read(CHAT, body))
     assert b'"b"' in sent(made, body, target(models={"a": "b"}))
     assert sent(made, body, target(asks_usage=False, models={"a": "c"})) == b'{"model":"c","stream":true}'
     assert not made.asks_usage

@@ -7,7 +7,7 @@ import itertools
 from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason
 from flowserver.http.messages import Headers, RequestHead, find
-from flowserver.relay.token_count import AccountSettings
+from flowserver.relay.account import AccountSettings
 from flowserver.routing.admission import Admission
 
 from ..support.recording import (

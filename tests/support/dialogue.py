@@ -24,9 +24,9 @@ from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.flow.read_gate import PauseTotals
 from flowserver.net.hangup import HangupWatcher
 from flowserver.quota.identify import QuotaContext
+from flowserver.relay.account import AccountSettings
 from flowserver.relay.interfaces import OpenExchange
 from flowserver.relay.provider import Deadlines
-from flowserver.relay.token_count import AccountSettings
 from flowserver.routing.admission import Admission
 from flowserver.routing.routes import Route
 from flowserver.upstream.dialer import DialError

@@ -12,12 +12,12 @@ from flowserver.errors import EndReason, RelayError
 from flowserver.flow.read_gate import PauseTotals
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.identify import QuotaContext
+from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.context import Abandoned, ExchangeContext
 from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.interfaces import Connector, DownstreamEvents, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
-from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.dispatcher import RetryPolicy, RoutingContext

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowserver.http.messages import RequestHead
+from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.context import ExchangeContext
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.provider import Deadlines
@@ -36,7 +36,9 @@ class Scene:
         deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
         self.context = ExchangeContext(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
 
-    def start(self, stream: Stream, *, budget: int | None = None, name: str = "api", **body: Any) -> Exchange:
+    def start(
+        self, stream: Stream, *, budget: int | None = None, name: str = "api", status: int = 200, **body: Any
+    ) -> Exchange:
         """An exchange whose answer begins."""
         made = account(stream.target)
         asked = orjson.dumps(stream.body | body)
@@ -47,7 +49,7 @@ class Scene:
         exchange = Exchange(request, RecordingDownstream(), self.context, request_id=b"i", account=made)
         exchange.start(RecordingUpstream())
         exchange.on_downstream_end()
-        exchange.on_upstream_head(stream.head)
+        exchange.on_upstream_head(ResponseHead(status, stream.head.headers))
         return exchange
 
     def hear(self, exchange: Exchange, *events: bytes) -> None:
@@ -305,8 +307,7 @@ def test_a_request_without_a_report_counts_as_estimated(scene: Scene) -> None:
 
 
 def test_answers_that_are_not_counted_leave_no_figures(scene: Scene) -> None:
-    failed = scene.start(MESSAGES)
-    failed.account.meter = None
+    failed = scene.start(MESSAGES, status=500)
     scene.end(failed)
     assert not [name for name in scene.figures() if name.startswith(("flow_tokens_total", "gen_ai_client_token"))]
 

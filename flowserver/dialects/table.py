@@ -1,0 +1,56 @@
+"""The table of formats, and what follows from it: which format a path means, how keys and limits are named. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .api_paths import cached, deployment_of
+from .base import Auth, Format
+
+
+class FormatTable:
+    """`formats` in the order in which they are asked whether a path is theirs."""
+
+    __slots__ = ("_limit_patterns", "_serving", "_storing", "formats", "key_paths", "limit_fields", "limit_prefixes")
+
+    def __init__(self, formats: Sequence[Format]) -> None:
+        self.formats = {known.name: known for known in formats}
+        """By name."""
+
+        def serving(path: str) -> Format | None:
+            return next((known for known in formats if known.serves(path)), None)
+
+        def storing(path: str) -> Format | None:
+            return next((known for known in formats if known.stores(path)), None)
+
+        self._serving, self._storing = cached(serving), cached(storing)
+        key_paths = dict.fromkeys(known.key_paths for known in formats if known.key_paths is not None)
+        self.key_paths = sorted(key_paths, key=lambda each: each.auth is Auth.BEARER)
+        """How APIs take keys. Those with a field of their own come first: Bearer is what most share."""
+        limit_fields = list(dict.fromkeys(known.limit_fields for known in formats))
+        self.limit_fields = tuple(name for each in limit_fields for name in (*each.requests, *each.tokens))
+        """The names of all fields that tell clients of their limits."""
+        self.limit_prefixes = tuple(each.prefix for each in limit_fields)
+        """What the names of fields begin with that `remaining_kind` knows."""
+        self._limit_patterns = [each.remaining for each in limit_fields]
+
+    def recognise(self, target: str) -> Format | None:
+        """The format of requests to `target`, a path and query; None: not one that is counted."""
+        return self._serving(target.partition("?")[0])
+
+    def recognise_stored(self, target: str) -> Format | None:
+        """The format of an answer that is fetched by its id, and may not have been paid for yet."""
+        return self._storing(target.partition("?")[0])
+
+    def path_model(self, target: str) -> str | None:
+        """The model that the path of any request names, counted or not; None: it names none."""
+        known = self.recognise(target)
+        return deployment_of(target) if known is None else known.path_model(target)
+
+    def remaining_kind(self, field: bytes) -> str | None:
+        """The kind of limit, such as "tokens", of which a field of an answer tells what remains; None: of none."""
+        for pattern in self._limit_patterns:
+            match = pattern.fullmatch(field)
+            if match is not None:
+                return match[1].decode("ascii")
+        return None

@@ -1,0 +1,372 @@
+"""What one exchange asks for, may use, and is charged: one facade for request, quota and token count. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..dialects.base import Format, Meter, RequestParams, Usage
+from ..dialects.limit_fields import X_RATELIMIT
+from ..errors import EndReason, RelayError
+from ..http.messages import Headers, RequestHead, ResponseHead, response_for_downstream
+from ..quota.charged_answers import ChargedAnswers
+from ..quota.identify import QuotaContext
+from ..quota.lease import TokenLease
+from ..quota.limit_fields import for_tenants, limit_fields
+from ..quota.session import QuotaSession
+from ..quota.tenants import Tenant
+from .cors import is_preflight, with_cors
+from .event_filter import AnyFilter, ModelListFilter
+from .provider import Provider
+from .request_reading import RequestReading
+from .request_rewrite import RequestRewrite
+from .token_count import CountSettings, TokenCount
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings(CountSettings):
+    """What the accounts of a process share."""
+
+    quota: QuotaContext | None = None
+    """None: no tenants, all clients may use the relay without limits."""
+    charged: ChargedAnswers = field(default_factory=ChargedAnswers)
+    """Of the process: it is kept when the configuration is read again."""
+
+
+_ALWAYS_TOLD = 4096
+"""Tokens. What is left of a quota becomes the bound of a request that has none only up to here: a bound above what its
+model can have is an error to a provider (every model can have this much), and changing a request costs CPU."""
+
+
+class Account:
+    """Made with the request's head; `request` is fed its body. `ask` for each attempt at a provider, `open` with the
+    answer's head, `settle` at the end."""
+
+    __slots__ = (
+        "_answered",
+        "_count",
+        "_is_preflight",
+        "_method",
+        "_model_list",
+        "_quota",
+        "_sent",
+        "_settings",
+        "budget",
+        "cors",
+        "format",
+        "is_limited",
+        "is_repeated",
+        "request",
+        "wants_body",
+    )
+
+    def __init__(self, settings: AccountSettings, known: Format | None, request: RequestHead) -> None:
+        quota = settings.quota
+        self._settings = settings
+        self._is_preflight = is_preflight(request)
+        self._method = request.method
+        self.format = known
+        """None: no format that is known, so nothing is counted."""
+        self.request = RequestReading(request, known)
+        self._sent = RequestRewrite(request, self.request, has_tenants=quota is not None)
+        self._quota = QuotaSession(quota) if quota is not None else None
+        """None: there are no tenants."""
+        self.is_limited = quota is not None and not self._is_preflight
+        """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
+        providers answer them without one."""
+        self.wants_body = known is not None or self.is_limited
+        """Whether the body has to be read: it is counted, or it names a model that a tenant may not use."""
+        self.cors: Headers | None = None
+        """The fields with the relay's word on who may read the answer; None: that is the provider's."""
+        self.budget: int | None = None
+        """Tokens that the answer may have; None: no bound."""
+        self._answered = False
+        """Whether a provider took the request on."""
+        self._count: TokenCount | None = None
+        """Of the answer; None before, and where it is not counted."""
+        self._model_list: ModelListFilter | None = None
+        """None: the answer is not a list of models, or all may be seen."""
+        self.is_repeated = False
+        """Whether the answer was charged before, and is fetched again."""
+
+    # --- the request -----------------------------------------------------------------------------------------------
+
+    @property
+    def params(self) -> RequestParams:
+        """The parameters of the request, as far as they are known."""
+        return self.request.params
+
+    def bound(self, most: int | None) -> None:
+        """Have the answer end at `most` tokens, or before by another bound."""
+        if most is not None:
+            self.budget = most if self.budget is None else min(self.budget, most)
+
+    def identify(self, request: RequestHead, done: Callable[[RelayError | None], None]) -> None:
+        """Whose request is it? `done` is called at once or later; with an error where it may not use this relay."""
+        if self._quota is None:
+            done(None)
+        else:
+            self._quota.identify(request, done, counted=self.format is not None)
+
+    def request_error(self) -> RelayError | None:
+        """Why the request may not go on as it is, now that it is known whose it is and what it asks for."""
+        limited = self.tenant is not None and self.tenant.has_limits
+        return self.request.error(limited=limited or (self.budget is not None and self.format is not None))
+
+    def request_permit(
+        self,
+        request: RequestHead,
+        done: Callable[[RelayError | None], None],
+        resume: Callable[[], None],
+    ) -> None:
+        """May it start? `done` is called at once or later. `resume` is called when events that waited for tokens may
+        pass."""
+        quota, tenant = self._quota, self.tenant
+        if quota is None or tenant is None:
+            done(None)
+            return
+        error = quota.choose_limits(tenant, request, self.params)
+        if error is not None:
+            done(error)
+            return
+        self.bound(quota.stream_budget)
+
+        def admitted(error: RelayError | None) -> None:
+            left = quota.quota_left
+            if left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None):
+                self.bound(left)  # the provider is asked for no more, and ends the answer by itself
+            done(error)
+
+        quota.admit(self.input, admitted, resume)
+
+    # --- the request as a provider gets it -------------------------------------------------------------------------
+
+    def ask(self, target: Provider, pieces: Sequence[bytes], *, repeatable: bool) -> tuple[list[bytes], int] | None:
+        """`RequestRewrite.body` within the budget, for an attempt at `target`."""
+        return self._sent.body(target, pieces, most=self.budget, repeatable=repeatable)
+
+    @property
+    def asks_usage(self) -> bool:
+        """Whether the last attempt asks for a usage report that the client did not ask for."""
+        return self._sent.asks_usage
+
+    @property
+    def upstream(self) -> Provider | None:
+        """The provider of the last attempt; None before the first."""
+        return self._sent.upstream
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the request has an AWS signature, which a provider may get."""
+        return self._sent.is_signed
+
+    def signature_error(self, targets: Iterable[Provider]) -> RelayError | None:
+        """Why none of `targets` could take the request with its client's signature; None: one may."""
+        return self._sent.signature_error(targets)
+
+    def target_for(self, target: Provider) -> bytes:
+        """The request's target as `target` gets it."""
+        return self._sent.target(target, self.key)
+
+    def credential(self, target: Provider) -> tuple[bytes, bytes] | None:
+        """The field with the provider's key; None: the client's own passes, or there is none."""
+        return None if self._is_preflight else self._sent.credential(target)
+
+    def hidden_fields(self, target: Provider) -> frozenset[bytes]:
+        """The names of fields that `target` does not get."""
+        return self._sent.hidden_fields(target, cors=self.cors is not None)
+
+    # --- the tenant ------------------------------------------------------------------------------------------------
+
+    @property
+    def tenant(self) -> Tenant | None:
+        return self._quota.tenant if self._quota is not None else None
+
+    @property
+    def key(self) -> bytes | None:
+        """The key of the relay's own that the client shows; None: it has none, or keys are the providers'."""
+        return self._quota.key if self._quota is not None else None
+
+    @property
+    def user(self) -> str | None:
+        return self._quota.user if self._quota is not None else None
+
+    @property
+    def session(self) -> str | None:
+        return self._quota.session if self._quota is not None else None
+
+    @property
+    def lease(self) -> TokenLease | None:
+        return self._quota.lease if self._quota is not None else None
+
+    def sweep(self, now: float) -> None:
+        """About once a second."""
+        lease = self.lease
+        if lease is not None:
+            lease.sweep(now)
+
+    # --- the answer ------------------------------------------------------------------------------------------------
+
+    def open(self, head: ResponseHead) -> bool:
+        """The answer's head is there. Whether its first bytes are to be seen before it is passed on, since it does not
+        say what they are."""
+        self._answered = 200 <= head.status < 300
+        self.request.forget()
+        if not self._answered:
+            return False
+        quota = self._quota
+        if quota is not None and quota.lists_models:
+            self._model_list = ModelListFilter(lambda body: quota.visible_models(body, self._aliases))
+        if self.format is None or self.upstream is None:
+            return False
+        self._count = TokenCount(self._settings, self._sent, budget=self.budget, quota=quota)
+        return self._count.open(head)
+
+    def look(self, head: ResponseHead, first: bytes, *, is_all: bool = False) -> bool:
+        """The first bytes of the answer's body are there: decide how it is read. False: they are too few for that, and
+        not all that there is."""
+        return self._count is None or self._count.look(head, first, is_all=is_all)
+
+    @property
+    def _aliases(self) -> dict[str, list[str]]:
+        """The provider's names of models to those by which the relay's clients ask for them."""
+        aliases: dict[str, list[str]] = {}
+        for alias, name in self.upstream.settings.models.items() if self.upstream is not None else ():
+            aliases.setdefault(name, []).append(alias)
+        return aliases
+
+    def passed_head(self, head: ResponseHead, request_id: bytes, upstream_id: bytes | None) -> ResponseHead:
+        """A provider's head as the client gets it. Cookies go with the key: those that came for one of the relay's are
+        no one client's."""
+        passes_cookies = self.upstream is None or not self._sent.hides_keys(self.upstream)
+        passed = response_for_downstream(
+            head, request_id=request_id, upstream_id=upstream_id, passes_cookies=passes_cookies
+        )
+        passed.headers = self.answer_fields(passed.headers)
+        return passed
+
+    def answer_fields(self, headers: Headers) -> Headers:
+        """An answer's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
+        quota = self._quota
+        if quota is not None:
+            headers = for_tenants(headers) + limit_fields(
+                quota.lease.decision if quota.lease is not None else None,
+                self.format.limit_fields if self.format is not None else X_RATELIMIT,
+                now=quota.now,
+            )
+        return headers if self.cors is None else with_cors(headers, self.cors)
+
+    def error(self, error: RelayError) -> bytes:
+        """The body of an error answer."""
+        return error.body() if self.format is None else self.format.error(error)
+
+    def failure(self, error: RelayError) -> bytes:
+        """The event that reports a failure in mid-stream; b"": nothing can."""
+        return self._count.failure(error) if self._count is not None else b""
+
+    def ending(self) -> bytes:
+        """What ends the stream here, at its budget."""
+        return self._count.ending() if self._count is not None else b""
+
+    # --- its figures -----------------------------------------------------------------------------------------------
+
+    @property
+    def event_filter(self) -> AnyFilter | None:
+        return self._count.event_filter if self._count is not None else self._model_list
+
+    @property
+    def meter(self) -> Meter | None:
+        """Of the answer; None before, and where it is not counted."""
+        return self._count.meter if self._count is not None else None
+
+    @property
+    def heartbeat(self) -> bytes | None:
+        """What may be put between two events of the answer; None: nothing, or it is not there yet."""
+        return self._count.heartbeat if self._count is not None else None
+
+    @property
+    def input(self) -> int:
+        """Tokens of the request: as reported, until then as estimated."""
+        return self._count.input if self._count is not None else self.request.input_estimate
+
+    @property
+    def output(self) -> int:
+        """Tokens emitted so far: the provider's count where it has reported one for this point, else an estimate."""
+        return self._count.output if self._count is not None else 0
+
+    @property
+    def usage(self) -> Usage:
+        """The provider's report so far."""
+        return self._count.meter.usage if self._count is not None else Usage()
+
+    @property
+    def model(self) -> str | None:
+        """As the answer names it, else as it was asked for."""
+        return (self._count.meter.model if self._count is not None else None) or self.params.model
+
+    @property
+    def uncounted(self) -> Mapping[str, int]:
+        """What could not be read of the answer, events or all of it, by reason."""
+        if self._count is not None:
+            return self._count.uncounted
+        return self._model_list.uncounted if self._model_list is not None else {}
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether `input` or `output` is the relay's own, at least in part: the provider's last report was not read."""
+        return self._count is not None and self._count.is_estimate
+
+    @property
+    def is_disbelieved(self) -> bool:
+        """Whether the provider's last report makes no sense."""
+        return self._count is not None and self._count.is_disbelieved
+
+    @property
+    def cut_at(self) -> int | None:
+        """Tokens that had passed when the relay cut the stream; None: it did not."""
+        return self._count.cut_at if self._count is not None else None
+
+    @property
+    def cut_reason(self) -> EndReason:
+        """Why the answer was cut."""
+        return self._count.cut_reason if self._count is not None else EndReason.BUDGET
+
+    @property
+    def estimated(self) -> int | None:
+        """The relay's estimate for a stream whose provider reported in the end; None: nothing to compare."""
+        return self._count.estimated if self._count is not None else None
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def settle(self, size: int = 0) -> None:
+        """The exchange is over, with `size` bytes of an answer: charge what it used, and learn from what the provider
+        reported."""
+        count, lease = self._count, self.lease
+        if count is not None:
+            count.close(size)
+        elif self._model_list is not None:
+            self._model_list.close()
+        charge = self._charge()
+        if lease is not None:
+            lease.settle(charge)
+        if count is not None:
+            count.learn()
+
+    def _charge(self) -> int:
+        """Tokens to charge: none for what no provider took on; the request alone where its API is not counted. An
+        answer that is fetched by its id is charged once."""
+        count = self._count
+        if count is None:
+            return self.request.input_estimate if self._answered else 0
+        tokens = count.input + count.output
+        answer_id = count.meter.answer_id
+        if answer_id is None:
+            return tokens
+        tenant = self.tenant.name if self.tenant is not None else ""
+        charged = self._settings.charged
+        if self._method != b"GET":  # generated, not fetched
+            charged.note(tenant, answer_id, tokens)
+            return tokens
+        due = charged.due(tenant, answer_id, tokens)
+        self.is_repeated = due == 0
+        return due
