@@ -149,7 +149,12 @@ class Relay:
 
     def _build_admission(self) -> Admission:
         config = self._config
-        deadlines = Deadlines(config.first_byte_timeout, config.idle_timeout, config.body_timeout, config.total_timeout)
+        deadlines = Deadlines(
+            first_byte=config.first_byte_timeout,
+            idle=config.idle_timeout,
+            body=config.body_timeout,
+            total=config.total_timeout,
+        )
         self._abandoned = Abandoned(config.disconnect_time, config.disconnect_bytes)
         context = ExchangeContext(
             time.monotonic,
