@@ -59,7 +59,7 @@ PROVIDERS = Group(
 PROVIDER_TIMEOUTS = Group("Provider connections and timeouts")
 CLIENTS = Group("Client connections and timeouts")
 UPLOADS = Group("Request bodies")
-BACKPRESSURE = Group("Backpressure", "The README describes how to choose these.")
+BACKPRESSURE = Group("Backpressure", "See [choosing water marks](../README.md#choosing-water-marks).")
 TOKENS = Group("Tokens", "See [tokens.md](tokens.md).")
 LEAVING = Group("Clients that leave, providers that are silent")
 RETRIES = Group("Retries and circuit breaker", "See [providers.md](providers.md#trying-again).")
@@ -360,12 +360,7 @@ class Config:
         "1m", WINDOW, HTTP2, doc="Bytes a client may send ahead on all streams of a connection together."
     )
     h2_max_streams: int = setting("250", COUNT, HTTP2, doc="Most streams at a time on one connection.")
-    h2_max_requests: int = setting(
-        "1000",
-        COUNT,
-        HTTP2,
-        doc="Requests after which a connection is asked to close, so that clients reconnect from time to time.",
-    )
+    h2_max_requests: int = setting("1000", COUNT, HTTP2, doc="Requests after which a connection is asked to close.")
     h2_max_uploads: int = setting(
         "32m", SIZE, HTTP2, doc="Bytes that the unfinished request bodies of one connection may hold in memory."
     )
