@@ -72,6 +72,22 @@ class Relay:
         """Where clients connect, with real ports."""
         self.admin_address: Address | None = None
 
+    @property
+    def connections(self) -> int:
+        """Client connections that are open."""
+        return self._clients.connections
+
+    @property
+    def replaced_configurations(self) -> int:
+        """Earlier configurations whose providers still have requests under way."""
+        return len(self._retired)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it holds nothing for any client and no provider works for it."""
+        holds = self.connections or self.metrics.open or self._hangups.watched
+        return not holds and all(providers.is_unused for providers in (*self._retired, self._providers))
+
     async def start(self) -> None:
         """Listen and begin to sweep. Raises ConfigError when an address can't be listened on."""
         setting = "FLOW_ADMIN_LISTEN"
