@@ -23,7 +23,7 @@ unexport PYTHONHOME PYTHONPATH
 .DELETE_ON_ERROR:
 # Two installations into one virtual environment at a time would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format types bench clean
+.PHONY: help demo test test-all lint format types docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ format: $(VENV)/.installed-test ## put style and format right (ruff)
 # bench/ is checked too, so what it imports has to be there.
 types: $(VENV)/.installed-test $(VENV)/.installed-bench ## check types (mypy)
 	@$(IN_VENV) -m mypy
+
+docs: $(VENV)/.installed-test ## regenerate docs/settings.md and docs/metrics.md
+	@UPDATE_DOCS=1 $(IN_VENV) -m pytest tests/cli/test_reference.py
 
 bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is installed
 	@$(IN_VENV) -m bench $(ARGS)

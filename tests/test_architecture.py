@@ -24,7 +24,7 @@ Sources = Mapping[str, str]
 """Path from the repository's root ("flowserver/flow.py") -> source text."""
 
 # A room is a module or folder directly inside the package. A room may always import itself and the package's own
-# __init__. `config.addresses` and `config.tenants` are rooms of their own: vocabulary, which rooms below need.
+# __init__. Those of `config` that have a line here are rooms of their own: vocabulary, which rooms below need.
 VOCABULARY = frozenset({"errors", "names"})
 WIRE = VOCABULARY | {"http", "json_text"}
 CORE = WIRE | {"config.addresses", "dialects", "events", "flow", "quota"}
@@ -43,8 +43,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     # Who may use the relay, and how much of it.
     "quota": WIRE | {"dialects"},
     "config.addresses": frozenset(),
-    "config.tenants": frozenset({"quota"}),
-    "config": WIRE | {"config.addresses", "config.tenants", "dialects", "quota"},
+    "config.entries": frozenset(),
+    "config.tables": frozenset({"config.entries"}),
+    "config.tenants": frozenset({"config.entries", "config.tables", "quota"}),
+    "config": WIRE | {"config.addresses", "config.entries", "config.tables", "config.tenants", "dialects", "quota"},
     # One exchange at a time; which provider serves it is routing's business.
     "relay": CORE,
     "routing": CORE | {"relay"},

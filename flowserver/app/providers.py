@@ -66,10 +66,10 @@ def build(
         try:
             dials.append(_Dial(config, spec, watermarks, resolver))
         except OSError as error:
-            where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.name}.ca: {spec.ca!r}"
+            where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.place}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
         except SigningUnavailable as error:
-            problems.append(f"{spec.name}: {error}")
+            problems.append(f"{spec.place}: {error}")
     if problems:
         raise ConfigError(problems)
     pools = [_pool(dial, watermarks, before) for dial in dials]
@@ -83,7 +83,7 @@ def build(
             route.models,
             tuple(tuple(targets[name] for name in tier) for tier in route.tiers),
             max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
-            drain_on_disconnect=(route.disconnect or config.disconnect) == "drain",
+            drain_on_disconnect=route.disconnect == "drain",
         )
         for route in topology.routes
     ]
@@ -96,7 +96,7 @@ def build(
 
 
 def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None) -> UpstreamHost:
-    settings, deadlines = _settings(config, spec), _deadlines(config, spec)
+    settings, deadlines = _settings(spec), _deadlines(config, spec)
     for target in before.targets if before else ():
         if (target.name, target.settings.url) == (spec.name, spec.url):
             target.reconfigure(settings, connector, deadlines)
@@ -153,17 +153,17 @@ class _Dial:
         self._config = config
         self._watermarks = watermarks
         self._signer = aws_signer(spec.url.host, time.monotonic) if spec.signs else None
-        timeout = spec.connect_timeout or config.connect_timeout
+        timeout = spec.connect_timeout
         if spec.protocol == "h2":
             multiplexed: bool | None = True
         else:
             multiplexed = None if spec.protocol == "auto" and spec.url.scheme == "https" else False
         self.pool_settings = PoolSettings(
-            keepalive=spec.keepalive or config.upstream_keepalive,
+            keepalive=spec.keepalive,
             timeout=timeout,
             max_connections=spec.max_connections,
             multiplexed=multiplexed,
-            max_age=spec.max_age or config.upstream_max_age,
+            max_age=spec.max_age,
         )
         dialer = Dialer(
             spec.url, resolver, timeout=timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec)
@@ -196,7 +196,7 @@ def _tls(config: Config, spec: UpstreamSpec) -> ssl.SSLContext | None:
     return tls_context(spec.ca or config.upstream_ca, verify=spec.verify, protocols=protocols)
 
 
-def _settings(config: Config, spec: UpstreamSpec) -> ProviderSettings:
+def _settings(spec: UpstreamSpec) -> ProviderSettings:
     return ProviderSettings(
         spec.name,
         spec.url,
@@ -210,14 +210,14 @@ def _settings(config: Config, spec: UpstreamSpec) -> ProviderSettings:
         queue=spec.queue,
         queue_timeout=spec.queue_timeout,
         quirks=quirks_for(spec.dialect, spec.url.host),
-        asks_usage=config.ask_usage if spec.ask_usage is None else spec.ask_usage,
+        asks_usage=spec.ask_usage,
     )
 
 
 def _deadlines(config: Config, spec: UpstreamSpec) -> Deadlines:
     return Deadlines(
-        spec.first_byte_timeout or config.first_byte_timeout,
-        spec.idle_timeout or config.idle_timeout,
-        config.body_timeout,
-        config.total_timeout,
+        first_byte=spec.first_byte_timeout,
+        idle=spec.idle_timeout,
+        body=config.body_timeout,
+        total=config.total_timeout,
     )

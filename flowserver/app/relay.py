@@ -72,6 +72,22 @@ class Relay:
         """Where clients connect, with real ports."""
         self.admin_address: Address | None = None
 
+    @property
+    def connections(self) -> int:
+        """Client connections that are open."""
+        return self._clients.connections
+
+    @property
+    def replaced_configurations(self) -> int:
+        """Earlier configurations whose providers still have requests under way."""
+        return len(self._retired)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it holds nothing for any client and no provider works for it."""
+        holds = self.connections or self.metrics.open or self._hangups.watched
+        return not holds and all(providers.is_unused for providers in (*self._retired, self._providers))
+
     async def start(self) -> None:
         """Listen and begin to sweep. Raises ConfigError when an address can't be listened on."""
         setting = "FLOW_ADMIN_LISTEN"
@@ -149,7 +165,12 @@ class Relay:
 
     def _build_admission(self) -> Admission:
         config = self._config
-        deadlines = Deadlines(config.first_byte_timeout, config.idle_timeout, config.body_timeout, config.total_timeout)
+        deadlines = Deadlines(
+            first_byte=config.first_byte_timeout,
+            idle=config.idle_timeout,
+            body=config.body_timeout,
+            total=config.total_timeout,
+        )
         self._abandoned = Abandoned(config.disconnect_time, config.disconnect_bytes)
         context = ExchangeContext(
             time.monotonic,

@@ -90,12 +90,11 @@ def _check() -> int:
     config = _load()
     if config is None:
         return 1
-    width = max(len(setting.env) for setting in SETTINGS)
-    for setting in SETTINGS:
-        given = os.environ.get(setting.env)
-        value = setting.default if given is None else given
-        shown = "(set)" if setting.secret and value else value or "(none)"
-        print(f"{setting.env:<{width}}  {shown:<22}  {setting.doc}")
+    width = max(len(entry.env) for entry in SETTINGS)
+    for entry in SETTINGS:
+        value = os.environ.get(entry.env, entry.default)
+        shown = "(set)" if entry.secret and value else value or "(none)"
+        print(f"{entry.env:<{width}}  {shown:<22}  {entry.summary}")
     try:
         topology = load_topology(config, os.environ)
     except ConfigError as error:

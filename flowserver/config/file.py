@@ -1,14 +1,13 @@
 """The TOML file of FLOW_CONFIG: which providers there are, which requests go to which, and who may send them.
 
-Everything is checked at once; each mistake is told with its place, such as `upstreams[1].url`.
+Everything is checked at once; each mistake is reported with its place, such as `flowserver.toml: upstreams[1].url`.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from ..http.messages import HOP_BY_HOP, REQUEST_OWN
 from ..names import MODEL_BYTES, bounded
 from ..quota.tenants import Tenant, is_pattern
 from .addresses import Url
+from .entries import Key, Kind
 from .parsers import (
     MAX_COUNT,
+    check_positive,
     check_time,
     or_off,
     parse_auth,
@@ -32,17 +33,21 @@ from .parsers import (
     parse_url,
 )
 from .settings import Config, ConfigError
+from .tables import FLAG, PATTERNS, TEXT, TableReader, repeated, whole_number
 from .tenants import TenantError, check_path, read_tenants
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
-PROTOCOLS = ("auto", "h1", "h2")
+_PROTOCOLS = ("auto", "h1", "h2")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSpec:
-    """One `[[upstreams]]` table. Times in seconds; None is off, or no limit."""
+    """One `[[upstreams]]` table, with the environment's values for what it leaves out. Times in seconds; None is off,
+    or no limit."""
 
+    place: str = field(compare=False)
+    """Where it comes from, for messages: `flowserver.toml: upstreams[1]`, or `FLOW_UPSTREAM`."""
     name: str
     url: Url
     api_key: str | None = field(default=None, repr=False)
@@ -59,20 +64,19 @@ class UpstreamSpec:
     queue: int = 0
     queue_timeout: float = 5.0
     ca: str | None = None
+    """None: the environment's, or the system's."""
     verify: bool = True
-    connect_timeout: float | None = None
-    """None, as for the next four: the environment's."""
-    first_byte_timeout: float | None = None
-    idle_timeout: float | None = None
-    keepalive: float | None = None
-    max_age: float | None = None
-    """Infinite: connections are kept however old they are."""
+    connect_timeout: float
+    first_byte_timeout: float | None
+    idle_timeout: float | None
+    keepalive: float | None
+    """None: connections are not reused."""
+    max_age: float | None
     dialect: str | None = None
     """Provider profile; None: detected from the host name."""
     auth: Auth | None = None
     """How it takes its key; None: detected from `dialect`, the host name or, failing both, each request."""
-    ask_usage: bool | None = None
-    """None: the environment's."""
+    ask_usage: bool
 
     @property
     def own_auth(self) -> Auth | None:
@@ -92,9 +96,10 @@ class RouteSpec:
     path: str
     models: tuple[str, ...]
     tiers: tuple[tuple[str, ...], ...]
+    disconnect: str
+    """`cancel` or `drain`."""
     max_tokens: int | None = None
-    """None, as for the next: the environment's."""
-    disconnect: str | None = None
+    """None: no bound but the environment's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +127,188 @@ class Topology:
     @property
     def swept_times(self) -> list[float | None]:
         """Its times that the periodic sweep enforces."""
-        return [
-            time
-            for spec in self.upstreams
-            for time in (
-                spec.queue_timeout,
-                spec.first_byte_timeout,
-                spec.idle_timeout,
-                spec.keepalive,
-                spec.max_age,
-            )
-        ]
+        swept = [key.name for key in UPSTREAM_KEYS if key.swept]
+        return [getattr(spec, name) for spec in self.upstreams for name in swept]
 
+
+# --- kinds of values ---
+
+
+def _time(value: Any) -> float:
+    """Seconds, or text such as "500ms"."""
+    if isinstance(value, str):
+        return parse_time(TEXT.parse(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("expected a time such as 30 or '500ms'")
+    return check_time(float(value))
+
+
+def _positive_time(value: Any) -> float:
+    return check_positive(_time(value))
+
+
+def _time_or_off(value: Any) -> float | None:
+    """As in the environment, `0` and "off" are None."""
+    if isinstance(value, str):
+        return or_off(parse_time)(TEXT.parse(value))
+    return _time(value) or None
+
+
+def _protocol(value: Any) -> str:
+    if value not in _PROTOCOLS:
+        raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}")
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a pattern such as '/v1/*'")
+    if problem := check_path(value):
+        raise ValueError(problem)
+    return value
+
+
+def _tiers(value: Any) -> tuple[tuple[Any, ...], ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a list of names, in the order of fallback")
+    tiers = tuple(tuple(tier) if isinstance(tier, list) else (tier,) for tier in value)
+    if not all(tiers):
+        raise ValueError("expected names in each inner list")
+    return tiers
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError('expected a table such as { "name" = "value" }')
+    return tuple(value.items())
+
+
+def _headers(value: Any) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs(value)
+    for name, text in pairs:
+        if not re.fullmatch(TOKEN, name.encode()):
+            raise ValueError(f"{name!r} is not a header name")
+        if name.lower() in _RESERVED:
+            raise ValueError(f"{name!r} is written by the relay itself")
+        if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", text):
+            raise ValueError(f"the value of {name!r} has characters that are not allowed in a header")
+    if len({name.lower() for name, _ in pairs}) < len(pairs):
+        raise ValueError("expected each name once")
+    return pairs
+
+
+def _secret(value: Any) -> tuple[str, str]:
+    """`env` or `file`, and the name of the variable or file: the key itself does not belong into a file that is shown
+    around."""
+    kind, _, where = TEXT.parse(value).partition(":")
+    if kind not in ("env", "file") or not where:
+        raise ValueError("expected 'env:NAME' or 'file:PATH', not the key itself")
+    return kind, where
+
+
+def _array(name: str) -> Kind:
+    def parse(value: Any) -> list[dict[str, Any]]:
+        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+            raise ValueError(f"expected [[{name}]] tables")
+        return value
+
+    return Kind("tables", parse)
+
+
+_COUNT = whole_number(1, MAX_COUNT)
+_TIME = Kind("time", _positive_time)
+_TIME_OR_OFF = Kind("time or `off`", _time_or_off)
+
+# --- keys ---
+
+FILE_KEYS = (
+    Key(
+        "open",
+        FLAG,
+        "Must be above the first table. true: the file has no tenants on purpose, so whoever reaches the relay may use "
+        "it. Without it, a reload refuses a file that has lost its tenants.",
+    ),
+    Key("upstreams", _array("upstreams"), "The providers."),
+    Key("routes", _array("routes"), "Which requests go to which provider; without routes, all go to all providers."),
+    Key("tenants", _array("tenants"), "Who may use the relay."),
+)
+UPSTREAM_KEYS = (
+    Key("name", TEXT, "Name in routes, log and metrics.", required=True),
+    Key("url", Kind("URL", lambda value: parse_url(TEXT.parse(value))), "Base URL, http or https.", required=True),
+    Key(
+        "api_key",
+        Kind("`env:NAME` or `file:PATH`", _secret),
+        "Where the API key is kept that is sent in place of the client's. Without it the client's own key is passed "
+        "on.",
+        secret=True,
+    ),
+    Key(
+        "protocol",
+        Kind("`auto`, `h1` or `h2`", _protocol),
+        "HTTP version. auto (default): negotiated over TLS, else HTTP/1.1; h2 on a plain port is used without asking.",
+    ),
+    Key("headers", Kind("table", _headers), "Headers added to each request.", secret=True),
+    Key("models", Kind("table", _pairs), "The client's model names and the provider's names for them."),
+    Key("weight", _COUNT, "Share of the load within a tier; 1 by default."),
+    Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
+    Key("max_concurrent", _COUNT, "Most requests at a time; no limit by default."),
+    Key("queue", whole_number(0, MAX_COUNT), "Most requests that wait for `max_concurrent`; 0 by default."),
+    Key(
+        "queue_timeout",
+        _TIME,
+        "Longest wait in the queue; then the next provider is tried, or the client gets 503. 5s by default.",
+        swept=True,
+    ),
+    Key("ca", TEXT, "PEM file of the authorities to trust, relative to this file. In place of FLOW_UPSTREAM_CA."),
+    Key("verify", FLAG, "false: any certificate is accepted. For tests only."),
+    Key("connect_timeout", _TIME, "In place of FLOW_CONNECT_TIMEOUT.", inherits="connect_timeout"),
+    Key(
+        "first_byte_timeout",
+        _TIME_OR_OFF,
+        "In place of FLOW_FIRST_BYTE_TIMEOUT.",
+        inherits="first_byte_timeout",
+        swept=True,
+    ),
+    Key("idle_timeout", _TIME_OR_OFF, "In place of FLOW_IDLE_TIMEOUT.", inherits="idle_timeout", swept=True),
+    Key("keepalive", _TIME_OR_OFF, "In place of FLOW_UPSTREAM_KEEPALIVE.", inherits="upstream_keepalive", swept=True),
+    Key("max_age", _TIME_OR_OFF, "In place of FLOW_UPSTREAM_MAX_AGE.", inherits="upstream_max_age", swept=True),
+    Key(
+        "dialect",
+        Kind("profile", lambda value: parse_dialect(TEXT.parse(value))),
+        "Provider profile, such as `vllm`; detected from the host name by default.",
+    ),
+    Key(
+        "auth",
+        Kind(", ".join(f"`{auth}`" for auth in Auth), lambda value: parse_auth(TEXT.parse(value))),
+        "How the provider takes its key; detected from the host name by default.",
+    ),
+    Key("ask_usage", FLAG, "In place of FLOW_ASK_USAGE.", inherits="ask_usage"),
+)
+ROUTE_KEYS = (
+    Key("path", Kind("pattern", _path), "Paths of the requests, such as `/v1/*`; all by default."),
+    Key("models", PATTERNS, "Models of the requests, such as `gpt-*`; all by default."),
+    Key(
+        "upstreams",
+        Kind("list", _tiers),
+        "Names of providers in the order of fallback; those of an inner list share the load.",
+        required=True,
+    ),
+    Key("max_tokens", _COUNT, "Most output tokens of one answer; FLOW_MAX_TOKENS applies as well."),
+    Key(
+        "disconnect",
+        Kind("`cancel` or `drain`", lambda value: parse_disconnect(TEXT.parse(value))),
+        "In place of FLOW_DISCONNECT.",
+        inherits="disconnect",
+    ),
+)
+
+# --- reading ---
 
 _ONE_PROVIDER = {
-    "FLOW_UPSTREAM": "name the provider",
-    "FLOW_UPSTREAM_API_KEY": "give the provider's `api_key`",
-    "FLOW_UPSTREAM_DIALECT": "give the provider's `dialect`",
-    "FLOW_UPSTREAM_AUTH": "give the provider's `auth`",
+    "upstream": "name the provider",
+    "upstream_api_key": "give the provider's `api_key`",
+    "upstream_dialect": "give the provider's `dialect`",
+    "upstream_auth": "give the provider's `auth`",
 }
 """Settings of the provider without a file, and what to do instead."""
 
@@ -149,15 +318,14 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     if config.config is None:
         return _single(config)
     path = Path(config.config)
-    tables = _parse(path)
-    reader = _Reader(path.parent, environ)
-    topology = reader.read(tables)
-    given = (config.upstream, config.upstream_api_key, config.upstream_dialect, config.upstream_auth)
-    for (env, remedy), value in zip(_ONE_PROVIDER.items(), given, strict=True):
-        if value is not None:
-            reader.problems.append(f"{env}: goes without FLOW_CONFIG only; {remedy} in the file")
-    if reader.problems:
-        raise ConfigError([f"{path}: {problem}" for problem in reader.problems])
+    reader = _FileReader(path, config, environ)
+    topology = reader.topology()
+    problems = [f"{path}: {problem}" for problem in reader.problems]
+    for name, remedy in _ONE_PROVIDER.items():
+        if getattr(config, name) is not None:
+            problems.append(f"FLOW_{name.upper()}: only allowed without FLOW_CONFIG; {remedy} in {path}")
+    if problems:
+        raise ConfigError(problems)
     return topology
 
 
@@ -184,244 +352,95 @@ def _single(config: Config) -> Topology:
         raise ConfigError([f"FLOW_UPSTREAM_AUTH: {SIGNED_AND_KEYED}"])
     name = config.upstream.host
     spec = UpstreamSpec(
-        name,
-        config.upstream,
+        place="FLOW_UPSTREAM",
+        name=name,
+        url=config.upstream,
         api_key=config.upstream_api_key,
         dialect=config.upstream_dialect,
         auth=config.upstream_auth,
+        **_inherited(UPSTREAM_KEYS, config),
     )
-    return Topology((spec,), (RouteSpec("*", (), ((name,),)),))
+    return Topology((spec,), (_route_to((name,), config),))
 
 
-_Readers = dict[str, Callable[[Any], Any]]
-"""Reads each value of a table, by its name. They raise ValueError."""
+def _inherited(keys: tuple[Key, ...], config: Config) -> dict[str, Any]:
+    """The environment's values for what a table may set."""
+    return {key.name: getattr(config, key.inherits) for key in keys if key.inherits}
 
 
-class _Reader:
-    """Collects problems instead of stopping at the first."""
+def _route_to(names: tuple[str, ...], config: Config) -> RouteSpec:
+    """For all requests, to all of these in their order."""
+    tiers = tuple((name,) for name in names)
+    return RouteSpec(path="*", models=(), tiers=tiers, **_inherited(ROUTE_KEYS, config))
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self._folder = folder
+
+class _FileReader(TableReader):
+    """Reads the file once."""
+
+    def __init__(self, path: Path, config: Config, environ: Mapping[str, str]) -> None:
+        super().__init__(top_level=("open",))
+        self._path = path
+        self._config = config
         self._environ = environ
-        self.problems: list[str] = []
 
-    def read(self, tables: dict[str, Any]) -> Topology:
-        self._only(tables, "", ("open", "upstreams", "routes", "tenants"))
-        found = self._tables(tables, "upstreams")
-        upstreams = [
-            spec
-            for number, table in enumerate(found)
-            if (spec := self._upstream(table, f"upstreams[{number}]")) is not None
-        ]
-        names = [table["name"] for table in found if isinstance(table.get("name"), str)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            self.problems.append(f"upstreams: the name {name!r} is there more than once")
-        routes = [
-            self._route(table, f"routes[{number}]", names)
-            for number, table in enumerate(self._tables(tables, "routes"))
-        ]
+    def topology(self) -> Topology:
+        """What the file says; `problems` has what is wrong with it."""
+        file = self.read(_parse(self._path), "", FILE_KEYS)
+        tables = file.get("upstreams", [])
+        upstreams = [self._upstream(table, f"upstreams[{number}]") for number, table in enumerate(tables)]
+        names = [table["name"] for table in tables if isinstance(table.get("name"), str)]
+        for name in repeated(names):
+            self.problems.append(f"upstreams: the name {name!r} is used more than once")
+        routes = [self._route(table, f"routes[{number}]", names) for number, table in enumerate(file.get("routes", []))]
         if not upstreams and not self.problems:
             self.problems.append("upstreams: expected at least one [[upstreams]] table")
-        if not routes:  # all of them, in their order
-            routes = [RouteSpec("*", (), tuple((name,) for name in names))]
-        tenants = self._tenants(tables)
-        return Topology(tuple(upstreams), tuple(routes), tenants, self._open(tables))
-
-    def _open(self, tables: dict[str, Any]) -> bool:
-        value = tables.get("open", False)
-        if not isinstance(value, bool):
-            self.problems.append("open: expected true or false, above the first table")
-        elif value and tables.get("tenants"):
-            self.problems.append("open: true goes without [[tenants]] only")
-        return value is True
-
-    def _tenants(self, tables: dict[str, Any]) -> tuple[Tenant, ...]:
-        try:
-            return read_tenants(self._tables(tables, "tenants"))
-        except TenantError as error:
-            self.problems += error.problems
-            return ()
+        if file.get("open") and file.get("tenants"):
+            self.problems.append("open: true is only allowed without [[tenants]]")
+        return Topology(
+            tuple(spec for spec in upstreams if spec is not None),
+            tuple(routes) or (_route_to(tuple(names), self._config),),
+            self._tenants(file.get("tenants", [])),
+            open=file.get("open", False),
+        )
 
     def _upstream(self, table: dict[str, Any], place: str) -> UpstreamSpec | None:
         before = len(self.problems)
-        readers: _Readers = {
-            "name": _text,
-            "url": lambda value: parse_url(_text(value)),
-            "api_key": self._secret,
-            "protocol": _protocol,
-            "headers": _headers,
-            "models": _pairs,
-            "weight": _count,
-            "max_connections": _count,
-            "max_concurrent": _count,
-            "queue": _whole,
-            "queue_timeout": _time,
-            "ca": lambda value: str(self._folder / _text(value)),
-            "verify": _flag,
-            "connect_timeout": _time,
-            "first_byte_timeout": _time,
-            "idle_timeout": _time,
-            "keepalive": _time,
-            "max_age": _age,
-            "dialect": lambda value: parse_dialect(_text(value)),
-            "auth": lambda value: parse_auth(_text(value)),
-            "ask_usage": _flag,
-        }
-        values = self._values(table, place, readers)
-        for name in ("name", "url"):
-            if name not in table:
-                self.problems.append(f"{place}.{name}: is missing")
+        values = _inherited(UPSTREAM_KEYS, self._config) | self.read(table, place, UPSTREAM_KEYS)
         if values.get("auth") is Auth.AWS_SIGV4 and "api_key" in table:
             self.problems.append(f"{place}.auth: {SIGNED_AND_KEYED}")
-        return UpstreamSpec(**values) if len(self.problems) == before else None
+        if "ca" in values:
+            values["ca"] = str(self._path.parent / values["ca"])
+        if "api_key" in values:
+            try:
+                values["api_key"] = self._resolve(*values["api_key"])
+            except ValueError as error:
+                self.problems.append(f"{place}.api_key: {error}")
+        return UpstreamSpec(place=f"{self._path}: {place}", **values) if len(self.problems) == before else None
 
-    def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:
-        readers: _Readers = {
-            "path": _path,
-            "models": _patterns,
-            "upstreams": _tiers,
-            "max_tokens": _count,
-            "disconnect": lambda value: parse_disconnect(_text(value)),
-        }
-        values = self._values(table, place, readers)
-        tiers = values.pop("upstreams", ())
-        if "upstreams" not in table:
-            self.problems.append(f"{place}.upstreams: is missing")
-        for name in (name for tier in tiers for name in tier):
-            if name not in names:
-                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
-        return RouteSpec(values.pop("path", "*"), values.pop("models", ()), tiers, **values)
-
-    def _values(self, table: dict[str, Any], place: str, readers: _Readers) -> dict[str, Any]:
-        """The values of a table; those that can't be read are left out."""
-        self._only(table, place, tuple(readers))
-        values: dict[str, Any] = {}
-        for name, value in table.items():
-            if name in readers:
-                try:
-                    values[name] = readers[name](value)
-                except ValueError as error:
-                    self.problems.append(f"{place}.{name}: {error}")
-        return values
-
-    def _secret(self, value: Any) -> str:
-        """`env:NAME` or `file:PATH`; a key itself does not belong in a file that is shown around."""
-        kind, _, where = _text(value).partition(":")
-        if kind == "env" and where:
+    def _resolve(self, kind: str, where: str) -> str:
+        """The secret that a variable or a file beside this one has."""
+        if kind == "env":
             secret = self._environ.get(where, "")
             if not secret:
                 raise ValueError(f"the variable {where} is not set")
-        elif kind == "file" and where:
+        else:
             try:
-                secret = (self._folder / where).read_text(encoding="ascii").strip()
+                secret = (self._path.parent / where).read_text(encoding="ascii").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"the file {where} can't be read: {type(error).__name__}") from None
-        else:
-            raise ValueError("expected 'env:NAME' or 'file:PATH', not the key itself")
         return parse_secret(secret)
 
-    def _tables(self, tables: dict[str, Any], name: str) -> list[dict[str, Any]]:
-        value = tables.get(name, [])
-        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-            self.problems.append(f"{name}: expected [[{name}]] tables")
-            return []
-        return value
+    def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:
+        values = _inherited(ROUTE_KEYS, self._config) | self.read(table, place, ROUTE_KEYS)
+        tiers = values.pop("upstreams", ())
+        for name in (name for tier in tiers for name in tier):
+            if name not in names:
+                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
+        return RouteSpec(path=values.pop("path", "*"), models=values.pop("models", ()), tiers=tiers, **values)
 
-    def _only(self, table: dict[str, Any], place: str, known: tuple[str, ...]) -> None:
-        for name in table:
-            if name == "open" and place:
-                self.problems.append(f"{place}.open: goes above the first table")
-            elif name not in known:
-                where = f"{place}.{name}" if place else name
-                self.problems.append(f"{where}: is not known; there is {', '.join(known)}")
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("expected a text")
-    if not value.isprintable():
-        raise ValueError("expected a text without control characters")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-    return value
-
-
-def _whole(value: Any, low: int = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_COUNT:
-        raise ValueError(f"expected a whole number from {low} to {MAX_COUNT}")
-    return value
-
-
-def _count(value: Any) -> int:
-    return _whole(value, 1)
-
-
-def _time(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = check_time(value)
-    else:
-        seconds = parse_time(_text(value))
-    if seconds <= 0:
-        raise ValueError("expected a time above 0")
-    return float(seconds)
-
-
-def _age(value: Any) -> float:
-    """A time, or infinity for `0` and what else is off in the environment."""
-    if isinstance(value, str):
-        seconds = or_off(parse_time)(_text(value))
-        return math.inf if seconds is None else _time(seconds)
-    return math.inf if value == 0 and not isinstance(value, bool) else _time(value)
-
-
-def _protocol(value: Any) -> str:
-    if value not in PROTOCOLS:
-        raise ValueError(f"expected one of {', '.join(PROTOCOLS)}")
-    return str(value)
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("expected a pattern such as '/v1/*'")
-    if problem := check_path(value):
-        raise ValueError(problem)
-    return value
-
-
-def _patterns(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(model, str) for model in value):
-        raise ValueError("expected a list of patterns such as ['gpt-*']")
-    return tuple(value)
-
-
-def _tiers(value: Any) -> tuple[tuple[Any, ...], ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError("expected a list of names, in the order of fallback")
-    tiers = tuple(tuple(tier) if isinstance(tier, list) else (tier,) for tier in value)
-    if not all(tiers):
-        raise ValueError("a list inside it is empty")
-    return tiers
-
-
-def _headers(value: Any) -> tuple[tuple[str, str], ...]:
-    pairs = _pairs(value)
-    for name, text in pairs:
-        if not re.fullmatch(TOKEN, name.encode()):
-            raise ValueError(f"{name!r} is no name of a header")
-        if name.lower() in _RESERVED:
-            raise ValueError(f"{name!r} is the relay's own to write")
-        if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", text):
-            raise ValueError(f"the value of {name!r} has characters that no header may have")
-    if len({name.lower() for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name is there more than once")
-    return pairs
-
-
-def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError('expected a table such as { "name" = "value" }')
-    return tuple(value.items())
+    def _tenants(self, tables: list[dict[str, Any]]) -> tuple[Tenant, ...]:
+        try:
+            return read_tenants(tables)
+        except TenantError as error:
+            self.problems += error.problems
+            return ()

@@ -75,9 +75,29 @@ def parse_time(text: str) -> float:
 
 
 def check_time(seconds: float) -> float:
-    """`seconds`, unless there are too many."""
+    """`seconds`, unless they are negative or too many."""
     if not 0 <= seconds <= MAX_TIME:
-        raise ValueError("expected a time of at most 8760h, a year")
+        raise ValueError("expected a time from 0 to 8760h, a year")
+    return seconds
+
+
+def parse_positive_time(text: str) -> float:
+    """A time that must not be zero."""
+    return check_positive(parse_time(text))
+
+
+def parse_lease_time(text: str) -> float:
+    """A time in which a lease can be renewed before it expires."""
+    seconds = parse_time(text)
+    if seconds < 1:
+        raise ValueError("expected a time of at least 1s")
+    return seconds
+
+
+def check_positive(seconds: float) -> float:
+    """`seconds`, unless they are zero."""
+    if seconds <= 0:
+        raise ValueError("expected a time above 0")
     return seconds
 
 
@@ -101,7 +121,10 @@ def parse_address(text: str) -> Address:
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:
-    return tuple(parse_address(part) for part in text.split(",") if part.strip())
+    addresses = tuple(parse_address(part) for part in text.split(",") if part.strip())
+    if not addresses:
+        raise ValueError("expected at least one address")
+    return addresses
 
 
 _HOST = re.compile(r"(\*|(\*\.)?[0-9a-z_]([0-9a-z_.-]*[0-9a-z_])?|[0-9a-f:.]*:[0-9a-f:.]*)")
@@ -143,13 +166,27 @@ def parse_url(text: str) -> Url:
     return Url(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path.decode("ascii").rstrip("/"))
 
 
-def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
+_OFF = re.compile(r"|off|none|0(\.0+)?(ms|s|m|h|k|g)?", re.IGNORECASE)
+
+
+def optional(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
     """`0`, `off`, `none` and the empty text mean None."""
 
     def parser(text: str) -> _T | None:
-        if text.strip().lower() in ("", "off", "none") or re.fullmatch(r"0(\.0+)?(ms|s|m|h|k|g)?", text.strip()):
-            return None
-        return parse(text)
+        return None if _OFF.fullmatch(text.strip()) else parse(text)
+
+    return parser
+
+
+def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
+    """The same for what is usually on: messages mention `off`."""
+    parse_optional = optional(parse)
+
+    def parser(text: str) -> _T | None:
+        try:
+            return parse_optional(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or off") from None
 
     return parser
 

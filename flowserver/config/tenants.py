@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from ..quota.tenants import ModelLimits, Tenant, TenantKey, TenantLimits
+from .entries import Key, Kind
+from .tables import FLAG, PATTERNS, TABLE, TABLES, TableReader, repeated, whole_number
 
 MOST = 75_000_000_000
 """Of any limit: a bucket of it is still counted exactly."""
 
-LIMITS = tuple(field.name for field in fields(TenantLimits))
-_KNOWN = ("name", "keys", "key_sha256", "disabled", "models", "paths", "user", "model_limits", *LIMITS)
 _BURSTS = {"request_burst": "requests_per_minute", "token_burst": "tokens_per_minute"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -27,12 +27,116 @@ class TenantError(ValueError):
         self.problems = problems
 
 
+# --- kinds of values ---
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError("expected a name of at most 64 letters, digits, dots, dashes and underscores")
+    return value
+
+
+def _digest(value: Any) -> bytes:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        raise ValueError(
+            "expected the SHA-256 of a key, 64 hex digits, not the key itself; "
+            "`flowserver tenants key` prints a new key and its hash"
+        )
+    return bytes.fromhex(value)
+
+
+def _moment(value: Any) -> float:
+    """A time of TOML, or such a text, in seconds since the epoch."""
+    expected = "expected a time with its zone such as '2027-01-01T00:00:00Z'"
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(expected) from None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(expected)
+    try:
+        return value.timestamp()
+    except (OverflowError, ValueError):
+        raise ValueError(expected) from None
+
+
+def _some_patterns(value: Any) -> tuple[str, ...]:
+    patterns: tuple[str, ...] = PATTERNS.parse(value)
+    if not patterns:
+        raise ValueError("expected a list of patterns such as ['gpt-*']")
+    return patterns
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    patterns: tuple[str, ...] = PATTERNS.parse(value)
+    for pattern in patterns:
+        if problem := check_path(pattern):
+            raise ValueError(problem)
+    return patterns
+
+
+def check_path(pattern: str) -> str | None:
+    """What is wrong with a pattern of paths; None: nothing."""
+    if pattern.startswith(("/", "*", "?", "[")):
+        return None
+    return f"{pattern!r} matches no path, as each begins with a slash; did you mean {'/' + pattern!r}?"
+
+
+# --- keys ---
+
+_LIMIT = whole_number(1, MOST, "; without the key there is no limit")
+_DIGEST = Kind("64 hex digits", _digest)
+
+LIMIT_KEYS = (
+    Key("requests_per_minute", _LIMIT, "Requests per minute, refilled evenly."),
+    Key("request_burst", _LIMIT, "Most requests at once; by default as many as per minute."),
+    Key("tokens_per_minute", _LIMIT, "Input and output tokens per minute, refilled evenly."),
+    Key("token_burst", _LIMIT, "Most tokens at once; by default as many as per minute."),
+    Key("concurrent", _LIMIT, "Most requests at a time."),
+    Key("tokens_per_stream", _LIMIT, "Most output tokens of one answer."),
+    Key("tokens_per_session", _LIMIT, "Most tokens of one session within a day of its first request."),
+    Key("tokens_per_day", _LIMIT, "Most tokens until the next midnight, UTC."),
+    Key("tokens_per_month", _LIMIT, "Most tokens until the first of the next month, UTC."),
+)
+TENANT_KEYS = (
+    Key("name", Kind("name", _name), "Name in log and metrics.", required=True),
+    Key("key_sha256", _DIGEST, "SHA-256 of its only key; `flowserver tenants key` prints a new one.", secret=True),
+    Key(
+        "keys", TABLES, "Several keys, each with `sha256` and, optionally, the time at which it `expires`.", secret=True
+    ),
+    Key("disabled", FLAG, "true: its requests are refused."),
+    Key("models", PATTERNS, "Models that it may use; all by default."),
+    Key(
+        "paths",
+        Kind("list of patterns", _paths),
+        "Paths that it may use; by default those whose tokens are counted, and the list of models.",
+    ),
+    Key("user", TABLE, "Limits of each of its users; the same keys as below."),
+    Key("model_limits", TABLES, "Limits of `models`, a list of patterns, together; the same keys as below."),
+    *LIMIT_KEYS,
+)
+_STORED_TENANT_KEYS = tuple(Key(key.name, PATTERNS, key.doc) if key.name == "paths" else key for key in TENANT_KEYS)
+MODEL_LIMIT_KEYS = (
+    Key("models", Kind("list of patterns", _some_patterns), "Models that share these limits.", required=True),
+    *LIMIT_KEYS,
+)
+_KEY_KEYS = (
+    Key("sha256", _DIGEST, "SHA-256 of the key.", required=True, secret=True),
+    Key("expires", Kind("time of day", _moment), "When it expires, such as `2027-01-01T00:00:00Z`."),
+)
+LIMITS = tuple(key.name for key in LIMIT_KEYS)
+
+
+# --- reading and writing ---
+
+
 def read_tenant(table: dict[str, Any], place: str, *, stored: bool = False) -> Tenant:
     """The tenant of a table that stands at `place`, such as `tenants[0]`. Raises `TenantError` with every mistake.
 
     `stored`: it was accepted once; patterns that fit nothing are left as they are."""
-    reader = _Reader(_patterns if stored else _paths)
-    tenant = reader.tenant(table, place)
+    reader = _TenantReader()
+    tenant = reader.tenant(table, place, _STORED_TENANT_KEYS if stored else TENANT_KEYS)
     if reader.problems:
         raise TenantError(reader.problems)
     return tenant
@@ -46,10 +150,10 @@ def read_tenants(tables: list[dict[str, Any]]) -> tuple[Tenant, ...]:
             tenants.append(read_tenant(table, f"tenants[{number}]"))
         except TenantError as error:
             problems += error.problems
-    for name in _repeated([tenant.name for tenant in tenants]):
-        problems.append(f"tenants: the name {name!r} is there more than once")
-    for digest in _repeated([key.sha256.hex() for tenant in tenants for key in tenant.keys]):
-        problems.append(f"tenants: the key with the hash {digest[:8]}... is there more than once")
+    for name in repeated([tenant.name for tenant in tenants]):
+        problems.append(f"tenants: the name {name!r} is used more than once")
+    for digest in repeated([key.sha256.hex() for tenant in tenants for key in tenant.keys]):
+        problems.append(f"tenants: the key with the hash {digest[:8]}... is used more than once")
     if problems:
         raise TenantError(problems)
     return tuple(tenants)
@@ -84,157 +188,44 @@ def _key_table(key: TenantKey) -> dict[str, str]:
     return table if key.expires_at is None else {**table, "expires": moment_text(key.expires_at)}
 
 
-def _repeated(names: list[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+class _TenantReader(TableReader):
+    """Reads the tables of tenants."""
 
-
-class _Reader:
-    """Collects problems instead of stopping at the first."""
-
-    def __init__(self, read_paths: Callable[[Any], tuple[str, ...]]) -> None:
-        self._read_paths = read_paths
-        self.problems: list[str] = []
-
-    def tenant(self, table: dict[str, Any], place: str) -> Tenant:
-        self._only(table, place, _KNOWN)
-        if "name" not in table:
-            self.problems.append(f"{place}.name: is missing")
+    def tenant(self, table: dict[str, Any], place: str, keys: Sequence[Key]) -> Tenant:
+        """The tenant of `table`, without what is wrong."""
+        values = self.read(table, place, keys)
+        digests = [TenantKey(values["key_sha256"])] if "key_sha256" in values else []
         return Tenant(
-            name=self._value(table, place, "name", _name, ""),
-            keys=self._keys(table, place),
-            disabled=self._value(table, place, "disabled", _flag, False),
-            models=self._value(table, place, "models", _patterns, ()),
-            paths=self._value(table, place, "paths", self._read_paths, ()),
-            limits=self._limits(table, place),
-            user=self._user(table, place),
-            model_limits=self._model_limits(table, place),
+            name=values.get("name", ""),
+            keys=(*digests, *self._keys(values.get("keys", []), f"{place}.keys")),
+            disabled=values.get("disabled", False),
+            models=values.get("models", ()),
+            paths=values.get("paths", ()),
+            limits=self._limits(values, table, place),
+            user=self._user(values.get("user", {}), f"{place}.user"),
+            model_limits=self._model_limits(values.get("model_limits", []), f"{place}.model_limits"),
         )
 
-    def _keys(self, table: dict[str, Any], place: str) -> tuple[TenantKey, ...]:
-        keys = []
-        if "key_sha256" in table:
-            keys.append(TenantKey(self._value(table, place, "key_sha256", _digest, b"")))
-        for number, each in enumerate(self._value(table, place, "keys", _tables, [])):
-            where = f"{place}.keys[{number}]"
-            self._only(each, where, ("sha256", "expires"))
-            if "sha256" not in each:
-                self.problems.append(f"{where}.sha256: is missing")
-            digest = self._value(each, where, "sha256", _digest, b"")
-            keys.append(TenantKey(digest, self._value(each, where, "expires", _moment, None)))
-        return tuple(keys)
+    def _keys(self, tables: list[dict[str, Any]], place: str) -> list[TenantKey]:
+        found = (self.read(table, f"{place}[{number}]", _KEY_KEYS) for number, table in enumerate(tables))
+        return [TenantKey(values.get("sha256", b""), values.get("expires")) for values in found]
 
     def _user(self, table: dict[str, Any], place: str) -> TenantLimits:
-        user = self._value(table, place, "user", _table, {})
-        self._only(user, f"{place}.user", LIMITS)
-        return self._limits(user, f"{place}.user")
+        return self._limits(self.read(table, place, LIMIT_KEYS), table, place)
 
-    def _model_limits(self, table: dict[str, Any], place: str) -> tuple[ModelLimits, ...]:
+    def _model_limits(self, tables: list[dict[str, Any]], place: str) -> tuple[ModelLimits, ...]:
         found: list[ModelLimits] = []
-        for number, each in enumerate(self._value(table, place, "model_limits", _tables, [])):
-            where = f"{place}.model_limits[{number}]"
-            self._only(each, where, ("models", *LIMITS))
-            models = self._value(each, where, "models", _patterns, ())
-            if not each.get("models"):
-                self.problems.append(f"{where}.models: expected a list of patterns such as ['gpt-*']")
-            elif any(models == other.models for other in found):
-                self.problems.append(f"{where}.models: there are limits for just these already")
-            found.append(ModelLimits(models, self._limits(each, where)))
+        for number, table in enumerate(tables):
+            where = f"{place}[{number}]"
+            values = self.read(table, where, MODEL_LIMIT_KEYS)
+            models = values.get("models", ())
+            if models and any(models == other.models for other in found):
+                self.problems.append(f"{where}.models: there are already limits for exactly these models")
+            found.append(ModelLimits(models, self._limits(values, table, where)))
         return tuple(found)
 
-    def _limits(self, table: dict[str, Any], place: str) -> TenantLimits:
+    def _limits(self, values: dict[str, Any], table: dict[str, Any], place: str) -> TenantLimits:
         for burst, rate in _BURSTS.items():
             if burst in table and rate not in table:
-                self.problems.append(f"{place}.{burst}: goes with {rate} only")
-        return TenantLimits(**{name: self._value(table, place, name, _limit, None) for name in LIMITS})
-
-    def _value(self, table: dict[str, Any], place: str, name: str, read: Callable[[Any], Any], default: Any) -> Any:
-        """`default` when it is not there, or wrong, which is then a problem."""
-        if name not in table:
-            return default
-        try:
-            return read(table[name])
-        except ValueError as error:
-            self.problems.append(f"{place}.{name}: {error}")
-            return default
-
-    def _only(self, table: dict[str, Any], place: str, known: tuple[str, ...]) -> None:
-        for name in table:
-            if name not in known:
-                self.problems.append(f"{place}.{name}: is not known; there is {', '.join(known)}")
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError("expected a name of at most 64 letters, digits, dots, dashes and underscores")
-    return value
-
-
-def _digest(value: Any) -> bytes:
-    """The value is never shown: it may be the key itself."""
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
-        raise ValueError(
-            "expected the SHA-256 of a key, 64 hex digits, not the key itself; "
-            "`flowserver tenants key` prints a new key and its hash"
-        )
-    return bytes.fromhex(value)
-
-
-def _moment(value: Any) -> float:
-    """A time of TOML, or such a text, in seconds since the epoch."""
-    expected = "expected a time with its zone such as '2027-01-01T00:00:00Z'"
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(expected) from None
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError(expected)
-    try:
-        return value.timestamp()
-    except (OverflowError, ValueError):
-        raise ValueError(expected) from None
-
-
-def _limit(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
-        raise ValueError(f"expected a whole number from 1 to {MOST}; without it there is no limit")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-    return value
-
-
-def _patterns(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(pattern, str) and pattern for pattern in value):
-        raise ValueError("expected a list of patterns such as ['gpt-*']")
-    return tuple(value)
-
-
-def _paths(value: Any) -> tuple[str, ...]:
-    patterns = _patterns(value)
-    for pattern in patterns:
-        if problem := check_path(pattern):
-            raise ValueError(problem)
-    return patterns
-
-
-def check_path(pattern: str) -> str | None:
-    """What is wrong with a pattern of paths; None: nothing. One that begins otherwise fits no path at all."""
-    if pattern.startswith(("/", "*", "?", "[")):
-        return None
-    return f"{pattern!r} fits no path, as each begins with a slash; did you mean {'/' + pattern!r}?"
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("expected a table such as { tokens_per_day = 100000 }")
-    return value
-
-
-def _tables(value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise ValueError("expected a list of tables")
-    return value
+                self.problems.append(f"{place}.{burst}: needs {rate}")
+        return TenantLimits(**{name: values.get(name) for name in LIMITS})

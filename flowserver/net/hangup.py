@@ -26,6 +26,11 @@ class HangupWatcher:
         if self._epoll is not None:
             loop.add_reader(self._epoll.fileno(), self._on_ready)
 
+    @property
+    def watched(self) -> int:
+        """Connections that are watched."""
+        return len(self._callbacks)
+
     def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
         """Call `callback` when the connection of `descriptor` is reset or closed in both directions; with `half_close`
         also when the client closes its sending side, though bytes may wait before its FIN."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def test_without_a_file_one_provider_serves_all() -> None:
     topology = load_topology(load({"FLOW_UPSTREAM": "https://api.test/v1", "FLOW_UPSTREAM_API_KEY": SECRET}), {})
     [spec] = topology.upstreams
     assert (spec.name, str(spec.url), spec.api_key) == ("api.test", "https://api.test/v1", SECRET)
-    assert topology.routes == (RouteSpec("*", (), (("api.test",),)),)
+    assert topology.routes == (RouteSpec("*", (), (("api.test",),), "cancel"),)
 
 
 @pytest.mark.parametrize(
@@ -109,20 +108,92 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
     assert (a.weight, a.max_connections, a.max_concurrent, a.queue, a.queue_timeout) == (2, 5, 7, 0, 0.5)
     assert (a.ca, a.verify) == (str(tmp_path / "ca.pem"), False)
     assert (a.connect_timeout, a.first_byte_timeout, a.idle_timeout, a.keepalive) == (1, 600, 2.5, 4)
-    assert (b.verify, b.max_concurrent, b.keepalive) == (True, None, None)
-    assert (a.max_age, b.max_age) == (3600, None)
+    assert (b.verify, b.max_concurrent, b.keepalive, b.ask_usage) == (True, None, 30, True)
+    assert (a.max_age, b.max_age) == (3600, 600)
     assert {600, 2.5, 4, 3600} <= set(topology.swept_times)
-    assert topology.routes == (RouteSpec("/v1/*", ("gpt-*",), (("a", "b"), ("b",))),)
+    assert topology.routes == (RouteSpec("/v1/*", ("gpt-*",), (("a", "b"), ("b",)), "cancel"),)
 
 
-@pytest.mark.parametrize("text", ["0", "0.0", '"0"', '"0s"', '"off"'])
-def test_a_largest_age_can_be_none(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, f"{ONE}max_age = {text}\n").upstreams[0].max_age == math.inf
+# What the environment can switch off, and what a provider says in its place.
+CAN_BE_OFF = {
+    "first_byte_timeout": "FLOW_FIRST_BYTE_TIMEOUT",
+    "idle_timeout": "FLOW_IDLE_TIMEOUT",
+    "keepalive": "FLOW_UPSTREAM_KEEPALIVE",
+    "max_age": "FLOW_UPSTREAM_MAX_AGE",
+}
+CAN_NOT = ("queue_timeout", "connect_timeout", "weight", "max_connections", "max_concurrent")
+
+
+@pytest.mark.parametrize("key", CAN_BE_OFF)
+def test_a_provider_s_time_stands_in_place_of_the_environment_s(tmp_path: Path, key: str) -> None:
+    environ = {CAN_BE_OFF[key]: "7s"}
+    assert getattr(read(tmp_path, ONE, **environ).upstreams[0], key) == 7
+    assert getattr(read(tmp_path, f"{ONE}{key} = 3", **environ).upstreams[0], key) == 3
+    for off in ("0", "0.0", '"0"', '"0s"', '"off"', '"OFF"', '"none"'):
+        assert getattr(read(tmp_path, f"{ONE}{key} = {off}", **environ).upstreams[0], key) is None
+    environ = {CAN_BE_OFF[key]: "off"}
+    assert getattr(read(tmp_path, ONE, **environ).upstreams[0], key) is None
+    assert getattr(read(tmp_path, f"{ONE}{key} = 3", **environ).upstreams[0], key) == 3
+
+
+@pytest.mark.parametrize("key", CAN_NOT)
+@pytest.mark.parametrize("off", ["0", '"off"', '""', "false"])
+def test_what_can_t_be_off(tmp_path: Path, key: str, off: str) -> None:
+    [problem] = problems(tmp_path, f"{ONE}{key} = {off}")
+    assert problem.startswith(f"upstreams[0].{key}: invalid value ")
+
+
+def test_a_provider_has_the_environment_s_values_for_what_it_leaves_out(tmp_path: Path) -> None:
+    environ = {"FLOW_CONNECT_TIMEOUT": "2s", "FLOW_ASK_USAGE": "off", "FLOW_DISCONNECT": "drain"}
+    for topology in (
+        read(tmp_path, ONE, **environ),
+        read(tmp_path, ONE + "[[routes]]\nupstreams = ['a']", **environ),
+        load_topology(load({"FLOW_UPSTREAM": "https://a.test", **environ}), {}),
+    ):
+        [spec], [route] = topology.upstreams, topology.routes
+        assert (spec.connect_timeout, spec.ask_usage, route.disconnect) == (2, False, "drain")
+    text = ONE + "connect_timeout = 3\nask_usage = true\n[[routes]]\nupstreams = ['a']\ndisconnect = 'cancel'"
+    [spec], [route] = read(tmp_path, text, **environ).upstreams, read(tmp_path, text, **environ).routes
+    assert (spec.connect_timeout, spec.ask_usage, route.disconnect) == (3, True, "cancel")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("weight = 0", "weight: invalid value 0: expected a whole number from 1 to 1000000000"),
+        ("weight = true", "weight: invalid value true: expected a whole number from 1 to 1000000000"),
+        (
+            "idle_timeout = 'soon'",
+            "idle_timeout: invalid value 'soon': expected a time such as 500ms, 30s or 5m, or off",
+        ),
+        ("idle_timeout = -1", "idle_timeout: invalid value -1: expected a time from 0 to 8760h, a year"),
+        ("connect_timeout = 'off'", "connect_timeout: invalid value 'off': expected a time such as 500ms, 30s or 5m"),
+        ("connect_timeout = '0s'", "connect_timeout: invalid value '0s': expected a time above 0"),
+        ("connect_timeout = []", "connect_timeout: invalid value: expected a time such as 30 or '500ms'"),
+        (
+            "api_key = 'sk-very-secret'",
+            "api_key: invalid value: expected 'env:NAME' or 'file:PATH', not the key itself",
+        ),
+        ("api_key = 'env:NONE'", "api_key: the variable NONE is not set"),
+        ("ca = 'a@b\\u0000'", "ca: invalid value: expected text without control characters"),
+    ],
+)
+def test_a_message_says_where_what_and_what_else(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "flow.toml"
+    text = f"{ONE}{line}".replace("'", '"')
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert caught.value.problems == [f"{path}: upstreams[0].{message}"]
+
+
+def test_a_provider_knows_where_it_comes_from(tmp_path: Path) -> None:
+    assert read(tmp_path, ONE).upstreams[0].place == f"{tmp_path / 'flow.toml'}: upstreams[0]"
+    assert load_topology(load({"FLOW_UPSTREAM": "https://a.test"}), {}).upstreams[0].place == "FLOW_UPSTREAM"
 
 
 def test_without_routes_all_providers_serve_in_their_order(tmp_path: Path) -> None:
     topology = read(tmp_path, ONE + "[[upstreams]]\nname = 'b'\nurl = 'https://b.test'")
-    assert topology.routes == (RouteSpec("*", (), (("a",), ("b",))),)
+    assert topology.routes == (RouteSpec("*", (), (("a",), ("b",)), "cancel"),)
 
 
 def test_the_example_is_right() -> None:
@@ -255,7 +326,7 @@ def test_the_file_and_what_belongs_to_the_one_provider_exclude_each_other(
     tmp_path: Path, name: str, value: str
 ) -> None:
     [problem] = problems(tmp_path, ONE, **{name: value})
-    assert problem.startswith(f"{name}: goes without FLOW_CONFIG only; ")
+    assert problem.startswith(f"{name}: only allowed without FLOW_CONFIG; ")
     read(tmp_path, ONE, **{name: ""})
 
 

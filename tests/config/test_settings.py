@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 
@@ -50,7 +51,7 @@ OUT_OF_BOUNDS = [
     ("FLOW_MAX_CONNECTIONS", "18446744073709551616", "a whole number from 1 to 1000000000"),
     ("FLOW_H2_MAX_STREAMS", "4294967296", "a whole number from 1 to 1000000000"),
     ("FLOW_LEASE_TOKENS", "9" * 30, "a whole number from 1 to 1000000000"),
-    ("FLOW_DRAIN_TIMEOUT", "8761h", "a time of at most 8760h"),
+    ("FLOW_DRAIN_TIMEOUT", "8761h", "a time from 0 to 8760h"),
     ("FLOW_IDLE_TIMEOUT", "9" * 400, "a time such as"),
     ("FLOW_LISTEN", "127.0.0.1:" + "9" * 5000, "an address such as"),
 ]
@@ -244,9 +245,31 @@ def test_the_largest_age_of_a_connection_can_be_none(text: str) -> None:
     assert load({"FLOW_UPSTREAM_MAX_AGE": text}).upstream_max_age is None
 
 
-def test_every_field_has_its_setting() -> None:
-    assert {setting.field for setting in SETTINGS} == {field.name for field in fields(Config)}
-    assert all(setting.doc for setting in SETTINGS)
+def test_every_setting_says_what_it_is() -> None:
+    assert [entry.field for entry in SETTINGS] == [field.name for field in fields(Config)]
+    for entry in SETTINGS:
+        assert entry.doc.endswith("."), entry.env
+        assert len(entry.doc.split(". ")) <= 2, entry.env
+        assert entry.kind.parse(entry.default) == getattr(load({}), entry.field), entry.env
+        assert entry.summary
+    groups = [entry.group for entry in SETTINGS]
+    assert all(a == b or b not in groups[: number + 1] for number, (a, b) in enumerate(pairwise(groups)))
+
+
+def test_secrets_never_show() -> None:
+    for entry in SETTINGS:
+        if entry.secret:
+            assert entry.field not in repr(load({}))
+
+
+def test_a_message_says_what_else_is_expected() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"FLOW_IDLE_TIMEOUT": "soon", "FLOW_CONNECT_TIMEOUT": "0", "FLOW_LISTEN": ","})
+    assert caught.value.problems == [
+        "FLOW_LISTEN: invalid value ',': expected at least one address",
+        "FLOW_CONNECT_TIMEOUT: invalid value '0': expected a time above 0",
+        "FLOW_IDLE_TIMEOUT: invalid value 'soon': expected a time such as 500ms, 30s or 5m, or off",
+    ]
 
 
 @pytest.mark.parametrize("off", ["0", "off", "none", "", "0s", "0.0", " OFF "])
@@ -266,7 +289,7 @@ def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load({"FLOW_HIGH_WATER": "lots", "FLOW_UPSTREAM": "x", "FLOW_LOG_LEVEL": "loud", "FLOW_MAX_CONNECTIONS": "0"})
     told = [problem.split(":")[0] for problem in caught.value.problems]
-    assert told == ["FLOW_UPSTREAM", "FLOW_HIGH_WATER", "FLOW_MAX_CONNECTIONS", "FLOW_LOG_LEVEL"]
+    assert told == ["FLOW_UPSTREAM", "FLOW_MAX_CONNECTIONS", "FLOW_HIGH_WATER", "FLOW_LOG_LEVEL"]
     assert "'lots'" in str(caught.value)
 
 
@@ -328,6 +351,10 @@ def test_a_misspelt_setting_is_told_with_a_guess() -> None:
 
 def test_short_deadlines_are_looked_at_more_often() -> None:
     assert load({}).sweep_interval() == 1.0
-    assert load({"FLOW_IDLE_TIMEOUT": "400ms"}).sweep_interval() == pytest.approx(0.1)
     assert load({"FLOW_IDLE_TIMEOUT": "1ms"}).sweep_interval() == pytest.approx(0.02)
     assert load({}).sweep_interval(None, 0.2, 30.0) == pytest.approx(0.05)
+    swept = [entry.env for entry in SETTINGS if entry.swept]
+    assert {"FLOW_IDLE_TIMEOUT", "FLOW_UPSTREAM_MAX_AGE", "FLOW_HEARTBEAT"} <= set(swept)
+    for name in swept:
+        if name != "FLOW_LEASE_TIME":  # no shorter than a second
+            assert load({name: "400ms"}).sweep_interval() == pytest.approx(0.1), name

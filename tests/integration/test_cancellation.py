@@ -42,7 +42,7 @@ async def _gone(relay: RunningRelay) -> None:
     assert await relay.ended() == "client_gone"
     [pool] = relay.relay.metrics.pools
     await eventually(lambda: pool.open_connections == 0)
-    await eventually(lambda: not relay.relay._clients.connections)
+    await eventually(lambda: not relay.relay.connections)
 
 
 @LEAVES
@@ -248,7 +248,7 @@ async def test_leaving_over_and_over_leaves_nothing(lab: Lab) -> None:
         for _ in range(turn % 12):
             await asyncio.sleep(0)
         client.reset()
-    await eventually(lambda: not relay.relay.metrics.open and not relay.relay._clients.connections)
+    await eventually(lambda: not relay.relay.metrics.open and not relay.relay.connections)
     [pool] = relay.relay.metrics.pools
     await eventually(lambda: pool.open_connections == 0)
     client = await lab.client(relay.port)

@@ -6,12 +6,14 @@ Settings are short, waits are generous: what is asserted is what happens, never 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.support.lab import Lab, chat, eventually, full_backlog, numbers
 from tests.support.provider import Caller, ok, silent
+from tests.support.topology import toml
 from tests.support.wire import CHUNKED_HEAD, LAST_CHUNK, End, Message, chunk, request, response
 
 
@@ -264,6 +266,24 @@ async def test_deadlines_that_are_off_never_come(lab: Lab) -> None:
     assert (await client.response()).body == b"late"
     await client.send(request()[:10])
     assert await client.is_quiet(0.2)
+
+
+async def test_a_provider_can_switch_off_what_the_environment_sets(lab: Lab, tmp_path: Path) -> None:
+    async def script(caller: Caller) -> None:
+        await caller.request()
+        await asyncio.sleep(0.3)
+        await caller.send(CHUNKED_HEAD + chunk(b"late"))
+        await asyncio.sleep(0.3)
+        await caller.send(LAST_CHUNK)
+
+    provider = await lab.provider(script)
+    own = {"url": provider.url, "first_byte_timeout": "off", "idle_timeout": 0, "keepalive": "off", "max_age": "off"}
+    config = toml(tmp_path, {"patient": own})
+    relay = await lab.relay(None, config=config, first_byte_timeout="100ms", idle_timeout="100ms")
+    client = await lab.client(relay.port)
+    await client.send(request())
+    assert (await client.response()).body == b"late"
+    assert await provider.callers[0].rest() == (b"", End.CLOSED)  # not kept
 
 
 async def test_a_timeout_of_one_exchange_leaves_the_others_alone(lab: Lab) -> None:

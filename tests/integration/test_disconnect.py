@@ -23,7 +23,6 @@ async def one_line(simulator: Simulator, relay: RunningRelay, state: str) -> Lin
     await eventually(lambda: simulator.streams[0]["state"] == state, f"the provider's stream is {state}")
     [line] = await relay.access()
     assert not relay.relay.metrics.open
-    assert relay.relay._abandoned.exchanges == set()
     [pool] = relay.relay.metrics.pools
     await eventually(lambda: pool.open_connections == pool.idle_connections)
     return line
@@ -31,8 +30,8 @@ async def one_line(simulator: Simulator, relay: RunningRelay, state: str) -> Lin
 
 async def abandoned(relay: RunningRelay) -> None:
     """Wait until a client is seen to have left whose answer goes on."""
-    await eventually(lambda: relay.relay._abandoned.exchanges, "the answer is abandoned")
-    await eventually(lambda: not relay.relay._clients.connections, "the client is gone")
+    await eventually(lambda: relay.abandoned, "the answer is abandoned")
+    await eventually(lambda: not relay.relay.connections, "the client is gone")
 
 
 @LEAVES
@@ -149,7 +148,7 @@ async def test_an_answer_that_is_read_on_is_seen(lab: Lab) -> None:
     page = await relay.page("/streams")
     assert b'"state":"abandoned"' in page.body
     assert (await relay.metrics())["flow_streams_open"] == 1
-    relay.relay._abandoned.close()
+    await relay.close()
     await one_line(simulator, relay, "cancelled")
 
 

@@ -94,7 +94,7 @@ async def test_http_2(lab: Lab, tmp_path: Path) -> None:
     answers = await asyncio.gather(*(asyncio.to_thread(upload, relay) for relay in relays))
     assert answers == [(401, 401), (413, 200), (401, 401)]
     for relay in relays:
-        await eventually(lambda r=relay: not r.relay._clients.connections)  # type: ignore[misc]
+        await eventually(lambda r=relay: not r.relay.connections)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
@@ -118,7 +118,7 @@ async def test_what_is_sent_behind_the_upload_is_no_request(lab: Lab) -> None:
     assert (await client.response()).status == 413
     client.half_close()
     assert (await client.rest())[0] == b""
-    await eventually(lambda: not relay.relay._clients.connections)
+    await eventually(lambda: not relay.relay.connections)
     assert all("smuggled" not in message.start for message in provider.requests)
 
 
@@ -128,5 +128,5 @@ async def test_a_client_that_never_closes_is_closed(lab: Lab, monkeypatch: pytes
     client = await Wire.connect(relay.port)
     await client.send(request("POST", headers=["Content-Length: 2000"]))
     assert (await client.response()).status == 413
-    await eventually(lambda: not relay.relay._clients.connections)
+    await eventually(lambda: not relay.relay.connections)
     client.close()

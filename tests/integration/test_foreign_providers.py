@@ -29,7 +29,7 @@ async def test_hypercorn(lab: Lab, tmp_path: Path) -> None:
             assert (await client.response("HEAD")).status == 200
         assert relay.relay.metrics.pools[0].connects == 1
         client.close()
-        await eventually(lambda: not relay.relay._clients.connections)
+        await eventually(lambda: not relay.relay.connections)
         await relay.close()
 
 

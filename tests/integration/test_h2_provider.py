@@ -50,7 +50,7 @@ async def test_twenty_stalled_streams_among_five_hundred_stop_themselves_only(la
 
     def live_bytes() -> int:
         return min(
-            len(client.peer.answers[n].body) for client in clients for n in client.peer._asked - client.peer.stalled
+            len(client.peer.answers[n].body) for client in clients for n in client.peer.requested - client.peer.stalled
         )
 
     readings = [asyncio.ensure_future(client.until(lambda: False, within=60)) for client in clients]
@@ -83,7 +83,7 @@ async def test_twenty_stalled_streams_among_five_hundred_stop_themselves_only(la
             client.peer.release(stream_id)
         server.ending |= stalled
         readings = [asyncio.ensure_future(_pump(server))]
-        answers = [client.peer.answers[n] for n in client.peer._asked]
+        answers = [client.peer.answers[n] for n in client.peer.requested]
         await client.until(lambda a=answers: all(len(x.body) in (5000, 1 << 20) for x in a), within=30)  # type: ignore[misc]
         readings[0].cancel()
     assert relay.relay.metrics.pools[0].connects == 1

@@ -8,7 +8,6 @@ import anthropic
 import openai
 import pytest
 
-from flowserver.relay.exchange import Exchange
 from tests.support.h2_lab import ask, h2_client
 from tests.support.lab import Lab, chat, eventually, simulate
 from tests.support.provider import Caller
@@ -190,9 +189,8 @@ async def test_a_client_that_left_is_shown_no_sign_of_life(lab: Lab) -> None:
     await client.send(chat(events=3, rate=4))
     await client.until(PING)
     client.close()
-    await eventually(lambda: relay.relay._abandoned.exchanges)
-    [exchange] = relay.relay._abandoned.exchanges
-    assert isinstance(exchange, Exchange)
+    await eventually(lambda: relay.abandoned)
+    [exchange] = relay.abandoned
     before = exchange.heartbeats
     await eventually(lambda: simulator.streams[0]["state"] == "done")
     [line] = await relay.access()

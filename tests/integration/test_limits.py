@@ -139,7 +139,7 @@ async def test_one_connection_too_many_gets_503_and_finds_room_later(lab: Lab) -
     assert await third.rest() == (b"", End.CLOSED)
     third.close()
     first.close()
-    await eventually(lambda: len(relay.relay._clients._context.connections) == 1)
+    await eventually(lambda: relay.relay.connections == 1)
     fourth = await lab.client(relay.port)
     await fourth.send(request())
     assert (await fourth.response()).body == b"ok"

@@ -50,10 +50,8 @@ def _none_left(*, theirs: str = "-") -> None:
 
 async def _over(relay: RunningRelay, ended: int) -> None:
     await relay.access(ended)
-    await eventually(lambda: not relay.relay.metrics.open and not relay.relay._clients.connections)
-    [pool] = relay.relay._providers.pools
-    pool.close()
-    await eventually(lambda: pool.open_connections == 0)
+    await eventually(lambda: not relay.relay.metrics.open and not relay.relay.connections)
+    await relay.close()
     await asyncio.sleep(0.05)
 
 

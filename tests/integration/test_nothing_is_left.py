@@ -80,12 +80,12 @@ async def test_nothing_is_left_behind(lab: Lab) -> None:
         first_byte_timeout="500ms",
         stall_timeout="2s",
         head_timeout="2s",
+        upstream_keepalive="1s",
         breaker_failures=1000,  # it is meant to be asked again after all of this
     )
-    [pool] = relay.relay._providers.pools
+    [pool] = relay.relay.metrics.pools
     await asyncio.gather(*(_one(relay, options, then) for options, then in KINDS[:3]))  # whatever is made but once
-    await eventually(lambda: not relay.relay._clients.connections)
-    pool.close()
+    await eventually(lambda: not relay.relay.connections)
     await eventually(lambda: pool.open_connections == 0 and simulator.records.connections_open == 0)
     before, tasks = _descriptors(), asyncio.all_tasks()
 
@@ -94,17 +94,16 @@ async def test_nothing_is_left_behind(lab: Lab) -> None:
         await asyncio.gather(*jobs, _malformed(relay), _uploads(relay))
 
     await eventually(lambda: not relay.relay.metrics.open, "no exchange is left")
-    await eventually(lambda: not relay.relay._clients.connections, "no client connection is left")
+    await eventually(lambda: not relay.relay.connections, "no client connection is left")
     await eventually(lambda: pool.open_connections == pool.idle_connections, "no busy provider connection is left")
     await eventually(lambda: all(stream["ended"] is not None for stream in simulator.streams))
-    pool.close()
     await eventually(lambda: pool.open_connections == pool.idle_connections == 0)
     await eventually(lambda: simulator.records.connections_open == 0)
     await eventually(lambda: asyncio.all_tasks() == tasks, "no task is left")
     await eventually(lambda: not _descriptors() - before, "no descriptor is left")
     metrics = await relay.metrics()
     assert metrics["flow_streams_open"] == metrics["flow_streams_paused"] == metrics["flow_held_bytes"] == 0
-    assert not relay.relay._hangups._callbacks
+    assert relay.relay.is_idle
 
     lines = relay.lines("access")
     started = len(simulator.streams)

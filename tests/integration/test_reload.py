@@ -212,9 +212,9 @@ async def test_a_stream_goes_on_when_its_provider_s_connections_are_made_otherwi
     await eventually(lambda: simulator.streams)
     for keepalive in ("3s", "4s", "5s"):
         assert await scene.reload(upstream(simulator.url, keepalive=keepalive))
-    assert scene.relay.relay._retired
+    assert scene.relay.relay.replaced_configurations
     assert numbers((await reading).body) == list(range(60))
-    await eventually(lambda: scene.relay.relay._retired == [], "nothing is kept of what is gone")
+    await eventually(lambda: scene.relay.relay.replaced_configurations == 0, "nothing is kept of what is gone")
 
 
 # --- what is known ---

@@ -343,7 +343,7 @@ async def test_a_provider_that_drips_over_tls_is_let_be(lab: Lab, tmp_path: Path
         assert line["end"] == "complete"
         assert float(line["duration_ms"]) > limit * 1000
         client.close()
-        await eventually(lambda: not relay.relay._clients.connections)
+        await eventually(lambda: not relay.relay.connections)
 
 
 @pytest.mark.parametrize("path", ["/hang", "/middle"])
@@ -369,4 +369,4 @@ async def test_a_provider_that_freezes_over_tls_is_found_out_by_ping(
         finally:
             os.kill(pid, signal.SIGCONT)
         client.close()
-        await eventually(lambda: not relay.relay._clients.connections)
+        await eventually(lambda: not relay.relay.connections)

@@ -64,7 +64,8 @@ class H2Peer:
         self._h2.max_inbound_frame_size = max_frame
         self._h2.initiate_connection()
         self._next_id = 1
-        self._asked: set[int] = set()
+        self.requested: set[int] = set()
+        """Streams of its own requests."""
         self._reset: set[int] = set()
         self._raw = bytearray()
         self._unread = bytearray()
@@ -106,7 +107,7 @@ class H2Peer:
     ) -> int:
         """A request; with a `body` that fits the windows. `end` False: more of it follows. Returns its stream."""
         stream_id = self.new_id()
-        self._asked.add(stream_id)
+        self.requested.add(stream_id)
         fields = [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path), *headers]
         self._h2.send_headers(stream_id, fields, end_stream=end and body is None)
         if body is not None:
@@ -157,7 +158,7 @@ class H2Peer:
                 last, code = struct.unpack("!II", raw.payload[:8])
                 self.goaways.append(Goaway(last & 0x7FFFFFFF, code, raw.payload[8:].decode("ascii")))
                 continue
-            if raw.stream_id and raw.stream_id not in self._asked:
+            if raw.stream_id and raw.stream_id not in self.requested:
                 self._on_raw(raw)
                 continue
             if raw.stream_id in self._reset and raw.kind == frames.HEADERS:

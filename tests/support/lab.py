@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.app.relay import Relay
 from flowserver.config.settings import load
+from flowserver.relay.exchange import Exchange
 from flowserver.simulator import Simulator
 from flowserver.telemetry.log import Log
 
@@ -123,6 +124,11 @@ class RunningRelay:
         """Everything logged so far."""
         return self._output.getvalue()
 
+    @property
+    def abandoned(self) -> list[Exchange]:
+        """Exchanges whose clients have left and whose answers are drained."""
+        return [exchange for exchange in self.relay.metrics.open if exchange.state() == "abandoned"]
+
     def lines(self, event: str) -> list[Line]:
         return [line for line in map(orjson.loads, self.output.splitlines()) if line["event"] == event]
 
@@ -172,20 +178,22 @@ class Leftovers:
         self._descriptors, self._tasks = _descriptors(), asyncio.all_tasks()
 
     async def none(self, running: RunningRelay) -> None:
-        """Wait until nothing is left of what `running` did with its only provider."""
-        relay = running.relay
-        [target], [pool] = relay.metrics.targets, relay._providers.pools
-        await eventually(lambda: not relay.metrics.open, "no exchange is left")
-        await eventually(lambda: not relay._clients.connections, "no client connection is left")
-        await eventually(lambda: target.open == target.waiting == 0, "no place is held")
-        await eventually(lambda: pool.open_connections == pool.idle_connections, "no provider connection is busy")
+        """Wait until nothing is left of what `running` did, then close it."""
+        await settled(running)
         metrics = await running.metrics()
         assert metrics["flow_streams_open"] == metrics["flow_streams_paused"] == metrics["flow_held_bytes"] == 0
-        assert not relay._hangups._callbacks
-        pool.close()
-        await eventually(lambda: not pool._connections and not pool._dials and not pool._waiting)
+        await running.close()
+        await eventually(lambda: all(pool.open_connections == 0 for pool in running.relay.metrics.pools))
         await eventually(lambda: asyncio.all_tasks() <= self._tasks, "no task is left")
         await eventually(lambda: not _descriptors() - self._descriptors, "no descriptor is left")
+
+
+async def settled(running: RunningRelay) -> None:
+    """Wait until the relay holds nothing for clients, and no provider works for it."""
+    relay = running.relay
+    await eventually(lambda: not relay.connections, "no client connection is left")
+    await eventually(lambda: not relay.metrics.open, "no exchange is left")
+    await eventually(lambda: relay.is_idle, "no provider is busy")
 
 
 def _descriptors() -> set[str]:
@@ -203,6 +211,8 @@ class RelayProcess:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._reading: asyncio.Task[None] | None = None
+        self._reads = asyncio.Event()
+        self._reads.set()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self.lines: list[Line] = []
         self.port = 0
@@ -233,13 +243,13 @@ class RelayProcess:
     async def _read(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
+            await self._reads.wait()
             if line.endswith(b"\n"):  # or the process ended in the middle of it
                 self.lines.append(orjson.loads(line))
 
     def read_log(self, on: bool) -> None:
-        """Read what it prints, or let it pile up."""
-        pipe = self._process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
-        (pipe.resume_reading if on else pipe.pause_reading)()
+        """Read what it prints, or let it pile up: 128 KB in this process, then in the pipe."""
+        (self._reads.set if on else self._reads.clear)()
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -296,23 +306,13 @@ class Lab:
         try:
             if kind is None:
                 for relay in self.relays:
-                    await self._settled(relay)
+                    await settled(relay)
         finally:
             for relay in self.relays:
                 await relay.close()
             await self._exits.aclose()
         if kind is None:
             await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "no task is left")
-
-    async def _settled(self, running: RunningRelay) -> None:
-        """With its clients gone a relay holds nothing for them, and no provider works for them."""
-        relay = running.relay
-        await eventually(lambda: not relay._clients.connections, "no client connection is left")
-        assert not relay.metrics.open
-        for providers in (*relay._retired, relay._providers):
-            for pool in providers.pools:
-                await eventually(lambda p=pool: p.open_connections == p.idle_connections, "no provider's is busy")  # type: ignore[misc]
-            assert [(target.open, target.waiting) for target in providers.targets] == [(0, 0)] * len(providers.targets)
 
     async def relay(self, url: str | None, **settings: object) -> RunningRelay:
         """A relay before the provider at `url`; `settings` are the FLOW_ ones, in lower case. None: see `config`."""

@@ -1,0 +1,85 @@
+"""What an entry of the configuration says about one setting, or about one key of a table. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of value. `parse` takes it as it is written, text or TOML, and raises ValueError that says what is
+    expected; `name` is what the reference calls it."""
+
+    name: str
+    parse: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Settings that belong together, in the reference."""
+
+    title: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable, and the field of `Config` that has its value."""
+
+    field: str
+    default: str
+    """As the environment would write it."""
+    kind: Kind
+    group: Group
+    doc: str
+    swept: bool = False
+    """Whether it is a time that the periodic sweep enforces, so that a short one makes the sweep more frequent."""
+    reloaded: bool = False
+    """Whether it names a file that a reload (SIGHUP) reads again."""
+    secret: bool = False
+    """Whether its value is, or may hold, something that nobody should see."""
+
+    @property
+    def env(self) -> str:
+        return f"FLOW_{self.field.upper()}"
+
+    @property
+    def summary(self) -> str:
+        """Its description's first sentence."""
+        return self.doc.partition(". ")[0].removesuffix(".")
+
+
+def setting(default: str, kind: Kind, group: Group, *, secret: bool = False, **entry: Any) -> Any:
+    """The entry of a setting, as a field of `Config`; see `Setting`."""
+    metadata = {"default": default, "kind": kind, "group": group, "secret": secret, **entry}
+    return field(repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a TOML table."""
+
+    name: str
+    kind: Kind
+    doc: str
+    required: bool = False
+    inherits: str = ""
+    """The field of `Config` that has its value where the table does not; empty: none."""
+    swept: bool = False
+    """As in `Setting`."""
+    secret: bool = False
+    """Whether messages must not show the value."""
+
+
+def invalid(value: Any, error: ValueError, *, secret: bool = False) -> str:
+    """The message for a value that could not be parsed. Lists, tables and secrets are not shown, nor text with an `@`,
+    which may be a URL with credentials."""
+    if secret or isinstance(value, list | dict) or (isinstance(value, str) and "@" in value):
+        shown = ""
+    elif isinstance(value, bool):
+        shown = " true" if value else " false"
+    else:
+        shown = f" {value[:100]!r}" if isinstance(value, str) else f" {str(value)[:100]}"
+    return f"invalid value{shown}: {error}"

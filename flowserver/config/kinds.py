@@ -1,0 +1,51 @@
+"""The kinds of values that environment variables have."""
+
+from __future__ import annotations
+
+from ..dialects.base import Auth
+from . import parsers as p
+from .entries import Kind
+
+
+def _or_off(kind: Kind) -> Kind:
+    return Kind(f"{kind.name} or `off`", p.or_off(kind.parse))
+
+
+def _optional(kind: Kind) -> Kind:
+    """May be empty."""
+    return Kind(kind.name, p.optional(kind.parse))
+
+
+_ADDRESS = Kind("address", p.parse_address)
+_BUFFER = Kind("size", p.parse_buffer)
+
+ADDRESSES = Kind("addresses", p.parse_addresses)
+ADDRESS_OR_OFF = _or_off(_ADDRESS)
+HOSTS = Kind("host names", p.parse_hosts)
+ORIGINS_OR_OFF = _or_off(Kind("origins", p.parse_origins))
+FILE = _optional(Kind("path", str))
+URL = _optional(Kind("URL", p.parse_url))
+REDIS_URL = _optional(Kind("URL", p.parse_redis_url))
+KEY = _optional(Kind("key", p.parse_secret))
+
+SIZE = Kind("size", p.parse_size)
+BODY_SIZE = Kind("size", p.parse_body_size)
+BUFFER = _BUFFER
+BUFFER_OR_OFF = _or_off(_BUFFER)
+WINDOW = Kind("size", p.parse_window)
+
+TIME = Kind("time", p.parse_time)
+TIME_OR_OFF = _or_off(TIME)
+POSITIVE_TIME = Kind("time", p.parse_positive_time)
+LEASE_TIME = Kind("time", p.parse_lease_time)
+
+COUNT = Kind("number", p.parse_count)
+COUNT_OR_OFF = _or_off(COUNT)
+
+SWITCH = Kind("`on` or `off`", p.parse_switch)
+HALF_CLOSE = Kind("`leave` or `serve`", p.parse_half_close)
+DISCONNECT = Kind("`cancel` or `drain`", p.parse_disconnect)
+POLICY = Kind("`open` or `closed`", p.parse_policy)
+LOG_LEVEL = Kind("`debug`, `info`, `warning` or `error`", p.parse_log_level)
+DIALECT = _optional(Kind("profile", p.parse_dialect))
+AUTH = _optional(Kind(", ".join(f"`{auth}`" for auth in Auth), p.parse_auth))

@@ -1,0 +1,96 @@
+"""Reads TOML tables, key by key. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .entries import Key, Kind, invalid
+
+
+class TableReader:
+    """Collects problems instead of stopping at the first; each begins with its place, such as `upstreams[1].url`."""
+
+    def __init__(self, top_level: Sequence[str] = ()) -> None:
+        """`top_level`: keys that go above the first table, which is easily overlooked."""
+        self._top_level = top_level
+        self.problems: list[str] = []
+
+    def read(self, table: dict[str, Any], place: str, keys: Sequence[Key]) -> dict[str, Any]:
+        """The values of `table`, which is at `place` (empty: the file itself). Those that are invalid are left out."""
+        where = f"{place}." if place else ""
+        known = {key.name: key for key in keys}
+        for name in table:
+            if place and name in self._top_level:
+                self.problems.append(f"{where}{name}: must be above the first table")
+            elif name not in known:
+                self.problems.append(f"{where}{name}: unknown key: expected one of {', '.join(known)}")
+        values: dict[str, Any] = {}
+        for name, key in known.items():
+            if name not in table:
+                if key.required:
+                    self.problems.append(f"{where}{name}: is required")
+                continue
+            try:
+                values[name] = key.kind.parse(table[name])
+            except ValueError as error:
+                self.problems.append(f"{where}{name}: {invalid(table[name], error, secret=key.secret)}")
+        return values
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once."""
+    return sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+
+
+# --- kinds of values that several tables have ---
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected text")
+    if not value.isprintable():
+        raise ValueError("expected text without control characters")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(pattern, str) and pattern for pattern in value):
+        raise ValueError("expected a list of patterns such as ['gpt-*']")
+    return tuple(value)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("expected a table")
+    return value
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ValueError("expected a list of tables")
+    return value
+
+
+def whole_number(low: int, high: int, remark: str = "") -> Kind:
+    """Whole numbers within these bounds; `remark` ends the message about others."""
+
+    def parse(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}{remark}")
+        return value
+
+    return Kind("number", parse)
+
+
+TEXT = Kind("text", _text)
+FLAG = Kind("true or false", _flag)
+PATTERNS = Kind("list of patterns", _patterns)
+TABLE = Kind("table", _table)
+TABLES = Kind("tables", _tables)

@@ -1,0 +1,91 @@
+"""The reference pages agree with the code; `make docs` regenerates them."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import orjson
+from prometheus_client.parser import text_string_to_metric_families
+
+from flowserver.cli.reference import metrics_page, settings_page
+from flowserver.config.entries import Key
+from flowserver.config.file import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from flowserver.config.settings import SETTINGS
+from flowserver.config.tenants import TENANT_KEYS
+from flowserver.routing.circuit_breaker import CircuitBreaker
+from flowserver.stores.failover import FailoverStats
+from tests.support.lab import Lab, RunningRelay, chat
+from tests.support.provider import Caller
+from tests.support.topology import toml
+from tests.support.wire import request, response
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+TYPE = "Content-Type: application/json"
+
+
+def _agrees(name: str, page: str) -> None:
+    """Hold the file against `page`; under `make docs`, write it."""
+    path = DOCS / name
+    if os.environ.get("UPDATE_DOCS"):
+        path.write_text(page, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == page, f"docs/{name} is out of date: run `make docs`"
+
+
+def test_the_reference_of_settings_is_what_the_code_has() -> None:
+    _agrees("settings.md", settings_page())
+
+
+def test_the_reference_has_every_setting_and_every_key() -> None:
+    page = settings_page()
+    keys: tuple[Key, ...] = (*FILE_KEYS, *UPSTREAM_KEYS, *ROUTE_KEYS, *TENANT_KEYS)
+    assert [name for name in [entry.env for entry in SETTINGS] if page.count(f"\n| `{name}` |") != 1] == []
+    assert [key.name for key in keys if f"\n| `{key.name}` |" not in page] == []
+    assert [key.name for key in keys if not key.doc.endswith(".")] == []
+
+
+async def test_the_reference_of_metrics_is_what_a_relay_has(lab: Lab, tmp_path: Path) -> None:
+    scrape = await _scrape(await _after_all_kinds_of_traffic(lab, tmp_path))
+    families = text_string_to_metric_families(scrape)
+    assert [family.name for family in families if not family.samples] == [], "without a sample its labels are unknown"
+    _agrees("metrics.md", metrics_page(scrape))
+
+
+async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
+    """A relay that has something to tell in every family of metrics."""
+    usage = {"prompt_tokens": 7, "completion_tokens": 2**40}
+    disbelieved = orjson.dumps({"choices": [{"message": {"content": "Hi"}}], "usage": usage})
+    turns = count()
+
+    async def odd(caller: Caller) -> None:
+        await caller.request()
+        answers = (
+            response(disbelieved, headers=[TYPE, "x-ratelimit-remaining-tokens: 9"]),
+            response(b"?", headers=[TYPE]),
+        )
+        if (turn := next(turns)) < len(answers):
+            await caller.send(answers[turn])
+        else:
+            caller.close()
+
+    simulator, provider = await lab.simulator(), await lab.provider(odd)
+    routes = '[[routes]]\npath = "/v1/*"\nmodels = ["odd"]\nupstreams = ["odd"]\n[[routes]]\nupstreams = ["usual"]'
+    upstreams = {"usual": simulator.url.replace("127.0.0.1", "localhost"), "odd": provider.url}
+    relay = await lab.relay(None, config=toml(folder, upstreams, routes), upstream_keepalive="off")
+    client = await lab.client(relay.port)
+    await client.send(chat(events=5))
+    await client.response()
+    for _ in range(3):
+        await client.send(request("POST", "/v1/chat/completions", [TYPE], body=b'{"model":"odd","messages":[]}'))
+        await client.response()
+    await client.send(b"nonsense\r\n\r\n")
+    await client.response()
+    relay.relay.metrics.h2.goaways["ping_flood"] += 1
+    relay.relay.metrics.store = SimpleNamespace(breaker=CircuitBreaker(failures=1, cooldown=1), passed=FailoverStats())
+    return relay
+
+
+async def _scrape(relay: RunningRelay) -> str:
+    return (await relay.page("/metrics")).body.decode()
