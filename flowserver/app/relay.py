@@ -1,4 +1,4 @@
-"""The composition root: builds a relay from its configuration, runs it, brings it down without breaking streams."""
+"""The composition root: builds a relay from its configuration, runs it, and shuts it down without breaking streams."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Relay:
     """A running relay. `start`, then `drain` or `close`."""
 
     def __init__(self, config: Config, log: Log, environ: Mapping[str, str] = os.environ) -> None:
-        """`environ` has the keys that the file of FLOW_CONFIG names. Raises ConfigError when the configuration names no
-        provider or a file that can't be used."""
+        """`environ` has the variables that the file of FLOW_CONFIG names. Raises ConfigError if the configuration names
+        no provider, or a file that can't be used."""
         self._config = config
         self._environ = environ
         self._log = log
@@ -69,7 +69,7 @@ class Relay:
         self._clients = self._listener(self._admission.open_exchange, config.max_connections, self._build_tls())
         self._admin = self._build_admin()
         self.addresses: list[Address] = []
-        """Where clients connect, with real ports."""
+        """Where clients connect, with the actual ports."""
         self.admin_address: Address | None = None
 
     @property
@@ -89,7 +89,7 @@ class Relay:
         return not holds and all(providers.is_unused for providers in (*self._retired, self._providers))
 
     async def start(self) -> None:
-        """Listen and begin to sweep. Raises ConfigError when an address can't be listened on."""
+        """Start listening and sweeping. Raises ConfigError if an address can't be used."""
         setting = "FLOW_ADMIN_LISTEN"
         try:
             if self._config.admin_listen is not None:
@@ -104,7 +104,7 @@ class Relay:
         self._log.write("info", "listening", listen=listening, admin=str(self.admin_address or "off"))
 
     async def drain(self) -> None:
-        """Take no new connections, let streams finish within the drain time, then break off what is left."""
+        """Accept no new connections, let streams finish within the drain time, then break off the rest."""
         if not self._draining:
             self._draining = True
             self._log.write("info", "draining", streams=len(self.metrics.open))
@@ -116,11 +116,11 @@ class Relay:
             except TimeoutError:
                 self._log.write("warning", "drain_timeout", streams=len(self.metrics.open))
                 self._clients.end_drain()
-                await asyncio.sleep(0.1)  # broken ends and error answers are on their way
+                await asyncio.sleep(0.1)  # so that broken ends and error answers leave
 
     def reload(self) -> None:
-        """Read providers, routes, tenants and certificates again, for new requests and connections; what is under way
-        is not touched. A configuration that can't be used, or that lost its tenants, changes nothing."""
+        """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
+        are not affected. A configuration that is invalid, or has lost its tenants, changes nothing."""
         try:
             topology = load_topology(self._config, self._environ)
             self._check_tenants(topology)
@@ -141,10 +141,10 @@ class Relay:
         self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
 
     def _check_tenants(self, topology: Topology) -> None:
-        """A file without tenants would open the relay, with the providers' keys, to everybody who reaches it. One that
-        lost them, cut off while it was written, say, is not taken for one that means it."""
+        """Raises ConfigError if the file has lost its tenants, for example because it was truncated: without tenants
+        the relay, with the providers' keys, is open to everybody who reaches it."""
         if self._topology.tenants and not topology.tenants and not topology.open:
-            text = "its [[tenants]] are gone; if it is to have none, say `open = true` above its first table"
+            text = "its [[tenants]] are gone; if that is intended, set `open = true` above the first table"
             raise ConfigError([f"{self._config.config}: {text}"])
 
     async def close(self) -> None:
@@ -185,7 +185,7 @@ class Relay:
             Ratios(), max_event=config.max_event, hold=config.high_water, quota=self._tenancy.quota
         )
         self.metrics.store = self._tenancy
-        # Unique to this process, so that one relay behind another is no loop.
+        # Unique to this process, so that one relay behind another is not taken for a loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         cors = None if config.cors_origins is None else Cors(config.cors_origins)
         return Admission(self._routing(), context, accounts, cors=cors)
@@ -193,9 +193,19 @@ class Relay:
     def _routing(self) -> RoutingContext:
         config = self._config
         policy = RetryPolicy(
-            config.retry_attempts, config.retry_time, config.replay_body, unanswered=config.retry_unanswered
+            attempts=config.retry_attempts,
+            time=config.retry_time,
+            replay=config.replay_body,
+            unanswered=config.retry_unanswered,
         )
-        return RoutingContext(self._providers.routes, policy, time.monotonic, random.random, self._pseudonym, time.time)
+        return RoutingContext(
+            routes=self._providers.routes,
+            policy=policy,
+            clock=time.monotonic,
+            random=random.random,
+            pseudonym=self._pseudonym,
+            wall_clock=time.time,
+        )
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
@@ -227,10 +237,10 @@ class Relay:
         config = self._config
         settings = ConnectionSettings(
             self._watermarks,
-            max_connections,
-            config.head_timeout,
-            config.keepalive_timeout,
-            config.stall_timeout,
+            max_connections=max_connections,
+            head_timeout=config.head_timeout,
+            keepalive_timeout=config.keepalive_timeout,
+            stall_timeout=config.stall_timeout,
             serves_half_closed=config.half_close == "serve",
             h2=_h2_settings(config),
         )
@@ -245,7 +255,7 @@ class Relay:
         self._timer = self._loop.call_later(interval, self._sweep, time.monotonic() + interval)
 
     def _sweep(self, due: float) -> None:
-        """One look at all deadlines of the process."""
+        """Check all deadlines of the process."""
         now = time.monotonic()
         self.metrics.observe_lag(max(0.0, now - due))
         self._clients.sweep(now)
@@ -299,7 +309,7 @@ async def serve(config: Config, log: Log, started: Callable[[Relay], None] | Non
     """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once. SIGHUP reads the
     configuration again; one that comes while the relay starts or ends waits.
 
-    Raises ConfigError when it can't start.
+    Raises ConfigError if it can't start.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:

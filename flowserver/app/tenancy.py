@@ -1,4 +1,4 @@
-"""Puts tenants and their limits together, for the server."""
+"""Builds the tenants and their limits from the configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..stores.memory import MemoryStore
 from ..stores.redis_store import RedisStore
 
 STORE_FAILURES = 3
-"""In a row, after which Redis is left alone."""
+"""Consecutive failures after which Redis is not called."""
 STORE_COOLDOWN = 1.0
 """Seconds until it is tried again, with one call."""
 
@@ -28,9 +28,9 @@ class Tenancy:
     def __init__(self, config: Config, topology: Topology) -> None:
         self._config = config
         self.breaker: CircuitBreaker | None = None
-        """Of Redis; None: there is none."""
+        """For Redis; None without it."""
         self.passed: FailoverStats | None = None
-        """What happened while it did not answer."""
+        """What happened while Redis did not answer."""
         self._known: KnownTenants | None = None
         self._limiter = self._build_limiter()
         everybody = QuotaContext(Tenants(()), self._limiter, time.time, self._known)
@@ -39,11 +39,11 @@ class Tenancy:
         self._everybody = everybody
 
     def reload(self, topology: Topology) -> None:
-        """The tenants of the file as it is now. Counters go on."""
+        """Take the tenants of the new file. Counters are kept."""
         self.quota = self._with(self._everybody, topology)
 
     async def close(self) -> None:
-        """Streams that settle come to their end first."""
+        """Close the stores, after streams have settled."""
         if self._known is not None:
             await self._known.close()
         await self._limiter.close()

@@ -17,7 +17,7 @@ from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; see `__main__`."""
+    """Run a command. Returns the exit status."""
     if arguments[:1] == ["simulate"]:
         from .simulate import main as simulate
 
@@ -38,10 +38,10 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--version", action="version", version=f"flowserver {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the relay")
-    commands.add_parser("check", help="validate the settings and say what they mean")
-    commands.add_parser("tenants", help="keys and limits: make, list, change, show what is used")
-    commands.add_parser("demo", help="simulator, relay and four clients; shows what happens")
-    commands.add_parser("simulate", help="run a pretend provider")
+    commands.add_parser("check", help="validate and explain the settings")
+    commands.add_parser("tenants", help="manage tenants, their keys and limits")
+    commands.add_parser("demo", help="run a simulated provider, a relay and four clients")
+    commands.add_parser("simulate", help="run a simulated provider")
     commands.add_parser("version", help="print the version")
     command = parser.parse_args(arguments).command
     if command == "version":
@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _load() -> Config | None:
-    """The configuration; None when it is wrong, which has then been said."""
+    """The configuration; None if it is invalid, after printing the problems."""
     for line in unknown_settings(os.environ):
         print(f"flowserver: warning: {line}", file=sys.stderr)
     try:
@@ -114,14 +114,14 @@ def _check() -> int:
         print("no tenants: whoever reaches the relay may use it")
     if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):
         print(
-            "limits: each process counts for itself and forgets at its end; "
-            "several processes share them by FLOW_REDIS_URL only"
+            "limits: each process counts for itself and forgets its counts when it ends; "
+            "set FLOW_REDIS_URL to share them between processes"
         )
     return 0
 
 
 def _counts(tenant: Tenant) -> bool:
-    """Whether anything is to be counted over more than one request."""
+    """Whether a limit counts more than one request."""
     each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits)]
     return any(limits_table(limits).keys() - {"tokens_per_stream"} for limits in each)
 
@@ -139,7 +139,7 @@ def _describe_tenant(tenant: Tenant) -> str:
 
 
 def _uncounted_paths(tenant: Tenant) -> list[str]:
-    """A line for each of its `paths` that lets through what no limit of tokens sees."""
+    """A line for each of its `paths` that allows requests whose tokens are not counted."""
     return [
         f"tenant {tenant.name}: path {pattern} "
         + ("may match requests that are not counted" if is_pattern(pattern) else "is not counted")
@@ -156,7 +156,7 @@ def _describe(spec: UpstreamSpec) -> str:
     if spec.max_concurrent is not None:
         parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
     if not spec.verify:
-        parts.append("ANY CERTIFICATE IS TAKEN")
+        parts.append("ANY CERTIFICATE IS ACCEPTED")
     return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
 
 

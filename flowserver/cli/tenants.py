@@ -1,4 +1,4 @@
-"""`flowserver tenants`: tenants kept in Redis, and keys for those in the file."""
+"""`flowserver tenants`: manages tenants in Redis, and creates keys for those in the file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_li
 from ..stores.directory import Directory
 from ..stores.redis_store import RedisStore
 
-PATIENCE = 5000.0
-"""Milliseconds for Redis: a person waits, and no request does."""
+REDIS_TIMEOUT = 5000.0
+"""Milliseconds. Longer than the relay's own, since a person is waiting and no request is."""
 
 
 class Failure(Exception):
-    """What went wrong, in words for the terminal."""
+    """A command failed; the text says why."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command. Returns the exit status: 0, 1 for what went wrong, 2 for usage."""
+    """Run one command. Returns the exit status: 0 for success, 1 for failure, 2 for wrong usage."""
     options = _parser().parse_args(argv)
     try:
         if options.command == "key":
@@ -52,24 +52,26 @@ def _complain(problems: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flowserver tenants",
-        description="Tenants in the Redis of FLOW_REDIS_URL: who may use the relay, and how much.",
+        description="Manages the tenants in the Redis of FLOW_REDIS_URL: who may use the relay, and how much.",
         epilog=f"Limits are {', '.join(LIMITS)}.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("key", help="print a new key and its hash, for the file; needs no Redis")
-    commands.add_parser("list", help="all tenants")
-    add = _named(commands, "add", "a new tenant; prints its key, once")
+    commands.add_parser("key", help="print a new key and its hash for the file; needs no Redis")
+    commands.add_parser("list", help="list all tenants")
+    add = _named(commands, "add", "add a tenant; prints its key once")
     _add_options(add)
     add.add_argument("--expires", metavar="TIME", help="when its key expires, such as 2027-01-01T00:00:00Z")
-    _add_options(_named(commands, "set", "change limits and what may be used; the rest stays"))
-    _named(commands, "show", "one tenant")
-    rotate = _named(commands, "rotate", "a new key in place of all others")
-    rotate.add_argument("--grace", type=_time, default=0.0, metavar="TIME", help="how long the others still hold: 1h")
+    _add_options(_named(commands, "set", "change its limits, models or paths"))
+    _named(commands, "show", "show one tenant")
+    rotate = _named(commands, "rotate", "replace its keys by a new one")
+    rotate.add_argument(
+        "--grace", type=_time, default=0.0, metavar="TIME", help="how long the old keys remain valid, such as 1h"
+    )
     _named(commands, "disable", "refuse its requests")
-    _named(commands, "enable", "serve it again")
-    _named(commands, "remove", "forget it and its keys")
-    usage = _named(commands, "usage", "what is taken of its limits now")
-    usage.add_argument("--user", help="one of its users instead of all together")
+    _named(commands, "enable", "accept its requests again")
+    _named(commands, "remove", "remove it and its keys")
+    usage = _named(commands, "usage", "show how much of its limits is in use")
+    usage.add_argument("--user", help="for one of its users")
     return parser
 
 
@@ -81,11 +83,11 @@ def _named(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     for option, shape, about in (
-        ("--limit", "LIMIT=NUMBER", "of all its requests together; `off` for none"),
-        ("--user-limit", "LIMIT=NUMBER", "of each of its users"),
-        ("--model-limit", "MODELS:LIMIT=NUMBER", "of the models that fit a pattern, or several with commas"),
-        ("--model", "PATTERN", "it may use these models only; '' for all"),
-        ("--path", "PATTERN", "it may use these paths only; '' for all"),
+        ("--limit", "LIMIT=NUMBER", "for all its requests together; `off` removes it"),
+        ("--user-limit", "LIMIT=NUMBER", "for each of its users"),
+        ("--model-limit", "MODELS:LIMIT=NUMBER", "for all models that match a pattern, or several separated by commas"),
+        ("--model", "PATTERN", "models that it may use; '' for all"),
+        ("--path", "PATTERN", "paths that it may use; '' for the default"),
     ):
         parser.add_argument(option, action="append", metavar=shape, help=about)
 
@@ -103,9 +105,7 @@ def _time(text: str) -> float:
 async def _run(options: argparse.Namespace) -> None:
     config = load(os.environ)
     if config.redis_url is None:
-        raise Failure(
-            "FLOW_REDIS_URL: not set; these tenants are kept in Redis. Others stand in the file of FLOW_CONFIG"
-        )
+        raise Failure("FLOW_REDIS_URL: not set; these tenants are kept in Redis, others in the file of FLOW_CONFIG")
     if options.command == "usage":
         await _usage(config.redis_url, config.lease_time, options)
         return
@@ -122,7 +122,7 @@ async def _add(directory: Directory, options: argparse.Namespace) -> None:
     if options.expires is not None:
         entry["expires"] = options.expires
     if not await directory.add(read_tenant(table, options.name)):
-        raise Failure(f"there is a tenant {options.name!r} already")
+        raise Failure(f"tenant {options.name!r} already exists")
     _print_once(key)
 
 
@@ -177,7 +177,7 @@ async def _usage(url: str, lease_time: float, options: argparse.Namespace) -> No
     limits = shared_limits(tenant, now) if options.user is None else user_limits(tenant, options.user, now)
     if not limits:
         raise Failure(f"{options.name} has no limits" + ("" if options.user is None else " for a user"))
-    store = RedisStore(url, deadline=PATIENCE, ttl=lease_time)
+    store = RedisStore(url, deadline=REDIS_TIMEOUT, ttl=lease_time)
     try:
         found = await store.usage(limits)
     finally:
@@ -197,11 +197,11 @@ _COMMANDS: dict[str, Callable[[Directory, argparse.Namespace], Awaitable[None]]]
 }
 
 
-# --- what they share ---
+# --- helpers ---
 
 
 def rotated(tenant: Tenant, digest: bytes, *, now: float, grace: float) -> Tenant:
-    """With a new key; the others hold for `grace` seconds more, unless they expire before that."""
+    """`tenant` with a new key. The others remain valid for `grace` seconds, or until they expire if that is sooner."""
     until = now + grace
     old = (replace(key, expires_at=min(until, key.expires_at or until)) for key in tenant.keys)
     kept = [key for key in old if key.expires_at is not None and key.expires_at > now]
@@ -209,7 +209,7 @@ def rotated(tenant: Tenant, digest: bytes, *, now: float, grace: float) -> Tenan
 
 
 def _directory(url: str) -> Directory:
-    return Directory(url, deadline=PATIENCE)
+    return Directory(url, deadline=REDIS_TIMEOUT)
 
 
 async def _get(directory: Directory, name: str) -> Tenant:
@@ -227,11 +227,11 @@ async def _changed(directory: Directory, name: str, change: Callable[[Tenant], T
 
 
 def _missing(name: str) -> Failure:
-    return Failure(f"there is no tenant {name!r} in Redis; `flowserver tenants list` shows all")
+    return Failure(f"there is no tenant {name!r} in Redis; `flowserver tenants list` lists all")
 
 
 def _edited(table: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """The table with what the options say; whether that will do is for `read_tenant` to tell."""
+    """`table`, changed as the options say; `read_tenant` checks the values."""
     for text in options.limit or ():
         _set_limit(table, text)
     for text in options.user_limit or ():
@@ -246,7 +246,7 @@ def _edited(table: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
 
 
 def _model_table(table: dict[str, Any], models: list[str]) -> dict[str, Any]:
-    """The table of limits for just these models, a new one if there is none."""
+    """The table of limits for exactly these models, created if necessary."""
     tables: list[dict[str, Any]] = table.setdefault("model_limits", [])
     for each in tables:
         if each["models"] == models:
@@ -258,7 +258,7 @@ def _model_table(table: dict[str, Any], models: list[str]) -> dict[str, Any]:
 def _set_limit(table: dict[str, Any], text: str) -> None:
     name, _, value = text.partition("=")
     if name not in LIMITS:
-        raise Failure(f"{text!r}: LIMIT=NUMBER is wanted, with one of {', '.join(LIMITS)}")
+        raise Failure(f"invalid value {text!r}: expected LIMIT=NUMBER with one of {', '.join(LIMITS)}")
     if value == "off":
         table.pop(name, None)
     else:
@@ -266,12 +266,12 @@ def _set_limit(table: dict[str, Any], text: str) -> None:
 
 
 def _new_key() -> tuple[str, dict[str, str]]:
-    """A key and its entry in a tenant's table. 256 random bits, so a hash without salt is enough."""
+    """A new key and its entry in a tenant's table. A key is 256 random bits, so its hash needs no salt."""
     key = f"flow-{secrets.token_urlsafe(32)}"
     return key, {"sha256": digest_of(key.encode()).hex()}
 
 
-# --- what is printed ---
+# --- output ---
 
 
 def _print_key() -> None:
@@ -280,8 +280,8 @@ def _print_key() -> None:
 
 
 def _print_once(key: str) -> None:
-    """The key alone goes to standard output, so that it can be passed on by a pipe."""
-    print("flowserver: the key, which is stored nowhere and shown only now:", file=sys.stderr)
+    """Only the key goes to standard output, so that it can be piped."""
+    print("flowserver: the new key; it is not stored and will not be shown again:", file=sys.stderr)
     print(key)
 
 

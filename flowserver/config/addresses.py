@@ -9,7 +9,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. Port 0 takes a free one."""
+    """Where to listen. Port 0 means any free port."""
 
     host: str
     """Empty: all interfaces."""
@@ -30,7 +30,7 @@ class Url:
 
     @property
     def authority(self) -> str:
-        """Host and port as the Host header wants them: without the scheme's own port."""
+        """Host and port as in the Host header: without the scheme's default port."""
         host = _bracketed(self.host)
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 

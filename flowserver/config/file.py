@@ -1,4 +1,4 @@
-"""The TOML file of FLOW_CONFIG: which providers there are, which requests go to which, and who may send them.
+"""The TOML file of FLOW_CONFIG: the providers, which requests go to which, and who may send them.
 
 Everything is checked at once; each mistake is reported with its place, such as `flowserver.toml: upstreams[1].url`.
 """
@@ -80,12 +80,12 @@ class UpstreamSpec:
 
     @property
     def own_auth(self) -> Auth | None:
-        """As given, else as known of the provider."""
+        """How it takes its key: as configured, else as known for this provider."""
         return self.auth if self.auth is not None else quirks_for(self.dialect, self.url.host).auth
 
     @property
     def signs(self) -> bool:
-        """Whether the relay signs the requests: what would take a signature takes an API key instead."""
+        """Whether the relay signs the requests. A provider that takes signatures also takes an API key instead."""
         return self.own_auth is Auth.AWS_SIGV4 and self.api_key is None
 
 
@@ -107,13 +107,13 @@ class Topology:
     upstreams: tuple[UpstreamSpec, ...]
     routes: tuple[RouteSpec, ...]
     tenants: tuple[Tenant, ...] = ()
-    """Those of the file; there may be more in Redis."""
+    """Those of the file; Redis may have more."""
     open: bool = False
     """Whether the file says that it has no tenants on purpose."""
 
     @property
     def models(self) -> frozenset[str]:
-        """The names of models in it, patterns left out."""
+        """The names of models in it, without patterns."""
         names: set[str] = set()
         for upstream in self.upstreams:
             names.update(name for pair in upstream.models for name in pair)
@@ -198,8 +198,8 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _secret(value: Any) -> tuple[str, str]:
-    """`env` or `file`, and the name of the variable or file: the key itself does not belong into a file that is shown
-    around."""
+    """`env` or `file`, and the name of the variable or file: the key itself does not belong in a file that others may
+    see."""
     kind, _, where = TEXT.parse(value).partition(":")
     if kind not in ("env", "file") or not where:
         raise ValueError("expected 'env:NAME' or 'file:PATH', not the key itself")
@@ -310,7 +310,7 @@ _ONE_PROVIDER = {
     "upstream_dialect": "give the provider's `dialect`",
     "upstream_auth": "give the provider's `auth`",
 }
-"""Settings of the provider without a file, and what to do instead."""
+"""Settings of the only provider, and what to do instead where there is a file."""
 
 
 def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
@@ -369,7 +369,7 @@ def _inherited(keys: tuple[Key, ...], config: Config) -> dict[str, Any]:
 
 
 def _route_to(names: tuple[str, ...], config: Config) -> RouteSpec:
-    """For all requests, to all of these in their order."""
+    """A route for all requests, with these providers as fallbacks in order."""
     tiers = tuple((name,) for name in names)
     return RouteSpec(path="*", models=(), tiers=tiers, **_inherited(ROUTE_KEYS, config))
 

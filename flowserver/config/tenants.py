@@ -13,14 +13,14 @@ from .entries import Key, Kind
 from .tables import FLAG, PATTERNS, TABLE, TABLES, TableReader, repeated, whole_number
 
 MOST = 75_000_000_000
-"""Of any limit: a bucket of it is still counted exactly."""
+"""The largest limit. A bucket of this size is still counted exactly."""
 
 _BURSTS = {"request_burst": "requests_per_minute", "token_burst": "tokens_per_minute"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class TenantError(ValueError):
-    """A table is wrong; `problems` has a line for each mistake, with its place."""
+    """A table is invalid; `problems` has a line for each mistake, with its place."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -132,9 +132,9 @@ LIMITS = tuple(key.name for key in LIMIT_KEYS)
 
 
 def read_tenant(table: dict[str, Any], place: str, *, stored: bool = False) -> Tenant:
-    """The tenant of a table that stands at `place`, such as `tenants[0]`. Raises `TenantError` with every mistake.
+    """The tenant of a table at `place`, such as `tenants[0]`. Raises `TenantError` with every mistake.
 
-    `stored`: it was accepted once; patterns that fit nothing are left as they are."""
+    `stored`: it was accepted before, so patterns that can't match any path are accepted."""
     reader = _TenantReader()
     tenant = reader.tenant(table, place, _STORED_TENANT_KEYS if stored else TENANT_KEYS)
     if reader.problems:
@@ -143,7 +143,7 @@ def read_tenant(table: dict[str, Any], place: str, *, stored: bool = False) -> T
 
 
 def read_tenants(tables: list[dict[str, Any]]) -> tuple[Tenant, ...]:
-    """Those of all `[[tenants]]`. Raises `TenantError`; no name and no key may be there twice."""
+    """The tenants of all `[[tenants]]` tables. Raises `TenantError`, also if a name or key is used twice."""
     tenants, problems = [], []
     for number, table in enumerate(tables):
         try:
@@ -160,7 +160,7 @@ def read_tenants(tables: list[dict[str, Any]]) -> tuple[Tenant, ...]:
 
 
 def table_of(tenant: Tenant) -> dict[str, Any]:
-    """What `read_tenant` reads; nothing is written that says nothing."""
+    """The table that `read_tenant` reads, without empty values."""
     table: dict[str, Any] = {
         "name": tenant.name,
         "keys": [_key_table(key) for key in tenant.keys],

@@ -189,7 +189,7 @@ def test_what_is_used(run: Run, server: RedisServer) -> None:
         (("remove", "nobody"), "no tenant 'nobody'"),
         (("usage", "nobody"), "no tenant 'nobody'"),
         (("usage", "acme"), "acme has no limits"),
-        (("add", "acme"), "a tenant 'acme' already"),
+        (("add", "acme"), "tenant 'acme' already exists"),
         (("add", "a b"), "a b.name: "),
         (("add", "new", "--limit", "tokens=1"), "'tokens=1': "),
         (("add", "new", "--limit", "tokens_per_day"), "new.tokens_per_day: "),

@@ -12,6 +12,7 @@ from tests.support import h2_frames as frames
 from tests.support.h2_lab import ask, h2_client
 from tests.support.h2_peer import H2Answer, H2Peer
 from tests.support.h2_provider import H2Server, H2Site, ok, silent
+from tests.support.h2_wire import H2Wire
 from tests.support.lab import Lab, RunningRelay, eventually, numbers
 from tests.support.topology import toml
 from tests.support.wire import End, request
@@ -31,13 +32,7 @@ async def _relay(lab: Lab, folder: Path, site: H2Site, **settings: object) -> Ru
 async def test_twenty_stalled_streams_among_five_hundred_stop_themselves_only(lab: Lab, tmp_path: Path) -> None:
     site = H2Site(silent)
     relay = await _relay(lab, tmp_path, site, h2_max_streams=300)
-    clients = [await h2_client(lab, relay.port, peer=H2Peer(window=WINDOW)) for _ in range(2)]
-    for client in clients:
-        for number in range(250):
-            stream_id = client.peer.request(path=f"/{'stalled' if number % 25 == 0 else 'live'}")
-            if number % 25 == 0:
-                client.peer.stalled.add(stream_id)
-        await client.flush()
+    clients = [await _asking(lab, relay, live=240, stalled=10) for _ in range(2)]
     await eventually(lambda: site.servers and len(site.servers[0].whole) == 500)
     [server] = site.servers
     stalled = {n for n, fields in server.requests.items() if (":path", "/stalled") in fields}
@@ -87,6 +82,19 @@ async def test_twenty_stalled_streams_among_five_hundred_stop_themselves_only(la
         await client.until(lambda a=answers: all(len(x.body) in (5000, 1 << 20) for x in a), within=30)  # type: ignore[misc]
         readings[0].cancel()
     assert relay.relay.metrics.pools[0].connects == 1
+
+
+async def _asking(lab: Lab, relay: RunningRelay, *, live: int, stalled: int) -> H2Wire:
+    """A client with so many requests, of which those for /stalled are not read."""
+    client = await h2_client(lab, relay.port, peer=H2Peer(window=WINDOW))
+    every = (live + stalled) // stalled
+    for number in range(live + stalled):
+        is_stalled = number % every == 0
+        stream_id = client.peer.request(path="/stalled" if is_stalled else "/live")
+        if is_stalled:
+            client.peer.stalled.add(stream_id)
+    await client.flush()
+    return client
 
 
 async def _pump(server: H2Server) -> None:

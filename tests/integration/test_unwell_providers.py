@@ -294,16 +294,17 @@ async def _cancelled(client: Wire) -> int:
     return int(orjson.loads(answer.body)["cancelled"])
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "end"),
-    [("/hang", 504, "first_byte_timeout"), ("/head", 200, "first_byte_timeout"), ("/middle", 200, "idle_timeout")],
-)
+HANGS = {"/hang": (504, "first_byte_timeout"), "/head": (200, "first_byte_timeout"), "/middle": (200, "idle_timeout")}
+
+
+@pytest.mark.parametrize("path", HANGS)
 @OVER_TLS
 @SERVERS
 async def test_a_provider_that_hangs_over_tls_is_given_up_and_told(
-    lab: Lab, tmp_path: Path, name: str, protocol: str, path: str, status: int, end: str
+    lab: Lab, tmp_path: Path, name: str, protocol: str, path: str
 ) -> None:
     """Each deadline has a time of its own: the other one, which is off, can't be what ended it."""
+    status, end = HANGS[path]
     async with _over_tls(lab, name, tmp_path, protocol, **_only(end)) as (_, relay):
         before = Leftovers()
         client = await lab.client(relay.port)

@@ -120,6 +120,11 @@ class RunningRelay:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def exchanges(self) -> list[Exchange]:
+        """Those that are open."""
+        return [exchange for exchange in self.relay.metrics.open if isinstance(exchange, Exchange)]
+
+    @property
     def output(self) -> bytes:
         """Everything logged so far."""
         return self._output.getvalue()
@@ -127,7 +132,7 @@ class RunningRelay:
     @property
     def abandoned(self) -> list[Exchange]:
         """Exchanges whose clients have left and whose answers are drained."""
-        return [exchange for exchange in self.relay.metrics.open if exchange.state() == "abandoned"]
+        return [exchange for exchange in self.exchanges if exchange.state() == "abandoned"]
 
     def lines(self, event: str) -> list[Line]:
         return [line for line in map(orjson.loads, self.output.splitlines()) if line["event"] == event]
