@@ -1,4 +1,4 @@
-"""One request and its answer on an HTTP/2 connection: a `DownstreamStream` with a window of its own."""
+"""One request and its answer on a client's HTTP/2 connection: a `DownstreamStream` with its own window."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class StreamConnection(Protocol):
 
 
 class H2Stream(HeldUpload):
-    """Chunks wait here until the connection's next write takes them, as far as the stream's window allows.
+    """Holds chunks until the connection's next write takes them, as far as the stream's window allows.
 
-    A stream whose window is shut stops itself only: its buffer fills, its gate shuts, its provider waits.
+    A shut window stops its own stream only: the buffer fills, the gate shuts, the provider waits.
     """
 
     protocol = "h2"
@@ -142,6 +142,12 @@ class H2Stream(HeldUpload):
         self._stall_since = 0.0
         self._writes = 0
         self._writes_full = 0
+
+    def __repr__(self) -> str:
+        phase = self._ending or "open" if self.is_open else "closed"
+        request = f"{self.stream_id} {self.request.method.decode('latin-1')}"
+        progress = f"head_sent={self.head_sent} sent={self.sent} held={self.held} window={self.window.left}"
+        return f"<H2Stream {request} {phase} {progress} reading={self._reading}>"
 
     # --- relay.interfaces.DownstreamStream ---
 

@@ -240,8 +240,8 @@ def listener_context(
         ),
         open_exchange,
         observer or RecordingObserver(),
-        clock or FakeClock(),
-        cast(HangupWatcher, hangups or FakeHangups()),
+        clock=clock or FakeClock(),
+        hangups=cast(HangupWatcher, hangups or FakeHangups()),
     )
 
 

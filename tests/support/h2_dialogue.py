@@ -128,7 +128,7 @@ class Room:
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)
-        self.context = ListenerContext(settings, self._open, self.observer, self.clock, hangups)
+        self.context = ListenerContext(settings, self._open, self.observer, clock=self.clock, hangups=hangups)
 
     @property
     def totals(self) -> H2Totals:
