@@ -214,9 +214,14 @@ class Relay:
             h2=_h2_settings(config),
         )
         context = ListenerContext(
-            settings, open_exchange, self.metrics, clock=time.monotonic, hangups=self._hangups, uploads=self._uploads
+            settings=settings,
+            open_exchange=open_exchange,
+            observer=self.metrics,
+            clock=time.monotonic,
+            hangups=self._hangups,
+            uploads=self._uploads,
+            h2_totals=self.metrics.h2,
         )
-        context.h2_totals = self.metrics.h2
         return Listener(context, notsent_lowat=config.notsent_lowat, tls=tls)
 
     # --- time ------------------------------------------------------------------------------------------------------

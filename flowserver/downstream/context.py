@@ -56,27 +56,17 @@ class Connection(Protocol):
         """Close at once."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ListenerContext:
     """What the connections of one listener share."""
 
-    __slots__ = ("clock", "connections", "h2_totals", "hangups", "observer", "open_exchange", "settings", "uploads")
-
-    def __init__(
-        self,
-        settings: ConnectionSettings,
-        open_exchange: OpenExchange,
-        observer: Observer,
-        *,
-        clock: Clock,
-        hangups: HangupWatcher,
-        uploads: Uploads | None = None,
-    ) -> None:
-        """`uploads` bounds what unfinished uploads may hold; None: no bound."""
-        self.settings = settings
-        self.open_exchange = open_exchange
-        self.observer = observer
-        self.clock = clock
-        self.hangups = hangups
-        self.h2_totals = H2Totals()
-        self.uploads = uploads or Uploads(clock=clock)
-        self.connections: set[Connection] = set()
+    settings: ConnectionSettings
+    open_exchange: OpenExchange
+    observer: Observer
+    clock: Clock
+    hangups: HangupWatcher
+    uploads: Uploads
+    """Bounds what unfinished uploads may hold."""
+    h2_totals: H2Totals = field(default_factory=H2Totals)
+    connections: set[Connection] = field(default_factory=set)
+    """Those that are open."""

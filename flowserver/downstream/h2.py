@@ -31,7 +31,7 @@ from ..net.stall import StallWatch, unacknowledged
 from .context import ListenerContext
 from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
-from .h2_stream import H2Stream
+from .h2_stream import Ending, H2Stream
 from .liveness import Liveness
 
 WRITE_SIZE = 64 * 1024
@@ -463,7 +463,7 @@ class DownstreamH2(SharedReads):
 
     def _finish(self, stream: H2Stream, out: list[bytes]) -> None:
         stream_id = stream.stream_id
-        if stream.ending == "broken":
+        if stream.ending is Ending.BROKEN:
             self._h2.reset_stream(stream_id, _Code.INTERNAL_ERROR)
         else:
             stream.state.send_end()
@@ -471,7 +471,7 @@ class DownstreamH2(SharedReads):
             if not stream.request_whole:
                 self.leftovers.leave(stream_id, self.clock())
         self.close_stream(stream_id, None)
-        if stream.ending != "broken" and stream.events is not None:
+        if stream.ending is Ending.CLEAN and stream.events is not None:
             stream.events.on_downstream_finished()
         stream.events = None  # or a cycle would be left to be collected
         if self._h2.unsent:
