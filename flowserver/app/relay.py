@@ -244,8 +244,15 @@ class Relay:
             serves_half_closed=config.half_close == "serve",
             h2=_h2_settings(config),
         )
-        context = ListenerContext(settings, open_exchange, self.metrics, time.monotonic, self._hangups, self._uploads)
-        context.h2_totals = self.metrics.h2
+        context = ListenerContext(
+            settings=settings,
+            open_exchange=open_exchange,
+            observer=self.metrics,
+            clock=time.monotonic,
+            hangups=self._hangups,
+            uploads=self._uploads,
+            h2_totals=self.metrics.h2,
+        )
         return Listener(context, notsent_lowat=config.notsent_lowat, tls=tls)
 
     # --- time ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the client connections of one listener share, whatever they speak."""
+"""What the client connections of one listener share, whatever protocol they speak."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..relay.uploads import Uploads
 
 @dataclass(frozen=True, slots=True)
 class H2Settings:
-    """What an HTTP/2 connection needs to know beside that; windows in bytes, times in seconds, None is off."""
+    """Settings of HTTP/2 connections; windows in bytes, times in seconds, None is off."""
 
     stream_window: int = 64 * 1024
     connection_window: int = 1024 * 1024
@@ -28,7 +28,7 @@ class H2Settings:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What a client connection needs to know; times in seconds, None is off."""
+    """Settings of client connections; times in seconds, None is off."""
 
     watermarks: Watermarks
     max_connections: int
@@ -36,7 +36,7 @@ class ConnectionSettings:
     keepalive_timeout: float | None
     stall_timeout: float | None
     serves_half_closed: bool = False
-    """Whether HTTP/1.1 clients that close their sending side get their answers; else they have left."""
+    """Whether HTTP/1.1 clients that close their sending side still get their answers; otherwise they count as gone."""
     h2: H2Settings = field(default_factory=H2Settings)
 
 
@@ -44,10 +44,10 @@ class Connection(Protocol):
     """A client's connection, as its listener sees it."""
 
     def sweep(self, now: float) -> None:
-        """Look at the deadlines of this connection and of its exchanges."""
+        """Check the deadlines of this connection and of its exchanges."""
 
     def drain(self) -> None:
-        """Take no further request; close as soon as none is being served."""
+        """Accept no further request; close once none is being served."""
 
     def end_drain(self) -> None:
         """The drain time is over."""
@@ -56,26 +56,17 @@ class Connection(Protocol):
         """Close at once."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ListenerContext:
     """What the connections of one listener share."""
 
-    __slots__ = ("clock", "connections", "h2_totals", "hangups", "observer", "open_exchange", "settings", "uploads")
-
-    def __init__(
-        self,
-        settings: ConnectionSettings,
-        open_exchange: OpenExchange,
-        observer: Observer,
-        clock: Clock,
-        hangups: HangupWatcher,
-        uploads: Uploads | None = None,
-    ) -> None:
-        """`uploads` bounds what unfinished ones may hold; None: nothing does."""
-        self.settings = settings
-        self.open_exchange = open_exchange
-        self.observer = observer
-        self.clock = clock
-        self.hangups = hangups
-        self.h2_totals = H2Totals()
-        self.uploads = uploads or Uploads(clock=clock)
-        self.connections: set[Connection] = set()
+    settings: ConnectionSettings
+    open_exchange: OpenExchange
+    observer: Observer
+    clock: Clock
+    hangups: HangupWatcher
+    uploads: Uploads
+    """Bounds what unfinished uploads may hold."""
+    h2_totals: H2Totals = field(default_factory=H2Totals)
+    connections: set[Connection] = field(default_factory=set)
+    """Those that are open."""

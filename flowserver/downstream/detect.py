@@ -1,7 +1,7 @@
-"""The first moments of a client's connection, until it is known what it speaks.
+"""Detects which protocol a new client speaks.
 
-Over TLS ALPN says so. On a plain port the first bytes do: HTTP/2's preface is no HTTP/1.1 request (RFC 9113 section
-3.3). There is no upgrade from one to the other.
+Over TLS, ALPN decides. On a plain port the first bytes do: HTTP/2's preface is not an HTTP/1.1 request (RFC 9113
+section 3.3). Upgrades from HTTP/1.1 are not supported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .h2 import DownstreamH2
 
 
 class ProtocolDetector(SharedReads):
-    """Hands its transport over to the protocol that fits."""
+    """Reads the first bytes and hands the transport over to the protocol that they belong to."""
 
     __slots__ = ("_context", "_first", "_since", "_transport")
 
@@ -56,7 +56,7 @@ class ProtocolDetector(SharedReads):
         if self._first:
             successor.data_received(self._first)
 
-    # --- surroundings.Connection ---
+    # --- context.Connection ---
 
     def sweep(self, now: float) -> None:
         limit = self._context.settings.head_timeout
@@ -74,7 +74,7 @@ class ProtocolDetector(SharedReads):
 
 
 class Handshake:
-    """A connection whose TLS is not established yet; `transport` is the protocol of the accepted socket."""
+    """A connection during its TLS handshake; `transport` is the protocol of the accepted socket."""
 
     __slots__ = ("_context", "_since", "transport")
 
@@ -91,7 +91,7 @@ class Handshake:
     def _on_failed(self, error: Exception) -> None:
         self._context.connections.discard(self)
 
-    # --- surroundings.Connection ---
+    # --- context.Connection ---
 
     def sweep(self, now: float) -> None:
         limit = self._context.settings.head_timeout

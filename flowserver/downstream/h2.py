@@ -1,11 +1,11 @@
-"""HTTP/2 towards the client: a connection of many streams, each with its own window.
+"""A client's HTTP/2 connection: many streams, each with its own window.
 
-h2 owns the connection's state: settings, stream states, windows (`h2_state`). Around it: a guard counts and bounds what
-comes (`h2_guard`), a reader finds what it is for (`h2_reader`), heads are checked (`h2_head`), DATA frames are written
-by hand (`h2_stream`). GOAWAY never reaches h2, which would take it for the end of the connection while streams are to
-go on.
+h2 holds settings, stream states and receive windows (`h2_server_state`). `h2_flood_guard` counts and bounds incoming
+frames, `h2_reader` dispatches them, `h2_request_head` checks heads, `h2_send_window` has the windows for sending, and
+`h2_stream` makes DATA frames. GOAWAY never reaches h2, which would end the connection while streams are still running.
 
-An event that nothing stands before leaves at once; what waits leaves in one write, at the end of a turn of the loop.
+An event is written at once if nothing is queued before it; everything else leaves in one write at the end of a turn of
+the event loop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..net.stall import StallWatch, unacknowledged
 from .context import ListenerContext
 from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
-from .h2_stream import H2Stream
+from .h2_stream import Ending, H2Stream
 from .liveness import Liveness
 
 WRITE_SIZE = 64 * 1024
@@ -131,6 +131,11 @@ class DownstreamH2(SharedReads):
         self._idle_since = now
         self._liveness = Liveness(self._settings.ping_interval, now)
 
+    def __repr__(self) -> str:
+        phase = "over" if self.is_over else "open" if self._goaway_at is None else "goaway"
+        waiting = f"ready={len(self._ready)} starved={self.starved} blocked={self.is_blocked}"
+        return f"<DownstreamH2 {phase} streams={len(self.streams)} {waiting} {self.windows}>"
+
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -164,7 +169,7 @@ class DownstreamH2(SharedReads):
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Another turn for what was read."""
+        """Take another turn for what was read."""
         if self.is_over or self._transport.is_closing():
             return
         self.guard.splitter.rest()
@@ -458,7 +463,7 @@ class DownstreamH2(SharedReads):
 
     def _finish(self, stream: H2Stream, out: list[bytes]) -> None:
         stream_id = stream.stream_id
-        if stream.ending == "broken":
+        if stream.ending is Ending.BROKEN:
             self._h2.reset_stream(stream_id, _Code.INTERNAL_ERROR)
         else:
             stream.state.send_end()
@@ -466,7 +471,7 @@ class DownstreamH2(SharedReads):
             if not stream.request_whole:
                 self.leftovers.leave(stream_id, self.clock())
         self.close_stream(stream_id, None)
-        if stream.ending != "broken" and stream.events is not None:
+        if stream.ending is Ending.CLEAN and stream.events is not None:
             stream.events.on_downstream_finished()
         stream.events = None  # or a cycle would be left to be collected
         if self._h2.unsent:

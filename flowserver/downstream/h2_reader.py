@@ -1,7 +1,7 @@
-"""What a client's frames are for: they open requests, bring bodies, open windows, reset.
+"""Dispatches a client's frames: requests, bodies, window updates, resets.
 
-The usual frames of a request go to h2's state by hand: its frame and event objects take 43 us for a small request.
-Every other frame is h2's to read, but for those that it would end the connection for.
+The usual frames of a request are applied to h2's state directly, since h2's frame and event objects take 43 us for a
+small request. h2 reads all other frames, except those for which it would end the connection.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from .h2_stream import H2Stream
 
 
 class FrameReceiver(Protocol):
-    """The connection, which is told what came. All that count raise Violation once it is too much."""
+    """The connection, which is told what the frames mean. Its calls may raise Violation, where a client floods it."""
 
     clock: Clock
     streams: dict[int, H2Stream]
@@ -57,13 +57,13 @@ class FrameReceiver(Protocol):
 
     @property
     def is_over(self) -> bool:
-        """Whether what comes does not matter any more."""
+        """Whether further frames are ignored."""
 
     def begin_request(self, stream_id: int, fields: Headers, *, ended: bool) -> None:
-        """A request's head came; `ended`: and the request is whole."""
+        """A request's head was received; `ended`: without a body."""
 
     def drop_data(self, stream_id: int, length: int) -> None:
-        """Body bytes came for a stream that is over."""
+        """Body bytes were received for a stream that is over."""
 
     def close_stream(self, stream_id: int, reason: EndReason | None) -> None: ...
 
@@ -86,7 +86,7 @@ class FrameReceiver(Protocol):
 
 
 class FrameReader:
-    """Reads for one connection, and tells it what came."""
+    """Reads the frames of one connection and tells it what they mean."""
 
     __slots__ = ("_connection", "_guard", "_preface", "_state", "_streams", "header_block_since", "seen_settings")
 

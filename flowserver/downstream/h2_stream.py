@@ -1,8 +1,9 @@
-"""One request and its answer on an HTTP/2 connection: a `DownstreamStream` with a window of its own."""
+"""One request and its answer on a client's HTTP/2 connection: a `DownstreamStream` with its own window."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol
 
 from ..errors import EndReason
@@ -18,6 +19,13 @@ from .held_upload import HeldUpload
 
 FRESH = 0.01
 """A request that is reset within so many seconds was of no use to anybody: floods are made of these."""
+
+
+class Ending(Enum):
+    """How an answer ends behind what waits."""
+
+    CLEAN = "clean"
+    BROKEN = "broken"
 
 
 class StreamConnection(Protocol):
@@ -56,9 +64,9 @@ class StreamConnection(Protocol):
 
 
 class H2Stream(HeldUpload):
-    """Chunks wait here until the connection's next write takes them, as far as the stream's window allows.
+    """Holds chunks until the connection's next write takes them, as far as the stream's window allows.
 
-    A stream whose window is shut stops itself only: its buffer fills, its gate shuts, its provider waits.
+    A shut window stops its own stream only: the buffer fills, the gate shuts, the provider waits.
     """
 
     protocol = "h2"
@@ -129,7 +137,7 @@ class H2Stream(HeldUpload):
         self._reserve_left = 0
         """How many of them are not sent yet."""
         self._bodiless = False
-        self._ending: str | None = None
+        self._ending: Ending | None = None
         self._full = False
         self._reading = True
         self._uncredited = 0
@@ -142,6 +150,13 @@ class H2Stream(HeldUpload):
         self._stall_since = 0.0
         self._writes = 0
         self._writes_full = 0
+
+    def __repr__(self) -> str:
+        ending = "open" if self._ending is None else self._ending.value
+        phase = ending if self.is_open else "closed"
+        request = f"{self.stream_id} {self.request.method.decode('latin-1')}"
+        progress = f"head_sent={self.head_sent} sent={self.sent} held={self.held} window={self.window.left}"
+        return f"<H2Stream {request} {phase} {progress} reading={self._reading}>"
 
     # --- relay.interfaces.DownstreamStream ---
 
@@ -212,10 +227,10 @@ class H2Stream(HeldUpload):
         return (self._pass_on, False) if self.is_open and not self._bodiless else None
 
     def send_end(self) -> None:
-        self._end("clean")
+        self._end(Ending.CLEAN)
 
     def break_off(self) -> None:
-        self._end("broken")
+        self._end(Ending.BROKEN)
 
     def pause_reading(self) -> None:
         """Withhold the window: the client may send what it has been granted, and no more."""
@@ -316,8 +331,8 @@ class H2Stream(HeldUpload):
         return bool(self._buffer.size) or self._ending is not None
 
     @property
-    def ending(self) -> str | None:
-        """ "clean" or "broken" once nothing follows what waits."""
+    def ending(self) -> Ending | None:
+        """How the answer ends now; None while something waits or may follow."""
         return self._ending if not self._buffer.size else None
 
     def frame(self, limit: int, out: list[bytes]) -> int:
@@ -365,7 +380,7 @@ class H2Stream(HeldUpload):
             self._stall_since = now
         return now - self._stall_since
 
-    def _end(self, ending: str) -> None:
+    def _end(self, ending: Ending) -> None:
         if self.is_open and self._ending is None:
             self._ending = ending
             self._connection.queue(self)

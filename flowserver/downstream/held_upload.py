@@ -1,4 +1,4 @@
-"""Counts what is held of an upload, for the streams of both protocols."""
+"""Counts the bytes that are held of an upload, for the streams of both protocols."""
 
 from __future__ import annotations
 

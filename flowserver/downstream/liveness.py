@@ -1,4 +1,4 @@
-"""Whether a silent client is still there: it is asked, and its host's acknowledgement is answer enough. No I/O."""
+"""Pings a silent client to find out whether it is still there. No I/O."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Liveness:
         self._asked_at: float | None = None
 
     def hear(self) -> None:
-        """Something came."""
+        """Bytes were received."""
         self._heard = True
 
     def is_due(self, now: float, *, busy: bool) -> bool:
-        """Whether a ping is to be sent now; `busy` while one would wait behind other bytes."""
+        """Whether to send a ping now; `busy` while it would wait behind other bytes."""
         if self._interval is None or self._heard or busy:
             self.excuse(now)
         elif self._asked_at is None and now - self._quiet_since >= self._interval:
@@ -28,11 +28,11 @@ class Liveness:
         return False
 
     def is_unanswered(self, now: float) -> bool:
-        """Whether a ping had its time."""
+        """Whether a ping was not answered in time."""
         return self._interval is not None and self._asked_at is not None and now - self._asked_at >= self._interval
 
     def excuse(self, now: float) -> None:
-        """Begin anew."""
+        """Start the interval again."""
         self._heard = False
         self._quiet_since = now
         self._asked_at = None

@@ -1,8 +1,8 @@
-"""Frames of HTTP/2 (RFC 9113 section 4) beside h2: taken apart before it sees them, made where it can't or is slow.
+"""HTTP/2 frames (RFC 9113 section 4), split and made without h2 where it is too slow or can't do it. No I/O.
 
-No I/O. Both sides use it: frames are counted on the way (`h2_guard`), a provider's DATA is read here alone, since h2
-takes 9.1 us to receive a DATA frame and acknowledge it. The head of an answer is written here as literals, which a
-decoder takes whatever its table holds: h2 takes 53 us for one, and saves the client some 50 bytes.
+Both sides use it. Frames are split here before `h2_flood_guard` counts them. A provider's DATA is read here alone:
+h2 takes 9.1 us to receive a DATA frame and acknowledge it. The head of an answer is written as literals, which a
+decoder accepts whatever its table holds: h2 takes 53 us for one, and saves the client some 50 bytes.
 """
 
 from __future__ import annotations

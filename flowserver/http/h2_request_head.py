@@ -141,9 +141,7 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
     if len(path) > MAX_URI:
         return uri_too_long()
     if not _PATH.fullmatch(path):
-        if path == b"*" and method == b"OPTIONS":
-            return bad_request("OPTIONS * is not served here.")
-        raise Malformed("no proper :path")
+        return _without_path(method, path)
     if len(fields) > MAX_HEADERS:
         return bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
     error = check_expect(fields) if b"expect" in values else None
@@ -165,6 +163,12 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
         has_body=not ended,
         fields=values,
     )
+
+
+def _without_path(method: bytes, path: bytes) -> RelayError:
+    if path == b"*" and method == b"OPTIONS":
+        return bad_request("OPTIONS * is not served here.")
+    raise Malformed("no proper :path")
 
 
 def _check_connection_specific(values: dict[bytes, bytes], fields: Headers) -> None:

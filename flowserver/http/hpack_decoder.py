@@ -47,7 +47,7 @@ class HpackDecoder(hpack.Decoder):
         fields: list[_Field] = []
         table = self.header_table
         left = self.max_header_list_size
-        position, end, resizes = 0, len(data), 0
+        position, end = 0, len(data)
         while position < end:
             first = data[position]
             if first >= 0x80:  # an indexed field (section 6.1)
@@ -58,12 +58,7 @@ class HpackDecoder(hpack.Decoder):
                     index, position = _integer(data, position, 0x7F)
                 field = _STATIC.get(index) or table.get_by_index(index)
             elif 0x20 <= first < 0x40:
-                if fields:
-                    raise hpack.HPACKDecodingError("Table size update not at the start of the block")
                 position = self._resize(data, position)
-                resizes += 1
-                if resizes > _MOST_RESIZES:
-                    raise hpack.HPACKDecodingError("Too many table size updates")
                 continue
             else:  # a literal, to be kept (section 6.2.1) or not (sections 6.2.2 and 6.2.3)
                 most = 0x3F if first >= 0x40 else 0x0F
@@ -95,11 +90,18 @@ class HpackDecoder(hpack.Decoder):
         return fields
 
     def _resize(self, data: bytes, position: int) -> int:
-        """A dynamic table size update (section 6.3). Returns what follows it."""
-        size, position = _integer(data, position, 0x1F)
-        if size > self.max_allowed_table_size:
-            raise hpack.InvalidTableSizeError("Encoder exceeded max allowable table size")
-        self.header_table_size = size
+        """Dynamic table size updates (section 6.3), which stand at the start of a block. Returns what follows them."""
+        if position:
+            raise hpack.HPACKDecodingError("Table size update not at the start of the block")
+        resizes = 0
+        while position < len(data) and 0x20 <= data[position] < 0x40:
+            size, position = _integer(data, position, 0x1F)
+            if size > self.max_allowed_table_size:
+                raise hpack.InvalidTableSizeError("Encoder exceeded max allowable table size")
+            self.header_table_size = size
+            resizes += 1
+            if resizes > _MOST_RESIZES:
+                raise hpack.HPACKDecodingError("Too many table size updates")
         return position
 
 

@@ -1,9 +1,9 @@
-"""HTTP/2 towards the provider: a connection of many streams, each with a window of its own.
+"""An HTTP/2 connection to a provider: many streams, each with its own window.
 
-The shared socket is always read, a bounded piece in each turn of the event loop; `h2_guard` counts what floods are made
-of. What a lagging client must not pull is withheld from its stream's window: the connection is credited on receipt, the
+The shared socket is always read, a bounded piece in each turn of the event loop; `h2_flood_guard` counts the frames
+that floods are made of. A lagging client withholds its stream's window only: the connection is credited on receipt, the
 stream as its bytes are consumed. DATA frames are read here and never reach h2, which takes 9.1 us to receive and
-acknowledge one; it is told of their end. GOAWAY does not reach it either, since open streams are to go on.
+acknowledge one; it is told of their end. GOAWAY does not reach it either, since open streams continue.
 """
 
 from __future__ import annotations
@@ -154,6 +154,11 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self.served = 0
         """Requests begun."""
 
+    def __repr__(self) -> str:
+        phase = "broken" if self._broken_at is not None else "open" if self._last_stream is None else "goaway"
+        waiting = f"ready={len(self._ready)} blocked={self._blocked}"
+        return f"<UpstreamH2 {phase} streams={len(self._streams)} {waiting} {self.windows} served={self.served}>"
+
     # --- for the pool ----------------------------------------------------------------------------------------------
 
     @property
@@ -254,7 +259,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Another turn for what was read."""
+        """Take another turn for what was read."""
         if self._broken_at is not None or self._transport.is_closing():
             return
         self._splitter.rest()

@@ -1,4 +1,4 @@
-"""One request and its answer on an HTTP/2 connection to a provider, with a window of its own."""
+"""One request and its answer on an HTTP/2 connection to a provider, with its own window."""
 
 from __future__ import annotations
 
@@ -92,6 +92,12 @@ class H2Stream:
         self._uncredited = 0
         self._window_left = connection.stream_window
         self.reused = connection.served > 0
+
+    def __repr__(self) -> str:
+        phase = "open" if self._connection.carries(self) else "over"
+        progress = f"request_ended={self.request_ended} head_received={self.head_received}"
+        held = f"held={self._buffer.size} window={self.window.left} reading={self._reading}"
+        return f"<H2Stream {self.stream_id} {phase} {progress} {held}>"
 
     # --- relay.interfaces.UpstreamStream ---
 

@@ -27,6 +27,7 @@ from flowserver.quota.identify import QuotaContext
 from flowserver.relay.account import AccountSettings
 from flowserver.relay.interfaces import OpenExchange
 from flowserver.relay.provider import Deadlines
+from flowserver.relay.uploads import Uploads
 from flowserver.routing.admission import Admission
 from flowserver.routing.routes import Route
 from flowserver.upstream.dialer import DialError
@@ -229,8 +230,9 @@ def listener_context(
     serves_half_closed: bool = False,
 ) -> ListenerContext:
     watermarks = watermarks or Watermarks(16384, 4096, 16)
+    clock = clock or FakeClock()
     return ListenerContext(
-        ConnectionSettings(
+        settings=ConnectionSettings(
             watermarks,
             max_connections,
             head_timeout,
@@ -238,10 +240,11 @@ def listener_context(
             stall_timeout,
             serves_half_closed=serves_half_closed,
         ),
-        open_exchange,
-        observer or RecordingObserver(),
-        clock or FakeClock(),
-        cast(HangupWatcher, hangups or FakeHangups()),
+        open_exchange=open_exchange,
+        observer=observer or RecordingObserver(),
+        clock=clock,
+        hangups=cast(HangupWatcher, hangups or FakeHangups()),
+        uploads=Uploads(clock=clock),
     )
 
 

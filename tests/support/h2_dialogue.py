@@ -14,6 +14,7 @@ from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.net.hangup import HangupWatcher
 from flowserver.relay.interfaces import DownstreamStream, H2Totals
+from flowserver.relay.uploads import Uploads
 
 from .clock import FakeClock
 from .dialogue import FakeHangups, Side
@@ -128,7 +129,14 @@ class Room:
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)
-        self.context = ListenerContext(settings, self._open, self.observer, self.clock, hangups)
+        self.context = ListenerContext(
+            settings=settings,
+            open_exchange=self._open,
+            observer=self.observer,
+            clock=self.clock,
+            hangups=hangups,
+            uploads=Uploads(clock=self.clock),
+        )
 
     @property
     def totals(self) -> H2Totals:
