@@ -269,8 +269,8 @@ class InvokeMeter(AnthropicMeter):
 
     def _read_entry(self, entry: Any) -> None:
         """One answer of several, in any of the forms that models have."""
-        said = entry.get("delta") or entry.get("message") or entry
-        self._add("".join(said.get(field) or "" for field in ("content", "text", "outputText", "reasoning_content")))
+        part = entry.get("delta") or entry.get("message") or entry
+        self._add("".join(part.get(field) or "" for field in ("content", "text", "outputText", "reasoning_content")))
         self.finish = next((reason for name in _FINISHES if (reason := reason_text(entry.get(name)))), self.finish)
 
     def _read_whole(self, answer: Any) -> None:
