@@ -37,7 +37,7 @@ def _index(event: dict[str, Any], name: str) -> int | None:
 
 
 def _whereabouts(event: dict[str, Any]) -> dict[str, int | str]:
-    """The fields that tell what an event is about."""
+    """The fields that identify what an event is about."""
     found: dict[str, int | str] = {}
     for name in _PLACE_FIELDS:
         value = event.get(name)
@@ -57,7 +57,7 @@ class _Part:
         """`event` is the first event about it."""
         self.whereabouts = _whereabouts(event)
         self.opening = opening
-        """The first event's type, if it told of a part."""
+        """The first event's type, if it announced a part."""
         self.data = data
         """That event unparsed, which takes much less memory; b"" if it did not."""
         self.kind: str | None = None

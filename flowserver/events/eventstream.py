@@ -19,7 +19,7 @@ _LEAST = 16
 
 _STRING = 7
 _FIXED_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-"""Bytes of a header's value by its type; types 6 and 7 tell their length."""
+"""Bytes of a header's value by its type; types 6 and 7 have their length in front."""
 _SIZED = (6, _STRING)
 
 _MAX_KEPT = 1024

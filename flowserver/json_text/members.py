@@ -234,7 +234,7 @@ class JsonMembers:
                 if position < size:
                     raise _Malformed(_BEYOND)
             if position == before and self._state is state:
-                break  # more is to come before it can be told
+                break  # more has to come before this is decided
         return position
 
     def _begin(self, data: bytes, position: int) -> int:
@@ -323,7 +323,7 @@ class JsonMembers:
                 self._ambiguous(f"the name {_shown(raw)} can be taken for one that matters")
             return
         if pending[1] in frame.seen:
-            self._ambiguous(f"the name {_shown(raw)} is there more than once")
+            self._ambiguous(f"the name {_shown(raw)} appears more than once")
         frame.seen.add(pending[1])
 
     def _colon(self, data: bytes, position: int) -> int:

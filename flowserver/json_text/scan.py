@@ -23,7 +23,8 @@ _NESTED = 64
 
 
 def container(levels: int, outside: bytes = rb'[^][{}"]') -> bytes:
-    """A pattern of containers nested at most so deep; `outside`: a byte that is neither a bracket nor in a string."""
+    """A regular expression for containers of so many levels at most. `outside`: a byte that is neither a bracket nor in
+    a string."""
     inner = b""
     for _ in range(levels):
         inner = rb"[\[{](?:" + outside + rb"++|" + STRING + (rb"|" + inner if inner else b"") + rb")*+[\]}]"

@@ -1,4 +1,4 @@
-"""What one exchange may use of its tenant's limits: asked for once, drawn on without asking, given back at the end.
+"""What one exchange may use of its tenant's limits: leased in advance, drawn on by counting, given back at the end.
 
 No I/O: the limiter answers by callbacks, at once or later.
 """
@@ -68,12 +68,12 @@ class TokenLease:
         self._limiter = limiter
         self._stream_id = stream_id
         self._resume: Callable[[], None] | None = resume
-        """None once it is over. This and the next lead back to who holds the permit: kept, each request would leave a
+        """None once it is over. This and the next lead back to who holds the lease: kept, each request would leave a
         cycle to the garbage collector."""
         self._done: Callable[[Decision], None] | None = None
         self._asking = False
         self._waits = False
-        """Whether an event was told to wait and not yet that it may go on. A limiter that answers at once lets none."""
+        """Whether an event waits for an answer of the limiter. With one that answers at once, none does."""
         self.counts = False
         """Whether a limit of tokens is among those that hold."""
         self._refused = False
@@ -119,7 +119,7 @@ class TokenLease:
         return Verdict.WAIT if self._asking else Verdict.END
 
     def room(self, used: int) -> int:
-        """Tokens beyond `used` that pass before anything is to be asked for; 0 or less where that is due."""
+        """Tokens beyond `used` that pass before the lease has to be extended; 0 or less where that is due."""
         if not self.counts:
             return used + (1 << 62)
         kept = 0 if self._asking or self._refused else self._limiter.lease // 2

@@ -1,7 +1,7 @@
 """Who may use the relay, and how much of it: tenants, their keys and their limits. No I/O.
 
 Of a key only its SHA-256 is known. A key is random and long, so a plain hash protects it; and it is looked up by its
-hash, so the time that takes tells nothing of other keys.
+hash, so the time this takes reveals nothing of other keys.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A request's body: what it asks for, read while it comes in, and how it is changed for a provider. No I/O.
 
-A counted API is asked in JSON, or by a form where files are sent. What matters is read whatever the body's size; all
+Requests to counted APIs are JSON, or forms where files are sent. What matters is read whatever the body's size; all
 else stays as it came, byte for byte.
 """
 
@@ -123,7 +123,7 @@ def _unreadable(what: str, problem: Problem, remedy: str) -> RelayError:
 
 
 class UnreadBody:
-    """One that is not looked into, for the reason that `error` tells."""
+    """One that is not read, for the reason in `error`."""
 
     __slots__ = ("error", "is_ambiguous", "values")
 
