@@ -77,7 +77,7 @@ class AnthropicMeter(JsonMeter):
         content_events = self.content_events
         super().read(name, data)
         if self._announced:
-            self._wire = None  # the next content is to be counted with what opened it
+            self._wire = None  # the next content is counted together with what opened it
         elif name == _DELTA and self.content_events != content_events and content_events - self._learned >= RELEARN:
             self._learned = content_events
             found = _template_of(data)

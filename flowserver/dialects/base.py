@@ -122,7 +122,7 @@ class Meter(Protocol):
     calls: int
     """Calls of tools so far, also of those that the provider runs itself."""
     citations: int
-    """Sources and searches named so far, which are billed beside the text."""
+    """Sources and searches named so far, which are billed in addition to the text."""
     usage: Usage
     """The provider's report so far: replaced or added up as this provider means it."""
     answer_id: str | None

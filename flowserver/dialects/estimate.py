@@ -57,7 +57,7 @@ class Family:
     """For an answer that came to its own end."""
     call: float
     first_call: float
-    """For the first call of a tool, beside what each takes."""
+    """For the first call of a tool, in addition to what each takes."""
     citation: float
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, which many others speak (see `quirks`), legacy completions, embeddings. No I/O."""
+"""OpenAI's chat completions, which many others speak (see `profiles`), legacy completions, embeddings. No I/O."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _MOST_SAMPLE = 1 << 16
 _MOST_FIELD = 256
 """Characters of a text in the head of the ending's chunks."""
 _REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "latency_checkpoint", "obfuscation", "p"))
-"""What an event has that is there for its usage alone; `latency_checkpoint` is Azure's."""
+"""The fields of an event that only reports usage; `latency_checkpoint` is Azure's."""
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 """Old servers know the second one only."""
 _OWN_LIMIT = "n_predict"
-"""llama.cpp's own: there it is the one that holds, beside any other."""
+"""llama.cpp's own, which takes precedence there."""
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 _TEMPLATES = TemplateFinder(frozenset(_TEXT_FIELDS[1:]), padded=("obfuscation", "p"))
 """OpenAI's and Mistral's padding is against listeners who recognise tokens by their sizes."""
@@ -151,7 +151,7 @@ class ChatMeter(BaseMeter):
             index = _index(choice)
             if len(seen) < MAX_OPEN:
                 seen.add(index)
-            # Some send the whole message so far beside the delta.
+            # Some send the whole message so far along with the delta.
             delta = choice["delta"] if "delta" in choice else choice.get("message")
             if type(delta) is dict:
                 self._read_delta(delta)
@@ -309,7 +309,7 @@ class CompletionsMeter(ChatMeter):
 
 
 class EmbeddingsMeter(ChatMeter):
-    """Embeddings answer whole, with megabytes of numbers beside the usage."""
+    """Embeddings are whole answers: the usage, and megabytes of numbers."""
 
     has_text = False
 
@@ -333,7 +333,7 @@ def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:
 
 def _template_of(data: bytes, event: dict[str, Any], content: int) -> EventTemplate | None:
     """The template of `data`, which is `event` unparsed, with one choice and `content` bytes of content. None: it has
-    none, or content beside its text. Alters `event`."""
+    none, or content besides its text. Alters `event`."""
     delta = event["choices"][0].get("delta")
     for field in _TEXT_FIELDS if type(delta) is dict else ():
         if size_of(delta.get(field)) == content:

@@ -75,14 +75,14 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
 
 
 def _apart(usage: Usage, output: int, total: int | None, *, reasoning_apart: bool) -> int:
-    """Output tokens that a report has beside its `output`. What else it has beside both sums is added to the input."""
+    """Output tokens that a report has in addition to its `output`. What else its total has is added to the input."""
     reasoning = usage.reasoning or 0
     if total is None:
         return reasoning if reasoning_apart else 0
-    beside = total - output - (usage.input or 0)
-    if beside <= 0:
+    extra = total - output - (usage.input or 0)
+    if extra <= 0:
         return 0
-    more = reasoning if beside >= reasoning else 0
+    more = reasoning if extra >= reasoning else 0
     if usage.input is not None:
-        usage.input += beside - more
+        usage.input += extra - more
     return more

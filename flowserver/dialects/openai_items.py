@@ -9,7 +9,7 @@ from .openai_common import entries, mapping, parse
 KEPT = 640 << 10
 """Most bytes of an answer that are kept for its ending: almost twice what the longest answers have."""
 ENTRY = 1024
-"""Bytes that an item or a part takes beside what was sent of it."""
+"""Bytes that an item or a part takes in addition to what was sent of it."""
 _MOST_ID = 256
 """Characters of an id in the ending."""
 

@@ -1,9 +1,9 @@
 """Finds the members that matter in a JSON object that arrives in pieces. No I/O.
 
 No tree is built: values that do not matter are skipped, whatever their size, by the C functions that search bytes. So
-a request of 32 MB costs its own bytes and some milliseconds. `json_edits` changes what was found, in place.
+a request of 32 MB costs its own bytes and some milliseconds. `edits` changes what was found, in place.
 
-Anything that two readers could read differently is a problem: a name that matters and is there twice, or in another
+Anything that two readers could read differently is a problem: a name that matters and appears twice, or in another
 case (Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
 """
 
@@ -165,7 +165,7 @@ class JsonMembers:
         self._most_scalar = most_scalar
         self._state = _START
         self._offset = 0
-        """Bytes before the ones that are looked at."""
+        """Bytes before the ones that are read now."""
         self._held = b""
         """The beginning of a name or of a value that matters."""
         self._frames: list[_Frame] = []
@@ -213,7 +213,7 @@ class JsonMembers:
     # --- states ---
 
     def _read(self, data: bytes) -> int:
-        """Reads as far as it can; returns where what is to be held begins."""
+        """Reads as far as it can; returns where the rest begins, which is held."""
         position, size = 0, len(data)
         while position < size and self.problem is None:
             before, state = position, self._state

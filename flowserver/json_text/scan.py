@@ -43,7 +43,7 @@ _word = re.compile(rb"[-+.0-9A-Za-z]*+").match
 _string_rest = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
 
 _FIRST_WINDOW, _LAST_WINDOW = 256, 64 << 10
-"""Bytes that are looked at in one step: few at first, since most values are short."""
+"""Bytes that are scanned in one step: few at first, since most values are short."""
 _QUOTE, _BACKSLASH = b'"\\'
 _NOT_STRICT = (b"/", b"#", b"'", b"\\")
 """Stand in strings only, in strict JSON. Others begin comments with them, or strings."""

@@ -17,7 +17,7 @@ class Verdict(Enum):
 
     PASS = 0
     WAIT = 1
-    """It may pass once more tokens are there; they are on their way."""
+    """It may pass once more tokens were leased; they are requested."""
     END = 2
     """It is more than may pass: the stream ends before it."""
 
@@ -32,10 +32,10 @@ class Limiter(Protocol):
     lease: int
     """Tokens of one lease."""
     renewal: float
-    """Seconds after which a lease that was not moved on is to be renewed."""
+    """Seconds after which a lease that was not extended has to be renewed."""
 
     def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        """A stream wants to start, and a first lease of at least `need` tokens."""
+        """Admit a stream, with a first lease of at least `need` tokens."""
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
         """It used so much until now and wants more; `done` hears how many it got on top."""
@@ -77,7 +77,7 @@ class TokenLease:
         self.counts = False
         """Whether a limit of tokens is among those that hold."""
         self._refused = False
-        """No more tokens are to be had."""
+        """The limiter has no more tokens."""
         self._settled = False
         self._used = 0
         self._renewed_at: float | None = None

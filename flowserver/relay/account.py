@@ -208,8 +208,8 @@ class Account:
     # --- the answer ------------------------------------------------------------------------------------------------
 
     def open(self, head: ResponseHead) -> bool:
-        """The answer's head is there. Whether its first bytes are to be seen before it is passed on, since it does not
-        say what they are."""
+        """Read the answer's head. Whether the first bytes have to be seen before it is passed on, since it does not say
+        what they are."""
         self._answered = 200 <= head.status < 300
         self.request.forget()
         if not self._answered:
@@ -223,8 +223,8 @@ class Account:
         return self._count.open(head)
 
     def look(self, head: ResponseHead, first: bytes, *, is_all: bool = False) -> bool:
-        """The first bytes of the answer's body are there: decide how it is read. False: they are too few for that, and
-        not all that there is."""
+        """Decide by the first bytes of the body how it is read. False: they are too few for that, and not `is_all` that
+        there is."""
         return self._count is None or self._count.look(head, first, is_all=is_all)
 
     @property

@@ -35,7 +35,7 @@ class RequestBody(Protocol):
 
     @property
     def is_known(self) -> bool:
-        """Whether all that matters is there, though more of the body may follow."""
+        """Whether all that matters was read, though more of the body may follow."""
 
     def feed(self, data: bytes) -> None: ...
 
@@ -59,7 +59,7 @@ class JsonBody:
 
     @property
     def is_known(self) -> bool:
-        return False  # a name that matters may come twice
+        return False  # a name that matters may follow again
 
     def feed(self, data: bytes) -> None:
         self._members.feed(data)
@@ -78,7 +78,7 @@ class JsonBody:
 
 class FormBody:
     """multipart/form-data (RFC 7578). The model may stand behind the files, so it is known when its part is over; what
-    follows is still looked at, for a second one."""
+    follows is still searched for a second one."""
 
     __slots__ = ("_form", "error", "is_ambiguous")
 

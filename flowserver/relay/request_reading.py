@@ -46,7 +46,7 @@ class RequestReading:
         self._request = request
         self._size = 0
         self._input_estimate: int | None = None
-        """None: nobody has needed it yet."""
+        """None: it was not needed yet."""
         self._is_limited = False
         """Whether a body that can't be read is refused."""
         self._is_form = False
@@ -93,7 +93,7 @@ class RequestReading:
             self._read(body.values)
 
     def forget(self) -> None:
-        """An answer is there: the request is not changed any more."""
+        """The answer has begun: the request is not changed any more."""
         self._body = None
 
     def _read(self, values: Mapping[str, Any]) -> None:
