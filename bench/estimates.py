@@ -151,29 +151,29 @@ def read(folder: Path) -> Recorded:
         if format is None:
             continue
         request = about["request_body"] if isinstance(about["request_body"], dict) else {}
-        asked = format.read_params(target, request)
-        meter = _metered(path, format, asked, about["provider_host"] or "")
+        params = format.read_params(target, request)
+        meter = _metered(path, format, params, about["provider_host"] or "")
         name, repository = f"{path.parent.name}/{path.name}", path.name.partition("__")[0]
-        if answer := _answer(meter, asked, name, repository, format.name):
+        if answer := _answer(meter, params, name, repository, format.name):
             answers.append(answer)
         body = orjson.dumps(request)
         if request and meter.usage.input:
             if _CUT_TEXT in body:
                 cut += 1
             else:
-                questions.append(_question(body, meter, asked, name, repository, format.name))
+                questions.append(_question(body, meter, params, name, repository, format.name))
     return Recorded(answers, questions, cut)
 
 
 def _target(about: Mapping[str, Any], extension: str) -> str:
-    """Where the recording was asked for; some have lost their query."""
+    """The request's target; some recordings have lost its query."""
     target = "/" + str(about["request_path"]).lstrip("/")
     return target + "?alt=sse" if extension == ".sse" and target.endswith(":streamGenerateContent") else target
 
 
-def _metered(path: Path, format: Format, asked: RequestParams, host: str) -> Meter:
+def _metered(path: Path, format: Format, params: RequestParams, host: str) -> Meter:
     """A meter that has read all of it."""
-    meter = format.meter(asked, quirks_for(None, host), cuttable=False)
+    meter = format.meter(params, quirks_for(None, host), cuttable=False)
     body = path.read_bytes()
     kind = _KINDS[path.suffix]
     if kind is BodyKind.ARRAY:
@@ -186,7 +186,7 @@ def _metered(path: Path, format: Format, asked: RequestParams, host: str) -> Met
     return meter
 
 
-def _answer(meter: Meter, asked: RequestParams, name: str, repository: str, format: str) -> Answer | None:
+def _answer(meter: Meter, params: RequestParams, name: str, repository: str, format: str) -> Answer | None:
     """None: there is nothing to compare."""
     tokens, content = shown_tokens(meter), content_of(meter)
     if tokens is None or tokens <= 0 or not (content.content_bytes or content.calls):
@@ -194,15 +194,15 @@ def _answer(meter: Meter, asked: RequestParams, name: str, repository: str, form
     shown = meter.reasoning_bytes > _MOSTLY * content.content_bytes
     kind = "reasoning" if shown else "tools" if content.calls else "text"
     ended = (meter.finish is not None or meter.finished) and not is_cut(meter.finish)
-    return Answer(name, repository, format, kind, family_of(format, asked.model), content, ended, tokens)
+    return Answer(name, repository, format, kind, family_of(format, params.model), content, ended, tokens)
 
 
-def _question(body: bytes, meter: Meter, asked: RequestParams, name: str, repository: str, format: str) -> Question:
+def _question(body: bytes, meter: Meter, params: RequestParams, name: str, repository: str, format: str) -> Question:
     estimate = InputEstimate()
     estimate.feed(body)
     content = estimate.content()
     kind = "input with schemas" if content.types or content.tools else "input"
-    family = input_family(format, asked.model)
+    family = input_family(format, params.model)
     server_tools = any(tool in body for tool in _SERVER_TOOLS)
     return Question(name, repository, format, kind, family, content, server_tools, meter.usage.input or 0)
 

@@ -33,7 +33,7 @@ from .common import (
     text,
     total,
 )
-from .event_template import RELEARN, EventTemplate, pattern_around
+from .event_template import RELEARN, EventTemplate, TemplateFinder
 from .limit_fields import LimitFields
 
 _VERTEX = ("/publishers/anthropic/models/",)
@@ -77,10 +77,10 @@ class AnthropicMeter(JsonMeter):
         content_events = self.content_events
         super().read(name, data)
         if self._announced:
-            self._wire = None  # the next content is to be counted with what opened it
+            self._wire = None  # the next content is counted together with what opened it
         elif name == _DELTA and self.content_events != content_events and content_events - self._learned >= RELEARN:
             self._learned = content_events
-            found = _pattern_of(data)
+            found = _template_of(data)
             self._wire = found.on_the_wire(_DELTA) if found is not None else None
         return True
 
@@ -124,7 +124,7 @@ class AnthropicMeter(JsonMeter):
         """A usage report: totals so far, which replace the ones before, field by field. Returns its output, if it has
         one.
 
-        What ran before the answer itself, a compaction or another model's advice, is told in `iterations` only.
+        What ran before the answer itself, a compaction or another model's advice, is reported in `iterations` only.
         """
         usage = self.usage
         self._fresh = count(report.get("input_tokens"), self._fresh)
@@ -142,7 +142,7 @@ class AnthropicMeter(JsonMeter):
         return output
 
     def _add_up(self, steps: list[Any], output: int) -> int:
-        """All that a request with several steps has used; it is never less than what is told of the last one."""
+        """All that a request with several steps has used; it is never less than what is reported of the last one."""
         usage = self.usage
         fields = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
         sums = [sum(count(step.get(field), 0) or 0 for step in steps) for field in fields]
@@ -213,14 +213,16 @@ class AnthropicMeter(JsonMeter):
         return sse(_error(error), "error")
 
 
-def _pattern_of(data: bytes) -> EventTemplate | None:
-    """Of an event that has content; None: its content is nothing that has a pattern. Blanks behind it are padding of a
-    random length, against listeners who tell tokens by their sizes."""
+_TEMPLATES = TemplateFinder(frozenset(("thinking",)), padded_with_blanks=True)
+"""The padding is against listeners who recognise tokens by their sizes."""
+
+
+def _template_of(data: bytes) -> EventTemplate | None:
+    """The template of an event with content; None: its content has none."""
     try:
         event = orjson.loads(data)
         delta = event["delta"]
-        field = _CONTENT[delta["type"]]
-        return pattern_around(data, event, delta, field, reasoning=field == "thinking", blanks=True)
+        return _TEMPLATES.find(data, event, delta, _CONTENT[delta["type"]])
     except NONSENSE:
         return None
 

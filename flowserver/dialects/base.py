@@ -39,7 +39,7 @@ class Usage:
 
     input: int | None = None
     """All tokens of the prompt: those read from or written to a cache too, also where the provider counts them apart
-    (Anthropic, Bedrock), and those of its own tools and of other models that it asked, as far as it reports them."""
+    (Anthropic, Bedrock), and those of its own tools and of other models that it called, as far as it reports them."""
     output: int | None = None
     """With the reasoning, also where the provider leaves it out of its own sum (xAI, Gemini)."""
     cached: int | None = None
@@ -71,7 +71,7 @@ class Quirks:
 
     name: str
     hosts: tuple[str, ...] = ()
-    """Shell patterns of its host names."""
+    """Its host names, with shell wildcards."""
     usage_option: bool = True
     """OpenAI chat: it takes `stream_options.include_usage`."""
     max_tokens: str = "max_tokens"
@@ -79,7 +79,7 @@ class Quirks:
     reasoning_apart: bool = False
     """Its output tokens leave the reasoning out."""
     auth: Auth | None = None
-    """How it takes its key; None: told by the path, or by the client."""
+    """How it takes its key; None: as the path or the client shows."""
     auth_by_path: bool = False
     """Whether a path that belongs to one API decides before `auth` does: the host has more than one API."""
 
@@ -122,7 +122,7 @@ class Meter(Protocol):
     calls: int
     """Calls of tools so far, also of those that the provider runs itself."""
     citations: int
-    """Sources and searches named so far, which are billed beside the text."""
+    """Sources and searches named so far, which are billed in addition to the text."""
     usage: Usage
     """The provider's report so far: replaced or added up as this provider means it."""
     answer_id: str | None
@@ -150,7 +150,8 @@ class Meter(Protocol):
         the next one may say something else."""
 
     def count_template(self, events: int, content_bytes: int) -> None:
-        """Count `events` ordinary events with `content_bytes` bytes in all, which are in `content.pending` already."""
+        """Count `events` events that fit `template`, with `content_bytes` bytes in all, which are in `content.pending`
+        already."""
 
     def count_if_matches(self, data: bytes) -> bool:
         """Count `data` if it is exactly one `template` event as it stands on the wire. False: it was not counted, and
@@ -192,9 +193,9 @@ class Format(Protocol):
     streams_lines: bool
     """Whether streams are JSON lines, whatever their head calls them."""
     key_paths: KeyPaths | None
-    """How the API takes keys; None: only the provider or the client tells."""
+    """How the API takes keys; None: only the provider or the client shows it."""
     limit_fields: LimitFields
-    """The fields of answers in which clients are told of rate limits."""
+    """The fields of answers that report rate limits."""
 
     def serves(self, target: str) -> bool:
         """Whether requests to `target` are in this format."""

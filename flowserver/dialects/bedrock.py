@@ -203,7 +203,7 @@ class InvokeMeter(AnthropicMeter):
         self._field: str | None = None
         """Where another model puts its text; None: nothing of the kind was seen."""
         self._reported: tuple[int | None, int | None] = (None, None)
-        """Input and output tokens in the head of the answer, where Bedrock tells them of one that is no stream."""
+        """Input and output tokens in the head of the answer, where Bedrock reports them of one that is no stream."""
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
         known = [fields.get(b"x-amzn-bedrock-%b-token-count" % kind, b"") for kind in (b"input", b"output")]
@@ -269,8 +269,8 @@ class InvokeMeter(AnthropicMeter):
 
     def _read_entry(self, entry: Any) -> None:
         """One answer of several, in any of the forms that models have."""
-        said = entry.get("delta") or entry.get("message") or entry
-        self._add("".join(said.get(field) or "" for field in ("content", "text", "outputText", "reasoning_content")))
+        part = entry.get("delta") or entry.get("message") or entry
+        self._add("".join(part.get(field) or "" for field in ("content", "text", "outputText", "reasoning_content")))
         self.finish = next((reason for name in _FINISHES if (reason := reason_text(entry.get(name)))), self.finish)
 
     def _read_whole(self, answer: Any) -> None:
@@ -363,7 +363,7 @@ _KEY_PATHS = KeyPaths(Auth.BEARER, re.compile(r"/model/[^/?]+/(?:converse|invoke
 
 
 class Bedrock(BaseFormat):
-    """`converse` tells Converse and ConverseStream from InvokeModel and InvokeModelWithResponseStream."""
+    """`converse`: Converse and ConverseStream, else InvokeModel and InvokeModelWithResponseStream."""
 
     __slots__ = ("_bounds", "_converse", "_ends", "name")
 

@@ -28,7 +28,7 @@ from .base import Format, Meter
 
 _NO_HINT, _FULL_HINT = 0.7, 0.85
 """Events per token of the text. At `_FULL_HINT` or more the provider sends one token per event, and the text is
-overestimated; at `_NO_HINT` or less it sends several, and the events tell nothing; in between both count."""
+overestimated; at `_NO_HINT` or less it sends several, and their number says nothing; in between both count."""
 
 _TRUST = 4.0
 """The weight of the family's constants, in streams of the model itself."""
@@ -57,7 +57,7 @@ class Family:
     """For an answer that came to its own end."""
     call: float
     first_call: float
-    """For the first call of a tool, beside what each takes."""
+    """For the first call of a tool, in addition to what each takes."""
     citation: float
 
 
@@ -141,7 +141,7 @@ class Count:
     left out, so that `bytes_within` holds whatever the content is.
     """
 
-    __slots__ = ("_asked_at", "_ratio", "_reported", "_reported_at", "_shown", "_tokens")
+    __slots__ = ("_counted_at", "_ratio", "_reported", "_reported_at", "_shown", "_tokens")
 
     def __init__(self, ratio: Ratio) -> None:
         self._ratio = ratio
@@ -151,20 +151,20 @@ class Count:
         self._reported_at = _NOTHING
         """Where that was true."""
         self._shown = 0.0
-        """What came since, in tokens, markup left out: when it was asked last."""
-        self._asked_at = 0
+        """What came since, in tokens, markup left out: when `tokens` was last read."""
+        self._counted_at = 0
         """`Meter.content_bytes` then."""
 
     def tokens(self, meter: Meter) -> int:
         """Output tokens until now: the running report if there is one, and an estimate of what came since. Right after
-        each event is the best time to ask, because a report is taken to be about all that the meter has read."""
+        each event is the best time to call it, because a report is taken to be about all that the meter has read."""
         if meter.finish is not None or meter.finished:
             meter.content.settle()
             self._note_report(meter)
             now = content_of(meter).since(self._reported_at)
             ended = not self._reported and not is_cut(meter.finish)
             self._shown = max(self._shown, self._ratio.shown(now))
-            self._asked_at = meter.content_bytes
+            self._counted_at = meter.content_bytes
             return self._raise(self._ratio.markup(now, ended=ended))
         if meter.running:
             self._note_report(meter)
@@ -176,8 +176,8 @@ class Count:
         )
         shown = _shown(self._ratio, since, content_events, text_tokens)
         before = self._shown
-        most = before + content_bytes - self._asked_at
-        self._asked_at = content_bytes
+        most = before + content_bytes - self._counted_at
+        self._counted_at = content_bytes
         if shown > before:
             self._shown = shown if shown < most else most
         if meter.calls or meter.citations:
@@ -188,7 +188,7 @@ class Count:
         output = meter.usage.output
         if meter.running and output is not None and output != self._reported:
             self._reported, self._reported_at = output, content_of(meter)
-            self._shown, self._asked_at = 0.0, meter.content_bytes
+            self._shown, self._counted_at = 0.0, meter.content_bytes
 
     def _raise(self, markup: float) -> int:
         tokens = self._reported + int(self._shown + markup)
@@ -197,7 +197,7 @@ class Count:
         return self._tokens
 
     def bytes_within(self, tokens: int) -> int:
-        """Bytes of content that are never counted as more than `tokens`, in however many pieces they come."""
+        """Bytes of content that are never counted as more than `tokens`, in however many events they come."""
         return int(tokens * _LEAST_BYTES)
 
 
@@ -278,7 +278,7 @@ def _key(format: Format, upstream: str, model: str | None) -> tuple[str, str, st
 
 def shown_tokens(meter: Meter) -> int | None:
     """Output tokens of what was shown, by the provider's report; None: there is no report, or a summary of the
-    reasoning was shown, whose tokens no report tells."""
+    reasoning was shown, whose tokens no report has."""
     tokens, reasoning = meter.usage.output, meter.usage.reasoning or 0
     if tokens is None or meter.reasoning_bytes >= reasoning * _WHOLE_REASONING:
         return tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +14,10 @@ from .base import Template
 from .byte_classes import PENDING, ByteClasses
 
 RELEARN = 8
-"""Content events between two attempts at a pattern, as one takes twice as long as parsing an event."""
+"""Content events between two attempts to find a template, as one takes twice as long as parsing an event."""
 
 _MOST_AROUND = 2048
-"""Bytes around the text of an event that may become a pattern: patterns are remembered for all streams, compiled."""
+"""Bytes around the text of an event that may become a template: compiled ones are kept for all streams."""
 
 _PLAIN_TEXT = rb'([^"\\\x00-\x1f]*)'
 """The inside of a JSON string without escapes, if it is UTF-8."""
@@ -83,7 +84,7 @@ class EventTemplate:
 
 
 class Shortcut:
-    """The part of a `base.Meter` that counts events by their pattern, where its format has one."""
+    """The part of a `base.Meter` that counts events by their template, where its format has one."""
 
     __slots__ = (
         "_learned",
@@ -108,11 +109,11 @@ class Shortcut:
         self.calls = 0
         self.citations = 0
         self._reported_at = -1
-        """`content_bytes` when the last report was read; -1: none was, or what came later took its word back."""
+        """`content_bytes` when the last report was read; -1: none was, or a later event took it back."""
         self._wire: EventTemplate | None = None
         """Of a whole server-sent event; None: not known, or the next event may say something else."""
         self._learned = -RELEARN
-        """`content_events` when a pattern was last looked for."""
+        """`content_events` when a template was last looked for."""
 
     def count_if_matches(self, data: bytes) -> bool:
         """Takes 0.6 us; finding the event and reading it one after the other took three times that."""
@@ -143,7 +144,7 @@ class Shortcut:
         return True
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
-        """Most APIs tell no tokens in the head of an answer."""
+        """Most APIs report no tokens in the head of an answer."""
 
     @property
     def is_final(self) -> bool:
@@ -162,41 +163,41 @@ class Shortcut:
             self.reasoning_bytes += content_bytes
 
 
-def pattern_around(
-    data: bytes,
-    event: dict[str, Any],
-    holder: dict[str, Any],
-    field: str,
-    *,
-    reasoning: bool,
-    padded: tuple[str, ...] = (),
-    blanks: bool = False,
-) -> EventTemplate | None:
-    """The pattern of `data`, which is `event` unparsed, around the text of `field` in `holder`, an object in it. None:
-    it has none. Alters `event`.
+@dataclass(frozen=True, slots=True)
+class TemplateFinder:
+    """Finds the templates of one format's events."""
 
-    Padding is in a field of `event`, one of those in `padded`, or it is blanks behind it all.
-    """
-    head, text, rest = _split(data, field, holder[field])
-    if len(head) + len(rest) > _MOST_AROUND:
-        return None
-    middle, padding, tail = rest, b"", b""
-    altered = head + b"x" + text + rest
-    holder[field] = "x" + holder[field]
-    if blanks:
-        middle, padding = rest.rstrip(b" "), _BLANKS
-    for name in padded:
-        if type(event.get(name)) is str and (split := _split(rest, name, event[name])) and split[0]:
-            middle, there, tail = split
-            padding = _LETTERS
-            altered = head + b"x" + text + middle + b"x" + there + tail
-            event[name] = "x" + event[name]
-            break
-    try:
-        proven = bool(head) and _parse(altered) == event
-    except RecursionError:  # nested almost as deep as orjson reads
-        return None
-    return EventTemplate(head, middle, padding, tail, reasoning=reasoning) if proven else None
+    reasoning: frozenset[str]
+    """The fields whose text is reasoning."""
+    padded: tuple[str, ...] = ()
+    """The fields of an event that may have padding of a random length."""
+    padded_with_blanks: bool = False
+    """Whether blanks behind an event are such padding."""
+
+    def find(self, data: bytes, event: dict[str, Any], holder: dict[str, Any], field: str) -> EventTemplate | None:
+        """The template of `data`, which is `event` unparsed, around the text of `field` in `holder`, an object in it;
+        None: it has none. Alters `event`."""
+        head, text, rest = _split(data, field, holder[field])
+        if len(head) + len(rest) > _MOST_AROUND:
+            return None
+        holder[field] = "x" + holder[field]
+        middle, padding, tail, altered = self._padding(rest, event)
+        try:
+            proven = bool(head) and _parse(head + b"x" + text + altered) == event
+        except RecursionError:  # nested almost as deep as orjson reads
+            return None
+        return EventTemplate(head, middle, padding, tail, reasoning=field in self.reasoning) if proven else None
+
+    def _padding(self, rest: bytes, event: dict[str, Any]) -> tuple[bytes, bytes, bytes, bytes]:
+        """What is behind the text as (middle, padding, tail), and with other padding, which `event` gets too."""
+        for name in self.padded:
+            if type(event.get(name)) is str and (split := _split(rest, name, event[name])) and split[0]:
+                middle, there, tail = split
+                event[name] = "x" + event[name]
+                return middle, _LETTERS, tail, middle + b"x" + there + tail
+        if self.padded_with_blanks:
+            return rest.rstrip(b" "), _BLANKS, b"", rest
+        return rest, b"", b"", rest
 
 
 def is_utf8(data: bytes) -> bool:

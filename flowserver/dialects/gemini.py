@@ -63,7 +63,7 @@ class GeminiMeter(JsonMeter):
             self._finish(refusal)
         candidates = event.get("candidates")
         for candidate in candidates or ():
-            # A number where the client asked for enums as numbers.
+            # A number where the client requested enums as numbers.
             if (reason := candidate.get("finishReason")) and isinstance(reason, str | int):
                 self._finish(str(reason))
             searches = (candidate.get("groundingMetadata") or {}).get("webSearchQueries") or ()
@@ -107,7 +107,7 @@ class GeminiMeter(JsonMeter):
             self._add_call("", code["code"])
 
     def _read_whole(self, answer: Any) -> None:
-        """One response, or an array of them: a stream that was not asked for as server-sent events."""
+        """One response, or an array of them: a stream that was not requested as server-sent events."""
         for event in answer if isinstance(answer, list) else [answer]:
             self._read(event)
 

@@ -64,7 +64,7 @@ class InputFamily:
     factor: float
     """Per token of a usual tokenizer."""
     base: float
-    """For every request, beside its texts."""
+    """For every request, in addition to its texts."""
     schemas: float
     """For a request with any schema."""
     type: float
@@ -210,7 +210,7 @@ class InputEstimate:
             self._size += len(rest)
 
     def _without_attachments(self, block: bytes) -> bytes:
-        """What of `block` is to be counted now."""
+        """The part of `block` that can be counted now."""
         self._tail = b""
         if self._is_packed:
             block = block.lstrip(_PACKED)

@@ -56,7 +56,7 @@ def auth_of(target: bytes) -> Auth | None:
 
 
 def _shown(target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
-    """As the client shows its own key: for paths of several APIs, such as `GET /v1/models`, nothing else tells."""
+    """As the client shows its own key: for paths of several APIs, such as `GET /v1/models`, nothing else shows it."""
     if b"anthropic-version" in fields:
         return Auth.X_API_KEY
     for auth, (name, _) in _FIELDS.items():

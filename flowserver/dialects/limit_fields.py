@@ -1,4 +1,4 @@
-"""The fields of answers in which APIs tell what their rate limits leave. No I/O."""
+"""The fields of answers in which APIs report what their rate limits leave. No I/O."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class OllamaMeter(JsonMeter):
 
 
 class Ollama(BaseFormat):
-    """`chat` tells /api/chat, with its messages, from /api/generate."""
+    """`chat`: /api/chat, with its messages, else /api/generate."""
 
     __slots__ = ("_chat", "name")
 

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, which many others speak (see `quirks`), legacy completions, embeddings. No I/O."""
+"""OpenAI's chat completions, which many others speak (see `profiles`), legacy completions, embeddings. No I/O."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .common import (
     sse,
     unread_size,
 )
-from .event_template import RELEARN, EventTemplate, pattern_around
+from .event_template import RELEARN, EventTemplate, TemplateFinder
 from .openai_common import HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage, size_of
 
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
@@ -37,22 +37,22 @@ _MOST_SAMPLE = 1 << 16
 _MOST_FIELD = 256
 """Characters of a text in the head of the ending's chunks."""
 _REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "latency_checkpoint", "obfuscation", "p"))
-"""What an event has that is there for its usage alone; `latency_checkpoint` is Azure's."""
+"""The fields of an event that only reports usage; `latency_checkpoint` is Azure's."""
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 """Old servers know the second one only."""
 _OWN_LIMIT = "n_predict"
-"""llama.cpp's own: there it is the one that holds, beside any other."""
+"""llama.cpp's own, which takes precedence there."""
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
-_PADDING_FIELDS = ("obfuscation", "p")
-"""Of random length, against listeners who tell tokens by their sizes: OpenAI's and Mistral's."""
+_TEMPLATES = TemplateFinder(frozenset(_TEXT_FIELDS[1:]), padded=("obfuscation", "p"))
+"""OpenAI's and Mistral's padding is against listeners who recognise tokens by their sizes."""
 
 
 class ChatMeter(BaseMeter):
-    """Reads an event of 284 bytes that fits a pattern in 0.7 us, with parsing in 2.5."""
+    """Reads an event of 284 bytes that fits its template in 0.7 us, with parsing in 2.5."""
 
     _object = "chat.completion.chunk"
     _empty: ClassVar[dict[str, Any]] = {"delta": {}}
-    """How a choice tells that it has no content."""
+    """How a choice shows that it has no content."""
 
     __slots__ = (
         "_by_choice",
@@ -60,7 +60,7 @@ class ChatMeter(BaseMeter):
         "_closing",
         "_cuttable",
         "_params",
-        "_pattern",
+        "_payload_template",
         "_quirks",
         "_reported",
         "_sample",
@@ -80,19 +80,19 @@ class ChatMeter(BaseMeter):
         self._closing: set[int] = set()
         """Choices that the last event closed, where it has content: the client may not get to see it."""
         self._by_choice: dict[int, int] = {}
-        """Output tokens of each choice, where a provider tells of them one by one and not yet of them all."""
+        """Output tokens of each choice, where a provider reports them one by one and not yet all together."""
         self._reported = False
         """Whether the client has the final usage report, or would not get it anyway."""
         self._sample = b""
         """A chunk of this stream, for what they have in common; b"": none yet, or not needed."""
-        self._pattern: EventTemplate | None = None
+        self._payload_template: EventTemplate | None = None
         """`_wire` without the framing of its event."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
-        pattern = self._pattern
-        if pattern is not None and (said := pattern.text_of(data)):
-            self.content.add(said)
-            self.count_template(1, len(said))
+        template = self._payload_template
+        if template is not None and (text := template.text_of(data)):
+            self.content.add(text)
+            self.count_template(1, len(text))
             return True
         if data.startswith(DONE):
             self.finished = True
@@ -132,13 +132,13 @@ class ChatMeter(BaseMeter):
         elif self._by_choice and closing:
             self._add_up_choices(closing)
         if closing or report or error:
-            # What these said of the stream may not hold after one more event, which a pattern would not see.
-            self._pattern = self._wire = None
+            # What these shown of the stream may not hold after one more event, which a template would not see.
+            self._payload_template = self._wire = None
         elif content and len(choices) == 1 and self.content_events - self._learned >= RELEARN:
             self._learned = self.content_events
-            found = _pattern_of(data, event, self.content_bytes - content_bytes)
+            found = _template_of(data, event, self.content_bytes - content_bytes)
             if found is not None:
-                self._pattern, self._wire = found, found.on_the_wire()
+                self._payload_template, self._wire = found, found.on_the_wire()
         if not report or error or self._params.usage or not self._quirks.usage_option or (choices and not late):
             return True
         return _without_report(data, event)
@@ -151,7 +151,7 @@ class ChatMeter(BaseMeter):
             index = _index(choice)
             if len(seen) < MAX_OPEN:
                 seen.add(index)
-            # Some send the whole message so far beside the delta.
+            # Some send the whole message so far along with the delta.
             delta = choice["delta"] if "delta" in choice else choice.get("message")
             if type(delta) is dict:
                 self._read_delta(delta)
@@ -167,28 +167,28 @@ class ChatMeter(BaseMeter):
         return closing
 
     def _read_delta(self, delta: dict[str, Any]) -> None:
-        said = thought = reasoning = 0
+        shown = thought = reasoning = 0
         for field, value in delta.items():
             if not value or field == "role":
                 pass
             elif field == "content":
                 if type(value) is list:
-                    said, thought = self._sizes_of_parts(value)
+                    shown, thought = self._sizes_of_parts(value)
                 else:
-                    said += self._size(value)
+                    shown += self._size(value)
             elif field in ("reasoning_content", "reasoning"):
                 reasoning = reasoning or self._size(value)  # several providers send the same in two or three fields
             elif field == "reasoning_details":
                 reasoning = reasoning or self._size_of_details(value)
             elif field == "tool_calls":
-                said += sum(self._size_of_call(call.get("function") or call.get("custom")) for call in entries(value))
+                shown += sum(self._size_of_call(call.get("function") or call.get("custom")) for call in entries(value))
             elif field == "function_call":
-                said += self._size_of_call(value)
+                shown += self._size_of_call(value)
             elif field == "refusal":
-                said += self._size(value)
+                shown += self._size(value)
         reasoning += thought
         self.reasoning_bytes += reasoning
-        self.content_bytes += said + reasoning
+        self.content_bytes += shown + reasoning
 
     def _size(self, value: object) -> int:
         """Bytes of a text that is content, which it takes down; 0 for anything else."""
@@ -200,11 +200,11 @@ class ChatMeter(BaseMeter):
 
     def _sizes_of_parts(self, parts: list[Any]) -> tuple[int, int]:
         """Bytes of text and of reasoning: what Mistral sends where there is reasoning."""
-        said = thought = 0
+        shown = thought = 0
         for part in entries(parts):
-            said += self._size(part.get("text"))
+            shown += self._size(part.get("text"))
             thought += sum(self._size(thinking.get("text")) for thinking in entries(part.get("thinking")))
-        return said, thought
+        return shown, thought
 
     def _size_of_details(self, details: object) -> int:
         return sum(self._size(part.get("text") or part.get("summary")) for part in entries(details))
@@ -216,7 +216,7 @@ class ChatMeter(BaseMeter):
         return name + self._size(called.get("arguments")) + self._size(called.get("input"))
 
     def _are_closed(self, choices: list[dict[str, Any]]) -> bool:
-        """Whether all of `choices` had ended before: what is told of them now is told of the whole answer."""
+        """Whether all of `choices` had ended before: what is reported of them now is reported of the whole answer."""
         closed = self._closed
         return bool(closed) and all(_index(choice) in closed for choice in choices)
 
@@ -246,7 +246,7 @@ class ChatMeter(BaseMeter):
             self.usage.input = own.input if own.input is not None else self.usage.input
 
     def _add_up_choices(self, closing: Set[int]) -> None:
-        """Once every choice has ended and told of itself, their sum is the report, as long as there is no other."""
+        """Once every choice has ended with a report of its own, their sum is the report, if there is no other."""
         ended = self._closed | closing
         if not self._open_choices(closing) and ended and ended.issubset(self._by_choice):
             self._note_report(sum(self._by_choice.values()))
@@ -309,7 +309,7 @@ class CompletionsMeter(ChatMeter):
 
 
 class EmbeddingsMeter(ChatMeter):
-    """Embeddings answer whole, with megabytes of numbers beside the usage."""
+    """Embeddings are whole answers: the usage, and megabytes of numbers."""
 
     has_text = False
 
@@ -331,13 +331,13 @@ def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:
     return False if _REPORT_ONLY.issuperset(event) else without_member(data, "usage") or False
 
 
-def _pattern_of(data: bytes, event: dict[str, Any], content: int) -> EventTemplate | None:
-    """The pattern of `data`, which is `event` unparsed, with one choice and `content` bytes of content. None: it has
-    none, or content beside its text. Alters `event`."""
+def _template_of(data: bytes, event: dict[str, Any], content: int) -> EventTemplate | None:
+    """The template of `data`, which is `event` unparsed, with one choice and `content` bytes of content. None: it has
+    none, or content besides its text. Alters `event`."""
     delta = event["choices"][0].get("delta")
     for field in _TEXT_FIELDS if type(delta) is dict else ():
         if size_of(delta.get(field)) == content:
-            return pattern_around(data, event, delta, field, reasoning=field != "content", padded=_PADDING_FIELDS)
+            return _TEMPLATES.find(data, event, delta, field)
     return None
 
 
@@ -375,17 +375,17 @@ class OpenAIChat(BaseFormat):
         return ends_with(target, "/chat/completions")
 
     def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
-        said = body.get
-        stream = said("stream") is True
-        choices = count(said("n")) or 1
+        get = body.get
+        stream = get("stream") is True
+        choices = count(get("n")) or 1
         return RequestParams(
-            model=model_name(deployment_of(target) or said("model")),
+            model=model_name(deployment_of(target) or get("model")),
             stream=stream,
             max_tokens=_most(body),
             choices=choices,
             answers=choices,
-            user=user_name(said("user")) or user_name(said("safety_identifier")),
-            usage=not stream or mapping(said("stream_options")).get("include_usage") is True,
+            user=user_name(get("user")) or user_name(get("safety_identifier")),
+            usage=not stream or mapping(get("stream_options")).get("include_usage") is True,
         )
 
     def path_model(self, target: str) -> str | None:

@@ -46,43 +46,43 @@ def size_of(value: object) -> int:
 
 def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = False) -> int | None:
     """Take a report over into `usage`; both spellings, prompt/completion and input/output. What it leaves out stays.
-    Returns its output tokens; None: it tells none that make sense.
+    Returns its output tokens; None: it has none that make sense.
 
-    Some have words of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning. Some count
-    reasoning, audio or what their own tools read apart from both sums: the total tells.
+    Some have names of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning. Some count
+    reasoning, audio or what their own tools read apart from both sums: the total shows it.
     """
-    said = report.get
-    prompt, output = count(said("prompt_tokens")), count(said("completion_tokens"))
-    usage.input = count(said("input_tokens"), usage.input) if prompt is None else prompt
+    get = report.get
+    prompt, output = count(get("prompt_tokens")), count(get("completion_tokens"))
+    usage.input = count(get("input_tokens"), usage.input) if prompt is None else prompt
     if "prompt_cache_hit_tokens" in report:
         usage.cached = count(report["prompt_cache_hit_tokens"], usage.cached)
-    if into := said("prompt_tokens_details") or said("input_tokens_details"):
+    if into := get("prompt_tokens_details") or get("input_tokens_details"):
         details = mapping(into)
         usage.cached = count(details.get("cached_tokens"), usage.cached)
         usage.cache_written = count(details.get("cache_write_tokens"), usage.cache_written)
     if "reasoning_tokens" in report:
         usage.reasoning = count(report["reasoning_tokens"], usage.reasoning)
-    if out := said("completion_tokens_details") or said("output_tokens_details"):
+    if out := get("completion_tokens_details") or get("output_tokens_details"):
         usage.reasoning = count(mapping(out).get("reasoning_tokens"), usage.reasoning)
     if output is None:
-        output = count(said("output_tokens"))
-    if output is None and said("completion_tokens") is None and said("output_tokens") is None:
-        output = 0 if usage.input is not None and said("total_tokens") == usage.input else None  # embeddings
+        output = count(get("output_tokens"))
+    if output is None and get("completion_tokens") is None and get("output_tokens") is None:
+        output = 0 if usage.input is not None and get("total_tokens") == usage.input else None  # embeddings
     if output is not None:
-        output += _apart(usage, output, count(said("total_tokens")), reasoning_apart=reasoning_apart)
+        output += _apart(usage, output, count(get("total_tokens")), reasoning_apart=reasoning_apart)
         usage.output = output
     return output
 
 
 def _apart(usage: Usage, output: int, total: int | None, *, reasoning_apart: bool) -> int:
-    """Output tokens that a report has beside its `output`. What else it has beside both sums is added to the input."""
+    """Output tokens that a report has in addition to its `output`. What else its total has is added to the input."""
     reasoning = usage.reasoning or 0
     if total is None:
         return reasoning if reasoning_apart else 0
-    beside = total - output - (usage.input or 0)
-    if beside <= 0:
+    extra = total - output - (usage.input or 0)
+    if extra <= 0:
         return 0
-    more = reasoning if beside >= reasoning else 0
+    more = reasoning if extra >= reasoning else 0
     if usage.input is not None:
-        usage.input += beside - more
+        usage.input += extra - more
     return more

@@ -9,7 +9,7 @@ from .openai_common import entries, mapping, parse
 KEPT = 640 << 10
 """Most bytes of an answer that are kept for its ending: almost twice what the longest answers have."""
 ENTRY = 1024
-"""Bytes that an item or a part takes beside what was sent of it."""
+"""Bytes that an item or a part takes in addition to what was sent of it."""
 _MOST_ID = 256
 """Characters of an id in the ending."""
 
@@ -37,7 +37,7 @@ def _index(event: dict[str, Any], name: str) -> int | None:
 
 
 def _whereabouts(event: dict[str, Any]) -> dict[str, int | str]:
-    """The fields that tell what an event is about."""
+    """The fields that identify what an event is about."""
     found: dict[str, int | str] = {}
     for name in _PLACE_FIELDS:
         value = event.get(name)
@@ -57,7 +57,7 @@ class _Part:
         """`event` is the first event about it."""
         self.whereabouts = _whereabouts(event)
         self.opening = opening
-        """The first event's type, if it told of a part."""
+        """The first event's type, if it announced a part."""
         self.data = data
         """That event unparsed, which takes much less memory; b"" if it did not."""
         self.kind: str | None = None

@@ -20,8 +20,8 @@ _TEXT_DELTA = "transcript.text.delta"
 
 
 class MediaMeter(JsonMeter):
-    """Text is counted as it comes; of images only the report tells. Whisper reports seconds, not tokens, so its answers
-    are estimated."""
+    """Text is counted as it comes; of images only the report has tokens. Whisper reports seconds, not tokens, so its
+    answers are estimated."""
 
     has_text = False
 
@@ -48,7 +48,7 @@ class MediaMeter(JsonMeter):
         self._read_usage(answer)
 
     def ending(self, prompt: int, output: int) -> bytes:
-        """A transcription ends as if nothing more had been said. Images have no shorter form."""
+        """A transcription ends as if there were nothing more to transcribe. Images have no shorter form."""
         if self.finished or not self.content_bytes:
             return b""
         usage = {"type": "tokens", "input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output}

@@ -9,7 +9,7 @@ from .base import Auth, Format
 
 
 class FormatTable:
-    """`formats` in the order in which they are asked whether a path is theirs."""
+    """`formats`: the first one that serves a path has it."""
 
     __slots__ = ("_limit_patterns", "_serving", "_storing", "formats", "key_paths", "limit_fields", "limit_prefixes")
 
@@ -29,7 +29,7 @@ class FormatTable:
         """How APIs take keys. Those with a field of their own come first: Bearer is what most share."""
         limit_fields = list(dict.fromkeys(known.limit_fields for known in formats))
         self.limit_fields = tuple(name for each in limit_fields for name in (*each.requests, *each.tokens))
-        """The names of all fields that tell clients of their limits."""
+        """The names of all fields that report limits to clients."""
         self.limit_prefixes = tuple(each.prefix for each in limit_fields)
         """What the names of fields begin with that `remaining_kind` knows."""
         self._limit_patterns = [each.remaining for each in limit_fields]
@@ -48,7 +48,7 @@ class FormatTable:
         return deployment_of(target) if known is None else known.path_model(target)
 
     def remaining_kind(self, field: bytes) -> str | None:
-        """The kind of limit, such as "tokens", of which a field of an answer tells what remains; None: of none."""
+        """The kind of limit, such as "tokens", whose remaining amount is in a field of an answer; None: in none."""
         for pattern in self._limit_patterns:
             match = pattern.fullmatch(field)
             if match is not None:

@@ -15,11 +15,11 @@ from .scanner import Event, moved
 _PRELUDE = struct.Struct(">III")
 PRELUDE_SIZE = _PRELUDE.size
 _LEAST = 16
-"""Bytes of a frame beside its headers and its payload."""
+"""Bytes of a frame without its headers and its payload."""
 
 _STRING = 7
 _FIXED_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-"""Bytes of a header's value by its type; types 6 and 7 tell their length."""
+"""Bytes of a header's value by its type; types 6 and 7 have their length in front."""
 _SIZED = (6, _STRING)
 
 _MAX_KEPT = 1024
@@ -31,7 +31,7 @@ class EventStreamScanner(ScannerState[LargeFrame]):
     `:error-code`, each behind a "!".
 
     The CRC of a whole frame is left to the client. A frame's start is checked, for all that follows hangs on it: when
-    it is wrong the scanner is `broken` and looks at nothing any more.
+    it is wrong the scanner is `broken` and reads nothing any more.
     """
 
     __slots__ = ("_headers", "_name", "_need")

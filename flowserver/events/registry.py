@@ -30,7 +30,7 @@ class BodyKind(Enum):
     OPAQUE = auto()
     """Unreadable: compressed, or of an unknown format."""
     UNDECIDED = auto()
-    """It takes more bytes to tell."""
+    """More bytes are needed to decide."""
 
 
 SCANNERS: Mapping[BodyKind, Callable[[int], Scanner]] = MappingProxyType(
@@ -77,7 +77,7 @@ def _labelled(media_type: bytes) -> BodyKind | None:
 
 
 def claimed_kind(media_type: bytes, *, compressed: bool) -> BodyKind | None:
-    """The kind of a body whose head says that it is a stream, or that it can't be read; None: its first bytes tell."""
+    """The kind of a body whose head calls it a stream, or compressed; None: its first bytes decide."""
     if compressed:
         return BodyKind.OPAQUE
     label = _labelled(media_type)
@@ -98,7 +98,7 @@ def body_kind(media_type: bytes, first: bytes, *, compressed: bool) -> BodyKind:
 
 
 def is_blank(first: bytes) -> bool:
-    """Whether the first bytes of a body are nothing but blanks, which tell nothing and may be passed on."""
+    """Whether the first bytes of a body are nothing but blanks, which decide nothing and may be passed on."""
     return bool(first) and not first.removeprefix(BOM).strip(BLANKS)
 
 

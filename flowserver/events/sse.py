@@ -1,7 +1,7 @@
 """Where the events of a passing stream end, and what is in them: server-sent events and JSON lines. No I/O.
 
 Scanners only look: the bytes themselves go on as they came. One event in one piece is the usual shape and costs 0.3 us;
-everything else takes the slow path and comes to the same events, which the tests hold to a naive reading of the rules.
+everything else takes the slow path, with the same events; tests compare both with a naive reading of the rules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _ANY_BLANK = re.compile(rb"[\r\n](?:\r\n?|(?<!\r)\n)")
 def _blank_line(text: bytes) -> re.Pattern[bytes]:
     """What finds a blank line in `text`, with the last byte of the line end before it.
 
-    Carriage returns alone are line ends too, but nobody sends them, and looking for them takes 6 ns a byte, not 0.7.
+    Carriage returns alone are line ends too, but no provider sends them, and searching for them takes 6 ns a byte, not
+    0.7.
     """
     return _ANY_BLANK if _CR in text and _LONE_CR.search(text) else _BLANK
 

@@ -1,9 +1,9 @@
 """Finds the members that matter in a JSON object that arrives in pieces. No I/O.
 
 No tree is built: values that do not matter are skipped, whatever their size, by the C functions that search bytes. So
-a request of 32 MB costs its own bytes and some milliseconds. `json_edits` changes what was found, in place.
+a request of 32 MB costs its own bytes and some milliseconds. `edits` changes what was found, in place.
 
-Anything that two readers could read differently is a problem: a name that matters and is there twice, or in another
+Anything that two readers could read differently is a problem: a name that matters and appears twice, or in another
 case (Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
 """
 
@@ -165,7 +165,7 @@ class JsonMembers:
         self._most_scalar = most_scalar
         self._state = _START
         self._offset = 0
-        """Bytes before the ones that are looked at."""
+        """Bytes before the ones that are read now."""
         self._held = b""
         """The beginning of a name or of a value that matters."""
         self._frames: list[_Frame] = []
@@ -213,7 +213,7 @@ class JsonMembers:
     # --- states ---
 
     def _read(self, data: bytes) -> int:
-        """Reads as far as it can; returns where what is to be held begins."""
+        """Reads as far as it can; returns where the rest begins, which is held."""
         position, size = 0, len(data)
         while position < size and self.problem is None:
             before, state = position, self._state
@@ -234,7 +234,7 @@ class JsonMembers:
                 if position < size:
                     raise _Malformed(_BEYOND)
             if position == before and self._state is state:
-                break  # more is to come before it can be told
+                break  # more has to come before this is decided
         return position
 
     def _begin(self, data: bytes, position: int) -> int:
@@ -323,7 +323,7 @@ class JsonMembers:
                 self._ambiguous(f"the name {_shown(raw)} can be taken for one that matters")
             return
         if pending[1] in frame.seen:
-            self._ambiguous(f"the name {_shown(raw)} is there more than once")
+            self._ambiguous(f"the name {_shown(raw)} appears more than once")
         frame.seen.add(pending[1])
 
     def _colon(self, data: bytes, position: int) -> int:

@@ -69,7 +69,7 @@ _MAX_LOOKED_AT = 500
 
 _BLOCK = 64 << 10
 _FIRST_WINDOW = 256
-"""Bytes of a skipped container that are looked at first: most are short."""
+"""Bytes of a skipped container that are scanned first: most are short."""
 _HOLD = 4 << 10
 """Most bytes that wait for more of a name, a scalar or the like."""
 LONG = 2000
@@ -113,7 +113,7 @@ class JsonReducer:
       three: names, states, errors and usage reports. Elsewhere, in arrays and in strings nothing is believed.
     - Of members with the same name the last one counts, as for other JSON readers. A value of more than 4 KB is left
       out (a usage report: 16 KB).
-    - A text that is no object comes to an empty one.
+    - A text that is no object is reduced to an empty one.
     - Of values that are passed over it is only checked that their brackets are balanced. A name, a number or a run of
       blanks of more than 4 KB may make the text `broken`, and so do hundreds of members that matter.
     """
@@ -479,7 +479,7 @@ def _last_break(parts: list[bytes], size: int) -> int:
 
 
 def _end_of_value(buffer: bytes, at: int, most: int) -> int | None:
-    """Where the value at `at` ends; 0: not within what is there, or within `most` bytes; None: it is none."""
+    """Where the value at `at` ends; 0: not within `buffer`, or within `most` bytes; None: this is no value."""
     first = buffer[at]
     if first == _QUOTE:
         match = find_string(buffer, at, at + most)

@@ -23,7 +23,8 @@ _NESTED = 64
 
 
 def container(levels: int, outside: bytes = rb'[^][{}"]') -> bytes:
-    """A pattern of containers nested at most so deep; `outside`: a byte that is neither a bracket nor in a string."""
+    """A regular expression for containers of so many levels at most. `outside`: a byte that is neither a bracket nor in
+    a string."""
     inner = b""
     for _ in range(levels):
         inner = rb"[\[{](?:" + outside + rb"++|" + STRING + (rb"|" + inner if inner else b"") + rb")*+[\]}]"
@@ -42,7 +43,7 @@ _word = re.compile(rb"[-+.0-9A-Za-z]*+").match
 _string_rest = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
 
 _FIRST_WINDOW, _LAST_WINDOW = 256, 64 << 10
-"""Bytes that are looked at in one step: few at first, since most values are short."""
+"""Bytes that are scanned in one step: few at first, since most values are short."""
 _QUOTE, _BACKSLASH = b'"\\'
 _NOT_STRICT = (b"/", b"#", b"'", b"\\")
 """Stand in strings only, in strict JSON. Others begin comments with them, or strings."""

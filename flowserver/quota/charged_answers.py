@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 MOST = 20_000
-"""Answers that are remembered; the ones charged longest ago are forgotten, and charged anew when they are fetched."""
+"""Answers that are remembered; the ones charged longest ago are forgotten, and charged again when they are fetched."""
 
 
 class ChargedAnswers:

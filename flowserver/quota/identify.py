@@ -1,4 +1,4 @@
-"""Whose request it is, whether it may start, and what its answer tells of limits. No I/O."""
+"""Finds the tenant of a request. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one exchange may use of its tenant's limits: asked for once, drawn on without asking, given back at the end.
+"""What one exchange may use of its tenant's limits: leased in advance, drawn on by counting, given back at the end.
 
 No I/O: the limiter answers by callbacks, at once or later.
 """
@@ -17,7 +17,7 @@ class Verdict(Enum):
 
     PASS = 0
     WAIT = 1
-    """It may pass once more tokens are there; they are on their way."""
+    """It may pass once more tokens were leased; they are requested."""
     END = 2
     """It is more than may pass: the stream ends before it."""
 
@@ -32,10 +32,10 @@ class Limiter(Protocol):
     lease: int
     """Tokens of one lease."""
     renewal: float
-    """Seconds after which a lease that was not moved on is to be renewed."""
+    """Seconds after which a lease that was not extended has to be renewed."""
 
     def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        """A stream wants to start, and a first lease of at least `need` tokens."""
+        """Admit a stream, with a first lease of at least `need` tokens."""
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
         """It used so much until now and wants more; `done` hears how many it got on top."""
@@ -68,16 +68,16 @@ class TokenLease:
         self._limiter = limiter
         self._stream_id = stream_id
         self._resume: Callable[[], None] | None = resume
-        """None once it is over. This and the next lead back to who holds the permit: kept, each request would leave a
+        """None once it is over. This and the next lead back to who holds the lease: kept, each request would leave a
         cycle to the garbage collector."""
         self._done: Callable[[Decision], None] | None = None
         self._asking = False
         self._waits = False
-        """Whether an event was told to wait and not yet that it may go on. A limiter that answers at once lets none."""
+        """Whether an event waits for an answer of the limiter. With one that answers at once, none does."""
         self.counts = False
         """Whether a limit of tokens is among those that hold."""
         self._refused = False
-        """No more tokens are to be had."""
+        """The limiter has no more tokens."""
         self._settled = False
         self._used = 0
         self._renewed_at: float | None = None
@@ -119,7 +119,7 @@ class TokenLease:
         return Verdict.WAIT if self._asking else Verdict.END
 
     def room(self, used: int) -> int:
-        """Tokens beyond `used` that pass before anything is to be asked for; 0 or less where that is due."""
+        """Tokens beyond `used` that pass before the lease has to be extended; 0 or less where that is due."""
         if not self.counts:
             return used + (1 << 62)
         kept = 0 if self._asking or self._refused else self._limiter.lease // 2

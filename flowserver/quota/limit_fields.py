@@ -1,4 +1,4 @@
-"""What an answer's head tells a tenant of limits, and what it does not tell of the account at the provider. No I/O."""
+"""Limits in the head of an answer: a tenant's own in place of those of the account at the provider. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .limits import Decision, LimitState, RequestBucket, Slots
 
 
 def for_tenants(headers: Headers) -> Headers:
-    """An answer's fields without what tells of the account at the provider: its limits, its organisation."""
+    """An answer's fields without those about the account at the provider: its limits, its organisation."""
     return [field for field in headers if not _is_of_account(field[0])]
 
 
@@ -25,7 +25,7 @@ _PARTS_OF_ACCOUNTS = (b"ratelimit", b"organization", b"organisation")
 
 
 def limit_fields(decision: Decision | None, names: LimitFields, *, now: float) -> Headers:
-    """Fields that tell what is left, as the API's own client libraries read them: the tightest limit of each kind."""
+    """Fields with what is left, as the API's own client libraries read them: the tightest limit of each kind."""
     if decision is None:
         return []
     fields: Headers = []

@@ -1,7 +1,7 @@
-"""What a limit store is asked, and what it answers. No I/O.
+"""The requests to a limit store, and its answers. No I/O.
 
 A stream is admitted against all its limits at once and takes a **lease**: tokens reserved in advance. While it runs it
-tells what it used and takes more; when it ends it settles, and what it did not use comes back. A lease that nobody
+reports what it used and takes more; when it ends it settles, and what it did not use comes back. A lease that nobody
 moves on expires, so that a relay that dies holds nothing for longer than the lease's life.
 
 Every key, and every stream's id, begins with its tenant in braces (`tenant_key`): in a Redis Cluster that puts all of a
@@ -152,7 +152,7 @@ class Decision(NamedTuple):
     granted: int
     """Tokens of the first lease; 0 when refused."""
     states: tuple[LimitState, ...]
-    """In the order of the limits asked; empty when there was no store to ask."""
+    """In the order of the limits; empty if there was no store to check them."""
     cause: Cause | None = None
     refused_by: Limit | None = None
     """The first limit that refused."""

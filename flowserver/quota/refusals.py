@@ -1,4 +1,4 @@
-"""What refused clients are told. No I/O."""
+"""The errors that refused clients get. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .tenants import Tenant
 
 
 def refusal(decision: Decision) -> RelayError:
-    """What a refused client is told: an exhausted quota is not a rate, and waiting helps with one of them only."""
+    """The error for a refused request: an exhausted quota is not a rate, and waiting helps with one of them only."""
     wait = decision.retry_after
     after = max(1, math.ceil(wait)) if wait is not None else None
     name = decision.refused_by.key if decision.refused_by is not None else ""

@@ -22,7 +22,7 @@ _NUMBERS = count(1)
 
 
 class QuotaSession:
-    """`identify` when the head is there, `choose_limits` when the body is read, then `admit`. From then on `lease` is
+    """`identify` by the head, `choose_limits` when the body is read, then `admit`. From then on `lease` is
     drawn on, and settled at the end."""
 
     __slots__ = (
@@ -116,7 +116,7 @@ class QuotaSession:
             else:
                 done(refusal(decision))
 
-        # Not the request's id: one of the client's own choice may come twice, and would share the first one's lease.
+        # Not the request's id, which clients may choose: two requests with the same one would share a lease.
         stream_id = f"{profile.tag}:{_PROCESS}-{next(_NUMBERS)}"
         self.lease = TokenLease(self._context.limiter, stream_id, resume=resume)
         self.lease.ask(profile.limits, need=need, done=decided)

@@ -1,7 +1,7 @@
 """Who may use the relay, and how much of it: tenants, their keys and their limits. No I/O.
 
 Of a key only its SHA-256 is known. A key is random and long, so a plain hash protects it; and it is looked up by its
-hash, so the time that takes tells nothing of other keys.
+hash, so the time this takes reveals nothing of other keys.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Tenants:
         self._by_key = {key.sha256: tenant for tenant in tenants for key in tenant.keys}
 
     def find(self, key: bytes, now: float) -> Tenant | None:
-        """Whose `key` is; None when it is nobody's, expired, or its tenant is disabled. `now` in seconds since the
+        """The tenant of `key`; None if it is unknown or expired, or its tenant is disabled. `now` in seconds since the
         epoch."""
         digest = digest_of(key)
         tenant = self._by_key.get(digest)
@@ -161,7 +161,7 @@ def is_pattern(text: str) -> bool:
 
 
 def may_be_uncounted(pattern: str) -> bool:
-    """Whether a pattern of `paths` fits requests whose tokens nobody counts, the list of models aside."""
+    """Whether a pattern of `paths` fits requests whose tokens are not counted, the list of models aside."""
     filled = [_WILDCARD.sub(text, pattern) for text in ("x", "x/x")]
     return not all(recognise(path) is not None or is_model_list(path) for path in filled)
 
@@ -194,7 +194,7 @@ class LimitProfile(NamedTuple):
 
     tenant: Tenant
     until: float
-    """When it is to be found anew, as quotas begin anew then; seconds since the epoch."""
+    """When it expires, as quotas begin again then; seconds since the epoch."""
     limits: list[Limit]
     """Not to be altered."""
     budget: int | None

@@ -109,7 +109,7 @@ class Account:
             self._quota.identify(request, done, counted=self.format is not None)
 
     def request_error(self) -> RelayError | None:
-        """Why the request may not go on as it is, now that it is known whose it is and what it asks for."""
+        """Why the request may not go on as it is. To be called when its tenant and its body are known."""
         limited = self.tenant is not None and self.tenant.has_limits
         return self.request.error(limited=limited or (self.budget is not None and self.format is not None))
 
@@ -134,7 +134,7 @@ class Account:
         def admitted(error: RelayError | None) -> None:
             left = quota.quota_left
             if left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None):
-                self.bound(left)  # the provider is asked for no more, and ends the answer by itself
+                self.bound(left)  # the provider gets it as the bound, and ends the answer by itself
             done(error)
 
         quota.admit(self.input, admitted, resume)
@@ -147,7 +147,7 @@ class Account:
 
     @property
     def asks_usage(self) -> bool:
-        """Whether the last attempt asks for a usage report that the client did not ask for."""
+        """Whether the last attempt has the option for a usage report, which the client did not set."""
         return self._sent.asks_usage
 
     @property
@@ -208,8 +208,8 @@ class Account:
     # --- the answer ------------------------------------------------------------------------------------------------
 
     def open(self, head: ResponseHead) -> bool:
-        """The answer's head is there. Whether its first bytes are to be seen before it is passed on, since it does not
-        say what they are."""
+        """Read the answer's head. Whether the first bytes have to be seen before it is passed on, since it does not say
+        what they are."""
         self._answered = 200 <= head.status < 300
         self.request.forget()
         if not self._answered:
@@ -223,8 +223,8 @@ class Account:
         return self._count.open(head)
 
     def look(self, head: ResponseHead, first: bytes, *, is_all: bool = False) -> bool:
-        """The first bytes of the answer's body are there: decide how it is read. False: they are too few for that, and
-        not all that there is."""
+        """Decide by the first bytes of the body how it is read. False: they are too few for that, and not `is_all` that
+        there is."""
         return self._count is None or self._count.look(head, first, is_all=is_all)
 
     @property
@@ -301,7 +301,7 @@ class Account:
 
     @property
     def model(self) -> str | None:
-        """As the answer names it, else as it was asked for."""
+        """As the answer names it, else as the request does."""
         return (self._count.meter.model if self._count is not None else None) or self.params.model
 
     @property

@@ -11,7 +11,7 @@ from ..http.messages import Headers, RequestHead
 ANY = "*"
 """Stands for all origins."""
 REQUEST_FIELDS = frozenset((b"origin", b"access-control-request-method", b"access-control-request-headers"))
-"""What browsers say of pages: for whoever answers it, here or at the provider."""
+"""The fields that browsers add about pages, for whoever answers them, the relay or the provider."""
 
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MAX_AGE = b"7200"
@@ -28,7 +28,7 @@ _EXPOSED = b", ".join(
         *TABLE.limit_fields,
     )
 )
-"""What pages may read of an answer's head beside the few fields that all may."""
+"""Fields of an answer that pages may read, in addition to the few that all may."""
 
 
 def is_preflight(request: RequestHead) -> bool:

@@ -1,6 +1,6 @@
 """A request's body: what it asks for, read while it comes in, and how it is changed for a provider. No I/O.
 
-A counted API is asked in JSON, or by a form where files are sent. What matters is read whatever the body's size; all
+Requests to counted APIs are JSON, or forms where files are sent. What matters is read whatever the body's size; all
 else stays as it came, byte for byte.
 """
 
@@ -35,7 +35,7 @@ class RequestBody(Protocol):
 
     @property
     def is_known(self) -> bool:
-        """Whether all that matters is there, though more of the body may follow."""
+        """Whether all that matters was read, though more of the body may follow."""
 
     def feed(self, data: bytes) -> None: ...
 
@@ -59,7 +59,7 @@ class JsonBody:
 
     @property
     def is_known(self) -> bool:
-        return False  # a name that matters may come twice
+        return False  # a name that matters may follow again
 
     def feed(self, data: bytes) -> None:
         self._members.feed(data)
@@ -78,7 +78,7 @@ class JsonBody:
 
 class FormBody:
     """multipart/form-data (RFC 7578). The model may stand behind the files, so it is known when its part is over; what
-    follows is still looked at, for a second one."""
+    follows is still searched for a second one."""
 
     __slots__ = ("_form", "error", "is_ambiguous")
 
@@ -123,7 +123,7 @@ def _unreadable(what: str, problem: Problem, remedy: str) -> RelayError:
 
 
 class UnreadBody:
-    """One that is not looked into, for the reason that `error` tells."""
+    """One that is not read, for the reason in `error`."""
 
     __slots__ = ("error", "is_ambiguous", "values")
 

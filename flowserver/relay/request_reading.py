@@ -46,15 +46,15 @@ class RequestReading:
         self._request = request
         self._size = 0
         self._input_estimate: int | None = None
-        """None: nobody has needed it yet."""
+        """None: it was not needed yet."""
         self._is_limited = False
-        """Whether what can't be read may not go on."""
+        """Whether a body that can't be read is refused."""
         self._is_form = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
 
     def open(self) -> None:
-        """What the head tells; and the body is of interest, if there is one."""
+        """Read the head, and begin with the body if there is one."""
         if self._request.has_body:
             known = self.format
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
@@ -93,7 +93,7 @@ class RequestReading:
             self._read(body.values)
 
     def forget(self) -> None:
-        """An answer is there: the request is not changed any more."""
+        """The answer has begun: the request is not changed any more."""
         self._body = None
 
     def _read(self, values: Mapping[str, Any]) -> None:

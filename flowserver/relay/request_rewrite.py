@@ -37,7 +37,7 @@ class RequestRewrite:
         self.upstream: Provider | None = None
         """The provider of the last attempt; None before the first."""
         self.asks_usage = False
-        """Whether that provider was asked for a usage report that the client did not ask for."""
+        """Whether the request to that provider has the option for a usage report, which the client did not set."""
 
     def body(
         self, target: Provider, pieces: Sequence[bytes], *, most: int | None, repeatable: bool

@@ -158,7 +158,7 @@ class TokenCount:
         return Verdict.PASS if self._lease is None else self._lease.verdict(self.input + output)
 
     def room(self) -> int:
-        """Bytes of content that pass for sure before `verdict` has to be asked again."""
+        """Bytes of content that pass for sure before `verdict` has to be called again."""
         output = self.output
         tokens = [] if self._budget is None else [self._budget - output]
         if self._lease is not None:

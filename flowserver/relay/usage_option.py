@@ -1,4 +1,4 @@
-"""Whether a provider takes the relay's question for a usage report. No I/O.
+"""Whether a provider takes the relay's option for a usage report. No I/O.
 
 Some providers refuse requests with options that they don't know. Then the request is sent again without it, and
 what came of that is remembered for the model, since gateways speak for many.
@@ -18,7 +18,7 @@ class _Answer(Enum):
 
 
 class UsageOption:
-    """Of one provider. The model that was asked for longest ago is forgotten first."""
+    """Of one provider. The least recently used model is forgotten first."""
 
     __slots__ = ("_known",)
 
@@ -26,7 +26,7 @@ class UsageOption:
         self._known: OrderedDict[str | None, _Answer] = OrderedDict()
 
     def may_ask(self, model: str | None, *, repeatable: bool) -> bool:
-        """Whether to ask. A request that can't be sent again is a poor one to try it with."""
+        """Whether to send the option. A request that can't be sent again is no good one to try it with."""
         known = self._known.get(model)
         if known is not None:
             self._known.move_to_end(model)

@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.dialects.base import Quirks, RequestParams
+from flowserver.dialects.base import RequestParams
 from flowserver.dialects.openai_chat import OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS, ChatMeter
 from flowserver.dialects.profiles import GENERIC, QUIRKS, quirks_for
 from flowserver.errors import DRAINED
+from tests.dialects.chat_events import HEAD, UNASKED, choice, chunk, counted, meter, report, say, sent
 from tests.dialects.reading import events, sse_events
 from tests.support.corpus import Recording, each_recording
-
-HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
-UNASKED = RequestParams(stream=True, usage=False)
-
-
-def meter(params: RequestParams = RequestParams(), quirks: Quirks = GENERIC) -> ChatMeter:  # noqa: B008 - frozen
-    return OPENAI_CHAT.meter(params, quirks, cuttable=True)
-
-
-def choice(delta: object = None, *, index: int = 0, finish: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": {} if delta is None else delta, "finish_reason": finish}
-
-
-def chunk(*choices: object, **more: object) -> bytes:
-    return json.dumps({**HEAD, "choices": choices, **more}, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def say(text: str, **more: object) -> bytes:
-    return chunk(choice({"content": text}), **more)
-
-
-def report(read: int, written: int, **more: object) -> dict[str, object]:
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written, **more}
-
-
-def sent(ending: bytes) -> list[Any]:
-    """The ending's events, the last one without its [DONE]."""
-    payloads = [data for _, data, _ in sse_events(ending)]
-    assert b"".join(raw for _, _, raw in sse_events(ending)) == ending
-    assert payloads[-1] == b"[DONE]"
-    return [json.loads(payload) for payload in payloads[:-1]]
-
-
-def counted(answer: ChatMeter) -> tuple[int, int, int]:
-    return answer.content_bytes, answer.reasoning_bytes, answer.content_events
-
 
 # --- counting ---
 
@@ -130,165 +94,6 @@ def test_nonsense_raises_nothing(stream: list[bytes]) -> None:
         answer.read(b"", data)
         whole.read_whole(data)
     sent(answer.ending(7, 1)) if not answer.finished else None
-
-
-# --- the pattern ---
-
-
-def parsed(answer: ChatMeter) -> ChatMeter:
-    """A meter that parses every event."""
-    answer._learned = 10**9
-    return answer
-
-
-_texts = st.sampled_from(
-    [
-        b"two words",
-        "é".encode(),
-        b"",
-        b"\x7f",
-        b"\\n",
-        b'\\"',
-        b"\\u00e9",
-        b"\\",
-        b'"',
-        b"\n",
-        b"\x01",
-        b"\xff",
-        b"\xc3",
-    ]
-)
-"""What may stand between the quotes of a text: sound, escaped, or broken."""
-_paddings = st.sampled_from(
-    [b"Q", b"", b"a b", b"-", b"\\n", b"\x02", b"\xff", b'"', b'a","usage":{"completion_tokens":3},"b":"c']
-)
-_odd = st.sampled_from([*["plain"] * 5, "text", "text", "padding", "finish", "index", "usage", "error", "created"])
-
-
-def _event(odd: str, shape: dict[str, Any], delta: dict[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"index": 0, **shape, "delta": delta, "finish_reason": None}
-    match odd:
-        case "finish":
-            return {**HEAD, "choices": [{**entry, "finish_reason": "stop"}]}
-        case "index":
-            return {**HEAD, "choices": [{**entry, "index": 1}]}
-        case "usage":
-            return {**HEAD, "choices": [entry], "usage": report(3, 4)}
-        case "error":
-            return {**HEAD, "choices": [entry], "error": {"message": "no"}}
-        case "created":
-            return {**HEAD, "choices": [entry], "created": 8}
-        case _:
-            return {**HEAD, "choices": [entry]}
-
-
-@st.composite
-def _streams(draw: st.DrawFn) -> list[bytes]:
-    """Events of one shape, and between them some with something in it that a pattern must not pass over."""
-    field = draw(st.sampled_from(["content", "reasoning_content", "reasoning"]))
-    padding = draw(st.sampled_from(["obfuscation", "p", "other"]))
-    deltas: list[dict[str, Any]] = [{}, {}, {"role": "assistant"}, {"refusal": "no"}, {"reasoning_content": "TEXT"}]
-    shapes: list[dict[str, Any]] = [{}, {}, {"message": {field: "ELSE"}}, {"message": {"delta": {field: "a"}}}]
-    delta = {**draw(st.sampled_from(deltas)), field: "TEXT"}
-    shape = draw(st.sampled_from(shapes))
-    separators = draw(st.sampled_from([(",", ":"), (",", ":"), (",", ":"), (", ", ": ")]))
-    stream = []
-    for odd in draw(st.lists(_odd, min_size=2, max_size=12)):
-        data = json.dumps({**_event(odd, shape, delta), padding: "PADDING"}, separators=separators).encode()
-        data = data.replace(b"TEXT", draw(_texts) if odd == "text" else b"a")
-        data = data.replace(b"ELSE", draw(st.sampled_from([b"a", b"", b"bc"])))
-        stream.append(data.replace(b"PADDING", draw(_paddings) if odd == "padding" else b"abc"))
-    return stream
-
-
-@settings(max_examples=300)
-@given(_streams(), st.integers(1, 2))
-def test_the_pattern_sees_what_parsing_sees(stream: list[bytes], choices: int) -> None:
-    params = RequestParams(stream=True, choices=choices, usage=False)
-    quick, slow = meter(params), parsed(meter(params))
-    for data in stream:
-        quick._learned = -100  # learn of every event
-        assert quick.read(b"", data) == slow.read(b"", data)
-        assert counted(quick) == counted(slow)
-        assert (quick.usage, quick.running, quick.finish) == (slow.usage, slow.running, slow.finish)
-        assert (quick.failed, quick.model, quick.finished) == (slow.failed, slow.model, slow.finished)
-        assert [end["choices"] for end in sent(quick.ending(7, 5))] == [
-            end["choices"] for end in sent(slow.ending(7, 5))
-        ]
-
-
-@pytest.mark.parametrize("field", ["content", "reasoning_content"])
-@pytest.mark.parametrize("padding", [None, "obfuscation", "p"])
-def test_plain_events_are_read_by_the_pattern(field: str, padding: str | None) -> None:
-    answer = meter()
-    for text, pad in (("Hi", "abc"), (" there", "Q"), (" 😄", ""), (",", "abcdefgh")):
-        data = chunk(choice({field: text}), **({padding: pad} if padding else {}))
-        if text != "Hi":
-            assert answer._pattern is not None
-            assert answer._pattern.text_of(data) == text.encode()
-        answer.read(b"", data)
-    assert counted(answer) == (14, 0 if field == "content" else 14, 4)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        say("x", usage=report(1, 1)),
-        chunk(choice({"content": "x"}, finish="stop")),
-        chunk(choice({"content": "x"}, index=1)),
-        chunk(choice({"content": "x", "refusal": "y"})),
-        say("x", created=8),
-        say("TEXT", p="a").replace(b"TEXT", rb"\x"),
-        say("TEXT", p="a").replace(b"TEXT", rb"\ud83d"),
-        say("TEXT", p="a").replace(b"TEXT", b"\\"),
-        say("TEXT", p="a").replace(b"TEXT", b"\\\x01"),
-        say("x", p="not alike"),
-        say("x", p="é"),
-        say("TEXT", p="a").replace(b"TEXT", b"\x01"),
-        say("TEXT", p="a").replace(b"TEXT", b"\xff"),
-        say("x", p="PADDING").replace(b"PADDING", b"\x01"),
-    ],
-)
-def test_another_event_does_not_fit(other: bytes) -> None:
-    answer = meter()
-    answer.read(b"", say("a", p="a"))
-    assert answer._pattern is not None
-    assert answer._pattern.text_of(say("b", p="cde")) == b"b"
-    assert answer._pattern.text_of(other) == b""
-
-
-@pytest.mark.parametrize(
-    ("escaped", "size"),
-    [(rb"\n", 1), (rb"a \"b\\\" c", 8), (rb"\u00e9", 2), (rb"\ud83d\ude04\t", 5), ("é\\n".encode(), 3)],
-)
-def test_escapes_in_a_text_are_counted_as_what_they_stand_for(escaped: bytes, size: int) -> None:
-    answer = meter()
-    answer.read(b"", say("a"))
-    assert answer._pattern is not None
-    said = say("TEXT").replace(b"TEXT", escaped)
-    assert len(answer._pattern.text_of(said)) == size
-    assert answer.count_if_matches(b"data: %b\n\n" % said)
-    assert answer.content_bytes == 1 + size
-
-
-def test_a_large_text_with_escapes_takes_the_memory_of_parsing_it() -> None:
-    answer = meter()
-    answer.read(b"", say("a"))
-    assert answer._pattern is not None
-    said = say("line\n" * 100_000)
-    tracemalloc.start()
-    try:
-        assert len(answer._pattern.text_of(said)) == 500_000
-        assert tracemalloc.get_traced_memory()[1] < 20 * len(said)  # as parsing it takes
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_text_that_stands_elsewhere_too_makes_no_pattern() -> None:
-    answer = meter()
-    answer.read(b"", chunk({"message": {"content": "a"}, **choice({"content": "a"})}))
-    assert counted(answer) == (1, 0, 1)
-    assert answer._pattern is None
 
 
 # --- usage ---
@@ -585,15 +390,3 @@ def test_a_recording_is_read_as_its_sidecar_tells(recording: Recording) -> None:
     assert (answer.finish or "") == (about["finish_reasons"] or [""])[-1]
     assert (answer.failed is not None) == bool(about["errors_in_stream"])
     assert answer.finished == about["done_marker"]
-
-
-@each_recording("openai-chat", "openai-compatible-other", "groq", "mistral")
-def test_a_recording_is_read_by_the_pattern_as_by_parsing(recording: Recording) -> None:
-    params = OPENAI_CHAT.read_params("/", recording.about["request_body"] or {})
-    slow = parsed(meter(params))
-    quick = meter(params)
-    for name, data, _ in events(recording):
-        assert quick.read(name, data) == slow.read(name, data)
-        assert counted(quick) == counted(slow)
-        assert (quick.running, quick.usage) == (slow.running, slow.usage)
-    assert quick.ending(7, 3) == slow.ending(7, 3)

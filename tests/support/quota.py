@@ -17,7 +17,7 @@ NOW = 1_700_000_000.0
 
 
 class FakeLimiter:
-    """A `relay.lease.Limiter` over `left` tokens. `delayed`: it answers when `answer` is called, first asked first."""
+    """A `quota.lease.Limiter` over `left` tokens. `delayed`: it answers when `answer` is called, first asked first."""
 
     renewal = 20.0
 
