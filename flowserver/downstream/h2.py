@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from enum import Enum
 from typing import cast
 
 import h2.errors
@@ -49,23 +50,36 @@ _ANSWERS, _TURN = 1, 2
 with."""
 
 
+class Phase(Enum):
+    """Of a connection; it only ever goes forward."""
+
+    OPEN = "open"
+    LEAVING = "leaving"
+    """The first GOAWAY was sent. Requests that cross it are still served."""
+    CLOSING = "closing"
+    """The second was sent: later requests are refused."""
+    ENDED = "ended"
+    """All is written, and the last bytes are still to arrive."""
+    FAILED = "failed"
+    """As ENDED, with streams broken off."""
+
+
 class DownstreamH2(SharedReads):
     """A client's HTTP/2 connection."""
 
     __slots__ = (
         "_context",
         "_control",
-        "_failed",
         "_fd",
-        "_goaway_at",
         "_h2",
         "_heads",
         "_idle_since",
         "_last_stream",
-        "_lingering_since",
         "_liveness",
         "_loop",
         "_pending",
+        "_phase",
+        "_phase_since",
         "_reader",
         "_reads",
         "_ready",
@@ -79,6 +93,7 @@ class DownstreamH2(SharedReads):
         "flush_due",
         "guard",
         "is_blocked",
+        "is_over",
         "leftovers",
         "sent",
         "streams",
@@ -118,12 +133,11 @@ class DownstreamH2(SharedReads):
         self._requests = 0
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
-        self._goaway_at: float | None = None
-        """When the first GOAWAY was sent."""
-        self._lingering_since: float | None = None
-        """When the last bytes were written, which are still to arrive."""
-        self._failed = False
         now = context.clock()
+        self._phase = Phase.OPEN
+        self._phase_since = now
+        self.is_over = False
+        """Whether nothing more is read or written: ENDED or FAILED."""
         self.leftovers = LeftoverUploads(
             self._h2, self.guard, most=self._settings.max_streams, window=self._settings.stream_window, now=now
         )
@@ -132,9 +146,8 @@ class DownstreamH2(SharedReads):
         self._liveness = Liveness(self._settings.ping_interval, now)
 
     def __repr__(self) -> str:
-        phase = "over" if self.is_over else "open" if self._goaway_at is None else "goaway"
         waiting = f"ready={len(self._ready)} starved={self.starved} blocked={self.is_blocked}"
-        return f"<DownstreamH2 {phase} streams={len(self.streams)} {waiting} {self.windows}>"
+        return f"<DownstreamH2 {self._phase.value} streams={len(self.streams)} {waiting} {self.windows}>"
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------
 
@@ -160,7 +173,7 @@ class DownstreamH2(SharedReads):
         self._schedule_flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering_since is not None:
+        if self.is_over:
             return
         self._liveness.hear()
         self._take_in(data)
@@ -195,7 +208,7 @@ class DownstreamH2(SharedReads):
         unsent = self._h2.unsent
         if unsent > WRITE_SIZE:  # one turn may bring many reads, and reading is to stop in time
             self._flush()
-        elif unsent or self._goaway_at is not None:  # answers of h2's own; or no stream may be left
+        elif unsent or self._phase is not Phase.OPEN:  # answers of h2's own; or no stream may be left
             self._schedule_flush()
 
     def eof_received(self) -> bool:
@@ -220,11 +233,6 @@ class DownstreamH2(SharedReads):
         self.is_blocked = False
         self._go_on_answering()
         self._schedule_flush()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more is written, and the last words are still to arrive."""
-        return self._lingering_since is not None
 
     @property
     def starved(self) -> int:
@@ -291,8 +299,8 @@ class DownstreamH2(SharedReads):
         if limit is not None and self._stall.look(now) >= limit:
             self._drop_all(EndReason.CLIENT_STALLED)
             self._transport.abort()
-        elif self._lingering_since is not None:
-            self._sweep_last_words(now, self._lingering_since)
+        elif self.is_over:
+            self._sweep_last_words(now)
         else:
             self._sweep_streams(now, limit)
             if self.leftovers.sweep(now):
@@ -375,9 +383,9 @@ class DownstreamH2(SharedReads):
 
     def begin_goaway(self, reason: str) -> None:
         """The first of two: no new streams, please. Those under way when it arrives are still served."""
-        if self._goaway_at is None:
+        if self._phase is Phase.OPEN:
             self.totals.goaways[reason] += 1
-            self._goaway_at = self.clock()
+            self._enter(Phase.LEAVING)
             self._control.append(goaway(NO_STREAM_YET, _Code.NO_ERROR, reason))
             self._schedule_flush()
 
@@ -386,13 +394,12 @@ class DownstreamH2(SharedReads):
         if self.is_over:
             return
         self.totals.goaways[reason] += 1
-        self._failed = True
         self._drop_all(EndReason.CLIENT_ERROR)
         out = self._h2.data_to_send()
         if not goaway_sent:
             out += goaway(self._h2.highest_inbound_stream_id, code, reason)
         self._transport.write(b"".join(self._control) + out)
-        self._end_writing()
+        self._end_writing(Phase.FAILED)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -434,9 +441,9 @@ class DownstreamH2(SharedReads):
                 self._stop_answering()
         if ready and not self.is_blocked:
             self._schedule_flush()
-        is_last = self._last_stream != NO_STREAM_YET
+        is_last = self._phase is Phase.CLOSING
         if is_last and not self.streams and not self._pending and not self.leftovers:
-            self._end_writing()
+            self._end_writing(Phase.ENDED)
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
         """One frame of one stream, and its end if nothing follows. Returns its size."""
@@ -512,19 +519,25 @@ class DownstreamH2(SharedReads):
         for stream in streams:
             stream.close(reason)
 
-    def _end_writing(self) -> None:
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._phase_since = self.clock()
+        self.is_over = phase in (Phase.ENDED, Phase.FAILED)
+
+    def _end_writing(self, phase: Phase) -> None:
         """Say nothing more, and go on reading without a look: a close would answer what still comes with a reset, which
         may overtake the last words."""
-        self._lingering_since = self.clock()
+        self._enter(phase)
         self._go_on_answering()
         self._reads.resume(_TURN)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        elif self._failed:  # TLS has no half-close; its client is not to be waited for
+        elif phase is Phase.FAILED:  # TLS has no half-close; its client is not to be waited for
             self._transport.close()
 
     def _end_goaway(self) -> None:
         """The second: what comes now is refused."""
+        self._enter(Phase.CLOSING)
         self._last_stream = self._h2.highest_inbound_stream_id
         self._control.append(goaway(self._last_stream, _Code.NO_ERROR))
         self._schedule_flush()
@@ -534,10 +547,10 @@ class DownstreamH2(SharedReads):
         self._drop_all(EndReason.CLIENT_GONE)
         self._transport.abort()
 
-    def _sweep_last_words(self, now: float, since: float) -> None:
-        if self._transport.get_write_buffer_size() and not self._failed:
-            self._lingering_since = now  # the end of an answer is on its way to a slow client
-        elif now - since >= LINGER:
+    def _sweep_last_words(self, now: float) -> None:
+        if self._transport.get_write_buffer_size() and self._phase is Phase.ENDED:
+            self._phase_since = now  # the end of an answer is on its way to a slow client
+        elif now - self._phase_since >= LINGER:
             self._transport.abort()
 
     def _sweep_streams(self, now: float, limit: float | None) -> None:
@@ -554,7 +567,7 @@ class DownstreamH2(SharedReads):
 
     def _sweep_connection(self, now: float) -> None:
         settings = self._context.settings
-        if self._goaway_at is not None and self._last_stream == NO_STREAM_YET and now - self._goaway_at >= LINGER:
+        if self._phase is Phase.LEAVING and now - self._phase_since >= LINGER:
             self._end_goaway()
         late = settings.head_timeout
         block_since = self._reader.header_block_since

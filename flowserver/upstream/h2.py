@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from enum import Enum
 from typing import Protocol, cast
 
 import h2.exceptions
@@ -70,6 +71,16 @@ _ANSWERS, _TURN, _OVER = 1, 2, 4
 with; nothing it may say matters any more."""
 
 
+class Phase(Enum):
+    """Of a connection; it only ever goes forward."""
+
+    OPEN = "open"
+    LEAVING = "leaving"
+    """The provider sent a GOAWAY: it takes no new requests, and answers those under way."""
+    BROKEN = "broken"
+    """Its requests have failed. A GOAWAY to the provider may still be on its way."""
+
+
 class H2Owner(Protocol):
     """Who keeps the connection and gives it requests."""
 
@@ -92,10 +103,10 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_guard",
         "_h2",
         "_heard",
-        "_last_stream",
         "_loop",
         "_owed",
         "_owner",
+        "_phase",
         "_ping_interval",
         "_ping_sent_at",
         "_quiet_since",
@@ -144,9 +155,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._blocked = False
         self._windows_opened = False
         """Whether uploads may go on that found the connection's window shut."""
-        self._broken_at: float | None = None
-        self._last_stream: int | None = None
-        """The provider's GOAWAY: streams above it were not begun, and no new ones may be. None: no GOAWAY."""
+        self._phase = Phase.OPEN
+        self._broken_at = 0.0
         self._settings_known = False
         self._heard = False
         self._quiet_since = clock()
@@ -155,16 +165,16 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Requests begun."""
 
     def __repr__(self) -> str:
-        phase = "broken" if self._broken_at is not None else "open" if self._last_stream is None else "goaway"
+        requests = f"streams={len(self._streams)} served={self.served}"
         waiting = f"ready={len(self._ready)} blocked={self._blocked}"
-        return f"<UpstreamH2 {phase} streams={len(self._streams)} {waiting} {self.windows} served={self.served}>"
+        return f"<UpstreamH2 {self._phase.value} {requests} {waiting} {self.windows}>"
 
     # --- for the pool ----------------------------------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:
         """Requests that it can take now."""
-        if self._last_stream is not None or self._broken_at is not None or self._transport.is_closing():
+        if self._phase is not Phase.OPEN or self._transport.is_closing():
             return 0
         if self._h2.highest_outbound_stream_id > LAST_STREAM_ID:
             return 0
@@ -189,7 +199,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def is_alive(self) -> bool:
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
         return (
-            self._broken_at is None
+            self._phase is not Phase.BROKEN
             and not self._transport.is_closing()
             and self._watch.is_reusable(again=self.served > 0)
         )
@@ -199,7 +209,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def sweep(self, now: float) -> None:
         """A provider that has said nothing for long while requests are open is asked whether it is there."""
-        if self._broken_at is not None:
+        if self._phase is Phase.BROKEN:
             if now - self._broken_at >= LINGER:
                 self._transport.abort()
         elif self._heard or self._ping_interval is None or not self._streams:
@@ -260,7 +270,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Take another turn for what was read."""
-        if self._broken_at is not None or self._transport.is_closing():
+        if self._phase is Phase.BROKEN or self._transport.is_closing():
             return
         self._splitter.rest()
         self._take_in(b"")
@@ -416,7 +426,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _on_goaway(self, last_stream: int) -> None:
         """No new streams; those above `last_stream` were not begun (RFC 9113 section 6.8); the others go on."""
-        self._last_stream = last_stream
+        self._phase = Phase.LEAVING
         self._owner.on_capacity(self)
         for stream in list(self._streams.values()):
             if stream.stream_id > last_stream:
@@ -424,7 +434,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._check_retired()
 
     def _check_retired(self) -> None:
-        if self._last_stream is not None and not self._streams:
+        if self._phase is Phase.LEAVING and not self._streams:
             self._transport.close()
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -437,7 +447,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """Write what one turn of the event loop brought."""
         self._flush_due = False
-        if self._broken_at is not None or self._transport.is_closing():
+        if self._phase is Phase.BROKEN or self._transport.is_closing():
             return
         if self._windows_opened:
             self._windows_opened = False
@@ -509,8 +519,9 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _fail(self, what: str, code: int | None = None) -> None:
         """The connection is broken, and all its streams with it. `code` is what its provider is told first."""
-        if self._broken_at is not None:
+        if self._phase is Phase.BROKEN:
             return
+        self._phase = Phase.BROKEN
         self._broken_at = self._clock()
         if code is None:
             self._transport.abort()
