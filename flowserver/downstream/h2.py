@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from enum import Enum
 from typing import cast
 
 import h2.errors
@@ -37,16 +38,30 @@ from .liveness import Liveness
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
 STARTS = 16
-"""Requests that are begun in one turn of the event loop: each takes as long as many frames."""
+"""Requests that start in one turn of the event loop: each takes as long as many frames."""
 LINGER = 1.0
-"""Seconds between the two GOAWAYs, and for the last words of a broken connection to arrive."""
+"""Seconds between the two GOAWAYs, and for the last bytes of a broken connection to arrive."""
 
 _Code = h2.errors.ErrorCodes
 
 
 _ANSWERS, _TURN = 1, 2
-"""Why a client is not read: our answers to its pings and the like pile up unread; what was read is not yet dealt
-with."""
+"""Why a client is not read: it does not read our answers to its pings and the like; or the turn of the event loop was
+too short for what was read."""
+
+
+class Phase(Enum):
+    """Phases of a connection, in their order."""
+
+    OPEN = "open"
+    LEAVING = "leaving"
+    """The first GOAWAY was sent. Requests that cross it are still served."""
+    CLOSING = "closing"
+    """The second was sent: later requests are refused."""
+    ENDED = "ended"
+    """All is written, and the last bytes are still to arrive."""
+    FAILED = "failed"
+    """As ENDED, but streams were broken off."""
 
 
 class DownstreamH2(SharedReads):
@@ -55,17 +70,16 @@ class DownstreamH2(SharedReads):
     __slots__ = (
         "_context",
         "_control",
-        "_failed",
         "_fd",
-        "_goaway_at",
         "_h2",
         "_heads",
         "_idle_since",
         "_last_stream",
-        "_lingering_since",
         "_liveness",
         "_loop",
         "_pending",
+        "_phase",
+        "_phase_since",
         "_reader",
         "_reads",
         "_ready",
@@ -79,6 +93,7 @@ class DownstreamH2(SharedReads):
         "flush_due",
         "guard",
         "is_blocked",
+        "is_over",
         "leftovers",
         "sent",
         "streams",
@@ -104,37 +119,35 @@ class DownstreamH2(SharedReads):
         self._reader = FrameReader(self, self.guard, self._h2)
         self._heads = HeadReader()
         self._pending: list[H2Stream] = []
-        """Requests of the present read: one that is reset in the same read never starts."""
+        """Requests of the current read: one that is reset in the same read never starts."""
         self._ready: deque[H2Stream] = deque()
         self._starved: dict[H2Stream, None] = {}
-        """Those whose turn came while the connection's window was shut, in their order."""
+        """Streams whose turn came while the connection's window was shut, in order."""
         self.sent = 0
         """Body bytes that went into frames, of all streams."""
         self._sent_at_look = 0
         self._control: list[bytes] = []
-        """Frames that h2 does not know of."""
+        """Frames to send that h2 does not know of."""
         self.flush_due = False
         self.is_blocked = False
         self._requests = 0
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
-        self._goaway_at: float | None = None
-        """When the first GOAWAY was sent."""
-        self._lingering_since: float | None = None
-        """When the last bytes were written, which are still to arrive."""
-        self._failed = False
         now = context.clock()
+        self._phase = Phase.OPEN
+        self._phase_since = now
+        self.is_over = False
+        """Whether nothing more is read or written: ENDED or FAILED."""
         self.leftovers = LeftoverUploads(
             self._h2, self.guard, most=self._settings.max_streams, window=self._settings.stream_window, now=now
         )
-        """Streams that were answered before their requests were whole."""
+        """Streams that were answered before their requests were complete."""
         self._idle_since = now
         self._liveness = Liveness(self._settings.ping_interval, now)
 
     def __repr__(self) -> str:
-        phase = "over" if self.is_over else "open" if self._goaway_at is None else "goaway"
         waiting = f"ready={len(self._ready)} starved={self.starved} blocked={self.is_blocked}"
-        return f"<DownstreamH2 {phase} streams={len(self.streams)} {waiting} {self.windows}>"
+        return f"<DownstreamH2 {self._phase.value} streams={len(self.streams)} {waiting} {self.windows}>"
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------
 
@@ -160,7 +173,7 @@ class DownstreamH2(SharedReads):
         self._schedule_flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering_since is not None:
+        if self.is_over:
             return
         self._liveness.hear()
         self._take_in(data)
@@ -181,11 +194,11 @@ class DownstreamH2(SharedReads):
 
     @property
     def _is_through(self) -> bool:
-        """Whether the turn was enough for what was read."""
+        """Whether everything that was read has been handled."""
         return self.is_over or (not self._pending and self.guard.splitter.left > 0)
 
     def _take_in(self, data: bytes) -> None:
-        """Deal with what was read, as far as the turn goes. A request begins when all that came with it is known."""
+        """Handle what was read, as far as the turn goes. Requests start after all frames of a read."""
         try:
             self._reader.feed(data, self.clock())
             if self._pending and self.guard.splitter.left > 0:
@@ -193,13 +206,13 @@ class DownstreamH2(SharedReads):
         except Violation as violation:
             self.fail(violation.code, violation.reason)
         unsent = self._h2.unsent
-        if unsent > WRITE_SIZE:  # one turn may bring many reads, and reading is to stop in time
+        if unsent > WRITE_SIZE:  # one turn may have many reads, and reading must stop in time
             self._flush()
-        elif unsent or self._goaway_at is not None:  # answers of h2's own; or no stream may be left
+        elif unsent or self._phase is not Phase.OPEN:  # answers of h2's own; or no stream may be left
             self._schedule_flush()
 
     def eof_received(self) -> bool:
-        """HTTP/2 knows no half-closed client."""
+        """The client has left: HTTP/2 has no half-closed connections."""
         if self.streams and self._transport.get_write_buffer_size():
             self._transport.abort()  # a close would wait until the rest is written
         self._drop_all(EndReason.CLIENT_GONE)
@@ -222,11 +235,6 @@ class DownstreamH2(SharedReads):
         self._schedule_flush()
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing more is written, and the last words are still to arrive."""
-        return self._lingering_since is not None
-
-    @property
     def starved(self) -> int:
         """Streams that wait for the connection's window."""
         return len(self._starved)
@@ -242,8 +250,8 @@ class DownstreamH2(SharedReads):
                 self._schedule_flush()
 
     def write_data(self, stream: H2Stream, data: bytes) -> bool:
-        """Write a whole chunk as one frame, at once: the path of every token. False: it does not fit, or something
-        stands before it."""
+        """Write a whole chunk as one frame, at once: the path of every token. False: it does not fit, or other bytes
+        are queued before it."""
         size = len(data)
         windows, window = self.windows, stream.window
         if (
@@ -291,8 +299,8 @@ class DownstreamH2(SharedReads):
         if limit is not None and self._stall.look(now) >= limit:
             self._drop_all(EndReason.CLIENT_STALLED)
             self._transport.abort()
-        elif self._lingering_since is not None:
-            self._sweep_last_words(now, self._lingering_since)
+        elif self.is_over:
+            self._sweep_last_words(now)
         else:
             self._sweep_streams(now, limit)
             if self.leftovers.sweep(now):
@@ -317,7 +325,7 @@ class DownstreamH2(SharedReads):
     # --- for the reader --------------------------------------------------------------------------------------------
 
     def begin_request(self, stream_id: int, fields: Headers, *, ended: bool) -> None:
-        """A request's head came; `ended`: and the request is whole. Raises Violation."""
+        """A request's head was received; `ended`: without a body. Raises Violation."""
         self._requests += 1
         if stream_id > self._last_stream or len(self.streams) >= self._settings.max_streams:
             self._h2.reset_stream(stream_id, _Code.REFUSED_STREAM)
@@ -346,12 +354,12 @@ class DownstreamH2(SharedReads):
             self._schedule_flush()
 
     def reset_stream(self, stream_id: int, code: _Code) -> None:
-        """Reset a stream for what its client did. Raises Violation when that happens too often."""
+        """Reset a stream because of its client. Raises Violation when that happens too often."""
         self._reset(stream_id, code, EndReason.CLIENT_ERROR)
         self.guard.count_reset(self.clock())
 
     def close_stream(self, stream_id: int, reason: EndReason | None) -> None:
-        """Forget a stream; its provider's request is cancelled before its place is free."""
+        """Forget a stream; the provider's request is cancelled before the place is free."""
         stream = self.streams.get(stream_id)
         if stream is None:
             return
@@ -374,25 +382,24 @@ class DownstreamH2(SharedReads):
             self._h2.acknowledge_received_data(length, stream_id)
 
     def begin_goaway(self, reason: str) -> None:
-        """The first of two: no new streams, please. Those under way when it arrives are still served."""
-        if self._goaway_at is None:
+        """Send the first of two GOAWAYs. Requests that cross it are still served."""
+        if self._phase is Phase.OPEN:
             self.totals.goaways[reason] += 1
-            self._goaway_at = self.clock()
+            self._enter(Phase.LEAVING)
             self._control.append(goaway(NO_STREAM_YET, _Code.NO_ERROR, reason))
             self._schedule_flush()
 
     def fail(self, code: int, reason: str, *, goaway_sent: bool = False) -> None:
-        """End the connection for what the client did; `goaway_sent`: h2 has its GOAWAY ready."""
+        """End the connection because of the client; `goaway_sent`: h2 has made the GOAWAY."""
         if self.is_over:
             return
         self.totals.goaways[reason] += 1
-        self._failed = True
         self._drop_all(EndReason.CLIENT_ERROR)
         out = self._h2.data_to_send()
         if not goaway_sent:
             out += goaway(self._h2.highest_inbound_stream_id, code, reason)
         self._transport.write(b"".join(self._control) + out)
-        self._end_writing()
+        self._end_writing(Phase.FAILED)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -414,7 +421,7 @@ class DownstreamH2(SharedReads):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what one turn of the event loop brought: h2's frames first, then the streams in turn."""
+        """Write what is queued at the end of a turn: h2's frames first, then the streams in turn."""
         self.flush_due = False
         if self.is_over or self._transport.is_closing():
             return
@@ -434,12 +441,12 @@ class DownstreamH2(SharedReads):
                 self._stop_answering()
         if ready and not self.is_blocked:
             self._schedule_flush()
-        is_last = self._last_stream != NO_STREAM_YET
+        is_last = self._phase is Phase.CLOSING
         if is_last and not self.streams and not self._pending and not self.leftovers:
-            self._end_writing()
+            self._end_writing(Phase.ENDED)
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
-        """One frame of one stream, and its end if nothing follows. Returns its size."""
+        """Append one frame of one stream, and its end if nothing follows. Returns the frame's size."""
         if self.windows.left <= 0:
             self.release_all()
         is_starved = self.windows.left <= 0
@@ -456,7 +463,7 @@ class DownstreamH2(SharedReads):
             pass
         elif not is_starved:
             self.queue(stream)
-        else:  # one that was served just now goes behind those that were not
+        else:  # a stream that was served just now queues behind those that were not
             stream.is_queued = True
             self._starved[stream] = None
         return size
@@ -473,12 +480,12 @@ class DownstreamH2(SharedReads):
         self.close_stream(stream_id, None)
         if stream.ending is Ending.CLEAN and stream.events is not None:
             stream.events.on_downstream_finished()
-        stream.events = None  # or a cycle would be left to be collected
+        stream.events = None  # breaks a reference cycle
         if self._h2.unsent:
             out.append(self._h2.data_to_send())
 
     def _stop_answering(self) -> None:
-        """The client takes none of our answers, so it is not read. Whether it leaves is watched meanwhile."""
+        """The client does not read our answers, so it is not read either. A hang-up is watched for meanwhile."""
         self._reads.pause(_ANSWERS)
         self._context.hangups.watch(self._fd, self._on_gone, half_close=True)
 
@@ -512,19 +519,25 @@ class DownstreamH2(SharedReads):
         for stream in streams:
             stream.close(reason)
 
-    def _end_writing(self) -> None:
-        """Say nothing more, and go on reading without a look: a close would answer what still comes with a reset, which
-        may overtake the last words."""
-        self._lingering_since = self.clock()
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._phase_since = self.clock()
+        self.is_over = phase in (Phase.ENDED, Phase.FAILED)
+
+    def _end_writing(self, phase: Phase) -> None:
+        """Write nothing more, and drop what is read: after a close, the kernel would answer further bytes with a reset,
+        which may overtake the last bytes written."""
+        self._enter(phase)
         self._go_on_answering()
         self._reads.resume(_TURN)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        elif self._failed:  # TLS has no half-close; its client is not to be waited for
+        elif phase is Phase.FAILED:  # TLS has no half-close, and its client is not waited for
             self._transport.close()
 
     def _end_goaway(self) -> None:
-        """The second: what comes now is refused."""
+        """Send the second GOAWAY: later requests are refused."""
+        self._enter(Phase.CLOSING)
         self._last_stream = self._h2.highest_inbound_stream_id
         self._control.append(goaway(self._last_stream, _Code.NO_ERROR))
         self._schedule_flush()
@@ -534,17 +547,17 @@ class DownstreamH2(SharedReads):
         self._drop_all(EndReason.CLIENT_GONE)
         self._transport.abort()
 
-    def _sweep_last_words(self, now: float, since: float) -> None:
-        if self._transport.get_write_buffer_size() and not self._failed:
-            self._lingering_since = now  # the end of an answer is on its way to a slow client
-        elif now - since >= LINGER:
+    def _sweep_last_words(self, now: float) -> None:
+        if self._transport.get_write_buffer_size() and self._phase is Phase.ENDED:
+            self._phase_since = now  # the end of an answer is on its way to a slow client
+        elif now - self._phase_since >= LINGER:
             self._transport.abort()
 
     def _sweep_streams(self, now: float, limit: float | None) -> None:
         buffered = self._transport.get_write_buffer_size()
         moves, self._sent_at_look = self.sent != self._sent_at_look, self.sent
         for stream in list(self.streams.values()):
-            # Not its client's fault: what it sent last may be in the transport still, or it waits for its turn there.
+            # Not its client's fault: its last frame may still be in the transport, or it waits for its turn there.
             waits = not stream.window_is_shut and (moves or buffered > 0)
             excused = waits or buffered > self.sent - stream.sent_mark
             if limit is not None and stream.stalled_for(now, excused=excused) >= limit:
@@ -554,7 +567,7 @@ class DownstreamH2(SharedReads):
 
     def _sweep_connection(self, now: float) -> None:
         settings = self._context.settings
-        if self._goaway_at is not None and self._last_stream == NO_STREAM_YET and now - self._goaway_at >= LINGER:
+        if self._phase is Phase.LEAVING and now - self._phase_since >= LINGER:
             self._end_goaway()
         late = settings.head_timeout
         block_since = self._reader.header_block_since
@@ -568,12 +581,14 @@ class DownstreamH2(SharedReads):
             self._sweep_liveness(now)
 
     def _sweep_liveness(self, now: float) -> None:
-        # A ping would stand behind what waits; whether that moves is `StallWatch`'s to see.
+        # A ping would wait behind other bytes, and `StallWatch` sees whether those move.
         if self._liveness.is_due(now, busy=self._transport.get_write_buffer_size() > 0):
             self._h2.ping(b"flowserv")
             self._schedule_flush()
         elif self._liveness.is_unanswered(now):
             if unacknowledged(self._fd) == 0:
-                self._liveness.excuse(now)  # its host has the ping: it is there, and its program does not read now
+                self._liveness.excuse(
+                    now
+                )  # its host has acknowledged the ping: it is there, but its program does not read now
             else:
                 self._on_gone()

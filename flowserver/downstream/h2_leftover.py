@@ -1,4 +1,4 @@
-"""The rest of HTTP/2 requests that were answered before they were whole. No I/O.
+"""Reads and drops the rest of HTTP/2 requests that were answered before they were complete. No I/O.
 
 RFC 9113 section 8.1 allows a RST_STREAM behind such an answer, and several clients (curl, httpx) lose the answer to it
 when they are still sending. So the rest is read and dropped for a while, and only then reset.
@@ -14,7 +14,7 @@ from .linger import LINGER_BYTES, LINGER_SILENCE, LINGER_TIME, DropBudget
 
 
 class _Rest:
-    """What is still to come of one request."""
+    """The rest of one request."""
 
     __slots__ = ("began", "heard", "left", "owed")
 
@@ -22,21 +22,20 @@ class _Rest:
         self.began = self.heard = now
         self.left = LINGER_BYTES
         self.owed = 0
-        """Bytes that came, for which its window was not opened yet."""
+        """Received bytes for which its window was not opened yet."""
 
     def is_late(self, now: float) -> bool:
         return now - self.began >= LINGER_TIME or (not self.owed and now - self.heard >= LINGER_SILENCE)
 
 
 class LeftoverUploads:
-    """Those of one connection: read and dropped, and reset when they had their time. Their bytes share one budget; what
-    is above it opens the stream's window later."""
+    """The unfinished uploads of one connection: dropped, and reset after a time. Their bytes share a budget; above it,
+    windows are opened later."""
 
     __slots__ = ("_budget", "_guard", "_most", "_rests", "_state", "_window")
 
     def __init__(self, state: ServerState, guard: FrameGuard, *, most: int, window: int, now: float) -> None:
-        """At most `most` streams are waited for at a time. `window`: bytes that may be on their way when a stream is
-        reset."""
+        """At most `most` streams are read at a time. `window`: bytes that may still arrive after a reset."""
         self._state = state
         self._guard = guard
         self._most = most
@@ -51,7 +50,7 @@ class LeftoverUploads:
         return stream_id in self._rests
 
     def leave(self, stream_id: int, now: float) -> None:
-        """The answer to this stream is complete, and the request is not."""
+        """The answer on this stream is complete and the request is not."""
         if len(self._rests) < self._most:
             self._rests[stream_id] = _Rest(now)
         else:
@@ -62,7 +61,7 @@ class LeftoverUploads:
         self._rests.pop(stream_id, None)
 
     def drop(self, stream_id: int, length: int, now: float) -> None:
-        """`length` bytes came."""
+        """`length` bytes were received."""
         self._state.credit_connection(length)
         rest = self._rests[stream_id]
         rest.heard = now
@@ -76,7 +75,7 @@ class LeftoverUploads:
             rest.owed += length
 
     def sweep(self, now: float) -> bool:
-        """Reset what is late, and go on with what the budget allows. Returns whether there may be something to send."""
+        """Reset late streams, and credit others as the budget allows. Returns whether there may be frames to send."""
         if not self._rests:
             return False
         self._budget.refill(now)

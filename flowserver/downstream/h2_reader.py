@@ -68,7 +68,7 @@ class FrameReceiver(Protocol):
     def close_stream(self, stream_id: int, reason: EndReason | None) -> None: ...
 
     def reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
-        """Reset a stream for what its client did."""
+        """Reset a stream because of its client."""
 
     def queue(self, stream: H2Stream) -> None:
         """The stream may be able to send now."""
@@ -82,7 +82,7 @@ class FrameReceiver(Protocol):
     def begin_goaway(self, reason: str) -> None: ...
 
     def fail(self, code: int, reason: str, *, goaway_sent: bool = False) -> None:
-        """End the connection for what the client did."""
+        """End the connection because of the client."""
 
 
 class FrameReader:
@@ -98,10 +98,10 @@ class FrameReader:
         self._preface = b""
         self.seen_settings = False
         self.header_block_since: float | None = None
-        """When a header block began whose end is still to come."""
+        """When a header block began that has not ended yet."""
 
     def feed(self, data: bytes, now: float) -> None:
-        """Bytes of one read. Raises Violation."""
+        """Handle the bytes of one read. Raises Violation."""
         if len(self._preface) < len(PREFACE):
             data = self._receive_preface(data)
         for frame in self._guard.frames(data, now):
@@ -110,11 +110,11 @@ class FrameReader:
                 return
 
     def let_go(self) -> None:
-        """Nothing more is read, and no cycle is left to be collected."""
+        """Nothing more is read. Breaks a reference cycle."""
         del self._connection
 
     def _receive_preface(self, data: bytes) -> bytes:
-        """Collect the preface. Returns what follows it; b"" until then, and when it is none."""
+        """Collect the preface. Returns the bytes after it; b"" until then, and if it is wrong."""
         missing = len(PREFACE) - len(self._preface)
         self._preface += data[:missing]
         if not PREFACE.startswith(self._preface):
@@ -136,7 +136,7 @@ class FrameReader:
     # --- by hand ---------------------------------------------------------------------------------------------------
 
     def _receive_by_hand(self, frame: Frame) -> bool:
-        """Whether a frame was dealt with, between header blocks."""
+        """Whether the frame was handled. Only to be called between header blocks."""
         kind = frame.kind
         if kind == HEADERS:
             return self._receive_head(frame)
@@ -233,7 +233,7 @@ class FrameReader:
             self._on_event(event)
 
     def _count_stray(self, frame: Frame) -> None:
-        """Frames for streams that are over come late now and then, but not in numbers. Raises Violation."""
+        """Count a frame for a stream that is over: a few may cross its end, not many. Raises Violation."""
         if frame.kind in (DATA, RST_STREAM) or (
             frame.kind == HEADERS and frame.stream_id <= self._state.highest_inbound_stream_id
         ):
@@ -268,7 +268,7 @@ class FrameReader:
             self._connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
     def _on_reset(self, event: StreamReset) -> None:
-        if not event.remote_reset:  # h2's own, for what the client did
+        if not event.remote_reset:  # h2's own, because of the client
             self._guard.count_reset(self._connection.clock())
         self._connection.leftovers.remove(event.stream_id)
         self._connection.close_stream(event.stream_id, EndReason.CLIENT_GONE)

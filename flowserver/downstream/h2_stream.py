@@ -18,7 +18,7 @@ from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
 
 FRESH = 0.01
-"""A request that is reset within so many seconds was of no use to anybody: floods are made of these."""
+"""Seconds within which a reset makes a request useless: floods are made of these."""
 
 
 class Ending(Enum):
@@ -126,12 +126,12 @@ class H2Stream(HeldUpload):
         self.sent = 0
         """Body bytes that went into frames."""
         self.sent_mark = connection.sent
-        """How many of the whole connection had gone when this stream last sent."""
+        """`sent` of the whole connection when this stream last sent."""
         self._buffer = ChunkQueue()
         self._early: list[tuple[bytes, int]] = []
         self._body_left = request.content_length
         self.frame_tail = data_tail(stream_id)
-        """Of its DATA frames' headers."""
+        """The end of its DATA frames' headers."""
         self._reserved = 0
         """Bytes of the windows that were reserved last."""
         self._reserve_left = 0
@@ -144,7 +144,7 @@ class H2Stream(HeldUpload):
         """Bytes of the body for which neither window was opened, since the provider lags."""
         self._withheld = 0
         """Bytes for which only the connection's window was opened, since unfinished uploads hold too much. The upload
-        that goes on needs the connection's, too."""
+        that may proceed needs the connection's window too."""
         self._window_shut_at: float | None = None
         self._stall_mark = -1
         self._stall_since = 0.0
@@ -261,7 +261,7 @@ class H2Stream(HeldUpload):
     # --- the connection's side: uploads ---
 
     def receive(self, data: bytes, length: int) -> bool:
-        """Body bytes; `length` is what they cost of the windows, padding included. False: more than announced."""
+        """Body bytes were received; `length` is their cost in the windows, with padding. False: more than announced."""
         if self._body_left is not None:
             self._body_left -= len(data)
             if self._body_left < 0:
@@ -274,7 +274,7 @@ class H2Stream(HeldUpload):
         return True
 
     def receive_end(self) -> bool:
-        """The request is whole. False: less came than was announced."""
+        """The request is complete. False: less than announced was received."""
         if self._body_left:
             return False
         self.request_whole = True
@@ -283,7 +283,7 @@ class H2Stream(HeldUpload):
         return True
 
     def open_body(self) -> None:
-        """The exchange is open: hand it what came before."""
+        """The exchange is open: pass it the body bytes received before."""
         early, self._early = self._early, []
         for data, length in early:
             self._deliver(data, length)
@@ -291,7 +291,7 @@ class H2Stream(HeldUpload):
             self.events.on_downstream_end()
 
     def close(self, reason: EndReason | None) -> int:
-        """The stream is over; `reason` None when it ended well. Returns what the connection's window is still owed."""
+        """The stream is over; `reason` None if it ended well. Returns the bytes not yet credited to the connection."""
         self.note_window_open()
         self.release()
         self._buffer.clear()
@@ -300,7 +300,7 @@ class H2Stream(HeldUpload):
         self._early.clear()
         if reason is not None and self.events is not None:
             self.events.on_downstream_reset(reason)
-            self.events = None  # or a cycle would be left to be collected
+            self.events = None  # breaks a reference cycle
         return owed
 
     def _deliver(self, data: bytes, length: int) -> None:
@@ -321,7 +321,7 @@ class H2Stream(HeldUpload):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether nothing came of it yet: neither an answer's head nor work that took some time."""
+        """Whether no work was done for it yet: no answer's head was sent, and it ran for a moment only."""
         return self.events is None or (not self.head_sent and self._connection.clock() - self._began_at < FRESH)
 
     # --- the connection's side: answers ---
@@ -368,13 +368,13 @@ class H2Stream(HeldUpload):
             self._window_shut_at = None
 
     def note_sent(self, total: int) -> None:
-        """A frame went; the connection has sent `total` bytes now."""
+        """A frame was sent; the connection has sent `total` bytes now."""
         self.sent_mark = total
         self.note_window_open()
 
     def stalled_for(self, now: float, *, excused: bool) -> float:
-        """Seconds for which the client has accepted nothing of what waits, as far as looks can tell. `excused`: it is
-        not its fault at present."""
+        """Returns the seconds for which the client has accepted nothing of what waits, to the precision of these calls.
+        `excused`: not its fault at present."""
         if excused or not self.wants_to_send or self.sent != self._stall_mark:
             self._stall_mark = self.sent
             self._stall_since = now

@@ -1,4 +1,4 @@
-"""A guard in front of h2, on both sides: takes bytes apart into frames and counts what a flood is made of. No I/O.
+"""A guard in front of h2, on both sides: splits bytes into frames and counts those that floods are made of. No I/O.
 
 h2 buffers an over-long frame whole before it refuses it, and puts no limit on resets, pings, settings, empty frames,
 window updates or priorities, each of which costs more to answer than to send. Each is a leaky bucket here: so many at
@@ -36,16 +36,16 @@ MAX_HEADER_BLOCK = 64 * 1024
 """Bytes of one compressed header block, all its frames together."""
 
 SMALL = 64
-"""A DATA frame that a window cut short to fewer bytes explains no WINDOW_UPDATE."""
+"""A DATA frame that a window limits to fewer bytes than this does not justify a WINDOW_UPDATE."""
 TINY = 9
-"""Bytes of a frame's header. A DATA frame with fewer brings less than it costs: a hundred count as an empty one."""
+"""Bytes of a frame's header. DATA frames with less content cost more than they bring: a hundred count as one empty."""
 _LATE = 64
 """The fewest bytes that a late frame counts for."""
 _MOST_LATE = 16 * 1024 * 1024
 _LONG_SETTINGS = 120
 """Bytes of SETTINGS that count as one more frame: twenty settings."""
 _COSTLY = 4
-"""What a frame costs that h2 reads, or that begins a request, beside one of DATA."""
+"""Cost of a frame that h2 reads or that begins a request, in DATA frames."""
 
 ENHANCE_YOUR_CALM = 0xB
 FRAME_SIZE_ERROR = 0x6
@@ -53,7 +53,7 @@ FRAME_SIZE_ERROR = 0x6
 
 @dataclass(frozen=True, slots=True)
 class H2Limits:
-    """What one connection may do: so many in ten seconds, except `continuations`, which is per header block."""
+    """Limits of one connection, per ten seconds, except `continuations`, which is per header block."""
 
     resets: int = 200
     pings: int = 100
@@ -73,7 +73,7 @@ PROVIDER = H2Limits(
     window_updates=1000,
     strays=1000,
 )
-"""What a provider's connection may do. It resets no more streams than were opened on it: that needs no limit."""
+"""Limits of a provider's connection. It can reset no more streams than were opened on it, so resets need no limit."""
 
 
 class Violation(Exception):
@@ -94,7 +94,7 @@ class _Bucket:
         self._now = 0.0
 
     def overflows(self, now: float, *, credit: int = 0, weight: float = 1.0) -> bool:
-        """Count one more; `credit` more may leak than time alone lets."""
+        """Count one more. `credit` is added to what leaked over time."""
         leaked = (now - self._now) * self._capacity / PERIOD + credit
         self._level = max(0.0, self._level - leaked) + weight
         self._now = now
@@ -102,7 +102,7 @@ class _Bucket:
 
 
 class FrameGuard:
-    """Splits bytes into frames and counts them. All that counts raises Violation once it is too much."""
+    """Splits bytes into frames and counts them. Each method that counts raises Violation above its limit."""
 
     __slots__ = (
         "_block_bytes",
@@ -134,7 +134,7 @@ class FrameGuard:
         self._block_bytes = 0
         self._late = 0
         self.update_credit = 0
-        """WINDOW_UPDATEs that frames sent since the last one explain."""
+        """WINDOW_UPDATEs that the frames sent since the last one justify."""
 
     def split(self, data: bytes) -> Iterable[Frame]:
         """The whole frames that `data` completes, as far as the turn goes; none is counted. Raises FrameTooLong."""
@@ -151,7 +151,7 @@ class FrameGuard:
             raise Violation(FRAME_SIZE_ERROR, "frame_size") from None
 
     def count(self, frame: Frame, now: float) -> None:
-        """Count a frame that came. Raises Violation."""
+        """Count a received frame. Raises Violation."""
         kind, length = frame.kind, len(frame.raw) - 9
         if kind == DATA:
             if length < TINY or frame.flags & PADDED:
@@ -172,35 +172,35 @@ class FrameGuard:
             self.count_stray(now)
 
     def count_reset(self, now: float) -> None:
-        """A stream was reset, by the other side or for its fault, before anything came of it. Raises Violation."""
+        """A stream was reset by the other side, or because of it, before any work was done. Raises Violation."""
         if self._resets.overflows(now):
             raise Violation(ENHANCE_YOUR_CALM, "reset_flood")
 
     def count_stray(self, now: float) -> None:
-        """A frame came that nothing is done for. Raises Violation."""
+        """A frame was received that has no effect. Raises Violation."""
         if self._strays.overflows(now):
             raise Violation(ENHANCE_YOUR_CALM, "stray_frame_flood")
 
     def count_late(self, length: int, now: float) -> None:
-        """A frame of `length` bytes came for a stream that is over. Raises Violation."""
+        """A frame of `length` bytes was received for a stream that is over. Raises Violation."""
         if self._late > 0:
             self._late -= max(length, _LATE)
         else:
             self.count_stray(now)
 
     def expect_late(self, length: int) -> None:
-        """A stream was reset from here: so many bytes of it may still be on their way."""
+        """We reset a stream: up to `length` bytes of it may still arrive."""
         self._late = min(max(self._late, 0) + length, _MOST_LATE)
 
     def note_sent(self, size: int, *, whole: bool = True) -> None:
         """A DATA frame of `size` bytes was sent, which a reader answers with up to two WINDOW_UPDATEs. `whole`: it was
-        all that there was to send. A reader that opens its window a byte at a time has no such excuse."""
+        all that there was to send. A reader that opens its window byte by byte gets no such credit."""
         if whole or size >= SMALL:
             self.update_credit += 2
 
     def count_data(self, frame: Frame, now: float) -> None:
-        """Count a DATA frame that is smaller than its header, or padded. A body's end may well be small, its pieces are
-        not. Raises Violation."""
+        """Count a DATA frame that is smaller than its header, or padded. Only the last one of a body may be small.
+        Raises Violation."""
         size = len(data_of(frame) or b"")
         is_tiny = size < TINY and not frame.flags & END_STREAM
         if is_tiny and self._empty.overflows(now, weight=0.01 if size else 1.0):

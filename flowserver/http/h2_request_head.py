@@ -1,4 +1,4 @@
-"""Request heads of HTTP/2, checked before they become a request upstream (RFC 9113 section 8.3).
+"""Reads and checks the heads of HTTP/2 requests (RFC 9113 section 8.3).
 
 h2 lets through a method or path with blanks, an absolute URL as path, userinfo in the authority, control bytes in
 values, and odd names: each would write another request into an HTTP/1.1 connection. Here h2's own checks are off, since
@@ -17,7 +17,7 @@ from .paths import request_target
 
 _NAME = rb"[!#$%&'*+.^_`|~0-9a-z-]++"
 _VALUE = rb"(?:[\x21-\x7e\x80-\xff]++(?:[\t ]++[\x21-\x7e\x80-\xff]++)*+)?+"
-# Names and values in turn, as one text: 14 looks take 4 us, one takes 1.
+# All names and values as one text: 14 matches take 4 us, one takes 1.
 _FIELDS = re.compile(rb"%b\0%b(?:\0%b\0%b)*+" % (_NAME, _VALUE, _NAME, _VALUE))
 _PROPER = re.compile(_VALUE)
 _LENGTH = re.compile(rb"[0-9]{1,15}")
@@ -33,24 +33,24 @@ class Malformed(Exception):
 
 
 def parse_h2_head(headers: Headers, *, ended: bool) -> RequestHead | RelayError:
-    """The request that `headers` are; `ended` tells that no body follows.
+    """Returns the request head in `headers`; `ended`: no body follows.
 
-    Raises Malformed. A RelayError is a request in good form that is not served.
+    Raises Malformed. A RelayError is a well-formed request that is not served.
     """
     pseudo, fields = _split(headers)
     head = _read(pseudo, fields, ended=ended)
     if isinstance(head, RelayError):
-        _check_values(pseudo)  # not all of them were looked at
+        _check_values(pseudo)  # `_read` did not check all of them
     return head
 
 
 class RepeatedH2Head:
-    """As `head.RepeatedHead`, of a request with a body."""
+    """Recognises heads that differ from a known one in their content-length only, of requests with a body."""
 
     __slots__ = ("_after", "_before", "_head", "_place")
 
     def __init__(self, headers: Headers, head: RequestHead) -> None:
-        """`headers` are what `head` was read from: a content-length among them, and none twice."""
+        """`head` was read from `headers`, which have a content-length and no name twice."""
         place = headers.index((b"content-length", head.fields[b"content-length"]))
         self._before = headers[:place]
         self._after = headers[place + 1 :]
@@ -58,7 +58,7 @@ class RepeatedH2Head:
         self._place = place - len(headers) + len(head.headers)
 
     def read(self, headers: Headers) -> RequestHead | None:
-        """The request that `headers` are, which has a body. None: they differ in something else."""
+        """Returns the request head in `headers`, with a body to follow; None if they differ in anything else."""
         before = self._before
         place = len(before)
         if headers[:place] != before or headers[place + 1 :] != self._after or place == len(headers):
@@ -70,7 +70,7 @@ class RepeatedH2Head:
 
 
 class HeadReader:
-    """Reads the heads of one connection, by the last one where they repeat it."""
+    """Reads the heads of one connection; a head that repeats the last one is not parsed again."""
 
     __slots__ = ("_known",)
 
@@ -91,7 +91,7 @@ class HeadReader:
 
 
 def check_trailers(headers: Headers) -> None:
-    """Trailers are dropped, but malformed ones must not pass for an end. Raises Malformed."""
+    """Checks trailers, which are dropped: malformed ones must not end a request. Raises Malformed."""
     pseudo, fields = _split(headers)
     if pseudo:
         raise Malformed("a pseudo-header field in trailers")
@@ -99,7 +99,7 @@ def check_trailers(headers: Headers) -> None:
 
 
 def _split(headers: Headers) -> tuple[dict[bytes, bytes], Headers]:
-    """Pseudo-header fields, whose values are still to be checked, and the others, which are of proper form."""
+    """Returns the pseudo-header fields, with values not checked yet, and the other fields, which are well-formed."""
     pseudo: dict[bytes, bytes] = {}
     for name, value in headers:
         if name not in _PSEUDO:
@@ -172,7 +172,7 @@ def _without_path(method: bytes, path: bytes) -> RelayError:
 
 
 def _check_connection_specific(values: dict[bytes, bytes], fields: Headers) -> None:
-    """Fields of HTTP/1.1 connections must not be there (RFC 9113 section 8.2.2)."""
+    """Connection-specific fields of HTTP/1.1 are malformed (RFC 9113 section 8.2.2)."""
     if not _CONNECTION_SPECIFIC.isdisjoint(values):
         raise Malformed("a field of HTTP/1.1 connections")
     if b"te" in values and any(name == b"te" and value.lower() != b"trailers" for name, value in fields):
@@ -186,7 +186,7 @@ def _check_once(fields: Headers) -> None:
 
 
 def _check_authority(authority: bytes | None, host: bytes | None) -> None:
-    """One of both, without userinfo; where both are there they must agree (RFC 9113 section 8.3.1)."""
+    """One of both is required, without userinfo; if both are present they must agree (RFC 9113 section 8.3.1)."""
     name = authority if authority is not None else host
     if name is None or not AUTHORITY.fullmatch(name):
         raise Malformed("no proper :authority")
@@ -204,7 +204,7 @@ def _content_length(value: bytes, *, ended: bool) -> int:
 
 
 def _join_cookies(fields: Headers) -> Headers:
-    """HTTP/1.1 wants one cookie field (RFC 9113 section 8.2.3)."""
+    """Joins cookie fields into one, as HTTP/1.1 requires (RFC 9113 section 8.2.3)."""
     crumbs = [value for name, value in fields if name == b"cookie"]
     if len(crumbs) < 2:
         return fields

@@ -1,4 +1,4 @@
-"""h2's state of a client's connection, adapted: what is one stream's error stays one, and no state grows at will."""
+"""h2's state of a client's connection, adapted: stream errors stay stream errors, and no state grows without bound."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .h2_frames import header_block, headers, last_data, window_update
 from .messages import Headers
 
 _FORGET_AT = 32
-"""Ended streams that h2 may keep as such before they are looked for."""
+"""Streams that h2 may hold before ended ones are removed."""
 
 _Codes = h2.settings.SettingCodes
 _ErrorCodes = h2.errors.ErrorCodes
@@ -30,30 +30,30 @@ class ServerStream(h2.stream.H2Stream):
 
     @property
     def takes_body(self) -> bool:
-        """Whether the request has not come to its end, and neither has the answer."""
+        """Whether neither the request nor the answer has ended."""
         return self.state_machine.state is _States.OPEN
 
     def begin(self, *, ended: bool) -> None:
-        """The request's head was received; `ended`: and nothing follows it."""
+        """The request's head was received; `ended`: without a body."""
         machine = self.state_machine
         machine.client = False
         machine.headers_received = True
         machine.state = _States.HALF_CLOSED_REMOTE if ended else _States.OPEN
 
     def receive_body(self, length: int, *, ended: bool) -> None:
-        """`length` bytes of body came, while it `takes_body`. Raises h2's FlowControlError."""
+        """`length` bytes of body were received, while it `takes_body`. Raises h2's FlowControlError."""
         self._inbound_window_manager.window_consumed(length)
         if ended:
             self.state_machine.state = _States.HALF_CLOSED_REMOTE
 
     def credit(self, length: int) -> int | None:
-        """`length` bytes of body are dealt with. Returns by how much the window is to be opened now."""
+        """`length` bytes of body are consumed. Returns the increment to send now, if any."""
         return self._inbound_window_manager.process_bytes(length)
 
     def send_head(self) -> None:
         """The final head of the answer is sent."""
         if self.state_machine.headers_sent or not self.open:
-            self.state_machine.process_input(h2.stream.StreamInputs.SEND_HEADERS)  # which objects
+            self.state_machine.process_input(h2.stream.StreamInputs.SEND_HEADERS)  # which raises
         self.state_machine.headers_sent = True
 
     def send_end(self) -> None:
@@ -66,13 +66,14 @@ class ServerStream(h2.stream.H2Stream):
             machine.process_input(h2.stream.StreamInputs.SEND_END_STREAM)
 
     def _initialize_content_length(self, headers: Any) -> None:
-        """A wrong content-length is one stream's error (RFC 9113 section 8.1.1), and the connection's end for h2."""
+        """Not checked by h2, which would end the connection: a wrong content-length is a stream error (RFC 9113 section
+        8.1.1)."""
 
     def receive_headers(
         self, headers: Any, end_stream: bool, header_encoding: bool | str | None
     ) -> tuple[list[Any], list[h2.events.Event]]:
-        # h2 takes a :status of a client for an interim response, which ends the connection. Under a name that does
-        # not exist it is malformed like others (RFC 9113 section 8.3.1).
+        # h2 takes a client's :status for an interim response, and ends the connection. Under an unknown name it is
+        # malformed like other pseudo-header fields (RFC 9113 section 8.3.1).
         headers = [(b":unknown" if name == b":status" else name, value) for name, value in headers]
         if self.state_machine.headers_received and not end_stream and self.is_receiving:
             # Trailers without an end are malformed (RFC 9113 section 8.1).
@@ -84,7 +85,7 @@ class ServerStream(h2.stream.H2Stream):
 
     @property
     def is_receiving(self) -> bool:
-        """Whether more of the request may come, though the answer may be complete."""
+        """Whether more of the request may follow; the answer may be complete."""
         return self.state_machine.state in (_States.OPEN, _States.HALF_CLOSED_LOCAL)
 
 
@@ -115,7 +116,7 @@ class ServerState(BoundedState):
         )
         self._our_window = stream_window
         self.initiate_connection()
-        # h2 ends the connection at one stream too many; here such a stream is refused, and may be tried again.
+        # h2 would end the connection at one stream too many; such a stream is refused here, and may be retried.
         self.local_settings[_Codes.MAX_CONCURRENT_STREAMS] = 2**31 - 1
         self.local_settings.acknowledge()
         extra = connection_window - 65_535
@@ -131,7 +132,7 @@ class ServerState(BoundedState):
         return stream_id > self.highest_inbound_stream_id and stream_id & 1 == 1
 
     def receive_head(self, stream_id: int, block: bytes, *, ended: bool) -> Headers:
-        """The fields of a request's whole header block, on a stream that `begins`; `ended`: and nothing follows.
+        """Decodes a request's whole header block, on a stream that `begins`; `ended`: without a body.
 
         Raises h2's ProtocolError, with a GOAWAY made.
         """
@@ -161,8 +162,8 @@ class ServerState(BoundedState):
             raise self._broken(error) from None
 
     def acknowledge(self, stream: ServerStream, length: int) -> bool:
-        """`length` bytes of a stream's body are dealt with: both windows are opened when it is time, the stream's own
-        while more may come on it. Returns whether a frame was made."""
+        """`length` bytes of a stream's body are consumed: opens both windows once enough were, the stream's own while
+        more may follow on it. Returns whether a frame was made."""
         made = self.credit_connection(length)
         return self.credit_stream(stream, length) or made
 
@@ -181,8 +182,8 @@ class ServerState(BoundedState):
         return bool(increment)
 
     def send_head(self, stream: ServerStream, fields: Headers) -> None:
-        """The head of an answer. By hand if it is the final one, one frame holds it, and the encoder has nothing to
-        tell of its table."""
+        """Send the head of an answer. By hand if it is the final one, fits into one frame, and the encoder has no table
+        update to announce."""
         by_h2 = self.encoder.table_size_changes or fields[0][1].startswith(b"1")
         block = b"" if by_h2 else header_block(fields)
         if not block or len(block) > self.max_outbound_frame_size:
@@ -192,8 +193,8 @@ class ServerState(BoundedState):
         self._data_to_send += headers(stream.stream_id, block)
 
     def answer_at_once(self, stream_id: int, error: RelayError, *, bodiless: bool) -> bool:
-        """An error for a request that is not served; `bodiless`: it is a HEAD. Returns False if its window has no
-        room for the answer, and it was reset."""
+        """Answer a request with an error; `bodiless`: it is a HEAD. Returns False if the windows have no room for the
+        answer, and the stream was reset."""
         body = error.body()
         fields = [
             (b":status", b"%d" % error.status),
@@ -214,8 +215,8 @@ class ServerState(BoundedState):
 
     @property
     def open_inbound_streams(self) -> int:
-        """0: the connection counts its streams itself. h2 asks for each request, and looks at all streams then (40 us
-        at 250); here only ended ones are forgotten, now and then."""
+        """Always 0: the connection counts its streams itself. h2 reads this for each request and would go through all
+        streams (40 us at 250); here ended ones are removed now and then."""
         if len(self.streams) >= self._forget_at:
             self._forget_ended()
         return 0
@@ -224,7 +225,7 @@ class ServerState(BoundedState):
         self._forget_at = 2 * self._open_streams(1) + _FORGET_AT
 
     def _receive_headers_frame(self, frame: Any) -> Any:
-        if "PRIORITY" in frame.flags:  # of no use here, but it may be malformed
+        if "PRIORITY" in frame.flags:  # not used, but it may be malformed
             self._receive_priority_frame(frame)
             frame.flags.discard("PRIORITY")
         try:

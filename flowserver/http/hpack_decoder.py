@@ -1,4 +1,4 @@
-"""Header blocks of requests, decoded (RFC 7541): hpack's decoder with a loop of its own.
+"""Decodes header blocks of requests (RFC 7541): hpack's decoder with a faster loop.
 
 As strict as hpack's and with its table, so that what settings change goes on working; but it calls no log, makes no
 object per field, and reads short integers where they stand.
@@ -17,18 +17,18 @@ _Field = tuple[bytes, bytes]
 
 _STATIC: dict[int, _Field] = dict(enumerate(HeaderTable.STATIC_TABLE, 1))
 _ENTRY = 32
-"""What a field counts beyond its bytes (RFC 7541 section 4.1)."""
+"""Size of a field beyond its bytes (RFC 7541 section 4.1)."""
 _MOST_RESIZES = 8
-"""Table size updates of one block; two are of use (RFC 7541 section 4.2), and 16 KB of them take 13 ms."""
+"""Table size updates in one block; two are useful (RFC 7541 section 4.2), and 16 KB of them take 13 ms."""
 _LONGEST_INTEGER = 5
-"""Bytes behind an integer's first; hpack takes no more."""
+"""Bytes after an integer's first; hpack accepts no more."""
 
 
 class HpackDecoder(hpack.Decoder):
     """Raises hpack's exceptions where hpack does. For the eight fields of a small request it takes 3 us, hpack 17."""
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:
-        """The fields of the whole header block `data`, in their order; as plain tuples of bytes if `raw`.
+        """Returns the fields of the whole header block `data`, in order; as plain tuples of bytes if `raw`.
 
         Raises hpack.HPACKDecodingError: the connection is to end then, since the table is no longer the client's.
         """
@@ -43,7 +43,7 @@ class HpackDecoder(hpack.Decoder):
         return fields
 
     def _fields(self, data: bytes) -> list[_Field]:
-        """Raises IndexError too where the block ends too early."""
+        """Raises IndexError too if the block is truncated."""
         fields: list[_Field] = []
         table = self.header_table
         left = self.max_header_list_size
@@ -90,7 +90,7 @@ class HpackDecoder(hpack.Decoder):
         return fields
 
     def _resize(self, data: bytes, position: int) -> int:
-        """Dynamic table size updates (section 6.3), which stand at the start of a block. Returns what follows them."""
+        """Applies the size updates at the start of a block (section 6.3). Returns the position after them."""
         if position:
             raise hpack.HPACKDecodingError("Table size update not at the start of the block")
         resizes = 0
@@ -106,7 +106,7 @@ class HpackDecoder(hpack.Decoder):
 
 
 def _integer(data: bytes, position: int, most: int) -> tuple[int, int]:
-    """The integer at `position`, and what follows it (section 5.1); `most` is what its first byte can hold."""
+    """Returns the integer at `position` and the position after it (section 5.1); its first byte holds up to `most`."""
     number = data[position] & most
     position += 1
     if number < most:
@@ -121,7 +121,7 @@ def _integer(data: bytes, position: int, most: int) -> tuple[int, int]:
 
 
 def _string(data: bytes, position: int) -> tuple[bytes, int]:
-    """The string at `position`, and what follows it (section 5.2)."""
+    """Returns the string at `position` and the position after it (section 5.2)."""
     first = data[position]
     length, start = _integer(data, position, 0x7F)
     end = start + length
@@ -132,7 +132,7 @@ def _string(data: bytes, position: int) -> tuple[bytes, int]:
 
 
 def _huffman(string: bytes) -> bytes:
-    """Decode a Huffman string, a byte at a time (66 bytes take 3 us, and hpack, which goes by halves of bytes, 13)."""
+    """Decodes a Huffman string byte by byte (66 bytes take 3 us; hpack, which reads half bytes, takes 13)."""
     state = 0
     symbols = []
     for byte in string:
@@ -149,7 +149,7 @@ def _learn(state: int) -> list[tuple[int, bytes]]:
 
 
 def _step(state: int, byte: int) -> tuple[int, bytes]:
-    """The state and the symbols that follow on `byte`: two steps of hpack's table."""
+    """Returns the next state and the symbols of `byte`: two steps in hpack's table."""
     symbols = b""
     for half in (byte >> 4, byte & 15):
         state, flags, symbol = HUFFMAN_TABLE[state * 16 + half]
@@ -163,6 +163,6 @@ def _step(state: int, byte: int) -> tuple[int, bytes]:
 _FAILED = len(HUFFMAN_TABLE) // 16
 """A state beyond hpack's, which no byte leaves."""
 _STEPS: list[list[tuple[int, bytes]]] = [*([] for _ in range(_FAILED)), [(_FAILED, b"")] * 256]
-"""State -> byte -> what follows. A state is learned when it first comes: text knows few, and all would take 6 MB."""
+"""State -> byte -> next state and symbols. Filled on first use: text needs few states, and all would take 6 MB."""
 _WHOLE = frozenset({0, *(state for state, flags, _ in HUFFMAN_TABLE if flags & HUFFMAN_COMPLETE)})
 """States in which a string may end (section 5.2)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from enum import Enum
 from typing import Protocol, cast
 
 import h2.exceptions
@@ -53,35 +54,46 @@ from .h2_stream import H2Stream
 CONNECTION_WINDOW = 16 * 1024 * 1024
 """Above the sum of the stream windows, so that no stream holds up another."""
 MAX_STREAMS = 1000
-"""Streams on one connection if its provider takes so many."""
+"""Most streams on one connection, if its provider allows so many."""
 FIRST_STREAMS = 100
-"""Streams before it has said how many it takes: what RFC 9113 section 6.5.2 has all take. More may cost them all."""
+"""Streams before the provider's SETTINGS arrive: the least that RFC 9113 section 6.5.2 recommends. More may be
+refused."""
 READ_SIZE = 64 * 1024
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
-"""Where all connections read to: what came is copied out before the next read."""
+"""The buffer that all connections read into: data is copied out before the next read."""
 WRITE_MARK = 64 * 1024
 LINGER = 1.0
-"""Seconds for the last words of a broken connection to arrive."""
+"""Seconds for the last bytes of a broken connection to arrive."""
 LAST_STREAM_ID = 2**30
-"""A connection that has come so far is not used for new requests."""
+"""A connection beyond this stream id is not used for new requests."""
 
 _ANSWERS, _TURN, _OVER = 1, 2, 4
-"""Why a provider is not read: our answers to its pings and the like pile up unread; what was read is not yet dealt
-with; nothing it may say matters any more."""
+"""Why a provider is not read: it does not read our answers to its pings and the like; the turn of the event loop was
+too short for what was read; or the connection is broken."""
+
+
+class Phase(Enum):
+    """Phases of a connection, in their order."""
+
+    OPEN = "open"
+    LEAVING = "leaving"
+    """The provider sent a GOAWAY: it takes no new requests, and answers those under way."""
+    BROKEN = "broken"
+    """Its requests have failed. A GOAWAY to the provider may still be on its way."""
 
 
 class H2Owner(Protocol):
-    """Who keeps the connection and gives it requests."""
+    """Owns the connection and gives it requests."""
 
     def on_capacity(self, connection: UpstreamH2) -> None:
-        """It can take a request, or takes no more: see `capacity`."""
+        """`capacity` has changed."""
 
     def on_lost(self, connection: UpstreamH2) -> None:
         """It is closed."""
 
 
 class UpstreamH2(asyncio.BufferedProtocol):
-    """A connection to a provider, of many requests at once."""
+    """A connection to a provider, for many requests at once."""
 
     __slots__ = (
         "_blocked",
@@ -92,10 +104,10 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_guard",
         "_h2",
         "_heard",
-        "_last_stream",
         "_loop",
         "_owed",
         "_owner",
+        "_phase",
         "_ping_interval",
         "_ping_sent_at",
         "_quiet_since",
@@ -137,16 +149,15 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._streams: dict[int, H2Stream] = {}
         self._ready: list[H2Stream] = []
         self._control: list[bytes] = []
-        """Frames that h2 does not know of."""
+        """Frames to send that h2 does not know of."""
         self._owed = 0
-        """Bytes received that the connection's window was not yet credited for."""
+        """Received bytes that the connection's window was not yet credited for."""
         self._flush_due = False
         self._blocked = False
         self._windows_opened = False
-        """Whether uploads may go on that found the connection's window shut."""
-        self._broken_at: float | None = None
-        self._last_stream: int | None = None
-        """The provider's GOAWAY: streams above it were not begun, and no new ones may be. None: no GOAWAY."""
+        """Whether uploads that waited for a window may continue."""
+        self._phase = Phase.OPEN
+        self._broken_at = 0.0
         self._settings_known = False
         self._heard = False
         self._quiet_since = clock()
@@ -155,16 +166,16 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Requests begun."""
 
     def __repr__(self) -> str:
-        phase = "broken" if self._broken_at is not None else "open" if self._last_stream is None else "goaway"
+        requests = f"streams={len(self._streams)} served={self.served}"
         waiting = f"ready={len(self._ready)} blocked={self._blocked}"
-        return f"<UpstreamH2 {phase} streams={len(self._streams)} {waiting} {self.windows} served={self.served}>"
+        return f"<UpstreamH2 {self._phase.value} {requests} {waiting} {self.windows}>"
 
     # --- for the pool ----------------------------------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:
-        """Requests that it can take now."""
-        if self._last_stream is not None or self._broken_at is not None or self._transport.is_closing():
+        """Requests that it can begin now."""
+        if self._phase is not Phase.OPEN or self._transport.is_closing():
             return 0
         if self._h2.highest_outbound_stream_id > LAST_STREAM_ID:
             return 0
@@ -178,7 +189,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         return len(self._streams)
 
     def begin(self, request: RequestHead, events: UpstreamEvents) -> H2Stream:
-        """Send a request's head; `events` hears of its response. Only while there is capacity."""
+        """Send a request's head; `events` is told of its response. Only while there is capacity."""
         state = self._h2.begin_request(_fields(request, self._scheme))
         stream = H2Stream(self, state, request, events)
         self._streams[stream.stream_id] = stream
@@ -189,7 +200,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def is_alive(self) -> bool:
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
         return (
-            self._broken_at is None
+            self._phase is not Phase.BROKEN
             and not self._transport.is_closing()
             and self._watch.is_reusable(again=self.served > 0)
         )
@@ -198,8 +209,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def sweep(self, now: float) -> None:
-        """A provider that has said nothing for long while requests are open is asked whether it is there."""
-        if self._broken_at is not None:
+        """Ping a provider that was silent for long while requests are open."""
+        if self._phase is Phase.BROKEN:
             if now - self._broken_at >= LINGER:
                 self._transport.abort()
         elif self._heard or self._ping_interval is None or not self._streams:
@@ -260,7 +271,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Take another turn for what was read."""
-        if self._broken_at is not None or self._transport.is_closing():
+        if self._phase is Phase.BROKEN or self._transport.is_closing():
             return
         self._splitter.rest()
         self._take_in(b"")
@@ -270,7 +281,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._loop.call_soon(self._go_on)
 
     def _take_in(self, data: bytes) -> None:
-        """Deal with what was read, as far as the turn goes."""
+        """Handle what was read, as far as the turn goes."""
         try:
             for frame in self._guard.split(data):
                 if frame.kind == DATA:
@@ -313,7 +324,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if length < TINY or frame.flags & PADDED:
             self._guard.count_data(frame, self._clock())
         stream = self._streams.get(frame.stream_id)
-        if stream is None:  # dropped by us; its bytes are credited all the same
+        if stream is None:  # we dropped it; its bytes are credited anyway
             self._guard.count_late(length, self._clock())
             return
         data = data_of(frame)
@@ -338,7 +349,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._feed(frame.raw)
 
     def _receive_window_update(self, frame: Frame) -> bool:
-        """Whether it was for the connection or for a stream under way, and in good form."""
+        """Whether the frame was handled: for the connection or for a stream under way, and well-formed."""
         increment = increment_of(frame)
         if not increment:
             return False
@@ -416,7 +427,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _on_goaway(self, last_stream: int) -> None:
         """No new streams; those above `last_stream` were not begun (RFC 9113 section 6.8); the others go on."""
-        self._last_stream = last_stream
+        self._phase = Phase.LEAVING
         self._owner.on_capacity(self)
         for stream in list(self._streams.values()):
             if stream.stream_id > last_stream:
@@ -424,7 +435,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._check_retired()
 
     def _check_retired(self) -> None:
-        if self._last_stream is not None and not self._streams:
+        if self._phase is Phase.LEAVING and not self._streams:
             self._transport.close()
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -435,9 +446,9 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what one turn of the event loop brought."""
+        """Write what is queued at the end of a turn of the event loop."""
         self._flush_due = False
-        if self._broken_at is not None or self._transport.is_closing():
+        if self._phase is Phase.BROKEN or self._transport.is_closing():
             return
         if self._windows_opened:
             self._windows_opened = False
@@ -465,10 +476,10 @@ class UpstreamH2(asyncio.BufferedProtocol):
                 self._reads.pause(_ANSWERS)
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
-        """One frame of one request's body, and its end if nothing follows. Returns the frame's size."""
+        """Append one frame of one request's body, and its end if nothing follows. Returns the frame's size."""
         connection = self._h2
         size = stream.frame(connection.max_outbound_frame_size, out)
-        if self.carries(stream):  # else going on with the upload ended it
+        if self.carries(stream):  # else resuming the upload ended it
             if stream.take_end():
                 connection.end_stream(stream.stream_id)
                 out.append(connection.data_to_send())
@@ -481,12 +492,12 @@ class UpstreamH2(asyncio.BufferedProtocol):
     # --- failing ---------------------------------------------------------------------------------------------------
 
     def _fail_stream(self, stream: H2Stream, what: str, code: ErrorCodes) -> None:
-        """One stream is broken: reset it, the others go on."""
+        """Reset one broken stream; the others continue."""
         self._reset(stream, code)
         self._end_stream(stream, what)
 
     def _reset(self, stream: H2Stream, code: ErrorCodes) -> None:
-        """Reset a stream unless it is over on both sides. What its window allows may still be on the way."""
+        """Reset a stream unless it is over on both sides. As much as its window allows may still arrive."""
         if stream.state.closed:
             return
         self._guard.expect_late(self.stream_window)
@@ -496,21 +507,22 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _end_stream(self, stream: H2Stream, what: str, *, not_processed: bool = False) -> None:
         if not self._forget(stream):
-            return  # what became of another one ended it
+            return  # the end of another stream ended it
         self._owner.on_capacity(self)
         stream.events.on_upstream_failed(_broken(what, not_processed=not_processed))
 
     def _forget(self, stream: H2Stream) -> bool:
-        """The stream is over. Returns whether it was not yet."""
+        """The stream is over. Returns False if it was over before."""
         if self._streams.pop(stream.stream_id, None) is None:
             return False
         self.windows.close(stream.stream_id)
         return True
 
     def _fail(self, what: str, code: int | None = None) -> None:
-        """The connection is broken, and all its streams with it. `code` is what its provider is told first."""
-        if self._broken_at is not None:
+        """The connection is broken, with all its streams. `code` is sent to the provider first."""
+        if self._phase is Phase.BROKEN:
             return
+        self._phase = Phase.BROKEN
         self._broken_at = self._clock()
         if code is None:
             self._transport.abort()
@@ -522,7 +534,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             stream.events.on_upstream_failed(error)
 
     def _say_goodbye(self, code: int) -> None:
-        """`sweep` closes when that has arrived. Nothing more is read: that is what there was too much of."""
+        """Send a GOAWAY; `sweep` closes once it has arrived. Nothing more is read: the provider sent too much."""
         self._reads.pause(_OVER)
         self._transport.write(goaway(0, code))
 
@@ -533,7 +545,7 @@ def _broken(what: str, *, not_processed: bool = False) -> RelayError:
 
 
 def _fields(request: RequestHead, scheme: bytes) -> Headers:
-    """The head as HTTP/2 has it: host becomes :authority (RFC 9113 section 8.3.1)."""
+    """Returns the head's fields in HTTP/2: host becomes :authority (RFC 9113 section 8.3.1)."""
     authority = b""
     fields: Headers = []
     for name, value in request.headers:

@@ -82,7 +82,7 @@ class H2Stream:
         self.is_queued = False
         self._bodiless = request.method == b"HEAD"
         self._body_left: int | None = None
-        """What is missing of an announced length; None when none was announced."""
+        """Missing bytes of an announced length; None if none was announced."""
         self._buffer = ChunkQueue()
         self._end_waits = False
         self._frame_tail = data_tail(self.stream_id)
@@ -125,7 +125,7 @@ class H2Stream:
         self._credit()
 
     def cancel(self, error: RelayError | None = None) -> None:
-        """The request is over: reset it unless it ended on both sides, which cancels the provider's work."""
+        """Reset the request unless it ended on both sides, which cancels the provider's work."""
         self._connection.drop(self)
 
     # --- the connection's side: the request's body ---
@@ -146,7 +146,7 @@ class H2Stream:
         return size
 
     def take_end(self) -> bool:
-        """Whether the request's end is due now; once."""
+        """Whether to send the request's end now. True once."""
         if not self._end_waits or self._buffer.size:
             return False
         self._end_waits = False
@@ -156,7 +156,7 @@ class H2Stream:
     # --- the connection's side: the answer ---
 
     def receive_head(self, headers: Headers) -> str | None:
-        """Pass a head on. Returns what is wrong with it, None when nothing is."""
+        """Pass a head on. Returns what is wrong with it, None if it is well-formed."""
         status, fields = _split(headers)
         if status is None:
             return "sent a malformed head"
@@ -177,7 +177,7 @@ class H2Stream:
         return None
 
     def receive_data(self, data: bytes, length: int) -> str | None:
-        """Pass body bytes on; `length` is what they cost of the window. Returns what is wrong, None when nothing is."""
+        """Pass body bytes on; `length` is their cost in the window. Returns what is wrong, None if nothing is."""
         self._window_left -= length
         if self._window_left < 0:
             return "sent more than its window"
@@ -196,11 +196,11 @@ class H2Stream:
 
     @property
     def is_whole(self) -> bool:
-        """Whether an end is right here."""
+        """Whether the answer may end here."""
         return self.head_received and not self._body_left
 
     def _credit(self) -> None:
-        """Open the window again for what was consumed, in steps of half of it."""
+        """Open the window again for consumed bytes, in steps of half of it."""
         if self._uncredited * 2 >= self._connection.stream_window and self._connection.carries(self):
             self._window_left += self._uncredited
             self._connection.control(window_update(self.stream_id, self._uncredited))

@@ -26,6 +26,6 @@ def test_a_connection_tells_its_phase() -> None:
     windows = "<SendWindows left=65535 initial=65535 streams=1>"
     assert repr(client.connection) == f"<DownstreamH2 open streams=1 ready=0 starved=0 blocked=False {windows}>"
     client.connection.drain()
-    assert "goaway" in repr(client.connection)
+    assert "leaving" in repr(client.connection)
     client.talk(b"\0" * 9)
-    assert "over" in repr(client.connection)
+    assert "failed" in repr(client.connection)

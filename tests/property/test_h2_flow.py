@@ -8,7 +8,7 @@ from __future__ import annotations
 import h2.config
 import h2.connection
 import h2.settings
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowserver.flow.bounded_buffer import Watermarks
@@ -101,6 +101,7 @@ STEPS = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(window=st.integers(0, 70_000), steps=st.lists(STEPS, max_size=60))
+@example(window=0, steps=[("credit connection", 0, 1)] * 16 + [("data", 0, 1)] + [("credit connection", 0, 1)] * 4)
 def test_no_byte_is_lost_repeated_or_sent_beyond_a_window(window: int, steps: list[tuple[str, int, int]]) -> None:
     watermarks = Watermarks(16 * KB, 4 * KB, 16)
     room = Room(watermarks=watermarks)

@@ -73,7 +73,8 @@ class H2Client(Side):
             said = self.peer.take()
             if said:
                 self.transport.arrive(said)
-            self.turns.run()
+            while self.turns.run() and self.transport.unread:  # what was too much for one turn
+                self.transport.deliver()
             heard = self.hears()
             self.peer.hear(heard)
             if not said and not heard:

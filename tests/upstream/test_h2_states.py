@@ -22,8 +22,8 @@ def test_a_connection_tells_its_phase() -> None:
     provider = H2Provider()
     ask(provider)
     windows = "<SendWindows left=65535 initial=65535 streams=1>"
-    assert repr(provider.connection) == f"<UpstreamH2 open streams=1 ready=0 blocked=False {windows} served=1>"
+    assert repr(provider.connection) == f"<UpstreamH2 open streams=1 served=1 ready=0 blocked=False {windows}>"
     provider.talk(frames.goaway(1))
-    assert "goaway" in repr(provider.connection)
+    assert "leaving" in repr(provider.connection)
     provider.resets()
     assert "broken" in repr(provider.connection)
