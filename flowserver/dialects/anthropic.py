@@ -257,6 +257,7 @@ class Anthropic(BaseFormat):
     heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
     key_paths: KeyPaths | None = KeyPaths(Auth.X_API_KEY, re.compile(r"/v1/(?:messages|complete)(?:[/?]|$)"))
     limit_fields = _LIMIT_FIELDS
+    account_fields = frozenset((b"anthropic-workspace-id",))
     reads = Reads(
         {
             "model": None,

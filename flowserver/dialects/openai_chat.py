@@ -26,7 +26,7 @@ from .common import (
     unread_size,
 )
 from .event_template import RELEARN, EventTemplate, TemplateFinder
-from .openai_common import HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage, size_of
+from .openai_common import ACCOUNT_FIELDS, HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage, size_of
 
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 """What all chunks of a stream have in common."""
@@ -370,6 +370,7 @@ class OpenAIChat(BaseFormat):
     heartbeat: bytes | None = HEARTBEAT
     reads = Reads(_READS)
     key_paths: KeyPaths | None = KEY_PATHS
+    account_fields = ACCOUNT_FIELDS
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/chat/completions")
