@@ -95,7 +95,12 @@ class AnthropicMeter(JsonMeter):
                 self._add(delta[field])
             elif delta["type"] == "citations_delta":
                 self.citations += 1
-        elif kind == "content_block_start":
+        else:
+            self._read_frame(kind, event)
+
+    def _read_frame(self, kind: object, event: Any) -> None:
+        """An event between those with content."""
+        if kind == "content_block_start":
             self._open_block(event["index"], event["content_block"])
         elif kind == "content_block_stop":
             self._open.pop(event["index"], None)
@@ -257,6 +262,7 @@ class Anthropic(BaseFormat):
     heartbeat: bytes | None = b'event: ping\ndata: {"type": "ping"}\n\n'
     key_paths: KeyPaths | None = KeyPaths(Auth.X_API_KEY, re.compile(r"/v1/(?:messages|complete)(?:[/?]|$)"))
     limit_fields = _LIMIT_FIELDS
+    account_fields = frozenset((b"anthropic-workspace-id",))
     reads = Reads(
         {
             "model": None,

@@ -196,6 +196,8 @@ class Format(Protocol):
     """How the API takes keys; None: only the provider or the client shows it."""
     limit_fields: LimitFields
     """The fields of answers that report rate limits."""
+    account_fields: frozenset[bytes]
+    """Fields of answers that identify the account at the provider, in addition to those that say so in their names."""
 
     def serves(self, target: str) -> bool:
         """Whether requests to `target` are in this format."""

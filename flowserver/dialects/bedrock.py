@@ -368,6 +368,7 @@ class Bedrock(BaseFormat):
     __slots__ = ("_bounds", "_converse", "_ends", "name")
 
     key_paths: KeyPaths | None = _KEY_PATHS
+    account_fields = frozenset((b"x-amzn-account-id",))
     reads = Reads(
         {
             "model": None,

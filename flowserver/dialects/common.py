@@ -132,6 +132,7 @@ class BaseFormat:
     streams_lines = False
     key_paths: KeyPaths | None = None
     limit_fields = X_RATELIMIT
+    account_fields: frozenset[bytes] = frozenset()
 
     def stores(self, target: str) -> bool:
         return False

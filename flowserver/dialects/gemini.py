@@ -150,6 +150,7 @@ class Gemini(BaseFormat):
     heartbeat: bytes | None = None
     """Google's own library takes a comment line for the start of an error."""
     key_paths: KeyPaths | None = _KEY_PATHS
+    account_fields = frozenset((b"x-goog-user-project",))
     reads = Reads(
         {
             "model": None,

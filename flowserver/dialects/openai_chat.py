@@ -26,7 +26,7 @@ from .common import (
     unread_size,
 )
 from .event_template import RELEARN, EventTemplate, TemplateFinder
-from .openai_common import HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage, size_of
+from .openai_common import ACCOUNT_FIELDS, HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage, size_of
 
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 """What all chunks of a stream have in common."""
@@ -116,6 +116,7 @@ class ChatMeter(BaseMeter):
         if content:
             self.content_events += 1
             self._closing = closing
+            self.running = False
         else:
             self._closed.update(closing)
         if choices and self._cuttable and len(data) <= _MOST_SAMPLE:
@@ -125,23 +126,25 @@ class ChatMeter(BaseMeter):
         if error:
             self.failed = error_text(error)
         report = mapping(event.get("usage") or groq.get("usage"))
-        if content:
-            self.running = False
         if report:
             self._read_report(report, choices, content=content, late=late)
         elif self._by_choice and closing:
             self._add_up_choices(closing)
         if closing or report or error:
-            # What these shown of the stream may not hold after one more event, which a template would not see.
+            # What these say of the stream may not hold after one more event, which a template would not see.
             self._payload_template = self._wire = None
         elif content and len(choices) == 1 and self.content_events - self._learned >= RELEARN:
-            self._learned = self.content_events
-            found = _template_of(data, event, self.content_bytes - content_bytes)
-            if found is not None:
-                self._payload_template, self._wire = found, found.on_the_wire()
+            self._learn(data, event, self.content_bytes - content_bytes)
         if not report or error or self._params.usage or not self._quirks.usage_option or (choices and not late):
             return True
         return _without_report(data, event)
+
+    def _learn(self, data: bytes, event: dict[str, Any], content: int) -> None:
+        """Look for the template of an event with `content` bytes of content."""
+        self._learned = self.content_events
+        found = _template_of(data, event, content)
+        if found is not None:
+            self._payload_template, self._wire = found, found.on_the_wire()
 
     def _read_choices(self, choices: list[dict[str, Any]]) -> set[int]:
         """Count their content. The ones that end here."""
@@ -370,6 +373,7 @@ class OpenAIChat(BaseFormat):
     heartbeat: bytes | None = HEARTBEAT
     reads = Reads(_READS)
     key_paths: KeyPaths | None = KEY_PATHS
+    account_fields = ACCOUNT_FIELDS
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/chat/completions")

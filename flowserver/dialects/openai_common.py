@@ -14,6 +14,7 @@ KEY_PATHS = KeyPaths(
     Auth.BEARER,
     re.compile(r"/(?:completions|responses|embeddings|moderations|audio/[a-z]+|images/[a-z]+)(?:[/?]|$)"),
 )
+ACCOUNT_FIELDS = frozenset((b"openai-project",))
 HEARTBEAT = b": ping\n"
 """A comment without a blank line: OpenAI's own client library fails on a frame that has no data."""
 

@@ -14,7 +14,7 @@ from ..names import model_name, user_name
 from .api_paths import deployment_of, ends_with
 from .base import KeyPaths, Meter, Quirks, RequestParams
 from .common import BaseFormat, JsonMeter, count, error_text, sse, text
-from .openai_common import HEARTBEAT, KEY_PATHS, mapping, read_usage
+from .openai_common import ACCOUNT_FIELDS, HEARTBEAT, KEY_PATHS, mapping, read_usage
 
 _TEXT_DELTA = "transcript.text.delta"
 
@@ -64,6 +64,7 @@ class OpenAIMedia(BaseFormat):
 
     heartbeat: bytes | None = HEARTBEAT
     key_paths: KeyPaths | None = KEY_PATHS
+    account_fields = ACCOUNT_FIELDS
     takes_forms = True
     reads = Reads(dict.fromkeys(("model", "stream", "n", "user")))
 

@@ -14,7 +14,7 @@ from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
 from .base import KeyPaths, Quirks, RequestParams
 from .common import BaseFormat, BaseMeter, count, error_text, lower, reason_text, sse, text, unread_size
-from .openai_common import HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage
+from .openai_common import ACCOUNT_FIELDS, HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage
 from .openai_items import Items
 
 LEAST_LIMIT = 16
@@ -235,6 +235,7 @@ class OpenAIResponses(BaseFormat):
     name = "openai-responses"
     heartbeat: bytes | None = HEARTBEAT
     key_paths: KeyPaths | None = KEY_PATHS
+    account_fields = ACCOUNT_FIELDS
     reads = Reads(dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")))
 
     def serves(self, target: str) -> bool:

@@ -11,7 +11,16 @@ from .base import Auth, Format
 class FormatTable:
     """`formats`: the first one that serves a path has it."""
 
-    __slots__ = ("_limit_patterns", "_serving", "_storing", "formats", "key_paths", "limit_fields", "limit_prefixes")
+    __slots__ = (
+        "_limit_patterns",
+        "_serving",
+        "_storing",
+        "account_fields",
+        "formats",
+        "key_paths",
+        "limit_fields",
+        "limit_prefixes",
+    )
 
     def __init__(self, formats: Sequence[Format]) -> None:
         self.formats = {known.name: known for known in formats}
@@ -32,6 +41,8 @@ class FormatTable:
         """The names of all fields that report limits to clients."""
         self.limit_prefixes = tuple(each.prefix for each in limit_fields)
         """What the names of fields begin with that `remaining_kind` knows."""
+        self.account_fields = frozenset[bytes]().union(*(known.account_fields for known in formats))
+        """Fields of answers that identify the account at a provider."""
         self._limit_patterns = [each.remaining for each in limit_fields]
 
     def recognise(self, target: str) -> Format | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+from ..dialects import TABLE
 from ..dialects.limit_fields import LimitFields
 from ..http.messages import Headers
 from .limits import Decision, LimitState, RequestBucket, Slots
@@ -17,10 +18,10 @@ def for_tenants(headers: Headers) -> Headers:
 
 @lru_cache(1024)
 def _is_of_account(name: bytes) -> bool:
-    return name in _OF_ACCOUNTS or any(part in name for part in _PARTS_OF_ACCOUNTS)
+    known = name in TABLE.account_fields or name in TABLE.limit_fields
+    return known or any(part in name for part in _PARTS_OF_ACCOUNTS)
 
 
-_OF_ACCOUNTS = frozenset((b"openai-project", b"anthropic-workspace-id", b"x-goog-user-project", b"x-amzn-account-id"))
 _PARTS_OF_ACCOUNTS = (b"ratelimit", b"organization", b"organisation")
 
 

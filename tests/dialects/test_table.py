@@ -64,6 +64,8 @@ class Shout(BaseFormat):
         remaining=re.compile(rb"(words)-left"),
     )
 
+    account_fields = frozenset((b"shouter",))
+
     def serves(self, target: str) -> bool:
         return ends_with(target, "/shout")
 
@@ -158,6 +160,7 @@ def test_the_table_has_its_paths_keys_and_limits() -> None:
     assert WITH_SHOUT.remaining_kind(b"words-left") == "words"
     assert TABLE.remaining_kind(b"words-left") is None
     assert b"words-left" in WITH_SHOUT.limit_fields
+    assert {b"shouter", b"openai-project"} < WITH_SHOUT.account_fields
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def _nested(opening: bytes, closing: bytes) -> Iterator[bytes]:
 
 
 STREAMS = {
-    "an event of 100 MB": Hostile(lambda: _filled(b"data: ", b"x", LARGE, b"\n\n"), 2),
+    "an event of 100 MB": Hostile(lambda: _filled(b"data: ", b"x", LARGE, b"\n\n"), 1),
     "content of 100 MB": Hostile(lambda: _filled(EVENT[:60], b"so", LARGE, EVENT[60:])),
     "content of 100 MB within a budget": Hostile(lambda: _filled(EVENT[:60], b"so", LARGE, EVENT[60:]), budget="9"),
     "comments": Hostile(lambda: _filled(b"", b": ping\n\n", SIZE), 1),

@@ -14,7 +14,7 @@ from flowserver.quota.refusals import NO_KEY
 from flowserver.quota.tenants import ModelLimits, TenantLimits
 from flowserver.relay.event_filter import AnyFilter
 
-from ..support.accounts import asked, feed
+from ..support.accounts import feed, requested
 from ..support.quota import FakeLimiter, asking, quota, tenant
 from ..support.recording import account, ask, open_answer, read_request, target
 from ..support.streams import (
@@ -269,7 +269,7 @@ def test_a_providers_own_limits_are_not_the_tenants() -> None:
 
 def test_a_providers_cookies_go_to_who_shows_it_a_key_of_its_own() -> None:
     head = ResponseHead(200, [(b"set-cookie", b"a=b")])
-    tenants, own, shared = Permitted(CHAT), asked(CHAT), asked(CHAT, api_key=b"sk")
+    tenants, own, shared = Permitted(CHAT), requested(CHAT), requested(CHAT, api_key=b"sk")
     tenants.ask()
     passed = [made.passed_head(head, b"id-1", None).headers for made in (tenants.account, own, shared)]
     assert [find(headers, b"set-cookie") for headers in passed] == [None, b"a=b", None]

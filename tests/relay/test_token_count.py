@@ -14,7 +14,7 @@ from flowserver.http.messages import ResponseHead
 from flowserver.relay.event_filter import BodyCollector, EventFilter, OpaqueFilter
 
 from ..dialects.frames import split
-from ..support.accounts import asked, feed, opened
+from ..support.accounts import feed, opened, requested
 from ..support.recording import account, ask, open_answer, read_request, target
 from ..support.streams import (
     CHAT,
@@ -50,7 +50,7 @@ on_demand = pytest.mark.parametrize("stream", [CHAT, COMPLETIONS], ids=lambda st
     ],
 )
 def test_streams_are_told_by_their_type(kind: bytes) -> None:
-    assert isinstance(open_answer(asked(CHAT), ResponseHead(200, [(b"content-type", kind)])), EventFilter)
+    assert isinstance(open_answer(requested(CHAT), ResponseHead(200, [(b"content-type", kind)])), EventFilter)
 
 
 JSON_TYPES = [b"application/json", b"application/json; charset=utf-8", b"APPLICATION/JSON", b"text/plain", b""]
@@ -59,18 +59,18 @@ JSON_TYPES = [b"application/json", b"application/json; charset=utf-8", b"APPLICA
 @pytest.mark.parametrize("kind", JSON_TYPES)
 def test_whole_answers_are_told_by_their_beginning(kind: bytes) -> None:
     head = ResponseHead(200, [(b"content-type", kind), (b"content-encoding", b"identity")])
-    assert isinstance(open_answer(asked(CHAT), head, b'{"id": 1'), BodyCollector)
+    assert isinstance(open_answer(requested(CHAT), head, b'{"id": 1'), BodyCollector)
 
 
 @pytest.mark.parametrize("kind", JSON_TYPES)
 def test_a_stream_that_is_called_something_else_is_told_by_its_beginning(kind: bytes) -> None:
     head = ResponseHead(200, [(b"content-type", kind)])
-    assert isinstance(open_answer(asked(CHAT), head, b"data: {"), EventFilter)
+    assert isinstance(open_answer(requested(CHAT), head, b"data: {"), EventFilter)
 
 
 def test_too_few_bytes_tell_nothing() -> None:
     head = ResponseHead(200, [])
-    made = asked(CHAT)
+    made = requested(CHAT)
     assert made.open(head)
     assert not made.look(head, b" ")
     assert not made.look(head, b" da")
@@ -87,7 +87,7 @@ def test_too_few_bytes_tell_nothing() -> None:
     ],
 )
 def test_an_error_of_the_provider_passes_unread(head: ResponseHead) -> None:
-    made = asked(CHAT, budget=5)
+    made = requested(CHAT, budget=5)
     assert open_answer(made, head) is None
     assert made.look(head, b"data: {")
     assert made.event_filter is None
@@ -106,7 +106,7 @@ UNREADABLE: list[tuple[ResponseHead, bytes | None]] = [
 
 @pytest.mark.parametrize(("head", "first"), UNREADABLE)
 def test_what_cannot_be_read_counts_by_its_bytes(head: ResponseHead, first: bytes | None) -> None:
-    made = asked(CHAT, budget=5)
+    made = requested(CHAT, budget=5)
     event_filter = open_answer(made, head, first)
     assert isinstance(event_filter, OpaqueFilter)
     data = bytes(range(200))
@@ -356,7 +356,7 @@ def test_a_failure_is_told_where_the_beginning_of_an_event_was_held_back() -> No
 
 @pytest.mark.parametrize("size", [10_000, 100_000])
 def test_an_answer_of_another_apis_shape_is_counted_by_its_bytes(size: int) -> None:
-    made = asked(MESSAGES)
+    made = requested(MESSAGES)
     head = ResponseHead(200, [(b"content-type", b"text/event-stream")])
     made.open(head)
     event = b'data: {"type":"x","choices":[{"delta":{"content":"word "}}]}\n\n'

@@ -17,7 +17,7 @@ from .streams import (
 )
 
 
-def asked(stream: Stream, *, budget: int | None = None, ratios: Ratios | None = None, **settings: Any) -> Account:
+def requested(stream: Stream, *, budget: int | None = None, ratios: Ratios | None = None, **settings: Any) -> Account:
     """The account of a request that was sent to a provider with `settings`."""
     made = account(stream.target, ratios=ratios)
     body = orjson.dumps(stream.body)
@@ -28,7 +28,7 @@ def asked(stream: Stream, *, budget: int | None = None, ratios: Ratios | None = 
 
 
 def opened(stream: Stream, **options: Any) -> tuple[Account, EventFilter]:
-    made = asked(stream, **options)
+    made = requested(stream, **options)
     event_filter = open_answer(made, stream.head)
     assert isinstance(event_filter, EventFilter)
     return made, event_filter
