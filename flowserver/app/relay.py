@@ -152,13 +152,13 @@ class Relay:
         deadlines = Deadlines(config.first_byte_timeout, config.idle_timeout, config.body_timeout, config.total_timeout)
         self._abandoned = Abandoned(config.disconnect_time, config.disconnect_bytes)
         context = ExchangeContext(
-            time.monotonic,
-            self.metrics,
-            deadlines,
-            self.metrics.pauses,
-            config.max_body,
-            config.heartbeat,
-            self._abandoned,
+            clock=time.monotonic,
+            observer=self.metrics,
+            deadlines=deadlines,
+            pauses=self.metrics.pauses,
+            max_body=config.max_body,
+            heartbeat=config.heartbeat,
+            abandoned=self._abandoned,
         )
         accounts = AccountSettings(
             Ratios(), max_event=config.max_event, hold=config.high_water, quota=self._tenancy.quota

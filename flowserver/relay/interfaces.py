@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead, ResponseHead
-
-if TYPE_CHECKING:
-    from .exchange import Exchange
-    from .fast_path import FastPath
+from .fast_path import FastPath
+from .record import RecordedExchange
 
 
 class UploadCount(Protocol):
@@ -55,8 +53,8 @@ class DownstreamStream(UploadCount, Protocol):
         """Body bytes, never empty. They go out or wait; `on_downstream_full` says when to stop."""
 
     def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
-        """What takes the body's next bytes until `on_downstream_blocked`, and whether as whole HTTP/1.1 chunks; None:
-        nothing does now. Such chunks are no part of `writes`."""
+        """Returns (write, framed), a direct writer for body bytes, valid until `on_downstream_blocked`; None if there
+        is none now. `framed`: it takes whole HTTP/1.1 chunks, which are no part of `writes`."""
 
     def send_end(self) -> None:
         """A clean end behind all data. `on_downstream_finished` follows when everything was handed to the transport."""
@@ -142,7 +140,7 @@ class UpstreamEvents(Protocol):
     def on_upstream_data(self, data: bytes) -> None: ...
 
     def fast_path(self) -> FastPath | None:
-        """A fast path for the body bytes that follow, where the answer's ordinary events may take the fast path now."""
+        """An open fast path for the body bytes that follow, to be entered at once; None: they take the slow path."""
 
     def on_upstream_end(self) -> None:
         """The response is whole."""
@@ -189,9 +187,9 @@ class Connector(Protocol):
 class Observer(Protocol):
     """Sees exchanges begin and end: metrics and access log."""
 
-    def exchange_started(self, exchange: Exchange) -> None: ...
+    def exchange_started(self, exchange: RecordedExchange) -> None: ...
 
-    def exchange_ended(self, exchange: Exchange) -> None: ...
+    def exchange_ended(self, exchange: RecordedExchange) -> None: ...
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""

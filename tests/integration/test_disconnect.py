@@ -23,7 +23,7 @@ async def one_line(simulator: Simulator, relay: RunningRelay, state: str) -> Lin
     await eventually(lambda: simulator.streams[0]["state"] == state, f"the provider's stream is {state}")
     [line] = await relay.access()
     assert not relay.relay.metrics.open
-    assert relay.relay._abandoned.exchanges == set()
+    assert not relay.relay._abandoned.exchanges
     [pool] = relay.relay.metrics.pools
     await eventually(lambda: pool.open_connections == pool.idle_connections)
     return line
@@ -86,7 +86,7 @@ async def test_the_answer_of_a_client_that_took_no_more_is_read_on(lab: Lab) -> 
     client = await lab.client(relay.port, receive_buffer=8192)
     await client.send(chat(events=20_000))
     await eventually(lambda: simulator.streams and simulator.streams[0]["state"] == "paused")
-    await eventually(lambda: [exchange for exchange in relay.relay.metrics.open if exchange.state() == "paused"])
+    await eventually(lambda: [exchange for exchange in relay.exchanges if exchange.state() == "paused"])
     client.reset()
     line = await one_line(simulator, relay, "done")
     assert (line["end"], line["output_tokens"], line["estimated"]) == ("client_gone", 20_000, False)

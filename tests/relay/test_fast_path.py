@@ -9,9 +9,9 @@ import pytest
 
 from flowserver.errors import EndReason
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.net.direct_receiver import DirectReceiver
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.fast_path import FastPath
 from flowserver.upstream.h1 import FAST_PATH_READS, READ_SIZE, UpstreamH1
 
 from ..support.dialogue import Client, Provider, Relay, understood
@@ -71,7 +71,7 @@ class Scene:
         connection._until_fast_path = 1 << 60
 
     def is_short(self) -> bool:
-        return isinstance(self.provider.transport.get_protocol(), FastPath)
+        return isinstance(self.provider.transport.get_protocol(), DirectReceiver)
 
     @property
     def counted(self) -> tuple[int, int, int, int]:

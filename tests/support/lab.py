@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.app.relay import Relay
 from flowserver.config.settings import load
+from flowserver.relay.exchange import Exchange
 from flowserver.simulator import Simulator
 from flowserver.telemetry.log import Log
 
@@ -117,6 +118,11 @@ class RunningRelay:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Those that are open."""
+        return [exchange for exchange in self.relay.metrics.open if isinstance(exchange, Exchange)]
 
     @property
     def output(self) -> bytes:

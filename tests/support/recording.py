@@ -15,8 +15,9 @@ from flowserver.quota.identify import QuotaContext
 from flowserver.relay.context import Abandoned, ExchangeContext
 from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.interfaces import Connector, DownstreamEvents, UpstreamEvents
+from flowserver.relay.interfaces import Connector, DownstreamEvents, Observer, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
+from flowserver.relay.record import RecordedExchange
 from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import CircuitBreaker
@@ -35,10 +36,12 @@ class RecordingObserver:
         self.ended: list[Exchange] = []
         self.refused: list[RelayError] = []
 
-    def exchange_started(self, exchange: Exchange) -> None:
+    def exchange_started(self, exchange: RecordedExchange) -> None:
+        assert isinstance(exchange, Exchange)
         self.started.append(exchange)
 
-    def exchange_ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: RecordedExchange) -> None:
+        assert isinstance(exchange, Exchange)
         self.ended.append(exchange)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
@@ -228,7 +231,7 @@ class RecordingUpstreamEvents:
 def exchange_context(
     *,
     clock: FakeClock | None = None,
-    observer: RecordingObserver | None = None,
+    observer: Observer | None = None,
     deadlines: Deadlines | None = None,
     pauses: PauseTotals | None = None,
     max_body: int = 1 << 20,
@@ -236,13 +239,13 @@ def exchange_context(
     abandoned: Abandoned | None = None,
 ) -> ExchangeContext:
     return ExchangeContext(
-        clock or FakeClock(),
-        observer or RecordingObserver(),
-        deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
-        pauses or PauseTotals(),
-        max_body,
-        heartbeat,
-        abandoned or Abandoned(60.0, 1 << 20),
+        clock=clock or FakeClock(),
+        observer=observer or RecordingObserver(),
+        deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+        pauses=pauses or PauseTotals(),
+        max_body=max_body,
+        heartbeat=heartbeat,
+        abandoned=abandoned or Abandoned(60.0, 1 << 20),
     )
 
 

@@ -1,0 +1,134 @@
+"""One summary of an exchange, read by log, metrics and admin pages. No I/O.
+
+A new figure of an exchange is a field here, filled in by `Exchange.record` or by the functions at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from ..dialects.base import Usage
+from ..errors import EndReason, RelayError
+from ..http.messages import RequestHead
+from .token_count import Account
+
+
+class TokenRecord(NamedTuple):
+    """What was counted of an answer, once its exchange is over."""
+
+    provider: str
+    input: int
+    usage: Usage
+    """The provider's own report, as far as there is one."""
+    is_estimate: bool
+    """Whether the tokens of request or answer are the relay's own count, at least in part."""
+    is_disbelieved: bool
+    """Whether the provider's last report makes no sense."""
+    is_repeated: bool
+    """Whether the answer was charged before and has been fetched again."""
+    estimated_output: int | None
+    """The estimate for a stream whose provider reported in the end; None: there is nothing to compare."""
+    uncounted: Mapping[str, int]
+    """Events that could not be read, by reason."""
+    finish: str | None
+    """Why the answer ended, in the provider's words."""
+    failure: str | None
+    """The error inside an answer of status 200; None: there was none."""
+
+
+class AccountRecord(NamedTuple):
+    """Whose exchange it is, and what it has used so far."""
+
+    dialect: str | None
+    """None: the request is to no API that is known."""
+    model: str | None
+    output: int
+    """Tokens emitted."""
+    budget: int | None
+    """Tokens that the answer may have; None: no bound."""
+    tenant: str | None
+    user: str | None
+    session: str | None
+    lease_left: int | None
+    """None: there is no lease."""
+
+
+class ExchangeRecord(NamedTuple):
+    """An exchange as it stands. Times are seconds of the exchange's clock; None: it has not come to that."""
+
+    request: RequestHead
+    request_id: bytes
+    upstream_request_id: bytes | None
+    protocol: str
+    """"h1" or "h2", on the client's side."""
+    upstream: str | None
+    """The provider asked last; None: the request went to nobody."""
+    attempts: int
+    reused: bool
+    """Whether the provider's connection had served other requests before."""
+    state: str
+    status: int
+    """Status sent to the client; 0 before there is one."""
+    end: EndReason | None
+    error: RelayError | None
+    started_at: float
+    first_byte_at: float | None
+    first_token_at: float | None
+    ended_at: float | None
+    bytes_up: int
+    bytes_down: int
+    chunks_down: int
+    """Reads that brought `bytes_down`."""
+    held: int
+    """Bytes held for the client."""
+    writes: int
+    writes_full: int
+    """Of `writes`, the ones that found the client's transport blocked."""
+    heartbeats: int
+    pauses: int
+    """How often the provider was stopped."""
+    paused_seconds: float
+    account: AccountRecord
+    tokens: TokenRecord | None
+    """None: the exchange is not over, or its answer is not counted."""
+
+
+class RecordedExchange(Protocol):
+    """An exchange as its observers see it."""
+
+    def record(self) -> ExchangeRecord:
+        """The figures as they are now."""
+
+
+def account_record(account: Account) -> AccountRecord:
+    """What `account` knows by now."""
+    return AccountRecord(
+        dialect=account.format.name if account.format is not None else None,
+        model=account.model,
+        output=account.output,
+        budget=account.budget,
+        tenant=account.tenant.name if account.tenant is not None else None,
+        user=account.user,
+        session=account.session,
+        lease_left=account.lease.left if account.lease is not None else None,
+    )
+
+
+def token_record(account: Account) -> TokenRecord | None:
+    """What `account` counted of an answer that is over; None: nothing was counted."""
+    meter, provider = account.meter, account.upstream
+    if meter is None or provider is None:
+        return None
+    return TokenRecord(
+        provider=provider.name,
+        input=account.input,
+        usage=meter.usage,
+        is_estimate=account.is_estimate,
+        is_disbelieved=account.is_disbelieved,
+        is_repeated=account.is_repeated,
+        estimated_output=account.estimated,
+        uncounted=account.uncounted,
+        finish=meter.finish,
+        failure=meter.failed,
+    )
