@@ -159,6 +159,8 @@ class Relay:
             max_body=config.max_body,
             heartbeat=config.heartbeat,
             abandoned=self._abandoned,
+            fast_path=config.fast_path,
+            trace=self._log.state_changed if self._log.writes("debug") else None,
         )
         accounts = AccountSettings(
             Ratios(), max_event=config.max_event, hold=config.high_water, quota=self._tenancy.quota

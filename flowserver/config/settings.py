@@ -117,6 +117,7 @@ class Config:
     h2_max_stray_frames: int
     h2_max_continuations: int
     cors_origins: tuple[str, ...] | None
+    fast_path: bool
     log_level: str
 
     def sweep_interval(self, *others: float | None) -> float:
@@ -353,7 +354,18 @@ SETTINGS: tuple[Setting, ...] = (
         or_off(parse_origins),
         "origins whose pages may use the relay, with commas, or `*`; off: that is the provider's to say",
     ),
-    Setting("FLOW_LOG_LEVEL", "info", parse_log_level, "debug, info, warning or error; access lines are info"),
+    Setting(
+        "FLOW_FAST_PATH",
+        "on",
+        parse_switch,
+        "pass events that differ in their text only straight on; `off` to look for a fault: the bytes are the same",
+    ),
+    Setting(
+        "FLOW_LOG_LEVEL",
+        "info",
+        parse_log_level,
+        "debug, info, warning or error; access lines are info, each exchange's states debug",
+    ),
 )
 
 

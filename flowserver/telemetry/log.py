@@ -40,8 +40,12 @@ class Log:
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
+    def writes(self, level: str) -> bool:
+        """Whether lines of this level are written."""
+        return LEVELS[level] >= self._least
+
     def write(self, level: str, event: str, **fields: Any) -> None:
-        if LEVELS[level] >= self._least:
+        if self.writes(level):
             self._put({"time": time.time(), "level": level, "event": event, **fields})
 
     def access(self, exchange: ExchangeRecord) -> None:
@@ -77,6 +81,10 @@ class Log:
         if exchange.error is not None:
             fields["error"] = exchange.error.message
         self._put(fields)
+
+    def state_changed(self, request_id: bytes, before: str, now: str) -> None:
+        """An exchange went on to another state."""
+        self.write("debug", "state", request_id=request_id.decode("ascii"), before=before.lower(), now=now.lower())
 
     def refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""

@@ -41,6 +41,16 @@ async def test_a_paced_stream_takes_the_fast_path(lab: Lab, passed: list[int]) -
     assert line["output_tokens"] == 200
 
 
+async def test_it_can_be_switched_off(lab: Lab, passed: list[int]) -> None:
+    _, relay, client = await lab.simulated(fast_path="off", **SWEPT_OFTEN)
+    await client.send(chat(**PACED))
+    answer = await client.response()
+    assert numbers(answer.body) == list(range(200))
+    assert sum(passed) == 0
+    [line] = await relay.access()
+    assert line["output_tokens"] == 200
+
+
 async def test_a_client_of_http_2_gets_it_too(lab: Lab, passed: list[int]) -> None:
     _, relay, _ = await lab.simulated(**SWEPT_OFTEN)
     client = await h2_client(lab, relay.port)

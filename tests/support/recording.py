@@ -1,4 +1,4 @@
-"""Both ends of the relay's ports, as recordings: what was called is a list of lines."""
+"""Both ends of the relay's interfaces, as recordings: what was called is a list of lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowserver.errors import EndReason, RelayError
 from flowserver.flow.read_gate import PauseTotals
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.identify import QuotaContext
-from flowserver.relay.context import Abandoned, ExchangeContext
+from flowserver.relay.context import Abandoned, ExchangeContext, Trace
 from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.interfaces import Connector, DownstreamEvents, Observer, UpstreamEvents
@@ -29,7 +29,7 @@ from .clock import FakeClock
 
 
 class RecordingObserver:
-    """A `relay.ports.Observer`."""
+    """A `relay.interfaces.Observer`."""
 
     def __init__(self) -> None:
         self.started: list[Exchange] = []
@@ -53,7 +53,7 @@ class RecordingObserver:
 
 
 class RecordingDownstream(Uncounted):
-    """A `relay.ports.DownstreamStream`."""
+    """A `relay.interfaces.DownstreamStream`."""
 
     protocol = "recording"
 
@@ -101,7 +101,7 @@ class RecordingDownstream(Uncounted):
 
 
 class RecordingUpstream:
-    """A `relay.ports.RoutedStream`."""
+    """A `relay.interfaces.RoutedStream`."""
 
     upstream = "recording"
     reused = False
@@ -137,7 +137,7 @@ class RecordingUpstream:
 
 
 class RecordingConnector:
-    """A `relay.ports.Connector` whose streams are recordings."""
+    """A `relay.interfaces.Connector` whose streams are recordings."""
 
     def __init__(self) -> None:
         self.requests: list[RequestHead] = []
@@ -151,7 +151,7 @@ class RecordingConnector:
 
 @dataclass
 class RecordingDownstreamEvents:
-    """`relay.ports.DownstreamEvents`, one line for each call."""
+    """`relay.interfaces.DownstreamEvents`, one line for each call."""
 
     log: list[str] = field(default_factory=list)
     body: bytes = b""
@@ -192,7 +192,7 @@ class RecordingDownstreamEvents:
 
 @dataclass
 class RecordingUpstreamEvents:
-    """`relay.ports.UpstreamEvents`, one line for each call."""
+    """`relay.interfaces.UpstreamEvents`, one line for each call."""
 
     log: list[str] = field(default_factory=list)
     heads: list[ResponseHead] = field(default_factory=list)
@@ -237,6 +237,8 @@ def exchange_context(
     max_body: int = 1 << 20,
     heartbeat: float | None = None,
     abandoned: Abandoned | None = None,
+    fast_path: bool = True,
+    trace: Trace | None = None,
 ) -> ExchangeContext:
     return ExchangeContext(
         clock=clock or FakeClock(),
@@ -246,6 +248,8 @@ def exchange_context(
         max_body=max_body,
         heartbeat=heartbeat,
         abandoned=abandoned or Abandoned(60.0, 1 << 20),
+        fast_path=fast_path,
+        trace=trace,
     )
 
 
