@@ -433,36 +433,32 @@ class Exchange:
         if self._fast_path is not None:
             self._fast_path.settle()
         up = self._up
-        pauses, paused_seconds = self.paused()
-        writes, writes_full = self.writes
-        return ExchangeRecord(
-            request=self.request,
-            request_id=self.request_id,
-            upstream_request_id=self.upstream_request_id,
-            protocol=self._down.protocol,
-            upstream=up.upstream if up is not None else None,
-            attempts=up.attempts if up is not None else 0,
-            reused=up is not None and up.reused,
-            state=self.state(),
-            status=self.status,
-            end=self.end_reason,
-            error=self.error,
-            started_at=self.started_at,
-            first_byte_at=self.first_byte_at,
-            first_token_at=self.first_token_at,
-            ended_at=self.ended_at,
-            bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
-            chunks_down=self.chunks_down,
-            held=self._down.held,
-            writes=writes,
-            writes_full=writes_full,
-            heartbeats=self.heartbeats,
-            pauses=pauses,
-            paused_seconds=paused_seconds,
-            account=account_record(self.account),
-            tokens=token_record(self.account) if self._state is _ENDED else None,
-        )
+        record = ExchangeRecord()
+        record.request = self.request
+        record.request_id = self.request_id
+        record.upstream_request_id = self.upstream_request_id
+        record.protocol = self._down.protocol
+        record.upstream = up.upstream if up is not None else None
+        record.attempts = up.attempts if up is not None else 0
+        record.reused = up is not None and up.reused
+        record.state = self.state()
+        record.status = self.status
+        record.end = self.end_reason
+        record.error = self.error
+        record.started_at = self.started_at
+        record.first_byte_at = self.first_byte_at
+        record.first_token_at = self.first_token_at
+        record.ended_at = self.ended_at
+        record.bytes_up = self.bytes_up
+        record.bytes_down = self.bytes_down
+        record.chunks_down = self.chunks_down
+        record.held = self._down.held
+        record.writes, record.writes_full = self.writes
+        record.heartbeats = self.heartbeats
+        record.pauses, record.paused_seconds = self.paused()
+        record.account = account_record(self.account)
+        record.tokens = token_record(self.account) if self._state is _ENDED else None
+        return record
 
     @property
     def bytes_down(self) -> int:
