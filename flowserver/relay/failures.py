@@ -19,12 +19,12 @@ _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 
 
 def is_passing(error: RelayError) -> bool:
-    """Whether the provider itself is well: it let go of one connection, or did not take one more request on it."""
+    """Whether the provider itself is healthy: it closed one connection, or did not take one more request on it."""
     return error.not_processed and error.party is Party.UPSTREAM and error.end not in _UNREACHABLE
 
 
-def is_illness(error: RelayError) -> bool:
-    """Whether a failure speaks against the provider. A total timeout is the relay's own wish."""
+def is_unhealthy(error: RelayError) -> bool:
+    """Whether a failure speaks against the provider. A total timeout is the relay's own decision."""
     return error.party is Party.UPSTREAM and not is_passing(error) and error.end is not EndReason.TOTAL_TIMEOUT
 
 

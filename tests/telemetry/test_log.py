@@ -101,6 +101,17 @@ def test_a_refused_request_is_a_line() -> None:
     assert (line["event"], line["status"], line["error"]) == ("refused", 508, LOOP.message)
 
 
+def test_a_change_of_state_is_a_line_where_all_is_told() -> None:
+    for level, count in (("debug", 1), ("info", 0)):
+        stream = io.BytesIO()
+        log = Log(level, stream)
+        log.state_changed(b"id-1", "WAITING", "STREAMING")
+        log.close()
+        assert log.writes("debug") is bool(count)
+        found = [(line["level"], line["request_id"], line["before"], line["now"]) for line in lines(stream)]
+        assert found == [("debug", "id-1", "waiting", "streaming")] * count
+
+
 def test_lines_below_the_level_are_not_written() -> None:
     stream = io.BytesIO()
     log = Log("warning", stream)
