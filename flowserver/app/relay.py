@@ -180,7 +180,7 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
-        self.metrics.targets = self._providers.targets
+        self.metrics.upstreams = self._providers.targets
         self.metrics.pools = self._providers.pools
         self.metrics.names = self._providers.names
 

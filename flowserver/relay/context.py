@@ -12,7 +12,7 @@ from .provider import Deadlines
 
 
 class Swept(Protocol):
-    """An exchange, as far as time concerns it."""
+    """An exchange, as the sweep sees it."""
 
     def sweep(self, now: float) -> None: ...
 

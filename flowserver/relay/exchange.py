@@ -21,10 +21,8 @@ from .record import ExchangeRecord, account_record, token_record
 from .state import State
 from .token_count import Account
 
+# In Python 3.11 looking up a member of an enumeration takes a call.
 _COMPLETE = EndReason.COMPLETE
-"""In Python 3.11 to look up a member of an enumeration takes a call."""
-
-
 _WAITING, _STREAMING, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
 
 
@@ -84,7 +82,7 @@ class Exchange:
         self._watch: DeadlineWatch | None = None
         self._filter: AnyFilter | None = None
         self._head: ResponseHead | None = None
-        """The answer's head until its body has begun: its first bytes may show that it is not what it is called."""
+        """The answer's head until its body has begun, whose first bytes may show that it is not what the head says."""
         self._first = b""
         """These bytes, while they are too few."""
         self.waiting_since = now
@@ -97,7 +95,7 @@ class Exchange:
         """Tokens asked for and emitted."""
         self.request_whole = not request.has_body
         self.answer_gate: ReadGate | None = None
-        """None: the provider was never stopped, which is usual."""
+        """None: the provider was never paused, which is usual."""
         self._upload_gate: ReadGate | None = None
         """None: the client was never stopped, which is usual."""
         self.started_at = now
@@ -132,7 +130,7 @@ class Exchange:
         self._state = state
 
     def _leave_provider(self) -> None:
-        """The answer is whole, as far as it will be."""
+        """Need the provider no more: the answer is whole, as far as it will be."""
         if self._state < _FLUSHING:
             self._move_to(_FLUSHING if self._state is not _ABANDONED else _SETTLING)
 
@@ -209,7 +207,7 @@ class Exchange:
         self._fail(DRAINED)
 
     def on_target(self, target: Provider, now: float) -> None:
-        """This provider is asked now; its deadlines hold, from now on."""
+        """This provider is asked now; its deadlines apply from now on."""
         self.deadlines = target.deadlines
         self.waiting_since = now
 
@@ -231,7 +229,7 @@ class Exchange:
             self._down.send_interim(self.account.passed_head(head, self.request_id, None))
 
     def on_upstream_head(self, head: ResponseHead) -> None:
-        """Where it does not say what the body is, it waits for the body's first bytes."""
+        """A head that does not say what the body is waits for the body's first bytes."""
         self._head = head
         self.upstream_request_id = upstream_request_id(head, self.request_id)
         if not self.account.open(head):
@@ -248,8 +246,8 @@ class Exchange:
         self._down.send_head(passed)
 
     def _look(self, head: ResponseHead, data: bytes, *, is_all: bool = False) -> bytes:
-        """The body's first bytes show what it is. Returns what is to be read now: nothing while they are too few, but
-        for the blanks with which some providers show that they are at work."""
+        """Detect by its first bytes what the body is. Returns the bytes to read now: none while they are too few, but
+        for the blanks with which some providers show that they are working."""
         self._first += data
         if self.account.look(head, self._first, is_all=is_all):
             self._head = None
@@ -293,7 +291,7 @@ class Exchange:
             self._fast_path.close()
 
     def _note_first(self) -> None:
-        """The first byte, and the first token where tokens are counted."""
+        """Note when the first byte came, and the first token where tokens are counted."""
         if self.first_byte_at is None:
             self.first_byte_at = self._context.clock()
         if self._filter is None or self._filter.meter is None:
@@ -315,7 +313,7 @@ class Exchange:
         self._finish_answer()
 
     def on_more_tokens(self) -> None:
-        """Events that waited for tokens may pass now, or it turned out that there are none."""
+        """Pass on events that waited for tokens, or end the answer if there are none."""
         event_filter = self._filter
         if event_filter is None or not event_filter.is_waiting or self._state is _ENDED:
             return
@@ -377,8 +375,8 @@ class Exchange:
         return self._filter.edits or (self._context.heartbeat is not None and self.account.heartbeat is not None)
 
     def _cut_off(self, last: bytes) -> None:
-        """The budget is reached: a clean end here, and the provider's work is over. What can't be read has no clean
-        end."""
+        """End the answer at its budget, cleanly, and the provider's work with it. An answer that can't be read has no
+        clean end."""
         if isinstance(self._filter, OpaqueFilter):
             self._fail(UNREADABLE)
             return
@@ -523,7 +521,7 @@ class Exchange:
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def _fail(self, error: RelayError) -> None:
-        """An error answer while there is no head yet, a broken end after it; never a clean one."""
+        """End with an error: an error answer while no head has been sent, a broken end after it; never a clean one."""
         if self._state is _ENDED or self.error is not None:
             return
         up = self._up

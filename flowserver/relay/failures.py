@@ -1,4 +1,4 @@
-"""What failures of providers mean, and what clients are told of them. No I/O."""
+"""What providers' failures mean, and what clients are told about them. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..http.messages import Headers, ResponseHead, find
 from .interfaces import Clock
 
 _PROVIDER = "The provider "
-"""How messages begin that are made where the provider's configured name is not known."""
+"""The beginning of messages that are made where the provider's configured name is not known."""
 _LONGEST_DATE = 64
 _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 

@@ -52,7 +52,7 @@ class DnsFigures(Protocol):
     def seconds(self) -> float: ...
 
 
-class PassedFigures(Protocol):
+class FailoverFigures(Protocol):
     """What happened while the store did not answer; see `stores.failover`."""
 
     failures: int
@@ -69,7 +69,7 @@ class StoreFigures(Protocol):
     def breaker(self) -> CircuitBreaker | None: ...
 
     @property
-    def passed(self) -> PassedFigures | None: ...
+    def passed(self) -> FailoverFigures | None: ...
 
 
 class _Totals:
@@ -150,7 +150,7 @@ class Metrics:
         self.open: set[RecordedExchange] = set()
         self.pauses = PauseTotals()
         self.h2 = H2Totals()
-        self.targets: Sequence[UpstreamHost] = ()
+        self.upstreams: Sequence[UpstreamHost] = ()
         self.pools: Sequence[PoolFigures] = ()
         self.names: Sequence[tuple[str, DnsFigures]] = ()
         """Providers whose names are looked up."""
@@ -310,20 +310,18 @@ class Metrics:
         yield gauges("flow_upstream_connections", "Provider connections.", connections)
         yield from self._dns()
         now = self._clock()
-        for kind, name, text, figure in _TARGET_FIGURES:
-            yield kind(
-                name, text, _labelled("upstream", [(target.name, figure(target, now)) for target in self.targets])
-            )
+        for kind, name, text, figure in _UPSTREAM_FIGURES:
+            yield kind(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
         failures = [
-            ({"upstream": target.name, "reason": reason}, count)
-            for target in self.targets
-            for reason, count in sorted(target.failures.items())
+            ({"upstream": host.name, "reason": reason}, count)
+            for host in self.upstreams
+            for reason, count in sorted(host.failures.items())
         ]
         yield counters("flow_upstream_failures", "Failed attempts by reason.", failures)
         remaining = [
-            ({"upstream": target.name, "kind": kind}, left)
-            for target in self.targets
-            for kind, left in sorted(target.remaining.items())
+            ({"upstream": host.name, "kind": kind}, left)
+            for host in self.upstreams
+            for kind, left in sorted(host.remaining.items())
         ]
         text = "What the provider's rate limits leave, as its last answer told."
         yield gauges("flow_upstream_ratelimit_remaining", text, remaining)
@@ -344,40 +342,40 @@ def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Lab
 
 
 _Kind = Callable[[str, str, Iterable[tuple[Labels, float]]], Series]
-_TARGET_FIGURES: tuple[tuple[_Kind, str, str, Callable[[UpstreamHost, float], float]], ...] = (
-    (gauges, "flow_upstream_open", "Requests under way.", lambda target, now: target.open),
-    (gauges, "flow_upstream_waiting", "Requests that wait for a place.", lambda target, now: target.waiting),
+_UPSTREAM_FIGURES: tuple[tuple[_Kind, str, str, Callable[[UpstreamHost, float], float]], ...] = (
+    (gauges, "flow_upstream_open", "Requests under way.", lambda host, now: host.open),
+    (gauges, "flow_upstream_waiting", "Requests that wait for a place.", lambda host, now: host.waiting),
     (
         gauges,
         "flow_upstream_breaker",
         "0 closed, 1 half-open, 2 open.",
-        lambda target, now: target.health.state(now).value,
+        lambda host, now: host.health.state(now).value,
     ),
-    (counters, "flow_upstream_requests", "Requests begun.", lambda target, now: target.started),
-    (counters, "flow_upstream_answers", "Answers passed on.", lambda target, now: target.answers),
+    (counters, "flow_upstream_requests", "Requests begun.", lambda host, now: host.started),
+    (counters, "flow_upstream_answers", "Answers passed on.", lambda host, now: host.answers),
     (
         counters,
         "flow_upstream_head_seconds",
         "Seconds from the beginning of requests to the heads of their answers.",
-        lambda target, now: target.head_seconds,
+        lambda host, now: host.head_seconds,
     ),
     (
         counters,
         "flow_upstream_queue_seconds",
         "Seconds that requests waited for a place.",
-        lambda target, now: target.queued_seconds,
+        lambda host, now: host.queued_seconds,
     ),
-    (counters, "flow_upstream_retries", "Requests sent again here.", lambda target, now: target.retries),
+    (counters, "flow_upstream_retries", "Requests sent again here.", lambda host, now: host.retries),
     (
         counters,
         "flow_upstream_fallbacks",
         "Requests sent here after another provider had failed them.",
-        lambda target, now: target.fallbacks,
+        lambda host, now: host.fallbacks,
     ),
     (
         counters,
         "flow_upstream_breaker_opened",
         "Times the breaker opened.",
-        lambda target, now: target.health.opened,
+        lambda host, now: host.health.opened,
     ),
 )

@@ -185,7 +185,7 @@ async def test_in_the_queue_of_a_provider(lab: Lab, tmp_path: Path, leave: str) 
     await first.send(chat(delay=60))
     await eventually(lambda: simulator.streams)
     await second.send(chat(delay=60))
-    [target] = relay.relay.metrics.targets
+    [target] = relay.relay.metrics.upstreams
     await eventually(lambda: target.waiting == 1)
     await _leave(second, leave)
     await eventually(lambda: target.waiting == 0)

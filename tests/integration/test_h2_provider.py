@@ -153,7 +153,7 @@ async def test_a_provider_that_refuses_a_burst_gets_it_again(lab: Lab, tmp_path:
     for client in clients:
         assert (await client.response()).body == b"ok"
     assert sum(line["attempts"] for line in await relay.access(60)) == 110
-    assert relay.relay.metrics.targets[0].health.opened == 0
+    assert relay.relay.metrics.upstreams[0].health.opened == 0
 
 
 async def test_goaway_lets_old_streams_finish_and_sends_new_and_refused_ones_elsewhere(

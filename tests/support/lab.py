@@ -180,7 +180,7 @@ class Leftovers:
     async def none(self, running: RunningRelay) -> None:
         """Wait until nothing is left of what `running` did with its only provider."""
         relay = running.relay
-        [target], [pool] = relay.metrics.targets, relay._providers.pools
+        [target], [pool] = relay.metrics.upstreams, relay._providers.pools
         await eventually(lambda: not relay.metrics.open, "no exchange is left")
         await eventually(lambda: not relay._clients.connections, "no client connection is left")
         await eventually(lambda: target.open == target.waiting == 0, "no place is held")

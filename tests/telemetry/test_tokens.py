@@ -320,7 +320,7 @@ def test_answers_that_are_not_counted_leave_no_figures(scene: Scene) -> None:
 
 def test_rate_limits_become_gauges(scene: Scene) -> None:
     limited = target()
-    scene.metrics.targets = [limited]
+    scene.metrics.upstreams = [limited]
     name = 'flow_upstream_ratelimit_remaining{{kind="{0}",upstream="api"}}'
     assert not [each for each in scene.figures() if each.startswith("flow_upstream_ratelimit")]
     limited.note_limits([(b"x-ratelimit-remaining-requests", b"59"), (b"x-ratelimit-remaining-tokens", b"149984")])
