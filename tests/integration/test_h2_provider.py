@@ -67,7 +67,7 @@ async def test_twenty_stalled_streams_among_five_hundred_stop_themselves_only(la
     await eventually(lambda: server.open == 20, "the live ones have ended")
     await eventually(lambda: len(relay.relay.metrics.open) == 20)
     await asyncio.sleep(0.3)
-    exchanges = list(relay.exchanges)
+    exchanges = relay.exchanges
     read = [len(client.peer.answers[n].body) for client in clients for n in client.peer.stalled]
     assert read == [WINDOW] * 20
     overread = [exchange.bytes_down - WINDOW for exchange in exchanges]
