@@ -173,13 +173,15 @@ class Relay:
         )
         self._abandoned = Abandoned(config.disconnect_time, config.disconnect_bytes)
         context = ExchangeContext(
-            time.monotonic,
-            self.metrics,
-            deadlines,
-            self.metrics.pauses,
-            config.max_body,
-            config.heartbeat,
-            self._abandoned,
+            clock=time.monotonic,
+            observer=self.metrics,
+            deadlines=deadlines,
+            pauses=self.metrics.pauses,
+            max_body=config.max_body,
+            heartbeat=config.heartbeat,
+            abandoned=self._abandoned,
+            fast_path=config.fast_path,
+            trace=self._log.state_changed if self._log.writes("debug") else None,
         )
         accounts = AccountSettings(
             Ratios(), max_event=config.max_event, hold=config.high_water, quota=self._tenancy.quota
@@ -209,7 +211,7 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
-        self.metrics.targets = self._providers.targets
+        self.metrics.upstreams = self._providers.targets
         self.metrics.pools = self._providers.pools
         self.metrics.names = self._providers.names
 

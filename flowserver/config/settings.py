@@ -390,8 +390,18 @@ class Config:
     drain_timeout: float = setting(
         "5m", TIME, OPERATION, doc="Longest time for open streams to finish after SIGTERM. 0: they are ended at once."
     )
+    fast_path: bool = setting(
+        "on",
+        SWITCH,
+        OPERATION,
+        doc="Whether events that differ only in their text take the fast path. off, to look for a fault: the bytes are "
+        "the same.",
+    )
     log_level: str = setting(
-        "info", LOG_LEVEL, OPERATION, doc="Least severity that is logged; access lines are `info`."
+        "info",
+        LOG_LEVEL,
+        OPERATION,
+        doc="Least severity that is logged; access lines are `info`, the states of each exchange `debug`.",
     )
 
     def sweep_interval(self, *others: float | None) -> float:

@@ -1,7 +1,7 @@
-"""Backpressure without I/O: a bounded buffer with two marks, and the on/off of reading with its reasons.
+"""A bounded buffer with two marks. No I/O.
 
-The chain (client to provider): the client's transport is above its mark -> chunks wait in the `ChunkQueue` of an
-`BoundedWriter` -> at the high mark the outlet says full -> the exchange shuts the `ReadGate` of the provider's stream.
+The chain (client to provider): the client's transport is above its mark -> chunks wait in the `ChunkQueue` of a
+`BoundedWriter` -> at the high mark the writer is full -> the exchange shuts the `ReadGate` of the provider's stream.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class LimitedTransport(Protocol):
 
 
 class Watermarks:
-    """Water marks of one stream: `high` and `low` in bytes, `chunks` the most pieces that may wait."""
+    """Water marks of one stream: `high` and `low` in bytes, `chunks` the most chunks that may wait."""
 
     __slots__ = ("chunks", "high", "low")
 
@@ -34,6 +34,9 @@ class Watermarks:
     def are_reached(self, size: int, chunks: int) -> bool:
         """Whether the source must stop: `size` bytes are held, and `chunks` pieces wait."""
         return chunks >= self.chunks or size >= self.high
+
+    def __repr__(self) -> str:
+        return f"<Watermarks high={self.high} low={self.low} chunks={self.chunks}>"
 
     def limit_transport(self, transport: LimitedTransport) -> None:
         """Have the transport say stop above the low mark, and go when it is empty.
@@ -63,6 +66,9 @@ class ChunkQueue:
         """Chunks that wait."""
         return len(self._chunks)
 
+    def __repr__(self) -> str:
+        return f"<ChunkQueue chunks={len(self)} size={self.size}>"
+
     def push(self, data: bytes) -> None:
         if not isinstance(self._chunks, deque):
             self._chunks = deque()
@@ -70,7 +76,7 @@ class ChunkQueue:
         self.size += len(data)
 
     def take(self, limit: int | None = None) -> bytes:
-        """What waits, in order, as one piece of at most `limit` bytes (None: all); b"" when nothing does."""
+        """Take what waits, in order, joined: at most `limit` bytes (None: all), b"" when nothing does."""
         chunks = self._chunks
         if not isinstance(chunks, deque):
             return b""
@@ -82,17 +88,17 @@ class ChunkQueue:
         return data
 
     def _take_some(self, chunks: deque[bytes], limit: int) -> bytes:
-        pieces = []
+        taken = []
         left = limit
         while left:
             chunk = chunks.popleft()
             if len(chunk) > left:
                 chunks.appendleft(chunk[left:])
                 chunk = chunk[:left]
-            pieces.append(chunk)
+            taken.append(chunk)
             left -= len(chunk)
         self.size -= limit
-        return b"".join(pieces)
+        return b"".join(taken)
 
     def clear(self) -> None:
         self._chunks = ()
@@ -100,7 +106,7 @@ class ChunkQueue:
 
 
 class WriteTransport(Protocol):
-    """What an outlet asks of its transport."""
+    """What a `BoundedWriter` asks of its transport."""
 
     def get_write_buffer_size(self) -> int: ...
 
@@ -154,6 +160,10 @@ class BoundedWriter:
         """Chunks that came."""
         self.writes_full = 0
         """Of these, the ones that found the transport blocked and had to wait."""
+
+    def __repr__(self) -> str:
+        state = "full" if self.full else "blocked" if self.blocked else "open"
+        return f"<BoundedWriter {state} waiting={self.waiting} writes={self.writes}>"
 
     @property
     def waiting(self) -> int:

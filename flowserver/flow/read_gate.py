@@ -57,6 +57,10 @@ class ReadGate:
         self.seconds = 0.0
         """How long reasons held it shut, pauses that still last left out: see `paused_seconds`."""
 
+    def __repr__(self) -> str:
+        state = f"shut by {self.reasons.name}" if self._reasons else "closed" if self._closed else "open"
+        return f"<ReadGate {state} pauses={self.pauses}>"
+
     @property
     def reasons(self) -> Reason:
         return Reason(self._reasons)

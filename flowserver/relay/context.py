@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from .provider import Deadlines
 
 
 class Swept(Protocol):
-    """An exchange, as far as time concerns it."""
+    """An exchange, as the sweep sees it."""
 
     def sweep(self, now: float) -> None: ...
 
@@ -25,7 +26,19 @@ class Abandoned:
 
     time: float
     size: int
-    exchanges: set[Swept] = field(default_factory=set)
+    exchanges: dict[Swept, tuple[float, int]] = field(default_factory=dict)
+    """When each client left, and how many bytes had come by then."""
+
+    def add(self, exchange: Swept, now: float, size: int) -> None:
+        self.exchanges[exchange] = (now, size)
+
+    def discard(self, exchange: Swept) -> None:
+        self.exchanges.pop(exchange, None)
+
+    def is_enough(self, exchange: Swept, now: float, size: int) -> bool:
+        """Whether the answer, with `size` bytes by now, is not read any further."""
+        since, before = self.exchanges[exchange]
+        return now - since >= self.time or size - before >= self.size
 
     def sweep(self, now: float) -> None:
         for exchange in list(self.exchanges):
@@ -36,7 +49,11 @@ class Abandoned:
             exchange.on_drain_timeout()
 
 
-@dataclass(frozen=True, slots=True)
+Trace = Callable[[bytes, str, str], None]
+"""Hears of each change of state: the exchange's id, the state before, and the state now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeContext:
     """What all exchanges of a process share."""
 
@@ -48,3 +65,7 @@ class ExchangeContext:
     heartbeat: float | None = None
     """Seconds of silence after which a stream's client is shown that the connection lives; None: never."""
     abandoned: Abandoned = field(default_factory=lambda: Abandoned(60.0, 1 << 20))
+    fast_path: bool = True
+    """Whether template events may take the fast path."""
+    trace: Trace | None = None
+    """None: nobody listens."""

@@ -43,7 +43,7 @@ class EventFilter:
     """On a stream of events.
 
     `withholds`: events that the meter does not want passed are left out. Where they are, or where there is a budget, up
-    to `hold` bytes of an unfinished event wait here for its end; a longer event passes in pieces.
+    to `hold` bytes of an unfinished event wait here for its end; a longer event passes in parts.
     """
 
     __slots__ = (
@@ -91,6 +91,11 @@ class EventFilter:
         """Whether an event waits, or the budget is reached: what `feed` returned is not all."""
         self.spent = False
         """The budget is reached: what `feed` returned is the last that may pass, and it ends with an event."""
+
+    def __repr__(self) -> str:
+        state = "spent" if self.spent else "waiting" if self.is_waiting else "passing"
+        place = " in mid-event" if self._passing else ""
+        return f"<EventFilter {state}{place} held={self._held_size} events={self.meter.content_events}>"
 
     @property
     def at_boundary(self) -> bool:
@@ -152,7 +157,7 @@ class EventFilter:
 
     @property
     def room(self) -> int | None:
-        """Bytes of content in ordinary events that may pass without `feed`; None: nothing may."""
+        """Bytes of content in template events that may pass without `feed`; None: nothing may."""
         if not self._fresh or self.holds_back or self.meter.template is None:
             return None
         return PENDING if self._budget is None else min(PENDING, self._budget.room())
@@ -249,7 +254,7 @@ def _altered(event: bytes, payload: bytes, new: bytes | bool) -> bytes:
 
 
 class _NoEvents:
-    """What holds for a tap on an answer without events: nothing in it waits, and nothing can be put between."""
+    """The filter of an answer without events: nothing in it waits, and nothing can be put between."""
 
     __slots__ = ()
 
@@ -274,6 +279,9 @@ class BodyCollector(_NoEvents):
         self._body = WholeBody(min(limit, _MOST_HELD))
         self._is_read = False
         self._is_senseless = False
+
+    def __repr__(self) -> str:
+        return f"<BodyCollector {'read' if self._is_read else 'collecting'} size={self._body.size}>"
 
     @property
     def uncounted(self) -> dict[str, int]:
@@ -320,6 +328,9 @@ class OpaqueFilter(_NoEvents):
         self.is_waiting = False
         self.spent = False
 
+    def __repr__(self) -> str:
+        return f"<OpaqueFilter {'spent' if self.spent else 'passing'} size={self._size}>"
+
     @property
     def uncounted(self) -> dict[str, int]:
         return {"unreadable": 1}
@@ -365,7 +376,7 @@ class OpaqueFilter(_NoEvents):
 class ModelListFilter(_NoEvents):
     """On a list of models: held until it is whole, since a tenant sees its own models only."""
 
-    __slots__ = ("_pieces", "_select", "_size")
+    __slots__ = ("_parts", "_select", "_size")
 
     meter: Meter | None = None
     uncounted: Mapping[str, int] = {}
@@ -375,22 +386,25 @@ class ModelListFilter(_NoEvents):
     def __init__(self, select: Callable[[bytes], bytes]) -> None:
         """`select` makes of a list what may be seen of it. One that is too long comes to it as b""."""
         self._select = select
-        self._pieces: list[bytes] = []
+        self._parts: list[bytes] = []
         self._size = 0
+
+    def __repr__(self) -> str:
+        return f"<ModelListFilter size={self._size}>"
 
     def feed(self, data: bytes) -> bytes:
         self._size += len(data)
         if self._size <= _LONGEST_LIST:
-            self._pieces.append(data)
+            self._parts.append(data)
         else:
-            self._pieces.clear()
+            self._parts.clear()
         return b""
 
     def finish(self) -> bytes:
-        return self._select(b"".join(self._pieces))
+        return self._select(b"".join(self._parts))
 
     def close(self) -> None:
-        self._pieces.clear()
+        self._parts.clear()
         self._select = bytes
 
 

@@ -6,51 +6,47 @@ The provider's bytes take four calls and one write: `UpstreamH1.buffer_updated`,
 
 from __future__ import annotations
 
-from ..errors import DRAINED, UNREADABLE, EndReason, Party, RelayError, body_too_large
+from ..errors import DRAINED, UNREADABLE, EndReason, RelayError, body_too_large
 from ..events.registry import is_blank
-from ..flow.progress import Activity
 from ..flow.read_gate import ReadGate, Reason
 from ..http.messages import Headers, RequestHead, ResponseHead, upstream_request_id
 from .account import Account
 from .context import ExchangeContext
+from .deadlines import DeadlineWatch
 from .event_filter import AnyFilter, EventFilter, OpaqueFilter
-from .failures import answer_head, error_head, named, timeout
-from .fast_path import BURST, FastPath
+from .failures import answer_head, error_head, named
+from .fast_path import FastPath
 from .interfaces import DownstreamStream, RoutedStream
-from .provider import Deadlines, Provider
+from .provider import Provider
+from .record import ExchangeRecord, account_record, token_record
+from .state import State
 
+# In Python 3.11 looking up a member of an enumeration takes a call.
 _COMPLETE = EndReason.COMPLETE
-"""In Python 3.11 to look up a member of an enumeration takes a call."""
+_WAITING, _STREAMING, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
 
 
 class Exchange:
-    """States: waiting for the head, streaming, flushing (the provider is done, the client is not), abandoned (the
-    client is gone, the provider is not), ended."""
+    """One request and its response. See `State` for its course."""
 
     __slots__ = (
-        "_abandoned",
-        "_activity",
         "_awaits_first",
         "_context",
-        "_cut",
-        "_deadlines",
         "_down",
         "_fast_path",
-        "_fast_path_writes",
         "_filter",
         "_first",
         "_head",
-        "_lead",
-        "_quiet",
-        "_response_whole",
+        "_slow_chunks",
+        "_slow_size",
+        "_state",
         "_up",
         "_upload_gate",
-        "_waiting_since",
+        "_watch",
         "account",
         "answer_gate",
-        "bytes_down",
         "bytes_up",
-        "chunks_down",
+        "deadlines",
         "end_reason",
         "ended_at",
         "error",
@@ -63,6 +59,7 @@ class Exchange:
         "started_at",
         "status",
         "upstream_request_id",
+        "waiting_since",
     )
 
     def __init__(
@@ -76,27 +73,19 @@ class Exchange:
     ) -> None:
         now = context.clock()
         self._context = context
+        self._state = _WAITING
         self._down = downstream
         self._up: RoutedStream | None = None
         self._fast_path: FastPath | None = None
-        self._fast_path_writes = 0
-        """Chunks that were written to the client by fast paths."""
-        self._lead = 0
-        """How many more reads than events with content there were when a fast path was last asked for, or content
-        began."""
-        self._deadlines = context.deadlines
-        self._activity: Activity | None = None
-        self._quiet: Activity | None = None
+        """None until the answer's first content, and where there is no fast path for it."""
+        self.deadlines = context.deadlines
+        self._watch: DeadlineWatch | None = None
         self._filter: AnyFilter | None = None
         self._head: ResponseHead | None = None
-        """The answer's head until its body has begun: its first bytes may show that it is not what it is called."""
+        """The answer's head until its body has begun, whose first bytes may show that it is not what the head says."""
         self._first = b""
         """These bytes, while they are too few."""
-        self._cut = False
-        self._abandoned: tuple[float, int] | None = None
-        """When the client left whose answer is read on, and how many bytes had come by then; None: not so."""
-        self._waiting_since = now
-        self._response_whole = False
+        self.waiting_since = now
         self.request = request
         self.request_id = request_id
         """The request id, ours or the client's."""
@@ -106,7 +95,7 @@ class Exchange:
         """Tokens asked for and emitted."""
         self.request_whole = not request.has_body
         self.answer_gate: ReadGate | None = None
-        """None: the provider was never stopped, which is usual."""
+        """None: the provider was never paused, which is usual."""
         self._upload_gate: ReadGate | None = None
         """None: the client was never stopped, which is usual."""
         self.started_at = now
@@ -120,15 +109,30 @@ class Exchange:
         self.ended_at: float | None = None
         self.status = 0
         """Status sent to the client; 0 before there is one."""
-        self.bytes_down = 0
-        """Body bytes from the provider."""
-        self.chunks_down = 0
-        """Reads they came in."""
+        self._slow_size = self._slow_chunks = 0
+        """Body bytes from the provider that took the slow path, and the reads they came in."""
         self.bytes_up = 0
         """Body bytes from the client."""
         self.end_reason: EndReason | None = None
         self.error: RelayError | None = None
         downstream.attach(self)
+
+    def __repr__(self) -> str:
+        paused = " paused" if self.is_paused else ""
+        up, down = self.bytes_up, self.bytes_down
+        return f"<Exchange {self.request_id.decode()} {self._state.name}{paused} up={up} down={down}>"
+
+    def _move_to(self, state: State) -> None:
+        """The one place where the state changes."""
+        trace = self._context.trace
+        if trace is not None:
+            trace(self.request_id, self._state.name, state.name)
+        self._state = state
+
+    def _leave_provider(self) -> None:
+        """Need the provider no more: the answer is whole, as far as it will be."""
+        if self._state < _FLUSHING:
+            self._move_to(_FLUSHING if self._state is not _ABANDONED else _SETTLING)
 
     # --- beginning -------------------------------------------------------------------------------------------------
 
@@ -150,7 +154,7 @@ class Exchange:
     def answer(self, status: int, headers: Headers) -> None:
         """Answer without a body, and without asking a provider."""
         self._context.observer.exchange_started(self)
-        self._response_whole = True
+        self._leave_provider()
         self.status = status
         self._down.send_head(answer_head(status, [*headers, (b"x-request-id", self.request_id)]))
         self._finish()
@@ -159,7 +163,7 @@ class Exchange:
 
     def on_downstream_data(self, data: bytes) -> None:
         self.bytes_up += len(data)
-        if self._up is None or self._response_whole:
+        if self._up is None or self._state >= _FLUSHING:
             return  # refused, or answered before the upload was over: the rest is of no use
         if self.bytes_up > self._context.max_body:
             self._fail(body_too_large(self._context.max_body))
@@ -168,15 +172,15 @@ class Exchange:
 
     def on_downstream_end(self) -> None:
         self.request_whole = True
-        self._waiting_since = self._context.clock()
+        self.waiting_since = self._context.clock()
         if self._up is not None:
             self._up.send_end()
 
     def on_downstream_reset(self, reason: EndReason) -> None:
         self._close_fast_path()
-        if self._reads_on(reason):
-            self._abandoned = (self._context.clock(), self.bytes_down)
-            self._context.abandoned.exchanges.add(self)
+        if self._is_drained_after(reason):
+            self._move_to(_ABANDONED)
+            self._context.abandoned.add(self, self._context.clock(), self.bytes_down)
             self.on_downstream_drained()
             return
         self._drop_upstream()
@@ -203,11 +207,11 @@ class Exchange:
         self._fail(DRAINED)
 
     def on_target(self, target: Provider, now: float) -> None:
-        """This provider is asked now; its deadlines hold, from now on."""
-        self._deadlines = target.deadlines
-        self._waiting_since = now
+        """This provider is asked now; its deadlines apply from now on."""
+        self.deadlines = target.deadlines
+        self.waiting_since = now
 
-    def _reads_on(self, reason: EndReason) -> bool:
+    def _is_drained_after(self, reason: EndReason) -> bool:
         """Whether the answer is read to its end though nobody gets it: where the provider charges for all of it, by the
         route's choice."""
         return (
@@ -225,7 +229,7 @@ class Exchange:
             self._down.send_interim(self.account.passed_head(head, self.request_id, None))
 
     def on_upstream_head(self, head: ResponseHead) -> None:
-        """Where it does not say what the body is, it waits for the body's first bytes."""
+        """A head that does not say what the body is waits for the body's first bytes."""
         self._head = head
         self.upstream_request_id = upstream_request_id(head, self.request_id)
         if not self.account.open(head):
@@ -233,6 +237,8 @@ class Exchange:
 
     def _send_head(self, head: ResponseHead) -> None:
         self.status = head.status
+        if self._state is _WAITING:
+            self._move_to(_STREAMING)
         self._filter = self.account.event_filter
         passed = self.account.passed_head(head, self.request_id, self.upstream_request_id)
         if self._may_edit():
@@ -240,8 +246,8 @@ class Exchange:
         self._down.send_head(passed)
 
     def _look(self, head: ResponseHead, data: bytes, *, is_all: bool = False) -> bytes:
-        """The body's first bytes show what it is. Returns what is to be read now: nothing while they are too few, but
-        for the blanks with which some providers show that they are at work."""
+        """Detect by its first bytes what the body is. Returns the bytes to read now: none while they are too few, but
+        for the blanks with which some providers show that they are working."""
         self._first += data
         if self.account.look(head, self._first, is_all=is_all):
             self._head = None
@@ -259,12 +265,8 @@ class Exchange:
             data = self._look(self._head, data)
             if not data:
                 return
-        if self._fast_path is not None:
-            self.bring_up_to_date()
-            if len(data) >= BURST:
-                self._close_fast_path()
-        self.bytes_down += len(data)
-        self.chunks_down += 1
+        self._slow_size += len(data)
+        self._slow_chunks += 1
         event_filter = self._filter
         if event_filter is not None:
             data = event_filter.feed(data)
@@ -275,107 +277,70 @@ class Exchange:
             return
         self._down.send_data(data)
 
-    # --- the fast path of ordinary events: see `fast_path` ---
-
     def fast_path(self) -> FastPath | None:
-        """Only where events came one by one since this was last asked: of a burst, reads are to be small."""
-        event_filter = self._filter
-        if self._fast_path is not None or self._awaits_first or not isinstance(event_filter, EventFilter):
-            return None
-        lead, before = self.chunks_down - event_filter.meter.content_events, self._lead
-        self._lead = lead
-        if not self.request_whole or self._abandoned is not None or lead < before:
-            return None
-        room, template, way = self._fast_path_room(), event_filter.meter.template, self._down.direct_writer()
-        if room is None or template is None or way is None:
-            return None
-        write, framed = way
-        content = event_filter.meter.content.pending
-        self._fast_path = FastPath(
-            template, room, content=content, write=write, framed=framed, renew=self._fast_path_room
-        )
-        return self._fast_path
-
-    def _fast_path_room(self) -> int | None:
-        event_filter = self._filter
-        gate = self.answer_gate
-        if not isinstance(event_filter, EventFilter) or (gate is not None and gate.is_shut):
-            return None
-        room, fast_path = event_filter.room, self._fast_path
-        if room is not None and fast_path is not None and event_filter.meter.template is not fast_path.template:
-            assert event_filter.meter.template is not None
-            fast_path.follow(event_filter.meter.template)
-        return room
-
-    def bring_up_to_date(self) -> None:
-        """Take account of what passed by the fast path. To be called before figures are read, too."""
         fast_path = self._fast_path
-        if fast_path is None or not fast_path.events:
-            return
-        self.bytes_down += fast_path.size
-        reads = fast_path.events - fast_path.together
-        self.chunks_down += reads
-        if fast_path.framed:
-            self._fast_path_writes += reads
-        assert isinstance(self._filter, EventFilter)
-        self._filter.count_template(fast_path.events, fast_path.content_bytes)
-        fast_path.taken()
+        if fast_path is None or not fast_path.comes_evenly(self.chunks_down):
+            return None
+        if self._state is not _STREAMING or not self.request_whole or self.is_paused:
+            return None
+        writer = self._down.direct_writer()
+        return fast_path if writer is not None and fast_path.open(*writer) else None
 
     def _close_fast_path(self) -> None:
-        fast_path = self._fast_path
-        if fast_path is not None:
-            self.bring_up_to_date()
-            self._fast_path = None
-            fast_path.close()
+        if self._fast_path is not None:
+            self._fast_path.close()
 
     def _note_first(self) -> None:
-        """The first byte, and the first token where tokens are counted."""
+        """Note when the first byte came, and the first token where tokens are counted."""
         if self.first_byte_at is None:
             self.first_byte_at = self._context.clock()
         if self._filter is None or self._filter.meter is None:
             self._awaits_first = self._head is not None
-        elif content_events := self._filter.meter.content_events:
-            self._lead = self.chunks_down - content_events
+        elif self._filter.meter.content_events:
             self.first_token_at = self._context.clock()
             self._awaits_first = False
+            if self._context.fast_path and isinstance(self._filter, EventFilter):
+                self._fast_path = FastPath(self._filter, self._slow_chunks)
 
     def on_upstream_end(self) -> None:
         if self._head is not None and (rest := self._look(self._head, b"", is_all=True)):
             self.on_upstream_data(rest)
             if self.is_over:
                 return
-        self._response_whole = True
+        self._leave_provider()
         if self._filter is not None and self._filter.is_waiting:
             return  # for tokens: what came passes when they are there
         self._finish_answer()
 
     def on_more_tokens(self) -> None:
-        """Events that waited for tokens may pass now, or it turned out that there are none."""
+        """Pass on events that waited for tokens, or end the answer if there are none."""
         event_filter = self._filter
-        if event_filter is None or self.ended_at is not None or self.error is not None or self._cut:
+        if event_filter is None or not event_filter.is_waiting or self._state is _ENDED:
             return
-        self._pass_on(event_filter, event_filter.resume())
-        if event_filter.is_waiting or event_filter.spent:
+        if not self._pass_on(event_filter, event_filter.resume()):
             return
-        if self._response_whole:
+        if self._state >= _FLUSHING:
             self._finish_answer()
         elif self.answer_gate is not None:
             self.answer_gate.open(Reason.QUOTA)
 
-    def _pass_on(self, event_filter: AnyFilter, data: bytes) -> None:
-        """What a tap let through, where that is not simply what it got."""
+    def _pass_on(self, event_filter: AnyFilter, data: bytes) -> bool:
+        """Pass on what `event_filter` let through, where that is not simply what it got. Returns whether more may
+        follow now."""
         if event_filter.spent:
             self._cut_off(data)
-            return
+            return False
         if data:
             self._down.send_data(data)
         if event_filter.is_waiting:
             self._close_fast_path()
             self._shut(Reason.QUOTA)
+            return False
+        return True
 
     def _shut(self, reason: Reason) -> None:
         """Stop the provider, if there is one still."""
-        if self._up is None or self.is_over or self.error is not None:
+        if self._up is None or self._state >= _FLUSHING:
             return
         if self.answer_gate is None:
             self.answer_gate = ReadGate(self._up, self._context.clock, self._context.pauses)
@@ -393,7 +358,7 @@ class Exchange:
         self._fail(error)
 
     def on_upstream_full(self) -> None:
-        if self.ended_at is not None:
+        if self._state is _ENDED:
             return
         if self._upload_gate is None:
             self._upload_gate = ReadGate(self._down, self._context.clock, self._context.pauses)
@@ -410,13 +375,12 @@ class Exchange:
         return self._filter.edits or (self._context.heartbeat is not None and self.account.heartbeat is not None)
 
     def _cut_off(self, last: bytes) -> None:
-        """The budget is reached: a clean end here, and the provider's work is over. What can't be read has no clean
-        end."""
+        """End the answer at its budget, cleanly, and the provider's work with it. An answer that can't be read has no
+        clean end."""
         if isinstance(self._filter, OpaqueFilter):
             self._fail(UNREADABLE)
             return
-        self._cut = True
-        self._response_whole = True
+        self._leave_provider()
         self._drop_upstream()
         last += self.account.ending()
         if last:
@@ -425,84 +389,97 @@ class Exchange:
 
     def _finish(self) -> None:
         self._down.send_end()
-        if self._abandoned is not None:
+        if self._state is _SETTLING:
             self._end(EndReason.CLIENT_GONE)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
-        """Look at the deadlines: each has its own reason, and stands still while the relay itself holds things up."""
-        self.bring_up_to_date()
+        if self._fast_path is not None:
+            self._fast_path.settle()
         self.account.sweep(now)
-        if self.ended_at is not None or self._response_whole:
-            return
-        if self._up is not None:
+        if self._up is not None and self._state < _FLUSHING:
             self._up.sweep(now)
-            if self.is_over:
-                return
-        if self._abandoned is not None and self._was_long_enough(now, *self._abandoned):
+        if self._state >= _FLUSHING:
+            return
+        if self._state is _ABANDONED and self._context.abandoned.is_enough(self, now, self.bytes_down):
             self._drop_upstream()
             self._end(EndReason.CLIENT_GONE)
             return
-        self._sweep_silence(now)
-        limits = self._deadlines
-        if limits.total is not None and now - self.started_at >= limits.total:
-            self._fail(timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT))
-        elif not self.request_whole:
-            self._sweep_upload(now, limits)
-        elif self.first_byte_at is None:
-            if limits.first_byte is not None and now - self._waiting_since >= limits.first_byte:
-                reason = EndReason.FIRST_BYTE_TIMEOUT
-                self._fail(
-                    timeout("The provider sent nothing for", limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason)
-                )
-        elif limits.idle is not None:
-            paused = self.answer_gate is not None and self.answer_gate.is_shut
-            still = self._still_for(now, "down", self.bytes_down, paused)
-            if not paused and still >= limits.idle:
-                reason = EndReason.IDLE_TIMEOUT
-                self._fail(timeout("The provider fell silent for", limits.idle, "FLOW_IDLE_TIMEOUT", reason))
+        watch = self._watch
+        if watch is None:
+            watch = self._watch = DeadlineWatch()
+        self._show_life(watch, now)
+        error = watch.check(self, now)
+        if error is not None:
+            self._fail(error)
 
-    def _still_for(self, now: float, *mark: object) -> float:
-        if self._activity is None:  # most exchanges are over before the first look
-            self._activity = Activity()
-        return self._activity.still_for(now, *mark)
-
-    def _was_long_enough(self, now: float, since: float, size: int) -> bool:
-        limits = self._context.abandoned
-        return now - since >= limits.time or self.bytes_down - size >= limits.size
-
-    def _sweep_silence(self, now: float) -> None:
+    def _show_life(self, watch: DeadlineWatch, now: float) -> None:
         """Show the client of a silent provider that the connection lives, where its format has something for that."""
         limit, beat, event_filter = self._context.heartbeat, self.account.heartbeat, self._filter
-        if limit is None or beat is None or event_filter is None or self._abandoned is not None:
+        if limit is None or beat is None or event_filter is None or self._state is _ABANDONED:
             return
-        paused = self.answer_gate is not None and self.answer_gate.is_shut
-        if self._quiet is None:
-            self._quiet = Activity()
-        still = self._quiet.still_for(now, self.writes[0], paused)
-        if (
-            still >= limit
-            and not paused
-            and event_filter.at_boundary
-            and not (event_filter.meter and event_filter.meter.finished)
-        ):
+        silent = watch.silence(now, self.writes[0], paused=self.is_paused) >= limit
+        if silent and event_filter.at_boundary and not (event_filter.meter and event_filter.meter.finished):
             self.heartbeats += 1
             self._down.send_data(beat)
 
-    def _sweep_upload(self, now: float, limits: Deadlines) -> None:
-        held_back = self.upload_is_stopped
-        still = self._still_for(now, "up", self.bytes_up, self.bytes_down, held_back, self._down.upload_waits)
-        if held_back:
-            if limits.first_byte is not None and still >= limits.first_byte:
-                what = "The provider took no more of the request for"
-                reason = EndReason.FIRST_BYTE_TIMEOUT
-                self._fail(timeout(what, limits.first_byte, "FLOW_FIRST_BYTE_TIMEOUT", reason))
-        elif limits.body is not None and still >= limits.body:
-            message = f"The request body stopped for {limits.body:g} s (FLOW_BODY_TIMEOUT). Send it without pauses."
-            self._fail(RelayError(408, "body_timeout", message, Party.CLIENT, EndReason.BODY_TIMEOUT))
+    # --- figures ---------------------------------------------------------------------------------------------------
 
-    # --- ending ----------------------------------------------------------------------------------------------------
+    def record(self) -> ExchangeRecord:
+        """The figures as they are now."""
+        if self._fast_path is not None:
+            self._fast_path.settle()
+        up = self._up
+        record = ExchangeRecord()
+        record.request = self.request
+        record.request_id = self.request_id
+        record.upstream_request_id = self.upstream_request_id
+        record.protocol = self._down.protocol
+        record.upstream = up.upstream if up is not None else None
+        record.attempts = up.attempts if up is not None else 0
+        record.reused = up is not None and up.reused
+        record.state = self.state()
+        record.status = self.status
+        record.end = self.end_reason
+        record.error = self.error
+        record.started_at = self.started_at
+        record.first_byte_at = self.first_byte_at
+        record.first_token_at = self.first_token_at
+        record.ended_at = self.ended_at
+        record.bytes_up = self.bytes_up
+        record.bytes_down = self.bytes_down
+        record.chunks_down = self.chunks_down
+        record.held = self._down.held
+        record.writes, record.writes_full = self.writes
+        record.heartbeats = self.heartbeats
+        record.pauses, record.paused_seconds = self.paused()
+        record.account = account_record(self.account)
+        record.tokens = token_record(self.account) if self._state is _ENDED else None
+        return record
+
+    @property
+    def bytes_down(self) -> int:
+        """Body bytes from the provider."""
+        fast_path = self._fast_path
+        return self._slow_size if fast_path is None else self._slow_size + fast_path.size
+
+    @property
+    def chunks_down(self) -> int:
+        """Reads they came in."""
+        fast_path = self._fast_path
+        return self._slow_chunks if fast_path is None else self._slow_chunks + fast_path.chunks
+
+    @property
+    def writes(self) -> tuple[int, int]:
+        """Chunks written to the client, and how many of them found its transport blocked."""
+        written, full = self._down.writes
+        return (written if self._fast_path is None else written + self._fast_path.writes), full
+
+    @property
+    def held(self) -> int:
+        """Bytes held for the client."""
+        return self._down.held
 
     def paused(self) -> tuple[int, float]:
         """How often and for how many seconds the provider was stopped."""
@@ -510,61 +487,47 @@ class Exchange:
         return (gate.pauses, gate.paused_seconds()) if gate is not None else (0, 0.0)
 
     @property
+    def is_paused(self) -> bool:
+        """Whether the provider is stopped."""
+        return self.answer_gate is not None and self.answer_gate.is_shut
+
+    @property
     def upload_is_stopped(self) -> bool:
         """Whether the client is held back since the provider lags."""
         return self._upload_gate is not None and self._upload_gate.is_shut
 
     @property
-    def held(self) -> int:
-        """Bytes held for the client."""
-        return self._down.held
-
-    @property
-    def writes(self) -> tuple[int, int]:
-        """Chunks written to the client, and how many of them found its transport blocked."""
-        written, full = self._down.writes
-        return written + self._fast_path_writes, full
-
-    @property
-    def protocol(self) -> str:
-        return self._down.protocol
-
-    @property
-    def upstream(self) -> str | None:
-        return self._up.upstream if self._up is not None else None
-
-    @property
-    def attempts(self) -> int:
-        return self._up.attempts if self._up is not None else 0
+    def upload_waits(self) -> bool:
+        """Whether the client is held back since unfinished uploads hold too much."""
+        return self._down.upload_waits
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more is to come from a provider."""
-        return self.ended_at is not None or self._response_whole
-
-    @property
-    def upstream_reused(self) -> bool:
-        return self._up is not None and self._up.reused
+        return self._state >= _FLUSHING
 
     def state(self) -> str:
         """One word for /streams."""
-        if self._abandoned is not None:
+        if self._state is _ABANDONED or self._state is _SETTLING:
             return "abandoned"
         if self._filter is not None and self._filter.is_waiting:
             return "waiting_for_tokens"
-        if self.answer_gate is not None and self.answer_gate.is_shut:
+        if self.is_paused:
             return "paused"
-        if self._response_whole:
+        if self._state >= _FLUSHING:
             return "flushing"
         return "streaming" if self.first_byte_at is not None else "waiting"
 
+    # --- ending ----------------------------------------------------------------------------------------------------
+
     def _fail(self, error: RelayError) -> None:
-        """An error answer while there is no head yet, a broken end after it; never a clean one."""
-        if self.ended_at is not None or self.error is not None:
+        """End with an error: an error answer while no head has been sent, a broken end after it; never a clean one."""
+        if self._state is _ENDED or self.error is not None:
             return
-        self.error = named(error, self.upstream)
+        up = self._up
+        self.error = error = named(error, up.upstream if up is not None else None)
+        self._leave_provider()
         self._drop_upstream(error)
-        error = self.error
         if self.status:
             failure = self.account.failure(error)
             if failure:
@@ -572,7 +535,6 @@ class Exchange:
             self._down.break_off()
             self._end(error.end)
             return
-        self._response_whole = True
         self.status = error.status
         body = self.account.error(error)
         head = error_head(error, self.request_id, len(body))
@@ -589,20 +551,22 @@ class Exchange:
             self._up.cancel(error)
 
     def _end(self, reason: EndReason) -> None:
-        if self.ended_at is not None:
+        if self._state is _ENDED:
             return
         self._close_fast_path()
         self.ended_at = self._context.clock()
         self.end_reason = self._true_reason(reason)
-        self._context.abandoned.exchanges.discard(self)
+        self._move_to(_ENDED)
+        self._context.abandoned.discard(self)
         self.account.settle(self.bytes_down)
         if self._upload_gate is not None:
             self._upload_gate.close()
         self._context.observer.exchange_ended(self)
 
     def _true_reason(self, reason: EndReason) -> EndReason:
-        if self._abandoned is not None:
+        if self._state is _ABANDONED or self._state is _SETTLING:
             return EndReason.CLIENT_GONE
         if self.error is not None:
             return self.error.end
-        return self.account.cut_reason if self._cut and reason is _COMPLETE else reason
+        was_cut = self.account.cut_at is not None
+        return self.account.cut_reason if was_cut and reason is _COMPLETE else reason

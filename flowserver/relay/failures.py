@@ -1,4 +1,4 @@
-"""What failures of providers mean, and what clients are told of them. No I/O."""
+"""What providers' failures mean, and what clients are told about them. No I/O."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..http.messages import Headers, ResponseHead, find
 from .interfaces import Clock
 
 _PROVIDER = "The provider "
-"""How messages begin that are made where the provider's configured name is not known."""
+"""The beginning of messages that are made where the provider's configured name is not known."""
 _LONGEST_DATE = 64
 _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 
 
 def is_passing(error: RelayError) -> bool:
-    """Whether the provider itself is well: it let go of one connection, or did not take one more request on it."""
+    """Whether the provider itself is healthy: it closed one connection, or did not take one more request on it."""
     return error.not_processed and error.party is Party.UPSTREAM and error.end not in _UNREACHABLE
 
 
-def is_illness(error: RelayError) -> bool:
-    """Whether a failure speaks against the provider. A total timeout is the relay's own wish."""
+def is_unhealthy(error: RelayError) -> bool:
+    """Whether a failure speaks against the provider. A total timeout is the relay's own decision."""
     return error.party is Party.UPSTREAM and not is_passing(error) and error.end is not EndReason.TOTAL_TIMEOUT
 
 

@@ -1,10 +1,10 @@
 """The fast path of template events, from the provider's transport to the client's. No I/O.
 
 Most events of a stream differ from the one before in their text and padding only, and providers send each as a chunk
-of its own. While that lasts the provider's transport has a fast path for its protocol, which sees that a read is one
-chunk with one such event, counts it and writes it on: one call in place of eight, and one object in place of ten, each
-of which is a cache miss when hundreds of streams take turns. Whatever else is read takes the slow path, through
-connection, exchange and event filter.
+of its own. While that lasts the provider's transport calls a `FastPath`, which sees that a read is one chunk with one
+such event, counts it and writes it on: one call in place of eight, and one object in place of ten, each of which is a
+cache miss when hundreds of streams take turns. Everything else takes the slow path, through connection, exchange and
+event filter.
 """
 
 from __future__ import annotations
@@ -15,115 +15,146 @@ from typing import Protocol
 from ..dialects.base import Template
 from ..dialects.event_template import is_utf8
 from ..http.h1_chunked import SIZE_LINES, take_chunks
+from .event_filter import EventFilter
 
 BURST = 2048
-"""Bytes of a read that are more than one event: reads are to be small then, and a fast path's are not."""
+"""Bytes of a read that hold more than one event. Reads are to be small then, and those of a fast path are not."""
 
 _SHUT = -1
+_LONGEST = len(SIZE_LINES)
 
 
 class FastPathOwner(Protocol):
-    """The provider's connection, whose transport has the fast path for its protocol."""
+    """The provider's connection, whose transport calls the fast path in its place."""
 
     def receive(self, data: bytes) -> bool:
-        """The slow path. Whether a chunk begins next, if anything does."""
+        """The slow path. Returns whether a chunk begins next, if anything does."""
 
     def leave_fast_path(self) -> None:
         """Take the transport back."""
 
-    def connection_lost(self, exc: Exception | None) -> None: ...
-
-    def eof_received(self) -> bool: ...
-
-    def pause_writing(self) -> None: ...
-
-    def resume_writing(self) -> None: ...
-
 
 class FastPath:
-    """Of one answer. The transport calls it as it would call an asyncio.Protocol.
+    """The fast path of one answer. It is opened and closed as often as the stream allows.
 
-    `content` gets the texts of the events. `write` takes whole chunks where `framed`, else what is in them. `room`:
-    bytes of content that may pass before the answer's budget is to be asked. `renew` is called after each read that
-    took the slow path: it says the room anew, or None where ordinary events may not pass now, and calls `follow` where
-    they look different from then on.
+    What passes is counted by `settle`, before anything else of the answer is counted.
     """
 
     __slots__ = (
         "_content",
+        "_events",
+        "_filter",
+        "_framed",
         "_granted",
         "_head",
+        "_lead",
         "_owner",
         "_read",
-        "_renew",
         "_room",
         "_start",
+        "_template",
+        "_together",
         "_write",
-        "events",
-        "framed",
+        "chunks",
         "size",
-        "template",
-        "together",
+        "writes",
     )
 
-    def __init__(
-        self,
-        template: Template,
-        room: int,
-        *,
-        content: bytearray,
-        write: Callable[[bytes], None],
-        framed: bool,
-        renew: Callable[[], int | None],
-    ) -> None:
-        self.events = 0
-        """Events that passed and were not taken account of yet."""
-        self.together = 0
+    def __init__(self, event_filter: EventFilter, chunks: int) -> None:
+        """`event_filter` has seen the answer's first content, in the last of so many chunks."""
+        self._filter = event_filter
+        self._content = event_filter.meter.content.pending
+        self._lead = chunks - event_filter.meter.content_events
+        """How many more chunks than events with content there were when this was last asked to open."""
+        self._owner: FastPathOwner | None = None
+        """None: it is closed."""
+        self._template: Template | None = None
+        """The form of the events that may pass; None: it was never open."""
+        self._write: Callable[[bytes], None] = _drop
+        self._framed = False
+        """Whether `_write` takes whole chunks."""
+        self._room = self._granted = _SHUT
+        """Bytes of content that may still pass, and that might when events were last counted."""
+        self._events = 0
+        """Events that passed and are not counted yet."""
+        self._together = 0
         """Of these, the ones that came in one read with another one before them."""
         self.size = 0
-        """Their bytes, framing left out."""
-        self._room = self._granted = room
-        self._content = content
-        self._write = write
-        self.framed = framed
-        self._renew = renew
-        self._owner: FastPathOwner | None = None
-        self.follow(template)
+        """Body bytes that have passed, framing left out."""
+        self.chunks = 0
+        """Reads they came in."""
+        self.writes = 0
+        """Of these, the ones that went to the client as whole chunks."""
 
-    def follow(self, template: Template) -> None:
-        """What ordinary events look like from now on. The ones that passed were taken account of."""
-        self.template = template
-        chunk = template.in_chunk()
-        self._head, self._start, self._read = chunk.head, len(chunk.head), chunk.read
+    # --- opening and closing ---------------------------------------------------------------------------------------
+
+    def comes_evenly(self, chunks: int) -> bool:
+        """Whether each of the answer's chunks brought an event with content since this was last asked. Of a burst,
+        reads are to be small."""
+        lead, before = chunks - self._filter.meter.content_events, self._lead
+        self._lead = lead
+        return lead >= before
+
+    def open(self, write: Callable[[bytes], None], framed: bool) -> bool:
+        """Have events pass to `write`. Returns False where none may now; else `enter` follows."""
+        if not self._grant():
+            return False
+        self._write, self._framed = write, framed
+        return True
 
     def enter(self, owner: FastPathOwner) -> None:
-        """The transport is told to call this fast path."""
+        """The transport of `owner` calls `receive` from now on."""
         self._owner = owner
 
     def close(self) -> None:
-        """No event passes any more, and the transport goes back to its connection. Safe to be repeated."""
-        self._set_room(_SHUT)
+        """Have no events pass any more. Safe to repeat."""
         owner, self._owner = self._owner, None
         if owner is not None:
+            self.settle()
+            self._room = self._granted = _SHUT
+            self._write = _drop  # the client's stream holds the exchange, which holds this: no cycle is to be left
             owner.leave_fast_path()
 
-    def taken(self) -> None:
-        """What passed was taken account of."""
-        self._granted = self._room
-        self.events = self.together = self.size = 0
-
-    def _set_room(self, room: int) -> None:
-        self._granted += room - self._room
-        self._room = room
-
     @property
-    def content_bytes(self) -> int:
-        """The bytes of their content."""
-        return self._granted - self._room
+    def is_open(self) -> bool:
+        return self._owner is not None
 
-    # --- asyncio.Protocol ------------------------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        return f"<FastPath {state} size={self.size} uncounted={self._events} room={self._room}>"
 
-    def data_received(self, data: bytes) -> None:
+    def _grant(self) -> bool:
+        """Let as much content pass as the filter would. Returns False where it lets nothing pass unseen."""
+        room = self._filter.room
+        template = self._filter.meter.template
+        if room is None or template is None:
+            return False
+        self._room = self._granted = room
+        if template is not self._template:
+            self._template = template
+            chunk = template.in_chunk()
+            self._head, self._start, self._read = chunk.head, len(chunk.head), chunk.read
+        return True
+
+    # --- counting --------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Count what has passed."""
+        events = self._events
+        if not events:
+            return
+        chunks = events - self._together
+        self.chunks += chunks
+        if self._framed:
+            self.writes += chunks
+        self._filter.count_template(events, self._granted - self._room)
+        self._granted = self._room
+        self._events = self._together = 0
+
+    # --- passing ---------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """One read of the transport."""
         # Everything in one function, and little beside this object is looked at: with cold caches a call, or an object
         # of one stream, costs more than its work.
         size = len(data)
@@ -142,22 +173,23 @@ class FastPath:
                         said = self._content  # to add to the attribute itself would store it again
                         said += match[1]
                         self.size += size - head - 2
-                        self.events += 1
+                        self._events += 1
                         write = self._write
-                        write(data if self.framed else data[head:-2])
+                        write(data if self._framed else data[head:-2])
                         return
         if size >= BURST or not self._pass_together(data):
             self._detour(data)
 
     def _pass_together(self, data: bytes) -> bool:
-        """Whether these are chunks with an ordinary event each, which have passed. They come together where somebody
-        was slow, provider, network or the relay itself, which had better not become slower then."""
+        """Pass chunks with one template event each; False where these are not. They come together where somebody was
+        slow, provider, network or the relay itself, which had better not become slower then."""
+        template = self._template
         events: list[bytes] = []
-        if take_chunks(data, 0, events) != len(data):
+        if template is None or take_chunks(data, 0, events) != len(data):
             return False
         texts = bytearray()
         for event in events:
-            text = self.template.text_of(event)
+            text = template.text_of(event)
             if not text:
                 return False
             texts += text
@@ -168,36 +200,24 @@ class FastPath:
         passing = b"".join(events)
         self._room -= content_bytes
         self.size += len(passing)
-        self.events += len(events)
-        self.together += len(events) - 1
-        self._write(data if self.framed else passing)
+        self._events += len(events)
+        self._together += len(events) - 1
+        self._write(data if self._framed else passing)
         return True
 
     def _detour(self, data: bytes) -> None:
+        """Have a read take the slow path."""
         owner = self._owner
         if owner is None:
             return  # closed while the transport had this read in its hands
-        self._set_room(_SHUT)
-        if not owner.receive(data) or self._owner is None:
-            return
-        room = self._renew()
-        if room is not None:
-            self._set_room(room)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._owner is not None:
-            self._owner.connection_lost(exc)
-
-    def eof_received(self) -> bool:
-        return self._owner is not None and self._owner.eof_received()
-
-    def pause_writing(self) -> None:
-        if self._owner is not None:
-            self._owner.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._owner is not None:
-            self._owner.resume_writing()
+        if len(data) >= BURST:
+            self.close()
+        else:
+            self.settle()
+            self._room = self._granted = _SHUT
+        if owner.receive(data) and self._owner is not None:
+            self._grant()
 
 
-_LONGEST = len(SIZE_LINES)
+def _drop(data: bytes) -> None:
+    """Takes the place of a writer while there is none."""

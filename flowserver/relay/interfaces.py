@@ -1,4 +1,4 @@
-"""What the middle asks of the two sides. Nothing here does I/O; the rooms downstream/ and upstream/ do.
+"""The interfaces between an exchange and its two sides. No I/O.
 
 Two small interfaces meet at the `Exchange`, so that protocols cost N + M and not N x M. All calls are synchronous and
 never raise; calls on a stream that has ended are ignored.
@@ -8,32 +8,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead, ResponseHead
-
-if TYPE_CHECKING:
-    from .exchange import Exchange
-    from .fast_path import FastPath
+from .fast_path import FastPath
+from .record import RecordedExchange
 
 
 class UploadCount(Protocol):
-    """What is held of a request's body: see `uploads`."""
+    """Counts what is held of a request's body: see `uploads`."""
 
     def hold_upload(self, size: int) -> None:
-        """So many bytes more of the request's body are held until it is whole. Where there are too many, no more are
-        asked for."""
+        """Count `size` more bytes of the request's body, which are held until it is whole. Above the bound no more are
+        read."""
 
     def end_upload(self) -> None:
-        """None are held any more, or the body is whole."""
+        """Count none any more: the body is whole, or was let go of."""
 
     @property
     def upload_waits(self) -> bool:
-        """Whether no more of the body is asked for, since too much is held."""
+        """Whether no more of the body is read, since too much is held."""
 
     def upload_is_overdue(self, now: float) -> bool:
-        """Whether that lasts too long."""
+        """Whether `upload_waits` has lasted too long."""
 
 
 class DownstreamStream(UploadCount, Protocol):
@@ -43,26 +41,27 @@ class DownstreamStream(UploadCount, Protocol):
     """"h1" or "h2", for the access log."""
 
     def attach(self, events: DownstreamEvents) -> None:
-        """Who is told what happens here; to be called before anything else."""
+        """Set who is told what happens here. Called before anything else."""
 
     def send_interim(self, head: ResponseHead) -> None:
-        """A 1xx response before the final head."""
+        """Send a 1xx response, before the final head."""
 
     def send_head(self, head: ResponseHead) -> None:
-        """The final head; once, before any data."""
+        """Send the final head; once, before any data."""
 
     def send_data(self, data: bytes) -> None:
-        """Body bytes, never empty. They go out or wait; `on_downstream_full` says when to stop."""
+        """Send body bytes, never empty. They go out or wait; `on_downstream_full` says when to stop."""
 
     def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
-        """What takes the body's next bytes until `on_downstream_blocked`, and whether as whole HTTP/1.1 chunks; None:
-        nothing does now. Such chunks are no part of `writes`."""
+        """Returns (write, framed), a direct writer for body bytes, valid until `on_downstream_blocked`; None if there
+        is none now. `framed`: it takes whole HTTP/1.1 chunks, which are no part of `writes`."""
 
     def send_end(self) -> None:
-        """A clean end behind all data. `on_downstream_finished` follows when everything was handed to the transport."""
+        """End cleanly, after all data. `on_downstream_finished` follows when everything was handed to the transport."""
 
     def break_off(self) -> None:
-        """A broken end behind all data: the client must not take what it has for whole. Nothing is called back."""
+        """End brokenly, after all data, so that the client does not take what it has for whole. Nothing is called
+        back."""
 
     def pause_reading(self) -> None: ...
 
@@ -78,7 +77,7 @@ class DownstreamStream(UploadCount, Protocol):
 
 
 class DownstreamEvents(Protocol):
-    """What a downstream stream tells: implemented by `Exchange`, and by the admin pages."""
+    """The callbacks of a downstream stream: implemented by `Exchange`, and by the admin pages."""
 
     def on_downstream_data(self, data: bytes) -> None: ...
 
@@ -86,7 +85,7 @@ class DownstreamEvents(Protocol):
         """The request is whole."""
 
     def on_downstream_reset(self, reason: EndReason) -> None:
-        """The client is gone or stalled: the stream takes nothing more."""
+        """The client is gone or stalled; the stream takes nothing more."""
 
     def on_downstream_failed(self, error: RelayError) -> None:
         """The request turned out malformed; it can still be answered."""
@@ -104,24 +103,25 @@ class DownstreamEvents(Protocol):
         """The whole response was handed to the transport."""
 
     def sweep(self, now: float) -> None:
-        """About once a second: look at the deadlines."""
+        """Check the deadlines. Called about once a second."""
 
     def on_drain_timeout(self) -> None:
-        """The drain time is over: end what is still open."""
+        """The drain time is over: end now."""
 
 
 class UpstreamStream(Protocol):
-    """The provider's side of one exchange. It exists at once, connected or not. After `cancel` and `on_upstream_failed`
-    it is not to be asked for anything: it may carry another request then."""
+    """The provider's side of one exchange. It exists at once, connected or not. After `cancel` or `on_upstream_failed`
+    it must not be used: it may carry another request then."""
 
     def send_data(self, data: bytes) -> None:
-        """Request body bytes, never empty. They go out or wait; `on_upstream_full` says when to stop."""
+        """Send bytes of the request's body, never empty. They go out or wait; `on_upstream_full` says when to stop."""
 
     def send_end(self) -> None:
         """The request is whole."""
 
     def cancel(self, error: RelayError | None = None) -> None:
-        """End the provider's work now, in whatever state. Nothing is called back. `error` tells what it did wrong."""
+        """End the provider's work now, in any state. Nothing is called back. `error`: what the provider did wrong, if
+        it did."""
 
     def pause_reading(self) -> None: ...
 
@@ -133,7 +133,7 @@ class UpstreamStream(Protocol):
 
 
 class UpstreamEvents(Protocol):
-    """What an upstream stream tells: implemented by `Exchange`."""
+    """The callbacks of an upstream stream: implemented by `Exchange`."""
 
     def on_upstream_interim(self, head: ResponseHead) -> None: ...
 
@@ -142,7 +142,7 @@ class UpstreamEvents(Protocol):
     def on_upstream_data(self, data: bytes) -> None: ...
 
     def fast_path(self) -> FastPath | None:
-        """A fast path for the body bytes that follow, where the answer's ordinary events may take the fast path now."""
+        """An open fast path for the body bytes that follow, to be entered at once; None: they take the slow path."""
 
     def on_upstream_end(self) -> None:
         """The response is whole."""
@@ -166,32 +166,32 @@ class RoutedStream(UpstreamStream, Protocol):
 
     @property
     def drain_on_disconnect(self) -> bool:
-        """Whether the answer is to be read to its end when its client leaves."""
+        """Whether the answer is read to its end when its client leaves."""
 
     @property
     def attempts(self) -> int:
         """Requests begun at providers so far."""
 
     def start(self) -> None:
-        """Choose a provider, at once or when enough of the request is there."""
+        """Choose a provider, at once or when enough of the request has come."""
 
     def sweep(self, now: float) -> None:
-        """About once a second: waits that take their time."""
+        """End waits that are over. Called about once a second."""
 
 
 class Connector(Protocol):
     """Opens streams to one provider."""
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> UpstreamStream:
-        """Never fails at once: what goes wrong is told by `on_upstream_failed`, later."""
+        """Begin a request. Failures are told later, by `on_upstream_failed`."""
 
 
 class Observer(Protocol):
     """Sees exchanges begin and end: metrics and access log."""
 
-    def exchange_started(self, exchange: Exchange) -> None: ...
+    def exchange_started(self, exchange: RecordedExchange) -> None: ...
 
-    def exchange_ended(self, exchange: Exchange) -> None: ...
+    def exchange_ended(self, exchange: RecordedExchange) -> None: ...
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""

@@ -13,7 +13,7 @@ from ..errors import EndReason, Party, RelayError, bad_request
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
 from ..relay.account import Account
-from ..relay.failures import busy, is_illness, is_passing, retry_after
+from ..relay.failures import busy, is_passing, is_unhealthy, retry_after
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UploadCount, UpstreamStream
 from ..relay.request_body import BodyPieces
@@ -561,7 +561,7 @@ class Dispatcher:
         probe, self._probing = self._probing, False
         if error is not None and error.party is Party.UPSTREAM:
             target.failures[error.end.value] += 1
-        if error is not None and is_illness(error):
+        if error is not None and is_unhealthy(error):
             now = self._context.clock()
             target.health.failed(now, probe=probe, cause=error)
             if not target.health.allows(now):

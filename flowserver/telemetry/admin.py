@@ -9,8 +9,8 @@ import orjson
 
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead, ResponseHead
-from ..relay.exchange import Exchange
 from ..relay.interfaces import DownstreamStream
+from ..relay.record import ExchangeRecord
 from .admin_hosts import AdminHosts
 from .metrics import Metrics
 from .slices import Slices
@@ -100,7 +100,7 @@ class Admin:
         self._slices = Slices(call_soon, clock)
 
     def open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
-        """A `relay.ports.OpenExchange`."""
+        """A `relay.interfaces.OpenExchange`."""
         page = _Page(stream)
         if request.method not in (b"GET", b"HEAD"):
             page.answer(405, _PLAIN, b"expected GET\n")
@@ -131,36 +131,34 @@ class Admin:
         separator = b"["
         for exchange in list(self._metrics.open):
             if exchange in self._metrics.open:
-                yield separator + orjson.dumps(_figures(exchange, self._clock()))
+                yield separator + orjson.dumps(_figures(exchange.record(), self._clock()))
                 separator = b","
         yield b"[]" if separator == b"[" else b"]"
 
 
-def _figures(exchange: Exchange, now: float) -> dict[str, Any]:
-    exchange.bring_up_to_date()
-    pauses, paused = exchange.paused()
-    writes, full = exchange.writes
+def _figures(exchange: ExchangeRecord, now: float) -> dict[str, Any]:
+    account = exchange.account
     return {
         "request_id": exchange.request_id.decode("ascii"),
         "method": exchange.request.method.decode("ascii"),
         "path": exchange.request.path.decode("latin-1"),
         "protocol": exchange.protocol,
         "upstream": exchange.upstream,
-        "state": exchange.state(),
+        "state": exchange.state,
         "status": exchange.status or None,
         "age_seconds": round(now - exchange.started_at, 3),
-        "model": exchange.account.model,
-        "tokens": exchange.account.output,
-        "budget": exchange.account.budget,
-        "tenant": exchange.account.tenant.name if exchange.account.tenant is not None else None,
-        "user": exchange.account.user,
-        "session": exchange.account.session,
-        "lease_left": exchange.account.lease.left if exchange.account.lease is not None else None,
+        "model": account.model,
+        "tokens": account.output,
+        "budget": account.budget,
+        "tenant": account.tenant,
+        "user": account.user,
+        "session": account.session,
+        "lease_left": account.lease_left,
         "bytes_up": exchange.bytes_up,
         "bytes_down": exchange.bytes_down,
         "held_bytes": exchange.held,
-        "pauses": pauses,
-        "paused_seconds": round(paused, 3),
-        "writes": writes,
-        "writes_full": full,
+        "pauses": exchange.pauses,
+        "paused_seconds": round(exchange.paused_seconds, 3),
+        "writes": exchange.writes,
+        "writes_full": exchange.writes_full,
     }

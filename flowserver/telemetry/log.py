@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from ..errors import RelayError
-from ..relay.exchange import Exchange
+from ..relay.record import ExchangeRecord
 from .sink import DescriptorSink, Sink, StreamSink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -40,17 +40,19 @@ class Log:
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
+    def writes(self, level: str) -> bool:
+        """Whether lines of this level are written."""
+        return LEVELS[level] >= self._least
+
     def write(self, level: str, event: str, **fields: Any) -> None:
-        if LEVELS[level] >= self._least:
+        if self.writes(level):
             self._put({"time": time.time(), "level": level, "event": event, **fields})
 
-    def access(self, exchange: Exchange) -> None:
+    def access(self, exchange: ExchangeRecord) -> None:
         """The one line of an exchange. Queries, bodies and credentials are not in it."""
         if self._least > _INFO:
             return
         assert exchange.ended_at is not None
-        pauses, paused_seconds = exchange.paused()
-        writes, writes_full = exchange.writes
         first = exchange.first_byte_at
         fields: dict[str, Any] = {
             "time": time.time(),
@@ -61,17 +63,17 @@ class Log:
             "path": exchange.request.path.decode("latin-1"),
             "protocol": exchange.protocol,
             "status": exchange.status,
-            "end": exchange.end_reason,
+            "end": exchange.end,
             "upstream": exchange.upstream,
             "attempts": exchange.attempts,
-            "reused": exchange.upstream_reused,
+            "reused": exchange.reused,
             "bytes_up": exchange.bytes_up,
             "bytes_down": exchange.bytes_down,
             "first_byte_ms": None if first is None else _ms(first - exchange.started_at),
             "duration_ms": _ms(exchange.ended_at - exchange.started_at),
-            "pauses": pauses,
-            "paused_ms": _ms(paused_seconds),
-            "full_writes": round(writes_full / writes, 4) if writes else 0.0,
+            "pauses": exchange.pauses,
+            "paused_ms": _ms(exchange.paused_seconds),
+            "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
@@ -79,6 +81,10 @@ class Log:
         if exchange.error is not None:
             fields["error"] = exchange.error.message
         self._put(fields)
+
+    def state_changed(self, request_id: bytes, before: str, now: str) -> None:
+        """An exchange went on to another state."""
+        self.write("debug", "state", request_id=request_id.decode("ascii"), before=before.lower(), now=now.lower())
 
     def refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""
@@ -122,33 +128,33 @@ class Log:
                 time.sleep(0.02)  # lines of many exchanges leave in one write
 
 
-def _tokens(exchange: Exchange) -> dict[str, Any]:
+def _tokens(exchange: ExchangeRecord) -> dict[str, Any]:
     """What is known of the tokens of an exchange: nothing where the API is not one that is counted."""
-    account = exchange.account
+    account, tokens = exchange.account, exchange.tokens
     fields: dict[str, Any] = {}
     if account.tenant is not None:
-        fields |= {"tenant": account.tenant.name, "user": account.user, "session": account.session}
-    if account.format is None:
+        fields |= {"tenant": account.tenant, "user": account.user, "session": account.session}
+    if account.dialect is None:
         return fields
-    fields |= {"dialect": account.format.name, "model": account.model}
-    if account.meter is None:
+    fields |= {"dialect": account.dialect, "model": account.model}
+    if tokens is None:
         return fields
-    usage, output = account.usage, account.output
+    usage, output = tokens.usage, account.output
     fields |= {
-        "input_tokens": account.input,
+        "input_tokens": tokens.input,
         "output_tokens": output,
         "cached_tokens": usage.cached,
         "cache_written_tokens": usage.cache_written,
         "reasoning_tokens": usage.reasoning,
-        "estimated": account.is_estimate,
-        "finish": account.meter.finish,
+        "estimated": tokens.is_estimate,
+        "finish": tokens.finish,
     }
-    if account.uncounted:
-        fields["uncounted"] = dict(account.uncounted)
-    if account.is_disbelieved:
+    if tokens.uncounted:
+        fields["uncounted"] = dict(tokens.uncounted)
+    if tokens.is_disbelieved:
         fields["disbelieved_report"] = {"input_tokens": usage.input, "output_tokens": usage.output}
-    if account.meter.failed is not None:
-        fields["failed"] = account.meter.failed
+    if tokens.failure is not None:
+        fields["failed"] = tokens.failure
     if exchange.first_token_at is not None and exchange.ended_at is not None:
         since = exchange.ended_at - exchange.first_token_at
         fields["first_token_ms"] = _ms(exchange.first_token_at - exchange.started_at)

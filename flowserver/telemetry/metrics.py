@@ -13,8 +13,8 @@ from prometheus_client.gc_collector import GCCollector
 
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
-from ..relay.exchange import Exchange
 from ..relay.interfaces import H2Totals
+from ..relay.record import ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.upstream_host import UpstreamHost
@@ -52,8 +52,8 @@ class DnsFigures(Protocol):
     def seconds(self) -> float: ...
 
 
-class PassedFigures(Protocol):
-    """What happened while the store did not answer; see `limits.guarded`."""
+class FailoverFigures(Protocol):
+    """What happened while the store did not answer; see `stores.failover`."""
 
     failures: int
     requests: int
@@ -69,7 +69,7 @@ class StoreFigures(Protocol):
     def breaker(self) -> CircuitBreaker | None: ...
 
     @property
-    def passed(self) -> PassedFigures | None: ...
+    def passed(self) -> FailoverFigures | None: ...
 
 
 class _Totals:
@@ -85,10 +85,9 @@ class _Totals:
         self.writes_full = 0
         self.heartbeats = 0
 
-    def add(self, exchange: Exchange) -> None:
-        writes, full = exchange.writes
-        self.writes += writes
-        self.writes_full += full
+    def add(self, exchange: ExchangeRecord) -> None:
+        self.writes += exchange.writes
+        self.writes_full += exchange.writes_full
         self.bytes_up += exchange.bytes_up
         self.bytes_down += exchange.bytes_down
         self.chunks += exchange.chunks_down
@@ -108,7 +107,7 @@ class _Snapshot:
 
     __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
 
-    def __init__(self, ended: _Totals, live: set[Exchange]) -> None:
+    def __init__(self, ended: _Totals, live: set[RecordedExchange]) -> None:
         self.totals = copy(ended)
         self._left = live.copy()
         self.open = 0
@@ -121,27 +120,25 @@ class _Snapshot:
         """Add up the open exchanges. Yields empty pieces in between."""
         while self._left:
             for _ in range(min(AT_A_TIME, len(self._left))):
-                self._add(self._left.pop())
+                self._add(self._left.pop().record())
             yield b""
 
-    def exchange_ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: RecordedExchange, record: ExchangeRecord) -> None:
         if exchange in self._left:
             self._left.discard(exchange)
-            self.totals.add(exchange)
+            self.totals.add(record)
 
-    def _add(self, exchange: Exchange) -> None:
-        exchange.bring_up_to_date()
+    def _add(self, exchange: ExchangeRecord) -> None:
         self.totals.add(exchange)
-        state = exchange.state()
         self.open += 1
-        self.paused += state == "paused"
-        self.without_tokens += state == "waiting_for_tokens"
+        self.paused += exchange.state == "paused"
+        self.without_tokens += exchange.state == "waiting_for_tokens"
         self.held += exchange.held
         self.tokens += exchange.account.output
 
 
 class Metrics:
-    """The figures of one worker: a `relay.ports.Observer`, written in Prometheus' format.
+    """The figures of one worker: a `relay.interfaces.Observer`, written in Prometheus' format.
 
     Open exchanges count their own bytes; a scrape adds them to the totals of the ended ones, so that a long stream is
     seen while it runs and the path of a chunk touches nothing shared.
@@ -150,10 +147,10 @@ class Metrics:
     def __init__(self, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._clock = clock
-        self.open: set[Exchange] = set()
+        self.open: set[RecordedExchange] = set()
         self.pauses = PauseTotals()
         self.h2 = H2Totals()
-        self.targets: Sequence[UpstreamHost] = ()
+        self.upstreams: Sequence[UpstreamHost] = ()
         self.pools: Sequence[PoolFigures] = ()
         self.names: Sequence[tuple[str, DnsFigures]] = ()
         """Providers whose names are looked up."""
@@ -178,23 +175,24 @@ class Metrics:
         """The models that the configuration names: they always have figures of their own."""
         self._tokens.name_models(models)
 
-    # --- relay.ports.Observer ---
+    # --- relay.interfaces.Observer ---
 
-    def exchange_started(self, exchange: Exchange) -> None:
+    def exchange_started(self, exchange: RecordedExchange) -> None:
         self.open.add(exchange)
 
-    def exchange_ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: RecordedExchange) -> None:
         self.open.discard(exchange)
-        assert exchange.end_reason is not None
-        self._ended_totals.add(exchange)
+        record = exchange.record()
+        assert record.end is not None
+        self._ended_totals.add(record)
         for snapshot in self._snapshots:
-            snapshot.exchange_ended(exchange)
-        self._ends[exchange.end_reason] += 1
-        self._statuses[exchange.status] = self._statuses.get(exchange.status, 0) + 1
-        if exchange.first_byte_at is not None:
-            self._first_byte.observe(exchange.first_byte_at - exchange.started_at)
-        self._tokens.exchange_ended(exchange)
-        self._log.access(exchange)
+            snapshot.exchange_ended(exchange, record)
+        self._ends[record.end] += 1
+        self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
+        if record.first_byte_at is not None:
+            self._first_byte.observe(record.first_byte_at - record.started_at)
+        self._tokens.exchange_ended(record)
+        self._log.access(record)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         self._refused[error.code] += 1
@@ -312,20 +310,18 @@ class Metrics:
         yield gauges("flow_upstream_connections", "Provider connections.", connections)
         yield from self._dns()
         now = self._clock()
-        for kind, name, text, figure in _TARGET_FIGURES:
-            yield kind(
-                name, text, _labelled("upstream", [(target.name, figure(target, now)) for target in self.targets])
-            )
+        for kind, name, text, figure in _UPSTREAM_FIGURES:
+            yield kind(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
         failures = [
-            ({"upstream": target.name, "reason": reason}, count)
-            for target in self.targets
-            for reason, count in sorted(target.failures.items())
+            ({"upstream": host.name, "reason": reason}, count)
+            for host in self.upstreams
+            for reason, count in sorted(host.failures.items())
         ]
         yield counters("flow_upstream_failures", "Failed attempts by reason.", failures)
         remaining = [
-            ({"upstream": target.name, "kind": kind}, left)
-            for target in self.targets
-            for kind, left in sorted(target.remaining.items())
+            ({"upstream": host.name, "kind": kind}, left)
+            for host in self.upstreams
+            for kind, left in sorted(host.remaining.items())
         ]
         text = "What the provider's rate limits leave, as its last answer told."
         yield gauges("flow_upstream_ratelimit_remaining", text, remaining)
@@ -346,40 +342,40 @@ def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Lab
 
 
 _Kind = Callable[[str, str, Iterable[tuple[Labels, float]]], Series]
-_TARGET_FIGURES: tuple[tuple[_Kind, str, str, Callable[[UpstreamHost, float], float]], ...] = (
-    (gauges, "flow_upstream_open", "Requests under way.", lambda target, now: target.open),
-    (gauges, "flow_upstream_waiting", "Requests that wait for a place.", lambda target, now: target.waiting),
+_UPSTREAM_FIGURES: tuple[tuple[_Kind, str, str, Callable[[UpstreamHost, float], float]], ...] = (
+    (gauges, "flow_upstream_open", "Requests under way.", lambda host, now: host.open),
+    (gauges, "flow_upstream_waiting", "Requests that wait for a place.", lambda host, now: host.waiting),
     (
         gauges,
         "flow_upstream_breaker",
         "0 closed, 1 half-open, 2 open.",
-        lambda target, now: target.health.state(now).value,
+        lambda host, now: host.health.state(now).value,
     ),
-    (counters, "flow_upstream_requests", "Requests begun.", lambda target, now: target.started),
-    (counters, "flow_upstream_answers", "Answers passed on.", lambda target, now: target.answers),
+    (counters, "flow_upstream_requests", "Requests begun.", lambda host, now: host.started),
+    (counters, "flow_upstream_answers", "Answers passed on.", lambda host, now: host.answers),
     (
         counters,
         "flow_upstream_head_seconds",
         "Seconds from the beginning of requests to the heads of their answers.",
-        lambda target, now: target.head_seconds,
+        lambda host, now: host.head_seconds,
     ),
     (
         counters,
         "flow_upstream_queue_seconds",
         "Seconds that requests waited for a place.",
-        lambda target, now: target.queued_seconds,
+        lambda host, now: host.queued_seconds,
     ),
-    (counters, "flow_upstream_retries", "Requests sent again here.", lambda target, now: target.retries),
+    (counters, "flow_upstream_retries", "Requests sent again here.", lambda host, now: host.retries),
     (
         counters,
         "flow_upstream_fallbacks",
         "Requests sent here after another provider had failed them.",
-        lambda target, now: target.fallbacks,
+        lambda host, now: host.fallbacks,
     ),
     (
         counters,
         "flow_upstream_breaker_opened",
         "Times the breaker opened.",
-        lambda target, now: target.health.opened,
+        lambda host, now: host.health.opened,
     ),
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from ..dialects.base import Usage
-from ..relay.exchange import Exchange
+from ..relay.record import ExchangeRecord
 from .exposition import Family, counters, histograms
 from .histogram import Histogram
 from .labels import ModelLabels
@@ -39,7 +39,7 @@ class _Figures:
 
 
 class TokenMetrics:
-    """What the accounts of ended exchanges come to."""
+    """What the exchanges that have ended add up to."""
 
     def __init__(self) -> None:
         self._labels = ModelLabels()
@@ -53,28 +53,27 @@ class TokenMetrics:
         for lost in self._labels.configure(models):
             self._forget(lost)
 
-    def exchange_ended(self, exchange: Exchange) -> None:
-        account = exchange.account
-        upstream, meter = account.upstream, account.meter
-        if upstream is None:
+    def exchange_ended(self, exchange: ExchangeRecord) -> None:
+        account, tokens = exchange.account, exchange.tokens
+        if tokens is None:
             return
-        for reason, number in account.uncounted.items():
-            self._uncounted[upstream.name, reason] += number
-        if account.is_disbelieved:
-            self._disbelieved[upstream.name] += 1
-        if meter is None or account.is_repeated:
+        for reason, number in tokens.uncounted.items():
+            self._uncounted[tokens.provider, reason] += number
+        if tokens.is_disbelieved:
+            self._disbelieved[tokens.provider] += 1
+        if tokens.is_repeated:
             return
-        output = account.output
+        prompt, output = tokens.input, account.output
         answered = 200 <= exchange.status < 300
-        figures = self._of(upstream.name, account.model or "", account.input + output, answered=answered)
-        _count(figures, account.tenant.name if account.tenant is not None else "", meter.usage, account.input, output)
+        figures = self._of(tokens.provider, account.model or "", prompt + output, answered=answered)
+        _count(figures, account.tenant or "", tokens.usage, prompt, output)
         if exchange.first_token_at is not None and exchange.ended_at is not None:
             first = exchange.first_token_at
             figures.first_token.observe(first - exchange.started_at)
             if output > 1:
                 figures.per_token.observe((exchange.ended_at - first) / (output - 1))
-        if account.estimated is not None and output:
-            figures.errors.observe(abs(account.estimated - output) / output)
+        if tokens.estimated_output is not None and output:
+            figures.errors.observe(abs(tokens.estimated_output - output) / output)
 
     def collect(self) -> Iterator[Family]:
         known = sorted(self._figures.items())

@@ -18,6 +18,7 @@ from ..http.h1_chunked import ChunkDecoder, FramingError, encode_chunk
 from ..http.h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, VALUE, head_for_h11, write_fields
 from ..http.h1_response_head import MAX_HEADERS, AnswerHeads
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..net.direct_receiver import DirectReceiver
 from ..net.sockets import IdleProbe, acknowledge_less, unacknowledged
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import UpstreamEvents
@@ -106,7 +107,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._writer: BoundedWriter | None = None
         """Of the present request's body; None: the transport took all of it at once so far, which is usual."""
         self._fast_path: FastPath | None = None
-        """The transport's protocol in place of this; None: this is."""
+        """What the transport hands its reads to in place of this; None: they come here."""
         self._end_waits = False
         self.served = 0
         """Requests begun on this connection."""
@@ -141,7 +142,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if fast_path is not None:
             self._fast_path = fast_path
             fast_path.enter(self)
-            self._transport.set_protocol(cast(asyncio.Protocol, fast_path))
+            self._transport.set_protocol(cast(asyncio.Protocol, DirectReceiver(fast_path.receive, self)))
             acknowledge_less(self._transport)
 
     # --- relay.fast_path.FastPathOwner ------------------------------------------------------------

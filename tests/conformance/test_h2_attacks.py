@@ -87,7 +87,7 @@ async def _nothing_left(simulator: Simulator, relay: RunningRelay) -> None:
     """No exchange and no provider's request of the attack; only the honest client's."""
 
     def held() -> bool:
-        exchanges = relay.relay.metrics.open
+        exchanges = relay.exchanges
         return len(exchanges) <= 5 and simulator.records.totals()["open"] <= 5
 
     await eventually(held)
@@ -323,7 +323,7 @@ async def test_many_half_open_uploads_are_bounded_together(lab: Lab) -> None:
             await asyncio.sleep(0.05)
         reading.cancel()
         await asyncio.wait([reading])
-        taken = sum(exchange.bytes_up for exchange in relay.relay.metrics.open)
+        taken = sum(exchange.bytes_up for exchange in relay.exchanges)
         assert sent - taken <= 256 * 1024
         client.close()
         await eventually(lambda: len(relay.relay.metrics.open) <= 5)

@@ -1,4 +1,4 @@
-"""Backpressure without I/O: the buffer, the gate, the outlet."""
+"""Backpressure without I/O: the buffer, the gate, the writer."""
 
 from __future__ import annotations
 
@@ -141,11 +141,20 @@ def test_a_closed_gate_is_never_shut_again(gate: ReadGate, reading: Reading, tot
     assert gate.paused_seconds() == 0
 
 
+def test_what_holds_a_gate_can_be_seen(gate: ReadGate) -> None:
+    assert repr(gate) == "<ReadGate open pauses=0>"
+    gate.shut(D)
+    gate.shut(U)
+    assert repr(gate) == "<ReadGate shut by DOWNSTREAM|UPSTREAM pauses=1>"
+    gate.close()
+    assert repr(gate) == "<ReadGate closed pauses=1>"
+
+
 # BoundedWriter
 
 
-class Wire(asyncio.Protocol):
-    """An outlet on a transport, with marks 100/20 and at most 4 chunks waiting."""
+class Connection(asyncio.Protocol):
+    """A writer on a transport, with marks 100/20 and at most 4 chunks waiting."""
 
     writer: BoundedWriter
 
@@ -173,92 +182,108 @@ class Wire(asyncio.Protocol):
 
 
 def test_a_chunk_passes_at_once_while_the_transport_takes_it() -> None:
-    wire = Wire()
-    wire.writer.send(b"abc")
-    assert wire.transport.sent == b"abc"
-    assert (wire.writer.writes, wire.writer.writes_full, wire.writer.held) == (1, 0, 0)
+    connection = Connection()
+    connection.writer.send(b"abc")
+    assert connection.transport.sent == b"abc"
+    assert (connection.writer.writes, connection.writer.writes_full, connection.writer.held) == (1, 0, 0)
 
 
 def test_the_transport_says_stop_above_the_low_mark_and_go_when_it_is_empty() -> None:
-    wire = Wire()
-    wire.transport.block()
-    wire.writer.send(b"x" * 20)
-    assert wire.calls == []
-    wire.writer.send(b"x")
-    assert wire.calls == ["block"]
-    wire.transport.drain(20)
-    assert wire.calls == ["block"]
-    wire.transport.drain(1)
-    assert wire.calls == ["block", "unblock"]
+    connection = Connection()
+    connection.transport.block()
+    connection.writer.send(b"x" * 20)
+    assert connection.calls == []
+    connection.writer.send(b"x")
+    assert connection.calls == ["block"]
+    connection.transport.drain(20)
+    assert connection.calls == ["block"]
+    connection.transport.drain(1)
+    assert connection.calls == ["block", "unblock"]
 
 
 def test_chunks_wait_while_it_is_blocked_and_leave_in_one_write() -> None:
-    wire = Wire()
-    wire.transport.block()
-    wire.writer.send(b"x" * 21)
-    wire.writer.send(b"a")
-    wire.writer.send(b"b")
-    assert (wire.writer.waiting, wire.writer.held) == (2, 23)
-    assert (wire.writer.writes, wire.writer.writes_full) == (3, 2)
-    wire.transport.drain()
-    assert wire.transport.sent == b"x" * 21 + b"ab"
-    assert wire.calls == ["block", "unblock"]
+    connection = Connection()
+    connection.transport.block()
+    connection.writer.send(b"x" * 21)
+    connection.writer.send(b"a")
+    connection.writer.send(b"b")
+    assert (connection.writer.waiting, connection.writer.held) == (2, 23)
+    assert (connection.writer.writes, connection.writer.writes_full) == (3, 2)
+    connection.transport.drain()
+    assert connection.transport.sent == b"x" * 21 + b"ab"
+    assert connection.calls == ["block", "unblock"]
 
 
 def test_full_is_said_once_and_so_is_drained() -> None:
-    wire = Wire()
-    wire.transport.block()
-    wire.writer.send(b"x" * 21)
-    wire.writer.send(b"x" * 79)
-    assert wire.calls == ["block", "full"]
-    wire.writer.send(b"x")
-    assert wire.calls == ["block", "full"]
-    wire.transport.drain()
-    assert wire.calls == ["block", "full", "unblock", "drained"]
+    connection = Connection()
+    connection.transport.block()
+    connection.writer.send(b"x" * 21)
+    connection.writer.send(b"x" * 79)
+    assert connection.calls == ["block", "full"]
+    connection.writer.send(b"x")
+    assert connection.calls == ["block", "full"]
+    connection.transport.drain()
+    assert connection.calls == ["block", "full", "unblock", "drained"]
 
 
 def test_one_write_beyond_the_high_mark_is_full_from_inside_that_write() -> None:
-    wire = Wire()
-    wire.transport.block()
-    wire.writer.send(b"x" * 100)
-    assert wire.calls == ["block", "full"]
+    connection = Connection()
+    connection.transport.block()
+    connection.writer.send(b"x" * 100)
+    assert connection.calls == ["block", "full"]
 
 
 def test_many_small_chunks_are_full_before_the_high_mark() -> None:
-    wire = Wire()
-    wire.transport.block()
-    wire.writer.send(b"x" * 21)
+    connection = Connection()
+    connection.transport.block()
+    connection.writer.send(b"x" * 21)
     for _ in range(3):
-        wire.writer.send(b"y")
-    assert "full" not in wire.calls
-    wire.writer.send(b"y")
-    assert wire.calls == ["block", "full"]
+        connection.writer.send(b"y")
+    assert "full" not in connection.calls
+    connection.writer.send(b"y")
+    assert connection.calls == ["block", "full"]
 
 
 def test_it_stays_full_when_what_waited_blocks_the_transport_again() -> None:
-    wire = Wire()
-    wire.transport.block()
-    wire.writer.send(b"x" * 21)
-    wire.writer.send(b"y" * 90)
-    wire.transport.drain(21)
-    assert wire.calls == ["block", "full", "unblock", "block"]
-    assert (wire.writer.waiting, wire.writer.full) == (0, True)
-    wire.transport.drain()
-    assert wire.calls[-2:] == ["unblock", "drained"]
-    assert wire.transport.sent == b"x" * 21 + b"y" * 90
+    connection = Connection()
+    connection.transport.block()
+    connection.writer.send(b"x" * 21)
+    connection.writer.send(b"y" * 90)
+    connection.transport.drain(21)
+    assert connection.calls == ["block", "full", "unblock", "block"]
+    assert (connection.writer.waiting, connection.writer.full) == (0, True)
+    connection.transport.drain()
+    assert connection.calls[-2:] == ["unblock", "drained"]
+    assert connection.transport.sent == b"x" * 21 + b"y" * 90
 
 
 def test_on_a_transport_that_is_blocked_already_the_first_chunk_waits() -> None:
-    wire = Wire(blocked=True)
-    wire.writer.send(b"abc")
-    assert wire.transport.sent == b""
-    wire.writer.unblock()
-    assert wire.transport.sent == b"abc"
+    connection = Connection(blocked=True)
+    connection.writer.send(b"abc")
+    assert connection.transport.sent == b""
+    connection.writer.unblock()
+    assert connection.transport.sent == b"abc"
 
 
-def test_a_cleared_outlet_writes_nothing_more() -> None:
-    wire = Wire(blocked=True)
-    wire.writer.send(b"abc")
-    wire.writer.clear()
-    wire.writer.unblock()
-    assert wire.transport.sent == b""
+def test_a_cleared_writer_writes_nothing_more() -> None:
+    connection = Connection(blocked=True)
+    connection.writer.send(b"abc")
+    connection.writer.clear()
+    connection.writer.unblock()
+    assert connection.transport.sent == b""
+
+
+def test_what_a_writer_holds_can_be_seen() -> None:
+    connection = Connection()
+    assert repr(connection.writer) == "<BoundedWriter open waiting=0 writes=0>"
+    connection.transport.block()
+    connection.writer.send(b"x" * 21)
+    assert repr(connection.writer) == "<BoundedWriter blocked waiting=0 writes=1>"
+    connection.writer.send(b"y" * 90)
+    assert repr(connection.writer) == "<BoundedWriter full waiting=90 writes=2>"
+    queue = ChunkQueue()
+    queue.push(b"abc")
+    assert (repr(queue), repr(Watermarks(9, 5, 1))) == (
+        "<ChunkQueue chunks=1 size=3>",
+        "<Watermarks high=9 low=5 chunks=1>",
+    )

@@ -80,7 +80,7 @@ async def test_pauses_are_counted_while_they_last(lab: Lab) -> None:
     _, relay, _ = await lab.simulated()
     client = await lab.client(relay.port, receive_buffer=8192)
     await client.send(chat(events=20_000))
-    await eventually(lambda: [e for e in relay.relay.metrics.open if e.state() == "paused"])
+    await eventually(lambda: [e for e in relay.exchanges if e.state() == "paused"])
     await asyncio.sleep(0.05)
     metrics = await relay.metrics()
     assert metrics["flow_streams_open"] == metrics["flow_streams_paused"] == 1

@@ -43,7 +43,7 @@ async def test_a_stalled_client_stops_its_provider_and_misses_nothing(
     [stream] = await _standstill(simulator)
     assert stream["state"] == "paused"
     assert stream["bytes_accepted"] < BOUND
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     assert exchange.state() == "paused"
     assert exchange.held <= 2 * 16384  # the high mark and one read
     answer = await client.response()
@@ -65,7 +65,7 @@ async def test_a_stalled_clients_provider_is_stopped_behind_tls_too(lab: Lab, au
     await client.send(chat(events=EVENTS))
     [stream] = await _standstill(simulator)
     assert stream["bytes_accepted"] < BOUND
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     assert exchange.state() == "paused"
     assert numbers((await client.response()).body) == list(range(EVENTS))
 
@@ -152,7 +152,7 @@ async def test_a_whole_answer_is_held_back_too(lab: Lab) -> None:
     client: Wire = await lab.client(relay.port, receive_buffer=16384)
     await client.send(request())
     await asyncio.sleep(0.5)
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     assert exchange.bytes_down < BOUND
     assert exchange.state() == "paused"
     assert len((await client.response()).body) == 20_000_000

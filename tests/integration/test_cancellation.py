@@ -55,7 +55,7 @@ async def test_the_providers_request_is_cancelled(
     client = await lab.client(relay.port, receive_buffer=8192)
     await client.send(chat(**options))
     await eventually(lambda: simulator.streams and simulator.streams[0]["state"] == state)
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     if state == "paused":
         await eventually(lambda: exchange.state() == "paused")
     await client.until(reads)
@@ -185,7 +185,7 @@ async def test_in_the_queue_of_a_provider(lab: Lab, tmp_path: Path, leave: str) 
     await first.send(chat(delay=60))
     await eventually(lambda: simulator.streams)
     await second.send(chat(delay=60))
-    [target] = relay.relay.metrics.targets
+    [target] = relay.relay.metrics.upstreams
     await eventually(lambda: target.waiting == 1)
     await _leave(second, leave)
     await eventually(lambda: target.waiting == 0)
@@ -204,7 +204,7 @@ async def test_while_its_upload_is_held_back(lab: Lab, leave: str) -> None:
     client = await lab.client(relay.port)
     await client.send(request("POST", headers=["Content-Length: 60000000"]))
     await eventually(lambda: relay.relay.metrics.open)
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     while not exchange.upload_is_stopped:  # what waits is in the relay's kernel: no FIN stands behind bytes
         await client.send(b"x" * 16 * 1024)
         await asyncio.sleep(0)

@@ -85,7 +85,7 @@ async def test_the_answer_of_a_client_that_took_no_more_is_read_on(lab: Lab) -> 
     client = await lab.client(relay.port, receive_buffer=8192)
     await client.send(chat(events=20_000))
     await eventually(lambda: simulator.streams and simulator.streams[0]["state"] == "paused")
-    await eventually(lambda: [exchange for exchange in relay.relay.metrics.open if exchange.state() == "paused"])
+    await eventually(lambda: [exchange for exchange in relay.exchanges if exchange.state() == "paused"])
     client.reset()
     line = await one_line(simulator, relay, "done")
     assert (line["end"], line["output_tokens"], line["estimated"]) == ("client_gone", 20_000, False)

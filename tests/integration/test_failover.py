@@ -71,7 +71,7 @@ async def test_one_of_two_is_killed_under_load_and_comes_back(lab: Lab, tmp_path
             jobs.append(asyncio.ensure_future(one()))
             await asyncio.sleep(0.005)
 
-    targets = {target.name: target for target in relay.relay.metrics.targets}
+    targets = {target.name: target for target in relay.relay.metrics.upstreams}
     try:
         await load(1)
         assert targets["one"].answers > 50
@@ -203,7 +203,7 @@ async def test_a_full_queue_refuses_and_waiters_leave_with_their_clients(lab: La
     provider = await lab.provider(script)
     table = {"url": provider.url, "max_concurrent": 2, "queue": 3}
     relay = await lab.relay(None, config=toml(tmp_path, {"only": table}))
-    [target] = relay.relay.metrics.targets
+    [target] = relay.relay.metrics.upstreams
     clients: list[Wire] = []
     for number in range(5):
         clients.append(await lab.client(relay.port))

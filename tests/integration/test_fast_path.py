@@ -1,4 +1,4 @@
-"""Lanes on real sockets: paced streams take the fast path, over each protocol, and nothing of them changes."""
+"""The fast path on real sockets: paced streams take it, over each protocol, and nothing of them changes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ SWEPT_OFTEN = {"h2_ping_interval": "80ms"}
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Events that went by fast paths, each time they are taken account of."""
+    """Reads that went by fast paths, each time they are counted."""
     counts: list[int] = []
-    taken = FastPath.taken
+    settle = FastPath.settle
 
     def count(fast_path: FastPath) -> None:
-        counts.append(fast_path.events)
-        taken(fast_path)
+        before = fast_path.chunks
+        settle(fast_path)
+        counts.append(fast_path.chunks - before)
 
-    monkeypatch.setattr(FastPath, "taken", count)
+    monkeypatch.setattr(FastPath, "settle", count)
     return counts
 
 
-async def test_a_paced_stream_takes_the_short_way(lab: Lab, passed: list[int]) -> None:
+async def test_a_paced_stream_takes_the_fast_path(lab: Lab, passed: list[int]) -> None:
     _, relay, client = await lab.simulated(**SWEPT_OFTEN)
     await client.send(chat(**PACED))
     answer = await client.response()
@@ -37,6 +38,16 @@ async def test_a_paced_stream_takes_the_short_way(lab: Lab, passed: list[int]) -
     assert sum(passed) > 20
     [line] = await relay.access()
     assert line["end"] == "complete"
+    assert line["output_tokens"] == 200
+
+
+async def test_it_can_be_switched_off(lab: Lab, passed: list[int]) -> None:
+    _, relay, client = await lab.simulated(fast_path="off", **SWEPT_OFTEN)
+    await client.send(chat(**PACED))
+    answer = await client.response()
+    assert numbers(answer.body) == list(range(200))
+    assert sum(passed) == 0
+    [line] = await relay.access()
     assert line["output_tokens"] == 200
 
 
@@ -70,6 +81,6 @@ async def test_a_client_that_stalls_on_a_fast_path_stops_its_provider(lab: Lab, 
     client = await lab.client(relay.port, receive_buffer=4096)
     await client.send(chat(events=0, rate=400))
     await eventually(lambda: sum(passed) > 20)
-    await eventually(lambda: [exchange.state() for exchange in relay.relay.metrics.open] == ["paused"])
-    [exchange] = relay.relay.metrics.open
+    await eventually(lambda: [exchange.state() for exchange in relay.exchanges] == ["paused"])
+    [exchange] = relay.exchanges
     assert exchange.held <= 8 * 1024 + 32 * 1024

@@ -35,7 +35,7 @@ async def _standstill(simulator: Simulator, client: H2Wire) -> None:
 
 
 def _pulled(relay: RunningRelay) -> list[int]:
-    return [exchange.bytes_down for exchange in relay.relay.metrics.open]
+    return [exchange.bytes_down for exchange in relay.exchanges]
 
 
 async def test_one_stalled_stream_among_fifty_stops_itself_only(lab: Lab) -> None:
@@ -69,7 +69,7 @@ async def test_a_hundred_stalled_streams_over_ten_connections_are_bounded(lab: L
     for client in clients:
         await client.until(lambda c=client: all(len(c.peer.answers[n].body) == WINDOW for n in c.peer.stalled))  # type: ignore[misc]
     await _standstill(simulator, clients[0])
-    exchanges = relay.relay.metrics.open
+    exchanges = relay.exchanges
     assert len(exchanges) == 100
     assert all(exchange.state() == "paused" for exchange in exchanges)
     assert max(_pulled(relay)) <= WINDOW + 64 * KB
@@ -87,7 +87,7 @@ async def test_a_client_that_reads_nothing_at_all_stops_all_its_providers(lab: L
     client.peer.credit(0, 1 << 24)
     ids = [ask(client, events=EVENTS) for _ in range(20)]
     await client.flush()
-    await eventually(lambda: [e.state() for e in relay.relay.metrics.open] == ["paused"] * 20)
+    await eventually(lambda: [e.state() for e in relay.exchanges] == ["paused"] * 20)
     assert sum(_pulled(relay)) <= 20 * 64 * KB + 512 * KB
     await client.until(lambda: all(client.peer.answers[number].whole for number in ids), within=30)
     assert all(numbers(client.peer.answers[number].body) == list(range(EVENTS)) for number in ids)
@@ -100,7 +100,7 @@ async def test_a_live_stream_beside_a_stalled_connection_goes_on(lab: Lab) -> No
     for _ in range(10):
         ask(stalled, events=0)
     await stalled.flush()
-    await eventually(lambda: [e.state() for e in relay.relay.metrics.open] == ["paused"] * 10)
+    await eventually(lambda: [e.state() for e in relay.exchanges] == ["paused"] * 10)
     client = await h2_client(lab, relay.port)
     answer = await client.answer(ask(client, events=500))
     assert numbers(answer.body) == list(range(500))
@@ -135,7 +135,7 @@ async def test_an_upload_the_provider_does_not_take_stops_at_its_window(lab: Lab
         await asyncio.sleep(0.05)
         reading.cancel()
         await asyncio.wait([reading])
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     assert sent < 6 << 20  # the kernels' buffers towards the provider are most of it
     assert sent - exchange.bytes_up <= WINDOW
     reads.set()

@@ -62,7 +62,7 @@ async def test_twenty_stalled_streams_among_five_hundred_stop_themselves_only(la
     await eventually(lambda: server.open == 20, "the live ones have ended")
     await eventually(lambda: len(relay.relay.metrics.open) == 20)
     await asyncio.sleep(0.3)
-    exchanges = list(relay.relay.metrics.open)
+    exchanges = relay.exchanges
     read = [len(client.peer.answers[n].body) for client in clients for n in client.peer.stalled]
     assert read == [WINDOW] * 20
     overread = [exchange.bytes_down - WINDOW for exchange in exchanges]
@@ -161,7 +161,7 @@ async def test_a_provider_that_refuses_a_burst_gets_it_again(lab: Lab, tmp_path:
     for client in clients:
         assert (await client.response()).body == b"ok"
     assert sum(line["attempts"] for line in await relay.access(60)) == 110
-    assert relay.relay.metrics.targets[0].health.opened == 0
+    assert relay.relay.metrics.upstreams[0].health.opened == 0
 
 
 async def test_goaway_lets_old_streams_finish_and_sends_new_and_refused_ones_elsewhere(

@@ -65,8 +65,8 @@ async def test_a_stalled_stream_over_tls_stops_its_provider(lab: Lab, certificat
     client.peer.stalled.add(stalled)
     assert numbers((await client.answer(live)).body) == list(range(500))
     await client.until(lambda: len(client.peer.answers[stalled].body) == 65_535)
-    await eventually(lambda: [exchange.state() for exchange in relay.relay.metrics.open] == ["paused"])
-    [exchange] = relay.relay.metrics.open
+    await eventually(lambda: [exchange.state() for exchange in relay.exchanges] == ["paused"])
+    [exchange] = relay.exchanges
     assert exchange.bytes_down <= 128 * 1024
 
 

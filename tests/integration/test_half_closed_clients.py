@@ -45,7 +45,7 @@ async def test_shut_while_the_relay_connects(lab: Lab) -> None:
 async def test_shut_in_mid_stream(lab: Lab, version: str, options: dict[str, int]) -> None:
     _, relay, client = await lab.simulated(half_close="serve")
     await client.send(chat(events=40, rate=200, **options).replace(b"HTTP/1.1", f"HTTP/{version}".encode(), 1))
-    await eventually(lambda: any(exchange.bytes_down for exchange in relay.relay.metrics.open))
+    await eventually(lambda: any(exchange.bytes_down for exchange in relay.exchanges))
     client.half_close()
     answer = await client.response()
     assert numbers(answer.body) == list(range(40))
@@ -57,7 +57,7 @@ async def test_shut_while_chunks_wait_for_the_client(lab: Lab) -> None:
     client = await lab.client(relay.port, receive_buffer=8192)
     await client.send(chat(events=10_000))
     await eventually(lambda: relay.relay.metrics.open)
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     await eventually(lambda: exchange.answer_gate is not None and exchange.answer_gate.is_shut)
     client.half_close()
     assert numbers((await client.response()).body) == list(range(10_000))

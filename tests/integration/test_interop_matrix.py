@@ -219,7 +219,7 @@ async def _stalls_and_leaves(
     base = await site.written(client)
     ask = site.stream()
     wire = await client.stalled(ask)
-    [exchange] = [e for e in relay.relay.metrics.open if e.request.path == ask.path.partition("?")[0].encode()]
+    [exchange] = [e for e in relay.exchanges if e.request.path == ask.path.partition("?")[0].encode()]
     await _standstill(pulled, RELAYS_SHARE)
     assert exchange.state() == "paused"
     await client.whole(_Ask("POST", site.echo, body=PAYLOAD))

@@ -68,7 +68,7 @@ async def _twice(relay: RunningRelay, client: Wire) -> None:
 
 async def _lagging(relay: RunningRelay, client: Wire) -> None:
     await client.send(chat(events=5000))
-    await eventually(lambda: [e for e in relay.relay.metrics.open if e.state() == "paused"])
+    await eventually(lambda: [e for e in relay.exchanges if e.state() == "paused"])
     await client.response()
 
 

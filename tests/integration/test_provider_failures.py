@@ -347,7 +347,7 @@ async def test_a_provider_of_http2_that_is_killed(
         os.kill(provider.pid, signal.SIGKILL)
         for path, (status, body) in zip(PATHS, await client.ends(), strict=True):
             _is_as_documented(path, status, body)
-        assert relay.relay.metrics.targets[0].health.opened == 0  # one failure, whatever was on the connection
+        assert relay.relay.metrics.upstreams[0].health.opened == 0  # one failure, whatever was on the connection
         await counting.send(request())
         answer = await counting.response()
         assert (answer.status, orjson.loads(answer.body)["error"]["type"]) == (502, "upstream_error")

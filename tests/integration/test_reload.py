@@ -147,7 +147,7 @@ async def test_max_concurrent_holds_over_reloads(scene: Scene) -> None:
     for turn in range(3):
         assert await scene.reload(text + f"# {turn}\n")
         tasks += scene.asking(3)
-        [target] = scene.relay.relay.metrics.targets
+        [target] = scene.relay.relay.metrics.upstreams
         await eventually(lambda turn=turn, target=target: target.waiting == 3 * (turn + 1))  # type: ignore[misc]
     assert gate.most == 3
     gate.go.set()
@@ -273,7 +273,7 @@ async def test_another_provider_of_the_same_name_begins_anew(scene: Scene) -> No
     assert (await scene.ask()).status == 200
     assert await scene.reload(upstream(two.url))
     assert (await scene.ask()).status == 200
-    [target] = scene.relay.relay.metrics.targets
+    [target] = scene.relay.relay.metrics.upstreams
     assert target.started == 1
     assert [len(provider.requests) for provider in (one, two)] == [1, 1]
 

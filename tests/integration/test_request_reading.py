@@ -430,7 +430,7 @@ async def test_a_client_that_leaves_while_its_request_is_collected_leaves_nothin
     provider, relay, client = await lab.between(answering(response(b"ok")))
     leftovers = Leftovers()
     await client.send(request("POST", CHAT, [JSON, f"Content-Length: {4 * MB}"]) + b'{"messages":["' + b"x" * 2 * MB)
-    await eventually(lambda: any(each.bytes_up > MB for each in relay.relay.metrics.open))
+    await eventually(lambda: any(each.bytes_up > MB for each in relay.exchanges))
     client.reset()
     assert await relay.ended() == "client_gone"
     assert provider.requests == []

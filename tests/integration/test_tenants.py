@@ -210,7 +210,7 @@ async def test_keys_and_prompts_are_shown_nowhere(
             running = await lab.client(relay.port)
             await running.send(_secret(PLANTED))
             assert (await running.head()).status == 200
-            await eventually(lambda: any(each.bytes_down for each in relay.relay.metrics.open))
+            await eventually(lambda: any(each.bytes_down for each in relay.exchanges))
             shown += (await relay.page("/streams")).body
             assert b'"tenant":"acme"' in shown
         refused = [

@@ -77,7 +77,7 @@ async def test_an_upload_passes_whole_and_is_held_back(lab: Lab, authority: trus
     await client.send(request("POST", "/v1/sink", ["x-simulate: read_after=0.5", f"Content-Length: {len(payload)}"]))
     uploading = asyncio.create_task(client.send(payload))
     await eventually(lambda: simulator.requests)
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     await eventually(lambda: exchange.upload_is_stopped)
     assert exchange.bytes_up < 10 * 1024 * 1024
     answer = orjson.loads((await client.response()).body)

@@ -246,7 +246,7 @@ async def test_a_connection_that_is_closed_at_the_moment_of_reuse_costs_no_reque
         await client.send(request(target=f"/{number}", headers=[f"X-Turns: {number % 12}"]))
         answer = await client.response()
         assert (answer.status, answer.body) == (200, f"GET /{number} HTTP/1.1".encode()), (number, answer)
-    assert relay.relay.metrics.targets[0].health.opened == 0
+    assert relay.relay.metrics.upstreams[0].health.opened == 0
 
 
 async def test_a_post_that_crossed_the_close_goes_again_and_none_is_asked_twice(lab: Lab) -> None:

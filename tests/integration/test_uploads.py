@@ -66,7 +66,7 @@ async def test_a_provider_that_does_not_read_stops_the_upload(lab: Lab, framing:
     client = await lab.client(relay.port)
     uploading = asyncio.create_task(_upload(client, framing, "/v1/sink"))
     await eventually(lambda: provider.requests)
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     await eventually(lambda: exchange.upload_is_stopped)
     passed = -1
     while passed != exchange.bytes_up:  # until it stands still
@@ -102,7 +102,7 @@ async def test_an_upload_waits_bounded_while_the_relay_connects(lab: Lab) -> Non
         client = await lab.client(relay.port)
         uploading = asyncio.create_task(_upload(client, "length", "/v1/sink"))
         await eventually(lambda: relay.relay.metrics.open)
-        [exchange] = relay.relay.metrics.open
+        [exchange] = relay.exchanges
         await eventually(lambda: exchange.upload_is_stopped)
         assert exchange.bytes_up < 1 * MB
         await asyncio.sleep(0.1)
@@ -192,7 +192,7 @@ async def test_a_client_that_leaves_while_its_upload_is_held_back_is_noticed(lab
     client = await lab.client(relay.port)
     uploading = asyncio.create_task(_upload(client, "length", "/v1/sink"))
     await eventually(lambda: relay.relay.metrics.open)
-    [exchange] = relay.relay.metrics.open
+    [exchange] = relay.exchanges
     await eventually(lambda: exchange.upload_is_stopped)
     uploading.cancel()
     await asyncio.wait([uploading])

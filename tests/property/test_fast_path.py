@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, cycle
+from unittest import mock
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowserver.relay.record import ExchangeRecord
+from flowserver.telemetry.log import Log
+from flowserver.telemetry.metrics import Metrics
+from flowserver.telemetry.sink import NoSink
+from flowserver.upstream import h1
+
 from ..relay.test_fast_path import Scene, chunk, content
-from ..support.dialogue import understood
+from ..support.dialogue import Answer, understood
 from ..support.streams import CHAT
 
-OPENED = st.lists(st.booleans(), min_size=1, max_size=5)
-TEXTS = st.lists(st.one_of(st.text(max_size=8), st.sampled_from([" word", "\n", '"'])), min_size=1, max_size=40)
-CUTS = st.lists(st.one_of(st.none(), st.integers(1, 600)), min_size=1, max_size=10)
+ASKED = st.integers(1, 4)
+"""Reads by the slow path after which a fast path is asked for."""
+TEXTS = st.one_of(st.sampled_from([" word", " é", "\n", '"', "x" * 3000]), st.text(max_size=8))
+EVENTS = st.one_of(
+    TEXTS.map(content),
+    st.sampled_from([content(" word"), b": ping\n\n", b"data: no JSON\n\n", content("a") + content("b")]),
+)
+STREAMS = st.lists(EVENTS, min_size=10, max_size=40)
+READS = st.one_of(st.just(1), st.just(1), st.just(1), st.integers(1, 4), st.floats(1, 600))
+"""The length of a read: so many chunks to their ends, or so many bytes where it is no whole number."""
+READINGS = st.one_of(st.just([1]), st.lists(READS, min_size=5, max_size=20))
 
 
-def relayed(texts: list[str], cuts: list[int | None], opened: list[bool], budget: int | None) -> tuple[object, ...]:
-    """`cuts`: bytes of a read, None for one that is a chunk; a fast path may be opened where `opened` says so;
-    nowhere if that is empty."""
-    scene = Scene(max_tokens=budget)
-    if not opened:
-        scene.close_fast_paths()
-    waiting = [chunk(event) for event in [*map(content, texts), *CHAT.closing]] + [b"0\r\n\r\n"]
-    turn = 0
-    while waiting and scene.exchange.ended_at is None:
-        cut = cuts[turn % len(cuts)]
-        if cut is None:
-            read = waiting.pop(0)
-        else:
-            joined = b"".join(waiting)
-            read, rest = joined[:cut], joined[cut:]
-            waiting = [rest] if rest else []
-        scene.provider.says(read)
-        if opened and opened[turn % len(opened)]:
-            scene.open_fast_path()
-        turn += 1
-    meter = scene.exchange.account.meter
-    assert meter is not None
-    counts = (meter.content_events, meter.content_bytes, scene.exchange.bytes_down, scene.exchange.chunks_down)
-    answer = understood(bytes(scene.client.transport.sent))
-    return answer.body, answer.whole, scene.relay.observer.ends, *counts, scene.exchange.account.output
+def relayed(
+    events: list[bytes], reads: list[float], *, asked: int, budget: int | None, fast_path: bool
+) -> tuple[Answer, ExchangeRecord, bytes]:
+    """What the client got, the summary of the exchange, and the metrics."""
+    with mock.patch.object(h1, "FAST_PATH_READS", asked):
+        scene = Scene(max_tokens=budget, fast_path=fast_path)
+        chunks = [*map(chunk, [*events, *CHAT.closing]), b"0\r\n\r\n"]
+        body, ends, at = b"".join(chunks), list(accumulate(map(len, chunks))), 0
+        for read in cycle(reads):
+            if at == len(body) or scene.exchange.ended_at is not None:
+                break
+            ahead = [end for end in ends if end > at]
+            end = ahead[:read][-1] if isinstance(read, int) else at + int(read)
+            scene.provider.says(body[at:end])
+            scene.exchange.record()  # figures may be asked for at any time
+            at = min(end, len(body))
+    record = scene.exchange.record()
+    return understood(bytes(scene.client.transport.sent)), record, exposed(scene)
 
 
-@given(TEXTS, CUTS, OPENED, st.one_of(st.none(), st.integers(1, 60)))
-def test_a_fast_path_changes_nothing(
-    texts: list[str], cuts: list[int | None], opened: list[bool], budget: int | None
-) -> None:
-    assert relayed(texts, cuts, opened, budget) == relayed(texts, cuts, [], budget)
+def exposed(scene: Scene) -> bytes:
+    """The metrics that the exchange leaves behind, without those of the process."""
+    log = Log("error", sink=NoSink())
+    metrics = Metrics(log, scene.relay.clock)
+    metrics.exchange_ended(scene.exchange)
+    lines = metrics.text().splitlines()
+    log.close()
+    return b"\n".join(line for line in lines if line.startswith((b"flow_", b"gen_ai_")))
+
+
+@given(STREAMS, READINGS, ASKED, st.one_of(st.none(), st.integers(1, 60)))
+def test_a_fast_path_changes_nothing(events: list[bytes], reads: list[float], asked: int, budget: int | None) -> None:
+    answer, record, metrics = relayed(events, reads, asked=asked, budget=budget, fast_path=True)
+    plainly = relayed(events, reads, asked=asked, budget=budget, fast_path=False)
+    assert (answer.body, answer.whole) == (plainly[0].body, plainly[0].whole)
+    record.request, record.request_id = plainly[1].request, plainly[1].request_id
+    assert record == plainly[1]
+    assert metrics == plainly[2]

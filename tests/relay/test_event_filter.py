@@ -1,7 +1,8 @@
-"""A tap passes what came, but for the events that are withheld and for what is too much."""
+"""An event filter passes what came, but for events that are withheld and for what exceeds the budget."""
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, cycle, pairwise
@@ -21,7 +22,7 @@ from flowserver.events.ndjson import NdjsonScanner
 from flowserver.events.scanner import Scanner
 from flowserver.events.sse import SseScanner
 from flowserver.quota.lease import Verdict
-from flowserver.relay.event_filter import BodyCollector, Budget, EventFilter, OpaqueFilter
+from flowserver.relay.event_filter import BodyCollector, Budget, EventFilter, ModelListFilter, OpaqueFilter
 
 from ..support.scanning import by_bytes, frame, pieces
 
@@ -49,8 +50,8 @@ class FakeMeter:
     seen: list[bytes] = field(default_factory=list)
     whole: list[bytes] = field(default_factory=list)
     known: dict[bytes, bytes] = field(default_factory=dict)
-    """What is content at a look: an event's bytes, and its data."""
-    glances: int = 0
+    """What `count_if_matches` counts: an event's bytes, and its data."""
+    matches_tried: int = 0
     template: Template | None = None
 
     def count_template(self, events: int, content_bytes: int) -> None:
@@ -61,12 +62,12 @@ class FakeMeter:
         found = self.known.get(data)
         if found is None:
             return False
-        self.glances += 1
+        self.matches_tried += 1
         self.read(b"", found)
         return True
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
-        raise AssertionError("a tap sees no head")
+        raise AssertionError("an event filter sees no head")
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         self.seen.append(data)
@@ -78,10 +79,10 @@ class FakeMeter:
         return True
 
     def ending(self, prompt: int, output: int) -> bytes:
-        raise AssertionError("a tap ends nothing")
+        raise AssertionError("an event filter ends nothing")
 
     def failure(self, error: RelayError) -> bytes:
-        raise AssertionError("a tap tells nothing")
+        raise AssertionError("an event filter tells nothing")
 
 
 @dataclass
@@ -199,7 +200,7 @@ def test_an_event_that_is_known_at_a_look_is_not_read() -> None:
     meter.known = {event: event[6:-2] for event in (one, two, three)}
     for data in (one, two, three[:5], three[5:], two):
         assert plain.feed(data) is data
-    assert meter.glances == 2  # the first may bear a byte order mark, and the third came in pieces
+    assert meter.matches_tried == 2  # the first may bear a byte order mark, and the third came in parts
     assert meter.content_events == 4
 
 
@@ -473,7 +474,7 @@ def test_an_event_that_is_known_at_a_look_waits_too() -> None:
     assert parked.feed(three) == b""
     budget.granted = 3
     assert parked.resume() == two + three
-    assert meter.glances == 2
+    assert meter.matches_tried == 2
     assert meter.content_events == 3
 
 
@@ -600,20 +601,21 @@ def test_of_a_stream_that_stops_making_sense_all_bytes_behind_its_last_event_cou
     assert passing.unread_tokens == (400 + 40) // 4
 
 
-def held_by(scanner: Scanner) -> int:
-    return len(scanner._held)  # type: ignore[attr-defined]
-
-
 @framings
 def test_no_more_is_held_than_the_bounds_say(framing: Framing) -> None:
     edited, _ = event_filter(framing, max_event=2000, hold=1000, withholds=True, most=5)
     event = framing.event(b"content" + b"x" * 100_000)
+    fed = pieces(event, cycle([300]))
     passed = came = 0
-    for data in pieces(event, cycle([300])):
-        came += len(data)
-        passed += len(edited.feed(data))
-        assert came - passed <= 1000
-        assert held_by(edited._scanner) <= 2000
+    tracemalloc.start()
+    try:
+        for data in fed:
+            came += len(data)
+            passed += len(edited.feed(data))
+            assert came - passed <= 1000
+            assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
     assert passed == came
 
 
@@ -693,3 +695,26 @@ def test_a_last_line_without_its_end_is_read() -> None:
     assert made.feed(line) == line
     assert made.finish() == b""
     assert meter.usage.output == 7
+
+
+# What a debugger shows
+
+
+def test_states_can_be_seen() -> None:
+    waiting, _ = event_filter(withholds=True)
+    waiting.feed(SSE.event(b"content") + b"data: con")
+    assert repr(waiting) == "<EventFilter passing held=9 events=1>"
+    spent, _ = event_filter(most=0)
+    spent.feed(SSE.event(b"content"))
+    assert repr(spent) == "<EventFilter spent held=0 events=1>"
+    collected = BodyCollector(FakeMeter(), 100)
+    collected.feed(b"{}")
+    assert repr(collected) == "<BodyCollector collecting size=2>"
+    collected.finish()
+    assert repr(collected) == "<BodyCollector read size=2>"
+    opaque = OpaqueFilter(FakeMeter(), None)
+    opaque.feed(b"\x89PNG")
+    assert repr(opaque) == "<OpaqueFilter passing size=4>"
+    models = ModelListFilter(bytes)
+    models.feed(b"[]")
+    assert repr(models) == "<ModelListFilter size=2>"

@@ -11,7 +11,7 @@ from flowserver.errors import EndReason, Party, RelayError, bad_request, upstrea
 from flowserver.flow.read_gate import PauseTotals, Reason
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.tenants import TenantLimits
-from flowserver.relay.context import Abandoned
+from flowserver.relay.context import Abandoned, Trace
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.provider import Deadlines
 from flowserver.routing.dispatcher import Dispatcher
@@ -53,6 +53,7 @@ class Scene:
         heartbeat: float | None = None,
         drain_on_disconnect: bool = False,
         abandoned: Abandoned | None = None,
+        trace: Trace | None = None,
         **provider: Any,
     ) -> None:
         """`stream`: what is asked and how it is answered, by a provider with these settings."""
@@ -67,6 +68,7 @@ class Scene:
             max_body=max_body,
             heartbeat=heartbeat,
             abandoned=abandoned,
+            trace=trace,
         )
         self.abandoned = context.abandoned
         self.down = RecordingDownstream()
@@ -141,15 +143,53 @@ def test_interim_answers_pass_but_continue_ends_here() -> None:
 
 def test_states_are_told_in_one_word() -> None:
     scene = Scene()
+    assert repr(scene.exchange) == "<Exchange id-1 WAITING up=0 down=0>"
     assert scene.exchange.state() == "waiting"
     scene.exchange.on_upstream_head(OK)
     scene.exchange.on_upstream_data(b"x")
     assert scene.exchange.state() == "streaming"
     scene.exchange.on_downstream_full()
     assert scene.exchange.state() == "paused"
+    assert repr(scene.exchange) == "<Exchange id-1 STREAMING paused up=0 down=1>"
     scene.exchange.on_downstream_drained()
     scene.exchange.on_upstream_end()
     assert scene.exchange.state() == "flushing"
+
+
+WHOLE = ["STREAMING", "FLUSHING", "ENDED"]
+
+
+@pytest.mark.parametrize(
+    ("course", "states"),
+    [
+        ("whole", WHOLE),
+        ("cut", WHOLE),
+        ("failed before the head", ["FLUSHING", "ENDED"]),
+        ("failed behind the head", WHOLE),
+        ("left", ["STREAMING", "ENDED"]),
+        ("read on", ["STREAMING", "ABANDONED", "SETTLING", "ENDED"]),
+    ],
+)
+def test_each_change_of_state_is_traced(course: str, states: list[str]) -> None:
+    changes: list[tuple[str, str]] = []
+    scene = Scene(
+        stream=MESSAGES,
+        drain_on_disconnect=course == "read on",
+        budget=1 if course == "cut" else None,
+        trace=lambda request_id, before, now: changes.append((before, now)),
+    )
+    if course != "failed before the head":
+        scene.exchange.on_upstream_head(MESSAGES.head)
+    if course == "cut":
+        scene.hear(*[MESSAGES.content("and more")] * 2)
+    elif course.startswith("failed"):
+        scene.exchange.on_upstream_failed(BROKEN)
+    elif course in ("left", "read on"):
+        scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+    scene.exchange.on_upstream_end()
+    scene.exchange.on_downstream_finished()
+    assert [now for _, now in changes] == states
+    assert [before for before, _ in changes] == ["WAITING", *states[:-1]]
 
 
 # Backpressure
@@ -710,7 +750,7 @@ def gone(scene: Scene) -> None:
     """It is over, and was told once."""
     assert scene.end is EndReason.CLIENT_GONE
     assert scene.observer.ended == [scene.exchange]
-    assert scene.abandoned.exchanges == set()
+    assert scene.abandoned.exchanges == {}
     assert scene.up.log[-1] == "cancel"  # which gives the connection back
     assert "cancel" not in scene.up.log[:-1]
 
@@ -719,7 +759,7 @@ def gone(scene: Scene) -> None:
 def test_an_abandoned_answer_is_counted_to_its_end(stream: Stream) -> None:
     scene = abandon(stream)
     assert scene.exchange.state() == "abandoned"
-    assert scene.abandoned.exchanges == {scene.exchange}
+    assert list(scene.abandoned.exchanges) == [scene.exchange]
     assert scene.observer.ended == []
     assert scene.up.log == ["end"]
     scene.hear(*[stream.content("b")] * 3, *stream.report(77))
@@ -808,7 +848,7 @@ def test_other_answers_are_not_read_on(case: str) -> None:
     scene.exchange.on_downstream_reset(reason)
     assert scene.end is reason
     assert scene.up.log[-1] == "cancel"
-    assert scene.abandoned.exchanges == set()
+    assert scene.abandoned.exchanges == {}
 
 
 # The cut

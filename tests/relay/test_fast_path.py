@@ -9,10 +9,11 @@ import pytest
 
 from flowserver.errors import EndReason
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.net.direct_receiver import DirectReceiver
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.fast_path import FastPath
-from flowserver.upstream.h1 import FAST_PATH_READS, READ_SIZE, UpstreamH1
+from flowserver.upstream import h1
+from flowserver.upstream.h1 import READ_SIZE, UpstreamH1
 
 from ..support.dialogue import Client, Provider, Relay, understood
 from ..support.quota import KEY, FakeLimiter, quota, tenant
@@ -29,14 +30,26 @@ def content(text: str) -> bytes:
     return CHAT.content(text)
 
 
+READS = len(CHAT.opening) + 2
+"""Reads until a fast path is asked for: so many as a scene has at its beginning."""
+
+
+@pytest.fixture(autouse=True)
+def _asked_for_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h1, "FAST_PATH_READS", READS)
+
+
 class Scene:
     """A stream whose events have begun to pass, each a read of its own."""
 
-    def __init__(self, *, max_tokens: int | None = None, limiter: FakeLimiter | None = None) -> None:
+    def __init__(
+        self, *, max_tokens: int | None = None, limiter: FakeLimiter | None = None, fast_path: bool = True
+    ) -> None:
         known = (
             quota(tenant(limits=TenantLimits(tokens_per_day=10_000)), limiter=limiter) if limiter is not None else None
         )
-        self.relay = Relay(watermarks=Watermarks(2000, 500, 16), max_tokens=max_tokens, quota=known)
+        watermarks = Watermarks(2000, 500, 16)
+        self.relay = Relay(watermarks=watermarks, max_tokens=max_tokens, quota=known, fast_path=fast_path)
         self.client: Client = self.relay.client()
         self.provider: Provider = self.relay.provider()
         body = orjson.dumps(CHAT.body)
@@ -58,28 +71,16 @@ class Scene:
         self.say(*CHAT.closing)
         self.provider.says(b"0\r\n\r\n")
 
-    def open_fast_path(self) -> None:
-        """As if enough had been read by the slow path."""
-        connection = self.provider.connection
-        assert isinstance(connection, UpstreamH1)
-        connection._open_fast_path()
-
-    def close_fast_paths(self) -> None:
-        """Have none from now on, for comparison."""
-        connection = self.provider.connection
-        assert isinstance(connection, UpstreamH1)
-        connection._until_fast_path = 1 << 60
-
-    def is_short(self) -> bool:
-        return isinstance(self.provider.transport.get_protocol(), FastPath)
+    def takes_fast_path(self) -> bool:
+        return isinstance(self.provider.transport.get_protocol(), DirectReceiver)
 
     @property
     def counted(self) -> tuple[int, int, int, int]:
-        """Events with content and the bytes of it, reads and their bytes: as told after the next look."""
-        self.relay.sweep(0.001)
+        """Events with content and the bytes of it, reads and their bytes."""
+        record = self.exchange.record()
         meter = self.exchange.account.meter
         assert meter is not None
-        return meter.content_events, meter.content_bytes, self.exchange.chunks_down, self.exchange.bytes_down
+        return meter.content_events, meter.content_bytes, record.chunks_down, record.bytes_down
 
     @property
     def body(self) -> bytes:
@@ -90,43 +91,58 @@ class Scene:
 def scene() -> Scene:
     """On its fast path."""
     scene = Scene()
-    assert not scene.is_short()
-    scene.open_fast_path()
-    assert scene.is_short()
+    assert scene.takes_fast_path()
     return scene
 
 
-def test_a_fast_path_is_opened_after_some_reads() -> None:
+@pytest.fixture
+def slow() -> Scene:
+    """The same where there is no fast path."""
+    scene = Scene(fast_path=False)
+    assert not scene.takes_fast_path()
+    return scene
+
+
+def test_a_fast_path_is_opened_after_some_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h1, "FAST_PATH_READS", 6)
     scene = Scene()
-    for number in range(len(CHAT.opening) + 2, FAST_PATH_READS):
-        assert not scene.is_short()
+    for number in range(len(CHAT.opening) + 2, 6):
+        assert not scene.takes_fast_path()
         scene.say(content(f" {number}"))
-    assert scene.is_short()
+    assert scene.takes_fast_path()
     assert scene.provider.transport.socket.options[socket.IPPROTO_TCP, socket.TCP_QUICKACK] == 0
     scene.say(content(" more"))
     assert scene.body == scene.said
 
 
-def test_a_burst_at_the_beginning_only_delays_the_fast_path() -> None:
+def test_switched_off_there_is_none(slow: Scene) -> None:
+    for _ in range(20):
+        slow.say(content(" more"))
+        assert not slow.takes_fast_path()
+    assert slow.body == slow.said
+
+
+def test_a_burst_at_the_beginning_only_delays_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h1, "FAST_PATH_READS", READS + 1)
     scene = Scene()
     scene.say(b"".join(content(f" {number}") for number in range(6)))
-    scene.open_fast_path()
-    assert not scene.is_short()
-    scene.say(content(" one by one"))
-    scene.open_fast_path()
-    assert scene.is_short()
+    for number in range(READS + 1):
+        assert not scene.takes_fast_path()
+        scene.say(content(f" one by one {number}"))
+    assert scene.takes_fast_path()
     scene.say(content(" from now on"))
     assert scene.body == scene.said
 
 
-def test_a_flood_gets_no_fast_path() -> None:
+def test_a_flood_gets_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h1, "FAST_PATH_READS", READS + 1)
     scene = Scene()
-    for _ in range(3 * FAST_PATH_READS):
+    for _ in range(20):
         scene.say(content(" two") + content(" at once"))
-        assert not scene.is_short()
+        assert not scene.takes_fast_path()
 
 
-def test_ordinary_events_pass_as_they_came_and_are_counted(scene: Scene) -> None:
+def test_template_events_pass_as_they_came_and_are_counted(scene: Scene) -> None:
     scene.say(content(" three"), content(" é"))
     assert scene.body == scene.said
     assert scene.counted == (4, 7 + 6 + 3, len(CHAT.opening) + 4, len(scene.said))
@@ -154,45 +170,39 @@ def test_the_same_bytes_go_on_that_came(scene: Scene) -> None:
         b"data: no JSON\n\n",
     ],
 )
-def test_others_take_the_slow_path_and_the_fast_path_stays(scene: Scene, event: bytes) -> None:
+def test_others_take_the_slow_path_and_the_fast_path_stays(scene: Scene, slow: Scene, event: bytes) -> None:
     scene.say(event)
-    assert scene.is_short() is (len(event) < 2048)
+    assert scene.takes_fast_path() is (len(event) < 2048)
     scene.say(content(" on"), content(" and on"))
     assert scene.body == scene.said
-    again = Scene()
-    again.close_fast_paths()
-    again.say(event, content(" on"), content(" and on"))
-    assert scene.counted == again.counted
+    slow.say(event, content(" on"), content(" and on"))
+    assert scene.counted == slow.counted
 
 
 @pytest.mark.parametrize(
     "events", [[content('"quoted"')], [content("line\n")], [content(" two"), content(" é")], [content(" more")] * 7]
 )
 def test_events_with_escapes_or_in_one_read_take_no_detour(
-    scene: Scene, events: list[bytes], monkeypatch: pytest.MonkeyPatch
+    scene: Scene, slow: Scene, events: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = Scene()
-    again.close_fast_paths()
     monkeypatch.setattr(UpstreamH1, "receive", None)
-    for each in (scene, again):
+    for each in (scene, slow):
         each.said += b"".join(events)
         each.provider.says(b"".join(map(chunk, events)))
         each.say(content(" on"))
         assert each.body == each.said
-    assert scene.counted == again.counted
-    assert scene.exchange.writes == again.exchange.writes
+    assert scene.counted == slow.counted
+    assert scene.exchange.writes == slow.exchange.writes
 
 
 @pytest.mark.parametrize("other", [b": ping\n\n", b"data: [DONE]\n\n", content("")])
-def test_a_read_with_an_ordinary_event_and_another_one(scene: Scene, other: bytes) -> None:
-    again = Scene()
-    again.close_fast_paths()
-    for each in (scene, again):
+def test_a_read_with_a_template_event_and_another_one(scene: Scene, slow: Scene, other: bytes) -> None:
+    for each in (scene, slow):
         each.said += content(" three") + other
         each.provider.says(chunk(content(" three")) + chunk(other))
         each.say(content(" on"))
         assert each.body == each.said
-    assert scene.counted == again.counted
+    assert scene.counted == slow.counted
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
@@ -230,13 +240,12 @@ def test_bytes_that_are_no_text_are_not_counted_at_a_look(scene: Scene) -> None:
 
 def test_a_client_that_blocks_closes_the_fast_path(scene: Scene) -> None:
     scene.client.stops_reading()
-    while not scene.client.transport._writing_paused:
+    while not scene.client.transport.is_blocked:
         scene.say(content(" more"))
-    assert not scene.is_short()
+    assert not scene.takes_fast_path()
     scene.client.reads()
-    scene.say(content(" and more"))
-    scene.open_fast_path()
-    assert scene.is_short()
+    scene.say(*[content(" and more")] * READS)
+    assert scene.takes_fast_path()
     assert scene.body == scene.said
 
 
@@ -246,7 +255,7 @@ def test_a_stalled_client_stops_its_provider_though_there_was_a_fast_path(scene:
         scene.say(content(" more"))
     assert not scene.provider.transport.is_reading()
     assert scene.exchange.held < 2000 + READ_SIZE
-    assert not scene.is_short()
+    assert not scene.takes_fast_path()
     scene.client.reads()
     scene.provider.transport.deliver()
     assert scene.body == scene.said
@@ -256,9 +265,9 @@ def test_a_burst_closes_the_fast_path_since_reads_are_to_be_small(scene: Scene) 
     burst = b"".join(chunk(content(" more")) for _ in range(30))
     scene.said += content(" more") * 30
     scene.provider.says(burst)
-    assert not scene.is_short()
-    scene.open_fast_path()
-    assert not scene.is_short(), "its events come in bursts"
+    assert not scene.takes_fast_path()
+    scene.say(content(" more") * 2)
+    assert not scene.takes_fast_path(), "its events come in bursts"
     assert scene.body == scene.said
 
 
@@ -270,6 +279,24 @@ def test_a_client_that_leaves_is_charged_for_what_passed(scene: Scene) -> None:
     assert meter is not None
     assert meter.content_events == 3
     assert scene.exchange.bytes_down == len(scene.said)
+
+
+def test_a_connection_that_is_lost_while_its_fast_path_closes_is_forgotten(scene: Scene) -> None:
+    scene.provider.says(b"no chunk\r\n")
+    scene.provider.transport.lose()
+    assert scene.relay.observer.ends == [EndReason.UPSTREAM_FAILED]
+    assert scene.relay.pool.open_connections == 0
+
+
+def test_its_state_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h1, "FAST_PATH_READS", 1000)
+    scene = Scene()
+    fast_path = scene.exchange.fast_path()
+    assert fast_path is not None
+    assert repr(fast_path).startswith("<FastPath closed size=0 ")
+    fast_path.enter(scene.provider.connection)
+    fast_path.receive(chunk(content(" three")))
+    assert repr(fast_path).startswith(f"<FastPath open size={len(content(' three'))} uncounted=1 ")
 
 
 def test_a_provider_that_breaks_off_breaks_the_answer(scene: Scene) -> None:
@@ -308,10 +335,8 @@ def test_a_silent_provider_is_noticed(scene: Scene) -> None:
 
 def test_events_of_a_budget_pass_until_it_is_spent() -> None:
     scene = Scene(max_tokens=60)
-    scene.open_fast_path()
-    assert scene.is_short()
-    plain = Scene(max_tokens=60)
-    plain.close_fast_paths()
+    assert scene.takes_fast_path()
+    plain = Scene(max_tokens=60, fast_path=False)
     for _ in range(100):
         for each in (scene, plain):
             if each.exchange.ended_at is None:
@@ -324,8 +349,7 @@ def test_events_of_a_budget_pass_until_it_is_spent() -> None:
 def test_a_lease_is_extended_in_time() -> None:
     limiter = FakeLimiter(left=150, lease=20)
     scene = Scene(limiter=limiter)
-    scene.open_fast_path()
-    assert scene.is_short()
+    assert scene.takes_fast_path()
     for _ in range(300):
         if scene.exchange.ended_at is None:
             scene.say(content(" more"))
@@ -338,13 +362,12 @@ def test_a_lease_is_extended_in_time() -> None:
 def test_an_event_that_waits_for_tokens_closes_the_fast_path() -> None:
     limiter = FakeLimiter(left=1000, lease=20)
     scene = Scene(limiter=limiter)
-    scene.open_fast_path()
-    assert scene.is_short()
+    assert scene.takes_fast_path()
     limiter.delayed = True
     while not limiter.waiting or scene.provider.transport.is_reading():
         scene.say(content(" more"))
-    assert not scene.is_short()
+    assert not scene.takes_fast_path()
     limiter.answer()
     assert scene.provider.transport.is_reading()
-    scene.open_fast_path()
-    assert scene.is_short()
+    scene.say(*[content(" more")] * READS)
+    assert scene.takes_fast_path()

@@ -263,6 +263,7 @@ class Relay:
         max_tokens: int | None = None,
         quota: QuotaContext | None = None,
         serves_half_closed: bool = False,
+        fast_path: bool = True,
     ) -> None:
         self.clock = FakeClock()
         self.observer = RecordingObserver()
@@ -273,7 +274,12 @@ class Relay:
         settings = PoolSettings(keepalive=30.0, timeout=10.0, max_connections=100, multiplexed=False)
         self.pool = Pool("provider", self.dial, self.watermarks, settings, self.clock)
         context = exchange_context(
-            clock=self.clock, observer=self.observer, deadlines=deadlines, pauses=self.pauses, max_body=max_body
+            clock=self.clock,
+            observer=self.observer,
+            deadlines=deadlines,
+            pauses=self.pauses,
+            max_body=max_body,
+            fast_path=fast_path,
         )
         self.target = target(self.pool, url=url, api_key=api_key, deadlines=deadlines)
         admission = Admission(

@@ -1,4 +1,4 @@
-"""Both ends of the relay's ports, as recordings: what was called is a list of lines."""
+"""Both ends of the relay's interfaces, as recordings: what was called is a list of lines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from flowserver.flow.read_gate import PauseTotals
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.identify import QuotaContext
 from flowserver.relay.account import Account, AccountSettings
-from flowserver.relay.context import Abandoned, ExchangeContext
+from flowserver.relay.context import Abandoned, ExchangeContext, Trace
 from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.interfaces import Connector, DownstreamEvents, UpstreamEvents
+from flowserver.relay.interfaces import Connector, DownstreamEvents, Observer, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
+from flowserver.relay.record import RecordedExchange
 from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
@@ -28,17 +29,19 @@ from .clock import FakeClock
 
 
 class RecordingObserver:
-    """A `relay.ports.Observer`."""
+    """A `relay.interfaces.Observer`."""
 
     def __init__(self) -> None:
         self.started: list[Exchange] = []
         self.ended: list[Exchange] = []
         self.refused: list[RelayError] = []
 
-    def exchange_started(self, exchange: Exchange) -> None:
+    def exchange_started(self, exchange: RecordedExchange) -> None:
+        assert isinstance(exchange, Exchange)
         self.started.append(exchange)
 
-    def exchange_ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: RecordedExchange) -> None:
+        assert isinstance(exchange, Exchange)
         self.ended.append(exchange)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
@@ -50,7 +53,7 @@ class RecordingObserver:
 
 
 class RecordingDownstream(Uncounted):
-    """A `relay.ports.DownstreamStream`."""
+    """A `relay.interfaces.DownstreamStream`."""
 
     protocol = "recording"
 
@@ -98,7 +101,7 @@ class RecordingDownstream(Uncounted):
 
 
 class RecordingUpstream:
-    """A `relay.ports.RoutedStream`."""
+    """A `relay.interfaces.RoutedStream`."""
 
     upstream = "recording"
     reused = False
@@ -134,7 +137,7 @@ class RecordingUpstream:
 
 
 class RecordingConnector:
-    """A `relay.ports.Connector` whose streams are recordings."""
+    """A `relay.interfaces.Connector` whose streams are recordings."""
 
     def __init__(self) -> None:
         self.requests: list[RequestHead] = []
@@ -148,7 +151,7 @@ class RecordingConnector:
 
 @dataclass
 class RecordingDownstreamEvents:
-    """`relay.ports.DownstreamEvents`, one line for each call."""
+    """`relay.interfaces.DownstreamEvents`, one line for each call."""
 
     log: list[str] = field(default_factory=list)
     body: bytes = b""
@@ -189,7 +192,7 @@ class RecordingDownstreamEvents:
 
 @dataclass
 class RecordingUpstreamEvents:
-    """`relay.ports.UpstreamEvents`, one line for each call."""
+    """`relay.interfaces.UpstreamEvents`, one line for each call."""
 
     log: list[str] = field(default_factory=list)
     heads: list[ResponseHead] = field(default_factory=list)
@@ -228,21 +231,25 @@ class RecordingUpstreamEvents:
 def exchange_context(
     *,
     clock: FakeClock | None = None,
-    observer: RecordingObserver | None = None,
+    observer: Observer | None = None,
     deadlines: Deadlines | None = None,
     pauses: PauseTotals | None = None,
     max_body: int = 1 << 20,
     heartbeat: float | None = None,
     abandoned: Abandoned | None = None,
+    fast_path: bool = True,
+    trace: Trace | None = None,
 ) -> ExchangeContext:
     return ExchangeContext(
-        clock or FakeClock(),
-        observer or RecordingObserver(),
-        deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
-        pauses or PauseTotals(),
-        max_body,
-        heartbeat,
-        abandoned or Abandoned(60.0, 1 << 20),
+        clock=clock or FakeClock(),
+        observer=observer or RecordingObserver(),
+        deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+        pauses=pauses or PauseTotals(),
+        max_body=max_body,
+        heartbeat=heartbeat,
+        abandoned=abandoned or Abandoned(60.0, 1 << 20),
+        fast_path=fast_path,
+        trace=trace,
     )
 
 

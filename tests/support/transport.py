@@ -133,6 +133,11 @@ class FakeTransport(asyncio.Transport):
         self._tls = False
         return self
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the protocol was told to stop writing."""
+        return self._writing_paused
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
 

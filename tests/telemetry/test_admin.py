@@ -11,9 +11,7 @@ import pytest
 from flowserver.config.addresses import Address
 from flowserver.errors import EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
-from flowserver.relay.context import ExchangeContext
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.provider import Deadlines
 from flowserver.telemetry.admin import PIECE, Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
 from flowserver.telemetry.log import Log
@@ -22,7 +20,7 @@ from flowserver.telemetry.slices import SLICE
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, listener_context, understood
-from ..support.recording import RecordingDownstream, RecordingUpstream, account
+from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_context
 
 
 class Scene:
@@ -44,8 +42,7 @@ class Scene:
         self.client = Client(self.context)
 
     def open_streams(self, count: int) -> list[Exchange]:
-        deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-        context = ExchangeContext(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
+        context = exchange_context(clock=self.clock, observer=self.metrics, pauses=self.metrics.pauses, max_body=100)
         exchanges = []
         for number in range(count):
             request_id = b"id-%d" % number
@@ -109,8 +106,7 @@ def test_the_metrics_are_in_prometheus_s_format(scene: Scene) -> None:
 
 def test_live_streams_are_told(scene: Scene) -> None:
     assert orjson.loads(scene.ask(b"/streams").body) == []
-    deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-    context = ExchangeContext(scene.clock, scene.metrics, deadlines, scene.metrics.pauses, 100)
+    context = exchange_context(clock=scene.clock, observer=scene.metrics, pauses=scene.metrics.pauses, max_body=100)
     down = RecordingDownstream()
     exchange = Exchange(
         RequestHead(b"GET", b"/v1/\xc3?secret", []), down, context, request_id=b"id-1", account=account()

@@ -42,7 +42,7 @@ def ended_exchange(clock: FakeClock, *, target: bytes = b"/v1/models?key=secret"
 def test_an_exchange_is_one_line_with_all_that_counts() -> None:
     stream = io.BytesIO()
     log = Log("info", stream)
-    log.access(ended_exchange(FakeClock()))
+    log.access(ended_exchange(FakeClock()).record())
     log.close()
     [line] = lines(stream)
     assert line.pop("time") > 0
@@ -71,7 +71,7 @@ def test_an_exchange_is_one_line_with_all_that_counts() -> None:
 def test_queries_and_credentials_are_not_logged() -> None:
     stream = io.BytesIO()
     log = Log("debug", stream)
-    log.access(ended_exchange(FakeClock()))
+    log.access(ended_exchange(FakeClock()).record())
     log.close()
     assert b"secret" not in stream.getvalue()
 
@@ -84,7 +84,7 @@ def test_an_error_is_in_the_line() -> None:
     )
     exchange.refuse(LOOP)
     exchange.on_downstream_finished()
-    log.access(exchange)
+    log.access(exchange.record())
     log.close()
     [line] = lines(stream)
     assert (line["status"], line["end"], line["error"]) == (508, EndReason.REFUSED, LOOP.message)
@@ -101,11 +101,22 @@ def test_a_refused_request_is_a_line() -> None:
     assert (line["event"], line["status"], line["error"]) == ("refused", 508, LOOP.message)
 
 
+def test_a_change_of_state_is_a_line_where_all_is_told() -> None:
+    for level, count in (("debug", 1), ("info", 0)):
+        stream = io.BytesIO()
+        log = Log(level, stream)
+        log.state_changed(b"id-1", "WAITING", "STREAMING")
+        log.close()
+        assert log.writes("debug") is bool(count)
+        found = [(line["level"], line["request_id"], line["before"], line["now"]) for line in lines(stream)]
+        assert found == [("debug", "id-1", "waiting", "streaming")] * count
+
+
 def test_lines_below_the_level_are_not_written() -> None:
     stream = io.BytesIO()
     log = Log("warning", stream)
     log.write("info", "quiet")
-    log.access(ended_exchange(FakeClock()))
+    log.access(ended_exchange(FakeClock()).record())
     log.write("error", "loud", reason="x")
     log.close()
     assert [(line["event"], line["reason"]) for line in lines(stream)] == [("loud", "x")]

@@ -15,14 +15,12 @@ from prometheus_client.process_collector import ProcessCollector
 
 from flowserver.errors import LOOP, TOO_MANY_CONNECTIONS, EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
-from flowserver.relay.context import ExchangeContext
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.provider import Deadlines
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
 from ..support.clock import FakeClock
-from ..support.recording import RecordingDownstream, RecordingUpstream, account
+from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_context
 
 
 class Scene:
@@ -30,8 +28,9 @@ class Scene:
         self.clock = FakeClock()
         self.log = Log("error", io.BytesIO())
         self.metrics = Metrics(self.log)
-        deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-        self.context = ExchangeContext(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
+        self.context = exchange_context(
+            clock=self.clock, observer=self.metrics, pauses=self.metrics.pauses, max_body=100
+        )
 
     def start(self) -> tuple[Exchange, RecordingDownstream]:
         down = RecordingDownstream()

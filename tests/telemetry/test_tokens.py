@@ -12,16 +12,22 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.http.messages import RequestHead, ResponseHead
-from flowserver.relay.context import ExchangeContext
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.provider import Deadlines
 from flowserver.telemetry.labels import ANSWERS, AT_ONCE, MAX_MODELS, OTHER
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
 from ..support.clock import FakeClock
 from ..support.lab import samples
-from ..support.recording import RecordingDownstream, RecordingUpstream, account, ask, read_request, target
+from ..support.recording import (
+    RecordingDownstream,
+    RecordingUpstream,
+    account,
+    ask,
+    exchange_context,
+    read_request,
+    target,
+)
 from ..support.streams import CHAT, MESSAGES, OLLAMA_CHAT, Stream
 
 _MODEL = re.compile(r'gen_ai_request_model="([^"]*)"')
@@ -33,8 +39,9 @@ class Scene:
         self.clock = FakeClock()
         self.log = Log("error", io.BytesIO())
         self.metrics = Metrics(self.log)
-        deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
-        self.context = ExchangeContext(self.clock, self.metrics, deadlines, self.metrics.pauses, 100)
+        self.context = exchange_context(
+            clock=self.clock, observer=self.metrics, pauses=self.metrics.pauses, max_body=100
+        )
 
     def start(
         self, stream: Stream, *, budget: int | None = None, name: str = "api", status: int = 200, **body: Any
@@ -314,7 +321,7 @@ def test_answers_that_are_not_counted_leave_no_figures(scene: Scene) -> None:
 
 def test_rate_limits_become_gauges(scene: Scene) -> None:
     limited = target()
-    scene.metrics.targets = [limited]
+    scene.metrics.upstreams = [limited]
     name = 'flow_upstream_ratelimit_remaining{{kind="{0}",upstream="api"}}'
     assert not [each for each in scene.figures() if each.startswith("flow_upstream_ratelimit")]
     limited.note_limits([(b"x-ratelimit-remaining-requests", b"59"), (b"x-ratelimit-remaining-tokens", b"149984")])

@@ -1,0 +1,35 @@
+"""Reads that go past a connection: the asyncio half of the fast path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Connection(Protocol):
+    """The rest of an asyncio.Protocol."""
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+    def eof_received(self) -> bool: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+
+class DirectReceiver:
+    """An asyncio.Protocol that hands what is read to `receive` and leaves the rest to its connection.
+
+    Its methods are those of the two, kept as attributes: so the transport calls them itself, and there is no call in
+    between, which would take 50 ns of each event.
+    """
+
+    __slots__ = ("connection_lost", "data_received", "eof_received", "pause_writing", "resume_writing")
+
+    def __init__(self, receive: Callable[[bytes], None], connection: Connection) -> None:
+        self.data_received = receive
+        self.connection_lost = connection.connection_lost
+        self.eof_received = connection.eof_received
+        self.pause_writing = connection.pause_writing
+        self.resume_writing = connection.resume_writing
