@@ -22,7 +22,8 @@ SIGNED = [(b"authorization", b"AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/
 
 def target(**settings: Any) -> UpstreamHost:
     """A provider that is never asked."""
-    return UpstreamHost(ProviderSettings("p", parse_url("http://provider.test"), **settings), None, None, None)  # type: ignore[arg-type]
+    settled = ProviderSettings("p", parse_url("http://provider.test"), **settings)
+    return UpstreamHost(settled, None, None, None, later=None)  # type: ignore[arg-type]
 
 
 def reading(path: str, *headers: tuple[bytes, bytes], method: bytes = b"POST") -> RequestReading:

@@ -139,9 +139,11 @@ class RecordingConnector:
     def __init__(self) -> None:
         self.requests: list[RequestHead] = []
         self.streams: list[RecordingUpstream] = []
+        self.events: list[UpstreamEvents] = []
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> RecordingUpstream:
         self.requests.append(request)
+        self.events.append(events)
         self.streams.append(RecordingUpstream())
         return self.streams[-1]
 
@@ -263,8 +265,12 @@ def target(
         connector or RecordingConnector(),
         health or CircuitBreaker(failures=5, cooldown=10.0),
         deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
-        later=later,
+        later=later or _nobody_waits,
     )
+
+
+def _nobody_waits(call: object) -> None:
+    raise AssertionError("a test with a queue says when places are assigned")
 
 
 def account(
