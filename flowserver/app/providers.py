@@ -16,8 +16,8 @@ from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..routing.circuit_breaker import CircuitBreaker
+from ..routing.cooldowns import Cooldowns
 from ..routing.routes import Route, RouteTable
-from ..routing.standing import Standing
 from ..routing.upstream_host import UpstreamHost
 from ..upstream.aws import SigningUnavailable, aws_signer
 from ..upstream.connect import Arrivals
@@ -107,7 +107,7 @@ def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Pr
         connector,
         CircuitBreaker(failures=failures, cooldown=cooldown),
         deadlines,
-        standing=Standing(failures=failures, cooldown=cooldown),
+        cooldowns=Cooldowns(failures=failures, cooldown=cooldown),
         later=asyncio.get_running_loop().call_soon,
     )
 

@@ -120,7 +120,9 @@ class Attempt:
 
     def cancel(self, error: RelayError | None = None) -> None:
         """End the provider's work and release the place. `error` is what the provider did wrong; None: nothing."""
-        self.cancel_request()
+        stream = self._close()
+        if stream is not None:
+            stream.cancel()
         self._leave_host(error)
 
     def cancel_request(self) -> None:

@@ -16,7 +16,7 @@ from .upstream_host import UpstreamHost
 def subjects(
     host: UpstreamHost, request: RequestHead, model: str | None
 ) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-    """The key and the model that a refusal of `host` is about (see `standing`)."""
+    """The key and the model that a refusal of `host` is about (see `cooldowns`)."""
     key = b"" if host.settings.holds_key else digest_of(key_of(request) or b"")
     return ("key", key), ("model", model)
 
@@ -32,12 +32,16 @@ def next_candidate(
     """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
     None when there is none. `is_welcome`: whether it takes a request like this one."""
     for tier in route.tiers:
-        fit = [host for host in tier if host not in tried and host.health.allows(now) and is_welcome(host)]
-        free = [host for host in fit if not host.is_full]
-        if not free:
-            free = [host for host in fit if host.waiting < host.settings.queue]
-        if free:
-            return choose(free, random)
+        free, queueing = [], []
+        for host in tier:
+            if host in tried or not host.health.allows(now) or not is_welcome(host):
+                continue
+            if not host.is_full:
+                free.append(host)
+            elif host.waiting < host.settings.queue:
+                queueing.append(host)
+        if free or queueing:
+            return choose(free or queueing, random)
     return None
 
 

@@ -118,7 +118,7 @@ class Dispatcher:
         self._request_id = request_id
         self._events = events
         self._route: Route | None = None
-        self._replay = ReplayBuffer(context.policy.replay, content_length=request.content_length, upload=upload)
+        self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
         """The one under way."""
         self._tried: list[UpstreamHost] = []
@@ -189,7 +189,9 @@ class Dispatcher:
         if self._is_collecting and self._account.request.is_known:
             self._is_collecting = False
             self._proceed()
-        if not (self._replay.is_replayable or self._is_collecting or self._attempt or self.state is _ENDED):
+        if self._is_collecting or self._replay.is_replayable:
+            return
+        if self._attempt is None and self.state is not _ENDED:
             self._stop_upload()
 
     def send_end(self) -> None:
@@ -254,8 +256,8 @@ class Dispatcher:
                 self._cancel_attempt()
                 self._retry(*retry)
                 return
-        elif host.standing:
-            host.standing.served(*self._subjects(host))
+        elif host.cooldowns:
+            host.cooldowns.served(*self._subjects(host))
         self.state = _ANSWERED
         self._replay.release()
         attempt.accept()
@@ -382,8 +384,8 @@ class Dispatcher:
         def is_welcome(host: UpstreamHost) -> bool:
             if self._account.is_signed and self._account.signature_error((host,)) is not None:
                 return False
-            standing = host.standing
-            return refused_too or not standing or standing.allows(now, *self._subjects(host))
+            cooldowns = host.cooldowns
+            return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
 
         return next_candidate(self._route, self._tried, now=now, random=self._context.random, is_welcome=is_welcome)
 
@@ -431,11 +433,12 @@ class Dispatcher:
         attempt.open(request)
         if self._is_paused:
             attempt.pause_reading()
-        for data in body:
-            attempt.send_data(data)
-        body = ()  # the bytes are not to outlive the next lines
-        self._replay.taken()
-        if not attempt.is_full:
+        if body:
+            for data in body:
+                attempt.send_data(data)
+            body = ()  # the bytes are not to outlive the next lines
+            self._replay.taken()
+        if self._is_upload_stopped and not attempt.is_full:
             self._resume_upload()
         if self._replay.is_whole and self._attempt is attempt:
             attempt.send_end()
@@ -499,9 +502,9 @@ class Dispatcher:
         host.failures[f"status_{head.status}"] += 1
         key, model = self._subjects(host)
         if head.status == 429:
-            host.standing.limited(now, key, after)
+            host.cooldowns.limited(now, key, after)
         else:
-            host.standing.failed(now, model, after)
+            host.cooldowns.failed(now, model, after)
         return after
 
     # --- its end ----------------------------------------------------------------------------------------------------

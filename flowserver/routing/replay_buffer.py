@@ -33,7 +33,7 @@ class ReplayBuffer:
 
     __slots__ = ("_content_length", "_limit", "_pieces", "_size", "_upload", "is_whole", "state")
 
-    def __init__(self, limit: int, *, content_length: int | None, upload: UploadCount) -> None:
+    def __init__(self, limit: int, content_length: int | None, upload: UploadCount) -> None:
         """`content_length` None: not announced. `upload` counts what is kept."""
         self._limit = limit
         self._content_length = content_length
@@ -58,7 +58,7 @@ class ReplayBuffer:
 
     def hold(self, data: bytes) -> None:
         """Keep `data` for the first attempt, which has yet to begin."""
-        self._append(data)
+        self._append(data, len(data))
         if self._size > self._limit:
             self.state = ReplayState.ONCE
 
@@ -67,12 +67,12 @@ class ReplayBuffer:
         client need not wait for that."""
         if self.state is _RELEASED:
             return
-        if self._size + len(data) > self._limit:
-            self.release()
-            return
-        self._append(data)
-        if self._upload.upload_waits:
-            self.release()
+        size = len(data)
+        if self._size + size <= self._limit:
+            self._append(data, size)
+            if not self._upload.upload_waits:
+                return
+        self.release()
 
     def taken(self) -> None:
         """An attempt has sent what is kept: it stays only for the next one, and as `copy` says."""
@@ -91,8 +91,8 @@ class ReplayBuffer:
             self._pieces.clear()
             self._upload.end_upload()
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes, size: int) -> None:
         self._pieces.append(data)
-        self._size += len(data)
+        self._size += size
         if self._size != self._content_length:  # the rest is to come
-            self._upload.hold_upload(len(data))
+            self._upload.hold_upload(size)

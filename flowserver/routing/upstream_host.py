@@ -14,7 +14,7 @@ from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
 from .circuit_breaker import CircuitBreaker
-from .standing import Standing
+from .cooldowns import Cooldowns
 
 _REMAINING = re.compile(
     rb"x-ratelimit-remaining-(requests|tokens)|anthropic-ratelimit-((?:input-|output-)?tokens|requests)-remaining"
@@ -59,6 +59,7 @@ class UpstreamHost:
         "answers",
         "authority",
         "connector",
+        "cooldowns",
         "deadlines",
         "failures",
         "fallbacks",
@@ -69,7 +70,6 @@ class UpstreamHost:
         "remaining",
         "retries",
         "settings",
-        "standing",
         "started",
         "usage_option",
     )
@@ -82,14 +82,14 @@ class UpstreamHost:
         deadlines: Deadlines,
         *,
         later: Later,
-        standing: Standing | None = None,
+        cooldowns: Cooldowns | None = None,
     ) -> None:
         self.settings = settings
         self.authority = settings.url.authority.encode("ascii")
         self.deadlines = deadlines
         self.connector = connector
         self.health = health
-        self.standing = standing if standing is not None else Standing(failures=5, cooldown=5.0)
+        self.cooldowns = cooldowns if cooldowns is not None else Cooldowns(failures=5, cooldown=5.0)
         self._later = later
         self._queue_state = QueueState.RESTING
         self._most = math.inf if settings.max_concurrent is None else settings.max_concurrent
@@ -123,7 +123,7 @@ class UpstreamHost:
     def reconfigure(self, settings: ProviderSettings, connector: Connector, deadlines: Deadlines) -> None:
         """Go on under other settings for the same URL. Places, queue, figures and what is known of it stay."""
         if settings.api_key != self.settings.api_key:
-            self.standing.served(("key", b""))  # what it refused is another one
+            self.cooldowns.served(("key", b""))  # what it refused is another one
         self.settings = settings
         self.connector = connector
         self.deadlines = deadlines

@@ -15,7 +15,7 @@ def upload() -> Held:
 
 
 def made(upload: Held, *, content_length: int | None = None) -> ReplayBuffer:
-    return ReplayBuffer(10, content_length=content_length, upload=upload)
+    return ReplayBuffer(10, content_length, upload)
 
 
 def body(buffer: ReplayBuffer) -> bytes:
