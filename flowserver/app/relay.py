@@ -54,7 +54,9 @@ class Relay:
         self.metrics = Metrics(log)
         self._watermarks = Watermarks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
-        self._uploads = Uploads(config.max_uploads, clock=time.monotonic, busy_timeout=config.body_timeout)
+        self._uploads = Uploads(
+            config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
+        )
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ)
         self._resolver = Resolver(log)

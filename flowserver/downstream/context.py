@@ -68,14 +68,14 @@ class ListenerContext:
         observer: Observer,
         clock: Clock,
         hangups: HangupWatcher,
-        uploads: Uploads | None = None,
+        uploads: Uploads,
     ) -> None:
-        """`uploads` bounds what unfinished ones may hold; None: nothing does."""
+        """`uploads` bounds what unfinished ones may hold."""
         self.settings = settings
         self.open_exchange = open_exchange
         self.observer = observer
         self.clock = clock
         self.hangups = hangups
         self.h2_totals = H2Totals()
-        self.uploads = uploads or Uploads(clock=clock)
+        self.uploads = uploads
         self.connections: set[Connection] = set()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
 from ..http.messages import Headers
-from ..relay.interfaces import Connector
+from ..relay.interfaces import Connector, Later
 from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
 from .circuit_breaker import CircuitBreaker
@@ -32,8 +31,6 @@ class Waiter(Protocol):
         """It left the queue without a place: nobody may ask this provider now."""
 
 
-Later = Callable[[Callable[[], None]], object]
-"""Calls something once the present event is over."""
 _AT_ONCE = 32
 """Requests that leave the queue in one iteration of the event loop."""
 

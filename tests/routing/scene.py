@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
@@ -16,6 +14,7 @@ from flowserver.routing.routes import Route
 from flowserver.routing.upstream_host import UpstreamHost
 
 from ..support.clock import FakeClock
+from ..support.later import Later
 from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, account, routing, target
 
 UNREACHABLE = upstream_error("connect_failed", "Not there.", EndReason.CONNECT_FAILED, not_processed=True)
@@ -23,30 +22,6 @@ REFUSED = upstream_error("upstream_failed", "Refused.", EndReason.UPSTREAM_FAILE
 BROKEN = upstream_error("upstream_failed", "Broke off.", EndReason.UPSTREAM_FAILED)
 NO_CONNECTION = RelayError(503, "no_capacity", "All in use.", Party.RELAY, EndReason.REFUSED, not_processed=True)
 TIMEOUT = upstream_error("first_byte_timeout", "Silent.", EndReason.FIRST_BYTE_TIMEOUT, status=504)
-
-
-class Later:
-    """Calls put off until the present event is over, as by an event loop's `call_soon`."""
-
-    def __init__(self) -> None:
-        self._calls: deque[Callable[[], None]] = deque()
-
-    def __call__(self, call: Callable[[], None]) -> None:
-        self._calls.append(call)
-
-    def run(self) -> None:
-        """The event is over, and so are those that follow from it."""
-        while self._calls:
-            self._calls.popleft()()
-
-    def run_once(self) -> None:
-        """One iteration of the loop."""
-        for _ in range(len(self._calls)):
-            self._calls.popleft()()
-
-    @property
-    def is_idle(self) -> bool:
-        return not self._calls
 
 
 class Stream(RecordingUpstream):

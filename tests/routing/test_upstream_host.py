@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from flowserver.routing.upstream_host import UpstreamHost
 
+from ..support.later import Later
 from ..support.recording import target
-from .scene import Later
 
 
 class Waiter:

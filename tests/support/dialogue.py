@@ -27,6 +27,7 @@ from flowserver.quota.identify import QuotaContext
 from flowserver.relay.interfaces import OpenExchange
 from flowserver.relay.provider import Deadlines
 from flowserver.relay.token_count import AccountSettings
+from flowserver.relay.uploads import Uploads
 from flowserver.routing.admission import Admission
 from flowserver.routing.routes import Route
 from flowserver.upstream.dialer import DialError
@@ -242,7 +243,12 @@ def listener_context(
         observer or RecordingObserver(),
         clock or FakeClock(),
         cast(HangupWatcher, hangups or FakeHangups()),
+        Uploads(clock=FakeClock(), later=_nobody_waits),
     )
+
+
+def _nobody_waits(call: object) -> None:
+    raise AssertionError("uploads without a bound never wait")
 
 
 class Relay:

@@ -14,6 +14,7 @@ from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.net.hangup import HangupWatcher
 from flowserver.relay.interfaces import DownstreamStream, H2Totals
+from flowserver.relay.uploads import Uploads
 
 from .clock import FakeClock
 from .dialogue import FakeHangups, Side
@@ -128,7 +129,10 @@ class Room:
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)
-        self.context = ListenerContext(settings, self._open, self.observer, self.clock, hangups)
+        self.turns = Turns()
+        """Where uploads go on once others have ended."""
+        uploads = Uploads(clock=self.clock, later=self.turns.call_soon)
+        self.context = ListenerContext(settings, self._open, self.observer, self.clock, hangups, uploads)
 
     @property
     def totals(self) -> H2Totals:

@@ -15,14 +15,14 @@ from flowserver.quota.identify import QuotaContext
 from flowserver.relay.context import Abandoned, ExchangeContext
 from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.interfaces import Connector, DownstreamEvents, UpstreamEvents
+from flowserver.relay.interfaces import Connector, DownstreamEvents, Later, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
 from flowserver.routing.routes import Route, RouteTable
-from flowserver.routing.upstream_host import Later, UpstreamHost
+from flowserver.routing.upstream_host import UpstreamHost
 
 from .clock import FakeClock
 
