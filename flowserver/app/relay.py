@@ -124,7 +124,7 @@ class Relay:
         self._admission.routing = self._routing()
         self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
         self._show(topology)
-        self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
+        self._log.write("info", "reloaded", upstreams=[host.name for host in providers.hosts])
 
     def _check_tenants(self, topology: Topology) -> None:
         """A file without tenants would open the relay, with the providers' keys, to everybody who reaches it. One that
@@ -180,7 +180,7 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
-        self.metrics.targets = self._providers.targets
+        self.metrics.targets = self._providers.hosts
         self.metrics.pools = self._providers.pools
         self.metrics.names = self._providers.names
 

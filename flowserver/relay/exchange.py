@@ -202,9 +202,9 @@ class Exchange:
     def on_drain_timeout(self) -> None:
         self._fail(DRAINED)
 
-    def on_target(self, target: Provider, now: float) -> None:
+    def on_provider(self, provider: Provider, now: float) -> None:
         """This provider is asked now; its deadlines hold, from now on."""
-        self._deadlines = target.deadlines
+        self._deadlines = provider.deadlines
         self._waiting_since = now
 
     def _reads_on(self, reason: EndReason) -> bool:

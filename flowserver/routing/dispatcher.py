@@ -284,7 +284,7 @@ class Dispatcher:
         option, model = host.usage_option, self._account.params.model
         asks_usage, success = self._account.request.asks_usage, head.status < 300
         if asks_usage and success:
-            option.taken(model)
+            option.accepted(model)
         elif self._omits_usage_option and success:
             option.refused(model)
         may_repeat = (
@@ -428,7 +428,7 @@ class Dispatcher:
         self.attempts += 1
         attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
         self._attempt = attempt
-        self._events.on_target(host, attempt.began_at)
+        self._events.on_provider(host, attempt.began_at)
         request, body = self._prepare(host)
         attempt.open(request)
         if self._is_paused:

@@ -1,4 +1,4 @@
-"""A request's head as one provider gets it. No I/O."""
+"""The head of a request as one provider gets it. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .upstream_host import UpstreamHost
 def outgoing_head(
     request: RequestHead, host: UpstreamHost, account: Account, *, request_id: bytes, pseudonym: bytes
 ) -> RequestHead:
-    """`request` for `host`: its names, its key, and nothing that is the relay's or the client's own business."""
+    """`request` for `host`: with its names and its key, without what concerns only the relay or the client."""
     settings = host.settings
     return request_for_upstream(
         request,

@@ -27,12 +27,12 @@ class Route:
 
     @property
     def hosts(self) -> Iterator[UpstreamHost]:
-        """All of them, in the order of fallback."""
+        """All hosts, in the order of fallback."""
         return (host for tier in self.tiers for host in tier)
 
 
 class RouteTable:
-    """The routes in their order: the first that fits serves."""
+    """The routes in their order: the first match serves the request."""
 
     __slots__ = ("_routes", "base_paths", "needs_model")
 
@@ -54,10 +54,10 @@ class RouteTable:
         """Whether a request's model must be known before it can be sent on, so its body must be read first."""
 
     def find(self, path: bytes, model: str | None, *, any_model: bool = False) -> Route | None:
-        """The first route for `path`, which is ASCII, and `model`; None when there is none.
+        """The first route for `path`, which is ASCII, and `model`; None if there is none.
 
-        An unknown model (None) fits only routes that name no models, unless `any_model`: the request needs none. Case,
-        trailing slashes and `;parameters` matter to some providers only, so none of them leads past a route.
+        An unknown model (None) matches only routes that name no models, unless `any_model`: the request needs none.
+        Case, trailing slashes and `;parameters` matter to some providers only, so none of them bypasses a route.
         """
         plain = path
         if path.endswith(b"/") or path.find(b";") >= 0:
@@ -94,7 +94,7 @@ def _draw(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> Upstrea
 def join_target(base: str, target: bytes) -> bytes:
     """The request target under the base URL's path.
 
-    Client libraries and providers both like to have the version in their base URL, so an overlap counts once:
+    Client libraries and providers both tend to have the version in their base URL, so an overlap counts once:
     `/openai/v1` and `/v1/chat/completions` give `/openai/v1/chat/completions`.
     """
     if not base:

@@ -110,7 +110,7 @@ class UpstreamHost:
         """Answers passed on."""
         self.usage_option = UsageOption()
         self.remaining: dict[str, int] = {}
-        """What its rate limits leave, by kind, as its last answer told."""
+        """What its rate limits leave, by kind, according to its last answer."""
 
     def __repr__(self) -> str:
         places = "unlimited" if self._most == math.inf else self._most
@@ -118,7 +118,7 @@ class UpstreamHost:
         return f"<UpstreamHost {self.name}: {self.open} open of {places}, {queue}, {self.health}>"
 
     def reconfigure(self, settings: ProviderSettings, connector: Connector, deadlines: Deadlines) -> None:
-        """Go on under other settings for the same URL. Places, queue, figures and what is known of it stay."""
+        """Continue with other settings for the same URL. Places, queue, figures and what is known of it stay."""
         if settings.api_key != self.settings.api_key:
             self.cooldowns.served(("key", b""))  # what it refused is another one
         self.settings = settings
@@ -128,7 +128,7 @@ class UpstreamHost:
         self._serve_queue()  # there may be more places now
 
     def note_limits(self, headers: Headers) -> None:
-        """Keep what an answer's head tells of rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
+        """Keep what an answer's head says about rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
         `anthropic-ratelimit-tokens-remaining`, and the like."""
         for name, value in headers:
             if name.startswith(_LIMITS):

@@ -106,8 +106,8 @@ class Events(RecordingUpstreamEvents):
         """Names of the providers."""
         self.upload = Held()
 
-    def on_target(self, target: UpstreamHost, now: float) -> None:
-        self.asked.append(target.name)
+    def on_provider(self, provider: UpstreamHost, now: float) -> None:
+        self.asked.append(provider.name)
 
     def on_more_tokens(self) -> None:
         raise AssertionError("there are no limits here")

@@ -312,7 +312,7 @@ class Lab:
         for providers in (*relay._retired, relay._providers):
             for pool in providers.pools:
                 await eventually(lambda p=pool: p.open_connections == p.idle_connections, "no provider's is busy")  # type: ignore[misc]
-            assert [(target.open, target.waiting) for target in providers.targets] == [(0, 0)] * len(providers.targets)
+            assert [(host.open, host.waiting) for host in providers.hosts] == [(0, 0)] * len(providers.hosts)
 
     async def relay(self, url: str | None, **settings: object) -> RunningRelay:
         """A relay before the provider at `url`; `settings` are the FLOW_ ones, in lower case. None: see `config`."""
