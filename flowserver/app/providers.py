@@ -105,9 +105,9 @@ def _host(config: Config, spec: UpstreamSpec, connector: Connector, before: Prov
     return UpstreamHost(
         settings,
         connector,
-        CircuitBreaker(failures=failures, cooldown=cooldown),
-        deadlines,
+        health=CircuitBreaker(failures=failures, cooldown=cooldown),
         cooldowns=Cooldowns(failures=failures, cooldown=cooldown),
+        deadlines=deadlines,
         later=asyncio.get_running_loop().call_soon,
     )
 

@@ -53,7 +53,9 @@ class Admission:
         elif request.find(b"via") is not None and passed_through(request.headers, self.routing.pseudonym):
             exchange.refuse(LOOP)
         else:
-            exchange.start(Dispatcher(request, request_id, self.routing, exchange, account=account, upload=downstream))
+            exchange.start(
+                Dispatcher(request, self.routing, exchange, request_id=request_id, account=account, upload=downstream)
+            )
         return exchange
 
     def _answer_preflight(self, cors: Cors, exchange: Exchange) -> None:

@@ -103,10 +103,10 @@ class Dispatcher:
     def __init__(
         self,
         request: RequestHead,
-        request_id: bytes,
         context: RoutingContext,
         events: DispatchEvents,
         *,
+        request_id: bytes,
         account: Account,
         upload: UploadCount = UNCOUNTED,
     ) -> None:

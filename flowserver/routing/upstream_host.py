@@ -75,18 +75,18 @@ class UpstreamHost:
         self,
         settings: ProviderSettings,
         connector: Connector,
-        health: CircuitBreaker,
-        deadlines: Deadlines,
         *,
+        health: CircuitBreaker,
+        cooldowns: Cooldowns,
+        deadlines: Deadlines,
         later: Later,
-        cooldowns: Cooldowns | None = None,
     ) -> None:
         self.settings = settings
         self.authority = settings.url.authority.encode("ascii")
         self.deadlines = deadlines
         self.connector = connector
         self.health = health
-        self.cooldowns = cooldowns if cooldowns is not None else Cooldowns(failures=5, cooldown=5.0)
+        self.cooldowns = cooldowns
         self._later = later
         self._queue_state = QueueState.RESTING
         self._most = math.inf if settings.max_concurrent is None else settings.max_concurrent

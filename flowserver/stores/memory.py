@@ -66,15 +66,9 @@ class MemoryStore:
         granted = max(need, want)
         if (lease := self._leases.get(stream_id)) is not None:
             return _admitted(accounts, min(lease.total - lease.used, granted), now)
-        for account in accounts:
-            room = account.room()
-            if isinstance(account, SlotsAccount) or not account.counts_tokens:
-                if room < 1:
-                    return _refused(accounts, account, 1, now)
-            elif room < need:
-                return _refused(accounts, account, need, now)
-            else:
-                granted = max(need, account.lease(granted, room))
+        refusing, granted = _grant(accounts, need, granted)
+        if refusing is not None:
+            return _refused(accounts, refusing, granted, now)
         held: list[Account] = []
         for account in accounts:
             account.take(granted if account.counts_tokens else 1)
@@ -221,6 +215,21 @@ def _give_back(lease: _Lease, *, slots: int) -> None:
     for account in lease.held:
         account.give(slots if isinstance(account, SlotsAccount) else rest)
     lease.total = lease.used
+
+
+def _grant(accounts: Sequence[Account], need: int, want: int) -> tuple[Account | None, int]:
+    """(None, the tokens that all accounts grant), at least `need`; or (the account that refuses, the amount it refuses)."""
+    granted = want
+    for account in accounts:
+        room = account.room()
+        if isinstance(account, SlotsAccount) or not account.counts_tokens:
+            if room < 1:
+                return account, 1
+        elif room < need:
+            return account, need
+        else:
+            granted = max(need, account.lease(granted, room))
+    return None, granted
 
 
 def _admitted(accounts: Sequence[Account], granted: int, now: int) -> Decision:

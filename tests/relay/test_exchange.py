@@ -911,7 +911,7 @@ class Limited:
         deadlines = Deadlines(first_byte=20, idle=20, body=None, total=None)
         self.exchange = Exchange(request, self.down, context, request_id=b"id-1", account=self.account)
         asked = routing((target(self.connector, deadlines=deadlines),))
-        dispatcher = Dispatcher(request, b"id-1", asked, self.exchange, account=self.account)
+        dispatcher = Dispatcher(request, asked, self.exchange, request_id=b"id-1", account=self.account)
         self.exchange.start(dispatcher)
         self.exchange.on_downstream_data(orjson.dumps(stream.body))
         self.exchange.on_downstream_end()

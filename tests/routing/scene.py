@@ -169,7 +169,7 @@ class Scene:
         self.upload = events.upload
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
         events.dispatcher = dispatcher = Dispatcher(
-            request, b"id-1", self.context, events, account=account(path), upload=events.upload
+            request, self.context, events, request_id=b"id-1", account=account(path), upload=events.upload
         )
         dispatcher.start()
         if body:

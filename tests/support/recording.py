@@ -20,6 +20,7 @@ from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.token_count import Account, AccountSettings
 from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import CircuitBreaker
+from flowserver.routing.cooldowns import Cooldowns
 from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
 from flowserver.routing.routes import Route, RouteTable
 from flowserver.routing.upstream_host import UpstreamHost
@@ -263,8 +264,9 @@ def target(
     return UpstreamHost(
         ProviderSettings(name, parse_url(url), api_key=api_key, **settings),
         connector or RecordingConnector(),
-        health or CircuitBreaker(failures=5, cooldown=10.0),
-        deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+        health=health or CircuitBreaker(failures=5, cooldown=10.0),
+        cooldowns=Cooldowns(failures=5, cooldown=5.0),
+        deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
         later=later or _nobody_waits,
     )
 
