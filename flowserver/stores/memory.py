@@ -218,7 +218,7 @@ def _give_back(lease: _Lease, *, slots: int) -> None:
 
 
 def _grant(accounts: Sequence[Account], need: int, want: int) -> tuple[Account | None, int]:
-    """(None, the tokens that all accounts grant), at least `need`; or (the account that refuses, the amount it refuses)."""
+    """(None, what all accounts grant), at least `need` tokens; or (the account that refuses, the amount it refuses)."""
     granted = want
     for account in accounts:
         room = account.room()

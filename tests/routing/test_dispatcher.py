@@ -28,6 +28,16 @@ def test_an_answer_passes_and_the_place_is_given_back_once() -> None:
     assert (scene.hosts["a"].started, scene.hosts["a"].answers) == (1, 1)
 
 
+def test_its_state_shows() -> None:
+    scene = Scene()
+    dispatcher, _ = scene.ask(b"hello", whole=False)
+    assert repr(dispatcher) == "<Dispatcher asking: <Attempt at a: asked>, 1 attempts>"
+    scene.answer("a")
+    assert repr(dispatcher) == "<Dispatcher answered: <Attempt at a: answered>, 1 attempts>"
+    scene.leave(dispatcher)
+    assert repr(dispatcher) == "<Dispatcher ended: a, 1 attempts>"
+
+
 # Trying again
 
 
