@@ -79,8 +79,8 @@ def test_load_is_seen_in_proportion_to_weight() -> None:
 
 
 def test_shares_follow_the_weights() -> None:
-    targets = [target(name="a", weight=1), target(name="b", weight=3)]
+    hosts = [target(name="a", weight=1), target(name="b", weight=3)]
     draw = random.Random(1)
     for _ in range(4000):
-        choose(targets, draw.random).reserve_place()
-    assert abs(targets[1].open / targets[0].open - 3) < 0.1
+        choose(hosts, draw.random).reserve_place()
+    assert abs(hosts[1].open / hosts[0].open - 3) < 0.1
