@@ -1,4 +1,4 @@
-"""Builds targets, routes and connection pools from the topology."""
+"""Builds providers' hosts, routes and connection pools from the topology."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..routing.circuit_breaker import CircuitBreaker
+from ..routing.cooldowns import Cooldowns
 from ..routing.routes import Route, RouteTable
-from ..routing.standing import Standing
 from ..routing.upstream_host import UpstreamHost
 from ..upstream.aws import SigningUnavailable, aws_signer
 from ..upstream.connect import Arrivals
@@ -33,7 +33,7 @@ from ..upstream.signing import SigningConnector
 class Providers:
     """Built from one reading of the configuration."""
 
-    targets: tuple[UpstreamHost, ...]
+    hosts: tuple[UpstreamHost, ...]
     pools: tuple[Pool, ...]
     routes: RouteTable
     specs: tuple[UpstreamSpec, ...] = ()
@@ -42,24 +42,24 @@ class Providers:
     """Providers whose host is a name, not an address, with the figures of its look-ups."""
 
     def without(self, later: Providers) -> Providers:
-        """The targets and pools that `later` has not taken over."""
-        targets = tuple(target for target in self.targets if target not in later.targets)
-        return Providers(targets, tuple(pool for pool in self.pools if pool not in later.pools), RouteTable(()))
+        """The hosts and pools that `later` has not taken over."""
+        hosts = tuple(host for host in self.hosts if host not in later.hosts)
+        return Providers(hosts, tuple(pool for pool in self.pools if pool not in later.pools), RouteTable(()))
 
     @property
     def is_unused(self) -> bool:
         """Whether no request is under way at any of them."""
-        busy = any(target.open or target.waiting for target in self.targets)
+        busy = any(host.open or host.waiting for host in self.hosts)
         return not busy and all(pool.is_unused for pool in self.pools)
 
 
 def build(
     config: Config, topology: Topology, watermarks: Watermarks, resolver: Resolver, before: Providers | None = None
 ) -> Providers:
-    """Needs a running event loop. Raises ConfigError, and has changed nothing then.
+    """Needs a running event loop. Raises ConfigError before anything is changed.
 
-    Providers of the same name and URL live on from `before` with their places, queues, health and figures, and with
-    their connections where nothing that concerns those has changed.
+    Providers of the same name and URL are kept from `before` with their places, queues, health and figures, and with
+    their connections if nothing that concerns those has changed.
     """
     dials, problems = [], []
     for spec in topology.upstreams:
@@ -73,15 +73,15 @@ def build(
     if problems:
         raise ConfigError(problems)
     pools = [_pool(dial, watermarks, before) for dial in dials]
-    targets = {
-        dial.spec.name: _target(config, dial.spec, dial.connector(pool), before)
+    hosts = {
+        dial.spec.name: _host(config, dial.spec, dial.connector(pool), before)
         for dial, pool in zip(dials, pools, strict=True)
     }
     routes = [
         Route(
             route.path,
             route.models,
-            tuple(tuple(targets[name] for name in tier) for tier in route.tiers),
+            tuple(tuple(hosts[name] for name in tier) for tier in route.tiers),
             max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
             drain_on_disconnect=route.disconnect == "drain",
         )
@@ -92,22 +92,22 @@ def build(
         for spec in topology.upstreams
         if numeric_address(spec.url.host, 0) is None
     ]
-    return Providers(tuple(targets.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
+    return Providers(tuple(hosts.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
 
 
-def _target(config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None) -> UpstreamHost:
+def _host(config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None) -> UpstreamHost:
     settings, deadlines = _settings(spec), _deadlines(config, spec)
-    for target in before.targets if before else ():
-        if (target.name, target.settings.url) == (spec.name, spec.url):
-            target.reconfigure(settings, connector, deadlines)
-            return target
+    for host in before.hosts if before else ():
+        if (host.name, host.settings.url) == (spec.name, spec.url):
+            host.reconfigure(settings, connector, deadlines)
+            return host
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
     return UpstreamHost(
         settings,
         connector,
-        CircuitBreaker(failures=failures, cooldown=cooldown),
-        deadlines,
-        standing=Standing(failures=failures, cooldown=cooldown),
+        health=CircuitBreaker(failures=failures, cooldown=cooldown),
+        cooldowns=Cooldowns(failures=failures, cooldown=cooldown),
+        deadlines=deadlines,
         later=asyncio.get_running_loop().call_soon,
     )
 
@@ -129,7 +129,7 @@ def _pool(dial: _Dial, watermarks: Watermarks, before: Providers | None) -> Pool
 
 
 def _connecting(spec: UpstreamSpec) -> tuple[object, ...]:
-    """The part of a spec that connections are made by."""
+    """The part of a spec that connections depend on."""
     return (
         spec.url,
         spec.protocol,
@@ -143,7 +143,7 @@ def _connecting(spec: UpstreamSpec) -> tuple[object, ...]:
 
 
 class _Dial:
-    """A `pool.Dial` for the pool that it is given to. Raises OSError when its authorities can't be read, and
+    """The `pool.Dial` of the pool that it is given to. Raises OSError if its authorities can't be read, and
     SigningUnavailable."""
 
     pool: Pool
@@ -171,7 +171,7 @@ class _Dial:
         self._arrivals = Arrivals(dialer, self._make, multiplexed=multiplexed)
 
     def connector(self, pool: Pool) -> Connector:
-        """Opens streams over `pool`; signs their requests if the provider needs that."""
+        """A connector over `pool`, which signs requests if the provider needs that."""
         return pool if self._signer is None else SigningConnector(pool, self._signer)
 
     def __call__(self, connected: Connected, failed: Failed) -> Cancellable:

@@ -54,7 +54,9 @@ class Relay:
         self.metrics = Metrics(log)
         self._watermarks = Watermarks(config.high_water, config.low_water, config.prefetch_chunks)
         self._hangups = HangupWatcher(self._loop)
-        self._uploads = Uploads(config.max_uploads, clock=time.monotonic, busy_timeout=config.body_timeout)
+        self._uploads = Uploads(
+            config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
+        )
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ)
         self._resolver = Resolver(log)
@@ -138,7 +140,7 @@ class Relay:
         self._admission.routing = self._routing()
         self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
         self._show(topology)
-        self._log.write("info", "reloaded", upstreams=[target.name for target in providers.targets])
+        self._log.write("info", "reloaded", upstreams=[host.name for host in providers.hosts])
 
     def _check_tenants(self, topology: Topology) -> None:
         """Raises ConfigError if the file has lost its tenants, for example because it was truncated: without tenants
@@ -211,7 +213,7 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
-        self.metrics.upstreams = self._providers.targets
+        self.metrics.upstreams = self._providers.hosts
         self.metrics.pools = self._providers.pools
         self.metrics.names = self._providers.names
 

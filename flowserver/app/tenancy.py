@@ -28,9 +28,9 @@ class Tenancy:
     def __init__(self, config: Config, topology: Topology) -> None:
         self._config = config
         self.breaker: CircuitBreaker | None = None
-        """For Redis; None without it."""
-        self.passed: FailoverStats | None = None
-        """What happened while Redis did not answer."""
+        """Of Redis; None: there is none."""
+        self.failover: FailoverStats | None = None
+        """What happened while it did not answer."""
         self._known: KnownTenants | None = None
         self._limiter = self._build_limiter()
         everybody = QuotaContext(Tenants(()), self._limiter, time.time, self._known)
@@ -63,16 +63,16 @@ class Tenancy:
         deadline = config.redis_timeout * 1000
         breaker = self.breaker = CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN)
         redis = RedisStore(config.redis_url, deadline=deadline, ttl=config.lease_time)
-        guarded = FailoverStore(redis, memory, policy=policy, breaker=breaker, clock=time.monotonic)
-        self.passed = guarded.passed
+        store = FailoverStore(redis, memory, policy=policy, breaker=breaker, clock=time.monotonic)
+        self.failover = store.stats
         self._known = KnownTenants(
             Directory(config.redis_url, deadline=deadline),
             time.monotonic,
             time.time,
-            # A breaker of its own: a Redis that refuses scripts may well know keys.
-            guard=BreakerGate(
-                CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN), time.monotonic, guarded.passed
+            # With a breaker of its own: a Redis that refuses scripts may still know keys.
+            gate=BreakerGate(
+                CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN), time.monotonic, store.stats
             ),
             outlive=policy is Policy.OPEN,
         )
-        return StoreLimiter(guarded, lease=config.lease_tokens, life=config.lease_time, is_local=False)
+        return StoreLimiter(store, lease=config.lease_tokens, life=config.lease_time, is_local=False)

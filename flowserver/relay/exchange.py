@@ -206,9 +206,9 @@ class Exchange:
     def on_drain_timeout(self) -> None:
         self._fail(DRAINED)
 
-    def on_target(self, target: Provider, now: float) -> None:
+    def on_provider(self, provider: Provider, now: float) -> None:
         """This provider is asked now; its deadlines apply from now on."""
-        self.deadlines = target.deadlines
+        self.deadlines = provider.deadlines
         self.waiting_since = now
 
     def _is_drained_after(self, reason: EndReason) -> bool:

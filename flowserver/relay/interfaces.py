@@ -217,5 +217,7 @@ class H2Totals:
 
 Clock = Callable[[], float]
 """Seconds of a monotonic clock."""
+Later = Callable[[Callable[[], None]], object]
+"""Calls something once the present event is over: an event loop's `call_soon`."""
 OpenExchange = Callable[[RequestHead, DownstreamStream], object]
 """What a listener calls for each request head; it attaches the events to the stream."""

@@ -1,4 +1,4 @@
-"""A provider as the exchange of one request sees it. No I/O."""
+"""A provider as an exchange sees it. No I/O."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ProviderSettings:
     url: Url
     api_key: bytes | None = field(default=None, repr=False)
     auth: Auth | None = None
-    """How it takes the key; None: told by its host or the path."""
+    """How it takes the key; None: detected from its host name or the path."""
     signs: bool = False
-    """Whether its connector signs each request, so that no key is needed."""
+    """Whether its connector signs each request, so no key is needed."""
     headers: Headers = field(default_factory=list, repr=False)
     models: dict[str, str] = field(default_factory=dict)
     """The client's model names to the provider's."""
@@ -33,9 +33,9 @@ class ProviderSettings:
     queue_timeout: float = 5.0
     quirks: Quirks = GENERIC
     asks_usage: bool = True
-    """Whether it is asked for a usage report where it gives one on demand only."""
+    """Whether it is asked for a usage report where it sends one on demand only."""
     holds_key: bool = field(init=False)
-    """Whether the relay shows it a key of its own; if not, the client's passes."""
+    """Whether it gets a key of the relay's own; if not, the client's passes."""
 
     def __post_init__(self) -> None:
         holds = self.api_key is not None or self.signs or any(name in CREDENTIALS for name, _ in self.headers)

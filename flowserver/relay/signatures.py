@@ -1,4 +1,4 @@
-"""Requests that their clients signed for AWS: where such a signature holds. No I/O."""
+"""Requests that their clients signed for AWS: where such a signature is valid. No I/O."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SIGNED_FIELDS = bad_request(
 _CHANGED = (HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES | PRIVATE) - {b"host", b"content-length"}
 
 
-def signature_error(request: RequestHead, target: Provider) -> RelayError | None:
-    """Why the signature of `request` can't hold at `target`; None: what it covers gets there as it was signed."""
+def signature_error(request: RequestHead, provider: Provider) -> RelayError | None:
+    """Why the signature of `request` can't be valid at `provider`; None: what it covers gets there as it was signed."""
     host = request.find(PSEUDO_AUTHORITY) or request.find(b"host") or b""
-    if host.lower() != target.authority.lower():
+    if host.lower() != provider.authority.lower():
         return SIGNED_HOST
-    if target.settings.url.path.strip("/"):
+    if provider.settings.url.path.strip("/"):
         return SIGNED_PATH
-    replaced = {name for name, _ in target.settings.headers}
+    replaced = {name for name, _ in provider.settings.headers}
     for name in signed_fields(request):
         if name in _CHANGED or name in replaced or name.startswith(b"x-forwarded-"):
             return SIGNED_FIELDS

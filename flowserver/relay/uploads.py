@@ -1,8 +1,8 @@
 """How much unfinished uploads hold: those of one client connection, and those of all. No I/O; the clock is handed in.
 
-A request whose body must be known before a provider is asked is held here meanwhile, and its client decides how long
-that takes. At the bound further bytes are not asked for: over HTTP/2 the stream's window stays shut, over HTTP/1.1 the
-socket is not read. The upload that began first always goes on, so that there is an end to all of them.
+A request whose body must be known before a provider is asked is held until it is whole, and its client decides how long
+that takes. At the bound no further bytes are asked for: over HTTP/2 the stream's window stays shut, over HTTP/1.1 the
+socket is not read. The upload that began first always goes on, so all of them come to an end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError
-from .interfaces import Clock
+from .interfaces import Clock, Later
 
 SMALL = 64 * 1024
 """Bytes up to which an upload may take what is left of a bound; larger ones stop at three quarters of it. 97 % of all
@@ -29,7 +29,7 @@ UPLOADS_FULL = RelayError(
 
 
 class Uploader(Protocol):
-    """A client's stream, as far as its upload goes."""
+    """A client's stream, as far as its upload is concerned."""
 
     def stop_upload(self) -> None:
         """Ask for no more of the body."""
@@ -39,15 +39,39 @@ class Uploader(Protocol):
 
 
 class Uploads:
-    """One bound. What an upload holds counts for all bounds `above`, too."""
+    """One bound. What an upload holds counts towards all bounds `above`, too.
 
-    __slots__ = ("_holding", "_large", "_waiting", "above", "busy_timeout", "clock", "held", "limit", "waits")
+    An upload that ends starts nothing in the same call stack: others go on after the present event.
+    """
+
+    __slots__ = (
+        "_holding",
+        "_is_serving",
+        "_large",
+        "_later",
+        "_waiting",
+        "above",
+        "busy_timeout",
+        "clock",
+        "held",
+        "limit",
+        "waits",
+    )
 
     def __init__(
-        self, limit: int = sys.maxsize, *, clock: Clock, busy_timeout: float | None = None, above: Uploads | None = None
+        self,
+        limit: int = sys.maxsize,
+        *,
+        clock: Clock,
+        later: Later,
+        busy_timeout: float | None = None,
+        above: Uploads | None = None,
     ) -> None:
         """`busy_timeout` is how many seconds an upload may have to wait; None: for ever."""
         self.limit = limit
+        self._later = later
+        self._is_serving = False
+        """Whether those who wait are looked at after the present event."""
         self._large = limit - limit // 4
         self.clock = clock
         self.busy_timeout = busy_timeout
@@ -62,9 +86,12 @@ class Uploads:
 
     def below(self, limit: int) -> Uploads:
         """A bound of one connection."""
-        return Uploads(limit, clock=self.clock, busy_timeout=self.busy_timeout, above=self)
+        return Uploads(limit, clock=self.clock, later=self._later, busy_timeout=self.busy_timeout, above=self)
 
-    def take(self, upload: Upload, size: int) -> bool:
+    def __repr__(self) -> str:
+        return f"<Uploads {self.held} of {self.limit} bytes, {len(self._holding)} held, {len(self._waiting)} waiting>"
+
+    def reserve(self, upload: Upload, size: int) -> bool:
         """`upload` holds `size` bytes more. Returns whether it may go on."""
         self.held += size
         self._holding[upload] = None
@@ -76,11 +103,18 @@ class Uploads:
             self.waits += 1
         return False
 
-    def give_back(self, upload: Upload) -> None:
+    def release(self, upload: Upload) -> None:
         """`upload` holds nothing any more, which may let others go on."""
         del self._holding[upload]
         self._waiting.pop(upload, None)
         self.held -= upload.size
+        if self._waiting and not self._is_serving:
+            self._is_serving = True
+            self._later(self._serve)
+
+    def _serve(self) -> None:
+        """Let the upload go on that began first, and as many of the others as there is room for."""
+        self._is_serving = False
         if not self._waiting:
             return
         self._let_go_on(next(iter(self._holding)))
@@ -110,20 +144,23 @@ class Upload:
         self.waits_since: float | None = None
         """None: it does not wait."""
 
+    def __repr__(self) -> str:
+        return f"<Upload {'waiting' if self.waits_since is not None else 'running'}: {self.size} bytes>"
+
     def hold(self, size: int) -> None:
         """So many bytes more are held."""
         self.size += size
         may_go_on = True
         bound: Uploads | None = self._bound
         while bound is not None:
-            may_go_on = bound.take(self, size) and may_go_on
+            may_go_on = bound.reserve(self, size) and may_go_on
             bound = bound.above
         if not may_go_on and self.waits_since is None:
             self.waits_since = self._bound.clock()
             self._uploader.stop_upload()
 
     def go_on(self) -> None:
-        """A bound lets it; so must all."""
+        """One bound lets it go on; it does once all of them do."""
         bound: Uploads | None = self._bound
         while bound is not None:
             if bound.has_waiting(self):
@@ -136,7 +173,7 @@ class Upload:
         """It is whole, or over, or no longer held."""
         bound: Uploads | None = self._bound
         while bound is not None:
-            bound.give_back(self)
+            bound.release(self)
             bound = bound.above
         self.size = 0
         if self.waits_since is not None:
@@ -149,7 +186,7 @@ class Upload:
 
 
 class Uncounted:
-    """A `relay.ports.UploadCount` that counts nothing."""
+    """A `relay.interfaces.UploadCount` that counts nothing."""
 
     upload_waits = False
 

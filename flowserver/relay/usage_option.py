@@ -1,7 +1,7 @@
-"""Whether a provider takes the relay's option for a usage report. No I/O.
+"""Whether a provider accepts the option that asks for a usage report. No I/O.
 
-Some providers refuse requests with options that they don't know. Then the request is sent again without it, and
-what came of that is remembered for the model, since gateways speak for many.
+Some providers refuse requests with options that they don't know. The request is then sent again without it, and the
+outcome is remembered per model, since one gateway speaks for many.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _MOST_MODELS = 1000
 
 
 class _Answer(Enum):
-    TAKEN = 0
+    ACCEPTED = 0
     REFUSED = 1
 
 
 class UsageOption:
-    """Of one provider. The least recently used model is forgotten first."""
+    """What is known of one provider, by model. The model that was asked for longest ago is forgotten first."""
 
     __slots__ = ("_known",)
 
@@ -26,21 +26,21 @@ class UsageOption:
         self._known: OrderedDict[str | None, _Answer] = OrderedDict()
 
     def may_ask(self, model: str | None, *, repeatable: bool) -> bool:
-        """Whether to send the option. A request that can't be sent again is no good one to try it with."""
+        """Whether to ask. Only a request that can be sent again is used to find out."""
         known = self._known.get(model)
         if known is not None:
             self._known.move_to_end(model)
-        return known is _Answer.TAKEN or (known is None and repeatable)
+        return known is _Answer.ACCEPTED or (known is None and repeatable)
 
     def may_be_refused(self, model: str | None) -> bool:
-        """Whether it is not known to be taken, so that the option may be why a request was refused."""
-        return self._known.get(model) is not _Answer.TAKEN
+        """Whether the option may be the reason for a refusal: it is not known to be accepted."""
+        return self._known.get(model) is not _Answer.ACCEPTED
 
-    def taken(self, model: str | None) -> None:
-        self._note(model, _Answer.TAKEN)
+    def accepted(self, model: str | None) -> None:
+        self._note(model, _Answer.ACCEPTED)
 
     def refused(self, model: str | None) -> None:
-        """A request was refused with it and served without."""
+        """A request was refused with the option and served without it."""
         self._note(model, _Answer.REFUSED)
 
     def _note(self, model: str | None, answer: _Answer) -> None:

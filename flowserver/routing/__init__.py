@@ -1,1 +1,1 @@
-"""Which provider serves a request, and what becomes of it there. No I/O."""
+"""Which provider serves a request: routes, attempts, places, circuit breakers. No I/O."""

@@ -1,4 +1,4 @@
-"""Which requests may start: loops are refused here, the rest is sent on its way."""
+"""Turns request heads into exchanges; refuses loops and answers preflights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 
 
 class Admission:
-    """Turns request heads into exchanges; one for each worker."""
+    """Opens exchanges; one for each worker."""
 
     __slots__ = ("_context", "_cors", "_numbers", "_prefix", "accounts", "routing")
 
@@ -35,9 +35,9 @@ class Admission:
         *,
         cors: Cors | None = None,
     ) -> None:
-        """`cors` None: pages of other origins are the providers' business."""
+        """`cors` None: whether pages of other origins may use the API is left to the providers."""
         self.accounts = accounts
-        """Replaced, as the next, when the configuration is read again; exchanges under way keep theirs."""
+        """Replaced, like `routing`, when the configuration is read again; exchanges under way keep theirs."""
         self.routing = routing
         self._context = context
         self._cors = cors
@@ -53,7 +53,9 @@ class Admission:
         elif request.find(b"via") is not None and passed_through(request.headers, self.routing.pseudonym):
             exchange.refuse(LOOP)
         else:
-            exchange.start(Dispatcher(request, request_id, self.routing, exchange, account=account, upload=downstream))
+            exchange.start(
+                Dispatcher(request, self.routing, exchange, request_id=request_id, account=account, upload=downstream)
+            )
         return exchange
 
     def _answer_preflight(self, cors: Cors, exchange: Exchange) -> None:
@@ -74,8 +76,8 @@ class Admission:
         return account
 
     def _recognise(self, request: RequestHead) -> Format | None:
-        """The API that is asked to generate something. A path may be a known one only together with the base path of
-        the provider that gets it."""
+        """The API that is asked to generate something. Some paths are known only together with the base path of the
+        provider that gets them."""
         if request.method in _SAFE and not request.has_body:
             return recognise_stored(request.target.decode("ascii")) if request.method == b"GET" else None
         for base in ("", *self.routing.routes.base_paths):

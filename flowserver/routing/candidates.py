@@ -14,10 +14,10 @@ from .upstream_host import UpstreamHost
 
 
 def subjects(
-    target: UpstreamHost, request: RequestHead, model: str | None
+    host: UpstreamHost, request: RequestHead, model: str | None
 ) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-    """The key and the model that a refusal of `target` is about (see `standing`)."""
-    key = b"" if target.settings.holds_key else digest_of(key_of(request) or b"")
+    """The key and the model that a refusal of `host` is about (see `cooldowns`)."""
+    key = b"" if host.settings.holds_key else digest_of(key_of(request) or b"")
     return ("key", key), ("model", model)
 
 
@@ -29,19 +29,23 @@ def next_candidate(
     random: Callable[[], float],
     is_welcome: Callable[[UpstreamHost], bool],
 ) -> UpstreamHost | None:
-    """The next target in the order of fallback that was not tried, is well and has a place or room in its queue; None
-    when there is none. `is_welcome`: whether it takes a request like this one."""
+    """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
+    None when there is none. `is_welcome`: whether it takes a request like this one."""
     for tier in route.tiers:
-        fit = [target for target in tier if target not in tried and target.health.allows(now) and is_welcome(target)]
-        free = [target for target in fit if not target.is_full]
-        if not free:
-            free = [target for target in fit if target.waiting < target.settings.queue]
-        if free:
-            return choose(free, random)
+        free, queueing = [], []
+        for host in tier:
+            if host in tried or not host.health.allows(now) or not is_welcome(host):
+                continue
+            if not host.is_full:
+                free.append(host)
+            elif host.waiting < host.settings.queue:
+                queueing.append(host)
+        if free or queueing:
+            return choose(free or queueing, random)
     return None
 
 
 def unavailable(route: Route, now: float) -> RelayError:
-    """Nobody may be asked: all providers of the route are unwell or full."""
-    wait = min(target.health.available_in(now) for target in route.targets)
+    """Nobody may be asked: all providers of the route are unhealthy or full."""
+    wait = min(host.health.available_in(now) for host in route.hosts)
     return busy("No provider for this request is available now.", after=max(1, math.ceil(wait)))

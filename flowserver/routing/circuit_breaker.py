@@ -1,7 +1,7 @@
 """Whether a provider may be asked: a circuit breaker. No I/O, no clock.
 
 The breaker is closed while things go well, open for `cooldown` seconds after `failures` failures in a row, then
-half-open: one request is let through as a probe, and what becomes of it decides.
+half-open: one request is let through as a probe, and its outcome decides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class BreakerState(Enum):
 
 
 class CircuitBreaker:
-    """One provider's. Times are seconds of one monotonic clock."""
+    """The breaker of one provider. Times are seconds of one monotonic clock."""
 
     __slots__ = ("_cooldown", "_failures", "_last_cause", "_limit", "_open_until", "_probing", "opened")
 
@@ -30,6 +30,12 @@ class CircuitBreaker:
         self.opened = 0
         """How often the breaker opened."""
 
+    def __repr__(self) -> str:
+        if self._open_until is None:
+            return f"<CircuitBreaker closed: {self._failures} failures>"
+        probe = ", probing" if self._probing else ""
+        return f"<CircuitBreaker open until {self._open_until:.3f}{probe}: {self._failures} failures>"
+
     def state(self, now: float) -> BreakerState:
         if self._open_until is None:
             return BreakerState.CLOSED
@@ -40,11 +46,11 @@ class CircuitBreaker:
         return self._open_until is None or (now >= self._open_until and not self._probing)
 
     def available_in(self, now: float) -> float:
-        """Seconds until a request may start, as far as is known; 0 when it may."""
+        """Seconds until a request may start, as far as is known; 0 if it may."""
         return max(0.0, (self._open_until or 0.0) - now)
 
     def started(self, now: float) -> bool:
-        """A request starts, which `allows` let through. Returns whether it is the probe."""
+        """A request that `allows` let through starts. Returns whether it is the probe."""
         if self._open_until is None or now < self._open_until or self._probing:
             return False
         self._probing = True
@@ -61,8 +67,8 @@ class CircuitBreaker:
 
         Requests that fail by the same `cause`, such as one lost HTTP/2 connection, are one failure.
 
-        While the breaker is not closed only the probe counts: late failures of what began before tell nothing new,
-        and must not put the next probe off.
+        While the breaker is not closed only the probe counts: late failures of requests that began earlier tell nothing
+        new, and must not delay the next probe.
         """
         if cause is not None and cause is self._last_cause and not probe:
             return
@@ -74,6 +80,6 @@ class CircuitBreaker:
             self._probing = False
 
     def abandoned(self, *, probe: bool) -> None:
-        """A request ended without telling anything of the provider: its client left, say."""
+        """A request ended without saying anything about the provider: its client left, for example."""
         if probe:
             self._probing = False

@@ -1,4 +1,4 @@
-"""What an exchange hears of its dispatch. No I/O."""
+"""What an exchange hears from its dispatcher. No I/O."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .upstream_host import UpstreamHost
 
 
 class DispatchEvents(UpstreamEvents, Protocol):
-    """More than an upstream stream tells: what happens before there is one."""
+    """What an upstream stream tells, and what happens before there is one."""
 
-    def on_target(self, target: UpstreamHost, now: float) -> None:
-        """This provider is asked now; its deadlines hold."""
+    def on_provider(self, provider: UpstreamHost, now: float) -> None:
+        """`provider` is asked, from `now` on; its deadlines hold."""
 
     def on_more_tokens(self) -> None:
-        """What waited for tokens may pass, or never will."""
+        """More tokens are granted, or turn out not to be available: see `Verdict.WAIT`."""
 
 
 class Nobody:
-    """Who hears of a dispatch that is over: the `DispatchEvents` that do nothing."""
+    """The `DispatchEvents` that do nothing, for a dispatcher that has ended."""
 
     def on_upstream_interim(self, head: ResponseHead) -> None: ...
 
@@ -40,7 +40,7 @@ class Nobody:
 
     def on_upstream_drained(self) -> None: ...
 
-    def on_target(self, target: UpstreamHost, now: float) -> None: ...
+    def on_provider(self, provider: UpstreamHost, now: float) -> None: ...
 
     def on_more_tokens(self) -> None: ...
 

@@ -1,32 +1,32 @@
-"""One request on its way to a provider: which one is asked, again or another one, until an answer is passed on. No I/O.
+"""Which provider serves a request, and when to give up: attempts at providers until an answer is passed on. No I/O.
 
-To the exchange it is its upstream stream; to the stream of each attempt it is the exchange. Once an answer is committed
-to, body bytes go past it: its `on_upstream_data` is the exchange's own.
+To the exchange the `Dispatcher` is its upstream stream. Each `Attempt` tells it how the request went at one provider.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
-from ..errors import EndReason, Party, RelayError, bad_request
+from ..errors import EndReason, RelayError, bad_request
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
 from ..relay.account import Account
-from ..relay.failures import busy, is_passing, is_unhealthy, retry_after
-from ..relay.fast_path import FastPath
-from ..relay.interfaces import Clock, UploadCount, UpstreamStream
-from ..relay.request_body import BodyPieces
+from ..relay.failures import busy, is_passing, retry_after
+from ..relay.interfaces import Clock, UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
+from .attempt import Attempt
 from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
 from .outgoing import outgoing_head
+from .replay_buffer import ReplayBuffer
 from .routes import Route, RouteTable
 from .upstream_host import UpstreamHost
 
 _REFUSALS = (400, 422)
 """Statuses that say: there is something in the request that should not be."""
-UNWELL = frozenset((429, 502, 503, 504, 529))
+UNHEALTHY = frozenset((429, 502, 503, 504, 529))
 """Statuses that say: not now. Another provider is asked, if there is one."""
 
 
@@ -44,7 +44,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RoutingContext:
-    """What the dispatches of a process share."""
+    """What the dispatchers of a process share."""
 
     routes: RouteTable
     policy: RetryPolicy
@@ -55,100 +55,105 @@ class RoutingContext:
     """Seconds since the epoch."""
 
 
+class DispatchState(Enum):
+    PREPARING = "preparing"
+    """It is not known yet whose request it is, what it asks for, or whether its limits admit it."""
+    QUEUED = "queued"
+    """Waits for a place at the host tried last."""
+    BACKING_OFF = "backing off"
+    """Waits before it asks the host tried last again."""
+    ASKING = "asking"
+    """An attempt is under way, and another one may follow."""
+    ANSWERED = "answered"
+    """The attempt's answer is passed on."""
+    ENDED = "ended"
+
+
+_ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
+"""Python 3.11 takes 75 ns to look up a member of an enumeration."""
+
+
 class Dispatcher:
-    """A `relay.ports.UpstreamStream` over one or more attempts."""
+    """A `relay.interfaces.RoutedStream` over one or more attempts."""
 
     __slots__ = (
         "_account",
-        "_asks_plainly",
         "_attempt",
-        "_attempt_full",
-        "_begun_at",
-        "_body",
-        "_body_size",
-        "_collecting",
-        "_committed",
         "_context",
-        "_ended",
         "_events",
-        "_identified",
-        "_paused",
-        "_probing",
+        "_is_collecting",
+        "_is_identified",
+        "_is_paused",
+        "_is_upload_stopped",
+        "_omits_usage_option",
         "_queued_at",
-        "_replayable",
+        "_replay",
         "_request",
         "_request_id",
         "_retry_at",
-        "_reused",
         "_route",
         "_started_at",
-        "_stopped",
-        "_target",
         "_tried",
         "_upload",
-        "_whole",
+        "_was_reused",
         "attempts",
-        "on_upstream_data",
+        "state",
     )
 
     def __init__(
         self,
         request: RequestHead,
-        request_id: bytes,
         context: RoutingContext,
         events: DispatchEvents,
         *,
+        request_id: bytes,
         account: Account,
         upload: UploadCount = UNCOUNTED,
     ) -> None:
-        """`upload` is told what is held here of a body that is not yet whole."""
+        """`upload` counts what is held here of a body that is not yet whole."""
         self._context = context
         self._account = account
         self._upload = upload
         self._request = request
         self._request_id = request_id
-        self._identified = False
-        """Whether it is known that the client may use this relay."""
         self._events = events
-        self.on_upstream_data = events.on_upstream_data
-        """Straight through: no bytes come before an answer is committed to."""
         self._route: Route | None = None
-        self._target: UpstreamHost | None = None
-        """Where a place is held."""
-        self._attempt: UpstreamStream | None = None
-        self._attempt_full = False
-        """Whether the present attempt has stopped the upload."""
-        self._stopped = False
-        """Whether the upload is stopped, by an attempt or for want of one."""
-        self._probing = False
-        """Whether the present attempt is its target's probe."""
-        self._reused = False
-        """Whether the last attempt that is over had a kept connection."""
+        self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
+        self._attempt: Attempt | None = None
+        """The one under way."""
         self._tried: list[UpstreamHost] = []
+        """The hosts asked so far, the present one last."""
         self.attempts = 0
-        self._started_at = self._begun_at = context.clock()
-        self._queued_at: float | None = None
-        self._retry_at: float | None = None
-        self._body = BodyPieces()
-        self._body_size = 0
-        self._replayable = True
-        self._collecting = False
-        """Whether nobody is asked before what matters of the body is there."""
-        self._asks_plainly = False
-        """Whether this attempt repeats one that may have been refused for what the relay had added."""
-        self._whole = False
-        self._paused = False
-        self._committed = False
-        self._ended = False
+        self.state = DispatchState.PREPARING
+        self._is_identified = False
+        """Whether the client is known to be allowed to use this relay."""
+        self._is_collecting = False
+        """Whether the body has yet to tell what the request asks for."""
+        self._is_upload_stopped = False
+        """By an attempt, or for lack of one."""
+        self._is_paused = False
+        """Whether the exchange has stopped the answer."""
+        self._was_reused = False
+        """Whether the last attempt that is over had a kept connection."""
+        self._omits_usage_option = False
+        """Whether the attempt repeats one that may have been refused for the option that the relay had added."""
+        self._started_at = context.clock()
+        self._queued_at = 0.0
+        """Since when it is queued."""
+        self._retry_at = 0.0
+        """When backing off ends."""
 
-    # --- relay.ports.UpstreamStream --------------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        return f"<Dispatcher {self.state.value}: {self._attempt or self.upstream}, {self.attempts} attempts>"
+
+    # --- relay.interfaces.RoutedStream ------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        wanted = self._context.routes.needs_model or self._account.wants_body
-        if wanted:
+        reads_body = self._context.routes.needs_model or self._account.wants_body
+        if reads_body:
             self._account.request.open()
-        self._collecting = wanted and self._request.has_body
+        self._is_collecting = reads_body and self._request.has_body
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
         else:
@@ -160,208 +165,164 @@ class Dispatcher:
 
     @property
     def drain_on_disconnect(self) -> bool:
-        return self._committed and self._route is not None and self._route.drain_on_disconnect
+        return self.state is _ANSWERED and self._route is not None and self._route.drain_on_disconnect
 
     @property
     def reused(self) -> bool:
-        return self._reused if self._attempt is None else self._attempt.reused
+        return self._was_reused if self._attempt is None else self._attempt.reused
 
     def send_data(self, data: bytes) -> None:
-        if self._ended:
+        if self.state is _ENDED:
             return
-        self._body_size += len(data)
-        if self._replayable and self._body_size > self._context.policy.replay:
-            self._replayable = False  # too large to be sent twice
         error = self._account.request.feed(data)
         if error is not None:
-            self._drop_attempt()
             self._fail(error)
         elif self._attempt is not None:
-            if self._replayable and not self._committed:
-                self._hold(data)
-            if self._committed or not self._replayable or self._upload.upload_waits:
-                self._replayable = False  # rather than to hold the client up for it
-                self._forget_body()
+            self._replay.copy(data)
             self._attempt.send_data(data)
         else:
-            self._keep(data)
-
-    def _keep(self, data: bytes) -> None:
-        """More of the body, while nobody is asked yet."""
-        self._hold(data)
-        if self._collecting and self._account.request.is_known:
-            self._collecting = False
-            self._proceed()
-        if not self._replayable and not self._collecting and self._attempt is None and not self._ended:
-            self._stop_upload()
+            self._hold(data)
 
     def _hold(self, data: bytes) -> None:
-        self._body.append(data)
-        if self._body_size != self._request.content_length:  # the rest is to come
-            self._upload.hold_upload(len(data))
-
-    def _forget_body(self) -> None:
-        self._body.clear()
-        self._upload.end_upload()
+        """More of the body, while no provider is asked yet."""
+        self._replay.hold(data)
+        if self._is_collecting and self._account.request.is_known:
+            self._is_collecting = False
+            self._proceed()
+        if self._is_collecting or self._replay.is_replayable:
+            return
+        if self._attempt is None and self.state is not _ENDED:
+            self._stop_upload()
 
     def send_end(self) -> None:
-        if self._ended:
+        if self.state is _ENDED:
             return
-        self._whole = True
-        self._upload.end_upload()
+        self._replay.finish()
         self._account.request.finish()
-        if self._collecting:
-            self._collecting = False
+        if self._is_collecting:
+            self._is_collecting = False
             self._proceed()
         elif self._attempt is not None:
             self._attempt.send_end()
 
     def cancel(self, error: RelayError | None = None) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self._forget_body()
-        if self._queued_at is not None:
-            self._tried[-1].leave(self)
-        self._queued_at = self._retry_at = None
-        self._drop_attempt(error)
-        self._let_go()
+        if self.state is not _ENDED:
+            self._end(error)
 
     def pause_reading(self) -> None:
-        self._paused = True
+        self._is_paused = True
         if self._attempt is not None:
             self._attempt.pause_reading()
 
     def resume_reading(self) -> None:
-        self._paused = False
+        self._is_paused = False
         if self._attempt is not None:
             self._attempt.resume_reading()
 
     def sweep(self, now: float) -> None:
-        """Waits that take their time: for room, for a place, for a provider to be ready again."""
+        """Look at the waits: for memory, for a place, for a provider to be ready again."""
+        state = self.state
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
-        elif self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
-            self._ask_if_well(self._tried[-1])
-        elif self._queued_at is not None and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
+        elif state is DispatchState.BACKING_OFF and now >= self._retry_at:
+            self._ask_if_healthy(self._tried[-1])
+        elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
             self._give_up_waiting(self._tried[-1])
 
-    # --- relay.target.Waiter ---------------------------------------------------------------------------------------
+    # --- upstream_host.Waiter ---------------------------------------------------------------------------------------
 
     def on_place(self) -> None:
-        self._target = target = self._tried[-1]
-        now = self._context.clock()
-        if self._queued_at is not None:
-            target.queued_seconds += now - self._queued_at
-        self._queued_at = None
-        if target.health.allows(now):
-            self._begin(target)
+        host, now = self._tried[-1], self._context.clock()
+        host.queued_seconds += now - self._queued_at
+        if host.health.allows(now):
+            self._begin(host)
         else:  # its breaker opened meanwhile
-            self._leave_target(None)
-            self._choose_again()
+            host.release_place()
+            self._choose_host()
 
     def on_no_place(self) -> None:
-        self._queued_at = None
-        self._choose_again()
+        self._choose_host()
 
-    # --- relay.ports.UpstreamEvents --------------------------------------------------------------------------------
+    # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
 
-    def on_upstream_interim(self, head: ResponseHead) -> None:
-        self._events.on_upstream_interim(head)
-
-    def on_upstream_head(self, head: ResponseHead) -> None:
-        target = self._target
-        assert target is not None
-        target.note_limits(head.headers)
-        target.health.succeeded()  # whatever it says, it answers
-        if self._is_refused_for_usage(target, head):
+    def on_attempt_head(self, attempt: Attempt, head: ResponseHead) -> None:
+        host = attempt.host
+        if self._is_refused_for_usage(host, head):
+            self._repeat_without_usage(attempt)
             return
-        if head.status not in UNWELL:
-            if target.standing:
-                target.standing.served(*self._subjects(target))
-        else:
-            after = self._note_refusal(target, head)
-            again = self._again(after)
-            if again is not None:
-                self._drop_attempt()
-                again()
+        if head.status in UNHEALTHY:
+            retry = self._next_attempt(self._note_refusal(host, head))
+            if retry is not None:
+                self._cancel_attempt()
+                self._retry(*retry)
                 return
-        self._committed = True
-        self._probing = False
-        self._forget_body()
-        target.answers += 1
-        target.head_seconds += self._context.clock() - self._begun_at
+        elif host.cooldowns:
+            host.cooldowns.served(*self._subjects(host))
+        self.state = _ANSWERED
+        self._replay.release()
+        attempt.accept()
         self._events.on_upstream_head(head)
 
-    def _is_refused_for_usage(self, target: UpstreamHost, head: ResponseHead) -> bool:
-        """Whether the request is sent again, in the same place, without the question for a usage report, which this
-        provider may not take."""
-        option, model = target.usage_option, self._account.params.model
-        asks_usage, success = self._account.asks_usage, head.status < 300
-        if asks_usage and success:
-            option.taken(model)
-        elif self._asks_plainly and success:
-            option.refused(model)
-        may_repeat = asks_usage and head.status in _REFUSALS and self._replayable and not self._asks_plainly
-        if not may_repeat or not option.may_be_refused(model):
-            return False
-        self._asks_plainly = True
-        target.retries += 1
-        self._cancel_attempt()
-        self._begin(target)
-        return True
-
-    def fast_path(self) -> FastPath | None:
-        return self._events.fast_path()
-
-    def on_upstream_end(self) -> None:
-        self._events.on_upstream_end()
-
-    def on_upstream_failed(self, error: RelayError) -> None:
-        if self._attempt is not None:
-            self._reused = self._attempt.reused
+    def on_attempt_failed(self, attempt: Attempt, error: RelayError) -> None:
+        self._was_reused = attempt.reused
         self._attempt = None
-        self._leave_target(error)
-        if not self._committed and self._may_repeat(error):
-            again = self._again(0.0 if is_passing(error) else None)
-            if again is not None:
-                again()
+        if self.state is _ASKING and self._may_repeat(error):
+            retry = self._next_attempt(0.0 if is_passing(error) else None)
+            if retry is not None:
+                self._retry(*retry)
                 return
         self._fail(error)
 
-    def on_upstream_full(self) -> None:
-        self._attempt_full = True
+    def on_attempt_full(self) -> None:
         self._stop_upload()
 
-    def on_upstream_drained(self) -> None:
-        self._attempt_full = False
+    def on_attempt_drained(self) -> None:
         self._resume_upload()
 
-    # --- the upload ------------------------------------------------------------------------------------------------
+    def _is_refused_for_usage(self, host: UpstreamHost, head: ResponseHead) -> bool:
+        """Whether this provider may have refused the option that asks it for a usage report; notes what is certain."""
+        option, model = host.usage_option, self._account.params.model
+        asks_usage, success = self._account.asks_usage, head.status < 300
+        if asks_usage and success:
+            option.accepted(model)
+        elif self._omits_usage_option and success:
+            option.refused(model)
+        may_repeat = (
+            asks_usage and head.status in _REFUSALS and self._replay.is_replayable and not self._omits_usage_option
+        )
+        return may_repeat and option.may_be_refused(model)
+
+    def _repeat_without_usage(self, attempt: Attempt) -> None:
+        """Send the request again in the same place, without that option."""
+        self._omits_usage_option = True
+        attempt.host.retries += 1
+        attempt.cancel_request()
+        self._begin(attempt.host)
+
+    # --- the upload -------------------------------------------------------------------------------------------------
 
     def _stop_upload(self) -> None:
-        if not self._stopped:
-            self._stopped = True
+        if not self._is_upload_stopped:
+            self._is_upload_stopped = True
             self._events.on_upstream_full()
 
     def _resume_upload(self) -> None:
-        if self._stopped and not self._ended:
-            self._stopped = False
+        if self._is_upload_stopped:
+            self._is_upload_stopped = False
             self._events.on_upstream_drained()
 
-    # --- may it start? ---------------------------------------------------------------------------------------------
+    # --- may it start? ----------------------------------------------------------------------------------------------
 
     def _on_identified(self, error: RelayError | None) -> None:
         if error is not None:
             self._fail(error)
             return
-        self._identified = True
+        self._is_identified = True
         self._proceed()
 
     def _proceed(self) -> None:
-        """When it is known whose request it is and what it asks for."""
-        if not self._identified or self._collecting or self._ended:
+        """Choose a route, once it is known whose request it is and what it asks for."""
+        if not self._is_identified or self._is_collecting or self.state is _ENDED:
             return
         error = self._account.request_error()
         if error is not None:
@@ -369,52 +330,50 @@ class Dispatcher:
         else:
             self._choose_route()
 
-    def _on_permit(self, error: RelayError | None) -> None:
-        if error is not None:
-            self._fail(error)
-        elif not self._ended:
-            self._choose_again()
-
-    # --- choosing --------------------------------------------------------------------------------------------------
-
     def _choose_route(self) -> None:
         path, model = self._request.path, self._account.params.model
         needs_none = model is None and not self._request.has_body
-        self._route = self._context.routes.find(path, model, any_model=needs_none)
-        if self._route is None:
-            if (unread := self._account.request.unread) is not None:
-                self._fail(unread)
-                return
-            named = f" for the model {model!r}" if model is not None else ""
-            message = f"No route leads on from {bounded(path.decode('ascii'), PATH_BYTES)}{named}."
-            self._fail(bad_request(message, status=404, code="no_route"))
-            return
-        if self._account.is_signed and (error := self._account.signature_error(self._route.targets)) is not None:
+        self._route = route = self._context.routes.find(path, model, any_model=needs_none)
+        error = self._no_route() if route is None else self._route_error(route)
+        if error is not None:
             self._fail(error)
-            return
-        self._account.bound(self._route.max_tokens)
-        if self._account.request.unread is not None and (error := self._account.request_error()) is not None:
-            self._fail(error)
-            return
-        if self._account.is_limited:
-            self._account.request_permit(self._request, self._on_permit, self._events.on_more_tokens)
+        elif self._account.is_limited:
+            self._account.request_permit(self._request, self._on_admitted, self._events.on_more_tokens)
         else:
-            self._choose_again()
+            self._choose_host()
 
-    def _choose_again(self) -> None:
+    def _no_route(self) -> RelayError:
+        if (unread := self._account.request.unread) is not None:
+            return unread
+        model = self._account.params.model
+        named = f" for the model {model!r}" if model is not None else ""
+        path = bounded(self._request.path.decode("ascii"), PATH_BYTES)
+        return bad_request(f"No route leads on from {path}{named}.", status=404, code="no_route")
+
+    def _route_error(self, route: Route) -> RelayError | None:
+        """Why none of the route's providers may get the request."""
+        account = self._account
+        if account.is_signed and (error := account.signature_error(route.hosts)) is not None:
+            return error
+        account.bound(route.max_tokens)
+        return account.request_error() if account.request.unread is not None else None
+
+    def _on_admitted(self, error: RelayError | None) -> None:
+        if error is not None:
+            self._fail(error)
+        elif self.state is not _ENDED:
+            self._choose_host()
+
+    # --- choosing ---------------------------------------------------------------------------------------------------
+
+    def _choose_host(self) -> None:
         """Where nobody else could serve, a provider is asked that has refused the like: its own status is worth more
         than one of the relay's."""
-        target = self._candidate() or self._candidate(refused_too=True)
-        if target is not None:
-            self._ask(target)
+        host = self._candidate() or self._candidate(refused_too=True)
+        if host is not None:
+            self._ask(host)
         elif self._route is not None:
             self._fail(unavailable(self._route, self._context.clock()))
-
-    def _ask_if_well(self, target: UpstreamHost) -> None:
-        if target.health.allows(self._context.clock()):
-            self._ask(target)
-        else:
-            self._choose_again()
 
     def _candidate(self, *, refused_too: bool = False) -> UpstreamHost | None:
         """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
@@ -422,62 +381,77 @@ class Dispatcher:
         assert self._route is not None
         now = self._context.clock()
 
-        def is_welcome(target: UpstreamHost) -> bool:
-            if self._account.is_signed and self._account.signature_error((target,)) is not None:
+        def is_welcome(host: UpstreamHost) -> bool:
+            if self._account.is_signed and self._account.signature_error((host,)) is not None:
                 return False
-            standing = target.standing
-            return refused_too or not standing or standing.allows(now, *self._subjects(target))
+            cooldowns = host.cooldowns
+            return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
 
         return next_candidate(self._route, self._tried, now=now, random=self._context.random, is_welcome=is_welcome)
 
-    def _subjects(self, target: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-        return subjects(target, self._request, self._account.params.model)
+    def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
+        return subjects(host, self._request, self._account.params.model)
 
-    def _ask(self, target: UpstreamHost) -> None:
-        """Take a place at `target` or stand in its queue."""
-        if target not in self._tried:
+    def _ask_if_healthy(self, host: UpstreamHost) -> None:
+        if host.health.allows(self._context.clock()):
+            self._ask(host)
+        else:
+            self._choose_host()
+
+    def _ask(self, host: UpstreamHost) -> None:
+        """Reserve a place at `host` or join its queue."""
+        if host not in self._tried:
             if self._tried:
-                target.fallbacks += 1
-            self._tried.append(target)
-        if target.take_place():
-            self._target = target
-            self._begin(target)
-        elif target.wait(self):
+                host.fallbacks += 1
+            self._tried.append(host)
+        if host.reserve_place():
+            self._begin(host)
+        elif host.wait(self):
+            self.state = DispatchState.QUEUED
             self._queued_at = self._context.clock()
         else:
             self._fail(busy("The provider has no free place and its queue is full."))
 
-    def _begin(self, target: UpstreamHost) -> None:
-        """One attempt: the request as this provider wants it."""
-        self._begun_at = now = self._context.clock()
-        target.started += 1
+    def _give_up_waiting(self, host: UpstreamHost) -> None:
+        host.leave(self)
+        other = self._candidate()
+        if other is not None:
+            self._ask(other)
+        else:
+            self._fail(busy(f"No place at the provider came free within {host.settings.queue_timeout:g} s."))
+
+    # --- one attempt ------------------------------------------------------------------------------------------------
+
+    def _begin(self, host: UpstreamHost) -> None:
+        """Start an attempt in the place that is reserved at `host`."""
+        self.state = _ASKING
         self.attempts += 1
-        self._probing = target.health.started(now)
-        self._attempt_full = False
-        self._events.on_target(target, now)
-        request, body = self._prepare(target)
-        self._attempt = attempt = target.connector.open(request, self)
-        if self._paused:
+        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
+        self._attempt = attempt
+        self._events.on_provider(host, attempt.began_at)
+        request, body = self._prepare(host)
+        attempt.open(request)
+        if self._is_paused:
             attempt.pause_reading()
-        for data in body:
-            attempt.send_data(data)
-        body = ()  # the bytes are not to outlive the next lines
-        if not self._replayable:
-            self._forget_body()
-        if not self._attempt_full:
+        if body:
+            for data in body:
+                attempt.send_data(data)
+            body = ()  # the bytes are not to outlive the next lines
+            self._replay.taken()
+        if self._is_upload_stopped and not attempt.is_full:
             self._resume_upload()
-        if self._whole and self._attempt is attempt:
+        if self._replay.is_whole and self._attempt is attempt:
             attempt.send_end()
 
-    def _prepare(self, target: UpstreamHost) -> tuple[RequestHead, Sequence[bytes]]:
-        """Head and what is there of the body, changed where this provider or the budget wants it otherwise."""
-        request, body, longer = self._request, self._body.pieces, None
-        repeatable = self._replayable and self._whole and not self._asks_plainly
-        changed = self._account.ask(target, body, repeatable=repeatable)
+    def _prepare(self, host: UpstreamHost) -> tuple[RequestHead, Sequence[bytes]]:
+        """The head, and the body as far as it came, changed where this provider or the budget requires it."""
+        replay, body, longer = self._replay, self._replay.pieces, None
+        repeatable = replay.is_replayable and replay.is_whole and not self._omits_usage_option
+        changed = self._account.ask(host, body, repeatable=repeatable)
         if changed is not None:
             body, longer = changed
         head = outgoing_head(
-            request, target, self._account, request_id=self._request_id, pseudonym=self._context.pseudonym
+            self._request, host, self._account, request_id=self._request_id, pseudonym=self._context.pseudonym
         )
         if longer is not None:
             head.has_body = True
@@ -487,98 +461,73 @@ class Dispatcher:
 
     def _length(self, body: Sequence[bytes], longer: int) -> int | None:
         """Of a body that was changed, of which `body` is there; None: not known yet."""
-        if self._whole:
+        if self._replay.is_whole:
             return sum(map(len, body))
         length = self._request.content_length
         return length + longer if length is not None else None
 
-    # --- failing ---------------------------------------------------------------------------------------------------
+    # --- another attempt --------------------------------------------------------------------------------------------
 
-    def _again(self, after: float | None) -> Callable[[], None] | None:
-        """How to try again: at another provider, or in `after` seconds at the same (None: not there); None when the
-        policy or the size of the body forbids it, or nobody is left."""
+    def _next_attempt(self, after: float | None) -> tuple[UpstreamHost, float] | None:
+        """Whom to ask next, and in how many seconds: another provider, or the same one in `after` seconds (None: not
+        that one). None when the policy or the size of the body forbids another attempt, or no provider is left."""
         policy, now = self._context.policy, self._context.clock()
-        if not self._replayable or self._ended or self.attempts >= policy.attempts:
-            return None
-        if now - self._started_at >= policy.time:
+        if not self._replay.is_replayable or self.attempts >= policy.attempts or now - self._started_at >= policy.time:
             return None
         other = self._candidate()
         if other is not None:
-            return lambda: self._ask(other)
+            return other, 0.0
         if after is None or now + after - self._started_at >= policy.time:
             return None
         same = self._tried[-1]
         same.retries += 1
-        return lambda: self._ask_later(same, after)
+        return same, after
+
+    def _retry(self, host: UpstreamHost, after: float) -> None:
+        if after:
+            self.state = DispatchState.BACKING_OFF
+            self._retry_at = self._context.clock() + after
+        else:
+            self._ask_if_healthy(host)
 
     def _may_repeat(self, error: RelayError) -> bool:
         """Whether a failure before the answer leaves room for another attempt. A provider that may have begun with the
         request is not asked again, but another one may be: what the client's own library would do next."""
         return error.not_processed or (self._context.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
 
-    def _give_up_waiting(self, target: UpstreamHost) -> None:
-        target.leave(self)
-        self._queued_at = None
-        other = self._candidate()
-        if other is not None:
-            self._ask(other)
-        else:
-            self._fail(busy(f"No place at the provider came free within {target.settings.queue_timeout:g} s."))
-
-    def _ask_later(self, target: UpstreamHost, after: float) -> None:
-        if after:
-            self._retry_at = self._context.clock() + after
-        else:
-            self._ask_if_well(target)
-
-    def _note_refusal(self, target: UpstreamHost, head: ResponseHead) -> float | None:
+    def _note_refusal(self, host: UpstreamHost, head: ResponseHead) -> float | None:
         """Account for a status that says: not now. Returns the seconds that the provider asks for, or None."""
         now = self._context.clock()
         after = retry_after(head, self._context.wall_clock)
-        target.failures[f"status_{head.status}"] += 1
-        key, model = self._subjects(target)
+        host.failures[f"status_{head.status}"] += 1
+        key, model = self._subjects(host)
         if head.status == 429:
-            target.standing.limited(now, key, after)
+            host.cooldowns.limited(now, key, after)
         else:
-            target.standing.failed(now, model, after)
+            host.cooldowns.failed(now, model, after)
         return after
 
-    def _drop_attempt(self, error: RelayError | None = None) -> None:
-        self._cancel_attempt()
-        self._leave_target(error)
+    # --- its end ----------------------------------------------------------------------------------------------------
 
-    def _cancel_attempt(self) -> None:
+    def _cancel_attempt(self, error: RelayError | None = None) -> None:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            self._reused = attempt.reused
-            attempt.cancel()
-
-    def _leave_target(self, error: RelayError | None) -> None:
-        """Give the place back. `error` is what the provider did; None when it did nothing wrong."""
-        target, self._target = self._target, None
-        if target is None:
-            return
-        probe, self._probing = self._probing, False
-        if error is not None and error.party is Party.UPSTREAM:
-            target.failures[error.end.value] += 1
-        if error is not None and is_unhealthy(error):
-            now = self._context.clock()
-            target.health.failed(now, probe=probe, cause=error)
-            if not target.health.allows(now):
-                target.left_alone()
-        else:
-            target.health.abandoned(probe=probe)
-        target.give_back()
+            attempt.cancel(error)
+            self._was_reused = attempt.reused
 
     def _fail(self, error: RelayError) -> None:
-        if not self._ended:
-            self._ended = True
-            self._forget_body()
-            self._events.on_upstream_failed(error)
-            self._let_go()
+        if self.state is not _ENDED:
+            events = self._events
+            self._end(None)
+            events.on_upstream_failed(error)
 
-    def _let_go(self) -> None:
-        """It is over, and the exchange, which holds it, is told nothing more: no cycle is left to be collected."""
+    def _end(self, error: RelayError | None) -> None:
+        """Drop all that is under way. No reference leads back to the exchange, which holds this: no cycle is left for
+        the garbage collector. `error` is what the provider did wrong; None: nothing."""
+        if self.state is DispatchState.QUEUED:
+            self._tried[-1].leave(self)
+        self.state = _ENDED
+        self._replay.release()
+        self._cancel_attempt(error)
         self._events = NOBODY
         self._upload = UNCOUNTED
-        self.on_upstream_data = NOBODY.on_upstream_data

@@ -1,4 +1,4 @@
-"""A request's head as one provider gets it. No I/O."""
+"""The head of a request as one provider gets it. No I/O."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from .upstream_host import UpstreamHost
 
 
 def outgoing_head(
-    request: RequestHead, target: UpstreamHost, account: Account, *, request_id: bytes, pseudonym: bytes
+    request: RequestHead, host: UpstreamHost, account: Account, *, request_id: bytes, pseudonym: bytes
 ) -> RequestHead:
-    """`request` for `target`: its names, its key, and nothing that is the relay's or the client's own business."""
-    settings = target.settings
+    """`request` for `host`: with its names and its key, without what concerns only the relay or the client."""
+    settings = host.settings
     return request_for_upstream(
         request,
-        authority=target.authority,
-        target=join_target(settings.url.path, account.target_for(target)),
+        authority=host.authority,
+        target=join_target(settings.url.path, account.target_for(host)),
         pseudonym=pseudonym,
         request_id=request_id,
-        credential=account.credential(target),
+        credential=account.credential(host),
         extra=settings.headers,
-        hidden=account.hidden_fields(target),
+        hidden=account.hidden_fields(host),
         secret=account.key,
     )

@@ -1,4 +1,4 @@
-"""Which providers serve a request, in which order, and under which target. No I/O."""
+"""Which providers serve a request, in which order, and under which request target. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .upstream_host import UpstreamHost
 class Route:
     """One `[[routes]]` table. `path` and `models` are shell patterns; no models: any, known or not.
 
-    `tiers` in the order of fallback; among the targets of one tier weight and load decide. `max_tokens` bounds each
+    `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
     answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end.
     """
 
@@ -26,13 +26,13 @@ class Route:
     drain_on_disconnect: bool = False
 
     @property
-    def targets(self) -> Iterator[UpstreamHost]:
-        """All of them, in the order of fallback."""
-        return (target for tier in self.tiers for target in tier)
+    def hosts(self) -> Iterator[UpstreamHost]:
+        """All hosts, in the order of fallback."""
+        return (host for tier in self.tiers for host in tier)
 
 
 class RouteTable:
-    """The routes in their order: the first that fits serves."""
+    """The routes in their order: the first match serves the request."""
 
     __slots__ = ("_routes", "base_paths", "needs_model")
 
@@ -45,19 +45,19 @@ class RouteTable:
             )
             for route in routes
         ]
-        targets = [target for route in routes for target in route.targets]
-        paths = {target.settings.url.path for target in targets}
+        hosts = [host for route in routes for host in route.hosts]
+        paths = {host.settings.url.path for host in hosts}
         self.base_paths = tuple(sorted(path for path in paths if path.strip("/")))
         """Paths of providers' URLs, which stand before the paths of requests."""
-        renames = any(target.settings.models for target in targets)
+        renames = any(host.settings.models for host in hosts)
         self.needs_model = renames or any(route.models for route in routes)
         """Whether a request's model must be known before it can be sent on, so its body must be read first."""
 
     def find(self, path: bytes, model: str | None, *, any_model: bool = False) -> Route | None:
-        """The first route for `path`, which is ASCII, and `model`; None when there is none.
+        """The first route for `path`, which is ASCII, and `model`; None if there is none.
 
-        An unknown model (None) fits only routes that name no models, unless `any_model`: the request needs none. Case,
-        trailing slashes and `;parameters` matter to some providers only, so none of them leads past a route.
+        An unknown model (None) matches only routes that name no models, unless `any_model`: the request needs none.
+        Case, trailing slashes and `;parameters` matter to some providers only, so none of them bypasses a route.
         """
         plain = path
         if path.endswith(b"/") or path.find(b";") >= 0:
@@ -74,27 +74,27 @@ def _matches(patterns: list[re.Pattern[str]], model: str | None) -> bool:
     return model is not None and any(pattern.match(model) for pattern in patterns)
 
 
-def choose(targets: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
+def choose(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
     """One of two drawn by weight: the one with less to do. `random` gives numbers from 0 to below 1."""
-    if len(targets) == 1:
-        return targets[0]
-    first, second = _draw(targets, random), _draw(targets, random)
+    if len(hosts) == 1:
+        return hosts[0]
+    first, second = _draw(hosts, random), _draw(hosts, random)
     return first if first.load <= second.load else second
 
 
-def _draw(targets: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
-    point = random() * sum(target.settings.weight for target in targets)
-    for target in targets:
-        point -= target.settings.weight
+def _draw(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
+    point = random() * sum(host.settings.weight for host in hosts)
+    for host in hosts:
+        point -= host.settings.weight
         if point < 0:
-            return target
-    return targets[-1]
+            return host
+    return hosts[-1]
 
 
 def join_target(base: str, target: bytes) -> bytes:
     """The request target under the base URL's path.
 
-    Client libraries and providers both like to have the version in their base URL, so an overlap counts once:
+    Client libraries and providers both tend to have the version in their base URL, so an overlap counts once:
     `/openai/v1` and `/v1/chat/completions` give `/openai/v1/chat/completions`.
     """
     if not base:

@@ -1,1 +1,1 @@
-"""What limit stores count in: this process or Redis, and the tenants kept there."""
+"""Where limits are counted, in this process or in Redis, and where tenants are kept."""

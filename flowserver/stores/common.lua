@@ -1,4 +1,4 @@
--- What all scripts share; the arithmetic is that of accounts.py. SMALL_LEASE and PAST_QUOTA are defined in front.
+-- What all scripts share; the arithmetic is that of counters.py. SMALL_LEASE and PAST_QUOTA are defined in front.
 --
 -- KEYS: leases, live, marker, then the limits of the call. ARGV: the stream; now (0: by this server's clock), ttl,
 -- remember and what the call adds, as one text; the limits, as one text of a kind and three numbers each. Few arguments,

@@ -1,4 +1,4 @@
-"""What the memory store counts of one limit each. No I/O; `now` is milliseconds, and all numbers are whole.
+"""The memory store's accounts, one for each limit. No I/O; `now` is in milliseconds, and all numbers are whole.
 
 The same arithmetic is in common.lua, for Redis.
 """
@@ -41,8 +41,8 @@ class BucketAccount:
         self._at = now
 
     def refresh(self, limit: Any, now: int) -> bool:
-        """Refill until now; to be called before anything else, with a limit of the same kind. Always True: its time is
-        never over."""
+        """Refill up to `now`; called before anything else, with a limit of the same kind. Always True: a bucket never
+        ends."""
         if self._lacks:
             elapsed = now - self._at
             if elapsed > 0:
@@ -149,7 +149,7 @@ class QuotaAccount:
         self._ends = quota_end(limit, now)
 
     def refresh(self, limit: Any, now: int) -> bool:
-        """False: its period is over."""
+        """Use `limit` from now on. False: the period is over."""
         self.limit = limit
         return now < self._ends
 
@@ -160,7 +160,7 @@ class QuotaAccount:
         return lease_size(want, room)
 
     def wait(self, amount: int, now: int) -> int | None:
-        """Until its end; not known when it is leases that stand in the way, which may come back sooner."""
+        """Milliseconds until its end; None if leases are in the way, which may be returned sooner."""
         return self._ends - now if self._used + amount > self.limit.most else None
 
     def take(self, amount: int) -> None:

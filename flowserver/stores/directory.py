@@ -1,11 +1,11 @@
-"""Tenants that are kept in Redis, beside their counters: `flowserver tenants` writes them, relays look them up.
+"""Tenants kept in Redis, beside their counters: `flowserver tenants` writes them, relays look them up.
 
-    flow:{NAME}:tenant    the tenant as JSON (`relay/tenant_tables.py`): the truth, in one key
+    flow:{NAME}:tenant    the tenant as JSON (`config/tenants.py`): the truth, in one key
     flow:key:DIGEST       the name of the tenant that a key belongs to
     flow:tenants          the names of all
 
 In a cluster these are on different nodes, so no transaction spans them. Pointers are therefore written before the truth
-and deleted after it, and count only where the truth agrees: what breaks off between leaves pointers that mean nothing.
+and deleted after it, and are valid only if the truth agrees: an interrupted change leaves pointers without effect.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PREFIX = "flow:"
 NAMES = f"{PREFIX}tenants"
 
 FRESH = 5.0
-"""Seconds that a relay takes what it found for true: so late it sees a key that was withdrawn."""
+"""Seconds for which a relay trusts a look-up: so long a withdrawn key stays valid."""
 MOST_CACHED = 10_000
-"""Keys, of the known and of the unknown ones each."""
+"""Known keys, and as many unknown ones."""
 
 CONNECTIONS = 8
 """At most; further calls wait their turn."""
@@ -46,12 +46,12 @@ return 1
 _T = TypeVar("_T")
 
 Done = Callable[[Tenant | None, bool], None]
-"""Hears whose key it is, and whether that could be found out."""
+"""Gets the key's tenant, and whether it could be looked up."""
 
 
 class Directory:
-    """Reads and writes tenants. `url` as `RedisStore` takes it; no call takes longer than `deadline` milliseconds, from
-    when it is its turn: of many at once the last ones would else find a Redis silent that is only busy.
+    """Reads and writes tenants. `url` as `RedisStore` takes it. No call takes longer than `deadline` milliseconds once
+    it is its turn; from the start of the call, the last of many would take a busy Redis for a silent one.
 
     All methods raise `StoreUnavailable`, also for a tenant whose JSON can't be read.
     """
@@ -64,27 +64,27 @@ class Directory:
         self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def find(self, digest: bytes) -> Tenant | None:
-        """Whose key it is; whether it may be used is for `refusal` to say."""
+        """The tenant of a key, usable or not (see `refusal`)."""
         return await self._within(self._find, digest)
 
     async def get(self, name: str) -> Tenant | None:
         return await self._within(self._get, name)
 
     async def names(self) -> list[str]:
-        """Sorted. One may be gone when it is asked for."""
+        """All names, sorted. A tenant may be gone by the time it is read."""
         return await self._within(self._names)
 
     async def add(self, tenant: Tenant) -> bool:
-        """False: there is one of this name."""
+        """Add a tenant. False: the name is taken."""
         return await self._within(self._add, tenant)
 
     async def change(self, name: str, change: Callable[[Tenant], Tenant]) -> Tenant | None:
-        """Put what `change` makes of it in its place. It may be called again, when another change came first; the name
-        stays. Returns the new one; None: there is none of this name."""
+        """Replace a tenant by the result of `change`, which is called again if another change came first; the name
+        stays. Returns the new tenant; None: there is none of this name."""
         return await self._within(self._change, name, change)
 
     async def remove(self, name: str) -> bool:
-        """False: there was none. What its limits count stays until it expires by itself."""
+        """Remove a tenant. False: there was none. What its limits count stays until it expires by itself."""
         return await self._within(self._remove, name)
 
     async def close(self) -> None:
@@ -136,7 +136,7 @@ class Directory:
         return False
 
     async def _swap(self, name: str, old: bytes, new: bytes) -> bool:
-        """Only if nobody else changed it meanwhile. Nothing as the new one removes it."""
+        """Replace a tenant's JSON unless somebody else has changed it meanwhile. An empty `new` removes it."""
         return bool(await self._do("EVAL", _SWAP, 1, _truth(name), old, new))
 
     async def _point(self, name: str, digests: set[bytes]) -> None:
@@ -151,7 +151,7 @@ class Directory:
         return await execute(self._client, *command)
 
     async def _text(self, *command: Any) -> bytes | None:
-        """Run a command that replies with a text, or with nothing."""
+        """Run a command whose reply is a text or nothing."""
         return _as_text(await self._do(*command))
 
     async def _within(self, call: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
@@ -163,14 +163,15 @@ class Directory:
 
 
 class KnownTenants:
-    """What one relay asks of a directory. Answers of the last seconds come from memory, also that a key is unknown.
+    """A cache of a directory, for one relay. What was found within the last seconds comes from memory, also that a key
+    is unknown.
 
-    Unknown keys are kept apart, so that a flood of them puts no known one out. `wall` tells seconds since the epoch, by
-    which keys expire. With `outlive`, who was known before stays known while Redis does not answer; `guard` spares it
-    then.
+    Unknown keys are cached apart, so that a flood of them evicts no known one. `wall` returns seconds since the epoch,
+    by which keys expire. With `outlive`, tenants that were known before stay known while Redis does not answer. `gate`
+    keeps calls away from Redis then.
     """
 
-    __slots__ = ("_asking", "_clock", "_directory", "_guard", "_known", "_outlive", "_unknown", "_waiting", "_wall")
+    __slots__ = ("_asking", "_clock", "_directory", "_gate", "_known", "_outlive", "_unknown", "_waiting", "_wall")
 
     def __init__(
         self,
@@ -178,24 +179,24 @@ class KnownTenants:
         clock: Clock,
         wall: Callable[[], float],
         *,
-        guard: BreakerGate,
+        gate: BreakerGate,
         outlive: bool = False,
     ) -> None:
         self._directory = directory
-        self._guard = guard
+        self._gate = gate
         self._clock = clock
         self._wall = wall
         self._outlive = outlive
         self._known: OrderedDict[bytes, tuple[Tenant, float]] = OrderedDict()
-        """By digest, with the time until which it is fresh; the one used longest ago first."""
+        """By digest, each with the time until which it is fresh; the least recently used first."""
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._waiting: dict[bytes, list[Done]] = {}
-        """Who asked for a key that is being looked up: once, however many ask."""
+        """Who waits for a key that is being looked up: once, however many ask."""
         self._asking: set[asyncio.Task[None]] = set()
 
     def find(self, key: bytes, done: Done) -> None:
-        """Whose `key` is: at once where that is known, else later. None: nobody's, expired, or its tenant is disabled;
-        with False, that Redis did not tell."""
+        """Find the tenant of `key`, at once if it is cached, else later. None: the key is nobody's or expired, or its
+        tenant is disabled; with False, Redis did not answer."""
         digest = digest_of(key)
         now = self._clock()
         tenant, fresh_until = self._known.get(digest, (None, 0.0))
@@ -213,7 +214,7 @@ class KnownTenants:
             task.add_done_callback(self._asking.discard)
 
     async def close(self) -> None:
-        """Lookups under way end, and who waits for them hears nothing more."""
+        """Cancel look-ups under way; their callbacks are not called."""
         for task in self._asking:
             task.cancel()
         await asyncio.gather(*self._asking, return_exceptions=True)
@@ -222,12 +223,12 @@ class KnownTenants:
     async def _look_up(self, digest: bytes) -> None:
         known = True
         try:
-            tenant = await self._guard.ask(lambda: self._directory.find(digest))
+            tenant = await self._gate.ask(lambda: self._directory.find(digest))
             self._keep(digest, tenant)
         except StoreUnavailable:
             tenant = self._known[digest][0] if self._outlive and digest in self._known else None
             known = tenant is not None
-            if tenant is not None:  # so that not each request waits for Redis in vain
+            if tenant is not None:  # so that not every request waits for Redis in vain
                 self._keep(digest, tenant)
         finally:
             waiting = self._waiting.pop(digest)

@@ -1,7 +1,7 @@
-"""What happens while a store does not answer: limits go on in this process alone, or nothing may start.
+"""What happens while a store does not answer: this process limits on its own, or nothing may start.
 
-A breaker leaves a store alone that failed, so that requests do not each wait for its deadline, and lets one call
-through after its cooldown to see whether it is back. Nothing is reconciled afterwards; it is counted.
+A circuit breaker keeps calls away from a store that failed, so requests do not each wait for its deadline; after its
+cooldown one call finds out whether the store is back. Nothing is reconciled afterwards; it is counted.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from ..relay.interfaces import Clock
 from ..routing.circuit_breaker import CircuitBreaker
 
 AT_ONCE = 8
-"""Calls to the store; no more than it has connections. The next ones wait here, where the time is not the store's."""
+"""Concurrent calls to the store; no more than it has connections. Further calls wait here, before their deadline
+begins."""
 
 _T = TypeVar("_T")
 
 
 class Policy(Enum):
-    """What a store that does not answer means."""
+    """What happens to streams while the store does not answer."""
 
     OPEN = "open"
-    """Streams pass, by the limits of a store of this process."""
+    """They pass, within the limits of a store in this process."""
     CLOSED = "closed"
-    """No stream starts, and those that run get no more than their lease."""
+    """None starts, and running ones get no more than their lease."""
 
 
 class FailoverStats:
-    """What happened while the store did not answer."""
+    """Counts what happened while the store did not answer."""
 
     __slots__ = ("failures", "refused", "requests", "tokens", "unsettled")
 
@@ -43,23 +44,26 @@ class FailoverStats:
         self.refused = 0
         """Streams refused because there was no store."""
         self.tokens = 0
-        """Tokens that no store granted: to streams of the store whose leases it could not extend."""
+        """Tokens granted without the store: to its streams whose leases it could not extend."""
         self.unsettled = 0
-        """Streams whose settling was lost. They stay charged with what they used until they last extended: what came
-        after is missing, what was estimated too high is not given back."""
+        """Streams whose final charge was lost. They stay charged with what they had used when they last extended: later
+        tokens are missing, and what was estimated too high is not returned."""
 
 
 class BreakerGate:
-    """Calls to what may not answer: so many at once, and none while the breaker is open. `clock` is the breaker's."""
+    """Lets `AT_ONCE` calls at a time through to a store, none while the breaker is open. `clock` is the breaker's."""
 
-    __slots__ = ("_breaker", "_clock", "_turns", "passed")
+    __slots__ = ("_breaker", "_clock", "_stats", "_turns")
 
-    def __init__(self, breaker: CircuitBreaker, clock: Clock, passed: FailoverStats) -> None:
+    def __init__(self, breaker: CircuitBreaker, clock: Clock, stats: FailoverStats) -> None:
+        """`stats` counts failures."""
         self._breaker = breaker
         self._clock = clock
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self.passed = passed
-        """Where failures are counted."""
+        self._stats = stats
+
+    def __repr__(self) -> str:
+        return f"<BreakerGate: {self._breaker}>"
 
     @property
     def wait(self) -> float | None:
@@ -67,12 +71,12 @@ class BreakerGate:
         return self._breaker.available_in(self._clock()) or None
 
     async def ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the store when it is this call's turn. A rush of calls is no reason to think that it does not answer."""
+        """Call the store when it is this call's turn: a burst of calls must not look like a store that is down."""
         async with self._turns:
             return await self._ask_now(call)
 
     async def _ask_now(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the store, unless the breaker is open. What comes of it tells the breaker."""
+        """Call the store unless the breaker is open, and report the outcome to the breaker."""
         breaker = self._breaker
         now = self._clock()
         if not breaker.allows(now):
@@ -84,10 +88,10 @@ class BreakerGate:
             breaker.succeeded()
             raise
         except StoreUnavailable:
-            self.passed.failures += 1
+            self._stats.failures += 1
             breaker.failed(self._clock(), probe=probe)
             raise
-        except BaseException:  # cancelled, or a caller's error: it tells nothing, but the probe must not be lost
+        except BaseException:  # cancelled, or a caller's error: it proves nothing, but the probe must not be lost
             breaker.abandoned(probe=probe)
             raise
         breaker.succeeded()
@@ -97,10 +101,10 @@ class BreakerGate:
 class FailoverStore:
     """A `LimitStore` that never raises `StoreUnavailable`.
 
-    A stream stays with the store that admitted it. `fallback` is one that always answers: a `MemoryStore`.
+    A stream stays with the store that admitted it. `fallback` is a store that always answers: a `MemoryStore`.
     """
 
-    __slots__ = ("_fallback", "_guard", "_here", "_policy", "_store", "passed")
+    __slots__ = ("_fallback", "_fallback_streams", "_gate", "_policy", "_store", "stats")
 
     def __init__(
         self, store: LimitStore, fallback: LimitStore, *, policy: Policy, breaker: CircuitBreaker, clock: Clock
@@ -108,53 +112,55 @@ class FailoverStore:
         self._store = store
         self._fallback = fallback
         self._policy = policy
-        self._here: set[str] = set()
-        """Streams of the fallback."""
-        self.passed = FailoverStats()
-        self._guard = BreakerGate(breaker, clock, self.passed)
+        self._fallback_streams: set[str] = set()
+        self.stats = FailoverStats()
+        self._gate = BreakerGate(breaker, clock, self.stats)
+
+    def __repr__(self) -> str:
+        return f"<FailoverStore {self._policy.value}: {self._gate}, {len(self._fallback_streams)} streams here>"
 
     # --- LimitStore ---
 
     async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
         try:
-            return await self._guard.ask(lambda: self._store.admit(stream_id, limits, need=need, want=want))
+            return await self._gate.ask(lambda: self._store.admit(stream_id, limits, need=need, want=want))
         except StoreUnavailable:
             pass
         if self._policy is Policy.CLOSED:
-            self.passed.refused += 1
-            return Decision(False, 0, (), Cause.UNAVAILABLE, retry_after=self._guard.wait)
+            self.stats.refused += 1
+            return Decision(False, 0, (), Cause.UNAVAILABLE, retry_after=self._gate.wait)
         decision = await self._fallback.admit(stream_id, limits, need=need, want=want)
         if decision.admitted:
-            self._here.add(stream_id)
-            self.passed.requests += 1
+            self._fallback_streams.add(stream_id)
+            self.stats.requests += 1
         return decision
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        """Where the store cannot tell, an open policy grants all that is wanted."""
+        """If the store does not answer, an open policy grants all that is wanted."""
         try:
-            if stream_id in self._here:
+            if stream_id in self._fallback_streams:
                 return await self._fallback.extend(stream_id, used, want)
-            return await self._guard.ask(lambda: self._store.extend(stream_id, used, want))
+            return await self._gate.ask(lambda: self._store.extend(stream_id, used, want))
         except StoreUnavailable:
             if self._policy is Policy.CLOSED:
                 return 0
-            self.passed.tokens += want
+            self.stats.tokens += want
             return want
 
     async def settle(self, stream_id: str, used: int) -> bool:
-        if stream_id in self._here:
-            self._here.discard(stream_id)
+        if stream_id in self._fallback_streams:
+            self._fallback_streams.discard(stream_id)
             return await self._fallback.settle(stream_id, used)
         try:
-            return await self._guard.ask(lambda: self._store.settle(stream_id, used))
+            return await self._gate.ask(lambda: self._store.settle(stream_id, used))
         except StoreUnavailable:
-            self.passed.unsettled += 1
+            self.stats.unsettled += 1
             return False
 
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
-        """Without the store, what this process counted meanwhile."""
+        """If the store does not answer, what this process counted in the meantime."""
         try:
-            return await self._guard.ask(lambda: self._store.usage(limits))
+            return await self._gate.ask(lambda: self._store.usage(limits))
         except StoreUnavailable:
             return await self._fallback.usage(limits)
 

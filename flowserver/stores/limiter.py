@@ -1,4 +1,4 @@
-"""A limit store for the middle: calls that return at once, answers by callback."""
+"""A limit store behind callbacks: calls return at once, results come later."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _T = TypeVar("_T")
 
 
 class StoreLimiter:
-    """A `relay.lease.Limiter`. What the store does not answer is no tokens; `FailoverStore` has a policy for that."""
+    """A `quota.lease.Limiter`. A store that does not answer grants no tokens; `FailoverStore` has a policy for that."""
 
     __slots__ = ("_is_local", "_store", "_tasks", "lease", "renewal")
 
     def __init__(self, store: LimitStore, *, lease: int, life: float, is_local: bool) -> None:
-        """`lease` tokens at a time; `life` is how many seconds a lease lasts that nobody moves on. `is_local`: the
-        store is in this process and never waits, so that its calls need no task (of some 20 us)."""
+        """Leases are of `lease` tokens and expire `life` seconds after their last renewal. `is_local`: the store is in
+        this process and never waits, so its calls need no task (some 20 us)."""
         self._store = store
         self._is_local = is_local
         self.lease = lease
@@ -35,14 +35,22 @@ class StoreLimiter:
     def settle(self, stream_id: str, used: int) -> None:
         self._run(self._store.settle(stream_id, used), _ignore, False)
 
+    @property
+    def under_way(self) -> int:
+        """Calls that the store has yet to answer."""
+        return len(self._tasks)
+
+    def __repr__(self) -> str:
+        return f"<StoreLimiter over {type(self._store).__name__}: {self.under_way} calls under way>"
+
     async def close(self) -> None:
-        """Let what is under way come to its end: streams that settle. Stores have their own deadlines."""
+        """Wait for the calls under way: streams that settle. Stores have their own deadlines."""
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._store.close()
 
     def _run(self, call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
-        """`done` gets what `call` gives, or `otherwise` where the store fails."""
+        """`done` gets the result of `call`, or `otherwise` if the store fails."""
         if self._is_local:
             done(_finished(call, otherwise))
             return
@@ -68,12 +76,12 @@ async def _wait(call: Coroutine[Any, Any, _T], done: Callable[[_T], None], other
     try:
         with contextlib.suppress(StoreUnavailable):
             result = await call
-    finally:  # whatever went wrong, nobody is to wait for ever
+    finally:  # whatever went wrong, nobody may wait for ever
         done(result)
 
 
 def _ignore(settled: bool) -> None:
-    """Whether there was something to settle is of no interest here."""
+    """It does not matter here whether there was something to settle."""
 
 
 NOT_ADMITTED = Decision(False, 0, (), Cause.UNAVAILABLE)

@@ -1,4 +1,4 @@
-"""Limits of one process, in its own memory. What is over is swept a little with every call, so memory stays bounded."""
+"""Limits of one process, in its own memory. Every call sweeps a few expired entries, so memory stays bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Lease:
 
 
 class MemoryStore:
-    """A `LimitStore`. `clock` tells seconds since the epoch, as quotas end by it.
+    """A `LimitStore`. `clock` returns seconds since the epoch, by which quotas end.
 
     A lease lives for `ttl` seconds; of one that settled or expired it is known for `remember` seconds.
     """
@@ -66,15 +66,9 @@ class MemoryStore:
         granted = max(need, want)
         if (lease := self._leases.get(stream_id)) is not None:
             return _admitted(accounts, min(lease.total - lease.used, granted), now)
-        for account in accounts:
-            room = account.room()
-            if isinstance(account, SlotsAccount) or not account.counts_tokens:
-                if room < 1:
-                    return _refused(accounts, account, 1, now)
-            elif room < need:
-                return _refused(accounts, account, need, now)
-            else:
-                granted = max(need, account.lease(granted, room))
+        refusing, granted = _grant(accounts, need, granted)
+        if refusing is not None:
+            return _refused(accounts, refusing, granted, now)
         held: list[Account] = []
         for account in accounts:
             account.take(granted if account.counts_tokens else 1)
@@ -171,7 +165,7 @@ class MemoryStore:
         self._over[stream_id] = lease
 
     def _revive(self, stream_id: str, lease: _Lease) -> None:
-        """An expired lease whose stream runs after all takes its slot again, free or not: it is there."""
+        """Revive an expired lease whose stream still runs: it takes its slot again, free or not."""
         del self._over[stream_id]
         self._leases[stream_id] = lease
         for account in lease.held:
@@ -179,7 +173,8 @@ class MemoryStore:
                 account.take(1)
 
     def _sweep(self, now: int) -> None:
-        """Let leases expire, and look at one account. Who adds an account looks at one more, so they are bounded."""
+        """End expired leases, and look at one account. Adding an account looks at one more, so their number is
+        bounded."""
         leases, over = self._leases, self._over
         while leases:
             stream_id = next(iter(leases))
@@ -193,7 +188,7 @@ class MemoryStore:
         self._sweep_account(now)
 
     def _sweep_account(self, now: int) -> None:
-        """Forget an account that is over, or put it behind the others."""
+        """Forget the first account if it is over, else move it to the end."""
         accounts = self._accounts
         if accounts:
             key = next(iter(accounts))
@@ -220,6 +215,21 @@ def _give_back(lease: _Lease, *, slots: int) -> None:
     for account in lease.held:
         account.give(slots if isinstance(account, SlotsAccount) else rest)
     lease.total = lease.used
+
+
+def _grant(accounts: Sequence[Account], need: int, want: int) -> tuple[Account | None, int]:
+    """(None, what all accounts grant), at least `need` tokens; or (the account that refuses, the amount it refuses)."""
+    granted = want
+    for account in accounts:
+        room = account.room()
+        if isinstance(account, SlotsAccount) or not account.counts_tokens:
+            if room < 1:
+                return account, 1
+        elif room < need:
+            return account, need
+        else:
+            granted = max(need, account.lease(granted, room))
+    return None, granted
 
 
 def _admitted(accounts: Sequence[Account], granted: int, now: int) -> Decision:

@@ -1,11 +1,11 @@
-"""One connection to Redis that all calls share: each is written at once, and answers come in the order of the calls.
+"""A connection to Redis that all calls share: each is written at once, and replies arrive in the order of the calls.
 
-redis-py lends a connection to each call and reads answers from a stream, with three tasks' turns of the loop and some
-70 us of CPU more than this. A request waits for its admission, so that is worth a room of its own. redis-py still reads
-URLs, and speaks to clusters and for the directory of tenants.
+redis-py reserves a connection for each call and reads replies from a stream, which takes three iterations of the loop
+and some 70 us of CPU more than this. Requests wait for their admission, so that is worth a client of its own. redis-py
+still parses URLs, talks to clusters, and serves the directory of tenants.
 
-What scripts answer here is numbers, texts and errors; of RESP2 (https://redis.io/docs/latest/develop/reference/
-protocol-spec/) only these are read. A call may be repeated (`limits.store` says so of each).
+Scripts reply with numbers, texts and errors; of RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/)
+only these are read. Any call may be repeated (see `LimitStore`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ MOST_UNREAD = 1 << 16
 
 
 class RedisClient:
-    """Calls to one Redis server, on one connection that is opened when it is first needed and whenever it broke.
+    """Calls to one Redis server, over one connection that is opened on first use and again after it broke.
 
-    `url` as redis-py takes it. No call takes longer than `deadline` seconds, with connecting when it must; one whose
-    connection broke meanwhile, or whose script the server misses, begins anew, once.
+    `url` as redis-py takes it. No call takes longer than `deadline` seconds, connecting included; a call whose
+    connection broke meanwhile, or whose script the server lacks, starts again, once.
     """
 
     __slots__ = ("_address", "_closed", "_connecting", "_connection", "_deadline")
@@ -49,15 +49,15 @@ class RedisClient:
     def __init__(self, url: str, deadline: float) -> None:
         pool = ConnectionPool.from_url(url, **tls_options(url))
         self._address: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-        """Never connected: it tells where to, and how."""
+        """Never connected: it holds where and how to connect."""
         self._deadline = deadline
         self._closed = False
         self._connecting = asyncio.Lock()
         self._connection: RedisConnection | None = None
 
     async def call(self, *args: Arg, otherwise: Sequence[Arg] = ()) -> Reply:
-        """What the server answers to one command; to `otherwise` where it misses a script. Raises RedisError for an
-        error that it answers or an answer that can't be read, and OSError (TimeoutError, ConnectionError)."""
+        """The server's reply to a command; to `otherwise` if it lacks the script. Raises RedisError for an error reply
+        or one that can't be read, and OSError (TimeoutError, ConnectionError)."""
         connection = self._connection
         if connection is not None and connection.is_open:
             try:
@@ -75,7 +75,7 @@ class RedisClient:
                 return await connection.call(pack(*otherwise))
 
     async def connect(self, seconds: float) -> None:
-        """Connect ahead, and try the connection."""
+        """Connect in advance, and check the connection."""
         async with busy_timeout(seconds):
             connection = await self._connected()
             try:
@@ -127,15 +127,15 @@ async def _dial(address: AbstractConnection, deadline: float) -> RedisConnection
 
 
 _WHOLE_DIAL = 3600.0
-"""Seconds for what is asked when a connection is made: whoever makes it has a deadline for all of it."""
+"""Seconds for each command that sets up a connection: the caller has a deadline for all of them."""
 
 
 class RedisConnection(asyncio.Protocol):
-    """An open connection. The time of calls is taken in steps by one timer, each from when the one before was noticed
-    to be over: in between the loop looks at its sockets, where the answer may be, so a busy loop does not count.
+    """An open connection. One timer measures the time of calls in steps, each of which begins when the end of the one
+    before was noticed: in between the loop looks at its sockets, where the reply may be, so a busy loop does not count.
 
-    A call that is late fails alone, as the server may only have paused; its answer is waited for, so that it is not
-    taken for the next one's, until it is late by another `deadline`: nobody is there then.
+    A call that is late fails alone, as the server may only have paused. Its reply is still waited for, so that it is
+    not taken for the next call's; after another `deadline` the connection is given up.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -143,7 +143,7 @@ class RedisConnection(asyncio.Protocol):
         self._steps = 0
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[asyncio.Future[Reply], int]] = deque()
-        """Calls without an answer, and the step at which each is late."""
+        """Calls without a reply, and the step at which each is late."""
         self._unread = b""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -153,7 +153,8 @@ class RedisConnection(asyncio.Protocol):
         return self._transport is not None
 
     def call(self, command: bytes, seconds: float | None = None) -> asyncio.Future[Reply]:
-        """Only while it is open. It is late after `seconds`; None: after the whole deadline."""
+        """Send a command; only while the connection is open. The reply is late after `seconds`; None: after the
+        deadline."""
         transport = self._transport
         if transport is None:
             raise ConnectionResetError("the connection is closed")
@@ -164,6 +165,9 @@ class RedisConnection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_later(self._step, self._on_step)
         return answer
+
+    def __repr__(self) -> str:
+        return f"<RedisConnection {'open' if self.is_open else 'closed'}: {len(self._waiting)} calls waiting>"
 
     def close(self) -> None:
         self._end(ConnectionAbortedError("the connection was closed here"))
@@ -196,7 +200,7 @@ class RedisConnection(asyncio.Protocol):
         if not self._waiting:
             raise InvalidResponse("an answer came that nobody asked for")
         waiting, _ = self._waiting.popleft()
-        if not waiting.done():  # whoever asked may have been cancelled
+        if not waiting.done():  # the caller may have been cancelled
             if isinstance(answer, ResponseError):
                 waiting.set_exception(answer)
             else:
@@ -218,7 +222,7 @@ class RedisConnection(asyncio.Protocol):
             self._timer = self._loop.call_later(self._step, self._on_step)
 
     def _end(self, error: Exception) -> None:
-        """No answers come any more."""
+        """No more replies will come."""
         transport, self._transport = self._transport, None
         if transport is None:
             return
@@ -233,12 +237,12 @@ class RedisConnection(asyncio.Protocol):
 
 def pack(*args: Arg) -> bytes:
     """A command as RESP2 writes it: an array of texts."""
-    texts = [word.encode() if isinstance(word, str) else b"%d" % word for word in args]
+    texts = [arg.encode() if isinstance(arg, str) else b"%d" % arg for arg in args]
     return b"*%d\r\n%b" % (len(texts), b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts]))
 
 
 def take(data: bytes, at: int) -> tuple[Reply | ResponseError, int] | None:
-    """The answer that begins at `at`, and where the next does; None: it is not all there. Raises InvalidResponse."""
+    """The reply that begins at `at`, and where the next one does; None: it is incomplete. Raises InvalidResponse."""
     end = data.find(b"\r\n", at)
     if end < 0:
         return None
@@ -276,7 +280,7 @@ def _number(text: bytes) -> int:
 
 def tls_options(url: str) -> dict[str, bool]:
     """Options for redis-py beside the URL, so that every version checks host names against certificates: before 6.0
-    it does so only when asked. Options in the URL take precedence."""
+    it does so on request only. Options in the URL take precedence."""
     parts = urlsplit(url)
     said = parse_qs(parts.query)
     unchecked = said.get("ssl_cert_reqs", [""])[-1].strip().lower() in ("none", "cert_none")

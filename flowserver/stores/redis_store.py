@@ -1,7 +1,7 @@
 """Limits shared by all relays that use one Redis, or Redis Cluster.
 
-Each call is one script, so one atomic step and one round trip; its time is the Redis server's. `common.lua` tells what
-is stored. Redis should not evict (`maxmemory-policy noeviction`): what it evicts is forgotten, never charged.
+Each call is one script, so one atomic step and one round trip, by the clock of the Redis server. `common.lua` describes
+what is stored. Redis should not evict (`maxmemory-policy noeviction`): what it evicts is forgotten, never charged.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ CLUSTER = "+cluster"
 class RedisStore:
     """A `LimitStore`. `url` is `redis://`, `rediss://` (TLS), `unix://`, or the first two with `+cluster`.
 
-    No call takes longer than `deadline` milliseconds, with connecting when it must, or twice that where it has to begin
-    anew (see `RedisClient`). Failures raise `StoreUnavailable`, and the next call tries anew. A lease lives
-    for `ttl` seconds; of one that settled or expired it is known for `remember` seconds. `clock` is for tests (None:
-    the server's own time); seconds since the epoch.
+    No call takes longer than `deadline` milliseconds, connecting included, or twice that if it has to start again (see
+    `RedisClient`). Failures raise `StoreUnavailable`, and the next call tries again. A lease lives for `ttl` seconds;
+    one that was settled or expired is remembered for `remember` seconds. `clock` is for tests (None: the server's own
+    time); seconds since the epoch.
     """
 
     __slots__ = ("_clock", "_lives", "_server")
@@ -113,10 +113,8 @@ class RedisStore:
         await self._server.close()
 
     async def connect(self, seconds: float = 5.0) -> None:
-        """Connect ahead, with more time than a call has: to a cluster the first connection takes several round trips.
-
-        Not needed otherwise. Raises `StoreUnavailable`.
-        """
+        """Connect in advance, with more time than a call has: the first connection to a cluster takes several round
+        trips. Optional. Raises `StoreUnavailable`."""
         try:
             await self._server.connect(seconds)
         except FAILURES as error:
@@ -135,7 +133,7 @@ class RedisStore:
         return numbers
 
     async def _run(self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit] = ()) -> Reply:
-        """Run a script by its digest, or with its text where the server does not have it yet."""
+        """Run a script by its digest, or by its text if the server does not have it yet."""
         check_tag(tag, limits)
         base = PREFIX + tag
         keys = [f"{base}:leases", f"{base}:live", f"{base}:over:{stream_id}", *(PREFIX + each.key for each in limits)]
@@ -172,7 +170,7 @@ def unavailable(error: Exception) -> StoreUnavailable:
 
 
 class _Cluster:
-    """A Redis Cluster, called as a `RedisClient` is. redis-py knows its nodes."""
+    """A Redis Cluster, with the interface of `RedisClient`. redis-py knows its nodes."""
 
     __slots__ = ("_client", "_deadline")
 
@@ -180,11 +178,11 @@ class _Cluster:
         self._client = client
         self._deadline = deadline
 
-    async def call(self, *words: Arg, otherwise: Sequence[Arg] = ()) -> Reply:
+    async def call(self, *args: Arg, otherwise: Sequence[Arg] = ()) -> Reply:
         answer: Reply
         async with busy_timeout(self._deadline):
             try:
-                answer = await execute(self._client, *words)
+                answer = await execute(self._client, *args)
             except NoScriptError:
                 answer = await execute(self._client, *otherwise)
             return answer
@@ -198,7 +196,7 @@ class _Cluster:
 
 
 class _Script:
-    """One of the package's scripts, with what all share in front."""
+    """One of the package's scripts, after the part that all share."""
 
     __slots__ = ("digest", "text")
 

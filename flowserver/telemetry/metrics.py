@@ -69,7 +69,7 @@ class StoreFigures(Protocol):
     def breaker(self) -> CircuitBreaker | None: ...
 
     @property
-    def passed(self) -> FailoverFigures | None: ...
+    def failover(self) -> FailoverFigures | None: ...
 
 
 class _Totals:
@@ -285,17 +285,17 @@ class Metrics:
         yield counters("flow_h2_goaways", "GOAWAYs sent to clients.", goaways)
 
     def _limits(self) -> Iterator[Series]:
-        breaker, passed = (self.store.breaker, self.store.passed) if self.store is not None else (None, None)
-        if breaker is None or passed is None:
+        breaker, failover = (self.store.breaker, self.store.failover) if self.store is not None else (None, None)
+        if breaker is None or failover is None:
             return
         state = breaker.state(self._clock()).value
         yield gauge("flow_store_breaker", "Redis: 0 in use, 1 tried, 2 left alone.", state)
-        yield counter("flow_store_failures", "Calls that Redis did not answer.", passed.failures)
+        yield counter("flow_store_failures", "Calls that Redis did not answer.", failover.failures)
         text = "Requests that passed by this process' own limits meanwhile."
-        yield counter("flow_store_passed", text, passed.requests)
-        yield counter("flow_store_refused", "Requests refused meanwhile.", passed.refused)
-        yield counter("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", passed.tokens)
-        yield counter("flow_store_unsettled", "Streams whose end Redis did not hear of.", passed.unsettled)
+        yield counter("flow_store_passed", text, failover.requests)
+        yield counter("flow_store_refused", "Requests refused meanwhile.", failover.refused)
+        yield counter("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", failover.tokens)
+        yield counter("flow_store_unsettled", "Streams whose end Redis did not hear of.", failover.unsettled)
 
     def _upstreams(self) -> Iterator[Series]:
         connects = _labelled("upstream", [(pool.name, pool.connects) for pool in self.pools])

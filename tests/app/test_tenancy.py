@@ -66,7 +66,7 @@ async def test_without_tenants_everybody_may_use_the_relay(tmp_path: Path) -> No
     rig = Rig(tmp_path)
     assert rig.tenancy.quota is None
     assert rig.tenancy.breaker is None
-    assert rig.tenancy.passed is None
+    assert rig.tenancy.failover is None
     await finishes(rig.tenancy.close())
 
 
@@ -98,7 +98,7 @@ async def test_with_redis_everybody_needs_a_key_though_the_file_has_no_tenants(t
     rig = Rig(tmp_path, FLOW_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert rig.identify(asking(key=b"made up")) is UNKNOWN_KEY
     assert rig.tenancy.breaker is not None
-    assert rig.tenancy.passed is not None
+    assert rig.tenancy.failover is not None
     rig.reload()
     assert rig.quota().directory is not None
     await finishes(rig.tenancy.close())

@@ -362,6 +362,7 @@ def test_uploads_go_on_in_their_order_when_others_end(ends: str) -> None:
         else:
             client.peer.reset(stream_id)
             room.opened[number].stream.end_upload()
+        room.turns.run()
         client.talk()
     assert room.context.uploads.held == 0
 
@@ -378,6 +379,7 @@ def test_an_upload_that_its_provider_stops_meanwhile_goes_on_with_both() -> None
     client.talk()
     assert client.peer.room(ids[1]) == 0
     room.opened[0].stream.end_upload()
+    room.turns.run()
     client.talk()
     assert client.peer.room(ids[1]) == 64 * KB
     second.end_upload()

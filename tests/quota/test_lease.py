@@ -9,7 +9,7 @@ from itertools import permutations
 
 import pytest
 
-from flowserver.quota.lease import ADMITTED, TokenLease, Verdict
+from flowserver.quota.lease import ADMITTED, LeaseState, TokenLease, Verdict
 from flowserver.quota.limits import MAX_TOKENS, Cause, Decision, Limit, Quota, RequestBucket, Slots, TokenBucket
 from flowserver.stores.limiter import StoreLimiter
 from flowserver.stores.memory import MemoryStore
@@ -23,7 +23,7 @@ ID = "{t}:1"
 
 
 class Scene:
-    """A permit, and what was heard of it. The lease is 100 tokens, unless `limiter` says otherwise."""
+    """A lease, and what was heard of it. The lease is 100 tokens, unless `limiter` says otherwise."""
 
     def __init__(self, limiter: FakeLimiter | None = None) -> None:
         self.limiter = limiter or FakeLimiter()
@@ -48,6 +48,20 @@ def admitted(*, left: int = 1_000_000, most: int | None = None) -> Scene:
     scene.limiter.delayed = True
     scene.limiter.most = most
     return scene
+
+
+def test_its_state_shows() -> None:
+    scene = admitted()
+    lease = scene.lease
+    lease.verdict(40)
+    assert repr(lease) == "<TokenLease {t}:1 held: 40 of 110 tokens used>"
+    lease.verdict(120)
+    assert repr(lease) == "<TokenLease {t}:1 extending: 120 of 110 tokens used, an event waits>"
+    scene.limiter.left = 0
+    scene.limiter.answer()
+    assert repr(lease) == "<TokenLease {t}:1 exhausted: 120 of 110 tokens used>"
+    lease.settle(110)
+    assert lease.state is LeaseState.SETTLED
 
 
 # Admission
@@ -334,7 +348,7 @@ def test_what_is_over_leaves_nothing_to_the_garbage_collector() -> None:
         gc.enable()
 
 
-def test_a_permit_that_never_asked_settles_nothing() -> None:
+def test_a_lease_that_never_asked_settles_nothing() -> None:
     scene = Scene()
     scene.lease.settle(50)
     assert scene.limiter.log == []

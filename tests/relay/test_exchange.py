@@ -13,6 +13,7 @@ from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.context import Abandoned, Trace
 from flowserver.relay.exchange import Exchange
+from flowserver.relay.interfaces import UpstreamEvents
 from flowserver.relay.provider import Deadlines
 from flowserver.routing.dispatcher import Dispatcher
 
@@ -950,19 +951,22 @@ class Limited:
         deadlines = Deadlines(first_byte=20, idle=20, body=None, total=None)
         self.exchange = Exchange(request, self.down, context, request_id=b"id-1", account=self.account)
         asked = routing((target(self.connector, deadlines=deadlines),))
-        dispatcher = Dispatcher(request, b"id-1", asked, self.exchange, account=self.account)
+        dispatcher = Dispatcher(request, asked, self.exchange, request_id=b"id-1", account=self.account)
         self.exchange.start(dispatcher)
         self.exchange.on_downstream_data(orjson.dumps(stream.body))
         self.exchange.on_downstream_end()
-        self.dispatcher = dispatcher
 
     @property
     def up(self) -> RecordingUpstream:
         return self.connector.streams[0]
 
+    @property
+    def provider(self) -> UpstreamEvents:
+        return self.connector.events[0]
+
     def answer(self, *fields: tuple[bytes, bytes]) -> None:
         self.limiter.delayed = True
-        self.dispatcher.on_upstream_head(ResponseHead(200, [*self.stream.head.headers, *fields]))
+        self.provider.on_upstream_head(ResponseHead(200, [*self.stream.head.headers, *fields]))
 
     def hear(self, *events: bytes) -> None:
         for event in events:
@@ -1065,7 +1069,7 @@ def test_the_end_comes_behind_events_that_waited() -> None:
     scene, came = waiting()
     report = MESSAGES.report(120)
     scene.hear(*report)
-    scene.dispatcher.on_upstream_end()
+    scene.provider.on_upstream_end()
     assert "end" not in scene.down.log
     assert scene.observer.ended == []
     scene.limiter.answer()
@@ -1078,7 +1082,7 @@ def test_the_end_comes_behind_events_that_waited() -> None:
 
 def test_a_provider_that_breaks_off_while_events_wait_breaks_the_answer() -> None:
     scene, came = waiting()
-    scene.dispatcher.on_upstream_failed(BROKEN)
+    scene.provider.on_upstream_failed(BROKEN)
     assert scene.down.log[-1] == "broken"
     said = list(scene.down.log)
     scene.limiter.answer()
@@ -1091,7 +1095,7 @@ def test_a_provider_that_breaks_off_while_events_wait_breaks_the_answer() -> Non
 def test_a_client_that_leaves_while_events_wait(whole: bool) -> None:
     scene, _ = waiting()
     if whole:
-        scene.dispatcher.on_upstream_end()
+        scene.provider.on_upstream_end()
     said = list(scene.down.log)
     scene.exchange.on_downstream_reset(EndReason.CLIENT_GONE)
     assert scene.exchange.end_reason is EndReason.CLIENT_GONE
@@ -1110,7 +1114,7 @@ def test_a_stream_whose_quota_is_used_up_is_cut(whole: bool) -> None:
     scene.answer()
     came = scene.emit_until_it_waits()
     if whole:
-        scene.dispatcher.on_upstream_end()
+        scene.provider.on_upstream_end()
     scene.limiter.answer()
     assert came[-1] not in scene.down.body
     assert b"max_tokens" in scene.down.body

@@ -8,13 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
 from flowserver.http.messages import RequestHead
-from flowserver.relay.provider import ProviderSettings
 from flowserver.relay.request_reading import RequestReading
 from flowserver.relay.request_rewrite import RequestRewrite
 from flowserver.routing.upstream_host import UpstreamHost
+from tests.support.recording import target as any_host
 from tests.support.scanning import pieces
 
 CHAT = "/v1/chat/completions"
@@ -23,7 +22,7 @@ SIGNED = [(b"authorization", b"AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/
 
 def target(**settings: Any) -> UpstreamHost:
     """A provider that is never asked."""
-    return UpstreamHost(ProviderSettings("p", parse_url("http://provider.test"), **settings), None, None, None)  # type: ignore[arg-type]
+    return any_host(name="p", **settings)
 
 
 def reading(path: str, *headers: tuple[bytes, bytes], method: bytes = b"POST") -> RequestReading:

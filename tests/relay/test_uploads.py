@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from flowserver.relay.uploads import SMALL, Upload, Uploads
 
 from ..support.clock import FakeClock
+from ..support.later import Later
 
 LARGE = 4 * SMALL
 LIMIT = 10 * LARGE
@@ -36,8 +37,13 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def all_of_them(clock: FakeClock) -> Uploads:
-    return Uploads(LIMIT, clock=clock, busy_timeout=60.0)
+def later() -> Later:
+    return Later()
+
+
+@pytest.fixture
+def all_of_them(clock: FakeClock, later: Later) -> Uploads:
+    return Uploads(LIMIT, clock=clock, later=later, busy_timeout=60.0)
 
 
 def filled(bound: Uploads, count: int = 8) -> list[Client]:
@@ -71,33 +77,39 @@ def test_small_uploads_take_what_is_left_of_the_bound(all_of_them: Uploads) -> N
     assert [client.goes_on for client in small] == [True] * 7 + [False] * 2
 
 
-def test_what_ends_lets_others_go_on_in_their_order(all_of_them: Uploads) -> None:
+def test_what_ends_lets_others_go_on_in_their_order(all_of_them: Uploads, later: Later) -> None:
     first, *others = filled(all_of_them)
     for client in reversed(others):
         client.upload.hold(1)
     assert not any(client.goes_on for client in others)
     others[6].upload.end()
+    later.run()
     assert all_of_them.held == 7 * LARGE + 6
     assert [client.goes_on for client in others[:6]] == [False] * 4 + [True] * 2
     first.upload.end()
+    later.run()
     assert others[0].goes_on
 
 
-def test_the_next_one_that_began_goes_on_though_there_is_no_room(all_of_them: Uploads) -> None:
+def test_the_next_one_that_began_goes_on_though_there_is_no_room(all_of_them: Uploads, later: Later) -> None:
     first, second, third = (Client(all_of_them) for _ in range(3))
     for client in (first, second, third):
         client.upload.hold(LIMIT)
     assert [client.goes_on for client in (first, second, third)] == [True, False, False]
     first.upload.end()
+    later.run()
     assert [client.goes_on for client in (second, third)] == [True, False]
 
 
-def test_who_waits_too_long_is_overdue_and_progress_begins_anew(all_of_them: Uploads, clock: FakeClock) -> None:
+def test_who_waits_too_long_is_overdue_and_progress_begins_anew(
+    all_of_them: Uploads, clock: FakeClock, later: Later
+) -> None:
     first, second, third = (Client(all_of_them) for _ in range(3))
     for client in (first, second, third):
         client.upload.hold(LIMIT)
     assert not second.upload.is_overdue(clock.advance(59.9))
     first.upload.end()
+    later.run()
     second.upload.hold(1)
     assert not second.upload.is_overdue(clock.advance(1))
     assert third.upload.is_overdue(clock.now)
@@ -105,14 +117,14 @@ def test_who_waits_too_long_is_overdue_and_progress_begins_anew(all_of_them: Upl
     assert not third.upload.is_overdue(clock.now)
 
 
-def test_without_patience_nobody_is_overdue(clock: FakeClock) -> None:
-    bound = Uploads(1, clock=clock)
+def test_without_a_timeout_nobody_is_overdue(clock: FakeClock, later: Later) -> None:
+    bound = Uploads(1, clock=clock, later=later)
     filled(bound, 1)
     [client] = filled(bound, 1)
     assert not client.upload.is_overdue(clock.advance(1e9))
 
 
-def test_a_connection_s_bound_stands_below_that_of_all(all_of_them: Uploads) -> None:
+def test_a_connection_s_bound_stands_below_that_of_all(all_of_them: Uploads, later: Later) -> None:
     one, other = all_of_them.below(LARGE), all_of_them.below(LARGE)
     first, second = filled(one, 2)
     [alone] = filled(other, 1)
@@ -122,16 +134,49 @@ def test_a_connection_s_bound_stands_below_that_of_all(all_of_them: Uploads) -> 
     alone.upload.hold(1)
     assert not alone.goes_on  # the first of its connection, and not of all
     first.upload.end()
+    later.run()
     assert (second.goes_on, alone.goes_on) == (True, False)  # now that of all
     second.upload.end()
+    later.run()
     assert (alone.goes_on,) == (True,)
     alone.upload.end()
     assert (one.held, other.held) == (0, 0)
 
 
+def test_an_upload_that_ends_starts_nothing_in_the_same_call_stack(all_of_them: Uploads, later: Later) -> None:
+    first, second, third = (Client(all_of_them) for _ in range(3))
+    for client in (first, second, third):
+        client.upload.hold(LIMIT)
+    first.upload.end()
+    assert [client.goes_on for client in (second, third)] == [False, False]
+    second.upload.end()
+    later.run()
+    assert [client.goes_on for client in (second, third)] == [True, True]
+
+
+def test_whoever_ends_before_it_can_go_on_is_left_out(all_of_them: Uploads, later: Later) -> None:
+    first, second = (Client(all_of_them) for _ in range(2))
+    for client in (first, second):
+        client.upload.hold(LIMIT)
+    first.upload.end()
+    second.upload.end()
+    assert second.goes_on
+    later.run()
+    assert all_of_them.held == 0
+
+
+def test_its_state_shows(all_of_them: Uploads) -> None:
+    first, second = (Client(all_of_them) for _ in range(2))
+    for client in (first, second):
+        client.upload.hold(LIMIT)
+    assert repr(all_of_them) == f"<Uploads {2 * LIMIT} of {LIMIT} bytes, 2 held, 1 waiting>"
+    assert repr(second.upload) == f"<Upload waiting: {LIMIT} bytes>"
+
+
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3 * SMALL), st.booleans()), max_size=200))
 def test_one_always_goes_on_and_the_bound_is_kept(steps: list[tuple[int, int, bool]]) -> None:
-    bound = Uploads(8 * SMALL, clock=FakeClock())
+    later = Later()
+    bound = Uploads(8 * SMALL, clock=FakeClock(), later=later)
     connections = [bound.below(4 * SMALL), bound.below(4 * SMALL)]
     live: dict[int, Client] = {}
     over = 0
@@ -143,10 +188,12 @@ def test_one_always_goes_on_and_the_bound_is_kept(steps: list[tuple[int, int, bo
             if client is next(iter(live.values())):
                 over += size
             client.upload.hold(size)
+        later.run()
         assert bound.held == sum(client.upload.size for client in live.values())
         assert not live or any(client.goes_on for client in live.values())
         assert bound.held <= 8 * SMALL + over + 8 * 3 * SMALL
     for client in list(live.values()):
         client.upload.end()
+        later.run()
         assert client.goes_on
     assert (bound.held, connections[0].held, connections[1].held) == (0, 0, 0)

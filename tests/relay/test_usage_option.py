@@ -14,7 +14,7 @@ def test_what_is_not_known_is_tried_where_it_can_be_repeated() -> None:
 
 def test_what_is_taken_is_asked_always() -> None:
     option = UsageOption()
-    option.taken("m")
+    option.accepted("m")
     assert option.may_ask("m", repeatable=False)
     assert not option.may_be_refused("m")
 
@@ -28,7 +28,7 @@ def test_what_is_refused_is_not_asked_again() -> None:
 def test_models_are_told_apart() -> None:
     option = UsageOption()
     option.refused("m")
-    option.taken(None)
+    option.accepted(None)
     assert option.may_ask("another", repeatable=True)
     assert option.may_ask(None, repeatable=False)
 
@@ -36,7 +36,7 @@ def test_models_are_told_apart() -> None:
 def test_a_provider_may_learn() -> None:
     option = UsageOption()
     option.refused("m")
-    option.taken("m")
+    option.accepted("m")
     assert option.may_ask("m", repeatable=False)
 
 
@@ -44,7 +44,7 @@ def test_invented_models_push_out_each_other() -> None:
     option = UsageOption()
     option.refused("first")
     for number in range(1000):
-        option.taken(f"m{number}")
+        option.accepted(f"m{number}")
     assert option.may_ask("first", repeatable=True)
     assert option.may_ask("m999", repeatable=False)
 
@@ -53,5 +53,5 @@ def test_a_model_in_use_is_not_pushed_out() -> None:
     option = UsageOption()
     option.refused("used")
     for number in range(3000):
-        option.taken(f"m{number}")
+        option.accepted(f"m{number}")
         assert not option.may_ask("used", repeatable=True)

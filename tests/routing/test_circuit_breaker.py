@@ -83,3 +83,11 @@ def test_requests_that_one_lost_connection_ends_are_one_failure() -> None:
     assert health.state(0.0) is BreakerState.CLOSED
     health.failed(0.0, probe=False, cause=object())
     assert health.state(0.0) is BreakerState.OPEN
+
+
+def test_its_state_shows() -> None:
+    assert repr(CircuitBreaker(failures=2, cooldown=5.0)) == "<CircuitBreaker closed: 0 failures>"
+    health = broken()
+    assert repr(health) == "<CircuitBreaker open until 10.000: 3 failures>"
+    health.started(10)
+    assert repr(health) == "<CircuitBreaker open until 10.000, probing: 3 failures>"

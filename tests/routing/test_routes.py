@@ -64,7 +64,7 @@ def test_the_body_is_looked_into_only_where_the_model_matters() -> None:
 def test_the_one_of_two_with_less_to_do_is_chosen() -> None:
     idle, busy = target(name="idle"), target(name="busy")
     for _ in range(3):
-        busy.take_place()
+        busy.reserve_place()
     for first in (0.0, 0.9):
         draws = iter([first, 0.9 - first])
         assert choose([idle, busy], lambda draws=draws: next(draws)) is idle  # type: ignore[misc]
@@ -72,15 +72,15 @@ def test_the_one_of_two_with_less_to_do_is_chosen() -> None:
 
 def test_load_is_seen_in_proportion_to_weight() -> None:
     light, heavy = target(weight=1), target(weight=4)
-    light.take_place()
+    light.reserve_place()
     for _ in range(3):
-        heavy.take_place()
+        heavy.reserve_place()
     assert heavy.load < light.load
 
 
 def test_shares_follow_the_weights() -> None:
-    targets = [target(name="a", weight=1), target(name="b", weight=3)]
+    hosts = [target(name="a", weight=1), target(name="b", weight=3)]
     draw = random.Random(1)
     for _ in range(4000):
-        choose(targets, draw.random).take_place()
-    assert abs(targets[1].open / targets[0].open - 3) < 0.1
+        choose(hosts, draw.random).reserve_place()
+    assert abs(hosts[1].open / hosts[0].open - 3) < 0.1

@@ -21,7 +21,7 @@ from tests.support.clock import FakeClock
 from tests.support.lab import free_port
 from tests.support.redis import RedisServer, running_cluster, running_redis
 
-PATIENT = 10_000.0
+UNHURRIED = 10_000.0
 """A deadline in milliseconds that a busy machine keeps."""
 KEY, OTHER = b"flow-" + b"a" * 43, b"flow-" + b"b" * 43
 ONE, TWO = digest_of(KEY), digest_of(OTHER)
@@ -35,7 +35,7 @@ def server() -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def opened(url: str, deadline: float = PATIENT) -> AsyncIterator[Directory]:
+async def opened(url: str, deadline: float = UNHURRIED) -> AsyncIterator[Directory]:
     directory = Directory(url, deadline=deadline)
     try:
         yield directory
@@ -204,7 +204,7 @@ class Counting(Directory):
         pass
 
 
-def guard(clock: Clock) -> BreakerGate:
+def gate(clock: Clock) -> BreakerGate:
     return BreakerGate(CircuitBreaker(failures=3, cooldown=1.0), clock, FailoverStats())
 
 
@@ -213,7 +213,7 @@ class Rig:
         self.directory = Counting()
         self.clock = FakeClock()
         self.wall = FakeClock(2_000_000_000.0)
-        self.known = KnownTenants(self.directory, self.clock, self.wall, guard=guard(self.clock), outlive=outlive)
+        self.known = KnownTenants(self.directory, self.clock, self.wall, gate=gate(self.clock), outlive=outlive)
         self.heard: list[tuple[Tenant | None, bool]] = []
 
     def find(self, key: bytes = KEY) -> None:
@@ -367,7 +367,7 @@ async def test_with_a_real_one(server: RedisServer) -> None:
     async with opened(server.url) as directory:
         await directory.add(ACME)
     known = KnownTenants(
-        Directory(server.url, deadline=PATIENT), time.monotonic, time.time, guard=guard(time.monotonic)
+        Directory(server.url, deadline=UNHURRIED), time.monotonic, time.time, gate=gate(time.monotonic)
     )
     found: asyncio.Future[tuple[Tenant | None, bool]] = asyncio.get_running_loop().create_future()
     known.find(KEY, lambda tenant, told: found.set_result((tenant, told)))

@@ -79,7 +79,7 @@ class Rig:
 
     async def settle(self, used: int) -> None:
         self.limiter.settle(ID, used)
-        await eventually(lambda: not self.limiter._tasks)
+        await eventually(lambda: not self.limiter.under_way)
 
 
 local_or_not = pytest.mark.parametrize("is_local", [False, True])

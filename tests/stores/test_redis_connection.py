@@ -18,14 +18,14 @@ from tests.support.lab import eventually, free_port
 from tests.support.redis import RedisServer, running_redis
 from tests.support.transport import FakeTransport
 
-PATIENT = 10.0
+UNHURRIED = 10.0
 """Seconds that a busy machine keeps."""
 
 
-def wired(deadline: float) -> RedisConnection:
-    wire = RedisConnection(deadline)
-    wire.connection_made(FakeTransport(wire))
-    return wire
+def opened(deadline: float) -> RedisConnection:
+    connection = RedisConnection(deadline)
+    connection.connection_made(FakeTransport(connection))
+    return connection
 
 
 # What is written and read
@@ -56,19 +56,19 @@ def written(answer: Reply | ResponseError) -> bytes:
 @given(st.lists(ANSWERS, min_size=1, max_size=6), st.data())
 def test_answers_cut_anywhere_reach_their_calls(answers: list[Reply | ResponseError], data: st.DataObject) -> None:
     async def run() -> None:
-        wire = wired(PATIENT)
-        calls = [wire.call(b"") for _ in answers]
+        connection = opened(UNHURRIED)
+        calls = [connection.call(b"") for _ in answers]
         stream = b"".join(map(written, answers))
         cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
         for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-            wire.data_received(stream[begin:end])
+            connection.data_received(stream[begin:end])
         for call, answer in zip(calls, answers, strict=True):
             if isinstance(answer, ResponseError):
                 assert str(call.exception()) == str(answer)
             else:
                 assert call.result() == answer
-        assert wire.is_open
-        wire.close()
+        assert connection.is_open
+        connection.close()
 
     asyncio.run(run())
 
@@ -89,69 +89,69 @@ def test_what_scripts_never_answer(answer: bytes) -> None:
 
 
 async def test_an_answer_of_no_end() -> None:
-    wire = wired(PATIENT)
-    call = wire.call(b"")
-    wire.data_received(b"+" + b"x" * MOST_UNREAD)
-    assert not wire.is_open
+    connection = opened(UNHURRIED)
+    call = connection.call(b"")
+    connection.data_received(b"+" + b"x" * MOST_UNREAD)
+    assert not connection.is_open
     with pytest.raises(InvalidResponse):
         await call
 
 
 async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
-    wire = wired(PATIENT)
-    call = wire.call(b"")
-    wire.data_received(b":1\r\n:2\r\n")
+    connection = opened(UNHURRIED)
+    call = connection.call(b"")
+    connection.data_received(b":1\r\n:2\r\n")
     assert await call == 1
-    assert not wire.is_open
+    assert not connection.is_open
     with pytest.raises(ConnectionError):
-        wire.call(b"")
+        connection.call(b"")
 
 
 async def test_the_answer_to_a_cancelled_call_goes_to_nobody() -> None:
-    wire = wired(PATIENT)
-    first, second = wire.call(b""), wire.call(b"")
+    connection = opened(UNHURRIED)
+    first, second = connection.call(b""), connection.call(b"")
     first.cancel()
-    wire.data_received(b":1\r\n:2\r\n")
+    connection.data_received(b":1\r\n:2\r\n")
     assert await second == 2
-    wire.close()
+    connection.close()
 
 
 async def test_a_late_call_fails_alone() -> None:
     """Its answer, when it comes, is not the next one's."""
-    wire = wired(0.1)
-    late = wire.call(b"")
+    connection = opened(0.1)
+    late = connection.call(b"")
     await asyncio.sleep(0.06)
-    next_one = wire.call(b"")
+    next_one = connection.call(b"")
     with pytest.raises(TimeoutError):
         await late
-    assert wire.is_open
+    assert connection.is_open
     assert not next_one.done()
-    wire.data_received(b":1\r\n:2\r\n")
+    connection.data_received(b":1\r\n:2\r\n")
     assert await next_one == 2
-    wire.close()
+    connection.close()
 
 
 async def test_a_silent_server_is_given_up() -> None:
     """Whoever is not late by then may ask elsewhere."""
-    wire = wired(0.05)
-    late = wire.call(b"")
+    connection = opened(0.05)
+    late = connection.call(b"")
     with pytest.raises(TimeoutError):
         await late
     await asyncio.sleep(0.03)
-    last = wire.call(b"")
+    last = connection.call(b"")
     with pytest.raises((ConnectionResetError, TimeoutError)):
         await last
-    await eventually(lambda: not wire.is_open)
+    await eventually(lambda: not connection.is_open)
 
 
 async def test_each_call_has_the_whole_deadline() -> None:
     """Answers before it tell nothing of it, and one that came stops no clock."""
-    wire = wired(0.2)
+    connection = opened(0.2)
     loop = asyncio.get_running_loop()
-    first = wire.call(b"")
+    first = connection.call(b"")
     await asyncio.sleep(0.1)
-    second, began = wire.call(b""), loop.time()
-    wire.data_received(b":1\r\n")
+    second, began = connection.call(b""), loop.time()
+    connection.data_received(b":1\r\n")
     with pytest.raises(TimeoutError):
         await second
     assert first.result() == 1
@@ -169,11 +169,11 @@ def server() -> Iterator[RedisServer]:
 
 async def asked(url: str) -> Reply:
     """What a server at `url` says to a script."""
-    line = RedisClient(url, PATIENT)
+    client = RedisClient(url, UNHURRIED)
     try:
-        return await line.call("EVAL", "return redis.call('INCR', KEYS[1])", 1, "count")
+        return await client.call("EVAL", "return redis.call('INCR', KEYS[1])", 1, "count")
     finally:
-        await line.close()
+        await client.close()
 
 
 async def test_a_user_a_password_and_a_database(server: RedisServer) -> None:
@@ -212,25 +212,25 @@ async def test_tls(tmp_path: Path) -> None:
 
 
 async def test_many_calls_share_one_connection(server: RedisServer) -> None:
-    line = RedisClient(server.url, PATIENT)
-    answers = await asyncio.gather(*(line.call("INCR", "count") for _ in range(100)))
+    client = RedisClient(server.url, UNHURRIED)
+    answers = await asyncio.gather(*(client.call("INCR", "count") for _ in range(100)))
     assert answers == list(range(1, 101))
     with server.commands() as command:
-        assert command("INFO", "stats")["total_connections_received"] <= 3  # the fixture's, this one, the line's
-    await line.close()
+        assert command("INFO", "stats")["total_connections_received"] <= 3  # the fixture's, this one, the client's
+    await client.close()
 
 
 async def test_a_primary_that_became_a_replica_is_looked_for_anew(server: RedisServer) -> None:
-    line = RedisClient(server.url, PATIENT)
-    assert await line.call("INCR", "count") == 1
+    client = RedisClient(server.url, UNHURRIED)
+    assert await client.call("INCR", "count") == 1
     with server.commands() as command:
         command("REPLICAOF", "127.0.0.1", "1")
         before = command("INFO", "stats")["total_connections_received"]
         for _ in range(2):
             with pytest.raises(RedisError, match="READONLY"):
-                await line.call("INCR", "count")
+                await client.call("INCR", "count")
         assert command("INFO", "stats")["total_connections_received"] == before + 1
-    await line.close()
+    await client.close()
 
 
 @asynccontextmanager
@@ -257,62 +257,62 @@ async def talking(answers: Iterable[bytes], *, seconds: float = 0.0) -> AsyncIte
 
 async def test_a_call_whose_connection_broke_begins_anew_once() -> None:
     async with talking([b":1\r\n", b"", b":2\r\n", b"", b"", b":3\r\n"]) as url:
-        line = RedisClient(url, PATIENT)
-        assert await line.call("FIRST") == 1
-        assert await line.call("SECOND") == 2
+        client = RedisClient(url, UNHURRIED)
+        assert await client.call("FIRST") == 1
+        assert await client.call("SECOND") == 2
         with pytest.raises(ConnectionError):
-            await line.call("SECOND")
-        assert await line.call("THIRD") == 3
-        await line.close()
+            await client.call("SECOND")
+        assert await client.call("THIRD") == 3
+        await client.close()
 
 
 async def test_a_call_begins_anew_once_whatever_happens() -> None:
     """Each attempt would be in time by itself: the connection breaks, a script is missing, the connection breaks."""
     answers = [b":0\r\n", b"", b"-NOSCRIPT No matching script.\r\n", b"", b":1\r\n"]
     async with talking(answers, seconds=0.15) as url:
-        line = RedisClient(url, 0.2)
-        assert await line.call("FIRST") == 0
+        client = RedisClient(url, 0.2)
+        assert await client.call("FIRST") == 0
         began = asyncio.get_running_loop().time()
         with pytest.raises(OSError):
-            await line.call("SECOND", otherwise=["THIRD"])
+            await client.call("SECOND", otherwise=["THIRD"])
         assert asyncio.get_running_loop().time() - began < 0.4 + 0.15
-        await line.close()
+        await client.close()
 
 
 async def test_a_script_that_the_server_misses(server: RedisServer) -> None:
-    line = RedisClient(server.url, PATIENT)
+    client = RedisClient(server.url, UNHURRIED)
     missing = ("EVALSHA", "0" * 40, 0)
     for _ in range(2):  # on a new connection, and on one that is there
-        assert await line.call(*missing, otherwise=("EVAL", "return 7", 0)) == 7
-    await line.close()
+        assert await client.call(*missing, otherwise=("EVAL", "return 7", 0)) == 7
+    await client.close()
 
 
 async def test_a_closed_line_opens_nothing_any_more(server: RedisServer) -> None:
-    line = RedisClient(server.url, PATIENT)
-    assert await line.call("INCR", "count") == 1
+    client = RedisClient(server.url, UNHURRIED)
+    assert await client.call("INCR", "count") == 1
     server.freeze()
-    call = asyncio.ensure_future(line.call("INCR", "count"))
+    call = asyncio.ensure_future(client.call("INCR", "count"))
     await asyncio.sleep(0.02)
-    await line.close()
+    await client.close()
     with pytest.raises(ConnectionError):
         await call
     server.thaw()
     with pytest.raises(ConnectionError):
-        await line.call("INCR", "count")
+        await client.call("INCR", "count")
     with server.commands() as command:
         assert command("INFO", "clients")["connected_clients"] == 1
 
 
 async def test_connecting_ahead_has_its_own_time() -> None:
     async with talking([b"+OK\r\n", b"+PONG\r\n"], seconds=0.3) as url:
-        line = RedisClient(url.replace("//", "//:secret@"), 0.1)
-        await line.connect(PATIENT)
-        await line.close()
+        client = RedisClient(url.replace("//", "//:secret@"), 0.1)
+        await client.connect(UNHURRIED)
+        await client.close()
 
 
 async def test_it_is_no_redis() -> None:
     async with talking([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as url:
-        line = RedisClient(url, PATIENT)
+        client = RedisClient(url, UNHURRIED)
         with pytest.raises(InvalidResponse):
-            await line.call("FIRST")
-        await line.close()
+            await client.call("FIRST")
+        await client.close()

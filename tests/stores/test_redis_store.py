@@ -24,7 +24,7 @@ from tests.support.clock import FakeClock
 from tests.support.lab import free_port, full_backlog
 from tests.support.redis import RedisServer, running_cluster, running_redis
 
-PATIENT = 10_000
+UNHURRIED = 10_000
 """A deadline in milliseconds that a busy machine keeps."""
 
 
@@ -51,7 +51,7 @@ async def admitted(store: RedisStore, stream_id: str, limits: tuple[Limit, ...])
 
 
 async def test_it_has_the_servers_time(server: RedisServer) -> None:
-    store = RedisStore(server.url, deadline=PATIENT, ttl=0.05, remember=60)
+    store = RedisStore(server.url, deadline=UNHURRIED, ttl=0.05, remember=60)
     limits = (RequestBucket("{t}:requests", 1, 20, period=1), Slots("{t}:slots", 1), Quota("{t}:day", 100, ttl=60))
     assert await admitted(store, "{t}:a", limits)
     assert not await admitted(store, "{t}:b", limits)
@@ -66,14 +66,14 @@ async def test_it_has_the_servers_time(server: RedisServer) -> None:
 
 
 async def test_a_quota_ends_at_a_moment_of_the_servers_clock(server: RedisServer) -> None:
-    store = RedisStore(server.url, deadline=PATIENT)
+    store = RedisStore(server.url, deadline=UNHURRIED)
     decision = await store.admit("{t}:a", (Quota("{t}:day", 100, ends_at=time.time() + 1000),), need=1, want=1)
     assert decision.states[0].reset == pytest.approx(1000, abs=10)
     await store.close()
 
 
 async def test_every_key_has_a_life_and_its_tenant(server: RedisServer) -> None:
-    store = RedisStore(server.url, deadline=PATIENT)
+    store = RedisStore(server.url, deadline=UNHURRIED)
     limits = limits_of("acme")
     await admitted(store, "{acme}:a", limits)
     await admitted(store, "{acme}:b", limits)
@@ -92,7 +92,7 @@ async def test_every_key_has_a_life_and_its_tenant(server: RedisServer) -> None:
 async def test_a_dead_relay_of_an_idle_tenant_holds_nothing(server: RedisServer) -> None:
     """Whenever the tenant comes again, also when all markers would be gone by then."""
     clock = FakeClock(1_700_000_000.0)
-    store = RedisStore(server.url, deadline=PATIENT, ttl=1, remember=1, clock=clock)
+    store = RedisStore(server.url, deadline=UNHURRIED, ttl=1, remember=1, clock=clock)
     limits = limits_of("acme")
     await admitted(store, "{acme}:a", limits)
     clock.advance(86400)
@@ -102,7 +102,7 @@ async def test_a_dead_relay_of_an_idle_tenant_holds_nothing(server: RedisServer)
 
 async def test_a_quota_that_was_lost_gives_nothing_back(server: RedisServer) -> None:
     """A period whose counter was deleted begins at 0; leases of before must not put it below."""
-    store = RedisStore(server.url, deadline=PATIENT, clock=FakeClock(1_700_000_000.0))
+    store = RedisStore(server.url, deadline=UNHURRIED, clock=FakeClock(1_700_000_000.0))
     limits = (Quota("{acme}:day", 1000, ends_at=1_700_003_600.0),)
     for number in range(2):
         await admitted(store, f"{{acme}}:{number}", limits)
@@ -122,7 +122,7 @@ async def test_a_quota_that_was_lost_gives_nothing_back(server: RedisServer) -> 
 
 async def test_many_leases_that_expired_at_once_are_ended_by_and_by(server: RedisServer) -> None:
     clock = FakeClock(1_700_000_000.0)
-    store = RedisStore(server.url, deadline=PATIENT, clock=clock)
+    store = RedisStore(server.url, deadline=UNHURRIED, clock=clock)
     limits = limits_of("acme")[1:]
     for number in range(250):
         assert await admitted(store, f"{{acme}}:{number}", limits)
@@ -136,7 +136,7 @@ async def test_many_leases_that_expired_at_once_are_ended_by_and_by(server: Redi
 
 
 async def test_two_clients_share_one_limit(server: RedisServer) -> None:
-    stores = [RedisStore(server.url, deadline=PATIENT, clock=FakeClock(1_700_000_000.0)) for _ in range(2)]
+    stores = [RedisStore(server.url, deadline=UNHURRIED, clock=FakeClock(1_700_000_000.0)) for _ in range(2)]
     limits = limits_of("acme")
     calls = (admitted(stores[number % 2], f"{{acme}}:{number}", limits) for number in range(2000))
     passed = Counter(await asyncio.gather(*calls))
@@ -151,7 +151,7 @@ async def test_two_clients_share_one_limit(server: RedisServer) -> None:
 
 async def test_a_cluster() -> None:
     with running_cluster() as nodes:
-        store = RedisStore(nodes[0].url.replace("redis:", "redis+cluster:").removesuffix("/0"), deadline=PATIENT)
+        store = RedisStore(nodes[0].url.replace("redis:", "redis+cluster:").removesuffix("/0"), deadline=UNHURRIED)
         await store.connect(10)
         for number in range(12):
             tenant = f"tenant {number}"
@@ -195,7 +195,7 @@ async def test_a_server_that_dies_and_comes_back(server: RedisServer) -> None:
 
 
 async def test_connections_that_broke_meanwhile_are_not_noticed(server: RedisServer) -> None:
-    store = RedisStore(server.url, deadline=PATIENT)
+    store = RedisStore(server.url, deadline=UNHURRIED)
     limits = limits_of("acme")
     await asyncio.gather(*(admitted(store, f"{{acme}}:{number}", limits) for number in range(20)))
     server.stop()
@@ -216,7 +216,7 @@ async def test_a_frozen_server_costs_the_deadline_and_mixes_up_nothing(server: R
     assert len(failures) == 50
     server.thaw()
     await store.close()
-    store = RedisStore(server.url, deadline=PATIENT)
+    store = RedisStore(server.url, deadline=UNHURRIED)
     assert await store.extend("{acme}:a", 40, 77) == 77
     assert [await store.extend("{acme}:a", 40, want) for want in range(10)] == list(range(10))
     await store.close()
@@ -296,8 +296,8 @@ async def test_a_server_that_refuses(server: RedisServer, commands: list[tuple[s
     with server.commands() as command:
         for each in commands:
             command(*each)
-    store = RedisStore(server.url, deadline=PATIENT)
-    failure = await fails_within(store, PATIENT)
+    store = RedisStore(server.url, deadline=UNHURRIED)
+    failure = await fails_within(store, UNHURRIED)
     assert not isinstance(failure, LeaseLost)
     assert failure.__cause__ is not None
     with pytest.raises(StoreUnavailable, match=text):
@@ -319,7 +319,7 @@ async def test_a_server_that_still_loads() -> None:
 
 
 async def test_a_cancelled_call_leaves_the_store_usable(server: RedisServer) -> None:
-    store = RedisStore(server.url, deadline=PATIENT)
+    store = RedisStore(server.url, deadline=UNHURRIED)
     server.freeze()
     call = asyncio.ensure_future(admitted(store, "{acme}:a", limits_of("acme")))
     await asyncio.sleep(0.02)

@@ -25,11 +25,11 @@ async def answering(reply: bytes) -> AsyncIterator[str]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
-            words = []
+            args = []
             for _ in range(int(line[1:])):
                 size = int((await reader.readline())[1:])
-                words.append((await reader.readexactly(size + 2))[:-2])
-            is_greeting = words[0].upper() in (b"HELLO", b"CLIENT", b"PING", b"SELECT", b"AUTH")
+                args.append((await reader.readexactly(size + 2))[:-2])
+            is_greeting = args[0].upper() in (b"HELLO", b"CLIENT", b"PING", b"SELECT", b"AUTH")
             writer.write(b"+OK\r\n" if is_greeting else reply)
         writer.close()
 
@@ -129,8 +129,8 @@ async def test_an_open_policy_goes_on_by_the_process_s_own_limits(reply: bytes) 
             assert decision.granted == 100
             assert await store.extend(f"{{a}}:{number}", 50, 10) == 10
             assert await store.settle(f"{{a}}:{number}", 60)
-        assert store.passed.requests == 5
-        assert store.passed.failures == 3  # then it is left alone
+        assert store.stats.requests == 5
+        assert store.stats.failures == 3  # then it is left alone
         await store.close()
 
 

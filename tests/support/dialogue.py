@@ -244,8 +244,12 @@ def listener_context(
         observer=observer or RecordingObserver(),
         clock=clock,
         hangups=cast(HangupWatcher, hangups or FakeHangups()),
-        uploads=Uploads(clock=clock),
+        uploads=Uploads(clock=clock, later=_nobody_waits),
     )
+
+
+def _nobody_waits(call: object) -> None:
+    raise AssertionError("uploads without a bound never wait")
 
 
 class Relay:

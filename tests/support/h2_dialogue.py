@@ -130,13 +130,15 @@ class Room:
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)
+        self.turns = Turns()
+        """Where uploads go on once others have ended."""
         self.context = ListenerContext(
             settings=settings,
             open_exchange=self._open,
             observer=self.observer,
             clock=self.clock,
             hangups=hangups,
-            uploads=Uploads(clock=self.clock),
+            uploads=Uploads(clock=self.clock, later=self.turns.call_soon),
         )
 
     @property

@@ -16,14 +16,15 @@ from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.context import Abandoned, ExchangeContext, Trace
 from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.interfaces import Connector, DownstreamEvents, Observer, UpstreamEvents
+from flowserver.relay.interfaces import Connector, DownstreamEvents, Later, Observer, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.record import RecordedExchange
 from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import CircuitBreaker
+from flowserver.routing.cooldowns import Cooldowns
 from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
 from flowserver.routing.routes import Route, RouteTable
-from flowserver.routing.upstream_host import Later, UpstreamHost
+from flowserver.routing.upstream_host import UpstreamHost
 
 from .clock import FakeClock
 
@@ -142,9 +143,11 @@ class RecordingConnector:
     def __init__(self) -> None:
         self.requests: list[RequestHead] = []
         self.streams: list[RecordingUpstream] = []
+        self.events: list[UpstreamEvents] = []
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> RecordingUpstream:
         self.requests.append(request)
+        self.events.append(events)
         self.streams.append(RecordingUpstream())
         return self.streams[-1]
 
@@ -268,10 +271,15 @@ def target(
     return UpstreamHost(
         ProviderSettings(name, parse_url(url), api_key=api_key, **settings),
         connector or RecordingConnector(),
-        health or CircuitBreaker(failures=5, cooldown=10.0),
-        deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
-        later=later,
+        health=health or CircuitBreaker(failures=5, cooldown=10.0),
+        cooldowns=Cooldowns(failures=5, cooldown=5.0),
+        deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
+        later=later or _nobody_waits,
     )
+
+
+def _nobody_waits(call: object) -> None:
+    raise AssertionError("a test with a queue says when places are assigned")
 
 
 def account(
