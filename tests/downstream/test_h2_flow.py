@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.http.h2_send_window import MAX_WINDOW
 from tests.support import h2_frames as frames
 from tests.support.h2_dialogue import H2Client, Room
 from tests.support.h2_peer import H2Peer
@@ -282,3 +283,28 @@ def test_totals_come_back_to_zero() -> None:
     assert room.totals.streams == 1
     client.transport.lose()
     assert (room.totals.connections, room.totals.streams) == (0, 0)
+
+
+def test_a_window_that_is_opened_too_far_resets_its_stream_alone() -> None:
+    room = Room()
+    client = room.client()
+    first, second = _streams(room, client, 2)
+    client.talk(frames.window_update(first, MAX_WINDOW))
+    assert room.opened[0].events.log == ["end", "reset client_error"]
+    assert client.answer(first).reset == frames.FLOW_CONTROL_ERROR
+    assert room.opened[1].events.log == ["end"]
+    assert client.answer(second).reset is None
+
+
+@pytest.mark.parametrize("by", ["update", "settings"])
+def test_a_connection_whose_windows_are_opened_too_far_is_ended(by: str) -> None:
+    room = Room()
+    client = room.client()
+    [stream_id] = _streams(room, client, 1)
+    if by == "update":
+        client.talk(frames.window_update(0, MAX_WINDOW))
+    else:
+        grown = frames.window_update(stream_id, MAX_WINDOW - 65_535)
+        client.talk(grown + frames.settings((frames.INITIAL_WINDOW, 65_536)))
+    assert client.peer.goaways[-1].code == frames.FLOW_CONTROL_ERROR
+    assert dict(room.totals.goaways) == {"flow_control_error": 1}

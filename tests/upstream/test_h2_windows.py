@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from flowserver.errors import EndReason
+from flowserver.http.h2_send_window import MAX_WINDOW
 from flowserver.upstream.h2 import CONNECTION_WINDOW
 
 from ..support import h2_frames as frames
@@ -92,3 +96,40 @@ def test_nothing_follows_a_reset() -> None:
     provider.talk()
     assert provider.requests[1].reset == frames.CANCEL
     assert provider.requests[1].behind_reset == []
+
+
+def test_a_window_that_is_opened_too_far_breaks_its_stream_alone() -> None:
+    provider = H2Provider()
+    _, events = ask(provider, b"POST", has_body=True)
+    _, other = ask(provider)
+    provider.talk(frames.window_update(1, MAX_WINDOW))
+    assert [error.end for error in events.errors] == [EndReason.UPSTREAM_FAILED]
+    assert provider.requests[1].reset == frames.FLOW_CONTROL_ERROR
+    assert (other.log, provider.end) == ([], "open")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        frames.window_update(0, MAX_WINDOW),
+        frames.window_update(1, MAX_WINDOW - 65_535) + frames.settings((frames.INITIAL_WINDOW, 65_536)),
+    ],
+    ids=["update", "settings"],
+)
+def test_a_connection_whose_windows_are_opened_too_far_is_broken(raw: bytes) -> None:
+    provider = H2Provider()
+    told = [ask(provider)[1] for _ in range(2)]
+    provider.talk(raw)
+    assert [events.log for events in told] == [["failed 502"]] * 2
+    assert provider.end == "reset"
+
+
+def test_a_stream_that_ended_has_no_window_to_overflow() -> None:
+    provider = H2Provider()
+    ask(provider)
+    provider.talk(frames.window_update(1, MAX_WINDOW - 65_535))
+    provider.head(1, end=True)
+    _, events = ask(provider)
+    provider.change(initial_window_size=70_000)
+    provider.head(3, end=True)
+    assert (events.log, provider.end) == (["head 200", "end"], "open")
