@@ -59,15 +59,16 @@ def take_chunks(data: bytes, position: int, pieces: list[bytes]) -> int:
 class ChunkDecoder:
     """Takes a chunked body apart, up to its last chunk.
 
-    `feed` returns body bytes. When the last chunk's size line is reached `ended` is True and `rest` holds everything
-    from that line on (last chunk, trailers, and whatever follows), for h11 to read.
+    `feed` returns body bytes. Once the last chunk's size line is reached, `ended` is True and `rest` collects
+    everything from that line on (last chunk, trailers, and whatever follows) for the caller to read.
     """
 
     __slots__ = ("_left", "_line", "ended", "rest")
 
     def __init__(self) -> None:
         self._left = 0
-        """What is missing of the current chunk: its bytes and the two of its CRLF; 0 between chunks."""
+        """What is missing of the current chunk: its bytes and the two of its CRLF; 0 between chunks, -1 behind the
+        last."""
         self._line = b""
         """An incomplete size line."""
         self.ended = False
@@ -76,7 +77,7 @@ class ChunkDecoder:
     @property
     def at_boundary(self) -> bool:
         """Whether a chunk begins next, or the end."""
-        return not self._left and not self._line and not self.ended
+        return not self._left and not self._line
 
     def feed(self, data: bytes) -> bytes:
         """The body bytes in `data`, b"" when it has none. Raises FramingError."""
@@ -89,6 +90,9 @@ class ChunkDecoder:
         return self._feed(data)
 
     def _feed(self, data: bytes) -> bytes:
+        if self._left < 0:
+            self.rest += data
+            return b""
         pieces: list[bytes] = []
         position = 0
         length = len(data)
@@ -137,5 +141,6 @@ class ChunkDecoder:
             self._left = size + 2
         else:
             self.ended = True
+            self._left = -1
             self.rest = line + data[end + 1 :]
         return end + 1

@@ -17,7 +17,7 @@ from ..http.messages import RequestHead
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
 
 
-class FastPathOwner(UpstreamStream, Protocol):
+class PooledStream(UpstreamStream, Protocol):
     """One request on a connection, whatever it speaks."""
 
     @property
@@ -39,7 +39,7 @@ class PooledConnection(Protocol):
     def busy(self) -> int:
         """Requests under way."""
 
-    def begin(self, request: RequestHead, events: UpstreamEvents) -> FastPathOwner: ...
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> PooledStream: ...
 
     def is_alive(self) -> bool:
         """Whether an idle connection can be used."""
@@ -75,7 +75,7 @@ class PoolSettings:
 
 
 class Pool:
-    """A `relay.ports.Connector` for one provider. Waiters are served in order."""
+    """A `relay.interfaces.Connector` for one provider. Waiters are served in order."""
 
     __slots__ = (
         "_clock",
@@ -124,7 +124,7 @@ class Pool:
         self.reuses = 0
         """Requests that took a kept connection."""
 
-    # --- relay.ports.Connector ---
+    # --- relay.interfaces.Connector ---
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> UpstreamStream:
         connection = self._find()
@@ -137,7 +137,7 @@ class Pool:
 
     # --- for the streams ---
 
-    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> FastPathOwner:
+    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> PooledStream:
         """Put a request on a connection that has room for it."""
         if connection.served:
             self.reuses += 1
@@ -322,13 +322,12 @@ class Pool:
 
 
 class WaitingStream:
-    """A `relay.ports.UpstreamStream` that exists before its connection does, and then leads on to it.
+    """A `relay.interfaces.UpstreamStream` that exists before its connection does, and then leads on to it.
 
     Until then the request's body waits here, up to the high mark.
     """
 
     __slots__ = (
-        "_carrier",
         "_ended",
         "_events",
         "_full",
@@ -336,6 +335,7 @@ class WaitingStream:
         "_pool",
         "_request",
         "_request_whole",
+        "_stream",
         "_waiting",
     )
 
@@ -343,7 +343,7 @@ class WaitingStream:
         self._pool = pool
         self._request = request
         self._events = events
-        self._carrier: FastPathOwner | None = None
+        self._stream: PooledStream | None = None
         self._waiting: ChunkQueue | None = None
         """None: nothing had to wait, which is usual."""
         self._full = False
@@ -351,13 +351,13 @@ class WaitingStream:
         self._request_whole = False
         self._ended = False
 
-    # --- relay.ports.UpstreamStream ---
+    # --- relay.interfaces.UpstreamStream ---
 
     def send_data(self, data: bytes) -> None:
         if self._ended:
             return
-        if self._carrier is not None:
-            self._carrier.send_data(data)
+        if self._stream is not None:
+            self._stream.send_data(data)
             return
         if self._waiting is None:
             self._waiting = ChunkQueue()
@@ -370,47 +370,47 @@ class WaitingStream:
         if self._ended:
             return
         self._request_whole = True
-        if self._carrier is not None:
-            self._carrier.send_end()
+        if self._stream is not None:
+            self._stream.send_end()
 
     def cancel(self, error: RelayError | None = None) -> None:
         if self._ended:
             return
         self._ended = True
         self._waiting = None
-        if self._carrier is not None:
-            self._carrier.cancel(error)
+        if self._stream is not None:
+            self._stream.cancel(error)
         else:
             self._pool.leave(self)
 
     def pause_reading(self) -> None:
         self._paused = True
-        if self._carrier is not None and not self._ended:
-            self._carrier.pause_reading()
+        if self._stream is not None and not self._ended:
+            self._stream.pause_reading()
 
     def resume_reading(self) -> None:
         self._paused = False
-        if self._carrier is not None and not self._ended:
-            self._carrier.resume_reading()
+        if self._stream is not None and not self._ended:
+            self._stream.resume_reading()
 
     @property
     def reused(self) -> bool:
-        return self._carrier is not None and self._carrier.reused
+        return self._stream is not None and self._stream.reused
 
     # --- for the pool ---
 
     def begin(self, connection: PooledConnection) -> None:
         """There is a connection: send what waited."""
-        self._carrier = carrier = self._pool.begin(connection, self._request, self._events)
+        self._stream = stream = self._pool.begin(connection, self._request, self._events)
         if self._paused:
-            carrier.pause_reading()
+            stream.pause_reading()
         waiting = self._waiting
         while waiting is not None and waiting.size:
-            carrier.send_data(waiting.take(ONE_WRITE))
-        if self._full and not self._ended and not carrier.is_full:
+            stream.send_data(waiting.take(ONE_WRITE))
+        if self._full and not self._ended and not stream.is_full:
             self._events.on_upstream_drained()
         if self._request_whole and not self._ended:
-            carrier.send_end()
+            stream.send_end()
 
     def fail(self, error: RelayError) -> None:
         """There will be no connection."""

@@ -57,7 +57,8 @@ class SigningStream:
         return self._stream is not None and self._stream.reused
 
     def send_data(self, data: bytes) -> None:
-        self._body.append(data)
+        if not self._is_over:
+            self._body.append(data)
 
     def send_end(self) -> None:
         if not self._is_over:
