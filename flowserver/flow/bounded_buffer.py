@@ -31,6 +31,10 @@ class Watermarks:
         self.low = low
         self.chunks = chunks
 
+    def are_reached(self, size: int, chunks: int) -> bool:
+        """Whether the source must stop: `size` bytes are held, and `chunks` pieces wait."""
+        return chunks >= self.chunks or size >= self.high
+
     def limit_transport(self, transport: LimitedTransport) -> None:
         """Have the transport say stop above the low mark, and go when it is empty.
 
@@ -195,8 +199,6 @@ class BoundedWriter:
         self._write = self._on_full = self._on_drained = _nothing
 
     def _check_full(self) -> None:
-        if self.full:
-            return
-        if len(self._buffer) >= self._watermarks.chunks or self.held >= self._watermarks.high:
+        if not self.full and self._watermarks.are_reached(self.held, len(self._buffer)):
             self.full = True
             self._on_full()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, upstream_error
@@ -124,6 +125,11 @@ class Pool:
         self.reuses = 0
         """Requests that took a kept connection."""
 
+    def __repr__(self) -> str:
+        connections = f"open={self.open_connections} idle={self.idle_connections} retired={self.retired_connections}"
+        state = " closed" if self._closed else ""
+        return f"<Pool {self.name} {connections} dials={len(self._dials)} waiting={len(self._waiting)}{state}>"
+
     # --- relay.interfaces.Connector ---
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> UpstreamStream:
@@ -233,6 +239,16 @@ class Pool:
     def idle_connections(self) -> int:
         return len(self._idle)
 
+    @property
+    def retired_connections(self) -> int:
+        """HTTP/2 connections past their age whose requests go on."""
+        return len(self._retired)
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._waiting)
+
     # --- deciding ---
 
     def _find(self) -> PooledConnection | None:
@@ -321,6 +337,13 @@ class Pool:
             stream.begin(connection)
 
 
+class _Phase(Enum):
+    WAITING = 0
+    """For a connection."""
+    BEGUN = 1
+    OVER = 2
+
+
 class WaitingStream:
     """A `relay.interfaces.UpstreamStream` that exists before its connection does, and then leads on to it.
 
@@ -328,10 +351,10 @@ class WaitingStream:
     """
 
     __slots__ = (
-        "_ended",
         "_events",
         "_full",
         "_paused",
+        "_phase",
         "_pool",
         "_request",
         "_request_whole",
@@ -343,18 +366,23 @@ class WaitingStream:
         self._pool = pool
         self._request = request
         self._events = events
+        self._phase = _Phase.WAITING
         self._stream: PooledStream | None = None
+        """The request on its connection; None: it waits, or never had one."""
         self._waiting: ChunkQueue | None = None
         """None: nothing had to wait, which is usual."""
         self._full = False
         self._paused = False
         self._request_whole = False
-        self._ended = False
+
+    def __repr__(self) -> str:
+        waiting = self._waiting.size if self._waiting is not None else 0
+        return f"<WaitingStream {self._phase.name} held={waiting} stream={self._stream}>"
 
     # --- relay.interfaces.UpstreamStream ---
 
     def send_data(self, data: bytes) -> None:
-        if self._ended:
+        if self._phase is _Phase.OVER:
             return
         if self._stream is not None:
             self._stream.send_data(data)
@@ -362,21 +390,21 @@ class WaitingStream:
         if self._waiting is None:
             self._waiting = ChunkQueue()
         self._waiting.push(data)
-        if self._waiting.size >= self._pool.watermarks.high and not self._full:
+        if not self._full and self._pool.watermarks.are_reached(self._waiting.size, len(self._waiting)):
             self._full = True
             self._events.on_upstream_full()
 
     def send_end(self) -> None:
-        if self._ended:
+        if self._phase is _Phase.OVER:
             return
         self._request_whole = True
         if self._stream is not None:
             self._stream.send_end()
 
     def cancel(self, error: RelayError | None = None) -> None:
-        if self._ended:
+        if self._phase is _Phase.OVER:
             return
-        self._ended = True
+        self._phase = _Phase.OVER
         self._waiting = None
         if self._stream is not None:
             self._stream.cancel(error)
@@ -385,12 +413,12 @@ class WaitingStream:
 
     def pause_reading(self) -> None:
         self._paused = True
-        if self._stream is not None and not self._ended:
+        if self._stream is not None and self._phase is _Phase.BEGUN:
             self._stream.pause_reading()
 
     def resume_reading(self) -> None:
         self._paused = False
-        if self._stream is not None and not self._ended:
+        if self._stream is not None and self._phase is _Phase.BEGUN:
             self._stream.resume_reading()
 
     @property
@@ -401,19 +429,20 @@ class WaitingStream:
 
     def begin(self, connection: PooledConnection) -> None:
         """There is a connection: send what waited."""
+        self._phase = _Phase.BEGUN
         self._stream = stream = self._pool.begin(connection, self._request, self._events)
         if self._paused:
             stream.pause_reading()
         waiting = self._waiting
         while waiting is not None and waiting.size:
             stream.send_data(waiting.take(ONE_WRITE))
-        if self._full and not self._ended and not stream.is_full:
+        if self._full and self._phase is _Phase.BEGUN and not stream.is_full:
             self._events.on_upstream_drained()
-        if self._request_whole and not self._ended:
+        if self._request_whole and self._phase is _Phase.BEGUN:
             stream.send_end()
 
     def fail(self, error: RelayError) -> None:
         """There will be no connection."""
-        if not self._ended:
-            self._ended = True
+        if self._phase is not _Phase.OVER:
+            self._phase = _Phase.OVER
             self._events.on_upstream_failed(error)
