@@ -1,6 +1,6 @@
 """HTTP/1.1 towards the client: a connection, and the stream of its current request.
 
-What a request and its answer look like on the wire is `message`'s. Chunks of a streamed answer are framed here.
+What a request and its answer look like on the wire is `http.h1_server`'s. Chunks of a streamed answer are framed here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
+from enum import Enum
 from http import HTTPStatus
 from typing import cast
 
@@ -43,8 +44,18 @@ _GATE, _ROOM = 1, 2
 """Why a body is not read: its provider lags; unfinished uploads hold too much."""
 
 
+class _Ending(Enum):
+    """How the response ends, once that is known."""
+
+    CLEAN = 0
+    BROKEN = 1
+
+
+_CLEAN, _BROKEN = _Ending  # in Python 3.11 to look up a member of an enumeration takes a call
+
+
 class H1Stream(HeldUpload):
-    """One request and its answer on a connection: a `relay.ports.DownstreamStream`."""
+    """One request and its answer on a connection: a `relay.interfaces.DownstreamStream`."""
 
     protocol = "h1"
 
@@ -74,15 +85,22 @@ class H1Stream(HeldUpload):
         self._writer: BoundedWriter | None = None
         """None: the transport took all of it at once so far, which is usual."""
         self._writes = 0
-        """Chunks that did not pass the outlet."""
+        """Chunks that did not pass the writer."""
         self._chunked = False
         self._bodiless = False
-        self._ending: str | None = None
+        self._ending: _Ending | None = None
+        """None: more may follow."""
+
+    def __repr__(self) -> str:
+        upload = "whole" if self.request_whole else "paused" if self._stops else "open"
+        response = self._ending.name if self._ending is not None else "body" if self.head_sent else "head"
+        state = f"upload={upload} response={response} held={self.held}" if self._is_open else "over"
+        return f"<H1Stream {self.request.method.decode()} {state}>"
 
     def attach(self, events: DownstreamEvents) -> None:
         self.events = events
 
-    # --- relay.ports.DownstreamStream ---
+    # --- relay.interfaces.DownstreamStream ---
 
     def send_interim(self, head: ResponseHead) -> None:
         if self._is_open and not self.head_sent:
@@ -119,10 +137,10 @@ class H1Stream(HeldUpload):
         return (self._connection.write, True) if may else None
 
     def send_end(self) -> None:
-        self._end("clean")
+        self._end(_CLEAN)
 
     def break_off(self) -> None:
-        self._end("broken")
+        self._end(_BROKEN)
 
     def pause_reading(self) -> None:
         self._stop_reading(_GATE)
@@ -152,7 +170,7 @@ class H1Stream(HeldUpload):
         return self.message.head_sent
 
     def let_go(self) -> None:
-        """It is over: see `BoundedWriter.release`."""
+        """The stream is over: see `BoundedWriter.release`."""
         if self._writer is not None:
             self._writer.release()
         del self.events
@@ -183,7 +201,7 @@ class H1Stream(HeldUpload):
     def _is_open(self) -> bool:
         return self._connection.stream is self
 
-    def _end(self, ending: str) -> None:
+    def _end(self, ending: _Ending) -> None:
         if not self._is_open or self._ending is not None:
             return
         self._ending = ending
@@ -191,7 +209,7 @@ class H1Stream(HeldUpload):
             self._finish()
 
     def _finish(self) -> None:
-        if self._ending == "broken":
+        if self._ending is _BROKEN:
             self._connection.on_broken_off(reset=self.head_sent and not self._chunked)
             return
         end = self.message.end()
@@ -254,6 +272,11 @@ class DownstreamH1(SharedReads):
         self._served = 0
         self._since = context.clock()
         """When the present wait for a head began, or its request was whole."""
+
+    def __repr__(self) -> str:
+        state = "lingering" if self._is_over else "closing" if self._transport.is_closing() else "open"
+        pauses = [name for name, is_so in (("unread", not self._reading), ("blocked", self._blocked)) if is_so]
+        return f"<DownstreamH1 {' '.join([state, *pauses])} served={self._served} stream={self.stream}>"
 
     # --- asyncio.BufferedProtocol
 

@@ -57,6 +57,10 @@ class Linger(SharedReads):
         if not transport.is_reading():
             transport.resume_reading()
 
+    def __repr__(self) -> str:
+        state = "closing" if self._transport.is_closing() else "reading" if self._transport.is_reading() else "paused"
+        return f"<Linger {state} left={self._left}>"
+
     # --- asyncio.BufferedProtocol ----------------------------------------------------------------------------------
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -74,7 +78,7 @@ class Linger(SharedReads):
     def connection_lost(self, exc: Exception | None) -> None:
         self._context.connections.discard(self)
 
-    # --- surroundings.Connection -----------------------------------------------------------------------------------
+    # --- context.Connection -----------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
         limit = self._context.settings.stall_timeout

@@ -1,7 +1,7 @@
 """Backpressure without I/O: a bounded buffer with two marks, and the on/off of reading with its reasons.
 
-The chain (client to provider): the client's transport is above its mark -> chunks wait in the `ChunkQueue` of an
-`BoundedWriter` -> at the high mark the outlet says full -> the exchange shuts the `ReadGate` of the provider's stream.
+The chain (client to provider): the client's transport is above its mark -> chunks wait in the `ChunkQueue` of a
+`BoundedWriter` -> at the high mark the writer says full -> the exchange shuts the `ReadGate` of the provider's stream.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class ChunkQueue:
 
 
 class WriteTransport(Protocol):
-    """What an outlet asks of its transport."""
+    """What a `BoundedWriter` asks of its transport."""
 
     def get_write_buffer_size(self) -> int: ...
 

@@ -59,6 +59,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         """Whether the other side said that nothing follows."""
         self._raw_ended = False
 
+    def __repr__(self) -> str:
+        state = "closing" if self._closing else "handshake" if self._protocol is None else "open"
+        flags = [name for name, is_so in (("paused", not self._reading), ("ended", self._ended)) if is_so]
+        return f"<TlsTransport {' '.join([state, *flags])} protocol={type(self._protocol).__name__}>"
+
     # --- asyncio.BufferedProtocol: below ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -32,6 +32,9 @@ class ConnectAttempt(asyncio.BufferedProtocol):
         self._lost = False
         self.transport: asyncio.Transport
 
+    def __repr__(self) -> str:
+        return f"<ConnectAttempt {'lost' if self.is_lost else 'open'} early={len(self._early)}>"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
@@ -77,7 +80,7 @@ class ConnectAttempt(asyncio.BufferedProtocol):
         return connection
 
 
-class Arrivals:
+class ConnectAttempts:
     """A `pool.Dial`: each call is a task that connects.
 
     `multiplexed` insists on HTTP/2 (True, on a plain port with prior knowledge) or HTTP/1.1; None leaves it to ALPN.
@@ -91,26 +94,26 @@ class Arrivals:
         self._multiplexed = multiplexed
 
     def __call__(self, connected: Connected, failed: Failed) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(self._arrive(connected, failed))
+        return asyncio.get_running_loop().create_task(self._connect(connected, failed))
 
-    async def _arrive(self, connected: Connected, failed: Failed) -> None:
+    async def _connect(self, connected: Connected, failed: Failed) -> None:
         try:
-            arrival = await self._dialer.dial(ConnectAttempt)
+            attempt = await self._dialer.dial(ConnectAttempt)
         except DialError as failure:
             failed(failure.error)
             return
-        spoken = arrival.chosen if arrival.chosen is not None else bool(self._multiplexed)
-        if arrival.is_lost:
+        spoken = attempt.chosen if attempt.chosen is not None else bool(self._multiplexed)
+        if attempt.is_lost:
             failed(_refusal("closed at once"))
         elif self._multiplexed and not spoken:
-            arrival.transport.abort()
+            attempt.transport.abort()
             failed(_refusal("does not speak HTTP/2, which its configuration insists on"))
         else:
-            connection = arrival.become(self._make, multiplexed=spoken)
+            connection = attempt.become(self._make, multiplexed=spoken)
             if connection.is_alive():
                 connected(connection)
             else:  # it would tell nobody that it is lost
-                arrival.transport.abort()
+                attempt.transport.abort()
                 failed(_refusal("closed at once"))
 
 

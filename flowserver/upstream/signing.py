@@ -20,7 +20,7 @@ class Signer(Protocol):
 
 
 class SigningConnector:
-    """A `relay.ports.Connector` that signs what goes to another one."""
+    """A `relay.interfaces.Connector` that signs what goes to another one."""
 
     __slots__ = ("_connector", "_signer")
 
@@ -50,7 +50,11 @@ class SigningStream:
         self._paused = False
         self._is_over = False
 
-    # --- relay.ports.UpstreamStream ---
+    def __repr__(self) -> str:
+        state = "over" if self._is_over else "waiting" if self._stream is None else "begun"
+        return f"<SigningStream {state} held={sum(map(len, self._body))} stream={self._stream}>"
+
+    # --- relay.interfaces.UpstreamStream ---
 
     @property
     def reused(self) -> bool:

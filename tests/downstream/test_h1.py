@@ -10,7 +10,7 @@ from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.interfaces import DownstreamStream
 
 from ..support.dialogue import Client, FakeHangups, Relay, listener_context, understood
-from ..support.h1_client import CHUNKED_POST, GET, HEAD, OLD, POST, STREAM, WHOLE, heard, target_of
+from ..support.h1_client import BAD, CHUNKED_POST, GET, HEAD, OLD, POST, STREAM, WHOLE, heard, target_of
 from ..support.recording import RecordingDownstreamEvents
 
 # One request after the other
@@ -301,3 +301,19 @@ def test_what_an_exchange_says_to_a_client_that_is_gone_is_dropped() -> None:
     stream.break_off()
     assert (stream.held, stream.writes) == (0, (0, 0))
     assert client.hears() == b""
+
+
+def test_its_state_can_be_seen() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    assert repr(client.connection) == "<DownstreamH1 open served=0 stream=None>"
+    client.says(POST)
+    assert repr(client.connection).endswith("stream=<H1Stream POST upload=open response=head held=0>>")
+    client.says(b"hello")
+    provider.says(STREAM)
+    assert repr(client.connection).endswith("stream=<H1Stream POST upload=whole response=body held=0>>")
+    provider.says(b"0\r\n\r\n")
+    assert repr(client.connection) == "<DownstreamH1 open served=1 stream=None>"
+    client.says(BAD)
+    assert repr(client.connection) == "<DownstreamH1 lingering served=1 stream=None>"
+    assert repr(client.transport.get_protocol()).startswith("<Linger reading left=")

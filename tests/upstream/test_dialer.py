@@ -138,9 +138,9 @@ async def lab(authority: trustme.CA) -> AsyncIterator[Lab]:
 
 async def peer_of(dialer: Dialer) -> str:
     """Connects; returns the address of the other side."""
-    arrival = await finishes(dialer.dial(ConnectAttempt))
-    peer: str = arrival.transport.get_extra_info("peername")[0]
-    arrival.transport.abort()
+    attempt = await finishes(dialer.dial(ConnectAttempt))
+    peer: str = attempt.transport.get_extra_info("peername")[0]
+    attempt.transport.abort()
     return peer
 
 
@@ -276,12 +276,12 @@ async def test_the_system_s_own_timeout_is_not_taken_for_the_relay_s(lab: Lab, m
 async def test_the_window_is_bounded_before_the_connection_is_made(lab: Lab) -> None:
     await lab.listen(ONE)
     lab.resolves(ONE)
-    arrival = await finishes(lab.dialer().dial(ConnectAttempt))
-    connection = arrival.transport.get_extra_info("socket")
+    attempt = await finishes(lab.dialer().dial(ConnectAttempt))
+    connection = attempt.transport.get_extra_info("socket")
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 12288
     # tcpi_options and the two window scales: ours was chosen for so small a buffer.
     assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[6] >> 4 == 0
-    arrival.transport.abort()
+    attempt.transport.abort()
 
 
 # Names that change
@@ -366,9 +366,9 @@ async def test_alpn_is_that_of_the_winner(lab: Lab, offered: list[str], first: s
         getattr(lab, first)(ONE)
     await lab.listen(TWO, tls=lab.server_tls(NAME, *offered))
     lab.resolves(*([ONE] if first else []), TWO)
-    arrival = await finishes(lab.dialer(tls=True).dial(ConnectAttempt))
-    assert arrival.chosen is chosen
-    arrival.transport.abort()
+    attempt = await finishes(lab.dialer(tls=True).dial(ConnectAttempt))
+    assert attempt.chosen is chosen
+    attempt.transport.abort()
 
 
 @pytest.mark.parametrize("host", [NAME, f"{NAME}."])

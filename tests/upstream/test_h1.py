@@ -559,3 +559,39 @@ def test_the_first_request_of_a_connection_is_never_taken_for_a_crossing() -> No
     scene.provider.shuts()
     scene.provider.transport.lose()
     assert not scene.events.errors[0].not_processed
+
+
+def test_its_state_can_be_seen() -> None:
+    scene = Scene(b"POST", length=5, has_body=True)
+    connection, stream = scene.connection, scene.stream
+    assert repr(connection).startswith("<UpstreamH1 open served=1 held=0 stream=<H1Stream POST upload=SENDING ")
+    assert repr(stream) == "<H1Stream POST upload=SENDING response=head>"
+    stream.send_data(b"hello")
+    stream.send_end()
+    scene.provider.says(SIZED)
+    assert repr(stream) == "<H1Stream POST upload=SENT response=body>"
+    stream.pause_reading()
+    assert repr(connection).startswith("<UpstreamH1 paused served=1 ")
+    stream.cancel()
+    assert repr(stream) == "<H1Stream POST over>"
+    assert repr(connection) == "<UpstreamH1 closing served=1 held=0 stream=None>"
+
+
+def test_a_stream_that_is_over_does_not_reach_the_next_request() -> None:
+    scene = Scene()
+    scene.provider.says(SIZED + b"hello")
+    first = scene.stream
+    scene.provider.hears()
+    events = scene.begin(b"POST", length=5, has_body=True)
+    scene.provider.hears()
+    first.send_data(b"late")
+    first.send_end()
+    first.pause_reading()
+    first.cancel()
+    assert scene.provider.hears() == b""
+    assert scene.provider.transport.is_reading()
+    assert scene.provider.end == "open"
+    events.stream.send_data(b"hello")
+    events.stream.send_end()
+    scene.provider.says(SIZED + b"world")
+    assert events.log == ["head 200", "data", "end"]

@@ -8,7 +8,7 @@ from flowserver.errors import Party, RelayError
 from flowserver.http.messages import RequestHead
 from flowserver.relay.interfaces import UpstreamStream
 
-from ..support.pool import ANSWER, REFUSED, Events, Many, Scene
+from ..support.pool import ANSWER, MARKS, REFUSED, Events, Many, Scene
 from ..support.transport import kernel_of
 
 # Connecting
@@ -436,3 +436,26 @@ def test_a_stream_that_is_over_has_no_hand_in_the_next_one() -> None:
     first.cancel()
     provider.says(ANSWER)
     assert events.log == ["head 200", "data", "end"]
+
+
+def test_its_state_can_be_seen() -> None:
+    scene = Scene(max_connections=2)
+    stream, _ = scene.ask(has_body=True)
+    stream.send_data(b"hello")
+    assert repr(stream) == "<WaitingStream WAITING held=5 stream=None>"
+    assert repr(scene.pool) == "<Pool api open=0 idle=0 retired=0 dials=1 waiting=1>"
+    scene.connect()
+    assert repr(stream).startswith("<WaitingStream BEGUN held=0 stream=<H1Stream POST ")
+    stream.cancel()
+    scene.pool.close()
+    assert repr(stream) == "<WaitingStream OVER held=0 stream=<H1Stream POST over>>"
+    assert repr(scene.pool) == "<Pool api open=1 idle=0 retired=0 dials=0 waiting=0 closed>"
+
+
+def test_many_small_chunks_that_wait_are_too_much_too() -> None:
+    scene = Scene()
+    stream, events = scene.ask(has_body=True)
+    for _ in range(MARKS.chunks):
+        assert events.log == []
+        stream.send_data(b"x")
+    assert events.log == ["full"]
