@@ -213,14 +213,17 @@ class ResponseReader:
         self._buffer = b""
         self._scanned = 0
         """Bytes of the buffer in which bare line feeds were looked for."""
-        self.expect(b"GET")
+        self._method = b""
+        self._interim = 0
+        """1xx responses so far."""
+        self._h11: h11.Connection | None = None
+        """Reads the present response; None: it is plain so far."""
 
     def expect(self, method: bytes) -> None:
         """The next response answers a request by `method`."""
         self._method = method
         self._interim = 0
-        self._h11: h11.Connection | None = None
-        """Reads the present response; None: it is plain so far."""
+        self._h11 = None
 
     @property
     def is_empty(self) -> bool:
@@ -269,14 +272,11 @@ class ResponseReader:
             left, chunked = 0, False
         first, self._buffer = self._buffer, b""
         head.body_follows = bool(left and first)
-        return self._body(left, chunked=chunked), first
-
-    def _body(self, left: int | None, *, chunked: bool) -> ResponseBody:
         if chunked:
-            return ChunkedBody(self._h11)
+            return ChunkedBody(self._h11), first
         if self._h11 is not None:
-            return H11Body(self._h11, until_close=left is None)
-        return BodyUntilClose() if left is None else SizedBody(left)
+            return H11Body(self._h11, until_close=left is None), first
+        return BodyUntilClose() if left is None else SizedBody(left), first
 
     def _read_by_h11(self, raw: bytes, headers: Headers | None) -> ResponseHead:
         """Read a head that is not plain. `headers` are its fields where they are in strict form; None: folded lines and

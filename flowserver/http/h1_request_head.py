@@ -134,50 +134,69 @@ def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> Relay
 
 def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | RelayError:
     fields = first_values(headers)
-    repeated = len(fields) != len(headers)
-    length = fields.get(b"content-length")
-    if length is not None and (
-        IS_LENGTH(length) is None or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
-    ):
-        return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
     method, target, version = line.groups()
-    if method in (b"CONNECT", b"TRACE"):
-        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
-    chunked = b"transfer-encoding" in fields
-    if chunked and b"content-length" in fields:
-        return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
-    if chunked and version != b"1.1":
-        return bad_request("Transfer-Encoding needs HTTP/1.1.")
-    host = fields.get(b"host")
-    error = _check_host(host, repeated and _times(b"host", headers) > 1, version)
-    if error is None and b"upgrade" in fields:
-        error = _check_upgrade(fields[b"upgrade"])
-    if error is None and b"expect" in fields:
-        error = check_expect(headers)
+    error = _check_framing(line, headers, fields) or _check_fields(version, headers, fields)
     if error is not None:
         return error
     if not target.startswith(b"/"):
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None:
-            return _malformed_target()
-        if absolute[1].lower() != (host or absolute[1]).lower():
-            return bad_request("The target names another host than the Host header.")
-        target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        origin_form = _origin_form(target, fields.get(b"host"))
+        if isinstance(origin_form, RelayError):
+            return origin_form
+        target = origin_form
     if target.find(b"#") >= 0:  # `in` of bytes raises and catches a TypeError first
         return _malformed_target()
     canonical = request_target(target, headers)
     if isinstance(canonical, RelayError):
         return canonical
+    length = fields.get(b"content-length")
     content_length = int(length) if length is not None else None
-    return RequestHead(
-        method,
-        canonical,
-        headers,
-        http_version=version,
-        content_length=content_length,
-        has_body=chunked or bool(content_length),
-        fields=fields,
-    )
+    has_body = b"transfer-encoding" in fields or bool(content_length)
+    head = RequestHead(method, canonical, headers, content_length=content_length, has_body=has_body, fields=fields)
+    head.http_version = version
+    return head
+
+
+def _check_framing(line: re.Match[bytes], headers: Headers, fields: dict[bytes, bytes]) -> RelayError | None:
+    """The method, and how long the body is (RFC 9112 section 6)."""
+    length = fields.get(b"content-length")
+    repeats = len(fields) != len(headers)
+    if length is not None and (
+        IS_LENGTH(length) is None or (repeats and _times(b"content-length", headers) > 1)  # h11 joins equal ones
+    ):
+        return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
+    method = line[1]
+    if method in (b"CONNECT", b"TRACE"):
+        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
+    if b"transfer-encoding" in fields:
+        if length is not None:
+            return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
+        if line[3] != b"1.1":
+            return bad_request("Transfer-Encoding needs HTTP/1.1.")
+    return None
+
+
+def _check_fields(version: bytes, headers: Headers, fields: dict[bytes, bytes]) -> RelayError | None:
+    host = fields.get(b"host")
+    repeats = len(fields) != len(headers)
+    if (host is None and version == b"1.1") or (repeats and _times(b"host", headers) > 1):
+        return bad_request("Exactly one Host header is wanted.")
+    if host is not None and not AUTHORITY.fullmatch(host):
+        return bad_request("The Host header is malformed.")
+    error = _check_upgrade(fields[b"upgrade"]) if b"upgrade" in fields else None
+    if error is None and b"expect" in fields:
+        error = check_expect(headers)
+    return error
+
+
+def _origin_form(target: bytes, host: bytes | None) -> bytes | RelayError:
+    """A target in absolute form (RFC 9112 section 3.2.2) without scheme and authority."""
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        return _malformed_target()
+    authority, path = absolute.groups()
+    if authority.lower() != (host or authority).lower():
+        return bad_request("The target names another host than the Host header.")
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def _times(name: bytes, headers: Headers) -> int:
@@ -186,14 +205,6 @@ def _times(name: bytes, headers: Headers) -> int:
 
 def _malformed_target() -> RelayError:
     return bad_request("The request target is malformed: /path?query is wanted.")
-
-
-def _check_host(host: bytes | None, repeated: bool, version: bytes) -> RelayError | None:
-    if repeated or (host is None and version == b"1.1"):
-        return bad_request("Exactly one Host header is wanted.")
-    if host is not None and not AUTHORITY.fullmatch(host):
-        return bad_request("The Host header is malformed.")
-    return None
 
 
 def _check_upgrade(offer: bytes) -> RelayError | None:
