@@ -1,6 +1,6 @@
-"""HTTP/1.1 towards the client: a connection, and the stream of its current request.
+"""HTTP/1.1 towards the client: a connection, and a stream for each of its requests.
 
-What a request and its answer look like on the wire is `http.h1_server`'s. Chunks of a streamed answer are framed here.
+`http.h1_server` reads requests and writes answers. Chunks of a streamed answer are framed here.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .held_upload import HeldUpload
 from .linger import Linger
 
 MAX_PIPELINED = 64 * 1024
-"""Bytes of further requests that are read ahead while one is being answered."""
+"""Bytes of further requests that are read ahead while one is answered."""
 FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
 FIN_GRACE = 3.0
-"""Seconds that such a client has for its answer: it looks the same as one that left at once."""
+"""Seconds that such a client has for its answer: it can't be told from one that left at once."""
 
 
 _GATE, _ROOM = 1, 2
@@ -227,7 +227,7 @@ class H1Stream(HeldUpload):
 
 
 class DownstreamH1(SharedReads):
-    """A client's connection. Requests are served one after the other, pipelined ones in order."""
+    """A client's connection. Requests are served one after the other, also when they are pipelined."""
 
     __slots__ = (
         "_blocked",
@@ -258,7 +258,7 @@ class DownstreamH1(SharedReads):
         """The last head; None: it was the first, which may well be the only one, or is not plain, or has no length."""
         self.stream: H1Stream | None = None
         self.must_close = False
-        """The next response is the last of this connection."""
+        """Whether the next response is the last of this connection."""
         self._pipelined = bytearray()
         self._parsing = False
         self._reading = True
@@ -271,7 +271,7 @@ class DownstreamH1(SharedReads):
         """A head that leaves with the first bytes of its body."""
         self._served = 0
         self._since = context.clock()
-        """When the present wait for a head began, or its request was whole."""
+        """When the wait for the present head began, or the present request was whole."""
 
     def __repr__(self) -> str:
         state = "lingering" if self._is_over else "closing" if self._transport.is_closing() else "open"
@@ -302,7 +302,7 @@ class DownstreamH1(SharedReads):
             self._receive_body(stream, data)
 
     def eof_received(self) -> bool:
-        """A FIN says that the client has left, as nginx, Envoy and Go take it. The transport stays open for one that
+        """A FIN means that the client has left, as for nginx, Envoy and Go. The transport stays open for a client that
         still gets its answer."""
         stream = self.stream
         if self._waits_for_answer(stream):
@@ -315,7 +315,7 @@ class DownstreamH1(SharedReads):
         return False  # a whole answer still goes out
 
     def _waits_for_answer(self, stream: H1Stream | None) -> bool:
-        """Whether a client that closed its sending side is served all the same. TLS has no half-close here."""
+        """Whether a client that closed its sending side still gets its answer. TLS has no half-close here."""
         is_whole = stream.request_whole if stream is not None else bool(self._pipelined)
         if self._is_tls or not is_whole:
             return False
@@ -369,7 +369,7 @@ class DownstreamH1(SharedReads):
         self._transport.write(head + data)
 
     def pause_reading(self) -> None:
-        """Stop reading the client. Its leaving is then told by the watcher."""
+        """Stop reading the client. From then on the watcher reports when it leaves."""
         if self._reading and self._half_closed_at is None:
             self._reading = False
             self._transport.pause_reading()
@@ -562,7 +562,7 @@ class DownstreamH1(SharedReads):
     # --- ending ---
 
     def _refuse(self, error: RelayError) -> None:
-        """Answer what is no proper request, and close."""
+        """Answer an invalid request, and close."""
         self._context.observer.request_refused(error, "h1")
         body = error.body()
         phrase = HTTPStatus(error.status).phrase.encode()

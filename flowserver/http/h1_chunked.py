@@ -1,8 +1,7 @@
-"""Chunked framing of bodies (RFC 9112 section 7.1), beside h11. No I/O.
+"""Chunked framing of bodies (RFC 9112 section 7.1). No I/O.
 
-h11 owns every connection: heads, states, trailers, ends. Only the chunks between are framed here, because h11 takes
-5.8 us to read one and 2.4 us to write one, against 0.5 and 0.2 by hand. Tests hold both to what h11 makes of the same
-bytes.
+h11 takes 5.8 us to read a chunk and 2.4 us to write one, against 0.5 and 0.2 here. Tests compare the results with h11's
+for the same bytes.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import re
 
 MAX_SIZE_LINE = 256
-"""Longest chunk-size line, its extensions included, that is taken; providers send none."""
+"""Longest chunk-size line that is accepted, extensions included; providers send none."""
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
 _COMMON_SIZES = {b"%x" % size: size for size in range(1, 2048)}
-"""Size lines of nearly all token events; a look-up takes 0.05 us, the match 0.5."""
+"""Size lines of nearly all token events: a look-up takes 0.05 us, the regular expression 0.5."""
 
 
 def _size_lines(longest: int) -> list[bytes]:
@@ -28,12 +27,12 @@ def _size_lines(longest: int) -> list[bytes]:
 
 
 SIZE_LINES = _size_lines(4096)
-"""Length of a whole chunk -> its size line, as nearly all servers write it; one that begins no chunk where there is
-none."""
+"""Length of a whole chunk -> its size line, as nearly all servers write it; where no chunk has that length, a line that
+begins none."""
 
 
 class FramingError(Exception):
-    """The bytes are no chunked body."""
+    """The bytes are not a chunked body."""
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -42,8 +41,8 @@ def encode_chunk(data: bytes) -> bytes:
 
 
 def take_chunks(data: bytes, position: int, pieces: list[bytes]) -> int:
-    """Append what is in the chunks from `position` on, as far as they are whole and their size lines plain. Returns
-    where these end."""
+    """Append the contents of the chunks from `position` on to `pieces`, as long as they are whole and their size lines
+    are plain. Returns the position behind the last of them."""
     while True:
         end = data.find(b"\r\n", position, position + 5)
         size = _COMMON_SIZES.get(data[position:end]) if end >= 0 else None

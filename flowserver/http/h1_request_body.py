@@ -1,8 +1,8 @@
 """Chunked request bodies, read as strictly as heads are.
 
-The chunks are taken apart beside h11 (see `framing`). The body's end (last chunk and trailers) is left to h11, but only
-whole and checked: h11 takes bare line feeds and control bytes in trailers, and size lines of any length that come in
-one piece. Each is a way to disagree with the server in front about where this request ends.
+The chunks are decoded by `h1_chunked`. The body's end (last chunk and trailers) goes to h11, but only whole and
+checked: h11 accepts bare line feeds and control bytes in trailers, and size lines of any length that come in one piece.
+Each is a way to disagree with the server in front about where this request ends.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class ChunkedBody:
         self._decoder = ChunkDecoder()
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """The body bytes in `data`; and, when the body is whole, its end with everything behind it, else b"".
-        Raises FramingError."""
+        """Returns the body bytes in `data`, and the end of the body with everything behind it once that is whole (b""
+        before). Raises FramingError."""
         body = self._decoder.feed(data)
         end = self._decoder.rest
         return body, _check_end(end) if end else b""

@@ -1,6 +1,6 @@
 """Request heads of HTTP/1.1: bounded, and checked more strictly than h11 does.
 
-h11 takes shapes that two servers can read in two ways (bare line feeds, Transfer-Encoding beside Content-Length,
+h11 accepts forms that two servers can read in two ways (bare line feeds, Transfer-Encoding beside Content-Length,
 control bytes in values, an absolute target that contradicts Host). On a relay each is a way to smuggle a request, so
 all are refused.
 """
@@ -20,7 +20,7 @@ MAX_HEADERS = 100
 MAX_URI = 8 * 1024
 
 METHOD = re.compile(TOKEN)
-# A method is short, so that a target is known to be too long before its end is there.
+# A method is short, so that a target is recognised as too long before its end has come.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
@@ -38,11 +38,11 @@ class HeadReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._skipped = False
-        """The empty line that may come before a request was there."""
+        """Whether the empty line that may precede a request has been skipped."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether no byte of a head came yet."""
+        """Whether no byte of a head has come yet."""
         return not self._buffer
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
@@ -55,7 +55,7 @@ class HeadReader:
                 return data[:end], data[end:]  # the usual shape: a read begins with a whole head
         start = max(0, len(buffer) - 3)
         buffer += data
-        if buffer[:2] == b"\r\n" and not self._skipped:  # to be ignored once (RFC 9112 section 2.2)
+        if buffer[:2] == b"\r\n" and not self._skipped:  # ignored once (RFC 9112 section 2.2)
             del buffer[:2]
             self._skipped = True
             start = 0
@@ -74,14 +74,14 @@ class HeadReader:
         return raw, rest
 
     def _check_incomplete(self) -> RelayError | None:
-        """A target that is too long already need not be waited for."""
+        """Refuses a target that is already too long."""
         if len(self._buffer) > MAX_URI + 64 and self._buffer.find(b"\r\n", 0, MAX_URI + 64) < 0:
             return uri_too_long()
         return None
 
 
 def parse_head(raw: bytes) -> RequestHead | RelayError:
-    """Check the whole head `raw`."""
+    """Parse the whole head `raw`, and check it."""
     line_end = raw.find(b"\r\n")
     line = _REQUEST_LINE.fullmatch(raw, 0, line_end + 2)
     if line is None or FIELDS.fullmatch(raw, line_end + 2) is None or len(line[2]) > MAX_URI:
@@ -93,13 +93,13 @@ def parse_head(raw: bytes) -> RequestHead | RelayError:
 
 
 class RepeatedHead:
-    """A head that was in order, to read the next one by: on a client's connection they are the same but for the length
-    of their body, nearly always. That takes a tenth of the time that checking it anew does."""
+    """A valid head that the next one is compared with: the heads of a connection nearly always differ only in
+    Content-Length. A comparison takes a tenth of the time that parsing does."""
 
     __slots__ = ("_after", "_before", "_head", "_place")
 
     def __init__(self, raw: bytes, head: RequestHead) -> None:
-        """`raw` is what `head` was read from, which has a Content-Length."""
+        """`raw` is the text of `head`, which has a Content-Length."""
         length = head.fields[b"content-length"]
         colon = raw.lower().index(b"\r\ncontent-length:") + len(b"\r\ncontent-length")
         start = raw.index(length, colon)
@@ -109,7 +109,7 @@ class RepeatedHead:
         self._place = head.headers.index((b"content-length", length))
 
     def read(self, raw: bytes) -> RequestHead | None:
-        """None: it differs in something else."""
+        """The head in `raw`; None if it differs in anything else."""
         before, after = self._before, self._after
         length = raw[len(before) : -len(after)]
         if not raw.startswith(before) or not raw.endswith(after) or IS_LENGTH(length) is None:
@@ -118,7 +118,7 @@ class RepeatedHead:
 
 
 def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> RelayError:
-    """What is wrong with a head whose first line ends at `line_end`, and is `line` if that is in order."""
+    """What is wrong with a head whose first line ends at `line_end`; `line` is its match, None if it is malformed."""
     if BARE_LINE_FEED.search(raw):
         return _LINE_FEED
     if line_end > MAX_URI and (line is None or len(line[2]) > MAX_URI):
@@ -208,7 +208,7 @@ def _malformed_target() -> RelayError:
 
 
 def _check_upgrade(offer: bytes) -> RelayError | None:
-    """An offer of h2c may be ignored (RFC 9110 section 7.8); another protocol can't be what the client does without."""
+    """An offer of h2c may be ignored (RFC 9110 section 7.8); a client that offers another protocol needs it."""
     if offer.strip().lower() not in (b"h2c", b""):
         return RelayError(
             501, "upgrade_not_supported", "This relay does not upgrade connections.", Party.CLIENT, _End.CLIENT_ERROR

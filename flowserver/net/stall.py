@@ -1,4 +1,4 @@
-"""Notices that a client takes nothing any more."""
+"""Notices that a client accepts nothing any more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StallWatch:
         self._since = 0.0
 
     def look(self, now: float) -> float:
-        """Seconds without progress, as far as looks can tell; 0 while nothing waits in the transport."""
+        """Seconds without progress, as far as the calls so far can tell; 0 while nothing waits in the transport."""
         waiting = self._transport.get_write_buffer_size()
         mark = (waiting, unacknowledged(self._descriptor)) if waiting else None
         if mark is None or mark != self._mark:
@@ -31,7 +31,7 @@ class StallWatch:
 
 
 def unacknowledged(descriptor: int) -> int:
-    """Bytes in the kernel's send queue that the client has not acknowledged (SIOCOUTQ); -1 when it can't be told."""
+    """Bytes in the kernel's send queue that the client has not acknowledged (SIOCOUTQ); -1 if the kernel can't tell."""
     try:
         return cast(int, struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
     except OSError:

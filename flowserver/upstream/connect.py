@@ -1,4 +1,4 @@
-"""From a dialled transport to a connection that carries requests: what the provider speaks is known by then."""
+"""Turns a dialled transport into an HTTP/1.1 or HTTP/2 connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Make = Callable[[bool], UpstreamH1 | UpstreamH2]
 
 
 class ConnectAttempt(asyncio.BufferedProtocol):
-    """Holds what a provider says first (HTTP/2 servers begin to speak) until its protocol takes over."""
+    """Protocol of a dialled transport. Holds what the provider sends first, as HTTP/2 servers do, until the connection
+    takes over."""
 
     __slots__ = ("_early", "_lost", "transport")
 
@@ -52,7 +53,7 @@ class ConnectAttempt(asyncio.BufferedProtocol):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the provider closed meanwhile."""
+        """Whether the provider has closed the connection meanwhile."""
         return self._lost or self.transport.is_closing()
 
     @property
@@ -62,7 +63,7 @@ class ConnectAttempt(asyncio.BufferedProtocol):
         return None if tls is None else bool(tls.selected_alpn_protocol() == "h2")
 
     def become(self, make: Make, *, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
-        """The connection."""
+        """Hand the transport over to a connection made by `make`."""
         connection = make(multiplexed)
         if multiplexed:
             with contextlib.suppress(OSError):
@@ -81,7 +82,7 @@ class ConnectAttempt(asyncio.BufferedProtocol):
 
 
 class ConnectAttempts:
-    """A `pool.Dial`: each call is a task that connects.
+    """A `pool.Dial`: each call starts a task that connects.
 
     `multiplexed` insists on HTTP/2 (True, on a plain port with prior knowledge) or HTTP/1.1; None leaves it to ALPN.
     """
@@ -112,7 +113,7 @@ class ConnectAttempts:
             connection = attempt.become(self._make, multiplexed=spoken)
             if connection.is_alive():
                 connected(connection)
-            else:  # it would tell nobody that it is lost
+            else:  # its loss would go unnoticed
                 attempt.transport.abort()
                 failed(_refusal("closed at once"))
 

@@ -1,7 +1,7 @@
 """Connections to one provider, kept between requests, and the streams that use them.
 
-What is decided here is decided at once and without I/O: a connection is handed out, dialled for, or waited for. `dial`
-does the I/O and calls back.
+The pool decides synchronously and without I/O: it hands out a connection, dials, or has the request wait. `dial` does
+the I/O and calls back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
 
 
 class PooledStream(UpstreamStream, Protocol):
-    """One request on a connection, whatever it speaks."""
+    """One request on a connection, over HTTP/1.1 or HTTP/2."""
 
     @property
     def is_full(self) -> bool:
@@ -57,7 +57,7 @@ class Cancellable(Protocol):
 Connected = Callable[[PooledConnection], None]
 Failed = Callable[[RelayError], None]
 Dial = Callable[[Connected, Failed], Cancellable]
-"""Begins to connect; calls one of both later, unless cancelled."""
+"""Starts to connect; calls exactly one of the two later, unless cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +104,21 @@ class Pool:
         self._settings = settings
         self._clock = clock
         self._multiplexed = settings.multiplexed
-        """What the next connection is taken to be; None: not known yet."""
+        """Whether the next connection is expected to be HTTP/2; None: not known yet."""
         self._shares = False
         """Whether a connection ever took several requests."""
         self._connections: dict[PooledConnection, float] = {}
-        """Since when; the oldest stands first."""
+        """All that take requests, and since when they exist; the oldest stands first."""
         self._retired: set[PooledConnection] = set()
         """HTTP/2 connections past their age: their requests go on, new ones go elsewhere."""
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
         self._dials: dict[int, Cancellable] = {}
-        """Under way, by their numbers."""
+        """Dials under way, by number."""
         self._dial_number = 0
         """Of the last dial that was begun."""
         self._waiting: OrderedDict[WaitingStream, float] = OrderedDict()
-        """Since when, in order. Ten thousand may leave at once, each from the middle."""
+        """Requests without a connection, in order, and since when. Ten thousand may leave at once, from the middle."""
         self._closed = False
         self.connects = 0
         """Connections made."""
@@ -150,7 +150,7 @@ class Pool:
         return connection.begin(request, events)
 
     def leave(self, stream: WaitingStream) -> None:
-        """A stream no longer waits: its client left. A connection that was being made for it alone is given up."""
+        """A stream no longer waits, since its client left. A dial that was needed for it alone is cancelled."""
         self._waiting.pop(stream, None)
         while len(self._dials) > self._dials_wanted():
             _, dial = self._dials.popitem()
@@ -159,7 +159,7 @@ class Pool:
     # --- for the connections ---
 
     def on_capacity(self, connection: PooledConnection) -> None:
-        """A request on `connection` is over, or it takes more, or none any more."""
+        """A request on `connection` is over, or the number of requests that it takes has changed."""
         if connection in self._retired:
             if not connection.busy:
                 connection.close()
@@ -192,7 +192,7 @@ class Pool:
     # --- for the process ---
 
     def sweep(self, now: float) -> None:
-        """Close what was idle for too long, fail what waited for too long."""
+        """Close connections that were idle for too long, fail requests that waited for too long."""
         for connection in [*self._connections, *self._retired]:
             connection.sweep(now)
         self._retire_old(now)
@@ -221,8 +221,8 @@ class Pool:
         return is_idle and not self._waiting and not self._dials
 
     def close(self) -> None:
-        """Nothing is kept from now on. A request that still comes (it waited for its next attempt while the
-        configuration was read again) is served."""
+        """Close all connections, and keep none from now on. Later requests are served all the same: they waited for
+        their next attempt while the configuration was reloaded."""
         self._closed = True
         for dial in self._dials.values():
             dial.cancel()
@@ -252,7 +252,7 @@ class Pool:
     # --- deciding ---
 
     def _find(self) -> PooledConnection | None:
-        """A connection for a request now: the one used last, since the others may then be closed as idle."""
+        """A connection for a request now: the one used last, so that the others can be closed as idle."""
         now = self._clock()
         if self._shares:
             for connection in self._connections:
@@ -303,7 +303,7 @@ class Pool:
         self._dial_as_needed()
 
     def _on_dial_failed(self, number: int, error: RelayError) -> None:
-        """The failure is shared out among those who wait, as the attempts were."""
+        """Fail the share of the waiting requests that this dial was made for, the oldest first."""
         under_way = len(self._dials)
         self._dials.pop(number, None)
         count = -(-len(self._waiting) // max(1, under_way))
