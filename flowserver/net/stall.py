@@ -1,4 +1,4 @@
-"""Notices that a client accepts nothing any more."""
+"""Detects a client that accepts nothing any more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import cast
 
 
 class StallWatch:
-    """A client stalls when nothing leaves the transport and nothing in the kernel is acknowledged."""
+    """Measures how long nothing leaves the transport and nothing in the kernel is acknowledged."""
 
     __slots__ = ("_descriptor", "_mark", "_since", "_transport")
 
@@ -21,7 +21,7 @@ class StallWatch:
         self._since = 0.0
 
     def look(self, now: float) -> float:
-        """Seconds without progress, as far as the calls so far can tell; 0 while nothing waits in the transport."""
+        """Returns the seconds without progress, to the precision of these calls; 0 while the transport is empty."""
         waiting = self._transport.get_write_buffer_size()
         mark = (waiting, unacknowledged(self._descriptor)) if waiting else None
         if mark is None or mark != self._mark:
@@ -31,7 +31,7 @@ class StallWatch:
 
 
 def unacknowledged(descriptor: int) -> int:
-    """Bytes in the kernel's send queue that the client has not acknowledged (SIOCOUTQ); -1 if the kernel can't tell."""
+    """Returns the unacknowledged bytes in the kernel's send queue (SIOCOUTQ); -1 if they are unknown."""
     try:
         return cast(int, struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
     except OSError:
