@@ -20,7 +20,7 @@ from ..routing.cooldowns import Cooldowns
 from ..routing.routes import Route, RouteTable
 from ..routing.upstream_host import UpstreamHost
 from ..upstream.aws import SigningUnavailable, aws_signer
-from ..upstream.connect import Arrivals
+from ..upstream.connect import ConnectAttempts
 from ..upstream.dialer import Dialer, tls_context
 from ..upstream.h1 import UpstreamH1
 from ..upstream.h2 import UpstreamH2
@@ -168,14 +168,14 @@ class _Dial:
         dialer = Dialer(
             spec.url, resolver, timeout=timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec)
         )
-        self._arrivals = Arrivals(dialer, self._make, multiplexed=multiplexed)
+        self._attempts = ConnectAttempts(dialer, self._make, multiplexed=multiplexed)
 
     def connector(self, pool: Pool) -> Connector:
         """A connector over `pool`, which signs requests if the provider needs that."""
         return pool if self._signer is None else SigningConnector(pool, self._signer)
 
     def __call__(self, connected: Connected, failed: Failed) -> Cancellable:
-        return self._arrivals(connected, failed)
+        return self._attempts(connected, failed)
 
     def _make(self, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:

@@ -1,6 +1,6 @@
-"""HTTP/1.1 towards the client: a connection, and the stream of its current request.
+"""HTTP/1.1 towards the client: a connection, which serves one request after the other.
 
-What a request and its answer look like on the wire is `message`'s. Chunks of a streamed answer are framed here.
+`http.h1_server` reads requests and writes answers; `h1_stream` is one request and its answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import h11
 
 from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
 from ..flow.bounded_buffer import BoundedWriter
-from ..http.h1_chunked import FramingError, encode_chunk
+from ..http.h1_chunked import FramingError
 from ..http.h1_request_head import HeadReader, RepeatedHead
 from ..http.h1_server import Message, PlainMessage, read_request
 from ..http.messages import RequestHead, ResponseHead
@@ -27,189 +27,20 @@ from ..net.tls_transport import TlsTransport
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
 from .context import ConnectionSettings, ListenerContext
-from .held_upload import HeldUpload
+from .h1_stream import H1Stream
 from .linger import Linger
 
 MAX_PIPELINED = 64 * 1024
-"""Bytes of further requests that are read ahead while one is being answered."""
+"""Bytes of further requests that are read ahead while one is answered."""
 FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
 FIN_GRACE = 3.0
-"""Seconds that such a client has for its answer: it looks the same as one that left at once."""
-
-
-_GATE, _ROOM = 1, 2
-"""Why a body is not read: its provider lags; unfinished uploads hold too much."""
-
-
-class H1Stream(HeldUpload):
-    """One request and its answer on a connection: a `relay.ports.DownstreamStream`."""
-
-    protocol = "h1"
-
-    __slots__ = (
-        "_bodiless",
-        "_chunked",
-        "_connection",
-        "_ending",
-        "_stops",
-        "_writer",
-        "_writes",
-        "events",
-        "message",
-        "request",
-        "request_whole",
-    )
-
-    def __init__(self, connection: DownstreamH1, message: Message, request: RequestHead) -> None:
-        super().__init__(connection.uploads)
-        self._connection = connection
-        self._stops = 0
-        """Why its body is not read: `_GATE`, `_ROOM`."""
-        self.message = message
-        self.request = request
-        self.request_whole = False
-        self.events: DownstreamEvents
-        self._writer: BoundedWriter | None = None
-        """None: the transport took all of it at once so far, which is usual."""
-        self._writes = 0
-        """Chunks that did not pass the outlet."""
-        self._chunked = False
-        self._bodiless = False
-        self._ending: str | None = None
-
-    def attach(self, events: DownstreamEvents) -> None:
-        self.events = events
-
-    # --- relay.ports.DownstreamStream ---
-
-    def send_interim(self, head: ResponseHead) -> None:
-        if self._is_open and not self.head_sent:
-            interim = self.message.interim(head)
-            if interim:
-                self._connection.write(interim)
-
-    def send_head(self, head: ResponseHead) -> None:
-        connection, message = self._connection, self.message
-        if connection.stream is not self:
-            return
-        closes = connection.is_last_response or not self.request_whole
-        raw = message.head(head, closes=closes)
-        self._bodiless, self._chunked = message.bodiless, message.chunked
-        if head.body_follows and not self._bodiless and not self._chunked:
-            connection.hold(raw)
-        else:
-            connection.write(raw)
-
-    def send_data(self, data: bytes) -> None:
-        connection, writer = self._connection, self._writer
-        if connection.stream is not self or self._bodiless:
-            return
-        if writer is not None and writer.blocked:
-            writer.send(data)
-        else:  # the path of every token
-            self._writes += 1
-            write = connection.write  # a call of the attribute itself would look it up the slow way
-            write(encode_chunk(data) if self._chunked else self.message.body(data))
-
-    def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
-        blocked = self._writer is not None and self._writer.blocked
-        may = self._is_open and self._chunked and not self._bodiless and not blocked
-        return (self._connection.write, True) if may else None
-
-    def send_end(self) -> None:
-        self._end("clean")
-
-    def break_off(self) -> None:
-        self._end("broken")
-
-    def pause_reading(self) -> None:
-        self._stop_reading(_GATE)
-
-    def resume_reading(self) -> None:
-        self._go_on_reading(_GATE)
-
-    def stop_upload(self) -> None:
-        self._stop_reading(_ROOM)
-
-    def go_on_uploading(self) -> None:
-        self._go_on_reading(_ROOM)
-
-    @property
-    def held(self) -> int:
-        return self._connection.held(self._writer) if self._is_open else 0
-
-    @property
-    def writes(self) -> tuple[int, int]:
-        writer = self._writer
-        return (self._writes, 0) if writer is None else (self._writes + writer.writes, writer.writes_full)
-
-    # --- the connection's side ---
-
-    @property
-    def head_sent(self) -> bool:
-        return self.message.head_sent
-
-    def let_go(self) -> None:
-        """It is over: see `BoundedWriter.release`."""
-        if self._writer is not None:
-            self._writer.release()
-        del self.events
-
-    def block(self) -> None:
-        self.events.on_downstream_blocked()
-        if self._writer is None:
-            self._writer = self._connection.writer(self._write, self.events)
-        self._writer.block()
-
-    def unblock(self) -> None:
-        if self._writer is not None:
-            self._writer.unblock()
-        if self._ending is not None and not self._waits and self._is_open:
-            self._finish()
-
-    def _stop_reading(self, reason: int) -> None:
-        self._stops |= reason
-        if self._is_open:
-            self._connection.pause_reading()
-
-    def _go_on_reading(self, reason: int) -> None:
-        self._stops &= ~reason
-        if not self._stops and self._is_open:
-            self._connection.resume_reading()
-
-    @property
-    def _is_open(self) -> bool:
-        return self._connection.stream is self
-
-    def _end(self, ending: str) -> None:
-        if not self._is_open or self._ending is not None:
-            return
-        self._ending = ending
-        if not self._waits:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self._ending == "broken":
-            self._connection.on_broken_off(reset=self.head_sent and not self._chunked)
-            return
-        end = self.message.end()
-        if end:
-            self._connection.write(end)
-        self._connection.on_response_done(self)
-
-    def _write(self, data: bytes) -> None:
-        self._connection.write(encode_chunk(data) if self._chunked else self.message.body(data))
-
-    @property
-    def _waits(self) -> bool:
-        """Whether chunks wait for the transport."""
-        return self._writer is not None and bool(self._writer.waiting)
+"""Seconds that such a client has for its answer: it can't be told from one that left at once."""
 
 
 class DownstreamH1(SharedReads):
-    """A client's connection. Requests are served one after the other, pipelined ones in order."""
+    """A client's connection. Requests are served one after the other, also when they are pipelined."""
 
     __slots__ = (
         "_blocked",
@@ -240,7 +71,7 @@ class DownstreamH1(SharedReads):
         """The last head; None: it was the first, which may well be the only one, or is not plain, or has no length."""
         self.stream: H1Stream | None = None
         self.must_close = False
-        """The next response is the last of this connection."""
+        """Whether the next response is the last of this connection."""
         self._pipelined = bytearray()
         self._parsing = False
         self._reading = True
@@ -253,7 +84,12 @@ class DownstreamH1(SharedReads):
         """A head that leaves with the first bytes of its body."""
         self._served = 0
         self._since = context.clock()
-        """When the present wait for a head began, or its request was whole."""
+        """When the wait for the present head began, or the present request was whole."""
+
+    def __repr__(self) -> str:
+        state = "lingering" if self._is_over else "closing" if self._transport.is_closing() else "open"
+        pauses = [name for name, is_so in (("unread", not self._reading), ("blocked", self._blocked)) if is_so]
+        return f"<DownstreamH1 {' '.join([state, *pauses])} served={self._served} stream={self.stream}>"
 
     # --- asyncio.BufferedProtocol
 
@@ -279,7 +115,7 @@ class DownstreamH1(SharedReads):
             self._receive_body(stream, data)
 
     def eof_received(self) -> bool:
-        """A FIN says that the client has left, as nginx, Envoy and Go take it. The transport stays open for one that
+        """A FIN means that the client has left, as for nginx, Envoy and Go. The transport stays open for a client that
         still gets its answer."""
         stream = self.stream
         if self._waits_for_answer(stream):
@@ -292,7 +128,7 @@ class DownstreamH1(SharedReads):
         return False  # a whole answer still goes out
 
     def _waits_for_answer(self, stream: H1Stream | None) -> bool:
-        """Whether a client that closed its sending side is served all the same. TLS has no half-close here."""
+        """Whether a client that closed its sending side still gets its answer. TLS has no half-close here."""
         is_whole = stream.request_whole if stream is not None else bool(self._pipelined)
         if self._is_tls or not is_whole:
             return False
@@ -346,7 +182,7 @@ class DownstreamH1(SharedReads):
         self._transport.write(head + data)
 
     def pause_reading(self) -> None:
-        """Stop reading the client. Its leaving is then told by the watcher."""
+        """Stop reading the client. From then on the watcher reports when it leaves."""
         if self._reading and self._half_closed_at is None:
             self._reading = False
             self._transport.pause_reading()
@@ -539,7 +375,7 @@ class DownstreamH1(SharedReads):
     # --- ending ---
 
     def _refuse(self, error: RelayError) -> None:
-        """Answer what is no proper request, and close."""
+        """Answer an invalid request, and close."""
         self._context.observer.request_refused(error, "h1")
         body = error.body()
         phrase = HTTPStatus(error.status).phrase.encode()

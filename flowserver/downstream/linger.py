@@ -1,8 +1,8 @@
 """The end of a connection whose client may still be sending (RFC 9112 section 9.6).
 
-A close with bytes unread, or with more to come, makes the kernel send a reset, which may destroy an answer that the
-client has not read yet: most clients send their whole request first. So the relay closes its own side only, and goes on
-reading and dropping what comes.
+Closing while bytes are unread, or still arrive, makes the kernel send a reset, which may destroy an answer that the
+client has not read yet: most clients send their whole request first. So the relay closes its sending side only, and
+reads and drops what still comes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from ..net.stall import StallWatch
 from .context import ListenerContext
 
 LINGER_TIME = 30.0
-"""Seconds that a client has for the rest of its request, once its answer has left."""
+"""Seconds that a client has for the rest of its request once its answer has left."""
 LINGER_SILENCE = 5.0
-"""Seconds of them that it may be silent."""
+"""Seconds without bytes after which it is given up."""
 LINGER_RATE = 16 << 20
-"""Bytes that are dropped in a second: at such a rate the client's own upload goes on, and reading costs 2 % of a
-core."""
+"""Bytes that are dropped per second: fast enough for an upload to finish, at 2 % of a core."""
 LINGER_BYTES = 256 << 20
-"""Bytes that are dropped in all."""
+"""Bytes that are dropped in total."""
 
 
 class DropBudget:
-    """Bytes that may still be dropped before the next look, at `LINGER_RATE`."""
+    """Bytes that may be dropped until the next sweep, at `LINGER_RATE`."""
 
     __slots__ = ("_looked", "left")
 
@@ -39,7 +38,7 @@ class DropBudget:
 
 
 class Linger(SharedReads):
-    """Takes over a plain transport behind the last byte of an answer, until the client closes or has had its time."""
+    """Takes over a plain transport after the last byte of an answer, until the client closes or its time is up."""
 
     __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_stall", "_transport")
 
@@ -49,13 +48,17 @@ class Linger(SharedReads):
         self._stall = StallWatch(transport, transport.get_extra_info("socket").fileno())
         self._began = self._heard = context.clock()
         self._budget = DropBudget(self._began)
-        """When it is used up, reading stops until the next look."""
+        """Reading stops when it is used up, until the next sweep."""
         self._left = LINGER_BYTES
         context.connections.add(self)
         transport.set_protocol(self)
         transport.write_eof()
         if not transport.is_reading():
             transport.resume_reading()
+
+    def __repr__(self) -> str:
+        state = "closing" if self._transport.is_closing() else "reading" if self._transport.is_reading() else "paused"
+        return f"<Linger {state} left={self._left}>"
 
     # --- asyncio.BufferedProtocol ----------------------------------------------------------------------------------
 
@@ -74,7 +77,7 @@ class Linger(SharedReads):
     def connection_lost(self, exc: Exception | None) -> None:
         self._context.connections.discard(self)
 
-    # --- surroundings.Connection -----------------------------------------------------------------------------------
+    # --- context.Connection -----------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
         limit = self._context.settings.stall_timeout

@@ -1,8 +1,7 @@
-"""Chunked framing of bodies (RFC 9112 section 7.1), beside h11. No I/O.
+"""Chunked framing of bodies (RFC 9112 section 7.1). No I/O.
 
-h11 owns every connection: heads, states, trailers, ends. Only the chunks between are framed here, because h11 takes
-5.8 us to read one and 2.4 us to write one, against 0.5 and 0.2 by hand. Tests hold both to what h11 makes of the same
-bytes.
+h11 takes 5.8 us to read a chunk and 2.4 us to write one, against 0.5 and 0.2 here. Tests compare the results with h11's
+for the same bytes.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 import re
 
 MAX_SIZE_LINE = 256
-"""Longest chunk-size line, its extensions included, that is taken; providers send none."""
+"""Longest chunk-size line that is accepted, extensions included; providers send none."""
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
 _COMMON_SIZES = {b"%x" % size: size for size in range(1, 2048)}
-"""Size lines of nearly all token events; a look-up takes 0.05 us, the match 0.5."""
+"""Size lines of nearly all token events: a look-up takes 0.05 us, the regular expression 0.5."""
 
 
 def _size_lines(longest: int) -> list[bytes]:
@@ -28,12 +27,12 @@ def _size_lines(longest: int) -> list[bytes]:
 
 
 SIZE_LINES = _size_lines(4096)
-"""Length of a whole chunk -> its size line, as nearly all servers write it; one that begins no chunk where there is
-none."""
+"""Length of a whole chunk -> its size line, as nearly all servers write it; where no chunk has that length, a line that
+begins none."""
 
 
 class FramingError(Exception):
-    """The bytes are no chunked body."""
+    """The bytes are not a chunked body."""
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -42,8 +41,8 @@ def encode_chunk(data: bytes) -> bytes:
 
 
 def take_chunks(data: bytes, position: int, pieces: list[bytes]) -> int:
-    """Append what is in the chunks from `position` on, as far as they are whole and their size lines plain. Returns
-    where these end."""
+    """Append the contents of the chunks from `position` on to `pieces`, as long as they are whole and their size lines
+    are plain. Returns the position behind the last of them."""
     while True:
         end = data.find(b"\r\n", position, position + 5)
         size = _COMMON_SIZES.get(data[position:end]) if end >= 0 else None
@@ -59,15 +58,16 @@ def take_chunks(data: bytes, position: int, pieces: list[bytes]) -> int:
 class ChunkDecoder:
     """Takes a chunked body apart, up to its last chunk.
 
-    `feed` returns body bytes. When the last chunk's size line is reached `ended` is True and `rest` holds everything
-    from that line on (last chunk, trailers, and whatever follows), for h11 to read.
+    `feed` returns body bytes. Once the last chunk's size line is reached, `ended` is True and `rest` collects
+    everything from that line on (last chunk, trailers, and whatever follows) for the caller to read.
     """
 
     __slots__ = ("_left", "_line", "ended", "rest")
 
     def __init__(self) -> None:
         self._left = 0
-        """What is missing of the current chunk: its bytes and the two of its CRLF; 0 between chunks."""
+        """What is missing of the current chunk: its bytes and the two of its CRLF; 0 between chunks, -1 behind the
+        last."""
         self._line = b""
         """An incomplete size line."""
         self.ended = False
@@ -76,7 +76,7 @@ class ChunkDecoder:
     @property
     def at_boundary(self) -> bool:
         """Whether a chunk begins next, or the end."""
-        return not self._left and not self._line and not self.ended
+        return not self._left and not self._line
 
     def feed(self, data: bytes) -> bytes:
         """The body bytes in `data`, b"" when it has none. Raises FramingError."""
@@ -89,6 +89,9 @@ class ChunkDecoder:
         return self._feed(data)
 
     def _feed(self, data: bytes) -> bytes:
+        if self._left < 0:
+            self.rest += data
+            return b""
         pieces: list[bytes] = []
         position = 0
         length = len(data)
@@ -137,5 +140,6 @@ class ChunkDecoder:
             self._left = size + 2
         else:
             self.ended = True
+            self._left = -1
             self.rest = line + data[end + 1 :]
         return end + 1

@@ -1,4 +1,4 @@
-"""Fields of HTTP/1.1 heads beside h11, which sees only those that decide framing and state. No I/O."""
+"""Fields of HTTP/1.1 heads. No I/O. h11 sees only those that decide framing and state."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-"""What two programs may take for the end of a line, or for none (RFC 9112 section 2.2)."""
+"""Some programs take it for the end of a line, others do not (RFC 9112 section 2.2)."""
 IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 """A Content-Length of a sane size."""
 FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")
-"""All fields of a head and its blank line, in strict form. Possessive, as no part can end where the next one goes on:
-to remember where it could takes twice the time."""
+"""All fields of a head and its blank line, in strict form. The quantifiers are possessive, since backtracking can never
+succeed here: keeping its positions takes twice the time."""
 
 
 _FOR_H11 = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"))
@@ -30,7 +30,7 @@ def split_fields(raw: bytes, start: int) -> list[tuple[bytes, bytes]]:
 
 
 def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """What h11 needs of a head. It takes 2 us for each field, and a client library sends twenty."""
+    """The head reduced to what h11 needs. It takes 2 us per field, and client libraries send twenty."""
     return first_line + write_fields([field for field in fields if field[0] in _FOR_H11]) + b"\r\n"
 
 
@@ -39,7 +39,7 @@ def write_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def encode_head(status: int, reason: bytes, fields: list[tuple[bytes, bytes]], framing: bytes = b"") -> bytes:
-    """The head of a response; `framing`: more fields, as they are written."""
+    """The head of a response; `framing` is more fields, already encoded."""
     return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, reason, write_fields(fields), framing)
 
 

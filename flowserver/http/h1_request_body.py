@@ -1,8 +1,8 @@
 """Chunked request bodies, read as strictly as heads are.
 
-The chunks are taken apart beside h11 (see `framing`). The body's end (last chunk and trailers) is left to h11, but only
-whole and checked: h11 takes bare line feeds and control bytes in trailers, and size lines of any length that come in
-one piece. Each is a way to disagree with the server in front about where this request ends.
+The chunks are decoded by `h1_chunked`. The body's end (last chunk and trailers) goes to h11, but only whole and
+checked: h11 accepts bare line feeds and control bytes in trailers, and size lines of any length that come in one piece.
+Each is a way to disagree with the server in front about where this request ends.
 """
 
 from __future__ import annotations
@@ -18,36 +18,32 @@ _FORBIDDEN = (b"content-length", b"transfer-encoding", b"host")
 class ChunkedBody:
     """The chunked body of one request. `feed` until it returns an end."""
 
-    __slots__ = ("_decoder", "_end")
+    __slots__ = ("_decoder",)
 
     def __init__(self) -> None:
         self._decoder = ChunkDecoder()
-        self._end = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """The body bytes in `data`; and, when the body is whole, its end with everything behind it, else b"".
-        Raises FramingError."""
-        if self._decoder.ended:
-            body = b""
-            self._end += data
-        else:
-            body = self._decoder.feed(data)
-            self._end = self._decoder.rest
-        return body, self._check_end() if self._end else b""
+        """Returns the body bytes in `data`, and the end of the body with everything behind it once that is whole (b""
+        before). Raises FramingError."""
+        body = self._decoder.feed(data)
+        end = self._decoder.rest
+        return body, _check_end(end) if end else b""
 
-    def _check_end(self) -> bytes:
-        end = self._end
-        blank = end.find(b"\r\n\r\n")
-        trailers = end[end.find(b"\n") + 1 : blank + 4 if blank >= 0 else len(end)]
-        if BARE_LINE_FEED.search(trailers):
-            raise FramingError("a trailer ends in a bare line feed")
-        if len(trailers) > MAX_HEAD:
-            raise FramingError("the trailers are too long")
-        if blank < 0:
-            return b""
-        if not FIELDS.fullmatch(trailers):
-            raise FramingError("a trailer is malformed")
-        for line in trailers.split(b"\r\n"):
-            if line.partition(b":")[0].lower() in _FORBIDDEN:
-                raise FramingError("a trailer is there that only a head may have")
-        return end
+
+def _check_end(end: bytes) -> bytes:
+    """`end` when it is whole, else b"". Raises FramingError."""
+    blank = end.find(b"\r\n\r\n")
+    trailers = end[end.find(b"\n") + 1 : blank + 4 if blank >= 0 else len(end)]
+    if BARE_LINE_FEED.search(trailers):
+        raise FramingError("a trailer ends in a bare line feed")
+    if len(trailers) > MAX_HEAD:
+        raise FramingError("the trailers are too long")
+    if blank < 0:
+        return b""
+    if not FIELDS.fullmatch(trailers):
+        raise FramingError("a trailer is malformed")
+    for line in trailers.split(b"\r\n"):
+        if line.partition(b":")[0].lower() in _FORBIDDEN:
+            raise FramingError("a trailer is there that only a head may have")
+    return end

@@ -1,6 +1,6 @@
 """Request heads of HTTP/1.1: bounded, and checked more strictly than h11 does.
 
-h11 takes shapes that two servers can read in two ways (bare line feeds, Transfer-Encoding beside Content-Length,
+h11 accepts forms that two servers can read in two ways (bare line feeds, Transfer-Encoding beside Content-Length,
 control bytes in values, an absolute target that contradicts Host). On a relay each is a way to smuggle a request, so
 all are refused.
 """
@@ -20,7 +20,7 @@ MAX_HEADERS = 100
 MAX_URI = 8 * 1024
 
 METHOD = re.compile(TOKEN)
-# A method is short, so that a target is known to be too long before its end is there.
+# A method is short, so that a target is recognised as too long before its end has come.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
@@ -38,11 +38,11 @@ class HeadReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._skipped = False
-        """The empty line that may come before a request was there."""
+        """Whether the empty line that may precede a request has been skipped."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether no byte of a head came yet."""
+        """Whether no byte of a head has come yet."""
         return not self._buffer
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
@@ -55,7 +55,7 @@ class HeadReader:
                 return data[:end], data[end:]  # the usual shape: a read begins with a whole head
         start = max(0, len(buffer) - 3)
         buffer += data
-        if buffer[:2] == b"\r\n" and not self._skipped:  # to be ignored once (RFC 9112 section 2.2)
+        if buffer[:2] == b"\r\n" and not self._skipped:  # ignored once (RFC 9112 section 2.2)
             del buffer[:2]
             self._skipped = True
             start = 0
@@ -74,14 +74,14 @@ class HeadReader:
         return raw, rest
 
     def _check_incomplete(self) -> RelayError | None:
-        """A target that is too long already need not be waited for."""
+        """Refuses a target that is already too long."""
         if len(self._buffer) > MAX_URI + 64 and self._buffer.find(b"\r\n", 0, MAX_URI + 64) < 0:
             return uri_too_long()
         return None
 
 
 def parse_head(raw: bytes) -> RequestHead | RelayError:
-    """Check the whole head `raw`."""
+    """Parse the whole head `raw`, and check it."""
     line_end = raw.find(b"\r\n")
     line = _REQUEST_LINE.fullmatch(raw, 0, line_end + 2)
     if line is None or FIELDS.fullmatch(raw, line_end + 2) is None or len(line[2]) > MAX_URI:
@@ -93,13 +93,13 @@ def parse_head(raw: bytes) -> RequestHead | RelayError:
 
 
 class RepeatedHead:
-    """A head that was in order, to read the next one by: on a client's connection they are the same but for the length
-    of their body, nearly always. That takes a tenth of the time that checking it anew does."""
+    """A valid head that the next one is compared with: the heads of a connection nearly always differ only in
+    Content-Length. A comparison takes a tenth of the time that parsing does."""
 
     __slots__ = ("_after", "_before", "_head", "_place")
 
     def __init__(self, raw: bytes, head: RequestHead) -> None:
-        """`raw` is what `head` was read from, which has a Content-Length."""
+        """`raw` is the text of `head`, which has a Content-Length."""
         length = head.fields[b"content-length"]
         colon = raw.lower().index(b"\r\ncontent-length:") + len(b"\r\ncontent-length")
         start = raw.index(length, colon)
@@ -109,7 +109,7 @@ class RepeatedHead:
         self._place = head.headers.index((b"content-length", length))
 
     def read(self, raw: bytes) -> RequestHead | None:
-        """None: it differs in something else."""
+        """The head in `raw`; None if it differs in anything else."""
         before, after = self._before, self._after
         length = raw[len(before) : -len(after)]
         if not raw.startswith(before) or not raw.endswith(after) or IS_LENGTH(length) is None:
@@ -118,7 +118,7 @@ class RepeatedHead:
 
 
 def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> RelayError:
-    """What is wrong with a head whose first line ends at `line_end`, and is `line` if that is in order."""
+    """What is wrong with a head whose first line ends at `line_end`; `line` is its match, None if it is malformed."""
     if BARE_LINE_FEED.search(raw):
         return _LINE_FEED
     if line_end > MAX_URI and (line is None or len(line[2]) > MAX_URI):
@@ -134,50 +134,69 @@ def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> Relay
 
 def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | RelayError:
     fields = first_values(headers)
-    repeated = len(fields) != len(headers)
-    length = fields.get(b"content-length")
-    if length is not None and (
-        IS_LENGTH(length) is None or (repeated and _times(b"content-length", headers) > 1)  # h11 joins equal ones
-    ):
-        return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
     method, target, version = line.groups()
-    if method in (b"CONNECT", b"TRACE"):
-        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
-    chunked = b"transfer-encoding" in fields
-    if chunked and b"content-length" in fields:
-        return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
-    if chunked and version != b"1.1":
-        return bad_request("Transfer-Encoding needs HTTP/1.1.")
-    host = fields.get(b"host")
-    error = _check_host(host, repeated and _times(b"host", headers) > 1, version)
-    if error is None and b"upgrade" in fields:
-        error = _check_upgrade(fields[b"upgrade"])
-    if error is None and b"expect" in fields:
-        error = check_expect(headers)
+    error = _check_framing(line, headers, fields) or _check_fields(version, headers, fields)
     if error is not None:
         return error
     if not target.startswith(b"/"):
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None:
-            return _malformed_target()
-        if absolute[1].lower() != (host or absolute[1]).lower():
-            return bad_request("The target names another host than the Host header.")
-        target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        origin_form = _origin_form(target, fields.get(b"host"))
+        if isinstance(origin_form, RelayError):
+            return origin_form
+        target = origin_form
     if target.find(b"#") >= 0:  # `in` of bytes raises and catches a TypeError first
         return _malformed_target()
     canonical = request_target(target, headers)
     if isinstance(canonical, RelayError):
         return canonical
+    length = fields.get(b"content-length")
     content_length = int(length) if length is not None else None
-    return RequestHead(
-        method,
-        canonical,
-        headers,
-        http_version=version,
-        content_length=content_length,
-        has_body=chunked or bool(content_length),
-        fields=fields,
-    )
+    has_body = b"transfer-encoding" in fields or bool(content_length)
+    head = RequestHead(method, canonical, headers, content_length=content_length, has_body=has_body, fields=fields)
+    head.http_version = version
+    return head
+
+
+def _check_framing(line: re.Match[bytes], headers: Headers, fields: dict[bytes, bytes]) -> RelayError | None:
+    """The method, and how long the body is (RFC 9112 section 6)."""
+    length = fields.get(b"content-length")
+    repeats = len(fields) != len(headers)
+    if length is not None and (
+        IS_LENGTH(length) is None or (repeats and _times(b"content-length", headers) > 1)  # h11 joins equal ones
+    ):
+        return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
+    method = line[1]
+    if method in (b"CONNECT", b"TRACE"):
+        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
+    if b"transfer-encoding" in fields:
+        if length is not None:
+            return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
+        if line[3] != b"1.1":
+            return bad_request("Transfer-Encoding needs HTTP/1.1.")
+    return None
+
+
+def _check_fields(version: bytes, headers: Headers, fields: dict[bytes, bytes]) -> RelayError | None:
+    host = fields.get(b"host")
+    repeats = len(fields) != len(headers)
+    if (host is None and version == b"1.1") or (repeats and _times(b"host", headers) > 1):
+        return bad_request("Exactly one Host header is wanted.")
+    if host is not None and not AUTHORITY.fullmatch(host):
+        return bad_request("The Host header is malformed.")
+    error = _check_upgrade(fields[b"upgrade"]) if b"upgrade" in fields else None
+    if error is None and b"expect" in fields:
+        error = check_expect(headers)
+    return error
+
+
+def _origin_form(target: bytes, host: bytes | None) -> bytes | RelayError:
+    """A target in absolute form (RFC 9112 section 3.2.2) without scheme and authority."""
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        return _malformed_target()
+    authority, path = absolute.groups()
+    if authority.lower() != (host or authority).lower():
+        return bad_request("The target names another host than the Host header.")
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def _times(name: bytes, headers: Headers) -> int:
@@ -188,16 +207,8 @@ def _malformed_target() -> RelayError:
     return bad_request("The request target is malformed: /path?query is wanted.")
 
 
-def _check_host(host: bytes | None, repeated: bool, version: bytes) -> RelayError | None:
-    if repeated or (host is None and version == b"1.1"):
-        return bad_request("Exactly one Host header is wanted.")
-    if host is not None and not AUTHORITY.fullmatch(host):
-        return bad_request("The Host header is malformed.")
-    return None
-
-
 def _check_upgrade(offer: bytes) -> RelayError | None:
-    """An offer of h2c may be ignored (RFC 9110 section 7.8); another protocol can't be what the client does without."""
+    """An offer of h2c may be ignored (RFC 9110 section 7.8); a client that offers another protocol needs it."""
     if offer.strip().lower() not in (b"h2c", b""):
         return RelayError(
             501, "upgrade_not_supported", "This relay does not upgrade connections.", Party.CLIENT, _End.CLIENT_ERROR

@@ -1,4 +1,4 @@
-"""Heads of answers over HTTP/1.1, as far as they are plain; h11 reads the others. No I/O."""
+"""Response heads of HTTP/1.1 that are plain; h11 reads the others. No I/O."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ _FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 
 
 class AnswerHeads:
-    """Reads the heads of one connection. A provider's are mostly alike but for a date, a length, an id: lines that are
-    those of the head before are not read again, which takes most of the time that a head of twenty fields does. The
-    first is not kept, which spares the connections that have a single stream the memory."""
+    """Reads the response heads of one connection.
+
+    They mostly differ in a date, a length and an id only, so lines that are the same as in the head before are not
+    parsed again: parsing takes most of the time of a head with twenty fields. The first head is not kept, which saves
+    the memory on connections that carry a single stream.
+    """
 
     __slots__ = ("_is_first", "_last", "_lines")
 
@@ -24,11 +27,11 @@ class AnswerHeads:
         self._is_first = True
         self._lines: list[bytes] = []
         self._last: ResponseHead | None = None
-        """What `_lines` say, which is plain; None: no such head is known."""
+        """The head that `_lines` are of, which is plain; None: no such head is known."""
 
     def read(self, raw: bytes) -> tuple[ResponseHead | None, bool]:
-        """The whole head `raw`, and whether it is plain: in HTTP/1.1, framed in one of the usual ways, and the
-        connection stays. None: it is not in strict form."""
+        """Parse the whole head `raw`; None if it is not in strict form. The flag tells whether it is plain: HTTP/1.1,
+        framed in one of the usual ways, and on a connection that stays."""
         lines = raw.split(b"\r\n")
         head = self._by_last(lines)
         if head is None:
@@ -43,7 +46,7 @@ class AnswerHeads:
         return head, True
 
     def _by_last(self, lines: list[bytes]) -> ResponseHead | None:
-        """None: it is not enough like the last one."""
+        """The head, read by way of the last one; None if it differs too much."""
         last, known = self._last, self._lines
         if last is None or len(lines) != len(known):
             return None
@@ -74,7 +77,7 @@ def _parse(raw: bytes) -> ResponseHead | None:
 
 
 def _is_plain(head: ResponseHead) -> bool:
-    """Whether an answer is framed in one of the usual ways, and the connection stays."""
+    """Whether the response is framed in one of the usual ways, and the connection stays."""
     fields = head.fields
     if len(fields) != len(head.headers):
         names = [name for name, _ in head.headers]

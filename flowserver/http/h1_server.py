@@ -1,8 +1,8 @@
 """A request and its answer on an HTTP/1.1 connection: states, framing, ends. No I/O.
 
-Nearly all requests are plain: HTTP/1.1, with a length or without a body, and with no wish about the connection. What
-those need is written out here; h11, which a small answer would spend a third of its time in, has all others. A test
-holds both to the same answers.
+Nearly all requests are plain: HTTP/1.1, with a length or without a body, on a persistent connection. Their states are
+implemented here; h11, which a small answer would spend a third of its time in, handles all others. A test compares the
+two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .h1_request_body import ChunkedBody
 from .h1_request_head import MAX_HEAD, parse_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_alive
 
-_WISHES = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
+_NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 """Fields that make a request one for h11."""
 
 _BODY = tuple[bytes, bool, bytes]
@@ -41,7 +41,7 @@ class Message(Protocol):
 
     @property
     def awaits_continue(self) -> bool:
-        """Whether the client sends its body when it has got a 100 (RFC 9110 section 10.1.1)."""
+        """Whether the client sends its body only after a 100 (RFC 9110 section 10.1.1)."""
 
     def interim(self, head: ResponseHead) -> bytes:
         """A 1xx response."""
@@ -53,10 +53,10 @@ class Message(Protocol):
         """Body bytes of an answer that is not chunked, as they go out."""
 
     def end(self) -> bytes:
-        """What ends the answer on the wire; b"": nothing does."""
+        """The bytes that end the answer on the wire; b"" if none do."""
 
     def feed(self, data: bytes) -> _BODY:
-        """Body bytes of the request. Raises FramingError or h11.RemoteProtocolError for what is none."""
+        """The body bytes in `data`. Raises FramingError or h11.RemoteProtocolError if they are malformed."""
 
 
 def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
@@ -79,7 +79,7 @@ def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
 
 def _is_plain(head: RequestHead) -> bool:
     fields = head.fields
-    if head.http_version != b"1.1" or not _WISHES.isdisjoint(fields):
+    if head.http_version != b"1.1" or not _NOT_PLAIN.isdisjoint(fields):
         return False
     return b"connection" not in fields or keeps_alive(head.headers)
 
@@ -138,7 +138,7 @@ class PlainMessage:
 
 
 class H11Message:
-    """A `Message` by h11. Chunks are read and written beside it (see `framing`)."""
+    """A `Message` by h11. Chunks are read and written without it (see `h1_chunked`)."""
 
     __slots__ = ("_h11", "_is_1_1", "_method", "_upload", "bodiless", "chunked")
 

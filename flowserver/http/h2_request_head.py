@@ -154,15 +154,9 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
         fields = _join_cookies(fields)
         values = first_values(fields)
     values[PSEUDO_AUTHORITY] = pseudo.get(PSEUDO_AUTHORITY, values.get(b"host", b""))
-    return RequestHead(
-        method,
-        target,
-        fields,
-        http_version=b"2",
-        content_length=content_length,
-        has_body=not ended,
-        fields=values,
-    )
+    head = RequestHead(method, target, fields, content_length=content_length, has_body=not ended, fields=values)
+    head.http_version = b"2"
+    return head
 
 
 def _without_path(method: bytes, path: bytes) -> RelayError:

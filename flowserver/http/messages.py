@@ -103,7 +103,7 @@ class RequestHead:
     """A request without its body.
 
     `target` is in origin form, its path canonical (`paths.py`). `content_length` is None when the length is not known
-    in advance; `has_body` tells whether a body follows at all. `http_version` is b"1.0", b"1.1" or b"2".
+    in advance; `has_body` tells whether a body follows at all.
     """
 
     __slots__ = (
@@ -124,7 +124,6 @@ class RequestHead:
         target: bytes,
         headers: Headers,
         *,
-        http_version: bytes = b"1.1",
         content_length: int | None = None,
         has_body: bool = False,
         fields: dict[bytes, bytes] | None = None,
@@ -132,7 +131,8 @@ class RequestHead:
         self.method = method
         self.target = target
         self.headers = headers
-        self.http_version = http_version
+        self.http_version = b"1.1"
+        """b"1.0", b"1.1" or b"2"."""
         self.content_length = content_length
         self.has_body = has_body
         self.body_follows = False
@@ -151,11 +151,11 @@ class RequestHead:
             self.method,
             self.target,
             headers,
-            http_version=self.http_version,
             content_length=int(length),
             has_body=has_body,
             fields=fields,
         )
+        head.http_version = self.http_version
         head._passing = self._passing
         return head
 
@@ -280,36 +280,36 @@ def passed_through(headers: Headers, pseudonym: bytes) -> bool:
     return any(name == b"via" and pseudonym in value for name, value in headers)
 
 
-def request_for_upstream(
+def passing_fields(
     head: RequestHead,
+    replaced: Sequence[tuple[bytes, bytes]] = (),
     *,
-    authority: bytes,
-    target: bytes,
-    pseudonym: bytes,
-    request_id: bytes,
-    credential: tuple[bytes, bytes] | None = None,
-    extra: Sequence[tuple[bytes, bytes]] = (),
     hidden: Set[bytes] = frozenset(),
     secret: bytes | None = None,
-) -> RequestHead:
-    """The request as the provider gets it.
+) -> Headers:
+    """The client's fields that go on to the provider.
 
-    Identity encoding is asked for, since a relay that counts must be able to read. `hidden` names fields that don't
-    pass, nor does any that has `secret` in it, the key that the client showed to the relay. `credential` is the field
-    with the provider's key; None: there is none. `extra` fields replace the client's of the same name.
+    Left out are those that `replaced` has others of the same name for, those named in `hidden`, and any that has
+    `secret` in it, the key that the client showed to the relay.
     """
     passing = head.passing
     if secret is not None:
         passing = [field for field in passing if field[0] not in hidden and field[1].find(secret) < 0]
     elif hidden:
         passing = [field for field in passing if field[0] not in hidden]
-    if extra:
-        replaced = {name for name, _ in extra}
-        passing = [field for field in passing if field[0] not in replaced]
-    headers: Headers = [(b"host", authority), *passing]
-    if credential is not None:
-        headers.append(credential)
-    headers += extra
+    if replaced:
+        names = {name for name, _ in replaced}
+        passing = [field for field in passing if field[0] not in names]
+    return passing
+
+
+def request_for_upstream(
+    head: RequestHead, target: bytes, headers: Headers, *, pseudonym: bytes, request_id: bytes
+) -> RequestHead:
+    """The request as the provider gets it, with `headers`, which are completed by those that all requests have.
+
+    Identity encoding is asked for, since a relay that counts must be able to read.
+    """
     via = head.http_version + b" " + pseudonym
     if b"via" in head.fields:
         via = b", ".join([*(value for name, value in head.headers if name == b"via"), via])

@@ -1,8 +1,7 @@
 """Notices that a client closed its connection while its transport is not being read.
 
-A transport that does not read (an upload that is held back, a client that closed its sending side) hears of no close.
-One epoll set for all such sockets does: the kernel reports errors and hang-ups to it unasked, and a FIN where it is
-asked to.
+A transport that does not read (its upload is held back, or the client closed its sending side) does not notice a close.
+One epoll set for all such sockets does: the kernel always reports errors and hang-ups to it, and a FIN on request.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable
 
 class HangupWatcher:
     """Calls back once when a watched socket's connection is gone. On systems without epoll it never does; there the
-    next write or the sweep finds out."""
+    next write or the sweep notices."""
 
     __slots__ = ("_callbacks", "_epoll", "_loop")
 
@@ -36,7 +35,7 @@ class HangupWatcher:
         also when the client closes its sending side, though bytes may wait before its FIN."""
         if self._epoll is None:
             return
-        # A number left behind by a socket that is closed, but not yet lost to its protocol, is taken over.
+        # The number may still be registered for a socket that is closed, whose protocol has not been told yet.
         self._callbacks[descriptor] = callback
         events = select.EPOLLRDHUP if half_close else 0  # EPOLLERR and EPOLLHUP need no asking
         try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 READ_SIZE = 16 * 1024
-"""Most bytes of one read. By itself uvloop reads 256 KiB, which is what one upload could make the relay hold."""
+"""Most bytes of one read. uvloop's default is 256 KiB, which is what each upload could make the relay hold."""
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
 """Where all connections read to: what came is copied out before the next read."""
 
 
 class SharedReads(asyncio.BufferedProtocol):
-    """A protocol that reads bounded pieces, as `asyncio.Protocol` would get them."""
+    """A protocol that reads bounded pieces and gets them by `data_received`."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""A provider's connection as Linux sees it: what waits there, what it sent (struct tcp_info), how it acknowledges."""
+"""A provider's connection as Linux sees it: what waits to be read, what was acknowledged (struct tcp_info)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ _HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux'; others tell of an end by P
 
 
 class IdleProbe:
-    """Looks at a connection before it is used."""
+    """Checks an idle connection before it is used again."""
 
     __slots__ = ("_poll", "_silent", "_transport")
 
     def __init__(self, transport: asyncio.BaseTransport, *, silent: bool) -> None:
-        """`silent`: whether bytes that wait to be read speak against it, too."""
+        """`silent`: the provider must not have sent anything either."""
         self._transport = transport
         self._silent = silent
         self._poll: select.poll | None = None
 
     def is_reusable(self, *, again: bool) -> bool:
-        """False when the provider's FIN is there, read or not, or what else it was to look for; True where it can't be
-        told. `again`: it is used again, so that the poll is kept for the next time, which takes 0.3 us then; most
-        connections with a stream are used once, and have no memory for it."""
+        """False if the provider has closed, or sent something where it must be silent; True if the kernel can't tell.
+
+        `again` keeps the poll object for the next time, which makes that 0.3 us. Most connections of a stream are used
+        once only, and are spared its memory.
+        """
         poll = self._poll
         if poll is None:
             poll = select.poll()
@@ -38,8 +40,8 @@ class IdleProbe:
 
 
 def unacknowledged(transport: asyncio.BaseTransport) -> int | None:
-    """Bytes that our kernel was given and the provider's has not taken, also when the connection was reset since; None
-    when it can't be told."""
+    """Bytes that our kernel was given and the provider's has not acknowledged, also after a reset; None if the kernel
+    can't tell."""
     if not hasattr(socket, "TCP_INFO"):
         return None
     try:
@@ -54,9 +56,9 @@ def unacknowledged(transport: asyncio.BaseTransport) -> int | None:
 
 
 def acknowledge_less(transport: asyncio.BaseTransport) -> None:
-    """Events come one by one: of their segments only every second is to be acknowledged, or what waits for 40 ms
-    (tcp(7), TCP_QUICKACK). Else each read sends an acknowledgement, a twentieth of what an event costs. To that
-    the kernel falls back by itself when it had to wait that long."""
+    """Switch to delayed acknowledgements, for events that come one by one: of every second segment, or after 40 ms
+    (tcp(7), TCP_QUICKACK). Otherwise each read sends an acknowledgement, a twentieth of what an event costs. The kernel
+    returns to that by itself once it had to wait so long."""
     if hasattr(socket, "TCP_QUICKACK"):
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)

@@ -1,8 +1,8 @@
-"""TLS over a plain transport, by OpenSSL's memory buffers; both sides use it in place of uvloop's TLS transport.
+"""TLS over a plain transport, by OpenSSL's memory buffers; both sides use it instead of uvloop's TLS transport.
 
 uvloop's holds up to 512 KiB of writes by default, some 67 KiB more that it does not count, and 330 KiB for a connection
-that once read much. Here a connection reads into a buffer that all share, decrypts no more than its protocol takes, and
-holds back no write: what waits is in the plain transport, whose marks and counts are true.
+that once read much. Here all connections read into one shared buffer, decrypt no more than their protocols take, and
+hold no writes: what waits is in the plain transport, so that its water marks and counts are exact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _READ_BUFFER = memoryview(bytearray(READ_SIZE))
 """Where all connections read to: what came is in OpenSSL's buffer before the next read."""
 
 Established = Callable[["TlsTransport"], asyncio.Protocol | asyncio.BufferedProtocol]
-"""Gives the protocol that speaks on an established connection; what it negotiated is in `get_extra_info`."""
+"""Returns the protocol of an established connection; what was negotiated is in `get_extra_info`."""
 
 
 class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
@@ -56,8 +56,13 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._delivering = False
         self._closing = False
         self._ended = False
-        """Whether the other side said that nothing follows."""
+        """Whether the other side sent its close_notify."""
         self._raw_ended = False
+
+    def __repr__(self) -> str:
+        state = "closing" if self._closing else "handshake" if self._protocol is None else "open"
+        flags = [name for name, is_so in (("paused", not self._reading), ("ended", self._ended)) if is_so]
+        return f"<TlsTransport {' '.join([state, *flags])} protocol={type(self._protocol).__name__}>"
 
     # --- asyncio.BufferedProtocol: below ---------------------------------------------------------------------------
 
@@ -104,21 +109,21 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._raw.abort()
 
     def stop(self, error: ssl.SSLError) -> None:
-        """What OpenSSL said in place of bytes."""
+        """OpenSSL raised `error` instead of returning bytes."""
         if isinstance(error, ssl.SSLZeroReturnError):
             self.end()
         elif not isinstance(error, ssl.SSLWantReadError):
             self._break(error)
 
     def end(self) -> None:
-        """The other side said goodbye."""
+        """The other side sent its close_notify."""
         self._ended = True
         if self._protocol is not None:
             self._protocol.eof_received()
         self.close()  # TLS knows no half-closed connection here
 
     def eof_received(self) -> bool:
-        """The other side closed. Without its goodbye that may be an attacker's doing, so it is no proper end."""
+        """The other side closed. Without a close_notify that may be an attacker's doing, so it is not a clean end."""
         self._raw_ended = True
         if self._protocol is not None and self._reading:
             self.deliver()
@@ -190,7 +195,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._raw.abort()
 
     def shut(self) -> asyncio.Transport:
-        """Say goodbye, and give the plain transport away: nothing that still comes is read here."""
+        """Send close_notify and hand over the plain transport; whatever still comes is not decrypted."""
         self._closing = True
         self._say_goodbye()
         self._protocol = None
@@ -216,7 +221,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """For the next connection to the same provider; with TLS 1.3 it is there once the first answer came."""
+        """For the next connection to the same provider; with TLS 1.3 it exists once the first answer has come."""
         return self._tls.session
 
     @property
@@ -279,8 +284,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
 
 class _Whole(asyncio.Protocol):
-    """The plain transport's protocol while the one above takes bytes as they come: the other kind costs uvloop a
-    callback and two objects more for each read."""
+    """Protocol of the plain transport while the one above takes bytes (`data_received`). A BufferedProtocol costs
+    uvloop a callback and two objects more for each read."""
 
     __slots__ = ("_incoming", "_read", "_take", "_tls", "_write")
 
@@ -294,13 +299,13 @@ class _Whole(asyncio.Protocol):
         self._tls = tls
         self._incoming = incoming
         self._write = incoming.write
-        # What SSLObject.read calls and does no more than call, where it is still so named.
+        # SSLObject.read does nothing but call this, where it still has this name.
         self._read: Callable[[int], bytes] = getattr(engine, "_sslobj", engine).read
         self._take = take
 
     def data_received(self, data: bytes) -> None:
-        """What a read brought is one record, nearly always, and that has one event: `deliver` with nothing asked for
-        that this tells."""
+        """As `deliver`, for the usual case that a read is one record with one event: nothing is asked that is known
+        then."""
         write, read, take = self._write, self._read, self._take
         write(data)
         size = len(data)
@@ -333,4 +338,4 @@ class _Whole(asyncio.Protocol):
 
 
 def _nothing(error: Exception) -> None:
-    """The failure was told already."""
+    """The failure was reported already."""

@@ -110,8 +110,8 @@ class DownstreamEvents(Protocol):
 
 
 class UpstreamStream(Protocol):
-    """The provider's side of one exchange. It exists at once, connected or not. After `cancel` or `on_upstream_failed`
-    it must not be used: it may carry another request then."""
+    """The provider's side of one exchange, and of no other. It exists at once, connected or not; calls after `cancel`
+    and `on_upstream_failed` are ignored."""
 
     def send_data(self, data: bytes) -> None:
         """Send bytes of the request's body, never empty. They go out or wait; `on_upstream_full` says when to stop."""

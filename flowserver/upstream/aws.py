@@ -1,7 +1,7 @@
-"""AWS Signature Version 4, by botocore, with credentials as AWS's own tools find them.
+"""AWS Signature Version 4 by botocore, with credentials from where AWS's own tools find them.
 
 Finding or renewing credentials may take seconds (files, programs, the metadata of an instance or container), and
-hashing a large body takes milliseconds: neither happens in the event loop.
+hashing a large body takes milliseconds. Both run in threads.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .signing import Signed
 
 SERVICE = "bedrock"
 RENEWAL = 15 * 60
-"""Seconds before their end from which credentials are to be renewed."""
+"""Seconds before they expire at which credentials are renewed."""
 LAST_MINUTE = 60
-"""Seconds before their end from which nothing is signed with them."""
+"""Seconds before they expire from which credentials are no longer used."""
 RETRY = 30
-"""Seconds between two attempts to renew credentials that still hold."""
+"""Seconds between two attempts to renew credentials that are still valid."""
 HASHED_AT_ONCE = 1 << 18
 """Bytes of a body that are hashed in the event loop: a quarter of a millisecond."""
 
@@ -58,7 +58,7 @@ def region_of(host: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """As botocore's, of one moment."""
+    """A snapshot of botocore's credentials."""
 
     access_key: str
     secret_key: str
@@ -66,14 +66,14 @@ class Credentials:
 
 
 class CredentialSource:
-    """What AWS's tools take credentials from. All its calls may block."""
+    """Loads credentials as AWS's tools do. `load` may block."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
         self._found: Any = None
 
     def load(self) -> Credentials | None:
-        """The present ones, renewed if it is time; None: there are none."""
+        """The current credentials, renewed if necessary; None if there are none."""
         if self._found is None:
             self._found = self._session.get_credentials()
         if self._found is None:
@@ -82,17 +82,17 @@ class CredentialSource:
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
 
     def ends_within(self, seconds: int) -> bool:
-        """Whether the loaded ones end so soon. Never blocks."""
+        """Whether the loaded credentials expire within `seconds`. Never blocks."""
         check = getattr(self._found, "refresh_needed", None)
         return check is not None and bool(check(refresh_in=seconds))
 
 
 Background = Callable[[Callable[[], None]], None]
-"""Runs something beside the event loop."""
+"""Runs a function outside the event loop."""
 
 
 def in_thread(work: Callable[[], None]) -> None:
-    """In a thread that holds up no exit, however long it takes."""
+    """Run `work` in a daemon thread, which does not delay exit however long it takes."""
     threading.Thread(target=work, name="aws", daemon=True).start()
 
 
@@ -109,7 +109,7 @@ class AwsSigner:
         self._loop = asyncio.get_running_loop()
         self._credentials: Credentials | None = None
         self._waiting: list[Callable[[], None]] = []
-        """What goes on when credentials are there, or there are none."""
+        """Called when credentials are loaded, or found missing."""
         self._loading = False
         self._loaded_at = 0.0
         self._load()
@@ -144,13 +144,13 @@ class AwsSigner:
     def _try_to_load(self) -> Credentials | None:
         try:
             return self._source.load()
-        except Exception:  # botocore's have no common ground: a file that can't be read, a program that failed
+        except Exception:  # botocore's exceptions have no common base: a file that can't be read, a program that failed
             return None
 
     def _on_loaded(self, credentials: Credentials | None) -> None:
         self._loading = False
         if credentials is not None or self._source.ends_within(LAST_MINUTE):
-            self._credentials = credentials  # those that still hold outlast a renewal that failed
+            self._credentials = credentials  # valid ones outlast a failed renewal
         waiting, self._waiting = self._waiting, []
         for go_on in waiting:
             go_on()
@@ -191,7 +191,7 @@ def sign(request: RequestHead, digest: str, credentials: Credentials, region: st
 
 
 def _canonical(target: str) -> str:
-    """With its query encoded as the signature has it, however it is sent."""
+    """`target` with its query encoded as in the signature, however it is sent."""
     path, question, query = target.partition("?")
     if not question:
         return target

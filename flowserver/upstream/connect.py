@@ -1,4 +1,4 @@
-"""From a dialled transport to a connection that carries requests: what the provider speaks is known by then."""
+"""Turns a dialled transport into an HTTP/1.1 or HTTP/2 connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Make = Callable[[bool], UpstreamH1 | UpstreamH2]
 
 
 class ConnectAttempt(asyncio.BufferedProtocol):
-    """Holds what a provider says first (HTTP/2 servers begin to speak) until its protocol takes over."""
+    """Protocol of a dialled transport. Holds what the provider sends first, as HTTP/2 servers do, until the connection
+    takes over."""
 
     __slots__ = ("_early", "_lost", "transport")
 
@@ -31,6 +32,9 @@ class ConnectAttempt(asyncio.BufferedProtocol):
         self._early = bytearray()
         self._lost = False
         self.transport: asyncio.Transport
+
+    def __repr__(self) -> str:
+        return f"<ConnectAttempt {'lost' if self.is_lost else 'open'} early={len(self._early)}>"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -49,7 +53,7 @@ class ConnectAttempt(asyncio.BufferedProtocol):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the provider closed meanwhile."""
+        """Whether the provider has closed the connection meanwhile."""
         return self._lost or self.transport.is_closing()
 
     @property
@@ -59,7 +63,7 @@ class ConnectAttempt(asyncio.BufferedProtocol):
         return None if tls is None else bool(tls.selected_alpn_protocol() == "h2")
 
     def become(self, make: Make, *, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
-        """The connection."""
+        """Hand the transport over to a connection made by `make`."""
         connection = make(multiplexed)
         if multiplexed:
             with contextlib.suppress(OSError):
@@ -77,8 +81,8 @@ class ConnectAttempt(asyncio.BufferedProtocol):
         return connection
 
 
-class Arrivals:
-    """A `pool.Dial`: each call is a task that connects.
+class ConnectAttempts:
+    """A `pool.Dial`: each call starts a task that connects.
 
     `multiplexed` insists on HTTP/2 (True, on a plain port with prior knowledge) or HTTP/1.1; None leaves it to ALPN.
     """
@@ -91,26 +95,26 @@ class Arrivals:
         self._multiplexed = multiplexed
 
     def __call__(self, connected: Connected, failed: Failed) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(self._arrive(connected, failed))
+        return asyncio.get_running_loop().create_task(self._connect(connected, failed))
 
-    async def _arrive(self, connected: Connected, failed: Failed) -> None:
+    async def _connect(self, connected: Connected, failed: Failed) -> None:
         try:
-            arrival = await self._dialer.dial(ConnectAttempt)
+            attempt = await self._dialer.dial(ConnectAttempt)
         except DialError as failure:
             failed(failure.error)
             return
-        spoken = arrival.chosen if arrival.chosen is not None else bool(self._multiplexed)
-        if arrival.is_lost:
+        spoken = attempt.chosen if attempt.chosen is not None else bool(self._multiplexed)
+        if attempt.is_lost:
             failed(_refusal("closed at once"))
         elif self._multiplexed and not spoken:
-            arrival.transport.abort()
+            attempt.transport.abort()
             failed(_refusal("does not speak HTTP/2, which its configuration insists on"))
         else:
-            connection = arrival.become(self._make, multiplexed=spoken)
+            connection = attempt.become(self._make, multiplexed=spoken)
             if connection.is_alive():
                 connected(connection)
-            else:  # it would tell nobody that it is lost
-                arrival.transport.abort()
+            else:  # its loss would go unnoticed
+                attempt.transport.abort()
                 failed(_refusal("closed at once"))
 
 

@@ -23,15 +23,15 @@ from .session_cache import SessionCache
 _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
 
 AVOIDED_FOR = 600.0
-"""Seconds for which an address that failed, or was so slow that another one was tried, comes after the others."""
+"""Seconds for which an address is tried last after it failed, or was so slow that another one was tried."""
 LOCAL_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL))
 """Errors of this machine (descriptors, memory, local ports), not of the provider."""
 NEW_ANSWER = 1.0
-"""Seconds for which an answer of DNS is too new to be asked for again."""
+"""Seconds for which an answer of DNS is not asked for again."""
 
 
 class DialError(Exception):
-    """No connection; `error` says to the client why."""
+    """No connection could be made; `error` is for the client."""
 
     def __init__(self, error: RelayError) -> None:
         super().__init__(error.message)
@@ -133,7 +133,7 @@ class Dialer:
             self._learn(race)
 
     def _candidates(self, answer: Answer | None) -> list[Address]:
-        """The addresses in the order in which they are tried."""
+        """The addresses of `answer` in the order in which they are tried."""
         if answer is None:
             assert self._numeric is not None
             return [self._numeric]
@@ -222,8 +222,8 @@ class Dialer:
 
 
 async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: Address) -> None:
-    """TCP's handshake. Raises OSError. uvloop's own `sock_connect` looks even numbers up in a thread, and so waits for
-    look-ups that hang."""
+    """TCP handshake. Raises OSError. uvloop's `sock_connect` resolves even numeric addresses in a thread pool, and so
+    waits for look-ups that hang."""
     code = connection.connect_ex(address.address)
     if code in (errno.EINPROGRESS, errno.EINTR):
         done: asyncio.Future[None] = loop.create_future()
@@ -243,7 +243,7 @@ def _resolve_once(done: asyncio.Future[None]) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """The system's own words; uvloop's say only that a call failed."""
+    """The system's error text; uvloop's says only that a call failed."""
     if isinstance(error, socket.gaierror) or not error.errno:
         return error.strerror or str(error)
     return os.strerror(error.errno)

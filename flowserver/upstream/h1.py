@@ -1,34 +1,26 @@
-"""HTTP/1.1 towards the provider: a connection, and the stream of its current request.
+"""HTTP/1.1 towards the provider: a connection, and a stream for each of its requests.
 
-Requests are written and plain answers read here, chunks by `framing`; what an answer may be beside that is read by h11.
+What requests and responses look like on the wire is `http.h1_client`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol, cast
-
-import h11
 
 from ..errors import EndReason, RelayError, upstream_error
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
-from ..http.h1_chunked import ChunkDecoder, FramingError, encode_chunk
-from ..http.h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, VALUE, head_for_h11, write_fields
-from ..http.h1_response_head import MAX_HEADERS, AnswerHeads
-from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..http.h1_chunked import FramingError, encode_chunk
+from ..http.h1_client import ResponseBody, ResponseError, ResponseReader, encode_request_head
+from ..http.messages import RequestHead
 from ..net.direct_receiver import DirectReceiver
 from ..net.sockets import IdleProbe, acknowledge_less, unacknowledged
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import UpstreamEvents
 
-MAX_HEAD = 64 * 1024
-MAX_INTERIM = 10
-"""1xx responses before the final one; a provider that sends more is broken."""
-
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
-_FIELD_VALUE = re.compile(VALUE)
 
 READ_SIZE = 8 * 1024
 """Most bytes of one read. Small, since it is what a stream holds beyond its high mark, and since the kernel takes a
@@ -44,8 +36,20 @@ FAST_PATH_READS = 6
 """Reads by the slow path between two attempts to open a fast path."""
 
 
+class _Upload(Enum):
+    """How much of the request has left."""
+
+    SENDING = 0
+    ENDING = 1
+    """Its end waits behind body bytes that wait for the transport."""
+    SENT = 2
+
+
+_SENDING, _ENDING, _SENT = _Upload  # in Python 3.11 to look up a member of an enumeration takes a call
+
+
 class ConnectionOwner(Protocol):
-    """Who keeps a connection between its requests."""
+    """Keeps a connection between its requests."""
 
     def on_capacity(self, connection: UpstreamH1) -> None:
         """It can serve another request."""
@@ -54,475 +58,124 @@ class ConnectionOwner(Protocol):
         """It is closed."""
 
 
-class UpstreamH1(asyncio.BufferedProtocol):
-    """A connection to a provider; it serves one request at a time."""
+class H1Stream:
+    """One request and its response on a connection: a `pool.PooledStream`."""
 
     __slots__ = (
-        "_began",
-        "_blocked",
-        "_decoder",
-        "_end_waits",
-        "_ended",
-        "_events",
-        "_fast_path",
-        "_h11",
-        "_head",
-        "_heads",
-        "_interim",
-        "_is_tls",
-        "_keeps",
-        "_left",
-        "_method",
-        "_on_data",
-        "_owner",
-        "_reading",
-        "_receive",
-        "_request_whole",
+        "_connection",
         "_sends_chunks",
-        "_tail",
-        "_transport",
         "_unsent",
-        "_until_fast_path",
-        "_watch",
-        "_watermarks",
+        "_upload",
         "_writer",
-        "_writes",
-        "_written",
-        "served",
+        "body",
+        "events",
+        "is_answered",
+        "method",
+        "on_data",
+        "reused",
+        "writes",
+        "written",
     )
 
-    def __init__(self, owner: ConnectionOwner, watermarks: Watermarks) -> None:
-        self._owner = owner
-        self._watermarks = watermarks
-        self._events: UpstreamEvents | None = None
-        self._on_data: Callable[[bytes], None] | None = None
-        """`_events.on_upstream_data`; None: nobody is served. The path of every token looks at no more than this."""
-        self._heads = AnswerHeads()
-        self._h11: h11.Connection | None = None
-        """Reads the present answer; None: it is plain, or its head is not there yet."""
-        self._blocked = False
-        self._reading = True
-        self._receive: Callable[[bytes], None] = self._receive_head
-        self._decoder: ChunkDecoder | None = None
-        self._writer: BoundedWriter | None = None
-        """Of the present request's body; None: the transport took all of it at once so far, which is usual."""
-        self._fast_path: FastPath | None = None
-        """What the transport hands its reads to in place of this; None: they come here."""
-        self._end_waits = False
-        self.served = 0
-        """Requests begun on this connection."""
-
-    # --- for the stream --------------------------------------------------------------------------------------------
-
-    @property
-    def capacity(self) -> int:
-        """Requests that it can take now: one, or none."""
-        return 0 if self._events is not None or self._transport.is_closing() else 1
-
-    @property
-    def busy(self) -> int:
-        """Requests under way."""
-        return 0 if self._events is None else 1
-
-    def sweep(self, now: float) -> None:
-        """Nothing here goes by the clock."""
-
-    def _open_fast_path(self) -> None:
-        """Lend the transport to a fast path, where there may be one."""
-        decoder, events = self._decoder, self._events
-        if (
-            decoder is None
-            or events is None
-            or not decoder.at_boundary
-            or not self._reading
-            or self._fast_path is not None
-        ):
-            return
-        fast_path = events.fast_path()
-        if fast_path is not None:
-            self._fast_path = fast_path
-            fast_path.enter(self)
-            self._transport.set_protocol(cast(asyncio.Protocol, DirectReceiver(fast_path.receive, self)))
-            acknowledge_less(self._transport)
-
-    # --- relay.fast_path.FastPathOwner ------------------------------------------------------------
-
-    def receive(self, data: bytes) -> bool:
-        self._feed(data)
-        decoder = self._decoder
-        return decoder is not None and decoder.at_boundary
-
-    def leave_fast_path(self) -> None:
-        self._fast_path = None
-        if not self._transport.is_closing():
-            self._transport.set_protocol(self)
-
-    def begin(self, request: RequestHead, events: UpstreamEvents) -> UpstreamH1:
-        """Send the head of the next request; `events` hears of its response."""
-        self.served += 1
-        self._events = events
-        self._on_data = events.on_upstream_data
-        self._h11 = None
-        self._request_whole = False
-        self._until_fast_path = FAST_PATH_READS
-        """Reads of chunks until a fast path is asked for."""
+    def __init__(self, connection: UpstreamH1, request: RequestHead, events: UpstreamEvents) -> None:
+        self._connection = connection
+        self.method = request.method
+        self.events: UpstreamEvents | None = events
+        """None: the stream is over."""
+        self.on_data = events.on_upstream_data
+        self.reused = connection.served > 0
         self._sends_chunks = request.has_body and request.content_length is None
-        self._began = self._ended = False
-        self._keeps = True
-        self._left: int | None = 0
-        self._tail = b""
-        self._method = request.method
-        self._interim = 0
-        self._head = b""
-        self._decoder = None
-        self._end_waits = False
-        self._receive = self._receive_head
-        self._writer = None
-        self._unsent = b""
-        self._written = 0
-        """Bytes of the request that the transport was given, by so many calls."""
-        self._writes = 0
-        head = self._request_head(request)
-        if request.body_follows:
-            self._unsent = head
-        else:
-            self._write(head)
-        return self
+        self._upload = _SENDING
+        self._unsent = encode_request_head(request)
+        """The head, while it waits for the body bytes that follow it at once."""
+        self._writer: BoundedWriter | None = None
+        """Of the request's body; None: the transport took all of it at once so far, which is usual."""
+        self.writes = 0
+        self.written = 0
+        """Bytes of the request that the transport was given, by so many writes."""
+        self.body: ResponseBody | None = None
+        """Reads the body of the response; None before its head."""
+        self.is_answered = False
+        """Whether the response is whole."""
+
+    def __repr__(self) -> str:
+        response = "whole" if self.is_answered else "head" if self.body is None else "body"
+        state = "over" if self.events is None else f"upload={self._upload.name} response={response}"
+        return f"<H1Stream {self.method.decode()} {state}>"
+
+    # --- relay.interfaces.UpstreamStream ---------------------------------------------------------------------------
 
     def send_data(self, data: bytes) -> None:
-        if self._events is None:
-            return  # it failed meanwhile
-        if self._blocked or self._writer is not None:
-            self._the_writer().send(data)
+        events = self.events
+        if events is None:
+            return
+        if self._writer is not None or self._connection.blocked:
+            self._bounded_writer(events).send(data)
         else:
             self._write_framed(data)
 
     def send_end(self) -> None:
-        if self._events is None:
+        if self.events is None:
             return
         if self._writer is not None and self._writer.waiting:
-            self._end_waits = True
+            self._upload = _ENDING
         else:
             self._write_end()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the upload is stopped at the high mark."""
-        return self._writer is not None and self._writer.full
-
-    def pause_reading(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if not self._reading:
-            self._reading = True
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
-
-    @property
-    def reused(self) -> bool:
-        return self.served > 1
-
     def cancel(self, error: RelayError | None = None) -> None:
         """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
-        if self._events is None:
+        if self.events is None:
             return
-        self._events = self._on_data = self._writer = None
-        if self._request_whole and self._ended and self._keeps and not self._transport.is_closing():
-            self.resume_reading()  # or a close by the provider would go unnoticed
-            self._owner.on_capacity(self)
-        else:
-            self._transport.abort()
+        body = self.body
+        keeps = self._upload is _SENT and self.is_answered and body is not None and body.keeps_alive
+        self._close()
+        self._connection.release(keeps=keeps)
 
-    def close(self) -> None:
-        self._transport.abort()
+    def pause_reading(self) -> None:
+        if self.events is not None:
+            self._connection.pause_reading()
 
-    def is_alive(self) -> bool:
-        """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next answer,
-        may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session tickets."""
-        return not self._transport.is_closing() and self._watch.is_reusable(again=self.served > 0)
+    def resume_reading(self) -> None:
+        if self.events is not None:
+            self._connection.resume_reading()
 
-    # --- asyncio.BufferedProtocol ------------------------------------------------------------------------------------
+    @property
+    def is_full(self) -> bool:
+        return self._writer is not None and self._writer.full
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._is_tls = transport.get_extra_info("ssl_object") is not None
-        self._watch = IdleProbe(transport, silent=not self._is_tls)
-        self._watermarks.limit_transport(self._transport)
+    @property
+    def waiting(self) -> int:
+        """Bytes of the request that wait for the transport."""
+        return self._writer.waiting if self._writer is not None else 0
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _READ_BUFFER
+    # --- the connection's side: writing ----------------------------------------------------------------------------
 
-    def buffer_updated(self, nbytes: int) -> None:
-        self._feed(_READ_BUFFER[:nbytes].tobytes())
+    def send_head(self) -> None:
+        self._write_with_head(b"")
 
-    def eof_received(self) -> bool:
-        if self._events is None:
-            return False
-        if self._began and not self._ended and self._left is None and self._decoder is None:
-            # The end of a body that ends with the connection; `connection_lost` tells of any other.
-            self._transport.close()  # first, or `cancel` would keep it
-            self._end()
-        elif not self._began and not self._head and self._is_untaken():
-            self._fail("closed a kept connection before it took the request", not_processed=True)
-        return False
+    def block(self) -> None:
+        """The transport is above its mark."""
+        if self.events is not None:
+            self._bounded_writer(self.events).block()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.on_lost(self)
-        if self._events is not None and not self._ended:
-            what = "broke off in the middle of its answer" if self._began else "closed the connection without an answer"
-            # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
-            again = not self._began and not self._head and self.served > 1 and self._method in _SAFE
-            self._fail(what, not_processed=again)
-        self._writer = None
-        self._receive = _ignore  # instead of its own method, a cycle that would be left to be collected
-
-    def pause_writing(self) -> None:
-        self._blocked = True
-        if self._events is not None:
-            self._the_writer().block()
-
-    def resume_writing(self) -> None:
-        self._blocked = False
+    def unblock(self) -> None:
+        """The transport has room again."""
         writer = self._writer
-        if self._events is not None and writer is not None:
-            writer.unblock()
-            if self._end_waits and not writer.waiting:
-                self._end_waits = False
-                self._write_end()
+        if writer is None:
+            return
+        writer.unblock()
+        if self._upload is _ENDING and not writer.waiting and self.events is not None:
+            self._write_end()
 
-    def _the_writer(self) -> BoundedWriter:
+    def _bounded_writer(self, events: UpstreamEvents) -> BoundedWriter:
         if self._writer is None:
-            assert self._events is not None
-            self._writer = BoundedWriter(
-                self._transport,
-                self._watermarks,
-                write=self._write_framed,
-                on_full=self._events.on_upstream_full,
-                on_drained=self._events.on_upstream_drained,
-                blocked=self._blocked,
-            )
+            self._writer = self._connection.writer(self._write_framed, events)
         return self._writer
 
-    # --- reading ---------------------------------------------------------------------------------------------------
-
-    def _feed(self, data: bytes) -> None:
-        on_data = self._on_data
-        if on_data is None:
-            self._transport.abort()  # bytes that nobody asked for: this connection can't be trusted
-            return
-        decoder = self._decoder
-        if decoder is None or decoder.ended:
-            self._receive(data)
-            return
-        try:  # the path of every token
-            body = decoder.feed(data)
-        except FramingError as error:
-            self._fail(f"sent a malformed answer: {error}")
-            return
-        if body:
-            on_data(body)
-        if decoder.rest and self._on_data is on_data:
-            self._receive(decoder.rest)
-        self._until_fast_path -= 1
-        if not self._until_fast_path:
-            self._until_fast_path = FAST_PATH_READS
-            self._open_fast_path()
-
-    def _receive_head(self, data: bytes) -> None:
-        self._head = head = self._head + data if self._head else data
-        while True:
-            end = head.find(b"\r\n\r\n")
-            if not b"HTTP/1.".startswith(head[:7]):
-                self._fail("sent something that is no HTTP/1.1")
-            elif (end if end >= 0 else len(head)) > MAX_HEAD:
-                self._fail(f"sent a head of more than {MAX_HEAD} bytes")
-            elif end >= 0:
-                raw = head[: end + 4]
-                self._head = head = head[end + 4 :]
-                if self._parse_head(raw):
-                    continue
-            elif _has_bare_line_feed(head, len(data)):  # its end would be waited for in vain
-                self._fail("sent a head with bare line feeds")
-            return
-
-    def _parse_head(self, raw: bytes) -> bool:
-        """Whether another head is to follow this one."""
-        head, plain = self._heads.read(raw)
-        if head is None or not plain or self._h11 is not None:
-            head = self._read_by_h11(raw, head.headers if head is not None else None)
-            if head is None:
-                return False
-        if head.status >= 200:
-            self._on_head(head)
-            return False
-        self._interim += 1
-        if self._interim > MAX_INTERIM or head.status == 101:
-            self._fail("sent too many interim responses or changed the protocol")
-        elif self._events is not None:
-            self._events.on_upstream_interim(head)
-        return self._events is not None
-
-    def _read_by_h11(self, raw: bytes, headers: Headers | None) -> ResponseHead | None:
-        """What is not plain. `headers` are its fields where they are in strict form; None: folded lines and the like,
-        which are h11's too. None is returned when the answer has failed."""
-        if headers is None and raw.count(b"\n") != raw.count(b"\r\n"):  # h11 would see its end elsewhere
-            self._fail("sent a head with bare line feeds")
-            return None
-        if self._h11 is None:
-            self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-            # Of the request it needs to know the method only.
-            self._h11.send(h11.Request(method=self._method, target=b"/", headers=[(b"host", b"")], _parsed=True))
-            self._h11.send(h11.EndOfMessage())
-        try:
-            line_end = raw.find(b"\r\n") + 2
-            self._h11.receive_data(raw if headers is None else head_for_h11(raw[:line_end], headers))
-            event = self._h11.next_event()
-        except h11.RemoteProtocolError as error:
-            self._fail(f"sent a malformed answer: {error}")
-            return None
-        assert isinstance(event, h11.InformationalResponse | h11.Response)
-        fields = list(event.headers) if headers is None else headers
-        if len(fields) > MAX_HEADERS:
-            self._fail(f"sent more than {MAX_HEADERS} headers")
-        elif headers is None and not all(map(_FIELD_VALUE.fullmatch, [event.reason, *(value for _, value in fields)])):
-            self._fail("sent control characters in its head")
-        else:
-            return ResponseHead(event.status_code, fields, reason=event.reason)
-        return None
-
-    def _on_head(self, head: ResponseHead) -> None:
-        """Decide who reads the body, then pass on the head and what came of the body with it."""
-        fields = head.fields
-        chunked = b"transfer-encoding" in fields
-        length = fields.get(b"content-length")
-        if chunked and length is not None:
-            self._fail("sent both Transfer-Encoding and Content-Length")
-            return
-        if length is not None and not IS_LENGTH(length):
-            length = length.partition(b",")[0].strip()  # h11 takes equal ones for one
-            if not IS_LENGTH(length):
-                self._fail("sent a Content-Length that is none")
-                return
-        left = head.content_length = int(length) if length is not None else None
-        if has_no_body(self._method, head.status):
-            left, chunked = 0, False
-        self._left = left
-        self._decoder = ChunkDecoder() if chunked else None
-        self._began = True
-        events = self._events
-        assert events is not None
-        head.body_follows = bool(left and self._head)
-        events.on_upstream_head(head)
-        self._receive = receive = self._receive_plain if self._h11 is None else self._receive_by_h11
-        if self._events is events:  # not cancelled by what the head brought about
-            rest, self._head = self._head, b""
-            if self._decoder is None:
-                receive(rest)  # as if it had come by itself
-            elif rest:
-                self._feed(rest)
-
-    def _receive_plain(self, data: bytes) -> None:
-        """Body bytes of whole answers, and the end of chunked ones."""
-        if self._decoder is not None:
-            self._receive_trailers(data)
-            return
-        events, left = self._events, self._left
-        assert events is not None
-        if left is None:
-            if data:
-                events.on_upstream_data(data)
-            return
-        if len(data) > left:  # bytes that nobody asked for: this connection can't be trusted
-            self._keeps = False
-            data = data[:left]
-        self._left = left = left - len(data)
-        if data:
-            events.on_upstream_data(data)
-        if not left and self._events is events:
-            self._end()
-
-    def _receive_trailers(self, data: bytes) -> None:
-        """The last chunk's size line, trailers, which are dropped, and a blank line (RFC 9112 section 7.1.2)."""
-        self._tail = tail = self._tail + data
-        end = tail.find(b"\r\n\r\n")
-        if end < 0:
-            if len(tail) > MAX_HEAD:
-                self._fail(f"sent trailers of more than {MAX_HEAD} bytes")
-            elif _has_bare_line_feed(tail, len(data)):
-                self._fail("sent trailers with bare line feeds")
-        elif FIELDS.fullmatch(tail, tail.find(b"\n") + 1, end + 4) is None:
-            self._fail("sent a malformed trailer")
-        else:
-            self._keeps = self._keeps and end + 4 == len(tail)
-            self._end()
-
-    def _receive_by_h11(self, data: bytes) -> None:
-        events, connection = self._events, self._h11
-        assert events is not None
-        assert connection is not None
-        try:
-            if data:
-                connection.receive_data(data)
-            while self._events is events:
-                event = connection.next_event()
-                if isinstance(event, h11.Data):
-                    events.on_upstream_data(bytes(event.data))
-                elif isinstance(event, h11.EndOfMessage):
-                    self._keeps = connection.their_state is h11.DONE and not connection.trailing_data[0]
-                    self._end()
-                    return
-                else:
-                    return
-        except h11.RemoteProtocolError as error:
-            self._fail(f"sent a malformed answer: {error}")
-
-    def _end(self) -> None:
-        self._ended = True
-        self._receive = self._receive_surplus
-        if self._events is not None:
-            self._events.on_upstream_end()
-
-    def _receive_surplus(self, data: bytes) -> None:
-        """Bytes that nobody asked for, while the end of the answer still waits."""
-        self._keeps = False
-
-    def _is_untaken(self) -> bool:
-        """Whether nothing of the present request was acknowledged: it crossed the provider's close on the way. Those
-        before it were, since they were answered."""
-        if self.served == 1:
-            return False  # a provider closed it with the request before its eyes
-        if self._is_tls and (self._writes > 1 or self._written > _FEW_RECORDS):
-            return False  # can't be told
-        missing = unacknowledged(self._transport)
-        given = self._written - self._transport.get_write_buffer_size()
-        return missing is not None and missing >= given > 0
-
-    def _fail(self, what: str, *, not_processed: bool = False) -> None:
-        events, self._events, self._on_data = self._events, None, None
-        self._transport.abort()
-        if events is not None:
-            reason = EndReason.UPSTREAM_FAILED
-            error = upstream_error(reason.value, f"The provider {what}.", reason, not_processed=not_processed)
-            events.on_upstream_failed(error)
-
-    def _request_head(self, request: RequestHead) -> bytes:
-        """The head, its framing derived anew (RFC 9112 section 6). The other fields, checked when they came in, pass
-        beside h11."""
-        framing = b""
-        if request.content_length is not None:
-            framing = b"content-length: %d\r\n" % request.content_length
-        elif request.has_body:
-            framing = b"transfer-encoding: chunked\r\n"
-        fields = write_fields(request.headers)
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.target, fields, framing)
-
     def _write_end(self) -> None:
-        self._request_whole = True
+        self._upload = _SENT
         if self._unsent:
-            self._write_with_head(b"")
+            self.send_head()
         if self._sends_chunks:
             self._write(b"0\r\n\r\n")
 
@@ -538,15 +191,301 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._write(head + data)
 
     def _write(self, data: bytes) -> None:
-        self._writes += 1
-        self._written += len(data)
-        self._transport.write(data)
+        self.writes += 1
+        self.written += len(data)
+        self._connection.transport.write(data)
+
+    # --- the connection's side: reading ----------------------------------------------------------------------------
+
+    def receive_head(self, reader: ResponseReader, data: bytes) -> None:
+        """Pass on the heads in `data`, then what came of the body with them."""
+        events = self.events
+        assert events is not None
+        try:
+            head = reader.feed(data)
+            while head is not None and head.status < 200:
+                events.on_upstream_interim(head)
+                if self.events is None:
+                    return
+                head = reader.feed(b"")
+            if head is None:
+                return
+            body, first = reader.begin_body(head)
+        except ResponseError as error:
+            self.fail(str(error))
+            return
+        self.body = body
+        events.on_upstream_head(head)
+        if self.events is None:  # cancelled by what the head brought about
+            return
+        if first:
+            self._connection.feed(first)
+        elif body.ended:
+            self.receive_end(body)
+
+    def receive_end(self, body: ResponseBody) -> None:
+        """All bytes of the body have come: read what follows them."""
+        try:
+            is_whole = body.read_end()
+        except ResponseError as error:
+            self.fail(str(error))
+            return
+        if is_whole and not self.is_answered:
+            self.end()
+
+    def end(self) -> None:
+        """The response is whole."""
+        self.is_answered = True
+        if self.events is not None:
+            self.events.on_upstream_end()
+
+    def fail(self, what: str, *, not_processed: bool = False) -> None:
+        """`what` the provider did. The connection can't be used any more."""
+        events = self.events
+        if events is None:
+            return
+        self._close()
+        self._connection.release(keeps=False)
+        reason = EndReason.UPSTREAM_FAILED
+        events.on_upstream_failed(
+            upstream_error(reason.value, f"The provider {what}.", reason, not_processed=not_processed)
+        )
+
+    def _close(self) -> None:
+        """Let go of those that hold this stream, so that no cycle is left to be collected."""
+        self.events = self._writer = None
+        self.on_data = _ignore
+
+
+class UpstreamH1(asyncio.BufferedProtocol):
+    """A connection to a provider; it serves one request at a time."""
+
+    __slots__ = (
+        "_fast_path",
+        "_is_tls",
+        "_owner",
+        "_probe",
+        "_reader",
+        "_reading",
+        "_stream",
+        "_until_fast_path",
+        "_watermarks",
+        "blocked",
+        "served",
+        "transport",
+    )
+
+    def __init__(self, owner: ConnectionOwner, watermarks: Watermarks) -> None:
+        self._owner = owner
+        self._watermarks = watermarks
+        self._reader = ResponseReader()
+        self._stream: H1Stream | None = None
+        """The request under way; None: the connection is idle."""
+        self._reading = True
+        self._fast_path: FastPath | None = None
+        """The transport's protocol in place of this; None: this is."""
+        self._until_fast_path = FAST_PATH_READS
+        """Reads of a body until a fast path is asked for."""
+        self.blocked = False
+        """Whether the transport is above its mark."""
+        self.served = 0
+        """Requests begun on this connection."""
+        self.transport: asyncio.Transport
+
+    def __repr__(self) -> str:
+        state = "closing" if self.transport.is_closing() else "paused" if not self._reading else "open"
+        return f"<UpstreamH1 {state} served={self.served} held={self.held} stream={self._stream}>"
+
+    @property
+    def held(self) -> int:
+        """Bytes of the request under way that wait here and in the transport."""
+        waiting = self._stream.waiting if self._stream is not None else 0
+        return waiting + self.transport.get_write_buffer_size()
+
+    # --- pool.PooledConnection -------------------------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it can take now: one, or none."""
+        return 0 if self._stream is not None or self.transport.is_closing() else 1
+
+    @property
+    def busy(self) -> int:
+        """Requests under way."""
+        return 0 if self._stream is None else 1
+
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> H1Stream:
+        """Send the head of the next request; `events` hears of its response."""
+        self._stream = stream = H1Stream(self, request, events)
+        self.served += 1
+        self._until_fast_path = FAST_PATH_READS
+        self._reader.expect(request.method)
+        if not request.body_follows:
+            stream.send_head()
+        return stream
+
+    def is_alive(self) -> bool:
+        """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next
+        response, may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session
+        tickets."""
+        return not self.transport.is_closing() and self._probe.is_reusable(again=self.served > 0)
+
+    def sweep(self, now: float) -> None:
+        """Nothing here goes by the clock."""
+
+    def close(self) -> None:
+        self.transport.abort()
+
+    # --- for the stream --------------------------------------------------------------------------------------------
+
+    def release(self, *, keeps: bool) -> None:
+        """The stream is over; `keeps`: nothing speaks against another request."""
+        self._stream = None
+        if keeps and not self.transport.is_closing():
+            self.resume_reading()  # or a close by the provider would go unnoticed
+            self._owner.on_capacity(self)
+        else:
+            self.transport.abort()
+
+    def pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def writer(self, write: Callable[[bytes], None], events: UpstreamEvents) -> BoundedWriter:
+        return BoundedWriter(
+            self.transport,
+            self._watermarks,
+            write=write,
+            on_full=events.on_upstream_full,
+            on_drained=events.on_upstream_drained,
+            blocked=self.blocked,
+        )
+
+    # --- asyncio.BufferedProtocol ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
+        self._probe = IdleProbe(transport, silent=not self._is_tls)
+        self._watermarks.limit_transport(self.transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.feed(_READ_BUFFER[:nbytes].tobytes())
+
+    def eof_received(self) -> bool:
+        stream = self._stream
+        if stream is None:
+            return False
+        body = stream.body
+        if body is None:
+            if self._reader.is_empty and self._is_untaken(stream):
+                stream.fail("closed a kept connection before it took the request", not_processed=True)
+        elif body.until_close and not stream.is_answered:  # `connection_lost` tells of any other end
+            self.transport.close()  # first, or `cancel` would keep it
+            stream.end()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._owner.on_lost(self)
+        stream = self._stream
+        if stream is None or stream.is_answered:
+            return
+        if stream.body is not None:
+            stream.fail("broke off in the middle of its answer")
+        else:
+            # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
+            again = self._reader.is_empty and stream.reused and stream.method in _SAFE
+            stream.fail("closed the connection without an answer", not_processed=again)
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        if self._stream is not None:
+            self._stream.block()
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        if self._stream is not None:
+            self._stream.unblock()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the provider: the path of every token."""
+        stream = self._stream
+        if stream is None:
+            self.transport.abort()  # bytes that nobody asked for: this connection can't be trusted
+            return
+        body = stream.body
+        if body is None:
+            stream.receive_head(self._reader, data)
+            return
+        try:
+            piece = body.feed(data)
+        except FramingError as error:
+            stream.fail(f"sent a malformed answer: {error}")
+            return
+        except ResponseError as error:
+            stream.fail(str(error))
+            return
+        if piece:
+            on_data = stream.on_data  # a call of the attribute itself would look it up the slow way
+            on_data(piece)
+        if body.ended and self._stream is stream:
+            stream.receive_end(body)
+        self._until_fast_path -= 1
+        if not self._until_fast_path:
+            self._until_fast_path = FAST_PATH_READS
+            self._open_fast_path()
+
+    def _open_fast_path(self) -> None:
+        """Lend the transport to a fast path, where there may be one."""
+        stream = self._stream
+        if stream is None or stream.events is None or self._fast_path is not None or not self._reading:
+            return
+        if stream.body is None or not stream.body.at_boundary:
+            return
+        fast_path = stream.events.fast_path()
+        if fast_path is not None:
+            self._fast_path = fast_path
+            fast_path.enter(self)
+            self.transport.set_protocol(cast(asyncio.Protocol, DirectReceiver(fast_path.receive, self)))
+            acknowledge_less(self.transport)
+
+    # --- relay.fast_path.FastPathOwner -----------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> bool:
+        self.feed(data)
+        body = self._stream.body if self._stream is not None else None
+        return body is not None and body.at_boundary
+
+    def leave_fast_path(self) -> None:
+        self._fast_path = None
+        if not self.transport.is_closing():
+            self.transport.set_protocol(self)
+
+    # --- ends ------------------------------------------------------------------------------------------------------
+
+    def _is_untaken(self, stream: H1Stream) -> bool:
+        """Whether nothing of the present request was acknowledged: it crossed the provider's close on the way. Those
+        before it were, since they were answered."""
+        if not stream.reused:
+            return False  # a provider closed it with the request before its eyes
+        if self._is_tls and (stream.writes > 1 or stream.written > _FEW_RECORDS):
+            return False  # can't be told
+        missing = unacknowledged(self.transport)
+        given = stream.written - self.transport.get_write_buffer_size()
+        return missing is not None and missing >= given > 0
 
 
 def _ignore(data: bytes) -> None:
-    """Nothing is read from a connection that is lost."""
-
-
-def _has_bare_line_feed(data: bytes, fresh: int) -> bool:
-    """Whether one is among the last `fresh` bytes of `data`; those before were looked at."""
-    return BARE_LINE_FEED.search(data, max(0, len(data) - fresh)) is not None
+    """Nothing is passed on by a stream that is over."""

@@ -1,7 +1,7 @@
 """Connections to one provider, kept between requests, and the streams that use them.
 
-What is decided here is decided at once and without I/O: a connection is handed out, dialled for, or waited for. `dial`
-does the I/O and calls back.
+The pool decides synchronously and without I/O: it hands out a connection, dials, or has the request wait. `dial` does
+the I/O and calls back.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, upstream_error
@@ -17,8 +18,8 @@ from ..http.messages import RequestHead
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
 
 
-class FastPathOwner(UpstreamStream, Protocol):
-    """One request on a connection, whatever it speaks."""
+class PooledStream(UpstreamStream, Protocol):
+    """One request on a connection, over HTTP/1.1 or HTTP/2."""
 
     @property
     def is_full(self) -> bool:
@@ -39,7 +40,7 @@ class PooledConnection(Protocol):
     def busy(self) -> int:
         """Requests under way."""
 
-    def begin(self, request: RequestHead, events: UpstreamEvents) -> FastPathOwner: ...
+    def begin(self, request: RequestHead, events: UpstreamEvents) -> PooledStream: ...
 
     def is_alive(self) -> bool:
         """Whether an idle connection can be used."""
@@ -56,7 +57,7 @@ class Cancellable(Protocol):
 Connected = Callable[[PooledConnection], None]
 Failed = Callable[[RelayError], None]
 Dial = Callable[[Connected, Failed], Cancellable]
-"""Begins to connect; calls one of both later, unless cancelled."""
+"""Starts to connect; calls exactly one of the two later, unless cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class PoolSettings:
 
 
 class Pool:
-    """A `relay.ports.Connector` for one provider. Waiters are served in order."""
+    """A `relay.interfaces.Connector` for one provider. Waiters are served in order."""
 
     __slots__ = (
         "_clock",
@@ -103,28 +104,33 @@ class Pool:
         self._settings = settings
         self._clock = clock
         self._multiplexed = settings.multiplexed
-        """What the next connection is taken to be; None: not known yet."""
+        """Whether the next connection is expected to be HTTP/2; None: not known yet."""
         self._shares = False
         """Whether a connection ever took several requests."""
         self._connections: dict[PooledConnection, float] = {}
-        """Since when; the oldest stands first."""
+        """All that take requests, and since when they exist; the oldest stands first."""
         self._retired: set[PooledConnection] = set()
         """HTTP/2 connections past their age: their requests go on, new ones go elsewhere."""
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
         self._dials: dict[int, Cancellable] = {}
-        """Under way, by their numbers."""
+        """Dials under way, by number."""
         self._dial_number = 0
         """Of the last dial that was begun."""
         self._waiting: OrderedDict[WaitingStream, float] = OrderedDict()
-        """Since when, in order. Ten thousand may leave at once, each from the middle."""
+        """Requests without a connection, in order, and since when. Ten thousand may leave at once, from the middle."""
         self._closed = False
         self.connects = 0
         """Connections made."""
         self.reuses = 0
         """Requests that took a kept connection."""
 
-    # --- relay.ports.Connector ---
+    def __repr__(self) -> str:
+        connections = f"open={self.open_connections} idle={self.idle_connections} retired={self.retired_connections}"
+        state = " closed" if self._closed else ""
+        return f"<Pool {self.name} {connections} dials={len(self._dials)} waiting={len(self._waiting)}{state}>"
+
+    # --- relay.interfaces.Connector ---
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> UpstreamStream:
         connection = self._find()
@@ -137,14 +143,14 @@ class Pool:
 
     # --- for the streams ---
 
-    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> FastPathOwner:
+    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> PooledStream:
         """Put a request on a connection that has room for it."""
         if connection.served:
             self.reuses += 1
         return connection.begin(request, events)
 
     def leave(self, stream: WaitingStream) -> None:
-        """A stream no longer waits: its client left. A connection that was being made for it alone is given up."""
+        """A stream no longer waits, since its client left. A dial that was needed for it alone is cancelled."""
         self._waiting.pop(stream, None)
         while len(self._dials) > self._dials_wanted():
             _, dial = self._dials.popitem()
@@ -153,7 +159,7 @@ class Pool:
     # --- for the connections ---
 
     def on_capacity(self, connection: PooledConnection) -> None:
-        """A request on `connection` is over, or it takes more, or none any more."""
+        """A request on `connection` is over, or the number of requests that it takes has changed."""
         if connection in self._retired:
             if not connection.busy:
                 connection.close()
@@ -186,7 +192,7 @@ class Pool:
     # --- for the process ---
 
     def sweep(self, now: float) -> None:
-        """Close what was idle for too long, fail what waited for too long."""
+        """Close connections that were idle for too long, fail requests that waited for too long."""
         for connection in [*self._connections, *self._retired]:
             connection.sweep(now)
         self._retire_old(now)
@@ -215,8 +221,8 @@ class Pool:
         return is_idle and not self._waiting and not self._dials
 
     def close(self) -> None:
-        """Nothing is kept from now on. A request that still comes (it waited for its next attempt while the
-        configuration was read again) is served."""
+        """Close all connections, and keep none from now on. Later requests are served all the same: they waited for
+        their next attempt while the configuration was reloaded."""
         self._closed = True
         for dial in self._dials.values():
             dial.cancel()
@@ -233,10 +239,20 @@ class Pool:
     def idle_connections(self) -> int:
         return len(self._idle)
 
+    @property
+    def retired_connections(self) -> int:
+        """HTTP/2 connections past their age whose requests go on."""
+        return len(self._retired)
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._waiting)
+
     # --- deciding ---
 
     def _find(self) -> PooledConnection | None:
-        """A connection for a request now: the one used last, since the others may then be closed as idle."""
+        """A connection for a request now: the one used last, so that the others can be closed as idle."""
         now = self._clock()
         if self._shares:
             for connection in self._connections:
@@ -287,7 +303,7 @@ class Pool:
         self._dial_as_needed()
 
     def _on_dial_failed(self, number: int, error: RelayError) -> None:
-        """The failure is shared out among those who wait, as the attempts were."""
+        """Fail the share of the waiting requests that this dial was made for, the oldest first."""
         under_way = len(self._dials)
         self._dials.pop(number, None)
         count = -(-len(self._waiting) // max(1, under_way))
@@ -321,21 +337,28 @@ class Pool:
             stream.begin(connection)
 
 
+class _Phase(Enum):
+    WAITING = 0
+    """For a connection."""
+    BEGUN = 1
+    OVER = 2
+
+
 class WaitingStream:
-    """A `relay.ports.UpstreamStream` that exists before its connection does, and then leads on to it.
+    """A `relay.interfaces.UpstreamStream` that exists before its connection does, and then leads on to it.
 
     Until then the request's body waits here, up to the high mark.
     """
 
     __slots__ = (
-        "_carrier",
-        "_ended",
         "_events",
         "_full",
         "_paused",
+        "_phase",
         "_pool",
         "_request",
         "_request_whole",
+        "_stream",
         "_waiting",
     )
 
@@ -343,77 +366,83 @@ class WaitingStream:
         self._pool = pool
         self._request = request
         self._events = events
-        self._carrier: FastPathOwner | None = None
+        self._phase = _Phase.WAITING
+        self._stream: PooledStream | None = None
+        """The request on its connection; None: it waits, or never had one."""
         self._waiting: ChunkQueue | None = None
         """None: nothing had to wait, which is usual."""
         self._full = False
         self._paused = False
         self._request_whole = False
-        self._ended = False
 
-    # --- relay.ports.UpstreamStream ---
+    def __repr__(self) -> str:
+        waiting = self._waiting.size if self._waiting is not None else 0
+        return f"<WaitingStream {self._phase.name} held={waiting} stream={self._stream}>"
+
+    # --- relay.interfaces.UpstreamStream ---
 
     def send_data(self, data: bytes) -> None:
-        if self._ended:
+        if self._phase is _Phase.OVER:
             return
-        if self._carrier is not None:
-            self._carrier.send_data(data)
+        if self._stream is not None:
+            self._stream.send_data(data)
             return
         if self._waiting is None:
             self._waiting = ChunkQueue()
         self._waiting.push(data)
-        if self._waiting.size >= self._pool.watermarks.high and not self._full:
+        if not self._full and self._pool.watermarks.are_reached(self._waiting.size, len(self._waiting)):
             self._full = True
             self._events.on_upstream_full()
 
     def send_end(self) -> None:
-        if self._ended:
+        if self._phase is _Phase.OVER:
             return
         self._request_whole = True
-        if self._carrier is not None:
-            self._carrier.send_end()
+        if self._stream is not None:
+            self._stream.send_end()
 
     def cancel(self, error: RelayError | None = None) -> None:
-        if self._ended:
+        if self._phase is _Phase.OVER:
             return
-        self._ended = True
+        self._phase = _Phase.OVER
         self._waiting = None
-        if self._carrier is not None:
-            self._carrier.cancel(error)
+        if self._stream is not None:
+            self._stream.cancel(error)
         else:
             self._pool.leave(self)
 
     def pause_reading(self) -> None:
         self._paused = True
-        if self._carrier is not None and not self._ended:
-            self._carrier.pause_reading()
+        if self._stream is not None and self._phase is _Phase.BEGUN:
+            self._stream.pause_reading()
 
     def resume_reading(self) -> None:
         self._paused = False
-        if self._carrier is not None and not self._ended:
-            self._carrier.resume_reading()
+        if self._stream is not None and self._phase is _Phase.BEGUN:
+            self._stream.resume_reading()
 
     @property
     def reused(self) -> bool:
-        return self._carrier is not None and self._carrier.reused
+        return self._stream is not None and self._stream.reused
 
     # --- for the pool ---
 
     def begin(self, connection: PooledConnection) -> None:
         """There is a connection: send what waited."""
-        self._carrier = carrier = self._pool.begin(connection, self._request, self._events)
+        self._phase = _Phase.BEGUN
+        self._stream = stream = self._pool.begin(connection, self._request, self._events)
         if self._paused:
-            carrier.pause_reading()
+            stream.pause_reading()
         waiting = self._waiting
         while waiting is not None and waiting.size:
-            carrier.send_data(waiting.take(ONE_WRITE))
-        if self._full and not self._ended and not carrier.is_full:
+            stream.send_data(waiting.take(ONE_WRITE))
+        if self._full and self._phase is _Phase.BEGUN and not stream.is_full:
             self._events.on_upstream_drained()
-        if self._request_whole and not self._ended:
-            carrier.send_end()
+        if self._request_whole and self._phase is _Phase.BEGUN:
+            stream.send_end()
 
     def fail(self, error: RelayError) -> None:
         """There will be no connection."""
-        if not self._ended:
-            self._ended = True
+        if self._phase is not _Phase.OVER:
+            self._phase = _Phase.OVER
             self._events.on_upstream_failed(error)

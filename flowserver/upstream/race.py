@@ -1,5 +1,5 @@
-"""Several addresses of one provider are raced (Happy Eyeballs Version 2, RFC 8305): one that does not answer costs a
-quarter of a second."""
+"""Races the addresses of one provider (Happy Eyeballs Version 2, RFC 8305): one that does not answer costs a quarter of
+a second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class FinalFailure(Exception):
-    """Raised by an attempt whose `error` is to be reported at once: no other address is tried."""
+    """Raised by an attempt when no other address should be tried; `error` is the reason."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -78,16 +78,16 @@ class Race(Generic[_T]):
         self._error: BaseException | None = None
         """Of the last attempt that failed."""
         self._looking: asyncio.Task[Sequence[Address]] | None = None
-        """The call of `more` under way."""
+        """The task that calls `more`; None: it is not running."""
         self._tasks: dict[asyncio.Task[_T], Address] = {}
-        """Under way, in the order of their beginning."""
+        """Attempts under way, in the order in which they began."""
         self.tried: list[Address] = []
-        """In the order of their beginning."""
+        """In the order in which they began."""
         self.failed: list[Address] = []
         self.winner: Address | None = None
 
     async def run(self) -> _T:
-        """What the first attempt to succeed returns. Raises what the last one to fail raised."""
+        """Returns the result of the first attempt that succeeds. If all fail, raises the last failure."""
         try:
             while True:
                 self._go_on()
@@ -104,7 +104,7 @@ class Race(Generic[_T]):
             self._abandon()
 
     def _go_on(self) -> None:
-        """Begin the next attempt, or look for more addresses, if it is time."""
+        """Begin the next attempt, or ask for more addresses, if it is time."""
         if self._tasks and self._loop.time() < self._due:
             return
         if self._addresses:
@@ -124,7 +124,7 @@ class Race(Generic[_T]):
         self._tasks[self._loop.create_task(self._attempt(address, progress))] = address
 
     def _take_outcomes(self) -> asyncio.Task[_T] | None:
-        """Sort out the attempts that are over. Returns the one that won."""
+        """Remove the attempts that are over. Returns the one that won, if any."""
         for task, address in list(self._tasks.items()):
             if not task.done():
                 continue
@@ -142,7 +142,7 @@ class Race(Generic[_T]):
         return None
 
     def _take_addresses(self) -> None:
-        """New addresses are tried at once: those before had their time."""
+        """Take over the addresses that `more` found. They are tried at once, since the ones before had their time."""
         looking = self._looking
         if looking is None or not looking.done():
             return
@@ -152,7 +152,7 @@ class Race(Generic[_T]):
             self._due = 0.0
 
     def _abandon(self) -> None:
-        """Whatever is still under way has lost."""
+        """Cancel whatever is still under way."""
         if self._looking is not None:
             self._looking.add_done_callback(_look_away)
             self._looking.cancel()
@@ -168,7 +168,7 @@ class Race(Generic[_T]):
 
 
 def _look_away(task: asyncio.Task[Sequence[Address]]) -> None:
-    """What came of it no longer matters; else asyncio would complain of an error that nobody saw."""
+    """Retrieve the result, which no longer matters, or asyncio would warn about an exception never retrieved."""
     if not task.cancelled():
         task.exception()
 

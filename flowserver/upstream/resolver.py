@@ -1,7 +1,7 @@
-"""Host names to addresses: look-ups in threads of the relay's own, shared by all who wait, and their answers kept.
+"""Resolves host names in threads of its own; look-ups are shared by all who wait for the name, and answers are cached.
 
-The loop's own getaddrinfo runs in a small pool of threads, so that a few names whose DNS is silent hold up all others.
-Here each name has at most one look-up under way, in a daemon thread of its own, which nothing waits for at exit.
+The loop's own getaddrinfo runs in a small thread pool, where a few names whose DNS does not answer hold up all others.
+Here each name has at most one look-up under way, in a daemon thread of its own, which does not delay exit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_THREADS = 128
 MAX_NAMES = 1024
 """Names whose answers are kept."""
 STALE_AT_ONCE = 600.0
-"""Seconds: an older answer is used only after its refresh was waited for. The address may have a new owner by now."""
+"""Seconds. An older answer is used only after waiting for its refresh: the address may have a new owner by now."""
 REFRESH_WAIT = 1.0
 """Seconds that such a refresh is waited for."""
 
@@ -55,7 +55,7 @@ class Answer:
 
 
 class Reporter(Protocol):
-    """Hears when a name stops being resolved and when it is resolved again."""
+    """Is told when a name stops resolving and when it resolves again."""
 
     def dns_failed(self, host: str, reason: str, *, has_answer: bool) -> None:
         """`has_answer`: an earlier answer remains in use."""
@@ -64,7 +64,7 @@ class Reporter(Protocol):
 
 
 class NameFigures:
-    """What the look-ups of one name cost, for the metrics."""
+    """Counts and durations of the look-ups of one name, for the metrics."""
 
     __slots__ = ("_clock", "failures", "finished_seconds", "lookups", "since")
 
@@ -73,10 +73,10 @@ class NameFigures:
         self.lookups = 0
         """Look-ups that were started."""
         self.failures = 0
-        """Those that failed, or that took longer than somebody could wait."""
+        """Look-ups that failed, or took so long that somebody gave up waiting."""
         self.finished_seconds = 0.0
         self.since: float | None = None
-        """When the look-up under way started; None: there is none."""
+        """When the present look-up started; None: there is none."""
 
     @property
     def seconds(self) -> float:
@@ -100,12 +100,12 @@ class _Name:
         self.host = host
         self.answer: Answer | None = None
         self.trusted_until = -math.inf
-        """Until then the answer is used without waiting for a newer one."""
+        """Until this time the answer is used without waiting for a newer one."""
         self.phase = _Phase.IDLE
         self.waiters: dict[asyncio.Future[Answer | OSError], None] = {}
         self.failing = False
         self.is_late = False
-        """Whether the look-up under way counts as failed already: somebody gave up waiting for it."""
+        """Whether the present look-up counts as failed already, since somebody gave up waiting for it."""
         self.figures = NameFigures(clock)
 
     def __repr__(self) -> str:
@@ -113,7 +113,7 @@ class _Name:
 
 
 class Resolver:
-    """Looks names up and keeps the answers. One for all providers of a relay.
+    """Looks names up and caches the answers. One serves all providers of a relay.
 
     `lookup` stands in for `socket.getaddrinfo`; it is called in a thread and may block for as long as it likes.
     """
@@ -163,24 +163,24 @@ class Resolver:
         return await self._wait(name)
 
     def distrust(self, host: str) -> None:
-        """The address led to another server: the next one to ask waits for a newer answer first."""
+        """The address led to another server: the next `resolve` waits for a newer answer first."""
         self._name(host).trusted_until = -math.inf
 
     def timed_out(self, host: str) -> None:
-        """Somebody could not wait any longer for `host`."""
+        """Somebody gave up waiting for `host`."""
         name = self._name(host)
         if name.phase is not _Phase.IDLE and not name.is_late:
             name.is_late = True
             self._count_failure(name, "no answer in time")
 
     def figures(self, host: str) -> NameFigures:
-        """The figures of `host`, which go on as long as the resolver does."""
+        """The figures of `host`, which are updated as long as the resolver lives."""
         return self._name(host).figures
 
     # --- for the process ---
 
     def close(self) -> None:
-        """Look-ups under way are left to themselves; nobody hears of them any more."""
+        """Abandon the look-ups under way; whoever waits gets an error."""
         self._closed = True
         self._queue.clear()
         for name in self._names.values():
@@ -202,14 +202,14 @@ class Resolver:
         return name
 
     def _forget_one(self) -> None:
-        """Drop the oldest name that nothing goes on with."""
+        """Drop the oldest name without a look-up under way."""
         for host, name in self._names.items():
             if name.phase is _Phase.IDLE:
                 del self._names[host]
                 return
 
     async def _wait(self, name: _Name) -> Answer:
-        """The outcome of the look-up under way, or else of a new one. To be cancelled here stops no look-up."""
+        """The outcome of the look-up under way, or else of a new one. Cancelling the wait does not stop the look-up."""
         waiter: asyncio.Future[Answer | OSError] = asyncio.get_running_loop().create_future()
         name.waiters[waiter] = None
         try:
@@ -292,7 +292,7 @@ class Resolver:
 
 
 def _look_up(lookup: Lookup, host: str, asked_at: float) -> Answer | OSError:
-    """Runs in a thread: whatever goes wrong there is an outcome."""
+    """Runs in a thread. Never raises: errors are returned."""
     try:
         found = lookup(host, 0, type=socket.SOCK_STREAM)
         addresses = tuple(dict.fromkeys(Address(family, address) for family, _, _, _, address in found))
@@ -304,7 +304,7 @@ def _look_up(lookup: Lookup, host: str, asked_at: float) -> Answer | OSError:
 
 
 def numeric_address(host: str, port: int) -> Address | None:
-    """The address that `host` is already; None for a name. No look-up."""
+    """The address if `host` is a numeric one; None for a name. Nothing is looked up."""
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
         [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)

@@ -1,4 +1,4 @@
-"""The TLS session of one provider, which shortens the handshake of its next connections."""
+"""Caches the TLS session of one provider, which shortens the handshake of its next connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RENEWAL = 300.0
 
 
 class Resumable(Protocol):
-    """A connection over TLS, as `tls.TlsTransport`."""
+    """A connection over TLS, as `net.tls_transport.TlsTransport`."""
 
     @property
     def session(self) -> ssl.SSLSession | None: ...
@@ -27,7 +27,7 @@ class Resumable(Protocol):
 
 
 class SessionCache:
-    """Offers one session until the provider no longer accepts it, and then takes that of a newer connection."""
+    """Offers one session until the provider no longer accepts it, then that of a newer connection."""
 
     __slots__ = ("_clock", "_read_after", "_session", "_source", "_source_since")
 
@@ -35,7 +35,8 @@ class SessionCache:
         self._clock = clock
         self._session: ssl.SSLSession | None = None
         self._source: Resumable | None = None
-        """The connection whose session is to be read; None: the one at hand will do, or it is too early."""
+        """The connection whose session is read next; None: the present session is still accepted, or too new to be
+        replaced."""
         self._source_since = 0.0
         self._read_after = clock()
 

@@ -1,4 +1,4 @@
-"""Requests to a provider that wants each one signed. The signature covers the body, so nothing leaves before that is
+"""Requests to a provider that requires signatures. The signature covers the body, so nothing is sent before that is
 whole."""
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Signed = Callable[[Headers | RelayError], None]
 
 class Signer(Protocol):
     def sign(self, request: RequestHead, body: Sequence[bytes], done: Signed) -> None:
-        """Hands to `done` the fields that sign `request` with `body`, at once or later: they take the place of those of
-        the same names. An error: it can't be signed."""
+        """Call `done`, at once or later, with the fields that sign `request` with `body`, which replace those of the
+        same names; with an error if the request can't be signed."""
 
 
 class SigningConnector:
-    """A `relay.ports.Connector` that signs what goes to another one."""
+    """A `relay.interfaces.Connector` that signs the requests to another one."""
 
     __slots__ = ("_connector", "_signer")
 
@@ -50,14 +50,19 @@ class SigningStream:
         self._paused = False
         self._is_over = False
 
-    # --- relay.ports.UpstreamStream ---
+    def __repr__(self) -> str:
+        state = "over" if self._is_over else "waiting" if self._stream is None else "begun"
+        return f"<SigningStream {state} held={sum(map(len, self._body))} stream={self._stream}>"
+
+    # --- relay.interfaces.UpstreamStream ---
 
     @property
     def reused(self) -> bool:
         return self._stream is not None and self._stream.reused
 
     def send_data(self, data: bytes) -> None:
-        self._body.append(data)
+        if not self._is_over:
+            self._body.append(data)
 
     def send_end(self) -> None:
         if not self._is_over:

@@ -16,6 +16,7 @@ from flowserver.http.messages import (
     given_request_id,
     has_no_body,
     passed_through,
+    passing_fields,
     request_for_upstream,
     response_for_downstream,
     upstream_request_id,
@@ -24,12 +25,13 @@ from flowserver.http.messages import (
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def upstream(headers: Headers, *, version: bytes = b"1.1", **given: Any) -> Headers:
-    """What a provider gets; `given` as `request_for_upstream` takes it."""
-    request = RequestHead(b"POST", b"/v1", headers, http_version=version, content_length=3, has_body=True)
-    head = request_for_upstream(
-        request, authority=b"api.test", target=b"/p/v1", pseudonym=b"relay-1", request_id=b"id-1", **given
-    )
+def upstream(headers: Headers, *, version: bytes = b"1.1", extra: Headers | None = None, **given: Any) -> Headers:
+    """What a provider gets; `given` as `passing_fields` takes it."""
+    request = RequestHead(b"POST", b"/v1", headers, content_length=3, has_body=True)
+    request.http_version = version
+    extra = extra or []
+    own = [(b"host", b"api.test"), *passing_fields(request, extra, **given), *extra]
+    head = request_for_upstream(request, b"/p/v1", own, pseudonym=b"relay-1", request_id=b"id-1")
     assert (head.method, head.target, head.content_length, head.has_body) == (b"POST", b"/p/v1", 3, True)
     return head.headers
 
@@ -96,7 +98,7 @@ def test_the_client_s_own_credentials_pass_where_the_relay_has_none() -> None:
 def test_the_relay_s_key_takes_the_place_of_the_client_s() -> None:
     headers = upstream(
         [(b"authorization", b"Bearer mine"), (b"authorization", b"x")],
-        credential=(b"authorization", b"Bearer key"),
+        extra=[(b"authorization", b"Bearer key")],
         hidden=CREDENTIALS,
     )
     assert values(headers, b"authorization") == [b"Bearer key"]

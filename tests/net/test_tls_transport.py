@@ -150,9 +150,13 @@ class Scene:
         self._heard += len(data)
         self._in.write(data)
 
+    def records(self) -> bytes:
+        """What the other side has written and not sent yet."""
+        return self._out.read()
+
     def say(self) -> None:
         """What the other end has to say arrives, in pieces where so wanted."""
-        data = self._out.read()
+        data = self.records()
         turn = 0
         while data:
             size = self.cut[turn % len(self.cut)] if self.cut else len(data)
@@ -443,7 +447,7 @@ def test_a_loss_is_told_once_with_its_reason(error: Exception | None) -> None:
 def test_bytes_that_were_tampered_with_break_the_connection(kind: dict[str, Any]) -> None:
     scene = Scene(**kind)
     scene.other.write(b"hello")
-    data = bytearray(scene._out.read())
+    data = bytearray(scene.records())
     data[-1] ^= 1
     scene.raw.arrive(bytes(data))
     assert scene.above.data == b""

@@ -120,9 +120,7 @@ class Uploads(RuleBasedStateMachine):
 
     @invariant()
     def what_is_held_is_bounded(self) -> None:
-        writer = self.provider.connection._writer
-        held = writer.held if writer is not None else self.provider.transport.get_write_buffer_size()
-        assert held <= MARKS.high + MAX_READ + FRAMING + HEAD
+        assert self.provider.connection.held <= MARKS.high + MAX_READ + FRAMING + HEAD
 
     def teardown(self) -> None:
         self.provider.reads()

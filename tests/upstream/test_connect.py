@@ -9,7 +9,7 @@ import pytest
 
 from flowserver.errors import EndReason, RelayError, upstream_error
 from flowserver.flow.bounded_buffer import Watermarks
-from flowserver.upstream.connect import Arrivals
+from flowserver.upstream.connect import ConnectAttempts
 from flowserver.upstream.dialer import Dialer, DialError
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.h2 import UpstreamH2
@@ -40,10 +40,10 @@ class Scene:
         self.owner = Owner()
         self.connected: list[PooledConnection] = []
         self.failed: list[RelayError] = []
-        self._arrivals = Arrivals(cast(Dialer, self.dialer), self._make, multiplexed=multiplexed)
+        self._attempts = ConnectAttempts(cast(Dialer, self.dialer), self._make, multiplexed=multiplexed)
 
     def dial(self) -> asyncio.Task[None]:
-        return self._arrivals(self.connected.append, self.failed.append)
+        return self._attempts(self.connected.append, self.failed.append)
 
     def _make(self, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:

@@ -64,7 +64,8 @@ class Lab:
                 transport.abort()
         await self._exits.aclose()
 
-    def _bound(self, host: str) -> socket.socket:
+    def bind(self, host: str) -> socket.socket:
+        """A socket with this address, which does not listen yet."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             listening = self._exits.enter_context(socket.socket(family))
@@ -80,12 +81,12 @@ class Lab:
     async def listen(self, host: str, *, tls: ssl.SSLContext | None = None) -> None:
         accepted = self.accepted.setdefault(host, [])
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Peer(accepted), sock=self._bound(host), ssl=tls)
+        server = await loop.create_server(lambda: Peer(accepted), sock=self.bind(host), ssl=tls)
         self._exits.callback(server.close)
 
     def deaf(self, host: str) -> None:
         """Its queue is full: it drops SYNs."""
-        listening = self._bound(host)
+        listening = self.bind(host)
         listening.listen(0)
         for _ in range(3):
             filler = self._exits.enter_context(socket.socket(listening.family))
@@ -95,11 +96,11 @@ class Lab:
 
     def mute(self, host: str) -> None:
         """Connections are established; nobody ever says a word."""
-        self._bound(host).listen(100)
+        self.bind(host).listen(100)
 
     def refuse(self, host: str) -> socket.socket:
         """Connections are refused, until the socket listens."""
-        return self._bound(host)
+        return self.bind(host)
 
     def server_tls(self, name: str = NAME, *protocols: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -137,9 +138,9 @@ async def lab(authority: trustme.CA) -> AsyncIterator[Lab]:
 
 async def peer_of(dialer: Dialer) -> str:
     """Connects; returns the address of the other side."""
-    arrival = await finishes(dialer.dial(ConnectAttempt))
-    peer: str = arrival.transport.get_extra_info("peername")[0]
-    arrival.transport.abort()
+    attempt = await finishes(dialer.dial(ConnectAttempt))
+    peer: str = attempt.transport.get_extra_info("peername")[0]
+    attempt.transport.abort()
     return peer
 
 
@@ -209,7 +210,7 @@ async def test_an_address_that_speaks_no_tls_is_passed(lab: Lab) -> None:
             self._accepted[-1].write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     accepted = lab.accepted.setdefault(ONE, [])
-    server = await asyncio.get_running_loop().create_server(lambda: Plain(accepted), sock=lab._bound(ONE))
+    server = await asyncio.get_running_loop().create_server(lambda: Plain(accepted), sock=lab.bind(ONE))
     await lab.listen(TWO, tls=lab.server_tls())
     lab.resolves(ONE, TWO)
     assert await peer_of(lab.dialer(tls=True)) == TWO
@@ -265,10 +266,8 @@ async def test_all_addresses_deaf_end_with_the_timeout(lab: Lab) -> None:
 
 
 async def test_the_system_s_own_timeout_is_not_taken_for_the_relay_s(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def establish(*_: object) -> None:
-        raise OSError(errno.ETIMEDOUT, "Connection timed out")  # which is a TimeoutError
-
-    monkeypatch.setattr("flowserver.upstream.dialer._establish", establish)
+    # As an OSError it is a TimeoutError.
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.ETIMEDOUT)
     lab.resolves(ONE)
     with pytest.raises(DialError, match="can't be reached: Connection timed out"):
         await finishes(lab.dialer().dial(ConnectAttempt))
@@ -277,12 +276,12 @@ async def test_the_system_s_own_timeout_is_not_taken_for_the_relay_s(lab: Lab, m
 async def test_the_window_is_bounded_before_the_connection_is_made(lab: Lab) -> None:
     await lab.listen(ONE)
     lab.resolves(ONE)
-    arrival = await finishes(lab.dialer().dial(ConnectAttempt))
-    connection = arrival.transport.get_extra_info("socket")
+    attempt = await finishes(lab.dialer().dial(ConnectAttempt))
+    connection = attempt.transport.get_extra_info("socket")
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 12288
     # tcpi_options and the two window scales: ours was chosen for so small a buffer.
     assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[6] >> 4 == 0
-    arrival.transport.abort()
+    attempt.transport.abort()
 
 
 # Names that change
@@ -367,9 +366,9 @@ async def test_alpn_is_that_of_the_winner(lab: Lab, offered: list[str], first: s
         getattr(lab, first)(ONE)
     await lab.listen(TWO, tls=lab.server_tls(NAME, *offered))
     lab.resolves(*([ONE] if first else []), TWO)
-    arrival = await finishes(lab.dialer(tls=True).dial(ConnectAttempt))
-    assert arrival.chosen is chosen
-    arrival.transport.abort()
+    attempt = await finishes(lab.dialer(tls=True).dial(ConnectAttempt))
+    assert attempt.chosen is chosen
+    attempt.transport.abort()
 
 
 @pytest.mark.parametrize("host", [NAME, f"{NAME}."])
@@ -432,10 +431,7 @@ async def test_want_of_descriptors_is_no_failure_of_the_provider(lab: Lab) -> No
 
 
 async def test_want_of_local_ports_is_no_failure_of_the_provider(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def establish(*_: object) -> None:
-        raise OSError(errno.EADDRNOTAVAIL, "uvloop's own words")
-
-    monkeypatch.setattr("flowserver.upstream.dialer._establish", establish)
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.EADDRNOTAVAIL)
     lab.resolves(ONE, TWO)
     with pytest.raises(DialError, match="Cannot assign requested address") as raised:
         await finishes(lab.dialer().dial(ConnectAttempt))

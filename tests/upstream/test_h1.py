@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.http.h1_client import MAX_HEAD, MAX_INTERIM
 from flowserver.http.h1_response_head import MAX_HEADERS
 from flowserver.http.messages import RequestHead
-from flowserver.upstream.h1 import MAX_HEAD, MAX_INTERIM, READ_SIZE, UpstreamH1
+from flowserver.upstream.h1 import READ_SIZE, H1Stream, UpstreamH1
 
 from ..support.dialogue import Provider
 from ..support.recording import RecordingUpstreamEvents
@@ -44,22 +45,25 @@ class Scene:
         self.events = self.begin(method, length=length, has_body=has_body)
 
     def begin(self, method: bytes = b"GET", *, length: int | None = None, has_body: bool = False) -> Events:
-        events = Events(self.connection)
+        events = Events()
         head = RequestHead(method, b"/v1", [(b"host", b"api.test")], content_length=length, has_body=has_body)
-        self.connection.begin(head, events)
+        events.stream = self.connection.begin(head, events)
         if not has_body:
-            self.connection.send_end()
+            events.stream.send_end()
         return events
+
+    @property
+    def stream(self) -> H1Stream:
+        """Of the first request."""
+        return self.events.stream
 
 
 class Events(RecordingUpstreamEvents):
-    def __init__(self, connection: UpstreamH1) -> None:
-        super().__init__()
-        self._connection = connection
+    stream: H1Stream
 
     def on_upstream_end(self) -> None:
         super().on_upstream_end()
-        self._connection.cancel()
+        self.stream.cancel()
 
     @property
     def course(self) -> list[str]:
@@ -81,17 +85,17 @@ def test_a_request_with_an_empty_body_says_so() -> None:
 def test_a_body_of_known_length_goes_out_as_it_is() -> None:
     scene = Scene(b"POST", length=5, has_body=True)
     assert scene.provider.hears() == b"POST /v1 HTTP/1.1\r\nhost: api.test\r\ncontent-length: 5\r\n\r\n"
-    scene.connection.send_data(b"he")
-    scene.connection.send_data(b"llo")
-    scene.connection.send_end()
+    scene.stream.send_data(b"he")
+    scene.stream.send_data(b"llo")
+    scene.stream.send_end()
     assert scene.provider.hears() == b"hello"
 
 
 def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
     scene = Scene(b"POST", has_body=True)
     assert b"transfer-encoding: chunked\r\n" in scene.provider.hears()
-    scene.connection.send_data(b"hello")
-    scene.connection.send_end()
+    scene.stream.send_data(b"hello")
+    scene.stream.send_end()
     assert scene.provider.hears() == b"5\r\nhello\r\n0\r\n\r\n"
 
 
@@ -99,12 +103,12 @@ def test_an_upload_waits_for_a_provider_that_does_not_read_and_its_end_waits_beh
     scene = Scene(b"POST", has_body=True)
     scene.provider.hears()
     scene.provider.stops_reading()
-    scene.connection.send_data(b"x" * 101)
+    scene.stream.send_data(b"x" * 101)
     for _ in range(4):
-        scene.connection.send_data(b"y" * 10)
+        scene.stream.send_data(b"y" * 10)
     assert scene.events.log == ["full"]
-    assert scene.connection.is_full
-    scene.connection.send_end()
+    assert scene.stream.is_full
+    scene.stream.send_end()
     assert scene.provider.hears() == b""
     scene.provider.reads()
     assert scene.events.log == ["full", "drained"]
@@ -116,9 +120,9 @@ def test_a_large_request_head_can_fill_the_transport() -> None:
     provider = Provider(connection, FakeTransport(connection))
     provider.stops_reading()
     events = RecordingUpstreamEvents()
-    connection.begin(RequestHead(b"GET", b"/", [(b"host", b"x"), (b"a", b"x" * 2000)]), events)
+    stream = connection.begin(RequestHead(b"GET", b"/", [(b"host", b"x"), (b"a", b"x" * 2000)]), events)
     assert events.log == ["full"]
-    connection.send_end()
+    stream.send_end()
     provider.reads()
     assert events.log == ["full", "drained"]
     assert provider.hears().endswith(b"xxx\r\n\r\n")
@@ -235,7 +239,7 @@ def test_a_provider_that_will_close_is_not_kept(answer: bytes) -> None:
 
 def test_an_answer_before_the_upload_is_over_ends_the_connection() -> None:
     scene = Scene(b"POST", has_body=True)
-    scene.connection.send_data(b"abc")
+    scene.stream.send_data(b"abc")
     scene.provider.says(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
     assert scene.events.log == ["head 401", "end"]
     assert scene.owner.log == []
@@ -253,8 +257,8 @@ def test_a_kept_connection_serves_the_next_request() -> None:
     scene = Scene()
     scene.provider.says(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n")
     events = scene.begin(b"POST", length=2, has_body=True)
-    scene.connection.send_data(b"hi")
-    scene.connection.send_end()
+    events.stream.send_data(b"hi")
+    events.stream.send_end()
     scene.provider.says(SIZED + b"world")
     assert events.body == b"world"
     assert scene.provider.hears().endswith(b"content-length: 2\r\n\r\nhi")
@@ -271,8 +275,9 @@ def test_a_request_can_begin_inside_the_end_of_the_one_before() -> None:
             following.append(scene.begin())
 
     scene.provider.says(CHUNKED + b"0\r\n\r\n")
-    scene.connection.begin(RequestHead(b"GET", b"/", [(b"host", b"x")]), Eager(scene.connection))
-    scene.connection.send_end()
+    eager = Eager()
+    eager.stream = scene.connection.begin(RequestHead(b"GET", b"/", [(b"host", b"x")]), eager)
+    eager.stream.send_end()
     scene.provider.says(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n")
     scene.provider.says(SIZED + b"world")
     assert following[0].log == ["head 200", "data", "end"]
@@ -399,12 +404,12 @@ def test_the_unusual_status_600_passes() -> None:
 def test_while_paused_bytes_stay_with_the_provider() -> None:
     scene = Scene()
     scene.provider.says(CHUNKED)
-    scene.connection.pause_reading()
-    scene.connection.pause_reading()
+    scene.stream.pause_reading()
+    scene.stream.pause_reading()
     scene.provider.says(b"5\r\nhello\r\n")
     assert scene.events.body == b""
-    scene.connection.resume_reading()
-    scene.connection.resume_reading()
+    scene.stream.resume_reading()
+    scene.stream.resume_reading()
     scene.provider.transport.deliver()
     assert scene.events.body == b"hello"
     assert scene.provider.transport.calls == ["pause_reading", "resume_reading"]
@@ -415,24 +420,24 @@ def test_no_read_is_larger_than_the_read_size() -> None:
     scene.provider.says(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     scene.provider.transport.calls.clear()
     for _ in range(3):
-        scene.connection.pause_reading()
+        scene.stream.pause_reading()
         scene.provider.says(b"x" * 3 * READ_SIZE)
         before = len(scene.events.body)
-        scene.connection.resume_reading()
+        scene.stream.resume_reading()
         scene.provider.transport.deliver(reads=1)
         assert len(scene.events.body) - before == READ_SIZE
 
 
 def test_a_connection_is_kept_reading_so_that_its_end_is_noticed() -> None:
     scene = Scene()
-    scene.connection.pause_reading()
-    scene.connection.cancel()
+    scene.stream.pause_reading()
+    scene.stream.cancel()
     assert scene.provider.end == "reset"  # not answered: cancelled
     scene = Scene()
     scene.provider.says(SIZED + b"hell")
-    scene.connection.pause_reading()
+    scene.stream.pause_reading()
     scene.provider.says(b"o")
-    scene.connection.resume_reading()
+    scene.stream.resume_reading()
     scene.provider.transport.deliver()
     assert scene.owner.log == ["idle"]
     assert scene.provider.transport.is_reading()
@@ -468,7 +473,7 @@ def test_a_cancelled_request_ends_its_connection_and_is_told_nothing_more(said: 
     scene = Scene()
     scene.provider.says(said)
     told = list(scene.events.log)
-    scene.connection.cancel()
+    scene.stream.cancel()
     assert scene.provider.end == "reset"
     scene.provider.transport.lose()
     assert scene.events.log == told
@@ -476,7 +481,7 @@ def test_a_cancelled_request_ends_its_connection_and_is_told_nothing_more(said: 
 
 def test_a_request_that_is_cancelled_by_its_own_head_reads_no_body() -> None:
     scene = Scene()
-    scene.events.on_upstream_head = lambda head: scene.connection.cancel()  # type: ignore[method-assign]
+    scene.events.on_upstream_head = lambda head: scene.stream.cancel()  # type: ignore[method-assign]
     scene.provider.says(SIZED + b"hello")
     assert scene.events.log == []
     assert scene.provider.end == "reset"
@@ -493,7 +498,7 @@ def kept(*, tls: bool = False, body: bytes = b"", room: int | None = None) -> Sc
     scene.provider.transport.room = room
     scene.events = scene.begin(b"POST", length=len(body), has_body=bool(body))
     for piece in (body[:1], body[1:]) if body else ():
-        scene.connection.send_data(piece)
+        scene.stream.send_data(piece)
     return scene
 
 
@@ -524,8 +529,9 @@ def test_a_large_request_over_tls_may_have_been_begun() -> None:
     scene.provider.says(SIZED + b"hello")
     head = RequestHead(b"POST", b"/v1", [], content_length=5 << 20, has_body=True)
     head.body_follows = True
-    scene.connection.begin(head, events := Events(scene.connection))
-    scene.connection.send_data(bytes(5 << 20))
+    events = Events()
+    events.stream = scene.connection.begin(head, events)
+    events.stream.send_data(bytes(5 << 20))
     scene.provider.shuts()
     scene.provider.transport.lose()
     assert not events.errors[0].not_processed
@@ -553,3 +559,39 @@ def test_the_first_request_of_a_connection_is_never_taken_for_a_crossing() -> No
     scene.provider.shuts()
     scene.provider.transport.lose()
     assert not scene.events.errors[0].not_processed
+
+
+def test_its_state_can_be_seen() -> None:
+    scene = Scene(b"POST", length=5, has_body=True)
+    connection, stream = scene.connection, scene.stream
+    assert repr(connection).startswith("<UpstreamH1 open served=1 held=0 stream=<H1Stream POST upload=SENDING ")
+    assert repr(stream) == "<H1Stream POST upload=SENDING response=head>"
+    stream.send_data(b"hello")
+    stream.send_end()
+    scene.provider.says(SIZED)
+    assert repr(stream) == "<H1Stream POST upload=SENT response=body>"
+    stream.pause_reading()
+    assert repr(connection).startswith("<UpstreamH1 paused served=1 ")
+    stream.cancel()
+    assert repr(stream) == "<H1Stream POST over>"
+    assert repr(connection) == "<UpstreamH1 closing served=1 held=0 stream=None>"
+
+
+def test_a_stream_that_is_over_does_not_reach_the_next_request() -> None:
+    scene = Scene()
+    scene.provider.says(SIZED + b"hello")
+    first = scene.stream
+    scene.provider.hears()
+    events = scene.begin(b"POST", length=5, has_body=True)
+    scene.provider.hears()
+    first.send_data(b"late")
+    first.send_end()
+    first.pause_reading()
+    first.cancel()
+    assert scene.provider.hears() == b""
+    assert scene.provider.transport.is_reading()
+    assert scene.provider.end == "open"
+    events.stream.send_data(b"hello")
+    events.stream.send_end()
+    scene.provider.says(SIZED + b"world")
+    assert events.log == ["head 200", "data", "end"]

@@ -15,12 +15,12 @@ class Connection:
         self.is_resumed = is_resumed
         self.closing = False
         self.reads = 0
-        self._session = cast(ssl.SSLSession, object())
+        self.own_session = cast(ssl.SSLSession, object())
 
     @property
     def session(self) -> ssl.SSLSession:
         self.reads += 1
-        return self._session
+        return self.own_session
 
     def is_closing(self) -> bool:
         return self.closing
@@ -37,7 +37,7 @@ def test_one_session_serves_many_connections(clock: FakeClock) -> None:
     cache.on_established(first)
     clock.advance(TICKET_TIME)
     for _ in range(100):
-        assert cache.offer() is first._session
+        assert cache.offer() is first.own_session
         cache.on_established(Connection(is_resumed=True))
         clock.advance(RENEWAL)
     assert first.reads == 1
@@ -49,7 +49,7 @@ def test_no_session_is_read_before_its_ticket_came(clock: FakeClock) -> None:
     assert cache.offer() is None
     cache.on_established(second)
     first.closing = True  # it sends no more
-    assert cache.offer() is first._session
+    assert cache.offer() is first.own_session
     assert second.reads == 0
 
 
@@ -61,7 +61,7 @@ def test_a_session_that_is_no_longer_accepted_is_replaced(clock: FakeClock) -> N
     clock.advance(RENEWAL)
     cache.on_established(second)
     clock.advance(TICKET_TIME)
-    assert cache.offer() is second._session
+    assert cache.offer() is second.own_session
 
 
 def test_a_provider_that_resumes_nothing_costs_one_read_in_a_while(clock: FakeClock) -> None:

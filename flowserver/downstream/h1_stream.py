@@ -1,0 +1,234 @@
+"""One request and its answer on a client's HTTP/1.1 connection. Chunks of a streamed answer are framed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from ..flow.bounded_buffer import BoundedWriter
+from ..http.h1_chunked import encode_chunk
+from ..http.h1_server import Message
+from ..http.messages import RequestHead, ResponseHead
+from ..relay.interfaces import DownstreamEvents
+from ..relay.uploads import Uploads
+from .held_upload import HeldUpload
+
+_GATE, _ROOM = 1, 2
+"""Why a body is not read: its provider lags; unfinished uploads hold too much."""
+
+
+class _Ending(Enum):
+    """How the response ends, once that is known."""
+
+    CLEAN = 0
+    BROKEN = 1
+
+
+_CLEAN, _BROKEN = _Ending  # in Python 3.11 to look up a member of an enumeration takes a call
+
+
+class StreamConnection(Protocol):
+    """The connection, as far as its streams use it."""
+
+    stream: H1Stream | None
+    """The request that is being served."""
+    write: Callable[[bytes], None]
+
+    @property
+    def uploads(self) -> Uploads: ...
+
+    @property
+    def is_last_response(self) -> bool:
+        """Whether the connection ends with the present response."""
+
+    def hold(self, head: bytes) -> None:
+        """Keep a head until the next write, which follows in this turn, or its stream's end."""
+
+    def writer(self, write: Callable[[bytes], None], events: DownstreamEvents) -> BoundedWriter:
+        """For a stream whose chunks have to wait."""
+
+    def held(self, writer: BoundedWriter | None) -> int:
+        """Bytes that wait in `writer`, if there is one, and in the transport."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def on_response_done(self, stream: H1Stream) -> None:
+        """The response was handed to the transport."""
+
+    def on_broken_off(self, *, reset: bool) -> None:
+        """Close without a proper end; `reset` where a plain close would look like one."""
+
+
+class H1Stream(HeldUpload):
+    """One request and its answer on a connection: a `relay.interfaces.DownstreamStream`."""
+
+    protocol = "h1"
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_connection",
+        "_ending",
+        "_stops",
+        "_writer",
+        "_writes",
+        "events",
+        "message",
+        "request",
+        "request_whole",
+    )
+
+    def __init__(self, connection: StreamConnection, message: Message, request: RequestHead) -> None:
+        super().__init__(connection.uploads)
+        self._connection = connection
+        self._stops = 0
+        """Why its body is not read: `_GATE`, `_ROOM`."""
+        self.message = message
+        self.request = request
+        self.request_whole = False
+        self.events: DownstreamEvents
+        self._writer: BoundedWriter | None = None
+        """None: the transport took all of it at once so far, which is usual."""
+        self._writes = 0
+        """Chunks that did not pass the writer."""
+        self._chunked = False
+        self._bodiless = False
+        self._ending: _Ending | None = None
+        """None: more may follow."""
+
+    def __repr__(self) -> str:
+        upload = "whole" if self.request_whole else "paused" if self._stops else "open"
+        response = self._ending.name if self._ending is not None else "body" if self.head_sent else "head"
+        state = f"upload={upload} response={response} held={self.held}" if self._is_open else "over"
+        return f"<H1Stream {self.request.method.decode()} {state}>"
+
+    def attach(self, events: DownstreamEvents) -> None:
+        self.events = events
+
+    # --- relay.interfaces.DownstreamStream ---
+
+    def send_interim(self, head: ResponseHead) -> None:
+        if self._is_open and not self.head_sent:
+            interim = self.message.interim(head)
+            if interim:
+                self._connection.write(interim)
+
+    def send_head(self, head: ResponseHead) -> None:
+        connection, message = self._connection, self.message
+        if connection.stream is not self:
+            return
+        closes = connection.is_last_response or not self.request_whole
+        raw = message.head(head, closes=closes)
+        self._bodiless, self._chunked = message.bodiless, message.chunked
+        if head.body_follows and not self._bodiless and not self._chunked:
+            connection.hold(raw)
+        else:
+            connection.write(raw)
+
+    def send_data(self, data: bytes) -> None:
+        connection, writer = self._connection, self._writer
+        if connection.stream is not self or self._bodiless:
+            return
+        if writer is not None and writer.blocked:
+            writer.send(data)
+        else:  # the path of every token
+            self._writes += 1
+            write = connection.write  # a call of the attribute itself would look it up the slow way
+            write(encode_chunk(data) if self._chunked else self.message.body(data))
+
+    def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
+        blocked = self._writer is not None and self._writer.blocked
+        may = self._is_open and self._chunked and not self._bodiless and not blocked
+        return (self._connection.write, True) if may else None
+
+    def send_end(self) -> None:
+        self._end(_CLEAN)
+
+    def break_off(self) -> None:
+        self._end(_BROKEN)
+
+    def pause_reading(self) -> None:
+        self._stop_reading(_GATE)
+
+    def resume_reading(self) -> None:
+        self._go_on_reading(_GATE)
+
+    def stop_upload(self) -> None:
+        self._stop_reading(_ROOM)
+
+    def go_on_uploading(self) -> None:
+        self._go_on_reading(_ROOM)
+
+    @property
+    def held(self) -> int:
+        return self._connection.held(self._writer) if self._is_open else 0
+
+    @property
+    def writes(self) -> tuple[int, int]:
+        writer = self._writer
+        return (self._writes, 0) if writer is None else (self._writes + writer.writes, writer.writes_full)
+
+    # --- the connection's side ---
+
+    @property
+    def head_sent(self) -> bool:
+        return self.message.head_sent
+
+    def let_go(self) -> None:
+        """The stream is over: see `BoundedWriter.release`."""
+        if self._writer is not None:
+            self._writer.release()
+        del self.events
+
+    def block(self) -> None:
+        self.events.on_downstream_blocked()
+        if self._writer is None:
+            self._writer = self._connection.writer(self._write, self.events)
+        self._writer.block()
+
+    def unblock(self) -> None:
+        if self._writer is not None:
+            self._writer.unblock()
+        if self._ending is not None and not self._waits and self._is_open:
+            self._finish()
+
+    def _stop_reading(self, reason: int) -> None:
+        self._stops |= reason
+        if self._is_open:
+            self._connection.pause_reading()
+
+    def _go_on_reading(self, reason: int) -> None:
+        self._stops &= ~reason
+        if not self._stops and self._is_open:
+            self._connection.resume_reading()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._connection.stream is self
+
+    def _end(self, ending: _Ending) -> None:
+        if not self._is_open or self._ending is not None:
+            return
+        self._ending = ending
+        if not self._waits:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._ending is _BROKEN:
+            self._connection.on_broken_off(reset=self.head_sent and not self._chunked)
+            return
+        end = self.message.end()
+        if end:
+            self._connection.write(end)
+        self._connection.on_response_done(self)
+
+    def _write(self, data: bytes) -> None:
+        self._connection.write(encode_chunk(data) if self._chunked else self.message.body(data))
+
+    @property
+    def _waits(self) -> bool:
+        """Whether chunks wait for the transport."""
+        return self._writer is not None and bool(self._writer.waiting)
