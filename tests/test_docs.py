@@ -322,3 +322,24 @@ def test_forbidden_words_are_seen() -> None:
         f"a.md:1: {second}",
         f"b.md:1: {third}",
     ]
+
+
+# (e) Files
+
+
+def named_files(architecture: str) -> Iterator[str]:
+    """Patterns of the files that docs/architecture.md names: in its tree by their folder, in its text by their path."""
+    _, tree, text = architecture.split("```", 2)
+    folder = ""
+    for line in tree.splitlines():
+        if named := re.match(r"  (\w+/)", line):
+            folder = named[1]
+        yield from (f"flowserver/{folder}{name}" for name in re.findall(r"[\w*]+\.(?:py|lua)\b", line))
+    for path in re.findall(r"`([\w/]+/\w+\.py)`", text):
+        yield path if path.startswith("tests/") else f"flowserver/{path}"
+
+
+def test_the_architecture_names_real_files() -> None:
+    named = set(named_files(read("docs/architecture.md")))
+    assert len(named) > 100
+    assert {pattern for pattern in named if not any(ROOT.glob(pattern))} == set()
