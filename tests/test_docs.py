@@ -327,19 +327,19 @@ def test_forbidden_words_are_seen() -> None:
 # (e) Files
 
 
-def named_files(architecture: str) -> Iterator[str]:
-    """Patterns of the files that docs/architecture.md names: in its tree by their folder, in its text by their path."""
-    _, tree, text = architecture.split("```", 2)
+def named_files(markdown: str) -> Iterator[str]:
+    """Patterns of the files that a document names: in a tree of the package by folder, in its text by path."""
     folder = ""
-    for line in tree.splitlines():
+    for line in "".join(re.findall(r"^```\nflowserver/\n.*?^```", markdown, re.MULTILINE | re.DOTALL)).splitlines():
         if named := re.match(r"  (\w+/)", line):
             folder = named[1]
-        yield from (f"flowserver/{folder}{name}" for name in re.findall(r"[\w*]+\.(?:py|lua)\b", line))
-    for path in re.findall(r"`([\w/]+/\w+\.py)`", text):
-        yield path if path.startswith("tests/") else f"flowserver/{path}"
+        yield from (f"{folder}{name}" for name in re.findall(r"[\w*]+\.(?:py|lua)\b", line))
+    yield from re.findall(r"`([\w/]+/\w+\.(?:py|lua|md))`", markdown)
 
 
-def test_the_architecture_names_real_files() -> None:
-    named = set(named_files(read("docs/architecture.md")))
-    assert len(named) > 100
-    assert {pattern for pattern in named if not any(ROOT.glob(pattern))} == set()
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_named_files_exist(name: str) -> None:
+    named = set(named_files(read(name)))
+    assert len(named) > 20
+    assert {each for each in named if not any(ROOT.glob(each)) and not any((ROOT / "flowserver").glob(each))} == set()
+    assert broken_links(name, read(name), ROOT) == []
