@@ -23,7 +23,7 @@ unexport PYTHONHOME PYTHONPATH
 .DELETE_ON_ERROR:
 # Two installations into one virtual environment at a time would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format types bench clean
+.PHONY: help demo test coverage test-all lint format types bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +32,14 @@ help: ## show this list
 demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with four clients (about 15 s)
 	@$(VENV)/bin/flowserver demo $(ARGS)
 
-test: $(VENV)/.installed-test ## run every test
-	@$(IN_VENV) -m pytest $(ARGS)
+test: $(VENV)/.installed-test ## run every test, on all cores (ARGS="-n 0": on one)
+	@$(IN_VENV) -m pytest --numprocesses=auto $(ARGS)
+
+coverage: $(VENV)/.installed-test ## run every test, then list the lines that none of them runs
+	@$(IN_VENV) -m coverage erase
+	@$(IN_VENV) -m coverage run -m pytest --numprocesses=auto $(ARGS)
+	@$(IN_VENV) -m coverage combine --quiet
+	@$(IN_VENV) -m coverage report
 
 test-all: ## run every test on each python3.11 to python3.14 that is on PATH
 	@found=; failed=; \
@@ -64,7 +70,7 @@ bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is i
 	@$(IN_VENV) -m bench $(ARGS)
 
 clean: ## remove virtual environments, caches and build output
-	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find flowserver tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of pyproject.toml: installed once, and again when pyproject.toml changes.

@@ -201,7 +201,8 @@ async def test_a_leave_in_mid_upload(lab: Lab, tmp_path: Path, leave: str) -> No
     relay = await _relay(lab, tmp_path)
     client = await lab.client(relay.port)
     await client.send(request("POST", "/v1/sink", ["Transfer-Encoding: chunked"]) + chunk(b"x" * 100_000))
-    await eventually(lambda: relay.relay.metrics.open)
+    [pool] = relay.relay._providers.pools
+    await eventually(lambda: relay.relay.metrics.open and pool.open_connections)
     getattr(client, leave)()
     await _over(relay, 1)
     _none_left()
