@@ -23,7 +23,7 @@ unexport PYTHONHOME PYTHONPATH
 .DELETE_ON_ERROR:
 # Two installations into one virtual environment at a time would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test coverage test-all lint format types bench clean
+.PHONY: help demo test test-all lint format types bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,7 @@ demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with 
 test: $(VENV)/.installed-test ## run every test, on all cores (ARGS="-n 0": on one)
 	@$(IN_VENV) -m pytest --numprocesses=auto $(ARGS)
 
+.PHONY: coverage
 coverage: $(VENV)/.installed-test ## run every test, then list the lines that none of them runs
 	@$(IN_VENV) -m coverage erase
 	@$(IN_VENV) -m coverage run -m pytest --numprocesses=auto $(ARGS)
