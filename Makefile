@@ -35,12 +35,10 @@ demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with 
 test: $(VENV)/.installed-test ## run every test, on all cores (ARGS="-n 0": on one)
 	@$(IN_VENV) -m pytest --numprocesses=auto $(ARGS)
 
+# Without the relays that tests start as processes: some tests bound how long those may take.
 .PHONY: coverage
 coverage: $(VENV)/.installed-test ## run every test, then list the lines that none of them runs
-	@$(IN_VENV) -m coverage erase
-	@$(IN_VENV) -m coverage run -m pytest --numprocesses=auto $(ARGS)
-	@$(IN_VENV) -m coverage combine --quiet
-	@$(IN_VENV) -m coverage report
+	@$(IN_VENV) -m pytest --numprocesses=auto --cov=flowserver $(ARGS)
 
 test-all: ## run every test on each python3.11 to python3.14 that is on PATH
 	@found=; failed=; \
