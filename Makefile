@@ -32,8 +32,13 @@ help: ## show this list
 demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with four clients (about 15 s)
 	@$(VENV)/bin/flowserver demo $(ARGS)
 
-test: $(VENV)/.installed-test ## run every test
-	@$(IN_VENV) -m pytest $(ARGS)
+test: $(VENV)/.installed-test ## run every test, on all cores (ARGS="-n 0": on one)
+	@$(IN_VENV) -m pytest --numprocesses=auto $(ARGS)
+
+# Without the relays that tests start as processes: some tests bound how long those may take.
+.PHONY: coverage
+coverage: $(VENV)/.installed-test ## run every test, then list the lines that none of them runs
+	@$(IN_VENV) -m pytest --numprocesses=auto --cov=flowserver $(ARGS)
 
 test-all: ## run every test on each python3.11 to python3.14 that is on PATH
 	@found=; failed=; \
@@ -67,7 +72,7 @@ bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is i
 	@$(IN_VENV) -m bench $(ARGS)
 
 clean: ## remove virtual environments, caches and build output
-	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find flowserver tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of pyproject.toml: installed once, and again when pyproject.toml changes.

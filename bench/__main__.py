@@ -76,7 +76,7 @@ def main() -> int:
     relays = _chosen(arguments.relays.split(","))
     unknown = [name for name in arguments.cases if name not in CASES]
     if unknown:
-        raise SystemExit(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
+        raise SystemExit(f"unknown case: {', '.join(unknown)}; expected {', '.join(CASES)}")
     entries = [_named(name, arguments.quick) for name in arguments.cases]
     if not entries:
         entries = list(suite.QUICK if arguments.quick else suite.FULL)
@@ -97,7 +97,7 @@ def main() -> int:
         if results:
             print()
             show_summary(results)
-            print(f"\nkept in {os.path.relpath(save(results, arguments.save))}, with .json and plots beside it")
+            print(f"\nsaved as {os.path.relpath(save(results, arguments.save))}, with .json and plots beside it")
     return 0
 
 
@@ -119,10 +119,10 @@ def _chosen(names: Sequence[str]) -> list[str]:
     """The relays that are there; one that is not is said and left out. Exits for a name that means nothing."""
     unknown = [name for name in names if name not in PEERS]
     if unknown:
-        raise SystemExit(f"no such relay: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+        raise SystemExit(f"unknown relay: {', '.join(unknown)}; expected {', '.join(PEERS)}")
     for name in names:
         if not PEERS[name].available():
-            print(f"{name} is not installed and is left out ({PEERS[name].install})", file=sys.stderr)
+            print(f"{name} is not installed, skipped ({PEERS[name].install})", file=sys.stderr)
     return [name for name in names if PEERS[name].available()]
 
 

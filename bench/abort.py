@@ -45,8 +45,11 @@ QUICK = Settings(clients=50, rounds=1)
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """`simulate` brings a stream there; it is there once `holds` of what the simulator tells. With `limit` the
-    client reads so many bytes only; `spacing` is the seconds between two that leave."""
+    """A state that a stream is in when its client leaves.
+
+    `simulate` is the simulator's script that leads there, `holds` recognises it in the simulator's records, `limit` is
+    how many bytes the client reads, `spacing` the seconds between two clients that leave.
+    """
 
     name: str
     simulate: str
@@ -149,7 +152,7 @@ def _bring_there(
         return len(present) == len(leavers) and situation.holds(present)
 
     if not there(provider.wait(there, 20)):
-        raise RuntimeError(f"{relay.name}: not all streams came to be {situation.name}")
+        raise RuntimeError(f"{relay.name}: not all streams became {situation.name}")
     client.run(0.5)
     return leavers
 
@@ -209,7 +212,7 @@ def _new_attempt(port: int, known: set[str]) -> str:
         if new := _attempts(port) - known:
             return new.pop()
         time.sleep(0.002)
-    raise RuntimeError("the relay does not try to connect to its provider")
+    raise RuntimeError("the relay is not connecting to its provider")
 
 
 def _descriptor(pid: int, socket_name: str) -> Path:
@@ -219,12 +222,12 @@ def _descriptor(pid: int, socket_name: str) -> Path:
             with contextlib.suppress(OSError):
                 if os.readlink(descriptor) == socket_name:
                     return descriptor
-    raise RuntimeError(f"{socket_name} is not the relay's")
+    raise RuntimeError(f"no descriptor of the relay has {socket_name}")
 
 
 def _time_to_give_up(connection: Connection, attempts: dict[Path, str], *, reset: bool) -> float:
-    """Seconds until the relay has closed one of the sockets that try to connect, no matter which: those who wait may
-    share what comes of them. PATIENCE if it does not."""
+    """Seconds until the relay closes one of its connecting sockets, or PATIENCE if it closes none. Any of them counts,
+    because waiting requests share connection attempts."""
     left = time.monotonic()
     connection.leave(reset=reset)
     while (now := time.monotonic()) < left + PATIENCE:

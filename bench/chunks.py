@@ -1,6 +1,6 @@
-"""Reads the simulator's streams to the end and holds them to what was asked for.
+"""Reads the simulator's streams to their end and checks them against the request.
 
-The chunks are taken apart here and not by the package, so that the relay is not its own judge.
+Chunks are decoded here and not by the package, so that the relay does not judge itself.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ _NUMBER = re.compile(rb'"tok(\d+) ')
 
 
 class EventChecker:
-    """Takes the bytes of one HTTP/1.1 answer, head first, or by `check` those of a body. `in_order` stays true while
-    the content events come as 0, 1, 2, ..."""
+    """Checks the bytes of one HTTP/1.1 answer, head included, or with `check` those of a body alone. `in_order` is true
+    while its content events are 0, 1, 2, ..."""
 
     __slots__ = ("_body_tail", "_has_head", "_tail", "done", "events", "in_order")
 

@@ -19,8 +19,8 @@ BODY = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"Go
 
 
 def request(simulate: str = "", *, stream: bool = True, path: str = "/v1/chat/completions") -> bytes:
-    """A chat-completions request; `simulate` is what the simulator is asked for. At another path it is nothing that a
-    relay could know, and so counts nothing of."""
+    """A chat-completions request; `simulate` is the simulator's script. With another path it is a request that the
+    relay does not recognise, and does not count."""
     body = BODY if stream else BODY.replace(b"true", b"false")
     head = (
         f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
@@ -30,8 +30,8 @@ def request(simulate: str = "", *, stream: bool = True, path: str = "/v1/chat/co
 
 
 class Connection:
-    """A client connection. `received` counts the bytes read, heads and framing included; `ended` tells that the relay
-    closed or reset it."""
+    """A client connection. `received` counts the bytes read, including heads and framing; `ended` is true once the
+    relay has closed or reset it."""
 
     __slots__ = ("ended", "received", "socket")
 
@@ -59,8 +59,7 @@ class Connection:
         """Bytes as they came from the socket."""
 
     def leave(self, *, reset: bool) -> None:
-        """Close: with a RST at once, or with a FIN after whatever has come was read. (The kernel answers a close with
-        bytes unread by a RST in either case.)"""
+        """Close with a RST, or else with a FIN. The kernel sends a RST in either case if received bytes are unread."""
         if reset:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()

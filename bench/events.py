@@ -25,9 +25,12 @@ from bench.stats import percentile
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`rate` is events per second and stream, `size` bytes per event, times are seconds. `ticks` are how coarse the
-    provider's timer is: at 0 each event leaves at a time of its own, else all that a tick holds leave in a burst.
-    `others` is as in `in_round`."""
+    """What is measured, and how often.
+
+    `rate` is events per second and stream, `size` bytes per event; times are in seconds. `ticks` are resolutions of the
+    provider's timer: with 0 each event leaves on its own, otherwise all events of a tick leave in one burst. `others`
+    is as in `in_round`.
+    """
 
     streams: int = 500
     rate: float = 50
@@ -124,10 +127,12 @@ def measure(client: Client[C], relay: Running, seconds: float) -> Clocks:
 def collect(
     relay: Running, shape: str, clocks: Clocks, times: Sequence[int], rate: float, lost: int, collector: Collector
 ) -> float | None:
-    """`times` are nanoseconds of events, `rate` is how many should come in a second, `lost` counts streams. Returns the
-    microseconds of CPU per event."""
+    """Add the figures of one window to `collector`. Returns the microseconds of CPU per event.
+
+    `times` are latencies in nanoseconds, `rate` is the expected events per second, `lost` the number of silent streams.
+    """
     if not times:
-        raise RuntimeError(f"{relay.name}: no events came")
+        raise RuntimeError(f"{relay.name}: no events arrived")
     seconds = clocks.wall / 1e9
     cost = clocks.relay / 1e3 / len(times) if relay.pid is not None else None
     if cost is not None:

@@ -81,7 +81,7 @@ def time_to_first_byte(client: socket.socket) -> float:
     while not answer.partition(b"\r\n\r\n")[2].endswith(END):  # a head may end like a body
         data = client.recv(65536)
         if not data:
-            raise RuntimeError(f"the answer broke off after {answer!r}")
+            raise RuntimeError(f"the connection closed in the middle of an answer, after {answer!r}")
         answer += data
         if not first and b"data:" in answer:
             first = time.monotonic() - started

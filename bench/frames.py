@@ -62,8 +62,8 @@ def header_block(fields: Mapping[bytes, bytes]) -> bytes:
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """(kind, flags, stream, start and end of the payload) of each frame that is whole in `data`. What stands behind
-    the last one's end is the beginning of the next."""
+    """Yields (kind, flags, stream, start and end of the payload) of each complete frame in `data`. Bytes after the last
+    one begin the next frame."""
     position, size = 0, len(data)
     while size - position >= HEAD_SIZE:
         high, low, kind, flags, stream = _HEAD.unpack_from(data, position)

@@ -1,4 +1,4 @@
-"""Rapid resets: requests that are reset in the same breath, beside an honest client on a connection of its own.
+"""Rapid resets: requests that are reset at once, beside an honest client on its own connection.
 
 The attacker sends HEADERS and RST_STREAM in pairs, as fast as it can, on one connection; when that is closed it opens
 another one, until so many have been dealt with as it wants. All relays have their own limits. What the provider was
@@ -27,8 +27,8 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The attacker is content with `resets` pairs; the honest client has `streams` of `rate` events/s, which last for
-    `seconds` and are watched for `before` seconds before the attack begins."""
+    """The attacker sends `resets` requests and resets. The honest client has `streams` of `rate` events/s, which last
+    for `seconds` and are watched for `before` seconds before the attack starts."""
 
     resets: int = 20_000
     streams: int = 50

@@ -33,8 +33,8 @@ CREDIT_STEP = 1 << 20
 
 
 class H2Connection(Connection):
-    """A connection of many streams. `window` is what each stream may send ahead, in bytes: it is opened again with
-    `credit` only, while the connection's own is kept wide. What streams do is up to subclasses."""
+    """A connection with many streams, whose behaviour subclasses define. `window` is the initial window of each stream,
+    in bytes; only `credit` opens it again. The connection's own window is kept wide."""
 
     __slots__ = ("_next", "_settled", "_tail", "_uncredited", "goaway", "open", "resets")
 

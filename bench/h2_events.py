@@ -40,8 +40,8 @@ QUICK = Settings(shapes=((5, 0),), rounds=1, window=3)
 
 
 class H2Reader(H2Connection):
-    """Takes the nanoseconds of each event into `times`. Once `measured` is set it looks for nothing but events, and
-    passes over framing: what the windows hold then is more than comes."""
+    """Appends the latency of each event, in nanoseconds, to `times`. Once `measured` is set it looks only for events
+    and skips framing, because the windows are wider than anything that still arrives."""
 
     __slots__ = ("heard", "measured", "times")
 

@@ -82,7 +82,7 @@ def hold(relay: Running, streams: int, connections: int, rest: float, look: Call
                 holder.request()
         silent = client.run_until_all(lambda holder: len(holder.heard) == len(holder.open), 10)
         if silent or sum(len(holder.open) for holder in client.connections.values()) != streams:
-            raise RuntimeError(f"{relay.name}: not all streams came to be open")
+            raise RuntimeError(f"{relay.name}: not all streams opened")
         client.run(rest)
         look()
         return memory_bytes(relay.pid)

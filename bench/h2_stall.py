@@ -52,8 +52,8 @@ QUICK = Settings(window=1.5, stalled=20, shapes=(10,), rounds=1)
 
 
 class Stalls(H2Connection):
-    """Credits its streams by half of their window, but not those in `withheld`. Those in `checkers` are checked; of the
-    others the events are counted, and the seconds from one to the next taken."""
+    """Credits its streams, except those in `withheld`, whenever half of their window is used. Streams in `checkers` are
+    checked; of the others it counts the events and records the seconds between them."""
 
     __slots__ = ("_last", "_owed", "checkers", "events", "gaps", "received_on", "withheld")
 

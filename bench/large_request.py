@@ -121,7 +121,7 @@ def _ask(port: int, body: bytes) -> bytes:
             pieces.append(data)
     answer = b"".join(pieces)
     if not answer.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"no answer to count: {answer[:200]!r}")
+        raise RuntimeError(f"expected a 200 answer, got {answer[:200]!r}")
     return answer
 
 
@@ -133,7 +133,7 @@ def _longest(pid: int, told: Path) -> float:
         if told.exists():
             return float(told.read_text())
         time.sleep(0.01)
-    raise RuntimeError("the relay does not answer to SIGUSR1")
+    raise RuntimeError("the relay did not react to SIGUSR1")
 
 
 class _Peak:

@@ -127,11 +127,11 @@ class Process:
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise RuntimeError(f"{self._process.args!r} ended at its start:\n{self.output()}")
+                raise RuntimeError(f"{self._process.args!r} exited during its start:\n{self.output()}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5):
                 return
             time.sleep(0.02)
-        raise RuntimeError(f"{self._process.args!r} does not accept on port {self.port}:\n{self.output()}")
+        raise RuntimeError(f"{self._process.args!r} does not accept connections on port {self.port}:\n{self.output()}")
 
 
 def process_tree(pid: int) -> list[int]:
@@ -199,7 +199,7 @@ def wait_until_at_rest() -> None:
         time.sleep(REST_LOOK)
         if (_cpu_of_descendants() - before) / 1e9 / (time.monotonic() - started) < REST:
             return
-    raise RuntimeError("provider or relay go on although their clients have gone")
+    raise RuntimeError("the provider or the relay still works although its clients have left")
 
 
 def _cpu_of_descendants() -> int:

@@ -42,8 +42,8 @@ QUICK = Settings(slow=(1000, 5000), fast=(400, 600, 800), warm_up=1, window=2)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What so many streams took: microseconds of CPU per event, part of a core, seconds of p50 and p99, part of the
-    events that came, streams without any, and KB of memory per stream (these None where there is no relay)."""
+    """The cost of a number of streams: microseconds of CPU per event, share of a core, latencies in seconds, share of
+    the events that arrived, silent streams, and KB of memory per stream. Costs and memory are None without a relay."""
 
     cost: float | None
     share: float | None
@@ -127,7 +127,7 @@ def _measure(relay: Running, streams: int, rate: float, settings: Settings) -> L
         memory = (memory_bytes(relay.pid) - before) / 1024 / streams if relay.pid is not None else None
         lost = len(silent) + sum(reader.ended for reader in client.connections.values())
     if not times:
-        raise RuntimeError(f"{relay.name}: no events came")
+        raise RuntimeError(f"{relay.name}: no events arrived")
     return Load(
         cost=clocks.relay / 1e3 / len(times) if relay.pid is not None else None,
         share=clocks.relay / clocks.wall if relay.pid is not None else None,

@@ -72,7 +72,7 @@ def whole_answer(size: int) -> bytes:
     )
     padding = size - len(body % b"")
     if padding < 0:
-        raise ValueError(f"a whole answer has at least {size - padding} bytes")
+        raise ValueError(f"a whole answer needs at least {size - padding} bytes")
     return body % (b"x" * padding)
 
 
@@ -82,7 +82,7 @@ def event_parts(size: int) -> tuple[bytes, bytes]:
     after = b'"},"finish_reason":null}],"obfuscation":"%b"}\n\n'
     padding = size - len(before) - STAMP_DIGITS - len(after % b"")
     if padding < 0:
-        raise ValueError(f"an event has at least {size - padding} bytes")
+        raise ValueError(f"an event needs at least {size - padding} bytes")
     return before, after % (b"x" * padding)
 
 
@@ -376,10 +376,10 @@ class Source:
 
 
 def _send(sock: socket.socket, data: bytes) -> None:
-    """A reader so far behind that the socket does not take it is no reader of paced events: it raises OSError, the
-    connection is closed, and the client sees it."""
+    """Send all of `data`. Raises OSError if the reader is too far behind: the connection is then closed, and the client
+    notices."""
     if sock.send(data) != len(data):
-        raise OSError("the socket takes no more")
+        raise OSError("the socket's send buffer is full")
 
 
 def command(

@@ -42,8 +42,8 @@ QUICK = Settings(rounds=1, window=2)
 
 
 class Asker(Protocol):
-    """A connection that sends requests when it is told to. `times` are the seconds that answers took; `insists`: it
-    sends another one when an answer is there."""
+    """A connection that sends requests when told to. `times` are the seconds that answers took; with `insists` it sends
+    the next request as soon as an answer is complete."""
 
     times: list[float]
     insists: bool
@@ -103,7 +103,7 @@ class Caller(Connection):
             if not blank:
                 return False
             if not head.startswith(self._begin):
-                raise RuntimeError(f"no answer to count: {head!r}")
+                raise RuntimeError(f"expected a 200 answer, got {head!r}")
             _, found, after = head.lower().partition(b"content-length:")
             if not found:
                 return self._answer.endswith(b"0\r\n\r\n")
@@ -140,8 +140,8 @@ def _measure(relay: Running, settings: Settings, collector: Collector) -> None:
 def measure(
     client: Client[C], callers: Sequence[Asker], relay: Running, settings: Settings, shape: str, collector: Collector
 ) -> float | None:
-    """Let `callers`, who are all in `client`, ask, and collect what it takes; `shape` says in words how they do.
-    Returns the microseconds of CPU per answer; None where there is no relay."""
+    """Measure `callers`, all of them in `client`, at a steady rate. `shape` is part of the figures' names. Returns the
+    microseconds of CPU per answer; None without a relay."""
     rate = settings.rate * relay.share
     _call(client, callers, rate, settings.warm_up)
     cost, times = _watch(callers, relay, lambda: _call(client, callers, rate, settings.window))
@@ -186,7 +186,7 @@ def _watch(
     gc.enable()
     times = [time_taken for caller in callers for time_taken in caller.times]
     if not times:
-        raise RuntimeError(f"{relay.name}: no answers came")
+        raise RuntimeError(f"{relay.name}: no answers arrived")
     return (after - before) / 1e3 / len(times) if relay.pid is not None else None, times
 
 

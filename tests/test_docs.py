@@ -314,3 +314,31 @@ def test_forbidden_words_are_seen() -> None:
         f"a.md:1: {second}",
         f"b.md:1: {third}",
     ]
+
+
+# (e) Files
+
+
+def named_files(markdown: str) -> Iterator[str]:
+    """Patterns of the files that a document names: in a tree of the package by folder, in its text by path."""
+    folder = ""
+    for line in "".join(re.findall(r"^```\nflowserver/\n.*?^```", markdown, re.MULTILINE | re.DOTALL)).splitlines():
+        if named := re.match(r"  (\w+/)", line):
+            folder = named[1]
+        yield from (f"{folder}{name}" for name in re.findall(r"[\w*]+\.(?:py|lua)\b", line))
+    yield from re.findall(r"`([\w/]+/\w+\.(?:py|lua|md))`", markdown)
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_named_files_exist(name: str) -> None:
+    named = set(named_files(read(name)))
+    assert len(named) > 20
+    assert {each for each in named if not any(ROOT.glob(each)) and not any((ROOT / "flowserver").glob(each))} == set()
+    assert broken_links(name, read(name), ROOT) == []
+
+
+def test_the_architecture_names_every_file() -> None:
+    named = set(named_files(read("docs/architecture.md")))
+    rooms = {path.parent.name for path in (ROOT / "flowserver").glob("*/__init__.py")} - {"simulator"}
+    files = {f"{path.parent.name}/{path.name}" for room in rooms for path in (ROOT / "flowserver" / room).glob("*.py")}
+    assert {each for each in files if not each.endswith("/__init__.py")} - named == set()

@@ -1,7 +1,7 @@
-"""`flowserver demo`: a provider, a relay and four clients on this machine, shown while they run.
+"""`flowserver demo`: runs a provider, a relay and four clients on this machine, and shows what they do.
 
-Provider and relay are processes of their own, so that the memory shown is the relay's. The clients live here. What is
-shown is what anyone can see: the relay's admin pages and the provider's own records.
+Provider and relay are separate processes, so the memory shown is the relay's own. The clients run in this one. All
+figures come from the relay's admin pages and the provider's records.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ LEAVE = 4.0
 SLOW_BYTES_PER_SECOND = 40_000
 _EVENT = re.compile(rb"tok(\d+)")
 _ALLOWED_PULL = 256 * 1024
-"""What may be pulled for a client that takes nothing: the buffers of relay and kernels, together far below this."""
+"""Bytes that may be pulled for a client that reads nothing. The buffers of relay and kernels are far below this."""
 
 
 class Client(asyncio.Protocol):
-    """Reads one stream, as told by `take`: bytes it may read now, None for all there is."""
+    """A client that reads one stream, at the pace that `take` allows."""
 
     def __init__(self, name: str, simulate: str, behaviour: str) -> None:
         self.name = name
         self.behaviour = behaviour
         self._simulate = simulate
         self.bytes_read = 0
-        """Of the answer's body, as the relay counts what it pulls: heads and framing are not in it."""
+        """Body bytes without framing, as the relay counts what it pulls."""
         self.events: list[int] = []
         self._head: bytes | None = b""
         """The head so far; None once it is complete."""
@@ -94,7 +94,7 @@ class Client(asyncio.Protocol):
         return self._body.ended
 
     def take(self, count: int | None) -> None:
-        """Read about `count` more bytes (what was read too much before is taken off), none at 0, all at None."""
+        """Allow about `count` more bytes to be read, less what was read too much before. None: read everything."""
         assert self._transport is not None
         self._allowance = None if count is None else min(0, self._allowance or 0) + count
         if self._transport.is_closing():
@@ -141,7 +141,7 @@ class Scene:
     read_while_stalled: int = 0
 
     async def look(self) -> None:
-        """Take all figures, the clients' first: what they have read, the relay has pulled before."""
+        """Take all figures, the clients' first, because the relay has pulled whatever they have read."""
         read = {client.name: client.bytes_read for client in self.clients}
         for _ in range(50):
             for stream in await _get(self.admin_port, "/streams"):
@@ -160,9 +160,9 @@ _NOTHING = {"bytes_down": 0}
 
 
 def main(argv: list[str]) -> int:
-    """Play the scene. Returns 0 when everything went as promised, else 1."""
+    """Run the demo. Returns 0 if everything worked as promised, otherwise 1."""
     parser = argparse.ArgumentParser(prog="flowserver demo", description="Show backpressure at work on this machine.")
-    parser.add_argument("--keep", action="store_true", help="leave provider and relay up afterwards, until Ctrl-C")
+    parser.add_argument("--keep", action="store_true", help="keep provider and relay running afterwards, until Ctrl-C")
     keep = parser.parse_args(argv).keep
     try:
         return uvloop.run(_demo(keep))
@@ -174,7 +174,7 @@ async def _demo(keep: bool) -> int:
     ended: dict[str, dict[str, Any]] = {}
     async with _processes(ended) as (provider_port, relay_port, admin_port, relay_pid):
         clients = [
-            Client("fast", "events=500 rate=50 size=250", "reads all at once"),
+            Client("fast", "events=500 rate=50 size=250", "reads at once"),
             Client("slow", "events=0 rate=0 size=250", f"reads {SLOW_BYTES_PER_SECOND // 1000} KB/s"),
             Client("stalled", "events=8000 rate=0 size=250", f"stops for {STALL[1] - STALL[0]:.1f} s"),
             Client("leaving", "events=0 rate=50 size=250", f"leaves after {LEAVE:.0f} s"),
@@ -185,7 +185,7 @@ async def _demo(keep: bool) -> int:
             await _play(scene, show)
         passed = _verdict(scene)
         if keep:
-            print("\nThe relay stays up; Ctrl-C ends it. Try:")
+            print("\nThe relay keeps running until Ctrl-C. Try:")
             print(
                 f"curl -N http://127.0.0.1:{relay_port}/v1/chat/completions -H 'content-type: application/json'"
                 """ -d '{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}'"""
@@ -236,24 +236,24 @@ def _verdict(scene: Scene) -> bool:
         (fast.finished and len(fast.events) == 500 and fast.in_order, f"fast: {len(fast.events)} events, in order"),
         (
             scene.read_while_stalled > 0 and excess < _ALLOWED_PULL,
-            f"stalled: {excess / 1024:.0f} KB were pulled from the provider beyond what it read",
+            f"stalled: the relay pulled only {excess / 1024:.0f} KB more than it read",
         ),
         (
             stalled.finished and len(stalled.events) == 8000 and stalled.in_order,
-            f"stalled: went on and got all {len(stalled.events)} events, in order",
+            f"stalled: continued and got all {len(stalled.events)} events, in order",
         ),
-        (slow_excess < _ALLOWED_PULL, f"slow: its provider was never more than {slow_excess / 1024:.0f} KB ahead"),
+        (slow_excess < _ALLOWED_PULL, f"slow: the provider was at most {slow_excess / 1024:.0f} KB ahead"),
         (
             delay is not None and delay < 1000,
-            "leaving: the provider was never told" if delay is None else f"leaving: provider told after {delay:.1f} ms",
+            "leaving: its request was never cancelled" if delay is None else f"leaving: cancelled after {delay:.1f} ms",
         ),
-        (growth < 8 * 1024 * 1024, f"relay's memory grew by {growth / 1024 / 1024:.1f} MB"),
+        (growth < 8 * 1024 * 1024, f"relay: memory grew by {growth / 1024 / 1024:.1f} MB"),
     ]
     print()
     for good, text in checks:
         print(f"  {'ok  ' if good else 'FAIL'}  {text}")
     passed = all(good for good, _ in checks)
-    print("\nBackpressure reached the provider." if passed else "\nSomething is not as promised.", flush=True)
+    print("\nBackpressure reached the provider." if passed else "\nNot everything worked as promised.", flush=True)
     return passed
 
 
@@ -283,7 +283,7 @@ def _rows(scene: Scene) -> list[tuple[str, ...]]:
 
 @contextlib.contextmanager
 def _display() -> Any:
-    """A live table in a terminal with rich, plain lines elsewhere."""
+    """Shows a live table (in a terminal, with rich installed) or plain lines."""
     if sys.stdout.isatty():
         with contextlib.suppress(ImportError):
             from rich.live import Live
@@ -374,7 +374,7 @@ async def _line(process: asyncio.subprocess.Process) -> bytes:
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), 20)
     if not line:
-        raise SystemExit("a process of the demo did not start; its message is above")
+        raise SystemExit("flowserver demo: a process did not start; its message is above")
     return line
 
 
@@ -382,7 +382,7 @@ async def _announced(process: asyncio.subprocess.Process, pattern: bytes) -> int
     line = await _line(process)
     match = re.search(pattern, line)
     if match is None:
-        raise SystemExit(f"the simulator said something unexpected: {line!r}")
+        raise SystemExit(f"flowserver demo: unexpected output of the simulator: {line!r}")
     return int(match[1])
 
 

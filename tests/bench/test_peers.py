@@ -28,6 +28,7 @@ from bench.source import command
 STARTED = ("flowserver", "nginx", "haproxy", "envoy", "caddy")
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STARTED)
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
@@ -59,6 +60,7 @@ class Reader(H2Connection):
     def on_stream_data(self, stream: int, data: bytes) -> None: ...
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STARTED)
 @pytest.mark.parametrize("client", ["h1", "h2"])

@@ -83,7 +83,9 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     await client.send(b"nonsense\r\n\r\n")
     await client.response()
     relay.relay.metrics.h2.goaways["ping_flood"] += 1
-    relay.relay.metrics.store = SimpleNamespace(breaker=CircuitBreaker(failures=1, cooldown=1), passed=FailoverStats())
+    relay.relay.metrics.store = SimpleNamespace(
+        breaker=CircuitBreaker(failures=1, cooldown=1), failover=FailoverStats()
+    )
     return relay
 
 

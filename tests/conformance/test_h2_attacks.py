@@ -17,7 +17,7 @@ from tests.support.lab import Lab, RunningRelay, eventually, numbers
 from tests.support.wire import PATIENCE, Wire
 
 GREETING = frames.PREFACE + frames.settings()
-EVENTS = 150
+EVENTS = 75
 MANY = 20_000
 
 

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from flowserver.events.json_array import JsonArrayScanner
+from tests.support.memory import counts_allocations
 from tests.support.scanning import by_bytes, scan
 
 LARGE = 1 << 20
@@ -62,6 +63,7 @@ def test_scalars_pass_without_an_event() -> None:
         assert not scanner.broken
 
 
+@counts_allocations
 def test_an_endless_element_takes_no_memory_and_is_read() -> None:
     scanner = JsonArrayScanner(10_000)
     scanner.feed(b'[{"candidates": [{"text": "')

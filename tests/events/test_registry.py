@@ -24,7 +24,7 @@ JSON = b"application/json"
         (SSE, b'{"a": 1}', BodyKind.JSON),
         (SSE, b'{"a": 1}\n{"a": 2}\n', BodyKind.NDJSON),
         (SSE, b"[{}", BodyKind.ARRAY),
-        (SSE, gzip.compress(b"data: x\n\n"), BodyKind.OPAQUE),
+        (SSE, gzip.compress(b"data: x\n\n", mtime=0), BodyKind.OPAQUE),
         (SSE, b"<!doctype html>", BodyKind.OPAQUE),
         (JSON, b"", BodyKind.UNDECIDED),
         (JSON, b"\n\n\n" + b" " * 100, BodyKind.UNDECIDED),

@@ -14,6 +14,7 @@ from flowserver.events.ndjson import NdjsonScanner
 from flowserver.events.scanner import Scanner
 from flowserver.events.sse import SseScanner
 from tests.support.corpus import Recording, each_recording
+from tests.support.memory import counts_allocations
 from tests.support.scanning import by_bytes, frame, pieces, scan, unfinished
 
 LARGE = 1 << 20
@@ -176,6 +177,7 @@ def test_json_lines_beyond_the_bound() -> None:
         assert scanner.at_boundary
 
 
+@counts_allocations
 @SCANNERS
 def test_an_endless_event_takes_no_memory_and_its_end_is_a_boundary(make: Make) -> None:
     bound, piece = 10_000, b"data: " + b"x" * 4_000

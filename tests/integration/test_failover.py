@@ -33,6 +33,7 @@ async def _simulate(port: int) -> asyncio.subprocess.Process:
     return process
 
 
+@pytest.mark.serial
 async def test_one_of_two_is_killed_under_load_and_comes_back(lab: Lab, tmp_path: Path) -> None:
     port = free_port()
     process = await _simulate(port)

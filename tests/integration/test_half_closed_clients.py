@@ -11,6 +11,8 @@ from tests.support.lab import Lab, chat, eventually, numbers
 from tests.support.provider import answering, ok
 from tests.support.wire import End, request, response
 
+pytestmark = pytest.mark.serial  # a FIN has to follow its request within 10 ms
+
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 async def test_shut_right_behind_the_request(lab: Lab, version: str) -> None:

@@ -19,12 +19,14 @@ from tests.support.topology import tenant, toml
 from tests.support.wire import Wire, chunk, request
 
 OURS = ("flowserver.", "h2.", "h11.")
+BUSY = b'flow_upstream_connections{state="busy",upstream="api"} 1'
 NOT_OURS = ("flowserver.simulator", "flowserver.server")
 
 
 @pytest.fixture(autouse=True)
 def _collector() -> Iterator[None]:
     gc.collect()
+    gc.freeze()  # what other tests left is not looked at again and again
     gc.disable()
     yield
     gc.set_debug(0)
@@ -53,6 +55,11 @@ async def _over(relay: RunningRelay, ended: int) -> None:
     await eventually(lambda: not relay.relay.metrics.open and not relay.relay.connections)
     await relay.close()
     await asyncio.sleep(0.05)
+
+
+async def _asked(relay: RunningRelay) -> None:
+    """Wait until the provider is connected and has the request."""
+    await eventually(lambda: BUSY in b"".join(relay.relay.metrics.scrape()), "the provider is asked")
 
 
 async def _whole(relay: RunningRelay, client: Wire) -> None:
@@ -199,7 +206,7 @@ async def test_a_leave_in_mid_upload(lab: Lab, tmp_path: Path, leave: str) -> No
     relay = await _relay(lab, tmp_path)
     client = await lab.client(relay.port)
     await client.send(request("POST", "/v1/sink", ["Transfer-Encoding: chunked"]) + chunk(b"x" * 100_000))
-    await eventually(lambda: relay.relay.metrics.open)
+    await _asked(relay)
     getattr(client, leave)()
     await _over(relay, 1)
     _none_left()

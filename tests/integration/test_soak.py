@@ -187,6 +187,7 @@ def _stream_honestly(port: int, tls: Certificates | None, deadline: float) -> tu
     return count, longest
 
 
+@pytest.mark.serial
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_honest_streams_go_on_beside_hostile_ones_and_nothing_is_left(lab: Lab, tmp_path: Path) -> None:
     rng = random.Random(SEED)
