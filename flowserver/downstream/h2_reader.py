@@ -45,6 +45,7 @@ class FrameReader:
     """Reads for one connection, and tells it what came."""
 
     __slots__ = ("_connection", "_guard", "_preface", "_state", "_streams", "header_block_since", "seen_settings")
+    __deletable__ = ("_connection",)
 
     def __init__(self, connection: DownstreamH2, guard: FrameGuard, state: ClientState) -> None:
         self._connection = connection

@@ -28,6 +28,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     handshake fails or the connection is lost before, `failed` is called instead, with the reason.
     """
 
+    __deletable__ = ("_established",)
+
     def __init__(
         self,
         context: ssl.SSLContext,
