@@ -47,6 +47,9 @@ INTERPRETED = {
     "quota/limits.py",
     # An async generator, which mypyc does not know.
     "stores/redis_connection.py",
+    # They wait for Redis and for AWS, in async functions and threads: nothing to gain.
+    "stores/directory.py",
+    "upstream/aws.py",
 }
 
 

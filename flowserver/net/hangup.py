@@ -11,10 +11,22 @@ import asyncio
 import contextlib
 import select
 from collections.abc import Callable
+from typing import Protocol
 
 
-class HangupWatcher:
-    """Calls back once when a watched socket's connection is gone. On systems without epoll it never does; there the
+class HangupWatcher(Protocol):
+    """Calls back once when a watched socket's connection is gone."""
+
+    def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
+        """Call `callback` when the connection of `descriptor` is reset or closed in both directions; with `half_close`
+        also when the client closes its sending side, though bytes may wait before its FIN."""
+
+    def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """The opposite of `watch` with the same arguments; harmless when it is not watched."""
+
+
+class EpollHangups:
+    """A `HangupWatcher` with an epoll set. On systems without epoll it never does; there the
     next write or the sweep finds out."""
 
     __slots__ = ("_callbacks", "_epoll", "_loop")
@@ -27,8 +39,6 @@ class HangupWatcher:
             loop.add_reader(self._epoll.fileno(), self._on_ready)
 
     def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
-        """Call `callback` when the connection of `descriptor` is reset or closed in both directions; with `half_close`
-        also when the client closes its sending side, though bytes may wait before its FIN."""
         if self._epoll is None:
             return
         # A number left behind by a socket that is closed, but not yet lost to its protocol, is taken over.
@@ -40,7 +50,6 @@ class HangupWatcher:
             self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """The opposite of `watch` with the same arguments; harmless when it is not watched."""
         if self._epoll is None or self._callbacks.get(descriptor) != callback:
             return
         del self._callbacks[descriptor]

@@ -256,7 +256,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
                 self._protocol.data_received(data)
             return bool(data)
         buffer = self._get_buffer(-1)
-        count = cast(int, self._tls.read(len(buffer), buffer))
+        read: Any = self._tls.read  # into a buffer it returns a size, though typeshed says bytes
+        count: int = read(len(buffer), buffer)
         if count:
             self._protocol.buffer_updated(count)
         return bool(count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -11,8 +11,10 @@ import pytest
 from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
 from flowserver.http.messages import RequestHead
-from flowserver.relay.provider import ProviderSettings
+from flowserver.relay.interfaces import Connector
+from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.request_reading import RequestReading
+from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.upstream_host import UpstreamHost
 from tests.support.scanning import pieces
 
@@ -22,7 +24,9 @@ SIGNED = [(b"authorization", b"AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/
 
 def target(**settings: Any) -> UpstreamHost:
     """A provider that is never asked."""
-    return UpstreamHost(ProviderSettings("p", parse_url("http://provider.test"), **settings), None, None, None)  # type: ignore[arg-type]
+    provider = ProviderSettings("p", parse_url("http://provider.test"), **settings)
+    deadlines = Deadlines(first_byte=None, idle=None, body=None, total=None)
+    return UpstreamHost(provider, cast(Connector, None), CircuitBreaker(failures=1, cooldown=1.0), deadlines)
 
 
 def reading(path: str, *headers: tuple[bytes, bytes], method: bytes = b"POST") -> RequestReading:

@@ -14,7 +14,6 @@ from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.http.messages import RequestHead, ResponseHead, find
 from flowserver.relay.failures import retry_after
 from flowserver.relay.interfaces import UpstreamEvents
-from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
 from flowserver.routing.dispatcher import Dispatcher, RetryPolicy
 from flowserver.routing.routes import Route
@@ -440,7 +439,7 @@ def test_a_body_over_the_bound_waits_for_a_place_and_goes_on_with_it() -> None:
     assert events.log == ["full", "drained"]
 
 
-class Held(Uncounted):
+class Held:
     """An `UploadCount` that a test reads."""
 
     def __init__(self) -> None:

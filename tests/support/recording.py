@@ -18,7 +18,6 @@ from flowserver.relay.exchange import Exchange
 from flowserver.relay.interfaces import Connector, DownstreamEvents, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.token_count import Account, AccountSettings
-from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
 from flowserver.routing.routes import Route, RouteTable
@@ -49,10 +48,11 @@ class RecordingObserver:
         return [exchange.end_reason for exchange in self.ended]
 
 
-class RecordingDownstream(Uncounted):
+class RecordingDownstream:
     """A `relay.ports.DownstreamStream`."""
 
     protocol = "recording"
+    upload_waits = False
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -83,6 +83,13 @@ class RecordingDownstream(Uncounted):
 
     def direct_writer(self) -> None:
         return None
+
+    def hold_upload(self, size: int) -> None: ...
+
+    def end_upload(self) -> None: ...
+
+    def upload_is_overdue(self, now: float) -> bool:
+        return False
 
     def send_end(self) -> None:
         self.log.append("end")
