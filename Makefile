@@ -26,7 +26,7 @@ unexport PYTHONHOME PYTHONPATH
 .PHONY: help demo test test-all lint format types docs bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'Options for what is run: make test ARGS="-k sse -x". Another interpreter: make test PYTHON=python3.12'
 
 demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with four clients (about 15 s)
@@ -74,6 +74,30 @@ bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is i
 clean: ## remove virtual environments, caches and build output
 	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find flowserver tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(COMPILED)
+
+# --- the compiled build: see setup.py ---
+
+COMPILED := .venv-compiled
+SOURCES := $(shell find flowserver -name '*.py' -o -name '*.lua') setup.py pyproject.toml tools/build_backend.py
+
+.PHONY: compiled test-compiled wheel
+
+compiled: $(COMPILED)/.installed-test ## compile the package and install it into .venv-compiled
+
+# Tests import the package that is installed there, not the one in this directory.
+test-compiled: $(COMPILED)/.installed-test ## run every test on the compiled package
+	@PYTHONSAFEPATH=1 $(COMPILED)/bin/python -m pytest --import-mode=append $(ARGS)
+
+wheel: $(VENV)/.made ## build a compiled wheel in dist/
+	@FLOWSERVER_COMPILE=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist .
+
+$(COMPILED)/.installed-test: $(SOURCES)
+	@$(MAKE) --no-print-directory VENV=$(COMPILED) $(COMPILED)/.made
+	@echo "Compiling flowserver into $(COMPILED)"
+	@FLOWSERVER_COMPILE=1 $(COMPILED)/bin/python -m pip --disable-pip-version-check --no-input \
+	    install --quiet '.[test]'
+	@touch $@
 
 # One stamp for each extra of pyproject.toml: installed once, and again when pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml $(VENV)/.made

@@ -20,7 +20,7 @@ from ..downstream.listener import Listener, ListenError
 from ..downstream.tls import TlsFiles, server_context
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
-from ..net.hangup import HangupWatcher
+from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
 from ..relay.cors import Cors
@@ -53,7 +53,7 @@ class Relay:
         self._timer: asyncio.TimerHandle | None = None
         self.metrics = Metrics(log)
         self._watermarks = Watermarks(config.high_water, config.low_water, config.prefetch_chunks)
-        self._hangups = HangupWatcher(self._loop)
+        self._hangups = EpollHangups(self._loop)
         self._uploads = Uploads(
             config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
         )

@@ -13,6 +13,7 @@ from .. import __version__
 from ..config.file import UpstreamSpec, load_topology
 from ..config.settings import SETTINGS, Config, ConfigError, load, unknown_settings
 from ..config.tenants import limits_table
+from ..http import messages
 from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
 
 
@@ -35,7 +36,7 @@ def run(arguments: list[str]) -> int:
         description="An edge relay for LLM token streams with backpressure that reaches the provider.",
         epilog="Settings come from the environment (FLOW_...); `flowserver check` shows and explains them.",
     )
-    parser.add_argument("--version", action="version", version=f"flowserver {__version__}")
+    parser.add_argument("--version", action="version", version=f"flowserver {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the relay")
     commands.add_parser("check", help="validate and explain the settings")
@@ -45,9 +46,15 @@ def run(arguments: list[str]) -> int:
     commands.add_parser("version", help="print the version")
     command = parser.parse_args(arguments).command
     if command == "version":
-        print(f"flowserver {__version__}")
+        print(f"flowserver {_version()}")
         return 0
     return _check() if command == "check" else _serve()
+
+
+def _version() -> str:
+    """The version and which build of it this is (see setup.py)."""
+    build = "pure Python" if messages.__file__.endswith(".py") else "compiled"
+    return f"{__version__} ({build})"
 
 
 def _load() -> Config | None:

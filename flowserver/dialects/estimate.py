@@ -120,7 +120,7 @@ class Ratio:
         return tokens + family.end if ended and (content.content_bytes or calls) else tokens
 
 
-def _shown(ratio: Ratio, content_bytes: int, content_events: int, text_tokens: float) -> float:
+def _shown(ratio: Ratio, content_bytes: int, content_events: float, text_tokens: float) -> float:
     """Called after each event: comparisons take half the time of `min` and `max`."""
     likely = ratio.family.factor * text_tokens
     if content_events >= _FULL_HINT * likely:

@@ -89,6 +89,7 @@ class FrameReader:
     """Reads the frames of one connection and tells it what they mean."""
 
     __slots__ = ("_connection", "_guard", "_preface", "_state", "_streams", "header_block_since", "seen_settings")
+    __deletable__ = ("_connection",)
 
     def __init__(self, connection: FrameReceiver, guard: FrameGuard, state: ServerState) -> None:
         self._connection = connection

@@ -78,9 +78,10 @@ class FormMembers:
         self.problem: Problem | None = None
 
     def feed(self, data: bytes) -> None:
-        if self.problem is not None:
-            return
-        data = self._held + data
+        if self.problem is None:
+            self._read(self._held + data)
+
+    def _read(self, data: bytes) -> None:
         position = 0
         while self.problem is None:
             state = self._state

@@ -7,7 +7,7 @@ two.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import h11
 
@@ -196,11 +196,10 @@ class H11Message:
         if data:
             connection.receive_data(data)
         while connection.their_state is h11.SEND_BODY:
-            event = connection.next_event()
-            if isinstance(event, h11.Data):
-                pieces.append(bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage):
+            event: Any = connection.next_event()
+            if isinstance(event, h11.EndOfMessage):
                 return b"".join(pieces), True, connection.trailing_data[0]
-            else:  # NEED_DATA
+            if event is h11.NEED_DATA:
                 break
+            pieces.append(bytes(event.data))  # a bytearray, though h11's types say bytes
         return b"".join(pieces), False, b""

@@ -198,7 +198,7 @@ class JsonMembers:
         except _Malformed as malformed:
             self.problem = Problem(str(malformed))
             return
-        if position < len(data) and self.problem is None:
+        if position < len(data):
             self._held = data[position:]
         self._offset += position
 

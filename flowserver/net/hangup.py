@@ -10,11 +10,23 @@ import asyncio
 import contextlib
 import select
 from collections.abc import Callable
+from typing import Protocol
 
 
-class HangupWatcher:
-    """Calls back once when a watched socket's connection is gone. On systems without epoll it never does; there the
-    next write or the sweep notices."""
+class HangupWatcher(Protocol):
+    """Calls back once when a watched socket's connection is gone."""
+
+    def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
+        """Call `callback` when the connection of `descriptor` is reset or closed in both directions; with `half_close`
+        also when the client closes its sending side, though bytes may wait before its FIN."""
+
+    def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """The opposite of `watch` with the same arguments; harmless when it is not watched."""
+
+
+class EpollHangups:
+    """A `HangupWatcher` with an epoll set. On systems without epoll it never calls back; there the next write or the
+    sweep notices."""
 
     __slots__ = ("_callbacks", "_epoll", "_loop")
 
@@ -31,8 +43,6 @@ class HangupWatcher:
         return len(self._callbacks)
 
     def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
-        """Call `callback` when the connection of `descriptor` is reset or closed in both directions; with `half_close`
-        also when the client closes its sending side, though bytes may wait before its FIN."""
         if self._epoll is None:
             return
         # The number may still be registered for a socket that is closed, whose protocol has not been told yet.
@@ -44,7 +54,6 @@ class HangupWatcher:
             self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """The opposite of `watch` with the same arguments; harmless when it is not watched."""
         if self._epoll is None or self._callbacks.get(descriptor) != callback:
             return
         del self._callbacks[descriptor]

@@ -28,6 +28,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     handshake fails or the connection is lost before, `failed` is called instead, with the reason.
     """
 
+    __deletable__ = ("_established",)
+
     def __init__(
         self,
         context: ssl.SSLContext,
@@ -259,7 +261,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
                 self._protocol.data_received(data)
             return bool(data)
         buffer = self._get_buffer(-1)
-        count = cast(int, self._tls.read(len(buffer), buffer))
+        read: Any = self._tls.read  # into a buffer it returns a size, though typeshed says bytes
+        count: int = read(len(buffer), buffer)
         if count:
             self._protocol.buffer_updated(count)
         return bool(count)

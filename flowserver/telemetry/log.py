@@ -37,8 +37,8 @@ class Log:
         """Lines that found too many waiting. Counted by the event loop's thread, as the next is by the writer's."""
         self._lost = 0
         """Lines that could not be written."""
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name="log", daemon=True)
+        self._writer.start()
 
     def writes(self, level: str) -> bool:
         """Whether lines of this level are written."""
@@ -106,7 +106,7 @@ class Log:
         """Write what waits, for a second at most."""
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout=END)
+        self._writer.join(timeout=END)
 
     def _put(self, fields: dict[str, Any]) -> None:
         if len(self._waiting) >= MAX_WAITING:

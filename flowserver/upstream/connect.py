@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from ..errors import EndReason, RelayError, upstream_error
-from .dialer import Dialer, DialError
+from .dialer import DialError
 from .h1 import UpstreamH1
 from .h2 import UpstreamH2
 from .pool import Connected, Failed
@@ -20,6 +20,13 @@ H2_RECEIVE_BUFFER = 512 * 1024
 
 Make = Callable[[bool], UpstreamH1 | UpstreamH2]
 """A connection for one protocol: True for HTTP/2."""
+
+
+class Dials(Protocol):
+    """What makes connections: a `Dialer`."""
+
+    async def dial(self, factory: Callable[[], ConnectAttempt]) -> ConnectAttempt:
+        """A connected protocol made by `factory`. Raises DialError."""
 
 
 class ConnectAttempt(asyncio.BufferedProtocol):
@@ -89,7 +96,7 @@ class ConnectAttempts:
 
     __slots__ = ("_dialer", "_make", "_multiplexed")
 
-    def __init__(self, dialer: Dialer, make: Make, *, multiplexed: bool | None) -> None:
+    def __init__(self, dialer: Dials, make: Make, *, multiplexed: bool | None) -> None:
         self._dialer = dialer
         self._make = make
         self._multiplexed = multiplexed

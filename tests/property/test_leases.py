@@ -43,19 +43,20 @@ class Distant:
         self.under_way.append(lambda: self._near.settle(stream_id, used))
 
 
-class Counting(MemoryStore):
-    """Keeps a ledger of its own: what each stream said first that it used in the end, or until then the most it said on
-    the way."""
+class Counting:
+    """A store with a ledger of its own: what each stream said first that it used in the end, or until then the most it
+    said on the way."""
 
     def __init__(self, clock: FakeClock) -> None:
-        super().__init__(clock, ttl=LIFE)
+        self._store = MemoryStore(clock, ttl=LIFE)
+        self.admit, self.usage, self.close = self._store.admit, self._store.usage, self._store.close
         self.settled: list[str] = []
         """Whoever asked to."""
         self.told: dict[str, int] = {}
         self.finals: dict[str, int] = {}
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        granted = await super().extend(stream_id, used, want)
+        granted = await self._store.extend(stream_id, used, want)
         self.told[stream_id] = max(self.told.get(stream_id, 0), used)
         if stream_id in self.finals:
             assert granted == 0
@@ -63,7 +64,7 @@ class Counting(MemoryStore):
 
     async def settle(self, stream_id: str, used: int) -> bool:
         self.settled.append(stream_id)
-        settled = await super().settle(stream_id, used)
+        settled = await self._store.settle(stream_id, used)
         if settled:
             assert stream_id not in self.finals
             self.finals[stream_id] = used

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 
 import pytest
@@ -392,12 +392,22 @@ async def test_an_extension_that_crosses_the_end_leaks_no_grant(settles_first: b
     near = StoreLimiter(store, lease=100, life=60.0, is_local=True)
     held: list[tuple[int, int, Callable[[int], None]]] = []
 
-    class Late(StoreLimiter):
+    class Late:
+        lease, renewal = near.lease, near.renewal
+
+        def admit(
+            self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]
+        ) -> None:
+            near.admit(stream_id, limits, need=need, done=done)
+
+        def settle(self, stream_id: str, used: int) -> None:
+            near.settle(stream_id, used)
+
         def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
             held.append((used, want, done))
 
     resumed: list[bool] = []
-    lease = TokenLease(Late(store, lease=100, life=60.0, is_local=True), ID, resume=lambda: resumed.append(True))
+    lease = TokenLease(Late(), ID, resume=lambda: resumed.append(True))
     lease.ask((QUOTA,), need=10, done=lambda decision: None)
     assert lease.verdict(200) is WAIT
     [(used, want, done)] = held

