@@ -85,12 +85,12 @@ def h1_measure(
     """Measure one relay with clients of HTTP/1.1, which send `asked`. `shape` says in words what it is. Returns the
     microseconds of CPU per event; None where there is no relay."""
     load = h1_load(relay, settings, asked)
-    return collect(relay, shape, load.clocks, load.times, load.streams * settings.rate, load.lost, collector)
+    return collect(relay, load, settings.rate, shape, collector)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What so many streams brought: nanoseconds of each event, and streams that were silent or broke."""
+    """What some streams brought: the latency of each event in nanoseconds, and streams that were silent or broke."""
 
     streams: int
     clocks: Clocks
@@ -124,23 +124,22 @@ def measure(client: Client[C], relay: Running, seconds: float) -> Clocks:
     return after.since(before)
 
 
-def collect(
-    relay: Running, shape: str, clocks: Clocks, times: Sequence[int], rate: float, lost: int, collector: Collector
-) -> float | None:
+def collect(relay: Running, load: Load, rate: float, shape: str, collector: Collector) -> float | None:
     """Add the figures of one window to `collector`. Returns the microseconds of CPU per event.
 
-    `times` are latencies in nanoseconds, `rate` is the expected events per second, `lost` the number of silent streams.
+    `rate` is the expected events per second and stream; `shape` is part of the figures' names.
     """
-    if not times:
+    if not load.times:
         raise RuntimeError(f"{relay.name}: no events arrived")
-    seconds = clocks.wall / 1e9
+    clocks, times = load.clocks, load.times
+    expected = load.streams * rate * clocks.wall / 1e9
     cost = clocks.relay / 1e3 / len(times) if relay.pid is not None else None
     if cost is not None:
         collector.add(relay.name, f"CPU per event, {shape}", "us", cost)
     collector.add(relay.name, f"time of an event, {shape}, p50", "ms", percentile(times, 50) / 1e6)
     collector.add(relay.name, f"time of an event, {shape}, p99", "ms", percentile(times, 99) / 1e6)
-    collector.add(relay.name, f"events that came, {shape}", "%", 100 * len(times) / (rate * seconds))
-    collector.add(relay.name, f"streams broken or silent, {shape}", "", lost)
+    collector.add(relay.name, f"events that came, {shape}", "%", 100 * len(times) / expected)
+    collector.add(relay.name, f"streams broken or silent, {shape}", "", load.lost)
     collector.add(relay.name, f"other load, {shape}", "%", 100 * max(0, clocks.others) / clocks.wall)
     return cost
 

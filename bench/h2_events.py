@@ -87,7 +87,7 @@ def h2_measure(relay: Running, settings: Settings, shape: str, connections: int,
     """Measure one relay with clients of HTTP/2. `shape` says in words what it is. Returns the microseconds of CPU per
     event; None where there is no relay."""
     load = h2_load(relay, settings, connections)
-    return collect(relay, shape, load.clocks, load.times, load.streams * settings.rate, load.lost, collector)
+    return collect(relay, load, settings.rate, shape, collector)
 
 
 def h2_load(relay: Running, settings: Settings, connections: int) -> Load:

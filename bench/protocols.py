@@ -112,10 +112,10 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         wirings = {way: wiring for way in settings.ways if (wiring := upstream.wiring_of(way, made)) is not None}
         for number, (streams, rate) in enumerate(settings.paced):
             wait_until_quiet()
-            _paced("direct", "direct", Wiring(), streams, rate, settings, collector)
+            _paced("direct", Wiring(), streams, rate, settings, collector)
             for way, wiring in wirings.items():
                 if number == 0 or wiring.certificate is None:
-                    _paced(way, "flowserver", wiring, streams, rate, settings, collector)
+                    _paced(way, wiring, streams, rate, settings, collector)
         wait_until_quiet()
         for way, wiring in wirings.items():
             _flood(way, wiring, settings, collector)
@@ -146,9 +146,8 @@ def _source(port: int, wiring: Wiring, *, rate: float = 1, whole: int | None = N
     return Process(command(port, rate=rate, size=250, tls=tls, whole=whole), port, cpus=LOAD_CORES)
 
 
-def _paced(
-    way: str, peer: str, wiring: Wiring, streams: int, rate: float, settings: Settings, collector: Collector
-) -> None:
+def _paced(way: str, wiring: Wiring, streams: int, rate: float, settings: Settings, collector: Collector) -> None:
+    peer = "direct" if way == "direct" else "flowserver"
     port = free_port()
     with _source(port, wiring, rate=rate), PEERS[peer].start(port, wiring) as relay:
         load = _load(relay, wiring, streams, rate, settings)
