@@ -80,6 +80,7 @@ class H1Stream(HeldUpload):
         "request",
         "request_whole",
     )
+    __deletable__ = ("events",)
 
     def __init__(self, connection: StreamConnection, message: Message, request: RequestHead) -> None:
         super().__init__(connection.uploads)

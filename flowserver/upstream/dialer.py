@@ -107,6 +107,8 @@ class Dialer:
                 raise DialError(self._no_capacity(error)) from None
             text = f"can't be reached: {_reason(error)}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
+        finally:
+            del deadline  # it holds the task, which holds, once cancelled, this frame: a cycle
 
     # --- addresses -------------------------------------------------------------------------------------------------
 

@@ -282,7 +282,7 @@ class Pool:
         def connected(connection: PooledConnection) -> None:
             if connection.capacity:
                 self._dials.pop(number, None)
-                self._on_connected(connection)
+                self.on_connected(connection)
             else:  # or those who wait would have one connection after the other made for nothing
                 connection.close()
                 reason = EndReason.CONNECT_FAILED
@@ -294,7 +294,8 @@ class Pool:
 
         self._dials[number] = self._dial(connected, failed)
 
-    def _on_connected(self, connection: PooledConnection) -> None:
+    def on_connected(self, connection: PooledConnection) -> None:
+        """A dial has made `connection`, which takes requests now."""
         self.connects += 1
         self._connections[connection] = self._clock()
         if self._settings.multiplexed is None:

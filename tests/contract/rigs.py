@@ -221,7 +221,7 @@ class UpstreamH1Rig(UpstreamRig):
         self._pool = Pool("api", FakeDial(), MARKS, settings, FakeClock())
         connection = UpstreamH1(self._pool, MARKS)
         self._transport = FakeTransport(connection)
-        self._pool._on_connected(connection)
+        self._pool.on_connected(connection)
 
     def open(self, method: bytes = b"POST", *, has_body: bool = False, length: int | None = None) -> None:
         self.events = RecordingUpstreamEvents()
@@ -276,7 +276,7 @@ class UpstreamH2Rig(UpstreamRig):
         settings = PoolSettings(keepalive=30.0, timeout=10.0, max_connections=1, multiplexed=True)
         self._pool = Pool("api", FakeDial(), MARKS, settings, FakeClock())
         self._provider = H2Provider(self._pool, watermarks=MARKS)
-        self._pool._on_connected(self._provider.connection)
+        self._pool.on_connected(self._provider.connection)
         self._unsent = b""
 
     @property

@@ -15,12 +15,13 @@ from flowserver.downstream.h1 import FIN_FOLLOWS
 from tests.support.h2_lab import Certificates, ask, h2_client
 from tests.support.h2_provider import H2Server, H2Site, ok, silent
 from tests.support.lab import Lab, RunningRelay, chat, eventually, free_port
+from tests.support.provider import Caller
 from tests.support.topology import tenant, toml
 from tests.support.wire import Wire, chunk, request
 
 OURS = ("flowserver.", "h2.", "h11.")
 BUSY = b'flow_upstream_connections{state="busy",upstream="api"} 1'
-NOT_OURS = ("flowserver.simulator", "flowserver.server")
+NOT_OURS = ("flowserver.simulator", "flowserver.app")
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +210,28 @@ async def test_a_leave_in_mid_upload(lab: Lab, tmp_path: Path, leave: str) -> No
     await _asked(relay)
     getattr(client, leave)()
     await _over(relay, 1)
+    _none_left()
+
+
+async def nothing(caller: Caller) -> None:
+    """A provider that takes connections and says nothing, not even in a TLS handshake."""
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("waits", [0.0, 0.1])
+async def test_a_leave_while_a_provider_is_dialled(lab: Lab, scheme: str, waits: float) -> None:
+    provider = await lab.provider(nothing)
+    relay = await lab.relay(f"{scheme}://127.0.0.1:{provider.port}")
+    gc.collect()
+    for _ in range(5):
+        client = await lab.client(relay.port)
+        await client.send(chat())
+        await eventually(lambda: relay.relay.metrics.open)
+        await asyncio.sleep(waits)
+        client.reset()
+        await eventually(lambda: not relay.relay.metrics.open)
+    await _over(relay, 5)
     _none_left()
 
 

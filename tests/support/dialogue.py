@@ -308,7 +308,7 @@ class Relay:
         """A connection that stands already and takes the next request."""
         connection = UpstreamH1(self.pool, self.watermarks)
         transport = FakeTransport(connection)
-        self.pool._on_connected(connection)
+        self.pool.on_connected(connection)
         return Provider(connection, transport)
 
     def sweep(self, seconds: float) -> None:
