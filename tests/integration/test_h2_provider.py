@@ -29,6 +29,7 @@ async def _relay(lab: Lab, folder: Path, site: H2Site, **settings: object) -> Ru
     return await lab.relay(None, config=toml(folder, {"only": table}), **settings)
 
 
+@pytest.mark.serial
 async def test_twenty_stalled_streams_among_five_hundred_stop_themselves_only(lab: Lab, tmp_path: Path) -> None:
     site = H2Site(silent)
     relay = await _relay(lab, tmp_path, site, h2_max_streams=300)

@@ -146,6 +146,7 @@ async def test_nobody_listens() -> None:
             await directory.find(ONE)
 
 
+@pytest.mark.serial
 async def test_a_frozen_server_costs_the_deadline(server: RedisServer) -> None:
     async with opened(server.url, 50) as directory:
         server.freeze()

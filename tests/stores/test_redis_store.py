@@ -204,6 +204,7 @@ async def test_connections_that_broke_meanwhile_are_not_noticed(server: RedisSer
     await store.close()
 
 
+@pytest.mark.serial
 async def test_a_frozen_server_costs_the_deadline_and_mixes_up_nothing(server: RedisServer) -> None:
     store = RedisStore(server.url, deadline=50)
     limits = limits_of("acme")
