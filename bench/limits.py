@@ -178,7 +178,7 @@ class _Clock:
 
 def in_process(rounds: int, collector: Collector) -> None:
     """CPU that the limits of one request take without sockets: of the memory store alone, its two calls, and of all
-    that tenants add to a request (whose it is, permit, fields of the answer, settling)."""
+    that tenants add to a request (whose it is, lease, fields of the answer, settling)."""
     clock = _Clock()
     tenant = read_tenant(tomllib.loads(TENANT)["tenants"][0], "bench")
     store = MemoryStore(clock, ttl=LIFE, remember=LIFE)

@@ -26,7 +26,7 @@ class ListenError(Exception):
 
 
 class Listener:
-    """One or more addresses whose connections share their surroundings."""
+    """One or more addresses whose connections share a context."""
 
     def __init__(
         self, context: ListenerContext, *, notsent_lowat: int | None, tls: ssl.SSLContext | None = None

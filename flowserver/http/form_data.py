@@ -148,7 +148,7 @@ class FormMembers:
         if raw != name.encode():
             text = f"the field {raw.decode(errors='replace')!r} can be taken for {name!r}"
         elif name in self.values:
-            text = f"the field {name!r} is there more than once"
+            text = f"the field {name!r} appears more than once"
         elif is_file or not _is_plain(fields):
             text = f"the field {name!r} is a file or encoded"
         else:

@@ -163,7 +163,7 @@ def _check_framing(line: re.Match[bytes], headers: Headers, fields: dict[bytes, 
     if length is not None and (
         IS_LENGTH(length) is None or (repeats and _times(b"content-length", headers) > 1)  # h11 joins equal ones
     ):
-        return bad_request("Content-Length is there more than once, or is no number of a sane size. Send one.")
+        return bad_request("Content-Length appears more than once, or is not a number of a reasonable size. Send one.")
     method = line[1]
     if method in (b"CONNECT", b"TRACE"):
         return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")

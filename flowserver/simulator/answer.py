@@ -11,13 +11,13 @@ import orjson
 
 from .events import LAST_CHUNK, chunk
 from .pacing import Ticker
-from .records import StreamRecord, Wire
+from .records import SocketState, StreamRecord
 
 ECHO = 1
 """Reason to read no more of a request: the client does not take the echo."""
 
 
-class AnswerConnection(Wire, Protocol):
+class AnswerConnection(SocketState, Protocol):
     """The client's connection, as far as an answer uses it."""
 
     loop: asyncio.AbstractEventLoop

@@ -74,7 +74,6 @@ class NumberedEvents:
     """
 
     __slots__ = (
-        "_around",
         "_batch",
         "_batch_count",
         "_chunked",
@@ -82,6 +81,7 @@ class NumberedEvents:
         "_filler",
         "_firsts",
         "_format",
+        "_frame",
         "_limit",
         "_single",
         "_wanted",
@@ -100,12 +100,12 @@ class NumberedEvents:
         self._filler = b"x" if _FILLER in template else b" "
         form = _NUMBERS.sub(lambda mark: b"%d" if mark[1] else TOKEN, template.replace(b"%", b"%%"))
         before, behind = _PADDING.split(form)
-        self._around = (before, behind)
+        self._frame = (before, behind)
         self._build(0)
 
     def _build(self, number: int) -> None:
         """Gets ready for the events from `number` on: for as many as have the same digits."""
-        before, behind = self._around
+        before, behind = self._frame
         least = len((before + behind) % self._numbers(number))
         filler = self._filler * max(0, self._wanted - least)
         self.size = least + len(filler)

@@ -13,7 +13,7 @@ KEPT = 10_000
 OPEN_STATES = frozenset({"waiting", "streaming", "silent", "paused"})
 
 
-class Wire(Protocol):
+class SocketState(Protocol):
     """The connection of a stream, as far as a record asks it."""
 
     def unsent(self) -> int:
@@ -57,7 +57,7 @@ class StreamRecord:
         "state",
     )
 
-    def __init__(self, number: int, name: str, *, head: RequestHead, started: float, wire: Wire) -> None:
+    def __init__(self, number: int, name: str, *, head: RequestHead, started: float, wire: SocketState) -> None:
         self.number = number
         self.id = name
         self.state = "waiting"
@@ -81,7 +81,7 @@ class StreamRecord:
         self.head = head
         self.body_bytes = 0
         """Of the request, read so far."""
-        self._wire: Wire | None = wire
+        self._wire: SocketState | None = wire
         self._unsent = 0
         self._unacknowledged = 0
 

@@ -1,4 +1,4 @@
-"""What every `relay.ports.DownstreamStream` does."""
+"""What every `relay.interfaces.DownstreamStream` does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every `relay.ports.UpstreamStream` does."""
+"""What every `relay.interfaces.UpstreamStream` does."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_a_break_waits_behind_what_waits() -> None:
 
 
 def test_a_client_that_pipelines_and_does_not_read_is_not_served_without_end() -> None:
-    """An answer without a body never waits in an outlet, so the next request must."""
+    """An answer without a body never waits in a writer, so the next request must."""
     relay = Relay(watermarks=Watermarks(1000, 100, 16))
     client, provider = relay.client(), relay.provider()
     client.stops_reading()

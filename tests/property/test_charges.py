@@ -1,4 +1,4 @@
-"""An account, its permit and a store: whatever comes in whatever order, the charge is the provider's report or an
+"""An account, its lease and a store: whatever comes in whatever order, the charge is the provider's report or an
 estimate within bounds, and the store loses that and nothing else."""
 
 from __future__ import annotations

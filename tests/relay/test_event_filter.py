@@ -367,7 +367,7 @@ def test_line_ends_that_two_reads_share_stay_whole(most: int | None, cuts: list[
 # Waiting
 
 
-def waiting_tap(granted: int, *, most: int = 100, withholds: bool = False) -> tuple[EventFilter, FakeMeter, Leased]:
+def waiting_filter(granted: int, *, most: int = 100, withholds: bool = False) -> tuple[EventFilter, FakeMeter, Leased]:
     meter = FakeMeter()
     budget = Leased(meter, granted, most)
     return EventFilter(SseScanner(10_000), meter, hold=10_000, withholds=withholds, budget=budget), meter, budget
@@ -437,7 +437,7 @@ def test_what_waits_passes_in_its_order_at_any_moment_of_resuming(
 
 
 def test_nothing_passes_while_an_event_waits_and_nothing_behind_it_is_read() -> None:
-    parked, meter, budget = waiting_tap(1)
+    parked, meter, budget = waiting_filter(1)
     one, two, three = content(1, 2, 3)
     assert parked.feed(one + two + three) == one
     assert parked.is_waiting
@@ -457,7 +457,7 @@ def test_nothing_passes_while_an_event_waits_and_nothing_behind_it_is_read() -> 
 
 
 def test_an_event_is_counted_once_however_often_it_waits() -> None:
-    parked, meter, budget = waiting_tap(0)
+    parked, meter, budget = waiting_filter(0)
     [one] = content(1)
     assert parked.feed(one) == b""
     for _ in range(3):
@@ -468,7 +468,7 @@ def test_an_event_is_counted_once_however_often_it_waits() -> None:
 
 
 def test_an_event_that_is_known_at_a_look_waits_too() -> None:
-    parked, meter, budget = waiting_tap(1)
+    parked, meter, budget = waiting_filter(1)
     one, two, three = content(1, 2, 3)
     meter.known = {two: two[6:-2], three: three[6:-2]}
     assert parked.feed(one) == one
@@ -481,7 +481,7 @@ def test_an_event_that_is_known_at_a_look_waits_too() -> None:
 
 
 def test_what_waits_in_vain_never_passes() -> None:
-    parked, meter, budget = waiting_tap(1, most=2)
+    parked, meter, budget = waiting_filter(1, most=2)
     one, two, three, four = content(1, 2, 3, 4)
     assert parked.feed(one + two[:9]) == one
     assert parked.feed(two[9:] + three) == b""
@@ -495,7 +495,7 @@ def test_what_waits_in_vain_never_passes() -> None:
 
 
 def test_half_an_event_behind_one_that_waits_passes_with_its_other_half() -> None:
-    parked, _, budget = waiting_tap(0)
+    parked, _, budget = waiting_filter(0)
     one, two = content(1, 2)
     assert parked.feed(one + two[:8]) == b""
     budget.granted = 2
@@ -504,7 +504,7 @@ def test_half_an_event_behind_one_that_waits_passes_with_its_other_half() -> Non
 
 
 def test_the_tail_behind_an_event_that_waited_passes_when_the_answer_is_whole() -> None:
-    parked, _, budget = waiting_tap(0)
+    parked, _, budget = waiting_filter(0)
     [one] = content(1)
     assert parked.feed(one) == b""
     assert parked.feed(b"data: tail") == b""
@@ -514,7 +514,7 @@ def test_the_tail_behind_an_event_that_waited_passes_when_the_answer_is_whole() 
 
 
 def test_where_nothing_waits_there_is_nothing_to_resume() -> None:
-    parked, _, _ = waiting_tap(1)
+    parked, _, _ = waiting_filter(1)
     assert parked.resume() == b""
     [one] = content(1)
     assert parked.feed(one[:7]) == b""

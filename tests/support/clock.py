@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """A `relay.ports.Clock`."""
+    """A `relay.interfaces.Clock`."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now

@@ -317,7 +317,7 @@ def ask(account: Account, target: UpstreamHost, body: bytes = b"", *, repeatable
 
 
 def open_answer(account: Account, head: ResponseHead, first: bytes | None = None) -> AnyFilter | None:
-    """The answer's tap. `first` has its first bytes, where they say what it is; they are still to be fed."""
+    """The answer's filter. `first` has its first bytes, where they say what it is; they are still to be fed."""
     looks = account.open(head)
     assert looks is (first is not None)
     if first is not None:
