@@ -21,6 +21,7 @@ from .resolver import REFRESH_WAIT, Address, Answer, Resolver, numeric_address
 from .session_cache import SessionCache
 
 _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
+_B = TypeVar("_B", bound=asyncio.BaseProtocol)
 
 AVOIDED_FOR = 600.0
 """Seconds for which an address is tried last after it failed, or was so slow that another one was tried."""
@@ -162,14 +163,13 @@ class Dialer:
             if self._receive_buffer is not None:  # only before connect does it bound the window
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
             await _establish(loop, connection, address)
-            progress()
-            if self._tls is not None:
-                return await self._shake_hands(loop, self._tls, factory, connection)
-            transport, protocol = await loop.create_connection(factory, sock=connection)
-            return _Connected(transport, protocol)
         except BaseException:
             connection.close()
             raise
+        progress()
+        if self._tls is not None:
+            return await self._shake_hands(loop, self._tls, factory, connection)
+        return _Connected(*await _open_transport(loop, factory, connection))
 
     async def _shake_hands(
         self,
@@ -194,7 +194,7 @@ class Dialer:
         tls = TlsTransport(
             context, established, failed, server_hostname=self._url.server_name, session=self._sessions.offer()
         )
-        transport, _ = await loop.create_connection(lambda: tls, sock=connection)
+        transport, _ = await _open_transport(loop, lambda: tls, connection)
         try:
             return _Connected(tls, await done)
         except ssl.SSLCertVerificationError as error:
@@ -237,6 +237,24 @@ async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket,
         code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
+
+
+async def _open_transport(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], _B], connection: socket.socket
+) -> tuple[asyncio.Transport, _B]:
+    """A transport that owns the descriptor of `connection`, however this ends.
+
+    uvloop closes the descriptor with the transport. It tells the socket object so only if the transport still lives
+    when the connection has been made: if not, the object would close that number again once it is collected, and by
+    then it may be another connection's.
+    """
+    transport: asyncio.Transport | None = None
+    try:
+        transport, protocol = await loop.create_connection(factory, sock=connection)
+        return transport, protocol
+    finally:
+        if transport is None or transport.is_closing():
+            connection.detach()
 
 
 def _resolve_once(done: asyncio.Future[None]) -> None:

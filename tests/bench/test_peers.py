@@ -177,5 +177,5 @@ def test_rest_is_waited_for_until_what_was_started_does_nothing(monkeypatch: pyt
         with socket.create_connection(("127.0.0.1", port), 10) as client:
             client.sendall(request())
             assert client.recv(1)
-            with pytest.raises(RuntimeError, match="go on"):
+            with pytest.raises(RuntimeError, match="still works"):
                 wait_until_at_rest()

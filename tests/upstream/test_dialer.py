@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import resource
 import socket
@@ -436,3 +437,33 @@ async def test_want_of_local_ports_is_no_failure_of_the_provider(lab: Lab, monke
     with pytest.raises(DialError, match="Cannot assign requested address") as raised:
         await finishes(lab.dialer().dial(ConnectAttempt))
     assert raised.value.error.party is Party.RELAY
+
+
+# Descriptors
+
+
+class _Aborts(ConnectAttempt):
+    """A connection that is lost as soon as it is made."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.abort()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_connection_that_is_lost_at_once_closes_its_descriptor_once(lab: Lab, waits: bool) -> None:
+    """Its number may be another one's by the time that the socket object is collected."""
+    await lab.listen(ONE)
+    lab.resolves(ONE)
+    dialer = lab.dialer()
+    for _ in range(5):
+        attempt = await dialer.dial(_Aborts)
+        assert attempt.transport.is_closing()
+        if waits:
+            await eventually(lambda a=attempt: a.is_lost)  # type: ignore[misc]
+        del attempt
+    await asyncio.sleep(0.05)
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]  # they take over free numbers
+    gc.collect()
+    for descriptor in others:
+        os.close(descriptor)
