@@ -14,6 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from itertools import chain
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -68,7 +69,15 @@ def extensions() -> list[Extension]:
     # Without the project's settings for mypy: what is only unclean, under other versions of the dependencies, must
     # not keep anyone from building.
     options = ["--config-file=", "--ignore-missing-imports"]
-    return mypycify([*options, *modules()], group_name="flowserver", multi_file=True, opt_level="2", debug_level="0")
+    made = mypycify([*options, *modules()], group_name="flowserver", multi_file=True, opt_level="2", debug_level="0")
+    correct_slices(Path("build/bytes_ops.c"))
+    return made
+
+
+def correct_slices(runtime: Path) -> None:
+    """A slice of bytes whose start is beyond its end is empty. In mypyc's runtime (2.4) it raises SystemError."""
+    text = runtime.read_text()
+    runtime.write_text(text.replace("slice_len = endn - startn;", "slice_len = endn > startn ? endn - startn : 0;"))
 
 
 class BuildInParallel(build_ext):
