@@ -75,7 +75,8 @@ class SizedBody:
 
     __slots__ = ("_left", "ended", "keeps_alive")
 
-    at_boundary = until_close = False
+    at_boundary = False
+    until_close = False
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -100,7 +101,9 @@ class BodyUntilClose:
 
     __slots__ = ()
 
-    at_boundary = ended = keeps_alive = False
+    at_boundary = False
+    ended = False
+    keeps_alive = False
     until_close = True
 
     def feed(self, data: bytes) -> bytes:
