@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import cast
+from typing import Protocol, cast
 
 import h11
 
@@ -23,7 +23,6 @@ from ..http.h1_server import Message, PlainMessage, read_request
 from ..http.messages import RequestHead, ResponseHead
 from ..net.shared_read import SharedReads
 from ..net.stall import StallWatch
-from ..net.tls_transport import TlsTransport
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
 from .context import ConnectionSettings, ListenerContext
@@ -37,6 +36,13 @@ FIN_FOLLOWS = 0.01
 the end of what they send, and wait for the answer."""
 FIN_GRACE = 3.0
 """Seconds that such a client has for its answer: it can't be told from one that left at once."""
+
+
+class EncryptedTransport(Protocol):
+    """A transport over TLS, such as `net.tls_transport.TlsTransport`."""
+
+    def shut(self) -> asyncio.Transport:
+        """Say goodbye and hand over the plain transport below."""
 
 
 class DownstreamH1(SharedReads):
@@ -323,7 +329,7 @@ class DownstreamH1(SharedReads):
     def _start(self, stream: H1Stream, data: bytes) -> bytes:
         """Open the exchange and hand it what is there of the body. Returns what follows the request, if its answer
         is over already."""
-        self.stream = stream
+        self.stream = cast("H1Stream | None", stream)  # an answer that is there at once ends it
         stream.request_whole = not stream.request.has_body
         if stream.request_whole:
             stream.message.feed(b"")  # tells the end, which an answer that is there at once must find behind it
@@ -394,7 +400,7 @@ class DownstreamH1(SharedReads):
         self._is_over = True
         self._context.hangups.forget(self._fd, self._on_gone)
         self._context.connections.discard(self)
-        plain = cast(TlsTransport, self._transport).shut() if self._is_tls else self._transport
+        plain = cast(EncryptedTransport, self._transport).shut() if self._is_tls else self._transport
         Linger(self._context, plain)
 
     def _on_gone(self) -> None:

@@ -8,7 +8,7 @@ hold both to the same results.
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import h11
 
@@ -190,7 +190,7 @@ class H11Body:
         pieces = []
         try:
             while isinstance(event := self._h11.next_event(), h11.Data):
-                pieces.append(bytes(event.data))
+                pieces.append(bytes(cast(Any, event).data))  # a bytearray, though h11's types say bytes
         except h11.RemoteProtocolError as error:
             raise _malformed(error) from None
         if isinstance(event, h11.EndOfMessage):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 from ..errors import EndReason, RelayError, bad_request
 from ..http.messages import RequestHead, ResponseHead
@@ -427,7 +428,7 @@ class Dispatcher:
         self.state = _ASKING
         self.attempts += 1
         attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
-        self._attempt = attempt
+        self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)
         request, body = self._prepare(host)
         attempt.open(request)

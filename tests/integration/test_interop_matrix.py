@@ -41,7 +41,7 @@ RELAYS_SHARE = 65_535 + 64 * KB + 64 * KB
 KERNELS = 4 << 20
 """What the provider's kernel may take beyond that, and the buffers of its own."""
 ROOM = {("go", "h2"): 64 * KB, ("nginx", "h1"): 3 * KERNELS}
-"""The same where it is another: a window stops Go before it writes, and behind nginx are two kernels whose buffers grow."""
+"""The same where it is another: a window stops Go before it writes; nginx adds a kernel, and buffers of both grow."""
 
 
 class _Ask(NamedTuple):

@@ -442,12 +442,17 @@ async def test_want_of_local_ports_is_no_failure_of_the_provider(lab: Lab, monke
 # Descriptors
 
 
-class _Aborts(ConnectAttempt):
+class _Aborts(asyncio.BufferedProtocol):
     """A connection that is lost as soon as it is made."""
 
+    is_lost = False
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, transport)
         self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
 
 
 @pytest.mark.parametrize("waits", [False, True])
