@@ -79,21 +79,18 @@ clean: ## remove virtual environments, caches and build output
 	find flowserver tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf $(COMPILED)
 
-# --- the compiled build: see setup.py ---
+# --- the compiled build, an experiment: see CONTRIBUTING.md ---
 
 COMPILED := .venv-compiled
 SOURCES := $(shell find flowserver -name '*.py' -o -name '*.lua') setup.py pyproject.toml tools/build_backend.py
 
-.PHONY: compiled test-compiled wheel
+.PHONY: compiled test-compiled
 
-compiled: $(COMPILED)/.installed-test ## compile the package and install it into .venv-compiled
+compiled: $(COMPILED)/.installed-test ## experiment: compile the package into .venv-compiled
 
 # Tests import the package that is installed there, not the one in this directory.
-test-compiled: $(COMPILED)/.installed-test ## run every test on the compiled package
+test-compiled: $(COMPILED)/.installed-test ## experiment: run every test on it
 	@PYTHONSAFEPATH=1 $(COMPILED)/bin/python -m pytest --import-mode=append --numprocesses=$(WORKERS) $(ARGS)
-
-wheel: $(VENV)/.made ## build a compiled wheel in dist/
-	@FLOWSERVER_COMPILE=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist .
 
 $(COMPILED)/.installed-test: $(SOURCES)
 	@$(MAKE) --no-print-directory VENV=$(COMPILED) $(COMPILED)/.made
