@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -145,7 +144,7 @@ def header_block(fields: list[tuple[bytes, bytes]]) -> bytes:
         if usual is not None:
             block += usual
             continue
-        block += _name(name)
+        block += _NAMES.get(name) or _name(name)
         size = len(value)
         if size < 127:
             block.append(size)
@@ -155,11 +154,18 @@ def header_block(fields: list[tuple[bytes, bytes]]) -> bytes:
     return bytes(block)
 
 
-@lru_cache(1024)
 def _name(name: bytes) -> bytes:
-    """How the literal of a field begins."""
-    index = _STATIC.get(name)
-    return b"\0" + _integer(len(name), 127) + name if index is None else _integer(index, 15)
+    """How the literal of a field begins. Kept for the next ones: providers send the same names again and again."""
+    index = STATIC_NAMES.get(name)
+    begins = b"\0" + _integer(len(name), 127) + name if index is None else _integer(index, 15)
+    if len(name) <= _LONGEST_NAME and len(_NAMES) < _MOST_NAMES:
+        _NAMES[name] = begins
+    return begins
+
+
+_NAMES: dict[bytes, bytes] = {}
+"""What `_name` returned. Names come from outside, so both their number and their size are bounded."""
+_MOST_NAMES, _LONGEST_NAME = 1024, 64
 
 
 def _integer(value: int, most: int) -> bytes:
@@ -175,7 +181,7 @@ def _integer(value: int, most: int) -> bytes:
     return bytes(encoded)
 
 
-_STATIC = {
+STATIC_NAMES = {
     b":status": 8,
     **{
         name: index

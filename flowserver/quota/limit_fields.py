@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 from ..dialects import TABLE
+from ..dialects.api_paths import cached
 from ..dialects.limit_fields import LimitFields
 from ..http.messages import Headers
 from .limits import Decision, LimitState, RequestBucket, Slots
@@ -16,7 +16,7 @@ def for_tenants(headers: Headers) -> Headers:
     return [field for field in headers if not _is_of_account(field[0])]
 
 
-@lru_cache(1024)
+@cached
 def _is_of_account(name: bytes) -> bool:
     known = name in TABLE.account_fields or name in TABLE.limit_fields
     return known or any(part in name for part in _PARTS_OF_ACCOUNTS)

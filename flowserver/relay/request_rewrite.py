@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..dialects import path_model
+from ..dialects import TABLE, path_model
 from ..dialects.api_paths import with_model
 from ..dialects.key_fields import auth_for, key_field
 from ..errors import RelayError
@@ -18,7 +18,7 @@ from .request_reading import RequestReading
 from .signatures import signature_error
 
 _NOTHING: frozenset[bytes] = frozenset()
-_HIDDEN_OF_TENANTS = CREDENTIALS | {b"openai-organization", b"openai-project"}
+_HIDDEN_OF_TENANTS = CREDENTIALS | TABLE.account_fields | {b"openai-organization"}
 """With the account that is charged, which the provider's configuration decides."""
 
 

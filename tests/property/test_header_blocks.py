@@ -7,7 +7,7 @@ from hpack.table import HeaderTable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.http.h2_frames import _STATIC, header_block
+from flowserver.http.h2_frames import STATIC_NAMES, header_block
 
 NAMES = st.one_of(
     st.sampled_from([b"content-type", b"content-length", b"set-cookie", b"x-request-id"]),
@@ -32,4 +32,4 @@ def test_a_decoder_reads_what_was_written_beside_its_table(
 
 def test_every_name_of_the_static_table_stands_where_hpack_has_it() -> None:
     table = [name for name, _ in HeaderTable.STATIC_TABLE]
-    assert {name: table.index(name) + 1 for name in _STATIC} == _STATIC
+    assert {name: table.index(name) + 1 for name in STATIC_NAMES} == STATIC_NAMES

@@ -9,7 +9,7 @@ from hpack.huffman_table import decode_huffman
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flowserver.http.hpack_decoder import HpackDecoder, _huffman
+from flowserver.http.hpack_decoder import HpackDecoder, read_huffman
 
 NAMES = st.one_of(
     st.sampled_from([b":path", b":method", b"content-type", b"authorization", b"cookie", b"x-request-id"]),
@@ -103,15 +103,15 @@ def _read(decode: Callable[[bytes], bytes], string: bytes) -> bytes | None:
 @given(st.binary(max_size=100))
 def test_huffman_strings_are_read_as_hpack_reads_them(raw: bytes) -> None:
     coded = hpack.Encoder().huffman_coder.encode(raw)
-    assert _huffman(coded) == raw
+    assert read_huffman(coded) == raw
     for string in (raw, coded + b"\xff", coded[:-1], coded[:-1] + b"\0", coded + raw):
-        assert _read(_huffman, string) == _read(decode_huffman, string)
+        assert _read(read_huffman, string) == _read(decode_huffman, string)
 
 
 def test_every_pair_of_bytes_is_a_huffman_string_here_as_there() -> None:
     for number in range(1 << 16):
         string = number.to_bytes(2, "big")
-        assert _read(_huffman, string) == _read(decode_huffman, string)
+        assert _read(read_huffman, string) == _read(decode_huffman, string)
 
 
 def test_text_is_left_to_hpack() -> None:
