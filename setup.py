@@ -1,5 +1,5 @@
 """Compiles most of the package with mypyc, if FLOWSERVER_COMPILE=1. An experiment, not for production: with it some
-tests fail, one of them with a crash of the interpreter.
+tests fail.
 
     FLOWSERVER_COMPILE=1 pip install .
 

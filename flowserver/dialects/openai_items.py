@@ -101,7 +101,7 @@ class Items:
             part = self._open_part(place, _Part(event))
         part.kind = kind
         written = text.encode()
-        part.text += written
+        part.text.extend(written)
         self._grow(len(written))
 
     def change(self, kind: str, event: dict[str, Any], data: bytes) -> None:
