@@ -1,6 +1,6 @@
 """Hostile clients and providers at random, plain and over TLS, beside honest streams: these go on, and nothing is left.
 
-FLOW_SOAK sets how many seconds that takes (default 20); `pytest -s` prints the figures. FLOW_SEED repeats the random
+FLOW_SOAK sets how many seconds that takes (default 30); `pytest -s` prints the figures. FLOW_SEED repeats the random
 choices of a run, but not its timing.
 """
 
@@ -28,7 +28,7 @@ from tests.support.hostile import PATH, BadH2Provider, BadProvider, HostileClien
 from tests.support.lab import Lab, RelayProcess, eventually, free_port, numbers, page, samples, simulate
 from tests.support.topology import toml
 
-SECONDS = float(os.environ.get("FLOW_SOAK", "20"))
+SECONDS = float(os.environ.get("FLOW_SOAK", "30"))
 SEED = int(os.environ.get("FLOW_SEED", "1"))
 HOSTILE, HONEST = 24, 2
 """Clients of each relay."""
