@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import io
+import itertools
 import os
 import re
 import signal
@@ -52,10 +53,17 @@ async def finishes(waited: Awaitable[Any], *, within: float = PATIENCE) -> Any:
         return await waited
 
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.cycle(range(12_000 + WORKER % 20 * 400, 12_400 + WORKER % 20 * 400))
+"""Below the ports that the kernel gives out, and for each worker others: nobody takes one before it is used."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 @contextlib.contextmanager
