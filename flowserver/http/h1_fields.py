@@ -9,7 +9,7 @@ VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 """Some programs take it for the end of a line, others do not (RFC 9112 section 2.2)."""
 IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
-"""A Content-Length of a sane size."""
+"""A Content-Length of a reasonable size."""
 FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")
 """All fields of a head and its blank line, in strict form. The quantifiers are possessive, since backtracking can never
 succeed here: keeping its positions takes twice the time."""

@@ -18,7 +18,7 @@ def refusal(decision: Decision) -> RelayError:
     if decision.cause is Cause.UNAVAILABLE:
         return NO_STORE
     if decision.cause is Cause.QUOTA:
-        text = f"The quota of tokens is used up ({_short(name)}). It begins anew when its time is over."
+        text = f"The quota of tokens is used up ({_short(name)}). A new one starts when its period is over."
         return _limited("insufficient_quota", text, after)
     if decision.cause is Cause.CONCURRENCY:
         text = f"As many streams as are allowed run at once ({_short(name)}). Try again when one is over."

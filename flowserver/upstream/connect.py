@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from ..errors import EndReason, RelayError, upstream_error
+from ..net.shared_read import SharedReads
 from .dialer import DialError
 from .h1 import UpstreamH1
 from .h2 import UpstreamH2
 from .pool import Connected, Failed
 
-_READ_BUFFER = memoryview(bytearray(16 * 1024))
 H2_RECEIVE_BUFFER = 512 * 1024
 """SO_RCVBUF of an HTTP/2 connection: its streams' windows bound what is read ahead, not the kernel's buffer."""
 
@@ -29,7 +29,7 @@ class Dials(Protocol):
         """A connected protocol made by `factory`. Raises DialError."""
 
 
-class ConnectAttempt(asyncio.BufferedProtocol):
+class ConnectAttempt(SharedReads):
     """Protocol of a dialled transport. Holds what the provider sends first, as HTTP/2 servers do, until the connection
     takes over."""
 
@@ -46,11 +46,8 @@ class ConnectAttempt(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _READ_BUFFER
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._early += _READ_BUFFER[:nbytes]
+    def data_received(self, data: bytes) -> None:
+        self._early += data
 
     def eof_received(self) -> bool:
         return False

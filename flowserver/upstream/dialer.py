@@ -17,7 +17,7 @@ from ..errors import EndReason, Party, RelayError, upstream_error
 from ..net.tls_transport import TlsTransport
 from ..relay.interfaces import Clock
 from .race import ATTEMPT_DELAY, MIN_DELAY, FinalFailure, Progress, Race, interleave
-from .resolver import REFRESH_WAIT, Address, Answer, Resolver, numeric_address
+from .resolver import REFRESH_WAIT, Answer, HostAddress, Resolver, numeric_address
 from .session_cache import SessionCache
 
 _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
@@ -80,7 +80,7 @@ class Dialer:
         self._tls = tls
         self._clock = clock
         self._numeric = numeric_address(url.host, url.port)
-        self._avoided: dict[Address, float] = {}
+        self._avoided: dict[HostAddress, float] = {}
         """Addresses that are tried last, and until when."""
         self._sessions = SessionCache(clock)
 
@@ -116,7 +116,7 @@ class Dialer:
     async def _connect(self, factory: Callable[[], _P], answer: Answer | None) -> _P:
         """Race the addresses of `answer`; None: the only one there is."""
 
-        async def more() -> Sequence[Address]:
+        async def more() -> Sequence[HostAddress]:
             assert answer is not None
             async with asyncio.timeout(REFRESH_WAIT):
                 return self._candidates(await self._resolver.newer(self._url.host, answer))
@@ -135,7 +135,7 @@ class Dialer:
         finally:
             self._learn(race)
 
-    def _candidates(self, answer: Answer | None) -> list[Address]:
+    def _candidates(self, answer: Answer | None) -> list[HostAddress]:
         """The addresses of `answer` in the order in which they are tried."""
         if answer is None:
             assert self._numeric is not None
@@ -154,7 +154,7 @@ class Dialer:
 
     # --- one address -----------------------------------------------------------------------------------------------
 
-    async def _attempt(self, factory: Callable[[], _P], address: Address, progress: Progress) -> _Connected[_P]:
+    async def _attempt(self, factory: Callable[[], _P], address: HostAddress, progress: Progress) -> _Connected[_P]:
         loop = asyncio.get_running_loop()
         connection = socket.socket(address.family, socket.SOCK_STREAM)
         try:
@@ -223,7 +223,7 @@ class Dialer:
         return upstream_error(end.value, f"The provider {text}.", end, status=status, not_processed=True)
 
 
-async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: Address) -> None:
+async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: HostAddress) -> None:
     """TCP handshake. Raises OSError. uvloop's `sock_connect` resolves even numeric addresses in a thread pool, and so
     waits for look-ups that hang."""
     code = connection.connect_ex(address.address)

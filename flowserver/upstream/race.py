@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from .resolver import Address
+from .resolver import HostAddress
 
 ATTEMPT_DELAY = 0.25
 """Seconds without progress after which the next address is tried beside the others (RFC 8305 section 5)."""
@@ -30,8 +30,8 @@ class FinalFailure(Exception):
 
 Progress = Callable[[], None]
 """Called by an attempt whose TCP connection is established."""
-Attempt = Callable[[Address, Progress], Coroutine[Any, Any, _T]]
-More = Callable[[], Coroutine[Any, Any, Sequence[Address]]]
+Attempt = Callable[[HostAddress, Progress], Coroutine[Any, Any, _T]]
+More = Callable[[], Coroutine[Any, Any, Sequence[HostAddress]]]
 
 
 class Race(Generic[_T]):
@@ -60,7 +60,7 @@ class Race(Generic[_T]):
 
     def __init__(
         self,
-        addresses: Iterable[Address],
+        addresses: Iterable[HostAddress],
         attempt: Attempt[_T],
         dispose: Callable[[_T], None],
         *,
@@ -77,14 +77,14 @@ class Race(Generic[_T]):
         """When the next attempt begins."""
         self._error: BaseException | None = None
         """Of the last attempt that failed."""
-        self._looking: asyncio.Task[Sequence[Address]] | None = None
+        self._looking: asyncio.Task[Sequence[HostAddress]] | None = None
         """The task that calls `more`; None: it is not running."""
-        self._tasks: dict[asyncio.Task[_T], Address] = {}
+        self._tasks: dict[asyncio.Task[_T], HostAddress] = {}
         """Attempts under way, in the order in which they began."""
-        self.tried: list[Address] = []
+        self.tried: list[HostAddress] = []
         """In the order in which they began."""
-        self.failed: list[Address] = []
-        self.winner: Address | None = None
+        self.failed: list[HostAddress] = []
+        self.winner: HostAddress | None = None
 
     async def run(self) -> _T:
         """Returns the result of the first attempt that succeeds. If all fail, raises the last failure."""
@@ -112,7 +112,7 @@ class Race(Generic[_T]):
         elif self._more is not None:
             self._looking, self._more = self._loop.create_task(self._more()), None
 
-    def _begin(self, address: Address) -> None:
+    def _begin(self, address: HostAddress) -> None:
         self.tried.append(address)
         began = self._loop.time()
         self._due = began + self._delay
@@ -167,18 +167,18 @@ class Race(Generic[_T]):
             self._dispose(task.result())
 
 
-def _look_away(task: asyncio.Task[Sequence[Address]]) -> None:
+def _look_away(task: asyncio.Task[Sequence[HostAddress]]) -> None:
     """Retrieve the result, which no longer matters, or asyncio would warn about an exception never retrieved."""
     if not task.cancelled():
         task.exception()
 
 
-def interleave(addresses: Iterable[Address]) -> list[Address]:
+def interleave(addresses: Iterable[HostAddress]) -> list[HostAddress]:
     """The families in turn, the first one's first (RFC 8305 section 4), each in its own order."""
-    families: dict[socket.AddressFamily, deque[Address]] = {}
+    families: dict[socket.AddressFamily, deque[HostAddress]] = {}
     for address in addresses:
         families.setdefault(address.family, deque()).append(address)
-    ordered: list[Address] = []
+    ordered: list[HostAddress] = []
     while families:
         for family in list(families):
             ordered.append(families[family].popleft())

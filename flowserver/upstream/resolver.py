@@ -35,22 +35,22 @@ Lookup = Callable[..., Sequence[tuple[Any, ...]]]
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 
 
-class Address(NamedTuple):
+class HostAddress(NamedTuple):
     """What a socket of `family` connects to."""
 
     family: socket.AddressFamily
     address: SocketAddress
 
-    def with_port(self, port: int) -> Address:
+    def with_port(self, port: int) -> HostAddress:
         host, _, *scope = self.address
-        return Address(self.family, (host, port, *scope))  # type: ignore[arg-type]
+        return HostAddress(self.family, (host, port, *scope))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The addresses of a name, port 0, in the order of getaddrinfo, and when they were asked for."""
 
-    addresses: tuple[Address, ...]
+    addresses: tuple[HostAddress, ...]
     asked_at: float
 
 
@@ -295,7 +295,7 @@ def _look_up(lookup: Lookup, host: str, asked_at: float) -> Answer | OSError:
     """Runs in a thread. Never raises: errors are returned."""
     try:
         found = lookup(host, 0, type=socket.SOCK_STREAM)
-        addresses = tuple(dict.fromkeys(Address(family, address) for family, _, _, _, address in found))
+        addresses = tuple(dict.fromkeys(HostAddress(family, address) for family, _, _, _, address in found))
     except OSError as error:
         return error
     except Exception as error:  # such as UnicodeError, of a name that DNS can't carry
@@ -303,11 +303,11 @@ def _look_up(lookup: Lookup, host: str, asked_at: float) -> Answer | OSError:
     return Answer(addresses, asked_at) if addresses else OSError("its name has no address")
 
 
-def numeric_address(host: str, port: int) -> Address | None:
+def numeric_address(host: str, port: int) -> HostAddress | None:
     """The address if `host` is a numeric one; None for a name. Nothing is looked up."""
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
         [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError):
         return None
-    return Address(family, address)  # type: ignore[arg-type]
+    return HostAddress(family, address)  # type: ignore[arg-type]

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import pytest
 
 from flowserver.upstream.race import FinalFailure, Progress, Race, interleave
-from flowserver.upstream.resolver import Address
+from flowserver.upstream.resolver import HostAddress
 
 from ..support.lab import eventually, finishes
 
 DELAY = 0.02
 
 
-def address(host: str) -> Address:
+def address(host: str) -> HostAddress:
     if ":" in host:
-        return Address(socket.AF_INET6, (host, 443, 0, 0))
-    return Address(socket.AF_INET, (host, 443))
+        return HostAddress(socket.AF_INET6, (host, 443, 0, 0))
+    return HostAddress(socket.AF_INET, (host, 443))
 
 
 A, B, C, D = (address(f"192.0.2.{number}") for number in (1, 2, 3, 4))
@@ -33,13 +33,13 @@ class Attempts:
 
     def __init__(self, **behaviour: object) -> None:
         self._behaviour = {address: behaviour.get(name) for name, address in zip("abcd", (A, B, C, D), strict=True)}
-        self.gates: dict[Address, asyncio.Event] = {}
-        self.progress: dict[Address, Progress] = {}
-        self.begun: list[Address] = []
-        self.cancelled: list[Address] = []
+        self.gates: dict[HostAddress, asyncio.Event] = {}
+        self.progress: dict[HostAddress, Progress] = {}
+        self.begun: list[HostAddress] = []
+        self.cancelled: list[HostAddress] = []
         self.disposed: list[str] = []
 
-    async def __call__(self, address: Address, progress: Progress) -> str:
+    async def __call__(self, address: HostAddress, progress: Progress) -> str:
         self.begun.append(address)
         self.progress[address] = progress
         try:
@@ -56,9 +56,9 @@ class Attempts:
         return str(outcome)
 
     def race(
-        self, *addresses: Address, delay: float = DELAY, more: Sequence[Address] | Exception | None = None
+        self, *addresses: HostAddress, delay: float = DELAY, more: Sequence[HostAddress] | Exception | None = None
     ) -> Race[str]:
-        async def look() -> Sequence[Address]:
+        async def look() -> Sequence[HostAddress]:
             if isinstance(more, Exception):
                 raise more
             return more or ()
@@ -152,7 +152,7 @@ async def test_further_addresses_are_looked_for_when_the_first_ones_fail_or_hang
 
 @pytest.mark.parametrize("more", [(), OSError("DNS is down")])
 async def test_a_failure_stays_what_it_is_when_there_are_no_further_addresses(
-    more: Sequence[Address] | Exception,
+    more: Sequence[HostAddress] | Exception,
 ) -> None:
     attempts = Attempts(a=ConnectionRefusedError("refused"))
     with pytest.raises(ConnectionRefusedError):
