@@ -6,11 +6,16 @@ short name, however long the one that was sent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
+from typing import TypeVar
 
 MODEL_BYTES = 256
 PATH_BYTES = 256
 """Of a path in a message."""
+MAX_KEPT = 256
+"""Length of the longest text whose results `cached` keeps for further requests."""
 USER_BYTES = 64
 """Of a user's name, and of a session's."""
 
@@ -65,3 +70,18 @@ def _fits(text: str, most: int) -> bool:
 
 def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_Text = TypeVar("_Text", str, bytes)
+_Found = TypeVar("_Found")
+
+
+def cached(find: Callable[[_Text], _Found]) -> Callable[[_Text], _Found]:
+    """Caches `find` by a name or path from outside, in bounded memory. Of texts over `MAX_KEPT` only the last four are
+    kept: every format asks for the same path in turn."""
+    short, long = lru_cache(256)(find), lru_cache(4)(find)
+
+    def found(text: _Text) -> _Found:
+        return short(text) if len(text) <= MAX_KEPT else long(text)
+
+    return found

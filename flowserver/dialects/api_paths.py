@@ -7,29 +7,10 @@ however it is spelt, since what is not recognised is not counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
-from typing import TypeVar
 from urllib.parse import quote, unquote
 
-MAX_KEPT = 256
-"""Characters of the longest path whose results are cached for further requests."""
-
-Path = TypeVar("Path", str, bytes)
-Found = TypeVar("Found")
-
-
-def cached(find: Callable[[Path], Found]) -> Callable[[Path], Found]:
-    """Caches `find` by path. Of paths over `MAX_KEPT` only the last four are kept, because every format asks for the
-    same path in turn."""
-    short, long = lru_cache(256)(find), lru_cache(4)(find)
-
-    def found(path: Path) -> Found:
-        return short(path) if len(path) <= MAX_KEPT else long(path)
-
-    return found
-
+from ..names import cached
 
 _PARAMETERS = re.compile(r";[^/]*")
 _MODEL_LIST = re.compile(r"(?:(?:/openai)?(?:/v1|/v1beta|/v1alpha)?/models(?:/[^/]+)?|/api/tags)/?")

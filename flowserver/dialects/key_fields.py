@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
+from ..names import cached
 from . import TABLE
-from .api_paths import cached, without_parameters
+from .api_paths import without_parameters
 from .base import Auth, KeyPaths, Quirks
 
 _FIELDS: dict[Auth, tuple[bytes, bytes]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .api_paths import cached, deployment_of
+from ..names import cached
+from .api_paths import deployment_of
 from .base import Auth, Format
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from ..dialects import TABLE
-from ..dialects.api_paths import cached
 from ..dialects.limit_fields import LimitFields
 from ..http.messages import Headers
+from ..names import cached
 from .limits import Decision, LimitState, RequestBucket, Slots
 
 

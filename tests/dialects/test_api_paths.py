@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flowserver.dialects import FORMATS, path_model, recognise
-from flowserver.dialects.api_paths import MAX_KEPT, api_path, is_model_list, without_parameters
+from flowserver.dialects.api_paths import api_path, is_model_list, without_parameters
+from flowserver.names import MAX_KEPT
 
 from .test_formats import TARGETS
 
