@@ -88,9 +88,11 @@ SOURCES := $(shell find flowserver -name '*.py' -o -name '*.lua') setup.py pypro
 
 compiled: $(COMPILED)/.installed-test ## experiment: compile the package into .venv-compiled
 
-# Tests import the package that is installed there, not the one in this directory.
-test-compiled: $(COMPILED)/.installed-test ## experiment: run every test on it
-	@PYTHONSAFEPATH=1 $(COMPILED)/bin/python -m pytest --import-mode=append --numprocesses=$(WORKERS) $(ARGS)
+# Tests import the package that is installed there, not the one in this directory, and what they start does too.
+test-compiled: $(COMPILED)/.installed-test ## run every test on it
+	@mkdir -p $(COMPILED)/beside && ln -sfn ../../bench $(COMPILED)/beside/bench
+	@PYTHONSAFEPATH=1 PYTHONPATH='$(abspath $(COMPILED)/beside)' \
+	    $(COMPILED)/bin/python -m pytest --import-mode=append --numprocesses=$(WORKERS) $(ARGS)
 
 $(COMPILED)/.installed-test: $(SOURCES)
 	@$(MAKE) --no-print-directory VENV=$(COMPILED) $(COMPILED)/.made

@@ -376,15 +376,15 @@ class OpaqueFilter(_NoEvents):
 class ModelListFilter(_NoEvents):
     """On a list of models: held until it is whole, since a tenant sees its own models only."""
 
-    __slots__ = ("_parts", "_select", "_size")
+    __slots__ = ("_parts", "_select", "_size", "meter")
 
-    meter: Meter | None = None
     uncounted: Mapping[str, int] = {}
     unread_tokens = 0
     edits = True
 
     def __init__(self, select: Callable[[bytes], bytes]) -> None:
         """`select` makes of a list what may be seen of it. One that is too long comes to it as b""."""
+        self.meter: Meter | None = None
         self._select = select
         self._parts: list[bytes] = []
         self._size = 0

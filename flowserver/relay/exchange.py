@@ -450,6 +450,7 @@ class Exchange:
         record.bytes_up = self.bytes_up
         record.bytes_down = self.bytes_down
         record.chunks_down = self.chunks_down
+        record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
         record.held = self._down.held
         record.writes, record.writes_full = self.writes
         record.heartbeats = self.heartbeats

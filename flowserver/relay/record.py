@@ -85,6 +85,8 @@ class ExchangeRecord:
     bytes_down: int
     chunks_down: int
     """Reads that brought `bytes_down`."""
+    fast_chunks: int
+    """Of `chunks_down`, the ones that took the fast path."""
     held: int
     """Bytes held for the client."""
     writes: int

@@ -75,12 +75,13 @@ class StoreFigures(Protocol):
 class _Totals:
     """What exchanges add up to."""
 
-    __slots__ = ("bytes_down", "bytes_up", "chunks", "heartbeats", "writes", "writes_full")
+    __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "writes", "writes_full")
 
     def __init__(self) -> None:
         self.bytes_up = 0
         self.bytes_down = 0
         self.chunks = 0
+        self.fast_chunks = 0
         self.writes = 0
         self.writes_full = 0
         self.heartbeats = 0
@@ -91,6 +92,7 @@ class _Totals:
         self.bytes_up += exchange.bytes_up
         self.bytes_down += exchange.bytes_down
         self.chunks += exchange.chunks_down
+        self.fast_chunks += exchange.fast_chunks
         self.heartbeats += exchange.heartbeats
 
 
@@ -255,6 +257,7 @@ class Metrics:
             text = "Uploads that had to wait, since those of all held too much."
             yield counter("flow_uploads_waits", text, self.uploads.waits)
         yield counter("flow_chunks", "Reads that brought body bytes from providers.", totals.chunks)
+        yield counter("flow_fast_path_chunks", "Of these, the ones that took the fast path.", totals.fast_chunks)
         yield counter("flow_writes", "Chunks written towards clients.", totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
         yield counter("flow_writes_full", text, totals.writes_full)

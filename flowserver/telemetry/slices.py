@@ -64,7 +64,8 @@ class Slices:
 
     def _step(self) -> None:
         self._is_due = True
-        job, result = self._jobs[0], None
+        job = self._jobs[0]
+        result: list[bytes] | None = None
         over = True
         try:
             over = job.advance(self._clock)

@@ -179,22 +179,14 @@ class Dialer:
         connection: socket.socket,
     ) -> _Connected[_P]:
         done: asyncio.Future[_P] = loop.create_future()
-
-        def established(transport: TlsTransport) -> _P:
-            self._sessions.on_established(transport)
-            protocol = factory()
-            if not done.done():
-                done.set_result(protocol)
-            return protocol
-
-        def failed(error: Exception) -> None:
-            if not done.done():
-                done.set_exception(error)
-
         tls = TlsTransport(
-            context, established, failed, server_hostname=self._url.server_name, session=self._sessions.offer()
+            context,
+            partial(self._on_established, factory, done),
+            partial(_fail, done),
+            server_hostname=self._url.server_name,
+            session=self._sessions.offer(),
         )
-        transport, _ = await _open_transport(loop, lambda: tls, connection)
+        transport, _ = await _open_transport(loop, partial(_identity, tls), connection)
         try:
             return _Connected(tls, await done)
         except ssl.SSLCertVerificationError as error:
@@ -203,6 +195,13 @@ class Dialer:
         except BaseException:
             transport.abort()
             raise
+
+    def _on_established(self, factory: Callable[[], _P], done: asyncio.Future[_P], transport: TlsTransport) -> _P:
+        self._sessions.on_established(transport)
+        protocol = factory()
+        if not done.done():
+            done.set_result(protocol)
+        return protocol
 
     # --- failing ---------------------------------------------------------------------------------------------------
 
@@ -255,6 +254,15 @@ async def _open_transport(
     finally:
         if transport is None or transport.is_closing():
             connection.detach()
+
+
+def _identity(protocol: _B) -> _B:
+    return protocol
+
+
+def _fail(done: asyncio.Future[_P], error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)
 
 
 def _resolve_once(done: asyncio.Future[None]) -> None:

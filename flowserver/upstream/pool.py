@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, upstream_error
@@ -278,21 +279,17 @@ class Pool:
     def _begin_dial(self) -> None:
         self._dial_number += 1
         number = self._dial_number
+        self._dials[number] = self._dial(partial(self._on_dialled, number), partial(self._on_dial_failed, number))
 
-        def connected(connection: PooledConnection) -> None:
-            if connection.capacity:
-                self._dials.pop(number, None)
-                self.on_connected(connection)
-            else:  # or those who wait would have one connection after the other made for nothing
-                connection.close()
-                reason = EndReason.CONNECT_FAILED
-                text = "The provider takes no requests."
-                failed(upstream_error(reason.value, text, reason, not_processed=True))
-
-        def failed(error: RelayError) -> None:
-            self._on_dial_failed(number, error)
-
-        self._dials[number] = self._dial(connected, failed)
+    def _on_dialled(self, number: int, connection: PooledConnection) -> None:
+        if connection.capacity:
+            self._dials.pop(number, None)
+            self.on_connected(connection)
+        else:  # or those who wait would have one connection after the other made for nothing
+            connection.close()
+            reason = EndReason.CONNECT_FAILED
+            text = "The provider takes no requests."
+            self._on_dial_failed(number, upstream_error(reason.value, text, reason, not_processed=True))
 
     def on_connected(self, connection: PooledConnection) -> None:
         """A dial has made `connection`, which takes requests now."""

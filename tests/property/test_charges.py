@@ -4,8 +4,6 @@ estimate within bounds, and the store loses that and nothing else."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import orjson
 from hypothesis import given
@@ -19,19 +17,18 @@ from flowserver.quota.limits import Decision, Limit, Quota
 from flowserver.quota.tenants import TenantLimits, Tenants
 from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.event_filter import EventFilter
-from flowserver.relay.usage_option import UsageOption
 from flowserver.stores.limiter import StoreLimiter
 from flowserver.stores.memory import MemoryStore
 
 from ..support.clock import FakeClock
 from ..support.quota import KEY, NOW, asking, tenant
+from ..support.recording import target
 from ..support.streams import INPUT, STREAMS, Stream
 
 QUOTA = 100_000
 LEASE = 20
 MOST = 1000
 """Tokens that each request bounds its answer to, where it has a bound."""
-SETTINGS = {"name": "only", "models": {}, "quirks": QUIRKS["openai-compatible"], "asks_usage": True, "api_key": None}
 
 
 class Slow:
@@ -80,8 +77,7 @@ class Exchange:
         self.account.request.feed(body)
         self.account.request.finish()
         self.account.request_permit(request, self.outcomes.append, self._resume)
-        target: Any = SimpleNamespace(settings=SimpleNamespace(**SETTINGS), name="only", usage_option=UsageOption())
-        self.account.ask(target, [body], repeatable=True)
+        self.account.ask(target(name="only", quirks=QUIRKS["openai-compatible"]), [body], repeatable=True)
         self.account.open(stream.head)
         self.is_cut = False
 

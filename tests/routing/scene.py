@@ -7,7 +7,6 @@ from typing import Any
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.interfaces import Clock, UpstreamEvents
-from flowserver.relay.uploads import Uncounted
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
 from flowserver.routing.dispatcher import Dispatcher, RetryPolicy
 from flowserver.routing.routes import Route
@@ -15,7 +14,7 @@ from flowserver.routing.upstream_host import UpstreamHost
 
 from ..support.clock import FakeClock
 from ..support.later import Later
-from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, account, routing, target
+from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, Uncounted, account, routing, target
 
 UNREACHABLE = upstream_error("connect_failed", "Not there.", EndReason.CONNECT_FAILED, not_processed=True)
 REFUSED = upstream_error("upstream_failed", "Refused.", EndReason.UPSTREAM_FAILED, not_processed=True)

@@ -184,6 +184,7 @@ COUNTERS = (
     'flow_body_bytes_total{direction="down"}',
     'flow_body_bytes_total{direction="up"}',
     "flow_chunks_total",
+    "flow_fast_path_chunks_total",
     "flow_writes_total",
     "flow_writes_full_total",
 )
