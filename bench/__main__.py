@@ -36,6 +36,7 @@ from bench import (
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult
 from bench.peers import PEERS
+from bench.peers.flowserver import Flowserver
 from bench.processes import repository
 from bench.report import machine, save, show, show_summary
 
@@ -73,7 +74,11 @@ CASES: dict[str, Case] = {
 def main() -> int:
     """Exit status: 0, 2 for usage, 130 when interrupted."""
     arguments = _parser().parse_args()
-    relays = _chosen(arguments.relays.split(","))
+    names = arguments.relays.split(",")
+    if arguments.other is not None:
+        PEERS["other"] = Flowserver("other", str(arguments.other))
+        names.insert(1, "other")
+    relays = _chosen(names)
     unknown = [name for name in arguments.cases if name not in CASES]
     if unknown:
         raise SystemExit(f"unknown case: {', '.join(unknown)}; expected {', '.join(CASES)}")
@@ -111,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cases", nargs="*", metavar="case", help=f"{', '.join(CASES)}; the suite when none is named")
     parser.add_argument("--quick", action="store_true", help="short rounds: a look, no result to quote")
     parser.add_argument("--relays", default=",".join(PEERS), help=f"of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--other", type=Path, metavar="PROGRAM", help="a second flowserver to compare with: another build or version"
+    )
     parser.add_argument("--save", type=Path, default=repository() / "bench" / "results", metavar="DIR")
     return parser
 

@@ -37,7 +37,7 @@ class Entry:
     relays: tuple[str, ...] | None = None
 
     def run_with(self, relays: Sequence[str]) -> CaseResult:
-        return self.run([name for name in relays if self.relays is None or name in self.relays])
+        return self.run([name for name in relays if self.relays is None or name in (*self.relays, "other")])
 
 
 _PACED = events.Settings(ticks=(0,), rounds=11, others=2, warm_up=0.8, window=1.2)

@@ -38,8 +38,8 @@ PEERS: dict[str, Peer] = {
 }
 
 
-CLOSE = ("flowserver", "nginx")
-"""The two that are near each other: it takes rounds to tell how near."""
+CLOSE = ("flowserver", "other", "nginx")
+"""Those that are near each other: it takes rounds to tell how near."""
 
 
 def in_round(relays: Iterable[str], number: int, others: int | None) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from bench.cores import RELAY_CORES
@@ -14,17 +13,21 @@ from bench.processes import Process, free_port, python_module
 
 
 class Flowserver:
-    """This project's relay, with its defaults and whatever FLOW_ settings the environment has."""
+    """This project's relay, with its defaults and whatever FLOW_ settings the environment has. `program`: an
+    installation of it other than the interpreter's own."""
 
-    name = "flowserver"
     install = ""
     share = 1.0
 
+    def __init__(self, name: str = "flowserver", program: str | None = None) -> None:
+        self.name = name
+        self._command = python_module("flowserver") if program is None else [program]
+
     def available(self) -> bool:
-        return find_spec("flowserver.server") is not None
+        return True
 
     def supports(self, wiring: Wiring) -> bool:
-        return wiring.provider == "h1" or find_spec("flowserver.upstream.h2") is not None
+        return True
 
     @contextmanager
     def start(self, upstream_port: int, wiring: Wiring = PLAIN) -> Iterator[Running]:
@@ -38,8 +41,7 @@ class Flowserver:
             }
             if wiring.streams is not None:
                 environment |= {"FLOW_H2_MAX_STREAMS": str(wiring.streams), "FLOW_H2_MAX_REQUESTS": "1000000"}
-            command = python_module("flowserver", "serve")
-            with Process(command, port, environment=environment, cpus=RELAY_CORES) as process:
+            with Process([*self._command, "serve"], port, environment=environment, cpus=RELAY_CORES) as process:
                 yield Running(self.name, port, process.pid)
 
 

@@ -65,15 +65,14 @@ class Slices:
     def _step(self) -> None:
         self._is_due = True
         job = self._jobs[0]
-        result: list[bytes] | None = None
-        over = True
+        is_over = has_failed = True
         try:
-            over = job.advance(self._clock)
-            result = job.result
+            is_over = job.advance(self._clock)
+            has_failed = False
         finally:
-            if over:
+            if is_over:
                 self._jobs.popleft()
-                job.end(result)
+                job.end(None if has_failed else job.result)
             self._is_due = bool(self._jobs)
             if self._jobs:
                 self._call_soon(self._step)
