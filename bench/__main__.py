@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import (
+    ablation,
     abort,
     counting,
     events,
@@ -44,6 +45,7 @@ Case = Callable[[Sequence[str], bool], CaseResult]
 """Takes the relays' names, and whether to be quick."""
 
 CASES: dict[str, Case] = {
+    "ablation": lambda relays, quick: ablation.run(relays, ablation.QUICK if quick else ablation.Settings()),
     "events": lambda relays, quick: events.run(relays, events.QUICK if quick else events.Settings()),
     "counting": lambda relays, quick: counting.run(relays, counting.QUICK if quick else counting.Settings()),
     "stall": lambda relays, quick: stall.run(relays, stall.QUICK if quick else stall.Settings()),

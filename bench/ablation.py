@@ -1,0 +1,378 @@
+"""What each trick of the relay path gains: the same work with it and without it, in turn in this process.
+
+Heads, ids, dates, lengths and texts vary from one request to the next as real ones do. The share is of what a whole
+answer, or an event, costs a relay of this build, sockets and kernel included; what gains less than 5 % of it is not
+worth its lines. Run it on both builds: what is compiled may need a trick less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import hpack
+import orjson
+import redis.asyncio
+import uvloop
+
+from bench import events, h2_unary, unary
+from bench.client import Client, request
+from bench.cores import LOAD_CORES
+from bench.figures import CaseResult, Collector, rotated
+from bench.peers import PEERS, PLAIN, Running, Wiring
+from bench.processes import Process, free_port, wait_until_quiet
+from bench.source import command
+from flowserver.dialects import recognise
+from flowserver.dialects.base import Meter, RequestParams
+from flowserver.dialects.profiles import GENERIC
+from flowserver.events.sse import SseScanner
+from flowserver.http.h1_request_head import RepeatedHead, parse_head
+from flowserver.http.h1_response_head import AnswerHeads
+from flowserver.http.h2_request_head import HeadReader, parse_h2_head
+from flowserver.http.hpack_decoder import HpackDecoder
+from flowserver.http.messages import RequestHead
+from flowserver.relay.event_filter import EventFilter
+from flowserver.stores.redis_connection import RedisClient
+
+PEER = "flowserver"
+ANSWER, H2_ANSWER, EVENT = "whole answer, HTTP/1.1", "whole answer, HTTP/2", "event"
+SAMPLES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    rounds: int = 11
+    load: unary.Settings = field(default_factory=lambda: unary.Settings(warm_up=0.5, window=2))
+    paced: events.Settings = field(default_factory=lambda: events.Settings(warm_up=1, window=2))
+
+
+QUICK = Settings(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Trick:
+    """`case`: the cost that it is a part of. `kept` and `plain` do the same work SAMPLES times."""
+
+    name: str
+    case: str
+    kept: Callable[[], object]
+    plain: Callable[[], object]
+
+
+def run(relays: Sequence[str], settings: Settings) -> CaseResult:
+    """Measures flowserver, whose tricks they are; the other `relays` are not asked."""
+    collector = Collector()
+    notes: tuple[str, ...] = ()
+    if PEER in relays:
+        costs = _costs(settings)
+        with _redis() as port:
+            tricks = [*_heads(), *_templates(), *([_redis_client(port)] if port is not None else [])]
+            if port is None:
+                notes = ("redis-server is not installed: its client is left out",)
+            for number in range(-1, settings.rounds):
+                for trick in rotated(tricks, max(0, number)):
+                    _compare(trick, costs, collector if number >= 0 else Collector())
+        for case, cost in costs.items():
+            collector.add(PEER, f"CPU of a relay per {case}", "us", cost)
+    return CaseResult(
+        "ablation", "tricks of the relay path, with and without", {"samples": SAMPLES}, collector.figures(), notes
+    )
+
+
+def _compare(trick: Trick, costs: dict[str, float], collector: Collector) -> None:
+    kept, plain = _cpu(trick.kept), _cpu(trick.plain)
+    collector.add(PEER, f"{trick.name}: with", "us", kept)
+    collector.add(PEER, f"{trick.name}: without", "us", plain)
+    collector.add(PEER, f"{trick.name}: gain of a {trick.case}", "%", 100 * (plain - kept) / costs[trick.case])
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    """Microseconds of CPU of one of the SAMPLES."""
+    begun = time.process_time()
+    work()
+    return (time.process_time() - begun) / SAMPLES * 1e6
+
+
+# --- what the cases cost ---------------------------------------------------------------------------------------------
+
+
+def _costs(settings: Settings) -> dict[str, float]:
+    """Microseconds of a relay's CPU by case, at full load: the least that they cost, so that a share is the largest."""
+    collector = Collector()
+    port = free_port()
+    with Process(command(port, whole=1024), port, cpus=LOAD_CORES):
+        wait_until_quiet()
+        with PEERS[PEER].start(port) as relay:
+            _answers(relay, settings.load, collector)
+        with PEERS[PEER].start(port, Wiring(client="h2", streams=1000)) as relay:
+            _h2_answers(relay, settings.load, collector)
+    port = free_port()
+    paced = settings.paced
+    source = Process(command(port, rate=paced.rate, size=paced.size, tick=0), port, cpus=LOAD_CORES)
+    with source, PEERS[PEER].start(port, PLAIN) as relay:
+        event = events.h1_measure(relay, paced, "", Collector())
+    assert event is not None
+    answer, h2_answer = [figure.median for figure in collector.figures() if figure.unit == "us"]
+    return {ANSWER: answer, H2_ANSWER: h2_answer, EVENT: event}
+
+
+def _answers(relay: Running, load: unary.Settings, collector: Collector) -> None:
+    message = request(stream=False)
+    with Client[unary.Caller]() as client:
+        callers = [client.add(unary.Caller(relay.port, message)) for _ in range(load.connections)]
+        unary.measure_full(client, callers, relay, load, "", collector)
+
+
+def _h2_answers(relay: Running, load: unary.Settings, collector: Collector) -> None:
+    with Client[h2_unary.H2Caller]() as client:
+        callers = [client.add(h2_unary.H2Caller(relay.port)) for _ in range(5)]
+        unary.measure_full(client, callers, relay, load, ", HTTP/2", collector)
+
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+
+_CHANCE = random.Random(7)
+_PSEUDO = [
+    (b":method", b"POST"),
+    (b":scheme", b"https"),
+    (b":authority", b"relay.example:8443"),
+    (b":path", b"/v1/chat/completions"),
+]
+_SDK = [
+    (b"accept", b"application/json"),
+    (b"accept-encoding", b"gzip, deflate"),
+    (b"content-type", b"application/json"),
+    (b"user-agent", b"OpenAI/Python 2.8.1"),
+    (b"x-stainless-lang", b"python"),
+    (b"x-stainless-package-version", b"2.8.1"),
+    (b"x-stainless-os", b"Linux"),
+    (b"x-stainless-arch", b"x64"),
+    (b"x-stainless-runtime", b"CPython"),
+    (b"x-stainless-runtime-version", b"3.12.7"),
+    (b"authorization", b"Bearer sk-proj-" + b"q7Zt" * 12),
+    (b"x-stainless-async", b"async:asyncio"),
+    (b"x-stainless-retry-count", b"0"),
+    (b"x-stainless-read-timeout", b"600"),
+]
+
+
+def _request_fields(*, traced: bool) -> list[tuple[bytes, bytes]]:
+    """As the OpenAI SDK sends them; `traced`: with a traceparent, of which no two are alike."""
+    fields = [*_SDK, (b"content-length", b"%d" % _CHANCE.randint(200, 60_000))]
+    if traced:
+        fields.append((b"traceparent", f"00-{uuid.UUID(int=_CHANCE.getrandbits(128)).hex}-{'a1' * 8}-01".encode()))
+    return fields
+
+
+def _answer_head() -> bytes:
+    """As api.openai.com answers: a date, two ids, a duration and what is left of three limits differ."""
+    identifier = uuid.UUID(int=_CHANCE.getrandbits(128)).hex
+    return (
+        b"HTTP/1.1 200 OK\r\nDate: Sun, 29 Nov 2026 12:%02d:%02d GMT\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\nConnection: keep-alive\r\naccess-control-expose-headers: X-Request-ID\r\n"
+        b"openai-organization: acme-corp\r\nopenai-processing-ms: %d\r\nopenai-project: proj_aB3dE5fG7\r\n"
+        b"openai-version: 2020-10-01\r\nx-envoy-upstream-service-time: %d\r\nx-ratelimit-limit-requests: 10000\r\n"
+        b"x-ratelimit-limit-tokens: 2000000\r\nx-ratelimit-remaining-requests: %d\r\n"
+        b"x-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-requests: 6ms\r\nx-ratelimit-reset-tokens: %dms\r\n"
+        b"x-request-id: req_%b\r\nCF-Cache-Status: DYNAMIC\r\nX-Content-Type-Options: nosniff\r\nServer: cloudflare\r\n"
+        b'CF-RAY: %b-FRA\r\nalt-svc: h3=":443"; ma=86400\r\n\r\n'
+        % (
+            _CHANCE.randrange(60),
+            _CHANCE.randrange(60),
+            _CHANCE.randint(300, 3000),
+            _CHANCE.randint(200, 9000),
+            _CHANCE.randint(200, 9000),
+            _CHANCE.randint(9000, 9999),
+            _CHANCE.randint(1_900_000, 1_999_999),
+            _CHANCE.randrange(60),
+            identifier.encode(),
+            identifier[:16].encode(),
+        )
+    )
+
+
+def _heads() -> Iterator[Trick]:
+    for traced in (False, True):
+        how = ", each with its own traceparent" if traced else ""
+        fields = [_request_fields(traced=traced) for _ in range(SAMPLES)]
+        raws = [_h1_request(each) for each in fields]
+        yield Trick(
+            f"remembered request heads, HTTP/1.1{how}",
+            ANSWER,
+            partial(_remembered, raws),
+            partial(_each, parse_head, raws),
+        )
+        heads = [[*_PSEUDO, *each] for each in fields]
+        yield Trick(
+            f"remembered request heads, HTTP/2{how}",
+            H2_ANSWER,
+            partial(_each, partial(HeadReader().read, ended=False), heads),
+            partial(_each, partial(parse_h2_head, ended=False), heads),
+        )
+        encoder = hpack.Encoder()
+        blocks = [encoder.encode(head) for head in heads]
+        yield Trick(
+            f"HPACK decoder{how}",
+            H2_ANSWER,
+            partial(_decoded, HpackDecoder, blocks),
+            partial(_decoded, hpack.Decoder, blocks),
+        )
+    answers = [_answer_head() for _ in range(SAMPLES)]
+    reader = AnswerHeads()
+    yield Trick("remembered answer heads", ANSWER, partial(_each, reader.read, answers), partial(_anew, answers))
+
+
+def _h1_request(fields: list[tuple[bytes, bytes]]) -> bytes:
+    lines = [b"POST /v1/chat/completions HTTP/1.1", b"host: relay.example:8080"]
+    return b"\r\n".join([*lines, *(b"%b: %b" % each for each in fields)]) + b"\r\n\r\n"
+
+
+def _remembered(raws: list[bytes]) -> None:
+    """As a client's connection reads the heads of its requests."""
+    known: RepeatedHead | None = None
+    for raw in raws:
+        head = known.read(raw) if known is not None else None
+        if head is None:
+            parsed = parse_head(raw)
+            assert isinstance(parsed, RequestHead)
+            known = RepeatedHead(raw, parsed)
+
+
+def _anew(answers: list[bytes]) -> None:
+    """Each head with a reader of its own, which remembers nothing yet."""
+    for raw in answers:
+        AnswerHeads().read(raw)
+
+
+def _decoded(decoder: type[hpack.Decoder], blocks: list[bytes]) -> None:
+    _each(partial(decoder().decode, raw=True), blocks)
+
+
+def _each(work: Callable[[Any], object], samples: Sequence[Any]) -> None:
+    for sample in samples:
+        work(sample)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+_STREAM = 100
+"""Events of each stream."""
+
+
+def _templates() -> Iterator[Trick]:
+    dialect = recognise("/v1/chat/completions")
+    assert dialect is not None
+    meter = partial(dialect.meter, RequestParams(), GENERIC, cuttable=False)
+    streams = [_stream() for _ in range(SAMPLES // _STREAM)]
+    yield Trick("event templates", EVENT, partial(_filtered, meter, streams), partial(_parsed, meter, streams))
+
+
+def _stream() -> list[bytes]:
+    """Chunks as OpenAI sends them, with texts and padding of all lengths."""
+    identifier = f"chatcmpl-{_CHANCE.getrandbits(128):x}"
+    return [_event(identifier, number) for number in range(_STREAM)]
+
+
+def _event(identifier: str, number: int) -> bytes:
+    text = "".join(_CHANCE.choices("etaoin shrdlu", k=_CHANCE.randint(1, 9)))
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    event = {"id": identifier, "object": "chat.completion.chunk", "created": 1_796_000_000, "model": "gpt-4o"}
+    padding = "".join(_CHANCE.choices("abcdefghijklmnop", k=number % 9))
+    return b"data: " + orjson.dumps({**event, "choices": [choice], "obfuscation": padding}) + b"\n\n"
+
+
+def _filtered(meter: Callable[[], Meter], streams: list[list[bytes]]) -> None:
+    for stream in streams:
+        event_filter = EventFilter(SseScanner(1 << 20), meter(), hold=0, withholds=False, budget=None)
+        _each(event_filter.feed, stream)
+
+
+def _parsed(meter: Callable[[], Meter], streams: list[list[bytes]]) -> None:
+    """What the filter does with an event that has no template."""
+    for stream in streams:
+        scanner, counted = SseScanner(1 << 20), meter()
+        for data in stream:
+            for name, payload, _ in scanner.feed(data):
+                counted.read(name, payload)
+
+
+# --- Redis -----------------------------------------------------------------------------------------------------------
+
+_SCRIPT = 'return "1 " .. ARGV[2] .. " 60000 250"'
+_AT_ONCE = 20
+
+
+@contextmanager
+def _redis() -> Iterator[int | None]:
+    """A server's port; None: there is no server to start."""
+    program = shutil.which("redis-server")
+    if program is None:
+        yield None
+        return
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        store = [
+            program,
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
+        with Process(store, port, cpus=LOAD_CORES):
+            yield port
+
+
+def _redis_client(port: int) -> Trick:
+    return Trick("Redis client, two calls", ANSWER, partial(_called, _ours, port), partial(_called, _redis_py, port))
+
+
+Call = Callable[..., Awaitable[object]]
+
+
+def _called(client: Callable[[int], AbstractAsyncContextManager[Call]], port: int) -> None:
+    uvloop.run(_call_all(client, port))
+
+
+async def _call_all(client: Callable[[int], AbstractAsyncContextManager[Call]], port: int) -> None:
+    """Two scripts for each of the SAMPLES, as a limited request needs them, some at a time."""
+    async with client(port) as call:
+        sha = hashlib.sha1(_SCRIPT.encode()).hexdigest()
+        await call("SCRIPT", "LOAD", _SCRIPT)
+
+        async def limited(number: int) -> None:
+            for argument in range(SAMPLES // _AT_ONCE * 2):
+                key = f"{{acme}}:user:{number}:{argument}"
+                await call("EVALSHA", sha, 2, f"{key}:day", f"{key}:minute", argument, 256)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(_AT_ONCE):
+                group.create_task(limited(number))
+
+
+@asynccontextmanager
+async def _ours(port: int) -> AsyncIterator[Call]:
+    client = RedisClient(f"redis://127.0.0.1:{port}/0", 5.0)
+    yield client.call
+    await client.close()
+
+
+@asynccontextmanager
+async def _redis_py(port: int) -> AsyncIterator[Call]:
+    async with redis.asyncio.Redis(port=port) as client:
+        yield client.execute_command
