@@ -19,10 +19,14 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
         > requirements.txt \
     && /opt/flowserver/bin/pip install --requirement requirements.txt
 
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 COPY README.md LICENSE setup.py ./
 COPY tools ./tools
 COPY flowserver ./flowserver
-RUN /opt/flowserver/bin/pip install --no-deps . \
+RUN FLOWSERVER_COMPILE=1 /opt/flowserver/bin/pip install --no-deps . \
     && /opt/flowserver/bin/flowserver version
 
 

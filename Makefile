@@ -23,7 +23,7 @@ unexport PYTHONHOME PYTHONPATH
 .DELETE_ON_ERROR:
 # Two installations into one virtual environment at a time would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format types docs bench clean
+.PHONY: help demo test test-all test-newest lint format types docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,22 @@ test-all: ## run every test on each python3.11 to python3.14 that is on PATH
 	if [ -n "$$failed" ]; then echo "Failed on Python$$failed (run on:$$found)." >&2; exit 1; fi; \
 	echo "Passed on Python$$found."
 
+# pyproject.toml caps these at what is tested. This says early what their next versions will break.
+CAPPED := h11 h2 hpack hyperframe redis
+NEWEST := .venv-newest
+
+test-newest: $(VENV)/.installed-test ## run every test with the newest h11, h2, hpack and redis, whatever pyproject.toml allows
+	@$(MAKE) --no-print-directory VENV=$(NEWEST) $(NEWEST)/.installed-test
+	@$(NEWEST)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --upgrade --no-deps $(CAPPED)
+	@for place in $(VENV) $(NEWEST); do \
+	    "$$place"/bin/python -c 'import sys; from importlib.metadata import version; \
+	        print(*(f"{name} {version(name)}" for name in sys.argv[1:]), sep=", ")' $(CAPPED) >"$$place/.capped"; \
+	done
+	@if cmp -s $(VENV)/.capped $(NEWEST)/.capped; then echo "These are the newest: $$(cat $(VENV)/.capped)."; else \
+	    echo "Testing with $$(cat $(NEWEST)/.capped)"; \
+	    $(NEWEST)/bin/python -m pytest --numprocesses=$(WORKERS) $(ARGS); \
+	fi
+
 lint: $(VENV)/.installed-test ## check style and format (ruff)
 	@$(IN_VENV) -m ruff check .
 	@$(IN_VENV) -m ruff format --check .
@@ -75,24 +91,29 @@ bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is i
 	@$(IN_VENV) -m bench $(ARGS)
 
 clean: ## remove virtual environments, caches and build output
-	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf .venv .venv-3.* $(NEWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find flowserver tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf $(COMPILED)
 
-# --- the compiled build, an experiment: see CONTRIBUTING.md ---
+# --- the compiled build: see CONTRIBUTING.md; it needs a C compiler and Python's headers ---
 
 COMPILED := .venv-compiled
 SOURCES := $(shell find flowserver -name '*.py' -o -name '*.lua') setup.py pyproject.toml tools/build_backend.py
 
-.PHONY: compiled test-compiled
+.PHONY: compiled test-compiled wheel
 
-compiled: $(COMPILED)/.installed-test ## experiment: compile the package into .venv-compiled
+compiled: $(COMPILED)/.installed-test ## compile the package into .venv-compiled (about a minute on two cores)
 
-# Tests import the package that is installed there, not the one in this directory, and what they start does too.
-test-compiled: $(COMPILED)/.installed-test ## run every test on it
+# Tests import the package that is installed there, not the one in this directory, and so does what they start. Python's
+# debug allocator fills what is freed: compiled code that still uses it fails.
+test-compiled: $(COMPILED)/.installed-test ## run every test on the compiled package
 	@mkdir -p $(COMPILED)/beside && ln -sfn ../../bench $(COMPILED)/beside/bench
-	@PYTHONSAFEPATH=1 PYTHONPATH='$(abspath $(COMPILED)/beside)' \
+	@PYTHONMALLOC=debug PYTHONSAFEPATH=1 PYTHONPATH='$(abspath $(COMPILED)/beside)' \
 	    $(COMPILED)/bin/python -m pytest --import-mode=append --numprocesses=$(WORKERS) $(ARGS)
+
+wheel: $(VENV)/.made ## build a compiled wheel for this machine and Python into dist/
+	@FLOWSERVER_COMPILE=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 $(COMPILED)/.installed-test: $(SOURCES)
 	@$(MAKE) --no-print-directory VENV=$(COMPILED) $(COMPILED)/.made

@@ -1,5 +1,4 @@
-"""Compiles most of the package with mypyc, if FLOWSERVER_COMPILE=1. An experiment, not for production: with it some
-tests fail.
+"""Compiles most of the package with mypyc, if FLOWSERVER_COMPILE=1.
 
     FLOWSERVER_COMPILE=1 pip install .
 
