@@ -98,24 +98,38 @@ class Admin:
         self._clock = clock
         self._is_draining = is_draining
         self._slices = Slices(call_soon, clock)
+        self._probes: dict[bytes, Callable[[], tuple[int, bytes]]] = {
+            b"/healthz": self._health,
+            b"/readyz": self._readiness,
+        }
+        """Status and text, for whoever can reach the listener: probes ask by any host name."""
+        self._pages: dict[bytes, tuple[bytes, Callable[[], Iterator[bytes]]]] = {
+            b"/metrics": (_METRICS, metrics.scrape),
+            b"/streams": (_JSON, self._streams),
+        }
+        """Media type and parts, for those who ask by a name of AdminHosts."""
 
     def open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
         """A `relay.interfaces.OpenExchange`."""
         page = _Page(stream)
+        probe, entry = self._probes.get(request.path), self._pages.get(request.path)
         if request.method not in (b"GET", b"HEAD"):
             page.answer(405, _PLAIN, b"expected GET\n")
-        elif request.path == b"/healthz":
-            page.answer(200, _PLAIN, b"ok\n")
-        elif request.path == b"/readyz":
-            page.answer(*((503, _PLAIN, b"draining\n") if self._is_draining() else (200, _PLAIN, b"ready\n")))
+        elif probe is not None:
+            status, text = probe()
+            page.answer(status, _PLAIN, text)
         elif not self._hosts.accepts(request):
             page.answer(421, _PLAIN, _MISDIRECTED)
-        elif request.path == b"/metrics":
-            self._answer_later(page, b"/metrics", _METRICS, self._metrics.scrape)
-        elif request.path == b"/streams":
-            self._answer_later(page, b"/streams", _JSON, self._streams)
+        elif entry is not None:
+            self._answer_later(page, request.path, *entry)
         else:
-            page.answer(404, _PLAIN, b"there is /healthz, /readyz, /metrics and /streams\n")
+            page.answer(404, _PLAIN, b"the pages are %b\n" % b", ".join([*self._probes, *self._pages]))
+
+    def _health(self) -> tuple[int, bytes]:
+        return 200, b"ok\n"
+
+    def _readiness(self) -> tuple[int, bytes]:
+        return (503, b"draining\n") if self._is_draining() else (200, b"ready\n")
 
     def _answer_later(self, page: _Page, name: bytes, kind: bytes, work: Callable[[], Iterator[bytes]]) -> None:
         def done(parts: list[bytes] | None) -> None:
