@@ -37,7 +37,6 @@ from flowserver.dialects.base import Meter, RequestParams
 from flowserver.dialects.profiles import GENERIC
 from flowserver.events.sse import SseScanner
 from flowserver.http.h1_request_head import RepeatedHead, parse_head
-from flowserver.http.h1_response_head import AnswerHeads
 from flowserver.http.h2_request_head import HeadReader, parse_h2_head
 from flowserver.http.hpack_decoder import HpackDecoder
 from flowserver.http.messages import RequestHead
@@ -174,33 +173,6 @@ def _request_fields(*, traced: bool) -> list[tuple[bytes, bytes]]:
     return fields
 
 
-def _answer_head() -> bytes:
-    """As api.openai.com answers: a date, two ids, a duration and what is left of three limits differ."""
-    identifier = uuid.UUID(int=_CHANCE.getrandbits(128)).hex
-    return (
-        b"HTTP/1.1 200 OK\r\nDate: Sun, 29 Nov 2026 12:%02d:%02d GMT\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\nConnection: keep-alive\r\naccess-control-expose-headers: X-Request-ID\r\n"
-        b"openai-organization: acme-corp\r\nopenai-processing-ms: %d\r\nopenai-project: proj_aB3dE5fG7\r\n"
-        b"openai-version: 2020-10-01\r\nx-envoy-upstream-service-time: %d\r\nx-ratelimit-limit-requests: 10000\r\n"
-        b"x-ratelimit-limit-tokens: 2000000\r\nx-ratelimit-remaining-requests: %d\r\n"
-        b"x-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-requests: 6ms\r\nx-ratelimit-reset-tokens: %dms\r\n"
-        b"x-request-id: req_%b\r\nCF-Cache-Status: DYNAMIC\r\nX-Content-Type-Options: nosniff\r\nServer: cloudflare\r\n"
-        b'CF-RAY: %b-FRA\r\nalt-svc: h3=":443"; ma=86400\r\n\r\n'
-        % (
-            _CHANCE.randrange(60),
-            _CHANCE.randrange(60),
-            _CHANCE.randint(300, 3000),
-            _CHANCE.randint(200, 9000),
-            _CHANCE.randint(200, 9000),
-            _CHANCE.randint(9000, 9999),
-            _CHANCE.randint(1_900_000, 1_999_999),
-            _CHANCE.randrange(60),
-            identifier.encode(),
-            identifier[:16].encode(),
-        )
-    )
-
-
 def _heads() -> Iterator[Trick]:
     for traced in (False, True):
         how = ", each with its own traceparent" if traced else ""
@@ -227,9 +199,6 @@ def _heads() -> Iterator[Trick]:
             partial(_decoded, HpackDecoder, blocks),
             partial(_decoded, hpack.Decoder, blocks),
         )
-    answers = [_answer_head() for _ in range(SAMPLES)]
-    reader = AnswerHeads()
-    yield Trick("remembered answer heads", ANSWER, partial(_each, reader.read, answers), partial(_anew, answers))
 
 
 def _h1_request(fields: list[tuple[bytes, bytes]]) -> bytes:
@@ -246,12 +215,6 @@ def _remembered(raws: list[bytes]) -> None:
             parsed = parse_head(raw)
             assert isinstance(parsed, RequestHead)
             known = RepeatedHead(raw, parsed)
-
-
-def _anew(answers: list[bytes]) -> None:
-    """Each head with a reader of its own, which remembers nothing yet."""
-    for raw in answers:
-        AnswerHeads().read(raw)
 
 
 def _decoded(decoder: type[hpack.Decoder], blocks: list[bytes]) -> None:

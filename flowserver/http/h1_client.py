@@ -14,7 +14,7 @@ import h11
 
 from .h1_chunked import ChunkDecoder
 from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, VALUE, head_for_h11, write_fields
-from .h1_response_head import MAX_HEADERS, AnswerHeads
+from .h1_response_head import MAX_HEADERS, read_response_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body
 
 MAX_HEAD = 64 * 1024
@@ -209,10 +209,9 @@ class ResponseReader:
     body; a connection whose response was not whole is not used again.
     """
 
-    __slots__ = ("_buffer", "_h11", "_interim", "_known", "_method", "_scanned")
+    __slots__ = ("_buffer", "_h11", "_interim", "_method", "_scanned")
 
     def __init__(self) -> None:
-        self._known = AnswerHeads()
         self._buffer = b""
         self._scanned = 0
         """Bytes of the buffer in which bare line feeds were looked for."""
@@ -249,7 +248,7 @@ class ResponseReader:
             return None
         self._buffer, self._scanned = buffer[end + 4 :], 0
         raw = buffer[: end + 4]
-        head, plain = self._known.read(raw)
+        head, plain = read_response_head(raw)
         if head is None or not plain or self._h11 is not None:
             head = self._read_by_h11(raw, head.headers if head is not None else None)
         if head.status < 200:

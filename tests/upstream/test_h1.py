@@ -227,6 +227,7 @@ def test_a_connection_with_bytes_behind_the_answer_is_not_kept(method: bytes, an
     "answer",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
     ],
 )
@@ -293,6 +294,8 @@ WRONG = {
     "an empty line first": b"\r\n" + SIZED,
     "both a length and chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    "two lengths in one field": b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n",
+    "chunks twice": b"HTTP/1.1 200 OK\r\n" + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n",
     "a length that is no number": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
     "a length that has no end": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
     "another coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
