@@ -37,7 +37,6 @@ from flowserver.dialects.base import Meter, RequestParams
 from flowserver.dialects.profiles import GENERIC
 from flowserver.events.sse import SseScanner
 from flowserver.http.h1_request_head import RepeatedHead, parse_head
-from flowserver.http.h2_request_head import HeadReader, parse_h2_head
 from flowserver.http.hpack_decoder import HpackDecoder
 from flowserver.http.messages import RequestHead
 from flowserver.relay.event_filter import EventFilter
@@ -179,20 +178,10 @@ def _heads() -> Iterator[Trick]:
         fields = [_request_fields(traced=traced) for _ in range(SAMPLES)]
         raws = [_h1_request(each) for each in fields]
         yield Trick(
-            f"remembered request heads, HTTP/1.1{how}",
-            ANSWER,
-            partial(_remembered, raws),
-            partial(_each, parse_head, raws),
-        )
-        heads = [[*_PSEUDO, *each] for each in fields]
-        yield Trick(
-            f"remembered request heads, HTTP/2{how}",
-            H2_ANSWER,
-            partial(_each, partial(HeadReader().read, ended=False), heads),
-            partial(_each, partial(parse_h2_head, ended=False), heads),
+            f"remembered request heads{how}", ANSWER, partial(_remembered, raws), partial(_each, parse_head, raws)
         )
         encoder = hpack.Encoder()
-        blocks = [encoder.encode(head) for head in heads]
+        blocks = [encoder.encode([*_PSEUDO, *each]) for each in fields]
         yield Trick(
             f"HPACK decoder{how}",
             H2_ANSWER,

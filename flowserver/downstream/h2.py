@@ -23,7 +23,7 @@ from ..errors import EndReason, RelayError
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import FrameGuard, Violation
 from ..http.h2_frames import NO_STREAM_YET, data_head, end_of_stream, goaway
-from ..http.h2_request_head import HeadReader, Malformed
+from ..http.h2_request_head import Malformed, parse_h2_head
 from ..http.h2_server_state import ServerState
 from ..http.messages import Headers, ResponseHead
 from ..net.read_pause import ReadPause
@@ -72,7 +72,6 @@ class DownstreamH2(SharedReads):
         "_control",
         "_fd",
         "_h2",
-        "_heads",
         "_idle_since",
         "_last_stream",
         "_liveness",
@@ -117,7 +116,6 @@ class DownstreamH2(SharedReads):
         self.windows = self._h2.send_windows
         self.streams: dict[int, H2Stream] = {}
         self._reader = FrameReader(self, self.guard, self._h2)
-        self._heads = HeadReader()
         self._pending: list[H2Stream] = []
         """Requests of the current read: one that is reset in the same read never starts."""
         self._ready: deque[H2Stream] = deque()
@@ -334,7 +332,7 @@ class DownstreamH2(SharedReads):
         if self._requests >= self._settings.max_requests:
             self.begin_goaway("max_requests")
         try:
-            head = self._heads.read(fields, ended=ended)
+            head = parse_h2_head(fields, ended=ended)
         except Malformed:
             self.reset_stream(stream_id, _Code.PROTOCOL_ERROR)
             return

@@ -44,52 +44,6 @@ def parse_h2_head(headers: Headers, *, ended: bool) -> RequestHead | RelayError:
     return head
 
 
-class RepeatedH2Head:
-    """Recognises heads that differ from a known one in their content-length only, of requests with a body."""
-
-    __slots__ = ("_after", "_before", "_head", "_place")
-
-    def __init__(self, headers: Headers, head: RequestHead) -> None:
-        """`head` was read from `headers`, which have a content-length and no name twice."""
-        place = headers.index((b"content-length", head.fields[b"content-length"]))
-        self._before = headers[:place]
-        self._after = headers[place + 1 :]
-        self._head = head
-        self._place = place - len(headers) + len(head.headers)
-
-    def read(self, headers: Headers) -> RequestHead | None:
-        """Returns the request head in `headers`, with a body to follow; None if they differ in anything else."""
-        before = self._before
-        place = len(before)
-        if headers[:place] != before or headers[place + 1 :] != self._after or place == len(headers):
-            return None
-        name, length = headers[place]
-        if name != b"content-length" or not _LENGTH.fullmatch(length):
-            return None
-        return self._head.of_length(self._place, length, has_body=True)
-
-
-class HeadReader:
-    """Reads the heads of one connection; a head that repeats the last one is not parsed again."""
-
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known: RepeatedH2Head | None = None
-
-    def read(self, headers: Headers, *, ended: bool) -> RequestHead | RelayError:
-        """As `parse_h2_head`. Raises Malformed."""
-        known = self._known
-        head = known.read(headers) if known is not None and not ended else None
-        if head is not None:
-            return head
-        parsed = parse_h2_head(headers, ended=ended)
-        if isinstance(parsed, RequestHead):
-            repeats = not ended and parsed.content_length is not None and len(dict(headers)) == len(headers)
-            self._known = RepeatedH2Head(headers, parsed) if repeats else None
-        return parsed
-
-
 def check_trailers(headers: Headers) -> None:
     """Checks trailers, which are dropped: malformed ones must not end a request. Raises Malformed."""
     pseudo, fields = _split(headers)
