@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import (
@@ -33,6 +34,7 @@ from bench import (
     unary,
     upstream,
     upstream_unary,
+    wan,
 )
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult
@@ -43,6 +45,11 @@ from bench.report import machine, save, show, show_summary
 
 Case = Callable[[Sequence[str], bool], CaseResult]
 """Takes the relays' names, and whether to be quick."""
+
+
+def _part_of_wan(part: str, relays: Sequence[str], quick: bool) -> CaseResult:
+    return wan.run(relays, wan.QUICK if quick else wan.Settings(), (part,))
+
 
 CASES: dict[str, Case] = {
     "ablation": lambda relays, quick: ablation.run(relays, ablation.QUICK if quick else ablation.Settings()),
@@ -70,7 +77,9 @@ CASES: dict[str, Case] = {
     "upstream_unary": lambda relays, quick: upstream_unary.run(
         relays, upstream_unary.QUICK if quick else upstream_unary.Settings()
     ),
+    "wan": lambda relays, quick: wan.run(relays, wan.QUICK if quick else wan.Settings()),
 }
+CASES |= {f"wan_{part}": partial(_part_of_wan, part) for part in wan.PARTS}
 
 
 def main() -> int:

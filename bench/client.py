@@ -35,11 +35,13 @@ class Connection:
 
     __slots__ = ("ended", "received", "socket")
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None) -> None:
         """`receive_buffer` is SO_RCVBUF in bytes, None: the kernel's own choice."""
-        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(10)
+        self.socket.connect((host, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.received = 0

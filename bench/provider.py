@@ -17,7 +17,7 @@ Streams = dict[str, dict[str, Any]]
 
 
 class Provider:
-    """A simulator that listens on `port` of 127.0.0.1."""
+    """A simulator that listens on `port`, of 127.0.0.1 at least."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -52,9 +52,9 @@ class Provider:
 
 
 @contextmanager
-def simulator() -> Iterator[Provider]:
+def simulator(host: str = "127.0.0.1") -> Iterator[Provider]:
     """Start one; it ends with the context."""
     port = free_port()
-    command = python_module("flowserver", "simulate", "--listen", f"127.0.0.1:{port}")
+    command = python_module("flowserver", "simulate", "--listen", f"{host}:{port}")
     with Process(command, port, cpus=LOAD_CORES):
         yield Provider(port)

@@ -18,13 +18,15 @@ from bench.processes import Process, free_port
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A relay that accepts on `port` of 127.0.0.1. `pid` is None where there is no relay in between."""
+    """A relay that accepts on `port` of 127.0.0.1. `pid` is None where there is no relay in between; `admin` is the
+    port of flowserver's admin pages."""
 
     name: str
     port: int
     pid: int | None
     share: float = 1.0
     """Part of a case's load that it is given, see `Configured`."""
+    admin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,9 @@ class Wiring:
     """What a relay speaks on its two sides: "h1" or "h2", the latter with prior knowledge on a plain port.
 
     `certificate` is the provider's; None: no TLS towards it. `keeps`: connections to the provider are used again.
-    `streams` is how many a client may have on one connection, None: the relay's own limit.
+    `streams` is how many a client may have on one connection, None: the relay's own limit. `listen` is the address that
+    the relay listens on, 127.0.0.1 or all of them, and `provider_host` is the provider's. `uploads`: requests of any
+    size pass on while they come.
     """
 
     client: str = "h1"
@@ -48,6 +52,9 @@ class Wiring:
     certificate: Certificate | None = None
     keeps: bool = True
     streams: int | None = None
+    listen: str = "127.0.0.1"
+    provider_host: str = "127.0.0.1"
+    uploads: bool = False
 
     @property
     def scheme(self) -> str:
@@ -107,8 +114,9 @@ class Direct:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A relay that takes a configuration file, whose path is {file}. `template` has {port}, {upstream_port}, {folder},
-    and what `details` gives for a wiring. `providers` is what it speaks to providers, `clients` to clients.
+    """A relay that takes a configuration file, whose path is {file}. `template` has {listen}, {port}, {upstream_host},
+    {upstream_port}, {folder}, and what `details` gives for a wiring. `providers` is what it speaks to providers,
+    `clients` to clients.
 
     `share` is the part of a case's load that it is given: less than all for one that would be overrun. What is compared
     is the cost of an event or an answer."""
@@ -141,7 +149,8 @@ class Configured:
             port = free_port()
             file = Path(folder) / f"{self.name}.{self.suffix}"
             places = {"port": port, "upstream_port": upstream_port, "folder": folder}
-            file.write_text(self.template.format(**places, **self.details(wiring)))
+            hosts = {"listen": wiring.listen, "upstream_host": wiring.provider_host}
+            file.write_text(self.template.format(**places, **hosts, **self.details(wiring)))
             command = [program, *(part.format(file=file, **places) for part in self.command[1:])]
             environment = {name: value.format(**places) for name, value in self.environment.items()}
             with Process(command, port, environment=environment, cpus=RELAY_CORES) as process:

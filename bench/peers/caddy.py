@@ -18,8 +18,8 @@ CADDY = """
     }}
 }}
 http://:{port} {{
-    bind 127.0.0.1
-    reverse_proxy {scheme}://127.0.0.1:{upstream_port} {{
+    bind {listen}
+    reverse_proxy {scheme}://{upstream_host}:{upstream_port} {{
         flush_interval -1
         transport http {{
             versions {versions}

@@ -23,17 +23,18 @@ http {{
     keepalive_requests 1000000;
     {streams}
     upstream provider {{
-        server 127.0.0.1:{upstream_port};
+        server {upstream_host}:{upstream_port};
         {keepalive}
     }}
     server {{
-        listen 127.0.0.1:{port} {h2} backlog=4096;
+        listen {listen}:{port} {h2} backlog=4096;
         location / {{
             proxy_pass {scheme}://provider;
             proxy_http_version 1.1;
             proxy_set_header Connection "{connection}";
             {tls}
             proxy_buffering off;
+            {uploads}
             proxy_read_timeout 1h;
             proxy_send_timeout 1h;
             send_timeout 1h;
@@ -58,6 +59,7 @@ def _nginx(wiring: Wiring) -> dict[str, str]:
         "scheme": wiring.scheme,
         "keepalive": "keepalive 1024; keepalive_requests 1000000;" if wiring.keeps else "",
         "connection": "" if wiring.keeps else "close",
+        "uploads": "client_max_body_size 0; proxy_request_buffering off;" if wiring.uploads else "",
         "tls": NGINX_TLS.format(file=wiring.certificate.file) if wiring.certificate is not None else "",
     }
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Self
 
@@ -86,8 +86,8 @@ class Rig:
     def __getitem__(self, name: str) -> Namespace:
         return self._spaces[name]
 
-    def join(self, near: str, far: str, link: Link, *, seed: int = 1, cpus: Iterable[int] = ()) -> Joint:
-        """Join two namespaces. `seed` decides which packets are lost or late; `cpus` pins the forwarder."""
+    def join(self, near: str, far: str, link: Link, *, seed: int = 1) -> Joint:
+        """Join two namespaces. `seed` decides which packets are lost or late."""
         number = self._joints
         self._joints += 1
         addresses = [f"198.18.{number}.{host}" for host in (1, 2)]
@@ -102,8 +102,6 @@ class Rig:
             joint = Joint(addresses[0], addresses[1], _start_forwarder(devices, link, seed))
         self._stack.callback(joint.close)
         joint.wait_until_it_carries()
-        if cpus:
-            os.sched_setaffinity(joint.pid, cpus)
         return joint
 
 
