@@ -21,8 +21,8 @@ from ..http.h1_chunked import FramingError
 from ..http.h1_request_head import HeadReader, RepeatedHead
 from ..http.h1_server import Message, PlainMessage, read_request
 from ..http.messages import RequestHead, ResponseHead
+from ..net.send_queue import SendQueue
 from ..net.shared_read import SharedReads
-from ..net.stall import StallWatch
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
 from .context import ConnectionSettings, ListenerContext
@@ -63,9 +63,9 @@ class DownstreamH1(SharedReads):
         "_reading",
         "_served",
         "_since",
-        "_stall",
         "_transport",
         "must_close",
+        "send_queue",
         "stream",
         "write",
     )
@@ -102,7 +102,7 @@ class DownstreamH1(SharedReads):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._fd = transport.get_extra_info("socket").fileno()
-        self._stall = StallWatch(self._transport, self._fd)
+        self.send_queue = SendQueue(self._transport, self._fd)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self.write: Callable[[bytes], None] = self._transport.write
         self._context.settings.watermarks.limit_transport(self._transport)
@@ -152,11 +152,13 @@ class DownstreamH1(SharedReads):
 
     def pause_writing(self) -> None:
         self._blocked = True
+        self.send_queue.blocked_since = self._context.clock()
         if self.stream is not None:
             self.stream.block()
 
     def resume_writing(self) -> None:
         self._blocked = False
+        self.send_queue.blocked_since = None
         if self.stream is not None:
             self.stream.unblock()
         else:
@@ -244,7 +246,8 @@ class DownstreamH1(SharedReads):
     def sweep(self, now: float) -> None:
         """Look at the deadlines of this connection and of its exchange."""
         settings = self._context.settings
-        if settings.stall_timeout is not None and self._stall.look(now) >= settings.stall_timeout:
+        limit = settings.stall_timeout
+        if limit is not None and self.send_queue.stalled_for(now, busy=self.is_serving) >= limit:
             self._drop_stream(EndReason.CLIENT_STALLED)
             self.abort()
             return

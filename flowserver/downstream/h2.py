@@ -27,11 +27,12 @@ from ..http.h2_request_head import Malformed, parse_h2_head
 from ..http.h2_server_state import ServerState
 from ..http.messages import Headers, ResponseHead
 from ..net.read_pause import ReadPause
+from ..net.send_queue import SendQueue
 from ..net.shared_read import SharedReads
-from ..net.stall import StallWatch, unacknowledged
 from .context import ListenerContext
 from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
+from .h2_starved import StarvedStreams
 from .h2_stream import Ending, H2Stream
 from .liveness import Liveness
 
@@ -85,8 +86,6 @@ class DownstreamH2(SharedReads):
         "_requests",
         "_sent_at_look",
         "_settings",
-        "_stall",
-        "_starved",
         "_transport",
         "clock",
         "flush_due",
@@ -94,7 +93,9 @@ class DownstreamH2(SharedReads):
         "is_blocked",
         "is_over",
         "leftovers",
+        "send_queue",
         "sent",
+        "starved",
         "streams",
         "totals",
         "uploads",
@@ -119,8 +120,7 @@ class DownstreamH2(SharedReads):
         self._pending: list[H2Stream] = []
         """Requests of the current read: one that is reset in the same read never starts."""
         self._ready: deque[H2Stream] = deque()
-        self._starved: dict[H2Stream, None] = {}
-        """Streams whose turn came while the connection's window was shut, in order."""
+        self.starved = StarvedStreams(context.clock)
         self.sent = 0
         """Body bytes that went into frames, of all streams."""
         self._sent_at_look = 0
@@ -144,7 +144,7 @@ class DownstreamH2(SharedReads):
         self._liveness = Liveness(self._settings.ping_interval, now)
 
     def __repr__(self) -> str:
-        waiting = f"ready={len(self._ready)} starved={self.starved} blocked={self.is_blocked}"
+        waiting = f"ready={len(self._ready)} starved={len(self.starved)} blocked={self.is_blocked}"
         return f"<DownstreamH2 {self._phase.value} streams={len(self.streams)} {waiting} {self.windows}>"
 
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class DownstreamH2(SharedReads):
         self.write = self._transport.write
         self._fd = transport.get_extra_info("socket").fileno()
         self._reads = ReadPause(self._transport)
-        self._stall = StallWatch(self._transport, self._fd)
+        self.send_queue = SendQueue(self._transport, self._fd)
         self._transport.set_write_buffer_limits(high=WRITE_SIZE, low=0)
         too_many = len(self._context.connections) >= self._context.settings.max_connections
         self._context.connections.add(self)
@@ -226,16 +226,13 @@ class DownstreamH2(SharedReads):
 
     def pause_writing(self) -> None:
         self.is_blocked = True
+        self.send_queue.blocked_since = self.clock()
 
     def resume_writing(self) -> None:
         self.is_blocked = False
+        self.send_queue.blocked_since = None
         self._go_on_answering()
         self._schedule_flush()
-
-    @property
-    def starved(self) -> int:
-        """Streams that wait for the connection's window."""
-        return len(self._starved)
 
     # --- for the streams -------------------------------------------------------------------------------------------
 
@@ -294,7 +291,7 @@ class DownstreamH2(SharedReads):
 
     def sweep(self, now: float) -> None:
         limit = self._context.settings.stall_timeout
-        if limit is not None and self._stall.look(now) >= limit:
+        if limit is not None and self.send_queue.stalled_for(now, busy=bool(self.streams)) >= limit:
             self._drop_all(EndReason.CLIENT_STALLED)
             self._transport.abort()
         elif self.is_over:
@@ -346,9 +343,8 @@ class DownstreamH2(SharedReads):
 
     def serve_starved(self) -> None:
         """The connection's window was opened."""
-        if self._starved:
-            self._ready.extendleft(reversed(self._starved))
-            self._starved.clear()
+        if self.starved:
+            self._ready.extendleft(self.starved.take_last_first())
             self._schedule_flush()
 
     def reset_stream(self, stream_id: int, code: _Code) -> None:
@@ -365,7 +361,7 @@ class DownstreamH2(SharedReads):
         stream.is_open = False
         del self.streams[stream_id]
         self.windows.close(stream_id)
-        self._starved.pop(stream, None)
+        self.starved.discard(stream)
         self.totals.streams -= 1
         if owed:
             self._h2.acknowledge(stream.state, owed)
@@ -463,7 +459,7 @@ class DownstreamH2(SharedReads):
             self.queue(stream)
         else:  # a stream that was served just now queues behind those that were not
             stream.is_queued = True
-            self._starved[stream] = None
+            self.starved.add(stream)
         return size
 
     def _finish(self, stream: H2Stream, out: list[bytes]) -> None:
@@ -584,9 +580,8 @@ class DownstreamH2(SharedReads):
             self._h2.ping(b"flowserv")
             self._schedule_flush()
         elif self._liveness.is_unanswered(now):
-            if unacknowledged(self._fd) == 0:
-                self._liveness.excuse(
-                    now
-                )  # its host has acknowledged the ping: it is there, but its program does not read now
+            if self.send_queue.in_kernel() == 0:
+                # Its host has acknowledged the ping: it is there, but its program does not read now.
+                self._liveness.excuse(now)
             else:
                 self._on_gone()

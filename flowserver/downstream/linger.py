@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
+from ..net.send_queue import SendQueue
 from ..net.shared_read import SharedReads
-from ..net.stall import StallWatch
 from .context import ListenerContext
 
 LINGER_TIME = 30.0
@@ -40,12 +40,12 @@ class DropBudget:
 class Linger(SharedReads):
     """Takes over a plain transport after the last byte of an answer, until the client closes or its time is up."""
 
-    __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_stall", "_transport")
+    __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_send_queue", "_transport")
 
     def __init__(self, context: ListenerContext, transport: asyncio.Transport) -> None:
         self._context = context
         self._transport = transport
-        self._stall = StallWatch(transport, transport.get_extra_info("socket").fileno())
+        self._send_queue = SendQueue(transport, transport.get_extra_info("socket").fileno())
         self._began = self._heard = context.clock()
         self._budget = DropBudget(self._began)
         """Reading stops when it is used up, until the next sweep."""
@@ -81,7 +81,7 @@ class Linger(SharedReads):
 
     def sweep(self, now: float) -> None:
         limit = self._context.settings.stall_timeout
-        if limit is not None and self._stall.look(now) >= limit:
+        if limit is not None and self._send_queue.stalled_for(now, busy=False) >= limit:
             self._transport.abort()
             return
         if self._transport.get_write_buffer_size():

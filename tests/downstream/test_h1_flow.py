@@ -231,3 +231,16 @@ def test_a_stalled_client_is_ended() -> None:
     assert client.end == "reset"
     assert provider.end == "reset"
     assert relay.observer.ends == [EndReason.CLIENT_STALLED]
+
+
+def test_events_that_trickle_in_for_a_stalled_client_do_not_keep_it() -> None:
+    relay = Relay(watermarks=Watermarks(10_000, 100, 1000), stall_timeout=60)
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    provider.says(STREAM)
+    client.stops_reading()
+    for _ in range(7):
+        provider.says(b"5\r\nevent\r\n")
+        relay.sweep(10)
+    assert client.end == "reset"
+    assert relay.observer.ends == [EndReason.CLIENT_STALLED]

@@ -224,6 +224,20 @@ def test_a_client_that_takes_nothing_from_the_transport_is_ended() -> None:
     assert room.opened[0].events.log[-1] == "reset client_stalled"
 
 
+def test_events_that_trickle_in_for_a_stalled_client_do_not_keep_it() -> None:
+    room = Room(stall_timeout=10.0)
+    client = room.client()
+    client.asks()
+    client.stops_reading()
+    room.opened[0].answers(b"x", end=False)
+    for _ in range(12):
+        room.opened[0].stream.send_data(b"event")
+        client.turns.run()
+        client.connection.sweep(room.clock.advance(1.0))
+    assert client.end == "reset"
+    assert room.opened[0].events.log[-1] == "reset client_stalled"
+
+
 def test_a_window_that_stays_shut_ends_its_stream_only() -> None:
     room = Room(stall_timeout=10.0)
     client = room.client(peer=H2Peer(window=100))

@@ -24,6 +24,8 @@ class FakeSocket:
         """Bytes that the kernel has taken."""
         self.acknowledged = 0
         """Bytes that the other side's kernel has taken."""
+        self.receive_limited = 0
+        """Microseconds for which the other side's receive window was the limit."""
         self.real: socket.socket | None = None
         """What the kernel is asked about; None: nothing it knows."""
 
@@ -36,7 +38,8 @@ class FakeSocket:
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
         acknowledged = (self.acknowledged + 1).to_bytes(8, sys.byteorder)
-        info = bytes(120) + acknowledged + bytes(72) + self.sent.to_bytes(8, sys.byteorder) + bytes(8)
+        limited, sent = (figure.to_bytes(8, sys.byteorder) for figure in (self.receive_limited, self.sent))
+        info = bytes(120) + acknowledged + bytes(48) + limited + bytes(16) + sent + bytes(8)
         return info[:size]
 
     @property

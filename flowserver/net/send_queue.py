@@ -1,0 +1,77 @@
+"""What is on its way to a client, as the transport and Linux know it (struct tcp_info)."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import sys
+import termios
+from typing import cast
+
+_TCP_INFO = getattr(socket, "TCP_INFO", None)
+_LENGTH = 184
+"""Up to tcpi_rwnd_limited: since Linux 4.10."""
+
+
+class SendQueue:
+    """One connection's. Each figure of the kernel takes a system call, so none is asked for per chunk."""
+
+    __slots__ = ("_descriptor", "_mark", "_since", "_transport", "blocked_since")
+
+    def __init__(self, transport: asyncio.WriteTransport, descriptor: int) -> None:
+        self._transport = transport
+        self._descriptor = descriptor
+        self._mark: tuple[int, int] | None = None
+        self._since = 0.0
+        self.blocked_since: float | None = None
+        """Since when the transport takes no more, set by its protocol; None: it does."""
+
+    def stalled_for(self, now: float, *, busy: bool) -> float:
+        """Returns the seconds for which the client acknowledged nothing of what waits for it, to the precision of these
+        calls; 0 while nothing waits. `busy`: what the kernel holds counts too, as more is to follow."""
+        mark = self.progress(kernel=busy)
+        if mark is None or mark != self._mark:
+            self._mark = mark
+            self._since = now
+        return now - self._since
+
+    def progress(self, *, kernel: bool = True) -> tuple[int, int] | None:
+        """Something that changes when the client acknowledges more; None: nothing waits for it. `kernel`: what the
+        kernel alone holds waits too."""
+        waiting = self._transport.get_write_buffer_size()
+        if not waiting and not (kernel and self.in_kernel() > 0):
+            return None
+        info = self._tcp_info()
+        # tcpi_bytes_acked. What waits may grow meanwhile, which is no progress.
+        return (waiting, self.in_kernel()) if info is None else (int.from_bytes(info[120:128], sys.byteorder), 0)
+
+    def in_kernel(self) -> int:
+        """Bytes in the kernel that are not acknowledged (SIOCOUTQ); -1 if they are unknown."""
+        if self._transport.is_closing():  # its descriptor may be another connection's
+            return -1
+        try:
+            queued = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
+        except OSError:
+            return -1
+        return cast(int, struct.unpack("i", queued)[0])
+
+    def unacknowledged(self) -> int:
+        """Bytes that wait here and in the kernel, as far as that is known."""
+        return self._transport.get_write_buffer_size() + max(0, self.in_kernel())
+
+    def receive_limited(self) -> float | None:
+        """Returns the seconds so far for which the client's receive window was what kept bytes from leaving; None if
+        the kernel can't tell."""
+        info = self._tcp_info()
+        return None if info is None else int.from_bytes(info[176:184], sys.byteorder) / 1e6  # tcpi_rwnd_limited
+
+    def _tcp_info(self) -> bytes | None:
+        if _TCP_INFO is None:
+            return None
+        try:
+            info = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _LENGTH)
+        except (OSError, ValueError):  # no TCP, or closed: ValueError is uvloop's
+            return None
+        return info if len(info) == _LENGTH else None
