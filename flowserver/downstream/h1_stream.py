@@ -10,6 +10,7 @@ from ..flow.bounded_buffer import BoundedWriter
 from ..http.h1_chunked import encode_chunk
 from ..http.h1_server import Message
 from ..http.messages import RequestHead, ResponseHead
+from ..net.send_queue import SendQueue
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
@@ -34,6 +35,7 @@ class StreamConnection(Protocol):
     stream: H1Stream | None
     """The request that is being served."""
     write: Callable[[bytes], None]
+    send_queue: SendQueue
 
     @property
     def uploads(self) -> Uploads: ...
@@ -166,6 +168,19 @@ class H1Stream(HeldUpload):
     @property
     def held(self) -> int:
         return self._connection.held(self._writer) if self._is_open else 0
+
+    @property
+    def held_since(self) -> float | None:
+        return self._connection.send_queue.blocked_since if self._is_open else None
+
+    def client_seconds(self, now: float) -> float | None:
+        return self._connection.send_queue.receive_limited()
+
+    def unacknowledged(self) -> int:
+        if not self._is_open:
+            return 0
+        waiting = self._writer.waiting if self._writer is not None else 0
+        return waiting + self._connection.send_queue.unacknowledged()
 
     @property
     def writes(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from ..http.h2_frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..http.h2_send_window import SendWindows
 from ..http.h2_server_state import ServerStream
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
+from ..net.send_queue import SendQueue
 from ..relay.interfaces import Clock, DownstreamEvents, H2Totals
 from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
@@ -28,6 +29,16 @@ class Ending(Enum):
     BROKEN = "broken"
 
 
+class WindowTime(Protocol):
+    """How long streams wait for the connection's window."""
+
+    since: float | None
+    """Since when; None: none does."""
+
+    def seconds(self, now: float) -> float:
+        """How long some did so far."""
+
+
 class StreamConnection(Protocol):
     """The connection, as far as its streams use it."""
 
@@ -37,12 +48,20 @@ class StreamConnection(Protocol):
     watermarks: Watermarks
     guard: FrameGuard
     windows: SendWindows
+    send_queue: SendQueue
     sent: int
     """Body bytes that went into frames, of all streams."""
     flush_due: bool
     """Frames wait for the end of this turn of the event loop."""
     is_blocked: bool
     """The transport takes no more."""
+
+    @property
+    def streams(self) -> Collection[int]:
+        """Those that are open."""
+
+    @property
+    def starved(self) -> WindowTime: ...
 
     @property
     def write(self) -> Callable[[bytes], None]: ...
@@ -83,6 +102,7 @@ class H2Stream(HeldUpload):
         "_reading",
         "_reserve_left",
         "_reserved",
+        "_shut_seconds",
         "_stall_mark",
         "_stall_since",
         "_uncredited",
@@ -146,6 +166,8 @@ class H2Stream(HeldUpload):
         """Bytes for which only the connection's window was opened, since unfinished uploads hold too much. The upload
         that may proceed needs the connection's window too."""
         self._window_shut_at: float | None = None
+        self._shut_seconds = 0.0
+        """How long its window was shut before."""
         self._stall_mark = -1
         self._stall_since = 0.0
         self._writes = 0
@@ -253,6 +275,36 @@ class H2Stream(HeldUpload):
     @property
     def held(self) -> int:
         return self._buffer.size
+
+    @property
+    def held_since(self) -> float | None:
+        if not self._buffer.size:
+            return None
+        connection = self._connection
+        all_times = (self._window_shut_at, connection.send_queue.blocked_since, connection.starved.since)
+        times = [time for time in all_times if time is not None]
+        if times:
+            return min(times)
+        return connection.clock() if self._buffer.size > self.window.left else None
+
+    def client_seconds(self, now: float) -> float | None:
+        """A window of the stream, the connection or TCP, whichever was shut."""
+        connection = self._connection
+        by_tcp = connection.send_queue.receive_limited()
+        if by_tcp is None:
+            return None
+        shut = 0.0 if self._window_shut_at is None else now - self._window_shut_at
+        return by_tcp + connection.starved.seconds(now) + self._shut_seconds + shut
+
+    def unacknowledged(self) -> int:
+        """Of what waits in the transport and the kernel nothing behind its last frame is its own, and of the rest an
+        equal share among the open streams."""
+        connection = self._connection
+        if not self.is_open:
+            return 0
+        behind = connection.sent - self.sent_mark if not self._reserved else 0
+        share = max(0, connection.send_queue.unacknowledged() - behind) // len(connection.streams)
+        return self._buffer.size + min(share, self.sent + self._reserved - self._reserve_left)
 
     @property
     def writes(self) -> tuple[int, int]:
@@ -364,7 +416,9 @@ class H2Stream(HeldUpload):
 
     def note_window_open(self) -> None:
         if self._window_shut_at is not None:
-            self._connection.totals.stall_seconds += self._connection.clock() - self._window_shut_at
+            seconds = self._connection.clock() - self._window_shut_at
+            self._connection.totals.stall_seconds += seconds
+            self._shut_seconds += seconds
             self._window_shut_at = None
 
     def note_sent(self, total: int) -> None:

@@ -17,8 +17,9 @@ from .event_filter import AnyFilter, EventFilter, OpaqueFilter
 from .failures import answer_head, error_head, named
 from .fast_path import FastPath
 from .interfaces import DownstreamStream, RoutedStream
+from .limited_time import AnswerHold, LimitedTime
 from .provider import Provider
-from .record import ExchangeRecord, account_record, token_record
+from .record import ExchangeRecord, account_record, fill_in_hold, token_record
 from .state import State
 
 # In Python 3.11 looking up a member of an enumeration takes a call.
@@ -37,6 +38,7 @@ class Exchange:
         "_filter",
         "_first",
         "_head",
+        "_hold",
         "_slow_chunks",
         "_slow_size",
         "_state",
@@ -44,7 +46,6 @@ class Exchange:
         "_upload_gate",
         "_watch",
         "account",
-        "answer_gate",
         "bytes_up",
         "deadlines",
         "end_reason",
@@ -94,8 +95,8 @@ class Exchange:
         self.account = account
         """Tokens asked for and emitted."""
         self.request_whole = not request.has_body
-        self.answer_gate: ReadGate | None = None
-        """None: the provider was never paused, which is usual."""
+        self._hold: AnswerHold | None = None
+        """None: nobody but the provider held the answer, which is usual."""
         self._upload_gate: ReadGate | None = None
         """None: the client was never stopped, which is usual."""
         self.started_at = now
@@ -197,8 +198,8 @@ class Exchange:
         self._shut(Reason.DOWNSTREAM)
 
     def on_downstream_drained(self) -> None:
-        if self.answer_gate is not None:
-            self.answer_gate.open(Reason.DOWNSTREAM)
+        if self._hold is not None:
+            self._hold.open(Reason.DOWNSTREAM)
 
     def on_downstream_finished(self) -> None:
         self._end(_COMPLETE)
@@ -294,6 +295,8 @@ class Exchange:
         """Note when the first byte came, and the first token where tokens are counted."""
         if self.first_byte_at is None:
             self.first_byte_at = self._context.clock()
+            if self._hold is not None:
+                self._hold.time.begin(self.first_byte_at)
         if self._filter is None or self._filter.meter is None:
             self._awaits_first = self._head is not None
         elif self._filter.meter.content_events:
@@ -321,8 +324,8 @@ class Exchange:
             return
         if self._state >= _FLUSHING:
             self._finish_answer()
-        elif self.answer_gate is not None:
-            self.answer_gate.open(Reason.QUOTA)
+        elif self._hold is not None:
+            self._hold.open(Reason.QUOTA)
 
     def _pass_on(self, event_filter: AnyFilter, data: bytes) -> bool:
         """Pass on what `event_filter` let through, where that is not simply what it got. Returns whether more may
@@ -340,11 +343,15 @@ class Exchange:
 
     def _shut(self, reason: Reason) -> None:
         """Stop the provider, if there is one still."""
-        if self._up is None or self._state >= _FLUSHING:
-            return
-        if self.answer_gate is None:
-            self.answer_gate = ReadGate(self._up, self._context.clock, self._context.pauses)
-        self.answer_gate.shut(reason)
+        if self._up is not None and self._state < _FLUSHING:
+            self._made_hold(self._up).shut(reason)
+
+    def _made_hold(self, up: RoutedStream) -> AnswerHold:
+        if self._hold is None:
+            gate = ReadGate(up, self._context.clock, self._context.pauses)
+            time = LimitedTime(self._down, self._context.observer, self.first_byte_at)
+            self._hold = AnswerHold(gate, time, self._context.clock)
+        return self._hold
 
     def _finish_answer(self) -> None:
         self._drop_upstream()
@@ -391,6 +398,14 @@ class Exchange:
         self._down.send_end()
         if self._state is _SETTLING:
             self._end(EndReason.CLIENT_GONE)
+        else:
+            self._hold_rest()
+
+    def _hold_rest(self) -> None:
+        """What is left of a whole answer may wait for the client's side."""
+        is_whole = self._state is _FLUSHING and (self._filter is None or not self._filter.is_waiting)
+        if is_whole and self._up is not None and self._down.held_since is not None:
+            self._made_hold(self._up).wait_for_end()
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -400,7 +415,10 @@ class Exchange:
         self.account.sweep(now)
         if self._up is not None and self._state < _FLUSHING:
             self._up.sweep(now)
+        if self._hold is not None:
+            self._hold.time.settle(now)
         if self._state >= _FLUSHING:
+            self._hold_rest()
             return
         if self._state is _ABANDONED and self._context.abandoned.is_enough(self, now, self.bytes_down):
             self._drop_upstream()
@@ -451,10 +469,11 @@ class Exchange:
         record.bytes_down = self.bytes_down
         record.chunks_down = self.chunks_down
         record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
+        now = self._context.clock() if self.ended_at is None else self.ended_at
         record.held = self._down.held
         record.writes, record.writes_full = self.writes
         record.heartbeats = self.heartbeats
-        record.pauses, record.paused_seconds = self.paused()
+        fill_in_hold(record, self._hold, self._down.held_since, now)
         record.account = account_record(self.account)
         record.tokens = token_record(self.account) if self._state is _ENDED else None
         return record
@@ -482,15 +501,21 @@ class Exchange:
         """Bytes held for the client."""
         return self._down.held
 
-    def paused(self) -> tuple[int, float]:
-        """How often and for how many seconds the provider was stopped."""
-        gate = self.answer_gate
-        return (gate.pauses, gate.paused_seconds()) if gate is not None else (0, 0.0)
+    @property
+    def tokens(self) -> int:
+        if self._fast_path is not None:
+            self._fast_path.settle()
+        return self.account.output
+
+    def unacknowledged_tokens(self) -> int:
+        """An estimate: the tokens that passed, by the share of their bytes that the client has not acknowledged."""
+        size = self.bytes_down
+        return round(self.tokens * min(1.0, self._down.unacknowledged() / size)) if size else 0
 
     @property
     def is_paused(self) -> bool:
         """Whether the provider is stopped."""
-        return self.answer_gate is not None and self.answer_gate.is_shut
+        return self._hold is not None and self._hold.gate.is_shut
 
     @property
     def upload_is_stopped(self) -> bool:
@@ -546,8 +571,8 @@ class Exchange:
 
     def _drop_upstream(self, error: RelayError | None = None) -> None:
         self._close_fast_path()
-        if self.answer_gate is not None:
-            self.answer_gate.close()
+        if self._hold is not None:
+            self._hold.gate.close()
         if self._up is not None:
             self._up.cancel(error)
 
@@ -558,6 +583,8 @@ class Exchange:
         self.ended_at = self._context.clock()
         self.end_reason = self._true_reason(reason)
         self._move_to(_ENDED)
+        if self._hold is not None:
+            self._hold.time.end(self.ended_at)
         self._context.abandoned.discard(self)
         self.account.settle(self.bytes_down)
         if self._upload_gate is not None:

@@ -72,6 +72,18 @@ class DownstreamStream(UploadCount, Protocol):
         """Bytes held for the client in user space."""
 
     @property
+    def held_since(self) -> float | None:
+        """Since when the client's side has not taken what is held for it; None: it takes it."""
+
+    def client_seconds(self, now: float) -> float | None:
+        """Returns the seconds so far for which the client itself kept bytes from leaving, by a window that it shut:
+        only differences mean something. None: nobody can tell. Costs a system call."""
+
+    def unacknowledged(self) -> int:
+        """Returns the bytes, held here or by the kernel, that the client has not acknowledged, as far as that is known.
+        Costs a system call."""
+
+    @property
     def writes(self) -> tuple[int, int]:
         """Chunks written, and how many of them found the transport blocked."""
 
@@ -107,6 +119,10 @@ class DownstreamEvents(Protocol):
 
     def on_drain_timeout(self) -> None:
         """The drain time is over: end now."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer that came so far."""
 
 
 class UpstreamStream(Protocol):
@@ -192,6 +208,9 @@ class Observer(Protocol):
     def exchange_started(self, exchange: RecordedExchange) -> None: ...
 
     def exchange_ended(self, exchange: RecordedExchange) -> None: ...
+
+    def waited(self, seconds: float) -> None:
+        """A pause is over, in which the oldest byte waited so long for its client's side."""
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""

@@ -14,6 +14,7 @@ from ..dialects.base import Usage
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead
 from .account import Account
+from .limited_time import AnswerHold, Holder
 
 
 @dataclass(slots=True, init=False)
@@ -89,6 +90,8 @@ class ExchangeRecord:
     """Of `chunks_down`, the ones that took the fast path."""
     held: int
     """Bytes held for the client."""
+    held_seconds: float
+    """For how long the client's side has not taken them."""
     writes: int
     writes_full: int
     """Of `writes`, the ones that found the client's transport blocked."""
@@ -96,6 +99,16 @@ class ExchangeRecord:
     pauses: int
     """How often the provider was stopped."""
     paused_seconds: float
+    client_seconds: float
+    """For how long the client held its answer, of the time since the first byte of the body."""
+    network_seconds: float
+    """The same of the path to the client."""
+    provider_seconds: float
+    """The same of the provider."""
+    relay_seconds: float
+    """The same of the relay: its wait for tokens."""
+    slow: Holder | None
+    """Who holds it at present; None: it has no first byte yet, or it is over."""
     account: AccountRecord
     tokens: TokenRecord | None
     """None: the exchange is not over, or its answer is not counted."""
@@ -106,6 +119,32 @@ class RecordedExchange(Protocol):
 
     def record(self) -> ExchangeRecord:
         """The figures as they are now."""
+
+    def unacknowledged_tokens(self) -> int:
+        """Returns the estimated tokens that were passed on and that the client has not acknowledged. Costs a system
+        call."""
+
+
+def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, held_since: float | None, now: float) -> None:
+    """Who held the answer until now; `hold` None: its provider alone. `held_since`: since when bytes have waited."""
+    first = record.first_byte_at
+    if hold is None:
+        record.pauses, record.paused_seconds = 0, 0.0
+        record.held_seconds = 0.0 if held_since is None else now - held_since
+        record.client_seconds = record.network_seconds = record.relay_seconds = 0.0
+        record.provider_seconds = 0.0 if first is None else now - first
+        record.slow = None if first is None or record.ended_at is not None else Holder.PROVIDER
+        return
+    limited = hold.time
+    limited.settle(now)
+    record.pauses, record.paused_seconds = hold.gate.pauses, hold.gate.paused_seconds()
+    since = limited.held_since if limited.held_since is not None else held_since
+    record.held_seconds = 0.0 if since is None else now - since
+    record.client_seconds = limited.client
+    record.network_seconds = limited.network
+    record.provider_seconds = limited.provider
+    record.relay_seconds = limited.relay
+    record.slow = None if first is None or record.ended_at is not None else limited.holder
 
 
 def account_record(account: Account) -> AccountRecord:

@@ -10,7 +10,7 @@ import orjson
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead, ResponseHead
 from ..relay.interfaces import DownstreamStream
-from ..relay.record import ExchangeRecord
+from ..relay.record import RecordedExchange
 from .admin_hosts import AdminHosts
 from .metrics import Metrics
 from .slices import Slices
@@ -29,13 +29,15 @@ PIECE = 1 << 16
 class _Page:
     """One request for a page, whose body may come later. It is sent at the pace of its reader."""
 
-    __slots__ = ("_is_full", "_is_over", "_rest", "_stream")
+    __slots__ = ("_is_full", "_is_over", "_rest", "_stream", "tokens")
 
     def __init__(self, stream: DownstreamStream) -> None:
         self._stream = stream
         self._is_full = False
         self._is_over = False
         self._rest = memoryview(b"")
+        self.tokens = 0
+        """Of the answer: there are none."""
         stream.attach(self)
 
     def answer(self, status: int, kind: bytes, body: bytes) -> None:
@@ -145,12 +147,13 @@ class Admin:
         separator = b"["
         for exchange in list(self._metrics.open):
             if exchange in self._metrics.open:
-                yield separator + orjson.dumps(_figures(exchange.record(), self._clock()))
+                yield separator + orjson.dumps(_figures(exchange, self._clock()))
                 separator = b","
         yield b"[]" if separator == b"[" else b"]"
 
 
-def _figures(exchange: ExchangeRecord, now: float) -> dict[str, Any]:
+def _figures(live: RecordedExchange, now: float) -> dict[str, Any]:
+    exchange = live.record()
     account = exchange.account
     return {
         "request_id": exchange.request_id.decode("ascii"),
@@ -163,6 +166,7 @@ def _figures(exchange: ExchangeRecord, now: float) -> dict[str, Any]:
         "age_seconds": round(now - exchange.started_at, 3),
         "model": account.model,
         "tokens": account.output,
+        "unacknowledged_tokens": live.unacknowledged_tokens(),
         "budget": account.budget,
         "tenant": account.tenant,
         "user": account.user,
@@ -171,8 +175,14 @@ def _figures(exchange: ExchangeRecord, now: float) -> dict[str, Any]:
         "bytes_up": exchange.bytes_up,
         "bytes_down": exchange.bytes_down,
         "held_bytes": exchange.held,
+        "held_seconds": round(exchange.held_seconds, 3),
         "pauses": exchange.pauses,
         "paused_seconds": round(exchange.paused_seconds, 3),
+        "slow": exchange.slow,
+        "client_seconds": round(exchange.client_seconds, 3),
+        "network_seconds": round(exchange.network_seconds, 3),
+        "provider_seconds": round(exchange.provider_seconds, 3),
+        "relay_seconds": round(exchange.relay_seconds, 3),
         "writes": exchange.writes,
         "writes_full": exchange.writes_full,
     }

@@ -75,6 +75,7 @@ class Log:
             "paused_ms": _ms(exchange.paused_seconds),
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
+        fields |= _limits(exchange)
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
         fields |= _tokens(exchange)
@@ -126,6 +127,17 @@ class Log:
             self._lost += self._sink.write(lines)
             if not waiting and not self._closing:
                 time.sleep(0.02)  # lines of many exchanges leave in one write
+
+
+def _limits(exchange: ExchangeRecord) -> dict[str, float]:
+    """How long each party held the answer, of those that did."""
+    seconds = {
+        "client_ms": exchange.client_seconds,
+        "network_ms": exchange.network_seconds,
+        "provider_ms": exchange.provider_seconds,
+        "relay_ms": exchange.relay_seconds,
+    }
+    return {name: ms for name, each in seconds.items() if (ms := round(each * 1000)) > 0}
 
 
 def _tokens(exchange: ExchangeRecord) -> dict[str, Any]:

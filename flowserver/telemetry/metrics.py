@@ -14,6 +14,7 @@ from prometheus_client.gc_collector import GCCollector
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
 from ..relay.interfaces import H2Totals
+from ..relay.limited_time import Holder
 from ..relay.record import ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
@@ -25,6 +26,7 @@ from .process import ProcessFigures
 from .tokens import TokenMetrics
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -75,9 +77,25 @@ class StoreFigures(Protocol):
 class _Totals:
     """What exchanges add up to."""
 
-    __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "writes", "writes_full")
+    __slots__ = (
+        "bytes_down",
+        "bytes_up",
+        "chunks",
+        "client_seconds",
+        "fast_chunks",
+        "heartbeats",
+        "network_seconds",
+        "provider_seconds",
+        "relay_seconds",
+        "writes",
+        "writes_full",
+    )
 
     def __init__(self) -> None:
+        self.client_seconds = 0.0
+        self.network_seconds = 0.0
+        self.provider_seconds = 0.0
+        self.relay_seconds = 0.0
         self.bytes_up = 0
         self.bytes_down = 0
         self.chunks = 0
@@ -94,6 +112,10 @@ class _Totals:
         self.chunks += exchange.chunks_down
         self.fast_chunks += exchange.fast_chunks
         self.heartbeats += exchange.heartbeats
+        self.client_seconds += exchange.client_seconds
+        self.network_seconds += exchange.network_seconds
+        self.provider_seconds += exchange.provider_seconds
+        self.relay_seconds += exchange.relay_seconds
 
 
 AT_A_TIME = 20
@@ -167,6 +189,7 @@ class Metrics:
         self._snapshots: list[_Snapshot] = []
         """Under way."""
         self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
+        self._held = Histogram(HELD_BUCKETS)
         self._lag = Histogram(LAG_BUCKETS)
         self._tokens = TokenMetrics()
         self._process = ProcessFigures()
@@ -195,6 +218,9 @@ class Metrics:
             self._first_byte.observe(record.first_byte_at - record.started_at)
         self._tokens.exchange_ended(record)
         self._log.access(record)
+
+    def waited(self, seconds: float) -> None:
+        self._held.observe(seconds)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         self._refused[error.code] += 1
@@ -235,6 +261,7 @@ class Metrics:
         yield gauge("flow_connections_open", "Client connections.", self.connections)
         yield from self._traffic(totals)
         yield from self._pauses()
+        yield from self._limited(totals)
         yield from self._ended()
         yield from self._h2()
         yield from self._upstreams()
@@ -269,6 +296,18 @@ class Metrics:
         seconds = [(name, self.pauses.seconds[reason]) for reason, name in names]
         text = "Seconds for which reading was stopped, of pauses that are over."
         yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
+
+    def _limited(self, totals: _Totals) -> Iterator[Series]:
+        seconds = (
+            (Holder.CLIENT, totals.client_seconds),
+            (Holder.NETWORK, totals.network_seconds),
+            (Holder.PROVIDER, totals.provider_seconds),
+            (Holder.RELAY, totals.relay_seconds),
+        )
+        text = "Seconds of answers from their first bytes on, by who held them. network: the path to the client."
+        yield counters("flow_limited_seconds", text, _labelled("by", seconds))
+        text = "How long the oldest byte held for a client had waited, at the end of each pause."
+        yield histograms("flow_held_seconds", text, [({}, self._held)])
 
     def _ended(self) -> Iterator[Series]:
         yield counters("flow_exchanges", "Exchanges that ended.", _labelled("end", self._ends.items()))

@@ -58,6 +58,18 @@ class DownstreamRig(abc.ABC):
     def client_reads(self) -> None: ...
 
     @abc.abstractmethod
+    def time_passes(self, seconds: float) -> float:
+        """Returns the time that it is then."""
+
+    @property
+    @abc.abstractmethod
+    def now(self) -> float: ...
+
+    @abc.abstractmethod
+    def window_is_shut_for(self, seconds: float) -> None:
+        """By the kernel's count, the client's receive window was shut for so much longer."""
+
+    @abc.abstractmethod
     def body_waits_unread(self) -> bool:
         """Whether request bytes wait with the client or its kernel, since the stream is paused."""
 
@@ -74,7 +86,9 @@ class DownstreamRig(abc.ABC):
 class DownstreamH1Rig(DownstreamRig):
     def __init__(self) -> None:
         self._hangups = FakeHangups()
-        self._client = Client(listener_context(self._open_exchange, watermarks=MARKS, hangups=self._hangups))
+        self._clock = FakeClock()
+        context = listener_context(self._open_exchange, watermarks=MARKS, hangups=self._hangups, clock=self._clock)
+        self._client = Client(context)
         self._method = b""
         self._heard = b""
 
@@ -99,6 +113,16 @@ class DownstreamH1Rig(DownstreamRig):
         self._client.reads()
         self._client.transport.deliver()
 
+    def time_passes(self, seconds: float) -> float:
+        return self._clock.advance(seconds)
+
+    @property
+    def now(self) -> float:
+        return self._clock.now
+
+    def window_is_shut_for(self, seconds: float) -> None:
+        self._client.transport.socket.receive_limited += round(seconds * 1e6)
+
     def body_waits_unread(self) -> bool:
         return self._client.transport.unread > 0
 
@@ -115,7 +139,8 @@ class DownstreamH2Rig(DownstreamRig):
     """What a client stops reading is this one stream: it shuts its window."""
 
     def __init__(self) -> None:
-        self._client = H2Client(listener_context(self._open_exchange, watermarks=MARKS))
+        self._clock = FakeClock()
+        self._client = H2Client(listener_context(self._open_exchange, watermarks=MARKS, clock=self._clock))
         self._id = 0
         self._unsent = b""
 
@@ -156,6 +181,16 @@ class DownstreamH2Rig(DownstreamRig):
         self._client.peer.settings(initial_window_size=65_535)
         self._client.talk()
         self.client_sends(b"")
+
+    def time_passes(self, seconds: float) -> float:
+        return self._clock.advance(seconds)
+
+    @property
+    def now(self) -> float:
+        return self._clock.now
+
+    def window_is_shut_for(self, seconds: float) -> None:
+        self._client.transport.socket.receive_limited += round(seconds * 1e6)
 
     def body_waits_unread(self) -> bool:
         return bool(self._unsent)

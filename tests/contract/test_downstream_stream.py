@@ -114,6 +114,49 @@ def test_full_and_drained_alternate(rig: DownstreamRig) -> None:
     assert rig.events.log == ["end", *["full", "drained"] * 5]
 
 
+def test_what_the_client_does_not_take_has_an_age_until_it_does(rig: DownstreamRig) -> None:
+    rig.open()
+    rig.stream.send_head(head())
+    held_since = [rig.stream.held_since]
+    rig.client_stops_reading()
+    rig.time_passes(5)
+    rig.stream.send_data(b"x" * 2000)
+    assert rig.events.log[-1] == "full"
+    began = rig.now
+    held_since.append(rig.stream.held_since)
+    rig.time_passes(3)
+    rig.stream.send_data(b"more")
+    held_since.append(rig.stream.held_since)
+    assert rig.stream.unacknowledged() >= 2004
+    rig.client_reads()
+    assert rig.events.log[-1] == "drained"
+    assert [*held_since, rig.stream.held_since] == [None, began, began, None]
+    assert rig.stream.unacknowledged() == 0
+
+
+def test_the_client_s_own_seconds_are_those_of_its_receive_window(rig: DownstreamRig) -> None:
+    rig.open()
+    rig.stream.send_head(head())
+    rig.stream.send_data(b"x")
+    before = rig.stream.client_seconds(rig.now)
+    rig.time_passes(5)
+    rig.window_is_shut_for(3)
+    after = rig.stream.client_seconds(rig.now)
+    assert before is not None
+    assert after is not None
+    assert after - before == 3
+
+
+def test_a_client_that_is_gone_has_nothing_held(rig: DownstreamRig) -> None:
+    rig.open()
+    rig.stream.send_head(head())
+    rig.client_stops_reading()
+    rig.stream.send_data(b"x" * 2000)
+    assert rig.events.log[-1] == "full"
+    rig.client_leaves()
+    assert (rig.stream.held_since, rig.stream.unacknowledged()) == (None, 0)
+
+
 def test_a_clean_end_waits_behind_the_data(rig: DownstreamRig) -> None:
     rig.open()
     rig.stream.send_head(head())

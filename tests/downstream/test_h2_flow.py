@@ -271,6 +271,62 @@ def test_stalls_are_counted_with_their_time() -> None:
     assert room.opened[0].stream.writes == (1, 0)
 
 
+def _client_seconds(room: Room) -> float:
+    seconds = room.opened[0].stream.client_seconds(room.clock.now)
+    assert seconds is not None
+    return seconds
+
+
+def test_a_stream_s_shut_window_is_time_of_the_client() -> None:
+    room = Room()
+    client = room.client(peer=H2Peer(window=100))
+    [stream_id] = _streams(room, client, 1)
+    client.peer.stalled.add(stream_id)
+    room.clock.advance(1.0)
+    room.opened[0].stream.send_data(b"x" * 200)
+    client.talk()
+    room.clock.advance(7.0)
+    assert _client_seconds(room) == 7.0
+    client.peer.release(stream_id)
+    client.talk()
+    room.clock.advance(5.0)
+    assert _client_seconds(room) == 7.0
+
+
+def test_a_connection_s_shut_window_is_time_of_the_client() -> None:
+    room = Room(watermarks=Watermarks(200 * KB, KB, 1000))
+    client = room.client(peer=H2Peer(window=1 << 20, credits_connection=False))
+    _streams(room, client, 1)
+    room.opened[0].stream.send_data(b"x" * 100 * KB)
+    client.talk()
+    began = room.clock.now
+    assert room.opened[0].stream.held_since == began
+    room.clock.advance(7.0)
+    assert _client_seconds(room) == 7.0
+    client.peer.credit(0, 1 << 20)
+    client.talk()
+    room.clock.advance(5.0)
+    assert _client_seconds(room) == 7.0
+    assert room.opened[0].stream.held_since is None
+
+
+def test_a_blocked_transport_is_not_by_itself_the_client_s() -> None:
+    room = Room(watermarks=Watermarks(8 * KB, KB, 16))
+    client = room.client(peer=H2Peer(window=1 << 20))
+    client.peer.credit(0, 1 << 20)
+    _streams(room, client, 2)
+    client.stops_reading()
+    for _ in range(20):
+        room.opened[0].stream.send_data(b"x" * 8 * KB)
+        client.turns.run()
+    room.clock.advance(7.0)
+    assert _client_seconds(room) == 0.0
+    assert room.opened[0].stream.held_since == room.clock.now - 7.0
+    idle = room.opened[1].stream
+    assert (idle.held_since, idle.unacknowledged()) == (None, 0)  # nothing of what waits is its own
+    assert room.opened[0].stream.unacknowledged() > 8 * KB
+
+
 def test_totals_come_back_to_zero() -> None:
     room = Room()
     client = room.client(peer=H2Peer(window=10))

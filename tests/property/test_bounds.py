@@ -68,10 +68,8 @@ class Answers(RuleBasedStateMachine):
 
     @invariant()
     def a_shut_gate_is_a_paused_transport(self) -> None:
-        gate = self.exchange.answer_gate
-        is_shut = gate is not None and gate.is_shut
         if self.exchange.state() in ("paused", "streaming", "waiting"):
-            assert is_shut is not self.provider.transport.is_reading()
+            assert self.exchange.is_paused is not self.provider.transport.is_reading()
 
     @invariant()
     def nothing_rests_without_a_reason(self) -> None:
@@ -90,7 +88,7 @@ class Answers(RuleBasedStateMachine):
         assert self.exchange.held == 0
         calls = self.provider.transport.calls
         assert calls == ["pause_reading", "resume_reading"] * (len(calls) // 2)
-        assert self.exchange.paused()[1] == sum(self.relay.pauses.seconds.values())
+        assert self.exchange.record().paused_seconds == sum(self.relay.pauses.seconds.values())
 
 
 class Uploads(RuleBasedStateMachine):

@@ -14,6 +14,7 @@ from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.context import Abandoned, Trace
 from flowserver.relay.exchange import Exchange
 from flowserver.relay.interfaces import UpstreamEvents
+from flowserver.relay.limited_time import Holder
 from flowserver.relay.provider import Deadlines
 from flowserver.routing.dispatcher import Dispatcher
 
@@ -36,6 +37,12 @@ from ..support.streams import CHAT, COHERE, CONVERSE, GEMINI, MESSAGES, OLLAMA_C
 BROKEN = upstream_error("upstream_failed", "It broke off.", EndReason.UPSTREAM_FAILED)
 OK = ResponseHead(200, [(b"content-type", b"text/event-stream")])
 NO_DEADLINES = Deadlines(first_byte=None, idle=None, body=None, total=None)
+
+
+def paused(exchange: Exchange) -> tuple[int, float]:
+    """How often, and for how many seconds."""
+    record = exchange.record()
+    return record.pauses, record.paused_seconds
 
 
 class Scene:
@@ -204,7 +211,7 @@ def test_a_full_client_stops_the_provider_until_it_is_drained() -> None:
     scene.clock.advance(2)
     scene.exchange.on_downstream_drained()
     assert scene.up.log == ["end", "pause", "resume"]
-    assert scene.exchange.paused() == (1, 2.0)
+    assert paused(scene.exchange) == (1, 2.0)
     assert scene.pauses.seconds[Reason.DOWNSTREAM] == 2.0
 
 
@@ -238,7 +245,7 @@ def test_a_client_that_fills_up_after_the_provider_is_done_pauses_nothing() -> N
     scene.exchange.on_downstream_finished()
     assert scene.up.log == ["end", "cancel"]
     assert scene.pauses.pauses[Reason.DOWNSTREAM] == 0
-    assert scene.exchange.paused() == (0, 0.0)
+    assert paused(scene.exchange) == (0, 0.0)
 
 
 # Endings
@@ -1044,8 +1051,7 @@ def test_a_providers_limits_are_replaced_by_the_tenants() -> None:
 def test_a_stream_that_waits_for_tokens_stops_its_provider_until_they_come() -> None:
     scene, came = waiting()
     assert scene.up.log[-1] == "pause"
-    assert scene.exchange.answer_gate is not None
-    assert scene.exchange.answer_gate.reasons is Reason.QUOTA
+    assert scene.exchange.record().slow is Holder.RELAY
     assert scene.down.body == b"".join(came[:-1])
     scene.hear(MESSAGES.content("late"))
     assert scene.down.body == b"".join(came[:-1])
@@ -1053,7 +1059,7 @@ def test_a_stream_that_waits_for_tokens_stops_its_provider_until_they_come() -> 
     assert scene.down.body == b"".join(came) + MESSAGES.content("late")
     assert scene.up.log[-1] == "resume"
     assert scene.exchange.state() == "streaming"
-    assert scene.exchange.answer_gate.pauses == 1
+    assert scene.exchange.record().pauses == 1
 
 
 def test_a_client_that_is_full_keeps_the_provider_stopped_when_tokens_come() -> None:

@@ -6,10 +6,10 @@ import orjson
 import pytest
 
 from flowserver.errors import EndReason
-from flowserver.flow.read_gate import Reason
 from flowserver.http.messages import ResponseHead
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.exchange import Exchange
+from flowserver.relay.limited_time import Holder
 
 from ..support.quota import FakeLimiter, asking, quota, tenant
 from ..support.recording import RecordingDownstream, RecordingUpstream, account, ask, exchange_context, target
@@ -55,8 +55,7 @@ def test_it_waits_for_tokens_like_any_other() -> None:
     scene = Scene()
     reads = scene.hear_until_it_waits()
     assert scene.down.body == READ * (reads - 1)
-    assert scene.exchange.answer_gate is not None
-    assert scene.exchange.answer_gate.reasons is Reason.QUOTA
+    assert scene.exchange.record().slow is Holder.RELAY
     assert scene.up.log[-1] == "pause"
     scene.exchange.on_upstream_data(b"late")
     assert scene.down.body == READ * (reads - 1)

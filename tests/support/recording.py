@@ -35,6 +35,8 @@ class RecordingObserver:
         self.started: list[Exchange] = []
         self.ended: list[Exchange] = []
         self.refused: list[RelayError] = []
+        self.waits: list[float] = []
+        """How long the oldest byte waited, of each pause."""
 
     def exchange_started(self, exchange: RecordedExchange) -> None:
         assert isinstance(exchange, Exchange)
@@ -43,6 +45,9 @@ class RecordingObserver:
     def exchange_ended(self, exchange: RecordedExchange) -> None:
         assert isinstance(exchange, Exchange)
         self.ended.append(exchange)
+
+    def waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         self.refused.append(error)
@@ -75,6 +80,9 @@ class RecordingDownstream(Uncounted):
         self.body = b""
         self.heads: list[ResponseHead] = []
         self.held = 0
+        self.held_since: float | None = None
+        self.client_limited: float | None = None
+        """What `client_seconds` tells."""
         self.writes = (0, 0)
         self.events: DownstreamEvents | None = None
 
@@ -96,6 +104,12 @@ class RecordingDownstream(Uncounted):
         self.body += data
         self.writes = (self.writes[0] + 1, self.writes[1])
         self.log.append(f"data {len(data)}")
+
+    def client_seconds(self, now: float) -> float | None:
+        return self.client_limited
+
+    def unacknowledged(self) -> int:
+        return self.held
 
     def direct_writer(self) -> None:
         return None
@@ -171,6 +185,7 @@ class RecordingDownstreamEvents:
     log: list[str] = field(default_factory=list)
     body: bytes = b""
     errors: list[RelayError] = field(default_factory=list)
+    tokens: int = 0
 
     def on_downstream_data(self, data: bytes) -> None:
         assert data

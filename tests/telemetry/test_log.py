@@ -65,6 +65,7 @@ def test_an_exchange_is_one_line_with_all_that_counts() -> None:
         "pauses": 1,
         "paused_ms": 500.0,
         "full_writes": 0.25,
+        "client_ms": 500,
     }
 
 

@@ -102,6 +102,30 @@ def test_pauses_are_counted_by_reason(scene: Scene) -> None:
     assert figures['flow_paused_seconds_total{reason="upstream"}'] == 3
 
 
+def test_the_seconds_of_answers_are_counted_by_who_held_them(scene: Scene) -> None:
+    exchange, down = scene.start()
+    exchange.on_upstream_head(ResponseHead(200, []))
+    exchange.on_upstream_data(b"x")
+    scene.clock.advance(1)
+    down.client_limited = 0.0
+    exchange.on_downstream_full()
+    scene.clock.advance(5)
+    down.client_limited = 3.0
+    expected = {"client": 3, "network": 2, "provider": 1, "relay": 0}
+    running = scene.figures()
+    exchange.on_downstream_drained()
+    exchange.on_upstream_end()
+    exchange.on_downstream_finished()
+    ended = scene.figures()
+    for party, seconds in expected.items():
+        name = f'flow_limited_seconds_total{{by="{party}"}}'
+        assert running[name] == ended[name] == seconds
+    assert running["flow_held_seconds_count"] == 0
+    assert ended['flow_held_seconds_bucket{le="2.5"}'] == 0
+    assert ended['flow_held_seconds_bucket{le="5.0"}'] == 1
+    assert ended["flow_held_seconds_sum"] == 5
+
+
 def test_the_first_byte_falls_into_its_buckets(scene: Scene) -> None:
     exchange, _ = scene.start()
     scene.clock.advance(0.2)
@@ -181,6 +205,7 @@ def process_figure(scene: Scene, name: str) -> float:
 
 
 COUNTERS = (
+    *(f'flow_limited_seconds_total{{by="{party}"}}' for party in ("client", "network", "provider", "relay")),
     'flow_body_bytes_total{direction="down"}',
     'flow_body_bytes_total{direction="up"}',
     "flow_chunks_total",
@@ -211,6 +236,10 @@ def test_no_counter_goes_back_however_much_happens_during_a_scrape(scene: Scene,
                     exchange.on_upstream_head(ResponseHead(200, []))
                 exchange.on_upstream_data(b"hello")
                 down.writes = (down.writes[0], down.writes[1] + 1)
+                (exchange.on_downstream_full if what < 0.8 else exchange.on_downstream_drained)()
+            scene.clock.advance(chance.random())
+            for _, side in live:
+                side.client_limited = (side.client_limited or 0.0) + chance.random()
 
     before = scene.figures()
     for _ in range(10):
