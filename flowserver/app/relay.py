@@ -245,6 +245,7 @@ class Relay:
             head_timeout=config.head_timeout,
             keepalive_timeout=config.keepalive_timeout,
             stall_timeout=config.stall_timeout,
+            stall_tokens=config.stall_tokens,
             serves_half_closed=config.half_close == "serve",
             h2=_h2_settings(config),
         )

@@ -228,6 +228,13 @@ class Config:
         doc="Time after which a client that accepts no byte of its answer is disconnected and the provider's "
         "request cancelled. off: stalled clients keep the provider busy.",
     )
+    stall_tokens: int | None = setting(
+        "off",
+        COUNT_OR_OFF,
+        CLIENTS,
+        doc="Tokens that may come from the provider while their client acknowledges nothing, as far as buffers hold "
+        "them; then it is cut as by FLOW_STALL_TIMEOUT. off: only time counts.",
+    )
     max_body: int = setting("64m", BODY_SIZE, UPLOADS, doc="Largest request body in bytes; larger ones get 413.")
     max_uploads: int = setting(
         "256m",

@@ -35,6 +35,8 @@ class ConnectionSettings:
     head_timeout: float | None
     keepalive_timeout: float | None
     stall_timeout: float | None
+    stall_tokens: int | None = None
+    """Tokens that may come for a client while it acknowledges nothing."""
     serves_half_closed: bool = False
     """Whether HTTP/1.1 clients that close their sending side still get their answers; otherwise they count as gone."""
     h2: H2Settings = field(default_factory=H2Settings)

@@ -246,8 +246,7 @@ class DownstreamH1(SharedReads):
     def sweep(self, now: float) -> None:
         """Look at the deadlines of this connection and of its exchange."""
         settings = self._context.settings
-        limit = settings.stall_timeout
-        if limit is not None and self.send_queue.stalled_for(now, busy=self.is_serving) >= limit:
+        if self._is_stalled(now, settings):
             self._drop_stream(EndReason.CLIENT_STALLED)
             self.abort()
             return
@@ -257,6 +256,13 @@ class DownstreamH1(SharedReads):
             self.stream.events.sweep(now)
         elif not self._transport.is_closing():
             self._sweep_head(now, settings)
+
+    def _is_stalled(self, now: float, settings: ConnectionSettings) -> bool:
+        limit, stream = settings.stall_timeout, self.stream
+        if limit is not None and self.send_queue.stalled_for(now, busy=stream is not None) >= limit:
+            return True
+        tokens = settings.stall_tokens
+        return tokens is not None and stream is not None and stream.stalled_tokens() >= tokens
 
     def drain(self) -> None:
         """Take no further request; close now if none is being served."""

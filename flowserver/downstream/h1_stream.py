@@ -14,6 +14,7 @@ from ..net.send_queue import SendQueue
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
+from .token_stall import TokenStall
 
 _GATE, _ROOM = 1, 2
 """Why a body is not read: its provider lags; unfinished uploads hold too much."""
@@ -74,6 +75,7 @@ class H1Stream(HeldUpload):
         "_chunked",
         "_connection",
         "_ending",
+        "_stalled",
         "_stops",
         "_writer",
         "_writes",
@@ -97,6 +99,7 @@ class H1Stream(HeldUpload):
         """None: the transport took all of it at once so far, which is usual."""
         self._writes = 0
         """Chunks that did not pass the writer."""
+        self._stalled: TokenStall | None = None
         self._chunked = False
         self._bodiless = False
         self._ending: _Ending | None = None
@@ -192,6 +195,12 @@ class H1Stream(HeldUpload):
     @property
     def head_sent(self) -> bool:
         return self.message.head_sent
+
+    def stalled_tokens(self) -> int:
+        """Tokens that came since the client last acknowledged anything, to the precision of these calls."""
+        if self._stalled is None:
+            self._stalled = TokenStall()
+        return self._stalled.look(self._connection.send_queue.progress(), self.events.tokens)
 
     def let_go(self) -> None:
         """The stream is over: see `BoundedWriter.release`."""

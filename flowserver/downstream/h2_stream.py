@@ -17,6 +17,7 @@ from ..net.send_queue import SendQueue
 from ..relay.interfaces import Clock, DownstreamEvents, H2Totals
 from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
+from .token_stall import TokenStall
 
 FRESH = 0.01
 """Seconds within which a reset makes a request useless: floods are made of these."""
@@ -105,6 +106,7 @@ class H2Stream(HeldUpload):
         "_shut_seconds",
         "_stall_mark",
         "_stall_since",
+        "_stalled",
         "_uncredited",
         "_watermarks",
         "_window_shut_at",
@@ -170,6 +172,7 @@ class H2Stream(HeldUpload):
         """How long its window was shut before."""
         self._stall_mark = -1
         self._stall_since = 0.0
+        self._stalled: TokenStall | None = None
         self._writes = 0
         self._writes_full = 0
 
@@ -433,6 +436,23 @@ class H2Stream(HeldUpload):
             self._stall_mark = self.sent
             self._stall_since = now
         return now - self._stall_since
+
+    def stalled_tokens(self) -> int:
+        """Tokens that came since the client last took anything, to the precision of these calls."""
+        if self.events is None:
+            return 0
+        if self._stalled is None:
+            self._stalled = TokenStall()
+        return self._stalled.look(self._progress(), self.events.tokens)
+
+    def _progress(self) -> tuple[int, int] | None:
+        """As `SendQueue.progress`. Where windows keep bytes here, and all frames have arrived, it is their opening."""
+        connection = self._connection
+        queue, windows = connection.send_queue, connection.windows
+        is_shut = self._buffer.size > 0 and min(self.window.left, windows.left) <= 0
+        if not is_shut or queue.unacknowledged() > connection.sent - self.sent_mark:
+            return queue.progress()
+        return (self.sent if self.window.left <= 0 else connection.sent), -1
 
     def _end(self, ending: Ending) -> None:
         if self.is_open and self._ending is None:

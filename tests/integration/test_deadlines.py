@@ -122,6 +122,38 @@ async def test_a_stalled_client_that_wakes_up_too_late_sees_a_broken_end(lab: La
     assert end is End.RESET
 
 
+async def test_a_client_whose_kernel_buffers_alone_are_full_is_stalled_too(lab: Lab) -> None:
+    """The relay itself holds nothing: a slow stream to a client that has stopped reading."""
+    stops = asyncio.Event()
+
+    async def script(caller: Caller) -> None:
+        await caller.request()
+        await caller.send(CHUNKED_HEAD)
+        for _ in range(size // 1000):
+            await caller.send(chunk(bytes(1000)))
+        await stops.wait()
+
+    size = 12_000  # more than the client's kernel takes, and less than ours does
+    _, relay, _ = await lab.between(script, stall_timeout="300ms")
+    client = await lab.client(relay.port, receive_buffer=2048)
+    await client.send(request())
+    await eventually(lambda: [e for e in relay.exchanges if e.bytes_down == size])
+    assert [exchange.held for exchange in relay.exchanges] == [0]
+    assert await relay.ended() == "client_stalled"
+    stops.set()
+
+
+async def test_a_client_that_takes_nothing_is_cut_at_so_many_tokens(lab: Lab) -> None:
+    simulator, relay, _ = await lab.simulated(stall_timeout="off", stall_tokens=20, idle_timeout="200ms")
+    client, reader = await lab.client(relay.port, receive_buffer=8192), await lab.client(relay.port)
+    await client.send(chat(events=0, rate=500))
+    await reader.send(chat(events=300, rate=200))
+    assert numbers((await reader.response()).body) == list(range(300))
+    lines = await relay.access(2)
+    assert [line["end"] for line in lines] == ["client_stalled", "complete"]
+    await eventually(lambda: {stream["state"] for stream in simulator.streams} == {"cancelled", "done"})
+
+
 async def test_a_client_that_reads_slowly_does_not_stall(lab: Lab) -> None:
     _, relay, _ = await lab.simulated(stall_timeout="400ms")
     client = await lab.client(relay.port, receive_buffer=8192)

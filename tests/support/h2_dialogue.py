@@ -115,7 +115,12 @@ class Room:
     """What `DownstreamH2` connections stand in, with recordings in the place of exchanges."""
 
     def __init__(
-        self, *, h2: H2Settings | None = None, watermarks: Watermarks | None = None, **timeouts: float
+        self,
+        *,
+        h2: H2Settings | None = None,
+        watermarks: Watermarks | None = None,
+        stall_tokens: int | None = None,
+        **timeouts: float,
     ) -> None:
         self.clock = FakeClock()
         self.hangups = FakeHangups()
@@ -127,6 +132,7 @@ class Room:
             head_timeout=timeouts.get("head_timeout"),
             keepalive_timeout=timeouts.get("keepalive_timeout"),
             stall_timeout=timeouts.get("stall_timeout"),
+            stall_tokens=stall_tokens,
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)
