@@ -71,6 +71,17 @@ async def test_a_stalled_stream_is_reset_and_its_sibling_goes_on(lab: Lab) -> No
     assert [line["end"] for line in await relay.access(2)] == ["client_stalled", "complete"]
 
 
+async def test_a_client_that_acknowledges_nothing_ends_with_all_its_streams(lab: Lab) -> None:
+    simulator, relay, _ = await lab.simulated(stall_timeout="500ms")
+    client = await h2_client(lab, relay.port, peer=H2Peer(window=1 << 24), receive_buffer=8192)
+    client.peer.credit(0, 1 << 24)
+    for _ in range(3):
+        ask(client, events=0)
+    await client.flush()
+    assert {line["end"] for line in await relay.access(3)} == {"client_stalled"}
+    await eventually(lambda: {stream["state"] for stream in simulator.streams} == {"cancelled"})
+
+
 async def test_a_client_that_reads_slowly_is_not_stalled(lab: Lab) -> None:
     _, relay, _ = await lab.simulated(stall_timeout="500ms")
     client = await h2_client(lab, relay.port, peer=H2Peer(window=1 << 20), receive_buffer=8192)
