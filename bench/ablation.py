@@ -1,8 +1,9 @@
-"""What each trick of the relay path gains: the same work with it and without it, in turn in this process.
+"""What each trick of the relay path gains: the same work with it and without it, in turn in this process. The fast path
+is measured at two relays side by side instead, one of which has it switched off.
 
-Heads, ids, dates, lengths and texts vary from one request to the next as real ones do. The share is of what a whole
-answer, or an event, costs a relay of this build, sockets and kernel included; what gains less than 5 % of it is not
-worth its lines. Run it on both builds: what is compiled may need a trick less.
+Heads, ids and lengths vary from one request to the next as real ones do. The share is of what a whole answer, or an
+event, costs a relay of this build, sockets and kernel included; what gains less than 5 % of it is not worth its lines.
+Run it on both builds: what is compiled may need a trick less.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from functools import partial
 from typing import Any
 
 import hpack
-import orjson
 import redis.asyncio
 import uvloop
 
@@ -29,21 +29,17 @@ from bench import events, h2_unary, unary
 from bench.client import Client, request
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector, rotated
-from bench.peers import PEERS, PLAIN, Running, Wiring
-from bench.processes import Process, free_port, wait_until_quiet
+from bench.peers import PEERS, Running, Wiring
+from bench.peers.flowserver import Flowserver
+from bench.processes import Process, free_port, wait_until_at_rest, wait_until_quiet
 from bench.source import command
-from flowserver.dialects import recognise
-from flowserver.dialects.base import Meter, RequestParams
-from flowserver.dialects.profiles import GENERIC
-from flowserver.events.sse import SseScanner
 from flowserver.http.h1_request_head import RepeatedHead, parse_head
 from flowserver.http.hpack_decoder import HpackDecoder
 from flowserver.http.messages import RequestHead
-from flowserver.relay.event_filter import EventFilter
 from flowserver.stores.redis_connection import RedisClient
 
 PEER = "flowserver"
-ANSWER, H2_ANSWER, EVENT = "whole answer, HTTP/1.1", "whole answer, HTTP/2", "event"
+ANSWER, H2_ANSWER = "whole answer, HTTP/1.1", "whole answer, HTTP/2"
 SAMPLES = 500
 
 
@@ -72,9 +68,9 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     collector = Collector()
     notes: tuple[str, ...] = ()
     if PEER in relays:
-        costs = _costs(settings)
+        costs = _costs(settings.load)
         with _redis() as port:
-            tricks = [*_heads(), *_templates(), *([_redis_client(port)] if port is not None else [])]
+            tricks = [*_heads(), *([_redis_client(port)] if port is not None else [])]
             if port is None:
                 notes = ("redis-server is not installed: its client is left out",)
             for number in range(-1, settings.rounds):
@@ -82,6 +78,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
                     _compare(trick, costs, collector if number >= 0 else Collector())
         for case, cost in costs.items():
             collector.add(PEER, f"CPU of a relay per {case}", "us", cost)
+        _fast_path(settings, collector)
     return CaseResult(
         "ablation", "tricks of the relay path, with and without", {"samples": SAMPLES}, collector.figures(), notes
     )
@@ -89,9 +86,14 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
 
 def _compare(trick: Trick, costs: dict[str, float], collector: Collector) -> None:
     kept, plain = _cpu(trick.kept), _cpu(trick.plain)
-    collector.add(PEER, f"{trick.name}: with", "us", kept)
-    collector.add(PEER, f"{trick.name}: without", "us", plain)
-    collector.add(PEER, f"{trick.name}: gain of a {trick.case}", "%", 100 * (plain - kept) / costs[trick.case])
+    _add(collector, trick.name, f"a {trick.case}", kept=kept, plain=plain, cost=costs[trick.case])
+
+
+def _add(collector: Collector, trick: str, case: str, *, kept: float, plain: float, cost: float) -> None:
+    """Microseconds with the trick and without it, and what it gains of the `cost` of a `case`."""
+    collector.add(PEER, f"{trick}: with", "us", kept)
+    collector.add(PEER, f"{trick}: without", "us", plain)
+    collector.add(PEER, f"{trick}: gain of {case}", "%", 100 * (plain - kept) / cost)
 
 
 def _cpu(work: Callable[[], object]) -> float:
@@ -104,24 +106,18 @@ def _cpu(work: Callable[[], object]) -> float:
 # --- what the cases cost ---------------------------------------------------------------------------------------------
 
 
-def _costs(settings: Settings) -> dict[str, float]:
+def _costs(load: unary.Settings) -> dict[str, float]:
     """Microseconds of a relay's CPU by case, at full load: the least that they cost, so that a share is the largest."""
     collector = Collector()
     port = free_port()
     with Process(command(port, whole=1024), port, cpus=LOAD_CORES):
         wait_until_quiet()
         with PEERS[PEER].start(port) as relay:
-            _answers(relay, settings.load, collector)
+            _answers(relay, load, collector)
         with PEERS[PEER].start(port, Wiring(client="h2", streams=1000)) as relay:
-            _h2_answers(relay, settings.load, collector)
-    port = free_port()
-    paced = settings.paced
-    source = Process(command(port, rate=paced.rate, size=paced.size, tick=0), port, cpus=LOAD_CORES)
-    with source, PEERS[PEER].start(port, PLAIN) as relay:
-        event = events.h1_measure(relay, paced, "", Collector())
-    assert event is not None
+            _h2_answers(relay, load, collector)
     answer, h2_answer = [figure.median for figure in collector.figures() if figure.unit == "us"]
-    return {ANSWER: answer, H2_ANSWER: h2_answer, EVENT: event}
+    return {ANSWER: answer, H2_ANSWER: h2_answer}
 
 
 def _answers(relay: Running, load: unary.Settings, collector: Collector) -> None:
@@ -215,47 +211,29 @@ def _each(work: Callable[[Any], object], samples: Sequence[Any]) -> None:
         work(sample)
 
 
-# --- events ----------------------------------------------------------------------------------------------------------
-
-_STREAM = 100
-"""Events of each stream."""
+# --- the fast path ---------------------------------------------------------------------------------------------------
 
 
-def _templates() -> Iterator[Trick]:
-    dialect = recognise("/v1/chat/completions")
-    assert dialect is not None
-    meter = partial(dialect.meter, RequestParams(), GENERIC, cuttable=False)
-    streams = [_stream() for _ in range(SAMPLES // _STREAM)]
-    yield Trick("event templates", EVENT, partial(_filtered, meter, streams), partial(_parsed, meter, streams))
+def _fast_path(settings: Settings, collector: Collector) -> None:
+    """Both relays are started anew for each round: where in memory a process happens to lie moves its figures."""
+    port = free_port()
+    paced = settings.paced
+    slow = Flowserver(settings={"FLOW_FAST_PATH": "off"})
+    with Process(command(port, rate=paced.rate, size=paced.size, tick=0), port, cpus=LOAD_CORES):
+        for number in range(settings.rounds):
+            with PEERS[PEER].start(port) as with_it, slow.start(port) as without:
+                wait_until_quiet()
+                costs = {relay: _event(relay, paced) for relay in rotated([with_it, without], number)}
+            kept, plain = costs[with_it], costs[without]
+            _add(collector, "fast path", "an event", kept=kept, plain=plain, cost=kept)
 
 
-def _stream() -> list[bytes]:
-    """Chunks as OpenAI sends them, with texts and padding of all lengths."""
-    identifier = f"chatcmpl-{_CHANCE.getrandbits(128):x}"
-    return [_event(identifier, number) for number in range(_STREAM)]
-
-
-def _event(identifier: str, number: int) -> bytes:
-    text = "".join(_CHANCE.choices("etaoin shrdlu", k=_CHANCE.randint(1, 9)))
-    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
-    event = {"id": identifier, "object": "chat.completion.chunk", "created": 1_796_000_000, "model": "gpt-4o"}
-    padding = "".join(_CHANCE.choices("abcdefghijklmnop", k=number % 9))
-    return b"data: " + orjson.dumps({**event, "choices": [choice], "obfuscation": padding}) + b"\n\n"
-
-
-def _filtered(meter: Callable[[], Meter], streams: list[list[bytes]]) -> None:
-    for stream in streams:
-        event_filter = EventFilter(SseScanner(1 << 20), meter(), hold=0, withholds=False, budget=None)
-        _each(event_filter.feed, stream)
-
-
-def _parsed(meter: Callable[[], Meter], streams: list[list[bytes]]) -> None:
-    """What the filter does with an event that has no template."""
-    for stream in streams:
-        scanner, counted = SseScanner(1 << 20), meter()
-        for data in stream:
-            for name, payload, _ in scanner.feed(data):
-                counted.read(name, payload)
+def _event(relay: Running, paced: events.Settings) -> float:
+    """Microseconds of its CPU per event."""
+    cost = events.h1_measure(relay, paced, "", Collector())
+    assert cost is not None
+    wait_until_at_rest()
+    return cost
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,14 +13,17 @@ from bench.processes import Process, free_port, python_module
 
 
 class Flowserver:
-    """This project's relay, with its defaults and whatever FLOW_ settings the environment has. `program`: an
-    installation of it other than the interpreter's own."""
+    """This project's relay, with its defaults, whatever FLOW_ settings the environment has, and `settings` above them.
+    `program`: an installation of it other than the interpreter's own."""
 
     install = ""
     share = 1.0
 
-    def __init__(self, name: str = "flowserver", program: str | None = None) -> None:
+    def __init__(
+        self, name: str = "flowserver", program: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
+        self._settings = settings or {}
         self._command = python_module("flowserver") if program is None else [program]
 
     def available(self) -> bool:
@@ -38,6 +41,7 @@ class Flowserver:
                 "FLOW_ADMIN_LISTEN": f"127.0.0.1:{admin}",
                 "FLOW_LOG_LEVEL": "warning",
                 **_towards_provider(f"{wiring.scheme}://{wiring.provider_host}:{upstream_port}", wiring, Path(folder)),
+                **self._settings,
             }
             if wiring.streams is not None:
                 environment |= {"FLOW_H2_MAX_STREAMS": str(wiring.streams), "FLOW_H2_MAX_REQUESTS": "1000000"}

@@ -74,14 +74,15 @@ class AnthropicMeter(JsonMeter):
         """Indexes of the content blocks that have no end yet, in their order."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
+        if self._count_if_fits(data):
+            return True
         content_events = self.content_events
         super().read(name, data)
         if self._announced:
-            self._wire = None  # the next content is counted together with what opened it
+            self._expect(None)  # the next content is counted together with what opened it
         elif name == _DELTA and self.content_events != content_events and content_events - self._learned >= RELEARN:
             self._learned = content_events
-            found = _template_of(data)
-            self._wire = found.on_the_wire(_DELTA) if found is not None else None
+            self._expect(_template_of(data), _DELTA)
         return True
 
     def _read(self, event: Any) -> None:

@@ -153,10 +153,6 @@ class Meter(Protocol):
         """Count `events` events that fit `template`, with `content_bytes` bytes in all, which are in `content.pending`
         already."""
 
-    def count_if_matches(self, data: bytes) -> bool:
-        """Count `data` if it is exactly one `template` event as it stands on the wire. False: it was not counted, and
-        has to be parsed."""
-
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
         """Read token counts in the head of the answer, if it has any. Called first."""
 

@@ -60,7 +60,6 @@ class ChatMeter(BaseMeter):
         "_closing",
         "_cuttable",
         "_params",
-        "_payload_template",
         "_quirks",
         "_reported",
         "_sample",
@@ -85,14 +84,9 @@ class ChatMeter(BaseMeter):
         """Whether the client has the final usage report, or would not get it anyway."""
         self._sample = b""
         """A chunk of this stream, for what they have in common; b"": none yet, or not needed."""
-        self._payload_template: EventTemplate | None = None
-        """`_wire` without the framing of its event."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
-        template = self._payload_template
-        if template is not None and (text := template.text_of(data)):
-            self.content.add(text)
-            self.count_template(1, len(text))
+        if self._count_if_fits(data):
             return True
         if data.startswith(DONE):
             self.finished = True
@@ -132,7 +126,7 @@ class ChatMeter(BaseMeter):
             self._add_up_choices(closing)
         if closing or report or error:
             # What these say of the stream may not hold after one more event, which a template would not see.
-            self._payload_template = self._wire = None
+            self._expect(None)
         elif content and len(choices) == 1 and self.content_events - self._learned >= RELEARN:
             self._learn(data, event, self.content_bytes - content_bytes)
         if not report or error or self._params.usage or not self._quirks.usage_option or (choices and not late):
@@ -144,7 +138,7 @@ class ChatMeter(BaseMeter):
         self._learned = self.content_events
         found = _template_of(data, event, content)
         if found is not None:
-            self._payload_template, self._wire = found, found.on_the_wire()
+            self._expect(found)
 
     def _read_choices(self, choices: list[dict[str, Any]]) -> set[int]:
         """Count their content. The ones that end here."""

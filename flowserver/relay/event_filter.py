@@ -136,12 +136,6 @@ class EventFilter:
         if self._parked is not None:
             self._late.append(data)
             return b""
-        if self._fresh and self.meter.count_if_matches(
-            data
-        ):  # the usual shape of a token stream: one read is one event
-            if self._budget is None or self._budget.verdict() is Verdict.PASS:
-                return data
-            return self._sort(data, [(b"", b"", len(data))], counted=True)
         events = self._scanner.feed(data)
         self._fresh = self._scanner.at_boundary
         if self._fresh:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowserver.dialects.base import RequestParams, Template, Usage
-from flowserver.dialects.byte_classes import ByteClasses
+from flowserver.dialects.byte_classes import PENDING, ByteClasses
+from flowserver.dialects.event_template import EventTemplate
 from flowserver.dialects.ollama import OLLAMA_CHAT
 from flowserver.dialects.profiles import GENERIC
 from flowserver.errors import RelayError
@@ -50,22 +51,11 @@ class FakeMeter:
     finished: bool = False
     seen: list[bytes] = field(default_factory=list)
     whole: list[bytes] = field(default_factory=list)
-    known: dict[bytes, bytes] = field(default_factory=dict)
-    """What `count_if_matches` counts: an event's bytes, and its data."""
-    matches_tried: int = 0
     template: Template | None = None
 
     def count_template(self, events: int, content_bytes: int) -> None:
         self.content_events += events
         self.content_bytes += content_bytes
-
-    def count_if_matches(self, data: bytes) -> bool:
-        found = self.known.get(data)
-        if found is None:
-            return False
-        self.matches_tried += 1
-        self.read(b"", found)
-        return True
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
         raise AssertionError("an event filter sees no head")
@@ -164,6 +154,7 @@ def content(*numbers: int) -> list[bytes]:
 
 
 HIDDEN = SSE.event(b"hidden")
+FORM = EventTemplate(b"data: content ", b"", b"", b"\n\n", reasoning=False)
 
 
 # Unchanged
@@ -196,24 +187,17 @@ def test_a_read_of_one_event_is_not_even_copied(framing: Framing, withholds: boo
         assert passed is data or (COMPILED and passed == data)
 
 
-def test_an_event_that_is_known_at_a_look_is_not_read() -> None:
+def test_events_may_pass_unseen_only_where_one_begins_and_the_meter_knows_their_form() -> None:
     plain, meter = event_filter()
-    one, two, three = content(1, 2, 3)
-    meter.known = {event: event[6:-2] for event in (one, two, three)}
-    for data in (one, two, three[:5], three[5:], two):
-        assert plain.feed(data) is data
-    assert meter.matches_tried == 2  # the first may bear a byte order mark, and the third came in parts
-    assert meter.content_events == 4
-
-
-def test_what_is_known_at_a_look_is_too_much_all_the_same() -> None:
-    bounded, meter = event_filter(most=1)
     one, two = content(1, 2)
-    meter.known = {two: two[6:-2]}
-    assert bounded.feed(one) == one
-    assert bounded.feed(two) == b""
-    assert bounded.spent
-    assert bounded.at_boundary
+    meter.template = FORM
+    rooms = [plain.room]  # a byte order mark may come
+    for data in (one, two[:5], two[5:]):
+        plain.feed(data)
+        rooms.append(plain.room)
+    assert rooms == [None, PENDING, None, PENDING]
+    meter.template = None
+    assert plain.room is None
 
 
 @framings
@@ -256,20 +240,16 @@ def passes(
     hold=HOLDS,
     withholds=st.booleans(),
     most=st.one_of(st.none(), st.integers(0, 8)),
-    looks=st.booleans(),
 )
 def test_what_is_edited_is_left_out_and_nothing_else(
-    framing: Framing, events: list[bytes], sizes: list[int], hold: int, withholds: bool, most: int | None, looks: bool
+    framing: Framing, events: list[bytes], sizes: list[int], hold: int, withholds: bool, most: int | None
 ) -> None:
-    """`looks`: the meter knows content at a look, in the one framing where meters do."""
     raw = [framing.event(data) for data in events]
     if not (withholds or most is not None):
         hold = 0
     expected = [raw[index] for index in passes(events, raw, sizes, hold=hold, withholds=withholds, most=most)]
     boundaries = {0, *accumulate(map(len, expected))}
     edited, meter = event_filter(framing, hold=hold, withholds=withholds, most=most)
-    if looks:
-        meter.known = {each: data for each, data in zip(raw, events, strict=True) if data.startswith(b"content")}
     passed = b""
     came = 0
     for data in pieces(b"".join(raw), cycle(sizes)):
@@ -380,7 +360,6 @@ def waiting_filter(granted: int, *, most: int = 100, withholds: bool = False) ->
     sizes=SIZES,
     hold=HOLDS,
     withholds=st.booleans(),
-    looks=st.booleans(),
     most=st.integers(0, 14),
     grants=st.lists(st.integers(0, 3), min_size=1, max_size=12).filter(any),
     patience=st.lists(st.integers(0, 4), min_size=1, max_size=8),
@@ -391,7 +370,6 @@ def test_what_waits_passes_in_its_order_at_any_moment_of_resuming(
     sizes: list[int],
     hold: int,
     withholds: bool,
-    looks: bool,
     most: int,
     grants: list[int],
     patience: list[int],
@@ -402,8 +380,6 @@ def test_what_waits_passes_in_its_order_at_any_moment_of_resuming(
     fed = pieces(b"".join(raw), cycle(sizes))
     expected = b"".join(raw[index] for index in passes(events, raw, sizes, hold=hold, withholds=withholds, most=most))
     meter = FakeMeter()
-    if looks:
-        meter.known = {each: data for each, data in zip(raw, events, strict=True) if data.startswith(b"content")}
     budget = Leased(meter, 0, most)
     parked = EventFilter(framing.scanner(10_000), meter, hold=hold, withholds=withholds, budget=budget)
     more, delays, passed = cycle(grants), cycle(patience), b""
@@ -467,17 +443,21 @@ def test_an_event_is_counted_once_however_often_it_waits() -> None:
     assert meter.content_events == 1
 
 
-def test_an_event_that_is_known_at_a_look_waits_too() -> None:
+def test_nothing_passes_unseen_while_an_event_waits() -> None:
     parked, meter, budget = waiting_filter(1)
+    meter.template = FORM
     one, two, three = content(1, 2, 3)
-    meter.known = {two: two[6:-2], three: three[6:-2]}
-    assert parked.feed(one) == one
-    assert parked.feed(two) == b""
-    assert parked.feed(three) == b""
-    budget.granted = 3
-    assert parked.resume() == two + three
-    assert meter.matches_tried == 2
-    assert meter.content_events == 3
+    parked.feed(one)
+    rooms = [parked.room]
+    parked.feed(two)
+    rooms.append(parked.room)
+    budget.granted = 5
+    parked.resume()
+    rooms.append(parked.room)
+    parked.count_template(1, 9)
+    parked.feed(three)
+    assert [*rooms, parked.room] == [0, None, 3, 1]
+    assert meter.content_events == 4
 
 
 def test_what_waits_in_vain_never_passes() -> None:

@@ -168,6 +168,7 @@ def test_the_same_bytes_go_on_that_came(scene: Scene) -> None:
         content("a") + content("b"),
         content("x" * 5000),
         b"data: no JSON\n\n",
+        b"data: the beginning of an event\n",
     ],
 )
 def test_others_take_the_slow_path_and_the_fast_path_stays(scene: Scene, slow: Scene, event: bytes) -> None:
