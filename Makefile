@@ -91,9 +91,8 @@ bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is i
 	@$(IN_VENV) -m bench $(ARGS)
 
 clean: ## remove virtual environments, caches and build output
-	rm -rf .venv .venv-3.* $(NEWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 	find flowserver tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -rf $(COMPILED)
 
 # --- the compiled build: see CONTRIBUTING.md; it needs a C compiler and Python's headers ---
 

@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,6 +30,7 @@ from bench.figures import CaseResult, Collector, rotated
 from bench.peers import PEERS, Running, Wiring
 from bench.peers.flowserver import Flowserver
 from bench.processes import Process, free_port, wait_until_at_rest, wait_until_quiet
+from bench.redis_server import redis_server
 from bench.source import command
 from flowserver.http.h1_request_head import RepeatedHead, parse_head
 from flowserver.http.hpack_decoder import HpackDecoder
@@ -69,7 +68,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     notes: tuple[str, ...] = ()
     if PEER in relays:
         costs = _costs(settings.load)
-        with _redis() as port:
+        with redis_server() as port:
             tricks = [*_heads(), *([_redis_client(port)] if port is not None else [])]
             if port is None:
                 notes = ("redis-server is not installed: its client is left out",)
@@ -240,32 +239,6 @@ def _event(relay: Running, paced: events.Settings) -> float:
 
 _SCRIPT = 'return "1 " .. ARGV[2] .. " 60000 250"'
 _AT_ONCE = 20
-
-
-@contextmanager
-def _redis() -> Iterator[int | None]:
-    """A server's port; None: there is no server to start."""
-    program = shutil.which("redis-server")
-    if program is None:
-        yield None
-        return
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        store = [
-            program,
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            folder,
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ]
-        with Process(store, port, cpus=LOAD_CORES):
-            yield port
 
 
 def _redis_client(port: int) -> Trick:

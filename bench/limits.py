@@ -8,7 +8,6 @@ meanwhile falls on all of them alike.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import time
 import tomllib
@@ -20,11 +19,12 @@ from pathlib import Path
 
 from bench import unary
 from bench.client import Client, request
-from bench.cores import LOAD_CORES, RELAY_CORES
+from bench.cores import RELAY_CORES
 from bench.figures import CaseResult, Collector, rotated
 from bench.peers import Running
 from bench.processes import Process, free_port, python_module, wait_until_quiet
 from bench.provider import simulator
+from bench.redis_server import redis_server
 from flowserver.config.tenants import read_tenant
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
@@ -102,11 +102,9 @@ def _start(stack: ExitStack) -> tuple[dict[str, Running], tuple[str, ...]]:
         return stack.enter_context(_relay(kind, config, redis, policy))
 
     kinds = {NONE: relay(NONE, plain), MEMORY: relay(MEMORY, limited)}
-    program = shutil.which("redis-server")
-    if program is None:
+    port, ended = stack.enter_context(redis_server()), free_port()
+    if port is None:
         return kinds, ("redis-server is not installed: its figures are left out",)
-    port, ended = free_port(), free_port()
-    stack.enter_context(_redis(program, port, folder))
     kinds[REDIS] = relay(REDIS, limited, port)
     kinds |= {kind: relay(kind, limited, ended, policy) for policy, kind in STOPPED.items()}
     return kinds, (
@@ -127,14 +125,6 @@ def _relay(kind: str, config: Path, redis: int | None, policy: str) -> Iterator[
     }
     with Process(python_module("flowserver", "serve"), port, environment=environment, cpus=RELAY_CORES) as process:
         yield Running(kind, port, process.pid)
-
-
-@contextmanager
-def _redis(program: str, port: int, folder: Path) -> Iterator[None]:
-    """One with nothing on disk, beside the load: a machine of its own in earnest."""
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    with Process([*command, "--appendonly", "no"], port, cpus=LOAD_CORES):
-        yield
 
 
 def _round(kinds: dict[str, Running], number: int, load: unary.Settings, collector: Collector) -> None:

@@ -18,7 +18,7 @@ CADDY = """
     }}
 }}
 http://:{port} {{
-    bind {listen}
+    bind 127.0.0.1
     reverse_proxy {scheme}://{upstream_host}:{upstream_port} {{
         flush_interval -1
         transport http {{

@@ -42,7 +42,7 @@ class Asker(Connection):
 
     __slots__ = ()
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, port: int, *, host: str) -> None:
         super().__init__(port, host=host)
         self.socket.settimeout(SILENCE)
 

@@ -14,8 +14,6 @@ class Findings:
     """Of one run."""
 
     figures: Collector = field(default_factory=Collector)
-    lines: list[Series] = field(default_factory=list)
-    """Over time, each of one run."""
     _points: dict[tuple[str, str, str, str], dict[float, list[float]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
@@ -25,12 +23,11 @@ class Findings:
         self._points[what, relay, unit, x][at[0]].append(at[1])
 
     def series(self) -> tuple[Series, ...]:
-        """Curves of medians, then the lines over time."""
-        curves = [
+        """Curves of medians."""
+        return tuple(
             Series(what, relay, unit, x, tuple((place, median(values)) for place, values in sorted(points.items())))
             for (what, relay, unit, x), points in self._points.items()
-        ]
-        return (*curves, *self.lines)
+        )
 
 
 def size_in_words(size: float) -> str:

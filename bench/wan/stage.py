@@ -11,7 +11,7 @@ from bench.client import Connection
 from bench.cores import LOAD_CORES
 from bench.peers import PEERS, Running, Wiring
 from bench.processes import Process, free_port
-from bench.provider import Provider, Streams, simulator
+from bench.provider import simulator
 from bench.wan import bulk
 from bench.wan_rig import Joint, Link, Namespace, Rig
 
@@ -22,47 +22,27 @@ _LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Two places that a link joins: the client is at the near one, the provider at the far one, relays are beside one
-    of the two. `port` is the provider's."""
+    """Two places that a link joins: client and relays are at the near one, the provider at the far one. `port` is the
+    provider's."""
 
     near: Namespace
     far: Namespace
     joint: Joint
     port: int
-    relays_are_near: bool
 
     @contextmanager
     def start(self, name: str, *, keeps: bool = True) -> Iterator[Running]:
         """A relay in front of the provider; it ends with the context. `keeps` its connections to the provider."""
-        place = self.near if self.relays_are_near else self.far
-        towards = self.joint.far if self.relays_are_near else _LOOPBACK
-        wiring = Wiring(keeps=keeps, listen="0.0.0.0", provider_host=towards, uploads=True)
+        wiring = Wiring(keeps=keeps, provider_host=self.joint.far, uploads=True)
         with ExitStack() as stack:
-            with place.entered():
+            with self.near.entered():
                 relay = stack.enter_context(PEERS[name].start(self.port, wiring))
             yield relay
 
-    def connect(self, relay: Running, make: Callable[[str, int], C]) -> C:
-        """A connection of the client: `make` takes host and port of the relay, or of the provider itself."""
-        beside = relay.pid is not None and self.relays_are_near
+    def connect(self, relay: Running, make: Callable[..., C]) -> C:
+        """A connection of the client to the relay, or to the provider itself; `make` is its class."""
         with self.near.entered():
-            return make(_LOOPBACK if beside else self.joint.far, relay.port)
-
-
-@dataclass(frozen=True, slots=True)
-class Simulator:
-    """The package's simulator at the far place of a stage. It is asked there, without any distance."""
-
-    provider: Provider
-    place: Namespace
-
-    def streams(self) -> Streams:
-        with self.place.entered():
-            return self.provider.streams()
-
-    def forget(self) -> None:
-        with self.place.entered():
-            self.provider.forget()
+            return make(relay.port, host=_LOOPBACK if relay.pid is not None else self.joint.far)
 
 
 @contextmanager
@@ -78,16 +58,13 @@ def bulk_stage(round_trip: float) -> Iterator[Stage]:
         with rig["far"].entered():
             port = free_port()
             stack.enter_context(Process(bulk.command(port), port, cpus=LOAD_CORES))
-        yield Stage(rig["near"], rig["far"], joint, port, relays_are_near=True)
+        yield Stage(rig["near"], rig["far"], joint, port)
 
 
 @contextmanager
-def simulator_stage(link: Link, *, relays_are_near: bool = True) -> Iterator[tuple[Stage, Simulator]]:
-    """The simulator as the provider, behind `link`."""
-    with _joined(link) as (rig, joint), ExitStack() as stack:
+def simulator_stage(round_trip: float) -> Iterator[Stage]:
+    """The package's simulator as the provider, likewise."""
+    with _joined(Link(round_trip / 2)) as (rig, joint), ExitStack() as stack:
         with rig["far"].entered():
             provider = stack.enter_context(simulator("0.0.0.0"))
-        yield (
-            Stage(rig["near"], rig["far"], joint, provider.port, relays_are_near),
-            Simulator(provider, rig["far"]),
-        )
+        yield Stage(rig["near"], rig["far"], joint, provider.port)

@@ -10,7 +10,6 @@ from bench.figures import rotated
 from bench.peers import Running
 from bench.wan.findings import Findings, trip_in_words
 from bench.wan.stage import Stage, simulator_stage
-from bench.wan_rig import Link
 
 FIRST_BYTE = 30.0
 """Seconds that are waited for it."""
@@ -40,19 +39,10 @@ class Settings:
 QUICK = Settings(round_trips=(0.05,), window=2, rounds=1)
 
 
-class Reader(Connection):
-    """Reads whatever comes."""
-
-    __slots__ = ()
-
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(port, host=host)
-
-
 def measure(relays: Sequence[str], settings: Settings, findings: Findings) -> None:
     """Each pace through each of `relays`, in turn."""
     for round_trip in settings.round_trips:
-        with simulator_stage(Link(round_trip / 2)) as (stage, _):
+        with simulator_stage(round_trip) as stage:
             for number in range(settings.rounds):
                 for pace in settings.paces:
                     read: dict[str, float] = {}
@@ -64,8 +54,8 @@ def measure(relays: Sequence[str], settings: Settings, findings: Findings) -> No
 
 def _read(stage: Stage, relay: Running, pace: Pace, window: float) -> int:
     """Bytes that come in the `window` seconds from the first one on."""
-    with Client[Reader]() as client:
-        reader = client.add(stage.connect(relay, Reader))
+    with Client[Connection]() as client:
+        reader = client.add(stage.connect(relay, Connection))
         reader.send(request(f"events=0 rate={pace.rate:g} size={pace.size}"))
         if client.run_until_all(lambda one: one.received > 0, FIRST_BYTE):
             raise RuntimeError(f"{relay.name}: no event arrived")

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Protocol
 
 from ..flow.bounded_buffer import BoundedWriter
+from ..flow.progress import Activity
 from ..http.h1_chunked import encode_chunk
 from ..http.h1_server import Message
 from ..http.messages import RequestHead, ResponseHead
@@ -14,7 +15,6 @@ from ..net.send_queue import SendQueue
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
-from .token_stall import TokenStall
 
 _GATE, _ROOM = 1, 2
 """Why a body is not read: its provider lags; unfinished uploads hold too much."""
@@ -99,7 +99,8 @@ class H1Stream(HeldUpload):
         """None: the transport took all of it at once so far, which is usual."""
         self._writes = 0
         """Chunks that did not pass the writer."""
-        self._stalled: TokenStall | None = None
+        self._stalled: Activity | None = None
+        """Of the tokens, while the client takes nothing; None: nobody asked yet."""
         self._chunked = False
         self._bodiless = False
         self._ending: _Ending | None = None
@@ -196,11 +197,11 @@ class H1Stream(HeldUpload):
     def head_sent(self) -> bool:
         return self.message.head_sent
 
-    def stalled_tokens(self) -> int:
+    def stalled_tokens(self) -> float:
         """Tokens that came since the client last acknowledged anything, to the precision of these calls."""
         if self._stalled is None:
-            self._stalled = TokenStall()
-        return self._stalled.look(self._connection.send_queue.progress(), self.events.tokens)
+            self._stalled = Activity()
+        return self._stalled.still_for(self.events.tokens, self._connection.send_queue.progress())
 
     def let_go(self) -> None:
         """The stream is over: see `BoundedWriter.release`."""

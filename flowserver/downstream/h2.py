@@ -550,13 +550,14 @@ class DownstreamH2(SharedReads):
     def _sweep_streams(self, now: float, limit: float | None) -> None:
         buffered = self._transport.get_write_buffer_size()
         tokens = self._context.settings.stall_tokens
+        progress = self.send_queue.progress() if tokens is not None else None
         moves, self._sent_at_look = self.sent != self._sent_at_look, self.sent
         for stream in list(self.streams.values()):
             # Not its client's fault: its last frame may still be in the transport, or it waits for its turn there.
             waits = not stream.window_is_shut and (moves or buffered > 0)
             excused = waits or buffered > self.sent - stream.sent_mark
             is_stalled = limit is not None and stream.stalled_for(now, excused=excused) >= limit
-            if is_stalled or (tokens is not None and stream.stalled_tokens() >= tokens):
+            if is_stalled or (tokens is not None and stream.stalled_tokens(progress) >= tokens):
                 self._reset(stream.stream_id, _Code.CANCEL, EndReason.CLIENT_STALLED)
             elif stream.events is not None:
                 stream.events.sweep(now)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ..errors import EndReason
 from ..flow.bounded_buffer import ChunkQueue, Watermarks
+from ..flow.progress import Activity
 from ..http.h2_flood_guard import FrameGuard
 from ..http.h2_frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
 from ..http.h2_send_window import SendWindows
@@ -17,7 +18,6 @@ from ..net.send_queue import SendQueue
 from ..relay.interfaces import Clock, DownstreamEvents, H2Totals
 from ..relay.uploads import Uploads
 from .held_upload import HeldUpload
-from .token_stall import TokenStall
 
 FRESH = 0.01
 """Seconds within which a reset makes a request useless: floods are made of these."""
@@ -172,7 +172,8 @@ class H2Stream(HeldUpload):
         """How long its window was shut before."""
         self._stall_mark = -1
         self._stall_since = 0.0
-        self._stalled: TokenStall | None = None
+        self._stalled: Activity | None = None
+        """Of the tokens, while the client takes nothing; None: nobody asked yet."""
         self._writes = 0
         self._writes_full = 0
 
@@ -437,21 +438,22 @@ class H2Stream(HeldUpload):
             self._stall_since = now
         return now - self._stall_since
 
-    def stalled_tokens(self) -> int:
-        """Tokens that came since the client last took anything, to the precision of these calls."""
+    def stalled_tokens(self, progress: tuple[int, int] | None) -> float:
+        """Tokens that came since the client last took anything, to the precision of these calls. `progress` is its
+        connection's, see `SendQueue`."""
         if self.events is None:
             return 0
         if self._stalled is None:
-            self._stalled = TokenStall()
-        return self._stalled.look(self._progress(), self.events.tokens)
+            self._stalled = Activity()
+        return self._stalled.still_for(self.events.tokens, self._progress(progress))
 
-    def _progress(self) -> tuple[int, int] | None:
-        """As `SendQueue.progress`. Where windows keep bytes here, and all frames have arrived, it is their opening."""
+    def _progress(self, progress: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The connection's. Where windows keep bytes here, and all frames have arrived, it is their opening."""
         connection = self._connection
         queue, windows = connection.send_queue, connection.windows
         is_shut = self._buffer.size > 0 and min(self.window.left, windows.left) <= 0
         if not is_shut or queue.unacknowledged() > connection.sent - self.sent_mark:
-            return queue.progress()
+            return progress
         return (self.sent if self.window.left <= 0 else connection.sent), -1
 
     def _end(self, ending: Ending) -> None:

@@ -13,8 +13,9 @@ class Activity:
         self._since = 0.0
 
     def still_for(self, now: float, *mark: object) -> float:
-        """Seconds without a change of `mark`, as far as looks can tell."""
-        if mark != self._mark:
+        """By how much `now`, seconds or any other count, has grown since `mark` last changed, as far as looks can tell;
+        0 if it is None: nothing has to move."""
+        if mark != self._mark or mark == (None,):
             self._mark = mark
             self._since = now
         return now - self._since

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import socket
 import struct
 import sys
 import termios
 from typing import cast
 
-_TCP_INFO = getattr(socket, "TCP_INFO", None)
+from .sockets import tcp_info
+
 _LENGTH = 184
 """Up to tcpi_rwnd_limited: since Linux 4.10."""
 
@@ -43,7 +43,7 @@ class SendQueue:
         waiting = self._transport.get_write_buffer_size()
         if not waiting and not (kernel and self.in_kernel() > 0):
             return None
-        info = self._tcp_info()
+        info = tcp_info(self._transport, _LENGTH)
         # tcpi_bytes_acked. What waits may grow meanwhile, which is no progress.
         return (waiting, self.in_kernel()) if info is None else (int.from_bytes(info[120:128], sys.byteorder), 0)
 
@@ -64,14 +64,5 @@ class SendQueue:
     def receive_limited(self) -> float | None:
         """Returns the seconds so far for which the client's receive window was what kept bytes from leaving; None if
         the kernel can't tell."""
-        info = self._tcp_info()
+        info = tcp_info(self._transport, _LENGTH)
         return None if info is None else int.from_bytes(info[176:184], sys.byteorder) / 1e6  # tcpi_rwnd_limited
-
-    def _tcp_info(self) -> bytes | None:
-        if _TCP_INFO is None:
-            return None
-        try:
-            info = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _LENGTH)
-        except (OSError, ValueError):  # no TCP, or closed: ValueError is uvloop's
-            return None
-        return info if len(info) == _LENGTH else None

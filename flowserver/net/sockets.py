@@ -1,4 +1,4 @@
-"""A provider's connection as Linux sees it: what waits to be read, what was acknowledged (struct tcp_info)."""
+"""A connection as Linux sees it: what waits to be read, what was acknowledged (struct tcp_info)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import socket
 import sys
 
 _HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux'; others tell of an end by POLLHUP alone, which needs no asking
+
+
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
 
 
 class IdleProbe:
@@ -39,16 +42,23 @@ class IdleProbe:
         return not events or events[0][1] == select.POLLNVAL
 
 
+def tcp_info(transport: asyncio.BaseTransport, length: int) -> bytes | None:
+    """The first `length` bytes of struct tcp_info (linux/tcp.h). None: it is no TCP, or closed, or the kernel has
+    less."""
+    if _TCP_INFO is None:
+        return None
+    try:
+        info: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, length)
+    except (OSError, ValueError):  # ValueError is uvloop's, of one that is closed
+        return None
+    return info if len(info) == length else None
+
+
 def unacknowledged(transport: asyncio.BaseTransport) -> int | None:
     """Bytes that our kernel was given and the provider's has not acknowledged, also after a reset; None if the kernel
     can't tell."""
-    if not hasattr(socket, "TCP_INFO"):
-        return None
-    try:
-        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 216)
-    except OSError:
-        return None
-    if len(info) < 216:  # before Linux 4.19
+    info = tcp_info(transport, 216)  # all of it since Linux 4.19
+    if info is None:
         return None
     # tcpi_bytes_acked, which counts the SYN; tcpi_bytes_sent; tcpi_bytes_retrans; tcpi_notsent_bytes
     acknowledged, sent, again = (int.from_bytes(info[at : at + 8], sys.byteorder) for at in (120, 200, 208))

@@ -344,9 +344,9 @@ class Exchange:
     def _shut(self, reason: Reason) -> None:
         """Stop the provider, if there is one still."""
         if self._up is not None and self._state < _FLUSHING:
-            self._made_hold(self._up).shut(reason)
+            self._hold_over(self._up).shut(reason)
 
-    def _made_hold(self, up: RoutedStream) -> AnswerHold:
+    def _hold_over(self, up: RoutedStream) -> AnswerHold:
         if self._hold is None:
             gate = ReadGate(up, self._context.clock, self._context.pauses)
             time = LimitedTime(self._down, self._context.observer, self.first_byte_at)
@@ -405,7 +405,7 @@ class Exchange:
         """What is left of a whole answer may wait for the client's side."""
         is_whole = self._state is _FLUSHING and (self._filter is None or not self._filter.is_waiting)
         if is_whole and self._up is not None and self._down.held_since is not None:
-            self._made_hold(self._up).wait_for_end()
+            self._hold_over(self._up).wait_for_end()
 
     # --- time ------------------------------------------------------------------------------------------------------
 

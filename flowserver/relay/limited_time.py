@@ -58,11 +58,8 @@ class LimitedTime:
         "_observer",
         "_reasons",
         "_since",
-        "client",
         "held_since",
-        "network",
-        "provider",
-        "relay",
+        "seconds",
     )
 
     def __init__(self, down: ClientSide, observer: WaitObserver, first_byte_at: float | None) -> None:
@@ -82,13 +79,11 @@ class LimitedTime:
         """Whether the present pause lasts to the end."""
         self.held_since: float | None = None
         """Since when bytes wait for the client's side in the present pause; None: there is none."""
-        self.client = 0.0
-        self.network = 0.0
-        self.provider = 0.0
-        self.relay = 0.0
+        self.seconds = dict.fromkeys(Holder, 0.0)
+        """How long each held it so far."""
 
     def __repr__(self) -> str:
-        by = f"client={self.client:g} network={self.network:g} provider={self.provider:g} relay={self.relay:g}"
+        by = " ".join(f"{holder}={seconds:g}" for holder, seconds in self.seconds.items())
         return f"<LimitedTime {self.holder.value} {by}>"
 
     @property
@@ -149,9 +144,9 @@ class LimitedTime:
         if self._reasons & Reason.DOWNSTREAM:
             self._divide(passed, now)
         elif self._reasons & Reason.QUOTA:
-            self.relay += passed
+            self.seconds[Holder.RELAY] += passed
         else:
-            self.provider += passed
+            self.seconds[Holder.PROVIDER] += passed
 
     def _divide(self, passed: float, now: float) -> None:
         """Divide time for which the client's side took nothing. Where nobody can tell, it is the client's."""
@@ -163,8 +158,8 @@ class LimitedTime:
             counted = max(0.0, mark - before) + self._ahead
             part = min(passed, counted)
             self._ahead = min(TICK, counted - part)
-        self.client += part
-        self.network += passed - part
+        self.seconds[Holder.CLIENT] += part
+        self.seconds[Holder.NETWORK] += passed - part
         if passed >= RECENT:
             self._is_client = part * 2 >= passed
 

@@ -99,14 +99,8 @@ class ExchangeRecord:
     pauses: int
     """How often the provider was stopped."""
     paused_seconds: float
-    client_seconds: float
-    """For how long the client held its answer, of the time since the first byte of the body."""
-    network_seconds: float
-    """The same of the path to the client."""
-    provider_seconds: float
-    """The same of the provider."""
-    relay_seconds: float
-    """The same of the relay: its wait for tokens."""
+    limited: Mapping[Holder, float]
+    """For how many seconds each held the answer, of the time since the first byte of the body."""
     slow: Holder | None
     """Who holds it at present; None: it has no first byte yet, or it is over."""
     account: AccountRecord
@@ -131,8 +125,7 @@ def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, held_since: fl
     if hold is None:
         record.pauses, record.paused_seconds = 0, 0.0
         record.held_seconds = 0.0 if held_since is None else now - held_since
-        record.client_seconds = record.network_seconds = record.relay_seconds = 0.0
-        record.provider_seconds = 0.0 if first is None else now - first
+        record.limited = {Holder.PROVIDER: 0.0 if first is None else now - first}
         record.slow = None if first is None or record.ended_at is not None else Holder.PROVIDER
         return
     limited = hold.time
@@ -140,10 +133,7 @@ def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, held_since: fl
     record.pauses, record.paused_seconds = hold.gate.pauses, hold.gate.paused_seconds()
     since = limited.held_since if limited.held_since is not None else held_since
     record.held_seconds = 0.0 if since is None else now - since
-    record.client_seconds = limited.client
-    record.network_seconds = limited.network
-    record.provider_seconds = limited.provider
-    record.relay_seconds = limited.relay
+    record.limited = limited.seconds.copy()
     record.slow = None if first is None or record.ended_at is not None else limited.holder
 
 

@@ -10,6 +10,7 @@ import orjson
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead, ResponseHead
 from ..relay.interfaces import DownstreamStream
+from ..relay.limited_time import Holder
 from ..relay.record import RecordedExchange
 from .admin_hosts import AdminHosts
 from .metrics import Metrics
@@ -29,15 +30,15 @@ PIECE = 1 << 16
 class _Page:
     """One request for a page, whose body may come later. It is sent at the pace of its reader."""
 
-    __slots__ = ("_is_full", "_is_over", "_rest", "_stream", "tokens")
+    __slots__ = ("_is_full", "_is_over", "_rest", "_stream")
+
+    tokens = 0
 
     def __init__(self, stream: DownstreamStream) -> None:
         self._stream = stream
         self._is_full = False
         self._is_over = False
         self._rest = memoryview(b"")
-        self.tokens = 0
-        """Of the answer: there are none."""
         stream.attach(self)
 
     def answer(self, status: int, kind: bytes, body: bytes) -> None:
@@ -179,10 +180,7 @@ def _figures(live: RecordedExchange, now: float) -> dict[str, Any]:
         "pauses": exchange.pauses,
         "paused_seconds": round(exchange.paused_seconds, 3),
         "slow": exchange.slow,
-        "client_seconds": round(exchange.client_seconds, 3),
-        "network_seconds": round(exchange.network_seconds, 3),
-        "provider_seconds": round(exchange.provider_seconds, 3),
-        "relay_seconds": round(exchange.relay_seconds, 3),
+        **{f"{holder}_seconds": round(exchange.limited.get(holder, 0.0), 3) for holder in Holder},
         "writes": exchange.writes,
         "writes_full": exchange.writes_full,
     }

@@ -129,15 +129,9 @@ class Log:
                 time.sleep(0.02)  # lines of many exchanges leave in one write
 
 
-def _limits(exchange: ExchangeRecord) -> dict[str, float]:
+def _limits(exchange: ExchangeRecord) -> dict[str, int]:
     """How long each party held the answer, of those that did."""
-    seconds = {
-        "client_ms": exchange.client_seconds,
-        "network_ms": exchange.network_seconds,
-        "provider_ms": exchange.provider_seconds,
-        "relay_ms": exchange.relay_seconds,
-    }
-    return {name: ms for name, each in seconds.items() if (ms := round(each * 1000)) > 0}
+    return {f"{holder}_ms": ms for holder, seconds in exchange.limited.items() if (ms := round(seconds * 1000)) > 0}
 
 
 def _tokens(exchange: ExchangeRecord) -> dict[str, Any]:

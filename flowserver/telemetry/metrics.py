@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from copy import copy
+from copy import deepcopy
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -77,25 +77,10 @@ class StoreFigures(Protocol):
 class _Totals:
     """What exchanges add up to."""
 
-    __slots__ = (
-        "bytes_down",
-        "bytes_up",
-        "chunks",
-        "client_seconds",
-        "fast_chunks",
-        "heartbeats",
-        "network_seconds",
-        "provider_seconds",
-        "relay_seconds",
-        "writes",
-        "writes_full",
-    )
+    __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "limited", "writes", "writes_full")
 
     def __init__(self) -> None:
-        self.client_seconds = 0.0
-        self.network_seconds = 0.0
-        self.provider_seconds = 0.0
-        self.relay_seconds = 0.0
+        self.limited = dict.fromkeys(Holder, 0.0)
         self.bytes_up = 0
         self.bytes_down = 0
         self.chunks = 0
@@ -112,10 +97,8 @@ class _Totals:
         self.chunks += exchange.chunks_down
         self.fast_chunks += exchange.fast_chunks
         self.heartbeats += exchange.heartbeats
-        self.client_seconds += exchange.client_seconds
-        self.network_seconds += exchange.network_seconds
-        self.provider_seconds += exchange.provider_seconds
-        self.relay_seconds += exchange.relay_seconds
+        for holder, seconds in exchange.limited.items():
+            self.limited[holder] += seconds
 
 
 AT_A_TIME = 20
@@ -132,7 +115,7 @@ class _Snapshot:
     __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
 
     def __init__(self, ended: _Totals, live: set[RecordedExchange]) -> None:
-        self.totals = copy(ended)
+        self.totals = deepcopy(ended)
         self._left = live.copy()
         self.open = 0
         self.paused = 0
@@ -298,14 +281,8 @@ class Metrics:
         yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
 
     def _limited(self, totals: _Totals) -> Iterator[Series]:
-        seconds = (
-            (Holder.CLIENT, totals.client_seconds),
-            (Holder.NETWORK, totals.network_seconds),
-            (Holder.PROVIDER, totals.provider_seconds),
-            (Holder.RELAY, totals.relay_seconds),
-        )
         text = "Seconds of answers from their first bytes on, by who held them. network: the path to the client."
-        yield counters("flow_limited_seconds", text, _labelled("by", seconds))
+        yield counters("flow_limited_seconds", text, _labelled("by", totals.limited.items()))
         text = "How long the oldest byte held for a client had waited, at the end of each pause."
         yield histograms("flow_held_seconds", text, [({}, self._held)])
 

@@ -179,3 +179,8 @@ def test_rest_is_waited_for_until_what_was_started_does_nothing(monkeypatch: pyt
             assert client.recv(1)
             with pytest.raises(RuntimeError, match="still works"):
                 wait_until_at_rest()
+
+
+def test_flowserver_itself_is_never_left_out() -> None:
+    assert PEERS["flowserver"].available()
+    assert PEERS["flowserver"].supports(PLAIN)

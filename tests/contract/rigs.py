@@ -17,7 +17,7 @@ from flowserver.upstream.pool import Pool, PoolSettings
 
 from ..support import h2_frames as frames
 from ..support.clock import FakeClock
-from ..support.dialogue import Answer, Client, FakeDial, FakeHangups, listener_context, understood
+from ..support.dialogue import Answer, Client, FakeDial, FakeHangups, Side, listener_context, understood
 from ..support.h2_dialogue import H2Client
 from ..support.h2_upstream import H2Provider
 from ..support.recording import RecordingDownstreamEvents, RecordingUpstreamEvents
@@ -31,6 +31,10 @@ class DownstreamRig(abc.ABC):
 
     stream: DownstreamStream
     events: RecordingDownstreamEvents
+    _client: Side
+
+    def __init__(self) -> None:
+        self._clock = FakeClock()
 
     def _open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
         self.stream = stream
@@ -57,17 +61,17 @@ class DownstreamRig(abc.ABC):
     @abc.abstractmethod
     def client_reads(self) -> None: ...
 
-    @abc.abstractmethod
     def time_passes(self, seconds: float) -> float:
         """Returns the time that it is then."""
+        return self._clock.advance(seconds)
 
     @property
-    @abc.abstractmethod
-    def now(self) -> float: ...
+    def now(self) -> float:
+        return self._clock.now
 
-    @abc.abstractmethod
     def window_is_shut_for(self, seconds: float) -> None:
         """By the kernel's count, the client's receive window was shut for so much longer."""
+        self._client.transport.socket.receive_limited += round(seconds * 1e6)
 
     @abc.abstractmethod
     def body_waits_unread(self) -> bool:
@@ -85,8 +89,8 @@ class DownstreamRig(abc.ABC):
 
 class DownstreamH1Rig(DownstreamRig):
     def __init__(self) -> None:
+        super().__init__()
         self._hangups = FakeHangups()
-        self._clock = FakeClock()
         context = listener_context(self._open_exchange, watermarks=MARKS, hangups=self._hangups, clock=self._clock)
         self._client = Client(context)
         self._method = b""
@@ -113,16 +117,6 @@ class DownstreamH1Rig(DownstreamRig):
         self._client.reads()
         self._client.transport.deliver()
 
-    def time_passes(self, seconds: float) -> float:
-        return self._clock.advance(seconds)
-
-    @property
-    def now(self) -> float:
-        return self._clock.now
-
-    def window_is_shut_for(self, seconds: float) -> None:
-        self._client.transport.socket.receive_limited += round(seconds * 1e6)
-
     def body_waits_unread(self) -> bool:
         return self._client.transport.unread > 0
 
@@ -138,8 +132,10 @@ class DownstreamH1Rig(DownstreamRig):
 class DownstreamH2Rig(DownstreamRig):
     """What a client stops reading is this one stream: it shuts its window."""
 
+    _client: H2Client
+
     def __init__(self) -> None:
-        self._clock = FakeClock()
+        super().__init__()
         self._client = H2Client(listener_context(self._open_exchange, watermarks=MARKS, clock=self._clock))
         self._id = 0
         self._unsent = b""
@@ -181,16 +177,6 @@ class DownstreamH2Rig(DownstreamRig):
         self._client.peer.settings(initial_window_size=65_535)
         self._client.talk()
         self.client_sends(b"")
-
-    def time_passes(self, seconds: float) -> float:
-        return self._clock.advance(seconds)
-
-    @property
-    def now(self) -> float:
-        return self._clock.now
-
-    def window_is_shut_for(self, seconds: float) -> None:
-        self._client.transport.socket.receive_limited += round(seconds * 1e6)
 
     def body_waits_unread(self) -> bool:
         return bool(self._unsent)

@@ -85,6 +85,7 @@ async def test_a_look_up_that_hangs_is_a_504_a_figure_and_one_line_of_the_log(
     assert figures['flow_upstream_dns_seconds_total{upstream="dead"}'] >= 0.3
     assert figures['flow_upstream_dns_failures_total{upstream="good"}'] == 0
     assert 'flow_upstream_dns_lookups_total{upstream="plain"}' not in figures  # it has no name
+    await eventually(lambda: relay.lines("dns_failed"))  # the log has a thread of its own
     [line] = relay.lines("dns_failed")
     assert (line["level"], line["host"], line["old_answer"]) == ("warning", "dead.test", False)
 

@@ -22,7 +22,8 @@ OK = ResponseHead(200, [])
 
 def by(record: ExchangeRecord) -> tuple[float, float, float, float]:
     """Client, network, provider, relay."""
-    return record.client_seconds, record.network_seconds, record.provider_seconds, record.relay_seconds
+    client, network, provider, relay = (record.limited.get(holder, 0.0) for holder in Holder)
+    return client, network, provider, relay
 
 
 class Accounts:
@@ -43,7 +44,8 @@ class Accounts:
 
     def told(self) -> tuple[float, float, float, float]:
         self.time.settle(self.clock.now)
-        return self.time.client, self.time.network, self.time.provider, self.time.relay
+        client, network, provider, relay = self.time.seconds.values()
+        return client, network, provider, relay
 
 
 @pytest.fixture
