@@ -1,13 +1,15 @@
 """`python -m bench.wan_rig.forwarder`: carries packets between two TUN devices, as a `Link` says.
 
-Both devices come as descriptors. A line on stdout says that it has begun. A line on stdin is the time (CLOCK_MONOTONIC,
-seconds) until which everything is dropped, from now on. The end of stdin ends it.
+Both devices come as descriptors. A line on stdout says that it has begun. A line on stdin is JSON: {"link": {...}} is
+how the link is from now on, {"cut": ...} the time (CLOCK_MONOTONIC, seconds) until which everything is dropped. The end
+of stdin ends it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -24,6 +26,10 @@ LARGEST = 65_536 + 10
 
 STDIN = 0
 
+_TUNSETOFFLOAD = 0x400454D0
+_OFFLOADS = 0x01 | 0x02
+"""TUN_F_CSUM and TUN_F_TSO4."""
+
 
 class Forwarder:
     """Carries packets until stdin ends."""
@@ -36,6 +42,7 @@ class Forwarder:
             (one, other, Direction(link, seed)),
             (other, one, Direction(link, seed + 1)),
         )
+        self._set(link)
 
     def run(self) -> None:
         sources = [STDIN, *(source for source, _, _ in self._directions)]
@@ -49,6 +56,11 @@ class Forwarder:
                     self._fetch(source, direction)
                 self._deliver(target, direction)
 
+    def _set(self, link: Link) -> None:
+        for device, _, direction in self._directions:
+            direction.link = link
+            fcntl.ioctl(device, _TUNSETOFFLOAD, _OFFLOADS if link.joins_segments else 0)
+
     def _pause(self) -> float | None:
         """Seconds until the next packet arrives."""
         due = [direction.waiting[0][0] for _, _, direction in self._directions if direction.waiting]
@@ -59,9 +71,13 @@ class Forwarder:
         data = os.read(STDIN, 4096)
         *lines, self._control = (self._control + data).split(b"\n")
         for line in lines:
-            self._cut_until = float(line)
-            for _, _, direction in self._directions:
-                direction.cut()
+            command = json.loads(line)
+            if "link" in command:
+                self._set(Link(**command["link"]))
+            else:
+                self._cut_until = command["cut"]
+                for _, _, direction in self._directions:
+                    direction.cut()
         return bool(data)
 
     def _fetch(self, source: int, direction: Direction) -> None:

@@ -29,10 +29,10 @@ class Link:
 class Direction:
     """The packets that are under way in one direction."""
 
-    __slots__ = ("_chance", "_clear", "_last", "_link", "waiting")
+    __slots__ = ("_chance", "_clear", "_last", "link", "waiting")
 
     def __init__(self, link: Link, seed: int) -> None:
-        self._link = link
+        self.link = link
         self._chance = random.Random(seed)
         self._clear = 0.0
         """When the queue is empty."""
@@ -43,7 +43,7 @@ class Direction:
 
     def take(self, packet: bytes, now: float) -> None:
         """A packet begins its way, or is dropped."""
-        link = self._link
+        link = self.link
         if link.loss and self._chance.random() < link.loss:
             return
         leaves = now

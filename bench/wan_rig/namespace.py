@@ -14,12 +14,9 @@ from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF = 0x400454CA
-_TUNSETOFFLOAD = 0x400454D0
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
-_OFFLOADS = 0x01 | 0x02
-"""TUN_F_CSUM and TUN_F_TSO4."""
 
 _SETTINGS = {
     # A connection starts as if it were the first one, whatever those before it have met.
@@ -63,7 +60,7 @@ class Namespace:
             _check(_libc.setns(self._descriptor, _CLONE_NEWNET))
             yield
 
-    def add_device(self, name: str, address: str, *, mtu: int, offloads: bool) -> int:
+    def add_device(self, name: str, address: str, *, mtu: int) -> int:
         """A TUN device with an address such as 10.0.0.1/30. Returns its descriptor, with which it vanishes. Every
         packet has a header of virtio in front."""
         with self.entered():
@@ -71,7 +68,6 @@ class Namespace:
             try:
                 request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR)
                 fcntl.ioctl(descriptor, _TUNSETIFF, request)
-                fcntl.ioctl(descriptor, _TUNSETOFFLOAD, _OFFLOADS if offloads else 0)
                 # The queue is long: packets are to be dropped by the link, never because it was late to fetch them.
                 _ip(f"address add {address} dev {name}", f"link set {name} mtu {mtu} txqueuelen 20000 up")
             except BaseException:
@@ -89,7 +85,7 @@ def why_not() -> str | None:
     except (OSError, subprocess.CalledProcessError) as problem:
         return f"no network namespace can be made: {problem}"
     try:
-        os.close(namespace.add_device("probe", "198.18.0.1/30", mtu=1500, offloads=True))
+        os.close(namespace.add_device("probe", "198.18.0.1/30", mtu=1500))
     except (OSError, subprocess.CalledProcessError) as problem:
         return f"no TUN device can be made: {problem}"
     finally:

@@ -38,10 +38,17 @@ class Joint:
         """From now on everything is dropped for so long, also what is under way. Returns when it ends
         (CLOCK_MONOTONIC)."""
         until = time.monotonic() + seconds
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"%f\n" % until)
-        self._process.stdin.flush()
+        self._tell({"cut": until})
         return until
+
+    def change(self, link: Link) -> None:
+        """So is the link from now on."""
+        self._tell({"link": asdict(link)})
+
+    def _tell(self, command: dict[str, object]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        self._process.stdin.flush()
 
     def wait_until_it_carries(self) -> None:
         """Raises RuntimeError if it does not come to that."""
@@ -94,9 +101,7 @@ class Rig:
         with contextlib.ExitStack() as own:
             devices = []
             for space, address in zip((near, far), addresses, strict=True):
-                device = self._spaces[space].add_device(
-                    f"link{number}", f"{address}/30", mtu=MTU, offloads=link.joins_segments
-                )
+                device = self._spaces[space].add_device(f"link{number}", f"{address}/30", mtu=MTU)
                 own.callback(os.close, device)
                 devices.append(device)
             joint = Joint(addresses[0], addresses[1], _start_forwarder(devices, link, seed))

@@ -102,6 +102,18 @@ def test_what_is_sent_in_an_outage_comes_after_it(rig: Rig) -> None:
         assert time.monotonic() >= until
 
 
+def test_a_link_changes_under_a_connection(rig: Rig) -> None:
+    joint = rig.join("near", "far", Link())
+    client, accepted = _connect(rig, joint)
+    with client, accepted:
+        joint.change(Link(delay=0.05))
+        time.sleep(0.1)
+        started = time.monotonic()
+        client.sendall(b"slow")
+        assert accepted.recv(100) == b"slow"
+        assert time.monotonic() - started >= 0.05
+
+
 def test_bytes_arrive_whole_over_a_lossy_link(rig: Rig) -> None:
     joint = rig.join("near", "far", Link(delay=0.002, jitter=0.002, loss=0.02))
     client, accepted = _connect(rig, joint)
