@@ -18,13 +18,15 @@ from bench.processes import Process, free_port
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A relay that accepts on `port` of 127.0.0.1. `pid` is None where there is no relay in between."""
+    """A relay that accepts on `port` of 127.0.0.1. `pid` is None where there is no relay in between. `admin` is the
+    port of flowserver's admin pages."""
 
     name: str
     port: int
     pid: int | None
     share: float = 1.0
     """Part of a case's load that it is given, see `Configured`."""
+    admin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Wiring:
     """What a relay speaks on its two sides: "h1" or "h2", the latter with prior knowledge on a plain port.
 
     `certificate` is the provider's; None: no TLS towards it. `keeps`: connections to the provider are used again.
-    `streams` is how many a client may have on one connection, None: the relay's own limit. `provider_host` is the
-    provider's address. `uploads`: requests of any size pass on while they come.
+    `streams` is how many a client may have on one connection, None: the relay's own limit. `listen` is the address that
+    the relay listens on, `provider_host` the provider's. `uploads`: requests of any size pass on while they come.
     """
 
     client: str = "h1"
@@ -49,6 +51,7 @@ class Wiring:
     certificate: Certificate | None = None
     keeps: bool = True
     streams: int | None = None
+    listen: str = "127.0.0.1"
     provider_host: str = "127.0.0.1"
     uploads: bool = False
 
@@ -110,7 +113,7 @@ class Direct:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A relay that takes a configuration file, whose path is {file}. `template` has {port}, {upstream_host},
+    """A relay that takes a configuration file, whose path is {file}. `template` has {listen}, {port}, {upstream_host},
     {upstream_port}, {folder}, and what `details` gives for a wiring. `providers` is what it speaks to providers,
     `clients` to clients.
 
@@ -145,8 +148,8 @@ class Configured:
             port = free_port()
             file = Path(folder) / f"{self.name}.{self.suffix}"
             places = {"port": port, "upstream_port": upstream_port, "folder": folder}
-            template, host = self.template, wiring.provider_host
-            file.write_text(template.format(**places, upstream_host=host, **self.details(wiring)))
+            hosts = {"listen": wiring.listen, "upstream_host": wiring.provider_host}
+            file.write_text(self.template.format(**places, **hosts, **self.details(wiring)))
             command = [program, *(part.format(file=file, **places) for part in self.command[1:])]
             environment = {name: value.format(**places) for name, value in self.environment.items()}
             with Process(command, port, environment=environment, cpus=RELAY_CORES) as process:

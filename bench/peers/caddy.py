@@ -18,7 +18,7 @@ CADDY = """
     }}
 }}
 http://:{port} {{
-    bind 127.0.0.1
+    bind {listen}
     reverse_proxy {scheme}://{upstream_host}:{upstream_port} {{
         flush_interval -1
         transport http {{

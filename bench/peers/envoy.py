@@ -7,7 +7,7 @@ from bench.peers.base import Configured, Wiring
 ENVOY = """
 static_resources:
   listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+  - address: {{socket_address: {{address: {listen}, port_value: {port}}}}}
     tcp_backlog_size: 4096
     per_connection_buffer_limit_bytes: 32768
     filter_chains:

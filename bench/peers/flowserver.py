@@ -34,11 +34,11 @@ class Flowserver:
 
     @contextmanager
     def start(self, upstream_port: int, wiring: Wiring = PLAIN) -> Iterator[Running]:
-        port = free_port()
+        port, admin = free_port(), free_port()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             environment = {
-                "FLOW_LISTEN": f"127.0.0.1:{port}",
-                "FLOW_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
+                "FLOW_LISTEN": f"{wiring.listen}:{port}",
+                "FLOW_ADMIN_LISTEN": f"127.0.0.1:{admin}",
                 "FLOW_LOG_LEVEL": "warning",
                 **_towards_provider(f"{wiring.scheme}://{wiring.provider_host}:{upstream_port}", wiring, Path(folder)),
                 **self._settings,
@@ -46,7 +46,7 @@ class Flowserver:
             if wiring.streams is not None:
                 environment |= {"FLOW_H2_MAX_STREAMS": str(wiring.streams), "FLOW_H2_MAX_REQUESTS": "1000000"}
             with Process([*self._command, "serve"], port, environment=environment, cpus=RELAY_CORES) as process:
-                yield Running(self.name, port, process.pid)
+                yield Running(self.name, port, process.pid, admin=admin)
 
 
 def _towards_provider(url: str, wiring: Wiring, folder: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ defaults
     timeout client 1h
     timeout server 1h
 frontend clients
-    bind 127.0.0.1:{port} {h2} backlog 4096
+    bind {listen}:{port} {h2} backlog 4096
     default_backend provider
 backend provider
     server provider {upstream_host}:{upstream_port} {server}

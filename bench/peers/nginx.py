@@ -27,7 +27,7 @@ http {{
         {keepalive}
     }}
     server {{
-        listen 127.0.0.1:{port} {h2} backlog=4096;
+        listen {listen}:{port} {h2} backlog=4096;
         location / {{
             proxy_pass {scheme}://provider;
             proxy_http_version 1.1;
