@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.client import Client, Connection, request
+from bench.client import Client, request
 from bench.figures import rotated
 from bench.peers import Running
 from bench.wan.findings import Findings, trip_in_words
+from bench.wan.reader import Reader
 from bench.wan.stage import Stage, simulator_stage
 
 FIRST_BYTE = 30.0
@@ -42,7 +43,7 @@ QUICK = Settings(round_trips=(0.05,), window=2, rounds=1)
 def measure(relays: Sequence[str], settings: Settings, findings: Findings) -> None:
     """Each pace through each of `relays`, in turn."""
     for round_trip in settings.round_trips:
-        with simulator_stage(round_trip) as stage:
+        with simulator_stage(round_trip) as (stage, _):
             for number in range(settings.rounds):
                 for pace in settings.paces:
                     read: dict[str, float] = {}
@@ -53,14 +54,14 @@ def measure(relays: Sequence[str], settings: Settings, findings: Findings) -> No
 
 
 def _read(stage: Stage, relay: Running, pace: Pace, window: float) -> int:
-    """Bytes that come in the `window` seconds from the first one on."""
-    with Client[Connection]() as client:
-        reader = client.add(stage.connect(relay, Connection))
+    """Bytes of events that come in the `window` seconds from the first one on."""
+    with Client[Reader]() as client:
+        reader = client.add(stage.connect(relay, Reader))
         reader.send(request(f"events=0 rate={pace.rate:g} size={pace.size}"))
-        if client.run_until_all(lambda one: one.received > 0, FIRST_BYTE):
+        if client.run_until_all(lambda one: one.body.size > 0, FIRST_BYTE):
             raise RuntimeError(f"{relay.name}: no event arrived")
         client.run(window)
-        return reader.received
+        return reader.body.size
 
 
 def _tell(read: dict[str, float], pace: Pace, round_trip: float, findings: Findings) -> None:
