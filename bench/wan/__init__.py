@@ -1,6 +1,7 @@
 """Relays with distance: a provider, or a client, that is milliseconds away, over links of `bench.wan_rig`.
 
-Whole answers and uploads, and streams, from a provider behind a link, beside the same without a relay.
+Whole answers, uploads and streams of a distant provider; what relays take ahead and hold for clients that stop reading
+or read slowly; clients whose link drops out. All beside the same without a relay.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from bench.figures import CaseResult
 from bench.processes import wait_until_quiet
-from bench.wan import answers, streams
+from bench.wan import answers, custody, outages, stalls, streams
 from bench.wan.findings import Findings
 from bench.wan_rig import why_not
 
@@ -24,13 +25,19 @@ class Settings:
 
     answers: answers.Settings = field(default_factory=answers.Settings)
     streams: streams.Settings = field(default_factory=streams.Settings)
+    stalls: stalls.Settings = field(default_factory=stalls.Settings)
+    custody: custody.Settings = field(default_factory=custody.Settings)
+    outages: outages.Settings = field(default_factory=outages.Settings)
 
 
-QUICK = Settings(answers.QUICK, streams.QUICK)
+QUICK = Settings(answers.QUICK, streams.QUICK, stalls.QUICK, custody.QUICK, outages.QUICK)
 
 PARTS: dict[str, Callable[[Sequence[str], Settings, Findings], None]] = {
     "answers": lambda relays, settings, findings: answers.measure(relays, settings.answers, findings),
     "streams": lambda relays, settings, findings: streams.measure(relays, settings.streams, findings),
+    "stalls": lambda relays, settings, findings: stalls.measure(relays, settings.stalls, findings),
+    "custody": lambda relays, settings, findings: custody.measure(relays, settings.custody, findings),
+    "outages": lambda relays, settings, findings: outages.measure(relays, settings.outages, findings),
 }
 
 
@@ -48,9 +55,15 @@ def run(relays: Sequence[str], settings: Settings, parts: Sequence[str] = tuple(
 
 
 NOTES = (
-    "A distance is a round trip. Client and relay share a machine, and the provider is behind the link.",
+    "A distance is a round trip. Client and relay share a machine, and the provider is behind the link; in outages, the"
+    " client is behind it.",
     "new connection: the relay's to the provider. kept: it carried the same once before.",
     "Answers that take too long are given up, and their time is told from the part that came.",
+    "Over-read is what the kernel at the other end has acknowledged less what the client read. Where a provider did not"
+    " stop in time, it would have been more. Of the aim: what is beyond direct.",
+    "Custody is what the relay has and the reader's own kernel has not: flowserver's memory and the queues of the"
+    " relay's kernel, for other relays the queues alone.",
+    "Caught up: an event that the provider has sent by its timetable is there, as soon as it was before.",
 )
 
 
