@@ -30,6 +30,9 @@ BARS = {
 }
 """Case -> the quantities that are drawn as bars."""
 
+PANELS = 4
+"""Of one row."""
+
 LOGARITHMIC = 20
 """Ratio of the largest to the smallest value from which on an axis is logarithmic."""
 
@@ -66,9 +69,11 @@ def _curves(result: CaseResult) -> Any:
     from matplotlib.figure import Figure as Canvas
 
     quantities = list(dict.fromkeys(series.what for series in result.series if series.points))
-    canvas = Canvas(figsize=(3.3 * len(quantities), 2.7), layout="constrained")
+    columns = min(PANELS, len(quantities))
+    rows = -(-len(quantities) // columns)
+    canvas = Canvas(figsize=(3.3 * columns, 2.7 * rows), layout="constrained")
     for number, what in enumerate(quantities):
-        axes = canvas.add_subplot(1, len(quantities), number + 1)
+        axes = canvas.add_subplot(rows, columns, number + 1)
         shown = [series for series in result.series if series.what == what and series.points]
         for series in shown:
             horizontal, vertical = zip(*series.points, strict=True)

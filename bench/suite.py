@@ -1,4 +1,4 @@
-"""The suite: what `python -m bench` runs when no case is named, with settings that fit some 12 minutes, or two with
+"""The suite: what `python -m bench` runs when no case is named, with settings that fit some 16 minutes, or two with
 --quick. A case that is named runs alone, with its own and longer settings.
 """
 
@@ -20,8 +20,10 @@ from bench import (
     sweep,
     unary,
     upstream,
+    wan,
 )
 from bench.figures import CaseResult
+from bench.wan import custody, outages, stalls, streams
 
 EDGE = ("flowserver", "nginx", "direct")
 """For what takes long and says little of more relays."""
@@ -46,6 +48,12 @@ _TLS = upstream.Settings(ways=("h1 -> h1 with TLS",), load=_PACED)
 _CALLS = unary.Settings(rounds=7, others=2, warm_up=0.5, window=1)
 _STALLED = stall.Settings(clients=30, events=10_000, crowd=500, window=2, rounds=1)
 _H2_HELD = h2_memory.Settings(shapes=(5,), rest=2, rounds=1)
+_FAR = wan.Settings(
+    streams=streams.Settings(window=2, rounds=1),
+    stalls=stalls.Settings(round_trips=(0.05,), loads=stalls.LOADS[2:], clients=30, reads=2, longest=10),
+    custody=custody.Settings(round_trips=(0.05,)),
+    outages=outages.Settings(outages=2, lossy=10, rounds=1),
+)
 _SCALE = scale.Settings(slow=(500, 2000, 5000), fast=(400, 600, 800), warm_up=3.5, window=2)
 
 FULL = (
@@ -66,6 +74,7 @@ FULL = (
     Entry("incident", lambda relays: incident.run(relays, incident.Settings(seconds=10)), 30),
     Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 60),
     Entry("scale", lambda relays: scale.run(relays, _SCALE), 55, EDGE[::2]),
+    Entry("wan", lambda relays: wan.run(relays, _FAR, ("streams", "stalls", "custody", "outages")), 230, EDGE),
 )
 
 _SHORT = events.Settings(ticks=(0,), rounds=3, others=1, warm_up=0.8, window=1.2)

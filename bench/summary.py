@@ -42,6 +42,18 @@ class Results:
         figure = self.figure(case, what, relay)
         return figure.median if figure is not None else None
 
+    def largest(self, case: str, what: str) -> float | None:
+        """Of the quantities whose names begin with `what`, in `case` or in a part of it that ran alone."""
+        return max(
+            (
+                figure.median
+                for name, result in self._cases.items()
+                for figure in result.figures
+                if name.startswith(case) and figure.what.startswith(what) and figure.relay == OURS
+            ),
+            default=None,
+        )
+
     def ratio(self, case: str, what: str, other: str) -> float | None:
         """Median of the ratios round by round, of the rounds that both were measured in."""
         return self._paired(case, what, other, lambda a, b: a / b)
@@ -60,6 +72,7 @@ EVENTS, H2, TLS = "CPU per event, evenly", "CPU per event, 5 connections", "CPU 
 P50 = "time of an event, evenly, p50"
 ANSWER = "CPU per answer, at full load"
 H2_ANSWER = f"{ANSWER}, 5 connections"
+OVER_READ, CUSTODY, OUTAGE = "over-read of the aim", "custody of the aim", "beside direct: caught up after an outage"
 FIVE_THOUSAND = "5000 streams of 2 events/s"
 
 
@@ -116,5 +129,8 @@ def lines(results: Sequence[CaseResult]) -> list[Line]:
             100,
             found.value("scale", f"time of an event, {FIVE_THOUSAND}, p99"),
         ),
+        Line("over-read beyond direct, at a distance", "% of its aim", 100, found.largest("wan", OVER_READ)),
+        Line("age of a token that a slow reader gets, p99", "% of its aim", 100, found.largest("wan", CUSTODY)),
+        Line("after an outage of the client's link: until all is there", "x direct", 1.2, found.largest("wan", OUTAGE)),
         Line("time of an event beyond nginx's, p50", "ms", 0, found.excess("events", P50, "nginx")),
     ]

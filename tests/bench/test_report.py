@@ -62,3 +62,15 @@ def test_bars_and_curves_are_drawn(tmp_path: Path) -> None:
     # The same figures are the same picture, so that results can be compared.
     first = drawn[0].read_bytes()
     assert draw([RESULT], tmp_path, "run")[0].read_bytes() == first
+
+
+def test_many_curves_are_drawn_in_rows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    series = tuple(Series(f"quantity {number}", "nginx", "s", "seconds", ((0, 1), (1, 2))) for number in range(9))
+    few, many = (CaseResult(f"{count}", "", {}, (), (), series[:count]) for count in (4, 9))
+    sizes = []
+    for path in draw([few, many], tmp_path, "run"):
+        _, _, width, height = map(float, path.read_text().partition('viewBox="')[2].partition('"')[0].split())
+        sizes.append((width, height))
+    assert sizes[1][0] == pytest.approx(sizes[0][0], rel=0.1)
+    assert sizes[1][1] > 2.5 * sizes[0][1]

@@ -49,3 +49,14 @@ def test_a_figure_has_the_values_of_its_rounds() -> None:
 
 def test_no_relay_always_goes_first() -> None:
     assert [rotated("abc", number)[0] for number in range(4)] == ["a", "b", "c", "a"]
+
+
+@pytest.mark.parametrize("case", ["wan", "wan_stalls"])
+def test_the_worst_of_several_quantities_is_compared_with_their_aim(case: str) -> None:
+    figures = (
+        Figure("over-read of the aim, slow", "flowserver", "%", (20.0, 30.0)),
+        Figure("over-read of the aim, fast", "flowserver", "%", (100.0, 140.0)),
+        Figure("over-read of the aim, fast", "nginx", "%", (900.0,)),
+    )
+    found = next(line for line in lines([result(case, *figures)]) if line.what.endswith("at a distance"))
+    assert (found.seen, found.verdict) == (120, "missed")
