@@ -169,7 +169,7 @@ def _looked_at(place: Namespace, watches: Sequence[Watch]) -> Iterator[None]:
 
 def _tell(watch: Watch, round_trip: float, settings: Settings, findings: Findings) -> None:
     relay = watch.relay.name
-    load = f"{watch.size} B events read at {size_in_words(watch.pace)}/s, {trip_in_words(round_trip)}"
+    load = f"{watch.size} B at {size_in_words(watch.pace)}/s, {trip_in_words(round_trip)}"
     begun, ended = watch.held[0][0], watch.held[-1][0]
     for moment, held in watch.held:
         tenth = round(moment - begun, 1)

@@ -213,5 +213,5 @@ def _compare(what: str, seconds: dict[str, float], findings: Findings) -> None:
         findings.figures.add(name, what, "s", value)
     if "direct" not in seconds:
         return
-    for name in seconds.keys() - {"direct"}:
+    for name in [name for name in seconds if name != "direct"]:
         findings.figures.add(name, f"beside direct: {what}", "x", seconds[name] / seconds["direct"])

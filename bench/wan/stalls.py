@@ -107,7 +107,7 @@ def _tell(over: dict[str, float], load: Load, round_trip: float, findings: Findi
         findings.figures.add(name, f"over-read, {load}, {trip}", "KB", size / 1024)
     if "direct" not in over:
         return
-    for name in over.keys() - {"direct"}:
+    for name in [name for name in over if name != "direct"]:
         beyond = over[name] - over["direct"]
         what = f"over-read of the aim, {load}, {trip}"
         findings.figures.add(name, what, "%", 100 * beyond / load.allowed(round_trip))
