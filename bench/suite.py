@@ -74,7 +74,7 @@ FULL = (
     Entry("incident", lambda relays: incident.run(relays, incident.Settings(seconds=10)), 30),
     Entry("sweep", lambda relays: sweep.run(relays, sweep.Settings()), 60),
     Entry("scale", lambda relays: scale.run(relays, _SCALE), 55, EDGE[::2]),
-    Entry("wan", lambda relays: wan.run(relays, _FAR, ("streams", "stalls", "custody", "outages")), 230, EDGE),
+    Entry("wan", lambda relays: wan.run(relays, _FAR, ("streams", "stalls", "custody", "outages")), 210, EDGE),
 )
 
 _SHORT = events.Settings(ticks=(0,), rounds=3, others=1, warm_up=0.8, window=1.2)
