@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from ..config.file import Topology, UpstreamSpec
+from ..config.parsers import Auto
 from ..config.settings import Config, ConfigError
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
@@ -25,6 +26,14 @@ from ..upstream.dialer import Dialer, tls_context
 from ..upstream.h1 import UpstreamH1
 from ..upstream.h2 import UpstreamH2
 from ..upstream.pool import Cancellable, Connected, Failed, Pool, PoolSettings
+from ..upstream.receive_window import (
+    NARROW,
+    STREAM_WINDOW,
+    UNSENT_UPLOAD,
+    AdaptiveFlow,
+    KernelBuffers,
+    StreamWindows,
+)
 from ..upstream.resolver import NameFigures, Resolver, numeric_address
 from ..upstream.signing import SigningConnector
 
@@ -142,6 +151,11 @@ def _connecting(spec: UpstreamSpec) -> tuple[object, ...]:
     )
 
 
+def _unsent(config: Config) -> int | None:
+    """Bytes of an upload that may wait in the kernel."""
+    return UNSENT_UPLOAD if isinstance(config.notsent_lowat, Auto) else config.notsent_lowat
+
+
 class _Dial:
     """The `pool.Dial` of the pool that it is given to. Raises OSError if its authorities can't be read, and
     SigningUnavailable."""
@@ -165,25 +179,38 @@ class _Dial:
             multiplexed=multiplexed,
             max_age=spec.max_age,
         )
-        dialer = Dialer(
-            spec.url, resolver, timeout=timeout, receive_buffer=config.upstream_rcvbuf, tls=_tls(config, spec)
+        self._flow = AdaptiveFlow(config.drain_target, time.monotonic)
+        least = 0 if spec.url.scheme == "http" else NARROW
+        buffer = config.upstream_rcvbuf
+        adapts = isinstance(buffer, Auto)
+        buffers = KernelBuffers(
+            least if isinstance(buffer, Auto) else buffer, self._flow if adapts else None, _unsent(config)
         )
-        self._attempts = ConnectAttempts(dialer, self._make, multiplexed=multiplexed)
+        dialer = Dialer(
+            spec.url,
+            resolver,
+            timeout=timeout,
+            tls=_tls(config, spec),
+        )
+        self._attempts = ConnectAttempts(dialer, self._make, multiplexed=multiplexed, buffers=buffers)
 
     def connector(self, pool: Pool) -> Connector:
         """A connector over `pool`, which signs requests if the provider needs that."""
         return pool if self._signer is None else SigningConnector(pool, self._signer)
 
-    def __call__(self, connected: Connected, failed: Failed) -> Cancellable:
-        return self._attempts(connected, failed)
+    def __call__(self, connected: Connected, failed: Failed, whole: bool) -> Cancellable:
+        return self._attempts(connected, failed, whole)
 
     def _make(self, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:
-            return UpstreamH1(self.pool, self._watermarks)
+            adapts = isinstance(self._config.upstream_rcvbuf, Auto)
+            return UpstreamH1(self.pool, self._watermarks, self._flow if adapts else None)
+        window = self._config.upstream_h2_stream_window
+        windows = StreamWindows(STREAM_WINDOW, self._flow) if isinstance(window, Auto) else StreamWindows(window)
         return UpstreamH2(
             self.pool,
             self._watermarks,
-            stream_window=self._config.upstream_h2_stream_window,
+            stream_windows=windows,
             ping_interval=self._config.upstream_ping_interval,
             clock=time.monotonic,
         )

@@ -13,14 +13,22 @@ from dataclasses import replace
 
 from ..config.addresses import Address
 from ..config.file import Topology, load_topology
+from ..config.parsers import Auto, pinned
 from ..config.settings import Config, ConfigError
 from ..dialects.estimate import Ratios
-from ..downstream.context import ConnectionSettings, H2Settings, ListenerContext
+from ..downstream.context import (
+    H2_CONNECTION_WINDOW,
+    H2_STREAM_WINDOW,
+    ConnectionSettings,
+    H2Settings,
+    ListenerContext,
+)
 from ..downstream.listener import Listener, ListenError
 from ..downstream.tls import TlsFiles, server_context
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import EpollHangups
+from ..net.send_queue import UNSENT
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
 from ..relay.cors import Cors
@@ -52,7 +60,9 @@ class Relay:
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.metrics = Metrics(log)
-        self._watermarks = Watermarks(config.high_water, config.low_water, config.prefetch_chunks)
+        self._watermarks = Watermarks(
+            pinned(config.high_water), pinned(config.low_water), pinned(config.prefetch_chunks)
+        )
         self._hangups = EpollHangups(self._loop)
         self._uploads = Uploads(
             config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
@@ -180,13 +190,14 @@ class Relay:
             deadlines=deadlines,
             pauses=self.metrics.pauses,
             max_body=config.max_body,
+            drain_target=config.drain_target,
             heartbeat=config.heartbeat,
             abandoned=self._abandoned,
             fast_path=config.fast_path,
             trace=self._log.state_changed if self._log.writes("debug") else None,
         )
         accounts = AccountSettings(
-            Ratios(), max_event=config.max_event, hold=config.high_water, quota=self._tenancy.quota
+            Ratios(), max_event=config.max_event, hold=self._watermarks.high, quota=self._tenancy.quota
         )
         self.metrics.store = self._tenancy
         # Unique to this process, so that one relay behind another is not taken for a loop.
@@ -246,6 +257,7 @@ class Relay:
             keepalive_timeout=config.keepalive_timeout,
             stall_timeout=config.stall_timeout,
             stall_tokens=config.stall_tokens,
+            limits_unsent=isinstance(config.notsent_lowat, Auto),
             serves_half_closed=config.half_close == "serve",
             h2=_h2_settings(config),
         )
@@ -258,7 +270,8 @@ class Relay:
             uploads=self._uploads,
             h2_totals=self.metrics.h2,
         )
-        return Listener(context, notsent_lowat=config.notsent_lowat, tls=tls)
+        lowat = config.notsent_lowat
+        return Listener(context, notsent_lowat=UNSENT if isinstance(lowat, Auto) else lowat, tls=tls)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -297,9 +310,11 @@ def _tls_files(config: Config) -> TlsFiles | None:
 
 
 def _h2_settings(config: Config) -> H2Settings:
+    stream_window, connection_window = pinned(config.h2_stream_window), pinned(config.h2_connection_window)
     return H2Settings(
-        stream_window=config.h2_stream_window,
-        connection_window=config.h2_connection_window,
+        stream_window=H2_STREAM_WINDOW if stream_window is None else stream_window,
+        connection_window=H2_CONNECTION_WINDOW if connection_window is None else connection_window,
+        windows_grow=stream_window is None and connection_window is None,
         max_streams=config.h2_max_streams,
         max_requests=config.h2_max_requests,
         max_uploads=config.h2_max_uploads,

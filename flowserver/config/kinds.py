@@ -11,6 +11,10 @@ def _or_off(kind: Kind) -> Kind:
     return Kind(f"{kind.name} or `off`", p.or_off(kind.parse))
 
 
+def _or_auto(kind: Kind) -> Kind:
+    return Kind(f"{kind.name} or `auto`", p.or_auto(kind.parse))
+
+
 def _optional(kind: Kind) -> Kind:
     """May be empty."""
     return Kind(kind.name, p.optional(kind.parse))
@@ -31,8 +35,10 @@ KEY = _optional(Kind("key", p.parse_secret))
 SIZE = Kind("size", p.parse_size)
 BODY_SIZE = Kind("size", p.parse_body_size)
 BUFFER = _BUFFER
-BUFFER_OR_OFF = _or_off(_BUFFER)
+BUFFER_OR_AUTO = _or_auto(_BUFFER)
+BUFFER_OR_AUTO_OR_OFF = Kind("size, `auto` or `off`", p.or_off(BUFFER_OR_AUTO.parse))
 WINDOW = Kind("size", p.parse_window)
+WINDOW_OR_AUTO = _or_auto(WINDOW)
 
 TIME = Kind("time", p.parse_time)
 TIME_OR_OFF = _or_off(TIME)
@@ -40,6 +46,7 @@ POSITIVE_TIME = Kind("time", p.parse_positive_time)
 LEASE_TIME = Kind("time", p.parse_lease_time)
 
 COUNT = Kind("number", p.parse_count)
+COUNT_OR_AUTO = _or_auto(COUNT)
 COUNT_OR_OFF = _or_off(COUNT)
 
 SWITCH = Kind("`on` or `off`", p.parse_switch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -187,6 +188,34 @@ def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
             return parse_optional(text)
         except ValueError as error:
             raise ValueError(f"{error}, or off") from None
+
+    return parser
+
+
+class Auto(Enum):
+    """A value that the relay chooses by itself, and changes."""
+
+    AUTO = "auto"
+
+
+AUTO = Auto.AUTO
+
+
+def pinned(value: _T | Auto) -> _T | None:
+    """The value; None where it is left to the relay."""
+    return None if isinstance(value, Auto) else value
+
+
+def or_auto(parse: Callable[[str], _T]) -> Callable[[str], _T | Auto]:
+    """The same for what the relay can choose by itself: messages mention `auto`."""
+
+    def parser(text: str) -> _T | Auto:
+        if text.strip().lower() == AUTO.value:
+            return AUTO
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from None
 
     return parser
 

@@ -20,8 +20,10 @@ from .kinds import (
     AUTH,
     BODY_SIZE,
     BUFFER,
-    BUFFER_OR_OFF,
+    BUFFER_OR_AUTO,
+    BUFFER_OR_AUTO_OR_OFF,
     COUNT,
+    COUNT_OR_AUTO,
     COUNT_OR_OFF,
     DIALECT,
     DISCONNECT,
@@ -40,8 +42,9 @@ from .kinds import (
     TIME,
     TIME_OR_OFF,
     URL,
-    WINDOW,
+    WINDOW_OR_AUTO,
 )
+from .parsers import Auto, pinned
 
 
 class ConfigError(Exception):
@@ -203,8 +206,12 @@ class Config:
         swept=True,
         doc="HTTP/2: silence after which a provider is pinged, to detect dead connections. off: no pings.",
     )
-    upstream_h2_stream_window: int = setting(
-        "64k", WINDOW, PROVIDER_TIMEOUTS, doc="HTTP/2: bytes a provider may send ahead on one stream."
+    upstream_h2_stream_window: int | Auto = setting(
+        "auto",
+        WINDOW_OR_AUTO,
+        PROVIDER_TIMEOUTS,
+        doc="HTTP/2: bytes a provider may send ahead on one stream. auto: 16k, and then what the client's pace and the "
+        "distance of the provider need.",
     )
     max_connections: int = setting(
         "10000", COUNT, CLIENTS, doc="Most client connections at a time; further ones get 503."
@@ -247,32 +254,46 @@ class Config:
         "60s", TIME_OR_OFF, UPLOADS, swept=True, doc="Longest silence of a client within a request body. off: no limit."
     )
     replay_body: int = setting("1m", SIZE, UPLOADS, doc="Largest request body, in bytes, that is kept for a retry.")
-    high_water: int = setting(
-        "8k", BUFFER, BACKPRESSURE, doc="Bytes held for one stream at which reading from its provider stops."
-    )
-    low_water: int = setting(
-        "4k",
-        BUFFER,
+    drain_target: float = setting(
+        "250ms",
+        POSITIVE_TIME,
         BACKPRESSURE,
-        doc="Bytes in a client's transport at which chunks begin to wait; must be below FLOW_HIGH_WATER.",
+        doc="How far ahead of a client its answer may be: as much as it takes in this time.",
     )
-    prefetch_chunks: int = setting(
-        "16",
-        COUNT,
+    high_water: int | Auto = setting(
+        "auto",
+        BUFFER_OR_AUTO,
         BACKPRESSURE,
-        doc="Number of chunks that may wait for a slow client before reading from its provider stops.",
+        doc="Bytes held for one stream at which reading from its provider stops. auto: 8k, and less for a client that "
+        "takes little in FLOW_DRAIN_TARGET, the less the steadier it is.",
     )
-    notsent_lowat: int | None = setting(
-        "16k",
-        BUFFER_OR_OFF,
+    low_water: int | Auto = setting(
+        "auto",
+        BUFFER_OR_AUTO,
         BACKPRESSURE,
-        doc="Unsent bytes that the kernel may hold for a client (TCP_NOTSENT_LOWAT). off: the kernel's default.",
+        doc="Bytes in a client's transport at which chunks begin to wait; must be below FLOW_HIGH_WATER. auto: 4k, and "
+        "less for a slow client.",
     )
-    upstream_rcvbuf: int | None = setting(
-        "12k",
-        BUFFER_OR_OFF,
+    prefetch_chunks: int | Auto = setting(
+        "auto",
+        COUNT_OR_AUTO,
         BACKPRESSURE,
-        doc="Size of the kernel's receive buffer for a provider connection (SO_RCVBUF). off: the kernel's default.",
+        doc="Number of chunks that may wait for a slow client before reading from its provider stops. auto: 16, and "
+        "FLOW_HIGH_WATER alone once the client's pace is known.",
+    )
+    notsent_lowat: int | Auto | None = setting(
+        "auto",
+        BUFFER_OR_AUTO_OR_OFF,
+        BACKPRESSURE,
+        doc="Unsent bytes that the kernel may hold for a client, or of an upload for its provider (TCP_NOTSENT_LOWAT). "
+        "auto: 16k, less for a slow client, 128k of an upload; off: the kernel's default.",
+    )
+    upstream_rcvbuf: int | Auto | None = setting(
+        "auto",
+        BUFFER_OR_AUTO_OR_OFF,
+        BACKPRESSURE,
+        doc="Size of the kernel's receive buffer for an HTTP/1.1 connection to a provider (SO_RCVBUF). auto: follows "
+        "the client's pace and the distance of the provider; off: the kernel's default.",
     )
     ask_usage: bool = setting(
         "on",
@@ -362,9 +383,19 @@ class Config:
         swept=True,
         doc="Time after which the tokens reserved by a relay that died become available again; at least 1s.",
     )
-    h2_stream_window: int = setting("64k", WINDOW, HTTP2, doc="Bytes a client may send ahead on one stream.")
-    h2_connection_window: int = setting(
-        "1m", WINDOW, HTTP2, doc="Bytes a client may send ahead on all streams of a connection together."
+    h2_stream_window: int | Auto = setting(
+        "auto",
+        WINDOW_OR_AUTO,
+        HTTP2,
+        doc="Bytes a client may send ahead on one stream. auto: 64k, and what its distance needs of a large body, if "
+        "FLOW_H2_CONNECTION_WINDOW is auto too.",
+    )
+    h2_connection_window: int | Auto = setting(
+        "auto",
+        WINDOW_OR_AUTO,
+        HTTP2,
+        doc="Bytes a client may send ahead on all streams of a connection together. auto: 1m, and what the windows of "
+        "its streams grow by.",
     )
     h2_max_streams: int = setting("250", COUNT, HTTP2, doc="Most streams at a time on one connection.")
     h2_max_requests: int = setting("1000", COUNT, HTTP2, doc="Requests after which a connection is asked to close.")
@@ -441,8 +472,11 @@ def load(environ: Mapping[str, str]) -> Config:
 
 def _cross_check(values: Mapping[str, Any]) -> list[str]:
     problems = []
-    if values["low_water"] >= values["high_water"]:
+    low, high = pinned(values["low_water"]), pinned(values["high_water"])
+    if low is not None and high is not None and low >= high:
         problems.append("FLOW_LOW_WATER: must be below FLOW_HIGH_WATER")
+    elif high == 1:
+        problems.append("FLOW_HIGH_WATER: must be above 1, since FLOW_LOW_WATER is below it")
     if (values["tls_cert"] is None) != (values["tls_key"] is None):
         problems.append("FLOW_TLS_CERT, FLOW_TLS_KEY: set both, or neither")
     if values["tls_client_ca"] is not None and values["tls_cert"] is None:

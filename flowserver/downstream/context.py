@@ -11,13 +11,18 @@ from ..net.hangup import HangupWatcher
 from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
 from ..relay.uploads import Uploads
 
+H2_STREAM_WINDOW = 64 * 1024
+H2_CONNECTION_WINDOW = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class H2Settings:
     """Settings of HTTP/2 connections; windows in bytes, times in seconds, None is off."""
 
-    stream_window: int = 64 * 1024
-    connection_window: int = 1024 * 1024
+    stream_window: int = H2_STREAM_WINDOW
+    connection_window: int = H2_CONNECTION_WINDOW
+    windows_grow: bool = False
+    """Whether they do, with the clients' distance."""
     max_streams: int = 250
     max_requests: int = 1000
     max_uploads: int = 32 * 1024 * 1024
@@ -37,6 +42,8 @@ class ConnectionSettings:
     stall_timeout: float | None
     stall_tokens: int | None = None
     """Tokens that may come for a client while it acknowledges nothing."""
+    limits_unsent: bool = False
+    """Whether what the kernel may hold unsent follows the client's pace."""
     serves_half_closed: bool = False
     """Whether HTTP/1.1 clients that close their sending side still get their answers; otherwise they count as gone."""
     h2: H2Settings = field(default_factory=H2Settings)

@@ -16,12 +16,13 @@ from typing import Protocol, cast
 import h11
 
 from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
-from ..flow.bounded_buffer import BoundedWriter
+from ..flow.bounded_buffer import BoundedWriter, Watermarks
+from ..flow.drain_rate import DrainRate
 from ..http.h1_chunked import FramingError
 from ..http.h1_request_head import HeadReader, RepeatedHead
 from ..http.h1_server import Message, PlainMessage, read_request
 from ..http.messages import RequestHead, ResponseHead
-from ..net.send_queue import SendQueue
+from ..net.send_queue import UNSENT, SendQueue
 from ..net.shared_read import SharedReads
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
@@ -55,6 +56,7 @@ class DownstreamH1(SharedReads):
         "_half_closed_at",
         "_held",
         "_is_over",
+        "_is_paced",
         "_is_tls",
         "_known",
         "_parsing",
@@ -84,6 +86,8 @@ class DownstreamH1(SharedReads):
         self._blocked = False
         self._half_closed_at: float | None = None
         """When a client closed its sending side that still gets its answer."""
+        self._is_paced = False
+        """Whether transport and kernel hold less than usual."""
         self._is_over = False
         """Whether the transport was handed over: see `Linger`."""
         self._held = b""
@@ -167,6 +171,7 @@ class DownstreamH1(SharedReads):
     # --- for the stream ---
 
     def writer(self, write: Callable[[bytes], None], events: DownstreamEvents) -> BoundedWriter:
+        """For a stream whose chunks have to wait."""
         return BoundedWriter(
             self._transport,
             self._context.settings.watermarks,
@@ -178,6 +183,23 @@ class DownstreamH1(SharedReads):
     def held(self, writer: BoundedWriter | None) -> int:
         """Bytes that wait in `writer`, if there is one, and in the transport."""
         return writer.held if writer is not None else self._transport.get_write_buffer_size()
+
+    def keep_pace(self, pace: DrainRate) -> Watermarks:
+        """Have transport and kernel hold no more than suits a client of this pace. Returns the marks for the writer."""
+        settings = self._context.settings
+        if settings.limits_unsent:
+            self.send_queue.limit(pace.mark(UNSENT))
+        marks = settings.watermarks.paced(pace)
+        marks.limit_transport(self._transport)
+        self._is_paced = True
+        return marks
+
+    def _end_pace(self) -> None:
+        """The next answer begins as the first did."""
+        if self._is_paced:
+            self._is_paced = False
+            self.send_queue.end_limit()
+            self._context.settings.watermarks.limit_transport(self._transport)
 
     def hold(self, head: bytes) -> None:
         """Keep a head until the next write, which follows in this turn, or its stream's end."""
@@ -221,6 +243,7 @@ class DownstreamH1(SharedReads):
         if self._held:
             self._write_with_head(b"")
         self.stream = None
+        self._end_pace()
         self._served += 1
         self._since = self._context.clock()
         stream.events.on_downstream_finished()

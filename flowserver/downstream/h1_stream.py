@@ -6,7 +6,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from ..flow.bounded_buffer import BoundedWriter
+from ..flow.bounded_buffer import BoundedWriter, Watermarks
+from ..flow.drain_rate import DrainRate
 from ..flow.progress import Activity
 from ..http.h1_chunked import encode_chunk
 from ..http.h1_server import Message
@@ -53,6 +54,9 @@ class StreamConnection(Protocol):
 
     def held(self, writer: BoundedWriter | None) -> int:
         """Bytes that wait in `writer`, if there is one, and in the transport."""
+
+    def keep_pace(self, pace: DrainRate) -> Watermarks:
+        """Have transport and kernel hold no more than suits a client of this pace. Returns the marks for the writer."""
 
     def pause_reading(self) -> None: ...
 
@@ -185,6 +189,10 @@ class H1Stream(HeldUpload):
             return 0
         waiting = self._writer.waiting if self._writer is not None else 0
         return waiting + self._connection.send_queue.unacknowledged()
+
+    def keep_pace(self, pace: DrainRate) -> None:
+        if self._is_open and self._writer is not None:
+            self._writer.keep_pace(self._connection.keep_pace(pace))
 
     @property
     def writes(self) -> tuple[int, int]:

@@ -21,19 +21,21 @@ import h2.exceptions
 
 from ..errors import EndReason, RelayError
 from ..flow.bounded_buffer import Watermarks
+from ..flow.drain_rate import DrainRate
 from ..http.h2_flood_guard import FrameGuard, Violation
 from ..http.h2_frames import NO_STREAM_YET, data_head, end_of_stream, goaway
 from ..http.h2_request_head import Malformed, parse_h2_head
 from ..http.h2_server_state import ServerState
 from ..http.messages import Headers, ResponseHead
 from ..net.read_pause import ReadPause
-from ..net.send_queue import SendQueue
+from ..net.send_queue import UNSENT, SendQueue
 from ..net.shared_read import SharedReads
 from .context import ListenerContext
 from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
 from .h2_starved import StarvedStreams
 from .h2_stream import Ending, H2Stream
+from .h2_upload_windows import UploadWindows
 from .liveness import Liveness
 
 WRITE_SIZE = 64 * 1024
@@ -98,6 +100,7 @@ class DownstreamH2(SharedReads):
         "starved",
         "streams",
         "totals",
+        "upload_windows",
         "uploads",
         "watermarks",
         "windows",
@@ -136,9 +139,7 @@ class DownstreamH2(SharedReads):
         self._phase_since = now
         self.is_over = False
         """Whether nothing more is read or written: ENDED or FAILED."""
-        self.leftovers = LeftoverUploads(
-            self._h2, self.guard, most=self._settings.max_streams, window=self._settings.stream_window, now=now
-        )
+        self.leftovers = LeftoverUploads(self._h2, self.guard, most=self._settings.max_streams, now=now)
         """Streams that were answered before their requests were complete."""
         self._idle_since = now
         self._liveness = Liveness(self._settings.ping_interval, now)
@@ -155,6 +156,9 @@ class DownstreamH2(SharedReads):
         self._fd = transport.get_extra_info("socket").fileno()
         self._reads = ReadPause(self._transport)
         self.send_queue = SendQueue(self._transport, self._fd)
+        self.upload_windows = UploadWindows(
+            self._h2, transport, self.clock, self._schedule_flush, grow=self._settings.windows_grow
+        )
         self._transport.set_write_buffer_limits(high=WRITE_SIZE, low=0)
         too_many = len(self._context.connections) >= self._context.settings.max_connections
         self._context.connections.add(self)
@@ -223,6 +227,7 @@ class DownstreamH2(SharedReads):
         self._drop_all(EndReason.CLIENT_GONE)
         self._reader.let_go()
         self._h2.let_go()
+        self.upload_windows.let_go()
 
     def pause_writing(self) -> None:
         self.is_blocked = True
@@ -274,18 +279,11 @@ class DownstreamH2(SharedReads):
         self._h2.send_head(stream.state, fields)
         self._schedule_flush()
 
-    def credit(self, stream: H2Stream, length: int) -> None:
-        """The client may send `length` more bytes, on the stream and on the connection."""
-        if length and self._h2.acknowledge(stream.state, length):
-            self._schedule_flush()
-
-    def credit_connection(self, length: int) -> None:
-        if self._h2.credit_connection(length):
-            self._schedule_flush()
-
-    def credit_stream(self, stream: H2Stream, length: int) -> None:
-        if self._h2.credit_stream(stream.state, length):
-            self._schedule_flush()
+    def keep_pace(self, pace: DrainRate) -> Watermarks:
+        settings = self._context.settings
+        if settings.limits_unsent and len(self.streams) == 1:  # or others would be limited too
+            self.send_queue.limit(pace.mark(UNSENT))
+        return settings.watermarks.paced(pace)
 
     # --- for the listener ------------------------------------------------------------------------------------------
 
@@ -338,6 +336,7 @@ class DownstreamH2(SharedReads):
             return
         stream = H2Stream(self, stream_id, head, self._h2.stream(stream_id))
         self.streams[stream_id] = stream
+        self.send_queue.end_limit()
         self.totals.streams += 1
         self._pending.append(stream)
 
@@ -361,6 +360,7 @@ class DownstreamH2(SharedReads):
         stream.is_open = False
         del self.streams[stream_id]
         self.windows.close(stream_id)
+        self.upload_windows.forget(stream_id)
         self.starved.discard(stream)
         self.totals.streams -= 1
         if owed:

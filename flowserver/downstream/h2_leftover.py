@@ -32,14 +32,13 @@ class LeftoverUploads:
     """The unfinished uploads of one connection: dropped, and reset after a time. Their bytes share a budget; above it,
     windows are opened later."""
 
-    __slots__ = ("_budget", "_guard", "_most", "_rests", "_state", "_window")
+    __slots__ = ("_budget", "_guard", "_most", "_rests", "_state")
 
-    def __init__(self, state: ServerState, guard: FrameGuard, *, most: int, window: int, now: float) -> None:
-        """At most `most` streams are read at a time. `window`: bytes that may still arrive after a reset."""
+    def __init__(self, state: ServerState, guard: FrameGuard, *, most: int, now: float) -> None:
+        """At most `most` streams are read at a time."""
         self._state = state
         self._guard = guard
         self._most = most
-        self._window = window
         self._rests: dict[int, _Rest] = {}
         self._budget = DropBudget(now)
 
@@ -93,5 +92,5 @@ class LeftoverUploads:
 
     def _reset(self, stream_id: int) -> None:
         self.remove(stream_id)
+        self._guard.expect_late(self._state.stream(stream_id).may_come)
         self._state.reset_stream(stream_id, ErrorCodes.NO_ERROR)
-        self._guard.expect_late(self._window)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ..errors import EndReason
 from ..flow.bounded_buffer import ChunkQueue, Watermarks
+from ..flow.drain_rate import DrainRate
 from ..flow.progress import Activity
 from ..http.h2_flood_guard import FrameGuard
 from ..http.h2_frames import BEGINNINGS, USUAL_SIZE, data_head, data_tail
@@ -17,6 +18,7 @@ from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..net.send_queue import SendQueue
 from ..relay.interfaces import Clock, DownstreamEvents, H2Totals
 from ..relay.uploads import Uploads
+from .h2_upload_windows import UploadWindows
 from .held_upload import HeldUpload
 
 FRESH = 0.01
@@ -50,6 +52,7 @@ class StreamConnection(Protocol):
     guard: FrameGuard
     windows: SendWindows
     send_queue: SendQueue
+    upload_windows: UploadWindows
     sent: int
     """Body bytes that went into frames, of all streams."""
     flush_due: bool
@@ -75,12 +78,8 @@ class StreamConnection(Protocol):
 
     def send_headers(self, stream: H2Stream, fields: Headers) -> None: ...
 
-    def credit(self, stream: H2Stream, length: int) -> None:
-        """The client may send `length` more bytes, on the stream and on the connection."""
-
-    def credit_connection(self, length: int) -> None: ...
-
-    def credit_stream(self, stream: H2Stream, length: int) -> None: ...
+    def keep_pace(self, pace: DrainRate) -> Watermarks:
+        """Have the kernel hold no more than suits a client of this pace. Returns the stream's marks."""
 
 
 class H2Stream(HeldUpload):
@@ -273,7 +272,7 @@ class H2Stream(HeldUpload):
 
     def go_on_uploading(self) -> None:
         if self._withheld and self.is_open:
-            self._connection.credit_stream(self, self._withheld)
+            self._connection.upload_windows.credit_stream(self.state, self._withheld)
             self._withheld = 0
 
     @property
@@ -309,6 +308,9 @@ class H2Stream(HeldUpload):
         behind = connection.sent - self.sent_mark if not self._reserved else 0
         share = max(0, connection.send_queue.unacknowledged() - behind) // len(connection.streams)
         return self._buffer.size + min(share, self.sent + self._reserved - self._reserve_left)
+
+    def keep_pace(self, pace: DrainRate) -> None:
+        self._watermarks = self._connection.keep_pace(pace)
 
     @property
     def writes(self) -> tuple[int, int]:
@@ -371,9 +373,9 @@ class H2Stream(HeldUpload):
         """The client may send `length` more bytes: on this stream only if it may hold more."""
         if self.upload_waits:
             self._withheld += length
-            self._connection.credit_connection(length)
+            self._connection.upload_windows.credit_connection(length)
         else:
-            self._connection.credit(self, length)
+            self._connection.upload_windows.credit(self.state, length)
 
     @property
     def is_fresh(self) -> bool:

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from .drain_rate import DrainRate
+
 
 class LimitedTransport(Protocol):
     """What `Watermarks` asks of a transport."""
@@ -17,23 +19,39 @@ class LimitedTransport(Protocol):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
 
+HIGH, LOW, CHUNKS = 8 * 1024, 4 * 1024, 16
+"""The marks for a client of whom nothing is known."""
+
+
 class Watermarks:
-    """Water marks of one stream: `high` and `low` in bytes, `chunks` the most chunks that may wait."""
+    """Water marks of one stream: `high` and `low` in bytes, `chunks` the most chunks that may wait.
 
-    __slots__ = ("chunks", "high", "low")
+    A mark that is not given follows the client's pace: see `paced`.
+    """
 
-    def __init__(self, high: int, low: int, chunks: int) -> None:
-        if not 0 < low < high:
+    __slots__ = ("_pinned", "chunks", "high", "low")
+
+    def __init__(self, high: int | None = None, low: int | None = None, chunks: int | None = None) -> None:
+        """Raises ValueError unless 0 < low < high, and a chunk may wait."""
+        self._pinned = (high is not None, low is not None, chunks is not None)
+        self.low = low if low is not None else LOW if high is None else max(1, min(LOW, high // 2))
+        self.high = high if high is not None else max(HIGH, 2 * self.low)
+        self.chunks = CHUNKS if chunks is None else chunks
+        if not 0 < self.low < self.high:
             raise ValueError(f"water marks need 0 < low < high, got low={low} high={high}")
-        if chunks < 1:
+        if self.chunks < 1:
             raise ValueError(f"at least one chunk must be allowed to wait, got {chunks}")
-        self.high = high
-        self.low = low
-        self.chunks = chunks
 
     def are_reached(self, size: int, chunks: int) -> bool:
         """Whether the source must stop: `size` bytes are held, and `chunks` pieces wait."""
         return chunks >= self.chunks or size >= self.high
+
+    def paced(self, pace: DrainRate) -> Watermarks:
+        """Those for a client of this pace."""
+        high_is_pinned, low_is_pinned, chunks_are_pinned = self._pinned
+        low = self.low if low_is_pinned else pace.mark(self.low)
+        high = self.high if high_is_pinned else pace.mark(self.high)
+        return Watermarks(max(high, low + 1), low, self.chunks if chunks_are_pinned else _ANY)
 
     def __repr__(self) -> str:
         return f"<Watermarks high={self.high} low={self.low} chunks={self.chunks}>"
@@ -47,6 +65,8 @@ class Watermarks:
         transport.set_write_buffer_limits(high=self.low, low=0)
 
 
+_ANY = 1 << 30
+"""Chunks: their bytes alone count."""
 ONE_WRITE = 1 << 18
 """Bytes that are joined for one write: a large request that waited whole would be copied whole, in one turn."""
 
@@ -189,6 +209,10 @@ class BoundedWriter:
         """The transport is above its high mark."""
         self.blocked = True
         self._check_full()
+
+    def keep_pace(self, watermarks: Watermarks) -> None:
+        """Use these marks from now on."""
+        self._watermarks = watermarks
 
     def unblock(self) -> None:
         """The transport is below its low mark: what waited goes on, and the source with it."""

@@ -10,6 +10,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import h2.stream
+import h2.windows
 import hpack
 
 from ..errors import RelayError
@@ -23,6 +24,12 @@ _FORGET_AT = 32
 _Codes = h2.settings.SettingCodes
 _ErrorCodes = h2.errors.ErrorCodes
 _States = h2.stream.StreamState
+
+
+def _widen(window: h2.windows.WindowManager, size: int) -> None:
+    """Its own `window_opened` makes it no wider than what is left of it and `size`."""
+    window.max_window_size += size
+    window.current_window_size += size
 
 
 class ServerStream(h2.stream.H2Stream):
@@ -49,6 +56,20 @@ class ServerStream(h2.stream.H2Stream):
     def credit(self, length: int) -> int | None:
         """`length` bytes of body are consumed. Returns the increment to send now, if any."""
         return self._inbound_window_manager.process_bytes(length)
+
+    @property
+    def window_size(self) -> int:
+        """Bytes that the client may send ahead when all before them are consumed."""
+        return self._inbound_window_manager.max_window_size
+
+    @property
+    def may_come(self) -> int:
+        """Bytes that the client may send now."""
+        return self._inbound_window_manager.current_window_size
+
+    def widen(self, size: int) -> None:
+        """The client may send `size` bytes further ahead."""
+        _widen(self._inbound_window_manager, size)
 
     def send_head(self) -> None:
         """The final head of the answer is sent."""
@@ -180,6 +201,14 @@ class ServerState(BoundedState):
         if increment:
             self._data_to_send += window_update(stream.stream_id, increment)
         return bool(increment)
+
+    def widen(self, stream: ServerStream, size: int, *, connection: int) -> None:
+        """The client may send `size` bytes further ahead on the stream, and `connection` bytes on all of them."""
+        stream.widen(size)
+        self._data_to_send += window_update(stream.stream_id, size)
+        if connection:
+            _widen(self._inbound_flow_control_window_manager, connection)
+            self._data_to_send += window_update(0, connection)
 
     def send_head(self, stream: ServerStream, fields: Headers) -> None:
         """Send the head of an answer. By hand if it is the final one, fits into one frame, and the encoder has no table

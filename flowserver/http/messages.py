@@ -109,6 +109,7 @@ class RequestHead:
     __slots__ = (
         "_fields",
         "_passing",
+        "awaits_whole",
         "body_follows",
         "content_length",
         "has_body",
@@ -137,6 +138,8 @@ class RequestHead:
         self.has_body = has_body
         self.body_follows = False
         """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
+        self.awaits_whole = False
+        """Whether its answer is known to be no stream."""
         self._fields = fields
         """First values of `headers`; None: not looked for yet."""
         self._passing: Headers | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import socket
 import struct
 import sys
 import termios
@@ -15,14 +17,20 @@ _LENGTH = 184
 """Up to tcpi_rwnd_limited: since Linux 4.10."""
 
 
+UNSENT = 16 * 1024
+"""Bytes that the kernel may hold unsent (TCP_NOTSENT_LOWAT) where nothing is known of a client."""
+
+
 class SendQueue:
     """One connection's. Each figure of the kernel takes a system call, so none is asked for per chunk."""
 
-    __slots__ = ("_descriptor", "_mark", "_since", "_transport", "blocked_since")
+    __slots__ = ("_descriptor", "_mark", "_most", "_since", "_transport", "blocked_since")
 
     def __init__(self, transport: asyncio.WriteTransport, descriptor: int) -> None:
         self._transport = transport
         self._descriptor = descriptor
+        self._most: int | None = None
+        """Bytes that the kernel may hold unsent; None: as for every connection."""
         self._mark: tuple[int, int] | None = None
         self._since = 0.0
         self.blocked_since: float | None = None
@@ -60,6 +68,25 @@ class SendQueue:
     def unacknowledged(self) -> int:
         """Bytes that wait here and in the kernel, as far as that is known."""
         return self._transport.get_write_buffer_size() + max(0, self.in_kernel())
+
+    def limit(self, most: int) -> None:
+        """Have the kernel take no more while `most` bytes are unsent. Small changes are left out."""
+        before = UNSENT if self._most is None else self._most
+        if not before * 3 < most * 4 < before * 5:
+            self._most = most
+            self._set(most)
+
+    def end_limit(self) -> None:
+        """The next answer begins as the first did."""
+        if self._most is not None:
+            self._most = None
+            self._set(UNSENT)
+
+    def _set(self, most: int) -> None:
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with contextlib.suppress(OSError, ValueError):  # ValueError is uvloop's, of one that is closed
+                connection = self._transport.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
 
     def receive_limited(self) -> float | None:
         """Returns the seconds so far for which the client's receive window was what kept bytes from leaving; None if

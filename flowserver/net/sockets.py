@@ -12,6 +12,8 @@ _HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux'; others tell of an end by P
 
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
+_UNKNOWN = 0xFFFFFFFF
+"""A time that the kernel has not measured."""
 
 
 class IdleProbe:
@@ -63,6 +65,28 @@ def unacknowledged(transport: asyncio.BaseTransport) -> int | None:
     # tcpi_bytes_acked, which counts the SYN; tcpi_bytes_sent; tcpi_bytes_retrans; tcpi_notsent_bytes
     acknowledged, sent, again = (int.from_bytes(info[at : at + 8], sys.byteorder) for at in (120, 200, 208))
     return sent - again + int.from_bytes(info[144:148], sys.byteorder) - (acknowledged - 1)
+
+
+def round_trip(connection: socket.socket) -> float:
+    """Seconds, the least that was seen (tcpi_min_rtt); 0 if the kernel can't tell."""
+    microseconds = _tcp_figure(connection, 148)
+    return microseconds / 1e6 if microseconds != _UNKNOWN else 0.0
+
+
+def largest_segment(connection: socket.socket) -> int:
+    """Bytes that the other side may send as one segment (tcpi_advmss); 0 if the kernel can't tell."""
+    return _tcp_figure(connection, 84)
+
+
+def _tcp_figure(connection: socket.socket, offset: int) -> int:
+    """A field of struct tcp_info; 0 if the kernel can't tell."""
+    if _TCP_INFO is None:
+        return 0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, offset + 4)
+    except (OSError, ValueError):  # ValueError is uvloop's, of one that is closed
+        return 0
+    return int.from_bytes(info[offset:], sys.byteorder) if len(info) == offset + 4 else 0
 
 
 def acknowledge_less(transport: asyncio.BaseTransport) -> None:

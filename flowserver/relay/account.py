@@ -96,6 +96,11 @@ class Account:
         """The parameters of the request, as far as they are known."""
         return self.request.params
 
+    @property
+    def awaits_whole(self) -> bool:
+        """Whether the answer is known to be no stream."""
+        return self.format is not None and self.request.values is not None and not self.params.stream
+
     def bound(self, most: int | None) -> None:
         """Have the answer end at `most` tokens, or before by another bound."""
         if most is not None:

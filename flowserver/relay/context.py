@@ -62,6 +62,8 @@ class ExchangeContext:
     deadlines: Deadlines
     pauses: PauseTotals
     max_body: int
+    drain_target: float = 0.25
+    """Seconds for which a client's pace may keep bytes on their way to it: see `flow.drain_rate`."""
     heartbeat: float | None = None
     """Seconds of silence after which a stream's client is shown that the connection lives; None: never."""
     abandoned: Abandoned = field(default_factory=lambda: Abandoned(60.0, 1 << 20))

@@ -11,13 +11,13 @@ from ..events.registry import is_blank
 from ..flow.read_gate import ReadGate, Reason
 from ..http.messages import Headers, RequestHead, ResponseHead, upstream_request_id
 from .account import Account
+from .answer_hold import AnswerHold
 from .context import ExchangeContext
 from .deadlines import DeadlineWatch
 from .event_filter import AnyFilter, EventFilter, OpaqueFilter
 from .failures import answer_head, error_head, named
 from .fast_path import FastPath
 from .interfaces import DownstreamStream, RoutedStream
-from .limited_time import AnswerHold, LimitedTime
 from .provider import Provider
 from .record import ExchangeRecord, account_record, fill_in_hold, token_record
 from .state import State
@@ -119,9 +119,8 @@ class Exchange:
         downstream.attach(self)
 
     def __repr__(self) -> str:
-        paused = " paused" if self.is_paused else ""
-        up, down = self.bytes_up, self.bytes_down
-        return f"<Exchange {self.request_id.decode()} {self._state.name}{paused} up={up} down={down}>"
+        state = f"{self._state.name}{' paused' if self.is_paused else ''}"
+        return f"<Exchange {self.request_id.decode()} {state} up={self.bytes_up} down={self.bytes_down}>"
 
     def _move_to(self, state: State) -> None:
         """The one place where the state changes."""
@@ -182,7 +181,8 @@ class Exchange:
         if self._is_drained_after(reason):
             self._move_to(_ABANDONED)
             self._context.abandoned.add(self, self._context.clock(), self.bytes_down)
-            self.on_downstream_drained()
+            if self._hold is not None:
+                self._hold.open(Reason.DOWNSTREAM)
             return
         self._drop_upstream()
         self._end(reason)
@@ -199,7 +199,10 @@ class Exchange:
 
     def on_downstream_drained(self) -> None:
         if self._hold is not None:
-            self._hold.open(Reason.DOWNSTREAM)
+            self._hold.drained(self.bytes_down)
+
+    def unacknowledged(self) -> int:
+        return self._down.unacknowledged()
 
     def on_downstream_finished(self) -> None:
         self._end(_COMPLETE)
@@ -348,9 +351,7 @@ class Exchange:
 
     def _hold_over(self, up: RoutedStream) -> AnswerHold:
         if self._hold is None:
-            gate = ReadGate(up, self._context.clock, self._context.pauses)
-            time = LimitedTime(self._down, self._context.observer, self.first_byte_at)
-            self._hold = AnswerHold(gate, time, self._context.clock)
+            self._hold = AnswerHold(up, self._down, self._context, self.first_byte_at)
         return self._hold
 
     def _finish_answer(self) -> None:
@@ -470,10 +471,9 @@ class Exchange:
         record.chunks_down = self.chunks_down
         record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
         now = self._context.clock() if self.ended_at is None else self.ended_at
-        record.held = self._down.held
         record.writes, record.writes_full = self.writes
         record.heartbeats = self.heartbeats
-        fill_in_hold(record, self._hold, self._down.held_since, now)
+        fill_in_hold(record, self._hold, self._down, now)
         record.account = account_record(self.account)
         record.tokens = token_record(self.account) if self._state is _ENDED else None
         return record

@@ -20,6 +20,10 @@ from .event_filter import EventFilter
 BURST = 2048
 """Bytes of a read that hold more than one event. Reads are to be small then, and those of a fast path are not."""
 
+MUCH = 4096
+"""Bytes that pass together before the owner is told."""
+_OFTEN = 63
+"""Events between two reports to the owner, less one: a bit mask."""
 _SHUT = -1
 _LONGEST = len(SIZE_LINES)
 
@@ -29,6 +33,9 @@ class FastPathOwner(Protocol):
 
     def receive(self, data: bytes) -> bool:
         """The slow path. Returns whether a chunk begins next, if anything does."""
+
+    def passed(self, size: int) -> None:
+        """So many bytes of the body have passed since this was last called."""
 
     def leave_fast_path(self) -> None:
         """Take the transport back."""
@@ -54,6 +61,7 @@ class FastPath:
         "_start",
         "_template",
         "_together",
+        "_told",
         "_write",
         "chunks",
         "size",
@@ -79,6 +87,8 @@ class FastPath:
         """Events that passed and are not counted yet."""
         self._together = 0
         """Of these, the ones that came in one read with another one before them."""
+        self._told = 0
+        """Of `size`, what the owner was told of."""
         self.size = 0
         """Body bytes that have passed, framing left out."""
         self.chunks = 0
@@ -108,9 +118,10 @@ class FastPath:
 
     def close(self) -> None:
         """Have no events pass any more. Safe to repeat."""
-        owner, self._owner = self._owner, None
+        owner = self._owner
         if owner is not None:
             self.settle()
+            self._owner = None
             self._room = self._granted = _SHUT
             self._write = _drop  # the client's stream holds the exchange, which holds this: no cycle is to be left
             owner.leave_fast_path()
@@ -150,6 +161,7 @@ class FastPath:
         self._filter.count_template(events, self._granted - self._room)
         self._granted = self._room
         self._events = self._together = 0
+        self._tell()
 
     # --- passing ---------------------------------------------------------------------------------------------------
 
@@ -173,12 +185,20 @@ class FastPath:
                         said = self._content  # to add to the attribute itself would store it again
                         said += match[1]
                         self.size += size - head - 2
-                        self._events += 1
+                        self._events = events = self._events + 1
                         write = self._write
                         write(data if self._framed else data[head:-2])
+                        if not events & _OFTEN:
+                            self._tell()
                         return
         if size >= BURST or not self._pass_together(data):
             self._detour(data)
+
+    def _tell(self) -> None:
+        """Tell the owner how much has passed."""
+        size, self._told = self.size - self._told, self.size
+        if self._owner is not None:
+            self._owner.passed(size)
 
     def _pass_together(self, data: bytes) -> bool:
         """Pass chunks with one template event each; False where these are not. They come together where somebody was
@@ -203,6 +223,8 @@ class FastPath:
         self._events += len(events)
         self._together += len(events) - 1
         self._write(data if self._framed else passing)
+        if self.size - self._told >= MUCH:
+            self._tell()
         return True
 
     def _detour(self, data: bytes) -> None:

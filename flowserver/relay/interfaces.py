@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import EndReason, RelayError
+from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from .fast_path import FastPath
 from .record import RecordedExchange
@@ -83,6 +84,9 @@ class DownstreamStream(UploadCount, Protocol):
         """Returns the bytes, held here or by the kernel, that the client has not acknowledged, as far as that is known.
         Costs a system call."""
 
+    def keep_pace(self, pace: DrainRate) -> None:
+        """The client is the bottleneck, and has this pace: hold no more for it than suits that."""
+
     @property
     def writes(self) -> tuple[int, int]:
         """Chunks written, and how many of them found the transport blocked."""
@@ -143,6 +147,9 @@ class UpstreamStream(Protocol):
 
     def resume_reading(self) -> None: ...
 
+    def keep_pace(self, pace: DrainRate) -> None:
+        """The client is the bottleneck, and has this pace: let the provider be ahead as far as that needs."""
+
     @property
     def reused(self) -> bool:
         """Whether a kept connection served it."""
@@ -159,6 +166,9 @@ class UpstreamEvents(Protocol):
 
     def fast_path(self) -> FastPath | None:
         """An open fast path for the body bytes that follow, to be entered at once; None: they take the slow path."""
+
+    def unacknowledged(self) -> int:
+        """Bytes of the answer that are on their way to the client."""
 
     def on_upstream_end(self) -> None:
         """The response is whole."""

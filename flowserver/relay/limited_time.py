@@ -7,11 +7,10 @@ when figures are needed meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
-from ..flow.read_gate import ReadGate, Reason
+from ..flow.read_gate import Reason
 
 
 class Holder(StrEnum):
@@ -162,29 +161,3 @@ class LimitedTime:
         self.seconds[Holder.NETWORK] += passed - part
         if passed >= RECENT:
             self._is_client = part * 2 >= passed
-
-
-class AnswerHold:
-    """What holds an answer back: the gate of its provider, and the accounts of who shut it."""
-
-    __slots__ = ("_clock", "gate", "time")
-
-    def __init__(self, gate: ReadGate, time: LimitedTime, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.gate = gate
-        self.time = time
-
-    def __repr__(self) -> str:
-        return f"<AnswerHold {self.gate} {self.time}>"
-
-    def shut(self, reason: Reason) -> None:
-        self.gate.shut(reason)
-        self.time.hold(reason, self._clock())
-
-    def open(self, reason: Reason) -> None:
-        self.gate.open(reason)
-        self.time.release(reason, self._clock())
-
-    def wait_for_end(self) -> None:
-        """The answer is whole, and the rest of it waits for the client's side."""
-        self.time.hold_to_end(self._clock())

@@ -14,7 +14,8 @@ from ..dialects.base import Usage
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead
 from .account import Account
-from .limited_time import AnswerHold, Holder
+from .answer_hold import AnswerHold
+from .limited_time import Holder
 
 
 @dataclass(slots=True, init=False)
@@ -119,8 +120,19 @@ class RecordedExchange(Protocol):
         call."""
 
 
-def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, held_since: float | None, now: float) -> None:
-    """Who held the answer until now; `hold` None: its provider alone. `held_since`: since when bytes have waited."""
+class HoldingClient(Protocol):
+    """The client's side of an answer, as far as it tells what is held for it."""
+
+    @property
+    def held(self) -> int: ...
+
+    @property
+    def held_since(self) -> float | None: ...
+
+
+def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, down: HoldingClient, now: float) -> None:
+    """What is held, and who held the answer until now; `hold` None: its provider alone."""
+    record.held, held_since = down.held, down.held_since
     first = record.first_byte_at
     if hold is None:
         record.pauses, record.paused_seconds = 0, 0.0

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Protocol
 
 from ..errors import Party, RelayError
+from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..relay.failures import is_unhealthy
 from ..relay.fast_path import FastPath
@@ -112,6 +113,10 @@ class Attempt:
         if self._stream is not None:
             self._stream.resume_reading()
 
+    def keep_pace(self, pace: DrainRate) -> None:
+        if self._stream is not None:
+            self._stream.keep_pace(pace)
+
     def accept(self) -> None:
         """The answer is passed on: there will be no other attempt."""
         self.state = _ANSWERED
@@ -145,6 +150,9 @@ class Attempt:
 
     def fast_path(self) -> FastPath | None:
         return self._events.fast_path()
+
+    def unacknowledged(self) -> int:
+        return self._events.unacknowledged()
 
     def on_upstream_end(self) -> None:
         self._events.on_upstream_end()

@@ -32,6 +32,9 @@ class Nobody:
     def fast_path(self) -> None:
         return None
 
+    def unacknowledged(self) -> int:
+        return 0
+
     def on_upstream_end(self) -> None: ...
 
     def on_upstream_failed(self, error: RelayError) -> None: ...

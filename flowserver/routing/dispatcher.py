@@ -11,6 +11,7 @@ from enum import Enum
 from typing import cast
 
 from ..errors import EndReason, RelayError, bad_request
+from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
 from ..relay.account import Account
@@ -219,6 +220,10 @@ class Dispatcher:
         self._is_paused = False
         if self._attempt is not None:
             self._attempt.resume_reading()
+
+    def keep_pace(self, pace: DrainRate) -> None:
+        if self._attempt is not None:
+            self._attempt.keep_pace(pace)
 
     def sweep(self, now: float) -> None:
         """Look at the waits: for memory, for a place, for a provider to be ready again."""
@@ -458,6 +463,7 @@ class Dispatcher:
             head.has_body = True
             head.content_length = self._length(body, longer)
         head.body_follows = bool(body)
+        head.awaits_whole = self._account.awaits_whole
         return head, body
 
     def _length(self, body: Sequence[bytes], longer: int) -> int | None:

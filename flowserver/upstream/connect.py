@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, cast
 
 from ..errors import EndReason, RelayError, upstream_error
+from ..net.receive_buffer import leave_to_kernel
 from ..net.shared_read import SharedReads
-from .dialer import DialError
+from .dialer import DialError, Prepare
 from .h1 import UpstreamH1
 from .h2 import UpstreamH2
 from .pool import Connected, Failed
-
-H2_RECEIVE_BUFFER = 512 * 1024
-"""SO_RCVBUF of an HTTP/2 connection: its streams' windows bound what is read ahead, not the kernel's buffer."""
+from .receive_window import KernelBuffers
 
 Make = Callable[[bool], UpstreamH1 | UpstreamH2]
 """A connection for one protocol: True for HTTP/2."""
@@ -25,8 +23,9 @@ Make = Callable[[bool], UpstreamH1 | UpstreamH2]
 class Dials(Protocol):
     """What makes connections: a `Dialer`."""
 
-    async def dial(self, factory: Callable[[], ConnectAttempt]) -> ConnectAttempt:
-        """A connected protocol made by `factory`. Raises DialError."""
+    async def dial(self, factory: Callable[[], ConnectAttempt], prepare: Prepare) -> ConnectAttempt:
+        """A connected protocol made by `factory`. `prepare` sets options of sockets that are not connected yet. Raises
+        DialError."""
 
 
 class ConnectAttempt(SharedReads):
@@ -70,9 +69,7 @@ class ConnectAttempt(SharedReads):
         """Hand the transport over to a connection made by `make`."""
         connection = make(multiplexed)
         if multiplexed:
-            with contextlib.suppress(OSError):
-                raw = self.transport.get_extra_info("socket")
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, H2_RECEIVE_BUFFER)
+            leave_to_kernel(self.transport.get_extra_info("socket"))  # its streams' windows bound what is read ahead
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         early = memoryview(bytes(self._early))
@@ -91,19 +88,20 @@ class ConnectAttempts:
     `multiplexed` insists on HTTP/2 (True, on a plain port with prior knowledge) or HTTP/1.1; None leaves it to ALPN.
     """
 
-    __slots__ = ("_dialer", "_make", "_multiplexed")
+    __slots__ = ("_buffers", "_dialer", "_make", "_multiplexed")
 
-    def __init__(self, dialer: Dials, make: Make, *, multiplexed: bool | None) -> None:
+    def __init__(self, dialer: Dials, make: Make, *, multiplexed: bool | None, buffers: KernelBuffers) -> None:
         self._dialer = dialer
         self._make = make
         self._multiplexed = multiplexed
+        self._buffers = buffers
 
-    def __call__(self, connected: Connected, failed: Failed) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(self._connect(connected, failed))
+    def __call__(self, connected: Connected, failed: Failed, whole: bool) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(self._connect(connected, failed, whole))
 
-    async def _connect(self, connected: Connected, failed: Failed) -> None:
+    async def _connect(self, connected: Connected, failed: Failed, whole: bool) -> None:
         try:
-            attempt = await self._dialer.dial(ConnectAttempt)
+            attempt = await self._dialer.dial(ConnectAttempt, partial(self._buffers.prepare, whole=whole))
         except DialError as failure:
             failed(failure.error)
             return

@@ -39,6 +39,9 @@ class DialError(Exception):
         self.error = error
 
 
+Prepare = Callable[[socket.socket], None]
+
+
 class _Connected(NamedTuple, Generic[_P]):
     transport: asyncio.Transport
     protocol: _P
@@ -47,15 +50,13 @@ class _Connected(NamedTuple, Generic[_P]):
 class Dialer:
     """Connects to one provider.
 
-    `timeout` is in seconds and covers everything. `receive_buffer` is SO_RCVBUF in bytes (None: the kernel's default):
-    the kernel reads ahead of the relay that far, so it is part of what a stalled client pulls from the provider.
+    `timeout` is in seconds and covers everything.
     """
 
     __slots__ = (
         "_avoided",
         "_clock",
         "_numeric",
-        "_receive_buffer",
         "_resolver",
         "_sessions",
         "_timeout",
@@ -69,14 +70,12 @@ class Dialer:
         resolver: Resolver,
         *,
         timeout: float,
-        receive_buffer: int | None,
         tls: ssl.SSLContext | None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._url = url
         self._resolver = resolver
         self._timeout = timeout
-        self._receive_buffer = receive_buffer
         self._tls = tls
         self._clock = clock
         self._numeric = numeric_address(url.host, url.port)
@@ -84,15 +83,16 @@ class Dialer:
         """Addresses that are tried last, and until when."""
         self._sessions = SessionCache(clock)
 
-    async def dial(self, factory: Callable[[], _P]) -> _P:
-        """A connected protocol made by `factory`. Raises DialError."""
+    async def dial(self, factory: Callable[[], _P], prepare: Prepare) -> _P:
+        """A connected protocol made by `factory`. `prepare` sets options of sockets that are not connected yet. Raises
+        DialError."""
         answer: Answer | None = None
         deadline = asyncio.timeout(self._timeout)
         try:
             async with deadline:
                 if self._numeric is None:
                     answer = await self._resolver.resolve(self._url.host, fresh_for=self._timeout)
-                return await self._connect(factory, answer)
+                return await self._connect(factory, prepare, answer)
         except ssl.SSLCertVerificationError as error:
             if self._numeric is None:
                 self._resolver.distrust(self._url.host)
@@ -113,7 +113,7 @@ class Dialer:
 
     # --- addresses -------------------------------------------------------------------------------------------------
 
-    async def _connect(self, factory: Callable[[], _P], answer: Answer | None) -> _P:
+    async def _connect(self, factory: Callable[[], _P], prepare: Prepare, answer: Answer | None) -> _P:
         """Race the addresses of `answer`; None: the only one there is."""
 
         async def more() -> Sequence[HostAddress]:
@@ -125,7 +125,7 @@ class Dialer:
         is_new = answer is None or self._clock() - answer.asked_at < NEW_ANSWER
         race = Race(
             addresses,
-            partial(self._attempt, factory),
+            partial(self._attempt, factory, prepare),
             lambda connected: connected.transport.abort(),
             more=None if is_new else more,
             delay=min(ATTEMPT_DELAY, max(MIN_DELAY, self._timeout / (len(addresses) + 1))),
@@ -154,14 +154,15 @@ class Dialer:
 
     # --- one address -----------------------------------------------------------------------------------------------
 
-    async def _attempt(self, factory: Callable[[], _P], address: HostAddress, progress: Progress) -> _Connected[_P]:
+    async def _attempt(
+        self, factory: Callable[[], _P], prepare: Prepare, address: HostAddress, progress: Progress
+    ) -> _Connected[_P]:
         loop = asyncio.get_running_loop()
         connection = socket.socket(address.family, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._receive_buffer is not None:  # only before connect does it bound the window
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+            prepare(connection)
             await _establish(loop, connection, address)
         except BaseException:
             connection.close()

@@ -12,21 +12,18 @@ from typing import Protocol, cast
 
 from ..errors import EndReason, RelayError, upstream_error
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
+from ..flow.drain_rate import DrainRate
 from ..http.h1_chunked import FramingError, encode_chunk
 from ..http.h1_client import ResponseBody, ResponseError, ResponseReader, encode_request_head
 from ..http.messages import RequestHead
+from ..net import receive_buffer
 from ..net.direct_receiver import DirectReceiver
 from ..net.sockets import IdleProbe, acknowledge_less, unacknowledged
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import UpstreamEvents
+from .receive_window import NARROW, READ_BUFFER, AdaptiveFlow, ReceiveWindow
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
-
-READ_SIZE = 8 * 1024
-"""Most bytes of one read. Small, since it is what a stream holds beyond its high mark, and since the kernel takes a
-whole write where it has room for a byte: 16 KiB reads made a stalled client pull 8 KiB more. An event has 0.3 KiB."""
-_READ_BUFFER = memoryview(bytearray(READ_SIZE))
-"""Where all connections read to: what came is copied out before the next read."""
 
 _FEW_RECORDS = 4 << 20
 """Bytes of one write that are so few TLS records (RFC 8446 section 5.2: of 16 KiB, and some 30 bytes more each) that
@@ -139,6 +136,10 @@ class H1Stream:
         if self.events is not None:
             self._connection.resume_reading()
 
+    def keep_pace(self, pace: DrainRate) -> None:
+        if self.events is not None and self._connection.window is not None:
+            self._connection.window.keep_pace(pace)
+
     @property
     def is_full(self) -> bool:
         return self._writer is not None and self._writer.full
@@ -215,6 +216,9 @@ class H1Stream:
             self.fail(str(error))
             return
         self.body = body
+        window = self._connection.window
+        if window is not None and head.content_length is not None and head.content_length > NARROW:
+            window.widen()  # no stream has a length
         events.on_upstream_head(head)
         if self.events is None:  # cancelled by what the head brought about
             return
@@ -262,6 +266,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_fast_path",
+        "_flow",
         "_is_tls",
         "_owner",
         "_probe",
@@ -273,11 +278,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "blocked",
         "served",
         "transport",
+        "window",
     )
 
-    def __init__(self, owner: ConnectionOwner, watermarks: Watermarks) -> None:
+    def __init__(self, owner: ConnectionOwner, watermarks: Watermarks, flow: AdaptiveFlow | None = None) -> None:
+        """`flow`: how its receive window follows the clients; None: it stays as it is."""
         self._owner = owner
         self._watermarks = watermarks
+        self._flow = flow
+        self.window: ReceiveWindow | None = None
         self._reader = ResponseReader()
         self._stream: H1Stream | None = None
         """The request under way; None: the connection is idle."""
@@ -314,8 +323,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """Requests under way."""
         return 0 if self._stream is None else 1
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether the provider may be far ahead, whatever is done now."""
+        return self.window is not None and self.window.has_been_wide
+
     def begin(self, request: RequestHead, events: UpstreamEvents) -> H1Stream:
         """Send the head of the next request; `events` hears of its response."""
+        if self.window is not None:
+            self.window.begin(whole=request.awaits_whole)
         self._stream = stream = H1Stream(self, request, events)
         self.served += 1
         self._until_fast_path = FAST_PATH_READS
@@ -375,12 +391,14 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self._probe = IdleProbe(transport, silent=not self._is_tls)
         self._watermarks.limit_transport(self.transport)
+        if self._flow is not None and receive_buffer.can_follow(transport.get_extra_info("socket")):
+            self.window = ReceiveWindow(transport, self._flow)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _READ_BUFFER
+        return READ_BUFFER if self.window is None else self.window.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.feed(_READ_BUFFER[:nbytes].tobytes())
+        self.feed(READ_BUFFER[:nbytes].tobytes())
 
     def eof_received(self) -> bool:
         stream = self._stream
@@ -437,6 +455,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         except ResponseError as error:
             stream.fail(str(error))
             return
+        window = self.window
+        if window is not None and stream.events is not None:
+            window.passed(len(data), stream.events)
         if piece:
             on_data = stream.on_data  # a call of the attribute itself would look it up the slow way
             on_data(piece)
@@ -467,6 +488,11 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self.feed(data)
         body = self._stream.body if self._stream is not None else None
         return body is not None and body.at_boundary
+
+    def passed(self, size: int) -> None:
+        stream, window = self._stream, self.window
+        if window is not None and stream is not None and stream.events is not None:
+            window.passed(size, stream.events)
 
     def leave_fast_path(self) -> None:
         self._fast_path = None

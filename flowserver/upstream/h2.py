@@ -47,9 +47,10 @@ from ..http.h2_frames import (
 )
 from ..http.messages import Headers, RequestHead
 from ..net.read_pause import ReadPause
-from ..net.sockets import IdleProbe
+from ..net.sockets import IdleProbe, round_trip
 from ..relay.interfaces import Clock, UpstreamEvents
 from .h2_stream import H2Stream
+from .receive_window import StreamWindow, StreamWindows
 
 CONNECTION_WINDOW = 16 * 1024 * 1024
 """Above the sum of the stream windows, so that no stream holds up another."""
@@ -116,12 +117,12 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_scheme",
         "_settings_known",
         "_splitter",
+        "_stream_windows",
         "_streams",
         "_transport",
         "_watch",
         "_windows_opened",
         "served",
-        "stream_window",
         "watermarks",
         "windows",
     )
@@ -131,14 +132,14 @@ class UpstreamH2(asyncio.BufferedProtocol):
         owner: H2Owner,
         watermarks: Watermarks,
         *,
-        stream_window: int,
+        stream_windows: StreamWindows,
         ping_interval: float | None,
         clock: Clock,
         limits: H2Limits = PROVIDER,
     ) -> None:
         self._owner = owner
         self.watermarks = watermarks
-        self.stream_window = stream_window
+        self._stream_windows = stream_windows
         self._ping_interval = ping_interval
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -188,10 +189,14 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Requests under way."""
         return len(self._streams)
 
+    is_wide = False  # each stream has its own window
+
     def begin(self, request: RequestHead, events: UpstreamEvents) -> H2Stream:
         """Send a request's head; `events` is told of its response. Only while there is capacity."""
         state = self._h2.begin_request(_fields(request, self._scheme))
         stream = H2Stream(self, state, request, events)
+        if request.awaits_whole and self._stream_windows.flow is not None:
+            self._h2.increment_flow_control_window(stream.begin_wide(), stream.stream_id)
         self._streams[stream.stream_id] = stream
         self.served += 1
         self._schedule_flush()
@@ -233,6 +238,13 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._ready.append(stream)
             self._schedule_flush()
 
+    def receive_window(self) -> StreamWindow:
+        return self._stream_windows.open()
+
+    @property
+    def distance(self) -> float:
+        return round_trip(self._transport.get_extra_info("socket"))
+
     def control(self, frame: bytes) -> None:
         self._control.append(frame)
         self._schedule_flush()
@@ -256,7 +268,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._watch = IdleProbe(transport, silent=False)
         self._scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
         self._transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
-        self._h2.open(stream_window=self.stream_window, connection_window=CONNECTION_WINDOW)
+        self._h2.open(stream_window=self._stream_windows.size, connection_window=CONNECTION_WINDOW)
         self._schedule_flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -500,7 +512,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Reset a stream unless it is over on both sides. As much as its window allows may still arrive."""
         if stream.state.closed:
             return
-        self._guard.expect_late(self.stream_window)
+        self._guard.expect_late(stream.may_come)
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self._h2.reset_stream(stream.stream_id, code)
         self._schedule_flush()

@@ -7,11 +7,13 @@ from typing import Protocol
 
 from ..errors import RelayError
 from ..flow.bounded_buffer import ChunkQueue, Watermarks
+from ..flow.drain_rate import DrainRate
 from ..http.h2_client_state import ClientStream
 from ..http.h2_frames import data_head, data_tail, window_update
 from ..http.h2_send_window import SendWindows
 from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..relay.interfaces import UpstreamEvents
+from .receive_window import WHOLE_WINDOW, StreamWindow
 
 MAX_HEADERS = 200
 MAX_INTERIM = 10
@@ -26,10 +28,15 @@ class StreamConnection(Protocol):
 
     watermarks: Watermarks
     windows: SendWindows
-    stream_window: int
-    """Bytes that the provider may send on a stream before any is credited."""
     served: int
     """Requests begun."""
+
+    def receive_window(self) -> StreamWindow:
+        """That of a stream which begins."""
+
+    @property
+    def distance(self) -> float:
+        """Seconds to the provider and back; 0 if that is not known. Costs a system call."""
 
     def queue(self, stream: H2Stream) -> None:
         """The stream has something to send."""
@@ -57,8 +64,7 @@ class H2Stream:
         "_full",
         "_interim",
         "_reading",
-        "_uncredited",
-        "_window_left",
+        "_receive_window",
         "events",
         "head_received",
         "is_queued",
@@ -89,8 +95,7 @@ class H2Stream:
         self._full = False
         self._interim = 0
         self._reading = True
-        self._uncredited = 0
-        self._window_left = connection.stream_window
+        self._receive_window = connection.receive_window()
         self.reused = connection.served > 0
 
     def __repr__(self) -> str:
@@ -123,6 +128,9 @@ class H2Stream:
     def resume_reading(self) -> None:
         self._reading = True
         self._credit()
+
+    def keep_pace(self, pace: DrainRate) -> None:
+        self._receive_window.keep_pace(pace, self._connection.distance)
 
     def cancel(self, error: RelayError | None = None) -> None:
         """Reset the request unless it ended on both sides, which cancels the provider's work."""
@@ -178,10 +186,8 @@ class H2Stream:
 
     def receive_data(self, data: bytes, length: int) -> str | None:
         """Pass body bytes on; `length` is their cost in the window. Returns what is wrong, None if nothing is."""
-        self._window_left -= length
-        if self._window_left < 0:
+        if not self._receive_window.take(length):
             return "sent more than its window"
-        self._uncredited += length
         if not self.head_received or (self._bodiless and data):
             return "sent a body where none may be"
         if self._body_left is not None:
@@ -194,17 +200,25 @@ class H2Stream:
             self._credit()
         return None
 
+    def begin_wide(self) -> int:
+        """Its answer is known to be whole. Returns the bytes that the provider may send beyond the usual window."""
+        return self._receive_window.widen(WHOLE_WINDOW)
+
+    @property
+    def may_come(self) -> int:
+        """Bytes that the provider may still send without another credit."""
+        return self._receive_window.left
+
     @property
     def is_whole(self) -> bool:
         """Whether the answer may end here."""
         return self.head_received and not self._body_left
 
     def _credit(self) -> None:
-        """Open the window again for consumed bytes, in steps of half of it."""
-        if self._uncredited * 2 >= self._connection.stream_window and self._connection.carries(self):
-            self._window_left += self._uncredited
-            self._connection.control(window_update(self.stream_id, self._uncredited))
-            self._uncredited = 0
+        """Open the window again for what was consumed."""
+        if self._receive_window.is_half_used and self._connection.carries(self):
+            size = self._receive_window.credit(self._connection.distance, self.events)
+            self._connection.control(window_update(self.stream_id, size))
 
 
 def _split(headers: Headers) -> tuple[int | None, Headers]:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError, upstream_error
 from ..flow.bounded_buffer import ONE_WRITE, ChunkQueue, Watermarks
+from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
 
@@ -41,6 +42,10 @@ class PooledConnection(Protocol):
     def busy(self) -> int:
         """Requests under way."""
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether its provider may be far ahead of a client, whatever is done about it now."""
+
     def begin(self, request: RequestHead, events: UpstreamEvents) -> PooledStream: ...
 
     def is_alive(self) -> bool:
@@ -57,7 +62,7 @@ class Cancellable(Protocol):
 
 Connected = Callable[[PooledConnection], None]
 Failed = Callable[[RelayError], None]
-Dial = Callable[[Connected, Failed], Cancellable]
+Dial = Callable[[Connected, Failed, bool], Cancellable]
 """Starts to connect; calls exactly one of the two later, unless cancelled."""
 
 
@@ -87,6 +92,7 @@ class Pool:
         "_dial_number",
         "_dials",
         "_idle",
+        "_idle_wide",
         "_multiplexed",
         "_retired",
         "_settings",
@@ -114,6 +120,8 @@ class Pool:
         """HTTP/2 connections past their age: their requests go on, new ones go elsewhere."""
         self._idle: dict[PooledConnection, float] = {}
         """Without a request, since when; the one used last stands last."""
+        self._idle_wide: dict[PooledConnection, float] = {}
+        """The same of wide ones, which are for whole answers, and for streams where there can be no other."""
         self._dials: dict[int, Cancellable] = {}
         """Dials under way, by number."""
         self._dial_number = 0
@@ -134,7 +142,7 @@ class Pool:
     # --- relay.interfaces.Connector ---
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> UpstreamStream:
-        connection = self._find()
+        connection = self._find(whole=request.awaits_whole)
         if connection is not None:
             return self.begin(connection, request, events)
         stream = WaitingStream(self, request, events)
@@ -177,15 +185,16 @@ class Pool:
             self._serve(connection)
             busy, capacity = connection.busy, connection.capacity
         if busy:
-            self._idle.pop(connection, None)
+            self._take_from_idle(connection)
         elif self._closed or self._settings.keepalive is None or not capacity or old:
-            self._idle.pop(connection, None)
+            self._take_from_idle(connection)
             connection.close()
-        elif connection not in self._idle:
-            self._idle[connection] = self._clock()
+        else:
+            idle = self._idle_wide if connection.is_wide else self._idle
+            idle.setdefault(connection, self._clock())
 
     def on_lost(self, connection: PooledConnection) -> None:
-        self._idle.pop(connection, None)
+        self._take_from_idle(connection)
         self._connections.pop(connection, None)
         self._retired.discard(connection)
         self._dial_as_needed()
@@ -197,11 +206,12 @@ class Pool:
         for connection in [*self._connections, *self._retired]:
             connection.sweep(now)
         self._retire_old(now)
-        for connection, since in list(self._idle.items()):
-            if self._settings.keepalive is not None and now - since < self._settings.keepalive:
-                break  # the rest was used later
-            del self._idle[connection]
-            connection.close()
+        for idle in (self._idle, self._idle_wide):
+            for connection, since in list(idle.items()):
+                if self._settings.keepalive is not None and now - since < self._settings.keepalive:
+                    break  # the rest was used later
+                del idle[connection]
+                connection.close()
         overdue = []
         while self._waiting and not self._dials and now - next(iter(self._waiting.values())) >= self._settings.timeout:
             overdue.append(self._waiting.popitem(last=False)[0])
@@ -218,7 +228,7 @@ class Pool:
     @property
     def is_unused(self) -> bool:
         """Whether no request is under way or waits for a connection."""
-        is_idle = len(self._connections) == len(self._idle) and not self._retired
+        is_idle = len(self._connections) == self.idle_connections and not self._retired
         return is_idle and not self._waiting and not self._dials
 
     def close(self) -> None:
@@ -231,6 +241,7 @@ class Pool:
         for connection in [*self._connections, *self._retired]:
             connection.close()
         self._idle.clear()
+        self._idle_wide.clear()
 
     @property
     def open_connections(self) -> int:
@@ -238,7 +249,7 @@ class Pool:
 
     @property
     def idle_connections(self) -> int:
-        return len(self._idle)
+        return len(self._idle) + len(self._idle_wide)
 
     @property
     def retired_connections(self) -> int:
@@ -252,19 +263,32 @@ class Pool:
 
     # --- deciding ---
 
-    def _find(self) -> PooledConnection | None:
-        """A connection for a request now: the one used last, so that the others can be closed as idle."""
+    def _find(self, *, whole: bool) -> PooledConnection | None:
+        """A connection for a request now: the one used last, so that the others can be closed as idle. `whole`: its
+        answer is known to be no stream."""
         now = self._clock()
         if self._shares:
             for connection in self._connections:
                 if connection.busy and connection.capacity and not self._is_old(connection, now):
                     return connection
-        while self._idle:
-            connection, _ = self._idle.popitem()
+        if whole:
+            return self._find_idle(self._idle_wide, now) or self._find_idle(self._idle, now)
+        found = self._find_idle(self._idle, now)
+        if found is None and len(self._connections) + len(self._dials) >= self._settings.max_connections:
+            found = self._find_idle(self._idle_wide, now)
+        return found
+
+    def _find_idle(self, idle: dict[PooledConnection, float], now: float) -> PooledConnection | None:
+        while idle:
+            connection, _ = idle.popitem()
             if connection.is_alive() and connection.capacity and not self._is_old(connection, now):
                 return connection
             connection.close()
         return None
+
+    def _take_from_idle(self, connection: PooledConnection) -> None:
+        self._idle.pop(connection, None)
+        self._idle_wide.pop(connection, None)
 
     def _dials_wanted(self) -> int:
         """How many connections should be under way for those who wait."""
@@ -279,7 +303,10 @@ class Pool:
     def _begin_dial(self) -> None:
         self._dial_number += 1
         number = self._dial_number
-        self._dials[number] = self._dial(partial(self._on_dialled, number), partial(self._on_dial_failed, number))
+        whole = next(reversed(self._waiting)).awaits_whole
+        self._dials[number] = self._dial(
+            partial(self._on_dialled, number), partial(self._on_dial_failed, number), whole
+        )
 
     def _on_dialled(self, number: int, connection: PooledConnection) -> None:
         if connection.capacity:
@@ -304,6 +331,8 @@ class Pool:
         """Fail the share of the waiting requests that this dial was made for, the oldest first."""
         under_way = len(self._dials)
         self._dials.pop(number, None)
+        while self._waiting and (connection := self._find_idle(self._idle_wide, self._clock())) is not None:
+            self._serve(connection)
         count = -(-len(self._waiting) // max(1, under_way))
         for stream in [self._waiting.popitem(last=False)[0] for _ in range(count)]:
             stream.fail(error)
@@ -320,7 +349,7 @@ class Pool:
             if not self._is_old(connection, now):
                 break  # the rest is younger
             if not connection.busy:
-                self._idle.pop(connection, None)
+                self._take_from_idle(connection)
                 connection.close()
             elif connection.capacity or connection.busy > 1:
                 del self._connections[connection]
@@ -331,7 +360,7 @@ class Pool:
         """Give `connection` to those who waited longest."""
         while self._waiting and connection.capacity and connection.is_alive():
             stream, _ = self._waiting.popitem(last=False)
-            self._idle.pop(connection, None)
+            self._take_from_idle(connection)
             stream.begin(connection)
 
 
@@ -419,11 +448,20 @@ class WaitingStream:
         if self._stream is not None and self._phase is _Phase.BEGUN:
             self._stream.resume_reading()
 
+    def keep_pace(self, pace: DrainRate) -> None:
+        if self._stream is not None:
+            self._stream.keep_pace(pace)
+
     @property
     def reused(self) -> bool:
         return self._stream is not None and self._stream.reused
 
     # --- for the pool ---
+
+    @property
+    def awaits_whole(self) -> bool:
+        """Whether its answer is known to be no stream."""
+        return self._request.awaits_whole
 
     def begin(self, connection: PooledConnection) -> None:
         """There is a connection: send what waited."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..errors import RelayError
+from ..flow.drain_rate import DrainRate
 from ..http.messages import Headers, RequestHead
 from ..relay.interfaces import Connector, UpstreamEvents, UpstreamStream
 
@@ -84,6 +85,10 @@ class SigningStream:
         self._paused = False
         if self._stream is not None:
             self._stream.resume_reading()
+
+    def keep_pace(self, pace: DrainRate) -> None:
+        if self._stream is not None:
+            self._stream.keep_pace(pace)
 
     # --- the signature ---
 

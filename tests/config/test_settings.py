@@ -9,6 +9,7 @@ import pytest
 
 from flowserver.config.addresses import Address, Url
 from flowserver.config.parsers import (
+    AUTO,
     parse_address,
     parse_addresses,
     parse_auth,
@@ -236,7 +237,7 @@ def test_the_defaults_make_a_configuration() -> None:
     assert config.listen == (Address("127.0.0.1", 8080),)
     assert config.upstream is None
     assert config.total_timeout is None
-    assert config.low_water < config.high_water
+    assert config.low_water is config.high_water is AUTO
     assert config.upstream_max_age == 600
 
 

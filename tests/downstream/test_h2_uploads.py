@@ -222,7 +222,8 @@ def test_what_is_dropped_in_a_second_is_bounded(room: Room, client: H2Client) ->
 
 def test_what_is_dropped_in_all_is_bounded() -> None:
     state = mock.create_autospec(ServerState, instance=True)
-    rests = LeftoverUploads(state, FrameGuard(H2Limits()), most=1, window=64 * KB, now=0.0)
+    state.stream.return_value.may_come = 64 * KB
+    rests = LeftoverUploads(state, FrameGuard(H2Limits()), most=1, now=0.0)
     rests.leave(1, 0.0)
     rests.leave(3, 0.0)
     assert 3 not in rests

@@ -167,7 +167,7 @@ async def _serve(**environ: str) -> tuple[int, str]:
         {"FLOW_UPSTREAM": "ftp://provider.test"},
         {"FLOW_UPSTREAM": "https://me:secret@provider.test"},
         {"FLOW_UPSTREAM": "http://a", "FLOW_IDLE_TIMEOUT": "soon"},
-        {"FLOW_UPSTREAM": "http://a", "FLOW_LOW_WATER": "1m"},
+        {"FLOW_UPSTREAM": "http://a", "FLOW_LOW_WATER": "1m", "FLOW_HIGH_WATER": "64k"},
         {"FLOW_UPSTREAM": "http://a", "FLOW_MAX_CONNECTIONS": "0"},
         {"FLOW_UPSTREAM": "https://a", "FLOW_UPSTREAM_CA": "missing.pem"},
     ],

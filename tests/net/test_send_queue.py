@@ -10,9 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowserver.net.send_queue import SendQueue
+from flowserver.net.send_queue import UNSENT, SendQueue
 
 from ..support.transport import FakeTransport
+
+NOTSENT = pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="needs TCP_NOTSENT_LOWAT")
 
 
 class Transport(asyncio.Transport):
@@ -42,6 +44,10 @@ class Scene:
             return self.ours.send(data)
         except BlockingIOError:
             return 0
+
+    @property
+    def lowat(self) -> int:
+        return self.ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
 
     def fill(self) -> int:
         """Send until the client's kernel takes no more, and ours neither."""
@@ -139,3 +145,49 @@ def test_a_socket_that_the_kernel_does_not_know_holds_nothing() -> None:
     transport = FakeTransport(asyncio.Protocol())
     queue = SendQueue(transport, transport.socket.fileno())
     assert (queue.in_kernel(), queue.unacknowledged(), queue.progress()) == (-1, 0, None)
+
+
+# How much the kernel may hold unsent
+
+
+@NOTSENT
+def test_a_limit_is_the_kernel_s_until_it_ends(scene: Scene) -> None:
+    scene.queue.limit(2000)
+    assert scene.lowat == 2000
+    scene.queue.limit(8000)
+    assert scene.lowat == 8000
+    scene.queue.end_limit()
+    assert scene.lowat == UNSENT
+
+
+@NOTSENT
+@pytest.mark.parametrize("last", [1000, 13_000, 14_000, UNSENT, 20_000])
+def test_whatever_the_limit_was_it_ends(scene: Scene, last: int) -> None:
+    scene.queue.limit(1000)
+    scene.queue.limit(last)
+    scene.queue.end_limit()
+    assert scene.lowat == UNSENT
+
+
+@NOTSENT
+def test_a_limit_that_was_never_set_does_not_end(scene: Scene) -> None:
+    before = scene.lowat
+    scene.queue.end_limit()
+    assert scene.lowat == before
+
+
+@NOTSENT
+def test_small_changes_are_left_out_and_do_not_add_up(scene: Scene) -> None:
+    scene.queue.limit(8000)
+    for most in (7000, 9000, 6500, 9999):
+        scene.queue.limit(most)
+        assert scene.lowat == 8000
+    for step in range(1, 9):
+        scene.queue.limit(8000 - step * 500)
+    assert scene.lowat <= 6000
+
+
+def test_a_connection_that_is_gone_has_no_limit(scene: Scene) -> None:
+    scene.ours.close()
+    scene.queue.limit(2000)
+    scene.queue.end_limit()

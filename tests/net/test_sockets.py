@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowserver.net.sockets import IdleProbe, acknowledge_less, unacknowledged
+from flowserver.net.sockets import IdleProbe, acknowledge_less, largest_segment, round_trip, unacknowledged
 
 from ..support.transport import FakeSocket
 
@@ -119,3 +119,29 @@ def test_events_one_by_one_are_acknowledged_by_twos(pair: tuple[socket.socket, s
     assert _acknowledgements(ours, theirs, 40) >= 38
     acknowledge_less(Transport(ours))
     assert _acknowledgements(ours, theirs, 40) <= 25
+
+
+def test_the_least_round_trip_is_told_once_there_was_one(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    ours.sendall(b"x")
+    _wait(theirs)
+    theirs.recv(10)
+    theirs.sendall(b"y")
+    _wait(ours)
+    assert 0 < round_trip(ours) < 10
+
+
+def test_a_round_trip_that_was_not_measured_is_not_taken_for_a_long_one() -> None:
+    with socket.socket() as unconnected:
+        assert round_trip(unconnected) == 0
+
+
+def test_the_largest_segment_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
+    assert all(500 < largest_segment(each) < 70_000 for each in pair)
+
+
+def test_of_other_sockets_nothing_is_told() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert (round_trip(ours), largest_segment(ours)) == (0, 0)
+    assert (round_trip(ours), largest_segment(ours)) == (0, 0)

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.flow.read_gate import PauseTotals, ReadGate, Reason
-from flowserver.upstream.h1 import READ_SIZE
+from flowserver.upstream.receive_window import READ_SIZE
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Client, Provider, Relay, understood

@@ -13,7 +13,8 @@ from flowserver.net.direct_receiver import DirectReceiver
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.exchange import Exchange
 from flowserver.upstream import h1
-from flowserver.upstream.h1 import READ_SIZE, UpstreamH1
+from flowserver.upstream.h1 import UpstreamH1
+from flowserver.upstream.receive_window import FIRST, READ_SIZE, AdaptiveFlow, ReceiveWindow
 
 from ..support.dialogue import Client, Provider, Relay, understood
 from ..support.quota import KEY, FakeLimiter, quota, tenant
@@ -372,3 +373,48 @@ def test_an_event_that_waits_for_tokens_closes_the_fast_path() -> None:
     assert scene.provider.transport.is_reading()
     scene.say(*[content(" more")] * READS)
     assert scene.takes_fast_path()
+
+
+# What the connection's window is told
+
+
+def _far(scene: Scene) -> ReceiveWindow:
+    """The provider is so far away that its window has to grow."""
+    scene.provider.transport.socket.round_trip = 0.2
+    flow = AdaptiveFlow(0.25, scene.relay.clock)
+    scene.provider.connection.window = window = ReceiveWindow(scene.provider.transport, flow)
+    return window
+
+
+def _is_grown(window: ReceiveWindow) -> bool:
+    return window.is_wide or window.bound > FIRST
+
+
+def test_a_window_hears_of_what_passes(scene: Scene) -> None:
+    window = _far(scene)
+    for number in range(640):
+        scene.relay.clock.advance(0.01)
+        scene.say(content(f" {number}"))
+    assert scene.takes_fast_path()
+    assert _is_grown(window)
+
+
+def test_a_window_hears_of_events_that_come_together(scene: Scene) -> None:
+    """As they do where the window is what holds them up."""
+    window = _far(scene)
+    for number in range(320):
+        scene.relay.clock.advance(0.02)
+        scene.provider.says(chunk(content(f" {number}")) + chunk(content(" more")))
+    assert scene.takes_fast_path()
+    assert _is_grown(window)
+
+
+def test_a_window_hears_of_what_passes_however_often_it_is_counted(scene: Scene) -> None:
+    window = _far(scene)
+    for number in range(640):
+        scene.relay.clock.advance(0.01)
+        scene.say(content(f" {number}"))
+        if number % 20 == 0:
+            scene.exchange.record()
+    assert scene.takes_fast_path()
+    assert _is_grown(window)

@@ -30,7 +30,7 @@ from flowserver.relay.provider import Deadlines
 from flowserver.relay.uploads import Uploads
 from flowserver.routing.admission import Admission
 from flowserver.routing.routes import Route
-from flowserver.upstream.dialer import DialError
+from flowserver.upstream.dialer import DialError, Prepare
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.pool import Connected, Failed, Pool, PooledConnection, PoolSettings
 
@@ -71,7 +71,7 @@ class FakeDialer:
         self.transports: list[FakeTransport] = []
         self.on_connected: Callable[[FakeTransport], None] = lambda transport: None
 
-    async def dial(self, factory: Callable[[], _P]) -> _P:
+    async def dial(self, factory: Callable[[], _P], prepare: Prepare) -> _P:
         if self.outcome is not None:
             await self.outcome
         if self.error is not None:
@@ -111,8 +111,11 @@ class FakeDial:
 
     def __init__(self) -> None:
         self.attempts: list[FakeAttempt] = []
+        self.wholes: list[bool] = []
+        """Whether the answers that they were made for are known to be whole."""
 
-    def __call__(self, connected: Connected, failed: Failed) -> FakeAttempt:
+    def __call__(self, connected: Connected, failed: Failed, whole: bool) -> FakeAttempt:
+        self.wholes.append(whole)
         self.attempts.append(FakeAttempt(connected, failed))
         return self.attempts[-1]
 
@@ -228,6 +231,7 @@ def listener_context(
     observer: RecordingObserver | None = None,
     clock: FakeClock | None = None,
     hangups: FakeHangups | None = None,
+    limits_unsent: bool = False,
     serves_half_closed: bool = False,
 ) -> ListenerContext:
     watermarks = watermarks or Watermarks(16384, 4096, 16)
@@ -240,6 +244,7 @@ def listener_context(
             keepalive_timeout,
             stall_timeout,
             stall_tokens,
+            limits_unsent=limits_unsent,
             serves_half_closed=serves_half_closed,
         ),
         open_exchange=open_exchange,
@@ -268,6 +273,7 @@ class Relay:
         stall_timeout: float | None = None,
         max_tokens: int | None = None,
         quota: QuotaContext | None = None,
+        limits_unsent: bool = False,
         serves_half_closed: bool = False,
         fast_path: bool = True,
     ) -> None:
@@ -300,6 +306,7 @@ class Relay:
             observer=self.observer,
             clock=self.clock,
             hangups=self.hangups,
+            limits_unsent=limits_unsent,
             serves_half_closed=serves_half_closed,
         )
 

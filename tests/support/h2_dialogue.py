@@ -120,6 +120,7 @@ class Room:
         h2: H2Settings | None = None,
         watermarks: Watermarks | None = None,
         stall_tokens: int | None = None,
+        limits_unsent: bool = False,
         **timeouts: float,
     ) -> None:
         self.clock = FakeClock()
@@ -133,6 +134,7 @@ class Room:
             keepalive_timeout=timeouts.get("keepalive_timeout"),
             stall_timeout=timeouts.get("stall_timeout"),
             stall_tokens=stall_tokens,
+            limits_unsent=limits_unsent,
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)

@@ -18,6 +18,7 @@ from flowserver.http.messages import RequestHead
 from flowserver.relay.interfaces import Clock
 from flowserver.upstream.h2 import H2Owner, UpstreamH2
 from flowserver.upstream.h2_stream import H2Stream
+from flowserver.upstream.receive_window import AdaptiveFlow, StreamWindows
 
 from . import h2_frames as frames
 from .clock import FakeClock
@@ -65,6 +66,7 @@ class H2Provider(Side):
         *,
         watermarks: Watermarks | None = None,
         stream_window: int = 65_536,
+        flow: AdaptiveFlow | None = None,
         ping_interval: float | None = None,
         clock: Clock | None = None,
         tls: bool = False,
@@ -88,7 +90,7 @@ class H2Provider(Side):
             self.connection = UpstreamH2(
                 owner or RecordingOwner(),
                 watermarks or Watermarks(1000, 100, 8),
-                stream_window=stream_window,
+                stream_windows=StreamWindows(stream_window, flow),
                 ping_interval=ping_interval,
                 clock=clock or FakeClock(),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flowserver.errors import EndReason, RelayError, upstream_error
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.flow.drain_rate import DrainRate
 from flowserver.http.messages import RequestHead
 from flowserver.relay.interfaces import UpstreamEvents, UpstreamStream
 from flowserver.upstream.h1 import UpstreamH1
@@ -49,6 +50,8 @@ class ManyStream:
 
     def resume_reading(self) -> None: ...
 
+    def keep_pace(self, pace: DrainRate) -> None: ...
+
     def cancel(self, error: RelayError | None = None) -> None:
         if self in self._connection.streams:
             self._connection.streams.remove(self)
@@ -65,6 +68,7 @@ class Many:
         self.streams: list[ManyStream] = []
         self.alive = True
         self.closed = False
+        self.is_wide = False
 
     @property
     def capacity(self) -> int:

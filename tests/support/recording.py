@@ -9,6 +9,7 @@ from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
 from flowserver.errors import EndReason, RelayError
+from flowserver.flow.drain_rate import DrainRate
 from flowserver.flow.read_gate import PauseTotals
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.identify import QuotaContext
@@ -83,6 +84,7 @@ class RecordingDownstream(Uncounted):
         self.held_since: float | None = None
         self.client_limited: float | None = None
         """What `client_seconds` tells."""
+        self.rates: list[float] = []
         self.writes = (0, 0)
         self.events: DownstreamEvents | None = None
 
@@ -126,6 +128,9 @@ class RecordingDownstream(Uncounted):
     def resume_reading(self) -> None:
         self.log.append("resume")
 
+    def keep_pace(self, pace: DrainRate) -> None:
+        self.rates.append(pace.rate)
+
 
 class RecordingUpstream:
     """A `relay.interfaces.RoutedStream`."""
@@ -139,6 +144,7 @@ class RecordingUpstream:
         self.log: list[str] = []
         self.body = b""
         self.is_started = False
+        self.rates: list[float] = []
 
     def start(self) -> None:
         self.is_started = True
@@ -161,6 +167,9 @@ class RecordingUpstream:
 
     def resume_reading(self) -> None:
         self.log.append("resume")
+
+    def keep_pace(self, pace: DrainRate) -> None:
+        self.rates.append(pace.rate)
 
 
 class RecordingConnector:
@@ -243,6 +252,9 @@ class RecordingUpstreamEvents:
 
     def fast_path(self) -> None:
         return None
+
+    def unacknowledged(self) -> int:
+        return 0
 
     def on_upstream_end(self) -> None:
         self.log.append("end")

@@ -26,6 +26,11 @@ class FakeSocket:
         """Bytes that the other side's kernel has taken."""
         self.receive_limited = 0
         """Microseconds for which the other side's receive window was the limit."""
+        self.round_trip = 0.00005
+        """Seconds to the other side and back; 0: not known."""
+        self.receive_buffer = 4096
+        self.segment = 0
+        """Bytes that the other side may send as one segment."""
         self.real: socket.socket | None = None
         """What the kernel is asked about; None: nothing it knows."""
 
@@ -35,12 +40,16 @@ class FakeSocket:
     def setsockopt(self, level: int, option: int, value: object) -> None:
         self.options[level, option] = value
 
-    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+    def getsockopt(self, level: int, option: int, size: int = 0) -> int | bytes:
+        if (level, option) == (socket.SOL_SOCKET, socket.SO_RCVBUF):
+            return 2 * self.receive_buffer
         assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
-        acknowledged = (self.acknowledged + 1).to_bytes(8, sys.byteorder)
-        limited, sent = (figure.to_bytes(8, sys.byteorder) for figure in (self.receive_limited, self.sent))
-        info = bytes(120) + acknowledged + bytes(48) + limited + bytes(16) + sent + bytes(8)
-        return info[:size]
+        info = bytearray(216)
+        figures = [(84, 4, self.segment), (120, 8, self.acknowledged + 1), (148, 4, round(self.round_trip * 1e6))]
+        figures += [(176, 8, self.receive_limited), (200, 8, self.sent)]
+        for offset, length, figure in figures:
+            info[offset : offset + length] = figure.to_bytes(length, sys.byteorder)
+        return bytes(info[:size])
 
     @property
     def resets_on_close(self) -> bool:

@@ -13,6 +13,7 @@ from flowserver.upstream.dialer import DialError
 from flowserver.upstream.h1 import UpstreamH1
 from flowserver.upstream.h2 import UpstreamH2
 from flowserver.upstream.pool import PooledConnection
+from flowserver.upstream.receive_window import KernelBuffers, StreamWindows
 
 from ..support import h2_frames as frames
 from ..support.clock import FakeClock
@@ -39,15 +40,17 @@ class Scene:
         self.owner = Owner()
         self.connected: list[PooledConnection] = []
         self.failed: list[RelayError] = []
-        self._attempts = ConnectAttempts(self.dialer, self._make, multiplexed=multiplexed)
+        self._attempts = ConnectAttempts(self.dialer, self._make, multiplexed=multiplexed, buffers=KernelBuffers(None))
 
     def dial(self) -> asyncio.Task[None]:
-        return self._attempts(self.connected.append, self.failed.append)
+        return self._attempts(self.connected.append, self.failed.append, False)
 
     def _make(self, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:
             return UpstreamH1(self.owner, MARKS)
-        return UpstreamH2(self.owner, MARKS, stream_window=65_536, ping_interval=None, clock=FakeClock())
+        return UpstreamH2(
+            self.owner, MARKS, stream_windows=StreamWindows(65_536), ping_interval=None, clock=FakeClock()
+        )
 
 
 @pytest.mark.parametrize(("multiplexed", "kind"), [(False, UpstreamH1), (None, UpstreamH1), (True, UpstreamH2)])

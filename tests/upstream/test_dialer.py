@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import cast
 
 import pytest
@@ -19,6 +20,7 @@ import trustme
 
 from flowserver.config.parsers import parse_url
 from flowserver.errors import EndReason, Party
+from flowserver.net.receive_buffer import begin_narrow
 from flowserver.upstream.connect import ConnectAttempt
 from flowserver.upstream.dialer import AVOIDED_FOR, Dialer, DialError
 from flowserver.upstream.resolver import Resolver
@@ -34,6 +36,9 @@ SIX, ONE, TWO, THREE = "::1", "127.0.0.1", "127.0.0.2", "127.0.0.3"
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
+
+
+PREPARE = partial(begin_narrow, bound=12288, may_grow=False)
 
 
 class Peer(asyncio.Protocol):
@@ -120,7 +125,6 @@ class Lab:
             parse_url(f"{'https' if tls else 'http'}://{host}:{self.port}"),
             self.resolver,
             timeout=timeout,
-            receive_buffer=12288,
             tls=context,
             clock=self.clock,
         )
@@ -139,7 +143,7 @@ async def lab(authority: trustme.CA) -> AsyncIterator[Lab]:
 
 async def peer_of(dialer: Dialer) -> str:
     """Connects; returns the address of the other side."""
-    attempt = await finishes(dialer.dial(ConnectAttempt))
+    attempt = await finishes(dialer.dial(ConnectAttempt, PREPARE))
     peer: str = attempt.transport.get_extra_info("peername")[0]
     attempt.transport.abort()
     return peer
@@ -271,13 +275,13 @@ async def test_the_system_s_own_timeout_is_not_taken_for_the_relay_s(lab: Lab, m
     monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.ETIMEDOUT)
     lab.resolves(ONE)
     with pytest.raises(DialError, match="can't be reached: Connection timed out"):
-        await finishes(lab.dialer().dial(ConnectAttempt))
+        await finishes(lab.dialer().dial(ConnectAttempt, PREPARE))
 
 
 async def test_the_window_is_bounded_before_the_connection_is_made(lab: Lab) -> None:
     await lab.listen(ONE)
     lab.resolves(ONE)
-    attempt = await finishes(lab.dialer().dial(ConnectAttempt))
+    attempt = await finishes(lab.dialer().dial(ConnectAttempt, PREPARE))
     connection = attempt.transport.get_extra_info("socket")
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * 12288
     # tcpi_options and the two window scales: ours was chosen for so small a buffer.
@@ -367,7 +371,7 @@ async def test_alpn_is_that_of_the_winner(lab: Lab, offered: list[str], first: s
         getattr(lab, first)(ONE)
     await lab.listen(TWO, tls=lab.server_tls(NAME, *offered))
     lab.resolves(*([ONE] if first else []), TWO)
-    attempt = await finishes(lab.dialer(tls=True).dial(ConnectAttempt))
+    attempt = await finishes(lab.dialer(tls=True).dial(ConnectAttempt, PREPARE))
     assert attempt.chosen is chosen
     attempt.transport.abort()
 
@@ -422,7 +426,7 @@ async def test_want_of_descriptors_is_no_failure_of_the_provider(lab: Lab) -> No
     resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, hard))
     try:
         with pytest.raises(DialError) as raised:
-            await finishes(dialer.dial(ConnectAttempt))
+            await finishes(dialer.dial(ConnectAttempt, PREPARE))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     error = raised.value.error
@@ -435,7 +439,7 @@ async def test_want_of_local_ports_is_no_failure_of_the_provider(lab: Lab, monke
     monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.EADDRNOTAVAIL)
     lab.resolves(ONE, TWO)
     with pytest.raises(DialError, match="Cannot assign requested address") as raised:
-        await finishes(lab.dialer().dial(ConnectAttempt))
+        await finishes(lab.dialer().dial(ConnectAttempt, PREPARE))
     assert raised.value.error.party is Party.RELAY
 
 
@@ -462,7 +466,7 @@ async def test_a_connection_that_is_lost_at_once_closes_its_descriptor_once(lab:
     lab.resolves(ONE)
     dialer = lab.dialer()
     for _ in range(5):
-        attempt = await dialer.dial(_Aborts)
+        attempt = await dialer.dial(_Aborts, PREPARE)
         assert attempt.transport.is_closing()
         if waits:
             await eventually(lambda a=attempt: a.is_lost)  # type: ignore[misc]

@@ -8,7 +8,8 @@ from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.http.h1_client import MAX_HEAD, MAX_INTERIM
 from flowserver.http.h1_response_head import MAX_HEADERS
 from flowserver.http.messages import RequestHead
-from flowserver.upstream.h1 import READ_SIZE, H1Stream, UpstreamH1
+from flowserver.upstream.h1 import H1Stream, UpstreamH1
+from flowserver.upstream.receive_window import READ_SIZE
 
 from ..support.dialogue import Provider
 from ..support.recording import RecordingUpstreamEvents

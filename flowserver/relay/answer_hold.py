@@ -1,0 +1,77 @@
+"""What holds an answer back: the gate of its provider, who shut it, and the pace of its client. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ..flow.drain_rate import DrainRate
+from ..flow.read_gate import PauseTotals, Readable, ReadGate, Reason
+from .limited_time import ClientSide, LimitedTime, WaitObserver
+
+
+class PacedClient(ClientSide, Protocol):
+    """The client's side of an answer, as far as the client's pace is concerned."""
+
+    def unacknowledged(self) -> int: ...
+
+    def keep_pace(self, pace: DrainRate) -> None: ...
+
+
+class PacedProvider(Readable, Protocol):
+    """The provider's side."""
+
+    def keep_pace(self, pace: DrainRate) -> None: ...
+
+
+class HoldContext(Protocol):
+    """What an answer's hold needs of its exchange's context."""
+
+    @property
+    def clock(self) -> Callable[[], float]: ...
+
+    @property
+    def pauses(self) -> PauseTotals: ...
+
+    @property
+    def observer(self) -> WaitObserver: ...
+
+    @property
+    def drain_target(self) -> float: ...
+
+
+class AnswerHold:
+    """Of one answer. Made when something other than its provider holds it first, which is seldom."""
+
+    __slots__ = ("_clock", "_down", "_pace", "_up", "gate", "time")
+
+    def __init__(self, up: PacedProvider, down: PacedClient, context: HoldContext, first_byte_at: float | None) -> None:
+        """`first_byte_at`: of the answer's body; None: there was none yet."""
+        self._clock = context.clock
+        self._up = up
+        self._down = down
+        self._pace = DrainRate(context.drain_target, context.clock() if first_byte_at is None else first_byte_at)
+        self.gate = ReadGate(up, context.clock, context.pauses)
+        self.time = LimitedTime(down, context.observer, first_byte_at)
+
+    def __repr__(self) -> str:
+        return f"<AnswerHold {self.gate} {self.time} {self._pace}>"
+
+    def shut(self, reason: Reason) -> None:
+        self.gate.shut(reason)
+        self.time.hold(reason, self._clock())
+
+    def open(self, reason: Reason) -> None:
+        self.gate.open(reason)
+        self.time.release(reason, self._clock())
+
+    def drained(self, passed: int) -> None:
+        """The client has blocked, and takes more now: it is the bottleneck. `passed`: bytes of the answer so far."""
+        self._pace.measure(self._clock(), passed - self._down.unacknowledged())
+        self._up.keep_pace(self._pace)
+        self._down.keep_pace(self._pace)
+        self.open(Reason.DOWNSTREAM)
+
+    def wait_for_end(self) -> None:
+        """The answer is whole, and the rest of it waits for the client's side."""
+        self.time.hold_to_end(self._clock())

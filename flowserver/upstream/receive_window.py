@@ -1,0 +1,299 @@
+"""How far ahead of its client a provider may be: the receive windows of its connections and streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass
+from typing import cast
+
+from ..flow.drain_rate import NEARBY, DrainRate, PaceMeter, upstream_bound
+from ..net import receive_buffer
+from ..net.sockets import largest_segment, round_trip
+from ..relay.interfaces import Clock, UpstreamEvents
+
+FIRST, FIRST_AFAR = 4 * 1024, 24 * 1024
+"""Bytes that a provider, nearby or not, may be ahead where nothing is known of its client."""
+NARROW = 12 * 1024
+"""The most for a provider nearby. During a TLS handshake it is the least: certificates need that much."""
+
+UNSENT_UPLOAD = 128 * 1024
+"""Bytes of a body that may wait unsent for a provider: with 16 KB, 20 MB on a kept connection of 50 ms took 1.1 times
+as long."""
+
+
+@dataclass(slots=True)
+class AdaptiveFlow:
+    """How the receive windows of one provider follow their clients. `target` in seconds: see `flow.drain_rate`."""
+
+    target: float
+    clock: Clock
+    distance: float = 0.0
+    """Seconds to the provider and back, when this was last looked at; 0: it was not."""
+
+    @property
+    def first(self) -> int:
+        """Bytes of a window that begins, of whose client nothing is known."""
+        return FIRST if self.distance < NEARBY else FIRST_AFAR
+
+
+@dataclass(frozen=True, slots=True)
+class KernelBuffers:
+    """The kernel's buffers of connections that begin."""
+
+    size: int | None
+    """Bytes of the receive buffer, at least; None: the kernel's own."""
+    flow: AdaptiveFlow | None = None
+    """How it follows its clients; None: it stays."""
+    unsent: int | None = None
+    """Bytes that may wait unsent for a provider that takes no more (TCP_NOTSENT_LOWAT); None: the kernel's own."""
+
+    def prepare(self, connection: socket.socket, *, whole: bool) -> None:
+        """Set options of a socket that is not connected yet. `whole`: its first answer is known to be no stream."""
+        if self.size is not None and self.flow is None:
+            receive_buffer.begin_narrow(connection, self.size, may_grow=False)
+        elif self.size is not None and self.flow is not None and not whole:
+            receive_buffer.begin_narrow(connection, max(self.size, self.flow.first), may_grow=True)
+        if self.unsent is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.unsent)
+
+
+READ_SIZE = 8 * 1024
+READ_BUFFER = memoryview(bytearray(READ_SIZE))
+"""Where all connections read to: what came is copied out before the next read. Small, since a read is what a stream
+holds beyond its high mark, and since the kernel takes a whole write where it has room for a byte: reads of 16 KiB made
+a stalled client pull 8 KiB more. An event has 0.3 KiB. For slow clients less of it is used."""
+CALM = 4
+"""Windows' worth until the next look at a stream that has room enough: a look takes two system calls."""
+WIDEST = 4 * 1024 * 1024
+"""Bytes of a stream's window."""
+_FAR = 1 << 62
+"""More bytes than will ever pass."""
+
+
+class ReceiveWindow:
+    """The window of an HTTP/1.1 connection, over all of its requests: what the kernel reads before the relay does.
+
+    It begins narrow. Each time that its worth has passed it is looked at, and becomes as wide as the rate needs by
+    then; a client that blocks makes it as narrow as its pace needs. For an answer that is known to be whole it is the
+    kernel's own.
+    """
+
+    __slots__ = (
+        "_began_at",
+        "_flow",
+        "_largest",
+        "_left",
+        "_meter",
+        "_passed",
+        "_patience",
+        "_socket",
+        "bound",
+        "buffer",
+        "has_been_wide",
+        "is_wide",
+    )
+
+    def __init__(self, transport: asyncio.BaseTransport, flow: AdaptiveFlow) -> None:
+        self._flow = flow
+        self._socket = cast(socket.socket, transport.get_extra_info("socket"))
+        self._meter = PaceMeter(flow.clock())
+        flow.distance = round_trip(self._socket)
+        self._largest = receive_buffer.size(self._socket)
+        """The most that was ever granted."""
+        self.bound = 0
+        """Bytes, of one that is not the kernel's own; 0: it has not begun."""
+        self.is_wide = False
+        """Whether it is the kernel's own."""
+        self.has_been_wide = self._largest > FIRST_AFAR
+        """Whether it ever was: what it granted then can't be taken back."""
+        self._left = 0
+        """Bytes until the next look."""
+        self._passed = 0
+        """Bytes since the last look."""
+        self._began_at: float | None = None
+        """When the first of the body came. For a while a client's kernel may take what the client does not."""
+        self._patience = 0.0
+        """The least time over which a rate is measured: a slow client takes bytes in bursts."""
+        self.buffer = READ_BUFFER
+        """Where the connection reads to."""
+
+    def __repr__(self) -> str:
+        return f"<ReceiveWindow {'wide' if self.is_wide else self.bound}>"
+
+    def begin(self, *, whole: bool) -> None:
+        """A request is asked, whose answer is known to be whole, or may be a stream."""
+        self._patience = 0.0
+        self.buffer = READ_BUFFER
+        if whole:
+            self.widen()
+        else:
+            self._fit(self._flow.first)
+        self._left = self.bound
+        self._passed = 0
+        self._began_at = None
+
+    def widen(self) -> None:
+        """The answer is whole: leave the window to the kernel."""
+        if not self.is_wide:
+            self.is_wide = self.has_been_wide = True
+            self._largest = _FAR
+            receive_buffer.leave_to_kernel(self._socket)
+
+    def passed(self, size: int, events: UpstreamEvents) -> None:
+        """So many bytes were read. Rates are told from the first ones on."""
+        if self._began_at is None:
+            self._began_at = self._flow.clock()
+            self._meter.begin(self._began_at)
+            return
+        self._passed += size
+        self._left -= size
+        if self._left <= 0:
+            self._look(events)
+
+    def _look(self, events: UpstreamEvents) -> None:
+        if self.is_wide:
+            self._left = _FAR
+            return
+        distance = self._flow.distance = round_trip(self._socket)
+        if distance < NEARBY and self.bound >= NARROW:
+            self._left = _FAR  # it can't get any wider
+            return
+        self._left = self.bound
+        least = max(distance, self._patience)
+        rate = self._meter.measure(self._flow.clock(), self._passed, least, events.unacknowledged)
+        self._passed = 0
+        if rate is None:
+            return
+        bound = upstream_bound(rate, distance, self._flow.target, NARROW)
+        if distance >= NEARBY and 2 * rate * distance >= self.bound:  # it was used up within two round trips
+            bound = max(bound, 2 * self.bound)
+        is_early = self._began_at is not None and self._flow.clock() - self._began_at < self._flow.target
+        bound = min(bound, 2 * FIRST_AFAR if is_early else WIDEST)
+        if bound > self.bound:
+            self.buffer = READ_BUFFER
+            self._set(bound)
+        else:
+            self._left *= CALM
+
+    def keep_pace(self, pace: DrainRate) -> None:
+        """The client is the bottleneck, and has this pace."""
+        self._patience = self._flow.target
+        self._passed = 0
+        self._meter.begin(self._flow.clock())  # what passed before tells nothing of this pace
+        self.buffer = READ_BUFFER[: pace.waiting(READ_SIZE)]
+        distance = self._flow.distance = round_trip(self._socket)
+        bound = upstream_bound(pace.rate, distance, self._flow.target, NARROW)
+        self._fit(min(WIDEST, max(bound, pace.waiting(NARROW))))
+
+    def _fit(self, bound: int) -> None:
+        """Change it to `bound`, unless that would be no great change."""
+        bound = max(bound, self._least())
+        if self.is_wide or not self.bound * 3 < bound * 4 < self.bound * 5:
+            self._set(bound)
+
+    def _least(self) -> int:
+        """A sender waits, up to its persist timer, for a window of a whole segment; and where segments are as large as
+        on the loopback interface, of half of the largest window that it ever saw (RFC 1122 section 4.2.3.4). What
+        window a buffer makes depends on the packets in it, so that one of these does not become narrower at all."""
+        return min(2 * largest_segment(self._socket), self._largest)
+
+    def _set(self, bound: int) -> None:
+        receive_buffer.bound_window(self._socket, bound, 0 if self.is_wide else self.bound)
+        self.is_wide = False
+        self.bound = bound
+        self._largest = max(self._largest, bound)
+        self._left = min(self._left, bound)
+
+
+STREAM_WINDOW = 16 * 1024
+"""The same for an HTTP/2 stream."""
+WHOLE_WINDOW = 128 * 1024
+"""Where the window of a whole answer begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWindows:
+    """How the windows of a connection's streams begin."""
+
+    size: int
+    """What the provider may send to begin with."""
+    flow: AdaptiveFlow | None = None
+    """How they follow their clients; None: they stay."""
+
+    def open(self) -> StreamWindow:
+        return StreamWindow(self.size, self.flow)
+
+
+class StreamWindow:
+    """The window of an HTTP/2 stream. What the provider was granted can't be taken back, so a window becomes narrower
+    by credit that is withheld."""
+
+    __slots__ = ("_flow", "_has_begun", "_left", "_meter", "_passed", "_patience", "size")
+
+    def __init__(self, size: int, flow: AdaptiveFlow | None) -> None:
+        self.size = self._left = size
+        self._flow = flow
+        self._meter = PaceMeter(flow.clock()) if flow is not None else None
+        self._has_begun = False
+        """Whether the body has."""
+        self._passed = 0
+        """Bytes since the last credit."""
+        self._patience = 0.0
+        """As a `ReceiveWindow` has it."""
+
+    def __repr__(self) -> str:
+        return f"<StreamWindow {self.size} left={self.left}>"
+
+    @property
+    def left(self) -> int:
+        """Bytes that the provider may still send without another credit."""
+        return self._left
+
+    def take(self, size: int) -> bool:
+        """So many bytes came. False: more than may."""
+        if not self._has_begun:
+            self._has_begun = True
+            if self._meter is not None and self._flow is not None:
+                self._meter.begin(self._flow.clock())
+        self._left -= size
+        self._passed += size
+        return self._left >= 0
+
+    def widen(self, size: int) -> int:
+        """Make it `size` wide. Returns the bytes to credit for that."""
+        granted = max(0, size - self.size)
+        self.size += granted
+        self._left += granted
+        return granted
+
+    @property
+    def is_half_used(self) -> bool:
+        """Whether a credit is due once everything was read."""
+        return self._left * 2 <= self.size
+
+    def credit(self, distance: float, events: UpstreamEvents) -> int:
+        """Returns the bytes to credit. `distance`: the round trip."""
+        if self._flow is not None and self._meter is not None:
+            least = max(distance, self._patience)
+            rate = self._meter.measure(self._flow.clock(), self._passed, least, events.unacknowledged)
+            self._passed = 0
+            if rate is not None:
+                self.size = max(self.size, self._bound(rate, distance, self._flow))
+        granted = self.size - self._left
+        self._left = self.size
+        return granted
+
+    def keep_pace(self, pace: DrainRate, distance: float) -> None:
+        """The client is the bottleneck, and has this pace."""
+        if self._flow is not None and self._meter is not None:
+            self._patience = self._flow.target
+            self._passed = 0
+            self._meter.begin(self._flow.clock())
+            self.size = max(self._bound(pace.rate, distance, self._flow), pace.waiting(STREAM_WINDOW))
+
+    @staticmethod
+    def _bound(rate: float, distance: float, flow: AdaptiveFlow) -> int:
+        return min(WIDEST, upstream_bound(rate, distance, flow.target, STREAM_WINDOW))
