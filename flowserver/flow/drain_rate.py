@@ -63,7 +63,8 @@ class DrainRate:
         rate = (self._acknowledged - self._span_acknowledged) / (now - self._span_since)
         most = max(rate, self._span_rate)
         if self._span_rate:
-            self.unevenness += (abs(rate - self._span_rate) / most - self.unevenness) / 2
+            difference = max(0.0, 2 * abs(rate - self._span_rate) / most - 1)  # lumps make up to a half
+            self.unevenness += (difference - self.unevenness) / 2
         self._span_rate, self._span_since, self._span_acknowledged = rate, now, self._acknowledged
 
     def waiting(self, most: int) -> int:
