@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from bench.background import in_background
 from bench.client import READ_SIZE, Client, Connection, request
 from bench.cores import RELAY_CORES
 from bench.figures import CaseResult, Collector, Series
@@ -101,18 +102,8 @@ class Sampler:
     is_over: bool = False
     """The relay has all the memory that it may have."""
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self._run, args=(stop,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    def _run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event) -> None:
+        """For `in_background`."""
         started = time.monotonic()
         while not stop.wait(self.settings.sample):
             assert self.relay.pid is not None
@@ -172,7 +163,7 @@ def _play(relay: Running, provider: Provider, settings: Settings, collector: Col
         sampler = Sampler(relay, provider, settings)
         late: list[tuple[float, float]] = []
         started = time.monotonic()
-        with sampler.running():
+        with in_background(sampler.run):
             while (now := time.monotonic() - started) < settings.seconds and not sampler.is_over:
                 while len(slow) < min(settings.slow, settings.slow * now / settings.ramp):
                     slow.append(_slow(client, relay, len(slow), settings))

@@ -12,12 +12,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
+from bench.background import in_background
 from bench.client import Client, request
 from bench.figures import rotated
 from bench.peers import Running
@@ -140,31 +141,19 @@ def _play(place: Namespace, client: Client[Reader], watches: Sequence[Watch], se
     for watch in watches:
         with place.entered():
             watch.begin()
-    with _looked_at(place, watches):
+    with in_background(lambda stop: _look(place, watches, stop)):
         read_for(client, readers, settings.warm_up + settings.window)
     for watch in watches:
         watch.end()
 
 
-@contextmanager
-def _looked_at(place: Namespace, watches: Sequence[Watch]) -> Iterator[None]:
-    """From a thread of its own, every `SAMPLE` seconds."""
-    stop = threading.Event()
-
-    def run() -> None:
-        with place.entered():
-            while not stop.wait(SAMPLE):
-                queues = _queues()
-                for watch in watches:
-                    watch.look(queues)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def _look(place: Namespace, watches: Sequence[Watch], stop: threading.Event) -> None:
+    """Every `SAMPLE` seconds."""
+    with place.entered():
+        while not stop.wait(SAMPLE):
+            queues = _queues()
+            for watch in watches:
+                watch.look(queues)
 
 
 def _tell(watch: Watch, round_trip: float, settings: Settings, findings: Findings) -> None:

@@ -180,12 +180,13 @@ class _Dial:
             max_age=spec.max_age,
         )
         self._flow = AdaptiveFlow(config.drain_target, time.monotonic)
-        least = 0 if spec.url.scheme == "http" else NARROW
         buffer = config.upstream_rcvbuf
-        adapts = isinstance(buffer, Auto)
-        buffers = KernelBuffers(
-            least if isinstance(buffer, Auto) else buffer, self._flow if adapts else None, _unsent(config)
-        )
+        if isinstance(buffer, Auto):
+            buffer = 0 if spec.url.scheme == "http" else NARROW
+            self._h1_flow: AdaptiveFlow | None = self._flow
+        else:
+            self._h1_flow = None
+        buffers = KernelBuffers(buffer, self._h1_flow, _unsent(config))
         dialer = Dialer(
             spec.url,
             resolver,
@@ -203,8 +204,7 @@ class _Dial:
 
     def _make(self, multiplexed: bool) -> UpstreamH1 | UpstreamH2:
         if not multiplexed:
-            adapts = isinstance(self._config.upstream_rcvbuf, Auto)
-            return UpstreamH1(self.pool, self._watermarks, self._flow if adapts else None)
+            return UpstreamH1(self.pool, self._watermarks, self._h1_flow)
         window = self._config.upstream_h2_stream_window
         windows = StreamWindows(STREAM_WINDOW, self._flow) if isinstance(window, Auto) else StreamWindows(window)
         return UpstreamH2(

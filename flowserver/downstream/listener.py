@@ -9,6 +9,7 @@ import socket
 import ssl
 
 from ..config.addresses import Address
+from ..net.send_queue import limit_unsent
 from .context import ListenerContext
 from .detect import Handshake, ProtocolDetector
 
@@ -77,9 +78,8 @@ class Listener:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if both:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            if self._notsent_lowat is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                # Accepted sockets inherit it: what a stalled client hides in the kernel's send queue is bounded.
-                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._notsent_lowat)
+            if self._notsent_lowat is not None:
+                limit_unsent(listening, self._notsent_lowat)
             listening.bind((address.host, address.port))
             listening.listen(BACKLOG)
             listening.setblocking(False)

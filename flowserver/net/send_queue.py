@@ -21,6 +21,14 @@ UNSENT = 16 * 1024
 """Bytes that the kernel may hold unsent (TCP_NOTSENT_LOWAT) where nothing is known of a client."""
 
 
+def limit_unsent(connection: socket.socket, most: int) -> None:
+    """Have the kernel take no more of a connection, or of those that a listening socket accepts, while `most` bytes are
+    unsent: what a stalled reader hides in its queue is bounded."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with contextlib.suppress(OSError, ValueError):  # ValueError is uvloop's, of one that is closed
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
+
+
 class SendQueue:
     """One connection's. Each figure of the kernel takes a system call, so none is asked for per chunk."""
 
@@ -74,19 +82,13 @@ class SendQueue:
         before = UNSENT if self._most is None else self._most
         if not before * 3 < most * 4 < before * 5:
             self._most = most
-            self._set(most)
+            limit_unsent(self._transport.get_extra_info("socket"), most)
 
     def end_limit(self) -> None:
         """The next answer begins as the first did."""
         if self._most is not None:
             self._most = None
-            self._set(UNSENT)
-
-    def _set(self, most: int) -> None:
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            with contextlib.suppress(OSError, ValueError):  # ValueError is uvloop's, of one that is closed
-                connection = self._transport.get_extra_info("socket")
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
+            limit_unsent(self._transport.get_extra_info("socket"), UNSENT)
 
     def receive_limited(self) -> float | None:
         """Returns the seconds so far for which the client's receive window was what kept bytes from leaving; None if

@@ -47,10 +47,14 @@ class IdleProbe:
 def tcp_info(transport: asyncio.BaseTransport, length: int) -> bytes | None:
     """The first `length` bytes of struct tcp_info (linux/tcp.h). None: it is no TCP, or closed, or the kernel has
     less."""
+    return _info(transport.get_extra_info("socket"), length)
+
+
+def _info(connection: socket.socket, length: int) -> bytes | None:
     if _TCP_INFO is None:
         return None
     try:
-        info: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, length)
+        info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, length)
     except (OSError, ValueError):  # ValueError is uvloop's, of one that is closed
         return None
     return info if len(info) == length else None
@@ -80,13 +84,8 @@ def largest_segment(connection: socket.socket) -> int:
 
 def _tcp_figure(connection: socket.socket, offset: int) -> int:
     """A field of struct tcp_info; 0 if the kernel can't tell."""
-    if _TCP_INFO is None:
-        return 0
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, offset + 4)
-    except (OSError, ValueError):  # ValueError is uvloop's, of one that is closed
-        return 0
-    return int.from_bytes(info[offset:], sys.byteorder) if len(info) == offset + 4 else 0
+    info = _info(connection, offset + 4)
+    return 0 if info is None else int.from_bytes(info[offset:], sys.byteorder)
 
 
 def acknowledge_less(transport: asyncio.BaseTransport) -> None:

@@ -130,7 +130,7 @@ class H2Stream:
         self._credit()
 
     def keep_pace(self, pace: DrainRate) -> None:
-        self._receive_window.keep_pace(pace, self._connection.distance)
+        self._receive_window.keep_pace(pace, self._distance())
 
     def cancel(self, error: RelayError | None = None) -> None:
         """Reset the request unless it ended on both sides, which cancels the provider's work."""
@@ -217,8 +217,11 @@ class H2Stream:
     def _credit(self) -> None:
         """Open the window again for what was consumed."""
         if self._receive_window.is_half_used and self._connection.carries(self):
-            size = self._receive_window.credit(self._connection.distance, self.events)
+            size = self._receive_window.credit(self._distance(), self.events)
             self._connection.control(window_update(self.stream_id, size))
+
+    def _distance(self) -> float:
+        return self._connection.distance if self._receive_window.follows else 0.0
 
 
 def _split(headers: Headers) -> tuple[int | None, Headers]:

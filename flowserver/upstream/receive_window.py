@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from dataclasses import dataclass
 from typing import cast
 
 from ..flow.drain_rate import NEARBY, DrainRate, PaceMeter, upstream_bound
 from ..net import receive_buffer
+from ..net.send_queue import limit_unsent
 from ..net.sockets import largest_segment, round_trip
 from ..relay.interfaces import Clock, UpstreamEvents
 
@@ -55,9 +55,8 @@ class KernelBuffers:
             receive_buffer.begin_narrow(connection, self.size, may_grow=False)
         elif self.size is not None and self.flow is not None and not whole:
             receive_buffer.begin_narrow(connection, max(self.size, self.flow.first), may_grow=True)
-        if self.unsent is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            with contextlib.suppress(OSError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.unsent)
+        if self.unsent is not None:
+            limit_unsent(connection, self.unsent)
 
 
 READ_SIZE = 8 * 1024
@@ -89,6 +88,7 @@ class ReceiveWindow:
         "_meter",
         "_passed",
         "_patience",
+        "_segment",
         "_socket",
         "bound",
         "buffer",
@@ -101,6 +101,7 @@ class ReceiveWindow:
         self._socket = cast(socket.socket, transport.get_extra_info("socket"))
         self._meter = PaceMeter(flow.clock())
         flow.distance = round_trip(self._socket)
+        self._segment = largest_segment(self._socket)
         self._largest = receive_buffer.size(self._socket)
         """The most that was ever granted."""
         self.bound = 0
@@ -198,7 +199,7 @@ class ReceiveWindow:
         """A sender waits, up to its persist timer, for a window of a whole segment; and where segments are as large as
         on the loopback interface, of half of the largest window that it ever saw (RFC 1122 section 4.2.3.4). What
         window a buffer makes depends on the packets in it, so that one of these does not become narrower at all."""
-        return min(2 * largest_segment(self._socket), self._largest)
+        return min(2 * self._segment, self._largest)
 
     def _set(self, bound: int) -> None:
         receive_buffer.bound_window(self._socket, bound, 0 if self.is_wide else self.bound)
@@ -231,10 +232,11 @@ class StreamWindow:
     """The window of an HTTP/2 stream. What the provider was granted can't be taken back, so a window becomes narrower
     by credit that is withheld."""
 
-    __slots__ = ("_flow", "_has_begun", "_left", "_meter", "_passed", "_patience", "size")
+    __slots__ = ("_flow", "_has_begun", "_meter", "_passed", "_patience", "left", "size")
 
     def __init__(self, size: int, flow: AdaptiveFlow | None) -> None:
-        self.size = self._left = size
+        self.size = self.left = size
+        """`left`: bytes that the provider may still send without another credit."""
         self._flow = flow
         self._meter = PaceMeter(flow.clock()) if flow is not None else None
         self._has_begun = False
@@ -247,32 +249,32 @@ class StreamWindow:
     def __repr__(self) -> str:
         return f"<StreamWindow {self.size} left={self.left}>"
 
-    @property
-    def left(self) -> int:
-        """Bytes that the provider may still send without another credit."""
-        return self._left
-
     def take(self, size: int) -> bool:
         """So many bytes came. False: more than may."""
         if not self._has_begun:
             self._has_begun = True
             if self._meter is not None and self._flow is not None:
                 self._meter.begin(self._flow.clock())
-        self._left -= size
+        self.left -= size
         self._passed += size
-        return self._left >= 0
+        return self.left >= 0
 
     def widen(self, size: int) -> int:
         """Make it `size` wide. Returns the bytes to credit for that."""
         granted = max(0, size - self.size)
         self.size += granted
-        self._left += granted
+        self.left += granted
         return granted
+
+    @property
+    def follows(self) -> bool:
+        """Whether it follows its client: then the distance is needed."""
+        return self._flow is not None
 
     @property
     def is_half_used(self) -> bool:
         """Whether a credit is due once everything was read."""
-        return self._left * 2 <= self.size
+        return self.left * 2 <= self.size
 
     def credit(self, distance: float, events: UpstreamEvents) -> int:
         """Returns the bytes to credit. `distance`: the round trip."""
@@ -282,8 +284,8 @@ class StreamWindow:
             self._passed = 0
             if rate is not None:
                 self.size = max(self.size, self._bound(rate, distance, self._flow))
-        granted = self.size - self._left
-        self._left = self.size
+        granted = self.size - self.left
+        self.left = self.size
         return granted
 
     def keep_pace(self, pace: DrainRate, distance: float) -> None:
