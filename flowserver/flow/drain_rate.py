@@ -53,7 +53,7 @@ class DrainRate:
             return
         latest = max(0, acknowledged - self._acknowledged) / elapsed
         weight = min(1.0, elapsed / self._target)
-        self.rate = latest if not self.rate else self.rate + weight * (latest - self.rate)
+        self.rate = latest if not self.rate else (1 - weight) * self.rate + weight * latest
         self._since = now
         self._acknowledged = max(self._acknowledged, acknowledged)
         if now - self._span_since >= SPAN * self._target:
