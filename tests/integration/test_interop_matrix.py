@@ -40,8 +40,16 @@ RELAYS_SHARE = 65_535 + 64 * KB + 64 * KB
 """Bytes that a stalled client may pull: what it reads, and what the relay and the provider's stream window hold."""
 KERNELS = 4 << 20
 """What the provider's kernel may take beyond that, and the buffers of its own."""
-ROOM = {("go", "h2"): 64 * KB, ("nginx", "h1"): 3 * KERNELS}
-"""The same where it is another: a window stops Go before it writes; nginx adds a kernel, and buffers of both grow."""
+
+
+def _largest(buffer: str) -> int:
+    """Bytes to which the kernel itself lets a TCP buffer grow (`tcp_rmem` or `tcp_wmem`, tcp(7))."""
+    return int(Path(f"/proc/sys/net/ipv4/{buffer}").read_text().split()[2])
+
+
+ROOM = {("go", "h2"): 64 * KB, ("nginx", "h1"): KERNELS + _largest("tcp_rmem") + _largest("tcp_wmem")}
+"""The same where it is another: a window stops Go before it writes; nginx adds two buffers of its kernel, which grow
+as fast as it reads."""
 
 
 class _Ask(NamedTuple):
