@@ -44,6 +44,7 @@ TIME = Kind("time", p.parse_time)
 TIME_OR_OFF = _or_off(TIME)
 POSITIVE_TIME = Kind("time", p.parse_positive_time)
 LEASE_TIME = Kind("time", p.parse_lease_time)
+DRAIN_TARGET = Kind("time", p.parse_drain_target)
 
 COUNT = Kind("number", p.parse_count)
 COUNT_OR_AUTO = _or_auto(COUNT)

@@ -95,6 +95,14 @@ def parse_lease_time(text: str) -> float:
     return seconds
 
 
+def parse_drain_target(text: str) -> float:
+    """A time that kernels' timers can keep to, and that bounds something."""
+    seconds = parse_time(text)
+    if not 0.01 <= seconds <= 60:
+        raise ValueError("expected a time from 10ms to 60s")
+    return seconds
+
+
 def check_positive(seconds: float) -> float:
     """`seconds`, unless they are zero."""
     if seconds <= 0:

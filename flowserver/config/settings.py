@@ -27,6 +27,7 @@ from .kinds import (
     COUNT_OR_OFF,
     DIALECT,
     DISCONNECT,
+    DRAIN_TARGET,
     FILE,
     HALF_CLOSE,
     HOSTS,
@@ -256,7 +257,7 @@ class Config:
     replay_body: int = setting("1m", SIZE, UPLOADS, doc="Largest request body, in bytes, that is kept for a retry.")
     drain_target: float = setting(
         "250ms",
-        POSITIVE_TIME,
+        DRAIN_TARGET,
         BACKPRESSURE,
         doc="How far ahead of a client its answer may be: as much as it takes in this time.",
     )

@@ -7,7 +7,8 @@ import socket
 from dataclasses import dataclass
 from typing import cast
 
-from ..flow.drain_rate import NEARBY, DrainRate, PaceMeter, upstream_bound
+from ..flow.drain_rate import NEARBY, DrainRate
+from ..flow.window_bound import WindowBound
 from ..net import receive_buffer
 from ..net.send_queue import limit_unsent
 from ..net.sockets import largest_segment, round_trip
@@ -66,8 +67,6 @@ holds beyond its high mark, and since the kernel takes a whole write where it ha
 a stalled client pull 8 KiB more. An event has 0.3 KiB. For slow clients less of it is used."""
 CALM = 4
 """Windows' worth until the next look at a stream that has room enough: a look takes two system calls."""
-WIDEST = 4 * 1024 * 1024
-"""Bytes of a stream's window."""
 _FAR = 1 << 62
 """More bytes than will ever pass."""
 
@@ -81,15 +80,12 @@ class ReceiveWindow:
     """
 
     __slots__ = (
-        "_began_at",
         "_flow",
         "_largest",
         "_left",
-        "_meter",
-        "_passed",
-        "_patience",
         "_segment",
         "_socket",
+        "_wanted",
         "bound",
         "buffer",
         "has_been_wide",
@@ -99,7 +95,7 @@ class ReceiveWindow:
     def __init__(self, transport: asyncio.BaseTransport, flow: AdaptiveFlow) -> None:
         self._flow = flow
         self._socket = cast(socket.socket, transport.get_extra_info("socket"))
-        self._meter = PaceMeter(flow.clock())
+        self._wanted = WindowBound(flow.clock, flow.target, NARROW)
         flow.distance = round_trip(self._socket)
         self._segment = largest_segment(self._socket)
         self._largest = receive_buffer.size(self._socket)
@@ -112,12 +108,6 @@ class ReceiveWindow:
         """Whether it ever was: what it granted then can't be taken back."""
         self._left = 0
         """Bytes until the next look."""
-        self._passed = 0
-        """Bytes since the last look."""
-        self._began_at: float | None = None
-        """When the first of the body came. For a while a client's kernel may take what the client does not."""
-        self._patience = 0.0
-        """The least time over which a rate is measured: a slow client takes bytes in bursts."""
         self.buffer = READ_BUFFER
         """Where the connection reads to."""
 
@@ -126,15 +116,13 @@ class ReceiveWindow:
 
     def begin(self, *, whole: bool) -> None:
         """A request is asked, whose answer is known to be whole, or may be a stream."""
-        self._patience = 0.0
+        self._wanted.begin()
         self.buffer = READ_BUFFER
         if whole:
             self.widen()
         else:
             self._fit(self._flow.first)
         self._left = self.bound
-        self._passed = 0
-        self._began_at = None
 
     def widen(self) -> None:
         """The answer is whole: leave the window to the kernel."""
@@ -144,15 +132,11 @@ class ReceiveWindow:
             receive_buffer.leave_to_kernel(self._socket)
 
     def passed(self, size: int, events: UpstreamEvents) -> None:
-        """So many bytes were read. Rates are told from the first ones on."""
-        if self._began_at is None:
-            self._began_at = self._flow.clock()
-            self._meter.begin(self._began_at)
-            return
-        self._passed += size
-        self._left -= size
-        if self._left <= 0:
-            self._look(events)
+        """So many bytes were read."""
+        if self._wanted.passed(size):
+            self._left -= size
+            if self._left <= 0:
+                self._look(events)
 
     def _look(self, events: UpstreamEvents) -> None:
         if self.is_wide:
@@ -163,16 +147,9 @@ class ReceiveWindow:
             self._left = _FAR  # it can't get any wider
             return
         self._left = self.bound
-        least = max(distance, self._patience)
-        rate = self._meter.measure(self._flow.clock(), self._passed, least, events.unacknowledged)
-        self._passed = 0
-        if rate is None:
+        bound = self._wanted.wanted(self.bound, distance, events.unacknowledged)
+        if bound is None:
             return
-        bound = upstream_bound(rate, distance, self._flow.target, NARROW)
-        if distance >= NEARBY and 2 * rate * distance >= self.bound:  # it was used up within two round trips
-            bound = max(bound, 2 * self.bound)
-        is_early = self._began_at is not None and self._flow.clock() - self._began_at < self._flow.target
-        bound = min(bound, 2 * FIRST_AFAR if is_early else WIDEST)
         if bound > self.bound:
             self.buffer = READ_BUFFER
             self._set(bound)
@@ -181,13 +158,9 @@ class ReceiveWindow:
 
     def keep_pace(self, pace: DrainRate) -> None:
         """The client is the bottleneck, and has this pace."""
-        self._patience = self._flow.target
-        self._passed = 0
-        self._meter.begin(self._flow.clock())  # what passed before tells nothing of this pace
         self.buffer = READ_BUFFER[: pace.waiting(READ_SIZE)]
         distance = self._flow.distance = round_trip(self._socket)
-        bound = upstream_bound(pace.rate, distance, self._flow.target, NARROW)
-        self._fit(min(WIDEST, max(bound, pace.waiting(NARROW))))
+        self._fit(self._wanted.follow(pace, distance))
 
     def _fit(self, bound: int) -> None:
         """Change it to `bound`, unless that would be no great change."""
@@ -232,31 +205,21 @@ class StreamWindow:
     """The window of an HTTP/2 stream. What the provider was granted can't be taken back, so a window becomes narrower
     by credit that is withheld."""
 
-    __slots__ = ("_flow", "_has_begun", "_meter", "_passed", "_patience", "left", "size")
+    __slots__ = ("_wanted", "left", "size")
 
     def __init__(self, size: int, flow: AdaptiveFlow | None) -> None:
         self.size = self.left = size
         """`left`: bytes that the provider may still send without another credit."""
-        self._flow = flow
-        self._meter = PaceMeter(flow.clock()) if flow is not None else None
-        self._has_begun = False
-        """Whether the body has."""
-        self._passed = 0
-        """Bytes since the last credit."""
-        self._patience = 0.0
-        """As a `ReceiveWindow` has it."""
+        self._wanted = None if flow is None else WindowBound(flow.clock, flow.target, STREAM_WINDOW)
 
     def __repr__(self) -> str:
         return f"<StreamWindow {self.size} left={self.left}>"
 
     def take(self, size: int) -> bool:
         """So many bytes came. False: more than may."""
-        if not self._has_begun:
-            self._has_begun = True
-            if self._meter is not None and self._flow is not None:
-                self._meter.begin(self._flow.clock())
+        if self._wanted is not None:
+            self._wanted.passed(size)
         self.left -= size
-        self._passed += size
         return self.left >= 0
 
     def widen(self, size: int) -> int:
@@ -269,7 +232,7 @@ class StreamWindow:
     @property
     def follows(self) -> bool:
         """Whether it follows its client: then the distance is needed."""
-        return self._flow is not None
+        return self._wanted is not None
 
     @property
     def is_half_used(self) -> bool:
@@ -278,24 +241,15 @@ class StreamWindow:
 
     def credit(self, distance: float, events: UpstreamEvents) -> int:
         """Returns the bytes to credit. `distance`: the round trip."""
-        if self._flow is not None and self._meter is not None:
-            least = max(distance, self._patience)
-            rate = self._meter.measure(self._flow.clock(), self._passed, least, events.unacknowledged)
-            self._passed = 0
-            if rate is not None:
-                self.size = max(self.size, self._bound(rate, distance, self._flow))
+        if self._wanted is not None:
+            wanted = self._wanted.wanted(self.size, distance, events.unacknowledged)
+            if wanted is not None:
+                self.size = max(self.size, wanted)
         granted = self.size - self.left
         self.left = self.size
         return granted
 
     def keep_pace(self, pace: DrainRate, distance: float) -> None:
         """The client is the bottleneck, and has this pace."""
-        if self._flow is not None and self._meter is not None:
-            self._patience = self._flow.target
-            self._passed = 0
-            self._meter.begin(self._flow.clock())
-            self.size = max(self._bound(pace.rate, distance, self._flow), pace.waiting(STREAM_WINDOW))
-
-    @staticmethod
-    def _bound(rate: float, distance: float, flow: AdaptiveFlow) -> int:
-        return min(WIDEST, upstream_bound(rate, distance, flow.target, STREAM_WINDOW))
+        if self._wanted is not None:
+            self.size = self._wanted.follow(pace, distance)

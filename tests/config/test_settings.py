@@ -43,6 +43,8 @@ OUT_OF_BOUNDS = [
     ("FLOW_NOTSENT_LOWAT", "4g", "a size from 1 to 1g"),
     ("FLOW_HIGH_WATER", "1025m", "a size from 1 to 1g"),
     ("FLOW_LOW_WATER", "0", "a size from 1 to 1g"),
+    ("FLOW_DRAIN_TARGET", "9ms", "a time from 10ms to 60s"),
+    ("FLOW_DRAIN_TARGET", "2m", "a time from 10ms to 60s"),
     ("FLOW_MAX_EVENT", "99g", "a size from 1 to 1g"),
     ("FLOW_MAX_BODY", "0", "a size from 1 to 1024g"),
     ("FLOW_MAX_BODY", "0k", "a size from 1 to 1024g"),

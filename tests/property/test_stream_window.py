@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowserver.flow.drain_rate import LEAST
-from flowserver.upstream.receive_window import STREAM_WINDOW, WHOLE_WINDOW, WIDEST, AdaptiveFlow, StreamWindow
+from flowserver.flow.window_bound import WIDEST
+from flowserver.upstream.receive_window import STREAM_WINDOW, WHOLE_WINDOW, AdaptiveFlow, StreamWindow
 from tests.support.pace import pace_of
 
 from ..support.clock import FakeClock

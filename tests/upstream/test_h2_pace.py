@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flowserver.flow.drain_rate import LEAST
+from flowserver.flow.window_bound import WIDEST
 from flowserver.http.messages import RequestHead
 from flowserver.upstream.h2_stream import H2Stream
-from flowserver.upstream.receive_window import STREAM_WINDOW, WHOLE_WINDOW, WIDEST, AdaptiveFlow
+from flowserver.upstream.receive_window import STREAM_WINDOW, WHOLE_WINDOW, AdaptiveFlow
 
 from ..support import h2_frames as frames
 from ..support.clock import FakeClock

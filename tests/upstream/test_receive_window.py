@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.flow.drain_rate import LEAST, upstream_bound
+from flowserver.flow.window_bound import WIDEST
 from flowserver.http.messages import RequestHead
 from flowserver.net.receive_buffer import WIDE, can_follow
 from flowserver.upstream.h1 import H1Stream, UpstreamH1
@@ -20,7 +21,6 @@ from flowserver.upstream.receive_window import (
     FIRST_AFAR,
     NARROW,
     READ_SIZE,
-    WIDEST,
     AdaptiveFlow,
     ReceiveWindow,
 )
