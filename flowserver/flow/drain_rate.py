@@ -40,8 +40,9 @@ class DrainRate:
         self._span_rate = 0.0
         """That of the last whole span, see SPAN."""
         self.rate = 0.0
-        self.unevenness = 1.0
-        """How far the rates of successive spans differ: 0, it is steady, to 1, it comes and goes, or is not known."""
+        self.unevenness = 0.5
+        """How far the rates of successive spans differ: from 0, it is steady, to 1, it comes and goes. At first it is
+        not known."""
 
     def __repr__(self) -> str:
         return f"<DrainRate {self.rate:.0f} bytes/s unevenness={self.unevenness:.2f}>"

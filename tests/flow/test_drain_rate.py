@@ -35,7 +35,7 @@ def steady(rate: float, *, seconds: float = 10.0) -> DrainRate:
 def test_the_first_rate_is_that_of_all_so_far() -> None:
     pace = DrainRate(TARGET, 10.0)
     pace.measure(12.0, 5000)
-    assert (pace.rate, pace.unevenness) == (2500.0, 1.0)  # of how even it is nothing is known
+    assert (pace.rate, pace.unevenness) == (2500.0, 0.5)  # of how even it is nothing is known
 
 
 def test_a_steady_client_is_even() -> None:
@@ -136,7 +136,7 @@ def test_only_an_uneven_client_has_a_reserve() -> None:
 def test_who_comes_and_goes_is_told_over_spans_of_time() -> None:
     """Lumps within a span are no unevenness; a span in which nothing came is."""
     pace = DrainRate(TARGET, 0.0)
-    assert pace.unevenness == 1.0
+    assert pace.unevenness == 0.5
     taken = 0
     for second in range(1, 41):
         taken += 5000
