@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import (
     ablation,
     abort,
+    comebacks,
     counting,
     events,
     first_byte,
@@ -28,6 +29,7 @@ from bench import (
     memory,
     protocols,
     scale,
+    short_streams,
     stall,
     suite,
     sweep,
@@ -54,10 +56,12 @@ def _part_of_wan(part: str, relays: Sequence[str], quick: bool) -> CaseResult:
 CASES: dict[str, Case] = {
     "ablation": lambda relays, quick: ablation.run(relays, ablation.QUICK if quick else ablation.Settings()),
     "events": lambda relays, quick: events.run(relays, events.QUICK if quick else events.Settings()),
+    "comebacks": lambda relays, quick: comebacks.run(relays, comebacks.QUICK if quick else comebacks.Settings()),
     "counting": lambda relays, quick: counting.run(relays, counting.QUICK if quick else counting.Settings()),
     "stall": lambda relays, quick: stall.run(relays, stall.QUICK if quick else stall.Settings()),
     "abort": lambda relays, quick: abort.run(relays, abort.QUICK if quick else abort.Settings()),
     "memory": lambda relays, quick: memory.run(relays, memory.QUICK if quick else memory.Settings()),
+    "flood": lambda relays, quick: events.flood(relays, events.QUICK_FLOOD if quick else events.FLOOD),
     "first_byte": lambda relays, quick: first_byte.run(relays, first_byte.QUICK if quick else first_byte.Settings()),
     "unary": lambda relays, quick: unary.run(relays, unary.QUICK if quick else unary.Settings()),
     "h2_events": lambda relays, quick: h2_events.run(relays, h2_events.QUICK if quick else h2_events.Settings()),
@@ -72,6 +76,9 @@ CASES: dict[str, Case] = {
     "limits": lambda relays, quick: limits.run(relays, limits.QUICK if quick else limits.FULL),
     "protocols": lambda relays, quick: protocols.run(relays, protocols.QUICK if quick else protocols.Settings()),
     "sweep": lambda relays, quick: sweep.run(relays, sweep.QUICK if quick else sweep.Settings()),
+    "short_streams": lambda relays, quick: short_streams.run(
+        relays, short_streams.QUICK if quick else short_streams.Settings()
+    ),
     "scale": lambda relays, quick: scale.run(relays, scale.QUICK if quick else scale.Settings()),
     "upstream": lambda relays, quick: upstream.run(relays, upstream.QUICK if quick else upstream.Settings()),
     "upstream_unary": lambda relays, quick: upstream_unary.run(

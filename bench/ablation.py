@@ -31,7 +31,7 @@ from bench.peers import PEERS, Running, Wiring
 from bench.peers.flowserver import Flowserver
 from bench.processes import Process, free_port, wait_until_at_rest, wait_until_quiet
 from bench.redis_server import redis_server
-from bench.source import command
+from bench.source import command, whole_command
 from flowserver.http.h1_request_head import RepeatedHead, parse_head
 from flowserver.http.hpack_decoder import HpackDecoder
 from flowserver.http.messages import RequestHead
@@ -109,7 +109,7 @@ def _costs(load: unary.Settings) -> dict[str, float]:
     """Microseconds of a relay's CPU by case, at full load: the least that they cost, so that a share is the largest."""
     collector = Collector()
     port = free_port()
-    with Process(command(port, whole=1024), port, cpus=LOAD_CORES):
+    with Process(whole_command(port, 1024), port, cpus=LOAD_CORES):
         wait_until_quiet()
         with PEERS[PEER].start(port) as relay:
             _answers(relay, load, collector)

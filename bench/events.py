@@ -43,6 +43,8 @@ class Settings:
 
 
 QUICK = Settings(rounds=1, warm_up=1, window=3)
+FLOOD = Settings(streams=20, rate=5000, ticks=(0,), rounds=11, others=2, warm_up=1, window=2)
+QUICK_FLOOD = Settings(streams=20, rate=5000, ticks=(0,), rounds=3, others=1, warm_up=1, window=1)
 
 
 class Reader(Connection):
@@ -61,6 +63,15 @@ class Reader(Connection):
 
 def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     """Measures each of `relays`, in turn, `settings.rounds` times."""
+    return _run("events", relays, settings)
+
+
+def flood(relays: Sequence[str], settings: Settings) -> CaseResult:
+    """The same of streams that have more events than get through: their cost is what counts."""
+    return _run("flood", relays, settings)
+
+
+def _run(name: str, relays: Sequence[str], settings: Settings) -> CaseResult:
     collector = Collector()
     for tick in settings.ticks:
         port = free_port()
@@ -71,7 +82,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
                 for relay in started.round(number, settings.others):
                     h1_measure(relay, settings, shape, collector)
     return CaseResult(
-        "events",
+        name,
         f"{settings.streams} streams x {settings.rate:g} events/s x {settings.size} B",
         {"streams": settings.streams, "rate": settings.rate, "size": settings.size, "window": settings.window},
         collector.figures(),

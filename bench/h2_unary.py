@@ -13,7 +13,7 @@ from bench.figures import CaseResult, Collector
 from bench.h2_client import H2Connection
 from bench.peers import Running, Wiring, side_by_side
 from bench.processes import Process, free_port
-from bench.source import command
+from bench.source import whole_command
 
 CALLS = unary.Settings()
 
@@ -69,7 +69,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     wiring = Wiring(client="h2", streams=1000)
     calls = settings.calls
     port = free_port()
-    source = Process(command(port, whole=calls.size), port, cpus=LOAD_CORES)
+    source = Process(whole_command(port, calls.size), port, cpus=LOAD_CORES)
     with source, side_by_side(relays, port, wiring) as started:
         for connections in settings.shapes:
             for number in range(calls.rounds):

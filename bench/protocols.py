@@ -23,7 +23,7 @@ from bench.incident import Slow
 from bench.peers import PEERS, Running, Wiring, certificate
 from bench.processes import Process, free_port, process_tree, wait_until_quiet
 from bench.provider import Provider, simulator
-from bench.source import command
+from bench.source import command, whole_command
 from bench.stall import Paced, Staller
 from bench.stats import percentile
 
@@ -143,7 +143,8 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
 
 def _source(port: int, wiring: Wiring, *, rate: float = 1, whole: int | None = None) -> Process:
     tls = (wiring.certificate.file, wiring.certificate.key) if wiring.certificate is not None else None
-    return Process(command(port, rate=rate, size=250, tls=tls, whole=whole), port, cpus=LOAD_CORES)
+    source = command(port, rate=rate, tls=tls) if whole is None else whole_command(port, whole, tls)
+    return Process(source, port, cpus=LOAD_CORES)
 
 
 def _paced(way: str, wiring: Wiring, streams: int, rate: float, settings: Settings, collector: Collector) -> None:

@@ -6,8 +6,9 @@ distances that differ in phase from stream to stream. With a tick the streams of
 a provider with a coarse timer do; what one HTTP/2 connection has of it leaves in one send(). The time is
 CLOCK_MONOTONIC in nanoseconds, so a client on the same machine can take the difference.
 
-It speaks HTTP/1.1, and HTTP/2 to those who begin with its preface; over TLS with --tls. With --whole BYTES every
-request gets a whole answer at once, a chat completion with its usage, and connections stay open.
+It speaks HTTP/1.1, and HTTP/2 to those who begin with its preface; over TLS with --tls. With --events NUMBER streams
+over HTTP/1.1 end after so many, and connections stay open. With --whole BYTES every request gets a whole answer at
+once, a chat completion with its usage.
 """
 
 from __future__ import annotations
@@ -88,10 +89,11 @@ def event_parts(size: int) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What is sent: events of `size` bytes, or a whole answer with `whole` bytes of body. `joined`: what one turn has
-    for an HTTP/2 connection leaves at once."""
+    """What is sent: events of `size` bytes, so many `events` for a stream over HTTP/1.1 (None: without an end), or a
+    whole answer with `whole` bytes of body. `joined`: what one turn has for an HTTP/2 connection leaves at once."""
 
     size: int
+    events: int | None = None
     whole: int | None = None
     joined: bool = False
 
@@ -125,6 +127,9 @@ class Http1:
         self._number: int | None = None
         self._rest = b""
         """Of an event that the socket did not take whole."""
+        self._events = answers.events
+        self._left = 0
+        """Events until the end of the stream, where it has one."""
         before, self._after = event_parts(answers.size)
         self._before = b"%x\r\n" % answers.size + before
         self._after += b"\r\n"
@@ -146,9 +151,15 @@ class Http1:
 
     def begin(self, number: int) -> None:
         self._number = number
+        self._left = self._events or 0
         _send(self._socket, HEAD)
 
     def send_event(self, number: int, now: int) -> bool:
+        if self._events is not None and not self._left and not self._rest:
+            self._number, self._request = None, b""
+            _send(self._socket, b"0\r\n\r\n")
+            return False
+        self._left -= not self._rest
         event = self._rest or b"%b%020d%b" % (self._before, now, self._after)
         try:
             self._rest = event[self._socket.send(event) :]
@@ -388,16 +399,23 @@ def command(
     rate: float = 1,
     size: int = 250,
     tick: float = 0,
-    whole: int | None = None,
+    events: int | None = None,
     tls: tuple[str, str] | None = None,
 ) -> list[str]:
-    """The command line of a source. `tls` is the paths of certificate and key."""
+    """The command line of a source of streams. `tls` is the paths of certificate and key."""
     options: list[object] = ["--port", port, "--rate", rate, "--size", size, "--tick", tick]
-    if whole is not None:
-        options += ["--whole", whole]
-    if tls is not None:
-        options += ["--tls", *tls]
-    return python_module("bench.source", *map(str, options))
+    if events is not None:
+        options += ["--events", events]
+    return _with(options, tls)
+
+
+def whole_command(port: int, size: int, tls: tuple[str, str] | None = None) -> list[str]:
+    """The same of a source of whole answers of `size` bytes."""
+    return _with(["--port", port, "--rate", 1, "--size", 250, "--whole", size], tls)
+
+
+def _with(options: list[object], tls: tuple[str, str] | None) -> list[str]:
+    return python_module("bench.source", *map(str, [*options, *(["--tls", *tls] if tls is not None else [])]))
 
 
 def main() -> None:
@@ -406,6 +424,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="events per second and stream")
     parser.add_argument("--size", type=int, required=True, help="bytes per event")
     parser.add_argument("--tick", type=float, default=0, help="seconds; events leave at its multiples only")
+    parser.add_argument("--events", type=int, help="after so many a stream ends; only over HTTP/1.1")
     parser.add_argument("--whole", type=int, help="bytes; every answer is a whole one of this size")
     parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM files")
     arguments = parser.parse_args()
@@ -414,7 +433,7 @@ def main() -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(*arguments.tls)
         tls.set_alpn_protocols(["h2", "http/1.1"])
-    answers = Answers(arguments.size, arguments.whole, joined=arguments.tick > 0)
+    answers = Answers(arguments.size, arguments.events, arguments.whole, joined=arguments.tick > 0)
     gc.disable()  # there are no cycles, and a collection would be a late event
     Source(arguments.port, arguments.rate, arguments.tick, answers, tls).run()
 

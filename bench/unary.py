@@ -19,7 +19,7 @@ from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector
 from bench.peers import Running, side_by_side
 from bench.processes import Process, cpu_ns, free_port
-from bench.source import command
+from bench.source import whole_command
 from bench.stats import percentile
 
 
@@ -115,7 +115,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     """Measures each of `relays`, in turn, `settings.rounds` times."""
     collector = Collector()
     port = free_port()
-    source = Process(command(port, whole=settings.size), port, cpus=LOAD_CORES)
+    source = Process(whole_command(port, settings.size), port, cpus=LOAD_CORES)
     with source, side_by_side(relays, port) as started:
         for number in range(settings.rounds):
             for relay in started.round(number, settings.others):

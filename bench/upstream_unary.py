@@ -12,7 +12,7 @@ from bench.cores import LOAD_CORES
 from bench.figures import CaseResult, Collector
 from bench.peers import Running, Wiring, certificate, side_by_side
 from bench.processes import Process, free_port
-from bench.source import command
+from bench.source import whole_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
             tls = (wiring.certificate.file, wiring.certificate.key) if wiring.certificate is not None else None
             port = free_port()
             load = calls if wiring.keeps else replace(calls, rate=settings.anew)
-            source = Process(command(port, whole=calls.size, tls=tls), port, cpus=LOAD_CORES)
+            source = Process(whole_command(port, calls.size, tls), port, cpus=LOAD_CORES)
             with source, side_by_side(relays, port, wiring) as started:
                 for number in range(calls.rounds):
                     for relay in started.round(number, calls.others):

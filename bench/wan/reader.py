@@ -13,6 +13,9 @@ TURN = 0.002
 LEAST = 512
 """Bytes of a read, at least: fewer would only keep the kernel busy."""
 
+CATCH_UP = 0.1
+"""Seconds for which nothing came that a reader makes up for: it is to be no faster than its pace."""
+
 
 class Body:
     """Counts the bytes of one chunked HTTP/1.1 answer that are body: some relays join chunks, so that the bytes on the
@@ -57,29 +60,33 @@ class Body:
 
 
 class Reader(Connection):
-    """Reads `rate` bytes per second on average since it was made or started; None: whatever comes, 0: nothing."""
+    """Reads `rate` bytes per second where there are so many; None: whatever comes, 0: nothing."""
 
-    __slots__ = ("_since", "body", "rate")
+    __slots__ = ("_due_since", "_started", "body", "rate")
 
     def __init__(self, port: int, *, host: str, rate: float | None = None, receive_buffer: int | None = None) -> None:
         super().__init__(port, host=host, receive_buffer=receive_buffer)
         self.rate = rate
         self.body = Body()
-        self._since = time.monotonic()
+        self._started = self._due_since = time.monotonic()
 
     def start(self, rate: float) -> None:
         """Read at another pace from now on. To be called before anything is read."""
         self.rate = rate
-        self._since = time.monotonic()
+        self._started = self._due_since = time.monotonic()
 
     def share_read(self) -> float:
         """Of what its pace allows, until now."""
-        return self.received / ((self.rate or 0) * (time.monotonic() - self._since))
+        return self.received / ((self.rate or 0) * (time.monotonic() - self._started))
 
     def room(self) -> int:
         if self.rate is None:
             return READ_SIZE
-        due = int(self.rate * (time.monotonic() - self._since)) - self.received
+        due = int(self.rate * (time.monotonic() - self._due_since)) - self.received
+        most = max(2 * LEAST, int(self.rate * CATCH_UP))
+        if self.rate and due > most:
+            self._due_since += (due - most) / self.rate
+            due = most
         return min(READ_SIZE, due) if due >= max(LEAST, self.rate * TURN) else 0
 
     def on_data(self, data: bytes) -> None:

@@ -14,7 +14,7 @@ from bench.figures import Collector
 from bench.h2_unary import H2Caller
 from bench.peers import Running
 from bench.processes import Process, free_port
-from bench.source import command
+from bench.source import whole_command
 from bench.summary import ANSWER
 
 SETTINGS = unary.Settings(connections=3, rate=100, at_once=5, warm_up=0.05, window=0.2)
@@ -23,7 +23,7 @@ SETTINGS = unary.Settings(connections=3, rate=100, at_once=5, warm_up=0.05, wind
 @pytest.fixture(scope="module")
 def source() -> Iterator[int]:
     port = free_port()
-    with Process(command(port, whole=1024), port):
+    with Process(whole_command(port, 1024), port):
         yield port
 
 
