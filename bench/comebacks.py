@@ -33,14 +33,14 @@ class Settings:
     streams: int = 5000
     share: float = 0.2
     rate: float = 2
-    size: int = 1000
-    length: float = 40
+    size: int = 2000
+    length: float = 50
     before: float = 3
-    away: float = 10
+    away: float = 20
     rounds: int = 1
 
 
-QUICK = Settings(streams=1000, length=20, before=2, away=6)
+QUICK = Settings(streams=1000, rate=5, length=25, before=2, away=8)
 
 
 class Reader(Connection):
