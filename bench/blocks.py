@@ -13,7 +13,8 @@ import time
 
 import uvloop
 
-from flowserver.app.relay import Relay, serve
+from flowserver.app.relay import Relay
+from flowserver.app.serve import serve
 from flowserver.config.settings import load
 from flowserver.telemetry.log import Log
 

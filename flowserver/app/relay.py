@@ -1,14 +1,13 @@
-"""The composition root: builds a relay from its configuration, runs it, and shuts it down without breaking streams."""
+"""The composition root: builds a relay from its configuration, and shuts it down without breaking streams."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
-import signal
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..config.addresses import Address
@@ -23,12 +22,12 @@ from ..downstream.context import (
     H2Settings,
     ListenerContext,
 )
-from ..downstream.listener import Listener, ListenError
+from ..downstream.listener import Listener
+from ..downstream.listening import address_of
 from ..downstream.tls import TlsFiles, server_context
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import EpollHangups
-from ..net.send_queue import UNSENT
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
 from ..relay.cors import Cors
@@ -42,6 +41,7 @@ from ..telemetry.admin_hosts import AdminHosts
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
 from ..upstream.resolver import Resolver
+from .listening import ListeningSockets
 from .providers import Providers, build
 from .tenancy import Tenancy
 
@@ -100,17 +100,13 @@ class Relay:
         holds = self.connections or self.metrics.open or self._hangups.watched
         return not holds and all(providers.is_unused for providers in (*self._retired, self._providers))
 
-    async def start(self) -> None:
-        """Start listening and sweeping. Raises ConfigError if an address can't be used."""
-        setting = "FLOW_ADMIN_LISTEN"
-        try:
-            if self._config.admin_listen is not None:
-                [self.admin_address] = await self._admin.start((self._config.admin_listen,))
-            setting = "FLOW_LISTEN"
-            self.addresses = await self._clients.start(self._config.listen)
-        except ListenError as error:
-            await self.close()
-            raise ConfigError([f"{setting}: {error}"]) from None
+    async def start(self, sockets: ListeningSockets) -> None:
+        """Start accepting at `sockets`, which are the relay's from then on, and sweeping."""
+        if sockets.admin is not None:
+            await self._admin.start([sockets.admin])
+            self.admin_address = address_of(sockets.admin)
+        await self._clients.start(sockets.clients)
+        self.addresses = [address_of(listening) for listening in sockets.clients]
         self._schedule_sweep()
         listening = [str(address) for address in self.addresses]
         self._log.write("info", "listening", listen=listening, admin=str(self.admin_address or "off"))
@@ -270,8 +266,7 @@ class Relay:
             uploads=self._uploads,
             h2_totals=self.metrics.h2,
         )
-        lowat = config.notsent_lowat
-        return Listener(context, notsent_lowat=UNSENT if isinstance(lowat, Auto) else lowat, tls=tls)
+        return Listener(context, tls=tls)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -330,43 +325,3 @@ def _h2_settings(config: Config) -> H2Settings:
             continuations=config.h2_max_continuations,
         ),
     )
-
-
-async def serve(config: Config, log: Log, started: Callable[[Relay], None] | None = None) -> None:
-    """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once. SIGHUP reads the
-    configuration again; one that comes while the relay starts or ends waits.
-
-    Raises ConfigError if it can't start.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        await _serve(config, log, started)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-async def _serve(config: Config, log: Log, started: Callable[[Relay], None] | None) -> None:
-    loop = asyncio.get_running_loop()
-    relay = Relay(config, log)
-    stop = asyncio.Event()
-    now = asyncio.Event()
-
-    def on_signal() -> None:
-        (now if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    await relay.start()
-    loop.add_signal_handler(signal.SIGHUP, relay.reload)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-    if started is not None:
-        started(relay)
-    await stop.wait()
-    drain = loop.create_task(relay.drain())
-    hurry = loop.create_task(now.wait())
-    await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
-    drain.cancel()
-    hurry.cancel()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    await relay.close()
-    log.write("info", "stopped")

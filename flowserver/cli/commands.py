@@ -74,7 +74,7 @@ def _complain(error: ConfigError) -> None:
 
 
 def _serve() -> int:
-    from ..app.relay import serve
+    from ..app.serve import serve
     from ..telemetry.log import Log
     from ..telemetry.sink import standard_output
 

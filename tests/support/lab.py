@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowserver.app.listening import listening_sockets
 from flowserver.app.relay import Relay
 from flowserver.config.settings import load
 from flowserver.relay.exchange import Exchange
@@ -109,12 +110,13 @@ class RunningRelay:
             environ["FLOW_UPSTREAM"] = url
         environ |= {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
         self.log = Log("info", self._output)
-        self.relay = Relay(load(environ), self.log)
+        self._config = load(environ)
+        self.relay = Relay(self._config, self.log)
         self.port = 0
         self.admin_port = 0
 
     async def start(self) -> None:
-        await self.relay.start()
+        await self.relay.start(listening_sockets(self._config))
         self.port = self.relay.addresses[0].port
         if self.relay.admin_address is not None:
             self.admin_port = self.relay.admin_address.port
