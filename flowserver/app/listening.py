@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..config.addresses import Address
 from ..config.parsers import Auto
 from ..config.settings import Config, ConfigError
-from ..downstream.listening import ListenError, listen
-from ..net.send_queue import UNSENT
+from ..downstream.listening import ListenError, SocketOptions, address_of, listen
+from ..net.send_queue import UNSENT, limit_unsent
+from .inherited import ADMIN, CLIENTS, Inherited, PassedSocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +22,68 @@ class ListeningSockets:
     admin: socket.socket | None
     """None: there are no admin pages."""
 
+    def by_use(self) -> list[tuple[str, int]]:
+        """Their descriptors, as `inherited` takes them; empty once they are closed."""
+        uses = [(CLIENTS, listening) for listening in self.clients]
+        uses += [(ADMIN, self.admin)] if self.admin is not None else []
+        return [(use, listening.fileno()) for use, listening in uses if listening.fileno() >= 0]
+
     def close(self) -> None:
         for listening in (*self.clients, self.admin):
             if listening is not None:
                 listening.close()
 
 
-def listening_sockets(config: Config) -> ListeningSockets:
-    """Bind FLOW_ADMIN_LISTEN and FLOW_LISTEN. Raises ConfigError if an address can't be used; none is bound then."""
+def listening_sockets(config: Config, given: Inherited | None = None) -> ListeningSockets:
+    """The sockets that the process was given; FLOW_LISTEN and FLOW_ADMIN_LISTEN are bound only where it was given none.
+
+    Raises ConfigError if an address can't be used, or nothing listens at a socket that was given.
+    """
     lowat = UNSENT if isinstance(config.notsent_lowat, Auto) else config.notsent_lowat
-    admin: list[socket.socket] = []
+    options = SocketOptions(lowat, config.reuse_port)
+    passed = given.sockets if given is not None else ()
+    clients = [each.listening for each in passed if _use(each, config) == CLIENTS]
+    admin = [each.listening for each in passed if _use(each, config) == ADMIN]
+    _check_admin(admin, config)
+    if lowat is not None:
+        for listening in (*clients, *admin):
+            limit_unsent(listening, lowat)
+    bound: list[socket.socket] = []
     setting = "FLOW_ADMIN_LISTEN"
     try:
-        if config.admin_listen is not None:
-            admin = listen((config.admin_listen,), notsent_lowat=lowat)
+        if not admin and config.admin_listen is not None:
+            admin = bound = listen((config.admin_listen,), options)
         setting = "FLOW_LISTEN"
-        clients = listen(config.listen, notsent_lowat=lowat)
+        if not clients:
+            clients = listen(config.listen, options)
     except ListenError as error:
-        for listening in admin:
-            listening.close()
+        _close(bound)
         raise ConfigError([f"{setting}: {error}"]) from None
     return ListeningSockets(tuple(clients), admin[0] if admin else None)
+
+
+def _use(passed: PassedSocket, config: Config) -> str:
+    """What a socket that was given is for: as it was named, or by its address; else for clients."""
+    if passed.use is not None:
+        return passed.use
+    address = address_of(passed.listening)
+    is_admin = config.admin_listen is not None and _is_same(address, config.admin_listen)
+    return ADMIN if is_admin and not any(_is_same(address, each) for each in config.listen) else CLIENTS
+
+
+def _is_same(address: Address, configured: Address) -> bool:
+    return address == configured or (not configured.host and address == Address("::", configured.port))
+
+
+def _check_admin(admin: Sequence[socket.socket], config: Config) -> None:
+    if len(admin) > 1:
+        where = " and ".join(str(address_of(listening)) for listening in admin)
+        raise ConfigError([f"two sockets were passed for the admin pages, {where}: expected one"])
+    if admin and config.admin_listen is None:
+        text = "FLOW_ADMIN_LISTEN: it is off, but a socket was passed for the admin pages"
+        raise ConfigError([f"{text}, {address_of(admin[0])}; remove the one or the other"])
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for listening in sockets:
+        listening.close()

@@ -57,6 +57,7 @@ class Relay:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._draining = False
+        self._is_handed_over = False
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.metrics = Metrics(log)
@@ -100,8 +101,9 @@ class Relay:
         holds = self.connections or self.metrics.open or self._hangups.watched
         return not holds and all(providers.is_unused for providers in (*self._retired, self._providers))
 
-    async def start(self, sockets: ListeningSockets) -> None:
-        """Start accepting at `sockets`, which are the relay's from then on, and sweeping."""
+    async def start(self, sockets: ListeningSockets, source: str = "") -> None:
+        """Start accepting at `sockets`, which are the relay's from then on, and sweeping. `source` tells where they
+        come from, for the log; empty: they were bound here."""
         if sockets.admin is not None:
             await self._admin.start([sockets.admin])
             self.admin_address = address_of(sockets.admin)
@@ -109,14 +111,26 @@ class Relay:
         self.addresses = [address_of(listening) for listening in sockets.clients]
         self._schedule_sweep()
         listening = [str(address) for address in self.addresses]
-        self._log.write("info", "listening", listen=listening, admin=str(self.admin_address or "off"))
+        admin = str(self.admin_address or "off")
+        passed = {"passed_by": source} if source else {}
+        self._log.write("info", "listening", listen=listening, admin=admin, **passed)
+
+    def hand_over(self) -> None:
+        """Stop accepting, as another process accepts from the same sockets. It answers for the admin pages too: this
+        relay's would say that it is not ready."""
+        self._is_handed_over = True
+        self._clients.stop_accepting()
+        self._admin.drain()
 
     async def drain(self) -> None:
         """Accept no new connections, let streams finish within the drain time, then break off the rest."""
         if not self._draining:
             self._draining = True
             self._log.write("info", "draining", streams=len(self.metrics.open))
+            if self._config.reuse_port and not self._is_handed_over:
+                await asyncio.gather(self._clients.leave_group(), self._admin.leave_group())
             self._clients.drain()
+            await self._clients.settle()
         self._empty = self._loop.create_future()
         if self._clients.connections:
             try:

@@ -57,15 +57,11 @@ def _version() -> str:
     return f"{__version__} ({build})"
 
 
-def _load() -> Config | None:
-    """The configuration; None if it is invalid, after printing the problems."""
+def _load() -> Config:
+    """The configuration, after printing warnings. Raises ConfigError if it is invalid."""
     for line in unknown_settings(os.environ):
         print(f"flowserver: warning: {line}", file=sys.stderr)
-    try:
-        return load(os.environ)
-    except ConfigError as error:
-        _complain(error)
-        return None
+    return load(os.environ)
 
 
 def _complain(error: ConfigError) -> None:
@@ -74,28 +70,34 @@ def _complain(error: ConfigError) -> None:
 
 
 def _serve() -> int:
+    from ..app.inherited import Inherited, inherited
     from ..app.serve import serve
     from ..telemetry.log import Log
     from ..telemetry.sink import standard_output
 
     sink = standard_output()
-    config = _load()
-    if config is None:
-        return 1
-    log = Log(config.log_level, sink=sink)
+    given = Inherited()
+    log = None
     try:
-        uvloop.run(serve(config, log))
+        given = inherited(os.environ)
+        config = _load()
+        log = Log(config.log_level, sink=sink)
+        uvloop.run(serve(config, log, given=given))
     except ConfigError as error:
         _complain(error)
+        given.failed(error.problems)
         return 1
     finally:
-        log.close()
+        if log is not None:
+            log.close()
     return 0
 
 
 def _check() -> int:
-    config = _load()
-    if config is None:
+    try:
+        config = _load()
+    except ConfigError as error:
+        _complain(error)
         return 1
     width = max(len(entry.env) for entry in SETTINGS)
     for entry in SETTINGS:

@@ -116,6 +116,13 @@ class Config:
         doc="Host names, separated by commas, by which `/metrics` and `/streams` may be requested, besides "
         "localhost and numeric addresses. Protects against DNS rebinding.",
     )
+    reuse_port: bool = setting(
+        "off",
+        SWITCH,
+        LISTENERS,
+        doc="Whether a second process of the same user may listen on the same addresses (SO_REUSEPORT), to take over "
+        "while this one drains. See [operating.md](operating.md#a-new-version-without-an-interruption).",
+    )
     cors_origins: tuple[str, ...] | None = setting(
         "off",
         ORIGINS_OR_OFF,

@@ -11,6 +11,9 @@ from ..net.hangup import HangupWatcher
 from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
 from ..relay.uploads import Uploads
 
+DRAIN_GRACE = 3.0
+"""Seconds that a connection without a request has to send one once a drain has begun. Its client may have sent it
+already, or believe that the connection serves; closed at once, it would lose that request."""
 H2_STREAM_WINDOW = 64 * 1024
 H2_CONNECTION_WINDOW = 1024 * 1024
 
@@ -56,13 +59,22 @@ class Connection(Protocol):
         """Check the deadlines of this connection and of its exchanges."""
 
     def drain(self) -> None:
-        """Accept no further request; close once none is being served."""
+        """Close after the answer to the present request, or to the next one if it comes within `DRAIN_GRACE`."""
 
     def end_drain(self) -> None:
         """The drain time is over."""
 
     def abort(self) -> None:
         """Close at once."""
+
+
+class DrainState:
+    """Whether a listener drains. Connections ask it that open meanwhile: their sockets were accepted before."""
+
+    __slots__ = ("has_begun",)
+
+    def __init__(self) -> None:
+        self.has_begun = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,3 +91,4 @@ class ListenerContext:
     h2_totals: H2Totals = field(default_factory=H2Totals)
     connections: set[Connection] = field(default_factory=set)
     """Those that are open."""
+    drain: DrainState = field(default_factory=DrainState)

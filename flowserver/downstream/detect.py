@@ -13,7 +13,7 @@ from typing import cast
 from ..http.h2_frames import PREFACE
 from ..net.shared_read import SharedReads
 from ..net.tls_transport import TlsTransport
-from .context import ListenerContext
+from .context import DRAIN_GRACE, ListenerContext
 from .h1 import DownstreamH1
 from .h2 import DownstreamH2
 
@@ -26,6 +26,7 @@ class ProtocolDetector(SharedReads):
     def __init__(self, context: ListenerContext) -> None:
         self._context = context
         self._since = context.clock()
+        """Since when it waits for the first bytes, or drains."""
         self._first = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,18 +54,20 @@ class ProtocolDetector(SharedReads):
         successor = protocol(self._context)
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
+        if self._context.drain.has_begun:
+            successor.drain()
         if self._first:
             successor.data_received(self._first)
 
     # --- context.Connection ---
 
     def sweep(self, now: float) -> None:
-        limit = self._context.settings.head_timeout
+        limit = DRAIN_GRACE if self._context.drain.has_begun else self._context.settings.head_timeout
         if limit is not None and now - self._since >= limit:
             self._transport.close()
 
     def drain(self) -> None:
-        self._transport.close()
+        self._since = self._context.clock()
 
     def end_drain(self) -> None:
         self._transport.close()
@@ -99,7 +102,7 @@ class Handshake:
             self.transport.abort()
 
     def drain(self) -> None:
-        self.transport.abort()
+        """Its client is about to send a request: it goes on."""
 
     def end_drain(self) -> None:
         self.transport.abort()

@@ -26,7 +26,7 @@ from ..net.send_queue import UNSENT, SendQueue
 from ..net.shared_read import SharedReads
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
-from .context import ConnectionSettings, ListenerContext
+from .context import DRAIN_GRACE, ConnectionSettings, ListenerContext
 from .h1_stream import H1Stream
 from .linger import Linger
 
@@ -288,10 +288,10 @@ class DownstreamH1(SharedReads):
         return tokens is not None and stream is not None and stream.stalled_tokens() >= tokens
 
     def drain(self) -> None:
-        """Take no further request; close now if none is being served."""
+        """Take no further request, or one more if none is being served: see `DRAIN_GRACE`."""
         self.must_close = True
         if self.stream is None and self._reader.is_empty:
-            self._transport.close()
+            self._since = self._context.clock()
 
     def end_drain(self) -> None:
         """The drain time is over."""
@@ -448,7 +448,10 @@ class DownstreamH1(SharedReads):
 
     def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
         waited = now - self._since
-        if self._reader.is_empty and self._served:
+        if self._reader.is_empty and self.must_close:  # it drains
+            if waited >= DRAIN_GRACE:
+                self._transport.close()
+        elif self._reader.is_empty and self._served:
             if settings.keepalive_timeout is not None and waited >= settings.keepalive_timeout:
                 self._transport.close()
         elif settings.head_timeout is not None and waited >= settings.head_timeout:

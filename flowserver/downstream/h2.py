@@ -389,10 +389,12 @@ class DownstreamH2(SharedReads):
             return
         self.totals.goaways[reason] += 1
         self._drop_all(EndReason.CLIENT_ERROR)
-        out = self._h2.data_to_send()
-        if not goaway_sent:
-            out += goaway(self._h2.highest_inbound_stream_id, code, reason)
-        self._transport.write(b"".join(self._control) + out)
+        if goaway_sent:
+            out = [*self._control, self._h2.data_to_send()]
+        else:
+            last = goaway(self._h2.highest_inbound_stream_id, code, reason)
+            out = [self._h2.data_to_send(), *self._control, last]
+        self._transport.write(b"".join(out))
         self._end_writing(Phase.FAILED)
 
     # --- requests --------------------------------------------------------------------------------------------------
@@ -419,7 +421,7 @@ class DownstreamH2(SharedReads):
         self.flush_due = False
         if self.is_over or self._transport.is_closing():
             return
-        out = [*self._control, self._h2.data_to_send()]
+        out = [self._h2.data_to_send(), *self._control]  # a connection begins with SETTINGS, also one that drains
         self._control.clear()
         size = 0
         ready = self._ready

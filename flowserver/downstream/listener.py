@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 
+from ..net import reuse_port
 from .context import ListenerContext
 from .detect import Handshake, ProtocolDetector
 from .listening import BACKLOG
@@ -20,6 +21,11 @@ class Listener:
         self.tls = tls
         """For new connections; None: plain."""
         self._servers: list[asyncio.Server] = []
+        self._sockets: list[socket.socket] = []
+        """Those that listen."""
+        self._accepted = 0
+        """Connections so far."""
+        self._adopting: set[asyncio.Task[None]] = set()
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
         """Accept the connections of `sockets`, which listen already, and are closed with the listener."""
@@ -27,8 +33,17 @@ class Listener:
         for listening in sockets:
             # It listens anew, with the backlog that it is told.
             self._servers.append(await loop.create_server(self._open, sock=listening, backlog=BACKLOG))
+            self._sockets.append(listening)
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Take a connection that was accepted elsewhere."""
+        adopting = asyncio.get_running_loop().connect_accepted_socket(self._open, connection)
+        task = asyncio.get_running_loop().create_task(_adopted(adopting, connection))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
 
     def _open(self) -> asyncio.BaseProtocol:
+        self._accepted += 1
         limit = self._context.settings.max_connections
         if len(self._context.connections) >= limit + max(1, limit // 10):
             return _Refusal()  # the answers to those above the limit are bounded too
@@ -43,11 +58,27 @@ class Listener:
         for connection in list(self._context.connections):
             connection.sweep(now)
 
+    async def leave_group(self) -> bool:
+        """Stop accepting, and lose no connection, where other processes listen on the same addresses: see
+        `net.reuse_port`. Returns False if there are none, and then still accepts."""
+        if not await reuse_port.leave(self._sockets, self.adopt, lambda: self._accepted):
+            return False
+        self.stop_accepting()
+        return True
+
     def drain(self) -> None:
-        """Take no new connection, close idle ones; the others end with their present answer."""
-        self._stop_accepting()
+        """Take no new connection; the others end with their present answer, or their next one if they are idle."""
+        self._context.drain.has_begun = True
+        reuse_port.accept_waiting(self._sockets, self.adopt)
+        self.stop_accepting()
         for connection in list(self._context.connections):
             connection.drain()
+
+    async def settle(self) -> None:
+        """Wait until `connections` has all that were accepted: a protocol gets its transport a turn later."""
+        await asyncio.sleep(0)
+        while self._adopting:
+            await asyncio.wait(self._adopting)
 
     def end_drain(self) -> None:
         for connection in list(self._context.connections):
@@ -55,16 +86,25 @@ class Listener:
 
     async def close(self) -> None:
         """Close everything at once."""
-        self._stop_accepting()
+        self.stop_accepting()
         for connection in list(self._context.connections):
             connection.abort()
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
 
-    def _stop_accepting(self) -> None:
+    def stop_accepting(self) -> None:
+        """Close the listening sockets. Where other processes hold them too, these go on accepting."""
+        self._sockets.clear()
         for server in self._servers:
             server.close()
+
+
+async def _adopted(adopting: Coroutine[object, object, object], connection: socket.socket) -> None:
+    try:
+        await adopting
+    except OSError:  # the client has left, or no descriptor is free for the event loop
+        connection.close()
 
 
 class _Refusal(asyncio.Protocol):

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from ..config.addresses import Address
+from ..net import reuse_port
 from ..net.send_queue import limit_unsent
 
 BACKLOG = 4096
@@ -22,15 +24,24 @@ class ListenError(Exception):
     """An address can't be listened on; the text says which, and why."""
 
 
-def listen(addresses: Iterable[Address], *, notsent_lowat: int | None) -> list[socket.socket]:
-    """Returns a listening socket for each address, in their order. `notsent_lowat` is for their connections: see
-    `limit_unsent`; None leaves it to the kernel. Raises ListenError if an address can't be used, and then leaves no
-    socket open."""
+@dataclass(frozen=True, slots=True)
+class SocketOptions:
+    """What listening sockets are set to."""
+
+    notsent_lowat: int | None = None
+    """For their connections: see `limit_unsent`. None: the kernel's."""
+    reuse_port: bool = False
+    """Whether other processes of this user may listen on the same address (SO_REUSEPORT)."""
+
+
+def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.socket]:
+    """Returns a listening socket for each address, in their order. Raises ListenError if an address can't be used, and
+    then leaves no socket open."""
     with contextlib.ExitStack() as undo:
         sockets = []
         for address in addresses:
             try:
-                listening = _bind(address, notsent_lowat)
+                listening = _bind(address, options)
             except (OSError, UnicodeError) as error:  # the latter: no name of a host
                 raise ListenError(f"can't listen on {address}: {getattr(error, 'strerror', None) or error}") from None
             undo.callback(listening.close)
@@ -45,19 +56,19 @@ def address_of(listening: socket.socket) -> Address:
     return Address(host, port)
 
 
-def _bind(address: Address, notsent_lowat: int | None) -> socket.socket:
+def _bind(address: Address, options: SocketOptions) -> socket.socket:
     if address.host:
-        return _listen(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address, notsent_lowat)
+        return _listen(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address, options)
     try:
-        return _listen(socket.AF_INET6, Address("::", address.port), notsent_lowat, both=True)
+        return _listen(socket.AF_INET6, Address("::", address.port), options, both=True)
     except OSError as error:
         if error.errno not in _NO_IPV6:
             raise
-    return _listen(socket.AF_INET, Address("0.0.0.0", address.port), notsent_lowat)
+    return _listen(socket.AF_INET, Address("0.0.0.0", address.port), options)
 
 
 def _listen(
-    family: socket.AddressFamily, address: Address, notsent_lowat: int | None, *, both: bool = False
+    family: socket.AddressFamily, address: Address, options: SocketOptions, *, both: bool = False
 ) -> socket.socket:
     """`both`: an IPv6 socket takes IPv4 clients too, whatever the system's default is."""
     with contextlib.ExitStack() as undo:
@@ -66,10 +77,14 @@ def _listen(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if both:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if notsent_lowat is not None:
-            limit_unsent(listening, notsent_lowat)
+        if options.notsent_lowat is not None:
+            limit_unsent(listening, options.notsent_lowat)
+        if options.reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind((address.host, address.port))
         listening.listen(BACKLOG)
         listening.setblocking(False)
+        if options.reuse_port:
+            reuse_port.join(listening)
         undo.pop_all()
     return listening

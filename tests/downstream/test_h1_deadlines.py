@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flowserver.downstream.context import DRAIN_GRACE
 from flowserver.errors import EndReason
 from flowserver.flow.bounded_buffer import Watermarks
 
@@ -69,18 +70,50 @@ def test_a_later_head_has_its_own_time() -> None:
     assert heard(client).status == 408
 
 
-def test_a_drain_closes_what_is_idle_and_lets_answers_finish() -> None:
+def test_a_drain_lets_answers_finish() -> None:
     relay = Relay()
-    idle, busy, provider = relay.client(), relay.client(), relay.provider()
-    busy.says(GET)
-    for client in (idle, busy):
-        client.connection.drain()
-    assert idle.end == "closed"
-    assert busy.end == "open"
+    client, provider = relay.client(), relay.provider()
+    client.says(GET)
+    client.connection.drain()
+    assert client.end == "open"
     provider.says(WHOLE)
-    answer = heard(busy)
+    answer = heard(client)
     assert (answer.whole, answer.headers[b"connection"]) == (True, b"close")
-    assert busy.end == "closed"
+    assert client.end == "closed"
+
+
+@pytest.mark.parametrize("served", [0, 1], ids=["new", "kept"])
+def test_a_drain_leaves_a_connection_time_for_one_more_request(served: int) -> None:
+    clock = FakeClock()
+    client, late = idle_client(clock=clock, keepalive=1000), idle_client(clock=clock, keepalive=1000)
+    for each in (client, late):
+        for _ in range(served):
+            each.says(GET)
+            assert heard(each).whole
+    clock.advance(9)
+    for each in (client, late):
+        each.connection.drain()
+    clock.advance(DRAIN_GRACE - 0.1)
+    for each in (client, late):
+        each.connection.sweep(clock())
+        assert each.end == "open"
+    client.says(GET)
+    answer = heard(client)
+    assert (answer.whole, answer.headers[b"connection"]) == (True, b"close")
+    late.connection.sweep(clock.advance(0.1))
+    assert (client.end, late.end) == ("closed", "closed")
+    assert late.hears() == b""
+
+
+def test_a_drain_leaves_half_a_head_the_time_that_it_has_anyway() -> None:
+    clock = FakeClock()
+    client = idle_client(clock=clock, head=10)
+    client.says(GET[:10])
+    client.connection.drain()
+    client.connection.sweep(clock.advance(9))
+    client.says(GET[10:])
+    assert heard(client).headers[b"connection"] == b"close"
+    assert client.end == "closed"
 
 
 def test_a_stream_that_outlasts_the_drain_is_broken_off() -> None:
