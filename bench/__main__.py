@@ -28,6 +28,7 @@ from bench import (
     limits,
     memory,
     protocols,
+    restarts,
     scale,
     short_streams,
     stall,
@@ -75,6 +76,7 @@ CASES: dict[str, Case] = {
     ),
     "limits": lambda relays, quick: limits.run(relays, limits.QUICK if quick else limits.FULL),
     "protocols": lambda relays, quick: protocols.run(relays, protocols.QUICK if quick else protocols.Settings()),
+    "restarts": lambda relays, quick: restarts.run(relays, restarts.QUICK if quick else restarts.Settings()),
     "sweep": lambda relays, quick: sweep.run(relays, sweep.QUICK if quick else sweep.Settings()),
     "short_streams": lambda relays, quick: short_streams.run(
         relays, short_streams.QUICK if quick else short_streams.Settings()
