@@ -7,7 +7,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Returns the exit status: 0, 1 for what is wrong with the configuration, 2 for usage."""
+    """Run a command. Returns the exit status: see `cli.exit_status`."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["serve"]:
         # Before anything else is imported, which takes a while: a SIGHUP waits until there is a relay to reload.

@@ -37,7 +37,8 @@ class EndReason(StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     TOTAL_TIMEOUT = "total_timeout"
     UPSTREAM_FAILED = "upstream_failed"
-    DRAIN = "drain"
+    RELAY_STOPPED = "relay_stopped"
+    """The relay ended before the answer did: at the end of the drain time, or at a second signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ DRAINED = RelayError(
     "draining",
     "This relay went down before the answer was whole. Try again: another one should answer.",
     Party.RELAY,
-    EndReason.DRAIN,
+    EndReason.RELAY_STOPPED,
     retry_after=1,
 )
 LOOP = RelayError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..config.addresses import Address
 from ..config.parsers import Auto
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config, ConfigError, NotNowError
 from ..downstream.listening import ListenError, SocketOptions, address_of, listen
 from ..net.send_queue import UNSENT, limit_unsent
 from .inherited import ADMIN, CLIENTS, Inherited, PassedSocket
@@ -37,7 +37,8 @@ class ListeningSockets:
 def listening_sockets(config: Config, given: Inherited | None = None) -> ListeningSockets:
     """The sockets that the process was given; FLOW_LISTEN and FLOW_ADMIN_LISTEN are bound only where it was given none.
 
-    Raises ConfigError if an address can't be used, or nothing listens at a socket that was given.
+    Raises ConfigError if an address can't be used, or nothing listens at a socket that was given, NotNowError if an
+    address may be free later; none is bound then.
     """
     lowat = UNSENT if isinstance(config.notsent_lowat, Auto) else config.notsent_lowat
     options = SocketOptions(lowat, config.reuse_port)
@@ -58,7 +59,7 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
             clients = listen(config.listen, options)
     except ListenError as error:
         _close(bound)
-        raise ConfigError([f"{setting}: {error}"]) from None
+        raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}"]) from None
     return ListeningSockets(tuple(clients), admin[0] if admin else None)
 
 

@@ -56,8 +56,11 @@ class Relay:
         self._environ = environ
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self._is_leaving = False
+        """Whether /readyz says that it is not ready any more."""
         self._draining = False
-        self._is_handed_over = False
+        self.is_handed_over = False
+        """Whether another process accepts from the same sockets."""
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.metrics = Metrics(log)
@@ -118,16 +121,20 @@ class Relay:
     def hand_over(self) -> None:
         """Stop accepting, as another process accepts from the same sockets. It answers for the admin pages too: this
         relay's would say that it is not ready."""
-        self._is_handed_over = True
+        self.is_handed_over = True
         self._clients.stop_accepting()
         self._admin.drain()
+
+    def leave(self) -> None:
+        """Be no longer ready, for those who ask, and serve all the same."""
+        self._is_leaving = True
 
     async def drain(self) -> None:
         """Accept no new connections, let streams finish within the drain time, then break off the rest."""
         if not self._draining:
-            self._draining = True
+            self._is_leaving = self._draining = True
             self._log.write("info", "draining", streams=len(self.metrics.open))
-            if self._config.reuse_port and not self._is_handed_over:
+            if self._config.reuse_port and not self.is_handed_over:
                 await asyncio.gather(self._clients.leave_group(), self._admin.leave_group())
             self._clients.drain()
             await self._clients.settle()
@@ -140,9 +147,9 @@ class Relay:
                 self._clients.end_drain()
                 await asyncio.sleep(0.1)  # so that broken ends and error answers leave
 
-    def reload(self) -> None:
+    def reload(self) -> bool:
         """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
-        are not affected. A configuration that is invalid, or has lost its tenants, changes nothing."""
+        are not affected. A configuration that is invalid, or has lost its tenants, changes nothing: False."""
         try:
             topology = load_topology(self._config, self._environ)
             self._check_tenants(topology)
@@ -150,7 +157,7 @@ class Relay:
             providers = build(self._config, topology, self._watermarks, self._resolver, self._providers)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
-            return
+            return False
         self._topology = topology
         self._retired.append(self._providers.without(providers))
         self._providers = providers
@@ -161,6 +168,7 @@ class Relay:
         self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
         self._show(topology)
         self._log.write("info", "reloaded", upstreams=[host.name for host in providers.hosts])
+        return True
 
     def _check_tenants(self, topology: Topology) -> None:
         """Raises ConfigError if the file has lost its tenants, for example because it was truncated: without tenants
@@ -244,7 +252,7 @@ class Relay:
             AdminHosts(self._config.admin_hosts, self._config.admin_listen),
             clock=time.monotonic,
             call_soon=self._loop.call_soon,
-            is_draining=lambda: self._draining,
+            is_draining=lambda: self._is_leaving,
         )
         return self._listener(admin.open_exchange, max_connections=256)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 
 from ..config.settings import Config, ConfigError
 from ..telemetry.log import Log
+from .ending import Ending
 from .handover import Handover
 from .inherited import Inherited
 from .listening import listening_sockets
 from .relay import Relay
+from .service_manager import ServiceManager
 
 _WHILE_SERVING = {signal.SIGHUP, signal.SIGUSR2}
 """Signals that wait while the relay starts or ends."""
@@ -21,7 +24,8 @@ async def serve(
     config: Config, log: Log, started: Callable[[Relay], None] | None = None, given: Inherited | None = None
 ) -> None:
     """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once. SIGHUP reads the
-    configuration again. SIGUSR2 starts a new version of the program, which takes over; see `Handover`.
+    configuration again. SIGUSR2 starts a new version of the program, which takes over; see `Handover`. A service
+    manager is told all that.
 
     `given` has the listening sockets that the process began with. Raises ConfigError if it can't start.
     """
@@ -35,18 +39,15 @@ async def serve(
 async def _serve(config: Config, log: Log, started: Callable[[Relay], None] | None, given: Inherited) -> None:
     loop = asyncio.get_running_loop()
     relay = Relay(config, log)
-    stop = asyncio.Event()
-    now = asyncio.Event()
-
-    def on_signal() -> None:
-        (now if stop.is_set() else stop).set()
+    service = ServiceManager(os.environ, log, lambda: streams_open(len(relay.metrics.open)))
+    ending = Ending(log)
+    ending.watch_signals(loop)
 
     def on_taken_over(successor: int) -> None:
         relay.hand_over()
-        stop.set()
+        service.hand_over(successor)
+        ending.ask()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
     try:
         sockets = listening_sockets(config, given)
     except ConfigError:
@@ -54,19 +55,36 @@ async def _serve(config: Config, log: Log, started: Callable[[Relay], None] | No
         raise
     await relay.start(sockets, given.source)
     handover = Handover(log, sockets, on_taken_over)
-    loop.add_signal_handler(signal.SIGHUP, relay.reload)
+    loop.add_signal_handler(signal.SIGHUP, _reload, relay, service)
     loop.add_signal_handler(signal.SIGUSR2, handover.begin)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WHILE_SERVING)
+    service.ready()
     given.ready()
     if started is not None:
         started(relay)
-    await stop.wait()
+    await ending.wanted()
     handover.end()
-    drain = loop.create_task(relay.drain())
-    hurry = loop.create_task(now.wait())
-    await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
-    drain.cancel()
-    hurry.cancel()
+    service.stopping()
+    await ending.unless_hurried(_end(relay, config, log))
     signal.pthread_sigmask(signal.SIG_BLOCK, _WHILE_SERVING)
     await relay.close()
+    service.close()
     log.write("info", "stopped")
+
+
+def _reload(relay: Relay, service: ServiceManager) -> None:
+    service.reloading()
+    service.ready("" if relay.reload() else "the last reload failed, see the log")
+
+
+async def _end(relay: Relay, config: Config, log: Log) -> None:
+    """Let load balancers notice, then drain. Where another process has taken over, they need not."""
+    if config.drain_delay and not relay.is_handed_over:
+        relay.leave()
+        log.write("info", "leaving", drain_in=config.drain_delay)
+        await asyncio.sleep(config.drain_delay)
+    await relay.drain()
+
+
+def streams_open(count: int) -> str:
+    return "1 stream open" if count == 1 else f"{count} streams open"

@@ -15,6 +15,7 @@ from ..config.settings import SETTINGS, Config, ConfigError, load, unknown_setti
 from ..config.tenants import limits_table
 from ..http import messages
 from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
+from .exit_status import refused
 
 
 def run(arguments: list[str]) -> int:
@@ -48,7 +49,10 @@ def run(arguments: list[str]) -> int:
     if command == "version":
         print(f"flowserver {_version()}")
         return 0
-    return _check() if command == "check" else _serve()
+    try:
+        return _check() if command == "check" else _serve()
+    except ConfigError as error:
+        return refused(error)
 
 
 def _version() -> str:
@@ -64,12 +68,8 @@ def _load() -> Config:
     return load(os.environ)
 
 
-def _complain(error: ConfigError) -> None:
-    for problem in error.problems:
-        print(f"flowserver: {problem}", file=sys.stderr)
-
-
 def _serve() -> int:
+    """Raises ConfigError."""
     from ..app.inherited import Inherited, inherited
     from ..app.serve import serve
     from ..telemetry.log import Log
@@ -84,9 +84,8 @@ def _serve() -> int:
         log = Log(config.log_level, sink=sink)
         uvloop.run(serve(config, log, given=given))
     except ConfigError as error:
-        _complain(error)
         given.failed(error.problems)
-        return 1
+        raise
     finally:
         if log is not None:
             log.close()
@@ -94,21 +93,14 @@ def _serve() -> int:
 
 
 def _check() -> int:
-    try:
-        config = _load()
-    except ConfigError as error:
-        _complain(error)
-        return 1
+    """Raises ConfigError."""
+    config = _load()
     width = max(len(entry.env) for entry in SETTINGS)
     for entry in SETTINGS:
         value = os.environ.get(entry.env, entry.default)
         shown = "(set)" if entry.secret and value else value or "(none)"
         print(f"{entry.env:<{width}}  {shown:<22}  {entry.summary}")
-    try:
-        topology = load_topology(config, os.environ)
-    except ConfigError as error:
-        _complain(error)
-        return 1
+    topology = load_topology(config, os.environ)
     print()
     for spec in topology.upstreams:
         print(_describe(spec))

@@ -19,6 +19,7 @@ from ..quota.limits import StoreUnavailable, Usage
 from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_limits
 from ..stores.directory import Directory
 from ..stores.redis_store import RedisStore
+from .exit_status import FAILURE, complain, refused
 
 REDIS_TIMEOUT = 5000.0
 """Milliseconds. Longer than the relay's own, since a person is waiting and no request is."""
@@ -29,24 +30,22 @@ class Failure(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command. Returns the exit status: 0 for success, 1 for failure, 2 for wrong usage."""
+    """Run one command. Returns the exit status: 0 for success, 2 for wrong usage, and see `exit_status`."""
     options = _parser().parse_args(argv)
     try:
         if options.command == "key":
             _print_key()
         else:
             asyncio.run(_run(options))
-    except (ConfigError, TenantError) as error:
-        return _complain(error.problems)
+    except ConfigError as error:
+        return refused(error)
+    except TenantError as error:
+        complain(error.problems)
+        return FAILURE
     except (Failure, StoreUnavailable) as error:
-        return _complain([str(error)])
+        complain([str(error)])
+        return FAILURE
     return 0
-
-
-def _complain(problems: list[str]) -> int:
-    for problem in problems:
-        print(f"flowserver: {problem}", file=sys.stderr)
-    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,6 +56,10 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class NotNowError(ConfigError):
+    """What is configured can't be had now, and may be later without any change to it: an address that is in use."""
+
+
 LISTENERS = Group("Listeners")
 PROVIDERS = Group(
     "Providers", "Several providers, routes and tenants go into a file, see [providers.md](providers.md)."
@@ -434,7 +438,17 @@ class Config:
         "8", COUNT, FLOODS, doc="CONTINUATION frames of one request head, whatever the time."
     )
     drain_timeout: float = setting(
-        "5m", TIME, OPERATION, doc="Longest time for open streams to finish after SIGTERM. 0: they are ended at once."
+        "5m",
+        TIME,
+        OPERATION,
+        doc="Longest time for open streams to finish after SIGTERM and FLOW_DRAIN_DELAY. 0: they are ended at once.",
+    )
+    drain_delay: float = setting(
+        "0",
+        TIME,
+        OPERATION,
+        doc="After SIGTERM, time for which `/readyz` says 503 while the relay still listens and serves, until load "
+        "balancers have taken notice; then it drains. 0: it drains at once.",
     )
     fast_path: bool = setting(
         "on",

@@ -271,7 +271,7 @@ class DownstreamH1(SharedReads):
         settings = self._context.settings
         if self._is_stalled(now, settings):
             self._drop_stream(EndReason.CLIENT_STALLED)
-            self.abort()
+            self._reset()
             return
         if self._grace_is_over(now):
             self._on_gone()
@@ -303,7 +303,12 @@ class DownstreamH1(SharedReads):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, with a reset: the end of what the kernel still holds must not pass for the answer's end."""
+        """The relay ends. Close at once, with a reset: the end of what the kernel still holds must not pass for the
+        answer's end."""
+        self._drop_stream(EndReason.RELAY_STOPPED)
+        self._reset()
+
+    def _reset(self) -> None:
         self._reset_on_close()
         self._transport.abort()
 

@@ -308,11 +308,15 @@ class DownstreamH2(SharedReads):
         for stream in list(self.streams.values()):
             if stream.events is not None:
                 stream.events.on_drain_timeout()
+        if self._phase is Phase.LEAVING:
+            self._end_goaway()
         self._flush()
         if not self._transport.is_closing():
             self._transport.close()
 
     def abort(self) -> None:
+        """The relay ends."""
+        self._drop_all(EndReason.RELAY_STOPPED)
         self._transport.abort()
 
     # --- for the reader --------------------------------------------------------------------------------------------

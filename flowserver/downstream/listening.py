@@ -21,7 +21,12 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 class ListenError(Exception):
-    """An address can't be listened on; the text says which, and why."""
+    """An address can't be listened on; the text says which, and why. `may_pass`: whether that may change by itself,
+    such as when another program has the address."""
+
+    def __init__(self, text: str, *, may_pass: bool) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,9 @@ def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.
             try:
                 listening = _bind(address, options)
             except (OSError, UnicodeError) as error:  # the latter: no name of a host
-                raise ListenError(f"can't listen on {address}: {getattr(error, 'strerror', None) or error}") from None
+                reason = getattr(error, "strerror", None) or error
+                may_pass = not isinstance(error, UnicodeError | PermissionError)
+                raise ListenError(f"can't listen on {address}: {reason}", may_pass=may_pass) from None
             undo.callback(listening.close)
             sockets.append(listening)
         undo.pop_all()

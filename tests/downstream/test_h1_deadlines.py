@@ -126,7 +126,7 @@ def test_a_stream_that_outlasts_the_drain_is_broken_off() -> None:
     assert not heard(client).whole
     assert client.end == "closed"
     assert provider.end == "reset"
-    assert relay.observer.ends == [EndReason.DRAIN]
+    assert relay.observer.ends == [EndReason.RELAY_STOPPED]
 
 
 def test_a_request_that_outlasts_the_drain_before_its_answer_gets_503() -> None:
@@ -157,4 +157,4 @@ def test_a_stalled_stream_that_outlasts_the_drain_never_looks_whole(request_: by
     client.reads()
     assert not client.hears().endswith(b"0\r\n\r\n")
     assert client.end == "reset"
-    assert relay.observer.ends == [EndReason.DRAIN]
+    assert relay.observer.ends == [EndReason.RELAY_STOPPED]

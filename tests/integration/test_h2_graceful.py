@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+from pathlib import Path
 
 from tests.support import h2_frames as frames
 from tests.support.h2_lab import ask, h2_client
 from tests.support.h2_peer import H2Peer
 from tests.support.lab import Lab, eventually, finishes, numbers
+from tests.support.peers import curl, program, run
 from tests.support.wire import End
 
 
@@ -38,6 +41,59 @@ async def test_the_end_of_the_drain_time_breaks_streams_off(lab: Lab) -> None:
     await client.ended()
     assert client.peer.answers[streaming].reset == frames.INTERNAL_ERROR
     assert (client.peer.answers[waiting].status, client.peer.answers[waiting].whole) == (503, True)
+    assert [goaway.last for goaway in client.peer.goaways] == [2**31 - 1, waiting]
+    assert await relay.exit_status() == 0
+    assert [line["end"] for line in relay.lines if line["event"] == "access"] == ["relay_stopped"] * 2
+
+
+async def test_a_second_signal_ends_streams_at_once(lab: Lab) -> None:
+    simulator = await lab.simulator()
+    relay = await lab.process(simulator.url)
+    client = await h2_client(lab, relay.port)
+    streaming, waiting = ask(client, events=0, rate=50), ask(client, delay=60)
+    await client.until(lambda: client.peer.answers[streaming].body)
+    relay.signal(signal.SIGTERM)
+    await client.until(lambda: client.peer.goaways)
+    relay.signal(signal.SIGTERM)
+    assert await relay.exit_status() == 0
+    assert not client.peer.answers[streaming].whole
+    assert not client.peer.answers[waiting].status
+    assert [line["end"] for line in relay.lines if line["event"] == "access"] == ["relay_stopped"] * 2
+    await eventually(lambda: {stream["state"] for stream in simulator.streams} == {"cancelled"})
+
+
+async def test_nghttp_is_told_in_two_steps(lab: Lab, tmp_path: Path) -> None:
+    """RFC 9113 section 6.8. nghttp ends a connection that has answered all its requests, so one answer lasts."""
+    simulator = await lab.simulator()
+    relay = await lab.process(simulator.url)
+    body = tmp_path / "body"
+    body.write_text('{"model": "simulated", "stream": true, "messages": []}')
+    options = ("--verbose", "-d", str(body), "-H", "x-simulate: events=250 rate=100")
+    url = f"http://127.0.0.1:{relay.port}/v1/chat/completions"
+    asking = asyncio.create_task(run(program("nghttp"), *options, url))
+    await eventually(lambda: simulator.streams)
+    relay.signal(signal.SIGTERM)
+    status, out, err = await asking
+    assert status == 0, err.decode()
+    assert numbers(out) == list(range(250))
+    lasts = re.findall(r"recv.* GOAWAY frame.*\n.*last_stream_id=(\d+), error_code=NO_ERROR", out.decode())
+    streams = re.findall(r"send.* HEADERS frame <.*stream_id=(\d+)>", out.decode())
+    assert lasts == [str(2**31 - 1), *streams]
+    assert await relay.exit_status() == 0
+
+
+async def test_curl_is_told_that_its_connection_closes(lab: Lab, tmp_path: Path) -> None:
+    """HTTP/1.1: an answer that begins while the relay drains says `connection: close`."""
+    simulator = await lab.simulator()
+    relay = await lab.process(simulator.url)
+    options = ("-N", "-i", "-H", "x-simulate: events=20 delay=1", "-H", "content-type: application/json")
+    data = '{"model": "simulated", "stream": true, "messages": []}'
+    asking = asyncio.create_task(curl(*options, "-d", data, f"http://127.0.0.1:{relay.port}/v1/chat/completions"))
+    await eventually(lambda: simulator.streams)
+    relay.signal(signal.SIGTERM)
+    head, _, answer = (await asking).partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower().split(b"\r\n")
+    assert numbers(answer) == list(range(20))
     assert await relay.exit_status() == 0
 
 

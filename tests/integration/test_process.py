@@ -104,7 +104,7 @@ async def test_the_end_of_the_drain_time_breaks_streams_off(lab: Lab, version: s
     assert await process.exit_status() == 0
     await eventually(lambda: {s["state"] for s in simulator.streams} == {"cancelled"})
     ends = [line["end"] for line in process.lines if line["event"] == "access"]
-    assert ends == ["drain"] * 3
+    assert ends == ["relay_stopped"] * 3
     assert "drain_timeout" in process.events()
 
 
@@ -117,12 +117,61 @@ async def test_a_second_signal_ends_it_at_once(lab: Lab, version: str) -> None:
     await client.until(b"tok000003")
     process.signal(signal.SIGTERM)
     await _draining(process)
-    process.signal(signal.SIGTERM)
+    process.signal(signal.SIGINT)
     assert await process.exit_status() == 0
     body, end = await client.rest()
     assert not body.endswith(LAST_CHUNK)
     assert version == "1.1" or end is End.RESET
     await eventually(lambda: simulator.streams[0]["state"] == "cancelled")
+    assert process.events()[1:] == ["draining", "ending_at_once", "access", "stopped"]
+    assert [line["signal"] for line in process.lines if line["event"] == "ending_at_once"] == ["SIGINT"]
+    assert [line["end"] for line in process.lines if line["event"] == "access"] == ["relay_stopped"]
+
+
+async def test_a_second_signal_stops_answers_that_nobody_waits_for(lab: Lab) -> None:
+    """They would be read to their end for what they cost: FLOW_DISCONNECT."""
+    simulator = await lab.simulator()
+    process = await lab.process(simulator.url, disconnect="drain")
+    client = await lab.client(process.port)
+    await client.send(chat(events=0, rate=100))
+    await client.until(b"tok000003")
+    process.signal(signal.SIGTERM)
+    await _draining(process)
+    process.signal(signal.SIGTERM)
+    assert await process.exit_status() == 0
+    assert [line["end"] for line in process.lines if line["event"] == "access"] == ["relay_stopped"]
+
+
+async def test_before_it_drains_it_is_not_ready_and_serves(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    process = await lab.process(provider.url, drain_delay="700ms")
+    before = await lab.client(process.port)
+    await before.send(request())
+    assert (await before.response()).body == b"ok"
+    process.signal(signal.SIGTERM)
+    await eventually(lambda: "leaving" in process.events())
+    assert (await page(process.admin_port, "/readyz")).status == 503
+    assert (await page(process.admin_port, "/healthz")).status == 200
+    after = await lab.client(process.port)
+    for client in (before, after):
+        await client.send(request())
+        answer = await client.response()
+        assert (answer.body, answer.get("connection")) == (b"ok", None)
+    assert "draining" not in process.events()
+    await _draining(process)
+    assert await after.rest() == (b"", End.CLOSED)
+    assert await process.exit_status() == 0
+    events = [event for event in process.events() if event != "access"]
+    assert events == ["listening", "leaving", "draining", "stopped"]
+
+
+async def test_a_second_signal_before_it_drains_ends_it_at_once(lab: Lab) -> None:
+    process = await lab.process("http://127.0.0.1:9", drain_delay="1h")
+    process.signal(signal.SIGTERM)
+    await eventually(lambda: "leaving" in process.events())
+    process.signal(signal.SIGTERM)
+    assert await process.exit_status() == 0
+    assert process.events() == ["listening", "leaving", "ending_at_once", "stopped"]
 
 
 async def test_draining_ends_when_the_last_client_leaves(lab: Lab) -> None:
@@ -170,24 +219,29 @@ async def _serve(**environ: str) -> tuple[int, str]:
         {"FLOW_UPSTREAM": "http://a", "FLOW_LOW_WATER": "1m", "FLOW_HIGH_WATER": "64k"},
         {"FLOW_UPSTREAM": "http://a", "FLOW_MAX_CONNECTIONS": "0"},
         {"FLOW_UPSTREAM": "https://a", "FLOW_UPSTREAM_CA": "missing.pem"},
+        {"FLOW_UPSTREAM": "http://a", "FLOW_TLS_KEY": __file__, "FLOW_TLS_CERT": __file__},
+        {"FLOW_CONFIG": "missing.toml"},
+        {"FLOW_CONFIG": __file__},
     ],
     ids=lambda environ: " ".join(environ) or "nothing",
 )
-async def test_a_bad_setting_ends_it_with_status_1_and_is_named(environ: dict[str, str]) -> None:
+async def test_a_bad_setting_ends_it_with_status_78_and_is_named(environ: dict[str, str]) -> None:
     status, complaint = await _serve(**environ)
-    assert status == 1
-    assert [*environ, "FLOW_UPSTREAM"][-2 if environ else -1] in complaint
+    assert status == os.EX_CONFIG == 78
+    named = [*environ, "FLOW_UPSTREAM"][-2 if environ else -1]
+    assert named in complaint or f"{environ[named]}: " in complaint
     assert "Traceback" not in complaint
 
 
 async def test_a_wrong_key_is_not_repeated() -> None:
     status, complaint = await _serve(FLOW_UPSTREAM="http://a", FLOW_UPSTREAM_API_KEY="sk-secret with blanks")
-    assert status == 1
+    assert status == 78
     assert "FLOW_UPSTREAM_API_KEY" in complaint
     assert "sk-secret" not in complaint
 
 
 async def test_an_address_in_use_ends_it_with_status_1(lab: Lab) -> None:
+    """It may be free later, so a service manager is to try again."""
     provider = await lab.provider(ok)
     status, complaint = await _serve(FLOW_UPSTREAM="http://a", FLOW_LISTEN=f"127.0.0.1:{provider.port}")
     assert status == 1
@@ -203,6 +257,7 @@ async def test_an_address_in_use_ends_it_with_status_1(lab: Lab) -> None:
 
 @pytest.mark.parametrize("host", ["a..b", "192.0.2.1", "nobody.invalid"])
 async def test_an_address_that_is_none_here_is_named(host: str) -> None:
+    """Status 1, as a name may be known later, and an interface may be up."""
     status, complaint = await _serve(FLOW_UPSTREAM="http://a", FLOW_LISTEN=f"{host}:0")
     assert status == 1
     assert f"FLOW_LISTEN: can't listen on {host}:0: " in complaint

@@ -344,7 +344,7 @@ def test_going_down_in_mid_stream_breaks_the_answer() -> None:
     scene.exchange.on_upstream_head(OK)
     scene.exchange.on_drain_timeout()
     assert scene.down.log == ["head 200", "broken"]
-    assert scene.end is EndReason.DRAIN
+    assert scene.end is EndReason.RELAY_STOPPED
 
 
 def test_a_refused_request_never_reaches_a_provider() -> None:

@@ -1,0 +1,187 @@
+"""Tells systemd how the process is: the protocol of sd_notify(3), datagrams of NAME=value lines to NOTIFY_SOCKET.
+
+`Notices` knows what to say, `ServiceManager` sends it. A process that was not started by a service manager, or forked
+workers, have nobody to tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+from ..telemetry.log import Log
+
+BEAT = 5.0
+"""Most seconds between two notices of how many streams there are."""
+EXTENSION = 30.0
+"""Seconds from each beat of a process that is ending until systemd may kill it, whatever TimeoutStopSec says."""
+RETRY = 0.1
+"""Seconds after which a notice is sent again for which systemd's queue had no room."""
+
+
+class Phase(Enum):
+    STARTING = "starting"
+    READY = "serving"
+    RELOADING = "reloading"
+    STOPPING = "ending"
+
+
+class Notices:
+    """What to say, and in which phase. No I/O: each method returns a datagram, which is empty if there is nothing to
+    say."""
+
+    __slots__ = ("_clock", "_figures", "_has_watchdog", "_phase", "_problem")
+
+    def __init__(self, figures: Callable[[], str], *, has_watchdog: bool, clock: Callable[[], int]) -> None:
+        """`figures` says what the process does at present, such as `3 streams open`; `clock` has CLOCK_MONOTONIC in
+        microseconds."""
+        self._figures = figures
+        self._has_watchdog = has_watchdog
+        self._clock = clock
+        self._phase = Phase.STARTING
+        self._problem = ""
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._phase is Phase.STOPPING
+
+    def ready(self, problem: str = "") -> bytes:
+        """It serves, for the first time or after a reload. `problem`: what is wrong with the new configuration."""
+        if self.is_stopping:
+            return b""
+        self._phase, self._problem = Phase.READY, problem
+        return _datagram("READY=1", *self._beat())
+
+    def reloading(self) -> bytes:
+        """It reads its configuration again: `ready` follows."""
+        if self.is_stopping:
+            return b""
+        self._phase = Phase.RELOADING
+        return _datagram("RELOADING=1", f"MONOTONIC_USEC={self._clock()}", *self._beat())
+
+    def stopping(self) -> bytes:
+        """It has begun to end."""
+        self._phase, self._problem = Phase.STOPPING, ""
+        return _datagram("STOPPING=1", *self._beat())
+
+    def main_process(self, pid: int) -> bytes:
+        """Another process takes over as the service's main one, and speaks for it from now on."""
+        return _datagram(f"MAINPID={pid}")
+
+    def beat(self) -> bytes:
+        """To be sent regularly."""
+        return _datagram(*self._beat())
+
+    def _beat(self) -> list[str]:
+        lines = []
+        if self._has_watchdog:
+            lines.append("WATCHDOG=1")
+        if self.is_stopping:
+            lines.append(f"EXTEND_TIMEOUT_USEC={round(EXTENSION * 1e6)}")
+        status = "; ".join(part for part in (self._phase.value, self._figures(), self._problem) if part)
+        return [*lines, f"STATUS={status}"]
+
+
+def _datagram(*lines: str) -> bytes:
+    return "\n".join(lines).encode()
+
+
+def watchdog_time(environ: Mapping[str, str], pid: int) -> float | None:
+    """Seconds within which systemd wants a sign of life of process `pid`; None: it wants none (sd_watchdog_enabled)."""
+    time_text, pid_text = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not time_text.isdecimal() or int(time_text) == 0 or (pid_text and pid_text != str(pid)):
+        return None
+    return int(time_text) / 1e6
+
+
+class ServiceManager:
+    """The service manager that started this process. Its methods, but for the first, need a running event loop, and
+    never wait: while nobody turns the loop, there are no signs of life."""
+
+    __slots__ = ("_address", "_interval", "_log", "_notices", "_timer", "_unsent")
+
+    def __init__(self, environ: Mapping[str, str], log: Log, figures: Callable[[], str]) -> None:
+        """For `figures` see `Notices`."""
+        self._log = log
+        self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        watchdog = watchdog_time(environ, os.getpid())
+        self._interval = BEAT if watchdog is None else min(BEAT, watchdog / 2)
+        self._notices = Notices(figures, has_watchdog=watchdog is not None, clock=_monotonic_us)
+        self._unsent: deque[bytes] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ready(self, problem: str = "") -> None:
+        """The process serves, for the first time or after a reload; `problem`: what is wrong with the new
+        configuration, if the earlier one remains."""
+        self._tell(self._notices.ready(problem))
+
+    def reloading(self) -> None:
+        """It reads its configuration again. `ready` has to follow."""
+        self._tell(self._notices.reloading())
+
+    def stopping(self) -> None:
+        """It has begun to end. As long as the loop turns, it is given the time that it takes."""
+        self._tell(self._notices.stopping())
+
+    def hand_over(self, pid: int) -> None:
+        """Process `pid`, a new version of this one, is the service's main process from now on. It speaks for itself:
+        nothing is told any more of this one."""
+        self._tell(self._notices.main_process(pid))
+        self._address = None
+        self.close()
+
+    def close(self) -> None:
+        """The process ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tell(self, notice: bytes) -> None:
+        if self._address is None:
+            return
+        if notice:
+            self._unsent.append(notice)
+        self._send()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = RETRY if self._unsent else self._interval
+        self._timer = asyncio.get_running_loop().call_later(wait, self._beat)
+
+    def _beat(self) -> None:
+        self._tell(b"" if self._unsent else self._notices.beat())
+
+    def _send(self) -> None:
+        """Send what is to be told, in order, as far as there is room for it."""
+        assert self._address is not None
+        try:
+            # A socket for each time, so that none is inherited by forked workers.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
+                while self._unsent:
+                    speaker.sendto(self._unsent[0], socket.MSG_DONTWAIT, self._address)
+                    self._unsent.popleft()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._log.write("warning", "service_manager_unreachable", address=str(self._address), error=str(error))
+            self._address = None
+            self._unsent.clear()
+
+
+def _address(text: str) -> str | None:
+    """The address of a socket from its name in the environment, where `@` begins an abstract one; None: there is
+    none of a kind that this process speaks to."""
+    if text.startswith("@"):
+        return "\0" + text[1:]
+    return text if text.startswith("/") else None
+
+
+def _monotonic_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
