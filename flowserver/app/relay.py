@@ -13,7 +13,7 @@ from dataclasses import replace
 from ..config.addresses import Address
 from ..config.file import Topology, load_topology
 from ..config.parsers import Auto, pinned
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config, ConfigError, read_again
 from ..dialects.estimate import Ratios
 from ..downstream.context import (
     H2_CONNECTION_WINDOW,
@@ -151,13 +151,16 @@ class Relay:
         """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
         are not affected. A configuration that is invalid, or has lost its tenants, changes nothing: False."""
         try:
-            topology = load_topology(self._config, self._environ)
+            config = read_again(self._config, self._environ)
+            topology = load_topology(config, self._environ)
             self._check_tenants(topology)
             tls = self._build_tls()
-            providers = build(self._config, topology, self._watermarks, self._resolver, self._providers)
+            providers = build(config, topology, self._watermarks, self._resolver, self._providers)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             return False
+        if config.redis_url != self._config.redis_url:
+            self._log.write("warning", "restart_needed", reason="FLOW_REDIS_URL refers to another value now")
         self._topology = topology
         self._retired.append(self._providers.without(providers))
         self._providers = providers

@@ -40,6 +40,8 @@ class Setting:
     """Whether it names a file that a reload (SIGHUP) reads again."""
     secret: bool = False
     """Whether its value is, or may hold, something that nobody should see."""
+    refers: bool = False
+    """Whether it may refer to where its value is kept: see `secrets`."""
 
     @property
     def env(self) -> str:

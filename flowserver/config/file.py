@@ -32,6 +32,7 @@ from .parsers import (
     parse_time,
     parse_url,
 )
+from .secrets import FORMS, is_reference, resolve
 from .settings import Config, ConfigError
 from .tables import FLAG, PATTERNS, TEXT, TableReader, repeated, whole_number
 from .tenants import TenantError, check_path, read_tenants
@@ -190,20 +191,23 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"{name!r} is not a header name")
         if name.lower() in _RESERVED:
             raise ValueError(f"{name!r} is written by the relay itself")
-        if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", text):
-            raise ValueError(f"the value of {name!r} has characters that are not allowed in a header")
+        _check_header(name, text)
     if len({name.lower() for name, _ in pairs}) < len(pairs):
         raise ValueError("expected each name once")
     return pairs
 
 
-def _secret(value: Any) -> tuple[str, str]:
-    """`env` or `file`, and the name of the variable or file: the key itself does not belong in a file that others may
-    see."""
-    kind, _, where = TEXT.parse(value).partition(":")
-    if kind not in ("env", "file") or not where:
-        raise ValueError("expected 'env:NAME' or 'file:PATH', not the key itself")
-    return kind, where
+def _check_header(name: str, text: str) -> None:
+    if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", text):
+        raise ValueError(f"the value of {name!r} has characters that are not allowed in a header")
+
+
+def _reference(value: Any) -> str:
+    """The key itself does not belong in a file that others may see."""
+    text: str = TEXT.parse(value)
+    if not is_reference(text):
+        raise ValueError(f"expected {FORMS}, not the key itself")
+    return text
 
 
 def _array(name: str) -> Kind:
@@ -237,7 +241,7 @@ UPSTREAM_KEYS = (
     Key("url", Kind("URL", lambda value: parse_url(TEXT.parse(value))), "Base URL, http or https.", required=True),
     Key(
         "api_key",
-        Kind("`env:NAME` or `file:PATH`", _secret),
+        Kind("reference", _reference),
         "Where the API key is kept that is sent in place of the client's. Without it the client's own key is passed "
         "on.",
         secret=True,
@@ -247,7 +251,7 @@ UPSTREAM_KEYS = (
         Kind("`auto`, `h1` or `h2`", _protocol),
         "HTTP version. auto (default): negotiated over TLS, else HTTP/1.1; h2 on a plain port is used without asking.",
     ),
-    Key("headers", Kind("table", _headers), "Headers added to each request.", secret=True),
+    Key("headers", Kind("table", _headers), "Headers added to each request; a value may be a reference.", secret=True),
     Key("models", Kind("table", _pairs), "The client's model names and the provider's names for them."),
     Key("weight", _COUNT, "Share of the load within a tier; 1 by default."),
     Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
@@ -410,25 +414,25 @@ class _FileReader(TableReader):
             self.problems.append(f"{place}.auth: {SIGNED_AND_KEYED}")
         if "ca" in values:
             values["ca"] = str(self._path.parent / values["ca"])
-        if "api_key" in values:
-            try:
-                values["api_key"] = self._resolve(*values["api_key"])
-            except ValueError as error:
-                self.problems.append(f"{place}.api_key: {error}")
+        try:
+            where = f"{place}.api_key"
+            if "api_key" in values:
+                values["api_key"] = parse_secret(self._resolve(values["api_key"]))
+            where = f"{place}.headers"
+            if "headers" in values:
+                values["headers"] = tuple((name, self._header(name, text)) for name, text in values["headers"])
+        except ValueError as error:
+            self.problems.append(f"{where}: {error}")
         return UpstreamSpec(place=f"{self._path}: {place}", **values) if len(self.problems) == before else None
 
-    def _resolve(self, kind: str, where: str) -> str:
-        """The secret that a variable or a file beside this one has."""
-        if kind == "env":
-            secret = self._environ.get(where, "")
-            if not secret:
-                raise ValueError(f"the variable {where} is not set")
-        else:
-            try:
-                secret = (self._path.parent / where).read_text(encoding="ascii").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"the file {where} can't be read: {type(error).__name__}") from None
-        return parse_secret(secret)
+    def _resolve(self, text: str) -> str:
+        """What `text` refers to, files beside this one among it."""
+        return resolve(text, self._environ, self._path.parent)
+
+    def _header(self, name: str, text: str) -> str:
+        value = self._resolve(text)
+        _check_header(name, value)
+        return value
 
     def _route(self, table: dict[str, Any], place: str, names: list[str]) -> RouteSpec:
         values = _inherited(ROUTE_KEYS, self._config) | self.read(table, place, ROUTE_KEYS)

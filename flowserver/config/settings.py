@@ -7,8 +7,9 @@ sweep concerns it, and its description, from which docs/settings.md is generated
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from ..dialects.base import Auth
@@ -46,6 +47,7 @@ from .kinds import (
     WINDOW_OR_AUTO,
 )
 from .parsers import Auto, pinned
+from .secrets import is_reference, path_of, resolve
 
 
 class ConfigError(Exception):
@@ -147,6 +149,7 @@ class Config:
         KEY,
         PROVIDERS,
         secret=True,
+        refers=True,
         doc="API key sent to the provider in place of the client's. Empty: the client's own key is passed on.",
     )
     upstream_auth: Auth | None = setting(
@@ -376,6 +379,7 @@ class Config:
         REDIS_URL,
         LIMITS,
         secret=True,
+        refers=True,
         doc="Redis that holds tenants and shares their limits between processes. Empty: each process counts for "
         "itself.",
     )
@@ -464,6 +468,9 @@ class Config:
         doc="Least severity that is logged; access lines are `info`, the states of each exchange `debug`.",
     )
 
+    references: tuple[tuple[str, str], ...] = ()
+    """Fields whose settings say where the value is kept, and these settings."""
+
     def sweep_interval(self, *others: float | None) -> float:
         """Seconds between two looks at all deadlines: 1, or less when a deadline, one of `others` among them, is so
         short that it needs it."""
@@ -472,24 +479,58 @@ class Config:
         return min(1.0, max(0.02, shortest / 4))
 
 
-SETTINGS = tuple(Setting(field.name, **field.metadata) for field in fields(Config))
+SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in fields(Config) if entry.metadata)
+_HERE = Path()
 
 
 def load(environ: Mapping[str, str]) -> Config:
     """Parse `environ`. Raises ConfigError with every problem found."""
     problems: list[str] = []
     values: dict[str, Any] = {}
+    references = []
     for entry in SETTINGS:
         text = environ.get(entry.env, entry.default)
         try:
-            values[entry.field] = entry.kind.parse(text)
+            values[entry.field] = _value(entry, text, environ)
         except ValueError as error:
-            problems.append(f"{entry.env}: {invalid(text, error, secret=entry.secret)}")
+            problems.append(f"{entry.env}: {error}")
+        if entry.refers and is_reference(text):
+            references.append((entry.field, text))
     if not problems:
         problems = _cross_check(values)
     if problems:
         raise ConfigError(problems)
-    return Config(**values)
+    return Config(**values, references=tuple(references))
+
+
+def read_again(config: Config, environ: Mapping[str, str]) -> Config:
+    """`config` with the values that are kept now where its settings refer to. Raises ConfigError."""
+    entries = {entry.field: entry for entry in SETTINGS}
+    values, problems = {}, []
+    for name, text in config.references:
+        try:
+            values[name] = _value(entries[name], text, environ)
+        except ValueError as error:
+            problems.append(f"{entries[name].env}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return replace(config, **values)
+
+
+def _value(entry: Setting, text: str, environ: Mapping[str, str]) -> Any:
+    """Raises ValueError with the whole message but for the setting's name."""
+    if entry.kind is FILE:
+        return entry.kind.parse(path_of(text, environ))
+    is_elsewhere = entry.refers and is_reference(text)
+    secret = resolve(text, environ, _HERE) if is_elsewhere else text
+    try:
+        value = entry.kind.parse(secret)
+    except ValueError as error:
+        shown = invalid(secret, error, secret=entry.secret)
+        raise ValueError(f"{text}: {shown}" if is_elsewhere else shown) from None
+    if is_elsewhere and value is None:
+        raise ValueError(f"{text}: there is no value but `off`; if that is intended, leave the setting empty")
+    return value
 
 
 def _cross_check(values: Mapping[str, Any]) -> list[str]:

@@ -172,7 +172,7 @@ def test_a_provider_has_the_environment_s_values_for_what_it_leaves_out(tmp_path
         ("connect_timeout = []", "connect_timeout: invalid value: expected a time such as 30 or '500ms'"),
         (
             "api_key = 'sk-very-secret'",
-            "api_key: invalid value: expected 'env:NAME' or 'file:PATH', not the key itself",
+            "api_key: invalid value: expected 'env:NAME', 'file:PATH' or 'credential:NAME', not the key itself",
         ),
         ("api_key = 'env:NONE'", "api_key: the variable NONE is not set"),
         ("ca = 'a@b\\u0000'", "ca: invalid value: expected text without control characters"),

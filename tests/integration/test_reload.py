@@ -291,3 +291,41 @@ async def test_what_fails_late_changes_nothing(scene: Scene, tmp_path: Path) -> 
     gate.go.set()
     assert [(await task).status for task in tasks] == [200, 200]
     assert os.listdir(tmp_path) == ["flow.toml"]
+
+
+async def test_the_only_provider_s_key_is_read_again(lab: Lab, tmp_path: Path) -> None:
+    seen = []
+
+    async def by_key(wire: Wire) -> None:
+        while True:
+            try:
+                seen.append((await wire.request()).get("authorization"))
+            except EOFError:
+                return
+            await wire.send(response(b"ok"))
+
+    key = tmp_path / "key"
+    key.write_text("first\n")
+    provider = await lab.provider(by_key)
+    relay = await lab.relay(provider.url, upstream_api_key=f"file:{key}")
+    client = await lab.client(relay.port)
+    for text, reloaded in (("first", True), ("second", True), ("", False)):
+        key.write_text(text)
+        assert relay.relay.reload() is reloaded
+        await client.send(request())
+        assert (await client.response()).body == b"ok"
+    assert seen == ["Bearer first", "Bearer second", "Bearer second"]
+    await eventually(lambda: relay.lines("reload_failed"))
+    [failed] = relay.lines("reload_failed")
+    assert failed["problems"] == [f"FLOW_UPSTREAM_API_KEY: the file {key} is empty"]
+
+
+async def test_another_redis_needs_a_restart(lab: Lab, tmp_path: Path) -> None:
+    url = tmp_path / "url"
+    url.write_text("redis://127.0.0.1:9")
+    relay = await lab.relay("http://127.0.0.1:9", redis_url=f"file:{url}")
+    assert relay.relay.reload()
+    assert relay.lines("restart_needed") == []
+    url.write_text("redis://127.0.0.1:10")
+    assert relay.relay.reload()
+    await eventually(lambda: len(relay.lines("restart_needed")) == 1)
