@@ -37,12 +37,13 @@ async def run(*command: str, given: bytes = b"") -> tuple[int, bytes, bytes]:
     """Run a command to its end. Returns its exit status, what it printed, and what it complained of."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        stdin=asyncio.subprocess.PIPE,
+        # Not a pipe for nothing: closing it fails once a program is over.
+        stdin=asyncio.subprocess.PIPE if given else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await finishes(process.communicate(given), within=30)
+        out, err = await finishes(process.communicate(given or None), within=30)
     finally:
         if process.returncode is None:
             process.kill()
