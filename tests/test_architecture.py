@@ -57,10 +57,23 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "downstream": WIRE | {"config.addresses", "flow", "net", "relay"},
     "upstream": WIRE | {"config.addresses", "flow", "net", "relay"},
     "telemetry": CORE | {"config", "relay", "routing"},
+    # Processes and what passes between them, whatever they do.
+    "workers": frozenset(),
     # A provider, not a part of the relay: it stands beside it.
     "simulator": frozenset(),
     "app": CORE
-    | {"config", "config.tenants", "downstream", "net", "relay", "routing", "stores", "telemetry", "upstream"},
+    | {
+        "config",
+        "config.tenants",
+        "downstream",
+        "net",
+        "relay",
+        "routing",
+        "stores",
+        "telemetry",
+        "upstream",
+        "workers",
+    },
     "cli": ANYTHING,
     "__main__": frozenset({"cli"}),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -12,21 +13,11 @@ from dataclasses import replace
 
 from ..config.addresses import Address
 from ..config.file import Topology, load_topology
-from ..config.parsers import Auto, pinned
 from ..config.settings import Config, ConfigError, read_again
 from ..dialects.estimate import Ratios
-from ..downstream.context import (
-    H2_CONNECTION_WINDOW,
-    H2_STREAM_WINDOW,
-    ConnectionSettings,
-    H2Settings,
-    ListenerContext,
-)
+from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
-from ..downstream.tls import TlsFiles, server_context
-from ..flow.bounded_buffer import Watermarks
-from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
@@ -41,17 +32,31 @@ from ..telemetry.admin_hosts import AdminHosts
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
 from ..upstream.resolver import Resolver
+from ..workers.load import WorkerLoad
+from .clients import connection_settings, tls_context, watermarks
 from .listening import ListeningSockets
 from .providers import Providers, build
-from .tenancy import Tenancy
+from .tenancy import Tenancy, check_tenants
 
 
 class Relay:
     """A running relay. `start`, then `drain` or `close`."""
 
-    def __init__(self, config: Config, log: Log, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        config: Config,
+        log: Log,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        topology: Topology | None = None,
+        load: WorkerLoad | None = None,
+    ) -> None:
         """`environ` has the variables that the file of FLOW_CONFIG names. Raises ConfigError if the configuration names
-        no provider, or a file that can't be used."""
+        no provider, or a file that can't be used.
+
+        For a worker: `topology`, what the file says, if the parent has read it; `load`, where it tells what it has to
+        do, and sees what the others have.
+        """
         self._config = config
         self._environ = environ
         self._log = log
@@ -64,15 +69,13 @@ class Relay:
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.metrics = Metrics(log)
-        self._watermarks = Watermarks(
-            pinned(config.high_water), pinned(config.low_water), pinned(config.prefetch_chunks)
-        )
+        self._watermarks = watermarks(config)
         self._hangups = EpollHangups(self._loop)
         self._uploads = Uploads(
             config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
         )
         self.metrics.uploads = self._uploads
-        topology = self._topology = load_topology(config, environ)
+        topology = self._topology = topology or load_topology(config, environ)
         self._resolver = Resolver(log)
         self._providers = build(config, topology, self._watermarks, self._resolver)
         self._tenancy = Tenancy(config, topology)
@@ -81,8 +84,11 @@ class Relay:
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
         self._admission = self._build_admission()
-        self._tls_files = _tls_files(config)
-        self._clients = self._listener(self._admission.open_exchange, config.max_connections, self._build_tls())
+        self._clients = self._listener(
+            self._admission.open_exchange, config.max_connections, tls_context(config), OpenConnections(load)
+        )
+        if load is not None:
+            self.metrics.streams_changed = load.streams_changed
         self._admin = self._build_admin()
         self.addresses: list[Address] = []
         """Where clients connect, with the actual ports."""
@@ -112,7 +118,7 @@ class Relay:
             self.admin_address = address_of(sockets.admin)
         await self._clients.start(sockets.clients)
         self.addresses = [address_of(listening) for listening in sockets.clients]
-        self._schedule_sweep()
+        self.begin()
         listening = [str(address) for address in self.addresses]
         admin = str(self.admin_address or "off")
         passed = {"passed_by": source} if source else {}
@@ -128,6 +134,14 @@ class Relay:
     def leave(self) -> None:
         """Be no longer ready, for those who ask, and serve all the same."""
         self._is_leaving = True
+
+    def begin(self) -> None:
+        """Start sweeping: for a relay that is given its connections."""
+        self._schedule_sweep()
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Take a client's connection that another process has accepted."""
+        self._clients.adopt(connection)
 
     async def drain(self) -> None:
         """Accept no new connections, let streams finish within the drain time, then break off the rest."""
@@ -148,17 +162,24 @@ class Relay:
                 await asyncio.sleep(0.1)  # so that broken ends and error answers leave
 
     def reload(self) -> bool:
-        """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
-        are not affected. A configuration that is invalid, or has lost its tenants, changes nothing: False."""
+        """`read_again`, and say in the log what came of it. False: it changed nothing."""
         try:
-            config = read_again(self._config, self._environ)
-            topology = load_topology(config, self._environ)
-            self._check_tenants(topology)
-            tls = self._build_tls()
-            providers = build(config, topology, self._watermarks, self._resolver, self._providers)
+            self.read_again()
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             return False
+        self._log.write("info", "reloaded", upstreams=[host.name for host in self._providers.hosts])
+        return True
+
+    def read_again(self) -> None:
+        """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
+        are not affected. Raises ConfigError where the configuration is invalid, or has lost its tenants; that changes
+        nothing."""
+        config = read_again(self._config, self._environ)
+        topology = load_topology(config, self._environ)
+        check_tenants(config, self._topology, topology)
+        tls = tls_context(config)
+        providers = build(config, topology, self._watermarks, self._resolver, self._providers)
         if config.redis_url != self._config.redis_url:
             self._log.write("warning", "restart_needed", reason="FLOW_REDIS_URL refers to another value now")
         self._topology = topology
@@ -170,15 +191,6 @@ class Relay:
         self._admission.routing = self._routing()
         self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
         self._show(topology)
-        self._log.write("info", "reloaded", upstreams=[host.name for host in providers.hosts])
-        return True
-
-    def _check_tenants(self, topology: Topology) -> None:
-        """Raises ConfigError if the file has lost its tenants, for example because it was truncated: without tenants
-        the relay, with the providers' keys, is open to everybody who reaches it."""
-        if self._topology.tenants and not topology.tenants and not topology.open:
-            text = "its [[tenants]] are gone; if that is intended, set `open = true` above the first table"
-            raise ConfigError([f"{self._config.config}: {text}"])
 
     async def close(self) -> None:
         """Close everything at once."""
@@ -259,37 +271,22 @@ class Relay:
         )
         return self._listener(admin.open_exchange, max_connections=256)
 
-    def _build_tls(self) -> ssl.SSLContext | None:
-        if self._tls_files is None:
-            return None
-        try:
-            return server_context(self._tls_files)
-        except OSError as error:
-            raise ConfigError([f"FLOW_TLS_CERT, FLOW_TLS_KEY, FLOW_TLS_CLIENT_CA: can't be used: {error}"]) from None
-
     def _listener(
-        self, open_exchange: OpenExchange, max_connections: int, tls: ssl.SSLContext | None = None
+        self,
+        open_exchange: OpenExchange,
+        max_connections: int,
+        tls: ssl.SSLContext | None = None,
+        connections: OpenConnections | None = None,
     ) -> Listener:
-        config = self._config
-        settings = ConnectionSettings(
-            self._watermarks,
-            max_connections=max_connections,
-            head_timeout=config.head_timeout,
-            keepalive_timeout=config.keepalive_timeout,
-            stall_timeout=config.stall_timeout,
-            stall_tokens=config.stall_tokens,
-            limits_unsent=isinstance(config.notsent_lowat, Auto),
-            serves_half_closed=config.half_close == "serve",
-            h2=_h2_settings(config),
-        )
         context = ListenerContext(
-            settings=settings,
+            settings=connection_settings(self._config, self._watermarks, max_connections),
             open_exchange=open_exchange,
             observer=self.metrics,
             clock=time.monotonic,
             hangups=self._hangups,
             uploads=self._uploads,
             h2_totals=self.metrics.h2,
+            connections=connections or OpenConnections(),
         )
         return Listener(context, tls=tls)
 
@@ -321,32 +318,3 @@ class Relay:
                 self._retired.remove(providers)
                 for pool in providers.pools:
                     pool.close()
-
-
-def _tls_files(config: Config) -> TlsFiles | None:
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    return TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
-
-
-def _h2_settings(config: Config) -> H2Settings:
-    stream_window, connection_window = pinned(config.h2_stream_window), pinned(config.h2_connection_window)
-    return H2Settings(
-        stream_window=H2_STREAM_WINDOW if stream_window is None else stream_window,
-        connection_window=H2_CONNECTION_WINDOW if connection_window is None else connection_window,
-        windows_grow=stream_window is None and connection_window is None,
-        max_streams=config.h2_max_streams,
-        max_requests=config.h2_max_requests,
-        max_uploads=config.h2_max_uploads,
-        ping_interval=config.h2_ping_interval,
-        limits=H2Limits(
-            resets=config.h2_max_resets,
-            pings=config.h2_max_pings,
-            settings=config.h2_max_settings,
-            priorities=config.h2_max_priorities,
-            empty_frames=config.h2_max_empty_frames,
-            window_updates=config.h2_max_window_updates,
-            strays=config.h2_max_stray_frames,
-            continuations=config.h2_max_continuations,
-        ),
-    )

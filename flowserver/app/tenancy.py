@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from ..config.file import Topology
-from ..config.settings import Config
+from ..config.settings import Config, ConfigError
 from ..quota.identify import QuotaContext
 from ..quota.tenants import Tenants
 from ..routing.circuit_breaker import CircuitBreaker
@@ -76,3 +76,11 @@ class Tenancy:
             outlive=policy is Policy.OPEN,
         )
         return StoreLimiter(store, lease=config.lease_tokens, life=config.lease_time, is_local=False)
+
+
+def check_tenants(config: Config, before: Topology, after: Topology) -> None:
+    """Raises ConfigError if the file has lost its tenants, for example because it was truncated: without tenants the
+    relay, with the providers' keys, is open to everybody who reaches it."""
+    if before.tenants and not after.tenants and not after.open:
+        text = "its [[tenants]] are gone; if that is intended, set `open = true` above the first table"
+        raise ConfigError([f"{config.config}: {text}"])

@@ -6,16 +6,22 @@ import argparse
 import os
 import sys
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from .. import __version__
 from ..config.file import UpstreamSpec, load_topology
+from ..config.parsers import Auto
 from ..config.settings import SETTINGS, Config, ConfigError, load, unknown_settings
 from ..config.tenants import limits_table
 from ..http import messages
 from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
 from .exit_status import refused
+
+if TYPE_CHECKING:
+    from ..app.inherited import Inherited
+    from ..telemetry.sink import Sink
 
 
 def run(arguments: list[str]) -> int:
@@ -71,25 +77,35 @@ def _load() -> Config:
 def _serve() -> int:
     """Raises ConfigError."""
     from ..app.inherited import Inherited, inherited
-    from ..app.serve import serve
-    from ..telemetry.log import Log
+    from ..app.parent import serve_with_workers
     from ..telemetry.sink import standard_output
+    from ..workers.cores import usable_cores
 
     sink = standard_output()
     given = Inherited()
-    log = None
     try:
         given = inherited(os.environ)
         config = _load()
-        log = Log(config.log_level, sink=sink)
-        uvloop.run(serve(config, log, given=given))
+        workers = usable_cores() if isinstance(config.workers, Auto) else config.workers
+        if workers > 1:
+            serve_with_workers(config, workers)
+        else:
+            _serve_alone(config, sink, given)
     except ConfigError as error:
         given.failed(error.problems)
         raise
-    finally:
-        if log is not None:
-            log.close()
     return 0
+
+
+def _serve_alone(config: Config, sink: Sink, given: Inherited) -> None:
+    from ..app.serve import serve
+    from ..telemetry.log import Log
+
+    log = Log(config.log_level, sink=sink)
+    try:
+        uvloop.run(serve(config, log, given=given))
+    finally:
+        log.close()
 
 
 def _check() -> int:

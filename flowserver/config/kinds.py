@@ -49,6 +49,7 @@ DRAIN_TARGET = Kind("time", p.parse_drain_target)
 COUNT = Kind("number", p.parse_count)
 COUNT_OR_AUTO = _or_auto(COUNT)
 COUNT_OR_OFF = _or_off(COUNT)
+WORKERS = _or_auto(Kind("number", p.parse_workers))
 
 SWITCH = Kind("`on` or `off`", p.parse_switch)
 HALF_CLOSE = Kind("`leave` or `serve`", p.parse_half_close)

@@ -26,6 +26,7 @@ MAX_SIZE = 1 << 40
 MAX_COUNT = 1_000_000_000
 MAX_TIME = 8760 * 3600.0
 """Upper bounds of sizes, counts and times that have no lower one of their own: 1024g, a billion, 8760h (a year)."""
+MAX_WORKERS = 256
 MAX_BUFFER = 1 << 30
 """Of buffers: the kernel takes their sizes as signed 32-bit integers."""
 MAX_WINDOW = 2**31 - 1
@@ -114,6 +115,13 @@ def parse_count(text: str) -> int:
     number = text.strip()
     if not number.isdecimal() or len(number) > 20 or not 1 <= int(number) <= MAX_COUNT:
         raise ValueError(f"expected a whole number from 1 to {MAX_COUNT}")
+    return int(number)
+
+
+def parse_workers(text: str) -> int:
+    number = text.strip()
+    if not number.isdecimal() or len(number) > 4 or not 1 <= int(number) <= MAX_WORKERS:
+        raise ValueError(f"expected a whole number from 1 to {MAX_WORKERS}")
     return int(number)
 
 

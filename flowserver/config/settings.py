@@ -45,6 +45,7 @@ from .kinds import (
     TIME_OR_OFF,
     URL,
     WINDOW_OR_AUTO,
+    WORKERS,
 )
 from .parsers import Auto, pinned
 from .secrets import is_reference, path_of, resolve
@@ -440,6 +441,19 @@ class Config:
     h2_max_stray_frames: int = setting("1000", COUNT, FLOODS, doc="Frames of unknown types or for ended streams.")
     h2_max_continuations: int = setting(
         "8", COUNT, FLOODS, doc="CONTINUATION frames of one request head, whatever the time."
+    )
+    workers: int | Auto = setting(
+        "1",
+        WORKERS,
+        OPERATION,
+        doc="Number of processes that serve clients, under a parent that starts them; auto: one for each core that it "
+        "may use. 1: a single process without a parent.",
+    )
+    worker_timeout: float = setting(
+        "30s",
+        POSITIVE_TIME,
+        OPERATION,
+        doc="Longest time for a worker to start, and to answer its parent; then it is killed and replaced.",
     )
     drain_timeout: float = setting(
         "5m",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,6 +78,47 @@ class DrainState:
         self.has_begun = False
 
 
+class ConnectionCount(Protocol):
+    """Counts connections over several processes."""
+
+    def changed(self, connections: int) -> None:
+        """So many are open in this process now."""
+
+    def elsewhere(self) -> int:
+        """How many are open in the others."""
+
+
+class OpenConnections:
+    """The open connections of one listener."""
+
+    __slots__ = ("_count", "_open")
+
+    def __init__(self, count: ConnectionCount | None = None) -> None:
+        """`count`: of the processes that share one limit; None: there are no others."""
+        self._open: set[Connection] = set()
+        self._count = count
+
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+        if self._count is not None:
+            self._count.changed(len(self._open))
+
+    def discard(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if self._count is not None:
+            self._count.changed(len(self._open))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._open)
+
+    def exceed(self, limit: int) -> bool:
+        """Whether there is no room for another one below `limit`, which holds over all processes."""
+        return len(self._open) + (0 if self._count is None else self._count.elsewhere()) >= limit
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ListenerContext:
     """What the connections of one listener share."""
@@ -89,6 +131,5 @@ class ListenerContext:
     uploads: Uploads
     """Bounds what unfinished uploads may hold."""
     h2_totals: H2Totals = field(default_factory=H2Totals)
-    connections: set[Connection] = field(default_factory=set)
-    """Those that are open."""
+    connections: OpenConnections = field(default_factory=OpenConnections)
     drain: DrainState = field(default_factory=DrainState)

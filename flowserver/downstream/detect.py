@@ -34,7 +34,7 @@ class ProtocolDetector(SharedReads):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._become(DownstreamH2 if tls.selected_alpn_protocol() == "h2" else DownstreamH1)
-        elif len(self._context.connections) >= self._context.settings.max_connections:
+        elif self._context.connections.exceed(self._context.settings.max_connections):
             self._become(DownstreamH1)  # which refuses
         else:
             self._context.connections.add(self)

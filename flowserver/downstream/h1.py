@@ -110,7 +110,7 @@ class DownstreamH1(SharedReads):
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self.write: Callable[[bytes], None] = self._transport.write
         self._context.settings.watermarks.limit_transport(self._transport)
-        too_many = len(self._context.connections) >= self._context.settings.max_connections
+        too_many = self._context.connections.exceed(self._context.settings.max_connections)
         self._context.connections.add(self)
         if too_many:
             self._refuse(TOO_MANY_CONNECTIONS)

@@ -160,7 +160,7 @@ class DownstreamH2(SharedReads):
             self._h2, transport, self.clock, self._schedule_flush, grow=self._settings.windows_grow
         )
         self._transport.set_write_buffer_limits(high=WRITE_SIZE, low=0)
-        too_many = len(self._context.connections) >= self._context.settings.max_connections
+        too_many = self._context.connections.exceed(self._context.settings.max_connections)
         self._context.connections.add(self)
         self.totals.connections += 1
         settings = self._settings

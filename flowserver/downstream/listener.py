@@ -45,7 +45,7 @@ class Listener:
     def _open(self) -> asyncio.BaseProtocol:
         self._accepted += 1
         limit = self._context.settings.max_connections
-        if len(self._context.connections) >= limit + max(1, limit // 10):
+        if self._context.connections.exceed(limit + max(1, limit // 10)):
             return _Refusal()  # the answers to those above the limit are bounded too
         return ProtocolDetector(self._context) if self.tls is None else Handshake(self._context, self.tls).transport
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import count
 
 from ..dialects.base import RequestParams
@@ -16,9 +17,14 @@ from .limits import Decision, Quota
 from .refusals import model_refused, path_refused, refusal
 from .tenants import LimitProfile, Tenant, allows_model, allows_path, key_of
 
-_PROCESS = os.urandom(8).hex()
 _NUMBERS = count(1)
-"""Together the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
+"""With `_process_name` the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
+
+
+@lru_cache(maxsize=1)
+def _process_name() -> str:
+    """Not made on import: processes that are forked after it must not share it."""
+    return os.urandom(8).hex()
 
 
 class QuotaSession:
@@ -117,7 +123,7 @@ class QuotaSession:
                 done(refusal(decision))
 
         # Not the request's id, which clients may choose: two requests with the same one would share a lease.
-        stream_id = f"{profile.tag}:{_PROCESS}-{next(_NUMBERS)}"
+        stream_id = f"{profile.tag}:{_process_name()}-{next(_NUMBERS)}"
         self.lease = TokenLease(self._context.limiter, stream_id, resume=resume)
         self.lease.ask(profile.limits, need=need, done=decided)
 

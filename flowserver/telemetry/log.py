@@ -1,44 +1,39 @@
-"""JSON log lines, written by a thread of their own, so that a slow reader of the log never stops the event loop."""
+"""JSON log lines."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import orjson
 
 from ..errors import RelayError
 from ..relay.record import ExchangeRecord
+from .line_writer import LineWriter, ThreadWriter
 from .sink import DescriptorSink, Sink, StreamSink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _INFO = LEVELS["info"]
-MAX_WAITING = 10_000
-"""Lines that may wait for the writer; further ones are dropped and counted."""
-AT_ONCE = 1000
-"""Lines that the writer takes at a time."""
-END = 1.0
-"""Seconds to write what waits at the end: its reader may have stopped for ever."""
 
 
 class Log:
     """Writes one JSON object a line, to a sink or stream, else to standard output. `level` is the least that is
     written."""
 
-    def __init__(self, level: str, stream: BinaryIO | None = None, *, sink: Sink | None = None) -> None:
+    def __init__(
+        self,
+        level: str,
+        stream: BinaryIO | None = None,
+        *,
+        sink: Sink | None = None,
+        writer: LineWriter | None = None,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`writer`: who writes, in place of a thread and `sink`. `fields`: further ones of every line."""
         self._least = LEVELS[level]
-        self._sink: Sink = sink or (DescriptorSink(1) if stream is None else StreamSink(stream))
-        self._waiting: deque[bytes] = deque()
-        self._wake = threading.Event()
-        self._closing = False
-        self._refused = 0
-        """Lines that found too many waiting. Counted by the event loop's thread, as the next is by the writer's."""
-        self._lost = 0
-        """Lines that could not be written."""
-        self._writer = threading.Thread(target=self._run, name="log", daemon=True)
-        self._writer.start()
+        self._writer = writer or ThreadWriter(sink or (DescriptorSink(1) if stream is None else StreamSink(stream)))
+        self._fields = dict(fields or {})
 
     def writes(self, level: str) -> bool:
         """Whether lines of this level are written."""
@@ -94,7 +89,7 @@ class Log:
     @property
     def dropped(self) -> int:
         """Lines lost because the reader of the log was too slow, or gone."""
-        return self._refused + self._lost
+        return self._writer.dropped
 
     def dns_failed(self, host: str, reason: str, *, has_answer: bool) -> None:
         """A name is not resolved any more; written once until it is again. `has_answer`: the old answer is used."""
@@ -105,28 +100,12 @@ class Log:
 
     def close(self) -> None:
         """Write what waits, for a second at most."""
-        self._closing = True
-        self._wake.set()
-        self._writer.join(timeout=END)
+        self._writer.close()
 
     def _put(self, fields: dict[str, Any]) -> None:
-        if len(self._waiting) >= MAX_WAITING:
-            self._refused += 1
-            return
-        self._waiting.append(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
-        if not self._wake.is_set():
-            self._wake.set()
-
-    def _run(self) -> None:
-        waiting = self._waiting
-        while waiting or not self._closing:
-            if not waiting:
-                self._wake.wait()
-                self._wake.clear()
-            lines = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting)))]
-            self._lost += self._sink.write(lines)
-            if not waiting and not self._closing:
-                time.sleep(0.02)  # lines of many exchanges leave in one write
+        if self._fields:
+            fields |= self._fields
+        self._writer.put(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _limits(exchange: ExchangeRecord) -> dict[str, int]:

@@ -165,6 +165,8 @@ class Metrics:
         self.uploads: Uploads | None = None
         self.connections = 0
         """Client connections, written by the listener's sweep."""
+        self.streams_changed: Callable[[int], None] | None = None
+        """Called with the number of open exchanges when it changes."""
         self._ends = dict.fromkeys(EndReason, 0)
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
@@ -187,9 +189,13 @@ class Metrics:
 
     def exchange_started(self, exchange: RecordedExchange) -> None:
         self.open.add(exchange)
+        if self.streams_changed is not None:
+            self.streams_changed(len(self.open))
 
     def exchange_ended(self, exchange: RecordedExchange) -> None:
         self.open.discard(exchange)
+        if self.streams_changed is not None:
+            self.streams_changed(len(self.open))
         record = exchange.record()
         assert record.end is not None
         self._ended_totals.add(record)

@@ -29,8 +29,10 @@ class DescriptorSink:
     """Writes with plain system calls. A buffered stream has a lock, and the interpreter, as it ends, waits for it: with
     a writer stuck in a full pipe it would abort instead of exiting."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, is_shared: bool = False) -> None:
+        """`is_shared`: other processes write to it too, so each write is one that a pipe takes whole."""
         self._descriptor = descriptor
+        self._is_shared = is_shared
         self._cut = b""
         """The rest of a line that was taken in part: it goes first, so that no line begins in the middle of another."""
 
@@ -48,7 +50,15 @@ class DescriptorSink:
                 taken -= len(line)
         return len(lines) - written
 
+    def has_room(self) -> bool:
+        """Whether a short line can be written without waiting for the reader; also where writing it will fail."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
+
     def _piece_size(self) -> int:
+        if self._is_shared:
+            return ATOMIC
         with contextlib.suppress(OSError):
             if not os.get_blocking(self._descriptor):
                 return ATOMIC

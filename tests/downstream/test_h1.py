@@ -277,7 +277,7 @@ def test_a_lost_connection_is_forgotten() -> None:
     client = Client(context)
     assert len(context.connections) == 1
     client.transport.lose()
-    assert context.connections == set()
+    assert not context.connections
     assert hangups.watched == {}
 
 

@@ -61,7 +61,7 @@ def test_one_connection_too_many_is_refused() -> None:
     assert second.end == "half-closed"
     for client in (first, second):
         client.transport.lose()
-    assert context.connections == set()
+    assert not context.connections
 
 
 # Answers that are there at once, as those of the admin pages

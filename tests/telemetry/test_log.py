@@ -11,7 +11,7 @@ import orjson
 from flowserver.errors import LOOP, EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.exchange import Exchange
-from flowserver.telemetry import log as log_module
+from flowserver.telemetry import line_writer
 from flowserver.telemetry.log import Log
 
 from ..support.clock import FakeClock
@@ -147,7 +147,7 @@ class Stuck(io.BytesIO):
 
 
 def test_a_slow_reader_loses_lines_and_stops_nobody(monkeypatch: Any) -> None:
-    monkeypatch.setattr(log_module, "MAX_WAITING", 10)
+    monkeypatch.setattr(line_writer, "MAX_WAITING", 10)
     stream = Stuck()
     log = Log("info", stream)
     log.write("info", "first")

@@ -1,0 +1,130 @@
+"""A worker: a process with a relay whose connections come from its parent, and that does what the parent says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+import uvloop
+
+from ..config.file import Topology
+from ..config.settings import Config, ConfigError
+from ..telemetry.log import Log
+from ..telemetry.sink import DescriptorSink
+from ..workers.channel import Channel, Kind, Message, as_sockets, framed
+from ..workers.load import LoadTable, WorkerLoad
+from .relay import Relay
+
+CONFIGURATION = 1
+"""Exit status of a worker whose configuration can't be used, as of any `flowserver serve`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a worker's process is made of."""
+
+    number: int
+    """From 0."""
+    config: Config
+    topology: Topology
+    environ: Mapping[str, str]
+    control: socket.socket
+    loads: LoadTable
+
+
+def run_worker(seat: Seat) -> int:
+    """Returns the exit status. For a process that was just forked."""
+    log = Log(seat.config.log_level, sink=DescriptorSink(1, is_shared=True), fields={"worker": seat.number})
+    try:
+        uvloop.run(_work(seat, log))
+    except ConfigError as error:
+        seat.control.setblocking(True)
+        with contextlib.suppress(OSError):  # the parent has gone
+            seat.control.sendall(framed(Kind.FAILED, orjson.dumps(error.problems)))
+        return CONFIGURATION
+    finally:
+        log.close()
+    return 0
+
+
+async def _work(seat: Seat, log: Log) -> None:
+    load = WorkerLoad(seat.loads, seat.number)
+    relay = Relay(seat.config, log, seat.environ, topology=seat.topology, load=load)
+    worker = _Worker(relay, log, load, seat.control)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    relay.begin()
+    await worker.run()
+    await relay.close()
+
+
+class _Worker:
+    """Acts on the parent's messages."""
+
+    def __init__(self, relay: Relay, log: Log, load: WorkerLoad, control: socket.socket) -> None:
+        self._relay = relay
+        self._log = log
+        self._load = load
+        self._drain = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._channel = Channel(asyncio.get_running_loop(), control, self._on_message, self._on_lost)
+
+    async def run(self) -> None:
+        """Until the relay has drained, or is to be closed at once."""
+        self._channel.send_json(Kind.READY, os.getpid())
+        stop = asyncio.ensure_future(self._stop.wait())
+        drain = asyncio.ensure_future(self._drain_when_told())
+        await asyncio.wait((drain, stop), return_when=asyncio.FIRST_COMPLETED)
+        drain.cancel()
+        stop.cancel()
+
+    async def _drain_when_told(self) -> None:
+        await self._drain.wait()
+        await self._relay.drain()
+
+    def leave(self) -> None:
+        """SIGTERM, from somebody else than the parent, or to the whole group."""
+        if self._channel.is_closed:
+            self._stop.set()
+        else:
+            self._channel.send(Kind.LEAVING)
+
+    def _on_lost(self, unsent: list[socket.socket]) -> None:
+        self._log.write("error", "parent_gone")
+        self._drain.set()
+
+    def _on_message(self, message: Message) -> None:
+        match message.kind:
+            case Kind.ADOPT:
+                self._adopt(message)
+            case Kind.PING:
+                self._channel.send(Kind.PONG)
+            case Kind.RELOAD:
+                self._reload()
+            case Kind.DRAIN:
+                self._drain.set()
+            case Kind.STOP:
+                self._stop.set()
+
+    def _adopt(self, message: Message) -> None:
+        connections = as_sockets(message)
+        given = message.json()
+        for connection in connections:
+            self._relay.adopt(connection)
+        self._load.adopt(given)
+        if len(connections) < given:  # the kernel had no descriptor for them
+            self._log.write("error", "connections_lost", count=given - len(connections))
+
+    def _reload(self) -> None:
+        problems: list[str] = []
+        try:
+            self._relay.read_again()
+        except ConfigError as error:
+            problems = error.problems
+        self._channel.send_json(Kind.RELOADED, problems)

@@ -1,0 +1,173 @@
+"""Accepts connections and gives each to the worker that has the least to do.
+
+A connection that is given to a worker stays there, so what matters is that the choice is right when it is made: by what
+the worker told last, and what it was given since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from .channel import MAX_SOCKETS
+from .load import ADOPTED, CONNECTIONS, STREAMS, LoadTable
+
+AT_A_TIME = 64
+"""Connections accepted in one turn of the loop."""
+MAX_PENDING = MAX_SOCKETS
+"""Connections that a worker may have been given and not adopted. Those of one that dies are lost with it."""
+RETRY = 0.01
+"""Seconds until the next look, while nobody takes any."""
+EXHAUSTED = 1.0
+"""Seconds without accepting after the system has refused a descriptor or memory for it."""
+_EXHAUSTION = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Taker(Protocol):
+    """A `Channel`."""
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def give(self, connections: list[socket.socket]) -> None: ...
+
+
+class Spread:
+    """Chooses a worker for each connection."""
+
+    __slots__ = ("_given", "_loads")
+
+    def __init__(self, loads: LoadTable) -> None:
+        self._loads = loads
+        self._given = [0] * loads.count
+        """Connections that each worker's process was given."""
+
+    def reset(self, worker: int) -> None:
+        """It has a new process."""
+        self._given[worker] = 0
+        self._loads.reset(worker)
+
+    def pending(self, worker: int) -> int:
+        """Connections that were given to it, and that it has not adopted."""
+        return self._given[worker] - self._loads.read(worker, ADOPTED)
+
+    def load(self, worker: int) -> int:
+        loads = self._loads
+        return max(loads.read(worker, CONNECTIONS), loads.read(worker, STREAMS)) + self.pending(worker)
+
+    def room(self, workers: Sequence[int]) -> int:
+        """How many connections may be given to these."""
+        return sum(max(0, MAX_PENDING - self.pending(worker)) for worker in workers)
+
+    def choose(self, workers: Sequence[int]) -> int | None:
+        """The one that the next connection is given to; None: none has room."""
+        open_ones = [worker for worker in workers if self.pending(worker) < MAX_PENDING]
+        if not open_ones:
+            return None
+        chosen = min(open_ones, key=lambda worker: (self.load(worker), self._given[worker]))
+        self._given[chosen] += 1
+        return chosen
+
+
+class Acceptor:
+    """Accepts at listening sockets as fast as workers take the connections: what comes beyond waits in the kernel."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Sequence[socket.socket],
+        spread: Spread,
+        takers: Callable[[], dict[int, Taker]],
+        exhausted: Callable[[OSError], None],
+    ) -> None:
+        """`takers` has the channels of the workers that connections may be given to. `exhausted` is told what keeps the
+        system from accepting, once until it accepts again."""
+        self._sockets = sockets
+        self._spread = spread
+        self._takers = takers
+        self._exhausted = exhausted
+        self._is_exhausted = False
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._homeless: list[socket.socket] = []
+        """Accepted, and taken back from a worker that did not live to adopt them."""
+        self._resume()
+
+    def close(self) -> None:
+        """Stop listening. What waits in the kernel is accepted first, as far as workers have room."""
+        for listening in self._sockets:
+            self._on_ready(listening)
+        self.pause()
+        for each in (*self._sockets, *self._homeless):
+            each.close()
+        self._sockets, self._homeless = (), []
+
+    def take_back(self, connections: list[socket.socket]) -> None:
+        """Give these to others."""
+        self._homeless += connections
+        if not self._place_homeless():
+            self.pause(RETRY)
+
+    def pause(self, seconds: float | None = None) -> None:
+        """Stop accepting; for so long, or for good."""
+        for listening in self._sockets:
+            self._loop.remove_reader(listening.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._timer = None
+        if not self._place_homeless():
+            self.pause(RETRY)
+            return
+        for listening in self._sockets:
+            self._loop.add_reader(listening.fileno(), self._on_ready, listening)
+
+    def _open_takers(self) -> dict[int, Taker]:
+        return {worker: taker for worker, taker in self._takers().items() if not taker.is_full}
+
+    def _on_ready(self, listening: socket.socket) -> None:
+        takers = self._open_takers()
+        room = min(AT_A_TIME, self._spread.room([*takers]))
+        if not room:
+            self.pause(RETRY)
+            return
+        accepted: list[socket.socket] = []
+        try:
+            while len(accepted) < room:
+                accepted.append(listening.accept()[0])
+            self._is_exhausted = False
+        except BlockingIOError:
+            self._is_exhausted = False
+        except OSError as error:
+            # Others concern one connection only, such as ECONNABORTED: the next is tried in the next turn.
+            if error.errno in _EXHAUSTION:
+                self._on_exhausted(error)
+        self._place(accepted, takers)
+
+    def _on_exhausted(self, error: OSError) -> None:
+        if not self._is_exhausted:
+            self._is_exhausted = True
+            self._exhausted(error)
+        self.pause(EXHAUSTED)
+
+    def _place_homeless(self) -> bool:
+        """Returns whether all have a worker now."""
+        homeless, self._homeless = self._homeless, []
+        self._place(homeless, self._open_takers() if homeless else {})
+        return not self._homeless
+
+    def _place(self, connections: list[socket.socket], takers: dict[int, Taker]) -> None:
+        shares: dict[int, list[socket.socket]] = {}
+        for connection in connections:
+            worker = self._spread.choose([*takers])
+            if worker is None:
+                self._homeless.append(connection)
+            else:
+                shares.setdefault(worker, []).append(connection)
+        for worker, share in shares.items():
+            takers[worker].give(share)
