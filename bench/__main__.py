@@ -38,6 +38,7 @@ from bench import (
     upstream,
     upstream_unary,
     wan,
+    workers,
 )
 from bench.cores import LOAD_CORES
 from bench.figures import CaseResult
@@ -86,6 +87,7 @@ CASES: dict[str, Case] = {
     "upstream_unary": lambda relays, quick: upstream_unary.run(
         relays, upstream_unary.QUICK if quick else upstream_unary.Settings()
     ),
+    "workers": lambda relays, quick: workers.run(relays, workers.QUICK if quick else workers.Settings()),
     "wan": lambda relays, quick: wan.run(relays, wan.QUICK if quick else wan.Settings()),
 }
 CASES |= {f"wan_{part}": partial(_part_of_wan, part) for part in wan.PARTS}

@@ -163,6 +163,12 @@ def cpu_ns(pid: int) -> int:
     return total
 
 
+def own_cpu_ns(pid: int) -> int:
+    """The same of the process alone."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks)
+
+
 def memory_bytes(pid: int) -> int:
     """Proportional set size in bytes of the process and its descendants. The kernel's socket buffers are not in it."""
     total = 0

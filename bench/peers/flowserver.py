@@ -20,9 +20,15 @@ class Flowserver:
     share = 1.0
 
     def __init__(
-        self, name: str = "flowserver", program: str | None = None, settings: Mapping[str, str] | None = None
+        self,
+        name: str = "flowserver",
+        program: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        *,
+        cpus: frozenset[int] = RELAY_CORES,
     ) -> None:
         self.name = name
+        self._cpus = cpus
         self._settings = settings or {}
         self._command = python_module("flowserver") if program is None else [program]
 
@@ -45,7 +51,7 @@ class Flowserver:
             }
             if wiring.streams is not None:
                 environment |= {"FLOW_H2_MAX_STREAMS": str(wiring.streams), "FLOW_H2_MAX_REQUESTS": "1000000"}
-            with Process([*self._command, "serve"], port, environment=environment, cpus=RELAY_CORES) as process:
+            with Process([*self._command, "serve"], port, environment=environment, cpus=self._cpus) as process:
                 yield Running(self.name, port, process.pid, admin=admin)
 
 

@@ -113,7 +113,8 @@ class Parent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
-        loop.add_signal_handler(signal.SIGCHLD, self.fleet.reap)
+        # uvloop keeps this signal for processes of its own, but wakes up by any.
+        signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(self.fleet.reap))
 
     async def run(self, writer: PolledWriter) -> None:
         """Until a worker is to be forked, or all is over."""

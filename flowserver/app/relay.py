@@ -286,7 +286,7 @@ class Relay:
             hangups=self._hangups,
             uploads=self._uploads,
             h2_totals=self.metrics.h2,
-            connections=connections or OpenConnections(),
+            connections=OpenConnections() if connections is None else connections,
         )
         return Listener(context, tls=tls)
 

@@ -51,7 +51,8 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        return len(self._context.connections)
+        """Those that are being adopted too."""
+        return len(self._context.connections) + len(self._adopting)
 
     def sweep(self, now: float) -> None:
         """Look at all deadlines."""

@@ -99,7 +99,8 @@ class Acceptor:
     def close(self) -> None:
         """Stop listening. What waits in the kernel is accepted first, as far as workers have room."""
         for listening in self._sockets:
-            self._on_ready(listening)
+            while self._accept(listening):
+                pass
         self.pause()
         for each in (*self._sockets, *self._homeless):
             each.close()
@@ -131,23 +132,30 @@ class Acceptor:
         return {worker: taker for worker, taker in self._takers().items() if not taker.is_full}
 
     def _on_ready(self, listening: socket.socket) -> None:
+        self._accept(listening)
+
+    def _accept(self, listening: socket.socket) -> bool:
+        """Accept some of what waits, and give it to workers. Returns whether more may be had at once."""
         takers = self._open_takers()
         room = min(AT_A_TIME, self._spread.room([*takers]))
         if not room:
             self.pause(RETRY)
-            return
+            return False
         accepted: list[socket.socket] = []
+        is_drained = False
         try:
             while len(accepted) < room:
                 accepted.append(listening.accept()[0])
             self._is_exhausted = False
-        except BlockingIOError:
-            self._is_exhausted = False
         except OSError as error:
-            # Others concern one connection only, such as ECONNABORTED: the next is tried in the next turn.
+            is_drained = True
             if error.errno in _EXHAUSTION:
                 self._on_exhausted(error)
+            elif isinstance(error, BlockingIOError):
+                self._is_exhausted = False
+            # Others concern one connection only, such as ECONNABORTED: the next is tried in the next turn.
         self._place(accepted, takers)
+        return not is_drained
 
     def _on_exhausted(self, error: OSError) -> None:
         if not self._is_exhausted:

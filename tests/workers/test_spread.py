@@ -169,12 +169,12 @@ async def test_what_a_dead_worker_did_not_get_goes_to_another(scene: Scene) -> N
 
 
 async def test_what_waits_at_the_end_is_taken(scene: Scene) -> None:
-    acceptor = scene.accept()
+    acceptor, address = scene.accept(), scene.listening.getsockname()
     scene.connect(6)
     acceptor.close()
     assert scene.shares() == [3, 3]
     with pytest.raises(ConnectionRefusedError):
-        scene.connect(1)
+        socket.create_connection(address)
 
 
 class Exhausted:
