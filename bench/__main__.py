@@ -30,6 +30,7 @@ from bench import (
     protocols,
     restarts,
     scale,
+    shared_store,
     short_streams,
     stall,
     suite,
@@ -83,6 +84,9 @@ CASES: dict[str, Case] = {
         relays, short_streams.QUICK if quick else short_streams.Settings()
     ),
     "scale": lambda relays, quick: scale.run(relays, scale.QUICK if quick else scale.Settings()),
+    "shared_store": lambda relays, quick: shared_store.run(
+        relays, shared_store.QUICK if quick else shared_store.Settings()
+    ),
     "upstream": lambda relays, quick: upstream.run(relays, upstream.QUICK if quick else upstream.Settings()),
     "upstream_unary": lambda relays, quick: upstream_unary.run(
         relays, upstream_unary.QUICK if quick else upstream_unary.Settings()

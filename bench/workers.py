@@ -83,10 +83,9 @@ def _relay(count: int, source: int, wiring: Wiring | None = None, **settings: st
 
 
 @contextmanager
-def _source(**options: float) -> Iterator[int]:
+def _source(*, rate: float = 1, size: int = 250, whole: int | None = None) -> Iterator[int]:
     port = free_port()
-    whole = options.pop("whole", None)
-    with Process(command(port, whole=None if whole is None else int(whole), **options), port, cpus=EVERY_CORE):
+    with Process(command(port, rate=rate, size=size, whole=whole), port, cpus=EVERY_CORE):
         yield port
 
 

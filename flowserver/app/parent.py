@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping
 
 import uvloop
@@ -18,6 +19,7 @@ import uvloop
 from ..config.file import Topology, load_topology
 from ..config.settings import Config, ConfigError
 from ..downstream.listening import address_of
+from ..stores.shared_server import SharedStoreServer
 from ..telemetry.line_writer import PolledWriter
 from ..telemetry.log import Log
 from ..telemetry.sink import DescriptorSink
@@ -29,7 +31,7 @@ from .clients import tls_context, watermarks
 from .listening import ListeningSockets, listening_sockets
 from .parent_admin import ParentAdmin
 from .providers import build
-from .tenancy import check_tenants
+from .tenancy import check_tenants, memory_store
 from .worker import Seat, run_worker
 
 
@@ -104,6 +106,9 @@ class Parent:
         supervisor = Supervisor(count, config.worker_timeout)
         self.fleet = Fleet(self._loop, supervisor, log, self._fork, Callbacks(self._on_all_ready, self._on_reloaded))
         self._admin = ParentAdmin(config, log, self.fleet)
+        self._store = SharedStoreServer(memory_store(config), time.monotonic, broken=self._on_broken)
+        self._unserved: list[tuple[Worker, socket.socket]] = []
+        """Sockets of workers that were just forked, at which the store is to be served."""
 
     async def begin(self) -> None:
         """Start the admin pages, and take the signals over, which stay blocked."""
@@ -119,6 +124,9 @@ class Parent:
     async def run(self, writer: PolledWriter) -> None:
         """Until a worker is to be forked, or all is over."""
         beating = self._loop.create_task(self._beat(writer))
+        while self._unserved:
+            worker, sock = self._unserved.pop()
+            await self._store.serve(sock, worker.number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         try:
             await self.fleet.run()
@@ -134,8 +142,12 @@ class Parent:
             await asyncio.sleep(PING_INTERVAL)
 
     def _fork(self, worker: Worker, control: socket.socket) -> int:
-        seat = Seat(worker.number, self._config, self._topology, self._environ, control, self.fleet.loads)
-        return fork(lambda: run_worker(seat), keep=(control.fileno(),), holds=(self, self._loop))
+        ours, theirs = socket.socketpair()
+        self._unserved.append((worker, ours))
+        with theirs:
+            seat = Seat(worker.number, self._config, self._topology, self._environ, self.fleet.loads, control, theirs)
+            keep = (control.fileno(), theirs.fileno())
+            return fork(lambda: run_worker(seat), keep=keep, holds=(self, self._loop))
 
     def _on_all_ready(self) -> None:
         clients, admin = self._sockets.clients, self._sockets.admin
@@ -163,6 +175,11 @@ class Parent:
         names = [spec.name for spec in self._topology.upstreams]
         self._log.write("info", "reloaded", upstreams=names, workers=len(self.fleet.supervisor.ready))
 
+    def _on_broken(self, number: int, error: Exception) -> None:
+        """A worker sends the store nonsense."""
+        self._log.write("error", "worker_broken", worker=number, error=str(error))
+        self.fleet.abort(number)
+
     def _on_end(self) -> None:
         if self.fleet.supervisor.is_ending:
             self.fleet.stop()
@@ -173,6 +190,7 @@ class Parent:
     async def close(self) -> None:
         """All workers have ended."""
         await self._admin.close()
+        self._store.close()
         self._sockets.close()
         if not self.fleet.problems:
             self._log.write("info", "stopped")

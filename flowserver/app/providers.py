@@ -18,8 +18,10 @@ from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.cooldowns import Cooldowns
+from ..routing.places import LocalPlaces, Places
 from ..routing.routes import Route, RouteTable
 from ..routing.upstream_host import UpstreamHost
+from ..stores.shared_state import SharedState
 from ..upstream.aws import SigningUnavailable, aws_signer
 from ..upstream.connect import ConnectAttempts
 from ..upstream.dialer import Dialer, tls_context
@@ -63,9 +65,15 @@ class Providers:
 
 
 def build(
-    config: Config, topology: Topology, watermarks: Watermarks, resolver: Resolver, before: Providers | None = None
+    config: Config,
+    topology: Topology,
+    watermarks: Watermarks,
+    resolver: Resolver,
+    before: Providers | None = None,
+    shared: SharedState | None = None,
 ) -> Providers:
-    """Needs a running event loop. Raises ConfigError before anything is changed.
+    """Needs a running event loop. Raises ConfigError before anything is changed. `shared`: places, breakers and
+    cooldowns hold over all workers; None: over this process alone.
 
     Providers of the same name and URL are kept from `before` with their places, queues, health and figures, and with
     their connections if nothing that concerns those has changed.
@@ -83,7 +91,7 @@ def build(
         raise ConfigError(problems)
     pools = [_pool(dial, watermarks, before) for dial in dials]
     hosts = {
-        dial.spec.name: _host(config, dial.spec, dial.connector(pool), before)
+        dial.spec.name: _host(config, dial.spec, dial.connector(pool), before, shared)
         for dial, pool in zip(dials, pools, strict=True)
     }
     routes = [
@@ -104,21 +112,28 @@ def build(
     return Providers(tuple(hosts.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
 
 
-def _host(config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None) -> UpstreamHost:
+def _host(
+    config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None, shared: SharedState | None
+) -> UpstreamHost:
     settings, deadlines = _settings(spec), _deadlines(config, spec)
     for host in before.hosts if before else ():
         if (host.name, host.settings.url) == (spec.name, spec.url):
             host.reconfigure(settings, connector, deadlines)
             return host
+    health, cooldowns, places = _state(config, spec, shared)
+    return UpstreamHost(settings, connector, health=health, cooldowns=cooldowns, deadlines=deadlines, places=places)
+
+
+def _state(config: Config, spec: UpstreamSpec, shared: SharedState | None) -> tuple[CircuitBreaker, Cooldowns, Places]:
+    """How a provider is doing, and who has its places."""
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
-    return UpstreamHost(
-        settings,
-        connector,
-        health=CircuitBreaker(failures=failures, cooldown=cooldown),
-        cooldowns=Cooldowns(failures=failures, cooldown=cooldown),
-        deadlines=deadlines,
-        later=asyncio.get_running_loop().call_soon,
-    )
+    if shared is None:
+        places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon)
+        health = CircuitBreaker(failures=failures, cooldown=cooldown)
+        return health, Cooldowns(failures=failures, cooldown=cooldown), places
+    share = shared.provider(f"{spec.name} {spec.url}", failures=failures, cooldown=cooldown)
+    share.places.limit(spec.max_concurrent, spec.queue)
+    return share.health, share.cooldowns, share.places
 
 
 def _pool(dial: _Dial, watermarks: Watermarks, before: Providers | None) -> Pool:

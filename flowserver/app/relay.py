@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..config.addresses import Address
 from ..config.file import Topology, load_topology
@@ -27,6 +27,7 @@ from ..relay.provider import Deadlines
 from ..relay.uploads import Uploads
 from ..routing.admission import Admission
 from ..routing.dispatcher import RetryPolicy, RoutingContext
+from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
 from ..telemetry.log import Log
@@ -39,6 +40,18 @@ from .providers import Providers, build
 from .tenancy import Tenancy, check_tenants
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerPart:
+    """What a relay has from its parent that is one of several workers."""
+
+    topology: Topology
+    """As the parent has read it."""
+    load: WorkerLoad
+    """Where it tells what it has to do, and sees what the others have."""
+    shared: SharedState
+    """Limits, and what is known of providers. The relay does not close it."""
+
+
 class Relay:
     """A running relay. `start`, then `drain` or `close`."""
 
@@ -47,18 +60,13 @@ class Relay:
         config: Config,
         log: Log,
         environ: Mapping[str, str] = os.environ,
-        *,
-        topology: Topology | None = None,
-        load: WorkerLoad | None = None,
+        part: WorkerPart | None = None,
     ) -> None:
-        """`environ` has the variables that the file of FLOW_CONFIG names. Raises ConfigError if the configuration names
-        no provider, or a file that can't be used.
-
-        For a worker: `topology`, what the file says, if the parent has read it; `load`, where it tells what it has to
-        do, and sees what the others have.
-        """
+        """`environ` has the variables that the file of FLOW_CONFIG names; `part` is a worker's. Raises ConfigError if
+        the configuration names no provider, or a file that can't be used."""
         self._config = config
         self._environ = environ
+        self._shared = shared = None if part is None else part.shared
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._is_leaving = False
@@ -75,20 +83,22 @@ class Relay:
             config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
         )
         self.metrics.uploads = self._uploads
-        topology = self._topology = topology or load_topology(config, environ)
+        topology = self._topology = load_topology(config, environ) if part is None else part.topology
         self._resolver = Resolver(log)
-        self._providers = build(config, topology, self._watermarks, self._resolver)
-        self._tenancy = Tenancy(config, topology)
+        self._providers = build(config, topology, self._watermarks, self._resolver, shared=shared)
+        self._tenancy = Tenancy(config, topology, shared)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
         self._admission = self._build_admission()
+        connections = OpenConnections()
+        if part is not None:
+            connections = OpenConnections(part.load)
+            self.metrics.streams_changed = part.load.streams_changed
         self._clients = self._listener(
-            self._admission.open_exchange, config.max_connections, tls_context(config), OpenConnections(load)
+            self._admission.open_exchange, config.max_connections, tls_context(config), connections
         )
-        if load is not None:
-            self.metrics.streams_changed = load.streams_changed
         self._admin = self._build_admin()
         self.addresses: list[Address] = []
         """Where clients connect, with the actual ports."""
@@ -179,7 +189,7 @@ class Relay:
         topology = load_topology(config, self._environ)
         check_tenants(config, self._topology, topology)
         tls = tls_context(config)
-        providers = build(config, topology, self._watermarks, self._resolver, self._providers)
+        providers = build(config, topology, self._watermarks, self._resolver, self._providers, self._shared)
         if config.redis_url != self._config.redis_url:
             self._log.write("warning", "restart_needed", reason="FLOW_REDIS_URL refers to another value now")
         self._topology = topology

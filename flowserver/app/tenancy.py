@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..config.file import Topology
 from ..config.settings import Config, ConfigError
 from ..quota.identify import QuotaContext
+from ..quota.limits import LimitStore
 from ..quota.tenants import Tenants
 from ..routing.circuit_breaker import CircuitBreaker
 from ..stores.directory import Directory, KnownTenants
@@ -15,9 +16,10 @@ from ..stores.failover import BreakerGate, FailoverStats, FailoverStore, Policy
 from ..stores.limiter import StoreLimiter
 from ..stores.memory import MemoryStore
 from ..stores.redis_store import RedisStore
+from ..stores.shared_state import SharedState
 
 STORE_FAILURES = 3
-"""Consecutive failures after which Redis is not called."""
+"""Consecutive failures after which the store is not called."""
 STORE_COOLDOWN = 1.0
 """Seconds until it is tried again, with one call."""
 
@@ -25,14 +27,15 @@ STORE_COOLDOWN = 1.0
 class Tenancy:
     """The limits of one relay process. Needs a running event loop."""
 
-    def __init__(self, config: Config, topology: Topology) -> None:
+    def __init__(self, config: Config, topology: Topology, shared: SharedState | None = None) -> None:
+        """`shared`: without Redis, limits hold over all workers; None: over this process alone."""
         self._config = config
         self.breaker: CircuitBreaker | None = None
-        """Of Redis; None: there is none."""
+        """Of the store that this process shares with others; None: there is none."""
         self.failover: FailoverStats | None = None
         """What happened while it did not answer."""
         self._known: KnownTenants | None = None
-        self._limiter = self._build_limiter()
+        self._limiter = self._build_limiter(shared)
         everybody = QuotaContext(Tenants(()), self._limiter, time.time, self._known)
         self.quota = self._with(everybody, topology)
         """None: there are no tenants, and everybody may use the relay."""
@@ -53,29 +56,38 @@ class Tenancy:
             return None
         return replace(everybody, tenants=Tenants(topology.tenants))
 
-    def _build_limiter(self) -> StoreLimiter:
+    def _build_limiter(self, shared: SharedState | None) -> StoreLimiter:
         config = self._config
-        # Within a process no answer is lost, so nothing settles twice, and what is remembered of a request is memory.
-        memory = MemoryStore(time.time, ttl=config.lease_time, remember=config.lease_time)
-        if config.redis_url is None:
+        memory = memory_store(config)
+        store = self._shared_store(shared)
+        if store is None:
             return StoreLimiter(memory, lease=config.lease_tokens, life=config.lease_time, is_local=True)
+        breaker = self.breaker = _breaker()
         policy = Policy(config.limits_policy)
-        deadline = config.redis_timeout * 1000
-        breaker = self.breaker = CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN)
-        redis = RedisStore(config.redis_url, deadline=deadline, ttl=config.lease_time)
-        store = FailoverStore(redis, memory, policy=policy, breaker=breaker, clock=time.monotonic)
-        self.failover = store.stats
-        self._known = KnownTenants(
-            Directory(config.redis_url, deadline=deadline),
-            time.monotonic,
-            time.time,
-            # With a breaker of its own: a Redis that refuses scripts may still know keys.
-            gate=BreakerGate(
-                CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN), time.monotonic, store.stats
-            ),
-            outlive=policy is Policy.OPEN,
-        )
-        return StoreLimiter(store, lease=config.lease_tokens, life=config.lease_time, is_local=False)
+        failover = FailoverStore(store, memory, policy=policy, breaker=breaker, clock=time.monotonic)
+        self.failover = failover.stats
+        if config.redis_url is not None:
+            self._known = KnownTenants(
+                Directory(config.redis_url, deadline=config.redis_timeout * 1000),
+                time.monotonic,
+                time.time,
+                # With a breaker of its own: a Redis that refuses scripts may still know keys.
+                gate=BreakerGate(_breaker(), time.monotonic, failover.stats),
+                outlive=policy is Policy.OPEN,
+            )
+        return StoreLimiter(failover, lease=config.lease_tokens, life=config.lease_time, is_local=False)
+
+    def _shared_store(self, shared: SharedState | None) -> LimitStore | None:
+        config = self._config
+        if config.redis_url is not None:
+            return RedisStore(config.redis_url, deadline=config.redis_timeout * 1000, ttl=config.lease_time)
+        return None if shared is None else shared.store
+
+
+def memory_store(config: Config) -> MemoryStore:
+    """The limits of one process, or of all workers in the parent's."""
+    # On one machine no answer is lost, so nothing settles twice, and what is remembered of a request is memory.
+    return MemoryStore(time.time, ttl=config.lease_time, remember=config.lease_time)
 
 
 def check_tenants(config: Config, before: Topology, after: Topology) -> None:
@@ -84,3 +96,7 @@ def check_tenants(config: Config, before: Topology, after: Topology) -> None:
     if before.tenants and not after.tenants and not after.open:
         text = "its [[tenants]] are gone; if that is intended, set `open = true` above the first table"
         raise ConfigError([f"{config.config}: {text}"])
+
+
+def _breaker() -> CircuitBreaker:
+    return CircuitBreaker(failures=STORE_FAILURES, cooldown=STORE_COOLDOWN)

@@ -15,11 +15,12 @@ import uvloop
 
 from ..config.file import Topology
 from ..config.settings import Config, ConfigError
+from ..stores.shared_state import connect
 from ..telemetry.log import Log
 from ..telemetry.sink import DescriptorSink
 from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
-from .relay import Relay
+from .relay import Relay, WorkerPart
 
 CONFIGURATION = 1
 """Exit status of a worker whose configuration can't be used, as of any `flowserver serve`."""
@@ -34,8 +35,9 @@ class Seat:
     config: Config
     topology: Topology
     environ: Mapping[str, str]
-    control: socket.socket
     loads: LoadTable
+    control: socket.socket
+    store: socket.socket
 
 
 def run_worker(seat: Seat) -> int:
@@ -55,13 +57,15 @@ def run_worker(seat: Seat) -> int:
 
 async def _work(seat: Seat, log: Log) -> None:
     load = WorkerLoad(seat.loads, seat.number)
-    relay = Relay(seat.config, log, seat.environ, topology=seat.topology, load=load)
+    shared = await connect(seat.store)
+    relay = Relay(seat.config, log, seat.environ, WorkerPart(seat.topology, load, shared))
     worker = _Worker(relay, log, load, seat.control)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     relay.begin()
     await worker.run()
     await relay.close()
+    await shared.close()
 
 
 class _Worker:

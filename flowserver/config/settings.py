@@ -389,8 +389,8 @@ class Config:
         "open",
         POLICY,
         LIMITS,
-        doc="What happens while Redis does not answer: `open`, each process enforces limits by itself; "
-        "`closed`, requests are refused.",
+        doc="What happens while Redis, or the parent process of several workers, does not answer: `open`, each "
+        "process enforces limits by itself; `closed`, requests are refused.",
     )
     lease_tokens: int = setting("256", COUNT, LIMITS, doc="Tokens that a stream reserves from its limits at a time.")
     lease_time: float = setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -32,6 +33,8 @@ class QuotaContext:
     now: Callable[[], float]
     directory: Directory | None = None
     profiles: LimitProfileCache = field(default_factory=LimitProfileCache)
+    streams: str = field(default_factory=lambda: os.urandom(8).hex())
+    """How the ids of this relay's streams begin: made here, as workers are forked from one process."""
 
     def identify(self, request: RequestHead, done: Callable[[Tenant | RelayError], None]) -> None:
         """Whose request it is, at once or later."""

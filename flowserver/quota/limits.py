@@ -135,6 +135,13 @@ class Cause(Enum):
     """The store is not there, and nothing may pass without it."""
 
 
+def cause_of(limit: Limit) -> Cause:
+    """Why a stream is refused that `limit` refuses."""
+    if isinstance(limit, Slots):
+        return Cause.CONCURRENCY
+    return Cause.QUOTA if isinstance(limit, Quota) else Cause.RATE
+
+
 class LimitState(NamedTuple):
     """What is left of a limit, for the response's head."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from itertools import count
 
 from ..dialects.base import RequestParams
@@ -18,13 +16,8 @@ from .refusals import model_refused, path_refused, refusal
 from .tenants import LimitProfile, Tenant, allows_model, allows_path, key_of
 
 _NUMBERS = count(1)
-"""With `_process_name` the ids of streams in a store that relays share. Random bytes for each would cost 17 us."""
-
-
-@lru_cache(maxsize=1)
-def _process_name() -> str:
-    """Not made on import: processes that are forked after it must not share it."""
-    return os.urandom(8).hex()
+"""With the relay's own prefix the ids of streams in a store that relays share. Random bytes for each would cost 17 us.
+"""
 
 
 class QuotaSession:
@@ -123,7 +116,7 @@ class QuotaSession:
                 done(refusal(decision))
 
         # Not the request's id, which clients may choose: two requests with the same one would share a lease.
-        stream_id = f"{profile.tag}:{_process_name()}-{next(_NUMBERS)}"
+        stream_id = f"{profile.tag}:{self._context.streams}-{next(_NUMBERS)}"
         self.lease = TokenLease(self._context.limiter, stream_id, resume=resume)
         self.lease.ask(profile.limits, need=need, done=decided)
 

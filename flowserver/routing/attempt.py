@@ -196,10 +196,10 @@ class Attempt:
             now = self._clock()
             health.failed(now, probe=self._is_probe, cause=error)
             if not health.allows(now):
-                host.send_waiting_away()
+                host.places.send_waiting_away()
         else:
             health.abandoned(probe=self._is_probe)
-        host.release_place()
+        host.places.release()
 
 
 def _ignore(data: bytes) -> None:

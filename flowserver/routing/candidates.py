@@ -36,9 +36,9 @@ def next_candidate(
         for host in tier:
             if host in tried or not host.health.allows(now) or not is_welcome(host):
                 continue
-            if not host.is_full:
+            if not host.places.is_full:
                 free.append(host)
-            elif host.waiting < host.settings.queue:
+            elif host.places.has_room:
                 queueing.append(host)
         if free or queueing:
             return choose(free or queueing, random)

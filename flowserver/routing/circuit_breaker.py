@@ -7,12 +7,22 @@ half-open: one request is let through as a probe, and its outcome decides.
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 
 class BreakerState(Enum):
     CLOSED = 0
     HALF_OPEN = 1
     OPEN = 2
+
+
+class BreakerRecord(NamedTuple):
+    """All that a breaker knows, as others are told."""
+
+    failures: int
+    open_until: float | None
+    probing: bool
+    opened: int
 
 
 class CircuitBreaker:
@@ -45,6 +55,28 @@ class CircuitBreaker:
         """Whether a request may start now. In half-open state only while no probe is under way."""
         return self._open_until is None or (now >= self._open_until and not self._probing)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._open_until is None
+
+    @property
+    def is_spotless(self) -> bool:
+        """Whether a success tells nothing new."""
+        return self._open_until is None and not self._failures
+
+    @property
+    def record(self) -> BreakerRecord:
+        return BreakerRecord(self._failures, self._open_until, self._probing, self.opened)
+
+    def adopt(self, record: BreakerRecord) -> None:
+        """Know what another breaker knows, and nothing else."""
+        self._failures, self._open_until, self._probing, self.opened = record
+
+    def admits(self, now: float) -> bool:
+        """Whether a request that has a place may begin. Where workers share a breaker that is less than `allows`: a
+        place may come without the leave to probe."""
+        return self.allows(now)
+
     def available_in(self, now: float) -> float:
         """Seconds until a request may start, as far as is known; 0 if it may."""
         return max(0.0, (self._open_until or 0.0) - now)
@@ -62,8 +94,8 @@ class CircuitBreaker:
         self._open_until = None
         self._probing = False
 
-    def failed(self, now: float, *, probe: bool, cause: object = None) -> None:
-        """No connection, no answer in time, or a broken answer.
+    def failed(self, now: float, *, probe: bool, cause: object = None) -> bool:
+        """No connection, no answer in time, or a broken answer. Returns whether it is one more failure.
 
         Requests that fail by the same `cause`, such as one lost HTTP/2 connection, are one failure.
 
@@ -71,13 +103,14 @@ class CircuitBreaker:
         new, and must not delay the next probe.
         """
         if cause is not None and cause is self._last_cause and not probe:
-            return
+            return False
         self._last_cause = cause
         self._failures += 1
         if (probe and self._probing) or (self._open_until is None and self._failures >= self._limit):
             self.opened += 1
             self._open_until = now + self._cooldown
             self._probing = False
+        return True
 
     def abandoned(self, *, probe: bool) -> None:
         """A request ended without saying anything about the provider: its client left, for example."""

@@ -7,12 +7,21 @@ about the key that was sent; 502, 503, 504 and 529 are about the model that was 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
 MAX_COOLDOWN = 60.0
 """Seconds; a provider that asks for more is tried again after that."""
 _MOST = 1000
 """Keys and models that are remembered; the ones refused longest ago are forgotten first."""
+
+
+class CooldownRecord(NamedTuple):
+    """All that is remembered of one key or model, as others are told."""
+
+    at: float
+    failures: int
+    until: float
 
 
 class _Refused:
@@ -57,6 +66,23 @@ class Cooldowns:
     def __repr__(self) -> str:
         return f"<Cooldowns of {len(self._refused)} keys and models>"
 
+    def __iter__(self) -> Iterator[Hashable]:
+        """Keys and models that are remembered; the ones refused longest ago first."""
+        return iter(self._refused)
+
+    def record(self, subject: Hashable) -> CooldownRecord | None:
+        """None: nothing is remembered of it."""
+        refused = self._refused.get(subject)
+        return None if refused is None else CooldownRecord(refused.at, refused.failures, refused.until)
+
+    def adopt(self, subject: Hashable, record: CooldownRecord | None) -> None:
+        """Know of `subject` what other cooldowns know, and nothing else."""
+        if record is None:
+            self._refused.pop(subject, None)
+        else:
+            refused = self._note(record.at, subject)
+            refused.at, refused.failures, refused.until = record
+
     def allows(self, now: float, *subjects: Hashable) -> bool:
         """Whether none of `subjects`, a key and a model, is to be left alone."""
         self._forget(now)
@@ -65,16 +91,16 @@ class Cooldowns:
     def limited(self, now: float, subject: Hashable, after: float | None) -> None:
         """The provider refuses `subject` for `after` seconds (None: it does not say)."""
         if after is not None:
-            refused = self._note(now, subject)
-            refused.until = max(refused.until, now + min(after, MAX_COOLDOWN))
+            _leave_alone(self._note(now, subject), now + min(after, MAX_COOLDOWN))
 
     def failed(self, now: float, subject: Hashable, after: float | None) -> None:
         """The provider can't serve `subject` now; it asks for `after` seconds (None: it does not say)."""
         refused = self._note(now, subject)
         refused.failures += 1
         if refused.failures >= self._failures:
-            refused.until = max(refused.until, now + self._cooldown)
-        self.limited(now, subject, after)
+            _leave_alone(refused, now + self._cooldown)
+        if after is not None:
+            _leave_alone(refused, now + min(after, MAX_COOLDOWN))
 
     def served(self, *subjects: Hashable) -> None:
         for subject in subjects:
@@ -95,3 +121,7 @@ class Cooldowns:
         """Forget what was refused so long ago that its cooldown is over for sure."""
         while self._refused and now - next(iter(self._refused.values())).at >= self._memory:
             self._refused.popitem(last=False)
+
+
+def _leave_alone(refused: _Refused, until: float) -> None:
+    refused.until = max(refused.until, until)

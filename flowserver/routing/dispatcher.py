@@ -235,18 +235,25 @@ class Dispatcher:
         elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
             self._give_up_waiting(self._tried[-1])
 
-    # --- upstream_host.Waiter ---------------------------------------------------------------------------------------
+    # --- places.Waiter ----------------------------------------------------------------------------------------------
 
     def on_place(self) -> None:
         host, now = self._tried[-1], self._context.clock()
         host.queued_seconds += now - self._queued_at
-        if host.health.allows(now):
+        if host.health.admits(now):
             self._begin(host)
         else:  # its breaker opened meanwhile
-            host.release_place()
+            host.places.release()
             self._choose_host()
 
     def on_no_place(self) -> None:
+        self._choose_host()
+
+    def on_busy(self) -> None:
+        """Choose again, now that this host is known to be full: another one may have a free place."""
+        host = self._tried.pop()
+        if self._tried:
+            host.fallbacks -= 1
         self._choose_host()
 
     # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
@@ -410,16 +417,16 @@ class Dispatcher:
             if self._tried:
                 host.fallbacks += 1
             self._tried.append(host)
-        if host.reserve_place():
+        if host.places.reserve():
             self._begin(host)
-        elif host.wait(self):
+        elif host.places.wait(self):
             self.state = DispatchState.QUEUED
             self._queued_at = self._context.clock()
         else:
             self._fail(busy("The provider has no free place and its queue is full."))
 
     def _give_up_waiting(self, host: UpstreamHost) -> None:
-        host.leave(self)
+        host.places.leave(self)
         other = self._candidate()
         if other is not None:
             self._ask(other)
@@ -532,7 +539,7 @@ class Dispatcher:
         """Drop all that is under way. No reference leads back to the exchange, which holds this: no cycle is left for
         the garbage collector. `error` is what the provider did wrong; None: nothing."""
         if self.state is DispatchState.QUEUED:
-            self._tried[-1].leave(self)
+            self._tried[-1].places.leave(self)
         self.state = _ENDED
         self._replay.release()
         self._cancel_attempt(error)

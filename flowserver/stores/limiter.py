@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from ..quota.limits import Cause, Decision, Limit, LimitStore, StoreUnavailable
+from .memory import at_once
 
 _T = TypeVar("_T")
 
@@ -52,23 +53,18 @@ class StoreLimiter:
     def _run(self, call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
         """`done` gets the result of `call`, or `otherwise` if the store fails."""
         if self._is_local:
-            done(_finished(call, otherwise))
+            done(_at_once(call, otherwise))
             return
         task = asyncio.get_running_loop().create_task(_wait(call, done, otherwise))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-def _finished(call: Coroutine[Any, Any, _T], otherwise: _T) -> _T:
-    """The result of a coroutine that never waits."""
+def _at_once(call: Coroutine[Any, Any, _T], otherwise: _T) -> _T:
     try:
-        call.send(None)
-    except StopIteration as over:
-        result: _T = over.value
-        return result
+        return at_once(call)
     except StoreUnavailable:
         return otherwise
-    raise RuntimeError("a store that is local waited for something")
 
 
 async def _wait(call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from ..quota.limits import Decision, LeaseLost, Limit, RequestBucket, Usage, check_tag, countable, milliseconds, tag_of
 from .counters import Account, QuotaAccount, SlotsAccount, account_of
+
+_T = TypeVar("_T")
 
 
 class _Lease:
@@ -136,6 +139,11 @@ class MemoryStore:
     async def close(self) -> None:
         pass
 
+    def leased(self, stream_id: str) -> int | None:
+        """Tokens that a stream has leased in total; None: nothing is held for it, or known of it."""
+        lease = self._leases.get(stream_id) or self._over.get(stream_id)
+        return None if lease is None or lease.settled else lease.total
+
     # --- inside ---
 
     def _now(self) -> int:
@@ -196,6 +204,16 @@ class MemoryStore:
                 del accounts[key]
             else:
                 accounts.move_to_end(key)
+
+
+def at_once(call: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a call to a store that never waits."""
+    try:
+        call.send(None)
+    except StopIteration as over:
+        result: _T = over.value
+        return result
+    raise RuntimeError("a store that is local waited for something")
 
 
 def _charge(lease: _Lease, used: int) -> None:

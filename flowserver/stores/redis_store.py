@@ -21,7 +21,6 @@ from redis.exceptions import InvalidResponse, NoScriptError, RedisClusterExcepti
 from ..quota.limits import (
     PAST_QUOTA,
     SMALL_LEASE,
-    Cause,
     Decision,
     LeaseLost,
     Limit,
@@ -31,6 +30,7 @@ from ..quota.limits import (
     Slots,
     StoreUnavailable,
     Usage,
+    cause_of,
     check_tag,
     countable,
     milliseconds,
@@ -88,7 +88,7 @@ class RedisStore:
         if admitted:
             return Decision(True, granted, states)
         limit = limits[refused_by - 1]
-        return Decision(False, 0, states, _cause(limit), limit, _seconds(wait))
+        return Decision(False, 0, states, cause_of(limit), limit, _seconds(wait))
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
         want = countable(want)
@@ -241,12 +241,6 @@ def _written_one(limit: Limit) -> str:
     if isinstance(limit, Quota):
         return f"q {limit.most} {milliseconds(limit.ends_at or 0)} {milliseconds(limit.ttl or 0)}"
     return f"{'r' if isinstance(limit, RequestBucket) else 't'} {limit.capacity} {limit.refill} {limit.parts}"
-
-
-def _cause(limit: Limit) -> Cause:
-    if isinstance(limit, Slots):
-        return Cause.CONCURRENCY
-    return Cause.QUOTA if isinstance(limit, Quota) else Cause.RATE
 
 
 def _seconds(number: int) -> float | None:

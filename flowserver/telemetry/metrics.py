@@ -314,13 +314,13 @@ class Metrics:
         if breaker is None or failover is None:
             return
         state = breaker.state(self._clock()).value
-        yield gauge("flow_store_breaker", "Redis: 0 in use, 1 tried, 2 left alone.", state)
-        yield counter("flow_store_failures", "Calls that Redis did not answer.", failover.failures)
+        yield gauge("flow_store_breaker", "The shared store of limits: 0 in use, 1 tried, 2 left alone.", state)
+        yield counter("flow_store_failures", "Calls that the shared store did not answer.", failover.failures)
         text = "Requests that passed by this process' own limits meanwhile."
         yield counter("flow_store_passed", text, failover.requests)
         yield counter("flow_store_refused", "Requests refused meanwhile.", failover.refused)
         yield counter("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", failover.tokens)
-        yield counter("flow_store_unsettled", "Streams whose end Redis did not hear of.", failover.unsettled)
+        yield counter("flow_store_unsettled", "Streams whose end the shared store did not hear of.", failover.unsettled)
 
     def _upstreams(self) -> Iterator[Series]:
         connects = _labelled("upstream", [(pool.name, pool.connects) for pool in self.pools])

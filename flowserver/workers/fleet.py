@@ -227,6 +227,12 @@ class Fleet:
         for worker in self.supervisor.pings(now):
             self._send(worker, Kind.PING)
 
+    def abort(self, worker: int) -> None:
+        """End a worker that has failed, which is replaced."""
+        pid = self.supervisor.workers[worker].pid
+        if pid:
+            os.kill(pid, signal.SIGABRT)
+
     def ask(self, worker: int, what: bytes, answered: Answered) -> None:
         """Ask a worker for something. `answered` is called once, with None if it ends before it answers."""
         question = next(self._questions)

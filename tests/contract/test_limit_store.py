@@ -26,6 +26,7 @@ from flowserver.stores.memory import MemoryStore
 from flowserver.stores.redis_store import RedisStore
 from tests.support.clock import FakeClock
 from tests.support.redis import RedisServer, running_redis
+from tests.support.shared import sharing
 
 TTL = 30.0
 REMEMBER = 100.0
@@ -45,12 +46,14 @@ def clock() -> FakeClock:
     return FakeClock(START)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "parent", "redis"])
 async def store(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterator[LimitStore]:
-    made: LimitStore
-    if request.param == "memory":
-        made = MemoryStore(clock, ttl=TTL, remember=REMEMBER)
-    else:
+    made: LimitStore = MemoryStore(clock, ttl=TTL, remember=REMEMBER)
+    if request.param == "parent":
+        async with sharing(MemoryStore(clock, ttl=TTL, remember=REMEMBER)) as shared:
+            yield (await shared.worker()).store
+        return
+    if request.param == "redis":
         url = request.getfixturevalue("server").url
         made = RedisStore(url, deadline=10_000, ttl=TTL, remember=REMEMBER, clock=clock)
     yield made

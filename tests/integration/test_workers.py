@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -224,6 +225,47 @@ async def _fails_when_over(process: RelayProcess) -> None:
     await asyncio.sleep(0.1)
     await process.ended()
     raise AssertionError("it has ended")
+
+
+KEY = "fs-key"
+
+
+def limited(url: str, limits: str) -> str:
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    return tenant_file(url) + f'[[tenants]]\nname = "acme"\nkey_sha256 = "{digest}"\n{limits}\n'
+
+
+async def test_limits_hold_over_all_workers(lab: Lab, tmp_path: Path) -> None:
+    simulator = await lab.simulator()
+    file = tmp_path / "flowserver.toml"
+    file.write_text(limited(simulator.url, "requests_per_minute = 10"))
+    process = await lab.process(None, config=file, workers=3)
+
+    async def status() -> int:
+        client = await lab.client(process.port)
+        await client.send(chat((f"Authorization: Bearer {KEY}",), events=3))
+        return (await client.response()).status
+
+    found = await asyncio.gather(*(status() for _ in range(40)))
+    assert sorted(found) == [200] * 10 + [429] * 30
+
+
+async def test_what_a_killed_worker_held_comes_back(lab: Lab, tmp_path: Path) -> None:
+    simulator = await lab.simulator()
+    file = tmp_path / "flowserver.toml"
+    file.write_text(limited(simulator.url, "concurrent = 4"))
+    process = await lab.process(None, config=file, workers=2)
+    key = f"Authorization: Bearer {KEY}"
+
+    async def begin() -> bool:
+        client = await lab.client(process.port)
+        await client.send(chat((key,), events=0, rate=100))
+        return (await client.head()).status == 200
+
+    assert [await begin() for _ in range(6)] == [True] * 4 + [False] * 2
+    os.kill(workers(process)[0], signal.SIGKILL)
+    await eventually(lambda: events(process, "worker_ready"), "it is replaced")
+    assert sorted([await begin() for _ in range(4)]) == [False] * 2 + [True] * 2
 
 
 async def test_the_limit_of_connections_holds_over_all_workers(lab: Lab) -> None:

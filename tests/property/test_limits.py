@@ -31,6 +31,7 @@ from flowserver.stores.memory import MemoryStore
 from flowserver.stores.redis_store import RedisStore
 from tests.support.clock import FakeClock
 from tests.support.redis import RedisServer, running_redis
+from tests.support.shared import sharing
 
 START = 1_700_000_000.0
 TTL, REMEMBER = 3000, 7000
@@ -332,13 +333,7 @@ async def _compare(url: str, calls: list[tuple[str, str, int, int]]) -> None:
     memory = MemoryStore(clock, **lives)
     shared = RedisStore(url, deadline=10_000, clock=clock, **lives)
     tenant = f"compared {next(_tenants)}"
-    limits = (
-        RequestBucket(tenant_key(tenant, "requests"), 4, 90),
-        TokenBucket(tenant_key(tenant, "bucket"), 900, 700, period=3),
-        Slots(tenant_key(tenant, "slots"), 3),
-        Quota(tenant_key(tenant, "session"), 1500, ttl=10.0),
-        Quota(tenant_key(tenant, "day"), 2500, ends_at=START + 12),
-    )
+    limits = _limits_of(tenant)
     try:
         for call in calls:
             if call[0] == "advance":
@@ -347,6 +342,16 @@ async def _compare(url: str, calls: list[tuple[str, str, int, int]]) -> None:
             assert await _answer(memory, call, stream_id, limits) == await _answer(shared, call, stream_id, limits)
     finally:
         await shared.close()
+
+
+def _limits_of(tenant: str) -> tuple[Limit, ...]:
+    return (
+        RequestBucket(tenant_key(tenant, "requests"), 4, 90),
+        TokenBucket(tenant_key(tenant, "bucket"), 900, 700, period=3),
+        Slots(tenant_key(tenant, "slots"), 3),
+        Quota(tenant_key(tenant, "session"), 1500, ttl=10.0),
+        Quota(tenant_key(tenant, "day"), 2500, ends_at=START + 12),
+    )
 
 
 async def _answer(
@@ -363,6 +368,29 @@ async def _answer(
     except LeaseLost:
         result = "lost"
     return result, await store.usage(limits)
+
+
+@settings(max_examples=60, deadline=None)
+@given(CALLS, st.lists(st.integers(0, 2), min_size=40, max_size=40))
+def test_workers_answer_like_one_process(calls: list[tuple[str, str, int, int]], workers: list[int]) -> None:
+    asyncio.run(_compare_workers(calls, workers))
+
+
+async def _compare_workers(calls: list[tuple[str, str, int, int]], turns: list[int]) -> None:
+    """Each call is made by one of three workers; of the same stream also by several."""
+    clock = FakeClock(START)
+    lives = {"ttl": TTL / 1000, "remember": REMEMBER / 1000}
+    alone = MemoryStore(clock, **lives)
+    limits = _limits_of("compared")
+    async with sharing(MemoryStore(clock, **lives)) as shared:
+        workers = [await shared.worker() for _ in range(3)]
+        for call, turn in zip(calls, turns, strict=False):
+            if call[0] == "advance":
+                clock.now = round(clock.now * 1000 + call[2]) / 1000
+            stream_id = tenant_key("compared", call[1])
+            expected = await _answer(alone, call, stream_id, limits)
+            assert await _answer(workers[turn].store, call, stream_id, limits) == expected
+            assert shared.store.leased(stream_id) == alone.leased(stream_id)
 
 
 RUSH, ALLOWED = 2000, 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
@@ -9,6 +10,7 @@ from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.interfaces import Clock, UpstreamEvents
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
 from flowserver.routing.dispatcher import Dispatcher, RetryPolicy
+from flowserver.routing.provider_share import ProviderShare
 from flowserver.routing.routes import Route
 from flowserver.routing.upstream_host import UpstreamHost
 
@@ -136,20 +138,31 @@ class Scene:
         failures: int = 5,
         routes: dict[str, tuple[str, ...]] | None = None,
         renames: dict[str, dict[str, str]] | None = None,
+        shares: Mapping[str, ProviderShare] | None = None,
+        clock: FakeClock | None = None,
+        later: Later | None = None,
         **settings: Any,
     ) -> None:
-        """`routes` by the provider that serves them, `renames` by the provider that names models otherwise."""
-        self.clock = FakeClock()
-        self.later = Later()
+        """`routes` by the provider that serves them, `renames` by the provider that names models otherwise, `shares` by
+        the provider that several scenes share."""
+        self.clock = clock or FakeClock()
+        self.later = later or Later()
         self.providers: dict[str, Provider] = {}
         self.hosts: dict[str, UpstreamHost] = {}
         tiers = tiers or (("a",),)
         for name in (name for tier in tiers for name in tier):
-            health = CircuitBreaker(failures=failures, cooldown=10.0)
+            share = (shares or {}).get(name)
+            health = share.health if share else CircuitBreaker(failures=failures, cooldown=10.0)
             self.providers[name] = Provider(health, self.clock)
             models = (renames or {}).get(name, {})
             self.hosts[name] = target(
-                self.providers[name], name=name, health=health, later=self.later, models=models, **settings
+                self.providers[name],
+                name=name,
+                health=health,
+                later=self.later,
+                places=share.places if share else None,
+                models=models,
+                **settings,
             )
         self.context = routing(
             *(tuple(self.hosts[name] for name in tier) for tier in tiers),

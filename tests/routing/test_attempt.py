@@ -43,7 +43,7 @@ class Rig:
         self.host = target(self.connector)
         self.owner = Owner()
         self.events = RecordingUpstreamEvents()
-        assert self.host.reserve_place()
+        assert self.host.places.reserve()
         self.attempt = Attempt(self.host, owner=self.owner, events=self.events, clock=self.clock)
         self.attempt.open(RequestHead(b"POST", b"/", []))
 

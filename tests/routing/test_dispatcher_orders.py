@@ -96,7 +96,7 @@ class Order(RuleBasedStateMachine):
             limit = host.settings.max_concurrent
             assert limit is None or host.open <= limit
             assert host.waiting == sum(each.upstream == name for each in self.of(DispatchState.QUEUED))
-            assert not host.waiting or host.is_full or not self.scene.later.is_idle
+            assert not host.waiting or host.places.is_full or not self.scene.later.is_idle
             probes = [stream.probes for stream in streams if stream.probes is not None and not stream.is_answered]
             assert len(probes) == len(set(probes))
 

@@ -64,7 +64,7 @@ def test_the_body_is_looked_into_only_where_the_model_matters() -> None:
 def test_the_one_of_two_with_less_to_do_is_chosen() -> None:
     idle, busy = target(name="idle"), target(name="busy")
     for _ in range(3):
-        busy.reserve_place()
+        busy.places.reserve()
     for first in (0.0, 0.9):
         draws = iter([first, 0.9 - first])
         assert choose([idle, busy], lambda draws=draws: next(draws)) is idle  # type: ignore[misc]
@@ -72,9 +72,9 @@ def test_the_one_of_two_with_less_to_do_is_chosen() -> None:
 
 def test_load_is_seen_in_proportion_to_weight() -> None:
     light, heavy = target(weight=1), target(weight=4)
-    light.reserve_place()
+    light.places.reserve()
     for _ in range(3):
-        heavy.reserve_place()
+        heavy.places.reserve()
     assert heavy.load < light.load
 
 
@@ -82,5 +82,5 @@ def test_shares_follow_the_weights() -> None:
     hosts = [target(name="a", weight=1), target(name="b", weight=3)]
     draw = random.Random(1)
     for _ in range(4000):
-        choose(hosts, draw.random).reserve_place()
+        choose(hosts, draw.random).places.reserve()
     assert abs(hosts[1].open / hosts[0].open - 3) < 0.1

@@ -23,6 +23,7 @@ from flowserver.relay.record import RecordedExchange
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.cooldowns import Cooldowns
 from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
+from flowserver.routing.places import LocalPlaces, Places
 from flowserver.routing.routes import Route, RouteTable
 from flowserver.routing.upstream_host import UpstreamHost
 
@@ -304,16 +305,18 @@ def target(
     deadlines: Deadlines | None = None,
     health: CircuitBreaker | None = None,
     later: Later | None = None,
+    places: Places | None = None,
     **settings: Any,
 ) -> UpstreamHost:
     """A provider; `settings` as in `ProviderSettings`."""
+    made = ProviderSettings(name, parse_url(url), api_key=api_key, **settings)
     return UpstreamHost(
-        ProviderSettings(name, parse_url(url), api_key=api_key, **settings),
+        made,
         connector or RecordingConnector(),
         health=health or CircuitBreaker(failures=5, cooldown=10.0),
         cooldowns=Cooldowns(failures=5, cooldown=5.0),
         deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
-        later=later or _nobody_waits,
+        places=places or LocalPlaces(made.max_concurrent, made.queue, later or _nobody_waits),
     )
 
 

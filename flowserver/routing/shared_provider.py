@@ -1,0 +1,180 @@
+"""What all workers share of one provider, in the parent: who has its places, who waits, and how it is doing. No I/O."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+from ..relay.interfaces import Clock
+from .circuit_breaker import CircuitBreaker
+from .cooldowns import Cooldowns
+from .shared_health import Tell, read_subject, written_subject
+
+
+class Member:
+    """One worker's part in one provider."""
+
+    __slots__ = ("held", "is_told_full", "tell")
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+        self.held = 0
+        """Places that it has."""
+        self.is_told_full = False
+        """Whether it has to be told when a place is free."""
+
+
+class SharedProvider:
+    """Places are granted in the order in which they were asked for, over all workers."""
+
+    __slots__ = ("_breaker", "_clock", "_cooldowns", "_members", "_most", "_open", "_prober", "_queue", "_waiting")
+
+    def __init__(self, clock: Clock, *, failures: int, cooldown: float) -> None:
+        self._clock = clock
+        self._breaker = CircuitBreaker(failures=failures, cooldown=cooldown)
+        self._cooldowns = Cooldowns(failures=failures, cooldown=cooldown)
+        self._members: dict[Member, None] = {}
+        self._prober: Member | None = None
+        self._most: int | None = None
+        self._queue = 0
+        self._open = 0
+        self._waiting: OrderedDict[tuple[Member, int], None] = OrderedDict()
+
+    def __repr__(self) -> str:
+        places = "unlimited" if self._most is None else self._most
+        return f"<SharedProvider: {self._open} open of {places}, {len(self._waiting)} waiting, {self._breaker}>"
+
+    def join(self, member: Member) -> None:
+        """A worker begins to use the provider: it is told what the others know."""
+        self._members[member] = None
+        member.tell("breaker", *self._breaker.record)
+        for subject in self._cooldowns:
+            member.tell("cooldown", written_subject(subject), self._record(subject))
+
+    def part(self, member: Member) -> None:
+        """A worker is gone: all it had is free, and its requests wait no more."""
+        del self._members[member]
+        self._open -= member.held
+        member.held = 0
+        for each in [waiting for waiting in self._waiting if waiting[0] is member]:
+            del self._waiting[each]
+        self._on_abandoned(member)
+        self._serve()
+
+    def hear(self, member: Member, event: str, *given: Any) -> None:
+        """An event of `ProviderShare`. Raises ValueError or TypeError for one that no worker sends."""
+        match event:
+            case "want":
+                self._on_want(member, *given)
+            case "forgo":
+                self._waiting.pop((member, *given), None)
+            case "release":
+                self._add(member, -1)
+            case "hold":
+                self._add(member, *given)
+            case "limit":
+                self._most, self._queue = given
+                self._serve()
+            case _:
+                self._hear_of_health(member, event, *given)
+
+    # --- places -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_full(self) -> bool:
+        return self._most is not None and self._open >= self._most
+
+    def _on_want(self, member: Member, number: int, queues: bool) -> None:
+        """`queues`: whether it waits if no place is free."""
+        if not self._is_full:
+            self._grant(member, number)
+            return
+        if not member.is_told_full:
+            member.is_told_full = True
+            member.tell("full", True)
+        if not queues:
+            member.tell("busy", number)
+        elif len(self._waiting) >= self._queue:
+            member.tell("refused", number)
+        else:
+            self._waiting[member, number] = None
+
+    def _add(self, member: Member, places: int) -> None:
+        member.held += places
+        self._open += places
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and not self._is_full:
+            self._grant(*self._waiting.popitem(last=False)[0])
+        if not self._is_full:
+            for member in self._members:
+                if member.is_told_full:
+                    member.is_told_full = False
+                    member.tell("full", False)
+
+    def _grant(self, member: Member, number: int) -> None:
+        """Grant a free place, and with it the leave to probe if that is due, unless the breaker forbids it."""
+        now = self._clock()
+        if not self._breaker.allows(now):
+            member.tell("refused", number)
+            return
+        probe = self._breaker.started(now)
+        if probe:
+            self._prober = member
+            self._tell_breaker()
+        self._open += 1
+        member.held += 1
+        member.tell("granted", number, probe)
+
+    # --- health -----------------------------------------------------------------------------------------------------
+
+    def _hear_of_health(self, member: Member, event: str, *given: Any) -> None:
+        match event:
+            case "succeeded":
+                self._prober = None
+                self._breaker.succeeded()
+                self._tell_breaker()
+            case "failed":
+                self._on_failed(member, *given)
+            case "abandoned":
+                self._on_abandoned(member)
+            case "limited" | "unable" | "served":
+                self._on_cooldown(event, *given)
+            case _:
+                raise ValueError(f"no such event: {event!r}")
+
+    def _on_failed(self, member: Member, probe: bool) -> None:
+        is_probe = probe and member is self._prober
+        if is_probe:
+            self._prober = None
+        self._breaker.failed(self._clock(), probe=is_probe)
+        self._tell_breaker()
+
+    def _on_abandoned(self, member: Member) -> None:
+        if member is self._prober:
+            self._prober = None
+            self._breaker.abandoned(probe=True)
+            self._tell_breaker()
+
+    def _tell_breaker(self) -> None:
+        record = self._breaker.record
+        for member in self._members:
+            member.tell("breaker", *record)
+
+    def _on_cooldown(self, event: str, written: list[str | None], after: float | None = None) -> None:
+        subject: Hashable = read_subject(written)
+        if event == "limited":
+            self._cooldowns.limited(self._clock(), subject, after)
+        elif event == "unable":
+            self._cooldowns.failed(self._clock(), subject, after)
+        else:
+            self._cooldowns.served(subject)
+        record = self._record(subject)
+        for member in self._members:
+            member.tell("cooldown", written, record)
+
+    def _record(self, subject: Hashable) -> list[float] | None:
+        record = self._cooldowns.record(subject)
+        return None if record is None else list(record)

@@ -1,0 +1,138 @@
+"""Workers that share a provider, whatever happens in whatever order the messages arrive."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ..routing.shares import Group, Request, Worker
+
+MOST = 3
+QUEUE = 4
+
+
+class Attempt(Request):
+    """A request that begins as an attempt does: with the leave to probe, or not at all."""
+
+    def __init__(self, group: Group, worker: Worker) -> None:
+        super().__init__(worker)
+        self._group = group
+        self.is_probe = False
+        self.acts = self._begin
+
+    def _begin(self) -> None:
+        health = self.worker.health
+        if health.admits(self._group.clock()):
+            self.is_probe = health.started(self._group.clock())
+        else:
+            self.end()
+
+    @property
+    def waits(self) -> bool:
+        return not self.heard
+
+
+class Sharing(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.group = Group(3, most=MOST, queue=QUEUE, failures=2, cooldown=5.0)
+        self.asked: list[Attempt] = []
+
+    def under_way(self) -> list[Attempt]:
+        return [each for each in self.asked if each.has_place and not each.worker.is_gone]
+
+    def waiting(self) -> list[Attempt]:
+        return [each for each in self.asked if each.waits and not each.worker.is_gone]
+
+    @initialize(limited=st.booleans())
+    def begin(self, limited: bool) -> None:
+        self.limited = limited
+        if not limited:
+            for worker in self.group.workers:
+                worker.places.limit(None, 0)
+            self.group.settle()
+
+    @rule(number=st.integers(0, 2))
+    def ask(self, number: int) -> None:
+        worker = self.group.workers[number % len(self.group.workers)]
+        if worker.health.allows(self.group.clock()):
+            request = Attempt(self.group, worker)
+            self.asked.append(request)
+            request.ask()
+
+    @precondition(lambda self: self.under_way())
+    @rule(data=st.data(), how=st.sampled_from(["answered", "failed", "left"]))
+    def end(self, data: st.DataObject, how: str) -> None:
+        request = data.draw(st.sampled_from(self.under_way()))
+        health = request.worker.health
+        if how == "answered":
+            health.succeeded()
+        elif how == "failed":
+            health.failed(self.group.clock(), probe=request.is_probe)
+            if not health.allows(self.group.clock()):
+                request.worker.places.send_waiting_away()
+        else:
+            health.abandoned(probe=request.is_probe)
+        request.end()
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(self.waiting()))
+        request.leave()
+        request.heard.append("left")
+
+    @rule(number=st.integers(0, 2), down=st.booleans())
+    def deliver(self, number: int, down: bool) -> None:
+        worker = self.group.workers[number % len(self.group.workers)]
+        (self.group.deliver_down if down else self.group.deliver_up)(worker)
+
+    @rule()
+    def turn(self) -> None:
+        self.group.later.run_once()
+
+    @rule(seconds=st.sampled_from([1.0, 5.0]))
+    def time(self, seconds: float) -> None:
+        self.group.clock.advance(seconds)
+
+    @precondition(lambda self: len(self.group.workers) > 1)
+    @rule()
+    def crash(self) -> None:
+        self.group.kill(self.group.workers[0])
+        worker = self.group.add()
+        if not self.limited:
+            worker.places.limit(None, 0)
+
+    @invariant()
+    def places_are_bounded(self) -> None:
+        assert not self.limited or len(self.under_way()) <= MOST
+
+    @invariant()
+    def workers_count_their_own(self) -> None:
+        for worker in self.group.workers:
+            assert worker.places.open == sum(each.worker is worker for each in self.under_way())
+            assert worker.places.waiting == sum(each.worker is worker for each in self.waiting())
+
+    def teardown(self) -> None:
+        """When all is delivered nobody waits in vain, nothing has leaked, and all workers know the same."""
+        group = self.group
+        group.settle()
+        assert not self.waiting() or len(self.under_way()) == MOST
+        for request in self.under_way():
+            request.worker.health.abandoned(probe=request.is_probe)
+            request.end()
+            group.settle()
+        while self.under_way():
+            self.under_way()[0].end()
+            group.settle()
+        assert len({worker.health.record for worker in group.workers}) == 1
+        group.workers[0].health.succeeded()
+        group.settle()
+        taken = [Request(group.workers[number % 3]).ask() for number in range(MOST)]
+        group.settle()
+        assert all(request.has_place for request in taken)
+
+
+TestSharing = Sharing.TestCase
+TestSharing.settings = settings(max_examples=60, stateful_step_count=60)
