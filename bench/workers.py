@@ -79,7 +79,16 @@ def _relay(count: int, source: int, wiring: Wiring | None = None, **settings: st
     chosen = {"FLOW_WORKERS": str(count), **settings}
     peer = Flowserver(_name(count), settings=chosen, cpus=EVERY_CORE)
     with peer.start(source, wiring or Wiring()) as running:
+        while not _is_ready(running):  # its port takes connections before the first worker is forked
+            time.sleep(0.05)
         yield running
+
+
+def _is_ready(relay: Running) -> bool:
+    assert relay.admin is not None
+    with socket.create_connection(("127.0.0.1", relay.admin), 5) as client:
+        client.sendall(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        return client.recv(100).startswith(b"HTTP/1.1 200")
 
 
 @contextmanager

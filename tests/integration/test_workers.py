@@ -126,8 +126,7 @@ async def test_a_worker_that_is_killed_loses_its_own_streams_only(lab: Lab) -> N
         await client.send(chat(events=3))
         assert (await client.response()).status == 200
     await eventually(lambda: len(events(process, "access")) >= 7)
-    shares = [line["worker"] for line in events(process, "access")[-4:]]
-    assert sorted(shares) == [0, 0, 1, 1]
+    assert death["worker"] in {line["worker"] for line in events(process, "access")[-4:]}, "the new one serves"
 
 
 async def test_nothing_is_left_of_a_parent_that_is_killed(lab: Lab) -> None:
