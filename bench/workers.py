@@ -23,10 +23,12 @@ from bench.h2_client import spread as spread_over
 from bench.peers import Running, Wiring
 from bench.peers.flowserver import Flowserver
 from bench.processes import Process, free_port, memory_bytes, own_cpu_ns, process_tree, wait_until_quiet
-from bench.source import command
+from bench.source import command, whole_command
 
 EVERY_CORE = frozenset(os.sched_getaffinity(0))
 STREAMS_ALLOWED = 1000
+GIVE_UP = 30.0
+"""Seconds in which a relay has to be back."""
 LOAD = events.Settings(streams=400, rate=50, ticks=(0,), warm_up=1, window=3)
 CALLS = unary.Settings(connections=60, at_once=60, warm_up=0.5, window=3)
 
@@ -94,7 +96,8 @@ def _is_ready(relay: Running) -> bool:
 @contextmanager
 def _source(*, rate: float = 1, size: int = 250, whole: int | None = None) -> Iterator[int]:
     port = free_port()
-    with Process(command(port, rate=rate, size=size, whole=whole), port, cpus=EVERY_CORE):
+    source = command(port, rate=rate, size=size) if whole is None else whole_command(port, whole)
+    with Process(source, port, cpus=EVERY_CORE):
         yield port
 
 
@@ -208,14 +211,15 @@ def _watch(
 
 def _recovery(settings: Settings, collector: Collector) -> None:
     """Both workers are killed at once: from then until the next client has its answer."""
-    with _source(whole=100) as source, _relay(2, source) as relay:
+    with _source(whole=1024) as source, _relay(2, source) as relay:
         for _ in range(settings.kills):
             time.sleep(1.5)
             for pid in _workers(relay):
                 os.kill(pid, signal.SIGKILL)
             started = time.monotonic()
             while not _is_answered(relay.port):
-                pass
+                if time.monotonic() - started > GIVE_UP:
+                    raise RuntimeError("no answer since its workers were killed")
             collector.add(relay.name, "until an answer, all workers killed", "ms", (time.monotonic() - started) * 1e3)
 
 

@@ -8,7 +8,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..config.addresses import Address
@@ -149,9 +149,9 @@ class Relay:
         """Start sweeping: for a relay that is given its connections."""
         self._schedule_sweep()
 
-    def adopt(self, connection: socket.socket) -> None:
-        """Take a client's connection that another process has accepted."""
-        self._clients.adopt(connection)
+    def adopt(self, connection: socket.socket, done: Callable[[], object]) -> None:
+        """Take a client's connection that another process has accepted; see `Listener.adopt`."""
+        self._clients.adopt(connection, done)
 
     async def drain(self) -> None:
         """Accept no new connections, let streams finish within the drain time, then break off the rest."""

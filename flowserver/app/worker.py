@@ -118,12 +118,12 @@ class _Worker:
 
     def _adopt(self, message: Message) -> None:
         connections = as_sockets(message)
-        given = message.json()
         for connection in connections:
-            self._relay.adopt(connection)
-        self._load.adopt(given)
-        if len(connections) < given:  # the kernel had no descriptor for them
-            self._log.write("error", "connections_lost", count=given - len(connections))
+            self._relay.adopt(connection, self._load.adopted)
+        lost = message.json() - len(connections)
+        if lost:  # the kernel had no descriptor for them
+            self._load.adopted(lost)
+            self._log.write("error", "connections_lost", count=lost)
 
     def _reload(self) -> None:
         problems: list[str] = []

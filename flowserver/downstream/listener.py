@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 
 from ..net import reuse_port
 from .context import ListenerContext
@@ -35,12 +35,14 @@ class Listener:
             self._servers.append(await loop.create_server(self._open, sock=listening, backlog=BACKLOG))
             self._sockets.append(listening)
 
-    def adopt(self, connection: socket.socket) -> None:
-        """Take a connection that was accepted elsewhere."""
+    def adopt(self, connection: socket.socket, done: Callable[[], object] | None = None) -> None:
+        """Take a connection that was accepted elsewhere. `done` is called when it is open, or is not to be."""
         adopting = asyncio.get_running_loop().connect_accepted_socket(self._open, connection)
         task = asyncio.get_running_loop().create_task(_adopted(adopting, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
+        if done is not None:
+            task.add_done_callback(lambda _: done())
 
     def _open(self) -> asyncio.BaseProtocol:
         self._accepted += 1

@@ -58,7 +58,7 @@ class WorkerLoad:
     def streams_changed(self, streams: int) -> None:
         self._table.write(self._worker, STREAMS, streams)
 
-    def adopt(self, connections: int) -> None:
-        """So many more of those that the parent gave have arrived."""
+    def adopted(self, connections: int = 1) -> None:
+        """So many more of those that the parent gave are open, and counted among the connections."""
         self._adopted += connections
         self._table.write(self._worker, ADOPTED, self._adopted)

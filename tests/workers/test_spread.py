@@ -42,7 +42,7 @@ def test_new_connections_even_out_what_is_there(before: list[int], arriving: int
         assert counts[chosen] == min(counts)
         counts[chosen] += 1
         loads[chosen].changed(counts[chosen])
-        loads[chosen].adopt(1)
+        loads[chosen].adopted()
 
 
 def test_streams_count_where_they_are_more() -> None:
