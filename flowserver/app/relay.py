@@ -32,6 +32,8 @@ from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
+from ..telemetry.slices import Slices
+from ..telemetry.sources import OwnPages
 from ..upstream.resolver import Resolver
 from ..workers.load import WorkerLoad
 from .clients import connection_settings, tls_context, watermarks
@@ -272,13 +274,9 @@ class Relay:
         self.metrics.names = self._providers.names
 
     def _build_admin(self) -> Listener:
-        admin = Admin(
-            self.metrics,
-            AdminHosts(self._config.admin_hosts, self._config.admin_listen),
-            clock=time.monotonic,
-            call_soon=self._loop.call_soon,
-            is_draining=lambda: self._is_leaving,
-        )
+        slices = Slices(self._loop.call_soon, time.monotonic)
+        pages = OwnPages(self.metrics, slices, clock=time.monotonic, is_draining=lambda: self._is_leaving)
+        admin = Admin(pages, AdminHosts(self._config.admin_hosts, self._config.admin_listen))
         return self._listener(admin.open_exchange, max_connections=256)
 
     def _listener(

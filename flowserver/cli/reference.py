@@ -1,19 +1,16 @@
-"""Writes the reference pages: `python -m flowserver.cli.reference settings`, or `metrics` with a scrape as input."""
+"""Writes the reference pages, docs/settings.md and docs/metrics.md."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from textwrap import fill
-
-from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
 from ..config.entries import Group, Key, Setting
 from ..config.file import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
 from ..config.settings import SETTINGS
 from ..config.tenants import TENANT_KEYS
+from ..telemetry.snapshot import Table
 
 _SETTINGS = """# Settings
 
@@ -44,7 +41,19 @@ _METRICS = """# Metrics
 
 `/metrics` of `FLOW_ADMIN_LISTEN` serves these in Prometheus' text format. Counters never decrease while the process
 runs. `flow_store_...` is there with `FLOW_REDIS_URL` only.
+
+Several workers have one page, made by their parent. The last column says how: with the `sum` of their figures, the
+`max` or the `min`, or with `each` worker's own, told apart by the label `worker` (`parent` for the parent itself). Sums
+of counters and histograms include workers that are gone. Of a worker that does not answer within a second, the last
+figures are shown, and `flow_worker_up` is 0.
 """
+_WORKERS = """
+## Of workers
+
+The parent of several workers adds these.
+
+"""
+_COLUMNS = ("metric", "type", "labels", "meaning")
 
 
 def settings_page() -> str:
@@ -63,12 +72,13 @@ def settings_page() -> str:
     return "".join(parts)
 
 
-def metrics_page(scrape: str) -> str:
-    """docs/metrics.md, made of a scrape in which each family has a sample."""
-    families = list(text_string_to_metric_families(scrape))
-    of_process = [family for family in families if family.name.startswith(("process_", "python_"))]
-    own = [family for family in families if family not in of_process]
-    return f"{_METRICS}\n{_metrics(own)}\n## Of the process\n\n{_metrics(of_process)}"
+def metrics_page(told: Iterable[Table], of_workers: Iterable[Table]) -> str:
+    """docs/metrics.md, made of what a process tells when each family has a sample, and of what a parent adds."""
+    told = list(told)
+    of_process = [table for table in told if table.name.startswith(("process_", "python_"))]
+    own = [table for table in told if table not in of_process]
+    process = f"## Of the process\n\n{_merged(of_process)}"
+    return f"{_METRICS}\n{_merged(own)}\n{process}{_WORKERS}{_table(_COLUMNS, map(_row, of_workers))}"
 
 
 def _groups() -> list[Group]:
@@ -86,18 +96,17 @@ def _keys(keys: Iterable[Key]) -> str:
     return _table(("key", "value", "meaning"), rows)
 
 
-def _metrics(families: Iterable[Metric]) -> str:
-    rows = [(f"`{_name(family)}`", family.type, _labels(family), family.documentation) for family in families]
-    return _table(("metric", "type", "labels", "meaning"), rows)
+def _merged(tables: Iterable[Table]) -> str:
+    return _table((*_COLUMNS, "workers"), [(*_row(table), table.merge) for table in tables])
 
 
-def _name(family: Metric) -> str:
-    return f"{family.name}_total" if family.type == "counter" else str(family.name)
+def _row(table: Table) -> tuple[str, ...]:
+    return f"`{table.family().title}`", table.kind, _labels(table), table.text
 
 
-def _labels(family: Metric) -> str:
+def _labels(table: Table) -> str:
     """Those of its samples; a histogram's `le` goes without saying."""
-    names = dict.fromkeys(name for sample in family.samples for name in sample.labels if name != "le")
+    names = dict.fromkeys(name for key in table.samples for name, _ in key)
     return ", ".join(f"`{name}`" for name in names)
 
 
@@ -123,12 +132,3 @@ def _line(cells: Sequence[str]) -> str:
 def _marked(text: str) -> str:
     """`text` with the names of settings as code, and fit for a cell."""
     return re.sub(r"(?<![`\w])(FLOW_\w+)", r"`\1`", text).replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] == ["settings"]:
-        sys.stdout.write(settings_page())
-    elif sys.argv[1:] == ["metrics"]:
-        sys.stdout.write(metrics_page(sys.stdin.read()))
-    else:
-        sys.exit(__doc__)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import orjson
+from collections.abc import Callable
+from typing import Protocol
 
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead, ResponseHead
 from ..relay.interfaces import DownstreamStream
-from ..relay.limited_time import Holder
-from ..relay.record import RecordedExchange
 from .admin_hosts import AdminHosts
-from .metrics import Metrics
-from .slices import Slices
+from .slices import Done
 
 _JSON = b"application/json"
 _PLAIN = b"text/plain; charset=utf-8"
@@ -83,32 +78,33 @@ class _Page:
     def on_drain_timeout(self) -> None: ...
 
 
-class Admin:
-    """Answers the admin requests of one worker. Pages that take long are made in slices of the event loop, whose
-    `call_soon` and `clock` are given."""
+class AdminSource(Protocol):
+    """Where the pages get what they show."""
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        hosts: AdminHosts,
-        *,
-        clock: Callable[[], float],
-        call_soon: Callable[[Callable[[], None]], object],
-        is_draining: Callable[[], bool],
-    ) -> None:
-        self._metrics = metrics
+    def unready(self) -> str | None:
+        """Why new clients should go elsewhere; None: they are welcome."""
+
+    def metrics(self, done: Done) -> None:
+        """The page of metrics, in Prometheus' text format."""
+
+    def streams(self, done: Done) -> None:
+        """The page of open streams, a JSON array."""
+
+
+class Admin:
+    """Answers the admin requests of a process."""
+
+    def __init__(self, source: AdminSource, hosts: AdminHosts) -> None:
+        self._source = source
         self._hosts = hosts
-        self._clock = clock
-        self._is_draining = is_draining
-        self._slices = Slices(call_soon, clock)
         self._probes: dict[bytes, Callable[[], tuple[int, bytes]]] = {
             b"/healthz": self._health,
             b"/readyz": self._readiness,
         }
         """Status and text, for whoever can reach the listener: probes ask by any host name."""
-        self._pages: dict[bytes, tuple[bytes, Callable[[], Iterator[bytes]]]] = {
-            b"/metrics": (_METRICS, metrics.scrape),
-            b"/streams": (_JSON, self._streams),
+        self._pages: dict[bytes, tuple[bytes, Callable[[Done], None]]] = {
+            b"/metrics": (_METRICS, source.metrics),
+            b"/streams": (_JSON, source.streams),
         }
         """Media type and parts, for those who ask by a name of AdminHosts."""
 
@@ -124,7 +120,7 @@ class Admin:
         elif not self._hosts.accepts(request):
             page.answer(421, _PLAIN, _MISDIRECTED)
         elif entry is not None:
-            self._answer_later(page, request.path, *entry)
+            self._answer_later(page, *entry)
         else:
             page.answer(404, _PLAIN, b"the pages are %b\n" % b", ".join([*self._probes, *self._pages]))
 
@@ -132,55 +128,14 @@ class Admin:
         return 200, b"ok\n"
 
     def _readiness(self) -> tuple[int, bytes]:
-        return (503, b"draining\n") if self._is_draining() else (200, b"ready\n")
+        reason = self._source.unready()
+        return (200, b"ready\n") if reason is None else (503, f"{reason}\n".encode())
 
-    def _answer_later(self, page: _Page, name: bytes, kind: bytes, work: Callable[[], Iterator[bytes]]) -> None:
+    def _answer_later(self, page: _Page, kind: bytes, ask: Callable[[Done], None]) -> None:
         def done(parts: list[bytes] | None) -> None:
             if parts is None:
                 page.answer(500, _PLAIN, b"the page could not be made; see standard error\n")
             else:
                 page.answer(200, kind, b"".join(parts))
 
-        self._slices.ask(name, work, done)
-
-    def _streams(self) -> Iterator[bytes]:
-        """Those open at the beginning that are still open when their turn comes."""
-        separator = b"["
-        for exchange in list(self._metrics.open):
-            if exchange in self._metrics.open:
-                yield separator + orjson.dumps(_figures(exchange, self._clock()))
-                separator = b","
-        yield b"[]" if separator == b"[" else b"]"
-
-
-def _figures(live: RecordedExchange, now: float) -> dict[str, Any]:
-    exchange = live.record()
-    account = exchange.account
-    return {
-        "request_id": exchange.request_id.decode("ascii"),
-        "method": exchange.request.method.decode("ascii"),
-        "path": exchange.request.path.decode("latin-1"),
-        "protocol": exchange.protocol,
-        "upstream": exchange.upstream,
-        "state": exchange.state,
-        "status": exchange.status or None,
-        "age_seconds": round(now - exchange.started_at, 3),
-        "model": account.model,
-        "tokens": account.output,
-        "unacknowledged_tokens": live.unacknowledged_tokens(),
-        "budget": account.budget,
-        "tenant": account.tenant,
-        "user": account.user,
-        "session": account.session,
-        "lease_left": account.lease_left,
-        "bytes_up": exchange.bytes_up,
-        "bytes_down": exchange.bytes_down,
-        "held_bytes": exchange.held,
-        "held_seconds": round(exchange.held_seconds, 3),
-        "pauses": exchange.pauses,
-        "paused_seconds": round(exchange.paused_seconds, 3),
-        "slow": exchange.slow,
-        **{f"{holder}_seconds": round(exchange.limited.get(holder, 0.0), 3) for holder in Holder},
-        "writes": exchange.writes,
-        "writes_full": exchange.writes_full,
-    }
+        ask(done)

@@ -1,80 +1,109 @@
-"""Prometheus' text format (version 0.0.4), a line at a time, so that the event loop can do other things in between."""
+"""Families of figures, and Prometheus' text format (version 0.0.4) of them, a line at a time, so that the event loop
+can do other things in between."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
 
-from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
 from .histogram import Histogram
 
 Labels = dict[str, str]
+Sample = tuple[Labels, Sequence[float]]
+"""One number; of a histogram the values in each bucket, beyond the last bound too, and their sum."""
 
 
-class Family(Protocol):
-    """One metric with its samples: a `Series`, or a family of prometheus_client's own collectors."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def documentation(self) -> str: ...
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def samples(self) -> Iterable[Sample]: ...
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
 
 
-class Series:
-    """A family whose samples may be made while they are written."""
+class Merge(StrEnum):
+    """What the figures of several workers become on one page. Counters and histograms are always summed."""
 
-    def __init__(self, kind: str, name: str, text: str, samples: Iterable[Sample]) -> None:
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+    EACH = "each"
+    """Each worker's own, with its name as label `worker`."""
+
+
+class Family:
+    """One metric. Its samples may be made while they are written."""
+
+    __slots__ = ("bounds", "kind", "merge", "name", "samples", "text")
+
+    def __init__(
+        self, kind: Kind, name: str, text: str, merge: Merge, samples: Iterable[Sample], bounds: Sequence[str] = ()
+    ) -> None:
+        """`bounds`: of a histogram's buckets, ascending, without `+Inf`."""
+        self.kind = kind
         self.name = name
-        self.documentation = text
-        self.type = kind
+        """A counter's without `_total`."""
+        self.text = text
+        self.merge = merge
         self.samples = samples
+        self.bounds = bounds
+
+    @property
+    def title(self) -> str:
+        """The name under which it is exposed."""
+        return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
 
 
-def counters(name: str, text: str, values: Iterable[tuple[Labels, float]]) -> Series:
-    return Series("counter", name, text, (Sample(f"{name}_total", labels, value) for labels, value in values))
+def counters(name: str, text: str, values: Iterable[tuple[Labels, float]]) -> Family:
+    return Family(Kind.COUNTER, name, text, Merge.SUM, _single(values))
 
 
-def counter(name: str, text: str, value: float) -> Series:
+def counter(name: str, text: str, value: float) -> Family:
     return counters(name, text, [({}, value)])
 
 
-def gauges(name: str, text: str, values: Iterable[tuple[Labels, float]]) -> Series:
-    return Series("gauge", name, text, (Sample(name, labels, value) for labels, value in values))
+def gauges(name: str, text: str, values: Iterable[tuple[Labels, float]], merge: Merge) -> Family:
+    return Family(Kind.GAUGE, name, text, merge, _single(values))
 
 
-def gauge(name: str, text: str, value: float) -> Series:
-    return gauges(name, text, [({}, value)])
+def gauge(name: str, text: str, value: float, merge: Merge) -> Family:
+    return gauges(name, text, [({}, value)], merge)
 
 
-def histograms(name: str, text: str, found: Iterable[tuple[Labels, Histogram]]) -> Series:
-    return Series("histogram", name, text, _histogram_samples(name, found))
+def histograms(name: str, text: str, bounds: Sequence[float], found: Iterable[tuple[Labels, Histogram]]) -> Family:
+    """Of histograms with the same `bounds`."""
+    samples = ((labels, histogram.figures()) for labels, histogram in found)
+    return Family(Kind.HISTOGRAM, name, text, Merge.SUM, samples, [str(bound) for bound in bounds])
 
 
-def _histogram_samples(name: str, found: Iterable[tuple[Labels, Histogram]]) -> Iterator[Sample]:
-    for labels, histogram in found:
-        buckets, total = histogram.buckets(), histogram.sum  # of one moment
-        for bound, count in buckets:
-            yield Sample(f"{name}_bucket", {**labels, "le": bound}, count)
-        yield Sample(f"{name}_count", labels, buckets[-1][1])
-        yield Sample(f"{name}_sum", labels, total)
+def _single(values: Iterable[tuple[Labels, float]]) -> Iterator[Sample]:
+    for labels, value in values:
+        yield labels, [value]
 
 
 def written(family: Family) -> Iterator[bytes]:
     """The lines of a family; each piece is one line or two."""
-    name = f"{family.name}_total" if family.type == "counter" else family.name
-    text = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
-    yield f"# HELP {name} {text}\n# TYPE {name} {family.type}\n".encode()
-    for sample in family.samples:
-        yield f"{sample.name}{_labels(sample.labels)} {_number(sample.value)}\n".encode()
+    title = family.title
+    text = family.text.replace("\\", r"\\").replace("\n", r"\n")
+    yield f"# HELP {title} {text}\n# TYPE {title} {family.kind}\n".encode()
+    for labels, figures in family.samples:
+        if family.kind is Kind.HISTOGRAM:
+            yield from _histogram_lines(family, labels, figures)
+        else:
+            yield _line(title, labels, figures[0])
+
+
+def _histogram_lines(family: Family, labels: Labels, figures: Sequence[float]) -> Iterator[bytes]:
+    name, count = family.name, 0.0
+    for bound, number in zip((*family.bounds, "+Inf"), figures, strict=False):
+        count += number
+        yield _line(f"{name}_bucket", {**labels, "le": bound}, count)
+    yield _line(f"{name}_count", labels, count)
+    yield _line(f"{name}_sum", labels, figures[-1])
+
+
+def _line(name: str, labels: Labels, value: float) -> bytes:
+    return f"{name}{_labels(labels)} {_number(value)}\n".encode()
 
 
 def _labels(labels: Labels) -> str:

@@ -24,11 +24,6 @@ class Histogram:
         """Values observed."""
         return sum(self._counts)
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Each bound with the number of values up to it."""
-        total = 0
-        buckets = []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return buckets
+    def figures(self) -> list[float]:
+        """The values in each bucket, those beyond the last bound too, and their sum; all of one moment."""
+        return [*self._counts, self.sum]

@@ -1,4 +1,4 @@
-"""Metrics: plain integers while the bytes pass, turned into Prometheus' format when they are asked for."""
+"""Metrics: plain integers while the bytes pass, turned into families of figures when they are asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Protocol
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.gc_collector import GCCollector
 
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
@@ -19,10 +17,11 @@ from ..relay.record import ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.upstream_host import UpstreamHost
-from .exposition import Family, Labels, Series, counter, counters, gauge, gauges, histograms, written
+from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
-from .process import ProcessFigures
+from .process import ProcessFigures, garbage_collection
+from .snapshot import encoded
 from .tokens import TokenMetrics
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -74,13 +73,18 @@ class StoreFigures(Protocol):
     def failover(self) -> FailoverFigures | None: ...
 
 
+NANO = 1_000_000_000
+
+
 class _Totals:
-    """What exchanges add up to."""
+    """What exchanges add up to. Each sum is of whole numbers, so that it is the same in whatever order it is made: a
+    total that is less by a rounding looks to Prometheus like a restart, and the whole of it like an increase."""
 
     __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "limited", "writes", "writes_full")
 
     def __init__(self) -> None:
-        self.limited = dict.fromkeys(Holder, 0.0)
+        self.limited = dict.fromkeys(Holder, 0)
+        """Nanoseconds."""
         self.bytes_up = 0
         self.bytes_down = 0
         self.chunks = 0
@@ -98,18 +102,18 @@ class _Totals:
         self.fast_chunks += exchange.fast_chunks
         self.heartbeats += exchange.heartbeats
         for holder, seconds in exchange.limited.items():
-            self.limited[holder] += seconds
+            self.limited[holder] += round(seconds * NANO)
 
 
 AT_A_TIME = 20
 """Exchanges that are added up in one piece of work."""
 
 
-class _Snapshot:
+class _Census:
     """Totals of ended and open exchanges, taken while the relay goes on.
 
     Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
-    So no total is less than one of an earlier snapshot.
+    So no total is less than one of an earlier census.
     """
 
     __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
@@ -145,7 +149,7 @@ class _Snapshot:
 
 
 class Metrics:
-    """The figures of one worker: a `relay.interfaces.Observer`, written in Prometheus' format.
+    """The figures of one process: a `relay.interfaces.Observer`, told in Prometheus' format or as a snapshot.
 
     Open exchanges count their own bytes; a scrape adds them to the totals of the ended ones, so that a long stream is
     seen while it runs and the path of a chunk touches nothing shared.
@@ -171,15 +175,13 @@ class Metrics:
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
         self._ended_totals = _Totals()
-        self._snapshots: list[_Snapshot] = []
-        """Under way."""
+        self._under_way: list[_Census] = []
         self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
         self._held = Histogram(HELD_BUCKETS)
         self._lag = Histogram(LAG_BUCKETS)
+        self._last_lag = 0.0
         self._tokens = TokenMetrics()
         self._process = ProcessFigures()
-        self._collector = CollectorRegistry()
-        GCCollector(registry=self._collector)
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
@@ -199,8 +201,8 @@ class Metrics:
         record = exchange.record()
         assert record.end is not None
         self._ended_totals.add(record)
-        for snapshot in self._snapshots:
-            snapshot.exchange_ended(exchange, record)
+        for census in self._under_way:
+            census.exchange_ended(exchange, record)
         self._ends[record.end] += 1
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
@@ -220,56 +222,67 @@ class Metrics:
     def observe_lag(self, seconds: float) -> None:
         """How late the sweep came: how long the event loop was busy with something else."""
         self._lag.observe(seconds)
+        self._last_lag = seconds
 
-    # --- Prometheus ---
+    # --- what is told ---
 
     def text(self) -> bytes:
-        """All of it."""
+        """All of it in Prometheus' text format."""
         return b"".join(self.scrape())
 
     def scrape(self) -> Generator[bytes, None, None]:
         """The text format in pieces, each of which takes little time. The relay may go on in between: no counter is
         less than in an earlier scrape."""
-        snapshot = _Snapshot(self._ended_totals, self.open)
-        self._snapshots.append(snapshot)
-        try:
-            yield from snapshot.look()
-        finally:
-            self._snapshots.remove(snapshot)
-        for family in self._families(snapshot):
-            yield from written(family)
-        own: list[Family] = [*(yield from self._process.collect()), *self._collector.collect()]
-        for family in own:
-            yield from written(family)
+        return self._told(written)
 
-    def _families(self, snapshot: _Snapshot) -> Iterator[Family]:
-        totals = snapshot.totals
-        yield gauge("flow_streams_open", "Exchanges in progress.", snapshot.open)
-        yield gauge("flow_streams_paused", "Exchanges whose provider is stopped now.", snapshot.paused)
-        yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", snapshot.held)
-        yield gauge("flow_connections_open", "Client connections.", self.connections)
+    def snapshot(self) -> Generator[bytes, None, None]:
+        """The same in the form that `snapshot.decoded` reads, for a parent of several workers."""
+        return self._told(encoded)
+
+    def _told(self, form: Callable[[Family], Iterator[bytes]]) -> Generator[bytes, None, None]:
+        census = _Census(self._ended_totals, self.open)
+        self._under_way.append(census)
+        try:
+            yield from census.look()
+        finally:
+            self._under_way.remove(census)
+        for family in self._families(census):
+            yield from form(family)
+        for family in (*(yield from self._process.collect()), *garbage_collection()):
+            yield from form(family)
+
+    def _families(self, census: _Census) -> Iterator[Family]:
+        totals = census.totals
+        yield gauge("flow_streams_open", "Exchanges in progress.", census.open, Merge.SUM)
+        yield gauge("flow_streams_paused", "Exchanges whose provider is stopped now.", census.paused, Merge.SUM)
+        yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
+        yield gauge("flow_connections_open", "Client connections.", self.connections, Merge.SUM)
         yield from self._traffic(totals)
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
         yield from self._h2()
         yield from self._upstreams()
-        yield gauge("flow_streams_without_tokens", "Exchanges that wait for their next lease.", snapshot.without_tokens)
+        yield gauge(
+            "flow_streams_without_tokens", "Exchanges that wait for their next lease.", census.without_tokens, Merge.SUM
+        )
         yield from self._limits()
         yield from self._tokens.collect()
-        yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", snapshot.tokens)
+        yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
         yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
-        yield histograms("flow_first_byte_seconds", text, [({}, self._first_byte)])
+        yield histograms("flow_first_byte_seconds", text, FIRST_BYTE_BUCKETS, [({}, self._first_byte)])
         text = "How late the once-a-second sweep came."
-        yield histograms("flow_event_loop_lag_seconds", text, [({}, self._lag)])
+        yield histograms("flow_event_loop_lag_seconds", text, LAG_BUCKETS, [({}, self._lag)])
+        text = "The same of the last one, so that a worker whose loop is busy stands out."
+        yield gauge("flow_event_loop_lag_last_seconds", text, self._last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
 
-    def _traffic(self, totals: _Totals) -> Iterator[Series]:
+    def _traffic(self, totals: _Totals) -> Iterator[Family]:
         directions = (("down", totals.bytes_down), ("up", totals.bytes_up))
         yield counters("flow_body_bytes", "Body bytes relayed.", _labelled("direction", directions))
         if self.uploads is not None:
-            yield gauge("flow_uploads_held_bytes", "Bytes that unfinished uploads hold.", self.uploads.held)
+            yield gauge("flow_uploads_held_bytes", "Bytes that unfinished uploads hold.", self.uploads.held, Merge.SUM)
             text = "Uploads that had to wait, since those of all held too much."
             yield counter("flow_uploads_waits", text, self.uploads.waits)
         yield counter("flow_chunks", "Reads that brought body bytes from providers.", totals.chunks)
@@ -278,7 +291,7 @@ class Metrics:
         text = "Chunks that found the client's buffer full and had to wait."
         yield counter("flow_writes_full", text, totals.writes_full)
 
-    def _pauses(self) -> Iterator[Series]:
+    def _pauses(self) -> Iterator[Family]:
         names = [(reason, (reason.name or "").lower()) for reason in Reason]
         pauses = [(name, self.pauses.pauses[reason]) for reason, name in names]
         yield counters("flow_pauses", "Times reading was stopped.", _labelled("reason", pauses))
@@ -286,35 +299,38 @@ class Metrics:
         text = "Seconds for which reading was stopped, of pauses that are over."
         yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
 
-    def _limited(self, totals: _Totals) -> Iterator[Series]:
+    def _limited(self, totals: _Totals) -> Iterator[Family]:
         text = "Seconds of answers from their first bytes on, by who held them. network: the path to the client."
-        yield counters("flow_limited_seconds", text, _labelled("by", totals.limited.items()))
+        limited = [({"by": str(holder)}, nanoseconds / NANO) for holder, nanoseconds in totals.limited.items()]
+        yield counters("flow_limited_seconds", text, limited)
         text = "How long the oldest byte held for a client had waited, at the end of each pause."
-        yield histograms("flow_held_seconds", text, [({}, self._held)])
+        yield histograms("flow_held_seconds", text, HELD_BUCKETS, [({}, self._held)])
 
-    def _ended(self) -> Iterator[Series]:
+    def _ended(self) -> Iterator[Family]:
         yield counters("flow_exchanges", "Exchanges that ended.", _labelled("end", self._ends.items()))
         statuses = [(str(status), count) for status, count in sorted(self._statuses.items())]
         yield counters("flow_responses", "Answers by status.", _labelled("status", statuses))
         refused = _labelled("code", sorted(self._refused.items()))
         yield counters("flow_refused", "Requests refused as malformed or too many.", refused)
 
-    def _h2(self) -> Iterator[Series]:
+    def _h2(self) -> Iterator[Family]:
         figures = self.h2
-        yield gauge("flow_h2_connections", "Clients' HTTP/2 connections.", figures.connections)
-        yield gauge("flow_h2_streams", "Streams open on them.", figures.streams)
+        yield gauge("flow_h2_connections", "Clients' HTTP/2 connections.", figures.connections, Merge.SUM)
+        yield gauge("flow_h2_streams", "Streams open on them.", figures.streams, Merge.SUM)
         yield counter("flow_h2_window_stalls", "Times a stream had bytes and its window was shut.", figures.stalls)
         text = "Seconds for which windows were shut on waiting bytes, of stalls that are over."
         yield counter("flow_h2_window_stall_seconds", text, figures.stall_seconds)
         goaways = _labelled("reason", sorted(figures.goaways.items()))
         yield counters("flow_h2_goaways", "GOAWAYs sent to clients.", goaways)
 
-    def _limits(self) -> Iterator[Series]:
+    def _limits(self) -> Iterator[Family]:
         breaker, failover = (self.store.breaker, self.store.failover) if self.store is not None else (None, None)
         if breaker is None or failover is None:
             return
         state = breaker.state(self._clock()).value
-        yield gauge("flow_store_breaker", "The shared store of limits: 0 in use, 1 tried, 2 left alone.", state)
+        yield gauge(
+            "flow_store_breaker", "The shared store of limits: 0 in use, 1 tried, 2 left alone.", state, Merge.MAX
+        )
         yield counter("flow_store_failures", "Calls that the shared store did not answer.", failover.failures)
         text = "Requests that passed by this process' own limits meanwhile."
         yield counter("flow_store_passed", text, failover.requests)
@@ -322,7 +338,7 @@ class Metrics:
         yield counter("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", failover.tokens)
         yield counter("flow_store_unsettled", "Streams whose end the shared store did not hear of.", failover.unsettled)
 
-    def _upstreams(self) -> Iterator[Series]:
+    def _upstreams(self) -> Iterator[Family]:
         connects = _labelled("upstream", [(pool.name, pool.connects) for pool in self.pools])
         yield counters("flow_upstream_connects", "Provider connections made.", connects)
         reuses = _labelled("upstream", [(pool.name, pool.reuses) for pool in self.pools])
@@ -332,11 +348,11 @@ class Metrics:
             idle = pool.idle_connections
             connections.append(({"upstream": pool.name, "state": "idle"}, idle))
             connections.append(({"upstream": pool.name, "state": "busy"}, pool.open_connections - idle))
-        yield gauges("flow_upstream_connections", "Provider connections.", connections)
+        yield gauges("flow_upstream_connections", "Provider connections.", connections, Merge.SUM)
         yield from self._dns()
         now = self._clock()
-        for kind, name, text, figure in _UPSTREAM_FIGURES:
-            yield kind(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
+        for make, name, text, figure in _UPSTREAM_FIGURES:
+            yield make(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
         failures = [
             ({"upstream": host.name, "reason": reason}, count)
             for host in self.upstreams
@@ -349,9 +365,9 @@ class Metrics:
             for kind, left in sorted(host.remaining.items())
         ]
         text = "What the provider's rate limits leave, as its last answer told."
-        yield gauges("flow_upstream_ratelimit_remaining", text, remaining)
+        yield gauges("flow_upstream_ratelimit_remaining", text, remaining, Merge.MIN)
 
-    def _dns(self) -> Iterator[Series]:
+    def _dns(self) -> Iterator[Family]:
         lookups = _labelled("upstream", [(name, figures.lookups) for name, figures in self.names])
         yield counters("flow_upstream_dns_lookups", "Look-ups of the provider's name.", lookups)
         failures = _labelled("upstream", [(name, figures.failures) for name, figures in self.names])
@@ -366,12 +382,14 @@ def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Lab
     return [({label: value}, figure) for value, figure in values]
 
 
-_Kind = Callable[[str, str, Iterable[tuple[Labels, float]]], Series]
-_UPSTREAM_FIGURES: tuple[tuple[_Kind, str, str, Callable[[UpstreamHost, float], float]], ...] = (
-    (gauges, "flow_upstream_open", "Requests under way.", lambda host, now: host.open),
-    (gauges, "flow_upstream_waiting", "Requests that wait for a place.", lambda host, now: host.waiting),
+_Make = Callable[[str, str, Iterable[tuple[Labels, float]]], Family]
+_summed: _Make = partial(gauges, merge=Merge.SUM)
+_highest: _Make = partial(gauges, merge=Merge.MAX)
+_UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], float]], ...] = (
+    (_summed, "flow_upstream_open", "Requests under way.", lambda host, now: host.open),
+    (_summed, "flow_upstream_waiting", "Requests that wait for a place.", lambda host, now: host.waiting),
     (
-        gauges,
+        _highest,
         "flow_upstream_breaker",
         "0 closed, 1 half-open, 2 open.",
         lambda host, now: host.health.state(now).value,

@@ -1,14 +1,15 @@
-"""Metrics of the process from /proc, under prometheus_client's names. Its own collector lists all descriptors at once,
-which stops the event loop for tens of milliseconds if ten thousand are open."""
+"""Metrics of the process from /proc, and of Python, under prometheus_client's names. Its own collector lists all
+descriptors at once, which stops the event loop for tens of milliseconds if ten thousand are open."""
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 
-from .exposition import Series, counter, gauge
+from .exposition import Family, Merge, counter, counters, gauge
 
 AT_A_TIME = 100
 """Descriptors counted in one piece of work."""
@@ -22,31 +23,42 @@ class ProcessFigures:
         with suppress(OSError, IndexError, ValueError):
             self._start = _boot_time() + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
 
-    def collect(self) -> Generator[bytes, None, list[Series]]:
+    def collect(self) -> Generator[bytes, None, list[Family]]:
         """Yields empty pieces in between; returns the families."""
         try:
             families = list(self._plain())
             open_now = yield from _open_descriptors()
         except (OSError, IndexError, ValueError):
             return []
-        families.append(gauge("process_open_fds", "Open file descriptors.", open_now))
+        families.append(gauge("process_open_fds", "Open file descriptors.", open_now, Merge.EACH))
         return families
 
-    def _plain(self) -> Iterator[Series]:
+    def _plain(self) -> Iterator[Family]:
         stat = _stat()
         text = "Virtual memory in bytes."
-        yield gauge("process_virtual_memory_bytes", text, int(stat[20]))
+        yield gauge("process_virtual_memory_bytes", text, int(stat[20]), Merge.EACH)
         text = "Resident memory in bytes."
         pages = int(stat[21])
-        yield gauge("process_resident_memory_bytes", text, pages * os.sysconf("SC_PAGE_SIZE"))
+        yield gauge("process_resident_memory_bytes", text, pages * os.sysconf("SC_PAGE_SIZE"), Merge.EACH)
         if self._start is not None:
             text = "When the process started, in seconds since the epoch."
-            yield gauge("process_start_time_seconds", text, self._start)
+            yield gauge("process_start_time_seconds", text, self._start, Merge.EACH)
         ticks = int(stat[11]) + int(stat[12])
         text = "User and system CPU time in seconds."
         yield counter("process_cpu_seconds", text, ticks / os.sysconf("SC_CLK_TCK"))
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        yield gauge("process_max_fds", "Largest number of open file descriptors.", limit)
+        yield gauge("process_max_fds", "Largest number of open file descriptors.", limit, Merge.EACH)
+
+
+def garbage_collection() -> Iterator[Family]:
+    """What Python's cyclic garbage collector has done, by generation."""
+    stats = [({"generation": str(number)}, found) for number, found in enumerate(gc.get_stats())]
+    for name, text, figure in (
+        ("python_gc_objects_collected", "Objects that the garbage collector collected.", "collected"),
+        ("python_gc_objects_uncollectable", "Objects that it could not collect.", "uncollectable"),
+        ("python_gc_collections", "Times it collected.", "collections"),
+    ):
+        yield counters(name, text, [(labels, found[figure]) for labels, found in stats])
 
 
 def _open_descriptors() -> Generator[bytes, None, int]:

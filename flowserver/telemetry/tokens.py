@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from ..dialects.base import Usage
@@ -84,14 +84,11 @@ class TokenMetrics:
             for kind, histogram in (("input", figures.input), ("output", figures.output))
             if histogram.count
         )
-        yield histograms("gen_ai_client_token_usage", "Tokens of one exchange.", usage)
-        for name, text, pick in (
-            ("gen_ai_server_time_to_first_token_seconds", "From request to first content.", _FIRST_TOKEN),
-            ("gen_ai_server_time_per_output_token_seconds", "Between tokens behind the first.", _PER_TOKEN),
-            ("flow_estimate_error_ratio", "Estimated tokens against the provider's report.", _ERRORS),
-        ):
+        yield histograms("gen_ai_client_token_usage", "Tokens of one exchange.", USAGE_BUCKETS, usage)
+        for name, text, bounds, pick in _HISTOGRAMS:
             picked = ((_labels(key), pick(figures)) for key, figures in known)
-            yield histograms(name, text, [(labels, histogram) for labels, histogram in picked if histogram.count])
+            found = [(labels, histogram) for labels, histogram in picked if histogram.count]
+            yield histograms(name, text, bounds, found)
         text = "Events and answers that could not be read, so that they are counted by their bytes."
         uncounted = [
             ({"gen_ai_provider_name": upstream, "reason": reason}, number)
@@ -118,7 +115,26 @@ class TokenMetrics:
             del self._figures[key]
 
 
-_FIRST_TOKEN, _PER_TOKEN, _ERRORS = attrgetter("first_token"), attrgetter("per_token"), attrgetter("errors")
+_HISTOGRAMS: tuple[tuple[str, str, tuple[float, ...], Callable[[_Figures], Histogram]], ...] = (
+    (
+        "gen_ai_server_time_to_first_token_seconds",
+        "From request to first content.",
+        FIRST_TOKEN_BUCKETS,
+        attrgetter("first_token"),
+    ),
+    (
+        "gen_ai_server_time_per_output_token_seconds",
+        "Between tokens behind the first.",
+        PER_TOKEN_BUCKETS,
+        attrgetter("per_token"),
+    ),
+    (
+        "flow_estimate_error_ratio",
+        "Estimated tokens against the provider's report.",
+        ERROR_BUCKETS,
+        attrgetter("errors"),
+    ),
+)
 
 
 def _count(figures: _Figures, tenant: str, usage: Usage, prompt: int, output: int) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import orjson
-from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.cli.reference import metrics_page, settings_page
 from flowserver.config.entries import Key
@@ -17,8 +17,11 @@ from flowserver.config.settings import SETTINGS
 from flowserver.config.tenants import TENANT_KEYS
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.stores.failover import FailoverStats
+from flowserver.telemetry.snapshot import Table, encoded
+from flowserver.telemetry.worker_figures import WorkerFigures, WorkerState
 from tests.support.lab import Lab, RunningRelay, chat
 from tests.support.provider import Caller
+from tests.support.snapshots import read_snapshot
 from tests.support.topology import toml
 from tests.support.wire import request, response
 
@@ -47,10 +50,12 @@ def test_the_reference_has_every_setting_and_every_key() -> None:
 
 
 async def test_the_reference_of_metrics_is_what_a_relay_has(lab: Lab, tmp_path: Path) -> None:
-    scrape = await _scrape(await _after_all_kinds_of_traffic(lab, tmp_path))
-    families = text_string_to_metric_families(scrape)
-    assert [family.name for family in families if not family.samples] == [], "without a sample its labels are unknown"
-    _agrees("metrics.md", metrics_page(scrape))
+    told = _tables((await _after_all_kinds_of_traffic(lab, tmp_path)).relay.metrics.snapshot())
+    of_workers = WorkerFigures().families([WorkerState("0", 1, is_ready=True, load=0.0)], {1})
+    added = _tables(line for family in of_workers for line in encoded(family))
+    nameless = [table.name for table in (*told, *added) if not table.samples]
+    assert nameless == [], "without a sample its labels are unknown"
+    _agrees("metrics.md", metrics_page(told, added))
 
 
 async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
@@ -89,5 +94,5 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     return relay
 
 
-async def _scrape(relay: RunningRelay) -> str:
-    return (await relay.page("/metrics")).body.decode()
+def _tables(snapshot: Iterable[bytes]) -> list[Table]:
+    return list(read_snapshot(b"".join(snapshot)).values())

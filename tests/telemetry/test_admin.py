@@ -16,7 +16,8 @@ from flowserver.telemetry.admin import PIECE, Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
-from flowserver.telemetry.slices import SLICE
+from flowserver.telemetry.slices import SLICE, Slices
+from flowserver.telemetry.sources import OwnPages
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, listener_context, understood
@@ -31,13 +32,9 @@ class Scene:
         self.is_draining = False
         self.due: list[Callable[[], None]] = []
         """What is to be called in the next turn of the loop."""
-        admin = Admin(
-            self.metrics,
-            AdminHosts(frozenset(), Address("127.0.0.1", 1)),
-            clock=self.clock,
-            call_soon=self.due.append,
-            is_draining=lambda: self.is_draining,
-        )
+        slices = Slices(self.due.append, self.clock)
+        pages = OwnPages(self.metrics, slices, clock=self.clock, is_draining=lambda: self.is_draining)
+        admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
         self.context = listener_context(admin.open_exchange)
         self.client = Client(self.context)
 
@@ -184,13 +181,8 @@ class Ticking(FakeClock):
 def busy(scene: Scene) -> Scene:
     """A scene in which work takes time."""
     clock = Ticking()
-    admin = Admin(
-        scene.metrics,
-        AdminHosts(frozenset(), Address("127.0.0.1", 1)),
-        clock=clock,
-        call_soon=scene.due.append,
-        is_draining=lambda: False,
-    )
+    pages = OwnPages(scene.metrics, Slices(scene.due.append, clock), clock=clock, is_draining=lambda: False)
+    admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
     scene.context = listener_context(admin.open_exchange)
     scene.client = Client(scene.context)
     return scene
@@ -261,13 +253,9 @@ class Slow(RecordingDownstream):
 
 def to_a_slow_reader(scene: Scene) -> Slow:
     stream = Slow()
-    admin = Admin(
-        scene.metrics,
-        AdminHosts(frozenset(), None),
-        clock=scene.clock,
-        call_soon=scene.due.append,
-        is_draining=lambda: False,
-    )
+    slices = Slices(scene.due.append, scene.clock)
+    pages = OwnPages(scene.metrics, slices, clock=scene.clock, is_draining=lambda: False)
+    admin = Admin(pages, AdminHosts(frozenset(), None))
     admin.open_exchange(RequestHead(b"GET", b"/streams", [(b"host", b"localhost")]), stream)
     return stream
 

@@ -1,0 +1,157 @@
+"""The admin pages of several workers, in their parent: it asks all of them, and merges what they answer in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+from .exposition import written
+from .live_streams import array, rows_of
+from .merge import Ledger
+from .metrics import Metrics
+from .slices import Done, Slices
+from .snapshot import encoded
+from .sources import METRICS, STREAMS
+from .worker_figures import WorkerFigures, WorkerState
+
+ANSWER_TIME = 1.0
+"""Seconds for which workers are waited for. Shorter than any scraper's patience."""
+PARENT = "parent"
+"""The parent's name in the label `worker`."""
+_PARENT_NUMBER = -1
+"""No worker's."""
+
+Answered = Callable[[bytes | None], None]
+"""Receives a worker's answer; None: there will be none."""
+CallLater = Callable[[float, Callable[[], None]], object]
+
+
+class Workers(Protocol):
+    """The workers, as their parent knows them."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the parent was told to end."""
+
+    def states(self) -> Sequence[WorkerState]:
+        """One for each that there should be."""
+
+    def ask(self, number: int, what: bytes, answered: Answered) -> None:
+        """Ask the worker `number` for METRICS or STREAMS. `answered` is called once, at any time, also before this
+        returns; with None if the worker ends first."""
+
+
+class _Round:
+    """One question to all workers."""
+
+    __slots__ = ("answers", "is_over", "make", "missing", "names", "what", "who")
+
+    def __init__(self, what: bytes, make: Callable[[_Round], Iterator[bytes]], workers: Sequence[WorkerState]) -> None:
+        """`make` makes a page of the answers."""
+        self.what = what
+        self.make = make
+        self.names = {worker.number: worker.name for worker in workers if worker.number is not None}
+        """Of those who were asked."""
+        self.missing = set(self.names)
+        self.answers: dict[int, bytes] = {}
+        self.is_over = False
+        self.who: list[Done] = []
+        """Those who want the page."""
+
+
+class MergedPages:
+    """An `admin.AdminSource` of a parent. It shares one page among all who ask for it meanwhile.
+
+    A worker that does not answer in time is represented by what it told last, in the metrics, and missing among the
+    streams.
+    """
+
+    __slots__ = ("_call_later", "_late", "_ledger", "_metrics", "_rounds", "_slices", "_workers", "figures")
+
+    def __init__(self, workers: Workers, metrics: Metrics, slices: Slices, call_later: CallLater) -> None:
+        """`metrics` are the parent's own."""
+        self.figures = WorkerFigures()
+        self._workers = workers
+        self._metrics = metrics
+        self._slices = slices
+        self._call_later = call_later
+        self._ledger = Ledger()
+        self._rounds: dict[bytes, _Round] = {}
+        """Under way, by what is asked for."""
+        self._late: dict[int, tuple[str, bytes]] = {}
+        """Names and metrics of workers that answered when the page was on its way."""
+
+    def unready(self) -> str | None:
+        """The parent is as ready as the readiest of its workers: it hands new clients to that one."""
+        if self._workers.is_draining:
+            return "draining"
+        return None if any(worker.is_ready for worker in self._workers.states()) else "no worker is ready"
+
+    def metrics(self, done: Done) -> None:
+        self._ask(METRICS, self._metrics_page, done)
+
+    def streams(self, done: Done) -> None:
+        self._ask(STREAMS, self._streams_page, done)
+
+    def _ask(self, what: bytes, make: Callable[[_Round], Iterator[bytes]], done: Done) -> None:
+        known = self._rounds.get(what)
+        if known is not None:
+            known.who.append(done)
+            return
+        asked = self._rounds[what] = _Round(what, make, self._workers.states())
+        asked.who.append(done)
+        for number in asked.names:
+            self._workers.ask(number, what, partial(self._hear, asked, number))
+        if asked.missing:
+            self._call_later(ANSWER_TIME, partial(self._end, asked))
+        else:
+            self._end(asked)
+
+    def _hear(self, asked: _Round, number: int, answer: bytes | None) -> None:
+        asked.missing.discard(number)
+        if answer is not None and not asked.is_over:
+            asked.answers[number] = answer
+        elif answer is not None and asked.what == METRICS:
+            self._late[number] = asked.names[number], answer
+        if not asked.missing:
+            self._end(asked)
+
+    def _end(self, asked: _Round) -> None:
+        """All have answered, or have had their time."""
+        if asked.is_over:
+            return
+        asked.is_over = True
+
+        def made(parts: list[bytes] | None) -> None:
+            del self._rounds[asked.what]
+            for done in asked.who:
+                done(parts)
+
+        self._slices.ask(asked.what, lambda: asked.make(asked), made)
+
+    def _metrics_page(self, asked: _Round) -> Iterator[bytes]:
+        told = {number: answer for number, answer in self._late.items() if number not in asked.answers}
+        self._late = {}
+        told.update({number: (asked.names[number], answer) for number, answer in asked.answers.items()})
+        for number, (name, answer) in told.items():
+            yield from self._ledger.take(name, number, answer)
+        own: list[bytes] = yield from self._own(asked)
+        yield from self._ledger.take(PARENT, _PARENT_NUMBER, b"".join(own))
+        alive = [worker.number for worker in self._workers.states() if worker.number is not None]
+        yield from self._ledger.keep([*alive, _PARENT_NUMBER])
+        for family in self._ledger.families():
+            yield from written(family)
+
+    def _own(self, asked: _Round) -> Generator[bytes, None, list[bytes]]:
+        """What the parent has to tell. Yields empty pieces in between."""
+        lines: list[bytes] = []
+        for family in self.figures.families(self._workers.states(), asked.answers.keys()):
+            lines += encoded(family)
+        for line in self._metrics.snapshot():
+            lines.append(line)
+            yield b""
+        return lines
+
+    def _streams_page(self, asked: _Round) -> Iterator[bytes]:
+        return array(row for number, answer in asked.answers.items() for row in rows_of(asked.names[number], answer))

@@ -1,0 +1,342 @@
+"""The admin pages of several workers: asked at once, waited for a second, merged."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+
+import orjson
+import pytest
+
+from flowserver.config.addresses import Address
+from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.relay.exchange import Exchange
+from flowserver.telemetry.admin import Admin
+from flowserver.telemetry.admin_hosts import AdminHosts
+from flowserver.telemetry.log import Log
+from flowserver.telemetry.merged_pages import ANSWER_TIME, MergedPages
+from flowserver.telemetry.metrics import Metrics
+from flowserver.telemetry.slices import SLICE, Slices
+from flowserver.telemetry.sources import METRICS, STREAMS, WorkerReports
+from flowserver.telemetry.worker_figures import RestartReason
+
+from ..support.clock import FakeClock
+from ..support.dialogue import Answer, Client, listener_context, understood
+from ..support.exposed import broken_rules
+from ..support.lab import samples
+from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_context
+from ..support.workers import FakeWorkers, worker
+
+
+class Ticking(FakeClock):
+    """Each look at it takes a twentieth of a slice."""
+
+    def __call__(self) -> float:
+        self.advance(SLICE / 20)
+        return super().__call__()
+
+
+class Scene:
+    """A parent, and two workers who have metrics and answer when they are told to."""
+
+    def __init__(self) -> None:
+        self.log = Log("error", io.BytesIO())
+        self.workers = FakeWorkers(worker("0", 1, load=3), worker("1", 2, load=4))
+        self.clock = FakeClock()
+        self.metrics = {number: Metrics(self.log, self.clock) for number in (1, 2)}
+        self.due: list[Callable[[], None]] = []
+        self.timers: list[Callable[[], None]] = []
+        self.pages: list[bytes | None] = []
+        self.merged = self.parent()
+
+    def parent(self, clock: Callable[[], float] | None = None) -> MergedPages:
+        slices = Slices(self.due.append, clock or self.clock)
+        return MergedPages(self.workers, Metrics(self.log, self.clock), slices, self.later)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        assert seconds == ANSWER_TIME
+        self.timers.append(call)
+
+    def a_second_passes(self) -> None:
+        for call in self.timers:
+            call()
+        self.timers.clear()
+
+    def turns(self) -> int:
+        count = 0
+        while self.due:
+            self.due.pop(0)()
+            count += 1
+        return count
+
+    def report(self, number: int, what: bytes) -> bytes:
+        """What the worker `number` says."""
+        found: list[bytes] = []
+
+        def done(parts: list[bytes] | None) -> None:
+            assert parts is not None
+            found.extend(parts)
+
+        WorkerReports(self.metrics[number], Slices(self.due.append, FakeClock()), self.clock).tell(what, done)
+        return b"".join(found)
+
+    def all_answer(self) -> None:
+        for number in self.metrics:
+            self.workers.answers[number] = lambda what, number=number: self.report(number, what)  # type: ignore[misc]
+
+    def answer(self, number: int) -> None:
+        """To everything that `number` was asked."""
+        asked = [each for each in self.workers.asked if each[0] == number]
+        self.workers.asked = [each for each in self.workers.asked if each[0] != number]
+        assert asked
+        for _, what, answered in asked:
+            answered(self.report(number, what))
+
+    def want(self, ask: Callable[[Callable[[list[bytes] | None], None]], None]) -> None:
+        ask(lambda parts: self.pages.append(None if parts is None else b"".join(parts)))
+
+    def figures(self) -> dict[str, float]:
+        """Of the page that came last."""
+        page = self.pages[-1]
+        assert page is not None
+        assert broken_rules(page.decode()) == []
+        return samples(page.decode())
+
+    def scrape(self) -> dict[str, float]:
+        self.want(self.merged.metrics)
+        self.a_second_passes()
+        self.turns()
+        return self.figures()
+
+    def open_streams(self, number: int, count: int) -> None:
+        metrics = self.metrics[number]
+        context = exchange_context(clock=self.clock, observer=metrics, pauses=metrics.pauses, max_body=100)
+        for each in range(count):
+            request = RequestHead(b"GET", b"/", [])
+            request_id = b"%d-%d" % (number, each)
+            exchange = Exchange(request, RecordingDownstream(), context, request_id=request_id, account=account())
+            exchange.start(RecordingUpstream())
+            exchange.on_upstream_head(ResponseHead(200, []))
+            exchange.on_upstream_data(b"hello")
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.log.close()
+
+
+def test_figures_of_all_are_on_one_page(scene: Scene) -> None:
+    scene.all_answer()
+    scene.open_streams(1, 3)
+    scene.open_streams(2, 4)
+    scene.metrics[2].observe_lag(0.5)
+    figures = scene.scrape()
+    assert figures["flow_streams_open"] == 7
+    assert figures["flow_chunks_total"] == 7
+    assert figures["flow_event_loop_lag_seconds_count"] == 1
+    assert figures['flow_event_loop_lag_last_seconds{worker="0"}'] == 0
+    assert figures['flow_event_loop_lag_last_seconds{worker="1"}'] == 0.5
+    for name in ("0", "1", "parent"):
+        assert figures[f'process_resident_memory_bytes{{worker="{name}"}}'] > 0
+    assert figures["process_cpu_seconds_total"] > 0
+    assert (figures["flow_workers"], figures['flow_worker_up{worker="0"}']) == (2, 1)
+    assert (figures['flow_worker_load{worker="0"}'], figures['flow_worker_load{worker="1"}']) == (3, 4)
+
+
+def test_the_page_comes_when_the_last_one_has_answered(scene: Scene) -> None:
+    scene.want(scene.merged.metrics)
+    scene.answer(2)
+    assert scene.pages == []
+    scene.answer(1)
+    assert len(scene.pages) == 1
+    scene.a_second_passes()
+    scene.turns()
+    assert len(scene.pages) == 1
+
+
+def test_of_one_that_does_not_answer_the_last_figures_stand(scene: Scene) -> None:
+    scene.open_streams(1, 3)
+    scene.open_streams(2, 4)
+    scene.want(scene.merged.metrics)
+    scene.answer(1)
+    scene.answer(2)
+    scene.open_streams(1, 1)
+    scene.open_streams(2, 1)
+    scene.want(scene.merged.metrics)
+    scene.answer(1)
+    scene.a_second_passes()
+    figures = scene.figures()
+    assert (figures['flow_worker_up{worker="0"}'], figures['flow_worker_up{worker="1"}']) == (1, 0)
+    assert figures["flow_chunks_total"] == figures["flow_streams_open"] == 4 + 4
+    assert 'process_open_fds{worker="1"}' in figures
+
+
+def test_what_one_says_too_late_is_on_the_next_page(scene: Scene) -> None:
+    """One that always needs longer is seen all the same."""
+    scene.open_streams(2, 4)
+    assert scene.scrape()["flow_chunks_total"] == 0
+    scene.answer(2)
+    scene.answer(1)
+    figures = scene.scrape()
+    assert figures["flow_chunks_total"] == 4
+    assert figures['flow_worker_up{worker="1"}'] == 0
+
+
+def test_what_is_said_in_time_is_newer_than_what_came_too_late(scene: Scene) -> None:
+    scene.want(scene.merged.metrics)
+    scene.a_second_passes()
+    [old] = [each for each in scene.workers.asked if each[0] == 2]
+    earlier = scene.report(2, METRICS)
+    scene.open_streams(2, 4)
+    scene.workers.asked.clear()
+    scene.want(scene.merged.metrics)
+    old[2](earlier)
+    scene.answer(2)
+    scene.answer(1)
+    assert scene.figures()["flow_chunks_total"] == 4
+
+
+def test_one_that_ends_is_not_waited_for_and_what_it_counted_stays(scene: Scene) -> None:
+    scene.all_answer()
+    scene.open_streams(1, 3)
+    scene.open_streams(2, 4)
+    scene.scrape()
+    scene.workers.answers.clear()
+    scene.want(scene.merged.metrics)
+    scene.answer(1)
+    [(_, _, answered)] = scene.workers.asked
+    scene.workers.all[1] = worker("1", None, is_ready=False)
+    answered(None)
+    figures = scene.figures()
+    assert figures["flow_streams_open"] == 3
+    assert figures["flow_chunks_total"] == 7
+    assert figures['flow_worker_up{worker="1"}'] == 0
+    assert 'process_open_fds{worker="1"}' not in figures
+
+
+def test_who_takes_the_place_is_added(scene: Scene) -> None:
+    scene.all_answer()
+    scene.open_streams(2, 4)
+    scene.scrape()
+    scene.merged.figures.restarted(RestartReason.SIGNAL)
+    scene.workers.all[1] = worker("1", 3)
+    scene.metrics = {1: scene.metrics[1], 3: Metrics(scene.log, scene.clock)}
+    scene.all_answer()
+    scene.open_streams(3, 6)
+    figures = scene.scrape()
+    assert figures["flow_chunks_total"] == 10
+    assert figures["flow_streams_open"] == 6
+    restarts = {reason: figures[f'flow_worker_restarts_total{{reason="{reason}"}}'] for reason in RestartReason}
+    assert restarts == {"signal": 1, "exit": 0, "silent": 0}
+
+
+def test_one_page_is_shared(scene: Scene) -> None:
+    scene.want(scene.merged.metrics)
+    scene.want(scene.merged.metrics)
+    assert len(scene.workers.asked) == 2
+    scene.answer(1)
+    scene.want(scene.merged.metrics)
+    scene.answer(2)
+    assert len(scene.pages) == 3
+    assert len(set(scene.pages)) == 1
+    scene.want(scene.merged.metrics)
+    assert len(scene.workers.asked) == 2
+
+
+def test_streams_have_their_worker(scene: Scene) -> None:
+    scene.all_answer()
+    scene.want(scene.merged.streams)
+    assert scene.pages == [b"[]"]
+    scene.open_streams(1, 2)
+    scene.open_streams(2, 1)
+    scene.want(scene.merged.streams)
+    rows = orjson.loads(scene.pages[-1] or b"")
+    assert sorted((row["worker"], row["request_id"]) for row in rows) == [("0", "1-0"), ("0", "1-1"), ("1", "2-0")]
+    assert {row["bytes_down"] for row in rows} == {5}
+
+
+def test_streams_of_one_that_does_not_answer_are_left_out(scene: Scene) -> None:
+    scene.open_streams(1, 2)
+    scene.open_streams(2, 1)
+    scene.want(scene.merged.streams)
+    scene.answer(1)
+    scene.a_second_passes()
+    assert [row["worker"] for row in orjson.loads(scene.pages[-1] or b"")] == ["0", "0"]
+    scene.answer(2)
+    scene.want(scene.merged.streams)
+    scene.answer(1)
+    scene.a_second_passes()
+    assert len(orjson.loads(scene.pages[-1] or b"")) == 2
+
+
+def test_pages_are_made_in_many_turns(scene: Scene) -> None:
+    scene.all_answer()
+    scene.open_streams(1, 1000)
+    for number in range(500):
+        for metrics in scene.metrics.values():
+            metrics.h2.goaways[f"reason-{number}"] += 1
+    merged = scene.parent(Ticking())
+    for ask in (merged.metrics, merged.streams):
+        scene.want(ask)
+        assert len(scene.pages) == 0
+        assert scene.turns() > 20
+        assert scene.pages.pop() is not None
+
+
+def test_without_workers_there_is_a_page_all_the_same(scene: Scene) -> None:
+    scene.workers.all = [worker("0", None, is_ready=False)]
+    assert scene.scrape()["flow_workers"] == 1
+    scene.want(scene.merged.streams)
+    assert scene.pages[-1] == b"[]"
+
+
+def test_a_worker_that_tells_nonsense_fails_the_page_and_not_the_next_one(scene: Scene) -> None:
+    scene.all_answer()
+    scene.workers.answers[1] = lambda what: b"{\n"
+    with pytest.raises(orjson.JSONDecodeError):
+        scene.want(scene.merged.metrics)
+    assert scene.pages == [None]
+    scene.all_answer()
+    assert scene.scrape()["flow_workers"] == 2
+
+
+# Over HTTP
+
+
+def ask(scene: Scene, path: bytes) -> Answer:
+    admin = Admin(scene.merged, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
+    client = Client(listener_context(admin.open_exchange))
+    client.says(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+    answer = understood(client.hears())
+    assert answer.whole
+    return answer
+
+
+def test_probes_are_answered_while_all_workers_are_busy(scene: Scene) -> None:
+    scene.want(scene.merged.metrics)
+    assert (ask(scene, b"/healthz").status, ask(scene, b"/readyz").status) == (200, 200)
+    assert len(scene.workers.asked) == 2
+
+
+def test_it_is_ready_while_a_worker_is(scene: Scene) -> None:
+    scene.workers.all = [worker("0", 1, is_ready=False), worker("1", 2)]
+    assert (ask(scene, b"/readyz").status, ask(scene, b"/readyz").body) == (200, b"ready\n")
+    scene.workers.all[1] = worker("1", None, is_ready=False)
+    assert (ask(scene, b"/readyz").status, ask(scene, b"/readyz").body) == (503, b"no worker is ready\n")
+    assert ask(scene, b"/healthz").status == 200
+
+
+def test_it_is_not_ready_while_it_drains(scene: Scene) -> None:
+    scene.workers.is_draining = True
+    assert (ask(scene, b"/readyz").status, ask(scene, b"/readyz").body) == (503, b"draining\n")
+
+
+@pytest.mark.parametrize("path", [METRICS, STREAMS])
+def test_the_pages_are_the_same_as_of_one_process(scene: Scene, path: bytes) -> None:
+    scene.all_answer()
+    answer = ask(scene, b"/" + path)
+    assert answer.status == 200
+    kind = answer.headers[b"content-type"]
+    assert kind == (b"application/json" if path == STREAMS else b"text/plain; version=0.0.4; charset=utf-8")
