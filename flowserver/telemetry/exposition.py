@@ -72,13 +72,17 @@ def gauge(name: str, text: str, value: float, merge: Merge) -> Family:
 
 def histograms(name: str, text: str, bounds: Sequence[float], found: Iterable[tuple[Labels, Histogram]]) -> Family:
     """Of histograms with the same `bounds`."""
-    samples = ((labels, histogram.figures()) for labels, histogram in found)
-    return Family(Kind.HISTOGRAM, name, text, Merge.SUM, samples, [str(bound) for bound in bounds])
+    return Family(Kind.HISTOGRAM, name, text, Merge.SUM, _read(found), [str(bound) for bound in bounds])
 
 
 def _single(values: Iterable[tuple[Labels, float]]) -> Iterator[Sample]:
     for labels, value in values:
         yield labels, [value]
+
+
+def _read(found: Iterable[tuple[Labels, Histogram]]) -> Iterator[Sample]:
+    for labels, histogram in found:
+        yield labels, histogram.figures()
 
 
 def written(family: Family) -> Iterator[bytes]:

@@ -103,7 +103,7 @@ class Ledger:
 
     def _merged(self, table: Table) -> Iterator[Sample]:
         for key in self._keys(table.name):
-            found = (place.figures(table.name, key) for place in self._places.values())
+            found = [place.figures(table.name, key) for place in self._places.values()]
             yield dict(key), _merged(table.merge, [figures for figures in found if figures is not None])
 
     def _each(self, family: str) -> Iterator[Sample]:

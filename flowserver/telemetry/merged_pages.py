@@ -131,8 +131,7 @@ class MergedPages:
         self._slices.ask(asked.what, lambda: asked.make(asked), made)
 
     def _metrics_page(self, asked: _Round) -> Iterator[bytes]:
-        told = {number: answer for number, answer in self._late.items() if number not in asked.answers}
-        self._late = {}
+        told, self._late = self._late, {}
         told.update({number: (asked.names[number], answer) for number, answer in asked.answers.items()})
         for number, (name, answer) in told.items():
             yield from self._ledger.take(name, number, answer)
@@ -154,4 +153,8 @@ class MergedPages:
         return lines
 
     def _streams_page(self, asked: _Round) -> Iterator[bytes]:
-        return array(row for number, answer in asked.answers.items() for row in rows_of(asked.names[number], answer))
+        return array(self._rows(asked))
+
+    def _rows(self, asked: _Round) -> Iterator[bytes]:
+        for number, answer in asked.answers.items():
+            yield from rows_of(asked.names[number], answer)

@@ -31,7 +31,7 @@ class Table:
         self.samples: dict[Key, list[float]] = {}
 
     def family(self) -> Family:
-        samples = ((dict(key), figures) for key, figures in self.samples.items())
+        samples = [(dict(key), figures) for key, figures in self.samples.items()]
         return Family(self.kind, self.name, self.text, self.merge, samples, self.bounds)
 
 

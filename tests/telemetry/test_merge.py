@@ -109,6 +109,17 @@ def test_of_a_worker_that_is_gone_the_counters_stay_and_the_gauges_vanish() -> N
     assert [name for name in after if name.startswith("e")] == ['e{worker="1"}']
 
 
+def test_no_sum_changes_by_a_rounding_when_a_worker_goes() -> None:
+    """0.1 + 0.2 + 0.3 is more than 0.3 + 0.1 + 0.2."""
+    ledger = Ledger()
+    for number, seconds in enumerate((0.1, 0.2, 0.3)):
+        take(ledger, str(number), number, counter("c", "x", seconds))
+    before = page(ledger)
+    for left in ([0, 1], [0], []):
+        done(ledger.keep(left))
+        assert page(ledger) == before
+
+
 def test_who_takes_the_place_counts_from_zero() -> None:
     ledger = Ledger()
     take(ledger, "0", 1, counter("c", "x", 10))

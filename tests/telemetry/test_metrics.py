@@ -258,6 +258,27 @@ def test_no_counter_goes_back_however_much_happens_during_a_scrape(scene: Scene,
     assert scene.figures() == quiet
 
 
+def test_no_total_falls_by_a_rounding(scene: Scene) -> None:
+    """Which Prometheus would take for a restart."""
+    chance = random.Random(0)
+    live = []
+    for _ in range(50):
+        exchange, down = scene.start()
+        exchange.on_upstream_head(ResponseHead(200, []))
+        exchange.on_upstream_data(b"x")
+        down.client_limited = 0.0
+        exchange.on_downstream_full()
+        live.append((exchange, down))
+    scene.clock.advance(1)
+    for _, down in live:
+        down.client_limited = chance.random()
+    before = scene.figures()
+    for exchange, _ in live:
+        exchange.on_downstream_reset(EndReason.CLIENT_GONE)
+        now = scene.figures()
+        assert [name for name in COUNTERS if "limited" in name and now[name] != before[name]] == []
+
+
 def test_a_scrape_that_is_given_up_leaves_nothing(scene: Scene) -> None:
     scene.start()
     scrape = scene.metrics.scrape()
