@@ -26,7 +26,7 @@ from ..telemetry.sink import DescriptorSink
 from ..upstream.resolver import Resolver
 from ..workers.fleet import Callbacks, Fleet
 from ..workers.process import HANDLED, fork
-from ..workers.supervisor import PING_INTERVAL, Supervisor, Worker
+from ..workers.supervisor import PING_INTERVAL, Death, Supervisor, Worker
 from .clients import tls_context, watermarks
 from .listening import ListeningSockets, listening_sockets
 from .parent_admin import ParentAdmin
@@ -104,7 +104,8 @@ class Parent:
         """As it was read last: what a new worker gets, whatever the file says by then."""
         self._loop = asyncio.get_running_loop()
         supervisor = Supervisor(count, config.worker_timeout)
-        self.fleet = Fleet(self._loop, supervisor, log, self._fork, Callbacks(self._on_all_ready, self._on_reloaded))
+        tell = Callbacks(self._on_all_ready, self._on_reloaded, self._on_lost)
+        self.fleet = Fleet(self._loop, supervisor, log, self._fork, tell)
         self._admin = ParentAdmin(config, log, self.fleet)
         self._store = SharedStoreServer(memory_store(config), time.monotonic, broken=self._on_broken)
         self._unserved: list[tuple[Worker, socket.socket]] = []
@@ -174,6 +175,9 @@ class Parent:
     def _on_reloaded(self) -> None:
         names = [spec.name for spec in self._topology.upstreams]
         self._log.write("info", "reloaded", upstreams=names, workers=len(self.fleet.supervisor.ready))
+
+    def _on_lost(self, death: Death) -> None:
+        self._admin.lost(death)
 
     def _on_broken(self, number: int, error: Exception) -> None:
         """A worker sends the store nonsense."""

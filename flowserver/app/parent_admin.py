@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Sequence
 
 from ..config.addresses import Address
 from ..config.settings import Config
@@ -16,11 +17,46 @@ from ..relay.uploads import Uploads
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
 from ..telemetry.log import Log
+from ..telemetry.merged_pages import MergedPages
 from ..telemetry.metrics import Metrics
-from ..workers.fleet import Fleet
+from ..telemetry.slices import Slices
+from ..telemetry.worker_figures import RestartReason, WorkerState
+from ..workers.fleet import Answered, Fleet
+from ..workers.supervisor import Death, State
 from .clients import connection_settings, watermarks
 
 MAX_CONNECTIONS = 256
+
+
+class _Workers:
+    """`merged_pages.Workers`. A process is known by its pid, its place by its number."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    @property
+    def is_draining(self) -> bool:
+        return self._fleet.supervisor.is_ending
+
+    def states(self) -> Sequence[WorkerState]:
+        supervisor = self._fleet.supervisor
+        responsive = supervisor.responsive(time.monotonic())
+        return [
+            WorkerState(
+                name=str(worker.number),
+                number=worker.pid or None,
+                is_ready=worker.state is State.READY and worker in responsive,
+                load=self._fleet.load(worker.number),
+            )
+            for worker in supervisor.workers
+        ]
+
+    def ask(self, number: int, what: bytes, answered: Answered) -> None:
+        for worker in self._fleet.supervisor.alive:
+            if worker.pid == number:
+                self._fleet.ask(worker.number, what, answered)
+                return
+        answered(None)
 
 
 class ParentAdmin:
@@ -31,13 +67,9 @@ class ParentAdmin:
         self.address: Address | None = None
         self._metrics = Metrics(log)
         self._hangups = EpollHangups(loop)
-        admin = Admin(
-            self._metrics,
-            AdminHosts(config.admin_hosts, config.admin_listen),
-            clock=time.monotonic,
-            call_soon=loop.call_soon,
-            is_draining=lambda: fleet.supervisor.is_ending or not fleet.supervisor.ready,
-        )
+        slices = Slices(loop.call_soon, time.monotonic)
+        self._pages = MergedPages(_Workers(fleet), self._metrics, slices, loop.call_later)
+        admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen))
         context = ListenerContext(
             settings=connection_settings(config, watermarks(config), MAX_CONNECTIONS),
             open_exchange=admin.open_exchange,
@@ -53,6 +85,11 @@ class ParentAdmin:
     async def start(self, listening: socket.socket) -> None:
         self.address = address_of(listening)
         await self._listener.start([listening])
+
+    def lost(self, death: Death) -> None:
+        """A worker was lost, and is replaced."""
+        reason = RestartReason.SIGNAL if death.is_signal else RestartReason.EXIT
+        self._pages.figures.restarted(RestartReason.SILENT if death.was_stuck else reason)
 
     def sweep(self) -> None:
         self._listener.sweep(time.monotonic())

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from ..config.settings import Config, ConfigError
 from ..stores.shared_state import connect
 from ..telemetry.log import Log
 from ..telemetry.sink import DescriptorSink
+from ..telemetry.slices import Slices
+from ..telemetry.sources import WorkerReports
 from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
 from .relay import Relay, WorkerPart
@@ -77,6 +80,9 @@ class _Worker:
         self._load = load
         self._drain = asyncio.Event()
         self._stop = asyncio.Event()
+        self._reports = WorkerReports(
+            relay.metrics, Slices(asyncio.get_running_loop().call_soon, time.monotonic), time.monotonic
+        )
         self._channel = Channel(asyncio.get_running_loop(), control, self._on_message, self._on_lost)
 
     async def run(self) -> None:
@@ -111,6 +117,8 @@ class _Worker:
                 self._channel.send(Kind.PONG)
             case Kind.RELOAD:
                 self._reload()
+            case Kind.ASK:
+                self._answer(message.payload[:4], message.payload[4:])
             case Kind.DRAIN:
                 self._drain.set()
             case Kind.STOP:
@@ -124,6 +132,12 @@ class _Worker:
         if lost:  # the kernel had no descriptor for them
             self._load.adopted(lost)
             self._log.write("error", "connections_lost", count=lost)
+
+    def _answer(self, question: bytes, what: bytes) -> None:
+        def made(parts: list[bytes] | None) -> None:
+            self._channel.send(Kind.ANSWER, question if parts is None else b"".join((question, b"\0", *parts)))
+
+        self._reports.tell(what, made)
 
     def _reload(self) -> None:
         problems: list[str] = []

@@ -52,7 +52,7 @@ class Kind(IntEnum):
     ASK = 10
     """A number (4 bytes), and what is asked for."""
     ANSWER = 11
-    """The number of an ASK (4 bytes), and the answer; nothing where it could not be made."""
+    """The number of an ASK (4 bytes), a zero byte, and the answer; the number alone if it could not be made."""
     FAILED = 12
     """JSON: the problems for which it does not start."""
 

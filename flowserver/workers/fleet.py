@@ -44,6 +44,8 @@ class Callbacks:
     """All workers of the beginning are ready, or have died at least once, but not all of them: called once."""
     reloaded: Callable[[], None]
     """All workers have the present configuration."""
+    lost: Callable[[Death], None]
+    """A worker has ended that had not been told to, and is to be replaced."""
 
 
 class Fleet:
@@ -133,6 +135,8 @@ class Fleet:
             self._log.write("info", "worker_ended", **fields)
         else:
             self._log.write("error", "worker_died", **fields, streams_lost=streams, restart_in=death.restart_in)
+        if death.was is not State.DRAINING:
+            self._tell.lost(death)
 
     def _on_lost(self, worker: Worker, unsent: list[socket.socket]) -> None:
         """Its process is about to be gone; `reap` does the rest."""
@@ -244,7 +248,7 @@ class Fleet:
     def _on_answer(self, worker: Worker, payload: bytes) -> None:
         answered = self._asked.get(worker.number, {}).pop(int.from_bytes(payload[:4]), None)
         if answered is not None:
-            answered(payload[4:] or None)
+            answered(payload[5:] if len(payload) > 4 else None)
 
     # --- reload, end -----------------------------------------------------------------------------------------------
 

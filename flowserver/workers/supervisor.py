@@ -60,7 +60,10 @@ class Death:
     worker: Worker
     cause: str
     """For the log: the signal or the exit status."""
+    is_signal: bool
     was: State
+    was_stuck: bool
+    """Whether it was ended since it did not answer."""
     restart_in: float | None
     """Seconds until it is started again; None: it is not."""
 
@@ -130,13 +133,20 @@ class Supervisor:
 
     def died(self, worker: Worker, status: int, now: float) -> Death:
         """`status` as os.waitpid gives it."""
-        was = worker.state
+        was, was_stuck = worker.state, worker.aborted is not None
         lasted = was is State.DRAINING or (was is State.READY and now - worker.since >= LASTS)
         worker.delay = 0.0 if lasted else min(LONGEST_DELAY, max(FIRST_DELAY, 2 * worker.delay))
         worker.state, worker.pid, worker.due, worker.is_told = State.BACKING_OFF, 0, now + worker.delay, False
         if not self.is_ending:
             self.restarts += 1
-        return Death(worker, cause_of(status), was, None if self.is_ending else worker.delay)
+        return Death(
+            worker=worker,
+            cause=cause_of(status),
+            is_signal=os.WIFSIGNALED(status),
+            was=was,
+            was_stuck=was_stuck,
+            restart_in=None if self.is_ending else worker.delay,
+        )
 
     # --- heartbeat -------------------------------------------------------------------------------------------------
 

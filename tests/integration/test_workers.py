@@ -10,9 +10,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from tests.support.lab import Lab, RelayProcess, chat, eventually, numbers, page
+from tests.support.lab import Lab, RelayProcess, chat, eventually, numbers, page, samples
 from tests.support.provider import ok
 from tests.support.wire import LAST_CHUNK, End, Wire, request
 
@@ -224,6 +225,39 @@ async def _fails_when_over(process: RelayProcess) -> None:
     await asyncio.sleep(0.1)
     await process.ended()
     raise AssertionError("it has ended")
+
+
+async def test_the_admin_pages_are_those_of_all(lab: Lab) -> None:
+    simulator = await lab.simulator()
+    process = await lab.process(simulator.url, workers=2)
+    clients = [await lab.client(process.port) for _ in range(4)]
+    for client in clients:
+        await begun(process, client, events=0, rate=50)
+    rows = orjson.loads((await page(process.admin_port, "/streams")).body)
+    assert sorted(row["worker"] for row in rows) == ["0", "0", "1", "1"]
+    figures = samples((await page(process.admin_port, "/metrics")).body.decode())
+    assert figures["flow_streams_open"] == 4
+    assert figures["flow_workers"] == 2
+    assert figures['flow_worker_up{worker="1"}'] == 1
+    assert figures['flow_worker_load{worker="0"}'] == 2
+    os.kill(workers(process)[0], signal.SIGKILL)
+    await eventually(lambda: events(process, "worker_ready"), "it is replaced")
+    figures = samples((await page(process.admin_port, "/metrics")).body.decode())
+    assert figures["flow_streams_open"] == 2
+    assert figures['flow_worker_restarts_total{reason="signal"}'] == 1
+
+
+async def test_probes_are_answered_while_all_workers_are_stuck(lab: Lab) -> None:
+    process = await lab.process("http://127.0.0.1:9", workers=2)
+    for pid in workers(process):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert (await page(process.admin_port, "/healthz")).status == 200
+        figures = samples((await page(process.admin_port, "/metrics")).body.decode())
+        assert figures['flow_worker_up{worker="0"}'] == 0
+    finally:
+        for pid in workers(process):
+            os.kill(pid, signal.SIGCONT)
 
 
 KEY = "fs-key"
