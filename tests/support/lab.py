@@ -22,11 +22,14 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.app.listening import listening_sockets
-from flowserver.app.relay import Relay
+from flowserver.app.relay import Relay, WorkerPart
+from flowserver.config.file import load_topology
 from flowserver.config.settings import load
 from flowserver.relay.exchange import Exchange
 from flowserver.simulator import Simulator
+from flowserver.stores.shared_state import SharedState
 from flowserver.telemetry.log import Log
+from flowserver.workers.load import LoadTable, WorkerLoad
 
 from .provider import Provider, Script
 from .wire import PATIENCE, Message, Wire, request
@@ -103,7 +106,8 @@ def chat(headers: tuple[str, ...] = (), /, **options: object) -> bytes:
 class RunningRelay:
     """A relay in this process."""
 
-    def __init__(self, url: str | None, settings: Mapping[str, object]) -> None:
+    def __init__(self, url: str | None, settings: Mapping[str, object], shared: SharedState | None = None) -> None:
+        """`shared`: what this relay shares with others, as a worker does."""
         self._output = io.BytesIO()
         environ = dict(LISTENING)
         if url is not None:
@@ -111,7 +115,10 @@ class RunningRelay:
         environ |= {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
         self.log = Log("info", self._output)
         self._config = load(environ)
-        self.relay = Relay(self._config, self.log)
+        part = None
+        if shared is not None:
+            part = WorkerPart(load_topology(self._config, os.environ), WorkerLoad(LoadTable(1), 0), shared)
+        self.relay = Relay(self._config, self.log, part=part)
         self.port = 0
         self.admin_port = 0
 
@@ -331,7 +338,13 @@ class Lab:
 
     async def relay(self, url: str | None, **settings: object) -> RunningRelay:
         """A relay before the provider at `url`; `settings` are the FLOW_ ones, in lower case. None: see `config`."""
-        relay = RunningRelay(url, settings)
+        return await self._started(RunningRelay(url, settings))
+
+    async def worker(self, shared: SharedState, **settings: object) -> RunningRelay:
+        """A relay that shares with others what workers share."""
+        return await self._started(RunningRelay(None, settings, shared))
+
+    async def _started(self, relay: RunningRelay) -> RunningRelay:
         self.relays.append(relay)
         await relay.start()
         return relay
