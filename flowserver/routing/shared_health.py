@@ -66,8 +66,9 @@ class SharedBreaker(CircuitBreaker):
             self._tell("succeeded")
 
     def failed(self, now: float, *, probe: bool, cause: object = None) -> bool:
+        tells = probe or self.is_closed  # late failures tell nothing new, and may be hundreds at once
         counts = super().failed(now, probe=probe, cause=cause)
-        if counts:
+        if counts and tells:
             self._tell("failed", probe)
         return counts
 

@@ -133,9 +133,7 @@ class SharedProvider:
     def _hear_of_health(self, member: Member, event: str, *given: Any) -> None:
         match event:
             case "succeeded":
-                self._prober = None
-                self._breaker.succeeded()
-                self._tell_breaker()
+                self._on_succeeded()
             case "failed":
                 self._on_failed(member, *given)
             case "abandoned":
@@ -144,6 +142,12 @@ class SharedProvider:
                 self._on_cooldown(event, *given)
             case _:
                 raise ValueError(f"no such event: {event!r}")
+
+    def _on_succeeded(self) -> None:
+        if not self._breaker.is_spotless:
+            self._prober = None
+            self._breaker.succeeded()
+            self._tell_breaker()
 
     def _on_failed(self, member: Member, probe: bool) -> None:
         is_probe = probe and member is self._prober

@@ -19,12 +19,15 @@ class Attempt(Request):
         super().__init__(worker)
         self._group = group
         self.is_probe = False
+        self.opened = 0
+        """How often the breaker had opened when it began."""
         self.acts = self._begin
 
     def _begin(self) -> None:
         health = self.worker.health
         if health.admits(self._group.clock()):
             self.is_probe = health.started(self._group.clock())
+            self.opened = health.opened
         else:
             self.end()
 
@@ -36,7 +39,7 @@ class Attempt(Request):
 class Sharing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.group = Group(3, most=MOST, queue=QUEUE, failures=2, cooldown=5.0)
+        self.group = Group(3, most=MOST, queue=QUEUE, failures=1, cooldown=5.0)
         self.asked: list[Attempt] = []
 
     def under_way(self) -> list[Attempt]:
@@ -89,10 +92,14 @@ class Sharing(RuleBasedStateMachine):
         (self.group.deliver_down if down else self.group.deliver_up)(worker)
 
     @rule()
+    def deliver_all(self) -> None:
+        self.group.settle()
+
+    @rule()
     def turn(self) -> None:
         self.group.later.run_once()
 
-    @rule(seconds=st.sampled_from([1.0, 5.0]))
+    @rule(seconds=st.sampled_from([0.1, 5.0]))
     def time(self, seconds: float) -> None:
         self.group.clock.advance(seconds)
 
@@ -113,6 +120,11 @@ class Sharing(RuleBasedStateMachine):
         for worker in self.group.workers:
             assert worker.places.open == sum(each.worker is worker for each in self.under_way())
             assert worker.places.waiting == sum(each.worker is worker for each in self.waiting())
+
+    @invariant()
+    def one_request_probes(self) -> None:
+        probes = [each.opened for each in self.under_way() if each.is_probe]
+        assert len(probes) == len(set(probes))
 
     def teardown(self) -> None:
         """When all is delivered nobody waits in vain, nothing has leaked, and all workers know the same."""

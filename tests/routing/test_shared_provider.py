@@ -268,6 +268,12 @@ def test_a_success_that_tells_nothing_new_is_not_told() -> None:
     assert not group.workers[0].wire.up
 
 
+def test_late_failures_are_not_told() -> None:
+    group = opened(Group(2))
+    fail(group.workers[0], group, 100)
+    assert not group.workers[0].wire.up
+
+
 def test_failures_of_one_cause_are_one() -> None:
     group = Group(2, failures=2)
     for _ in range(5):
