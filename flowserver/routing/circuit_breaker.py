@@ -105,6 +105,8 @@ class CircuitBreaker:
         if cause is not None and cause is self._last_cause and not probe:
             return False
         self._last_cause = cause
+        if self._open_until is not None and not probe:
+            return False
         self._failures += 1
         if (probe and self._probing) or (self._open_until is None and self._failures >= self._limit):
             self.opened += 1

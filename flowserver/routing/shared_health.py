@@ -66,9 +66,8 @@ class SharedBreaker(CircuitBreaker):
             self._tell("succeeded")
 
     def failed(self, now: float, *, probe: bool, cause: object = None) -> bool:
-        tells = probe or self.is_closed  # late failures tell nothing new, and may be hundreds at once
         counts = super().failed(now, probe=probe, cause=cause)
-        if counts and tells:
+        if counts:
             self._tell("failed", probe)
         return counts
 
