@@ -58,7 +58,7 @@ class Sharing(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2))
     def ask(self, number: int) -> None:
-        worker = self.group.workers[number % len(self.group.workers)]
+        worker = self.group.workers[number]
         if worker.health.allows(self.group.clock()):
             request = Attempt(self.group, worker)
             self.asked.append(request)
@@ -88,7 +88,7 @@ class Sharing(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2), down=st.booleans())
     def deliver(self, number: int, down: bool) -> None:
-        worker = self.group.workers[number % len(self.group.workers)]
+        worker = self.group.workers[number]
         (self.group.deliver_down if down else self.group.deliver_up)(worker)
 
     @rule()
@@ -103,7 +103,13 @@ class Sharing(RuleBasedStateMachine):
     def time(self, seconds: float) -> None:
         self.group.clock.advance(seconds)
 
-    @precondition(lambda self: len(self.group.workers) > 1)
+    @rule(number=st.integers(0, 2))
+    def trouble(self, number: int) -> None:
+        """The provider fails a request that nobody sees here, and its cooldown passes."""
+        self.group.workers[number].health.failed(self.group.clock(), probe=False)
+        self.group.settle()
+        self.group.clock.advance(5.0)
+
     @rule()
     def crash(self) -> None:
         self.group.kill(self.group.workers[0])
