@@ -144,7 +144,8 @@ class Sharing(RuleBasedStateMachine):
         while self.under_way():
             self.under_way()[0].end()
             group.settle()
-        assert len({worker.health.record for worker in group.workers}) == 1
+        [record] = {worker.health.record for worker in group.workers}
+        assert not record.probing
         group.workers[0].health.succeeded()
         group.settle()
         taken = [Request(group.workers[number % 3]).ask() for number in range(MOST)]
