@@ -21,7 +21,9 @@ BEAT = 5.0
 EXTENSION = 30.0
 """Seconds from each beat of a process that is ending until systemd may kill it, whatever TimeoutStopSec says."""
 RETRY = 0.1
-"""Seconds after which a notice is sent again for which systemd's queue had no room."""
+"""Seconds after which a notice is sent again that could not be sent, since systemd's queue had no room for example."""
+MOST_UNSENT = 16
+"""Notices that wait for that; then the oldest is lost."""
 
 
 class Phase(Enum):
@@ -29,6 +31,11 @@ class Phase(Enum):
     READY = "serving"
     RELOADING = "reloading"
     STOPPING = "ending"
+    HANDED_OVER = "handed over"
+    """Another process speaks for the service."""
+
+
+_LAST = (Phase.STOPPING, Phase.HANDED_OVER)
 
 
 class Notices:
@@ -47,41 +54,45 @@ class Notices:
         self._problem = ""
 
     @property
-    def is_stopping(self) -> bool:
-        return self._phase is Phase.STOPPING
+    def is_over(self) -> bool:
+        """Whether it says nothing any more."""
+        return self._phase is Phase.HANDED_OVER
 
     def ready(self, problem: str = "") -> bytes:
         """It serves, for the first time or after a reload. `problem`: what is wrong with the new configuration."""
-        if self.is_stopping:
+        if self._phase in _LAST:
             return b""
         self._phase, self._problem = Phase.READY, problem
         return _datagram("READY=1", *self._beat())
 
     def reloading(self) -> bytes:
         """It reads its configuration again: `ready` follows."""
-        if self.is_stopping:
+        if self._phase in _LAST:
             return b""
         self._phase = Phase.RELOADING
         return _datagram("RELOADING=1", f"MONOTONIC_USEC={self._clock()}", *self._beat())
 
     def stopping(self) -> bytes:
         """It has begun to end."""
+        if self.is_over:
+            return b""
         self._phase, self._problem = Phase.STOPPING, ""
         return _datagram("STOPPING=1", *self._beat())
 
     def main_process(self, pid: int) -> bytes:
         """Another process takes over as the service's main one, and speaks for it from now on."""
+        self._phase = Phase.HANDED_OVER
         return _datagram(f"MAINPID={pid}")
 
     def beat(self) -> bytes:
         """To be sent regularly."""
-        return _datagram(*self._beat())
+        return b"" if self.is_over else _datagram(*self._beat())
 
     def _beat(self) -> list[str]:
         lines = []
         if self._has_watchdog:
             lines.append("WATCHDOG=1")
-        if self.is_stopping:
+        if self._phase is Phase.STOPPING:
             lines.append(f"EXTEND_TIMEOUT_USEC={round(EXTENSION * 1e6)}")
         status = "; ".join(part for part in (self._phase.value, self._figures(), self._problem) if part)
         return [*lines, f"STATUS={status}"]
@@ -103,7 +114,7 @@ class ServiceManager:
     """The service manager that started this process. Its methods, but for the first, need a running event loop, and
     never wait: while nobody turns the loop, there are no signs of life."""
 
-    __slots__ = ("_address", "_interval", "_log", "_notices", "_timer", "_unsent")
+    __slots__ = ("_address", "_has_complained", "_interval", "_log", "_notices", "_timer", "_unsent")
 
     def __init__(self, environ: Mapping[str, str], log: Log, figures: Callable[[], str]) -> None:
         """For `figures` see `Notices`."""
@@ -112,7 +123,8 @@ class ServiceManager:
         watchdog = watchdog_time(environ, os.getpid())
         self._interval = BEAT if watchdog is None else min(BEAT, watchdog / 2)
         self._notices = Notices(figures, has_watchdog=watchdog is not None, clock=_monotonic_us)
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[bytes] = deque(maxlen=MOST_UNSENT)
+        self._has_complained = False
         self._timer: asyncio.TimerHandle | None = None
 
     def ready(self, problem: str = "") -> None:
@@ -132,11 +144,9 @@ class ServiceManager:
         """Process `pid`, a new version of this one, is the service's main process from now on. It speaks for itself:
         nothing is told any more of this one."""
         self._tell(self._notices.main_process(pid))
-        self._address = None
-        self.close()
 
     def close(self) -> None:
-        """The process ends."""
+        """The process ends: nothing more is told."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -150,8 +160,9 @@ class ServiceManager:
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self.close()
+        if self._notices.is_over and not self._unsent:
+            return
         wait = RETRY if self._unsent else self._interval
         self._timer = asyncio.get_running_loop().call_later(wait, self._beat)
 
@@ -169,10 +180,10 @@ class ServiceManager:
                     self._unsent.popleft()
         except BlockingIOError:
             pass
-        except OSError as error:
-            self._log.write("warning", "service_manager_unreachable", address=str(self._address), error=str(error))
-            self._address = None
-            self._unsent.clear()
+        except OSError as error:  # perhaps there is no descriptor left, and that passes
+            if not self._has_complained:
+                self._has_complained = True
+                self._log.write("warning", "service_manager_unreachable", address=self._address, error=str(error))
 
 
 def _address(text: str) -> str | None:

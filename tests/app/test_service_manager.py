@@ -33,10 +33,16 @@ def test_the_course_of_a_process() -> None:
     assert notices.reloading() == b"RELOADING=1\nMONOTONIC_USEC=12345\nSTATUS=reloading; 3 streams open"
     assert notices.ready("it failed") == b"READY=1\nSTATUS=serving; 3 streams open; it failed"
     assert notices.beat() == b"STATUS=serving; 3 streams open; it failed"
-    assert notices.main_process(77) == b"MAINPID=77"
     extended = b"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=ending; 3 streams open"
     assert notices.stopping() == b"STOPPING=1\n" + extended
     assert notices.beat() == extended
+
+
+def test_one_that_was_relieved_says_nothing_more() -> None:
+    notices = _notices(has_watchdog=True)
+    notices.ready()
+    assert notices.main_process(77) == b"MAINPID=77"
+    assert notices.ready() == notices.reloading() == notices.stopping() == notices.beat() == b""
 
 
 def test_signs_of_life_are_given_where_they_are_wanted() -> None:
@@ -161,13 +167,26 @@ async def test_after_a_hand_over_the_successor_speaks(listening: Listening) -> N
     assert listening.hear()[-1] == "MAINPID=4321"
 
 
-async def test_one_that_cannot_be_reached_is_mentioned_once(tmp_path: Path) -> None:
+async def test_that_another_takes_over_is_told_when_there_is_room(listening: Listening) -> None:
+    manager = _manager({"NOTIFY_SOCKET": listening.name})
+    listening.fill()
+    manager.hand_over(4321)
+    listening.hear()
+    await eventually(lambda: listening.hear()[-1] == "MAINPID=4321")
+
+
+async def test_one_that_cannot_be_reached_is_mentioned_once_and_tried_again(tmp_path: Path) -> None:
     log = io.BytesIO()
-    manager = _manager({"NOTIFY_SOCKET": str(tmp_path / "missing")}, log)
+    path = str(tmp_path / "late")
+    manager = _manager({"NOTIFY_SOCKET": path}, log)
     manager.ready()
-    manager.stopping()
-    manager.close()
+    manager.reloading()
     await eventually(lambda: log.getvalue().count(b"service_manager_unreachable") == 1)
+    listening = Listening(path)
+    await eventually(lambda: listening.names() == ["READY", "RELOADING", "MONOTONIC_USEC"])
+    manager.close()
+    listening.close()
+    assert log.getvalue().count(b"service_manager_unreachable") == 1
 
 
 async def test_without_one_nothing_happens() -> None:
