@@ -38,7 +38,8 @@ def read(name: str) -> str:
 
 def documents() -> dict[str, str]:
     """The Markdown files a reader is led to, by their path from the root."""
-    paths = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "systemd").rglob("*.md")]
+    folders = [ROOT / name for name in ("docs", "systemd", "deploy")]
+    paths = [ROOT / "README.md", *(path for folder in folders for path in folder.rglob("*.md"))]
     return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(paths)}
 
 
@@ -102,7 +103,13 @@ def test_the_settings_in_the_readme_are_real_and_have_their_defaults() -> None:
     assert said == {entry.env: entry.doc.replace("`", "") for entry in SETTINGS if entry.env in said}
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "systemd/flowserver.service", "systemd/flowserver.env"])
+DEPLOYED = [
+    *("Dockerfile", "systemd/flowserver.service", "systemd/flowserver.env"),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "deploy").rglob("*.*")) if path.suffix != ".md"),
+]
+
+
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_deployment_files_name_real_settings(name: str) -> None:
     assert names_in(read(name)) - settings().keys() == set()
 
