@@ -1,4 +1,4 @@
-"""What is deployed agrees with the relay, with its image, and with itself, whoever makes it: files, Kustomize or Helm."""
+"""What is deployed agrees with the relay, its image and itself, whether files, Kustomize or Helm make it."""
 
 from __future__ import annotations
 
@@ -192,14 +192,15 @@ def test_redis_is_used_where_it_is_deployed() -> None:
 
 
 def fits(selector: Labels, labelled: Manifest) -> bool:
-    return selector.items() <= labelled["metadata"]["labels"].items()
+    labels: Labels = labelled["metadata"]["labels"]
+    return selector.items() <= labels.items()
 
 
 def test_selectors_select(deployed: Manifests) -> None:
     """Each exactly one kind of pod, and that of its own name."""
     selectors: list[tuple[str, Labels]] = []
     for manifest in deployed.all.values():
-        kind, spec, name = manifest["kind"], manifest.get("spec"), manifest["metadata"]["name"]
+        kind, spec, name = manifest["kind"], manifest.get("spec", {}), manifest["metadata"]["name"]
         if kind == "Service":
             selectors.append((name, spec["selector"]))
         elif kind == "NetworkPolicy":
