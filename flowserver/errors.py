@@ -95,6 +95,15 @@ TOO_MANY_CONNECTIONS = RelayError(
     EndReason.REFUSED,
     retry_after=1,
 )
+TOO_MANY_OF_CLIENT = RelayError(
+    429,
+    "too_many_connections_of_client",
+    "Your address has as many connections open as it may (FLOW_MAX_CONNECTIONS_PER_CLIENT). Try again when one of them "
+    "has ended.",
+    Party.CLIENT,
+    EndReason.REFUSED,
+    retry_after=1,
+)
 UNREADABLE = RelayError(
     429,
     "insufficient_quota",

@@ -10,6 +10,7 @@ from ..downstream.context import H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, Connect
 from ..downstream.tls import TlsFiles, server_context
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
+from ..net.send_queue import UNSENT
 
 
 def watermarks(config: Config) -> Watermarks:
@@ -26,7 +27,11 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
         raise ConfigError([f"FLOW_TLS_CERT, FLOW_TLS_KEY, FLOW_TLS_CLIENT_CA: can't be used: {error}"]) from None
 
 
-def connection_settings(config: Config, marks: Watermarks, max_connections: int) -> ConnectionSettings:
+def connection_settings(
+    config: Config, marks: Watermarks, max_connections: int, *, is_public: bool = True
+) -> ConnectionSettings:
+    """`is_public`: of clients, and not of those who read the admin pages."""
+    unsent = UNSENT if isinstance(config.notsent_lowat, Auto) else config.notsent_lowat
     return ConnectionSettings(
         marks,
         max_connections=max_connections,
@@ -34,9 +39,11 @@ def connection_settings(config: Config, marks: Watermarks, max_connections: int)
         keepalive_timeout=config.keepalive_timeout,
         stall_timeout=config.stall_timeout,
         stall_tokens=config.stall_tokens,
+        unsent=unsent,
         limits_unsent=isinstance(config.notsent_lowat, Auto),
         serves_half_closed=config.half_close == "serve",
         h2=_h2_settings(config),
+        reads_proxy_header=config.proxy_protocol and is_public,
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ..config.addresses import Address
 from ..config.parsers import Auto
 from ..config.settings import Config, ConfigError, NotNowError
-from ..downstream.listening import ListenError, SocketOptions, address_of, listen
+from ..downstream.listening import ListenError, SocketOptions, address_of, file_of, listen
+from ..downstream.unix_socket import SocketFile
 from ..net.send_queue import UNSENT, limit_unsent
 from .inherited import ADMIN, CLIENTS, Inherited, PassedSocket
 
@@ -21,12 +22,19 @@ class ListeningSockets:
     clients: tuple[socket.socket, ...]
     admin: socket.socket | None
     """None: there are no admin pages."""
+    files: tuple[SocketFile, ...] = ()
+    """Those of Unix sockets, which go when nobody listens any more."""
 
     def by_use(self) -> list[tuple[str, int]]:
         """Their descriptors, as `inherited` takes them; empty once they are closed."""
         uses = [(CLIENTS, listening) for listening in self.clients]
         uses += [(ADMIN, self.admin)] if self.admin is not None else []
         return [(use, listening.fileno()) for use, listening in uses if listening.fileno() >= 0]
+
+    def remove_files(self) -> None:
+        """Nobody is to connect any more. To be called while they listen."""
+        for file in self.files:
+            file.remove()
 
     def close(self) -> None:
         for listening in (*self.clients, self.admin):
@@ -60,7 +68,10 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
     except ListenError as error:
         _close(bound)
         raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}"]) from None
-    return ListeningSockets(tuple(clients), admin[0] if admin else None)
+    # Those of systemd are its own to remove.
+    owned = () if given is not None and passed and not given.is_successor else (*clients, *admin)
+    files = tuple(file for file in map(file_of, owned) if file is not None)
+    return ListeningSockets(tuple(clients), admin[0] if admin else None, files)
 
 
 def _use(passed: PassedSocket, config: Config) -> str:

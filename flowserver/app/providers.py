@@ -36,7 +36,7 @@ from ..upstream.receive_window import (
     KernelBuffers,
     StreamWindows,
 )
-from ..upstream.resolver import NameFigures, Resolver, numeric_address
+from ..upstream.resolver import NameFigures, Resolver, fixed_address
 from ..upstream.signing import SigningConnector
 
 
@@ -105,9 +105,7 @@ def build(
         for route in topology.routes
     ]
     names = [
-        (spec.name, resolver.figures(spec.url.host))
-        for spec in topology.upstreams
-        if numeric_address(spec.url.host, 0) is None
+        (spec.name, resolver.figures(spec.url.host)) for spec in topology.upstreams if fixed_address(spec.url) is None
     ]
     return Providers(tuple(hosts.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
 

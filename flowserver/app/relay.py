@@ -15,6 +15,7 @@ from ..config.addresses import Address
 from ..config.file import Topology, load_topology
 from ..config.settings import Config, ConfigError, read_again
 from ..dialects.estimate import Ratios
+from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
@@ -94,9 +95,11 @@ class Relay:
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
         self._admission = self._build_admission()
-        connections = OpenConnections()
+        clients = ClientsByAddress(config.max_connections_per_client, config.trusted_proxies)
+        self.metrics.clients_refused = clients.refused
+        connections = OpenConnections(clients)
         if part is not None:
-            connections = OpenConnections(part.load)
+            connections = OpenConnections(clients, part.load)
             self.metrics.streams_changed = part.load.streams_changed
         self._clients = self._listener(
             self._admission.open_exchange, config.max_connections, tls_context(config), connections
@@ -286,8 +289,11 @@ class Relay:
         tls: ssl.SSLContext | None = None,
         connections: OpenConnections | None = None,
     ) -> Listener:
+        """`connections`: the relay's own; None: those of the admin pages."""
         context = ListenerContext(
-            settings=connection_settings(self._config, self._watermarks, max_connections),
+            settings=connection_settings(
+                self._config, self._watermarks, max_connections, is_public=connections is not None
+            ),
             open_exchange=open_exchange,
             observer=self.metrics,
             clock=time.monotonic,

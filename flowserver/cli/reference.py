@@ -20,7 +20,7 @@ mistake in them. What belongs to one provider, route or tenant is set in the [fi
 - Sizes are bytes, or have a unit: `65536`, `64k`, `1m`, `1g` (powers of 1024).
 - Times are seconds, or have a unit: `500ms`, `30`, `30s`, `5m`, `1h`.
 - Where a value can be `off`, `0` is the same.
-- Addresses are `host:port`, `[v6]:port`, or `:port` for all interfaces, IPv4 and IPv6.
+- Addresses are `host:port`, `[v6]:port`, `:port` for all interfaces, IPv4 and IPv6, or `unix:/path` for a Unix socket.
 - A reference stands for a secret that is kept elsewhere: `env:NAME` in a variable, `file:PATH` in a file,
   `credential:NAME` in a credential of systemd. Blanks and line ends around it are removed. SIGHUP reads it again, but
   for that of `FLOW_REDIS_URL`, which needs a restart.

@@ -1,8 +1,11 @@
-"""Where something listens, and where a provider is. No I/O."""
+"""Where something listens, where a provider is, and where clients come from. No I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from urllib.parse import quote
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -14,9 +17,11 @@ class Address:
     host: str
     """Empty: all interfaces."""
     port: int
+    path: str = ""
+    """That of a Unix socket, which has neither host nor port; empty: it is none."""
 
     def __str__(self) -> str:
-        return f"{_bracketed(self.host)}:{self.port}"
+        return f"unix:{self.path}" if self.path else f"{_bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,9 @@ class Url:
     host: str
     port: int
     path: str
+    socket: str = ""
+    """Path of the Unix socket that leads there; empty: host and port do. The provider is told that its host is
+    localhost."""
 
     @property
     def authority(self) -> str:
@@ -40,10 +48,61 @@ class Url:
         section 3)."""
         return self.host.removesuffix(".")
 
+    @property
+    def place(self) -> str:
+        """What connections are made to, for messages and as a name."""
+        return self.socket or self.host
+
     def __str__(self) -> str:
+        if self.socket:
+            return f"{self.scheme}+unix://{quote(self.socket, safe='')}{self.path}"
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
 def _bracketed(host: str) -> str:
     """`host` as it is written before a port: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+IpAddress = IPv4Address | IPv6Address
+
+
+class Networks:
+    """A set of IP networks, and perhaps those who connect by a Unix socket."""
+
+    __slots__ = ("_networks", "_text", "has_unix")
+
+    def __init__(self, networks: Iterable[IPv4Network | IPv6Network] = (), *, has_unix: bool = False) -> None:
+        listed = list(networks)
+        self.has_unix = has_unix
+        self._text = ",".join([*map(str, listed), *(["unix"] if has_unix else [])])
+        self._networks: dict[tuple[int, int], set[int]] = {}
+        """The networks' bits by version and number of the other bits: a look-up for each such number."""
+        for network in listed:
+            other = network.max_prefixlen - network.prefixlen
+            self._networks.setdefault((network.version, other), set()).add(int(network.network_address) >> other)
+
+    def __contains__(self, address: IpAddress | None) -> bool:
+        """Whether `address` is in one of them. None: by a Unix socket."""
+        if address is None:
+            return self.has_unix
+        version, number = address.version, int(address)
+        return any(known == version and number >> other in bits for (known, other), bits in self._networks.items())
+
+    def __bool__(self) -> bool:
+        return self.has_unix or bool(self._networks)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Networks) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def plain_address(address: IpAddress) -> IpAddress:
+    """An IPv4 address as such, also where an IPv6 socket shows it (RFC 4291 section 2.5.5.2)."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped

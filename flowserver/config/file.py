@@ -238,7 +238,12 @@ FILE_KEYS = (
 )
 UPSTREAM_KEYS = (
     Key("name", TEXT, "Name in routes, log and metrics.", required=True),
-    Key("url", Kind("URL", lambda value: parse_url(TEXT.parse(value))), "Base URL, http or https.", required=True),
+    Key(
+        "url",
+        Kind("URL", lambda value: parse_url(TEXT.parse(value))),
+        "Base URL, http or https; `http+unix://%2Frun%2Fvllm.sock/v1` for a Unix socket.",
+        required=True,
+    ),
     Key(
         "api_key",
         Kind("reference", _reference),
@@ -354,7 +359,7 @@ def _single(config: Config) -> Topology:
         )
     if config.upstream_auth is Auth.AWS_SIGV4 and config.upstream_api_key is not None:
         raise ConfigError([f"FLOW_UPSTREAM_AUTH: {SIGNED_AND_KEYED}"])
-    name = config.upstream.host
+    name = config.upstream.place
     spec = UpstreamSpec(
         place="FLOW_UPSTREAM",
         name=name,

@@ -20,11 +20,12 @@ def _optional(kind: Kind) -> Kind:
     return Kind(kind.name, p.optional(kind.parse))
 
 
-_ADDRESS = Kind("address", p.parse_address)
+_ADDRESS = Kind("address", p.parse_listen)
 _BUFFER = Kind("size", p.parse_buffer)
 
 ADDRESSES = Kind("addresses", p.parse_addresses)
 ADDRESS_OR_OFF = _or_off(_ADDRESS)
+NETWORKS = Kind("networks", p.parse_networks)
 HOSTS = Kind("host names", p.parse_hosts)
 ORIGINS_OR_OFF = _or_off(Kind("origins", p.parse_origins))
 FILE = _optional(Kind("path or `credential:NAME`", str))

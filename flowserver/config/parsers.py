@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import Enum
+from ipaddress import ip_network
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..dialects.base import Auth
 from ..dialects.profiles import QUIRKS
 from ..errors import RelayError
 from ..http.paths import canonical_target
-from .addresses import DEFAULT_PORTS, Address, Url
+from .addresses import DEFAULT_PORTS, Address, Networks, Url
 
 _T = TypeVar("_T")
 
@@ -125,6 +126,19 @@ def parse_workers(text: str) -> int:
     return int(number)
 
 
+MAX_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path: what the kernel takes (unix(7)), less the end."""
+
+
+def _socket_path(path: str) -> str:
+    """The path of a Unix socket. Absolute, since the other side has a working directory of its own."""
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise ValueError("expected the absolute path of a Unix socket, such as /run/flowserver.sock")
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(f"expected a path of at most {MAX_SOCKET_PATH} bytes, the most that a Unix socket can have")
+    return path
+
+
 def parse_address(text: str) -> Address:
     """`host:port`, `[v6]:port`, or `:port` for all interfaces, IPv4 and IPv6."""
     host, colon, port = text.strip().rpartition(":")
@@ -137,11 +151,32 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
+def parse_listen(text: str) -> Address:
+    """An address, or `unix:/path`."""
+    kind, colon, path = text.strip().partition(":")
+    if colon and kind == "unix" and not path.isdecimal():
+        return Address("", 0, _socket_path(path))
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a Unix socket such as unix:/run/flowserver.sock") from None
+
+
 def parse_addresses(text: str) -> tuple[Address, ...]:
-    addresses = tuple(parse_address(part) for part in text.split(",") if part.strip())
+    addresses = tuple(parse_listen(part) for part in text.split(",") if part.strip())
     if not addresses:
         raise ValueError("expected at least one address")
     return addresses
+
+
+def parse_networks(text: str) -> Networks:
+    """Networks, or single addresses, with commas; `unix` for Unix sockets."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        networks = [ip_network(part) for part in parts if part.lower() != "unix"]
+    except ValueError as error:
+        raise ValueError(f"expected networks such as 10.0.0.0/8,2001:db8::/32 or unix ({error})") from None
+    return Networks(networks, has_unix=len(networks) < len(parts))
 
 
 _HOST = re.compile(r"(\*|(\*\.)?[0-9a-z_]([0-9a-z_.-]*[0-9a-z_])?|[0-9a-f:.]*:[0-9a-f:.]*)")
@@ -156,6 +191,10 @@ def parse_hosts(text: str) -> frozenset[str]:
     return hosts
 
 
+_OVER_UNIX = "http+unix"
+_SOCKET_URL = "expected the socket's percent-encoded path for a host, as in http+unix://%2Frun%2Fvllm.sock/v1"
+
+
 def parse_url(text: str) -> Url:
     """A base URL, its path in canonical form. Query, fragment and credentials are refused, since they would be dropped
     silently."""
@@ -166,13 +205,17 @@ def parse_url(text: str) -> Url:
     except ValueError as error:
         reason = "" if "@" in text else f" ({error})"  # it may repeat a part of credentials
         raise ValueError(f"{expected}{reason}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme in ("unix", _OVER_UNIX) and not parts.hostname:
+        raise ValueError(_SOCKET_URL)
+    if parts.scheme not in ("http", "https", _OVER_UNIX) or not parts.hostname:
         raise ValueError(expected)
     if parts.query or parts.fragment or parts.username or parts.password:
         raise ValueError(f"{expected}, without query, fragment or credentials")
+    over_unix = parts.scheme == _OVER_UNIX
+    place = _socket_of(parts.netloc) if over_unix else ""
     try:
         parts.path.encode("ascii")
-        host = parts.hostname.encode("idna").decode()
+        host = "localhost" if over_unix else parts.hostname.encode("idna").decode()
     except UnicodeError:
         raise ValueError(f"{expected}, with an ASCII path and a host name that DNS can carry") from None
     if re.search(r"[\x00-\x20\x7f]", parts.path + host):
@@ -180,7 +223,18 @@ def parse_url(text: str) -> Url:
     path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
     if isinstance(path, RelayError):
         raise ValueError(f"{expected}. {path.message}")
-    return Url(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path.decode("ascii").rstrip("/"))
+    scheme = "http" if over_unix else parts.scheme
+    return Url(scheme, host, port or DEFAULT_PORTS[scheme], path.decode("ascii").rstrip("/"), place)
+
+
+def _socket_of(authority: str) -> str:
+    """The path of the Unix socket that stands, percent-encoded, where a URL has its host."""
+    if ":" in authority:
+        raise ValueError(f"{_SOCKET_URL}, without a port")
+    try:
+        return _socket_path(unquote(authority, errors="strict"))
+    except ValueError as error:
+        raise ValueError(f"{_SOCKET_URL}: {error}") from None
 
 
 _OFF = re.compile(r"|off|none|0(\.0+)?(ms|s|m|h|k|g)?", re.IGNORECASE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dialects.base import Auth
-from .addresses import Address, Url
+from .addresses import Address, Networks, Url
 from .entries import Group, Setting, invalid, setting
 from .kinds import (
     ADDRESS_OR_OFF,
@@ -35,6 +35,7 @@ from .kinds import (
     KEY,
     LEASE_TIME,
     LOG_LEVEL,
+    NETWORKS,
     ORIGINS_OR_OFF,
     POLICY,
     POSITIVE_TIME,
@@ -89,7 +90,10 @@ class Config:
     """Everything that can be set. Sizes are bytes, times are seconds; None means off (or the kernel's default)."""
 
     listen: tuple[Address, ...] = setting(
-        "127.0.0.1:8080", ADDRESSES, LISTENERS, doc="Addresses that clients connect to, separated by commas."
+        "127.0.0.1:8080",
+        ADDRESSES,
+        LISTENERS,
+        doc="Addresses that clients connect to, separated by commas; `unix:/run/flowserver.sock` for a Unix socket.",
     )
     tls_cert: str | None = setting(
         "",
@@ -109,12 +113,27 @@ class Config:
         doc="PEM file of the authorities that client certificates must be signed by. Empty: no client "
         "certificates are required.",
     )
+    proxy_protocol: bool = setting(
+        "off",
+        SWITCH,
+        LISTENERS,
+        doc="Whether each client connection begins with a PROXY protocol header (version 1 or 2), which names the "
+        "client; without one it is closed. Whoever reaches FLOW_LISTEN can then claim any address, unless "
+        "FLOW_TRUSTED_PROXIES says who may.",
+    )
+    trusted_proxies: Networks = setting(
+        "",
+        NETWORKS,
+        LISTENERS,
+        doc="Networks, separated by commas, whose proxies are believed when `Forwarded` or `X-Forwarded-For` name a "
+        "client; `unix` for all who connect by a Unix socket. See [operating.md](operating.md#behind-a-proxy).",
+    )
     admin_listen: Address | None = setting(
         "127.0.0.1:9090",
         ADDRESS_OR_OFF,
         LISTENERS,
-        doc="Address of health checks, metrics and live streams. It asks for no password, so keep it on a "
-        "private network.",
+        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password, so keep it "
+        "on a private network.",
     )
     admin_hosts: frozenset[str] = setting(
         "",
@@ -144,7 +163,12 @@ class Config:
         reloaded=True,
         doc="TOML file of providers, routes and tenants, in place of the FLOW_UPSTREAM settings.",
     )
-    upstream: Url | None = setting("", URL, PROVIDERS, doc="Base URL of the only provider, http or https.")
+    upstream: Url | None = setting(
+        "",
+        URL,
+        PROVIDERS,
+        doc="Base URL of the only provider, http or https; `http+unix://%2Frun%2Fvllm.sock/v1` for a Unix socket.",
+    )
     upstream_api_key: str | None = setting(
         "",
         KEY,
@@ -231,6 +255,13 @@ class Config:
     )
     max_connections: int = setting(
         "10000", COUNT, CLIENTS, doc="Most client connections at a time; further ones get 503."
+    )
+    max_connections_per_client: int | None = setting(
+        "off",
+        COUNT_OR_OFF,
+        CLIENTS,
+        doc="Most connections of one address at a time, or of one IPv6 network of 64 bits; further ones get 429. "
+        "Requests by FLOW_TRUSTED_PROXIES count instead of their connections.",
     )
     head_timeout: float | None = setting(
         "10s",

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..errors import TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, RelayError
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import HangupWatcher
 from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
 from ..relay.uploads import Uploads
+from .clients_by_address import Client, ClientsByAddress
 
 DRAIN_GRACE = 3.0
 """Seconds that a connection without a request has to send one once a drain has begun. Its client may have sent it
@@ -46,15 +48,22 @@ class ConnectionSettings:
     stall_timeout: float | None
     stall_tokens: int | None = None
     """Tokens that may come for a client while it acknowledges nothing."""
+    unsent: int | None = None
+    """Bytes that the kernel may hold unsent for a client, see `net.send_queue`; None: its own bound."""
     limits_unsent: bool = False
     """Whether what the kernel may hold unsent follows the client's pace."""
     serves_half_closed: bool = False
     """Whether HTTP/1.1 clients that close their sending side still get their answers; otherwise they count as gone."""
     h2: H2Settings = field(default_factory=H2Settings)
+    reads_proxy_header: bool = False
+    """Whether each connection begins with a header of the PROXY protocol."""
 
 
 class Connection(Protocol):
     """A client's connection, as its listener sees it."""
+
+    client: Client
+    """Never another one while it is open."""
 
     def sweep(self, now: float) -> None:
         """Check the deadlines of this connection and of its exchanges."""
@@ -89,30 +98,38 @@ class ConnectionCount(Protocol):
 
 
 class OpenConnections:
-    """The open connections of one listener."""
+    """The connections of one listener, which count as their clients'."""
 
-    __slots__ = ("_count", "_open")
+    __slots__ = ("_count", "_open", "clients")
 
-    def __init__(self, count: ConnectionCount | None = None) -> None:
+    def __init__(self, clients: ClientsByAddress | None = None, count: ConnectionCount | None = None) -> None:
         """`count`: of the processes that share one limit; None: there are no others."""
+        self.clients = ClientsByAddress() if clients is None else clients
         self._open: set[Connection] = set()
         self._count = count
-
-    def add(self, connection: Connection) -> None:
-        self._open.add(connection)
-        if self._count is not None:
-            self._count.changed(len(self._open))
-
-    def discard(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        if self._count is not None:
-            self._count.changed(len(self._open))
 
     def __len__(self) -> int:
         return len(self._open)
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(self._open)
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._open
+
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+        self.clients.enter(connection.client)
+        if self._count is not None:
+            self._count.changed(len(self._open))
+
+    def discard(self, connection: Connection) -> None:
+        """Harmless when it is not there, as where another one has taken over."""
+        if connection in self._open:
+            self._open.remove(connection)
+            self.clients.leave(connection.client)
+            if self._count is not None:
+                self._count.changed(len(self._open))
 
     def exceed(self, limit: int) -> bool:
         """Whether there is no room for another one below `limit`, which holds over all processes."""
@@ -132,4 +149,16 @@ class ListenerContext:
     """Bounds what unfinished uploads may hold."""
     h2_totals: H2Totals = field(default_factory=H2Totals)
     connections: OpenConnections = field(default_factory=OpenConnections)
+    """Those that are open."""
     drain: DrainState = field(default_factory=DrainState)
+
+    @property
+    def clients(self) -> ClientsByAddress:
+        """Whose they are."""
+        return self.connections.clients
+
+    def refusal(self, client: Client) -> RelayError | None:
+        """Why a further connection of `client` is refused; None: it is not."""
+        if self.connections.exceed(self.settings.max_connections):
+            return TOO_MANY_CONNECTIONS
+        return TOO_MANY_OF_CLIENT if client.is_over_limit else None

@@ -13,6 +13,7 @@ from typing import cast
 from ..http.h2_frames import PREFACE
 from ..net.shared_read import SharedReads
 from ..net.tls_transport import TlsTransport
+from .clients_by_address import Client
 from .context import DRAIN_GRACE, ListenerContext
 from .h1 import DownstreamH1
 from .h2 import DownstreamH2
@@ -21,10 +22,11 @@ from .h2 import DownstreamH2
 class ProtocolDetector(SharedReads):
     """Reads the first bytes and hands the transport over to the protocol that they belong to."""
 
-    __slots__ = ("_context", "_first", "_since", "_transport")
+    __slots__ = ("_context", "_first", "_since", "_transport", "client")
 
-    def __init__(self, context: ListenerContext) -> None:
+    def __init__(self, context: ListenerContext, client: Client) -> None:
         self._context = context
+        self.client = client
         self._since = context.clock()
         """Since when it waits for the first bytes, or drains."""
         self._first = b""
@@ -34,7 +36,7 @@ class ProtocolDetector(SharedReads):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._become(DownstreamH2 if tls.selected_alpn_protocol() == "h2" else DownstreamH1)
-        elif self._context.connections.exceed(self._context.settings.max_connections):
+        elif self._context.refusal(self.client) is not None:
             self._become(DownstreamH1)  # which refuses
         else:
             self._context.connections.add(self)
@@ -51,7 +53,7 @@ class ProtocolDetector(SharedReads):
 
     def _become(self, protocol: type[DownstreamH1] | type[DownstreamH2]) -> None:
         self._context.connections.discard(self)
-        successor = protocol(self._context)
+        successor = protocol(self._context, self.client)
         self._transport.set_protocol(successor)
         successor.connection_made(self._transport)
         if self._context.drain.has_begun:
@@ -79,17 +81,18 @@ class ProtocolDetector(SharedReads):
 class Handshake:
     """A connection during its TLS handshake; `transport` is the protocol of the accepted socket."""
 
-    __slots__ = ("_context", "_since", "transport")
+    __slots__ = ("_context", "_since", "client", "transport")
 
-    def __init__(self, context: ListenerContext, tls: ssl.SSLContext) -> None:
+    def __init__(self, context: ListenerContext, tls: ssl.SSLContext, client: Client) -> None:
         self._context = context
+        self.client = client
         self._since = context.clock()
         self.transport = TlsTransport(tls, self._on_established, self._on_failed, server_side=True)
         context.connections.add(self)
 
     def _on_established(self, transport: TlsTransport) -> ProtocolDetector:
         self._context.connections.discard(self)
-        return ProtocolDetector(self._context)
+        return ProtocolDetector(self._context, self.client)
 
     def _on_failed(self, error: Exception) -> None:
         self._context.connections.discard(self)

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 import h11
 
-from ..errors import TOO_MANY_CONNECTIONS, EndReason, Party, RelayError, bad_request
+from ..errors import EndReason, Party, RelayError, bad_request
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
 from ..flow.drain_rate import DrainRate
 from ..http.h1_chunked import FramingError
@@ -26,6 +26,7 @@ from ..net.send_queue import UNSENT, SendQueue
 from ..net.shared_read import SharedReads
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
+from .clients_by_address import UNKNOWN, Client, ClientsByAddress
 from .context import DRAIN_GRACE, ConnectionSettings, ListenerContext
 from .h1_stream import H1Stream
 from .linger import Linger
@@ -66,14 +67,16 @@ class DownstreamH1(SharedReads):
         "_served",
         "_since",
         "_transport",
+        "client",
         "must_close",
         "send_queue",
         "stream",
         "write",
     )
 
-    def __init__(self, context: ListenerContext) -> None:
+    def __init__(self, context: ListenerContext, client: Client = UNKNOWN) -> None:
         self._context = context
+        self.client = client
         self._reader = HeadReader()
         self._known: RepeatedHead | None = None
         """The last head; None: it was the first, which may well be the only one, or is not plain, or has no length."""
@@ -110,10 +113,10 @@ class DownstreamH1(SharedReads):
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self.write: Callable[[bytes], None] = self._transport.write
         self._context.settings.watermarks.limit_transport(self._transport)
-        too_many = self._context.connections.exceed(self._context.settings.max_connections)
+        refusal = self._context.refusal(self.client)
         self._context.connections.add(self)
-        if too_many:
-            self._refuse(TOO_MANY_CONNECTIONS)
+        if refusal is not None:
+            self._refuse(refusal)
 
     def data_received(self, data: bytes) -> None:
         stream = self.stream
@@ -228,6 +231,10 @@ class DownstreamH1(SharedReads):
     @property
     def uploads(self) -> Uploads:
         return self._context.uploads
+
+    @property
+    def clients(self) -> ClientsByAddress:
+        return self._context.clients
 
     @property
     def is_serving(self) -> bool:
@@ -438,7 +445,7 @@ class DownstreamH1(SharedReads):
         self._context.hangups.forget(self._fd, self._on_gone)
         self._context.connections.discard(self)
         plain = cast(EncryptedTransport, self._transport).shut() if self._is_tls else self._transport
-        Linger(self._context, plain)
+        Linger(self._context, plain, self.client)
 
     def _on_gone(self) -> None:
         """The client has left."""

@@ -15,6 +15,7 @@ from ..http.messages import RequestHead, ResponseHead
 from ..net.send_queue import SendQueue
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
+from .clients_by_address import Client, ClientsByAddress
 from .held_upload import HeldUpload
 
 _GATE, _ROOM = 1, 2
@@ -38,9 +39,14 @@ class StreamConnection(Protocol):
     """The request that is being served."""
     write: Callable[[bytes], None]
     send_queue: SendQueue
+    client: Client
+    """Who connected."""
 
     @property
     def uploads(self) -> Uploads: ...
+
+    @property
+    def clients(self) -> ClientsByAddress: ...
 
     @property
     def is_last_response(self) -> bool:
@@ -83,6 +89,7 @@ class H1Stream(HeldUpload):
         "_stops",
         "_writer",
         "_writes",
+        "client",
         "events",
         "message",
         "request",
@@ -97,6 +104,8 @@ class H1Stream(HeldUpload):
         """Why its body is not read: `_GATE`, `_ROOM`."""
         self.message = message
         self.request = request
+        client = connection.client
+        self.client = connection.clients.requested(client, request) if client.is_trusted else client
         self.request_whole = False
         self.events: DownstreamEvents
         self._writer: BoundedWriter | None = None
@@ -215,6 +224,8 @@ class H1Stream(HeldUpload):
         """The stream is over: see `BoundedWriter.release`."""
         if self._writer is not None:
             self._writer.release()
+        if self.client is not self._connection.client:
+            self._connection.clients.leave(self.client)
         del self.events
 
     def block(self) -> None:

@@ -30,6 +30,7 @@ from ..http.messages import Headers, ResponseHead
 from ..net.read_pause import ReadPause
 from ..net.send_queue import UNSENT, SendQueue
 from ..net.shared_read import SharedReads
+from .clients_by_address import UNKNOWN, Client
 from .context import ListenerContext
 from .h2_leftover import LeftoverUploads
 from .h2_reader import FrameReader
@@ -89,6 +90,8 @@ class DownstreamH2(SharedReads):
         "_sent_at_look",
         "_settings",
         "_transport",
+        "client",
+        "clients",
         "clock",
         "flush_due",
         "guard",
@@ -107,8 +110,9 @@ class DownstreamH2(SharedReads):
         "write",
     )
 
-    def __init__(self, context: ListenerContext) -> None:
+    def __init__(self, context: ListenerContext, client: Client = UNKNOWN) -> None:
         self._context = context
+        self.client, self.clients = client, context.clients
         self._settings = context.settings.h2
         self.watermarks: Watermarks = context.settings.watermarks
         self.clock = context.clock
@@ -160,7 +164,7 @@ class DownstreamH2(SharedReads):
             self._h2, transport, self.clock, self._schedule_flush, grow=self._settings.windows_grow
         )
         self._transport.set_write_buffer_limits(high=WRITE_SIZE, low=0)
-        too_many = self._context.connections.exceed(self._context.settings.max_connections)
+        refusal = self._context.refusal(self.client)
         self._context.connections.add(self)
         self.totals.connections += 1
         settings = self._settings
@@ -169,8 +173,8 @@ class DownstreamH2(SharedReads):
             stream_window=settings.stream_window,
             connection_window=settings.connection_window,
         )
-        if too_many:
-            self.fail(_Code.NO_ERROR, "too_many_connections")
+        if refusal is not None:
+            self.fail(_Code.NO_ERROR, refusal.code)
             return
         self._schedule_flush()
 
@@ -589,7 +593,7 @@ class DownstreamH2(SharedReads):
             self._h2.ping(b"flowserv")
             self._schedule_flush()
         elif self._liveness.is_unanswered(now):
-            if self.send_queue.in_kernel() == 0:
+            if self.send_queue.has_arrived():
                 # Its host has acknowledged the ping: it is there, but its program does not read now.
                 self._liveness.excuse(now)
             else:

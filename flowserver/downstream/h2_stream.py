@@ -18,6 +18,7 @@ from ..http.messages import Headers, RequestHead, ResponseHead, has_no_body
 from ..net.send_queue import SendQueue
 from ..relay.interfaces import Clock, DownstreamEvents, H2Totals
 from ..relay.uploads import Uploads
+from .clients_by_address import Client, ClientsByAddress
 from .h2_upload_windows import UploadWindows
 from .held_upload import HeldUpload
 
@@ -52,6 +53,9 @@ class StreamConnection(Protocol):
     guard: FrameGuard
     windows: SendWindows
     send_queue: SendQueue
+    client: Client
+    """Who connected."""
+    clients: ClientsByAddress
     upload_windows: UploadWindows
     sent: int
     """Body bytes that went into frames, of all streams."""
@@ -112,6 +116,7 @@ class H2Stream(HeldUpload):
         "_withheld",
         "_writes",
         "_writes_full",
+        "client",
         "events",
         "frame_tail",
         "head_sent",
@@ -136,6 +141,8 @@ class H2Stream(HeldUpload):
         self.stream_id = stream_id
         self.window = connection.windows.open(stream_id)
         self.request = request
+        client = connection.client
+        self.client = connection.clients.requested(client, request) if client.is_trusted else client
         self.request_whole = not request.has_body
         self.events: DownstreamEvents | None = None
         """None until the exchange is opened."""
@@ -352,6 +359,8 @@ class H2Stream(HeldUpload):
         """The stream is over; `reason` None if it ended well. Returns the bytes not yet credited to the connection."""
         self.note_window_open()
         self.release()
+        if self.client is not self._connection.client:
+            self._connection.clients.leave(self.client)
         self._buffer.clear()
         owed = self._uncredited + sum(length for _, length in self._early)
         self._uncredited = 0

@@ -11,6 +11,7 @@ import asyncio
 
 from ..net.send_queue import SendQueue
 from ..net.shared_read import SharedReads
+from .clients_by_address import Client
 from .context import ListenerContext
 
 LINGER_TIME = 30.0
@@ -40,10 +41,11 @@ class DropBudget:
 class Linger(SharedReads):
     """Takes over a plain transport after the last byte of an answer, until the client closes or its time is up."""
 
-    __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_send_queue", "_transport")
+    __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_send_queue", "_transport", "client")
 
-    def __init__(self, context: ListenerContext, transport: asyncio.Transport) -> None:
+    def __init__(self, context: ListenerContext, transport: asyncio.Transport, client: Client) -> None:
         self._context = context
+        self.client = client
         self._transport = transport
         self._send_queue = SendQueue(transport, transport.get_extra_info("socket").fileno())
         self._began = self._heard = context.clock()

@@ -8,8 +8,8 @@ import ssl
 from collections.abc import Callable, Coroutine, Iterable
 
 from ..net import reuse_port
+from .accepted import Accepted
 from .context import ListenerContext
-from .detect import Handshake, ProtocolDetector
 from .listening import BACKLOG
 
 
@@ -32,7 +32,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         for listening in sockets:
             # It listens anew, with the backlog that it is told.
-            self._servers.append(await loop.create_server(self._open, sock=listening, backlog=BACKLOG))
+            listens = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await listens(self._open, sock=listening, backlog=BACKLOG))
             self._sockets.append(listening)
 
     def adopt(self, connection: socket.socket, done: Callable[[], object] | None = None) -> None:
@@ -49,7 +50,7 @@ class Listener:
         limit = self._context.settings.max_connections
         if self._context.connections.exceed(limit + max(1, limit // 10)):
             return _Refusal()  # the answers to those above the limit are bounded too
-        return ProtocolDetector(self._context) if self.tls is None else Handshake(self._context, self.tls).transport
+        return Accepted(self._context, self.tls)
 
     @property
     def connections(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..config.addresses import Address
 from ..net import reuse_port
 from ..net.send_queue import limit_unsent
+from .unix_socket import SocketFile, listen_on_path
 
 BACKLOG = 4096
 """Connections that may wait until they are accepted. What comes beyond is dropped by the kernel, and tried again by its
@@ -52,18 +53,33 @@ def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.
                 may_pass = not isinstance(error, UnicodeError | PermissionError)
                 raise ListenError(f"can't listen on {address}: {reason}", may_pass=may_pass) from None
             undo.callback(listening.close)
+            file = file_of(listening)
+            if file is not None:
+                undo.callback(file.remove)
             sockets.append(listening)
         undo.pop_all()
     return sockets
 
 
+def file_of(listening: socket.socket) -> SocketFile | None:
+    """The file of a Unix socket; None if there is none."""
+    if listening.family != socket.AF_UNIX:
+        return None
+    try:
+        return SocketFile(listening.getsockname())
+    except OSError:
+        return None
+
+
 def address_of(listening: socket.socket) -> Address:
     """Where `listening` listens, with its real port."""
-    host, port = listening.getsockname()[:2]
-    return Address(host, port)
+    name = listening.getsockname()
+    return Address("", 0, name) if listening.family == socket.AF_UNIX else Address(*name[:2])
 
 
 def _bind(address: Address, options: SocketOptions) -> socket.socket:
+    if address.path:
+        return listen_on_path(address.path, BACKLOG)
     if address.host:
         return _listen(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address, options)
     try:

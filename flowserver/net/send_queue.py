@@ -11,7 +11,7 @@ import sys
 import termios
 from typing import cast
 
-from .sockets import tcp_info
+from .sockets import is_local, tcp_info
 
 _LENGTH = 184
 """Up to tcpi_rwnd_limited: since Linux 4.10."""
@@ -23,9 +23,12 @@ UNSENT = 16 * 1024
 
 def limit_unsent(connection: socket.socket, most: int) -> None:
     """Have the kernel take no more of a connection, or of those that a listening socket accepts, while `most` bytes are
-    unsent: what a stalled reader hides in its queue is bounded."""
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with contextlib.suppress(OSError, ValueError):  # ValueError is uvloop's, of one that is closed
+    unsent: what a stalled reader hides in its queue is bounded. On a Unix socket nothing is on its way, so that its
+    queue is bounded as a whole; what such a socket accepts does not inherit that."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError is uvloop's, of one that is closed
+        if is_local(connection):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, most)
+        elif hasattr(socket, "TCP_NOTSENT_LOWAT"):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
 
 
@@ -64,7 +67,9 @@ class SendQueue:
         return (waiting, self.in_kernel()) if info is None else (int.from_bytes(info[120:128], sys.byteorder), 0)
 
     def in_kernel(self) -> int:
-        """Bytes in the kernel that are not acknowledged (SIOCOUTQ); -1 if they are unknown."""
+        """Bytes in the kernel that are not acknowledged (SIOCOUTQ); -1 if they are unknown. Of a Unix socket they are
+        those that the client has not read, with what the kernel needs for them besides: four times as much for small
+        events."""
         if self._transport.is_closing():  # its descriptor may be another connection's
             return -1
         try:
@@ -72,6 +77,10 @@ class SendQueue:
         except OSError:
             return -1
         return cast(int, struct.unpack("i", queued)[0])
+
+    def has_arrived(self) -> bool:
+        """Whether the client's machine has all that was sent, whether or not the client reads it."""
+        return self.in_kernel() == 0 or is_local(self._transport.get_extra_info("socket"))
 
     def unacknowledged(self) -> int:
         """Bytes that wait here and in the kernel, as far as that is known."""

@@ -44,6 +44,11 @@ class IdleProbe:
         return not events or events[0][1] == select.POLLNVAL
 
 
+def is_local(connection: socket.socket) -> bool:
+    """Whether it is a Unix socket, of which nothing is ever under way to another machine."""
+    return connection.family == socket.AF_UNIX
+
+
 def tcp_info(transport: asyncio.BaseTransport, length: int) -> bytes | None:
     """The first `length` bytes of struct tcp_info (linux/tcp.h). None: it is no TCP, or closed, or the kernel has
     less."""

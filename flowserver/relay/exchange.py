@@ -454,7 +454,7 @@ class Exchange:
         record.request = self.request
         record.request_id = self.request_id
         record.upstream_request_id = self.upstream_request_id
-        record.protocol = self._down.protocol
+        record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream = up.upstream if up is not None else None
         record.attempts = up.attempts if up is not None else 0
         record.reused = up is not None and up.reused

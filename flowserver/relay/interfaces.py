@@ -35,11 +35,23 @@ class UploadCount(Protocol):
         """Whether `upload_waits` has lasted too long."""
 
 
+class RequestClient(Protocol):
+    """Whose a request is."""
+
+    address: str | None
+    """None: it is not known, or a Unix socket has none."""
+    is_over_limit: bool
+    """Whether the client had as much open as it may."""
+
+
 class DownstreamStream(UploadCount, Protocol):
     """The client's side of one exchange."""
 
     protocol: str
     """"h1" or "h2", for the access log."""
+
+    @property
+    def client(self) -> RequestClient: ...
 
     def attach(self, events: DownstreamEvents) -> None:
         """Set who is told what happens here. Called before anything else."""
@@ -224,6 +236,9 @@ class Observer(Protocol):
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""
+
+    def connection_refused(self, peer: str | None, why: str) -> None:
+        """A connection that broke a rule before its first request. `peer`: the address that it came from."""
 
 
 class H2Totals:

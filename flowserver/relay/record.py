@@ -69,6 +69,8 @@ class ExchangeRecord:
     upstream_request_id: bytes | None
     protocol: str
     """"h1" or "h2", on the client's side."""
+    client: str | None
+    """Its address; None: it has none, over a Unix socket."""
     upstream: str | None
     """The provider asked last; None: the request went to nobody."""
     attempts: int

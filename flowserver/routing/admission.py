@@ -8,7 +8,7 @@ from itertools import count
 
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
-from ..errors import LOOP, RelayError
+from ..errors import LOOP, TOO_MANY_OF_CLIENT, RelayError
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
 from ..relay.account import Account, AccountSettings
 from ..relay.context import ExchangeContext
@@ -48,7 +48,9 @@ class Admission:
         request_id = given_request_id(request) or self._new_request_id()
         account = self._open_account(request)
         exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
-        if self._cors is not None and is_preflight(request):
+        if downstream.client.is_over_limit:
+            exchange.refuse(TOO_MANY_OF_CLIENT)
+        elif self._cors is not None and is_preflight(request):
             self._answer_preflight(self._cors, exchange)
         elif request.find(b"via") is not None and passed_through(request.headers, self.routing.pseudonym):
             exchange.refuse(LOOP)

@@ -22,7 +22,7 @@ class AdminHosts:
     def __init__(self, names: frozenset[str], listen: Address | None) -> None:
         host = listen.host.lower().rstrip(".") if listen is not None else "localhost"
         bound = _address(host)
-        self._any = "*" in names
+        self._any = "*" in names or (listen is not None and listen.path != "")  # no browser reaches a Unix socket
         self._any_address = host != "localhost" and (bound is None or not bound.is_loopback)
         self._names = {_plain(name) for name in (*names, host, "localhost") if name and not name.startswith("*")}
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))

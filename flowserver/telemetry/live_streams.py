@@ -43,6 +43,7 @@ def _figures(live: RecordedExchange, now: float) -> dict[str, Any]:
         "method": exchange.request.method.decode("ascii"),
         "path": exchange.request.path.decode("latin-1"),
         "protocol": exchange.protocol,
+        "client": exchange.client,
         "upstream": exchange.upstream,
         "state": exchange.state,
         "status": exchange.status or None,

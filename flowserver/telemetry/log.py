@@ -57,6 +57,7 @@ class Log:
             "method": exchange.request.method.decode("ascii"),
             "path": exchange.request.path.decode("latin-1"),
             "protocol": exchange.protocol,
+            "client": exchange.client,
             "status": exchange.status,
             "end": exchange.end,
             "upstream": exchange.upstream,
@@ -85,6 +86,10 @@ class Log:
     def refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""
         self.write("info", "refused", protocol=protocol, status=error.status, end=error.end, error=error.message)
+
+    def connection_refused(self, peer: str | None, why: str) -> None:
+        """A connection that broke a rule before its first request."""
+        self.write("info", "connection_refused", client=peer, error=f"The connection was closed: {why}.")
 
     @property
     def dropped(self) -> int:

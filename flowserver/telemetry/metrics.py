@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Protocol
@@ -167,6 +167,8 @@ class Metrics:
         """Providers whose names are looked up."""
         self.store: StoreFigures | None = None
         self.uploads: Uploads | None = None
+        self.clients_refused: Mapping[str, int] = {}
+        """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
         """Client connections, written by the listener's sweep."""
         self.streams_changed: Callable[[int], None] | None = None
@@ -216,6 +218,9 @@ class Metrics:
     def request_refused(self, error: RelayError, protocol: str) -> None:
         self._refused[error.code] += 1
         self._log.refused(error, protocol)
+
+    def connection_refused(self, peer: str | None, why: str) -> None:
+        self._log.connection_refused(peer, why)
 
     # --- the loop ---
 
@@ -312,6 +317,8 @@ class Metrics:
         yield counters("flow_responses", "Answers by status.", _labelled("status", statuses))
         refused = _labelled("code", sorted(self._refused.items()))
         yield counters("flow_refused", "Requests refused as malformed or too many.", refused)
+        text = "Connections, or a trusted proxy's requests, refused as too many of one client, or without PROXY header."
+        yield counters("flow_clients_refused", text, _labelled("reason", self.clients_refused.items()))
 
     def _h2(self) -> Iterator[Family]:
         figures = self.h2

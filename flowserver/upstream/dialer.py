@@ -17,7 +17,7 @@ from ..errors import EndReason, Party, RelayError, upstream_error
 from ..net.tls_transport import TlsTransport
 from ..relay.interfaces import Clock
 from .race import ATTEMPT_DELAY, MIN_DELAY, FinalFailure, Progress, Race, interleave
-from .resolver import REFRESH_WAIT, Answer, HostAddress, Resolver, numeric_address
+from .resolver import REFRESH_WAIT, Answer, HostAddress, Resolver, fixed_address
 from .session_cache import SessionCache
 
 _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
@@ -27,6 +27,8 @@ AVOIDED_FOR = 600.0
 """Seconds for which an address is tried last after it failed, or was so slow that another one was tried."""
 LOCAL_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL))
 """Errors of this machine (descriptors, memory, local ports), not of the provider."""
+FULL_QUEUE = 0.02
+"""Seconds until the next try where the queue of a provider's Unix socket is full. Of TCP, the kernel tries again."""
 NEW_ANSWER = 1.0
 """Seconds for which an answer of DNS is not asked for again."""
 
@@ -56,7 +58,7 @@ class Dialer:
     __slots__ = (
         "_avoided",
         "_clock",
-        "_numeric",
+        "_fixed",
         "_resolver",
         "_sessions",
         "_timeout",
@@ -78,7 +80,7 @@ class Dialer:
         self._timeout = timeout
         self._tls = tls
         self._clock = clock
-        self._numeric = numeric_address(url.host, url.port)
+        self._fixed = fixed_address(url)
         self._avoided: dict[HostAddress, float] = {}
         """Addresses that are tried last, and until when."""
         self._sessions = SessionCache(clock)
@@ -90,11 +92,11 @@ class Dialer:
         deadline = asyncio.timeout(self._timeout)
         try:
             async with deadline:
-                if self._numeric is None:
+                if self._fixed is None:
                     answer = await self._resolver.resolve(self._url.host, fresh_for=self._timeout)
                 return await self._connect(factory, prepare, answer)
         except ssl.SSLCertVerificationError as error:
-            if self._numeric is None:
+            if self._fixed is None:
                 self._resolver.distrust(self._url.host)
             text = f"has a certificate that is not trusted: {error.verify_message} (see FLOW_UPSTREAM_CA)"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
@@ -103,7 +105,7 @@ class Dialer:
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
         except OSError as error:  # a TimeoutError is one: the deadline's, or the system's own
             if deadline.expired():
-                raise DialError(self._timed_out(resolved=self._numeric is not None or answer is not None)) from None
+                raise DialError(self._timed_out(resolved=self._fixed is not None or answer is not None)) from None
             if error.errno in LOCAL_ERRORS:
                 raise DialError(self._no_capacity(error)) from None
             text = f"can't be reached: {_reason(error)}"
@@ -138,8 +140,8 @@ class Dialer:
     def _candidates(self, answer: Answer | None) -> list[HostAddress]:
         """The addresses of `answer` in the order in which they are tried."""
         if answer is None:
-            assert self._numeric is not None
-            return [self._numeric]
+            assert self._fixed is not None
+            return [self._fixed]
         now = self._clock()
         self._avoided = {address: until for address, until in self._avoided.items() if until > now}
         addresses = interleave(address.with_port(self._url.port) for address in answer.addresses)
@@ -161,7 +163,8 @@ class Dialer:
         connection = socket.socket(address.family, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             prepare(connection)
             await _establish(loop, connection, address)
         except BaseException:
@@ -216,7 +219,7 @@ class Dialer:
         )
 
     def _no_capacity(self, error: OSError) -> RelayError:
-        text = f"The relay can't connect to the provider {self._url.host}: {_reason(error)}."
+        text = f"The relay can't connect to the provider {self._url.place}: {_reason(error)}."
         return RelayError(503, "no_capacity", text, Party.RELAY, EndReason.REFUSED, retry_after=1, not_processed=True)
 
     def _error(self, end: EndReason, text: str, *, status: int = 502) -> RelayError:
@@ -224,9 +227,12 @@ class Dialer:
 
 
 async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: HostAddress) -> None:
-    """TCP handshake. Raises OSError. uvloop's `sock_connect` resolves even numeric addresses in a thread pool, and so
-    waits for look-ups that hang."""
+    """TCP handshake, or its like. Raises OSError. uvloop's `sock_connect` resolves even numeric addresses in a thread
+    pool, and so waits for look-ups that hang."""
     code = connection.connect_ex(address.address)
+    while code == errno.EAGAIN and address.family == socket.AF_UNIX:
+        await asyncio.sleep(FULL_QUEUE)
+        code = connection.connect_ex(address.address)
     if code in (errno.EINPROGRESS, errno.EINTR):
         done: asyncio.Future[None] = loop.create_future()
         loop.add_writer(connection, _resolve_once, done)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from ..config.addresses import Url
 from ..relay.interfaces import Clock
 
 MAX_THREADS = 128
@@ -32,7 +33,8 @@ REFRESH_WAIT = 1.0
 """Seconds that such a refresh is waited for."""
 
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]
-SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str
+"""A string is the path of a Unix socket."""
 
 
 class HostAddress(NamedTuple):
@@ -42,6 +44,7 @@ class HostAddress(NamedTuple):
     address: SocketAddress
 
     def with_port(self, port: int) -> HostAddress:
+        assert not isinstance(self.address, str)
         host, _, *scope = self.address
         return HostAddress(self.family, (host, port, *scope))  # type: ignore[arg-type]
 
@@ -303,11 +306,13 @@ def _look_up(lookup: Lookup, host: str, asked_at: float) -> Answer | OSError:
     return Answer(addresses, asked_at) if addresses else OSError("its name has no address")
 
 
-def numeric_address(host: str, port: int) -> HostAddress | None:
-    """The address if `host` is a numeric one; None for a name. Nothing is looked up."""
+def fixed_address(url: Url) -> HostAddress | None:
+    """The address if it is a Unix socket's or a numeric one; None for a name. Nothing is looked up."""
+    if url.socket:
+        return HostAddress(socket.AF_UNIX, url.socket)
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
-        [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        [(family, _, _, _, address), *_] = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError):
         return None
     return HostAddress(family, address)  # type: ignore[arg-type]

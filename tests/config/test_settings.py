@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from ipaddress import ip_address
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,8 @@ from flowserver.config.parsers import (
     parse_auth,
     parse_count,
     parse_hosts,
+    parse_listen,
+    parse_networks,
     parse_origins,
     parse_size,
     parse_time,
@@ -140,16 +143,85 @@ def test_what_is_no_count(text: str) -> None:
         (":0", Address("", 0)),
         ("[::1]:80", Address("::1", 80)),
         ("localhost:1", Address("localhost", 1)),
+        ("unix:1", Address("unix", 1)),
     ],
 )
 def test_addresses(text: str, address: Address) -> None:
-    assert parse_address(text) == address
+    assert parse_address(text) == parse_listen(text) == address
     assert parse_addresses(f"{text}, {text},") == (address, address)
 
 
 def test_an_address_is_shown_as_it_is_written() -> None:
     assert str(Address("::1", 80)) == "[::1]:80"
     assert str(Address("127.0.0.1", 80)) == "127.0.0.1:80"
+    assert str(parse_listen(" unix:/run/flow server.sock ")) == "unix:/run/flow server.sock"
+
+
+def test_addresses_of_both_kinds_go_together() -> None:
+    assert parse_addresses("unix:/run/a.sock, :80") == (Address("", 0, "/run/a.sock"), Address("", 80))
+
+
+@pytest.mark.parametrize("text", ["unix:", "unix:run/a.sock", "unix:/run/", "unix:/a\nb", f"unix:/{'x' * 107}"])
+def test_what_is_no_unix_socket(text: str) -> None:
+    with pytest.raises(ValueError, match="Unix socket"):
+        parse_listen(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http+unix://%2Frun%2FvLLM.sock", Url("http", "localhost", 80, "", "/run/vLLM.sock")),
+        ("http+unix://%2Frun%2fx.sock/v1/", Url("http", "localhost", 80, "/v1", "/run/x.sock")),
+        ("HTTP+unix://%2Frun%2Fa%20b%3A1.sock/", Url("http", "localhost", 80, "", "/run/a b:1.sock")),
+    ],
+)
+def test_base_urls_by_a_unix_socket(text: str, url: Url) -> None:
+    assert parse_url(text) == url
+    assert (url.authority, url.place) == ("localhost", url.socket)
+    assert parse_url(str(url)) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http+unix:///run/vllm.sock",
+        "unix:/run/vllm.sock",
+        "unix:///run/vllm.sock",
+        "http+unix://run",
+        "http+unix://%2Frun%2Fx.sock:80",
+        "http+unix://%2Frun%2F",
+        "http+unix://%2Frun%00x",
+        "http+unix://%2Frun%ff",
+        f"http+unix://%2F{'x' * 107}",
+    ],
+)
+def test_what_is_no_base_url_by_a_unix_socket(text: str) -> None:
+    with pytest.raises(ValueError, match=r"http\+unix://%2Frun%2Fvllm\.sock/v1"):
+        parse_url(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("10.0.0.0/8", ["10.0.0.0", "10.255.255.255"], ["11.0.0.0", "::a00:1", "9.255.255.255"]),
+        ("192.0.2.1", ["192.0.2.1"], ["192.0.2.0"]),
+        ("2001:db8::/32, 0.0.0.0/0", ["2001:db8::1", "1.2.3.4"], ["2001:db9::1"]),
+        ("", [], ["10.0.0.1"]),
+    ],
+)
+def test_networks(text: str, inside: list[str], outside: list[str]) -> None:
+    networks = parse_networks(text)
+    assert all(ip_address(address) in networks for address in inside)
+    assert not any(ip_address(address) in networks for address in outside)
+    assert None not in networks
+    assert bool(networks) == bool(inside)
+    assert None in parse_networks(f"{text},UNIX")
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "proxy.test", "10.0.0.0/33", "*", "10.0.0.0-10.0.0.9"])
+def test_what_are_no_networks(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected networks such as 10\.0\.0\.0/8"):
+        parse_networks(text)
 
 
 @pytest.mark.parametrize("text", ["", "8080", "host:", "host:x", "host:65536", "::1:80", "host:-1"])

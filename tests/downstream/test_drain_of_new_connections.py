@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from flowserver.downstream.clients_by_address import UNKNOWN
 from flowserver.downstream.context import DRAIN_GRACE, ListenerContext
 from flowserver.downstream.detect import ProtocolDetector
 from tests.support import h2_frames as frames
@@ -20,7 +21,7 @@ class NewClient(Side):
     """One of whom the relay knows nothing yet."""
 
     def __init__(self, context: ListenerContext) -> None:
-        self.detector = ProtocolDetector(context)
+        self.detector = ProtocolDetector(context, UNKNOWN)
         super().__init__(FakeTransport(self.detector))
 
     def answer(self) -> Answer:

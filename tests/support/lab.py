@@ -15,6 +15,7 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -227,6 +228,11 @@ def _descriptors() -> set[str]:
     return names
 
 
+def _port(address: str) -> int:
+    """0: it is a Unix socket's."""
+    return 0 if address.startswith("unix:") else int(address.rpartition(":")[2])
+
+
 class RelayProcess:
     """`python -m flowserver serve` in a process of its own."""
 
@@ -255,8 +261,7 @@ class RelayProcess:
         await eventually(lambda: self.lines, "the relay listens")
         listening = self.lines[0]
         assert listening["event"] == "listening"
-        self.port = int(listening["listen"][0].rpartition(":")[2])
-        self.admin_port = int(listening["admin"].rpartition(":")[2])
+        self.port, self.admin_port = _port(listening["listen"][0]), _port(listening["admin"])
 
     @property
     def pid(self) -> int:
@@ -367,6 +372,13 @@ class Lab:
         self._exits.push_async_callback(provider.close)
         return provider
 
+    async def provider_at(self, path: Path, script: Script, *, backlog: int = 512) -> Provider:
+        """One that listens on a Unix socket."""
+        provider = Provider(script)
+        await provider.start_at(str(path), backlog=backlog)
+        self._exits.push_async_callback(provider.close)
+        return provider
+
     async def simulator(self, *, tls: ssl.SSLContext | None = None) -> Simulator:
         simulator = Simulator()
         await simulator.start("127.0.0.1", 0, ssl=tls)
@@ -379,6 +391,12 @@ class Lab:
 
     async def client(self, port: int, *, receive_buffer: int | None = None) -> Wire:
         wire = await Wire.connect(port, receive_buffer=receive_buffer)
+        self.wires.append(wire)
+        return wire
+
+    async def client_at(self, path: Path) -> Wire:
+        """One that connects by a Unix socket."""
+        wire = await Wire.connect_path(str(path))
         self.wires.append(wire)
         return wire
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 from .wire import Message, Wire, response
 
@@ -38,10 +39,11 @@ class Provider:
         self.requests: list[Message] = []
         """The requests, in order; a head counts when it is whole."""
         self.port = 0
+        self._url = ""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return self._url or f"http://127.0.0.1:{self.port}"
 
     async def start(self, *, receive_buffer: int | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen. `receive_buffer` bounds what the kernel takes while a script does not read."""
@@ -52,6 +54,15 @@ class Provider:
         self._listening.listen(512)
         self._listening.setblocking(False)
         self.port = self._listening.getsockname()[1]
+        self._tasks.append(asyncio.get_running_loop().create_task(self._accept()))
+
+    async def start_at(self, path: str, *, backlog: int = 512) -> None:
+        """Listen on a Unix socket."""
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(path)
+        self._listening.listen(backlog)
+        self._listening.setblocking(False)
+        self._url = f"http+unix://{quote(path, safe='')}"
         self._tasks.append(asyncio.get_running_loop().create_task(self._accept()))
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from flowserver.config.parsers import parse_url
 from flowserver.dialects import recognise
 from flowserver.dialects.estimate import Ratios
+from flowserver.downstream.clients_by_address import Client
 from flowserver.errors import EndReason, RelayError
 from flowserver.flow.drain_rate import DrainRate
 from flowserver.flow.read_gate import PauseTotals
@@ -37,6 +38,8 @@ class RecordingObserver:
         self.started: list[Exchange] = []
         self.ended: list[Exchange] = []
         self.refused: list[RelayError] = []
+        self.closed: list[tuple[str | None, str]] = []
+        """Connections that broke a rule, and which."""
         self.waits: list[float] = []
         """How long the oldest byte waited, of each pause."""
 
@@ -53,6 +56,9 @@ class RecordingObserver:
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         self.refused.append(error)
+
+    def connection_refused(self, peer: str | None, why: str) -> None:
+        self.closed.append((peer, why))
 
     @property
     def ends(self) -> list[EndReason | None]:
@@ -76,6 +82,7 @@ class RecordingDownstream(Uncounted):
     """A `relay.interfaces.DownstreamStream`."""
 
     protocol = "recording"
+    client = Client("192.0.2.7")
 
     def __init__(self) -> None:
         self.log: list[str] = []

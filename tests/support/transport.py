@@ -19,6 +19,7 @@ class FakeSocket:
     """What a transport's `get_extra_info("socket")` gives."""
 
     def __init__(self) -> None:
+        self.family = socket.AF_INET
         self.options: dict[tuple[int, int], object] = {}
         self.sent = 0
         """Bytes that the kernel has taken."""

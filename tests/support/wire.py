@@ -1,4 +1,4 @@
-"""A TCP connection as tests want it: bytes in, bytes out, and how exactly it ended."""
+"""A connection as tests want it: bytes in, bytes out, and how exactly it ended."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Message:
 
 
 class Wire:
-    """One end of a TCP connection. Every wait ends after PATIENCE with TimeoutError."""
+    """One end of a connection. Every wait ends after PATIENCE with TimeoutError."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -70,6 +70,19 @@ class Wire:
         try:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.get_running_loop().sock_connect(connection, (host, port))
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
+
+    @classmethod
+    async def connect_path(cls, path: str) -> Wire:
+        """By a Unix socket."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.get_running_loop().sock_connect(connection, path)
         except BaseException:
             connection.close()
             raise

@@ -120,6 +120,7 @@ def test_live_streams_are_told(scene: Scene) -> None:
         "method": "GET",
         "path": "/v1/\u00c3",
         "protocol": "recording",
+        "client": "192.0.2.7",
         "upstream": "recording",
         "state": "paused",
         "status": 200,

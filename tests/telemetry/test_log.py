@@ -53,6 +53,7 @@ def test_an_exchange_is_one_line_with_all_that_counts() -> None:
         "method": "GET",
         "path": "/v1/models",
         "protocol": "recording",
+        "client": "192.0.2.7",
         "status": 200,
         "end": "complete",
         "upstream": "recording",

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowserver.upstream.resolver import STALE_AT_ONCE, Answer, Resolver, numeric_address
+from flowserver.config.addresses import Url
+from flowserver.upstream.resolver import STALE_AT_ONCE, Answer, Resolver, fixed_address
 
 from ..support.clock import FakeClock
 from ..support.lab import eventually, finishes
@@ -304,11 +305,16 @@ def test_an_answer_after_the_loop_is_closed_is_dropped(scene: Scene, recwarn: py
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
 def test_a_numeric_address_needs_no_look_up(host: str, family: socket.AddressFamily) -> None:
-    address = numeric_address(host, 443)
+    address = fixed_address(Url("https", host, 443, ""))
     assert address is not None
     assert (address.family, address.address[:2]) == (family, (host, 443))
 
 
 @pytest.mark.parametrize("host", ["api.test", "localhost", "127.0.0.1.test", "api.test.", "1.2.3.4.5", "x" * 70])
 def test_a_name_is_no_numeric_address(host: str) -> None:
-    assert numeric_address(host, 443) is None
+    assert fixed_address(Url("https", host, 443, "")) is None
+
+
+def test_a_unix_socket_needs_no_look_up() -> None:
+    url = Url("http", "localhost", 80, "", "/run/vllm.sock")
+    assert fixed_address(url) == (socket.AF_UNIX, "/run/vllm.sock")

@@ -1,0 +1,145 @@
+"""The beginning of a client's connection: whose it is, by its socket or by the PROXY protocol, and whether it is taken.
+
+Whatever accepts sockets, this process or another one, each connection begins as an `Accepted`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from ipaddress import ip_address
+from typing import cast
+
+from ..config.addresses import IpAddress
+from ..http.proxy_protocol import ProxyHeaderError, ProxyHeaderReader
+from ..net.send_queue import limit_unsent
+from ..net.shared_read import SharedReads
+from ..net.sockets import is_local
+from .clients_by_address import UNKNOWN, Client
+from .context import DRAIN_GRACE, ListenerContext
+from .detect import Handshake, ProtocolDetector
+
+
+class Accepted(asyncio.Protocol):
+    """A connection that was just made. It hands the transport on at once."""
+
+    __slots__ = ("_context", "_tls")
+
+    def __init__(self, context: ListenerContext, tls: ssl.SSLContext | None) -> None:
+        self._context = context
+        self._tls = tls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        raw = cast(asyncio.Transport, transport)
+        connection = raw.get_extra_info("socket")
+        unsent = self._context.settings.unsent
+        if unsent is not None and is_local(connection):
+            limit_unsent(connection, unsent)  # which a listening Unix socket does not hand down
+        if self._context.settings.reads_proxy_header:
+            waiting = ProxiedConnection(self._context, self._tls)
+            raw.set_protocol(waiting)
+            waiting.connection_made(raw)
+        else:
+            begin(self._context, self._tls, raw, _address_of(raw))
+
+
+def begin(
+    context: ListenerContext,
+    tls: ssl.SSLContext | None,
+    transport: asyncio.Transport,
+    address: IpAddress | None,
+    first: bytes = b"",
+) -> None:
+    """Take or refuse a connection from `address` (None: by a Unix socket), of which `first` was read already."""
+    client = context.clients.connected(address)
+    if client.is_over_limit:
+        context.clients.refused["client_connections"] += 1
+        if context.clients.is_far_over(client):
+            transport.close()
+            return
+    if tls is None:
+        detector = ProtocolDetector(context, client)
+        transport.set_protocol(detector)
+        detector.connection_made(transport)
+        if first:
+            cast(asyncio.Protocol, transport.get_protocol()).data_received(first)
+    else:
+        encrypted = Handshake(context, tls, client).transport
+        transport.set_protocol(encrypted)
+        encrypted.connection_made(transport)
+        if first:
+            encrypted.receive(first)
+
+
+def _address_of(transport: asyncio.Transport) -> IpAddress | None:
+    """The address of whoever connected; None by a Unix socket."""
+    peer = transport.get_extra_info("peername")
+    return ip_address(peer[0]) if peer and not isinstance(peer, str) else None
+
+
+class ProxiedConnection(SharedReads):
+    """A connection until its header of the PROXY protocol has come."""
+
+    __slots__ = ("_context", "_peer", "_reader", "_since", "_tls", "_transport", "client")
+
+    def __init__(self, context: ListenerContext, tls: ssl.SSLContext | None) -> None:
+        self._context = context
+        self._tls = tls
+        self._reader = ProxyHeaderReader()
+        self._since = context.clock()
+        """Since when it waits, or drains."""
+        self.client: Client = UNKNOWN
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._peer = _address_of(self._transport)
+        self._context.connections.add(self)
+        clients = self._context.clients
+        if clients.has_trusted and not clients.connected(self._peer).is_trusted:
+            self._refuse("only those of FLOW_TRUSTED_PROXIES may send a header of the PROXY protocol")
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        try:
+            header = self._reader.feed(data)
+        except ProxyHeaderError as error:
+            self._refuse(f"{error} (FLOW_PROXY_PROTOCOL)")
+            return
+        if header is not None:
+            self._context.connections.discard(self)
+            source = self._peer if header.source is None else header.source
+            begin(self._context, self._tls, self._transport, source, header.rest)
+
+    def eof_received(self) -> bool:
+        """A connection without a byte is a probe whether anybody listens, which load balancers make."""
+        if not self._reader.is_empty:
+            self._refuse("it ended within its header of the PROXY protocol")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._context.connections.discard(self)
+
+    def _refuse(self, why: str) -> None:
+        self._context.clients.refused["proxy_header"] += 1
+        self._context.observer.connection_refused(None if self._peer is None else str(self._peer), why)
+        self._transport.close()
+
+    # --- context.Connection ---
+
+    def sweep(self, now: float) -> None:
+        limit = self._context.settings.head_timeout
+        if self._context.drain.has_begun:
+            if now - self._since >= DRAIN_GRACE:
+                self._transport.close()
+        elif limit is not None and now - self._since >= limit and not self._transport.is_closing():
+            self._refuse(f"it had no whole header of the PROXY protocol after {limit:g} s (FLOW_HEAD_TIMEOUT)")
+
+    def drain(self) -> None:
+        self._since = self._context.clock()
+
+    def end_drain(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()

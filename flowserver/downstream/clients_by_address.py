@@ -1,0 +1,151 @@
+"""Whose a connection or a request is, by address, and how much each client may have open at a time.
+
+A client is an IPv4 address, or an IPv6 network of 64 bits, as that is what one of them is given (RFC 6177). Whoever
+connects by a Unix socket is one client, without an address.
+
+A client has open: its connections, and the requests that trusted proxies pass on for it, whose connections are shared
+and are nobody's. A proxy's request that does not say whose it is counts as one of the proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..config.addresses import IpAddress, Networks, plain_address
+from ..http.forwarded import Node, forwarded, x_forwarded_for
+from ..http.messages import RequestHead
+
+_PREFIX = 64
+"""Bits of an IPv6 address by which clients are told apart."""
+_BY_UNIX = -1
+"""The key of those who have no address."""
+NOBODY = Networks()
+
+
+class Client:
+    """Whose a connection or a request is."""
+
+    __slots__ = ("address", "is_over_limit", "is_trusted", "key")
+
+    def __init__(self, address: str | None, key: int | None = None, *, is_trusted: bool = False) -> None:
+        self.address = address
+        """As text; None: it is not known, or a Unix socket has none."""
+        self.key = key
+        """By which it is counted; None: it is not."""
+        self.is_trusted = is_trusted
+        """Whether it is a proxy whose requests say whose they are."""
+        self.is_over_limit = False
+        """Whether this client had as much open as it may when this began."""
+
+    def __repr__(self) -> str:
+        marks = [mark for mark, holds in (("trusted", self.is_trusted), ("over limit", self.is_over_limit)) if holds]
+        return f"<Client {' '.join([self.address or 'without address', *marks])}>"
+
+
+UNKNOWN = Client(None)
+
+
+class ClientsByAddress:
+    """The clients of one listener."""
+
+    __slots__ = ("_most", "_open", "_trusted", "refused")
+
+    def __init__(self, most: int | None = None, trusted: Networks = NOBODY) -> None:
+        """`most` connections, and requests of trusted proxies, each client may have open; None: no limit."""
+        self._most = most
+        self._trusted = trusted
+        self._open: dict[int, int] = {}
+        """By key, of those that have anything open."""
+        self.refused = dict.fromkeys(("client_connections", "client_requests", "proxy_header"), 0)
+        """Connections and requests that were refused, by reason: a client's connections, or its requests by trusted
+        proxies, above the limit; no valid header of the PROXY protocol."""
+
+    def __repr__(self) -> str:
+        return f"<ClientsByAddress most={self._most} clients={len(self._open)}>"
+
+    @property
+    def has_trusted(self) -> bool:
+        """Whether there are trusted proxies."""
+        return bool(self._trusted)
+
+    # --- who it is ---
+
+    def connected(self, address: IpAddress | None) -> Client:
+        """A connection from `address` begins; None: by a Unix socket."""
+        if address is not None:
+            address = plain_address(address)
+        text = None if address is None else str(address)
+        return self._judged(text, self._key(address), is_trusted=address in self._trusted)
+
+    def requested(self, proxy: Client, request: RequestHead) -> Client:
+        """A request begins on a connection of the trusted `proxy`: whose it says it is, as far as that can be trusted.
+        It counts until `leave`."""
+        address = self._told_by(request)
+        client = self._judged(
+            proxy.address if address is None else str(address), proxy.key if address is None else self._key(address)
+        )
+        if client.is_over_limit:
+            self.refused["client_requests"] += 1
+        self.enter(client)
+        return client
+
+    def _judged(self, address: str | None, key: int | None, *, is_trusted: bool = False) -> Client:
+        client = Client(address, key, is_trusted=is_trusted)
+        client.is_over_limit = self._most is not None and not is_trusted and self.open(client) >= self._most
+        return client
+
+    def _key(self, address: IpAddress | None) -> int | None:
+        if self._most is None or address is None:
+            return None if self._most is None else _BY_UNIX
+        number = int(address)
+        return number if address.version == 4 else (1 << _PREFIX) + (number >> _PREFIX)
+
+    def _told_by(self, request: RequestHead) -> IpAddress | None:
+        """The client by the fields of a trusted proxy's request; None if they do not tell. Where both fields are there
+        and disagree, the proxy writes one of them and has let a client's own word pass in the other."""
+        fields = request.fields
+        if b"forwarded" not in fields:
+            return self._walk(x_forwarded_for(request)) if b"x-forwarded-for" in fields else None
+        told = self._walk(forwarded(request))
+        if b"x-forwarded-for" in fields and self._walk(x_forwarded_for(request)) != told:
+            return None
+        return told
+
+    def _walk(self, nodes: Iterator[Node]) -> IpAddress | None:
+        """The first address that is no trusted proxy's, from the nearest on; the last one before an entry that is
+        none. None: there is not one."""
+        reached: IpAddress | None = None
+        for node in nodes:
+            if node is None:
+                break
+            reached = plain_address(node)
+            if reached not in self._trusted:
+                break
+        return reached
+
+    # --- what it has open ---
+
+    def open(self, client: Client) -> int:
+        """How much `client` has open, as far as that is counted."""
+        return 0 if client.key is None else self._open.get(client.key, 0)
+
+    def is_far_over(self, client: Client) -> bool:
+        """Whether `client` is to be closed without an answer: those to connections above the limit are bounded too."""
+        most = self._most
+        return client.is_over_limit and most is not None and self.open(client) >= most + max(1, most // 10)
+
+    def enter(self, client: Client) -> None:
+        """Count one more of `client`. A trusted proxy's connections are not counted."""
+        key = client.key
+        if key is not None and not client.is_trusted:
+            self._open[key] = self._open.get(key, 0) + 1
+
+    def leave(self, client: Client) -> None:
+        """The opposite of `enter`."""
+        key = client.key
+        if key is not None and not client.is_trusted:
+            left = self._open[key] - 1
+            if left:
+                self._open[key] = left
+            else:
+                del self._open[key]

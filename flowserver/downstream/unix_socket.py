@@ -1,0 +1,82 @@
+"""Listening on a Unix socket: a file, which outlives whoever made it (unix(7))."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+_MASK = 0o117
+"""What is masked of the file's mode. Connecting takes the right to write: owner and group have it, as whoever may
+connect to the relay may use it."""
+_IN_USE = "another process listens on it; end that one, or choose another path"
+_GONE = (-1, -1)
+_NO_SOCKET = "there is a file of this name that is no socket; remove it, or choose another path"
+
+
+class SocketFile:
+    """The file of a Unix socket that this process has bound, or was left by the one that had."""
+
+    __slots__ = ("_identity", "_path")
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError if it is gone."""
+        self._path = path
+        self._identity = _identity(path)
+
+    def remove(self) -> None:
+        """Remove it, once, unless it is another's by now. To be called while the socket is open, since its number may be
+        another file's after that."""
+        with contextlib.suppress(OSError):
+            if _identity(self._path) == self._identity:
+                self._identity = _GONE
+                os.unlink(self._path)
+
+
+def listen_on_path(path: str, backlog: int) -> socket.socket:
+    """A listening socket at `path`, in place of one that a dead process has left there. Raises OSError."""
+    with contextlib.ExitStack() as undo:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        undo.callback(listening.close)
+        try:
+            _bind(listening, path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_stale(path)
+            _bind(listening, path)
+        undo.callback(os.unlink, path)
+        listening.listen(backlog)
+        listening.setblocking(False)
+        undo.pop_all()
+    return listening
+
+
+def _bind(listening: socket.socket, path: str) -> None:
+    before = os.umask(_MASK)  # not a chmod afterwards: until then anybody could connect
+    try:
+        listening.bind(path)
+    finally:
+        os.umask(before)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on. Raises OSError for any other file."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(errno.EADDRINUSE, _NO_SOCKET)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        code = probe.connect_ex(path)
+    if code in (0, errno.EAGAIN, errno.EPROTOTYPE):  # EAGAIN: its queue is full
+        raise OSError(errno.EADDRINUSE, _IN_USE)
+    if code not in (errno.ECONNREFUSED, errno.ENOENT):
+        raise OSError(code, os.strerror(code))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
