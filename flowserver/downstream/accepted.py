@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from ipaddress import ip_address
 from typing import cast
 
-from ..config.addresses import IpAddress
+from ..config.addresses import plain_address
 from ..http.proxy_protocol import ProxyHeaderError, ProxyHeaderReader
 from ..net.send_queue import limit_unsent
 from ..net.shared_read import SharedReads
-from ..net.sockets import is_local
 from .clients_by_address import UNKNOWN, Client
 from .context import DRAIN_GRACE, ListenerContext
 from .detect import Handshake, ProtocolDetector
@@ -31,23 +29,23 @@ class Accepted(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         raw = cast(asyncio.Transport, transport)
-        connection = raw.get_extra_info("socket")
+        address = _address_of(raw)
         unsent = self._context.settings.unsent
-        if unsent is not None and is_local(connection):
-            limit_unsent(connection, unsent)  # which a listening Unix socket does not hand down
+        if address is None and unsent is not None:  # of TCP the listening socket hands it down
+            limit_unsent(raw.get_extra_info("socket"), unsent)
         if self._context.settings.reads_proxy_header:
-            waiting = ProxiedConnection(self._context, self._tls)
+            waiting = ProxiedConnection(self._context, self._tls, address)
             raw.set_protocol(waiting)
             waiting.connection_made(raw)
         else:
-            begin(self._context, self._tls, raw, _address_of(raw))
+            begin(self._context, self._tls, raw, address)
 
 
 def begin(
     context: ListenerContext,
     tls: ssl.SSLContext | None,
     transport: asyncio.Transport,
-    address: IpAddress | None,
+    address: str | None,
     first: bytes = b"",
 ) -> None:
     """Take or refuse a connection from `address` (None: by a Unix socket), of which `first` was read already."""
@@ -71,10 +69,10 @@ def begin(
             encrypted.receive(first)
 
 
-def _address_of(transport: asyncio.Transport) -> IpAddress | None:
+def _address_of(transport: asyncio.Transport) -> str | None:
     """The address of whoever connected; None by a Unix socket."""
     peer = transport.get_extra_info("peername")
-    return ip_address(peer[0]) if peer and not isinstance(peer, str) else None
+    return peer[0] if isinstance(peer, tuple) else None
 
 
 class ProxiedConnection(SharedReads):
@@ -82,9 +80,10 @@ class ProxiedConnection(SharedReads):
 
     __slots__ = ("_context", "_peer", "_reader", "_since", "_tls", "_transport", "client")
 
-    def __init__(self, context: ListenerContext, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, context: ListenerContext, tls: ssl.SSLContext | None, peer: str | None) -> None:
         self._context = context
         self._tls = tls
+        self._peer = peer
         self._reader = ProxyHeaderReader()
         self._since = context.clock()
         """Since when it waits, or drains."""
@@ -92,7 +91,6 @@ class ProxiedConnection(SharedReads):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = _address_of(self._transport)
         self._context.connections.add(self)
         clients = self._context.clients
         if clients.has_trusted and not clients.connected(self._peer).is_trusted:
@@ -108,7 +106,7 @@ class ProxiedConnection(SharedReads):
             return
         if header is not None:
             self._context.connections.discard(self)
-            source = self._peer if header.source is None else header.source
+            source = self._peer if header.source is None else str(plain_address(header.source))
             begin(self._context, self._tls, self._transport, source, header.rest)
 
     def eof_received(self) -> bool:
@@ -122,7 +120,7 @@ class ProxiedConnection(SharedReads):
 
     def _refuse(self, why: str) -> None:
         self._context.clients.refused["proxy_header"] += 1
-        self._context.observer.connection_refused(None if self._peer is None else str(self._peer), why)
+        self._context.observer.connection_refused(self._peer, why)
         self._transport.close()
 
     # --- context.Connection ---

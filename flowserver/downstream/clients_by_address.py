@@ -10,6 +10,7 @@ and are nobody's. A proxy's request that does not say whose it is counts as one 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from ..config.addresses import IpAddress, Networks, plain_address
 from ..http.forwarded import Node, forwarded, x_forwarded_for
@@ -17,6 +18,8 @@ from ..http.messages import RequestHead
 
 _PREFIX = 64
 """Bits of an IPv6 address by which clients are told apart."""
+_MAPPED = "::ffff:"
+"""How an IPv6 socket shows an IPv4 address (RFC 4291 section 2.5.5.2)."""
 _BY_UNIX = -1
 """The key of those who have no address."""
 NOBODY = Networks()
@@ -70,11 +73,13 @@ class ClientsByAddress:
 
     # --- who it is ---
 
-    def connected(self, address: IpAddress | None) -> Client:
-        """A connection from `address` begins; None: by a Unix socket."""
-        if address is not None:
-            address = plain_address(address)
-        text = None if address is None else str(address)
+    def connected(self, text: str | None) -> Client:
+        """A connection begins from the address that is `text`, as sockets show it; None: by a Unix socket."""
+        if text is not None and text.startswith(_MAPPED) and "." in text:
+            text = text[len(_MAPPED) :]
+        if self._most is None and not self._trusted:
+            return Client(text)  # to parse an address takes as long as half of this connection's beginning
+        address = None if text is None else plain_address(ip_address(text))
         return self._judged(text, self._key(address), is_trusted=address in self._trusted)
 
     def requested(self, proxy: Client, request: RequestHead) -> Client:

@@ -27,8 +27,8 @@ class SocketFile:
         self._identity = _identity(path)
 
     def remove(self) -> None:
-        """Remove it, once, unless it is another's by now. To be called while the socket is open, since its number may be
-        another file's after that."""
+        """Remove it, once, unless it is another's by now. To be called while the socket is open, since its number may
+        be another file's after that."""
         with contextlib.suppress(OSError):
             if _identity(self._path) == self._identity:
                 self._identity = _GONE

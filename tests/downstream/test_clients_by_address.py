@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +19,7 @@ def _clients(most: int | None = None, trusted: str = TRUSTED) -> ClientsByAddres
 
 
 def _connected(clients: ClientsByAddress, address: str | None) -> Client:
-    return clients.connected(None if address is None else ip_address(address))
+    return clients.connected(address)
 
 
 def _request(**fields: str) -> RequestHead:

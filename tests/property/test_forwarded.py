@@ -26,7 +26,7 @@ CLAIMS = st.lists(
 
 def _told(fields: list[tuple[bytes, bytes]]) -> str | None:
     clients = ClientsByAddress(None, parse_networks("10.0.0.0/8"))
-    proxy = clients.connected(IPv4Address(PROXY))
+    proxy = clients.connected(PROXY)
     return clients.requested(proxy, RequestHead(b"GET", b"/", fields)).address
 
 
