@@ -12,13 +12,17 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
 
 import uvloop
 
 from ..config.file import Topology, load_topology
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config, ConfigError, read_again
 from ..downstream.listening import address_of
+from ..net import reuse_port
 from ..stores.shared_server import SharedStoreServer
 from ..telemetry.line_writer import PolledWriter
 from ..telemetry.log import Log
@@ -28,25 +32,31 @@ from ..workers.fleet import Callbacks, Fleet
 from ..workers.process import HANDLED, fork
 from ..workers.supervisor import PING_INTERVAL, Death, Supervisor, Worker
 from .clients import tls_context, watermarks
+from .handover import Handover
+from .inherited import Inherited
 from .listening import ListeningSockets, listening_sockets
 from .parent_admin import ParentAdmin
 from .providers import build
+from .service_manager import ServiceManager, streams_open
 from .tenancy import check_tenants, memory_store
 from .worker import Seat, run_worker
 
 
-def serve_with_workers(config: Config, count: int, environ: Mapping[str, str] = os.environ) -> None:
+def serve_with_workers(
+    config: Config, count: int, given: Inherited | None = None, environ: Mapping[str, str] = os.environ
+) -> None:
     """Run `count` workers until SIGTERM or SIGINT, then drain them; a second signal ends them at once. SIGHUP makes
-    them read the configuration again, one after the other.
+    them read the configuration again, one after the other. SIGUSR2 starts a new version of the program, which takes
+    over; see `Handover`.
 
-    Raises ConfigError if they can't start.
+    `given` has the listening sockets that the process began with. Raises ConfigError if they can't start.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     writer = PolledWriter(DescriptorSink(1, is_shared=True))
     log = Log(config.log_level, writer=writer)
     loop = uvloop.new_event_loop()
     try:
-        parent = loop.run_until_complete(_begun(config, count, environ, log))
+        parent = loop.run_until_complete(_begun(config, count, given or Inherited(), environ, log))
         while not parent.fleet.is_over:
             parent.fleet.fork_due()
             loop.run_until_complete(parent.run(writer))
@@ -59,10 +69,9 @@ def serve_with_workers(config: Config, count: int, environ: Mapping[str, str] = 
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-async def _begun(config: Config, count: int, environ: Mapping[str, str], log: Log) -> Parent:
+async def _begun(config: Config, count: int, given: Inherited, environ: Mapping[str, str], log: Log) -> Parent:
     topology = await read_configuration(config, environ, log)
-    sockets = listening_sockets(config)
-    parent = Parent(config, environ, log, count, sockets, topology)
+    parent = Parent(config, environ, log, count, Sockets(listening_sockets(config, given), given), topology)
     await parent.begin()
     gc.collect()
     gc.freeze()  # what is shared with the workers stays so: their collector does not write into it
@@ -84,6 +93,21 @@ async def read_configuration(
     return topology
 
 
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where the process listens, and who gave it that."""
+
+    listening: ListeningSockets
+    given: Inherited
+
+
+class Phase(Enum):
+    SERVING = auto()
+    LEAVING = auto()
+    """Not ready any more, for load balancers to notice, and still serving."""
+    ENDING = auto()
+
+
 class Parent:
     """Its fleet, its admin pages, and its signals."""
 
@@ -93,21 +117,27 @@ class Parent:
         environ: Mapping[str, str],
         log: Log,
         count: int,
-        sockets: ListeningSockets,
+        sockets: Sockets,
         topology: Topology,
     ) -> None:
         self._config = config
         self._environ = environ
         self._log = log
-        self._sockets = sockets
+        self._sockets = sockets.listening
+        self._given = sockets.given
         self._topology = topology
         """As it was read last: what a new worker gets, whatever the file says by then."""
         self._loop = asyncio.get_running_loop()
         supervisor = Supervisor(count, config.worker_timeout)
         tell = Callbacks(self._on_all_ready, self._on_reloaded, self._on_lost)
         self.fleet = Fleet(self._loop, supervisor, log, self._fork, tell)
-        self._admin = ParentAdmin(config, log, self.fleet)
+        self._phase = Phase.SERVING
+        self._admin = ParentAdmin(config, log, self.fleet, lambda: self._phase is not Phase.SERVING)
+        self._service = ServiceManager(environ, log, self._figures)
+        self._handover = Handover(log, self._sockets, self._on_taken_over)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._store = SharedStoreServer(memory_store(config), time.monotonic, broken=self._on_broken)
+        self._is_serving = False
         self._unserved: list[tuple[Worker, socket.socket]] = []
         """Sockets of workers that were just forked, at which the store is to be served."""
 
@@ -117,8 +147,9 @@ class Parent:
         if self._sockets.admin is not None:
             await self._admin.start(self._sockets.admin)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_end)
+            loop.add_signal_handler(number, self._on_end, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._on_upgrade)
         # uvloop keeps this signal for processes of its own, but wakes up by any.
         signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(self.fleet.reap))
 
@@ -150,31 +181,51 @@ class Parent:
             keep = (control.fileno(), theirs.fileno())
             return fork(lambda: run_worker(seat), keep=keep, holds=(self, self._loop))
 
+    def _figures(self) -> str:
+        return f"{streams_open(self.fleet.streams)}, {len(self.fleet.supervisor.ready)} workers"
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _on_all_ready(self) -> None:
         clients, admin = self._sockets.clients, self._sockets.admin
+        passed = {"passed_by": self._given.source} if self._given.source else {}
         self._log.write(
             "info",
             "listening",
             listen=[str(address_of(listening)) for listening in clients],
             admin="off" if admin is None else str(self._admin.address),
             workers=[worker.pid for worker in self.fleet.supervisor.ready],
+            **passed,
         )
         self.fleet.accept(clients)
+        self._is_serving = True
+        self._service.ready()
+        self._given.ready()
+
+    # --- a new configuration ---------------------------------------------------------------------------------------
 
     def _on_reload(self) -> None:
-        self._reloading = self._loop.create_task(self._reload())
+        self._service.reloading()
+        self._start(self._reload())
 
     async def _reload(self) -> None:
         try:
-            self._topology = await read_configuration(self._config, self._environ, self._log, self._topology)
+            config = read_again(self._config, self._environ)
+            self._topology = await read_configuration(config, self._environ, self._log, self._topology)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
+            self._service.ready("the last reload failed, see the log")
         else:
+            self._config = config
             self.fleet.reload()
 
     def _on_reloaded(self) -> None:
         names = [spec.name for spec in self._topology.upstreams]
         self._log.write("info", "reloaded", upstreams=names, workers=len(self.fleet.supervisor.ready))
+        self._service.ready()
 
     def _on_lost(self, death: Death) -> None:
         self._admin.lost(death)
@@ -184,15 +235,50 @@ class Parent:
         self._log.write("error", "worker_broken", worker=number, error=str(error))
         self.fleet.abort(number)
 
-    def _on_end(self) -> None:
-        if self.fleet.supervisor.is_ending:
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _on_upgrade(self) -> None:
+        if self._is_serving:
+            self._handover.begin()
+
+    def _on_taken_over(self, successor: int) -> None:
+        """Another process accepts from the same sockets, and answers for the admin pages."""
+        self._phase = Phase.ENDING
+        self._service.hand_over(successor)
+        self._admin.drain()
+        self._drain()
+
+    def _on_end(self, number: signal.Signals) -> None:
+        if self._phase is not Phase.SERVING:
+            self._log.write("warning", "ending_at_once", signal=number.name, reason="a second signal")
+            self._phase = Phase.ENDING
             self.fleet.stop()
             return
+        self._handover.end()
+        self._service.stopping()
+        self._phase = Phase.LEAVING
+        self._start(self._leave())
+
+    async def _leave(self) -> None:
+        if self._config.drain_delay:
+            self._log.write("info", "leaving", drain_in=self._config.drain_delay)
+            await asyncio.sleep(self._config.drain_delay)
+        if self._config.reuse_port:
+            await reuse_port.leave(self._sockets.clients, self.fleet.adopt, lambda: self.fleet.accepted)
+        if self._phase is Phase.LEAVING:
+            self._phase = Phase.ENDING
+            self._sockets.remove_files()
+            self._drain()
+
+    def _drain(self) -> None:
         self._log.write("info", "draining", streams=self.fleet.streams)
         self.fleet.drain(self._config.drain_timeout)
 
     async def close(self) -> None:
         """All workers have ended."""
+        for task in self._tasks:
+            task.cancel()
+        self._service.close()
         await self._admin.close()
         self._store.close()
         self._sockets.close()

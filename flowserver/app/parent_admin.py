@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..config.addresses import Address
 from ..config.settings import Config
@@ -31,12 +31,13 @@ MAX_CONNECTIONS = 256
 class _Workers:
     """`merged_pages.Workers`. A process is known by its pid, its place by its number."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, is_leaving: Callable[[], bool]) -> None:
         self._fleet = fleet
+        self._is_leaving = is_leaving
 
     @property
     def is_draining(self) -> bool:
-        return self._fleet.supervisor.is_ending
+        return self._is_leaving()
 
     def states(self) -> Sequence[WorkerState]:
         supervisor = self._fleet.supervisor
@@ -62,16 +63,17 @@ class _Workers:
 class ParentAdmin:
     """Answers while all workers are busy."""
 
-    def __init__(self, config: Config, log: Log, fleet: Fleet) -> None:
+    def __init__(self, config: Config, log: Log, fleet: Fleet, is_leaving: Callable[[], bool]) -> None:
+        """`is_leaving`: whether it is to be said that it is not ready any more."""
         loop = asyncio.get_running_loop()
         self.address: Address | None = None
         self._metrics = Metrics(log)
         self._hangups = EpollHangups(loop)
         slices = Slices(loop.call_soon, time.monotonic)
-        self._pages = MergedPages(_Workers(fleet), self._metrics, slices, loop.call_later)
+        self._pages = MergedPages(_Workers(fleet, is_leaving), self._metrics, slices, loop.call_later)
         admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen))
         context = ListenerContext(
-            settings=connection_settings(config, watermarks(config), MAX_CONNECTIONS),
+            settings=connection_settings(config, watermarks(config), MAX_CONNECTIONS, is_public=False),
             open_exchange=admin.open_exchange,
             observer=self._metrics,
             clock=time.monotonic,
@@ -90,6 +92,10 @@ class ParentAdmin:
         """A worker was lost, and is replaced."""
         reason = RestartReason.SIGNAL if death.is_signal else RestartReason.EXIT
         self._pages.figures.restarted(RestartReason.SILENT if death.was_stuck else reason)
+
+    def drain(self) -> None:
+        """Stop accepting: another process answers."""
+        self._listener.drain()
 
     def sweep(self) -> None:
         self._listener.sweep(time.monotonic())

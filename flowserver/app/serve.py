@@ -14,7 +14,7 @@ from .handover import Handover
 from .inherited import Inherited
 from .listening import ListeningSockets, listening_sockets
 from .relay import Relay
-from .service_manager import ServiceManager
+from .service_manager import ServiceManager, streams_open
 
 _WHILE_SERVING = {signal.SIGHUP, signal.SIGUSR2}
 """Signals that wait while the relay starts or ends."""
@@ -88,7 +88,3 @@ async def _end(relay: Relay, config: Config, log: Log, sockets: ListeningSockets
             await asyncio.sleep(config.drain_delay)
         sockets.remove_files()
     await relay.drain()
-
-
-def streams_open(count: int) -> str:
-    return "1 stream open" if count == 1 else f"{count} streams open"

@@ -186,6 +186,10 @@ class ServiceManager:
                 self._log.write("warning", "service_manager_unreachable", address=self._address, error=str(error))
 
 
+def streams_open(count: int) -> str:
+    return "1 stream open" if count == 1 else f"{count} streams open"
+
+
 def _address(text: str) -> str | None:
     """The address of a socket from its name in the environment, where `@` begins an abstract one; None: there is
     none of a kind that this process speaks to."""

@@ -25,8 +25,8 @@ from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
 from .relay import Relay, WorkerPart
 
-CONFIGURATION = 1
-"""Exit status of a worker whose configuration can't be used, as of any `flowserver serve`."""
+CONFIGURATION = 78
+"""Exit status of a worker whose configuration can't be used (EX_CONFIG)."""
 
 
 @dataclass(frozen=True, slots=True)

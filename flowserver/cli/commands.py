@@ -88,7 +88,7 @@ def _serve() -> int:
         config = _load()
         workers = usable_cores() if isinstance(config.workers, Auto) else config.workers
         if workers > 1:
-            serve_with_workers(config, workers)
+            serve_with_workers(config, workers, given)
         else:
             _serve_alone(config, sink, given)
     except ConfigError as error:

@@ -154,9 +154,18 @@ class Fleet:
         channels = ((worker.number, self._channels.get(worker.number)) for worker in responsive)
         return {number: channel for number, channel in channels if channel is not None}
 
+    def adopt(self, connection: socket.socket) -> None:
+        """Give a worker a connection that was accepted elsewhere."""
+        self._take_back([connection])
+
+    @property
+    def accepted(self) -> int:
+        """Connections so far."""
+        return 0 if self._acceptor is None else self._acceptor.accepted
+
     def _take_back(self, connections: list[socket.socket]) -> None:
         if self._acceptor is not None:
-            self._acceptor.take_back(connections)
+            self._acceptor.take(connections)
 
     def _on_exhausted(self, error: OSError) -> None:
         self._log.write("error", "accept_failed", reason=error.strerror)

@@ -93,7 +93,9 @@ class Acceptor:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._homeless: list[socket.socket] = []
-        """Accepted, and taken back from a worker that did not live to adopt them."""
+        """Accepted, and without a worker: those of one that did not live to adopt them, for example."""
+        self.accepted = 0
+        """Connections so far."""
         self._resume()
 
     def close(self) -> None:
@@ -106,8 +108,8 @@ class Acceptor:
             each.close()
         self._sockets, self._homeless = (), []
 
-    def take_back(self, connections: list[socket.socket]) -> None:
-        """Give these to others."""
+    def take(self, connections: list[socket.socket]) -> None:
+        """Give these to workers: a dead one had them, or they were accepted elsewhere."""
         self._homeless += connections
         if not self._place_homeless():
             self.pause(RETRY)
@@ -146,6 +148,7 @@ class Acceptor:
         try:
             while len(accepted) < room:
                 accepted.append(listening.accept()[0])
+                self.accepted += 1
             self._is_exhausted = False
         except OSError as error:
             is_drained = True

@@ -160,7 +160,7 @@ async def test_what_a_dead_worker_did_not_get_goes_to_another(scene: Scene) -> N
     await eventually(lambda: scene.shares() == [1, 1])
     unsent = scene.all.pop(0).given
     scene.all[1].is_full = True
-    acceptor.take_back(unsent)
+    acceptor.take(unsent)
     await asyncio.sleep(0.05)
     assert len(scene.all[1].given) == 1
     scene.all[1].is_full = False
