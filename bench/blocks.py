@@ -15,7 +15,7 @@ import uvloop
 
 from flowserver.app.relay import Relay
 from flowserver.app.serve import serve
-from flowserver.config.settings import load
+from flowserver.config.environment import load
 from flowserver.telemetry.log import Log
 
 TICK = 0.0005

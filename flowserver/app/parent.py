@@ -19,8 +19,9 @@ from typing import Any
 
 import uvloop
 
+from ..config.environment import read_again
 from ..config.file import Topology, load_topology
-from ..config.settings import Config, ConfigError, read_again
+from ..config.settings import Config, ConfigError
 from ..downstream.listening import address_of
 from ..net import reuse_port
 from ..stores.shared_server import SharedStoreServer

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..config.addresses import Address
+from ..config.environment import read_again
 from ..config.file import Topology, load_topology
-from ..config.settings import Config, ConfigError, read_again
+from ..config.settings import Config, ConfigError
 from ..dialects.estimate import Ratios
 from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections

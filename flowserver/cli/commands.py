@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from .. import __version__
+from ..config.environment import load, unknown_settings
 from ..config.file import UpstreamSpec, load_topology
 from ..config.parsers import Auto
-from ..config.settings import SETTINGS, Config, ConfigError, load, unknown_settings
+from ..config.settings import SETTINGS, Config, ConfigError
 from ..config.tenants import limits_table
 from ..http import messages
 from ..quota.tenants import Tenant, is_pattern, may_be_uncounted

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..config.environment import load
 from ..config.parsers import parse_time
-from ..config.settings import ConfigError, load
+from ..config.settings import ConfigError
 from ..config.tenants import LIMITS, TenantError, limits_table, moment_text, read_tenant, table_of
 from ..quota.limits import StoreUnavailable, Usage
 from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_limits

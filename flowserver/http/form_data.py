@@ -42,7 +42,9 @@ class _State(Enum):
     VALUE = 3
     """In a part that is kept."""
     PASSED_OVER = 4
-    EPILOGUE = 5
+    CLOSED = 5
+    """Behind the last boundary's hyphens: a line end, or the end of the body."""
+    EPILOGUE = 6
 
 
 class FormMembers:
@@ -89,6 +91,8 @@ class FormMembers:
                 position = self._head(data, position)
             elif state is _State.DELIMITER:
                 position = self._delimiter(data, position)
+            elif state is _State.CLOSED:
+                position = self._close(data, position)
             elif state is _State.EPILOGUE:
                 position = self._epilogue(data, position)
             else:
@@ -99,7 +103,8 @@ class FormMembers:
         self._offset += position
 
     def finish(self) -> None:
-        if self.problem is None and self._state is not _State.EPILOGUE:
+        is_whole = self._state is _State.EPILOGUE or (self._state is _State.CLOSED and not self._held)
+        if self.problem is None and not is_whole:
             self.problem = Problem("it ends in the middle")
 
     def _delimiter(self, data: bytes, position: int) -> int:
@@ -107,12 +112,21 @@ class FormMembers:
         if len(following) < 2:
             return position
         if following == b"--":
-            self._state = _State.EPILOGUE
+            self._state = _State.CLOSED
         elif following == b"\r\n":
             self._state = _State.HEAD
         else:
             self.problem = Problem("a boundary is not followed by a line end")
         return position + 2
+
+    def _close(self, data: bytes, position: int) -> int:
+        """Some readers take what else follows the hyphens for a part's content."""
+        following = data[position : position + 2]
+        if not b"\r\n".startswith(following):
+            self.problem = Problem("the last boundary is not followed by a line end")
+        elif len(following) == 2:
+            self._state = _State.EPILOGUE
+        return position
 
     def _head(self, data: bytes, position: int) -> int:
         """The head of a part. It is looked at as soon as it is whole, before any of the part's content."""

@@ -12,7 +12,8 @@ import pytest
 
 from flowserver.app.inherited import ADMIN, CLIENTS, Inherited, PassedSocket, handover_value, inherited
 from flowserver.app.listening import ListeningSockets, listening_sockets
-from flowserver.config.settings import Config, ConfigError, load
+from flowserver.config.environment import load
+from flowserver.config.settings import Config, ConfigError
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import errno
 import pytest
 
 from flowserver.app.listening import listening_sockets
-from flowserver.config.settings import ConfigError, NotNowError, load
+from flowserver.config.environment import load
+from flowserver.config.settings import ConfigError, NotNowError
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flowserver.app.tenancy import Tenancy
+from flowserver.config.environment import load
 from flowserver.config.file import Topology, load_topology
-from flowserver.config.settings import load
 from flowserver.errors import RelayError
 from flowserver.http.messages import RequestHead
 from flowserver.quota.identify import QuotaContext

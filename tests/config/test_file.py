@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flowserver.config.environment import load
 from flowserver.config.file import RouteSpec, Topology, load_topology
-from flowserver.config.settings import ConfigError, load
+from flowserver.config.settings import ConfigError
 from flowserver.dialects.base import Auth
 
 SECRET = "sk-very-secret"

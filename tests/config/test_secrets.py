@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flowserver.config.environment import load, read_again
 from flowserver.config.file import load_topology
 from flowserver.config.secrets import is_reference, path_of, resolve
-from flowserver.config.settings import Config, ConfigError, load, read_again
+from flowserver.config.settings import Config, ConfigError
 
 SECRET = "sk-very-secret"
 UPSTREAM = {"FLOW_UPSTREAM": "http://a.test"}

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from flowserver.config.addresses import Address, Url
+from flowserver.config.environment import load, unknown_settings
 from flowserver.config.parsers import (
     AUTO,
     parse_address,
@@ -23,7 +24,7 @@ from flowserver.config.parsers import (
     parse_time,
     parse_url,
 )
-from flowserver.config.settings import SETTINGS, Config, ConfigError, load, unknown_settings
+from flowserver.config.settings import SETTINGS, Config, ConfigError
 
 
 @pytest.mark.parametrize(

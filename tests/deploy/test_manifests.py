@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from flowserver import __version__
+from flowserver.config.environment import load, unknown_settings
 from flowserver.config.file import load_topology
-from flowserver.config.settings import SETTINGS, load, unknown_settings
+from flowserver.config.settings import SETTINGS
 from tests.support.lab import Lab
 
 from .manifests import (

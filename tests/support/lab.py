@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flowserver.app.listening import listening_sockets
 from flowserver.app.relay import Relay, WorkerPart
+from flowserver.config.environment import load
 from flowserver.config.file import load_topology
-from flowserver.config.settings import load
 from flowserver.relay.exchange import Exchange
 from flowserver.simulator import Simulator
 from flowserver.stores.shared_state import SharedState
