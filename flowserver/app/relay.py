@@ -155,9 +155,9 @@ class Relay:
         """Start sweeping: for a relay that is given its connections."""
         self._schedule_sweep()
 
-    def adopt(self, connection: socket.socket, done: Callable[[], object]) -> None:
+    def adopt(self, connection: socket.socket, arrived: Callable[[], object]) -> None:
         """Take a client's connection that another process has accepted; see `Listener.adopt`."""
-        self._clients.adopt(connection, done)
+        self._clients.adopt(connection, arrived)
 
     async def drain(self) -> None:
         """Accept no new connections, let streams finish within the drain time, then break off the rest."""

@@ -126,11 +126,12 @@ class _Worker:
 
     def _adopt(self, message: Message) -> None:
         connections = as_sockets(message)
+        given = message.json()
+        lost = given - len(connections)
+        self._load.adopt(len(connections), lost)
         for connection in connections:
-            self._relay.adopt(connection, self._load.adopted)
-        lost = message.json() - len(connections)
+            self._relay.adopt(connection, self._load.arrived)
         if lost:  # the kernel had no descriptor for them
-            self._load.adopted(lost)
             self._log.write("error", "connections_lost", count=lost)
 
     def _answer(self, question: bytes, what: bytes) -> None:

@@ -6,11 +6,15 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterable
+from typing import cast
 
 from ..net import reuse_port
 from .accepted import Accepted
 from .context import ListenerContext
 from .listening import BACKLOG
+
+
+def _nothing() -> None: ...
 
 
 class Listener:
@@ -36,14 +40,15 @@ class Listener:
             self._servers.append(await listens(self._open, sock=listening, backlog=BACKLOG))
             self._sockets.append(listening)
 
-    def adopt(self, connection: socket.socket, done: Callable[[], object] | None = None) -> None:
-        """Take a connection that was accepted elsewhere. `done` is called when it is open, or is not to be."""
-        adopting = asyncio.get_running_loop().connect_accepted_socket(self._open, connection)
-        task = asyncio.get_running_loop().create_task(_adopted(adopting, connection))
+    def adopt(self, connection: socket.socket, arrived: Callable[[], object] = _nothing) -> None:
+        """Take a connection that was accepted elsewhere. `arrived` is called when it is among `connections`, or is not
+        to be."""
+        loop = asyncio.get_running_loop()
+        arrival = _Arrival(self._open, arrived)
+        adopting = loop.connect_accepted_socket(lambda: arrival, connection)
+        task = loop.create_task(_adopted(adopting, arrival, connection))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
-        if done is not None:
-            task.add_done_callback(lambda _: done())
 
     def _open(self) -> asyncio.BaseProtocol:
         self._accepted += 1
@@ -104,11 +109,31 @@ class Listener:
             server.close()
 
 
-async def _adopted(adopting: Coroutine[object, object, object], connection: socket.socket) -> None:
+class _Arrival(asyncio.Protocol):
+    """An adopted connection until it is made. What its process has to do is told without a gap."""
+
+    __slots__ = ("_arrived", "_open")
+
+    def __init__(self, open_protocol: Callable[[], asyncio.BaseProtocol], arrived: Callable[[], object]) -> None:
+        self._open = open_protocol
+        self._arrived = arrived
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        protocol = self._open()
+        cast(asyncio.Transport, transport).set_protocol(protocol)
+        protocol.connection_made(transport)
+        self._arrived()
+
+    def fail(self) -> None:
+        self._arrived()
+
+
+async def _adopted(adopting: Coroutine[object, object, object], arrival: _Arrival, connection: socket.socket) -> None:
     try:
         await adopting
     except OSError:  # the client has left, or no descriptor is free for the event loop
         connection.close()
+        arrival.fail()
 
 
 class _Refusal(asyncio.Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from ..relay.interfaces import Clock
@@ -15,7 +15,7 @@ from .shared_health import Tell, read_subject, written_subject
 class Member:
     """One worker's part in one provider."""
 
-    __slots__ = ("held", "is_told_full", "tell")
+    __slots__ = ("held", "is_told_full", "opened", "tell")
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
@@ -23,6 +23,8 @@ class Member:
         """Places that it has."""
         self.is_told_full = False
         """Whether it has to be told when a place is free."""
+        self.opened = 0
+        """How often the breaker opened by its failures: that of all is the sum, as for other counters."""
 
 
 class SharedProvider:
@@ -48,7 +50,7 @@ class SharedProvider:
     def join(self, member: Member) -> None:
         """A worker begins to use the provider: it is told what the others know."""
         self._members[member] = None
-        member.tell("breaker", *self._breaker.record)
+        self._tell_breaker([member])
         for subject in self._cooldowns:
             member.tell("cooldown", written_subject(subject), self._record(subject))
 
@@ -153,7 +155,9 @@ class SharedProvider:
         is_probe = probe and member is self._prober
         if is_probe:
             self._prober = None
+        before = self._breaker.opened
         self._breaker.failed(self._clock(), probe=is_probe)
+        member.opened += self._breaker.opened - before
         self._tell_breaker()
 
     def _on_abandoned(self, member: Member) -> None:
@@ -162,10 +166,11 @@ class SharedProvider:
             self._breaker.abandoned(probe=True)
             self._tell_breaker()
 
-    def _tell_breaker(self) -> None:
+    def _tell_breaker(self, members: Iterable[Member] | None = None) -> None:
+        """None: all."""
         record = self._breaker.record
-        for member in self._members:
-            member.tell("breaker", *record)
+        for member in self._members if members is None else members:
+            member.tell("breaker", *record._replace(opened=member.opened))
 
     def _on_cooldown(self, event: str, written: list[str | None], after: float | None = None) -> None:
         subject: Hashable = read_subject(written)

@@ -170,7 +170,7 @@ class Fleet:
     def _on_exhausted(self, error: OSError) -> None:
         self._log.write("error", "accept_failed", reason=error.strerror)
 
-    def load(self, worker: int) -> int:
+    def load(self, worker: int) -> float:
         """By which connections are handed out."""
         return self._spread.load(worker)
 
@@ -233,6 +233,7 @@ class Fleet:
         """Once in PING_INTERVAL."""
         now = time.monotonic()
         self.supervisor.beat(now)
+        self._spread.settle()
         for worker, number in self.supervisor.stuck(now):
             if number is signal.SIGABRT:
                 self._log.write("error", "worker_stuck", worker=worker.number, pid=worker.pid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 
 _FIELDS = 4
-CONNECTIONS, STREAMS, ADOPTED, _SPARE = range(_FIELDS)
+CONNECTIONS, STREAMS, ADOPTED, ARRIVING = range(_FIELDS)
 
 
 class LoadTable:
@@ -41,12 +41,13 @@ class LoadTable:
 class WorkerLoad:
     """The figures of one worker, as it writes them: a `downstream.context.ConnectionCount`."""
 
-    __slots__ = ("_adopted", "_table", "_worker")
+    __slots__ = ("_adopted", "_arriving", "_table", "_worker")
 
     def __init__(self, table: LoadTable, worker: int) -> None:
         self._table = table
         self._worker = worker
         self._adopted = 0
+        self._arriving = 0
 
     def changed(self, connections: int) -> None:
         self._table.write(self._worker, CONNECTIONS, connections)
@@ -58,7 +59,14 @@ class WorkerLoad:
     def streams_changed(self, streams: int) -> None:
         self._table.write(self._worker, STREAMS, streams)
 
-    def adopted(self, connections: int = 1) -> None:
-        """So many more of those that the parent gave are open, and counted among the connections."""
-        self._adopted += connections
+    def adopt(self, connections: int, lost: int = 0) -> None:
+        """So many of those that the parent gave have come, and are arriving until they are counted among the
+        connections; so many were lost."""
+        self._arriving += connections
+        self._table.write(self._worker, ARRIVING, self._arriving)
+        self._adopted += connections + lost
         self._table.write(self._worker, ADOPTED, self._adopted)
+
+    def arrived(self) -> None:
+        self._arriving -= 1
+        self._table.write(self._worker, ARRIVING, self._arriving)

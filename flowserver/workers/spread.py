@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .channel import MAX_SOCKETS
-from .load import ADOPTED, CONNECTIONS, STREAMS, LoadTable
+from .load import ADOPTED, ARRIVING, CONNECTIONS, STREAMS, LoadTable
 
-AT_A_TIME = 64
+AT_A_TIME = MAX_SOCKETS
 """Connections accepted in one turn of the loop."""
-MAX_PENDING = MAX_SOCKETS
-"""Connections that a worker may have been given and not adopted. Those of one that dies are lost with it."""
+MAX_PENDING = 256
+"""Connections that a worker may have been given and not adopted: what it is behind by in a burst, or it would get less
+than its share. Those of one that dies are lost with it."""
 RETRY = 0.01
 """Seconds until the next look, while nobody takes any."""
 EXHAUSTED = 1.0
@@ -36,27 +37,53 @@ class Taker(Protocol):
 
 
 class Spread:
-    """Chooses a worker for each connection."""
+    """Chooses a worker for each connection.
 
-    __slots__ = ("_given", "_loads")
+    Streams of HTTP/2 are told when they are there, and a new connection's come later. So what counts are the streams of
+    a second or two ago, and since then connections, each for as many streams as connections had on average: a burst of
+    connections is spread by their number.
+    """
+
+    __slots__ = ("_given", "_latest", "_loads", "_per_connection", "_settled")
 
     def __init__(self, loads: LoadTable) -> None:
         self._loads = loads
         self._given = [0] * loads.count
         """Connections that each worker's process was given."""
+        self._latest = [(0, 0)] * loads.count
+        self._settled = [(0, 0)] * loads.count
+        """Connections and streams of each worker, as they were at the last `settle` and at the one before."""
+        self._per_connection = 1.0
+        """Streams, at least 1."""
 
     def reset(self, worker: int) -> None:
         """It has a new process."""
         self._given[worker] = 0
+        self._latest[worker] = self._settled[worker] = 0, 0
         self._loads.reset(worker)
+
+    def settle(self) -> None:
+        """Called about once a second."""
+        self._settled = self._latest
+        self._latest = [
+            (self._connections(worker), self._loads.read(worker, STREAMS)) for worker in range(self._loads.count)
+        ]
+        connections, streams = map(sum, zip(*self._settled, strict=True))
+        self._per_connection = max(1.0, streams / connections) if connections else 1.0
 
     def pending(self, worker: int) -> int:
         """Connections that were given to it, and that it has not adopted."""
         return self._given[worker] - self._loads.read(worker, ADOPTED)
 
-    def load(self, worker: int) -> int:
+    def load(self, worker: int) -> float:
+        connections = self._connections(worker)
+        before, streams = self._settled[worker]
+        return max(connections, streams + (connections - before) * self._per_connection)
+
+    def _connections(self, worker: int) -> int:
+        """Those that are open, and those on their way."""
         loads = self._loads
-        return max(loads.read(worker, CONNECTIONS), loads.read(worker, STREAMS)) + self.pending(worker)
+        return loads.read(worker, CONNECTIONS) + loads.read(worker, ARRIVING) + self.pending(worker)
 
     def room(self, workers: Sequence[int]) -> int:
         """How many connections may be given to these."""

@@ -41,8 +41,11 @@ def test_new_connections_even_out_what_is_there(before: list[int], arriving: int
         assert chosen is not None
         assert counts[chosen] == min(counts)
         counts[chosen] += 1
+        loads[chosen].adopt(1)
+        assert spread.load(chosen) == counts[chosen]
         loads[chosen].changed(counts[chosen])
-        loads[chosen].adopted()
+        loads[chosen].arrived()
+        assert spread.load(chosen) == counts[chosen]
 
 
 def test_streams_count_where_they_are_more() -> None:
@@ -51,8 +54,38 @@ def test_streams_count_where_they_are_more() -> None:
     table.write(0, CONNECTIONS, 1)
     table.write(0, STREAMS, 100)
     table.write(1, CONNECTIONS, 50)
+    for _ in range(2):
+        spread.settle()
     assert spread.choose([0, 1]) == 1
     assert (spread.load(0), spread.load(1)) == (100, 51)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_connections_whose_streams_are_yet_to_come_are_spread_by_number(workers: int) -> None:
+    """Some have all of their streams when the next one comes, some have none."""
+    table = LoadTable(workers)
+    spread = Spread(table)
+    for burst in range(1, 4):
+        for number in range(8):
+            chosen = spread.choose(range(workers))
+            assert chosen is not None
+            table.write(chosen, STREAMS, table.read(chosen, STREAMS) + (100 if number % 3 else 0))
+        assert [spread.pending(worker) for worker in range(workers)] == [8 * burst // workers] * workers
+        for worker in range(workers):
+            table.write(worker, STREAMS, 100 * spread.pending(worker))
+        spread.settle()
+        spread.settle()
+
+
+def test_a_new_worker_gets_connections_until_it_has_as_many_streams() -> None:
+    table = LoadTable(2)
+    spread = Spread(table)
+    table.write(0, CONNECTIONS, 4)
+    table.write(0, STREAMS, 400)
+    for _ in range(2):
+        spread.settle()
+    assert [spread.choose([0, 1]) for _ in range(4)] == [1] * 4
+    assert {spread.choose([0, 1]) for _ in range(2)} == {0, 1}
 
 
 def test_what_is_under_way_counts_too() -> None:
