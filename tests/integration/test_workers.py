@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import resource
 import signal
+import ssl
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import trustme
 
-from tests.support.lab import Lab, RelayProcess, chat, eventually, numbers, page, samples
+from tests.support.lab import Lab, RelayProcess, chat, eventually, finishes, numbers, page, samples
 from tests.support.provider import ok
 from tests.support.wire import LAST_CHUNK, End, Wire, request
 
@@ -169,6 +172,56 @@ async def test_a_worker_told_to_end_drains_and_is_replaced(lab: Lab) -> None:
     await whole(client, 80)
     await eventually(lambda: len(events(process, "worker_ready")) == 2, "both are replaced")
     assert not events(process, "worker_died")
+
+
+async def test_a_worker_without_a_free_descriptor_says_so_and_goes_on(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    process = await lab.process(provider.url, workers=2)
+    [first, second] = workers(process)
+    for pid in (first, second):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors(pid) + 2, 1024))
+    clients = [await lab.client(process.port) for _ in range(12)]
+    await eventually(lambda: events(process, "connections_lost"), "the kernel had none for them")
+    for client in clients:
+        client.close()
+    for pid in (first, second):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, 1024))
+    await eventually(lambda: descriptors(first) + descriptors(second) < 40)
+    client = await lab.client(process.port)
+    await client.send(request())
+    assert (await client.response()).body == b"ok"
+    assert workers(process) == [first, second]
+
+
+async def test_a_parent_without_a_free_descriptor_waits_and_says_so_once(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    process = await lab.process(provider.url, workers=2)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (1, 1024))
+    client = await lab.client(process.port)
+    await client.send(request())
+    await eventually(lambda: events(process, "accept_failed"), "it says so")
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (1024, 1024))
+    assert (await client.response()).body == b"ok"
+    assert len(events(process, "accept_failed")) == 1
+
+
+async def test_clients_connect_over_tls(lab: Lab, authority: trustme.CA, tmp_path: Path) -> None:
+    issued = authority.issue_cert("127.0.0.1")
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+    issued.private_key_pem.write_to_path(key)
+    issued.cert_chain_pems[0].write_to_path(chain)
+    simulator = await lab.simulator()
+    process = await lab.process(simulator.url, workers=2, tls_cert=chain, tls_key=key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    for _ in range(4):
+        reader, writer = await asyncio.open_connection("127.0.0.1", process.port, ssl=context)
+        writer.write(chat(("Connection: close",), events=5))
+        body = await finishes(reader.read())
+        assert numbers(body) == list(range(5))
+        writer.close()
+    await eventually(lambda: len(events(process, "access")) == 4)
+    assert sorted(line["worker"] for line in events(process, "access")) == [0, 0, 1, 1]
 
 
 def tenant_file(url: str, name: str = "provider") -> str:
