@@ -19,15 +19,15 @@ class Attempt(Request):
         super().__init__(worker)
         self._group = group
         self.is_probe = False
-        self.opened = 0
-        """How often the breaker had opened when it began."""
+        self.era: float | None = None
+        """Until when the breaker had been open when it began."""
         self.acts = self._begin
 
     def _begin(self) -> None:
         health = self.worker.health
         if health.admits(self._group.clock()):
             self.is_probe = health.started(self._group.clock())
-            self.opened = health.opened
+            self.era = health.record.open_until
         else:
             self.end()
 
@@ -129,7 +129,7 @@ class Sharing(RuleBasedStateMachine):
 
     @invariant()
     def one_request_probes(self) -> None:
-        probes = [each.opened for each in self.under_way() if each.is_probe]
+        probes = [each.era for each in self.under_way() if each.is_probe]
         assert len(probes) == len(set(probes))
 
     def teardown(self) -> None:
@@ -144,7 +144,7 @@ class Sharing(RuleBasedStateMachine):
         while self.under_way():
             self.under_way()[0].end()
             group.settle()
-        [record] = {worker.health.record for worker in group.workers}
+        [record] = {worker.health.record._replace(opened=0) for worker in group.workers}
         assert not record.probing
         group.workers[0].health.succeeded()
         group.settle()

@@ -248,7 +248,8 @@ def test_failures_count_over_all_workers() -> None:
     fail(group.workers[2], group)
     group.settle()
     assert states(group) == {BreakerState.OPEN}
-    assert {worker.health.opened for worker in group.workers} == {1}
+    # Counted once: where it was the last straw.
+    assert [worker.health.opened for worker in group.workers] == [0, 0, 1]
 
 
 def test_a_success_anywhere_ends_the_row() -> None:
@@ -357,7 +358,7 @@ def test_a_worker_that_joins_later_knows_what_the_others_know() -> None:
     group.settle()
     assert states(group) == {BreakerState.OPEN}
     assert not late.cooldowns.allows(group.clock(), ("key", b"\xff"))
-    assert late.health.opened == 1
+    assert late.health.opened == 0
 
 
 # Cooldowns
