@@ -96,7 +96,9 @@ class Relay:
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
         self._admission = self._build_admission()
-        clients = ClientsByAddress(config.max_connections_per_client, config.trusted_proxies)
+        most = config.max_connections_per_client
+        elsewhere = None if shared is None or most is None else shared.clients(most)
+        clients = ClientsByAddress(most, config.trusted_proxies, elsewhere)
         self.metrics.clients_refused = clients.refused
         connections = OpenConnections(clients)
         if part is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Protocol
 
 from ..config.addresses import IpAddress, Networks, plain_address
 from ..http.forwarded import Node, forwarded, x_forwarded_for
@@ -48,14 +49,27 @@ class Client:
 UNKNOWN = Client(None)
 
 
+class Elsewhere(Protocol):
+    """Counts over several processes what clients have open, by their keys."""
+
+    def enter(self, key: int) -> None: ...
+
+    def leave(self, key: int) -> None: ...
+
+    def is_full(self, key: int) -> bool:
+        """Whether a client has as much open as it may, in all of them together."""
+
+
 class ClientsByAddress:
     """The clients of one listener."""
 
-    __slots__ = ("_most", "_open", "_trusted", "refused")
+    __slots__ = ("_elsewhere", "_most", "_open", "_trusted", "refused")
 
-    def __init__(self, most: int | None = None, trusted: Networks = NOBODY) -> None:
-        """`most` connections, and requests of trusted proxies, each client may have open; None: no limit."""
+    def __init__(self, most: int | None = None, trusted: Networks = NOBODY, elsewhere: Elsewhere | None = None) -> None:
+        """`most` connections, and requests of trusted proxies, each client may have open; None: no limit. `elsewhere`:
+        None if there are no other processes."""
         self._most = most
+        self._elsewhere = elsewhere
         self._trusted = trusted
         self._open: dict[int, int] = {}
         """By key, of those that have anything open."""
@@ -96,8 +110,13 @@ class ClientsByAddress:
 
     def _judged(self, address: str | None, key: int | None, *, is_trusted: bool = False) -> Client:
         client = Client(address, key, is_trusted=is_trusted)
-        client.is_over_limit = self._most is not None and not is_trusted and self.open(client) >= self._most
+        client.is_over_limit = self._most is not None and not is_trusted and self._is_full(client, self._most)
         return client
+
+    def _is_full(self, client: Client, most: int) -> bool:
+        if self.open(client) >= most:
+            return True
+        return self._elsewhere is not None and client.key is not None and self._elsewhere.is_full(client.key)
 
     def _key(self, address: IpAddress | None) -> int | None:
         if self._most is None or address is None:
@@ -144,11 +163,15 @@ class ClientsByAddress:
         key = client.key
         if key is not None and not client.is_trusted:
             self._open[key] = self._open.get(key, 0) + 1
+            if self._elsewhere is not None:
+                self._elsewhere.enter(key)
 
     def leave(self, client: Client) -> None:
         """The opposite of `enter`."""
         key = client.key
         if key is not None and not client.is_trusted:
+            if self._elsewhere is not None:
+                self._elsewhere.leave(key)
             left = self._open[key] - 1
             if left:
                 self._open[key] = left

@@ -18,6 +18,8 @@ STEPS = 10
 
 EVENT = 0
 """In place of a call's number."""
+CLIENTS = -1
+"""In place of a provider's number, in events of clients."""
 
 
 class ParentChannel(asyncio.Protocol):

@@ -20,7 +20,8 @@ from ..relay.interfaces import Clock
 from ..routing.shared_provider import Member, SharedProvider
 from .frames import BrokenFrame, FrameReader, Message, pack
 from .memory import MemoryStore, at_once
-from .shared_channel import EVENT
+from .shared_channel import CLIENTS, EVENT
+from .shared_clients import ClientTally, TallyPart
 from .shared_limits import StoreDesk
 
 Broken = Callable[[int, Exception], None]
@@ -33,7 +34,7 @@ _FEW = 1024
 class SharedStoreServer:
     """Needs no loop of its own, and none while nobody calls: what it knows stays when a loop is left and run again."""
 
-    __slots__ = ("_broken", "_clock", "_desk", "_providers", "_workers")
+    __slots__ = ("_broken", "_clock", "_desk", "_providers", "_workers", "clients")
 
     def __init__(self, store: MemoryStore, clock: Clock, *, broken: Broken) -> None:
         """`clock` is the monotonic one that workers have. `broken` is told of a worker that sends nonsense, whose
@@ -43,6 +44,7 @@ class SharedStoreServer:
         self._broken = broken
         self._providers: dict[str, SharedProvider] = {}
         self._workers: set[_Worker] = set()
+        self.clients = ClientTally()
 
     def __repr__(self) -> str:
         return f"<SharedStoreServer of {len(self._workers)} workers and {len(self._providers)} providers>"
@@ -110,6 +112,7 @@ class _Worker(asyncio.Protocol):
         self._many = _FEW
         self._parts: list[tuple[SharedProvider, Member]] = []
         """By the number that the worker has for the provider."""
+        self._clients = TallyPart(partial(self._tell, CLIENTS))
 
     def __repr__(self) -> str:
         state = "closed" if self._transport is None else "open"
@@ -169,7 +172,9 @@ class _Worker(asyncio.Protocol):
 
     def _on_event(self, event: Message) -> None:
         number, name, *given = event
-        if name == "join":
+        if number == CLIENTS:
+            self._server.clients.hear(self._clients, name, *given)
+        elif name == "join":
             part = self._server.provider(*given), Member(partial(self._tell, number))
             if number != len(self._parts):
                 raise ValueError(f"provider {number} after {len(self._parts)}")
@@ -189,6 +194,7 @@ class _Worker(asyncio.Protocol):
         if transport is None:
             return
         self._server.closed(self)
+        self._server.clients.leave(self._clients)
         for provider, member in self._parts:
             provider.part(member)
         for stream_id in self._streams:

@@ -10,7 +10,8 @@ from functools import partial
 
 from ..routing.provider_share import ProviderShare
 from .frames import Message
-from .shared_channel import ParentChannel
+from .shared_channel import CLIENTS, ParentChannel
+from .shared_clients import ClientShare
 from .shared_store import SharedStore
 
 DEADLINE = 0.5
@@ -20,10 +21,11 @@ DEADLINE = 0.5
 class SharedState:
     """By way of the parent, while `is_open`. `store` is a `LimitStore`."""
 
-    __slots__ = ("_channel", "_shares", "store")
+    __slots__ = ("_channel", "_clients", "_shares", "store")
 
     def __init__(self, deadline: float) -> None:
         self._channel = ParentChannel(deadline, event=self._on_event, lost=self._on_lost)
+        self._clients: ClientShare | None = None
         self._shares: list[ProviderShare] = []
         """Their places in this list are their numbers."""
         self.store = SharedStore(self._channel)
@@ -51,17 +53,27 @@ class SharedState:
             share.lost()
         return share
 
+    def clients(self, most: int) -> ClientShare:
+        """This worker's part of what clients have open, each of which may have `most`. To be called once."""
+        self._clients = ClientShare(partial(self._channel.tell, CLIENTS), most)
+        return self._clients
+
     async def close(self) -> None:
         """Lose what this worker holds, for the others to have."""
         self._channel.close()
         self._on_lost()
 
     def _on_event(self, event: Message) -> None:
-        self._shares[event[0]].hear(*event[1:])
+        if event[0] != CLIENTS:
+            self._shares[event[0]].hear(*event[1:])
+        elif self._clients is not None:
+            self._clients.hear(*event[1:])
 
     def _on_lost(self) -> None:
         for share in self._shares:
             share.lost()
+        if self._clients is not None:
+            self._clients.lost()
 
 
 async def connect(sock: socket.socket, *, deadline: float = DEADLINE) -> SharedState:
