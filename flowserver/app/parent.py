@@ -61,6 +61,7 @@ def serve_with_workers(
         while not parent.fleet.is_over:
             parent.fleet.fork_due()
             loop.run_until_complete(parent.run(writer))
+            parent.detach_if_due()
         loop.run_until_complete(parent.close())
         if parent.fleet.problems:
             raise ConfigError(parent.fleet.problems)
@@ -104,6 +105,8 @@ class Sockets:
 
 class Phase(Enum):
     SERVING = auto()
+    DETACHING = auto()
+    """About to leave the rest to a process of its own."""
     LEAVING = auto()
     """Not ready any more, for load balancers to notice, and still serving."""
     ENDING = auto()
@@ -257,8 +260,26 @@ class Parent:
             return
         self._handover.end()
         self._service.stopping()
-        self._phase = Phase.LEAVING
-        self._start(self._leave())
+        if self._config.detached_drain and self._given.sockets and self._is_serving:
+            self._phase = Phase.DETACHING
+            self.fleet.leave_loop()
+        else:
+            self._phase = Phase.LEAVING
+            self._start(self._leave())
+
+    def detach_if_due(self) -> None:
+        """End this process, and drain in a copy of it: whoever waits for its end may start the next one, on sockets
+        that are there all the time. Not on the loop: there is no thread, and from then on only the copy uses its epoll
+        set."""
+        if self._phase is Phase.DETACHING:
+            self._phase = Phase.ENDING
+            if os.fork():
+                os._exit(0)
+            self._log.write("info", "detached", pid=os.getpid())
+            self.fleet.has_children = False
+            self._service.leave()
+            self._admin.drain()
+            self._drain()
 
     async def _leave(self) -> None:
         if self._config.drain_delay:

@@ -145,6 +145,11 @@ class ServiceManager:
         nothing is told any more of this one."""
         self._tell(self._notices.main_process(pid))
 
+    def leave(self) -> None:
+        """This process is not the service's any more: nothing is told of it."""
+        self._address = None
+        self.close()
+
     def close(self) -> None:
         """The process ends: nothing more is told."""
         if self._timer is not None:

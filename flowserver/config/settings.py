@@ -494,6 +494,13 @@ class Config:
         doc="After SIGTERM, time for which `/readyz` says 503 while the relay still listens and serves, until load "
         "balancers have taken notice; then it drains. 0: it drains at once.",
     )
+    detached_drain: bool = setting(
+        "off",
+        SWITCH,
+        OPERATION,
+        doc="Whether a parent of workers with passed sockets ends at once on SIGTERM, and a copy of it drains, so that "
+        "systemd starts the next one meanwhile. See [systemd/](../systemd/README.md#restarts).",
+    )
     fast_path: bool = setting(
         "on",
         SWITCH,

@@ -70,6 +70,8 @@ class Fleet:
         self._questions = count(1)
         self._has_begun = False
         self._is_reloading = False
+        self.has_children = True
+        """Whether the workers are this process's to wait for. Else the end of a channel is that of a worker."""
         self._wake = asyncio.Event()
 
     # --- processes -------------------------------------------------------------------------------------------------
@@ -98,6 +100,10 @@ class Fleet:
         if timer is not None:
             timer.cancel()
 
+    def leave_loop(self) -> None:
+        """Let `run` return."""
+        self._wake.set()
+
     @property
     def is_over(self) -> bool:
         """Whether it was ended, and all processes have."""
@@ -105,7 +111,7 @@ class Fleet:
 
     def reap(self) -> None:
         """SIGCHLD: look who has ended."""
-        for worker in self.supervisor.alive:
+        for worker in self.supervisor.alive if self.has_children else ():
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
                 self._on_death(worker, status)
@@ -142,6 +148,10 @@ class Fleet:
         """Its process is about to be gone; `reap` does the rest."""
         self._channels.pop(worker.number, None)
         self._take_back(unsent)
+        if not self.has_children:
+            self._on_death(worker, 0)
+            if self.is_over:
+                self._wake.set()
 
     # --- connections -----------------------------------------------------------------------------------------------
 

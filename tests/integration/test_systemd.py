@@ -100,6 +100,69 @@ async def test_it_starts_reloads_and_is_given_the_time_that_it_needs(lab: Lab, s
     assert shown == {"Result": "success", "ActiveState": "inactive"}
 
 
+async def _serving(systemd: Systemd) -> str:
+    """The id of the service's main process, once that serves."""
+
+    async def serves() -> bool:
+        shown = await systemd.show("flowserver", "ActiveState", "StatusText")
+        return shown["ActiveState"] == "active" and shown["StatusText"].startswith("serving")
+
+    await _comes(serves)
+    return (await systemd.show("flowserver", "MainPID"))["MainPID"]
+
+
+async def test_a_restart_on_systemd_s_sockets_breaks_no_stream_and_waits_for_none(lab: Lab, systemd: Systemd) -> None:
+    simulator = await lab.simulator()
+    port, admin = free_port(), free_port()
+    own = _own(simulator.url, port, admin, "Environment=FLOW_WORKERS=2")
+    await systemd.start("restart.conf", own=own, ports=dict(zip(SOCKETS, (port, admin), strict=True)))
+    assert await systemd.systemctl("start", *SOCKETS, "flowserver") == (0, "")
+    before = await _serving(systemd)
+    client = await lab.client(port)
+    await client.send(chat(events=800, rate=100))
+    await client.until(b"tok000003")
+    assert await systemd.systemctl("restart", "flowserver") == (0, "")
+    assert await _serving(systemd) != before
+    for _ in range(4):
+        other = await lab.client(port)
+        await other.send(chat(events=3))
+        assert numbers((await other.response()).body) == [0, 1, 2]
+    assert systemd.log().count('"stopped"') == 0  # the stream is still under way
+    body, _ = await client.rest()
+    assert numbers(body)[-1] == 799
+    assert body.endswith(LAST_CHUNK)
+    await eventually(lambda: systemd.log().count('"stopped"') == 1)
+    assert "Traceback" not in systemd.log()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_new_version_becomes_the_main_process(lab: Lab, systemd: Systemd, workers: int) -> None:
+    simulator = await lab.simulator()
+    port, admin = free_port(), free_port()
+    await systemd.start(own=_own(simulator.url, port, admin, f"Environment=FLOW_WORKERS={workers}", "WatchdogSec=2"))
+    assert await systemd.systemctl("start", "flowserver") == (0, "")
+    before = await _serving(systemd)
+    client = await lab.client(port)
+    await client.send(chat(events=500, rate=100))
+    await client.until(b"tok000003")
+    await systemd.systemctl("kill", "--kill-who=main", "--signal=USR2", "flowserver")
+
+    async def is_another() -> bool:
+        return (await systemd.show("flowserver", "MainPID"))["MainPID"] not in (before, "0")
+
+    await _comes(is_another)
+    other = await lab.client(port)
+    await other.send(chat(events=3))
+    assert numbers((await other.response()).body) == [0, 1, 2]
+    body, _ = await client.rest()
+    assert numbers(body)[-1] == 499
+    assert body.endswith(LAST_CHUNK)
+    await eventually(lambda: systemd.log().count('"stopped"') == 1)
+    await asyncio.sleep(3)  # longer than the watchdog waits for the new one
+    shown = await systemd.show("flowserver", "ActiveState", "NRestarts")
+    assert shown == {"ActiveState": "active", "NRestarts": "0"}
+
+
 async def test_one_that_stands_still_is_replaced(systemd: Systemd) -> None:
     port, admin = free_port(), free_port()
     await systemd.start(own=_own("http://127.0.0.1:9", port, admin, "WatchdogSec=1", "TimeoutAbortSec=1"))

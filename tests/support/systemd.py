@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,12 +97,16 @@ class Systemd:
         self._init = 0
         """Process 1 of the namespaces, by its id out here."""
 
-    async def start(self, *drop_ins: str, own: str = "") -> None:
-        """Skips the test where a systemd can't run."""
+    async def start(self, *drop_ins: str, own: str = "", ports: Mapping[str, int] | None = None) -> None:
+        """`ports`: of the socket units, on 127.0.0.1. Skips the test where a systemd can't run."""
         executable = next(filter(os.path.exists, _EXECUTABLES), None)
         if executable is None or os.geteuid() != 0:
             pytest.skip("needs systemd, and root")
         self._write_units(drop_ins, own)
+        for unit, port in (ports or {}).items():
+            addition = self._units / f"{unit}.d"
+            addition.mkdir()
+            (addition / "zz.conf").write_text(f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n")
         namespaces = [
             f"--{name}" for name in ("mount", "pid", "uts", "ipc", "cgroup", "fork", "kill-child", "mount-proc")
         ]
