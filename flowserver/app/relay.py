@@ -76,6 +76,7 @@ class Relay:
         self._is_leaving = False
         """Whether /readyz says that it is not ready any more."""
         self._draining = False
+        self._sockets: ListeningSockets | None = None
         self.is_handed_over = False
         """Whether another process accepts from the same sockets."""
         self._empty: asyncio.Future[None] | None = None
@@ -131,6 +132,7 @@ class Relay:
     async def start(self, sockets: ListeningSockets, source: str = "") -> None:
         """Start accepting at `sockets`, which are the relay's from then on, and sweeping. `source` tells where they
         come from, for the log; empty: they were bound here."""
+        self._sockets = sockets
         if sockets.admin is not None:
             await self._admin.start([sockets.admin])
             self.admin_address = address_of(sockets.admin)
@@ -168,6 +170,7 @@ class Relay:
             self._log.write("info", "draining", streams=len(self.metrics.open))
             if self._config.reuse_port and not self.is_handed_over:
                 await asyncio.gather(self._clients.leave_group(), self._admin.leave_group())
+            self._leave_name()
             self._clients.drain()
             await self._clients.settle()
         self._empty = self._loop.create_future()
@@ -178,6 +181,11 @@ class Relay:
                 self._log.write("warning", "drain_timeout", streams=len(self.metrics.open))
                 self._clients.end_drain()
                 await asyncio.sleep(0.1)  # so that broken ends and error answers leave
+
+    def _leave_name(self) -> None:
+        """Nobody is to connect by a Unix socket's name any more, unless another process accepts there."""
+        if self._sockets is not None and not self.is_handed_over:
+            self._sockets.remove_files()
 
     def reload(self) -> bool:
         """`read_again`, and say in the log what came of it. False: it changed nothing."""
@@ -214,6 +222,7 @@ class Relay:
         """Close everything at once."""
         if self._timer is not None:
             self._timer.cancel()
+        self._leave_name()
         await self._clients.close()
         self._abandoned.close()
         await self._tenancy.close()

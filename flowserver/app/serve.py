@@ -12,7 +12,7 @@ from ..telemetry.log import Log
 from .ending import Ending
 from .handover import Handover
 from .inherited import Inherited
-from .listening import ListeningSockets, listening_sockets
+from .listening import listening_sockets
 from .relay import Relay
 from .service_manager import ServiceManager, streams_open
 
@@ -65,9 +65,7 @@ async def _serve(config: Config, log: Log, started: Callable[[Relay], None] | No
     await ending.wanted()
     handover.end()
     service.stopping()
-    await ending.unless_hurried(_end(relay, config, log, sockets))
-    if not relay.is_handed_over:
-        sockets.remove_files()
+    await ending.unless_hurried(_end(relay, config, log))
     signal.pthread_sigmask(signal.SIG_BLOCK, _WHILE_SERVING)
     await relay.close()
     service.close()
@@ -79,12 +77,10 @@ def _reload(relay: Relay, service: ServiceManager) -> None:
     service.ready("" if relay.reload() else "the last reload failed, see the log")
 
 
-async def _end(relay: Relay, config: Config, log: Log, sockets: ListeningSockets) -> None:
+async def _end(relay: Relay, config: Config, log: Log) -> None:
     """Let load balancers notice, then drain. Where another process has taken over, they need not."""
-    if not relay.is_handed_over:
-        if config.drain_delay:
-            relay.leave()
-            log.write("info", "leaving", drain_in=config.drain_delay)
-            await asyncio.sleep(config.drain_delay)
-        sockets.remove_files()
+    if config.drain_delay and not relay.is_handed_over:
+        relay.leave()
+        log.write("info", "leaving", drain_in=config.drain_delay)
+        await asyncio.sleep(config.drain_delay)
     await relay.drain()

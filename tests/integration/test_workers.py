@@ -269,7 +269,7 @@ async def test_a_configuration_that_is_wrong_ends_the_start(lab: Lab, tmp_path: 
     with pytest.raises(AssertionError):
         async with asyncio.timeout(10):
             await asyncio.gather(process.start(), _fails_when_over(process))
-    assert await process.exit_status() == 1
+    assert await process.exit_status() == os.EX_CONFIG
     assert b"flowserver.toml" in process.complaints
     await process.close()
 
