@@ -40,8 +40,8 @@ class ThreadWriter:
         """Lines that found too many waiting. Counted by the event loop's thread, as the next is by the writer's."""
         self._lost = 0
         """Lines that could not be written."""
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._writer_thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._writer_thread.start()
 
     @property
     def dropped(self) -> int:
@@ -58,7 +58,7 @@ class ThreadWriter:
     def close(self) -> None:
         self._closing = True
         self._wake.set()
-        self._thread.join(timeout=END)
+        self._writer_thread.join(timeout=END)
 
     def _run(self) -> None:
         waiting = self._waiting
