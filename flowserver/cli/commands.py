@@ -132,8 +132,8 @@ def _check() -> int:
         print("no tenants: whoever reaches the relay may use it")
     if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):
         print(
-            "limits: each process counts for itself and forgets its counts when it ends; "
-            "set FLOW_REDIS_URL to share them between processes"
+            "limits: this relay, with all its workers, counts for itself and forgets its counts when it ends; "
+            "set FLOW_REDIS_URL to share them between relays"
         )
     return 0
 

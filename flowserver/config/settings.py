@@ -407,8 +407,7 @@ class Config:
         LIMITS,
         secret=True,
         refers=True,
-        doc="Redis that holds tenants and shares their limits between processes. Empty: each process counts for "
-        "itself.",
+        doc="Redis that holds tenants and shares their limits between relays. Empty: each relay counts for itself.",
     )
     redis_timeout: float = setting("50ms", POSITIVE_TIME, LIMITS, doc="Longest time to wait for an answer of Redis.")
     limits_policy: str = setting(

@@ -277,4 +277,4 @@ def test_check_says_who_counts_where_there_is_no_redis(
     monkeypatch.setenv("FLOW_CONFIG", str(file))
     monkeypatch.setenv("FLOW_REDIS_URL", redis)
     assert main(["check"]) == 0
-    assert ("limits: each process counts for itself" in capsys.readouterr().out) is told
+    assert ("limits: this relay, with all its workers, counts for itself" in capsys.readouterr().out) is told
