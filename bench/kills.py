@@ -47,14 +47,14 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     with simulator() as provider, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         started = Relays(free_port(), provider.port, Path(folder))
         try:
-            notes = asyncio.run(_play(started, settings, collector))
+            asyncio.run(_play(started, settings, collector))
         finally:
             started.close()
     title = f"{settings.workers} workers, one of which is killed every {settings.every:g} s for {settings.seconds:g} s"
-    return CaseResult("kills", title, {**asdict(settings)}, collector.figures(), tuple(notes))
+    return CaseResult("kills", title, {**asdict(settings)}, collector.figures())
 
 
-async def _play(relays: Relays, settings: Settings, collector: Collector) -> list[str]:
+async def _play(relays: Relays, settings: Settings, collector: Collector) -> None:
     admin = free_port()
     log = await relays.launch({"FLOW_WORKERS": str(settings.workers), "FLOW_ADMIN_LISTEN": f"127.0.0.1:{admin}"})
     [parent] = relays.pids
@@ -91,7 +91,6 @@ async def _play(relays: Relays, settings: Settings, collector: Collector) -> lis
     await asyncio.sleep(5)
     collector.add(NAME, "processes before the end", "", processes)
     collector.add(NAME, "processes left after it", "", relays.running())
-    return tally.problems
 
 
 def _descriptors(pid: int) -> int:
