@@ -17,7 +17,7 @@ class WindowBound:
     """Of the windows of one answer after the other. It grows by the rate at which bytes pass, and follows the pace of a
     client that blocks."""
 
-    __slots__ = ("_began_at", "_clock", "_meter", "_passed", "_patience", "_share", "_target")
+    __slots__ = ("_began_at", "_clock", "_meter", "_passed", "_least_time", "_share", "_target")
 
     def __init__(self, clock: Callable[[], float], target: float, share: int) -> None:
         """`target` in seconds, see `drain_rate`. `share`: the bytes that may wait for a client, besides what is on its
@@ -34,7 +34,7 @@ class WindowBound:
         """When the first of its body came; None: nothing did."""
         self._passed = 0
         """Bytes since the last look."""
-        self._patience = 0.0
+        self._least_time = 0.0
         """The least time over which a rate is measured: a slow client takes bytes in bursts."""
 
     def passed(self, size: int) -> bool:
@@ -51,7 +51,7 @@ class WindowBound:
         back. `unacknowledged` is the `PaceMeter`'s. None: it is too early to tell."""
         now = self._clock()
         passed, self._passed = self._passed, 0
-        rate = self._meter.measure(now, passed, max(distance, self._patience), unacknowledged)
+        rate = self._meter.measure(now, passed, max(distance, self._least_time), unacknowledged)
         if rate is None:
             return None
         wanted = upstream_bound(rate, distance, self._target, self._share)
@@ -62,7 +62,7 @@ class WindowBound:
 
     def follow(self, pace: DrainRate, distance: float) -> int:
         """Returns the same for a client that is the bottleneck, and has this pace."""
-        self._patience = self._target
+        self._least_time = self._target
         self._passed = 0
         self._meter.begin(self._clock())  # what passed before tells nothing of this pace
         return min(

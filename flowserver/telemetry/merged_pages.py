@@ -16,7 +16,7 @@ from .sources import METRICS, STREAMS
 from .worker_figures import WorkerFigures, WorkerState
 
 ANSWER_TIME = 1.0
-"""Seconds for which workers are waited for. Shorter than any scraper's patience."""
+"""Seconds for which workers are waited for. Shorter than any scraper waits."""
 PARENT = "parent"
 """The parent's name in the label `worker`."""
 _PARENT_NUMBER = -1

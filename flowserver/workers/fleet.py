@@ -122,7 +122,7 @@ class Fleet:
         channel = self._channels.pop(worker.number, None)
         if channel is not None:
             channel.receive()  # its last words
-            self._take_back(channel.close())
+            self._give_to_others(channel.close())
         for answered in self._asked.pop(worker.number, {}).values():
             answered(None)
         pid, streams = worker.pid, self.loads.read(worker.number, STREAMS)
@@ -147,7 +147,7 @@ class Fleet:
     def _on_lost(self, worker: Worker, unsent: list[socket.socket]) -> None:
         """Its process is about to be gone; `reap` does the rest."""
         self._channels.pop(worker.number, None)
-        self._take_back(unsent)
+        self._give_to_others(unsent)
         if not self.has_children:
             self._on_death(worker, 0)
             if self.is_over:
@@ -166,14 +166,14 @@ class Fleet:
 
     def adopt(self, connection: socket.socket) -> None:
         """Give a worker a connection that was accepted elsewhere."""
-        self._take_back([connection])
+        self._give_to_others([connection])
 
     @property
     def accepted(self) -> int:
         """Connections so far."""
         return 0 if self._acceptor is None else self._acceptor.accepted
 
-    def _take_back(self, connections: list[socket.socket]) -> None:
+    def _give_to_others(self, connections: list[socket.socket]) -> None:
         if self._acceptor is not None:
             self._acceptor.take(connections)
 

@@ -152,7 +152,7 @@ class Supervisor:
 
     def beat(self, now: float) -> None:
         """Called once in PING_INTERVAL, first of all. If it comes late, it was the parent that did not run, and answers
-        may wait to be read: nobody is blamed for that time."""
+        may wait to be read: that time counts for nobody."""
         if self._beat is not None and now - self._beat > SLOW:
             for worker in self.workers:
                 worker.pinged = None if worker.pinged is None else now
