@@ -17,7 +17,7 @@ class WindowBound:
     """Of the windows of one answer after the other. It grows by the rate at which bytes pass, and follows the pace of a
     client that blocks."""
 
-    __slots__ = ("_began_at", "_clock", "_meter", "_passed", "_least_time", "_share", "_target")
+    __slots__ = ("_began_at", "_clock", "_least_time", "_meter", "_passed", "_share", "_target")
 
     def __init__(self, clock: Callable[[], float], target: float, share: int) -> None:
         """`target` in seconds, see `drain_rate`. `share`: the bytes that may wait for a client, besides what is on its
