@@ -48,6 +48,8 @@ INTERPRETED = {
     "quota/limits.py",
     # An async generator, which mypyc does not know.
     "stores/redis_connection.py",
+    # It gives the kernel the address of a buffer: compiled code frees one after the last use of its name.
+    "net/reuse_port.py",
     # They wait for Redis, for AWS and for /proc: nothing to gain.
     "stores/directory.py",
     "stores/redis_store.py",
