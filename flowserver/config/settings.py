@@ -328,7 +328,7 @@ class Config:
         BUFFER_OR_AUTO_OR_OFF,
         BACKPRESSURE,
         doc="Unsent bytes that the kernel may hold for a client, or of an upload for its provider (TCP_NOTSENT_LOWAT). "
-        "auto: 16k, less for a slow client, 128k of an upload; off: the kernel's default.",
+        "auto: 16k, less for a slow client, 256k of an upload; off: the kernel's default.",
     )
     upstream_rcvbuf: int | Auto | None = setting(
         "auto",
