@@ -58,7 +58,7 @@ async def _play(relays: Relays, settings: Settings, collector: Collector) -> Non
     admin = free_port()
     log = await relays.launch({"FLOW_WORKERS": str(settings.workers), "FLOW_ADMIN_LISTEN": f"127.0.0.1:{admin}"})
     [parent] = relays.pids
-    descriptors = len(os.listdir(f"/proc/{parent}/fd"))
+    descriptors = _descriptors(parent)
     load = Load(
         relays.port,
         new_per_second=settings.new_per_second,

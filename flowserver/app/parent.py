@@ -104,6 +104,7 @@ class Sockets:
 
 
 class Phase(Enum):
+    STARTING = auto()
     SERVING = auto()
     DETACHING = auto()
     """About to leave the rest to a process of its own."""
@@ -135,13 +136,12 @@ class Parent:
         supervisor = Supervisor(count, config.worker_timeout)
         tell = Callbacks(self._on_all_ready, self._on_reloaded, self._on_lost)
         self.fleet = Fleet(self._loop, supervisor, log, self._fork, tell)
-        self._phase = Phase.SERVING
-        self._admin = ParentAdmin(config, log, self.fleet, lambda: self._phase is not Phase.SERVING)
+        self._phase = Phase.STARTING
+        self._admin = ParentAdmin(config, log, self.fleet, lambda: self._is_told_to_end)
         self._service = ServiceManager(environ, log, self._figures)
         self._handover = Handover(log, self._sockets, self._on_taken_over)
         self._tasks: set[asyncio.Task[None]] = set()
         self._store = SharedStoreServer(memory_store(config), time.monotonic, broken=self._on_broken)
-        self._is_serving = False
         self._unserved: list[tuple[Worker, socket.socket]] = []
         """Sockets of workers that were just forked, at which the store is to be served."""
 
@@ -185,6 +185,10 @@ class Parent:
             keep = (control.fileno(), theirs.fileno())
             return fork(lambda: run_worker(seat), keep=keep, holds=(self, self._loop))
 
+    @property
+    def _is_told_to_end(self) -> bool:
+        return self._phase not in (Phase.STARTING, Phase.SERVING)
+
     def _figures(self) -> str:
         return f"{streams_open(self.fleet.streams)}, {len(self.fleet.supervisor.ready)} workers"
 
@@ -205,7 +209,8 @@ class Parent:
             **passed,
         )
         self.fleet.accept(clients)
-        self._is_serving = True
+        if self._phase is Phase.STARTING:
+            self._phase = Phase.SERVING
         self._service.ready()
         self._given.ready()
 
@@ -242,7 +247,7 @@ class Parent:
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _on_upgrade(self) -> None:
-        if self._is_serving:
+        if self._phase is not Phase.STARTING:
             self._handover.begin()
 
     def _on_taken_over(self, successor: int) -> None:
@@ -253,14 +258,14 @@ class Parent:
         self._drain()
 
     def _on_end(self, number: signal.Signals) -> None:
-        if self._phase is not Phase.SERVING:
+        if self._is_told_to_end:
             self._log.write("warning", "ending_at_once", signal=number.name, reason="a second signal")
             self._phase = Phase.ENDING
             self.fleet.stop()
             return
         self._handover.end()
         self._service.stopping()
-        if self._config.detached_drain and self._given.sockets and self._is_serving:
+        if self._config.detached_drain and self._given.sockets and self._phase is Phase.SERVING:
             self._phase = Phase.DETACHING
             self.fleet.leave_loop()
         else:

@@ -13,36 +13,15 @@ import pytest
 
 from tests.integration.test_workers import KEY, events, limited, workers
 from tests.support.lab import Lab, RelayProcess, chat, eventually, numbers
-from tests.support.provider import Caller
+from tests.support.provider import Counting
 from tests.support.wire import response
 
 REQUESTS = 2000
 AT_ONCE = 100
 AUTHORIZATION = f"Authorization: Bearer {KEY}"
+ANSWER = response(b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}')
 
 pytestmark = pytest.mark.slow
-
-
-class Counting:
-    """A provider that counts how many it serves, and how many at once. One whose relay is gone is served no more."""
-
-    def __init__(self) -> None:
-        self.now = self.most = self.all = 0
-
-    async def __call__(self, caller: Caller) -> None:
-        try:
-            while True:
-                await caller.request()
-                self.now += 1
-                self.all += 1
-                self.most = max(self.most, self.now)
-                try:
-                    await asyncio.sleep(0.02)
-                finally:
-                    self.now -= 1
-                await caller.send(response(b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'))
-        except (EOFError, OSError):
-            pass
 
 
 async def _rush(
@@ -79,30 +58,33 @@ async def _kill(process: RelayProcess, half_way: asyncio.Event) -> None:
     await eventually(lambda: events(process, "worker_ready"), "it is replaced")
 
 
-async def test_a_rate_is_exact(lab: Lab, tmp_path: Path) -> None:
-    script = Counting()
-    provider = await lab.provider(script)
-    file = tmp_path / "flowserver.toml"
-    file.write_text(limited(provider.url, "requests_per_minute = 1\nrequest_burst = 500"))
-    process = await lab.process(None, config=file, workers=4)
+async def _relay(lab: Lab, folder: Path, url: str, limits: str) -> RelayProcess:
+    file = folder / "flowserver.toml"
+    file.write_text(limited(url, limits))
+    return await lab.process(None, config=file, workers=4)
+
+
+async def _rush_and_kill(lab: Lab, process: RelayProcess, **options: object) -> tuple[Counter[int], list[bytes]]:
     half_way = asyncio.Event()
-    (statuses, _), _ = await asyncio.gather(
-        _rush(lab, process, chat((AUTHORIZATION,)), half_way), _kill(process, half_way)
-    )
+    rush = _rush(lab, process, chat((AUTHORIZATION,), **options), half_way)
+    found, _ = await asyncio.gather(rush, _kill(process, half_way))
+    return found
+
+
+async def test_a_rate_is_exact(lab: Lab, tmp_path: Path) -> None:
+    script = Counting(ANSWER, 0.02)
+    provider = await lab.provider(script)
+    process = await _relay(lab, tmp_path, provider.url, "requests_per_minute = 1\nrequest_burst = 500")
+    statuses, _ = await _rush_and_kill(lab, process)
     assert script.all == statuses[200] == 500
     assert statuses[200] + statuses[429] + statuses[0] == REQUESTS
 
 
 async def test_concurrency_is_exact_and_comes_back(lab: Lab, tmp_path: Path) -> None:
-    script = Counting()
+    script = Counting(ANSWER, 0.02)
     provider = await lab.provider(script)
-    file = tmp_path / "flowserver.toml"
-    file.write_text(limited(provider.url, "concurrent = 20"))
-    process = await lab.process(None, config=file, workers=4)
-    half_way = asyncio.Event()
-    (statuses, _), _ = await asyncio.gather(
-        _rush(lab, process, chat((AUTHORIZATION,)), half_way), _kill(process, half_way)
-    )
+    process = await _relay(lab, tmp_path, provider.url, "concurrent = 20")
+    statuses, _ = await _rush_and_kill(lab, process)
     assert statuses[200] + statuses[429] + statuses[0] == REQUESTS
     # The provider may still be at work for the dead one's requests, all 20 at most, while others have their places.
     assert script.most <= 40
@@ -117,12 +99,7 @@ async def test_concurrency_is_exact_and_comes_back(lab: Lab, tmp_path: Path) -> 
 
 async def test_tokens_are_not_exceeded(lab: Lab, tmp_path: Path) -> None:
     simulator = await lab.simulator()
-    file = tmp_path / "flowserver.toml"
-    file.write_text(limited(simulator.url, "tokens_per_day = 3000"))
-    process = await lab.process(None, config=file, workers=4)
-    half_way = asyncio.Event()
-    (_, bodies), _ = await asyncio.gather(
-        _rush(lab, process, chat((AUTHORIZATION,), events=10), half_way), _kill(process, half_way)
-    )
+    process = await _relay(lab, tmp_path, simulator.url, "tokens_per_day = 3000")
+    _, bodies = await _rush_and_kill(lab, process, events=10)
     tokens = sum(len(numbers(body)) for body in bodies)
     assert 0 < tokens <= 3000

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.support.lab import Lab, RunningRelay, eventually, free_port, numbers, simulate
-from tests.support.provider import Caller, answering, ok
+from tests.support.provider import Counting, answering, ok
 from tests.support.shared import Sharing, sharing
 from tests.support.topology import tenant, toml
 from tests.support.wire import Message, request, response
@@ -39,28 +39,8 @@ async def _all(lab: Lab, workers: list[RunningRelay], count: int, raw: bytes | N
     return await asyncio.gather(*(_ask(lab, workers[number % len(workers)], raw) for number in range(count)))
 
 
-class Counting:
-    """A provider that counts how many it serves at once."""
-
-    def __init__(self) -> None:
-        self.now = self.most = self.all = 0
-
-    async def __call__(self, caller: Caller) -> None:
-        try:
-            while True:
-                await caller.request()
-                self.now += 1
-                self.all += 1
-                self.most = max(self.most, self.now)
-                await asyncio.sleep(0.005)
-                self.now -= 1
-                await caller.send(response(b"ok"))
-        except EOFError:
-            pass
-
-
 async def test_a_provider_never_has_more_than_its_places(lab: Lab, shared: Sharing, tmp_path: Path) -> None:
-    script = Counting()
+    script = Counting(response(b"ok"), 0.005)
     provider = await lab.provider(script)
     upstream = {"url": provider.url, "max_concurrent": 6, "queue": 1000, "queue_timeout": "60s"}
     workers = await _workers(lab, shared, toml(tmp_path, {"a": upstream}))
@@ -70,7 +50,7 @@ async def test_a_provider_never_has_more_than_its_places(lab: Lab, shared: Shari
 
 
 async def test_a_full_queue_sends_to_the_next_provider(lab: Lab, shared: Sharing, tmp_path: Path) -> None:
-    script = Counting()
+    script = Counting(response(b"ok"), 0.005)
     first, second = await lab.provider(script), await lab.provider(answering(response(b"second")))
     upstreams: dict[str, dict[str, object] | str] = {
         "a": {"url": first.url, "max_concurrent": 2, "queue": 3, "queue_timeout": "60s"},

@@ -109,3 +109,28 @@ async def ok(caller: Caller) -> None:
 async def silent(caller: Caller) -> None:
     """Takes the request and says nothing."""
     await caller.request()
+
+
+class Counting:
+    """A script that counts how many requests it has at once, each for `seconds`, and in all. One whose relay is gone is
+    answered no more."""
+
+    def __init__(self, answer: bytes, seconds: float) -> None:
+        self._answer = answer
+        self._seconds = seconds
+        self.now = self.most = self.all = 0
+
+    async def __call__(self, caller: Caller) -> None:
+        try:
+            while True:
+                await caller.request()
+                self.now += 1
+                self.all += 1
+                self.most = max(self.most, self.now)
+                try:
+                    await asyncio.sleep(self._seconds)
+                finally:
+                    self.now -= 1
+                await caller.send(self._answer)
+        except (EOFError, OSError):
+            pass
