@@ -80,6 +80,7 @@ class Dispatcher:
 
     __slots__ = (
         "_account",
+        "_asked",
         "_attempt",
         "_context",
         "_events",
@@ -124,6 +125,8 @@ class Dispatcher:
         self._attempt: Attempt | None = None
         """The one under way."""
         self._tried: list[UpstreamHost] = []
+        self._asked: UpstreamHost | None = None
+        """Who was asked last."""
         """The hosts asked so far, the present one last."""
         self.attempts = 0
         self.state = DispatchState.PREPARING
@@ -251,9 +254,7 @@ class Dispatcher:
 
     def on_busy(self) -> None:
         """Choose again, now that this host is known to be full: another one may have a free place."""
-        host = self._tried.pop()
-        if self._tried:
-            host.fallbacks -= 1
+        self._tried.pop()
         self._choose_host()
 
     # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
@@ -414,8 +415,6 @@ class Dispatcher:
     def _ask(self, host: UpstreamHost) -> None:
         """Reserve a place at `host` or join its queue."""
         if host not in self._tried:
-            if self._tried:
-                host.fallbacks += 1
             self._tried.append(host)
         if host.places.reserve():
             self._begin(host)
@@ -439,6 +438,9 @@ class Dispatcher:
         """Start an attempt in the place that is reserved at `host`."""
         self.state = _ASKING
         self.attempts += 1
+        if host is not self._asked:
+            self._asked = host
+            host.fallbacks += len(self._tried) > 1
         attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)

@@ -6,7 +6,7 @@ from flowserver.routing.dispatcher import DispatchState
 
 from ..support.clock import FakeClock
 from ..support.later import Later
-from .scene import BROKEN, Scene
+from .scene import BROKEN, UNREACHABLE, Scene
 from .shares import Group
 
 
@@ -116,3 +116,16 @@ def test_a_worker_without_its_parent_goes_where_places_are_not_limited() -> None
         group.workers[1].share.lost()
     assert second.ask()[0].upstream == "b"
     assert second.asked("b") == 1
+
+
+def test_no_figure_falls_where_a_request_chooses_again() -> None:
+    """A fallback counts once it is asked. To Prometheus a counter that is less than before began anew."""
+    machine = Machine(("a",), ("b", "c"), queue=5, a=None, b=1, c=1)
+    asked = [scene.ask()[0] for scene in machine.scenes]
+    for scene in machine.scenes:
+        scene.fail("a", UNREACHABLE)
+    hosts = [scene.hosts[name] for scene in machine.scenes for name in ("b", "c")]
+    assert [host.fallbacks for host in hosts] == [0, 0, 0, 0], "no place is granted yet"
+    machine.settle()
+    assert {dispatcher.upstream for dispatcher in asked} == {"b", "c"}
+    assert sorted(host.fallbacks for host in hosts) == [0, 0, 1, 1]
