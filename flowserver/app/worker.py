@@ -25,9 +25,6 @@ from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
 from .relay import Relay, WorkerPart
 
-CONFIGURATION = 78
-"""Exit status of a worker whose configuration can't be used (EX_CONFIG)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Seat:
@@ -52,7 +49,7 @@ def run_worker(seat: Seat) -> int:
         seat.control.setblocking(True)
         with contextlib.suppress(OSError):  # the parent has gone
             seat.control.sendall(framed(Kind.FAILED, orjson.dumps(error.problems)))
-        return CONFIGURATION
+        return os.EX_CONFIG
     finally:
         log.close()
     return 0

@@ -17,8 +17,8 @@ from itertools import pairwise
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2)
 """What the parent handles. Of these a worker handles SIGTERM; a terminal's Ctrl-C, or a signal to the whole group, is
 the parent's business."""
-CRASHED = 70
-"""Exit status of a worker that failed (EX_SOFTWARE)."""
+CRASHED = os.EX_SOFTWARE
+"""Exit status of a worker that failed."""
 _MOST_DESCRIPTORS = 1 << 20
 
 _inherited: list[object] = []
