@@ -87,7 +87,8 @@ def _seen(findings: Findings, what: str, relay: str = "flowserver") -> list[floa
 @pytest.mark.serial
 def test_over_read_is_measured_beside_direct(findings: Findings) -> None:
     loads = (Load(0, 1000, 1_000_000),)
-    settings = stalls.Settings(round_trips=(0,), loads=loads, clients=2, reads=0.5, longest=5)
+    # Nearby, the kernels' buffers differ by more than what the relay takes.
+    settings = stalls.Settings(round_trips=(0.05,), loads=loads, clients=2, reads=2, longest=5)
     stalls.measure(("flowserver", "direct"), settings, findings)
     (direct,), (relay,) = _seen(findings, "over-read, unpaced", "direct"), _seen(findings, "over-read, unpaced")
     assert 0 < direct < relay
