@@ -20,8 +20,9 @@ from typing import Any
 import uvloop
 
 from ..config.environment import read_again
-from ..config.file import Topology, load_topology
+from ..config.file import load_topology
 from ..config.settings import Config, ConfigError
+from ..config.topology import Topology
 from ..downstream.listening import address_of
 from ..net import reuse_port
 from ..stores.shared_server import SharedStoreServer

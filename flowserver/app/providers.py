@@ -7,9 +7,9 @@ import ssl
 import time
 from dataclasses import dataclass
 
-from ..config.file import Topology, UpstreamSpec
 from ..config.parsers import Auto
 from ..config.settings import Config, ConfigError
+from ..config.topology import Topology, UpstreamSpec
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
 from ..flow.bounded_buffer import Watermarks
@@ -101,6 +101,7 @@ def build(
             tuple(tuple(hosts[name] for name in tier) for tier in route.tiers),
             max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
             drain_on_disconnect=route.disconnect == "drain",
+            traffic_class=route.traffic_class,
         )
         for route in topology.routes
     ]

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from ..config.addresses import Address
 from ..config.environment import read_again
-from ..config.file import Topology, load_topology
+from ..config.file import load_topology
 from ..config.settings import Config, ConfigError
+from ..config.topology import Topology
 from ..dialects.estimate import Ratios
 from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections

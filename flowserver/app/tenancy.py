@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from ..config.file import Topology
 from ..config.settings import Config, ConfigError
+from ..config.topology import Topology
 from ..quota.identify import QuotaContext
 from ..quota.limits import LimitStore
 from ..quota.tenants import Tenants

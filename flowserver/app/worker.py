@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import orjson
 import uvloop
 
-from ..config.file import Topology
 from ..config.settings import Config, ConfigError
+from ..config.topology import Topology
 from ..stores.shared_state import connect
 from ..telemetry.log import Log
 from ..telemetry.sink import DescriptorSink

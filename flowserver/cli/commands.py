@@ -12,10 +12,11 @@ import uvloop
 
 from .. import __version__
 from ..config.environment import load, unknown_settings
-from ..config.file import UpstreamSpec, load_topology
+from ..config.file import load_topology
 from ..config.parsers import Auto
 from ..config.settings import SETTINGS, Config, ConfigError
 from ..config.tenants import limits_table
+from ..config.topology import UpstreamSpec
 from ..http import messages
 from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
 from .exit_status import refused

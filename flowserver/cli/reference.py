@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import fill
 
 from ..config.entries import Group, Key, Setting
-from ..config.file import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from ..config.file_keys import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
 from ..config.settings import SETTINGS
 from ..config.tenants import TENANT_KEYS
 from ..telemetry.snapshot import Table

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..quota.tenants import ModelLimits, Tenant, TenantKey, TenantLimits
+from ..quota.traffic_class import INTERACTIVE, TrafficClass, parse_class
 from .entries import Key, Kind
-from .tables import FLAG, PATTERNS, TABLE, TABLES, TableReader, repeated, whole_number
+from .tables import FLAG, PATTERNS, TABLE, TABLES, TEXT, TableReader, repeated, whole_number
 
 MOST = 75_000_000_000
 """The largest limit. A bucket of this size is still counted exactly."""
@@ -76,6 +77,10 @@ def _paths(value: Any) -> tuple[str, ...]:
     return patterns
 
 
+def _class(value: Any) -> TrafficClass:
+    return parse_class(TEXT.parse(value))
+
+
 def check_path(pattern: str) -> str | None:
     """What is wrong with a pattern of paths; None: nothing."""
     if pattern.startswith(("/", "*", "?", "[")):
@@ -85,7 +90,10 @@ def check_path(pattern: str) -> str | None:
 
 # --- keys ---
 
+CLASS = Kind("`interactive` or `batch`", _class)
+
 _LIMIT = whole_number(1, MOST, "; without the key there is no limit")
+_WEIGHT = whole_number(1, 1000)
 _DIGEST = Kind("64 hex digits", _digest)
 
 LIMIT_KEYS = (
@@ -114,6 +122,8 @@ TENANT_KEYS = (
     ),
     Key("user", TABLE, "Limits of each of its users; the same keys as below."),
     Key("model_limits", TABLES, "Limits of `models`, a list of patterns, together; the same keys as below."),
+    Key("class", CLASS, "The highest class of its requests: `interactive`, the default, or `batch`."),
+    Key("weight", _WEIGHT, "Its share of a provider's places beside tenants that wait as well; 1 by default."),
     *LIMIT_KEYS,
 )
 _STORED_TENANT_KEYS = tuple(Key(key.name, PATTERNS, key.doc) if key.name == "paths" else key for key in TENANT_KEYS)
@@ -169,6 +179,8 @@ def table_of(tenant: Tenant) -> dict[str, Any]:
         "paths": list(tenant.paths),
         "user": limits_table(tenant.user),
         "model_limits": [{"models": list(each.models), **limits_table(each.limits)} for each in tenant.model_limits],
+        "class": tenant.traffic_class.value if tenant.traffic_class is not INTERACTIVE else "",
+        "weight": tenant.weight if tenant.weight != 1 else 0,
         **limits_table(tenant.limits),
     }
     return {name: value for name, value in table.items() if value}
@@ -204,6 +216,8 @@ class _TenantReader(TableReader):
             limits=self._limits(values, table, place),
             user=self._user(values.get("user", {}), f"{place}.user"),
             model_limits=self._model_limits(values.get("model_limits", []), f"{place}.model_limits"),
+            traffic_class=values.get("class", INTERACTIVE),
+            weight=values.get("weight", 1),
         )
 
     def _keys(self, tables: list[dict[str, Any]], place: str) -> list[TenantKey]:

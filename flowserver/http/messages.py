@@ -34,11 +34,14 @@ USER = b"x-flow-user"
 SESSION = b"x-flow-session"
 """What the request belongs to; counted for itself where sessions have limits."""
 
+CLASS = b"x-flow-class"
+"""`interactive` or `batch`: a client's own word on whether somebody waits for its answer."""
+
 PSEUDO_AUTHORITY = b":authority"
 """Among the fields of an HTTP/2 request, but not among its headers: what Host is to HTTP/1.1."""
 
 REQUEST_OWN = frozenset(
-    (b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET, USER, SESSION)
+    (b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET, USER, SESSION, CLASS)
 )
 """Request fields that the relay writes itself."""
 

@@ -22,6 +22,7 @@ from ..http.messages import RequestHead
 from ..names import digest, user_name
 from .limits import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
 from .query_keys import key_in_query
+from .traffic_class import INTERACTIVE, TrafficClass
 
 DAY = 86_400
 """Seconds."""
@@ -86,6 +87,10 @@ class Tenant:
     user: TenantLimits = TenantLimits()
     """Of each of its users. Requests that name no user are one user."""
     model_limits: tuple[ModelLimits, ...] = ()
+    traffic_class: TrafficClass = INTERACTIVE
+    """The highest that its requests may have."""
+    weight: int = 1
+    """Its share of a provider's places beside other tenants that wait for them."""
 
     @property
     def has_limits(self) -> bool:

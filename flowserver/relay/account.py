@@ -15,6 +15,7 @@ from ..quota.lease import TokenLease
 from ..quota.limit_fields import for_tenants, limit_fields
 from ..quota.session import QuotaSession
 from ..quota.tenants import Tenant
+from ..quota.traffic_class import INTERACTIVE, TrafficClass, lower
 from .cors import is_preflight, with_cors
 from .event_filter import AnyFilter, ModelListFilter
 from .provider import Provider
@@ -57,6 +58,7 @@ class Account:
         "is_limited",
         "is_repeated",
         "request",
+        "traffic_class",
         "wants_body",
     )
 
@@ -86,6 +88,8 @@ class Account:
         """Of the answer; None before, and where it is not counted."""
         self._model_list: ModelListFilter | None = None
         """None: the answer is not a list of models, or all may be seen."""
+        self.traffic_class = INTERACTIVE
+        """What its client, its tenant and its route allow at most, as far as they are known."""
         self.is_repeated = False
         """Whether the answer was charged before, and is fetched again."""
 
@@ -106,12 +110,22 @@ class Account:
         if most is not None:
             self.budget = most if self.budget is None else min(self.budget, most)
 
+    def lower_class(self, most: TrafficClass) -> None:
+        """Give the request no higher class than `most`."""
+        self.traffic_class = lower(self.traffic_class, most)
+
     def identify(self, request: RequestHead, done: Callable[[RelayError | None], None]) -> None:
         """Whose request is it? `done` is called at once or later; with an error where it may not use this relay."""
         if self._quota is None:
             done(None)
-        else:
-            self._quota.identify(request, done, counted=self.format is not None)
+            return
+
+        def identified(error: RelayError | None) -> None:
+            if self.tenant is not None:
+                self.lower_class(self.tenant.traffic_class)
+            done(error)
+
+        self._quota.identify(request, identified, counted=self.format is not None)
 
     def request_error(self) -> RelayError | None:
         """Why the request may not go on as it is. To be called when its tenant and its body are known."""

@@ -10,6 +10,7 @@ from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
 from ..errors import LOOP, TOO_MANY_OF_CLIENT, RelayError
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
+from ..quota.traffic_class import class_of
 from ..relay.account import Account, AccountSettings
 from ..relay.context import ExchangeContext
 from ..relay.cors import Cors, is_preflight
@@ -48,13 +49,17 @@ class Admission:
         request_id = given_request_id(request) or self._new_request_id()
         account = self._open_account(request)
         exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
+        asked = class_of(request)
         if downstream.client.is_over_limit:
             exchange.refuse(TOO_MANY_OF_CLIENT)
+        elif isinstance(asked, RelayError):
+            exchange.refuse(asked)
         elif self._cors is not None and is_preflight(request):
             self._answer_preflight(self._cors, exchange)
         elif request.find(b"via") is not None and passed_through(request.headers, self.routing.pseudonym):
             exchange.refuse(LOOP)
         else:
+            account.lower_class(asked)
             exchange.start(
                 Dispatcher(request, self.routing, exchange, request_id=request_id, account=account, upload=downstream)
             )

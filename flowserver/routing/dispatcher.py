@@ -370,6 +370,7 @@ class Dispatcher:
         if account.is_signed and (error := account.signature_error(route.hosts)) is not None:
             return error
         account.bound(route.max_tokens)
+        account.lower_class(route.traffic_class)
         return account.request_error() if account.request.unread is not None else None
 
     def _on_admitted(self, error: RelayError | None) -> None:

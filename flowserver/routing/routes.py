@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from ..dialects.api_paths import without_parameters
+from ..quota.traffic_class import INTERACTIVE, TrafficClass
 from .upstream_host import UpstreamHost
 
 
@@ -16,7 +17,8 @@ class Route:
     """One `[[routes]]` table. `path` and `models` are shell patterns; no models: any, known or not.
 
     `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
-    answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end.
+    answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
+    `traffic_class`: the highest that its requests may have.
     """
 
     path: str
@@ -24,6 +26,7 @@ class Route:
     tiers: tuple[tuple[UpstreamHost, ...], ...]
     max_tokens: int | None = None
     drain_on_disconnect: bool = False
+    traffic_class: TrafficClass = INTERACTIVE
 
     @property
     def hosts(self) -> Iterator[UpstreamHost]:

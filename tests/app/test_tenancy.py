@@ -8,7 +8,8 @@ import pytest
 
 from flowserver.app.tenancy import Tenancy
 from flowserver.config.environment import load
-from flowserver.config.file import Topology, load_topology
+from flowserver.config.file import load_topology
+from flowserver.config.topology import Topology
 from flowserver.errors import RelayError
 from flowserver.http.messages import RequestHead
 from flowserver.quota.identify import QuotaContext

@@ -12,7 +12,7 @@ import orjson
 
 from flowserver.cli.reference import metrics_page, settings_page
 from flowserver.config.entries import Key
-from flowserver.config.file import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from flowserver.config.file_keys import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
 from flowserver.config.settings import SETTINGS
 from flowserver.config.tenants import TENANT_KEYS
 from flowserver.routing.circuit_breaker import CircuitBreaker

@@ -1,0 +1,212 @@
+"""The keys of the file of FLOW_CONFIG: the kind of each value, and what it means. No I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..dialects.base import Auth
+from ..http.h1_fields import TOKEN
+from ..http.messages import HOP_BY_HOP, REQUEST_OWN
+from .entries import Key, Kind
+from .parsers import (
+    MAX_COUNT,
+    check_positive,
+    check_time,
+    or_off,
+    parse_auth,
+    parse_dialect,
+    parse_disconnect,
+    parse_time,
+    parse_url,
+)
+from .secrets import FORMS, is_reference
+from .tables import FLAG, PATTERNS, TEXT, whole_number
+from .tenants import CLASS, check_path
+
+_PROTOCOLS = ("auto", "h1", "h2")
+_RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
+
+# --- kinds of values ---
+
+
+def _time(value: Any) -> float:
+    """Seconds, or text such as "500ms"."""
+    if isinstance(value, str):
+        return parse_time(TEXT.parse(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("expected a time such as 30 or '500ms'")
+    return check_time(float(value))
+
+
+def _positive_time(value: Any) -> float:
+    return check_positive(_time(value))
+
+
+def _time_or_off(value: Any) -> float | None:
+    """As in the environment, `0` and "off" are None."""
+    if isinstance(value, str):
+        return or_off(parse_time)(TEXT.parse(value))
+    return _time(value) or None
+
+
+def _protocol(value: Any) -> str:
+    if value not in _PROTOCOLS:
+        raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}")
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a pattern such as '/v1/*'")
+    if problem := check_path(value):
+        raise ValueError(problem)
+    return value
+
+
+def _tiers(value: Any) -> tuple[tuple[Any, ...], ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a list of names, in the order of fallback")
+    tiers = tuple(tuple(tier) if isinstance(tier, list) else (tier,) for tier in value)
+    if not all(tiers):
+        raise ValueError("expected names in each inner list")
+    return tiers
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError('expected a table such as { "name" = "value" }')
+    return tuple(value.items())
+
+
+def _headers(value: Any) -> tuple[tuple[str, str], ...]:
+    pairs = _pairs(value)
+    for name, text in pairs:
+        if not re.fullmatch(TOKEN, name.encode()):
+            raise ValueError(f"{name!r} is not a header name")
+        if name.lower() in _RESERVED:
+            raise ValueError(f"{name!r} is written by the relay itself")
+        check_header(name, text)
+    if len({name.lower() for name, _ in pairs}) < len(pairs):
+        raise ValueError("expected each name once")
+    return pairs
+
+
+def check_header(name: str, text: str) -> None:
+    if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", text):
+        raise ValueError(f"the value of {name!r} has characters that are not allowed in a header")
+
+
+def _reference(value: Any) -> str:
+    """The key itself does not belong in a file that others may see."""
+    text: str = TEXT.parse(value)
+    if not is_reference(text):
+        raise ValueError(f"expected {FORMS}, not the key itself")
+    return text
+
+
+def _array(name: str) -> Kind:
+    def parse(value: Any) -> list[dict[str, Any]]:
+        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+            raise ValueError(f"expected [[{name}]] tables")
+        return value
+
+    return Kind("tables", parse)
+
+
+_COUNT = whole_number(1, MAX_COUNT)
+_TIME = Kind("time", _positive_time)
+_TIME_OR_OFF = Kind("time or `off`", _time_or_off)
+
+# --- keys ---
+
+FILE_KEYS = (
+    Key(
+        "open",
+        FLAG,
+        "Must be above the first table. true: the file has no tenants on purpose, so whoever reaches the relay may use "
+        "it. Without it, a reload refuses a file that has lost its tenants.",
+    ),
+    Key("upstreams", _array("upstreams"), "The providers."),
+    Key("routes", _array("routes"), "Which requests go to which provider; without routes, all go to all providers."),
+    Key("tenants", _array("tenants"), "Who may use the relay."),
+)
+UPSTREAM_KEYS = (
+    Key("name", TEXT, "Name in routes, log and metrics.", required=True),
+    Key(
+        "url",
+        Kind("URL", lambda value: parse_url(TEXT.parse(value))),
+        "Base URL, http or https; `http+unix://%2Frun%2Fvllm.sock/v1` for a Unix socket.",
+        required=True,
+    ),
+    Key(
+        "api_key",
+        Kind("reference", _reference),
+        "Where the API key is kept that is sent in place of the client's. Without it the client's own key is passed "
+        "on.",
+        secret=True,
+    ),
+    Key(
+        "protocol",
+        Kind("`auto`, `h1` or `h2`", _protocol),
+        "HTTP version. auto (default): negotiated over TLS, else HTTP/1.1; h2 on a plain port is used without asking.",
+    ),
+    Key("headers", Kind("table", _headers), "Headers added to each request; a value may be a reference.", secret=True),
+    Key("models", Kind("table", _pairs), "The client's model names and the provider's names for them."),
+    Key("weight", _COUNT, "Share of the load within a tier; 1 by default."),
+    Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
+    Key("max_concurrent", _COUNT, "Most requests at a time; no limit by default."),
+    Key("queue", whole_number(0, MAX_COUNT), "Most requests that wait for `max_concurrent`; 0 by default."),
+    Key(
+        "queue_timeout",
+        _TIME,
+        "Longest wait in the queue; then the next provider is tried, or the client gets 503. 5s by default.",
+        swept=True,
+    ),
+    Key("ca", TEXT, "PEM file of the authorities to trust, relative to this file. In place of FLOW_UPSTREAM_CA."),
+    Key("verify", FLAG, "false: any certificate is accepted. For tests only."),
+    Key("connect_timeout", _TIME, "In place of FLOW_CONNECT_TIMEOUT.", inherits="connect_timeout"),
+    Key(
+        "first_byte_timeout",
+        _TIME_OR_OFF,
+        "In place of FLOW_FIRST_BYTE_TIMEOUT.",
+        inherits="first_byte_timeout",
+        swept=True,
+    ),
+    Key("idle_timeout", _TIME_OR_OFF, "In place of FLOW_IDLE_TIMEOUT.", inherits="idle_timeout", swept=True),
+    Key("keepalive", _TIME_OR_OFF, "In place of FLOW_UPSTREAM_KEEPALIVE.", inherits="upstream_keepalive", swept=True),
+    Key("max_age", _TIME_OR_OFF, "In place of FLOW_UPSTREAM_MAX_AGE.", inherits="upstream_max_age", swept=True),
+    Key(
+        "dialect",
+        Kind("profile", lambda value: parse_dialect(TEXT.parse(value))),
+        "Provider profile, such as `vllm`; detected from the host name by default.",
+    ),
+    Key(
+        "auth",
+        Kind(", ".join(f"`{auth}`" for auth in Auth), lambda value: parse_auth(TEXT.parse(value))),
+        "How the provider takes its key; detected from the host name by default.",
+    ),
+    Key("ask_usage", FLAG, "In place of FLOW_ASK_USAGE.", inherits="ask_usage"),
+)
+ROUTE_KEYS = (
+    Key("path", Kind("pattern", _path), "Paths of the requests, such as `/v1/*`; all by default."),
+    Key("models", PATTERNS, "Models of the requests, such as `gpt-*`; all by default."),
+    Key(
+        "upstreams",
+        Kind("list", _tiers),
+        "Names of providers in the order of fallback; those of an inner list share the load.",
+        required=True,
+    ),
+    Key(
+        "class",
+        CLASS,
+        "`batch`: its requests give way to others; `interactive`, the default, leaves them what their tenant's are.",
+    ),
+    Key("max_tokens", _COUNT, "Most output tokens of one answer; FLOW_MAX_TOKENS applies as well."),
+    Key(
+        "disconnect",
+        Kind("`cancel` or `drain`", lambda value: parse_disconnect(TEXT.parse(value))),
+        "In place of FLOW_DISCONNECT.",
+        inherits="disconnect",
+    ),
+)

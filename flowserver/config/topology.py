@@ -1,0 +1,105 @@
+"""What the file of FLOW_CONFIG says, checked: providers, routes and tenants. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..dialects.base import Auth
+from ..dialects.profiles import quirks_for
+from ..names import MODEL_BYTES, bounded
+from ..quota.tenants import Tenant, is_pattern
+from ..quota.traffic_class import INTERACTIVE, TrafficClass
+from .addresses import Url
+from .file_keys import UPSTREAM_KEYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSpec:
+    """One `[[upstreams]]` table, with the environment's values for what it leaves out. Times in seconds; None is off,
+    or no limit."""
+
+    place: str = field(compare=False)
+    """Where it comes from, for messages: `flowserver.toml: upstreams[1]`, or `FLOW_UPSTREAM`."""
+    name: str
+    url: Url
+    api_key: str | None = field(default=None, repr=False)
+    """None: the client's own credentials pass."""
+    protocol: str = "auto"
+    """"auto": by ALPN over TLS, HTTP/1.1 else; "h2" on a plain port: with prior knowledge."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Added to each request, in place of the client's of the same name."""
+    models: tuple[tuple[str, str], ...] = ()
+    """The client's model names to the provider's."""
+    weight: int = 1
+    max_connections: int = 10_000
+    max_concurrent: int | None = None
+    queue: int = 0
+    queue_timeout: float = 5.0
+    ca: str | None = None
+    """None: the environment's, or the system's."""
+    verify: bool = True
+    connect_timeout: float
+    first_byte_timeout: float | None
+    idle_timeout: float | None
+    keepalive: float | None
+    """None: connections are not reused."""
+    max_age: float | None
+    dialect: str | None = None
+    """Provider profile; None: detected from the host name."""
+    auth: Auth | None = None
+    """How it takes its key; None: detected from `dialect`, the host name or, failing both, each request."""
+    ask_usage: bool
+
+    @property
+    def own_auth(self) -> Auth | None:
+        """How it takes its key: as configured, else as known for this provider."""
+        return self.auth if self.auth is not None else quirks_for(self.dialect, self.url.host).auth
+
+    @property
+    def signs(self) -> bool:
+        """Whether the relay signs the requests. A provider that takes signatures also takes an API key instead."""
+        return self.own_auth is Auth.AWS_SIGV4 and self.api_key is None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """One `[[routes]]` table: names of upstreams in the order of fallback, those of one tier share the load."""
+
+    path: str
+    models: tuple[str, ...]
+    tiers: tuple[tuple[str, ...], ...]
+    disconnect: str
+    """`cancel` or `drain`."""
+    max_tokens: int | None = None
+    """None: no bound but the environment's."""
+    traffic_class: TrafficClass = INTERACTIVE
+    """The highest that its requests may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    upstreams: tuple[UpstreamSpec, ...]
+    routes: tuple[RouteSpec, ...]
+    tenants: tuple[Tenant, ...] = ()
+    """Those of the file; Redis may have more."""
+    open: bool = False
+    """Whether the file says that it has no tenants on purpose."""
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The names of models in it, without patterns."""
+        names: set[str] = set()
+        for upstream in self.upstreams:
+            names.update(name for pair in upstream.models for name in pair)
+        patterns = [pattern for route in self.routes for pattern in route.models]
+        for tenant in self.tenants:
+            patterns += tenant.models
+            patterns += [pattern for limits in tenant.model_limits for pattern in limits.models]
+        names.update(pattern for pattern in patterns if not is_pattern(pattern))
+        return frozenset(bounded(name, MODEL_BYTES) for name in names)
+
+    @property
+    def swept_times(self) -> list[float | None]:
+        """Its times that the periodic sweep enforces."""
+        swept = [key.name for key in UPSTREAM_KEYS if key.swept]
+        return [getattr(spec, name) for spec in self.upstreams for name in swept]

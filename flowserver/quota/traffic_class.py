@@ -1,0 +1,42 @@
+"""Whether somebody waits for an answer: requests of class `batch` give way to those of class `interactive`. No I/O."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from ..errors import RelayError, bad_request
+from ..http.messages import CLASS, RequestHead
+
+
+class TrafficClass(StrEnum):
+    INTERACTIVE = "interactive"
+    """Somebody waits."""
+    BATCH = "batch"
+    """It may take longer, or be refused and sent again."""
+
+
+INTERACTIVE, BATCH = TrafficClass.INTERACTIVE, TrafficClass.BATCH
+
+
+def parse_class(text: str) -> TrafficClass:
+    """Raises ValueError."""
+    try:
+        return TrafficClass(text)
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(TrafficClass)}") from None
+
+
+def lower(first: TrafficClass, second: TrafficClass) -> TrafficClass:
+    """The one that gives way."""
+    return BATCH if BATCH in (first, second) else INTERACTIVE
+
+
+def class_of(request: RequestHead) -> TrafficClass | RelayError:
+    """The class that the client asks for with `x-flow-class`, as it may be lower than its tenant's and not higher."""
+    value = request.find(CLASS)
+    if value is None:
+        return INTERACTIVE
+    try:
+        return parse_class(value.strip().lower().decode("latin-1"))
+    except ValueError as error:
+        return bad_request(f"{CLASS.decode()}: {error}.", code="invalid_class")
