@@ -357,9 +357,11 @@ _READS: dict[str, Reads | str | None] = {
 
 def _most(body: Mapping[str, Any]) -> int | None:
     """The bound of each answer, whichever field its provider goes by; None: one of them is none."""
-    if all(body.get(field) is None for field in _LIMIT_FIELDS):
+    bounds = [body[field] for field in _LIMIT_FIELDS if body.get(field) is not None]
+    if not bounds:
         return None
-    return largest([body[field] for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None])
+    own = body.get(_OWN_LIMIT)
+    return largest(bounds if own is None else [*bounds, own])
 
 
 class OpenAIChat(BaseFormat):

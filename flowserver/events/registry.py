@@ -58,6 +58,7 @@ _NDJSON_TYPES = frozenset(
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How lines of server-sent events begin."""
 _LONGEST_NAME = 32
+_object_on_new_line = re.compile(rb"\n[ \t\n\r]*+\{").search
 _field_name = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % _LONGEST_NAME).match
 
 
@@ -117,7 +118,10 @@ def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
 
 
 def _is_followed(text: bytes) -> bool:
-    """Whether a line with one object is followed by another object."""
+    """Whether a line with one object is followed by another object. Few answers have a line that begins with one, and
+    to find where a value ends takes a tenth of the time of a small answer."""
+    if _object_on_new_line(text) is None:
+        return False
     match = find_value(text)
     if match is None:
         return False

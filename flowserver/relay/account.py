@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..dialects.base import Format, Meter, RequestParams, Usage
@@ -45,18 +45,18 @@ class Account:
 
     __slots__ = (
         "_answered",
-        "_count",
         "_is_preflight",
         "_method",
         "_model_list",
-        "_quota",
         "_sent",
         "_settings",
         "budget",
         "cors",
+        "count",
         "format",
         "is_limited",
         "is_repeated",
+        "quota",
         "request",
         "traffic_class",
         "wants_body",
@@ -71,7 +71,7 @@ class Account:
         """None: no format that is known, so nothing is counted."""
         self.request = RequestReading(request, known)
         self._sent = RequestRewrite(request, self.request, has_tenants=quota is not None)
-        self._quota = QuotaSession(quota) if quota is not None else None
+        self.quota = QuotaSession(quota) if quota is not None else None
         """None: there are no tenants."""
         self.is_limited = quota is not None and not self._is_preflight
         """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
@@ -84,7 +84,7 @@ class Account:
         """Tokens that the answer may have; None: no bound."""
         self._answered = False
         """Whether a provider took the request on."""
-        self._count: TokenCount | None = None
+        self.count: TokenCount | None = None
         """Of the answer; None before, and where it is not counted."""
         self._model_list: ModelListFilter | None = None
         """None: the answer is not a list of models, or all may be seen."""
@@ -116,7 +116,7 @@ class Account:
 
     def identify(self, request: RequestHead, done: Callable[[RelayError | None], None]) -> None:
         """Whose request is it? `done` is called at once or later; with an error where it may not use this relay."""
-        if self._quota is None:
+        if self.quota is None:
             done(None)
             return
 
@@ -125,7 +125,7 @@ class Account:
                 self.lower_class(self.tenant.traffic_class)
             done(error)
 
-        self._quota.identify(request, identified, counted=self.format is not None)
+        self.quota.identify(request, identified, counted=self.format is not None)
 
     def request_error(self) -> RelayError | None:
         """Why the request may not go on as it is. To be called when its tenant and its body are known."""
@@ -140,7 +140,7 @@ class Account:
     ) -> None:
         """May it start? `done` is called at once or later. `resume` is called when events that waited for tokens may
         pass."""
-        quota, tenant = self._quota, self.tenant
+        quota, tenant = self.quota, self.tenant
         if quota is None or tenant is None:
             done(None)
             return
@@ -199,24 +199,16 @@ class Account:
 
     @property
     def tenant(self) -> Tenant | None:
-        return self._quota.tenant if self._quota is not None else None
+        return self.quota.tenant if self.quota is not None else None
 
     @property
     def key(self) -> bytes | None:
         """The key of the relay's own that the client shows; None: it has none, or keys are the providers'."""
-        return self._quota.key if self._quota is not None else None
-
-    @property
-    def user(self) -> str | None:
-        return self._quota.user if self._quota is not None else None
-
-    @property
-    def session(self) -> str | None:
-        return self._quota.session if self._quota is not None else None
+        return self.quota.key if self.quota is not None else None
 
     @property
     def lease(self) -> TokenLease | None:
-        return self._quota.lease if self._quota is not None else None
+        return self.quota.lease if self.quota is not None else None
 
     def sweep(self, now: float) -> None:
         """About once a second."""
@@ -233,18 +225,18 @@ class Account:
         self.request.forget()
         if not self._answered:
             return False
-        quota = self._quota
+        quota = self.quota
         if quota is not None and quota.lists_models:
             self._model_list = ModelListFilter(lambda body: quota.visible_models(body, self._aliases))
         if self.format is None or self.upstream is None:
             return False
-        self._count = TokenCount(self._settings, self._sent, budget=self.budget, quota=quota)
-        return self._count.open(head)
+        self.count = TokenCount(self._settings, self._sent, budget=self.budget, quota=quota)
+        return self.count.open(head)
 
     def look(self, head: ResponseHead, first: bytes, *, is_all: bool = False) -> bool:
         """Decide by the first bytes of the body how it is read. False: they are too few for that, and not `is_all` that
         there is."""
-        return self._count is None or self._count.look(head, first, is_all=is_all)
+        return self.count is None or self.count.look(head, first, is_all=is_all)
 
     @property
     def _aliases(self) -> dict[str, list[str]]:
@@ -266,7 +258,7 @@ class Account:
 
     def answer_fields(self, headers: Headers) -> Headers:
         """An answer's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
-        quota = self._quota
+        quota = self.quota
         if quota is not None:
             headers = for_tenants(headers) + limit_fields(
                 quota.lease.decision if quota.lease is not None else None,
@@ -281,86 +273,64 @@ class Account:
 
     def failure(self, error: RelayError) -> bytes:
         """The event that reports a failure in mid-stream; b"": nothing can."""
-        return self._count.failure(error) if self._count is not None else b""
+        return self.count.failure(error) if self.count is not None else b""
 
     def ending(self) -> bytes:
         """What ends the stream here, at its budget."""
-        return self._count.ending() if self._count is not None else b""
+        return self.count.ending() if self.count is not None else b""
 
     # --- its figures -----------------------------------------------------------------------------------------------
 
     @property
     def event_filter(self) -> AnyFilter | None:
-        return self._count.event_filter if self._count is not None else self._model_list
+        return self.count.event_filter if self.count is not None else self._model_list
 
     @property
     def meter(self) -> Meter | None:
         """Of the answer; None before, and where it is not counted."""
-        return self._count.meter if self._count is not None else None
+        return self.count.meter if self.count is not None else None
 
     @property
     def heartbeat(self) -> bytes | None:
         """What may be put between two events of the answer; None: nothing, or it is not there yet."""
-        return self._count.heartbeat if self._count is not None else None
+        return self.count.heartbeat if self.count is not None else None
 
     @property
     def input(self) -> int:
         """Tokens of the request: as reported, until then as estimated."""
-        return self._count.input if self._count is not None else self.request.input_estimate
+        return self.count.input if self.count is not None else self.request.input_estimate
 
     @property
     def output(self) -> int:
         """Tokens emitted so far: the provider's count where it has reported one for this point, else an estimate."""
-        return self._count.output if self._count is not None else 0
+        return self.count.output if self.count is not None else 0
 
     @property
     def usage(self) -> Usage:
         """The provider's report so far."""
-        return self._count.meter.usage if self._count is not None else Usage()
+        return self.count.meter.usage if self.count is not None else Usage()
 
     @property
     def model(self) -> str | None:
         """As the answer names it, else as the request does."""
-        return (self._count.meter.model if self._count is not None else None) or self.params.model
-
-    @property
-    def uncounted(self) -> Mapping[str, int]:
-        """What could not be read of the answer, events or all of it, by reason."""
-        if self._count is not None:
-            return self._count.uncounted
-        return self._model_list.uncounted if self._model_list is not None else {}
-
-    @property
-    def is_estimate(self) -> bool:
-        """Whether `input` or `output` is the relay's own, at least in part: the provider's last report was not read."""
-        return self._count is not None and self._count.is_estimate
-
-    @property
-    def is_disbelieved(self) -> bool:
-        """Whether the provider's last report makes no sense."""
-        return self._count is not None and self._count.is_disbelieved
+        return (self.count.meter.model if self.count is not None else None) or self.params.model
 
     @property
     def cut_at(self) -> int | None:
         """Tokens that had passed when the relay cut the stream; None: it did not."""
-        return self._count.cut_at if self._count is not None else None
+        return self.count.cut_at if self.count is not None else None
 
     @property
     def cut_reason(self) -> EndReason:
         """Why the answer was cut."""
-        return self._count.cut_reason if self._count is not None else EndReason.BUDGET
-
-    @property
-    def estimated(self) -> int | None:
-        """The relay's estimate for a stream whose provider reported in the end; None: nothing to compare."""
-        return self._count.estimated if self._count is not None else None
+        return self.count.cut_reason if self.count is not None else EndReason.BUDGET
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def settle(self, size: int = 0) -> None:
         """The exchange is over, with `size` bytes of an answer: charge what it used, and learn from what the provider
         reported."""
-        count, lease = self._count, self.lease
+        count, lease = self.count, self.lease
         if count is not None:
             count.close(size)
         elif self._model_list is not None:
@@ -374,7 +344,7 @@ class Account:
     def _charge(self) -> int:
         """Tokens to charge: none for what no provider took on; the request alone where its API is not counted. An
         answer that is fetched by its id is charged once."""
-        count = self._count
+        count = self.count
         if count is None:
             return self.request.input_estimate if self._answered else 0
         tokens = count.input + count.output

@@ -153,32 +153,35 @@ def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, down: HoldingC
 
 def account_record(account: Account) -> AccountRecord:
     """What `account` knows by now."""
+    quota = account.quota
     record = AccountRecord()
     record.dialect = account.format.name if account.format is not None else None
     record.model = account.model
     record.output = account.output
     record.budget = account.budget
-    record.tenant = account.tenant.name if account.tenant is not None else None
-    record.user = account.user
-    record.session = account.session
-    record.lease_left = account.lease.left if account.lease is not None else None
+    record.tenant = record.user = record.session = record.lease_left = None
+    if quota is not None:
+        record.tenant = quota.tenant.name if quota.tenant is not None else None
+        record.user, record.session = quota.user, quota.session
+        record.lease_left = quota.lease.left if quota.lease is not None else None
     return record
 
 
 def token_record(account: Account) -> TokenRecord | None:
     """What `account` counted of an answer that is over; None: nothing was counted."""
-    meter, provider = account.meter, account.upstream
-    if meter is None or provider is None:
+    count = account.count
+    if count is None:
         return None
+    meter = count.meter
     record = TokenRecord()
-    record.provider = provider.name
-    record.input = account.input
+    record.provider = count.upstream
+    record.input = count.input
     record.usage = meter.usage
-    record.is_estimate = account.is_estimate
-    record.is_disbelieved = account.is_disbelieved
+    record.is_estimate = count.is_estimate
+    record.is_disbelieved = count.is_disbelieved
     record.is_repeated = account.is_repeated
-    record.estimated_output = account.estimated
-    record.uncounted = account.uncounted
+    record.estimated_output = count.estimated
+    record.uncounted = count.uncounted
     record.finish = meter.finish
     record.failure = meter.failed
     return record

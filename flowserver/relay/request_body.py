@@ -15,6 +15,7 @@ from ..http.form_data import FormMembers, has_plain_charset
 from ..http.messages import RequestHead
 from ..json_text.edits import Edit, apply, edits
 from ..json_text.members import JsonMembers, Problem, Reads
+from ..names import cached
 
 _MODEL_ONLY = Reads({"model": None})
 _BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70})\"""")
@@ -142,6 +143,9 @@ class UnreadBody:
         return []
 
 
+_has_plain_charset = cached(has_plain_charset)
+
+
 def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -> RequestBody:
     """How the body of `request` is read. `reads`: what matters to its API; None: it is none that is known, so only the
     model does."""
@@ -155,7 +159,7 @@ def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -
     kind, *others = _values(request, b"content-type") or [b""]
     if others:
         return UnreadBody(bad_request("The request has more than one Content-Type.", code="unreadable_body"))
-    if not has_plain_charset(kind):
+    if not _has_plain_charset(kind):
         message = "The request body is in a charset that is not read here. Send UTF-8."
         return UnreadBody(bad_request(message, status=415, code="unsupported_charset"))
     if kind[:19].lower() != b"multipart/form-data":

@@ -62,7 +62,8 @@ class RequestReading:
             if known is not None and isinstance(self._body, JsonBody):
                 self._estimate = InputEstimate()
             self._is_form = isinstance(self._body, FormBody)
-        self._read({})
+        if self._body is None or path_model(self._target) is not None:
+            self._read({})
 
     @property
     def is_known(self) -> bool:

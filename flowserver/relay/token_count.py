@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
@@ -36,6 +37,15 @@ class CountSettings:
     hold: int
 
 
+class FinalCount(NamedTuple):
+    """What an answer that is over comes to: as of the properties of `TokenCount` of the same names."""
+
+    input: int
+    output: int
+    is_estimate: bool
+    is_disbelieved: bool
+
+
 class TokenCount:
     """Made with the head of an answer of a known API. `open`, `look` at the first bytes until they show what it is,
     then `event_filter` reads it and asks for a `verdict` on each event with content. `close` at the end."""
@@ -43,6 +53,7 @@ class TokenCount:
     __slots__ = (
         "_budget",
         "_count",
+        "_final",
         "_foreign",
         "_format",
         "_is_over_budget",
@@ -53,13 +64,13 @@ class TokenCount:
         "_reading",
         "_request_bound",
         "_settings",
-        "_upstream",
         "_withholds",
         "cut_at",
         "estimated",
         "event_filter",
         "heartbeat",
         "meter",
+        "upstream",
     )
 
     def __init__(
@@ -73,7 +84,7 @@ class TokenCount:
         self._reading = sent.reading
         self._params = params = sent.reading.params
         self._withholds = sent.asks_usage
-        self._upstream = upstream.name
+        self.upstream = upstream.name
         self._format = known
         self._budget = budget
         self._lease = quota.lease if quota is not None else None
@@ -85,6 +96,8 @@ class TokenCount:
         """None: not known yet."""
         self._foreign = 0
         """Bytes of an answer that had no content where its API has it, and no report."""
+        self._final: FinalCount | None = None
+        """None: the answer is not over yet."""
         self._is_over_budget = False
         """Whether the budget ended the answer, not the lease."""
         self.meter = known.meter(params, upstream.settings.quirks, cuttable=self._is_cuttable)
@@ -194,6 +207,8 @@ class TokenCount:
     @property
     def input(self) -> int:
         """Tokens of the request: as reported, until then as estimated."""
+        if self._final is not None:
+            return self._final.input
         reported = self.meter.usage.input or 0
         return reported if 0 < reported <= MAX_INPUT else self._reading.input_estimate
 
@@ -202,6 +217,8 @@ class TokenCount:
         """Tokens emitted so far: the provider's count where it has reported one for this point, else an estimate."""
         if self.cut_at is not None:
             return self.cut_at
+        if self._final is not None:
+            return self._final.output
         meter = self.meter
         reported = meter.usage.output or 0
         believable = self._is_believable(reported)
@@ -227,20 +244,15 @@ class TokenCount:
         return most is None or output <= most + most // 10 + _SLACK + (meter.usage.reasoning or 0)
 
     @property
-    def _is_reported(self) -> bool:
-        """Whether the provider's last report was read, and is believed."""
-        return self.meter.is_final and self._is_believable(self.meter.usage.output or 0)
-
-    @property
     def is_disbelieved(self) -> bool:
-        """Whether the provider's last report makes no sense."""
-        meter = self.meter
-        return meter.is_final and not (self._is_reported and (meter.usage.input or 0) <= MAX_INPUT)
+        """Whether the provider's last report makes no sense, in an answer that is over."""
+        return self._final is not None and self._final.is_disbelieved
 
     @property
     def is_estimate(self) -> bool:
-        """Whether `input` or `output` is the relay's own, at least in part: the provider's last report was not read."""
-        return self.cut_at is not None or not self._is_reported or not 0 < (self.meter.usage.input or 0) <= MAX_INPUT
+        """Whether `input` or `output` is the relay's own, at least in part: the provider's last report was not read, or
+        is still to come."""
+        return self._final is None or self._final.is_estimate
 
     @property
     def uncounted(self) -> Mapping[str, int]:
@@ -258,6 +270,18 @@ class TokenCount:
         if meter.has_text and not (meter.content_bytes or meter.is_final or meter.failed or self._unread_tokens):
             # JSON of another API's, perhaps: its texts are nowhere where this one has them.
             self._foreign = max(0, size - _SILENT)
+        self._final = self._conclude()
+
+    def _conclude(self) -> FinalCount:
+        usage, is_final = self.meter.usage, self.meter.is_final
+        is_reported = is_final and self._is_believable(usage.output or 0)
+        is_input_reported = 0 < (usage.input or 0) <= MAX_INPUT
+        return FinalCount(
+            self.input,
+            self.output,
+            is_estimate=self.cut_at is not None or not is_reported or not is_input_reported,
+            is_disbelieved=is_final and not (is_reported and (usage.input or 0) <= MAX_INPUT),
+        )
 
     def learn(self) -> None:
         """Compare the estimate with the provider's report, where there is one, for the streams that follow."""
@@ -266,7 +290,7 @@ class TokenCount:
             return
         if not meter.running:
             self.estimated = self._count.tokens(meter)
-        self._settings.ratios.learn(self._format, meter, upstream=self._upstream, model=self._params.model)
+        self._settings.ratios.learn(self._format, meter, upstream=self.upstream, model=self._params.model)
 
 
 def _is_compressed(head: ResponseHead) -> bool:

@@ -24,6 +24,7 @@ from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.exchange import Exchange
 
+from ..support.accounts import count_of
 from ..support.build import COMPILED
 from ..support.quota import FakeLimiter, asking, quota, tenant
 from ..support.recording import RecordingDownstream, RecordingUpstream, ask, exchange_context, read_request, target
@@ -128,7 +129,7 @@ def test_a_new_format_is_relayed_and_counted() -> None:
     scene.hear(*EVENTS, REPORT)
     scene.end()
     assert scene.down.body == b"".join([*EVENTS, REPORT])
-    assert (scene.account.output, scene.account.is_estimate, scene.account.model) == (7, False, "loud")
+    assert (scene.account.output, count_of(scene.account).is_estimate, scene.account.model) == (7, False, "loud")
     assert limiter.settled == [8]
 
 

@@ -35,11 +35,10 @@ def test_an_unknown_format_has_a_model_and_no_count() -> None:
     ask(made, target())
     assert made.model == "m"
     assert open_answer(made, CHAT.head) is None
-    assert (made.output, made.is_estimate, made.usage.input, made.uncounted) == (0, False, None, {})
+    assert (made.output, made.usage.input, made.count) == (0, None, None)
     assert made.error(BROKEN) == BROKEN.body()
     assert made.ending() == b""
     made.settle()
-    assert made.estimated is None
 
 
 ACME: dict[str, Any] = {"limits": TenantLimits(tokens_per_day=10_000)}
@@ -133,7 +132,8 @@ def test_users_sessions_and_models_have_limits_of_their_own() -> None:
         ":user:ann:tokens_per_day",
         ":model:m*:tokens_per_day",
     ]
-    assert (made.account.user, made.account.session) == ("ann", "s1")
+    assert made.account.quota is not None
+    assert (made.account.quota.user, made.account.quota.session) == ("ann", "s1")
 
 
 def test_each_stream_has_an_id_of_its_own_that_names_its_tenant() -> None:

@@ -10,6 +10,7 @@ import orjson
 from flowserver.dialects.estimate import Ratios
 from flowserver.relay.account import Account
 from flowserver.relay.event_filter import AnyFilter, EventFilter
+from flowserver.relay.token_count import TokenCount
 
 from .recording import account, ask, open_answer, read_request, target
 from .streams import (
@@ -36,3 +37,9 @@ def opened(stream: Stream, **options: Any) -> tuple[Account, EventFilter]:
 
 def feed(event_filter: AnyFilter, events: Iterable[bytes]) -> bytes:
     return b"".join([event_filter.feed(event) for event in events])
+
+
+def count_of(account: Account) -> TokenCount:
+    """The count of an answer whose tokens are counted."""
+    assert account.count is not None
+    return account.count

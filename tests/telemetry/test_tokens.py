@@ -17,6 +17,7 @@ from flowserver.telemetry.labels import ANSWERS, AT_ONCE, MAX_MODELS, OTHER
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 
+from ..support.accounts import count_of
 from ..support.clock import FakeClock
 from ..support.lab import samples
 from ..support.recording import (
@@ -155,7 +156,7 @@ def test_estimates_are_held_against_reports(scene: Scene) -> None:
     before = exchange.account.output
     scene.hear(exchange, *MESSAGES.report(100))
     scene.end(exchange)
-    estimated = exchange.account.estimated
+    estimated = count_of(exchange.account).estimated
     assert estimated is not None
     assert before <= estimated <= before * 1.2
     figures = scene.figures()
