@@ -47,6 +47,10 @@ _TEMPLATES = TemplateFinder(frozenset(_TEXT_FIELDS[1:]), padded=("obfuscation", 
 """OpenAI's and Mistral's padding is against listeners who recognise tokens by their sizes."""
 
 
+_NONE: frozenset[int] = frozenset()
+"""No choices. One object for all streams: an empty set of its own takes 216 bytes."""
+
+
 class ChatMeter(BaseMeter):
     """Reads an event of 284 bytes that fits its template in 0.7 us, with parsing in 2.5."""
 
@@ -75,8 +79,8 @@ class ChatMeter(BaseMeter):
         self.running = False
         self._seen: set[int] = set()
         """Indexes of choices that have begun, `MAX_OPEN` at most; of others no end is noted or made."""
-        self._closed: set[int] = set()
-        self._closing: set[int] = set()
+        self._closed = _NONE
+        self._closing: Set[int] = _NONE
         """Choices that the last event closed, where it has content: the client may not get to see it."""
         self._by_choice: dict[int, int] = {}
         """Output tokens of each choice, where a provider reports them one by one and not yet all together."""
@@ -99,8 +103,8 @@ class ChatMeter(BaseMeter):
 
     def _read_event(self, data: bytes, event: dict[str, Any]) -> bool | bytes:
         if self._closing:
-            self._closed.update(self._closing)
-            self._closing = set()
+            self._closed |= self._closing
+            self._closing = _NONE
         choices = entries(event.get("choices"))
         groq = mapping(event["x_groq"]) if "x_groq" in event else {}
         content_bytes = self.content_bytes
@@ -111,8 +115,8 @@ class ChatMeter(BaseMeter):
             self.content_events += 1
             self._closing = closing
             self.running = False
-        else:
-            self._closed.update(closing)
+        elif closing:
+            self._closed |= closing
         if choices and self._cuttable and len(data) <= _MOST_SAMPLE:
             self._sample = data
         self.model = model_name(event.get("model")) or self.model
@@ -268,7 +272,7 @@ class ChatMeter(BaseMeter):
             self._note_report(read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart))
         return True
 
-    def _open_choices(self, closing: Set[int] = frozenset()) -> list[int]:
+    def _open_choices(self, closing: Set[int] = _NONE) -> list[int]:
         indexes = range(min(self._params.choices, _MOST_CHOICES))
         return sorted({*indexes, *self._seen} - self._closed - closing)
 

@@ -103,8 +103,7 @@ class ChunkQueue:
         if limit is not None and limit < self.size:
             return self._take_some(chunks, limit)
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self.size = 0
+        self.clear()  # the deque of a stream that waited once would take 760 bytes to its end
         return data
 
     def _take_some(self, chunks: deque[bytes], limit: int) -> bytes:
