@@ -37,6 +37,7 @@ from .clients import tls_context, watermarks
 from .handover import Handover
 from .inherited import Inherited
 from .listening import ListeningSockets, listening_sockets
+from .open_log import open_log
 from .parent_admin import ParentAdmin
 from .providers import build
 from .service_manager import ServiceManager, streams_open
@@ -55,7 +56,7 @@ def serve_with_workers(
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     writer = PolledWriter(DescriptorSink(1, is_shared=True))
-    log = Log(config.log_level, writer=writer)
+    log = open_log(config, writer=writer)
     loop = uvloop.new_event_loop()
     try:
         parent = loop.run_until_complete(_begun(config, count, given or Inherited(), environ, log))

@@ -23,6 +23,7 @@ from ..telemetry.slices import Slices
 from ..telemetry.sources import WorkerReports
 from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
+from .open_log import open_log
 from .relay import Relay, WorkerPart
 
 
@@ -42,7 +43,7 @@ class Seat:
 
 def run_worker(seat: Seat) -> int:
     """Returns the exit status. For a process that was just forked."""
-    log = Log(seat.config.log_level, sink=DescriptorSink(1, is_shared=True), fields={"worker": seat.number})
+    log = open_log(seat.config, sink=DescriptorSink(1, is_shared=True), fields={"worker": seat.number})
     try:
         uvloop.run(_work(seat, log))
     except ConfigError as error:

@@ -100,10 +100,10 @@ def _serve() -> int:
 
 
 def _serve_alone(config: Config, sink: Sink, given: Inherited) -> None:
+    from ..app.open_log import open_log
     from ..app.serve import serve
-    from ..telemetry.log import Log
 
-    log = Log(config.log_level, sink=sink)
+    log = open_log(config, sink=sink)
     try:
         uvloop.run(serve(config, log, given=given))
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..dialects.base import Auth
 from . import parsers as p
+from .access_log import parse_access_log
 from .entries import Kind
 
 
@@ -56,6 +57,8 @@ SWITCH = Kind("`on` or `off`", p.parse_switch)
 HALF_CLOSE = Kind("`leave` or `serve`", p.parse_half_close)
 DISCONNECT = Kind("`cancel` or `drain`", p.parse_disconnect)
 POLICY = Kind("`open` or `closed`", p.parse_policy)
+ACCESS_LOG = Kind("`on`, `errors`, `off` or `sample:SHARE`", parse_access_log)
+LOG_FORMAT = Kind("`auto`, `json` or `text`", p.parse_log_format)
 LOG_LEVEL = Kind("`debug`, `info`, `warning` or `error`", p.parse_log_level)
 DIALECT = _optional(Kind("profile", p.parse_dialect))
 AUTH = _optional(Kind(", ".join(f"`{auth}`" for auth in Auth), p.parse_auth))

@@ -306,6 +306,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 parse_disconnect = _one_of("cancel", "drain")
 parse_policy = _one_of("open", "closed")
 parse_half_close = _one_of("leave", "serve")
+parse_log_format = _one_of("auto", "json", "text")
 parse_log_level = _one_of("debug", "info", "warning", "error")
 parse_dialect = _one_of(*sorted(QUIRKS))
 _switch = _one_of("on", "off")

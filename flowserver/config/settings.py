@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ..dialects.base import Auth
+from .access_log import AccessLog
 from .addresses import Address, Networks, Url
 from .entries import Group, Setting, setting
 from .kinds import (
+    ACCESS_LOG,
     ADDRESS_OR_OFF,
     ADDRESSES,
     AUTH,
@@ -30,6 +32,7 @@ from .kinds import (
     HOSTS,
     KEY,
     LEASE_TIME,
+    LOG_FORMAT,
     LOG_LEVEL,
     NETWORKS,
     ORIGINS_OR_OFF,
@@ -511,7 +514,21 @@ class Config:
         "info",
         LOG_LEVEL,
         OPERATION,
-        doc="Least severity that is logged; access lines are `info`, the states of each exchange `debug`.",
+        doc="Least severity that is logged. Access lines are `info`, those of failures of the relay or a provider "
+        "`warning`, and the states of each exchange `debug`.",
+    )
+    log_format: str = setting(
+        "auto",
+        LOG_FORMAT,
+        OPERATION,
+        doc="How lines are written; auto: as text on a terminal, else as JSON objects.",
+    )
+    access_log: AccessLog = setting(
+        "on",
+        ACCESS_LOG,
+        OPERATION,
+        doc="Which exchanges have a line: all, those that failed, or none. sample:0.01: those that failed, and 1 % of "
+        "the others.",
     )
 
     references: tuple[tuple[str, str], ...] = ()

@@ -1,26 +1,38 @@
-"""JSON log lines."""
+"""The log: what happens, and a line for each exchange."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import orjson
-
-from ..errors import RelayError
+from ..config.access_log import EVERY_EXCHANGE, AccessLog, Logged
+from ..errors import Party, RelayError
 from ..relay.limited_time import Holder
 from ..relay.record import ExchangeRecord
+from .line_format import LineFormat, json_line
 from .line_writer import LineWriter, ThreadWriter
 from .sink import DescriptorSink, Sink, StreamSink
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_INFO = LEVELS["info"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How lines are written, and which. `fields`: further ones of every line. `chance` gives numbers from 0 to below
+    1."""
+
+    line_format: LineFormat = json_line
+    access: AccessLog = EVERY_EXCHANGE
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    chance: Callable[[], float] = random.random
 
 
 class Log:
-    """Writes one JSON object a line, to a sink or stream, else to standard output. `level` is the least that is
-    written."""
+    """Writes a line for each event, to a sink or stream, else to standard output. `level` is the least that is
+    written; `log.level = ...` changes it while the relay runs."""
 
     def __init__(
         self,
@@ -29,12 +41,22 @@ class Log:
         *,
         sink: Sink | None = None,
         writer: LineWriter | None = None,
-        fields: Mapping[str, Any] | None = None,
+        options: LogOptions = LogOptions(),
     ) -> None:
-        """`writer`: who writes, in place of a thread and `sink`. `fields`: further ones of every line."""
+        """`writer`: who writes, in place of a thread and `sink`."""
+        self._level = level
         self._least = LEVELS[level]
         self._writer = writer or ThreadWriter(sink or (DescriptorSink(1) if stream is None else StreamSink(stream)))
-        self._fields = dict(fields or {})
+        self._options = options
+
+    @property
+    def level(self) -> str:
+        """The least severity that is written."""
+        return self._level
+
+    @level.setter
+    def level(self, level: str) -> None:
+        self._level, self._least = level, LEVELS[level]
 
     def writes(self, level: str) -> bool:
         """Whether lines of this level are written."""
@@ -42,18 +64,16 @@ class Log:
 
     def write(self, level: str, event: str, **fields: Any) -> None:
         if self.writes(level):
-            self._put({"time": time.time(), "level": level, "event": event, **fields})
+            self._put(level, event, fields)
 
     def access(self, exchange: ExchangeRecord) -> None:
         """The one line of an exchange. Queries, bodies and credentials are not in it."""
-        if self._least > _INFO:
+        level = _level_of(exchange)
+        if not self.writes(level) or not self._is_wanted(exchange):
             return
         assert exchange.ended_at is not None
         first = exchange.first_byte_at
         fields: dict[str, Any] = {
-            "time": time.time(),
-            "level": "info",
-            "event": "access",
             "request_id": exchange.request_id.decode("ascii"),
             "method": exchange.request.method.decode("ascii"),
             "path": exchange.request.path.decode("latin-1"),
@@ -72,13 +92,23 @@ class Log:
             "paused_ms": _ms(exchange.paused_seconds),
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
+        if first is not None:
+            fields["slow"] = max(exchange.limited, key=exchange.limited.__getitem__)
         fields |= _limits(exchange)
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
         fields |= _tokens(exchange)
         if exchange.error is not None:
             fields["error"] = exchange.error.message
-        self._put(fields)
+        self._put(level, "access", fields)
+
+    def _is_wanted(self, exchange: ExchangeRecord) -> bool:
+        logged, share = self._options.access.logged, self._options.access.share
+        if logged is Logged.ON:
+            return True
+        if logged is Logged.OFF:
+            return False
+        return exchange.error is not None or exchange.status >= 400 or (share > 0 and self._options.chance() < share)
 
     def state_changed(self, request_id: bytes, before: str, now: str) -> None:
         """An exchange went on to another state."""
@@ -108,10 +138,19 @@ class Log:
         """Write what waits, for a second at most."""
         self._writer.close()
 
-    def _put(self, fields: dict[str, Any]) -> None:
-        if self._fields:
-            fields |= self._fields
-        self._writer.put(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+    def _put(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        options = self._options
+        if options.fields:
+            fields |= options.fields
+        line_format = options.line_format
+        self._writer.put(line_format(time.time(), level, event, fields))
+
+
+def _level_of(exchange: ExchangeRecord) -> str:
+    """A warning where the relay or a provider failed; what clients do wrong, and that they leave, is usual."""
+    error = exchange.error
+    failed = exchange.status >= 500 or (error is not None and error.party is not Party.CLIENT)
+    return "warning" if failed else "info"
 
 
 _HOLDERS = {holder: f"{holder}_ms" for holder in Holder}

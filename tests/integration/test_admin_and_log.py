@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import orjson
 
@@ -143,7 +144,7 @@ async def test_an_exchange_has_one_line_with_its_figures(lab: Lab) -> None:
     )
     assert line["bytes_up"] > 0
     assert 0 < line["first_byte_ms"] < line["duration_ms"]
-    assert isinstance(line["time"], float)
+    assert datetime.fromisoformat(line["time"]).tzinfo is UTC
     assert "error" not in line
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+import pytest
 
+from flowserver.config.access_log import AccessLog, Logged
 from flowserver.errors import LOOP, EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.exchange import Exchange
 from flowserver.telemetry import line_writer
-from flowserver.telemetry.log import Log
+from flowserver.telemetry.log import Log, LogOptions
 
 from ..support.clock import FakeClock
 from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_context
@@ -45,7 +48,7 @@ def test_an_exchange_is_one_line_with_all_that_counts() -> None:
     log.access(ended_exchange(FakeClock()).record())
     log.close()
     [line] = lines(stream)
-    assert line.pop("time") > 0
+    assert datetime.fromisoformat(line.pop("time")).tzinfo is UTC
     assert line == {
         "level": "info",
         "event": "access",
@@ -66,6 +69,7 @@ def test_an_exchange_is_one_line_with_all_that_counts() -> None:
         "pauses": 1,
         "paused_ms": 500.0,
         "full_writes": 0.25,
+        "slow": "client",
         "client_ms": 500,
     }
 
@@ -171,3 +175,55 @@ def test_a_reader_that_is_gone_loses_lines_and_stops_nobody() -> None:
     log.write("info", "lost")
     log.close()
     assert log.dropped == 1
+
+
+def _failed(clock: FakeClock) -> Exchange:
+    exchange = Exchange(
+        RequestHead(b"GET", b"/", []),
+        RecordingDownstream(),
+        exchange_context(clock=clock),
+        request_id=b"i",
+        account=account(),
+    )
+    exchange.refuse(LOOP)
+    exchange.on_downstream_finished()
+    return exchange
+
+
+@pytest.mark.parametrize(
+    ("access", "chance", "count"),
+    [
+        (AccessLog(Logged.ON), 0.9, 2),
+        (AccessLog(Logged.ERRORS), 0.0, 1),
+        (AccessLog(Logged.OFF), 0.0, 0),
+        (AccessLog(Logged.ERRORS, 0.1), 0.05, 2),
+        (AccessLog(Logged.ERRORS, 0.1), 0.5, 1),
+    ],
+)
+def test_which_exchanges_have_a_line_is_configured(access: AccessLog, chance: float, count: int) -> None:
+    stream = io.BytesIO()
+    log = Log("info", stream, options=LogOptions(access=access, chance=lambda: chance))
+    log.access(ended_exchange(FakeClock()).record())
+    log.access(_failed(FakeClock()).record())
+    log.close()
+    assert len(lines(stream)) == count
+
+
+def test_what_failed_is_a_warning() -> None:
+    stream = io.BytesIO()
+    log = Log("warning", stream)
+    log.access(ended_exchange(FakeClock()).record())
+    log.access(_failed(FakeClock()).record())
+    log.close()
+    assert [(line["level"], line["status"]) for line in lines(stream)] == [("warning", 508)]
+
+
+def test_the_level_changes_while_it_is_written() -> None:
+    stream = io.BytesIO()
+    log = Log("info", stream)
+    log.write("debug", "one")
+    log.level = "debug"
+    log.write("debug", "two")
+    log.close()
+    assert log.level == "debug"
+    assert [line["event"] for line in lines(stream)] == ["two"]
