@@ -19,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from ..config.differences import differences
 from ..config.environment import read_again
 from ..config.file import load_topology
 from ..config.settings import Config, ConfigError
@@ -132,6 +133,8 @@ class Parent:
         self._log = log
         self._sockets = sockets.listening
         self._given = sockets.given
+        self._changes: list[str] = []
+        """By the last reload."""
         self._topology = topology
         """As it was read last: what a new worker gets, whatever the file says by then."""
         self._loop = asyncio.get_running_loop()
@@ -223,19 +226,21 @@ class Parent:
         self._start(self._reload())
 
     async def _reload(self) -> None:
+        before = self._topology
         try:
             config = read_again(self._config, self._environ)
-            self._topology = await read_configuration(config, self._environ, self._log, self._topology)
+            self._topology = await read_configuration(config, self._environ, self._log, before)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             self._service.ready("the last reload failed, see the log")
         else:
             self._config = config
+            self._changes = differences(before, self._topology)
             self.fleet.reload()
 
     def _on_reloaded(self) -> None:
-        names = [spec.name for spec in self._topology.upstreams]
-        self._log.write("info", "reloaded", upstreams=names, workers=len(self.fleet.supervisor.ready))
+        names, ready = [spec.name for spec in self._topology.upstreams], len(self.fleet.supervisor.ready)
+        self._log.write("info", "reloaded", upstreams=names, workers=ready, changes=self._changes)
         self._service.ready()
 
     def _on_lost(self, death: Death) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..config.addresses import Address
+from ..config.differences import differences
 from ..config.environment import read_again
 from ..config.file import load_topology
 from ..config.settings import Config, ConfigError
@@ -39,6 +40,7 @@ from ..telemetry.slices import Slices
 from ..telemetry.sources import OwnPages
 from ..upstream.resolver import Resolver
 from ..workers.load import WorkerLoad
+from .breaker_watch import BreakerWatch
 from .clients import connection_settings, tls_context, watermarks
 from .listening import ListeningSockets
 from .providers import Providers, build
@@ -90,6 +92,7 @@ class Relay:
         )
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ) if part is None else part.topology
+        self._breakers = BreakerWatch(log)
         self._resolver = Resolver(log)
         self._providers = build(config, topology, self._watermarks, self._resolver, shared=shared)
         self._tenancy = Tenancy(config, topology, shared)
@@ -190,12 +193,14 @@ class Relay:
 
     def reload(self) -> bool:
         """`read_again`, and say in the log what came of it. False: it changed nothing."""
+        before = self._topology
         try:
             self.read_again()
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
             return False
-        self._log.write("info", "reloaded", upstreams=[host.name for host in self._providers.hosts])
+        names = [host.name for host in self._providers.hosts]
+        self._log.write("info", "reloaded", upstreams=names, changes=differences(before, self._topology))
         return True
 
     def read_again(self) -> None:
@@ -331,10 +336,17 @@ class Relay:
         self._admin.sweep(now)
         self._abandoned.sweep(now)
         self._sweep_providers(now)
+        self._watch_breakers(now)
         self.metrics.connections = self._clients.connections
         if self._empty is not None and not self._empty.done() and not self._clients.connections:
             self._empty.set_result(None)
         self._schedule_sweep()
+
+    def _watch_breakers(self, now: float) -> None:
+        breakers = [(host.name, host.health) for host in self._providers.hosts]
+        if self._tenancy.breaker is not None:
+            breakers.append(("", self._tenancy.breaker))
+        self._breakers.look(breakers, now)
 
     def _sweep_providers(self, now: float) -> None:
         for providers in (*self._retired, self._providers):

@@ -73,7 +73,7 @@ class ClientsByAddress:
         self._trusted = trusted
         self._open: dict[int, int] = {}
         """By key, of those that have anything open."""
-        self.refused = dict.fromkeys(("client_connections", "client_requests", "proxy_header"), 0)
+        self.refused = dict.fromkeys(("client_connections", "client_requests", "proxy_header", "tls_handshake"), 0)
         """Connections and requests that were refused, by reason: a client's connections, or its requests by trusted
         proxies, above the limit; no valid header of the PROXY protocol."""
 

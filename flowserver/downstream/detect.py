@@ -95,7 +95,12 @@ class Handshake:
         return ProtocolDetector(self._context, self.client)
 
     def _on_failed(self, error: Exception) -> None:
-        self._context.connections.discard(self)
+        """A connection that is closed without more ado is a probe whether anybody listens."""
+        context = self._context
+        context.connections.discard(self)
+        if isinstance(error, ssl.SSLError):
+            context.clients.refused["tls_handshake"] += 1
+            context.observer.connection_refused(self.client.address, _why(error))
 
     # --- context.Connection ---
 
@@ -112,3 +117,10 @@ class Handshake:
 
     def abort(self) -> None:
         self.transport.abort()
+
+
+def _why(error: ssl.SSLError) -> str:
+    if error.reason == "HTTP_REQUEST":
+        return "it spoke plain HTTP where TLS is expected"
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    return f"the TLS handshake failed: {reason}"

@@ -16,6 +16,9 @@ from .line_format import LineFormat, json_line
 from .line_writer import LineWriter, ThreadWriter
 from .sink import DescriptorSink, Sink, StreamSink
 
+MOST_REFUSED = 10
+"""Lines a second about connections that were refused: whoever can connect can make as many as it likes."""
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -48,6 +51,11 @@ class Log:
         self._least = LEVELS[level]
         self._writer = writer or ThreadWriter(sink or (DescriptorSink(1) if stream is None else StreamSink(stream)))
         self._options = options
+        self._second = 0
+        self._refused = 0
+        """Connections that were refused in this second."""
+        self._unwritten = 0
+        """Of those, and of earlier ones, the ones without a line."""
 
     @property
     def level(self) -> str:
@@ -119,8 +127,19 @@ class Log:
         self.write("info", "refused", protocol=protocol, status=error.status, end=error.end, error=error.message)
 
     def connection_refused(self, peer: str | None, why: str) -> None:
-        """A connection that broke a rule before its first request."""
-        self.write("info", "connection_refused", client=peer, error=f"The connection was closed: {why}.")
+        """A connection that broke a rule before its first request. Of many only some are written."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._refused = second, 0
+        self._refused += 1
+        if self._refused > MOST_REFUSED:
+            self._unwritten += 1
+            return
+        fields: dict[str, Any] = {"client": peer, "error": f"The connection was closed: {why}."}
+        if self._unwritten:
+            fields["unwritten"] = self._unwritten
+            self._unwritten = 0
+        self.write("info", "connection_refused", **fields)
 
     @property
     def dropped(self) -> int:

@@ -317,7 +317,7 @@ class Metrics:
         yield counters("flow_responses", "Answers by status.", _labelled("status", statuses))
         refused = _labelled("code", sorted(self._refused.items()))
         yield counters("flow_refused", "Requests refused as malformed or too many.", refused)
-        text = "Connections, or a trusted proxy's requests, refused as too many of one client, or without PROXY header."
+        text = "Clients refused: too much of one address, no header of the PROXY protocol, a failed TLS handshake."
         yield counters("flow_clients_refused", text, _labelled("reason", self.clients_refused.items()))
 
     def _h2(self) -> Iterator[Family]:

@@ -155,3 +155,26 @@ async def test_what_is_no_tls_is_hung_up_on(lab: Lab, certificates: Certificates
     assert b"HTTP/" not in answer
     client = await h2_client(lab, relay.port, tls=certificates.client())
     assert (await client.answer(ask(client, events=1))).whole
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (request(), "it spoke plain HTTP where TLS is expected"),
+        (b"\x16\x03\x01\x00\x04nope" * 3, "the TLS handshake failed"),
+    ],
+)
+async def test_a_handshake_that_fails_is_counted_and_has_a_line(
+    lab: Lab, certificates: Certificates, sent: bytes, why: str
+) -> None:
+    _, relay, _ = await lab.simulated(**certificates.settings)
+    for _ in range(2):  # a probe of a load balancer is no failure
+        (await Wire.connect(relay.port)).close()
+    wire = await Wire.connect(relay.port)
+    lab.wires.append(wire)
+    await wire.send(sent)
+    await eventually(lambda: relay.lines("connection_refused"))
+    [line] = relay.lines("connection_refused")
+    assert why in line["error"]
+    assert line["client"] == "127.0.0.1"
+    assert (await relay.metrics())['flow_clients_refused_total{reason="tls_handshake"}'] == 1

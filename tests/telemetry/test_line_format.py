@@ -45,7 +45,7 @@ def test_text_begins_with_what_a_reader_looks_for() -> None:
         "tenant": "acme",
     }
     line = plain(text_line(NOON, "info", "access", fields))
-    assert line.split(" ", 1)[1] == "INFO  access POST /v1/messages 200 1ms user=u\n"
+    assert line.split(" ", 1)[1] == "INFO  access POST /v1/messages 200 12.5ms tenant=acme\n"
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])

@@ -227,3 +227,29 @@ def test_the_level_changes_while_it_is_written() -> None:
     log.close()
     assert log.level == "debug"
     assert [line["event"] for line in lines(stream)] == ["two"]
+
+
+def test_a_flood_of_refused_connections_is_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([5.0] * 25 + [6.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(moments))
+    stream = io.BytesIO()
+    log = Log("info", stream, writer=_Direct(stream))
+    for _ in range(26):
+        log.connection_refused("192.0.2.1", "it broke a rule")
+    found = lines(stream)
+    assert len(found) == 11
+    assert [line.get("unwritten") for line in found] == [None] * 10 + [15]
+
+
+class _Direct:
+    """A `LineWriter` without a thread."""
+
+    dropped = 0
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        self._stream = stream
+
+    def put(self, line: bytes) -> None:
+        self._stream.write(line)
+
+    def close(self) -> None: ...
