@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ def _serve() -> int:
         given = inherited(os.environ)
         config = _load()
         workers = usable_cores() if isinstance(config.workers, Auto) else config.workers
+        config = replace(config, workers=workers)
         if workers > 1:
             serve_with_workers(config, workers, given)
         else:

@@ -9,6 +9,7 @@ from ..errors import RelayError
 from ..http.messages import RequestHead
 from ..quota.tenants import digest_of, key_of
 from ..relay.failures import busy
+from .affinity import Preference
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
 
@@ -28,9 +29,11 @@ def next_candidate(
     now: float,
     random: Callable[[], float],
     is_welcome: Callable[[UpstreamHost], bool],
+    preference: Preference | None = None,
 ) -> UpstreamHost | None:
     """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
-    None when there is none. `is_welcome`: whether it takes a request like this one."""
+    None when there is none. `is_welcome`: whether it takes a request like this one. `preference` decides between equal
+    ones; None: weight and load."""
     for tier in route.tiers:
         free, queueing = [], []
         for host in tier:
@@ -41,6 +44,8 @@ def next_candidate(
             elif host.places.has_room:
                 queueing.append(host)
         if free or queueing:
+            if preference is not None:
+                return preference.choose(tier, free or queueing)
             return choose(free or queueing, random)
     return None
 

@@ -18,6 +18,7 @@ from ..relay.account import Account
 from ..relay.failures import busy, is_passing, retry_after
 from ..relay.interfaces import Clock, UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
+from .affinity import Preference
 from .attempt import Attempt
 from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
@@ -89,6 +90,7 @@ class Dispatcher:
         "_is_paused",
         "_is_upload_stopped",
         "_omits_usage_option",
+        "_preference",
         "_queued_at",
         "_replay",
         "_request",
@@ -121,6 +123,8 @@ class Dispatcher:
         self._request_id = request_id
         self._events = events
         self._route: Route | None = None
+        self._preference: Preference | None = None
+        """Among equal providers; None: it has none."""
         self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
         """The one under way."""
@@ -155,9 +159,10 @@ class Dispatcher:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        reads_body = self._context.routes.needs_model or self._account.wants_body
+        routes = self._context.routes
+        reads_body = routes.needs_body or self._account.wants_body
         if reads_body:
-            self._account.request.open()
+            self._account.request.open(finds_conversation=routes.has_affinity)
         self._is_collecting = reads_body and self._request.has_body
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
@@ -371,6 +376,8 @@ class Dispatcher:
             return error
         account.bound(route.max_tokens)
         account.lower_class(route.traffic_class)
+        if route.affinity is not None:
+            self._preference = route.affinity.preference(self._request, account, self._replay.pieces)
         return account.request_error() if account.request.unread is not None else None
 
     def _on_admitted(self, error: RelayError | None) -> None:
@@ -402,7 +409,14 @@ class Dispatcher:
             cooldowns = host.cooldowns
             return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
 
-        return next_candidate(self._route, self._tried, now=now, random=self._context.random, is_welcome=is_welcome)
+        return next_candidate(
+            self._route,
+            self._tried,
+            now=now,
+            random=self._context.random,
+            is_welcome=is_welcome,
+            preference=self._preference,
+        )
 
     def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
         return subjects(host, self._request, self._account.params.model)
@@ -442,6 +456,8 @@ class Dispatcher:
         if host is not self._asked:
             self._asked = host
             host.fallbacks += len(self._tried) > 1
+            if self._preference is not None:
+                self._preference.count(host)
         attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)

@@ -53,9 +53,9 @@ def test_the_first_route_that_fits_serves() -> None:
 
 
 def test_the_body_is_looked_into_only_where_the_model_matters() -> None:
-    assert not RouteTable([Route("*", (), ((target(),),))]).needs_model
-    assert RouteTable([Route("*", ("x",), ((target(),),))]).needs_model
-    assert RouteTable([Route("*", (), ((target(models={"a": "b"}),),))]).needs_model
+    assert not RouteTable([Route("*", (), ((target(),),))]).needs_body
+    assert RouteTable([Route("*", ("x",), ((target(),),))]).needs_body
+    assert RouteTable([Route("*", (), ((target(models={"a": "b"}),),))]).needs_body
 
 
 # Which of several providers
