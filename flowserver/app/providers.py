@@ -114,8 +114,7 @@ def build(
 
 
 def _affinity(config: Config, route: RouteSpec) -> Affinity | None:
-    """None: it has none, or never more than one provider to choose from."""
-    if route.affinity == "none" or all(len(tier) == 1 for tier in route.tiers):
+    if route.affinity == "none":
         return None
     workers = 1 if isinstance(config.workers, Auto) else config.workers
     return Affinity(by_session=route.affinity == "session", workers=workers)
