@@ -22,8 +22,9 @@ from .upstream_host import UpstreamHost
 
 BOUND = 1.25
 """A provider has at most so many times its share of the requests under way at its tier, and those that wait."""
-SLACK = 4
-"""It may have so many more than its share, if that is more: in a few requests there is no balance."""
+SLACK = 8
+"""It may have so many more than its share, if that is more: in a few requests there is no balance, and to read a whole
+conversation anew takes a provider longer than to have a few more at once."""
 _KEY_BYTES = 16
 _POINTS = 1 << 52
 """The middle between two of so many is still a float below 1."""
@@ -36,9 +37,9 @@ class Affinity:
 
     def __init__(self, *, by_session: bool, workers: int = 1) -> None:
         """`by_session`: the name of their session, if they have one, else how their conversation begins. `workers`: how
-        many processes share the load evenly. Each knows its own only, and has its part of the slack."""
+        many processes share the load evenly. Each knows its own only, which chance moves that much less."""
         self._by_session = by_session
-        self._slack = SLACK / workers
+        self._slack = SLACK / math.sqrt(workers)
 
     def preference(self, request: RequestHead, account: Account, pieces: Sequence[bytes]) -> Preference | None:
         """That of a request whose body is `pieces`; None: nothing shows what it belongs to."""
