@@ -102,9 +102,10 @@ class Rig:
     def restart(self, number: int) -> None:
         self.servers[number] = self._start(number)
 
-    def wait_for_request(self, number: int) -> None:
+    def wait_for_requests(self, number: int) -> None:
+        """Until it has more than the one that its breaker lets through first."""
         deadline = time.monotonic() + 10
-        while self.loads()[-1][1][number] == 0 and time.monotonic() < deadline:
+        while self.loads()[-1][1][number] < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def close(self) -> None:
@@ -246,7 +247,7 @@ async def _play(rig: Rig, kind: str, settings: Settings, collector: Collector) -
     await asyncio.to_thread(rig.kill, 1)
     await phase(DOWN, settings.down)
     await asyncio.to_thread(rig.restart, 1)
-    await asyncio.to_thread(rig.wait_for_request, 1)  # until its breaker lets one through
+    await asyncio.to_thread(rig.wait_for_requests, 1)
     await phase(BACK, settings.back)
     await phase(AFTER, settings.after)
     chats.stop()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from ..json_text.members import SPAN, JsonMembers, Reads
+from ..json_text.members import SPAN, JsonMembers, Member, Reads
 from ..names import user_name
 
 TEXT_BYTES = 1024
@@ -18,14 +18,14 @@ TEXT_BYTES = 1024
 WINDOW = 1 << 17
 """Bytes of a member's value in which texts are looked for."""
 
-_INSTRUCTIONS = ("system", "instructions", "systemInstruction", "system_instruction")
-_MESSAGES = ("messages", "contents", "input", "prompt", "inputs", "text")
+_INSTRUCTIONS = (("system",), ("instructions",), ("systemInstruction",), ("system_instruction",))
+_MESSAGES = (("messages",), ("contents",), ("input",), ("prompt",), ("inputs",), ("text",))
 """The first of these that a request has is its conversation."""
 _READS = Reads(
     {
         "prompt_cache_key": None,
         "conversation": Reads({"id": None}),
-        **dict.fromkeys((*_INSTRUCTIONS, *_MESSAGES), SPAN),
+        **dict.fromkeys((name for (name,) in (*_INSTRUCTIONS, *_MESSAGES)), SPAN),
     }
 )
 _INSTRUCTING = (b"system", b"developer")
@@ -71,23 +71,26 @@ class ConversationStart:
         up to the first that is no instruction, `TEXT_BYTES` of each as they are written there. Without what such a body
         has (it is no JSON, or of an unknown kind): the first bytes of it. Empty only where the body is."""
         found: list[bytes] = []
-        if self._members.problem is None:
-            for name in _INSTRUCTIONS:
-                found += _texts(self._value(name, pieces), is_talk=False)
-            for name in _MESSAGES:
-                if value := self._value(name, pieces):
-                    found += list(_texts(value, is_talk=True)) or [value[:TEXT_BYTES]]  # numbers of tokens
-                    break
+        members = self._members.members if self._members.problem is None else {}
+        for path in _INSTRUCTIONS:
+            if path in members:
+                found += _texts(_beginning(pieces, members[path]), is_talk=False)
+        for path in _MESSAGES:
+            if path in members:
+                value = _beginning(pieces, members[path])
+                found += list(_texts(value, is_talk=True)) or [value[:TEXT_BYTES]]  # numbers of tokens
+                break
         return found or [start for start in [_part(pieces, 0, TEXT_BYTES)] if start]
 
-    def _value(self, name: str, pieces: Sequence[bytes]) -> bytes:
-        """How the value of a member begins; b"": there is no such member."""
-        member = self._members.members.get((name,))
-        return b"" if member is None else _part(pieces, member.start, min(member.end, member.start + WINDOW))
+
+def _beginning(pieces: Sequence[bytes], member: Member) -> bytes:
+    return _part(pieces, member.start, min(member.end, member.start + WINDOW))
 
 
 def _part(pieces: Sequence[bytes], start: int, end: int) -> bytes:
     """The bytes from `start` to `end` of a body."""
+    if len(pieces) == 1:
+        return pieces[0][start:end]
     parts = []
     for piece, behind in zip(pieces, accumulate(map(len, pieces)), strict=True):
         if behind > start:

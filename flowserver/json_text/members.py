@@ -270,8 +270,8 @@ class JsonMembers:
             raw = match[1]
             pending = reads.exact.get(raw)
             if pending is not None:
-                first = data[match.start(2)]
-                if first in b"{[" or pending[1] in frame.seen:
+                is_container = data[match.start(2)] in b"{["
+                if pending[1] in frame.seen or (is_container and pending[2] is not SPAN):
                     break
                 frame.seen.add(pending[1])
                 self._pending = pending
@@ -415,7 +415,7 @@ class JsonMembers:
                 self._state = _VALUE if inner is None else _NAME_OR_CLOSE
                 self._pending = None
                 return position + 1
-            frame.values[spelling] = 1 if reads is COUNT else []
+            frame.values[spelling] = 1 if reads is COUNT or reads is SPAN else []
         match = _SMALL(data, position, position + _SMALL_VALUE)
         if match is None:
             return self._begin_skipped(data, position)

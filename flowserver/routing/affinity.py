@@ -33,17 +33,17 @@ _POINTS = 1 << 52
 class Affinity:
     """What makes requests of a route belong together."""
 
-    __slots__ = ("_by_session", "_slack")
+    __slots__ = ("_slack", "by_session")
 
     def __init__(self, *, by_session: bool, workers: int = 1) -> None:
         """`by_session`: the name of their session, if they have one, else how their conversation begins. `workers`: how
         many processes share the load evenly. Each knows its own only, which chance moves that much less."""
-        self._by_session = by_session
+        self.by_session = by_session
         self._slack = SLACK / math.sqrt(workers)
 
     def preference(self, request: RequestHead, account: Account, pieces: Sequence[bytes]) -> Preference | None:
         """That of a request whose body is `pieces`; None: nothing shows what it belongs to."""
-        key = self._session_key(request, account) if self._by_session else None
+        key = self._session_key(request, account) if self.by_session else None
         key = key or _start_key(account, pieces)
         return None if key is None else Preference(key, self._slack)
 
@@ -96,7 +96,7 @@ class Preference:
         ordered = order(self._key, tier)
         unit = bound(candidates, self._slack)
         able = [host for host in ordered if host in candidates]
-        chosen = next((host for host in able if host.open + host.waiting < unit * host.weight), able[0])
+        chosen = next((host for host in able if host.load < unit), able[0])
         self._first = first = ordered[0]
         if first in candidates:
             self._outcome = "preferred" if first is chosen else "load"
@@ -116,17 +116,19 @@ class Preference:
 def order(key: bytes, hosts: Collection[UpstreamHost]) -> list[UpstreamHost]:
     """The order in which `key` prefers `hosts`: first is each of them with a probability in proportion to its
     weight."""
-    return sorted(hosts, key=lambda host: _score(key, host), reverse=True)
 
+    def score(host: UpstreamHost) -> float:
+        digest = blake2b(host.settings.name.encode(), digest_size=8, key=key).digest()
+        point = (int.from_bytes(digest, "big") % _POINTS + 0.5) / _POINTS
+        return -host.weight / math.log(point)
 
-def _score(key: bytes, host: UpstreamHost) -> float:
-    digest = blake2b(host.name.encode(), digest_size=8, key=key).digest()
-    point = (int.from_bytes(digest, "big") % _POINTS + 0.5) / _POINTS
-    return -host.weight / math.log(point)
+    return sorted(hosts, key=score, reverse=True)
 
 
 def bound(hosts: Sequence[UpstreamHost], slack: float = SLACK) -> float:
     """What each of `hosts` may have before it gets one more is less than this for each unit of weight. Some always
     have."""
-    total = 1 + sum(host.open + host.waiting for host in hosts)
+    total = 1
+    for host in hosts:
+        total += host.places.open + host.places.waiting
     return max(BOUND * total, total + slack * len(hosts)) / sum(host.weight for host in hosts)

@@ -162,7 +162,7 @@ class Dispatcher:
         routes = self._context.routes
         reads_body = routes.needs_body or self._account.wants_body
         if reads_body:
-            self._account.request.open(finds_conversation=routes.has_affinity)
+            self._account.request.open(finds_conversation=routes.finds_conversation(self._request))
         self._is_collecting = reads_body and self._request.has_body
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
@@ -409,13 +409,9 @@ class Dispatcher:
             cooldowns = host.cooldowns
             return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
 
+        random, preference = self._context.random, self._preference
         return next_candidate(
-            self._route,
-            self._tried,
-            now=now,
-            random=self._context.random,
-            is_welcome=is_welcome,
-            preference=self._preference,
+            self._route, self._tried, now=now, random=random, is_welcome=is_welcome, preference=preference
         )
 
     def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from ..dialects.api_paths import without_parameters
+from ..http.messages import SESSION, RequestHead
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
 from .affinity import Affinity
 from .upstream_host import UpstreamHost
@@ -39,7 +40,7 @@ class Route:
 class RouteTable:
     """The routes in their order: the first match serves the request."""
 
-    __slots__ = ("_routes", "base_paths", "has_affinity", "needs_body")
+    __slots__ = ("_by_session", "_routes", "base_paths", "has_affinity", "needs_body")
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = [
@@ -55,10 +56,16 @@ class RouteTable:
         self.base_paths = tuple(sorted(path for path in paths if path.strip("/")))
         """Paths of providers' URLs, which stand before the paths of requests."""
         renames = any(host.settings.models for host in hosts)
-        self.has_affinity = any(route.affinity is not None for route in routes)
+        affinities = [route.affinity for route in routes if route.affinity is not None]
+        self.has_affinity = bool(affinities)
+        self._by_session = all(affinity.by_session for affinity in affinities)
         self.needs_body = renames or self.has_affinity or any(route.models for route in routes)
         """Whether a request's model or conversation must be known before it can be sent on, so its body must be read
         first."""
+
+    def finds_conversation(self, request: RequestHead) -> bool:
+        """Whether its body may have to show which conversation it belongs to."""
+        return self.has_affinity and not (self._by_session and request.find(SESSION))
 
     def find(self, path: bytes, model: str | None, *, any_model: bool = False) -> Route | None:
         """The first route for `path`, which is ASCII, and `model`; None if there is none.

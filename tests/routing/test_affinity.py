@@ -17,7 +17,7 @@ from flowserver.http.messages import RequestHead
 from flowserver.routing.affinity import BOUND, SLACK, Affinity, Preference, bound, order
 from flowserver.routing.candidates import next_candidate
 from flowserver.routing.circuit_breaker import CircuitBreaker
-from flowserver.routing.routes import Route
+from flowserver.routing.routes import Route, RouteTable
 from flowserver.routing.upstream_host import UpstreamHost
 
 from ..support.later import Later
@@ -336,3 +336,15 @@ def test_a_form_prefers_nobody_but_for_its_user() -> None:
     kind = (b"content-type", b"multipart/form-data; boundary=x")
     assert home(PREFIX, form, kind, path=b"/v1/images/edits") is None
     assert home(SESSION, form, kind, path=b"/v1/images/edits") == home(SESSION, chat(user="u"))
+
+
+def test_a_body_is_read_for_its_conversation_where_no_header_names_it() -> None:
+    def finds(request: RequestHead, *affinities: Affinity | None) -> bool:
+        tier = tuple(hosts(1, 1))
+        return RouteTable([Route("*", (), (tier,), affinity=each) for each in affinities]).finds_conversation(request)
+
+    named, nameless = (RequestHead(b"POST", b"/x", [session(name)], has_body=True) for name in (b"s", b""))
+    assert not finds(nameless, None)
+    assert [finds(named, each) for each in (SESSION, PREFIX)] == [False, True]
+    assert [finds(nameless, each) for each in (SESSION, PREFIX)] == [True, True]
+    assert finds(named, None, SESSION, PREFIX)
