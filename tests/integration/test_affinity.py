@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.support.lab import Lab, RunningRelay, eventually
+from tests.support.h2_lab import h2_client
+from tests.support.lab import Lab, RelayProcess, RunningRelay, eventually, page, samples
 from tests.support.provider import Caller, Provider, answering
 from tests.support.shared import sharing
 from tests.support.topology import tenant, toml
@@ -38,7 +39,7 @@ async def relay_with(lab: Lab, folder: Path, affinity: str, more: str = "", **se
 
 
 async def ask(
-    relay: RunningRelay, body: Mapping[str, object], *headers: str, path: str = "/v1/chat/completions"
+    relay: RunningRelay | RelayProcess, body: Mapping[str, object], *headers: str, path: str = "/v1/chat/completions"
 ) -> str:
     """The name of the provider that answered."""
     client = await Wire.connect(relay.port)
@@ -187,3 +188,77 @@ async def test_the_body_reaches_the_provider_as_it_was(lab: Lab, tmp_path: Path)
         await client.send(request("POST", "/generate", ["Content-Type: application/json"], body=body))
         assert (await client.response()).status == 200
         assert seen[-1].body == body
+
+
+async def test_the_protocol_and_the_pieces_of_a_body_make_no_difference(lab: Lab, tmp_path: Path) -> None:
+    relay = await relay_with(lab, tmp_path, "session")
+    client = await h2_client(lab, relay.port)
+    for number in range(10):
+        body = chat(number)
+        home = await ask(relay, body)
+        written = orjson.dumps(body)
+        kind = ("content-type", "application/json")
+        streams = [client.peer.request("POST", "/v1/chat/completions", [kind], body=written)]
+        streams.append(client.peer.request("POST", "/v1/chat/completions", [kind], end=False))
+        for start in range(0, len(written), 700):
+            piece = written[start : start + 700]
+            client.peer.upload(streams[1], piece, end=start + 700 >= len(written))
+        for stream in streams:
+            assert (await client.answer(stream)).body.decode() == home
+
+
+async def test_workers_agree_and_their_figures_are_one(lab: Lab, tmp_path: Path) -> None:
+    config = toml(tmp_path, await three(lab), routes("session"))
+    alone = await lab.relay(None, config=config)
+    process = await lab.process(None, config=config, workers=2)
+    for number in range(12):
+        session = f"x-flow-session: s{number}"
+        homes = {await ask(process, chat(0), session) for _ in range(3)}
+        assert homes == {await ask(alone, chat(0), session)}
+    figures = samples((await page(process.admin_port, "/metrics")).body.decode())
+    found = {name: count for name, count in figures.items() if name.startswith("flow_upstream_affinity_total")}
+    assert all('result="preferred"' in name for name in found)
+    assert sum(found.values()) == 36
+
+
+async def test_a_reload_switches_affinity_on_and_off(lab: Lab, tmp_path: Path) -> None:
+    providers = await three(lab)
+    relay = await lab.relay(None, config=toml(tmp_path, providers, routes("none")))
+
+    async def homes(number: int) -> set[str]:
+        return {await ask(relay, chat(0), "x-flow-session: s") for _ in range(number)}
+
+    async def reload(affinity: str) -> None:
+        reloaded = len(relay.lines("reloaded"))
+        toml(tmp_path, providers, routes(affinity))
+        relay.relay.reload()
+        await eventually(lambda: len(relay.lines("reloaded")) > reloaded)
+
+    assert len(await homes(50)) > 1
+    await reload("session")
+    assert len(await homes(10)) == 1
+    await reload("none")
+    assert len(await homes(50)) > 1
+
+
+async def test_another_attempt_goes_to_the_next_in_the_order(lab: Lab, tmp_path: Path) -> None:
+    """The same one for all requests of a session, so that this one's cache is of use meanwhile."""
+
+    def answer(name: str) -> bytes:
+        return response(b"", status="503 Service Unavailable") if name == "two" else named(name)
+
+    upstreams = {name: {"url": (await lab.provider(answering(answer(name)))).url} for name in NAMES}
+    relay = await lab.relay(None, config=toml(tmp_path, upstreams, routes("session")), breaker_failures=1000)
+    for number in range(30):
+        homes = {await ask(relay, chat(0), f"x-flow-session: s{number}") for _ in range(3)}
+        assert len(homes) == 1
+        assert homes <= {"one", "three"}
+    hosts = {host.name: host for host in relay.relay.metrics.upstreams}
+    assert hosts["two"].affinity["preferred"] == hosts["two"].failures["status_503"] > 0
+
+
+async def test_fallback_tiers_stay_as_they_are(lab: Lab, tmp_path: Path) -> None:
+    upstreams = await three(lab)
+    relay = await lab.relay(None, config=toml(tmp_path, upstreams, routes("session", '["one", ["two", "three"]]')))
+    assert {await ask(relay, chat(0), f"x-flow-session: s{number}") for number in range(10)} == {"one"}
+    assert [host.affinity for host in relay.relay.metrics.upstreams] == [{}, {}, {}]
