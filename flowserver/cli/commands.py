@@ -126,7 +126,8 @@ def _check() -> int:
         print(_describe(spec))
     for route in topology.routes:
         models = f" for {', '.join(route.models)}" if route.models else ""
-        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
+        chosen = "" if route.affinity == "none" else f", by {route.affinity}"
+        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}{chosen}")
     for tenant in topology.tenants:
         print(_describe_tenant(tenant))
         for line in _uncounted_paths(tenant):
