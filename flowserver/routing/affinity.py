@@ -76,7 +76,7 @@ def _key(*parts: str | bytes) -> bytes:
 
 
 class Preference:
-    """Which of equal providers one request prefers."""
+    """Which of equal providers one request prefers: a `candidates.Choice`."""
 
     __slots__ = ("_first", "_is_counted", "_key", "_outcome", "_slack")
 
@@ -89,8 +89,10 @@ class Preference:
         self._outcome = ""
         self._is_counted = False
 
-    def choose(self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost]) -> UpstreamHost:
-        """The first of `candidates`, those of `tier` that may be asked, that is not above the bound."""
+    def choose(
+        self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost], full: Collection[UpstreamHost]
+    ) -> UpstreamHost:
+        """The first that is not above the bound."""
         if len(tier) == 1:
             return candidates[0]
         ordered = order(self._key, tier)
@@ -101,7 +103,7 @@ class Preference:
         if first in candidates:
             self._outcome = "preferred" if first is chosen else "load"
         else:
-            self._outcome = "full" if first.places.is_full else "unhealthy"
+            self._outcome = "full" if first in full else "unhealthy"
         return chosen
 
     def count(self, host: UpstreamHost) -> None:

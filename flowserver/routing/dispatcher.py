@@ -6,7 +6,7 @@ To the exchange the `Dispatcher` is its upstream stream. Each `Attempt` tells it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import cast
 
@@ -20,7 +20,7 @@ from ..relay.interfaces import Clock, UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
 from .affinity import Preference
 from .attempt import Attempt
-from .candidates import next_candidate, subjects, unavailable
+from .candidates import ByLoad, next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
 from .outgoing import outgoing_head
 from .replay_buffer import ReplayBuffer
@@ -56,6 +56,10 @@ class RoutingContext:
     pseudonym: bytes
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
+    by_load: ByLoad = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_load", ByLoad(self.random))
 
 
 class DispatchState(Enum):
@@ -409,10 +413,8 @@ class Dispatcher:
             cooldowns = host.cooldowns
             return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
 
-        random, preference = self._context.random, self._preference
-        return next_candidate(
-            self._route, self._tried, now=now, random=random, is_welcome=is_welcome, preference=preference
-        )
+        choice = self._preference or self._context.by_load
+        return next_candidate(self._route, self._tried, now=now, choice=choice, is_welcome=is_welcome)
 
     def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
         return subjects(host, self._request, self._account.params.model)

@@ -39,14 +39,8 @@ def fill(host: UpstreamHost, requests: int) -> None:
 
 def choose(number: int, tier: list[UpstreamHost]) -> UpstreamHost | None:
     preference = Preference(key(number))
-    chosen = next_candidate(
-        Route("*", (), (tuple(tier),)),
-        (),
-        now=0.0,
-        random=lambda: 0.0,
-        is_welcome=lambda _: True,
-        preference=preference,
-    )
+    route = Route("*", (), (tuple(tier),))
+    chosen = next_candidate(route, (), now=0.0, choice=preference, is_welcome=lambda _: True)
     if chosen is not None:
         preference.count(chosen)
     return chosen
@@ -182,8 +176,8 @@ def test_several_workers_have_less_slack_each() -> None:
     def taken(workers: int) -> int:
         preference = Affinity(by_session=True, workers=workers).preference(request, account(), ())
         assert preference is not None
-        first, taken = preference.choose(tier, tier), 0
-        while preference.choose(tier, tier) is first:
+        first, taken = preference.choose(tier, tier, ()), 0
+        while preference.choose(tier, tier, ()) is first:
             fill(first, 1)
             taken += 1
         for _ in range(taken):
@@ -233,7 +227,7 @@ def test_one_that_was_given_up_in_its_queue_counts_as_full() -> None:
     tier = hosts(1, 1)
     first, second = order(key(1), tier)
     preference = Preference(key(1))
-    assert preference.choose(tier, tier) is first
+    assert preference.choose(tier, tier, ()) is first
     preference.count(second)
     preference.count(first)
     assert (first.affinity, second.affinity) == ({"full": 1}, {})
@@ -266,7 +260,7 @@ def home(
     asked.request.feed(written)
     asked.request.finish()
     preference = affinity.preference(request, asked, [written])
-    return None if preference is None else preference.choose(TIER, TIER).name
+    return None if preference is None else preference.choose(TIER, TIER, ()).name
 
 
 def chat(text: str = "Hi", **more: object) -> dict[str, object]:
