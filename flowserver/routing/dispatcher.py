@@ -166,7 +166,8 @@ class Dispatcher:
         routes = self._context.routes
         reads_body = routes.needs_body or self._account.wants_body
         if reads_body:
-            self._account.request.open(finds_conversation=routes.finds_conversation(self._request))
+            finds = routes.has_affinity and routes.finds_conversation(self._request)
+            self._account.request.open(finds_conversation=finds)
         self._is_collecting = reads_body and self._request.has_body
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)

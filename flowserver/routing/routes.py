@@ -64,8 +64,8 @@ class RouteTable:
         first."""
 
     def finds_conversation(self, request: RequestHead) -> bool:
-        """Whether its body may have to show which conversation it belongs to."""
-        return self.has_affinity and not (self._by_session and request.find(SESSION))
+        """Where a route has affinity: whether the body may have to show which conversation the request belongs to."""
+        return not (self._by_session and request.find(SESSION))
 
     def find(self, path: bytes, model: str | None, *, any_model: bool = False) -> Route | None:
         """The first route for `path`, which is ASCII, and `model`; None if there is none.

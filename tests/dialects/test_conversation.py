@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flowserver.dialects.conversation import TEXT_BYTES, WINDOW, ConversationStart
 from flowserver.names import USER_BYTES
@@ -186,36 +183,3 @@ def test_the_name_of_a_conversation() -> None:
 def test_what_is_no_name(value: object) -> None:
     assert name(prompt_cache_key=value, conversation=value) is None
     assert name(metadata={"prompt_cache_key": "nested"}, previous_response_id="resp_1", conversation=value) is None
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "text", "x"]), inner)
-    ),
-    max_leaves=12,
-)
-BODIES = st.dictionaries(st.sampled_from(["messages", "input", "prompt", "system", "model", "conversation"]), JSON)
-
-
-@given(BODIES, st.lists(st.integers(0, 200)))
-def test_neither_spacing_nor_the_pieces_make_a_difference(body: Body, cuts: list[int]) -> None:
-    packed = orjson.dumps(body)
-    spaced = json.dumps(body, indent=3, ensure_ascii=False).encode()
-    whole, cut, other = read(packed), read(packed, *cuts), read(spaced)
-    assert whole.name == cut.name == other.name
-    found = whole.texts([packed])
-    assert cut.texts(pieces(packed, cuts)) == found
-    assert _plain(other.texts([spaced])) == _plain(found)
-
-
-def _plain(found: list[bytes]) -> list[bytes]:
-    """Without what counts as it stands in the body, since there is no text in it."""
-    return [text for text in found if text[:1] not in (b"[", b"{")]
-
-
-@given(st.binary(max_size=300), st.lists(st.integers(0, 300)))
-def test_no_body_is_too_odd(body: bytes, cuts: list[int]) -> None:
-    start = read(body, *cuts)
-    assert start.name is None
-    assert start.texts([body]) == ([body[:TEXT_BYTES]] if body else [])

@@ -10,73 +10,17 @@ from collections.abc import Mapping
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flowserver.http.messages import RequestHead
-from flowserver.routing.affinity import BOUND, SLACK, Affinity, Preference, bound, order
-from flowserver.routing.candidates import next_candidate
+from flowserver.routing.affinity import SLACK, Affinity, Preference, order
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.routes import Route, RouteTable
-from flowserver.routing.upstream_host import UpstreamHost
 
 from ..support.later import Later
 from ..support.recording import account, target
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(16, "big")
-
-
-def hosts(*weights: int) -> list[UpstreamHost]:
-    return [target(name=f"gpu-{number}", weight=weight) for number, weight in enumerate(weights)]
-
-
-def fill(host: UpstreamHost, requests: int) -> None:
-    for _ in range(requests):
-        assert host.places.reserve()
-
-
-def choose(number: int, tier: list[UpstreamHost]) -> UpstreamHost | None:
-    preference = Preference(key(number))
-    route = Route("*", (), (tuple(tier),))
-    chosen = next_candidate(route, (), now=0.0, choice=preference, is_welcome=lambda _: True)
-    if chosen is not None:
-        preference.count(chosen)
-    return chosen
-
+from .equals import choose, fill, hosts, key
 
 # --- the order ---
-
-WEIGHTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
-KEYS = st.binary(min_size=16, max_size=16)
-
-
-@given(KEYS, WEIGHTS)
-def test_an_order_has_each_once(given_key: bytes, weights: list[int]) -> None:
-    tier = hosts(*weights)
-    ordered = order(given_key, tier)
-    assert sorted(ordered, key=tier.index) == tier
-    assert order(given_key, tier[::-1]) == ordered
-
-
-@given(KEYS, WEIGHTS, st.data())
-def test_who_goes_leaves_the_order_of_the_others(given_key: bytes, weights: list[int], data: st.DataObject) -> None:
-    """So only the keys that preferred it move, and each to the next in its order."""
-    tier = hosts(*weights)
-    gone = data.draw(st.sampled_from(tier))
-    without = [host for host in order(given_key, tier) if host is not gone]
-    assert order(given_key, [host for host in tier if host is not gone]) == without
-
-
-@given(KEYS, WEIGHTS, st.data())
-def test_who_gets_more_weight_takes_keys_and_loses_none(
-    given_key: bytes, weights: list[int], data: st.DataObject
-) -> None:
-    grown = data.draw(st.integers(0, len(weights) - 1))
-    before = order(given_key, hosts(*weights))[0].name
-    after = order(given_key, hosts(*weights[:grown], weights[grown] * 2, *weights[grown + 1 :]))[0].name
-    assert after in (before, f"gpu-{grown}")
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 5), (3, 1), (1, 1, 1, 1, 1, 20)])
@@ -92,7 +36,7 @@ def test_each_is_preferred_by_its_weight(weights: tuple[int, ...]) -> None:
 
 def test_all_processes_agree() -> None:
     code = (
-        "from tests.routing.test_affinity import hosts, key, order\n"
+        "from tests.routing.equals import hosts, key; from flowserver.routing.affinity import order\n"
         "print([[host.name for host in order(key(number), hosts(1, 2, 3))] for number in range(50)])"
     )
     told = {
@@ -111,35 +55,6 @@ def test_the_order_stays_what_it_is() -> None:
 
 
 # --- the bound ---
-
-
-@given(WEIGHTS, st.data())
-def test_one_is_always_below_the_bound(weights: list[int], data: st.DataObject) -> None:
-    tier = hosts(*weights)
-    for host in tier:
-        fill(host, data.draw(st.integers(0, 50)))
-    slack = data.draw(st.sampled_from([SLACK, SLACK / 8, 0.0]))
-    unit = bound(tier, slack)
-    assert any(host.open < unit * host.weight for host in tier)
-
-
-@given(WEIGHTS, st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=300))
-def test_no_provider_is_given_more_than_the_bound(weights: list[int], story: list[tuple[int, bool]]) -> None:
-    """Few keys, many requests: whoever gets one has at most 1.25 times its share then, or 8 more."""
-    tier = hosts(*weights)
-    total, weight = 0, sum(weights)
-    for number, ends in story:
-        chosen = choose(number, tier)
-        assert chosen is not None
-        fill(chosen, 1)
-        total += 1
-        share = total * chosen.weight / weight
-        slack = SLACK * len(tier) * chosen.weight / weight
-        assert chosen.open < max(BOUND * share, share + slack) + 1
-        busy = [host for host in tier if host.open]
-        if ends and busy:
-            busy[number % len(busy)].places.release()
-            total -= 1
 
 
 def test_the_first_gets_it_below_the_bound_and_the_next_above() -> None:
@@ -338,7 +253,6 @@ def test_a_body_is_read_for_its_conversation_where_no_header_names_it() -> None:
         return RouteTable([Route("*", (), (tier,), affinity=each) for each in affinities]).finds_conversation(request)
 
     named, nameless = (RequestHead(b"POST", b"/x", [session(name)], has_body=True) for name in (b"s", b""))
-    assert not finds(nameless, None)
     assert [finds(named, each) for each in (SESSION, PREFIX)] == [False, True]
     assert [finds(nameless, each) for each in (SESSION, PREFIX)] == [True, True]
     assert finds(named, None, SESSION, PREFIX)
