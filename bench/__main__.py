@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import (
     ablation,
     abort,
+    affinity,
     comebacks,
     counting,
     events,
@@ -74,6 +75,7 @@ CASES: dict[str, Case] = {
     "h2_memory": lambda relays, quick: h2_memory.run(relays, h2_memory.QUICK if quick else h2_memory.Settings()),
     "h2_unary": lambda relays, quick: h2_unary.run(relays, h2_unary.QUICK if quick else h2_unary.Settings()),
     "incident": lambda relays, quick: incident.run(relays, incident.QUICK if quick else incident.Settings()),
+    "affinity": lambda relays, quick: affinity.run(relays, affinity.QUICK if quick else affinity.Settings()),
     "kills": lambda relays, quick: kills.run(relays, kills.QUICK if quick else kills.Settings()),
     "large_request": lambda relays, quick: large_request.run(
         relays, large_request.QUICK if quick else large_request.Settings()

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from ..config.parsers import Auto
 from ..config.settings import Config, ConfigError
-from ..config.topology import Topology, UpstreamSpec
+from ..config.topology import RouteSpec, Topology, UpstreamSpec
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
 from ..flow.bounded_buffer import Watermarks
 from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
+from ..routing.affinity import Affinity
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.cooldowns import Cooldowns
 from ..routing.places import LocalPlaces, Places
@@ -102,6 +103,7 @@ def build(
             max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
             drain_on_disconnect=route.disconnect == "drain",
             traffic_class=route.traffic_class,
+            affinity=_affinity(config, route),
         )
         for route in topology.routes
     ]
@@ -109,6 +111,13 @@ def build(
         (spec.name, resolver.figures(spec.url.host)) for spec in topology.upstreams if fixed_address(spec.url) is None
     ]
     return Providers(tuple(hosts.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
+
+
+def _affinity(config: Config, route: RouteSpec) -> Affinity | None:
+    if route.affinity == "none":
+        return None
+    workers = 1 if isinstance(config.workers, Auto) else config.workers
+    return Affinity(by_session=route.affinity == "session", workers=workers)
 
 
 def _host(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ def _serve() -> int:
         given = inherited(os.environ)
         config = _load()
         workers = usable_cores() if isinstance(config.workers, Auto) else config.workers
+        config = replace(config, workers=workers)
         if workers > 1:
             serve_with_workers(config, workers, given)
         else:
@@ -124,7 +126,8 @@ def _check() -> int:
         print(_describe(spec))
     for route in topology.routes:
         models = f" for {', '.join(route.models)}" if route.models else ""
-        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
+        chosen = "" if route.affinity == "none" else f", by {route.affinity}"
+        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}{chosen}")
     for tenant in topology.tenants:
         print(_describe_tenant(tenant))
         for line in _uncounted_paths(tenant):

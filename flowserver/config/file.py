@@ -24,6 +24,8 @@ from .topology import RouteSpec, Topology, UpstreamSpec
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
 
+NOT_EQUAL = "it chooses between the providers of an inner list, and `upstreams` has none, such as [['a', 'b']]"
+
 _ONE_PROVIDER = {
     "upstream": "name the provider",
     "upstream_api_key": "give the provider's `api_key`",
@@ -156,6 +158,8 @@ class _FileReader(TableReader):
         for name in (name for tier in tiers for name in tier):
             if name not in names:
                 self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
+        if values.get("affinity", "none") != "none" and tiers and all(len(tier) == 1 for tier in tiers):
+            self.problems.append(f"{place}.affinity: {NOT_EQUAL}")
         return RouteSpec(
             path=values.pop("path", "*"),
             models=values.pop("models", ()),

@@ -25,6 +25,7 @@ from .tables import FLAG, PATTERNS, TEXT, whole_number
 from .tenants import CLASS, check_path
 
 _PROTOCOLS = ("auto", "h1", "h2")
+_AFFINITIES = ("session", "prefix", "none")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
 
 # --- kinds of values ---
@@ -53,6 +54,12 @@ def _time_or_off(value: Any) -> float | None:
 def _protocol(value: Any) -> str:
     if value not in _PROTOCOLS:
         raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}")
+    return str(value)
+
+
+def _affinity(value: Any) -> str:
+    if value not in _AFFINITIES:
+        raise ValueError(f"expected one of {', '.join(_AFFINITIES)}")
     return str(value)
 
 
@@ -201,6 +208,12 @@ ROUTE_KEYS = (
         "class",
         CLASS,
         "`batch`: its requests give way to others; `interactive`, the default, leaves them what their tenant's are.",
+    ),
+    Key(
+        "affinity",
+        Kind("`session`, `prefix` or `none`", _affinity),
+        "Which requests get the same provider of an inner list, so that its cache is of use: those of one `session`, "
+        "or those that begin alike (`prefix`). none by default.",
     ),
     Key("max_tokens", _COUNT, "Most output tokens of one answer; FLOW_MAX_TOKENS applies as well."),
     Key(

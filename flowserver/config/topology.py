@@ -74,6 +74,8 @@ class RouteSpec:
     """None: no bound but the environment's."""
     traffic_class: TrafficClass = INTERACTIVE
     """The highest that its requests may have."""
+    affinity: str = "none"
+    """`session`, `prefix` or `none`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from ..errors import RelayError
 from ..http.messages import RequestHead
@@ -11,6 +12,29 @@ from ..quota.tenants import digest_of, key_of
 from ..relay.failures import busy
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
+
+
+class Choice(Protocol):
+    """How one of equal providers is chosen."""
+
+    def choose(
+        self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost], full: Collection[UpstreamHost]
+    ) -> UpstreamHost:
+        """One of `candidates`, those of `tier` that may be asked. `full`: those that could be if they had a place."""
+
+
+class ByLoad:
+    """A `Choice` by weight and load. `random` gives numbers from 0 to below 1."""
+
+    __slots__ = ("_random",)
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+
+    def choose(
+        self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost], full: Collection[UpstreamHost]
+    ) -> UpstreamHost:
+        return choose(candidates, self._random)
 
 
 def subjects(
@@ -26,22 +50,24 @@ def next_candidate(
     tried: Collection[UpstreamHost],
     *,
     now: float,
-    random: Callable[[], float],
+    choice: Choice,
     is_welcome: Callable[[UpstreamHost], bool],
 ) -> UpstreamHost | None:
     """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
     None when there is none. `is_welcome`: whether it takes a request like this one."""
     for tier in route.tiers:
-        free, queueing = [], []
+        free, full, queueing = [], [], []
         for host in tier:
             if host in tried or not host.health.allows(now) or not is_welcome(host):
                 continue
             if not host.places.is_full:
                 free.append(host)
-            elif host.places.has_room:
+                continue
+            full.append(host)
+            if host.places.has_room:
                 queueing.append(host)
         if free or queueing:
-            return choose(free or queueing, random)
+            return choice.choose(tier, free or queueing, full)
     return None
 
 

@@ -6,7 +6,7 @@ To the exchange the `Dispatcher` is its upstream stream. Each `Attempt` tells it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import cast
 
@@ -18,8 +18,9 @@ from ..relay.account import Account
 from ..relay.failures import busy, is_passing, retry_after
 from ..relay.interfaces import Clock, UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
+from .affinity import Preference
 from .attempt import Attempt
-from .candidates import next_candidate, subjects, unavailable
+from .candidates import ByLoad, next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
 from .outgoing import outgoing_head
 from .replay_buffer import ReplayBuffer
@@ -55,6 +56,10 @@ class RoutingContext:
     pseudonym: bytes
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
+    by_load: ByLoad = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_load", ByLoad(self.random))
 
 
 class DispatchState(Enum):
@@ -89,6 +94,7 @@ class Dispatcher:
         "_is_paused",
         "_is_upload_stopped",
         "_omits_usage_option",
+        "_preference",
         "_queued_at",
         "_replay",
         "_request",
@@ -121,6 +127,8 @@ class Dispatcher:
         self._request_id = request_id
         self._events = events
         self._route: Route | None = None
+        self._preference: Preference | None = None
+        """Among equal providers; None: it has none."""
         self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
         """The one under way."""
@@ -155,9 +163,11 @@ class Dispatcher:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        reads_body = self._context.routes.needs_model or self._account.wants_body
+        routes = self._context.routes
+        reads_body = routes.needs_body or self._account.wants_body
         if reads_body:
-            self._account.request.open()
+            finds = routes.has_affinity and routes.finds_conversation(self._request)
+            self._account.request.open(finds_conversation=finds)
         self._is_collecting = reads_body and self._request.has_body
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
@@ -371,6 +381,8 @@ class Dispatcher:
             return error
         account.bound(route.max_tokens)
         account.lower_class(route.traffic_class)
+        if route.affinity is not None:
+            self._preference = route.affinity.preference(self._request, account, self._replay.pieces)
         return account.request_error() if account.request.unread is not None else None
 
     def _on_admitted(self, error: RelayError | None) -> None:
@@ -402,7 +414,8 @@ class Dispatcher:
             cooldowns = host.cooldowns
             return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
 
-        return next_candidate(self._route, self._tried, now=now, random=self._context.random, is_welcome=is_welcome)
+        choice = self._preference or self._context.by_load
+        return next_candidate(self._route, self._tried, now=now, choice=choice, is_welcome=is_welcome)
 
     def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
         return subjects(host, self._request, self._account.params.model)
@@ -442,6 +455,8 @@ class Dispatcher:
         if host is not self._asked:
             self._asked = host
             host.fallbacks += len(self._tried) > 1
+            if self._preference is not None:
+                self._preference.count(host)
         attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)

@@ -18,6 +18,7 @@ class UpstreamHost:
     """What requests to one provider share."""
 
     __slots__ = (
+        "affinity",
         "answers",
         "authority",
         "connector",
@@ -61,6 +62,8 @@ class UpstreamHost:
         """Requests begun here after another provider had failed them."""
         self.failures: Counter[str] = Counter()
         """Failed attempts by reason."""
+        self.affinity: Counter[str] = Counter()
+        """Requests that prefer this provider by their affinity: whether they got it, or why not."""
         self.queued_seconds = 0.0
         """How long requests waited for a place."""
         self.head_seconds = 0.0
@@ -109,4 +112,9 @@ class UpstreamHost:
     @property
     def load(self) -> float:
         """What the choice between hosts compares: requests for each unit of weight."""
-        return (self.places.open + self.places.waiting) / self.settings.weight
+        return (self.places.open + self.places.waiting) / self.weight
+
+    @property
+    def weight(self) -> float:
+        """Its share of the load beside that of the others of its tier; above 0."""
+        return self.settings.weight

@@ -371,6 +371,13 @@ class Metrics:
             for host in self.upstreams
             for kind, left in sorted(host.remaining.items())
         ]
+        affinity = [
+            ({"upstream": host.name, "result": result}, count)
+            for host in self.upstreams
+            for result, count in sorted(host.affinity.items())
+        ]
+        text = "Requests that prefer the provider by affinity: whether they got it (preferred), or why not."
+        yield counters("flow_upstream_affinity", text, affinity)
         text = "What the provider's rate limits leave, as its last answer told."
         yield gauges("flow_upstream_ratelimit_remaining", text, remaining, Merge.MIN)
 

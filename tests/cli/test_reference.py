@@ -88,6 +88,7 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     await client.send(b"nonsense\r\n\r\n")
     await client.response()
     relay.relay.metrics.h2.goaways["ping_flood"] += 1
+    relay.relay.metrics.upstreams[0].affinity["preferred"] += 1
     relay.relay.metrics.store = SimpleNamespace(
         breaker=CircuitBreaker(failures=1, cooldown=1), failover=FailoverStats()
     )

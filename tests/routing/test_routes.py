@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from flowserver.routing.affinity import Affinity
 from flowserver.routing.routes import Route, RouteTable, choose, join_target
 
 from ..support.recording import target
@@ -52,10 +53,11 @@ def test_the_first_route_that_fits_serves() -> None:
     assert RouteTable(routes[:1]).find(b"/v1/models", None) is None
 
 
-def test_the_body_is_looked_into_only_where_the_model_matters() -> None:
-    assert not RouteTable([Route("*", (), ((target(),),))]).needs_model
-    assert RouteTable([Route("*", ("x",), ((target(),),))]).needs_model
-    assert RouteTable([Route("*", (), ((target(models={"a": "b"}),),))]).needs_model
+def test_the_body_is_looked_into_only_where_it_matters() -> None:
+    assert not RouteTable([Route("*", (), ((target(),),))]).needs_body
+    assert RouteTable([Route("*", ("x",), ((target(),),))]).needs_body
+    assert RouteTable([Route("*", (), ((target(models={"a": "b"}),),))]).needs_body
+    assert RouteTable([Route("*", (), ((target(),),), affinity=Affinity(by_session=True))]).needs_body
 
 
 # Which of several providers
