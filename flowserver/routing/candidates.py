@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from ..errors import RelayError
 from ..http.messages import RequestHead
@@ -11,6 +11,9 @@ from ..quota.tenants import digest_of, key_of
 from ..relay.failures import busy
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
+
+NAMED = 4
+"""Providers that an error names."""
 
 
 def subjects(
@@ -28,13 +31,20 @@ def next_candidate(
     now: float,
     random: Callable[[], float],
     is_welcome: Callable[[UpstreamHost], bool],
+    at_worst: bool = False,
 ) -> UpstreamHost | None:
     """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
-    None when there is none. `is_welcome`: whether it takes a request like this one."""
+    None when there is none. `is_welcome`: whether it takes a request like this one.
+
+    Where no provider of the route is healthy, those are asked that fail their checks or are ejected (`at_worst`): what
+    checks and statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail.
+    """
     for tier in route.tiers:
         free, queueing = [], []
         for host in tier:
             if host in tried or not host.health.allows(now) or not is_welcome(host):
+                continue
+            if not at_worst and route.avoids(host):
                 continue
             if not host.places.is_full:
                 free.append(host)
@@ -42,10 +52,24 @@ def next_candidate(
                 queueing.append(host)
         if free or queueing:
             return choose(free or queueing, random)
-    return None
+    if at_worst or not any(map(route.avoids, route.hosts)) or _has_healthy(route, now):
+        return None
+    return next_candidate(route, tried, now=now, random=random, is_welcome=is_welcome, at_worst=True)
+
+
+def _has_healthy(route: Route, now: float, *, beside: UpstreamHost | None = None) -> bool:
+    return any(host is not beside and host.health.allows(now) and not route.avoids(host) for host in route.hosts)
+
+
+def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> bool:
+    """Whether each route of `host` has another healthy provider, to which those may go who wait for a place."""
+    return all(_has_healthy(route, now, beside=host) for route in routes if host in route.hosts)
 
 
 def unavailable(route: Route, now: float) -> RelayError:
     """Nobody may be asked: all providers of the route are unhealthy or full."""
     wait = min(host.health.available_in(now) for host in route.hosts)
-    return busy("No provider for this request is available now.", after=max(1, math.ceil(wait)))
+    found = {host.name: trouble for host in route.hosts if (trouble := host.trouble(now)) is not None}
+    why = "; ".join(f"{name} {trouble}" for name, trouble in list(found.items())[:NAMED])
+    text = "No provider for this request is available now" + (f": {why}." if why else ".")
+    return busy(text, after=max(1, math.ceil(wait)))

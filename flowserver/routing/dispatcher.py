@@ -442,7 +442,8 @@ class Dispatcher:
         if host is not self._asked:
             self._asked = host
             host.fallbacks += len(self._tried) > 1
-        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
+        outliers = None if self._route is None else self._route.outliers
+        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock, outliers=outliers)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)
         request, body = self._prepare(host)

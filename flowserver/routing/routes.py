@@ -9,6 +9,7 @@ from fnmatch import translate
 
 from ..dialects.api_paths import without_parameters
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
+from .outliers import Outliers
 from .upstream_host import UpstreamHost
 
 
@@ -18,7 +19,8 @@ class Route:
 
     `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
     answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
-    `traffic_class`: the highest that its requests may have.
+    `traffic_class`: the highest that its requests may have; `outliers` compares the hosts of each tier (None: nobody
+    does).
     """
 
     path: str
@@ -27,6 +29,11 @@ class Route:
     max_tokens: int | None = None
     drain_on_disconnect: bool = False
     traffic_class: TrafficClass = INTERACTIVE
+    outliers: Outliers | None = None
+
+    def avoids(self, host: UpstreamHost) -> bool:
+        """Whether `host` is asked only if there is nobody else: it fails its health checks, or is ejected."""
+        return host.checks.cause is not None or (self.outliers is not None and host in self.outliers.ejected)
 
     @property
     def hosts(self) -> Iterator[UpstreamHost]:
@@ -37,9 +44,10 @@ class Route:
 class RouteTable:
     """The routes in their order: the first match serves the request."""
 
-    __slots__ = ("_routes", "base_paths", "needs_model")
+    __slots__ = ("_routes", "base_paths", "needs_model", "routes")
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
         self._routes = [
             (
                 re.compile(translate(route.path).encode(), re.IGNORECASE),
@@ -86,9 +94,9 @@ def choose(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> Upstre
 
 
 def _draw(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
-    point = random() * sum(host.settings.weight for host in hosts)
+    point = random() * sum(host.weight for host in hosts)
     for host in hosts:
-        point -= host.settings.weight
+        point -= host.weight
         if point < 0:
             return host
     return hosts[-1]
