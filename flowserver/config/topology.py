@@ -132,9 +132,10 @@ class Topology:
 
     @property
     def swept_times(self) -> list[float | None]:
-        """Its times that the periodic sweep enforces."""
+        """Its times that the periodic sweep enforces, and those within which it is to see what has changed."""
         swept = [key.name for key in UPSTREAM_KEYS if key.swept]
         times: list[float | None] = [getattr(spec, name) for spec in self.upstreams for name in swept]
+        times += [spec.health.interval for spec in self.upstreams if spec.health is not None]
         for route in self.routes:
             if route.outliers is not None:
                 times += (route.outliers.interval, route.outliers.ejection)

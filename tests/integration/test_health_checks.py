@@ -38,7 +38,7 @@ class Checked:
         self.served = 0
 
     async def __call__(self, caller: Caller) -> None:
-        with contextlib.suppress(EOFError, OSError):
+        with contextlib.suppress(EOFError, OSError), contextlib.closing(caller):
             while True:
                 message = await caller.request()
                 if _target(message).startswith("/health"):
@@ -188,12 +188,10 @@ async def test_requests_that_wait_go_elsewhere(lab: Lab, tmp_path: Path) -> None
 async def test_a_relay_that_closes_in_the_middle_of_a_check_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     a = Checked("a", None)
     provider = await lab.provider(a)
-    before = Leftovers()
     health = {**FAST, "interval": "100ms", "timeout": "99ms"}
     relay = await lab.relay(None, config=toml(tmp_path, {"a": {"url": provider.url, "health": health}}))
+    before = Leftovers()
     await eventually(lambda: a.checks)
-    for caller in provider.callers:
-        caller.close()
     await before.none(relay)
 
 
