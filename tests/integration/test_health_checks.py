@@ -350,6 +350,7 @@ async def test_one_of_two_workers_checks_and_the_other_when_it_is_gone(lab: Lab,
 
     a.health = UNWELL
     await healthy(False)
+    await eventually(lambda: "upstream_unhealthy" in relay.events())
     assert await _served(lab, relay.port) == {b"b"}
     assert b"a failed its check 2 times" in (await page(relay.admin_port, "/readyz")).body
     os.kill(pids[0], signal.SIGKILL)
@@ -358,5 +359,5 @@ async def test_one_of_two_workers_checks_and_the_other_when_it_is_gone(lab: Lab,
     os.kill(pids[1], signal.SIGKILL)
     a.health = UNWELL
     await healthy(False)
-    await eventually(lambda: len([line for line in relay.lines if line["event"] == "upstream_unhealthy"]) >= 2)
+    await eventually(lambda: relay.events().count("upstream_unhealthy") >= 2)
     assert (await page(relay.admin_port, "/readyz")).status == 503
