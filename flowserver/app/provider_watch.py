@@ -41,6 +41,9 @@ class ProviderWatch:
         """Watch these from now on, and no others."""
         self._providers = providers
         self._watched = {host: self._watched.get(host) or _Watched() for host in providers.hosts}
+        judges = [route.outliers for route in providers.routes.routes if route.outliers is not None]
+        for host in providers.hosts:
+            host.ejected = sum(host in outliers.ejected for outliers in judges)
         pairs = zip(providers.hosts, providers.pools, providers.specs, strict=True)
         self._checks.follow((host, pool, spec.health) for host, pool, spec in pairs)
 
