@@ -15,6 +15,7 @@ from tests.support.h2_lab import Certificates
 from tests.support.h2_provider import H2Server, H2Site
 from tests.support.lab import Lab, Leftovers, RelayProcess, RunningRelay, eventually, free_port, page, samples
 from tests.support.provider import Caller, Provider
+from tests.support.shared import sharing
 from tests.support.topology import toml
 from tests.support.wire import Message, request, response
 
@@ -154,35 +155,87 @@ async def test_where_all_are_down_the_answer_says_why(lab: Lab, tmp_path: Path) 
     assert b"a failed its check 2 times: " in answer.body
 
 
-async def test_requests_that_wait_go_elsewhere(lab: Lab, tmp_path: Path) -> None:
-    """All places are taken by requests without an answer when the checks begin to fail."""
-    stuck = asyncio.Event()
+class Stuck(Checked):
+    """Answers requests when `go` is set, and checks at once."""
 
-    class Stuck(Checked):
-        async def __call__(self, caller: Caller) -> None:
-            with contextlib.suppress(EOFError, OSError):
-                while True:
-                    if _target(await caller.request()) == "/health":
-                        await caller.send(OK if self.health is None else self.health)
-                    else:
-                        await stuck.wait()
-                        await caller.send(response(b"a"))
+    def __init__(self) -> None:
+        super().__init__("a")
+        self.go = asyncio.Event()
 
-    a = Stuck("a", OK)
-    first, second = await lab.provider(a), await lab.provider(Checked("b"))
+    async def __call__(self, caller: Caller) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                if _target(await caller.request()) == "/health":
+                    await caller.send(OK if self.health is None else self.health)
+                else:
+                    await self.go.wait()
+                    await caller.send(response(b"a"))
+
+
+async def _stuck(lab: Lab, folder: Path) -> tuple[Stuck, str]:
+    """A provider with one place, a fallback, and the configuration of both."""
+    a = Stuck()
     upstreams: dict[str, dict[str, object] | str] = {
-        "a": {"url": first.url, "health": FAST, "max_concurrent": 1, "queue": 10, "queue_timeout": "60s"},
-        "b": second.url,
+        "a": {
+            "url": (await lab.provider(a)).url,
+            "health": FAST,
+            "max_concurrent": 1,
+            "queue": 10,
+            "queue_timeout": "60s",
+        },
+        "b": (await lab.provider(Checked("b"))).url,
     }
-    relay = await lab.relay(None, config=toml(tmp_path, upstreams, '[[routes]]\nupstreams = ["a", "b"]\n'))
+    return a, toml(folder, upstreams, '[[routes]]\nupstreams = ["a", "b"]\n')
+
+
+async def _three_of_four(asking: list[asyncio.Task[Message]], a: Stuck) -> None:
+    await eventually(lambda: sum(task.done() for task in asking) == 3, "those that waited are served")
+    a.go.set()
+    assert sorted([(await task).body for task in asking]) == [b"a", b"b", b"b", b"b"]
+
+
+async def test_requests_that_wait_go_elsewhere(lab: Lab, tmp_path: Path) -> None:
+    a, config = await _stuck(lab, tmp_path)
+    relay = await lab.relay(None, config=config)
     [host, _] = relay.relay.metrics.upstreams
     asking = [asyncio.create_task(_ask(lab, relay.port)) for _ in range(4)]
     await eventually(lambda: host.waiting == 3)
     a.health = UNWELL
-    await eventually(lambda: sum(task.done() for task in asking) == 3, "those that waited are served")
-    stuck.set()
-    bodies = [(await task).body for task in asking]
-    assert sorted(bodies) == [b"a", b"b", b"b", b"b"]
+    await _three_of_four(asking, a)
+
+
+async def test_requests_that_wait_at_any_worker_go_elsewhere(lab: Lab, tmp_path: Path) -> None:
+    a, config = await _stuck(lab, tmp_path)
+    async with sharing() as shared:
+        relays = [await lab.worker(await shared.worker(), config=config) for _ in range(2)]
+        hosts = [relay.relay.metrics.upstreams[0] for relay in relays]
+        asking = [asyncio.create_task(_ask(lab, relay.port)) for relay in relays for _ in range(2)]
+        await eventually(lambda: sum(host.waiting for host in hosts) == 3)
+        a.health = UNWELL
+        await _three_of_four(asking, a)
+        assert [bool(host.check_results) for host in hosts] == [True, False], "one of them checks"
+        assert not shared.broken
+
+
+async def test_requests_that_wait_stay_where_there_is_nobody_else(lab: Lab, tmp_path: Path) -> None:
+    a = Stuck()
+    table = {
+        "url": (await lab.provider(a)).url,
+        "health": FAST,
+        "max_concurrent": 1,
+        "queue": 9,
+        "queue_timeout": "60s",
+    }
+    relay = await lab.relay(None, config=toml(tmp_path, {"a": table}))
+    [host] = relay.relay.metrics.upstreams
+    asking = [asyncio.create_task(_ask(lab, relay.port)) for _ in range(3)]
+    await eventually(lambda: host.waiting == 2)
+    a.health = UNWELL
+    await _healthy(relay, "a", False)
+    await eventually(lambda: relay.lines("upstream_unhealthy"))
+    assert host.waiting == 2
+    a.go.set()
+    assert {(await task).body for task in asking} == {b"a"}
 
 
 async def test_a_relay_that_closes_in_the_middle_of_a_check_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
