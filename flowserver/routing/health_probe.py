@@ -14,6 +14,8 @@ from .upstream_host import UpstreamHost
 
 MAX_ANSWER = 1 << 16
 """Bytes of an answer that are read; what comes after them is cancelled."""
+MAX_PROBLEM = 300
+"""Characters of what is wrong with a provider, which log and answers tell."""
 
 
 class CheckResult(StrEnum):
@@ -116,7 +118,7 @@ class HealthProbe:
             self._status, self._size = None, 0
             self.start()
         else:
-            self._finish(CheckResult.FAILED, error.message.rstrip("."))
+            self._finish(CheckResult.FAILED, error.message[:MAX_PROBLEM].rstrip("."))
 
     def fast_path(self) -> None:
         return None
