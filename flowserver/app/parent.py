@@ -40,7 +40,8 @@ from .inherited import Inherited
 from .listening import ListeningSockets, listening_sockets
 from .open_log import open_log
 from .parent_admin import ParentAdmin
-from .providers import build
+from .provider_watch import unready
+from .providers import build, shared_key
 from .service_manager import ServiceManager, streams_open
 from .tenancy import check_tenants, memory_store
 from .worker import Seat, run_worker
@@ -142,7 +143,9 @@ class Parent:
         tell = Callbacks(self._on_all_ready, self._on_reloaded, self._on_lost)
         self.fleet = Fleet(self._loop, supervisor, log, self._fork, tell)
         self._phase = Phase.STARTING
-        self._admin = ParentAdmin(config, log, self.fleet, lambda: self._is_told_to_end)
+        self._admin = ParentAdmin(
+            config, log, self.fleet, is_leaving=lambda: self._is_told_to_end, unready=self._unready
+        )
         self._service = ServiceManager(environ, log, self._figures)
         self._handover = Handover(log, self._sockets, self._on_taken_over)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -193,6 +196,10 @@ class Parent:
     @property
     def _is_told_to_end(self) -> bool:
         return self._phase not in (Phase.STARTING, Phase.SERVING)
+
+    def _unready(self) -> str | None:
+        troubles = {spec.name: self._store.trouble(shared_key(spec)) for spec in self._topology.upstreams}
+        return unready(self._config.ready, troubles)
 
     def _figures(self) -> str:
         return f"{streams_open(self.fleet.streams)}, {len(self.fleet.supervisor.ready)} workers"

@@ -63,14 +63,22 @@ class _Workers:
 class ParentAdmin:
     """Answers while all workers are busy."""
 
-    def __init__(self, config: Config, log: Log, fleet: Fleet, is_leaving: Callable[[], bool]) -> None:
-        """`is_leaving`: whether it is to be said that it is not ready any more."""
+    def __init__(
+        self,
+        config: Config,
+        log: Log,
+        fleet: Fleet,
+        *,
+        is_leaving: Callable[[], bool],
+        unready: Callable[[], str | None],
+    ) -> None:
+        """`is_leaving`: whether it is to be said that it is not ready any more; `unready` as in `MergedPages`."""
         loop = asyncio.get_running_loop()
         self.address: Address | None = None
         self._metrics = Metrics(log)
         self._hangups = EpollHangups(loop)
         slices = Slices(loop.call_soon, time.monotonic)
-        self._pages = MergedPages(_Workers(fleet, is_leaving), self._metrics, slices, loop.call_later)
+        self._pages = MergedPages(_Workers(fleet, is_leaving), self._metrics, slices, loop.call_later, unready)
         admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen))
         context = ListenerContext(
             settings=connection_settings(config, watermarks(config), MAX_CONNECTIONS, is_public=False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..config.parsers import Auto
 from ..config.settings import Config, ConfigError
@@ -17,8 +17,10 @@ from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..routing.affinity import Affinity
+from ..routing.checked_health import CheckedHealth
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.cooldowns import Cooldowns
+from ..routing.outliers import OutlierPolicy, Outliers
 from ..routing.places import LocalPlaces, Places
 from ..routing.routes import Route, RouteTable
 from ..routing.upstream_host import UpstreamHost
@@ -95,18 +97,7 @@ def build(
         dial.spec.name: _host(config, dial.spec, dial.connector(pool), before, shared)
         for dial, pool in zip(dials, pools, strict=True)
     }
-    routes = [
-        Route(
-            route.path,
-            route.models,
-            tuple(tuple(hosts[name] for name in tier) for tier in route.tiers),
-            max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
-            drain_on_disconnect=route.disconnect == "drain",
-            traffic_class=route.traffic_class,
-            affinity=_affinity(config, route),
-        )
-        for route in topology.routes
-    ]
+    routes = [_route(config, route, hosts, before) for route in topology.routes]
     names = [
         (spec.name, resolver.figures(spec.url.host)) for spec in topology.upstreams if fixed_address(spec.url) is None
     ]
@@ -120,6 +111,26 @@ def _affinity(config: Config, route: RouteSpec) -> Affinity | None:
     return Affinity(by_session=route.affinity == "session", workers=workers)
 
 
+def _route(config: Config, spec: RouteSpec, hosts: dict[str, UpstreamHost], before: Providers | None) -> Route:
+    tiers = tuple(tuple(hosts[name] for name in tier) for tier in spec.tiers)
+    outliers = None
+    if spec.outliers is not None:
+        outliers = Outliers(OutlierPolicy(**asdict(spec.outliers)), tiers, time.monotonic())
+        for route in before.routes.routes if before else ():
+            if route.outliers is not None and (route.path, route.models) == (spec.path, spec.models):
+                outliers.continue_from(route.outliers)
+    return Route(
+        spec.path,
+        spec.models,
+        tiers,
+        max_tokens=min(filter(None, (spec.max_tokens, config.max_tokens)), default=None),
+        drain_on_disconnect=spec.disconnect == "drain",
+        traffic_class=spec.traffic_class,
+        outliers=outliers,
+        affinity=_affinity(config, spec),
+    )
+
+
 def _host(
     config: Config, spec: UpstreamSpec, connector: Connector, before: Providers | None, shared: SharedState | None
 ) -> UpstreamHost:
@@ -128,20 +139,29 @@ def _host(
         if (host.name, host.settings.url) == (spec.name, spec.url):
             host.reconfigure(settings, connector, deadlines)
             return host
-    health, cooldowns, places = _state(config, spec, shared)
-    return UpstreamHost(settings, connector, health=health, cooldowns=cooldowns, deadlines=deadlines, places=places)
+    health, checks, cooldowns, places = _state(config, spec, shared)
+    host = UpstreamHost(settings, connector, health=health, cooldowns=cooldowns, deadlines=deadlines, places=places)
+    host.checks = checks
+    return host
 
 
-def _state(config: Config, spec: UpstreamSpec, shared: SharedState | None) -> tuple[CircuitBreaker, Cooldowns, Places]:
+def _state(
+    config: Config, spec: UpstreamSpec, shared: SharedState | None
+) -> tuple[CircuitBreaker, CheckedHealth, Cooldowns, Places]:
     """How a provider is doing, and who has its places."""
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
     if shared is None:
         places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon)
         health = CircuitBreaker(failures=failures, cooldown=cooldown)
-        return health, Cooldowns(failures=failures, cooldown=cooldown), places
-    share = shared.provider(f"{spec.name} {spec.url}", failures=failures, cooldown=cooldown)
+        return health, CheckedHealth(), Cooldowns(failures=failures, cooldown=cooldown), places
+    share = shared.provider(shared_key(spec), failures=failures, cooldown=cooldown)
     share.places.limit(spec.max_concurrent, spec.queue)
-    return share.health, share.cooldowns, share.places
+    return share.health, share.checks, share.cooldowns, share.places
+
+
+def shared_key(spec: UpstreamSpec) -> str:
+    """By which workers and their parent know a provider."""
+    return f"{spec.name} {spec.url}"
 
 
 def _pool(dial: _Dial, watermarks: Watermarks, before: Providers | None) -> Pool:
@@ -256,6 +276,7 @@ def _settings(spec: UpstreamSpec) -> ProviderSettings:
         headers=[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in spec.headers],
         models={bounded(name, MODEL_BYTES): renamed for name, renamed in spec.models},
         weight=spec.weight,
+        slow_start=spec.slow_start,
         max_concurrent=spec.max_concurrent,
         queue=spec.queue,
         queue_timeout=spec.queue_timeout,

@@ -43,6 +43,7 @@ from ..workers.load import WorkerLoad
 from .breaker_watch import BreakerWatch
 from .clients import connection_settings, tls_context, watermarks
 from .listening import ListeningSockets
+from .provider_watch import ProviderWatch
 from .providers import Providers, build
 from .tenancy import Tenancy, check_tenants
 
@@ -101,6 +102,7 @@ class Relay:
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
         self._admission = self._build_admission()
+        self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
         most = config.max_connections_per_client
         elsewhere = None if shared is None or most is None else shared.clients(most)
         clients = ClientsByAddress(most, config.trusted_proxies, elsewhere)
@@ -160,7 +162,8 @@ class Relay:
         self._is_leaving = True
 
     def begin(self) -> None:
-        """Start sweeping: for a relay that is given its connections."""
+        """Start sweeping and checking: for a relay that is given its connections."""
+        self._watch.follow(self._providers)
         self._schedule_sweep()
 
     def adopt(self, connection: socket.socket, arrived: Callable[[], object]) -> None:
@@ -223,11 +226,13 @@ class Relay:
         self._admission.routing = self._routing()
         self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
         self._show(topology)
+        self._watch.follow(providers)
 
     async def close(self) -> None:
         """Close everything at once."""
         if self._timer is not None:
             self._timer.cancel()
+        self._watch.close()
         self._leave_name()
         await self._clients.close()
         self._abandoned.close()
@@ -296,9 +301,12 @@ class Relay:
 
     def _build_admin(self) -> Listener:
         slices = Slices(self._loop.call_soon, time.monotonic)
-        pages = OwnPages(self.metrics, slices, clock=time.monotonic, is_draining=lambda: self._is_leaving)
+        pages = OwnPages(self.metrics, slices, clock=time.monotonic, unready=self._unready)
         admin = Admin(pages, AdminHosts(self._config.admin_hosts, self._config.admin_listen))
         return self._listener(admin.open_exchange, max_connections=256)
+
+    def _unready(self) -> str | None:
+        return "draining" if self._is_leaving else self._watch.unready(self._config.ready)
 
     def _listener(
         self,
@@ -349,6 +357,7 @@ class Relay:
         self._breakers.look(breakers, now)
 
     def _sweep_providers(self, now: float) -> None:
+        self._watch.sweep(now)
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
                 pool.sweep(now)

@@ -177,6 +177,8 @@ def _describe(spec: UpstreamSpec) -> str:
     parts = [_whose_key(spec), protocols[spec.protocol], f"weight {spec.weight}"]
     if spec.max_concurrent is not None:
         parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
+    if spec.health is not None:
+        parts.append(f"checked by {spec.health.path} every {spec.health.interval:g} s")
     if not spec.verify:
         parts.append("ANY CERTIFICATE IS ACCEPTED")
     return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"

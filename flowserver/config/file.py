@@ -14,13 +14,13 @@ from ..dialects.base import Auth
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE
 from .entries import Key
-from .file_keys import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
+from .file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
 from .parsers import parse_secret
 from .secrets import resolve
 from .settings import Config, ConfigError
 from .tables import TableReader, repeated
 from .tenants import TenantError, read_tenants
-from .topology import RouteSpec, Topology, UpstreamSpec
+from .topology import HealthSpec, OutlierSpec, RouteSpec, Topology, UpstreamSpec
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
 
@@ -130,6 +130,8 @@ class _FileReader(TableReader):
         values = _inherited(UPSTREAM_KEYS, self._config) | self.read(table, place, UPSTREAM_KEYS)
         if values.get("auth") is Auth.AWS_SIGV4 and "api_key" in table:
             self.problems.append(f"{place}.auth: {SIGNED_AND_KEYED}")
+        if "health" in values:
+            values["health"] = self._health(values["health"], f"{place}.health")
         if "ca" in values:
             values["ca"] = str(self._path.parent / values["ca"])
         try:
@@ -142,6 +144,20 @@ class _FileReader(TableReader):
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
         return UpstreamSpec(place=f"{self._path}: {place}", **values) if len(self.problems) == before else None
+
+    def _health(self, table: dict[str, Any], place: str) -> HealthSpec | None:
+        """None: there are problems."""
+        before = len(self.problems)
+        values = self.read(table, place, HEALTH_KEYS)
+        if len(self.problems) > before:
+            return None
+        spec = HealthSpec(**values)
+        if spec.timeout >= spec.interval:
+            self.problems.append(
+                f"{place}.timeout: {spec.timeout:g} s must be less than the interval, {spec.interval:g} s, "
+                "or checks would overlap"
+            )
+        return spec
 
     def _resolve(self, text: str) -> str:
         """What `text` refers to, files beside this one among it."""
@@ -165,8 +181,20 @@ class _FileReader(TableReader):
             models=values.pop("models", ()),
             tiers=tiers,
             traffic_class=values.pop("class", INTERACTIVE),
+            outliers=self._outliers(values.pop("outliers", None), f"{place}.outliers", tiers),
             **values,
         )
+
+    def _outliers(
+        self, table: dict[str, Any] | None, place: str, tiers: tuple[tuple[str, ...], ...]
+    ) -> OutlierSpec | None:
+        if table is None:
+            return None
+        if tiers and all(len(tier) < 2 for tier in tiers):
+            self.problems.append(
+                f"{place}: needs a tier of two providers or more, which are compared: an inner list of `upstreams`"
+            )
+        return OutlierSpec(**self.read(table, place, OUTLIER_KEYS))
 
     def _tenants(self, tables: list[dict[str, Any]]) -> tuple[Tenant, ...]:
         try:

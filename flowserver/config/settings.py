@@ -38,6 +38,7 @@ from .kinds import (
     ORIGINS_OR_OFF,
     POLICY,
     POSITIVE_TIME,
+    READY,
     REDIS_URL,
     SIZE,
     SWITCH,
@@ -47,7 +48,7 @@ from .kinds import (
     WINDOW_OR_AUTO,
     WORKERS,
 )
-from .parsers import Auto
+from .parsers import Auto, Ready
 
 
 class ConfigError(Exception):
@@ -495,6 +496,13 @@ class Config:
         OPERATION,
         doc="After SIGTERM, time for which `/readyz` says 503 while the relay still listens and serves, until load "
         "balancers have taken notice; then it drains. 0: it drains at once.",
+    )
+    ready: Ready = setting(
+        "listening",
+        READY,
+        OPERATION,
+        doc="What `/readyz` asks for beside a relay that serves: nothing, that some provider may be asked, or that "
+        "every one may. With the last two a provider that is down may take all relays out of their load balancer.",
     )
     detached_drain: bool = setting(
         "off",

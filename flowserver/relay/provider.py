@@ -27,6 +27,8 @@ class ProviderSettings:
     models: dict[str, str] = field(default_factory=dict)
     """The client's model names to the provider's."""
     weight: int = 1
+    slow_start: float | None = None
+    """How long its share of the load grows when it comes back."""
     max_concurrent: int | None = None
     queue: int = 0
     """Requests that may wait for a place."""

@@ -13,6 +13,7 @@ from ..relay.failures import is_unhealthy
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
 from .dispatch_events import NOBODY
+from .outliers import Outliers
 from .upstream_host import UpstreamHost
 
 
@@ -55,7 +56,10 @@ class Attempt:
     __slots__ = (
         "_clock",
         "_events",
+        "_has_head",
         "_is_probe",
+        "_is_timed",
+        "_outliers",
         "_owner",
         "_stream",
         "_was_reused",
@@ -67,8 +71,16 @@ class Attempt:
         "state",
     )
 
-    def __init__(self, host: UpstreamHost, *, owner: AttemptOwner, events: UpstreamEvents, clock: Clock) -> None:
-        """`events` hears the answer."""
+    def __init__(
+        self,
+        host: UpstreamHost,
+        *,
+        owner: AttemptOwner,
+        events: UpstreamEvents,
+        clock: Clock,
+        outliers: Outliers | None = None,
+    ) -> None:
+        """`events` hears the answer, `outliers` how the provider does."""
         self.host = host
         self._owner: AttemptOwner | None = owner
         """None once it is over."""
@@ -77,7 +89,11 @@ class Attempt:
         self._stream: UpstreamStream | None = None
         """None before `open`, and once it is over."""
         self._was_reused = False
-        self.on_upstream_data = events.on_upstream_data
+        self._outliers = outliers
+        self._has_head = False
+        self._is_timed = False
+        """Whether `outliers` is to hear when the answer's body begins."""
+        self.on_upstream_data = events.on_upstream_data if outliers is None else self._on_timed_data
         self.send_data: Callable[[bytes], None] = _ignore
         """Body bytes of the request, never empty."""
         self.is_full = False
@@ -146,7 +162,17 @@ class Attempt:
             self.host.note_limits(head.headers)
             self.host.health.succeeded()  # whatever it says, it answers
             self._is_probe = False
+            self._has_head = True
+            if self._outliers is not None:
+                self._outliers.answered(self.host, head.status)
+                self._is_timed = head.status < 300
             self._owner.on_attempt_head(self, head)
+
+    def _on_timed_data(self, data: bytes) -> None:
+        if self._is_timed and self._outliers is not None:
+            self._is_timed = False
+            self._outliers.began(self.host, self._clock() - self.began_at)
+        self._events.on_upstream_data(data)
 
     def fast_path(self) -> FastPath | None:
         return self._events.fast_path()
@@ -194,6 +220,8 @@ class Attempt:
             host.failures[error.end.value] += 1
         if error is not None and is_unhealthy(error):
             now = self._clock()
+            if self._outliers is not None:
+                self._outliers.failed(host, answered=self._has_head)
             health.failed(now, probe=self._is_probe, cause=error)
             if not health.allows(now):
                 host.places.send_waiting_away()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from ..errors import RelayError
@@ -12,6 +12,9 @@ from ..quota.tenants import digest_of, key_of
 from ..relay.failures import busy
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
+
+NAMED = 4
+"""Providers that an error names."""
 
 
 class Choice(Protocol):
@@ -54,11 +57,33 @@ def next_candidate(
     is_welcome: Callable[[UpstreamHost], bool],
 ) -> UpstreamHost | None:
     """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
-    None when there is none. `is_welcome`: whether it takes a request like this one."""
+    None when there is none. `is_welcome`: whether it takes a request like this one.
+
+    Where no provider of the route is healthy, those are asked that fail their checks or are ejected: what checks and
+    statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail.
+    """
+    found = _first(route, tried, now=now, choice=choice, is_welcome=is_welcome, at_worst=False)
+    if found is not None or not any(map(route.avoids, route.hosts)) or _has_healthy(route, now):
+        return found
+    return _first(route, tried, now=now, choice=choice, is_welcome=is_welcome, at_worst=True)
+
+
+def _first(
+    route: Route,
+    tried: Collection[UpstreamHost],
+    *,
+    now: float,
+    choice: Choice,
+    is_welcome: Callable[[UpstreamHost], bool],
+    at_worst: bool,
+) -> UpstreamHost | None:
+    """`at_worst`: also of those that the route avoids."""
     for tier in route.tiers:
         free, full, queueing = [], [], []
         for host in tier:
             if host in tried or not host.health.allows(now) or not is_welcome(host):
+                continue
+            if not at_worst and route.avoids(host):
                 continue
             if not host.places.is_full:
                 free.append(host)
@@ -71,7 +96,19 @@ def next_candidate(
     return None
 
 
+def _has_healthy(route: Route, now: float, *, beside: UpstreamHost | None = None) -> bool:
+    return any(host is not beside and host.health.allows(now) and not route.avoids(host) for host in route.hosts)
+
+
+def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> bool:
+    """Whether each route of `host` has another healthy provider, to which those may go who wait for a place."""
+    return all(_has_healthy(route, now, beside=host) for route in routes if host in route.hosts)
+
+
 def unavailable(route: Route, now: float) -> RelayError:
     """Nobody may be asked: all providers of the route are unhealthy or full."""
     wait = min(host.health.available_in(now) for host in route.hosts)
-    return busy("No provider for this request is available now.", after=max(1, math.ceil(wait)))
+    found = {host.name: trouble for host in route.hosts if (trouble := host.trouble(now)) is not None}
+    why = "; ".join(f"{name} {trouble}" for name, trouble in list(found.items())[:NAMED])
+    text = "No provider for this request is available now" + (f": {why}." if why else ".")
+    return busy(text, after=max(1, math.ceil(wait)))

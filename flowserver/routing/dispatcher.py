@@ -457,7 +457,8 @@ class Dispatcher:
             host.fallbacks += len(self._tried) > 1
             if self._preference is not None:
                 self._preference.count(host)
-        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
+        outliers = None if self._route is None else self._route.outliers
+        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock, outliers=outliers)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)
         request, body = self._prepare(host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..relay.interfaces import Clock, Later
+from .checked_health import SharedCheckedHealth
 from .circuit_breaker import BreakerRecord, BreakerState
 from .cooldowns import CooldownRecord
 from .shared_health import SharedBreaker, SharedCooldowns, Tell, read_subject
@@ -12,15 +13,16 @@ from .shared_places import SharedPlaces
 
 
 class ProviderShare:
-    """Its three parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
+    """Its parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
 
-    __slots__ = ("_clock", "cooldowns", "health", "places")
+    __slots__ = ("_clock", "checks", "cooldowns", "health", "places")
 
     def __init__(self, tell: Tell, *, failures: int, cooldown: float, clock: Clock, later: Later) -> None:
         """`failures` and `cooldown` as in `CircuitBreaker` and `Cooldowns`."""
         self._clock = clock
         self.health = SharedBreaker(tell, failures=failures, cooldown=cooldown)
         self.cooldowns = SharedCooldowns(tell, failures=failures, cooldown=cooldown)
+        self.checks = SharedCheckedHealth(tell)
         self.places = SharedPlaces(tell, self.health, later)
 
     def __repr__(self) -> str:
@@ -39,6 +41,10 @@ class ProviderShare:
                 self.places.on_full(*given)
             case "breaker":
                 self._on_breaker(BreakerRecord(*given))
+            case "verdict":
+                self.checks.adopt(*given)
+            case "appointed":
+                self.checks.appoint()
             case "cooldown":
                 subject, record = given
                 self.cooldowns.adopt(read_subject(subject), None if record is None else CooldownRecord(*record))
@@ -46,6 +52,7 @@ class ProviderShare:
     def lost(self) -> None:
         """The parent is gone. What is known of the provider stays, and this worker goes by it alone."""
         self.health.go_alone()
+        self.checks.go_alone()
         self.places.on_lost()
 
     def _on_breaker(self, record: BreakerRecord) -> None:

@@ -11,6 +11,7 @@ from ..dialects.api_paths import without_parameters
 from ..http.messages import SESSION, RequestHead
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
 from .affinity import Affinity
+from .outliers import Outliers
 from .upstream_host import UpstreamHost
 
 
@@ -20,7 +21,8 @@ class Route:
 
     `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
     answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
-    `traffic_class`: the highest that its requests may have. `affinity`: which of a tier each prefers; None: any.
+    `traffic_class`: the highest that its requests may have; `affinity`: which of a tier each prefers (None: any);
+    `outliers` compares the hosts of each tier (None: nobody does).
     """
 
     path: str
@@ -30,6 +32,11 @@ class Route:
     drain_on_disconnect: bool = False
     traffic_class: TrafficClass = INTERACTIVE
     affinity: Affinity | None = None
+    outliers: Outliers | None = None
+
+    def avoids(self, host: UpstreamHost) -> bool:
+        """Whether `host` is asked only if there is nobody else: it fails its health checks, or is ejected."""
+        return host.checks.cause is not None or (self.outliers is not None and host in self.outliers.ejected)
 
     @property
     def hosts(self) -> Iterator[UpstreamHost]:
@@ -40,9 +47,10 @@ class Route:
 class RouteTable:
     """The routes in their order: the first match serves the request."""
 
-    __slots__ = ("_by_session", "_routes", "base_paths", "has_affinity", "needs_body")
+    __slots__ = ("_by_session", "_routes", "base_paths", "has_affinity", "needs_body", "routes")
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
         self._routes = [
             (
                 re.compile(translate(route.path).encode(), re.IGNORECASE),

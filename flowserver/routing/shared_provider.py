@@ -9,7 +9,9 @@ from typing import Any
 from ..relay.interfaces import Clock
 from .circuit_breaker import CircuitBreaker
 from .cooldowns import Cooldowns
+from .shared_checks import SharedChecks
 from .shared_health import Tell, read_subject, written_subject
+from .upstream_host import trouble
 
 
 class Member:
@@ -30,12 +32,24 @@ class Member:
 class SharedProvider:
     """Places are granted in the order in which they were asked for, over all workers."""
 
-    __slots__ = ("_breaker", "_clock", "_cooldowns", "_members", "_most", "_open", "_prober", "_queue", "_waiting")
+    __slots__ = (
+        "_breaker",
+        "_clock",
+        "_cooldowns",
+        "_members",
+        "_most",
+        "_open",
+        "_prober",
+        "_queue",
+        "_waiting",
+        "checks",
+    )
 
     def __init__(self, clock: Clock, *, failures: int, cooldown: float) -> None:
         self._clock = clock
         self._breaker = CircuitBreaker(failures=failures, cooldown=cooldown)
         self._cooldowns = Cooldowns(failures=failures, cooldown=cooldown)
+        self.checks = SharedChecks()
         self._members: dict[Member, None] = {}
         self._prober: Member | None = None
         self._most: int | None = None
@@ -62,7 +76,13 @@ class SharedProvider:
         for each in [waiting for waiting in self._waiting if waiting[0] is member]:
             del self._waiting[each]
         self._on_abandoned(member)
+        self.checks.part(member)
         self._serve()
+
+    @property
+    def trouble(self) -> str | None:
+        """As `UpstreamHost.trouble`."""
+        return trouble(self.checks.cause, self._breaker.state(self._clock()))
 
     def hear(self, member: Member, event: str, *given: Any) -> None:
         """An event of `ProviderShare`. Raises ValueError or TypeError for one that no worker sends."""
@@ -142,6 +162,12 @@ class SharedProvider:
                 self._on_abandoned(member)
             case "limited" | "unable" | "served":
                 self._on_cooldown(event, *given)
+            case "checks":
+                self.checks.begin(member, *given)
+            case "checked":
+                self.checks.note(*given)
+            case "unchecked":
+                self.checks.end(member)
             case _:
                 raise ValueError(f"no such event: {event!r}")
 

@@ -9,7 +9,8 @@ from ..http.messages import Headers
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
-from .circuit_breaker import CircuitBreaker
+from .checked_health import CheckedHealth
+from .circuit_breaker import BreakerState, CircuitBreaker
 from .cooldowns import Cooldowns
 from .places import Places
 
@@ -21,15 +22,20 @@ class UpstreamHost:
         "affinity",
         "answers",
         "authority",
+        "check_results",
+        "checks",
         "connector",
         "cooldowns",
         "deadlines",
+        "ejected",
+        "ejections",
         "failures",
         "fallbacks",
         "head_seconds",
         "health",
         "places",
         "queued_seconds",
+        "ramp",
         "remaining",
         "retries",
         "settings",
@@ -54,6 +60,16 @@ class UpstreamHost:
         self.health = health
         self.cooldowns = cooldowns
         self.places = places
+        self.checks = CheckedHealth()
+        """The verdict of active health checks."""
+        self.check_results: Counter[str] = Counter()
+        """Active health checks by their results."""
+        self.ejected = 0
+        """Routes whose outlier detection has ejected it."""
+        self.ejections: Counter[str] = Counter()
+        """By the cause."""
+        self.ramp = 1.0
+        """The part of its weight that it has while it starts slowly."""
         self.started = 0
         """Requests begun."""
         self.retries = 0
@@ -110,11 +126,24 @@ class UpstreamHost:
         return self.places.waiting
 
     @property
+    def weight(self) -> float:
+        """Its share of the load. That of a slow start is for a closed breaker: a probe is one request anyway."""
+        if self.ramp == 1.0 or not self.health.is_closed:
+            return self.settings.weight
+        return self.settings.weight * self.ramp
+
+    @property
     def load(self) -> float:
         """What the choice between hosts compares: requests for each unit of weight."""
         return (self.places.open + self.places.waiting) / self.weight
 
-    @property
-    def weight(self) -> float:
-        """Its share of the load beside that of the others of its tier; above 0."""
-        return self.settings.weight
+    def trouble(self, now: float) -> str | None:
+        """Why it may not be asked, to be read behind its name; None: it may."""
+        return trouble(self.checks.cause, self.health.state(now))
+
+
+def trouble(cause: str | None, breaker: BreakerState) -> str | None:
+    """`cause` as in `CheckedHealth`. A half-open breaker waits for a request, so that is none."""
+    if cause is None and breaker is BreakerState.OPEN:
+        return "failed its last requests"
+    return cause

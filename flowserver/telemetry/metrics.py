@@ -360,12 +360,13 @@ class Metrics:
         now = self._clock()
         for make, name, text, figure in _UPSTREAM_FIGURES:
             yield make(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
-        failures = [
-            ({"upstream": host.name, "reason": reason}, count)
-            for host in self.upstreams
-            for reason, count in sorted(host.failures.items())
-        ]
-        yield counters("flow_upstream_failures", "Failed attempts by reason.", failures)
+        for name, text, label, counts in _UPSTREAM_COUNTS:
+            samples = [
+                ({"upstream": host.name, label: value}, count)
+                for host in self.upstreams
+                for value, count in sorted(counts(host).items())
+            ]
+            yield counters(name, text, samples)
         remaining = [
             ({"upstream": host.name, "kind": kind}, left)
             for host in self.upstreams
@@ -399,6 +400,7 @@ def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Lab
 _Make = Callable[[str, str, Iterable[tuple[Labels, float]]], Family]
 _summed: _Make = partial(gauges, merge=Merge.SUM)
 _highest: _Make = partial(gauges, merge=Merge.MAX)
+_lowest: _Make = partial(gauges, merge=Merge.MIN)
 _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], float]], ...] = (
     (_summed, "flow_upstream_open", "Requests under way.", lambda host, now: host.open),
     (_summed, "flow_upstream_waiting", "Requests that wait for a place.", lambda host, now: host.waiting),
@@ -407,6 +409,24 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
         "flow_upstream_breaker",
         "0 closed, 1 half-open, 2 open.",
         lambda host, now: host.health.state(now).value,
+    ),
+    (
+        _lowest,
+        "flow_upstream_healthy",
+        "Whether the provider passes its active checks, or has none.",
+        lambda host, now: float(host.checks.cause is None),
+    ),
+    (
+        _highest,
+        "flow_upstream_ejected",
+        "Routes from which outlier detection has ejected the provider.",
+        lambda host, now: host.ejected,
+    ),
+    (
+        _lowest,
+        "flow_upstream_slow_start",
+        "Part of its weight that the provider has; below 1 while it starts slowly.",
+        lambda host, now: host.ramp,
     ),
     (counters, "flow_upstream_requests", "Requests begun.", lambda host, now: host.started),
     (counters, "flow_upstream_answers", "Answers passed on.", lambda host, now: host.answers),
@@ -435,4 +455,9 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
         "Times the breaker opened.",
         lambda host, now: host.health.opened,
     ),
+)
+_UPSTREAM_COUNTS: tuple[tuple[str, str, str, Callable[[UpstreamHost], Counter[str]]], ...] = (
+    ("flow_upstream_failures", "Failed attempts by reason.", "reason", lambda host: host.failures),
+    ("flow_upstream_checks", "Active health checks by result.", "result", lambda host: host.check_results),
+    ("flow_upstream_ejections", "Ejections of outliers by cause.", "cause", lambda host: host.ejections),
 )

@@ -16,19 +16,19 @@ STREAMS = b"streams"
 class OwnPages:
     """An `admin.AdminSource` of a process without a parent."""
 
-    __slots__ = ("_clock", "_is_draining", "_metrics", "_slices")
+    __slots__ = ("_clock", "_metrics", "_slices", "_unready")
 
     def __init__(
-        self, metrics: Metrics, slices: Slices, *, clock: Callable[[], float], is_draining: Callable[[], bool]
+        self, metrics: Metrics, slices: Slices, *, clock: Callable[[], float], unready: Callable[[], str | None]
     ) -> None:
-        """`clock`: that of the exchanges."""
+        """`clock`: that of the exchanges. `unready` as in `AdminSource`."""
         self._metrics = metrics
         self._slices = slices
         self._clock = clock
-        self._is_draining = is_draining
+        self._unready = unready
 
     def unready(self) -> str | None:
-        return "draining" if self._is_draining() else None
+        return self._unready()
 
     def metrics(self, done: Done) -> None:
         self._slices.ask(METRICS, self._metrics.scrape, done)

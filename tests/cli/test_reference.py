@@ -12,7 +12,7 @@ import orjson
 
 from flowserver.cli.reference import metrics_page, settings_page
 from flowserver.config.entries import Key
-from flowserver.config.file_keys import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from flowserver.config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
 from flowserver.config.settings import SETTINGS
 from flowserver.config.tenants import TENANT_KEYS
 from flowserver.routing.circuit_breaker import CircuitBreaker
@@ -43,7 +43,7 @@ def test_the_reference_of_settings_is_what_the_code_has() -> None:
 
 def test_the_reference_has_every_setting_and_every_key() -> None:
     page = settings_page()
-    keys: tuple[Key, ...] = (*FILE_KEYS, *UPSTREAM_KEYS, *ROUTE_KEYS, *TENANT_KEYS)
+    keys: tuple[Key, ...] = (*FILE_KEYS, *UPSTREAM_KEYS, *HEALTH_KEYS, *ROUTE_KEYS, *OUTLIER_KEYS, *TENANT_KEYS)
     assert [name for name in [entry.env for entry in SETTINGS] if page.count(f"\n| `{name}` |") != 1] == []
     assert [key.name for key in keys if f"\n| `{key.name}` |" not in page] == []
     assert [key.name for key in keys if not key.doc.endswith(".")] == []
@@ -89,6 +89,8 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     await client.response()
     relay.relay.metrics.h2.goaways["ping_flood"] += 1
     relay.relay.metrics.upstreams[0].affinity["preferred"] += 1
+    relay.relay.metrics.upstreams[0].check_results["passed"] += 1
+    relay.relay.metrics.upstreams[0].ejections["errors"] += 1
     relay.relay.metrics.store = SimpleNamespace(
         breaker=CircuitBreaker(failures=1, cooldown=1), failover=FailoverStats()
     )

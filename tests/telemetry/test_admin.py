@@ -33,7 +33,9 @@ class Scene:
         self.due: list[Callable[[], None]] = []
         """What is to be called in the next turn of the loop."""
         slices = Slices(self.due.append, self.clock)
-        pages = OwnPages(self.metrics, slices, clock=self.clock, is_draining=lambda: self.is_draining)
+        pages = OwnPages(
+            self.metrics, slices, clock=self.clock, unready=lambda: "draining" if self.is_draining else None
+        )
         admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
         self.context = listener_context(admin.open_exchange)
         self.client = Client(self.context)
@@ -182,7 +184,7 @@ class Ticking(FakeClock):
 def busy(scene: Scene) -> Scene:
     """A scene in which work takes time."""
     clock = Ticking()
-    pages = OwnPages(scene.metrics, Slices(scene.due.append, clock), clock=clock, is_draining=lambda: False)
+    pages = OwnPages(scene.metrics, Slices(scene.due.append, clock), clock=clock, unready=lambda: None)
     admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
     scene.context = listener_context(admin.open_exchange)
     scene.client = Client(scene.context)
@@ -255,7 +257,7 @@ class Slow(RecordingDownstream):
 def to_a_slow_reader(scene: Scene) -> Slow:
     stream = Slow()
     slices = Slices(scene.due.append, scene.clock)
-    pages = OwnPages(scene.metrics, slices, clock=scene.clock, is_draining=lambda: False)
+    pages = OwnPages(scene.metrics, slices, clock=scene.clock, unready=lambda: None)
     admin = Admin(pages, AdminHosts(frozenset(), None))
     admin.open_exchange(RequestHead(b"GET", b"/streams", [(b"host", b"localhost")]), stream)
     return stream
