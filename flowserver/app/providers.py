@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..config.parsers import Auto
 from ..config.settings import Config, ConfigError
-from ..config.topology import Topology, UpstreamSpec
+from ..config.topology import RouteSpec, Topology, UpstreamSpec
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
 from ..flow.bounded_buffer import Watermarks
@@ -18,8 +18,9 @@ from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.cooldowns import Cooldowns
+from ..routing.hedge_budget import HedgeBudget
 from ..routing.places import LocalPlaces, Places
-from ..routing.routes import Route, RouteTable
+from ..routing.routes import FirstTokenPolicy, Route, RouteTable
 from ..routing.upstream_host import UpstreamHost
 from ..stores.shared_state import SharedState
 from ..upstream.aws import SigningUnavailable, aws_signer
@@ -102,6 +103,7 @@ def build(
             max_tokens=min(filter(None, (route.max_tokens, config.max_tokens)), default=None),
             drain_on_disconnect=route.disconnect == "drain",
             traffic_class=route.traffic_class,
+            first_token=_first_token(route),
         )
         for route in topology.routes
     ]
@@ -109,6 +111,12 @@ def build(
         (spec.name, resolver.figures(spec.url.host)) for spec in topology.upstreams if fixed_address(spec.url) is None
     ]
     return Providers(tuple(hosts.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
+
+
+def _first_token(route: RouteSpec) -> FirstTokenPolicy | None:
+    if route.first_token_timeout is None and not route.hedge_share:
+        return None
+    return FirstTokenPolicy(route.first_token_timeout, HedgeBudget(route.hedge_share) if route.hedge_share else None)
 
 
 def _host(

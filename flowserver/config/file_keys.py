@@ -50,6 +50,12 @@ def _time_or_off(value: Any) -> float | None:
     return _time(value) or None
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("expected a number from 0 to 1, such as 0.05")
+    return float(value)
+
+
 def _protocol(value: Any) -> str:
     if value not in _PROTOCOLS:
         raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}")
@@ -203,6 +209,18 @@ ROUTE_KEYS = (
         "`batch`: its requests give way to others; `interactive`, the default, leaves them what their tenant's are.",
     ),
     Key("max_tokens", _COUNT, "Most output tokens of one answer; FLOW_MAX_TOKENS applies as well."),
+    Key(
+        "first_token_timeout",
+        _TIME_OR_OFF,
+        "In place of FLOW_FIRST_TOKEN_TIMEOUT.",
+        inherits="first_token_timeout",
+    ),
+    Key(
+        "hedge_share",
+        Kind("share", _share),
+        "Share of the requests, and of their input tokens, that a second provider may be asked for when the first one "
+        "is late, such as 0.05; 0 by default. See [providers.md](providers.md#slow-first-tokens).",
+    ),
     Key(
         "disconnect",
         Kind("`cancel` or `drain`", lambda value: parse_disconnect(TEXT.parse(value))),

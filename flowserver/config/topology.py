@@ -74,6 +74,10 @@ class RouteSpec:
     """None: no bound but the environment's."""
     traffic_class: TrafficClass = INTERACTIVE
     """The highest that its requests may have."""
+    first_token_timeout: float | None = None
+    """Seconds; None: no limit."""
+    hedge_share: float = 0.0
+    """Of requests and their input tokens; 0: no hedges."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,18 @@ from fnmatch import translate
 
 from ..dialects.api_paths import without_parameters
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
+from .hedge_budget import HedgeBudget
 from .upstream_host import UpstreamHost
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTokenPolicy:
+    """How long a route's attempts may take to their first content."""
+
+    timeout: float | None
+    """Seconds after which an attempt is cancelled and another provider asked; None: never."""
+    hedge: HedgeBudget | None = None
+    """Of requests for which a second provider is asked while the first one goes on; None: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +29,7 @@ class Route:
 
     `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
     answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
-    `traffic_class`: the highest that its requests may have.
+    `traffic_class`: the highest that its requests may have; `first_token` None: an attempt takes as long as it takes.
     """
 
     path: str
@@ -27,6 +38,7 @@ class Route:
     max_tokens: int | None = None
     drain_on_disconnect: bool = False
     traffic_class: TrafficClass = INTERACTIVE
+    first_token: FirstTokenPolicy | None = None
 
     @property
     def hosts(self) -> Iterator[UpstreamHost]:

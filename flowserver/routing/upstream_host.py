@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 
 from ..dialects import TABLE
 from ..http.messages import Headers
@@ -11,7 +12,15 @@ from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
 from .circuit_breaker import CircuitBreaker
 from .cooldowns import Cooldowns
+from .first_token_times import FirstTokenTimes
 from .places import Places
+
+
+class ExtraAttempt(StrEnum):
+    """Why a request was asked of a provider in addition to the attempt that counts in the end."""
+
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    HEDGE = "hedge"
 
 
 class UpstreamHost:
@@ -23,10 +32,15 @@ class UpstreamHost:
         "connector",
         "cooldowns",
         "deadlines",
+        "extra_tokens",
         "failures",
         "fallbacks",
+        "first_token_timeouts",
+        "first_token_times",
         "head_seconds",
         "health",
+        "hedges",
+        "hedges_won",
         "places",
         "queued_seconds",
         "remaining",
@@ -61,6 +75,15 @@ class UpstreamHost:
         """Requests begun here after another provider had failed them."""
         self.failures: Counter[str] = Counter()
         """Failed attempts by reason."""
+        self.first_token_times = FirstTokenTimes()
+        self.first_token_timeouts = 0
+        """Attempts that were cancelled since they showed no content in time."""
+        self.hedges = 0
+        """Requests begun here since another attempt was slow, which went on."""
+        self.hedges_won = 0
+        """Of these, the ones whose answers were passed on."""
+        self.extra_tokens = dict.fromkeys(ExtraAttempt, 0)
+        """Input tokens of attempts that were made in addition to the one that counts."""
         self.queued_seconds = 0.0
         """How long requests waited for a place."""
         self.head_seconds = 0.0

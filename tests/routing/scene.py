@@ -9,7 +9,8 @@ from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.interfaces import Clock, UpstreamEvents
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
-from flowserver.routing.dispatcher import Dispatcher, RetryPolicy
+from flowserver.routing.context import RetryPolicy
+from flowserver.routing.dispatcher import Dispatcher
 from flowserver.routing.provider_share import ProviderShare
 from flowserver.routing.routes import Route
 from flowserver.routing.upstream_host import UpstreamHost
