@@ -31,7 +31,12 @@ class TimesOfModel:
         self._sorted: list[float] = []
 
     def __repr__(self) -> str:
-        return f"<TimesOfModel {len(self._sorted)}>"
+        return f"<TimesOfModel {self.known}>"
+
+    @property
+    def known(self) -> int:
+        """How many times are remembered."""
+        return len(self._sorted)
 
     def note(self, seconds: float, now: float) -> None:
         """A first token came after so many `seconds`, or had not come by then."""
@@ -44,7 +49,7 @@ class TimesOfModel:
     def quantile(self, share: float, now: float) -> float | None:
         """The seconds within which a `share` of the first tokens came; None: too few are known."""
         self._forget(now)
-        known = len(self._sorted)
+        known = self.known
         return self._sorted[min(known - 1, int(known * share))] if known >= ENOUGH else None
 
     def _forget(self, now: float) -> None:

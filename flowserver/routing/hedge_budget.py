@@ -8,6 +8,10 @@ MOST_TOKENS = 1 << 20
 """Input tokens that may be saved up for them."""
 
 
+_ONE = 1 - 1e-9
+"""Ten times a tenth is less than one."""
+
+
 class HedgeBudget:
     """Two token buckets, which each request of a route fills by its `share`: hedges are at most this share of all
     requests, and their input tokens of all input tokens, but for what was saved up.
@@ -32,7 +36,7 @@ class HedgeBudget:
 
     def allows(self, tokens: int) -> bool:
         """Whether a request with so many input tokens may be hedged now."""
-        return self._requests >= 1.0 and self._tokens >= tokens
+        return self._requests >= _ONE and self._tokens >= tokens
 
     def spend(self, tokens: int) -> None:
         """A hedge begins, as `allows` permits."""

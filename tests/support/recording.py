@@ -26,7 +26,7 @@ from flowserver.routing.context import RetryPolicy, RoutingContext
 from flowserver.routing.cooldowns import Cooldowns
 from flowserver.routing.first_token import FirstTokenContext
 from flowserver.routing.places import LocalPlaces, Places
-from flowserver.routing.routes import Route, RouteTable
+from flowserver.routing.routes import FirstTokenPolicy, Route, RouteTable
 from flowserver.routing.upstream_host import UpstreamHost
 from flowserver.routing.withheld_answer import WithheldFigures
 
@@ -384,11 +384,12 @@ def routing(
     routes: list[Route] | None = None,
     pseudonym: bytes = b"flowserver-1",
     timers: FakeTimers | None = None,
+    first_token: FirstTokenPolicy | None = None,
 ) -> RoutingContext:
     """One route for everything over `tiers`, or `routes`."""
     clock = clock or FakeClock()
     return RoutingContext(
-        RouteTable(routes if routes is not None else [Route("*", (), tiers)]),
+        RouteTable(routes if routes is not None else [Route("*", (), tiers, first_token=first_token)]),
         policy or RetryPolicy(attempts=3, time=10.0, replay=1000, unanswered=True),
         clock,
         lambda: 0.0,
