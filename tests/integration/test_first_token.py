@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from flowserver.config.environment import load
+from flowserver.config.file import load_topology
+from flowserver.config.settings import ConfigError
+from flowserver.routing.first_token_times import ENOUGH
 from tests.support.h2_lab import ask, h2_client
 from tests.support.h2_provider import H2Server, H2Site
-from tests.support.lab import Lab, RunningRelay, chat, eventually, numbers
+from tests.support.lab import Lab, RunningRelay, chat, eventually, numbers, page, samples
 from tests.support.provider import Caller, Script
-from tests.support.topology import toml
-from tests.support.wire import CHUNKED_HEAD, LAST_CHUNK, chunk, request, response
+from tests.support.topology import tenant, toml
+from tests.support.wire import CHUNKED_HEAD, LAST_CHUNK, Wire, chunk, request, response
 
 ROLE = b'data: {"model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}\n\n'
 EVENT = b'data: {"model": "m", "choices": [{"index": 0, "delta": {"content": "one"}}]}\n\n'
@@ -259,3 +263,189 @@ async def test_over_http_2_on_both_sides(lab: Lab, tmp_path: Path) -> None:
     await eventually(lambda: len(server.resets) == 3)
     assert set(server.resets.values()) == {8}  # CANCEL
     assert server.open == 0
+
+
+# Hedges
+
+
+SLOW = b'"slow"'
+HEDGED = "hedge_share = 1.0\n"
+
+
+class Moody:
+    """A provider of HTTP/1.1 whose first token comes at once, or for requests that say so when `slow` is over; it sees
+    the relay leave."""
+
+    def __init__(self, slow: float = 30.0) -> None:
+        self._slow = slow
+        self.cancelled = 0
+        self.begun = 0
+
+    async def __call__(self, caller: Caller) -> None:
+        while True:
+            message = await caller.request()
+            self.begun += 1
+            await caller.send(CHUNKED_HEAD + chunk(ROLE))
+            if SLOW in message.body:
+                try:
+                    await asyncio.wait_for(caller.receive(), self._slow)
+                except TimeoutError:
+                    pass
+                else:
+                    self.cancelled += 1
+                    return
+            await caller.send(chunk(EVENT) + chunk(DONE) + LAST_CHUNK)
+
+
+def ask_for(pace: str) -> bytes:
+    body = b'{"model": "m", "stream": true, "user": "%b", "messages": []}' % pace.encode()
+    return request("POST", "/v1/chat/completions", ["Authorization: Bearer sk-known"], body=body)
+
+
+async def learn(client: Wire) -> None:
+    """So many answers that the provider's times are known, and some hedges saved up."""
+    for _ in range(ENOUGH):
+        await client.send(ask_for("usual"))
+        assert (await client.response()).body == ROLE + EVENT + DONE
+
+
+@pytest.mark.parametrize("tenants", [False, True])
+async def test_a_late_first_token_is_overtaken_by_another_provider(lab: Lab, tmp_path: Path, tenants: bool) -> None:
+    slow, fast = Moody(), Moody(slow=0.0)
+    limits = tenant("sk-known", "tokens_per_minute = 1000000") if tenants else ""
+    relay = await between(lab, tmp_path, {"slow": slow, "fast": fast}, HEDGED + limits)
+    client = await lab.client(relay.port)
+    await learn(client)
+    await relay.access(ENOUGH)
+    before = relay.lines("access")[0]
+    await client.send(ask_for("slow"))
+    assert (await client.response()).body == ROLE + EVENT + DONE
+    await eventually(lambda: slow.cancelled == 1)
+    line = (await relay.access(ENOUGH + 1))[-1]
+    assert (line["upstream"], line["attempts"], line["end"]) == ("fast", 2, "complete")
+    metrics = await relay.metrics()
+    assert metrics['flow_hedges_won_total{upstream="fast"}'] >= 1
+    assert metrics['flow_extra_input_tokens_total{reason="hedge",upstream="fast"}'] >= line["input_tokens"]
+    assert line["input_tokens"] == before["input_tokens"]
+    assert metrics["flow_withheld_bytes"] == 0
+
+
+async def test_a_provider_alone_is_hedged_on_another_connection(lab: Lab, tmp_path: Path) -> None:
+    begun = 0
+
+    async def script(caller: Caller) -> None:
+        nonlocal begun
+        while True:
+            message = await caller.request()
+            begun += SLOW in message.body
+            if SLOW in message.body and begun == 1:
+                await caller.receive()
+                return
+            await caller.send(CHUNKED_HEAD + chunk(EVENT) + LAST_CHUNK)
+
+    relay = await between(lab, tmp_path, {"only": script}, HEDGED)
+    client = await lab.client(relay.port)
+    for _ in range(ENOUGH):
+        await client.send(ask_for("usual"))
+        await client.response()
+    await client.send(ask_for("slow"))
+    assert (await client.response()).body == EVENT
+    assert begun == 2
+
+
+async def test_a_client_that_leaves_cancels_both(lab: Lab, tmp_path: Path) -> None:
+    slow, too = Moody(), Moody()
+    relay = await between(lab, tmp_path, {"slow": slow, "too": too}, HEDGED)
+    client = await lab.client(relay.port)
+    await learn(client)
+    await client.send(ask_for("slow"))
+    await eventually(lambda: too.begun and relay.relay.metrics.withheld.held == 2 * len(ROLE))
+    client.close()
+    await eventually(lambda: slow.cancelled == too.cancelled == 1)
+    assert relay.relay.metrics.withheld.held == 0
+
+
+async def test_a_relay_that_goes_down_ends_both(lab: Lab, tmp_path: Path) -> None:
+    slow, too = Moody(), Moody()
+    relay = await between(lab, tmp_path, {"slow": slow, "too": too}, HEDGED, drain_timeout="100ms")
+    client = await lab.client(relay.port)
+    await learn(client)
+    await client.send(ask_for("slow"))
+    await eventually(lambda: too.begun)
+    await relay.relay.drain()
+    assert (await client.response()).status == 503
+    await eventually(lambda: slow.cancelled == too.cancelled == 1)
+
+
+async def test_hedges_over_http_2_on_both_sides(lab: Lab, tmp_path: Path) -> None:
+    stuck = False
+
+    def slow(server: H2Server, stream_id: int) -> None:
+        (_role_only if stuck else _whole)(server, stream_id)
+
+    sites = {"slow": H2Site(slow), "fast": H2Site(_whole)}
+    tables = {name: {"url": (await lab.provider(site.script)).url, "protocol": "h2"} for name, site in sites.items()}
+    relay = await lab.relay(None, config=toml(tmp_path, tables, routes("slow", "fast", also=HEDGED)))
+    client = await h2_client(lab, relay.port)
+    for _ in range(ENOUGH):
+        await client.answer(ask(client))
+    stuck = True
+    assert (await client.answer(ask(client))).body == ROLE + EVENT + DONE
+    [server] = sites["slow"].servers
+    await eventually(lambda: list(server.resets.values()) == [8])
+    line = (await relay.access(ENOUGH + 1))[-1]
+    assert line["upstream"] == "fast"
+
+
+async def test_a_deadline_holds_in_each_worker(lab: Lab, tmp_path: Path) -> None:
+    slow, fast = await lab.provider(Moody()), await lab.provider(Moody(slow=0.0))
+    tables = {
+        "slow": {"url": slow.url, "max_concurrent": 5, "queue": 5},
+        "fast": {"url": fast.url, "max_concurrent": 5, "queue": 5},
+    }
+    config = toml(tmp_path, tables, routes("slow", "fast"))
+    process = await lab.process(None, config=config, workers="2")
+    clients = [await lab.client(process.port) for _ in range(4)]
+    for client in clients:
+        await client.send(ask_for("slow"))
+    for client in clients:
+        assert (await client.response()).body == ROLE + EVENT + DONE
+    metrics = samples((await page(process.admin_port, "/metrics")).body.decode())
+    assert metrics['flow_first_token_timeouts_total{upstream="slow"}'] == 4
+    assert metrics['flow_upstream_open{upstream="slow"}'] == 0
+
+
+async def test_a_reload_takes_another_deadline(lab: Lab, tmp_path: Path) -> None:
+    stuck = Stuck()
+    relay = await between(lab, tmp_path, {"slow": stuck, "fast": whole}, 'first_token_timeout = "1m"')
+    tables = {host.name: f"http://{host.authority.decode()}" for host in relay.relay.metrics.upstreams}
+    toml(tmp_path, tables, routes("slow", "fast"))
+    assert relay.relay.reload()
+    client = await lab.client(relay.port)
+    await client.send(asking())
+    assert (await client.response()).body == WHOLE
+
+
+async def test_without_a_file_there_is_one_provider_to_wait_for(lab: Lab) -> None:
+    provider = await lab.provider(Moody(slow=0.5))
+    relay = await lab.relay(provider.url, first_token_timeout="100ms")
+    client = await lab.client(relay.port)
+    await client.send(ask_for("slow"))
+    assert (await client.response()).body == ROLE + EVENT + DONE
+    [line] = await relay.access()
+    assert line["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("hedge_share = 5", "routes[0].hedge_share: invalid value 5: expected a number from 0 to 1, such as 0.05"),
+        ("hedge_share = true", "routes[0].hedge_share: invalid value true: expected a number"),
+        ('first_token_timeout = "soon"', "routes[0].first_token_timeout: invalid value 'soon': expected"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_place(tmp_path: Path, line: str, problem: str) -> None:
+    config = load({"FLOW_CONFIG": toml(tmp_path, {"a": "http://127.0.0.1:1"}, routes("a", also=line))})
+    with pytest.raises(ConfigError) as failed:
+        load_topology(config, {})
+    assert problem in str(failed.value)
