@@ -490,29 +490,29 @@ class Dispatcher:
             waiting.begin(answer, attempt)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)
-        self._send(attempt)
-        if self._replay.pieces:
+        if self._send(attempt):
             self._replay.taken()
         if self._is_upload_stopped and not attempt.is_full:
             self._resume_upload()
         if self._replay.is_whole and self._attempt is attempt:
             attempt.send_end()
 
-    def _send(self, attempt: Attempt) -> None:
-        """Send what there is of the request."""
+    def _send(self, attempt: Attempt) -> bool:
+        """Send what there is of the request. Returns whether that is any of its body."""
         request, body = outgoing_request(
             attempt.host,
             self._request,
             self._account,
             self._replay,
+            (self._request_id, self._context.pseudonym),
             repeatable=not self._omits_usage_option,
-            ids=(self._request_id, self._context.pseudonym),
         )
         attempt.open(request)
         if self._is_paused:
             attempt.pause_reading()
         for data in body:
             attempt.send_data(data)
+        return bool(body)
 
     # --- another attempt --------------------------------------------------------------------------------------------
 
