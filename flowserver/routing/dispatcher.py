@@ -332,22 +332,26 @@ class Dispatcher:
             self._account.sent_to(before, asks_usage=asked_usage)
         return True
 
-    def on_hedge_refused(self, attempt: Attempt, head: ResponseHead) -> None:
-        if head.status in UNHEALTHY:
-            self._note_refusal(attempt.host, head)
+    def on_hedge_failed(self, host: UpstreamHost, head: ResponseHead | None) -> None:
+        if host not in self._tried:
+            self._tried.insert(-1, host)
+        if head is not None and head.status in UNHEALTHY:
+            self._note_refusal(host, head)
 
     def take_over(self, hedge: Hedge) -> None:
         self._cancel_attempt()
         self._attempt = attempt = hedge.attempt
         attempt.belong_to(self)
         self._asked = host = attempt.host
-        if host in self._tried:
-            self._tried.remove(host)
-        self._tried.append(host)
+        if host not in self._tried:
+            self._tried.append(host)
         self._account.sent_to(host, asks_usage=hedge.asks_usage)
         self._events.on_provider(host, attempt.began_at)
-        if hedge.answer.head is not None:
-            self._is_refused_for_usage(host, hedge.answer.head)
+        if hedge.answer.head is not None:  # a good one
+            if host.cooldowns:
+                host.cooldowns.served(*self._subjects(host))
+            if hedge.asks_usage:
+                host.usage_option.accepted(self._account.params.model)
         if self._is_paused:
             attempt.pause_reading()
 

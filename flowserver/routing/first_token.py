@@ -41,8 +41,8 @@ class FirstTokenOwner(Protocol):
     def on_first_token_late(self) -> bool:
         """Begin a hedge, in addition to the present attempt. Returns False where it can't be."""
 
-    def on_hedge_refused(self, attempt: Attempt, head: ResponseHead) -> None:
-        """The hedge was answered with an error."""
+    def on_hedge_failed(self, host: UpstreamHost, head: ResponseHead | None) -> None:
+        """The hedge at `host` was answered with an error, or (None) not at all: it is not to be asked again."""
 
     def take_over(self, hedge: Hedge) -> None:
         """The hedge is the present attempt from now on; the one before is cancelled, unless it is over."""
@@ -204,10 +204,11 @@ class FirstToken:
         if 200 <= head.status < 300:
             hedge.answer.on_upstream_head(head)
         else:
-            self._owner.on_hedge_refused(attempt, head)
+            self._owner.on_hedge_failed(attempt.host, head)
             self._drop_hedge()
 
     def on_attempt_failed(self, attempt: Attempt, error: RelayError) -> None:
+        self._owner.on_hedge_failed(attempt.host, None)
         self._drop_hedge()
 
     def on_attempt_full(self) -> None:
@@ -242,7 +243,7 @@ class FirstToken:
             self._set_timer(self._hedge_at)
         elif timeout is not None:
             self._set_timer(now + timeout)
-        else:
+        elif self._hedge is None:
             self._give_up(answer)
 
     def _set_timer(self, due: float) -> None:

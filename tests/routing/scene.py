@@ -7,6 +7,7 @@ from typing import Any
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.relay.account import Account
 from flowserver.relay.interfaces import Clock, UpstreamEvents
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
 from flowserver.routing.context import RetryPolicy
@@ -129,6 +130,8 @@ class Scene:
 
     upload: Held
     """Of the last request."""
+    account: Account
+    """The same."""
 
     def __init__(
         self,
@@ -186,8 +189,9 @@ class Scene:
         events = Events()
         self.upload = events.upload
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
+        self.account = account(path)
         events.dispatcher = dispatcher = Dispatcher(
-            request, self.context, events, request_id=b"id-1", account=account(path), upload=events.upload
+            request, self.context, events, request_id=b"id-1", account=self.account, upload=events.upload
         )
         dispatcher.start()
         if body:

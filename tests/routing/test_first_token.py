@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flowserver.http.messages import ResponseHead
@@ -338,9 +340,8 @@ def test_both_failures_end_the_request() -> None:
     scene.wait(2)
     scene.fail("b", BROKEN)
     scene.fail("a", BROKEN)
-    assert events.asked == ["a", "b"]  # b again, since it was but a hedge
-    scene.fail("b", BROKEN)
     assert events.errors == [BROKEN]
+    assert (scene.asked("a"), scene.asked("b"), scene.open) == (1, 1, 0)
 
 
 def test_an_error_of_the_first_one_passes_and_ends_the_hedge() -> None:
@@ -448,6 +449,58 @@ def test_times_of_those_that_were_cancelled_count_as_they_had_waited() -> None:
     late = times.quantile(0.95, scene.clock())
     assert late is not None
     assert late >= USUAL + 0.1, "the slow ones that hedges overtook are not forgotten"
+
+
+CHAT = b'{"model": "m", "stream": true, "messages": []}'
+
+
+def test_what_is_counted_goes_by_the_attempt_whose_answer_passes() -> None:
+    scene = hedging(("a",), ("b",), replay=1000)
+    a, b = scene.hosts["a"], scene.hosts["b"]
+    a.settings = replace(a.settings, asks_usage=False)
+    for _ in range(ENOUGH):
+        a.first_token_times.of("m").note(USUAL, scene.clock())
+    scene.ask(CHAT, path="/v1/chat/completions")
+    scene.wait(2)
+    assert b"include_usage" not in scene.providers["a"].streams[0].body
+    assert b"include_usage" in scene.providers["b"].streams[0].body
+    assert (scene.account.upstream, scene.account.asks_usage) == (a, False)
+    scene.answer("b")
+    scene.show("b", b'data: {"choices": [{"delta": {"content": ""}}]}\n\n')
+    assert (scene.account.upstream, scene.account.asks_usage) == (a, False)
+    scene.show("b", b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
+    assert (scene.account.upstream, scene.account.asks_usage) == (b, True)
+    assert scene.hosts["b"].extra_tokens[ExtraAttempt.HEDGE] == scene.account.request.input_estimate > 0
+
+
+def test_the_option_for_usage_is_noted_where_the_hedge_wins_with_it() -> None:
+    scene = hedging(("a",), ("b",), replay=1000)
+    for host in scene.hosts.values():
+        for _ in range(ENOUGH):
+            host.first_token_times.of("m").note(USUAL, scene.clock())
+    scene.ask(CHAT, path="/v1/chat/completions")
+    scene.wait(2)
+    scene.answer("b")
+    scene.show("b", b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
+    assert not scene.hosts["b"].usage_option.may_be_refused("m")
+    assert scene.hosts["a"].usage_option.may_be_refused("m")
+
+
+def test_a_request_that_is_repeated_without_the_option_still_races() -> None:
+    scene = hedging(("a",), ("b",), replay=1000)
+    for host in scene.hosts.values():
+        for _ in range(ENOUGH):
+            host.first_token_times.of("m").note(USUAL, scene.clock())
+    _, events = scene.ask(CHAT, path="/v1/chat/completions")
+    scene.wait(2)
+    scene.answer("a", 400)
+    assert (scene.asked("a"), scene.open) == (2, 2)
+    scene.answer("a")
+    scene.answer("b")
+    assert events.log == []
+    scene.show("b", b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
+    assert events.asked[-1] == "b"
+    assert (events.log, scene.open) == (["head 200", "data"], 1)
 
 
 def test_its_state_shows() -> None:
