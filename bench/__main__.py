@@ -19,6 +19,7 @@ from bench import (
     counting,
     events,
     first_byte,
+    first_token,
     h2_attack,
     h2_events,
     h2_memory,
@@ -68,6 +69,9 @@ CASES: dict[str, Case] = {
     "memory": lambda relays, quick: memory.run(relays, memory.QUICK if quick else memory.Settings()),
     "flood": lambda relays, quick: events.flood(relays, events.QUICK_FLOOD if quick else events.FLOOD),
     "first_byte": lambda relays, quick: first_byte.run(relays, first_byte.QUICK if quick else first_byte.Settings()),
+    "first_token": lambda relays, quick: first_token.run(
+        relays, first_token.QUICK if quick else first_token.Settings()
+    ),
     "unary": lambda relays, quick: unary.run(relays, unary.QUICK if quick else unary.Settings()),
     "h2_events": lambda relays, quick: h2_events.run(relays, h2_events.QUICK if quick else h2_events.Settings()),
     "h2_stall": lambda relays, quick: h2_stall.run(relays, h2_stall.QUICK if quick else h2_stall.Settings()),

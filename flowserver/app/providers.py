@@ -20,9 +20,10 @@ from ..routing.affinity import Affinity
 from ..routing.checked_health import CheckedHealth
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.cooldowns import Cooldowns
+from ..routing.hedge_budget import HedgeBudget
 from ..routing.outliers import OutlierPolicy, Outliers
 from ..routing.places import LocalPlaces, Places
-from ..routing.routes import Route, RouteTable
+from ..routing.routes import FirstTokenPolicy, Route, RouteTable
 from ..routing.upstream_host import UpstreamHost
 from ..stores.shared_state import SharedState
 from ..upstream.aws import SigningUnavailable, aws_signer
@@ -128,7 +129,14 @@ def _route(config: Config, spec: RouteSpec, hosts: dict[str, UpstreamHost], befo
         traffic_class=spec.traffic_class,
         outliers=outliers,
         affinity=_affinity(config, spec),
+        first_token=_first_token(spec),
     )
+
+
+def _first_token(route: RouteSpec) -> FirstTokenPolicy | None:
+    if route.first_token_timeout is None and not route.hedge_share:
+        return None
+    return FirstTokenPolicy(route.first_token_timeout, HedgeBudget(route.hedge_share) if route.hedge_share else None)
 
 
 def _host(

@@ -30,7 +30,8 @@ from ..relay.interfaces import OpenExchange
 from ..relay.provider import Deadlines
 from ..relay.uploads import Uploads
 from ..routing.admission import Admission
-from ..routing.dispatcher import RetryPolicy, RoutingContext
+from ..routing.context import RetryPolicy, RoutingContext
+from ..routing.first_token import FirstTokenContext
 from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
@@ -290,6 +291,7 @@ class Relay:
             clock=time.monotonic,
             random=random.random,
             pseudonym=self._pseudonym,
+            first_token=FirstTokenContext(time.monotonic, self._loop.call_later, self.metrics.withheld),
             wall_clock=time.time,
         )
 

@@ -38,7 +38,9 @@ _ONE_PROVIDER = {
 def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     """The file of FLOW_CONFIG, or else the one provider of FLOW_UPSTREAM. Raises ConfigError with every problem."""
     if config.config is None:
-        return _single(config)
+        topology = _single(config)
+        _check_deadlines(topology, "FLOW_FIRST_TOKEN_TIMEOUT", "FLOW_FIRST_BYTE_TIMEOUT")
+        return topology
     path = Path(config.config)
     reader = _FileReader(path, config, environ)
     topology = reader.topology()
@@ -48,7 +50,25 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
             problems.append(f"FLOW_{name.upper()}: only allowed without FLOW_CONFIG; {remedy} in {path}")
     if problems:
         raise ConfigError(problems)
+    _check_deadlines(topology, f"{path}: first_token_timeout", "first_byte_timeout")
     return topology
+
+
+def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> None:
+    """Raises ConfigError where one deadline would never be reached for the other one, which ends the request."""
+    specs = {spec.name: spec for spec in topology.upstreams}
+    problems = [
+        f"{first_token}: {route.first_token_timeout:g} s is not reached by {name!r}, whose {first_byte} is "
+        f"{limit:g} s: make one shorter or the other longer"
+        for route in topology.routes
+        for tier in route.tiers
+        for name in tier
+        if route.first_token_timeout is not None
+        and (limit := specs[name].first_byte_timeout) is not None
+        and limit <= route.first_token_timeout
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -51,6 +51,12 @@ def _time_or_off(value: Any) -> float | None:
     return _time(value) or None
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("expected a number from 0 to 1, such as 0.05")
+    return float(value)
+
+
 def _protocol(value: Any) -> str:
     if value not in _PROTOCOLS:
         raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}")
@@ -118,14 +124,14 @@ def _target(value: Any) -> str:
     return value
 
 
-def _share(value: Any) -> float:
+def _positive_share(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise ValueError("expected a share above 0 and up to 1, such as 0.2")
     return float(value)
 
 
 def _share_or_off(value: Any) -> float | None:
-    return None if value == "off" else _share(value)
+    return None if value == "off" else _positive_share(value)
 
 
 def _factor_or_off(value: Any) -> float | None:
@@ -262,6 +268,18 @@ ROUTE_KEYS = (
     ),
     Key("max_tokens", _COUNT, "Most output tokens of one answer; FLOW_MAX_TOKENS applies as well."),
     Key(
+        "first_token_timeout",
+        _TIME_OR_OFF,
+        "In place of FLOW_FIRST_TOKEN_TIMEOUT.",
+        inherits="first_token_timeout",
+    ),
+    Key(
+        "hedge_share",
+        Kind("share", _share),
+        "Share of the requests, and of their input tokens, that a second provider may be asked for when the first one "
+        "is late, such as 0.05; 0 by default. See [providers.md](providers.md#slow-first-tokens).",
+    ),
+    Key(
         "disconnect",
         Kind("`cancel` or `drain`", lambda value: parse_disconnect(TEXT.parse(value))),
         "In place of FLOW_DISCONNECT.",
@@ -309,5 +327,7 @@ OUTLIER_KEYS = (
     ),
     Key("slow_intervals", _COUNT, "Intervals in a row for which it may take longer; 3 by default."),
     Key("ejection", _TIME, "Duration of a first ejection; the next ones in a row last longer. 30s by default."),
-    Key("max_ejected", Kind("share", _share), "Share of a tier that may be ejected at a time; 0.5 by default."),
+    Key(
+        "max_ejected", Kind("share", _positive_share), "Share of a tier that may be ejected at a time; 0.5 by default."
+    ),
 )

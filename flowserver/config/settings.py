@@ -399,6 +399,13 @@ class Config:
         doc="Whether the next provider is tried when one broke off before its answer. The first may have "
         "started work, so `off` prevents that a request runs twice.",
     )
+    first_token_timeout: float | None = setting(
+        "off",
+        TIME_OR_OFF,
+        RETRIES,
+        doc="Time within which an attempt must show content, or it is cancelled and the next provider is asked. Until "
+        "then the client gets nothing, no heartbeat either: see [providers.md](providers.md#slow-first-tokens).",
+    )
     breaker_failures: int = setting(
         "5", COUNT, RETRIES, doc="Consecutive failures after which a provider gets no more requests."
     )

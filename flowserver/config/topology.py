@@ -108,6 +108,10 @@ class RouteSpec:
     """`session`, `prefix` or `none`."""
     outliers: OutlierSpec | None = None
     """None: none are looked for."""
+    first_token_timeout: float | None = None
+    """Seconds; None: no limit."""
+    hedge_share: float = 0.0
+    """Of requests and their input tokens; 0: no hedges."""
 
 
 @dataclass(frozen=True, slots=True)

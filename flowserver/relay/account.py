@@ -174,6 +174,10 @@ class Account:
         """The provider of the last attempt; None before the first."""
         return self._sent.upstream
 
+    def sent_to(self, target: Provider, *, asks_usage: bool) -> None:
+        """Of several attempts that are under way the one at `target` counts: `asks_usage` was true for it, or not."""
+        self._sent.sent_to(target, asks_usage=asks_usage)
+
     @property
     def is_signed(self) -> bool:
         """Whether the request has an AWS signature, which a provider may get."""

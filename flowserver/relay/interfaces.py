@@ -259,9 +259,18 @@ class H2Totals:
         """How long, of stalls that are over."""
 
 
+class Timer(Protocol):
+    """What is to be called once some time is over."""
+
+    def cancel(self) -> None:
+        """It is not to be called any more. Safe to be repeated, and afterwards."""
+
+
 Clock = Callable[[], float]
 """Seconds of a monotonic clock."""
 Later = Callable[[Callable[[], None]], object]
 """Calls something once the present event is over: an event loop's `call_soon`."""
+Timers = Callable[[float, Callable[[], None]], Timer]
+"""Calls something in so many seconds: an event loop's `call_later`."""
 OpenExchange = Callable[[RequestHead, DownstreamStream], object]
 """What a listener calls for each request head; it attaches the events to the stream."""

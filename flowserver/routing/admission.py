@@ -16,7 +16,8 @@ from ..relay.context import ExchangeContext
 from ..relay.cors import Cors, is_preflight
 from ..relay.exchange import Exchange
 from ..relay.interfaces import DownstreamStream
-from .dispatcher import Dispatcher, RoutingContext
+from .context import RoutingContext
+from .dispatcher import Dispatcher
 from .routes import join_target
 
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))

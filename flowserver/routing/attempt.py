@@ -133,11 +133,20 @@ class Attempt:
         if self._stream is not None:
             self._stream.keep_pace(pace)
 
-    def accept(self) -> None:
-        """The answer is passed on: there will be no other attempt."""
+    def accept(self, head_at: float | None = None) -> None:
+        """The answer, whose head came at `head_at` (None: now), is passed on: there will be no other attempt."""
         self.state = _ANSWERED
         self.host.answers += 1
-        self.host.head_seconds += self._clock() - self.began_at
+        self.host.head_seconds += (self._clock() if head_at is None else head_at) - self.began_at
+
+    def answer_to(self, events: UpstreamEvents) -> None:
+        """`events` hears the rest of the answer."""
+        self._events = events
+        self.on_upstream_data = events.on_upstream_data
+
+    def belong_to(self, owner: AttemptOwner) -> None:
+        """`owner` decides from now on. Not for one that is over."""
+        self._owner = owner
 
     def cancel(self, error: RelayError | None = None) -> None:
         """End the provider's work and release the place. `error` is what the provider did wrong; None: nothing."""

@@ -5,76 +5,27 @@ To the exchange the `Dispatcher` is its upstream stream. Each `Attempt` tells it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import cast
 
-from ..errors import EndReason, RelayError, bad_request
+from ..errors import EndReason, RelayError
 from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
-from ..names import PATH_BYTES, bounded
 from ..relay.account import Account
-from ..relay.failures import busy, is_passing, retry_after
-from ..relay.interfaces import Clock, UploadCount
+from ..relay.failures import busy, is_passing
+from ..relay.interfaces import UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
 from .affinity import Preference
 from .attempt import Attempt
-from .candidates import ByLoad, next_candidate, subjects, unavailable
+from .candidates import next_candidate, subjects, unavailable
+from .context import DispatchState, RoutingContext
 from .dispatch_events import NOBODY, DispatchEvents
-from .outgoing import outgoing_head
+from .first_token import FirstToken, Hedge
+from .outgoing import outgoing_request
+from .refusals import REFUSALS, UNHEALTHY, no_route, note_refusal
 from .replay_buffer import ReplayBuffer
-from .routes import Route, RouteTable
-from .upstream_host import UpstreamHost
-
-_REFUSALS = (400, 422)
-"""Statuses that say: there is something in the request that should not be."""
-UNHEALTHY = frozenset((429, 502, 503, 504, 529))
-"""Statuses that say: not now. Another provider is asked, if there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """`attempts` for one request, within `time` seconds of its start; bodies up to `replay` bytes can be sent again.
-
-    `unanswered`: another provider is asked also when one broke off that may have begun with the request."""
-
-    attempts: int
-    time: float
-    replay: int
-    unanswered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingContext:
-    """What the dispatchers of a process share."""
-
-    routes: RouteTable
-    policy: RetryPolicy
-    clock: Clock
-    random: Callable[[], float]
-    pseudonym: bytes
-    wall_clock: Clock = lambda: 0.0
-    """Seconds since the epoch."""
-    by_load: ByLoad = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "by_load", ByLoad(self.random))
-
-
-class DispatchState(Enum):
-    PREPARING = "preparing"
-    """It is not known yet whose request it is, what it asks for, or whether its limits admit it."""
-    QUEUED = "queued"
-    """Waits for a place at the host tried last."""
-    BACKING_OFF = "backing off"
-    """Waits before it asks the host tried last again."""
-    ASKING = "asking"
-    """An attempt is under way, and another one may follow."""
-    ANSWERED = "answered"
-    """The attempt's answer is passed on."""
-    ENDED = "ended"
-
+from .routes import FirstTokenPolicy, Route
+from .upstream_host import ExtraAttempt, UpstreamHost
+from .withheld_answer import WithheldAnswer
 
 _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
@@ -89,6 +40,7 @@ class Dispatcher:
         "_attempt",
         "_context",
         "_events",
+        "_first_token",
         "_is_collecting",
         "_is_identified",
         "_is_paused",
@@ -131,7 +83,9 @@ class Dispatcher:
         """Among equal providers; None: it has none."""
         self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
-        """The one under way."""
+        """The one under way; with a hedge the first of two."""
+        self._first_token: FirstToken | None = None
+        """None: the route does not ask for it, or it has come."""
         self._tried: list[UpstreamHost] = []
         self._asked: UpstreamHost | None = None
         """Who was asked last."""
@@ -151,6 +105,7 @@ class Dispatcher:
         self._omits_usage_option = False
         """Whether the attempt repeats one that may have been refused for the option that the relay had added."""
         self._started_at = context.clock()
+        """Since when FLOW_RETRY_TIME runs."""
         self._queued_at = 0.0
         """Since when it is queued."""
         self._retry_at = 0.0
@@ -214,6 +169,8 @@ class Dispatcher:
             return
         self._replay.finish()
         self._account.request.finish()
+        if self._first_token is not None:
+            self._first_token.sent(self._account.input)
         if self._is_collecting:
             self._is_collecting = False
             self._proceed()
@@ -275,13 +232,19 @@ class Dispatcher:
             self._repeat_without_usage(attempt)
             return
         if head.status in UNHEALTHY:
-            retry = self._next_attempt(self._note_refusal(host, head))
+            after = self._note_refusal(host, head)
+            if self._first_token is not None and self._first_token.replace():
+                return
+            retry = self._next_attempt(after)
             if retry is not None:
                 self._cancel_attempt()
                 self._retry(*retry)
                 return
         elif host.cooldowns:
             host.cooldowns.served(*self._subjects(host))
+        if self._first_token is not None:
+            self._first_token.receive_head(head)
+            return
         self.state = _ANSWERED
         self._replay.release()
         attempt.accept()
@@ -290,6 +253,8 @@ class Dispatcher:
     def on_attempt_failed(self, attempt: Attempt, error: RelayError) -> None:
         self._was_reused = attempt.reused
         self._attempt = None
+        if self._first_token is not None and self._first_token.replace():
+            return
         if self.state is _ASKING and self._may_repeat(error):
             retry = self._next_attempt(0.0 if is_passing(error) else None)
             if retry is not None:
@@ -312,7 +277,7 @@ class Dispatcher:
         elif self._omits_usage_option and success:
             option.refused(model)
         may_repeat = (
-            asks_usage and head.status in _REFUSALS and self._replay.is_replayable and not self._omits_usage_option
+            asks_usage and head.status in REFUSALS and self._replay.is_replayable and not self._omits_usage_option
         )
         return may_repeat and option.may_be_refused(model)
 
@@ -322,6 +287,79 @@ class Dispatcher:
         attempt.host.retries += 1
         attempt.cancel_request()
         self._begin(attempt.host)
+
+    # --- first_token.FirstTokenOwner --------------------------------------------------------------------------------
+
+    def on_first_token(self, answer: WithheldAnswer) -> None:
+        self._first_token = None
+        self.state = _ANSWERED
+        self._replay.release()
+        if self._attempt is not None:
+            self._attempt.accept(answer.head_at)
+            answer.pass_on()
+
+    def on_first_token_timeout(self, error: RelayError) -> bool:
+        waiting, attempt, now = self._first_token, self._attempt, self._context.clock()
+        if waiting is None or attempt is None:
+            return False
+        other = None
+        if not waiting.is_hedged:
+            other = self._candidate(free_only=True) if self._may_repeat_now() else None
+            if other is None:
+                return False
+        attempt.host.first_token_timeouts += 1
+        attempt.host.extra_tokens[ExtraAttempt.FIRST_TOKEN_TIMEOUT] += waiting.tokens or 0
+        self._cancel_attempt(error)
+        if other is not None:
+            self._started_at += now - attempt.began_at  # the deadline says how long that may take
+            self._retry(other, 0.0)
+        else:
+            waiting.replace()
+        return True
+
+    def on_first_token_late(self) -> bool:
+        waiting, route = self._first_token, self._route
+        if waiting is None or route is None or self._attempt is None or not self._may_repeat_now():
+            return False
+        host = self._candidate(free_only=True)
+        if host is None and sum(1 for _ in route.hosts) == 1:
+            host = self._attempt.host
+        if host is None or not waiting.may_hedge or not host.places.reserve():
+            return False
+        self.attempts += 1
+        before, asked_usage = self._account.upstream, self._account.asks_usage
+        answer = waiting.answer_of(host)
+        attempt = Attempt(host, owner=waiting, events=answer, clock=self._context.clock, outliers=route.outliers)
+        answer.attempt = attempt
+        self._send(attempt)
+        attempt.send_end()
+        waiting.hedge(answer, attempt, asks_usage=self._account.asks_usage)
+        if before is not None:
+            self._account.sent_to(before, asks_usage=asked_usage)
+        return True
+
+    def on_hedge_failed(self, host: UpstreamHost, head: ResponseHead | None) -> None:
+        if host not in self._tried:
+            self._tried.insert(-1, host)
+        if head is not None and head.status in UNHEALTHY:
+            self._note_refusal(host, head)
+
+    def take_over(self, hedge: Hedge) -> None:
+        self._cancel_attempt()
+        self._attempt = attempt = hedge.attempt
+        attempt.belong_to(self)
+        self._asked = host = attempt.host
+        if host not in self._tried:
+            self._tried.append(host)
+        self._account.sent_to(host, asks_usage=hedge.asks_usage)
+        self._events.on_provider(host, attempt.began_at)
+        if hedge.answer.head is not None:  # a good one
+            if host.cooldowns:
+                host.cooldowns.served(*self._subjects(host))
+            if hedge.asks_usage:
+                host.usage_option.accepted(self._account.params.model)
+        if self._is_paused:
+            attempt.pause_reading()
 
     # --- the upload -------------------------------------------------------------------------------------------------
 
@@ -358,7 +396,9 @@ class Dispatcher:
         path, model = self._request.path, self._account.params.model
         needs_none = model is None and not self._request.has_body
         self._route = route = self._context.routes.find(path, model, any_model=needs_none)
-        error = self._no_route() if route is None else self._route_error(route)
+        if route is not None and route.first_token is not None:
+            self._wait_for_first_token(route.first_token)
+        error = no_route(self._request, self._account) if route is None else self._route_error(route)
         if error is not None:
             self._fail(error)
         elif self._account.is_limited:
@@ -366,13 +406,12 @@ class Dispatcher:
         else:
             self._choose_host()
 
-    def _no_route(self) -> RelayError:
-        if (unread := self._account.request.unread) is not None:
-            return unread
-        model = self._account.params.model
-        named = f" for the model {model!r}" if model is not None else ""
-        path = bounded(self._request.path.decode("ascii"), PATH_BYTES)
-        return bad_request(f"No route leads on from {path}{named}.", status=404, code="no_route")
+    def _wait_for_first_token(self, policy: FirstTokenPolicy) -> None:
+        self._first_token = waiting = FirstToken(
+            self, policy, self._events, request=self._account.request, context=self._context.first_token
+        )
+        if self._replay.is_whole:
+            waiting.sent(self._account.input)
 
     def _route_error(self, route: Route) -> RelayError | None:
         """Why none of the route's providers may get the request."""
@@ -402,13 +441,15 @@ class Dispatcher:
         elif self._route is not None:
             self._fail(unavailable(self._route, self._context.clock()))
 
-    def _candidate(self, *, refused_too: bool = False) -> UpstreamHost | None:
+    def _candidate(self, *, refused_too: bool = False, free_only: bool = False) -> UpstreamHost | None:
         """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
-        where this key or model was refused of late."""
+        where this key or model was refused of late; `free_only`: only where a place is free, as far as is known."""
         assert self._route is not None
         now = self._context.clock()
 
         def is_welcome(host: UpstreamHost) -> bool:
+            if free_only and host.places.is_full:
+                return False
             if self._account.is_signed and self._account.signature_error((host,)) is not None:
                 return False
             cooldowns = host.cooldowns
@@ -457,55 +498,49 @@ class Dispatcher:
             host.fallbacks += len(self._tried) > 1
             if self._preference is not None:
                 self._preference.count(host)
+        waiting = self._first_token
+        answer = waiting.answer_of(host) if waiting is not None else None
         outliers = None if self._route is None else self._route.outliers
-        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock, outliers=outliers)
+        attempt = Attempt(host, owner=self, events=answer or self._events, clock=self._context.clock, outliers=outliers)
+        if waiting is not None and answer is not None:
+            waiting.begin(answer, attempt)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)
-        request, body = self._prepare(host)
-        attempt.open(request)
-        if self._is_paused:
-            attempt.pause_reading()
-        if body:
-            for data in body:
-                attempt.send_data(data)
-            body = ()  # the bytes are not to outlive the next lines
+        if self._send(attempt):
             self._replay.taken()
         if self._is_upload_stopped and not attempt.is_full:
             self._resume_upload()
         if self._replay.is_whole and self._attempt is attempt:
             attempt.send_end()
 
-    def _prepare(self, host: UpstreamHost) -> tuple[RequestHead, Sequence[bytes]]:
-        """The head, and the body as far as it came, changed where this provider or the budget requires it."""
-        replay, body, longer = self._replay, self._replay.pieces, None
-        repeatable = replay.is_replayable and replay.is_whole and not self._omits_usage_option
-        changed = self._account.ask(host, body, repeatable=repeatable)
-        if changed is not None:
-            body, longer = changed
-        head = outgoing_head(
-            self._request, host, self._account, request_id=self._request_id, pseudonym=self._context.pseudonym
+    def _send(self, attempt: Attempt) -> bool:
+        """Send what there is of the request. Returns whether that is any of its body."""
+        request, body = outgoing_request(
+            attempt.host,
+            self._request,
+            self._account,
+            self._replay,
+            (self._request_id, self._context.pseudonym),
+            repeatable=not self._omits_usage_option,
         )
-        if longer is not None:
-            head.has_body = True
-            head.content_length = self._length(body, longer)
-        head.body_follows = bool(body)
-        head.awaits_whole = self._account.awaits_whole
-        return head, body
-
-    def _length(self, body: Sequence[bytes], longer: int) -> int | None:
-        """Of a body that was changed, of which `body` is there; None: not known yet."""
-        if self._replay.is_whole:
-            return sum(map(len, body))
-        length = self._request.content_length
-        return length + longer if length is not None else None
+        attempt.open(request)
+        if self._is_paused:
+            attempt.pause_reading()
+        for data in body:
+            attempt.send_data(data)
+        return bool(body)
 
     # --- another attempt --------------------------------------------------------------------------------------------
+
+    def _may_repeat_now(self) -> bool:
+        """Whether the policy and the size of the body permit another attempt, whatever the time."""
+        return self._replay.is_replayable and self.attempts < self._context.policy.attempts
 
     def _next_attempt(self, after: float | None) -> tuple[UpstreamHost, float] | None:
         """Whom to ask next, and in how many seconds: another provider, or the same one in `after` seconds (None: not
         that one). None when the policy or the size of the body forbids another attempt, or no provider is left."""
         policy, now = self._context.policy, self._context.clock()
-        if not self._replay.is_replayable or self.attempts >= policy.attempts or now - self._started_at >= policy.time:
+        if not self._may_repeat_now() or now - self._started_at >= policy.time:
             return None
         other = self._candidate()
         if other is not None:
@@ -529,16 +564,7 @@ class Dispatcher:
         return error.not_processed or (self._context.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
 
     def _note_refusal(self, host: UpstreamHost, head: ResponseHead) -> float | None:
-        """Account for a status that says: not now. Returns the seconds that the provider asks for, or None."""
-        now = self._context.clock()
-        after = retry_after(head, self._context.wall_clock)
-        host.failures[f"status_{head.status}"] += 1
-        key, model = self._subjects(host)
-        if head.status == 429:
-            host.cooldowns.limited(now, key, after)
-        else:
-            host.cooldowns.failed(now, model, after)
-        return after
+        return note_refusal(host, head, self._subjects(host), self._context)
 
     # --- its end ----------------------------------------------------------------------------------------------------
 
@@ -562,5 +588,8 @@ class Dispatcher:
         self.state = _ENDED
         self._replay.release()
         self._cancel_attempt(error)
+        if self._first_token is not None:
+            self._first_token.close()
+            self._first_token = None
         self._events = NOBODY
         self._upload = UNCOUNTED

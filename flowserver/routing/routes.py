@@ -11,8 +11,19 @@ from ..dialects.api_paths import without_parameters
 from ..http.messages import SESSION, RequestHead
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
 from .affinity import Affinity
+from .hedge_budget import HedgeBudget
 from .outliers import Outliers
 from .upstream_host import UpstreamHost
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTokenPolicy:
+    """How long a route's attempts may take to their first content."""
+
+    timeout: float | None
+    """Seconds after which an attempt is cancelled and another provider asked; None: never."""
+    hedge: HedgeBudget | None = None
+    """Of requests for which a second provider is asked while the first one goes on; None: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +33,8 @@ class Route:
     `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
     answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
     `traffic_class`: the highest that its requests may have; `affinity`: which of a tier each prefers (None: any);
-    `outliers` compares the hosts of each tier (None: nobody does).
+    `outliers` compares the hosts of each tier (None: nobody does); `first_token` None: an attempt takes as long as it
+    takes.
     """
 
     path: str
@@ -31,6 +43,7 @@ class Route:
     max_tokens: int | None = None
     drain_on_disconnect: bool = False
     traffic_class: TrafficClass = INTERACTIVE
+    first_token: FirstTokenPolicy | None = None
     affinity: Affinity | None = None
     outliers: Outliers | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 
 from ..dialects import TABLE
 from ..http.messages import Headers
@@ -12,7 +13,15 @@ from ..relay.usage_option import UsageOption
 from .checked_health import CheckedHealth
 from .circuit_breaker import BreakerState, CircuitBreaker
 from .cooldowns import Cooldowns
+from .first_token_times import FirstTokenTimes
 from .places import Places
+
+
+class ExtraAttempt(StrEnum):
+    """Why a request was asked of a provider in addition to the attempt that counts in the end."""
+
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    HEDGE = "hedge"
 
 
 class UpstreamHost:
@@ -29,10 +38,15 @@ class UpstreamHost:
         "deadlines",
         "ejected",
         "ejections",
+        "extra_tokens",
         "failures",
         "fallbacks",
+        "first_token_timeouts",
+        "first_token_times",
         "head_seconds",
         "health",
+        "hedges",
+        "hedges_won",
         "places",
         "queued_seconds",
         "ramp",
@@ -80,6 +94,15 @@ class UpstreamHost:
         """Failed attempts by reason."""
         self.affinity: Counter[str] = Counter()
         """Requests that prefer this provider by their affinity: whether they got it, or why not."""
+        self.first_token_times = FirstTokenTimes()
+        self.first_token_timeouts = 0
+        """Attempts that were cancelled since they showed no content in time."""
+        self.hedges = 0
+        """Requests begun here since another attempt was slow, which went on."""
+        self.hedges_won = 0
+        """Of these, the ones whose answers were passed on."""
+        self.extra_tokens = dict.fromkeys(ExtraAttempt, 0)
+        """Input tokens of attempts that were made in addition to the one that counts."""
         self.queued_seconds = 0.0
         """How long requests waited for a place."""
         self.head_seconds = 0.0

@@ -17,6 +17,7 @@ from ..relay.record import ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.upstream_host import UpstreamHost
+from ..routing.withheld_answer import WithheldFigures
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
@@ -167,6 +168,7 @@ class Metrics:
         """Providers whose names are looked up."""
         self.store: StoreFigures | None = None
         self.uploads: Uploads | None = None
+        self.withheld = WithheldFigures()
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -367,6 +369,15 @@ class Metrics:
                 for value, count in sorted(counts(host).items())
             ]
             yield counters(name, text, samples)
+        extra: list[tuple[Labels, float]] = [
+            ({"upstream": host.name, "reason": reason.value}, tokens)
+            for host in self.upstreams
+            for reason, tokens in host.extra_tokens.items()
+        ]
+        text = "Input tokens, as estimated, of attempts beside the one that counts, which no tenant is charged for."
+        yield counters("flow_extra_input_tokens", text, extra)
+        text = "Bytes of answers that wait for their first content."
+        yield gauge("flow_withheld_bytes", text, self.withheld.held, Merge.SUM)
         remaining = [
             ({"upstream": host.name, "kind": kind}, left)
             for host in self.upstreams
@@ -448,6 +459,24 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
         "flow_upstream_fallbacks",
         "Requests sent here after another provider had failed them.",
         lambda host, now: host.fallbacks,
+    ),
+    (
+        counters,
+        "flow_first_token_timeouts",
+        "Attempts cancelled since they showed no content within the route's first_token_timeout.",
+        lambda host, now: host.first_token_timeouts,
+    ),
+    (
+        counters,
+        "flow_hedges",
+        "Requests sent here since another attempt was slow, which went on.",
+        lambda host, now: host.hedges,
+    ),
+    (
+        counters,
+        "flow_hedges_won",
+        "Of these, the ones whose answers were passed on.",
+        lambda host, now: host.hedges_won,
     ),
     (
         counters,

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowserver.errors import RelayError
-from flowserver.routing.dispatcher import Dispatcher, DispatchState
+from flowserver.routing.context import DispatchState
+from flowserver.routing.dispatcher import Dispatcher
 
 from .scene import BROKEN, NO_CONNECTION, REFUSED, TIMEOUT, UNREACHABLE, Events, Scene, Stream
 

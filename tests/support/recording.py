@@ -22,13 +22,16 @@ from flowserver.relay.interfaces import Connector, DownstreamEvents, Later, Obse
 from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.record import RecordedExchange
 from flowserver.routing.circuit_breaker import CircuitBreaker
+from flowserver.routing.context import RetryPolicy, RoutingContext
 from flowserver.routing.cooldowns import Cooldowns
-from flowserver.routing.dispatcher import RetryPolicy, RoutingContext
+from flowserver.routing.first_token import FirstTokenContext
 from flowserver.routing.places import LocalPlaces, Places
-from flowserver.routing.routes import Route, RouteTable
+from flowserver.routing.routes import FirstTokenPolicy, Route, RouteTable
 from flowserver.routing.upstream_host import UpstreamHost
+from flowserver.routing.withheld_answer import WithheldFigures
 
 from .clock import FakeClock
+from .timers import FakeTimers
 
 
 class RecordingObserver:
@@ -380,12 +383,16 @@ def routing(
     policy: RetryPolicy | None = None,
     routes: list[Route] | None = None,
     pseudonym: bytes = b"flowserver-1",
+    timers: FakeTimers | None = None,
+    first_token: FirstTokenPolicy | None = None,
 ) -> RoutingContext:
     """One route for everything over `tiers`, or `routes`."""
+    clock = clock or FakeClock()
     return RoutingContext(
-        RouteTable(routes if routes is not None else [Route("*", (), tiers)]),
+        RouteTable(routes if routes is not None else [Route("*", (), tiers, first_token=first_token)]),
         policy or RetryPolicy(attempts=3, time=10.0, replay=1000, unanswered=True),
-        clock or FakeClock(),
+        clock,
         lambda: 0.0,
         pseudonym,
+        FirstTokenContext(clock, timers or FakeTimers(clock), WithheldFigures()),
     )
