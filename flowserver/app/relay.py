@@ -21,6 +21,7 @@ from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
+from ..flow.loop_delay import LoopDelay
 from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
@@ -30,6 +31,7 @@ from ..relay.provider import Deadlines
 from ..relay.uploads import Uploads
 from ..routing.admission import Admission
 from ..routing.dispatcher import RetryPolicy, RoutingContext
+from ..routing.overload import OverloadGate, OverloadSettings
 from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
@@ -97,6 +99,7 @@ class Relay:
         self._retired: list[Providers] = []
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
+        self.metrics.overload = self._overload = self._build_overload()
         self._admission = self._build_admission()
         most = config.max_connections_per_client
         elsewhere = None if shared is None or most is None else shared.clients(most)
@@ -281,6 +284,18 @@ class Relay:
             random=random.random,
             pseudonym=self._pseudonym,
             wall_clock=time.time,
+            overload=self._overload,
+        )
+
+    def _build_overload(self) -> OverloadGate | None:
+        target, interval = self._config.overload_target, self._config.overload_interval
+        if target is None:
+            return None
+        return OverloadGate(
+            OverloadSettings(target, interval),
+            LoopDelay(time.monotonic, self._loop.call_soon, self._loop.call_later),
+            random=random.random,
+            changed=self._log.overload_changed,
         )
 
     def _show(self, topology: Topology) -> None:

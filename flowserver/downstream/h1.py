@@ -374,14 +374,15 @@ class DownstreamH1(SharedReads):
         """Open the exchange and hand it what is there of the body. Returns what follows the request, if its answer
         is over already."""
         self.stream = cast("H1Stream | None", stream)  # an answer that is there at once ends it
-        stream.request_whole = not stream.request.has_body
-        if stream.request_whole:
-            stream.message.feed(b"")  # tells the end, which an answer that is there at once must find behind it
-            self._keep_for_later(data)
+        body, length = b"", stream.request.content_length if stream.request.has_body else 0
+        if length is not None and length <= len(data):
+            # An answer that is there at once must find the end behind it, or the connection would close.
+            body, stream.request_whole, _ = stream.message.feed(data[:length])
+            self._keep_for_later(data[length:])
         self._context.open_exchange(stream.request, stream)
         if self.stream is stream:
             if stream.request_whole:
-                self._end_request(stream)
+                self._receive_at_once(stream, body)
             else:
                 if stream.message.awaits_continue and not data:
                     self._answer_continue(stream)
@@ -391,6 +392,13 @@ class DownstreamH1(SharedReads):
             self._pipelined.clear()
             return data
         return b""
+
+    def _receive_at_once(self, stream: H1Stream, body: bytes) -> None:
+        """The request is whole with `body`."""
+        if body:
+            stream.events.on_downstream_data(body)
+        if self.stream is stream:  # else its answer is complete
+            self._end_request(stream)
 
     def _receive_body(self, stream: H1Stream, data: bytes) -> None:
         try:

@@ -14,6 +14,7 @@ from ..errors import EndReason, RelayError, bad_request
 from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
+from ..quota.traffic_class import BATCH
 from ..relay.account import Account
 from ..relay.failures import busy, is_passing, retry_after
 from ..relay.interfaces import Clock, UploadCount
@@ -22,6 +23,7 @@ from .attempt import Attempt
 from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
 from .outgoing import outgoing_head
+from .overload import OverloadGate
 from .replay_buffer import ReplayBuffer
 from .routes import Route, RouteTable
 from .upstream_host import UpstreamHost
@@ -55,6 +57,8 @@ class RoutingContext:
     pseudonym: bytes
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
+    overload: OverloadGate | None = None
+    """None: nobody is refused for what the relay has to do."""
 
 
 class DispatchState(Enum):
@@ -328,6 +332,9 @@ class Dispatcher:
     # --- may it start? ----------------------------------------------------------------------------------------------
 
     def _on_identified(self, error: RelayError | None) -> None:
+        gate, account = self._context.overload, self._account
+        if gate is not None and error is None and not account.is_preflight:
+            error = gate.refusal(account.traffic_class, account.tenant, self._started_at)
         if error is not None:
             self._fail(error)
             return
@@ -370,7 +377,11 @@ class Dispatcher:
         if account.is_signed and (error := account.signature_error(route.hosts)) is not None:
             return error
         account.bound(route.max_tokens)
-        account.lower_class(route.traffic_class)
+        if route.traffic_class is BATCH is not account.traffic_class:
+            account.lower_class(BATCH)
+            gate = self._context.overload
+            if gate is not None and (error := gate.refusal_as_batch()) is not None:
+                return error
         return account.request_error() if account.request.unread is not None else None
 
     def _on_admitted(self, error: RelayError | None) -> None:
