@@ -140,7 +140,7 @@ class H1Stream(HeldUpload):
         connection, message = self._connection, self.message
         if connection.stream is not self:
             return
-        closes = connection.is_last_response or not self.request_whole
+        closes = connection.is_last_response or not (self.request_whole or message.may_skip)
         raw = message.head(head, closes=closes)
         self._bodiless, self._chunked = message.bodiless, message.chunked
         if head.body_follows and not self._bodiless and not self._chunked:
