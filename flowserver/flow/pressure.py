@@ -10,9 +10,10 @@ from math import log2
 
 INTEGRAL = 1.5
 """Steps per second and per doubling of the delay beyond its set point."""
-PROPORTIONAL = 8.0
-"""Steps per second of delay. Simulated with 400 to 2,000 clients: without it the level swings, with 30 it does so where
-a turn of the loop takes longer than the time between two looks."""
+PROPORTIONAL = 16.0
+"""Steps per second of delay. Simulated with 400 to 2,000 clients (tests/support/busy_loop.py): with half of it the
+delay swings more, with twice as much the level, where a turn of the loop takes longer than the time between two looks.
+"""
 MOST_DOUBLINGS = 2.0
 _SHORTEST, _LONGEST_LAPSE = 1e-6, 0.25
 

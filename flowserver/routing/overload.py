@@ -22,7 +22,7 @@ from .tenant_shares import TenantShares
 
 NO_BATCH, FULL = 2, 3
 """Levels of memory from which on requests of class batch are refused, and all."""
-BETWEEN_LOOKS = 0.02
+BETWEEN_LOOKS = 0.01
 """Seconds. A look costs two callbacks of the loop, 2 us."""
 MOST = 0.95
 """The largest share of all requests that is refused for the delay: some show whether it is time to end."""
@@ -94,8 +94,8 @@ class OverloadGate:
         self._interval = interval
         self._standing = StandingDelay(target, interval)
         # Once requests are refused, nothing is gained by a delay as long as the target: the relay does as much with a
-        # shorter one, and a refusal does not take long either.
-        self._pressure = Pressure(easy=target / 4, hard=target / 2)
+        # shorter one, and a refusal takes twice as long as the delay. Batch is there to give way before others notice.
+        self._pressure = Pressure(easy=target / 8, hard=target / 2)
         self._tenants = TenantShares()
         self._look_at = float("inf") if settings is None else 0.0
         """When the next request has the delay measured."""
