@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from flowserver.flow.loop_delay import LoopDelay
+from flowserver.flow.loop_delay import Found, LoopDelay
 
 from ..support.clock import FakeClock
 from ..support.later import Later
@@ -53,7 +53,12 @@ async def test_of_a_real_loop() -> None:
     loop = asyncio.get_running_loop()
     delay = LoopDelay(time.monotonic, loop.call_soon, loop.call_later)
     for busy in (0.0, 0.05):
-        found: asyncio.Future[float] = loop.create_future()
-        delay.measure(lambda seconds, now, found=found: found.set_result(seconds))
+        found: asyncio.Future[tuple[float, float]] = loop.create_future()
+        delay.measure(_sets(found))
         loop.call_soon(time.sleep, busy)  # the next turn
-        assert await found >= busy
+        seconds, _ = await found
+        assert seconds >= busy
+
+
+def _sets(found: asyncio.Future[tuple[float, float]]) -> Found:
+    return lambda seconds, now: found.set_result((seconds, now))

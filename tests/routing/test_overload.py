@@ -51,8 +51,9 @@ def test_batch_gives_way_to_people(people_share: float) -> None:
     loop.run(5, people, work)
     assert people.refused <= 0.02 * people.served
     assert people.served >= 0.97 * 5 * people.rate
-    assert people.served + work.served >= 0.75 * 5 * MOST_SERVED  # refusals take some of it
-    assert _percentile(work.times, 0.99) < 0.01
+    assert people.served + work.served >= 0.7 * 5 * MOST_SERVED  # refusals take some of it
+    assert _percentile(work.times, 0.5) < TARGET / 4
+    assert _percentile(work.times, 0.99) < TARGET * 3 / 4
     assert [change.begins for change in loop.changes] == [True]
 
 
@@ -165,11 +166,8 @@ def test_memory_refuses_by_its_level(level: int, refuses_batch: bool, refuses_pe
     for traffic_class, refuses in ((BATCH, refuses_batch), (INTERACTIVE, refuses_people)):
         error = gate.refusal(traffic_class, None, 1000.0)
         assert (error is not None) is refuses
-        assert gate.refused == {
-            (each, reason): int(refuses and each is traffic_class and reason == "memory")
-            for each, reason in gate.refused
-        }
-        gate.refused = dict.fromkeys(gate.refused, 0)
+        assert gate.refused[traffic_class, "memory"] == sum(gate.refused.values()) == refuses
+        gate.refused[traffic_class, "memory"] = 0
     assert (gate.refusal_as_batch() is not None) is refuses_batch
 
 
