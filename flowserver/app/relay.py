@@ -99,7 +99,8 @@ class Relay:
         self._retired: list[Providers] = []
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
-        self.metrics.overload = self._overload = self._build_overload()
+        self.metrics.overload = self.overload = self._build_overload()
+        """Kept when the configuration is read again; None: FLOW_OVERLOAD_TARGET is off."""
         self._admission = self._build_admission()
         most = config.max_connections_per_client
         elsewhere = None if shared is None or most is None else shared.clients(most)
@@ -284,7 +285,7 @@ class Relay:
             random=random.random,
             pseudonym=self._pseudonym,
             wall_clock=time.time,
-            overload=self._overload,
+            overload=self.overload,
         )
 
     def _build_overload(self) -> OverloadGate | None:

@@ -160,13 +160,15 @@ class Dispatcher:
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
         reads_body = self._context.routes.needs_model or self._account.wants_body
-        if reads_body:
-            self._account.request.open()
         self._is_collecting = reads_body and self._request.has_body
+        if reads_body and not self._is_collecting:
+            self._account.request.open()
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
         else:
             self._on_identified(None)
+        if self._is_collecting and self.state is not _ENDED:  # not before: many are refused where there are too many
+            self._account.request.open()
 
     @property
     def upstream(self) -> str:
