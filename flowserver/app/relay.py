@@ -295,6 +295,7 @@ class Relay:
         return OverloadGate(
             OverloadSettings(target, interval),
             LoopDelay(time.monotonic, self._loop.call_soon, self._loop.call_later),
+            self.metrics.h2,
             random=random.random,
             changed=self._log.overload_changed,
         )

@@ -18,6 +18,7 @@ from ..flow.loop_delay import LoopDelay
 from ..flow.pressure import Pressure
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
+from ..relay.interfaces import H2Totals
 from .tenant_shares import TenantShares
 
 NO_BATCH, FULL = 2, 3
@@ -62,6 +63,7 @@ class OverloadGate:
     __slots__ = (
         "_began_at",
         "_changed",
+        "_h2",
         "_interval",
         "_look_at",
         "_loop_delay",
@@ -82,12 +84,15 @@ class OverloadGate:
         self,
         settings: OverloadSettings | None,
         loop_delay: LoopDelay,
+        h2: H2Totals,
         *,
         random: Callable[[], float],
         changed: Callable[[OverloadChange], None],
     ) -> None:
-        """`settings` None: time refuses nobody, memory may."""
+        """`settings` None: time refuses nobody, memory may. `h2`: requests of one HTTP/2 connection start over several
+        turns of the loop."""
         self._loop_delay = loop_delay
+        self._h2 = h2
         self._random = random
         self._changed = changed
         target, interval = (1.0, 1.0) if settings is None else (settings.target, settings.interval)
@@ -173,7 +178,7 @@ class OverloadGate:
     # --- the delay -------------------------------------------------------------------------------------------------
 
     def _observe(self, delay: float, now: float) -> None:
-        self.delay = delay
+        self.delay = delay = max(delay, self._h2.take_longest_wait())
         stands = self._standing.observe(delay, now)
         if self.is_overloaded:
             self._steer(delay, now)

@@ -327,7 +327,7 @@ class Metrics:
         gate = self.overload
         if gate is None:
             return
-        text = "How long what arrives waits for the event loop, as last measured: at most every 20 ms, by a request."
+        text = "How long what arrives waits for the event loop, as last measured."
         yield gauge("flow_overload_delay_seconds", text, gate.delay, Merge.EACH)
         text = "The share of requests refused now: of class batch, of tenants above their share, of all."
         shares = _labelled("of", zip(GIVE_WAY, gate.shares, strict=True))

@@ -112,6 +112,20 @@ async def test_http_2(lab: Lab) -> None:
     assert len(provider.requests) == 1
 
 
+async def test_the_wait_for_a_turn_within_an_http_2_connection_is_measured(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url, overload_target="off")  # else the gate takes it
+    client = await h2_client(lab, relay.port)
+    await client.get()
+    assert relay.relay.metrics.h2.longest_wait == 0
+    began = asyncio.get_running_loop().time()
+    numbers = [client.peer.request() for _ in range(100)]
+    for number in numbers:
+        assert (await client.answer(number)).status == 200
+    assert 0 < relay.relay.metrics.h2.take_longest_wait() < asyncio.get_running_loop().time() - began
+    assert relay.relay.metrics.h2.longest_wait == 0
+
+
 async def test_switched_off_there_is_no_gate(lab: Lab) -> None:
     provider = await lab.provider(ok)
     relay = await lab.relay(provider.url, overload_target="off")

@@ -9,6 +9,7 @@ import pytest
 
 from flowserver.flow.loop_delay import LoopDelay
 from flowserver.quota.traffic_class import BATCH, INTERACTIVE
+from flowserver.relay.interfaces import H2Totals
 from flowserver.routing.overload import FULL, MOST, NO_BATCH, OverloadGate
 
 from ..support.busy_loop import INTERVAL, SERVED, TARGET, BusyLoop, Source
@@ -100,6 +101,17 @@ def test_it_is_over_even_if_no_request_comes_any_more() -> None:
     assert not loop.gate.is_overloaded
 
 
+def test_what_waits_within_an_http_2_connection_counts_too() -> None:
+    """Its requests start over several turns of the loop, each of which is short."""
+    loop = BusyLoop()
+    people = Source(0.1 * MOST_SERVED)
+    for _ in range(30):
+        loop.h2.longest_wait = 3 * TARGET
+        loop.run(INTERVAL / 20, people)
+    assert loop.gate.is_overloaded
+    assert loop.longest < TARGET
+
+
 # Tenants
 
 
@@ -150,7 +162,7 @@ def test_a_refusal_says_when_to_come_back_and_not_to_all_the_same() -> None:
 
 def _without_time() -> OverloadGate:
     loop_delay = LoopDelay(FakeClock(), Later(), lambda seconds, call: None)
-    return OverloadGate(None, loop_delay, random=lambda: 0.0, changed=lambda change: None)
+    return OverloadGate(None, loop_delay, H2Totals(), random=lambda: 0.0, changed=lambda change: None)
 
 
 @pytest.mark.parametrize(("level", "refuses_batch", "refuses_people"), [
@@ -176,6 +188,7 @@ def test_without_a_target_no_delay_is_measured() -> None:
     gate = OverloadGate(
         None,
         LoopDelay(FakeClock(), loop, lambda seconds, call: None),
+        H2Totals(),
         random=lambda: 0.0,
         changed=lambda change: None,
     )

@@ -12,6 +12,7 @@ from flowserver.errors import RelayError
 from flowserver.flow.loop_delay import LoopDelay
 from flowserver.quota.tenants import Tenant
 from flowserver.quota.traffic_class import INTERACTIVE, TrafficClass
+from flowserver.relay.interfaces import H2Totals
 from flowserver.routing.overload import OverloadChange, OverloadGate, OverloadSettings
 
 from .clock import FakeClock
@@ -60,9 +61,11 @@ class BusyLoop:
         self.errors: Counter[RelayError] = Counter()
         self.longest = 0.0
         """Seconds of the longest turn since it was set to 0."""
+        self.h2 = H2Totals()
         self.gate = OverloadGate(
             OverloadSettings(target, interval),
             LoopDelay(self.clock, self._soon.append, self.call_later),
+            self.h2,
             random=self._random.random,
             changed=self.changes.append,
         )
