@@ -28,7 +28,7 @@ class Pressure:
         """The delays in seconds that are aimed at: `easy` in the first step, `hard` beyond."""
         self._easy = easy
         self._hard = hard
-        self._ceiling = 8 * hard
+        self._ceiling = 16 * hard
         """What is above counts as this: such a delay tells how many wait rather than by how much the load is too much.
         """
         self._delay = 0.0

@@ -100,7 +100,7 @@ class OverloadGate:
         self._standing = StandingDelay(target, interval)
         # Once requests are refused, nothing is gained by a delay as long as the target: the relay does as much with a
         # shorter one, and a refusal takes twice as long as the delay. Batch is there to give way before others notice.
-        self._pressure = Pressure(easy=target / 8, hard=target / 2)
+        self._pressure = Pressure(easy=target / 8, hard=target / 4)
         self._tenants = TenantShares()
         self._look_at = float("inf") if settings is None else 0.0
         """When the next request has the delay measured."""

@@ -51,7 +51,7 @@ def test_batch_gives_way_to_people(people_share: float) -> None:
     loop.run(3, people, work)
     loop.run(5, people, work)
     assert people.refused <= 0.02 * people.served
-    assert people.served >= 0.97 * 5 * people.rate
+    assert people.served >= 0.95 * 5 * people.rate
     assert people.served + work.served >= 0.7 * 5 * MOST_SERVED  # refusals take some of it
     assert _percentile(work.times, 0.5) < TARGET / 4
     assert _percentile(work.times, 0.99) < TARGET * 3 / 4
