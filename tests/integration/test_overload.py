@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -124,6 +125,20 @@ async def test_the_wait_for_a_turn_within_an_http_2_connection_is_measured(lab: 
         assert (await client.answer(number)).status == 200
     assert 0 < relay.relay.metrics.h2.take_longest_wait() < asyncio.get_running_loop().time() - began
     assert relay.relay.metrics.h2.longest_wait == 0
+
+
+async def test_new_connections_do_not_wait_for_a_turn_each(lab: Lab) -> None:
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url)
+    with contextlib.ExitStack() as sockets:
+        for _ in range(100):
+            sockets.enter_context(socket.create_connection(("127.0.0.1", relay.port)))
+        turns = 0
+        while relay.relay.connections < 100:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns < 50
+    await eventually(lambda: not relay.relay.connections)
 
 
 async def test_switched_off_there_is_no_gate(lab: Lab) -> None:
