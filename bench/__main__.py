@@ -30,6 +30,7 @@ from bench import (
     large_request,
     limits,
     memory,
+    overload,
     protocols,
     restarts,
     scale,
@@ -85,6 +86,7 @@ CASES: dict[str, Case] = {
         relays, large_request.QUICK if quick else large_request.Settings()
     ),
     "limits": lambda relays, quick: limits.run(relays, limits.QUICK if quick else limits.FULL),
+    "overload": lambda relays, quick: overload.run(relays, overload.QUICK if quick else overload.Settings()),
     "protocols": lambda relays, quick: protocols.run(relays, protocols.QUICK if quick else protocols.Settings()),
     "restarts": lambda relays, quick: restarts.run(relays, restarts.QUICK if quick else restarts.Settings()),
     "sweep": lambda relays, quick: sweep.run(relays, sweep.QUICK if quick else sweep.Settings()),

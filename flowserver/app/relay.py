@@ -22,6 +22,7 @@ from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
+from ..flow.loop_delay import LoopDelay
 from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
@@ -32,6 +33,7 @@ from ..relay.uploads import Uploads
 from ..routing.admission import Admission
 from ..routing.context import RetryPolicy, RoutingContext
 from ..routing.first_token import FirstTokenContext
+from ..routing.overload import OverloadGate, OverloadSettings
 from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
@@ -102,6 +104,8 @@ class Relay:
         self._retired: list[Providers] = []
         """Providers of earlier configurations, while they have requests under way."""
         self._show(topology)
+        self.metrics.overload = self.overload = self._build_overload()
+        """Kept when the configuration is read again; None: FLOW_OVERLOAD_TARGET is off."""
         self._admission = self._build_admission()
         self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
         most = config.max_connections_per_client
@@ -293,6 +297,19 @@ class Relay:
             pseudonym=self._pseudonym,
             first_token=FirstTokenContext(time.monotonic, self._loop.call_later, self.metrics.withheld),
             wall_clock=time.time,
+            overload=self.overload,
+        )
+
+    def _build_overload(self) -> OverloadGate | None:
+        target, interval = self._config.overload_target, self._config.overload_interval
+        if target is None:
+            return None
+        return OverloadGate(
+            OverloadSettings(target, interval),
+            LoopDelay(time.monotonic, self._loop.call_soon, self._loop.call_later),
+            self.metrics.h2,
+            random=random.random,
+            changed=self._log.overload_changed,
         )
 
     def _show(self, topology: Topology) -> None:

@@ -45,6 +45,7 @@ WINDOW_OR_AUTO = _or_auto(WINDOW)
 TIME = Kind("time", p.parse_time)
 TIME_OR_OFF = _or_off(TIME)
 POSITIVE_TIME = Kind("time", p.parse_positive_time)
+POSITIVE_TIME_OR_OFF = _or_off(POSITIVE_TIME)
 LEASE_TIME = Kind("time", p.parse_lease_time)
 DRAIN_TARGET = Kind("time", p.parse_drain_target)
 

@@ -38,6 +38,7 @@ from .kinds import (
     ORIGINS_OR_OFF,
     POLICY,
     POSITIVE_TIME,
+    POSITIVE_TIME_OR_OFF,
     READY,
     REDIS_URL,
     SIZE,
@@ -75,6 +76,7 @@ TOKENS = Group("Tokens", "See [tokens.md](tokens.md).")
 LEAVING = Group("Clients that leave, providers that are silent")
 RETRIES = Group("Retries and circuit breaker", "See [providers.md](providers.md#trying-again).")
 LIMITS = Group("Limits of tenants", "See [tenants.md](tenants.md).")
+OVERLOAD = Group("Overload", "See [operating.md](operating.md#more-requests-than-it-can-serve).")
 HTTP2 = Group("HTTP/2 with clients")
 FLOODS = Group(
     "HTTP/2 floods",
@@ -435,6 +437,19 @@ class Config:
         LIMITS,
         swept=True,
         doc="Time after which the tokens reserved by a relay that died become available again; at least 1s.",
+    )
+    overload_target: float | None = setting(
+        "20ms",
+        POSITIVE_TIME_OR_OFF,
+        OVERLOAD,
+        doc="Longest delay of the event loop that may stand for FLOW_OVERLOAD_INTERVAL; then requests are refused with "
+        "503, first those of class `batch`. off: requests wait, however long.",
+    )
+    overload_interval: float = setting(
+        "200ms",
+        POSITIVE_TIME,
+        OVERLOAD,
+        doc="Time for which even the shortest delay has to be above FLOW_OVERLOAD_TARGET.",
     )
     h2_stream_window: int | Auto = setting(
         "auto",

@@ -140,7 +140,8 @@ class H1Stream(HeldUpload):
         connection, message = self._connection, self.message
         if connection.stream is not self:
             return
-        closes = connection.is_last_response or not self.request_whole
+        goes_on = self.request_whole or (message.may_skip and head.status != 408)  # RFC 9110 section 15.5.9
+        closes = connection.is_last_response or not goes_on
         raw = message.head(head, closes=closes)
         self._bodiless, self._chunked = message.bodiless, message.chunked
         if head.body_follows and not self._bodiless and not self._chunked:

@@ -72,6 +72,7 @@ class DownstreamH2(SharedReads):
     """A client's HTTP/2 connection."""
 
     __slots__ = (
+        "_behind_since",
         "_context",
         "_control",
         "_fd",
@@ -130,22 +131,19 @@ class DownstreamH2(SharedReads):
         self.starved = StarvedStreams(context.clock)
         self.sent = 0
         """Body bytes that went into frames, of all streams."""
-        self._sent_at_look = 0
+        self._sent_at_look = self._requests = 0
         self._control: list[bytes] = []
         """Frames to send that h2 does not know of."""
-        self.flush_due = False
-        self.is_blocked = False
-        self._requests = 0
+        self.flush_due = self.is_blocked = False
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
         now = context.clock()
         self._phase = Phase.OPEN
-        self._phase_since = now
+        self._phase_since = self._idle_since = self._behind_since = now
         self.is_over = False
         """Whether nothing more is read or written: ENDED or FAILED."""
         self.leftovers = LeftoverUploads(self._h2, self.guard, most=self._settings.max_streams, now=now)
         """Streams that were answered before their requests were complete."""
-        self._idle_since = now
         self._liveness = Liveness(self._settings.ping_interval, now)
 
     def __repr__(self) -> str:
@@ -185,6 +183,7 @@ class DownstreamH2(SharedReads):
         self._take_in(data)
         if not self._is_through and not self._reads.reasons & _TURN:
             self._reads.pause(_TURN)
+            self._behind_since = self.clock()
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -193,6 +192,7 @@ class DownstreamH2(SharedReads):
             return
         self.guard.splitter.rest()
         self._take_in(b"")
+        self.totals.longest_wait = max(self.totals.longest_wait, self.clock() - self._behind_since)
         if self._is_through:
             self._reads.resume(_TURN)
         else:

@@ -244,7 +244,7 @@ class Observer(Protocol):
 class H2Totals:
     """Figures of all HTTP/2 connections of clients."""
 
-    __slots__ = ("connections", "goaways", "stall_seconds", "stalls", "streams")
+    __slots__ = ("connections", "goaways", "longest_wait", "stall_seconds", "stalls", "streams")
 
     def __init__(self) -> None:
         self.connections = 0
@@ -257,6 +257,12 @@ class H2Totals:
         """Times a stream had bytes and its window was shut."""
         self.stall_seconds = 0.0
         """How long, of stalls that are over."""
+        self.longest_wait = 0.0
+        """Seconds for which what was read has waited for its turn on its connection, since they were last taken."""
+
+    def take_longest_wait(self) -> float:
+        wait, self.longest_wait = self.longest_wait, 0.0
+        return wait
 
 
 class Timer(Protocol):

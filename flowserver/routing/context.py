@@ -9,6 +9,7 @@ from enum import Enum
 from ..relay.interfaces import Clock
 from .candidates import ByLoad
 from .first_token import FirstTokenContext
+from .overload import OverloadGate
 from .routes import RouteTable
 
 
@@ -36,6 +37,8 @@ class RoutingContext:
     first_token: FirstTokenContext
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
+    overload: OverloadGate | None = None
+    """None: nobody is refused for what the relay has to do."""
     by_load: ByLoad = field(init=False)
 
     def __post_init__(self) -> None:

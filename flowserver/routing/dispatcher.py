@@ -10,6 +10,7 @@ from typing import cast
 from ..errors import EndReason, RelayError
 from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
+from ..quota.traffic_class import BATCH
 from ..relay.account import Account
 from ..relay.failures import busy, is_passing
 from ..relay.interfaces import UploadCount
@@ -118,16 +119,21 @@ class Dispatcher:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        routes = self._context.routes
-        reads_body = routes.needs_body or self._account.wants_body
-        if reads_body:
-            finds = routes.has_affinity and routes.finds_conversation(self._request)
-            self._account.request.open(finds_conversation=finds)
+        reads_body = self._context.routes.needs_body or self._account.wants_body
         self._is_collecting = reads_body and self._request.has_body
+        if reads_body and not self._is_collecting:
+            self._open_reading()
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
         else:
             self._on_identified(None)
+        if self._is_collecting and self.state is not _ENDED:  # not before: many are refused where there are too many
+            self._open_reading()
+
+    def _open_reading(self) -> None:
+        routes = self._context.routes
+        finds = routes.has_affinity and routes.finds_conversation(self._request)
+        self._account.request.open(finds_conversation=finds)
 
     @property
     def upstream(self) -> str:
@@ -376,6 +382,9 @@ class Dispatcher:
     # --- may it start? ----------------------------------------------------------------------------------------------
 
     def _on_identified(self, error: RelayError | None) -> None:
+        gate, account = self._context.overload, self._account
+        if gate is not None and error is None and not account.is_preflight:
+            error = gate.refusal(account.traffic_class, account.tenant, self._started_at)
         if error is not None:
             self._fail(error)
             return
@@ -419,7 +428,11 @@ class Dispatcher:
         if account.is_signed and (error := account.signature_error(route.hosts)) is not None:
             return error
         account.bound(route.max_tokens)
-        account.lower_class(route.traffic_class)
+        if route.traffic_class is BATCH is not account.traffic_class:
+            account.lower_class(BATCH)
+            gate = self._context.overload
+            if gate is not None and (error := gate.refusal_as_batch()) is not None:
+                return error
         if route.affinity is not None:
             self._preference = route.affinity.preference(self._request, account, self._replay.pieces)
         return account.request_error() if account.request.unread is not None else None

@@ -16,6 +16,7 @@ from ..relay.limited_time import Holder
 from ..relay.record import ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
+from ..routing.overload import GIVE_WAY, OverloadGate
 from ..routing.upstream_host import UpstreamHost
 from ..routing.withheld_answer import WithheldFigures
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
@@ -169,6 +170,7 @@ class Metrics:
         self.store: StoreFigures | None = None
         self.uploads: Uploads | None = None
         self.withheld = WithheldFigures()
+        self.overload: OverloadGate | None = None
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -268,6 +270,7 @@ class Metrics:
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
+        yield from self._overload()
         yield from self._h2()
         yield from self._upstreams()
         yield gauge(
@@ -321,6 +324,22 @@ class Metrics:
         yield counters("flow_refused", "Requests refused as malformed or too many.", refused)
         text = "Clients refused: too much of one address, no header of the PROXY protocol, a failed TLS handshake."
         yield counters("flow_clients_refused", text, _labelled("reason", self.clients_refused.items()))
+
+    def _overload(self) -> Iterator[Family]:
+        gate = self.overload
+        if gate is None:
+            return
+        text = "How long what arrives waits for the event loop, as last measured."
+        yield gauge("flow_overload_delay_seconds", text, gate.delay, Merge.EACH)
+        text = "The share of requests refused now: of class batch, of tenants above their share, of all."
+        shares = _labelled("of", zip(GIVE_WAY, gate.shares, strict=True))
+        yield gauges("flow_overload_refusal_share", text, shares, Merge.EACH)
+        refused: list[tuple[Labels, float]] = [
+            ({"class": str(traffic_class), "reason": reason}, count)
+            for (traffic_class, reason), count in gate.refused.items()
+        ]
+        text = "Requests refused as the relay had more to do than it can, or too little memory."
+        yield counters("flow_overload_refused", text, refused)
 
     def _h2(self) -> Iterator[Family]:
         figures = self.h2
