@@ -84,7 +84,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
                 for number in range(settings.rounds):
                     for name in rotated(gates, number):
                         wait_until_quiet()
-                        series += _overload(gates[name], load, most, settings, collector, is_last=number == 0)
+                        series += _overload(gates[name], load, most, settings, collector, with_series=number == 0)
             _idle(gates, settings, collector)
     return CaseResult(
         "overload",
@@ -174,9 +174,9 @@ def _capacity(relay: Running, settings: Settings) -> float:
 
 
 def _overload(
-    relay: Running, load: Load, most: float, settings: Settings, collector: Collector, *, is_last: bool
+    relay: Running, load: Load, most: float, settings: Settings, collector: Collector, *, with_series: bool
 ) -> list[Series]:
-    """Returns series if `is_last`."""
+    """Returns series only if `with_series`."""
     rates = {INTERACTIVE: load.interactive * most, BATCH: load.batch * most}
     with Client[Asker]() as client:
         askers = {
@@ -211,7 +211,7 @@ def _overload(
             if refused:
                 what = f"{load.name}: {name}, time to the refusal, p{percent}"
                 collector.add(relay.name, what, "ms", 1e3 * percentile(refused, percent))
-    if not is_last:
+    if not with_series:
         return []
     return [
         Series(f"{load.name}: {name} refused", relay.name, "%", "seconds", tuple(_refused(answers, started)))
