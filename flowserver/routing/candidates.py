@@ -12,6 +12,7 @@ from ..relay.failures import busy
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
 
+NOBODY: frozenset[UpstreamHost] = frozenset()
 NAMED = 4
 """Providers that an error names."""
 
@@ -39,12 +40,13 @@ def next_candidate(
     Where no provider of the route is healthy, those are asked that fail their checks or are ejected (`at_worst`): what
     checks and statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail.
     """
+    ejected = NOBODY if route.outliers is None else route.outliers.ejected
     for tier in route.tiers:
         free, queueing = [], []
         for host in tier:
             if host in tried or not host.health.allows(now) or not is_welcome(host):
                 continue
-            if not at_worst and route.avoids(host):
+            if (host.checks.cause is not None or host in ejected) and not at_worst:
                 continue
             if not host.places.is_full:
                 free.append(host)
