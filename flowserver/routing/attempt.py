@@ -90,10 +90,12 @@ class Attempt:
         """None before `open`, and once it is over."""
         self._was_reused = False
         self._outliers = outliers
-        self._has_head = False
-        self._is_timed = False
-        """Whether `outliers` is to hear when the answer's body begins."""
-        self.on_upstream_data = events.on_upstream_data if outliers is None else self._on_timed_data
+        self.on_upstream_data = events.on_upstream_data
+        if outliers is not None:
+            self.on_upstream_data = self._on_timed_data
+            self._has_head = False
+            self._is_timed = False
+            """Whether `outliers` is to hear when the answer's body begins."""
         self.send_data: Callable[[bytes], None] = _ignore
         """Body bytes of the request, never empty."""
         self.is_full = False
@@ -171,8 +173,8 @@ class Attempt:
             self.host.note_limits(head.headers)
             self.host.health.succeeded()  # whatever it says, it answers
             self._is_probe = False
-            self._has_head = True
             if self._outliers is not None:
+                self._has_head = True
                 self._outliers.answered(self.host, head.status)
                 self._is_timed = head.status < 300
             self._owner.on_attempt_head(self, head)

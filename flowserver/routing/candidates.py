@@ -13,6 +13,7 @@ from ..relay.failures import busy
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
 
+NOBODY: frozenset[UpstreamHost] = frozenset()
 NAMED = 4
 """Providers that an error names."""
 
@@ -78,12 +79,13 @@ def _first(
     at_worst: bool,
 ) -> UpstreamHost | None:
     """`at_worst`: also of those that the route avoids."""
+    ejected = NOBODY if route.outliers is None else route.outliers.ejected
     for tier in route.tiers:
         free, full, queueing = [], [], []
         for host in tier:
             if host in tried or not host.health.allows(now) or not is_welcome(host):
                 continue
-            if not at_worst and route.avoids(host):
+            if (host.checks.cause is not None or host in ejected) and not at_worst:
                 continue
             if not host.places.is_full:
                 free.append(host)
