@@ -127,7 +127,7 @@ def _state(config: Config, spec: UpstreamSpec, shared: SharedState | None) -> tu
     """How a provider is doing, and who has its places."""
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
     if shared is None:
-        places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon)
+        places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon, time.monotonic)
         health = CircuitBreaker(failures=failures, cooldown=cooldown)
         return health, Cooldowns(failures=failures, cooldown=cooldown), places
     share = shared.provider(f"{spec.name} {spec.url}", failures=failures, cooldown=cooldown)

@@ -355,11 +355,11 @@ class Exchange:
         return self._hold
 
     def _finish_answer(self) -> None:
-        self._drop_upstream()
-        if self._filter is not None:
-            rest = self._filter.finish()
-            if rest:
-                self._down.send_data(rest)
+        self._close_fast_path()
+        rest = self._filter.finish() if self._filter is not None else b""
+        self._drop_upstream()  # the place at the provider is charged for what the answer is known to have by then
+        if rest:
+            self._down.send_data(rest)
         self._finish()
 
     def on_upstream_failed(self, error: RelayError) -> None:

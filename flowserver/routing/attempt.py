@@ -12,6 +12,7 @@ from ..http.messages import RequestHead, ResponseHead
 from ..relay.failures import is_unhealthy
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
+from .claim import Claim
 from .dispatch_events import NOBODY
 from .upstream_host import UpstreamHost
 
@@ -53,6 +54,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "_claim",
         "_clock",
         "_events",
         "_is_probe",
@@ -67,9 +69,18 @@ class Attempt:
         "state",
     )
 
-    def __init__(self, host: UpstreamHost, *, owner: AttemptOwner, events: UpstreamEvents, clock: Clock) -> None:
-        """`events` hears the answer."""
+    def __init__(
+        self,
+        host: UpstreamHost,
+        *,
+        owner: AttemptOwner,
+        events: UpstreamEvents,
+        clock: Clock,
+        claim: Claim | None = None,
+    ) -> None:
+        """`events` hears the answer. `claim`: by which the place was reserved; None: by none, as it is unlimited."""
         self.host = host
+        self._claim = claim
         self._owner: AttemptOwner | None = owner
         """None once it is over."""
         self._events = events
@@ -116,6 +127,11 @@ class Attempt:
     def keep_pace(self, pace: DrainRate) -> None:
         if self._stream is not None:
             self._stream.keep_pace(pace)
+
+    def sweep(self) -> None:
+        """About once a second."""
+        if self._claim is not None:
+            self.host.places.charge(self._claim)
 
     def accept(self) -> None:
         """The answer is passed on: there will be no other attempt."""
@@ -199,7 +215,7 @@ class Attempt:
                 host.places.send_waiting_away()
         else:
             health.abandoned(probe=self._is_probe)
-        host.places.release()
+        host.places.release(self._claim)
 
 
 def _ignore(data: bytes) -> None:

@@ -14,14 +14,17 @@ from ..errors import EndReason, RelayError, bad_request
 from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
+from ..quota.traffic_class import BATCH
 from ..relay.account import Account
-from ..relay.failures import busy, is_passing, retry_after
+from ..relay.failures import is_passing, retry_after
 from ..relay.interfaces import Clock, UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
 from .attempt import Attempt
 from .candidates import next_candidate, subjects, unavailable
+from .claim import Claim, Refusal
 from .dispatch_events import NOBODY, DispatchEvents
 from .outgoing import outgoing_head
+from .queue_refusal import queue_is_full, waited_in_vain
 from .replay_buffer import ReplayBuffer
 from .routes import Route, RouteTable
 from .upstream_host import UpstreamHost
@@ -82,6 +85,7 @@ class Dispatcher:
         "_account",
         "_asked",
         "_attempt",
+        "_claim",
         "_context",
         "_events",
         "_is_collecting",
@@ -90,6 +94,7 @@ class Dispatcher:
         "_is_upload_stopped",
         "_omits_usage_option",
         "_queued_at",
+        "_refusal",
         "_replay",
         "_request",
         "_request_id",
@@ -100,6 +105,7 @@ class Dispatcher:
         "_upload",
         "_was_reused",
         "attempts",
+        "queued",
         "state",
     )
 
@@ -143,8 +149,13 @@ class Dispatcher:
         self._omits_usage_option = False
         """Whether the attempt repeats one that may have been refused for the option that the relay had added."""
         self._started_at = context.clock()
+        self._claim: Claim | None = None
+        """None: no provider was looked at whose places are limited."""
+        self._refusal: Refusal | None = None
+        """Why a provider's queue had no place for it; None: none has refused it."""
         self._queued_at = 0.0
         """Since when it is queued."""
+        self.queued = 0.0
         self._retry_at = 0.0
         """When backing off ends."""
 
@@ -233,6 +244,8 @@ class Dispatcher:
         state = self.state
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
+        elif state is _ANSWERED and self._attempt is not None:
+            self._attempt.sweep()
         elif state is DispatchState.BACKING_OFF and now >= self._retry_at:
             self._ask_if_healthy(self._tried[-1])
         elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
@@ -240,16 +253,31 @@ class Dispatcher:
 
     # --- places.Waiter ----------------------------------------------------------------------------------------------
 
+    @property
+    def claim(self) -> Claim:
+        if self._claim is None:
+            account = self._account
+            tenant, is_batch = account.tenant, account.traffic_class is BATCH
+            if tenant is None:
+                self._claim = Claim(is_batch=is_batch)
+            else:
+                self._claim = Claim(
+                    tenant.name, tenant.weight, is_batch=is_batch, served=account, bound=account.params.max_tokens
+                )
+        return self._claim
+
     def on_place(self) -> None:
         host, now = self._tried[-1], self._context.clock()
-        host.queued_seconds += now - self._queued_at
+        self._note_wait(host, now)
         if host.health.admits(now):
             self._begin(host)
         else:  # its breaker opened meanwhile
-            host.places.release()
+            host.places.release(self._claim)
             self._choose_host()
 
-    def on_no_place(self) -> None:
+    def on_no_place(self, refusal: Refusal | None) -> None:
+        self._refusal = refusal or self._refusal
+        self._note_wait(self._tried[-1], self._context.clock())
         self._choose_host()
 
     def on_busy(self) -> None:
@@ -388,7 +416,7 @@ class Dispatcher:
         if host is not None:
             self._ask(host)
         elif self._route is not None:
-            self._fail(unavailable(self._route, self._context.clock()))
+            self._fail(unavailable(self._route, self, self._context.clock(), self._refusal))
 
     def _candidate(self, *, refused_too: bool = False) -> UpstreamHost | None:
         """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
@@ -402,7 +430,9 @@ class Dispatcher:
             cooldowns = host.cooldowns
             return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
 
-        return next_candidate(self._route, self._tried, now=now, random=self._context.random, is_welcome=is_welcome)
+        return next_candidate(
+            self._route, self._tried, now=now, random=self._context.random, waiter=self, is_welcome=is_welcome
+        )
 
     def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
         return subjects(host, self._request, self._account.params.model)
@@ -417,21 +447,27 @@ class Dispatcher:
         """Reserve a place at `host` or join its queue."""
         if host not in self._tried:
             self._tried.append(host)
-        if host.places.reserve():
+        if host.places.reserve(self):
             self._begin(host)
-        elif host.places.wait(self):
+        elif (refusal := host.places.wait(self)) is None:
             self.state = DispatchState.QUEUED
             self._queued_at = self._context.clock()
         else:
-            self._fail(busy("The provider has no free place and its queue is full."))
+            self._fail(queue_is_full(refusal))
+
+    def _note_wait(self, host: UpstreamHost, now: float) -> None:
+        """It waits no more at `host`."""
+        host.queued_seconds += now - self._queued_at
+        self.queued += now - self._queued_at
 
     def _give_up_waiting(self, host: UpstreamHost) -> None:
         host.places.leave(self)
+        self._note_wait(host, self._context.clock())
         other = self._candidate()
         if other is not None:
             self._ask(other)
         else:
-            self._fail(busy(f"No place at the provider came free within {host.settings.queue_timeout:g} s."))
+            self._fail(waited_in_vain(host.places.refusal(self), host.settings.queue_timeout))
 
     # --- one attempt ------------------------------------------------------------------------------------------------
 
@@ -442,7 +478,7 @@ class Dispatcher:
         if host is not self._asked:
             self._asked = host
             host.fallbacks += len(self._tried) > 1
-        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
+        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock, claim=self._claim)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)
         request, body = self._prepare(host)
@@ -543,6 +579,7 @@ class Dispatcher:
         the garbage collector. `error` is what the provider did wrong; None: nothing."""
         if self.state is DispatchState.QUEUED:
             self._tried[-1].places.leave(self)
+            self._note_wait(self._tried[-1], self._context.clock())
         self.state = _ENDED
         self._replay.release()
         self._cancel_attempt(error)

@@ -7,6 +7,7 @@ import pytest
 from flowserver.errors import EndReason, upstream_error
 from flowserver.routing.circuit_breaker import BreakerState
 
+from ..support.asker import Asker
 from .shares import Group, Probing, Request, Worker
 
 BROKEN = upstream_error("upstream_failed", "Broke off.", EndReason.UPSTREAM_FAILED)
@@ -49,10 +50,10 @@ def test_places_are_bounded_over_all_workers() -> None:
 def test_without_a_limit_nobody_is_asked() -> None:
     group = Group(2)
     worker = group.workers[0]
-    assert all(worker.places.reserve() for _ in range(1000))
+    assert all(worker.places.reserve(Asker()) for _ in range(1000))
     assert not worker.wire.up
     for _ in range(1000):
-        worker.places.release()
+        worker.places.release(None)
     assert not worker.wire.up
     assert worker.places.open == 0
 
@@ -85,11 +86,11 @@ def test_one_that_found_a_place_taken_may_go_elsewhere_and_comes_back_as_one_tha
     group = Group(2, most=1, queue=1)
     first, second = Request(group.workers[0]).ask(), Request(group.workers[1])
     places = second.worker.places
-    assert not places.is_full, "it has not heard of the other worker's request"
+    assert not places.is_full(Asker()), "it has not heard of the other worker's request"
     second.ask()
     group.settle()
     assert (first.heard, second.heard) == (["place"], ["busy"])
-    assert (places.is_full, places.has_room) == (True, True)
+    assert (places.is_full(Asker()), places.has_room(Asker())) == (True, True)
     second.ask()
     group.settle()
     first.end()
@@ -102,10 +103,10 @@ def test_a_worker_that_was_told_it_is_full_is_told_when_it_no_longer_is() -> Non
     held = Request(group.workers[0]).ask()
     Request(group.workers[1]).ask()
     group.settle()
-    told = [group.workers[1].places.is_full]
+    told = [group.workers[1].places.is_full(Asker())]
     held.end()
     group.settle()
-    told.append(group.workers[1].places.is_full)
+    told.append(group.workers[1].places.is_full(Asker()))
     assert told == [True, False]
 
 
@@ -200,8 +201,8 @@ def test_without_the_parent_limited_places_are_no_more() -> None:
     worker.share.lost()
     group.later.run()
     assert {tuple(request.heard) for request in waiting} == {("no place",)}
-    assert worker.places.is_full
-    assert not worker.places.has_room
+    assert worker.places.is_full(Asker())
+    assert not worker.places.has_room(Asker())
     assert Request(worker).ask().heard == ["no room"]
 
 
@@ -209,11 +210,11 @@ def test_without_the_parent_unlimited_places_go_on() -> None:
     group = Group(1)
     worker = group.workers[0]
     worker.share.lost()
-    assert worker.places.reserve()
+    assert worker.places.reserve(Asker())
     fail(worker, group, 3)
     assert not worker.health.allows(group.clock())
     group.clock.advance(10)
-    assert worker.places.reserve()
+    assert worker.places.reserve(Asker())
     assert worker.health.admits(group.clock())
     assert worker.health.started(group.clock()), "it probes by itself"
     assert not worker.health.allows(group.clock())
