@@ -36,7 +36,8 @@ class Claim:
         served: Served | None = None,
         bound: int | None = None,
     ) -> None:
-        """`served` None: tokens are not counted, as there are no tenants to be fair to. `bound`: the most tokens that
+        """`tenant` "": there are no tenants. `served` None: tokens are not counted, as there is nobody to be fair to.
+        `bound`: the most tokens that
         the request lets its answer have; None: it does not say."""
         self.tenant = tenant
         self.weight = weight

@@ -138,7 +138,7 @@ class PlaceScheduler(Generic[W]):
             wait *= self._position(claim, own) / self.most
         mine = own.waiting_of(claim.tenant)
         weights = own.weights + (claim.weight if not mine else 0)
-        is_own = claim.is_counted and mine > 0 and mine * weights >= self.queue * claim.weight
+        is_own = bool(claim.tenant) and mine > 0 and mine * weights >= self.queue * claim.weight
         return Refusal(self.waiting, wait, is_own)
 
     def _position(self, claim: Claim, own: FairQueue[W]) -> float:

@@ -193,8 +193,7 @@ def test_the_expected_wait_follows_from_how_long_places_are_held() -> None:
     assert other.wait == pytest.approx(2 * 10 / 2, rel=0.1), "the second in turn"
     provider.now += 1000
     later = provider.scheduler.refusal(provider.claim("c"), provider.now)
-    assert later.wait is not None
-    assert later.wait > 3 * other.wait, "the present ones count before they end"
+    assert (later.wait or 0) > 3 * (other.wait or 0) > 0, "the present ones count before they end"
 
 
 def test_it_is_the_tenant_s_own_doing_when_it_has_its_share_of_the_queue() -> None:

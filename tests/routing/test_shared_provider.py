@@ -6,6 +6,7 @@ import pytest
 
 from flowserver.errors import EndReason, upstream_error
 from flowserver.routing.circuit_breaker import BreakerState
+from flowserver.routing.claim import Claim
 
 from ..support.asker import Asker
 from .shares import Group, Probing, Request, Worker
@@ -26,9 +27,17 @@ def full(group: Group) -> list[Request]:
         held.append(request)
 
 
-def queued(group: Group, worker: Worker) -> Request:
+class Tokens:
+    """What a request was served."""
+
+    def __init__(self) -> None:
+        self.input = 1
+        self.output = 0
+
+
+def queued(group: Group, worker: Worker, claim: Claim | None = None) -> Request:
     """A request that waits: it asks again when it has found the places taken."""
-    request = Request(worker).ask()
+    request = Request(worker, claim=claim).ask()
     group.settle()
     if request.heard == ["busy"]:
         request.heard.clear()
@@ -70,6 +79,72 @@ def test_who_asked_first_is_served_first_whatever_its_worker() -> None:
         request.end()
         group.settle()
     assert heard == ["0 place", "1 place", "2 place", "3 place"]
+
+
+def test_tenants_take_turns_over_all_workers() -> None:
+    group = Group(2, most=1, queue=20)
+    heard: list[str] = []
+    crowd = [Request(group.workers[0], "many", heard, Claim("many", served=Tokens())) for _ in range(10)]
+    few = [Request(group.workers[1], "few", heard, Claim("few", served=Tokens())) for _ in range(3)]
+    for request in [*crowd, *few]:
+        request.ask()
+        group.settle()
+        if request.heard == ["busy"]:
+            request.heard.clear()
+            request.ask()
+            group.settle()
+    heard.clear()
+    for _ in range(8):
+        next(request for request in [*crowd, *few] if request.has_place).end()
+        group.settle()
+    assert sorted(heard[:6]) == 3 * ["few place"] + 3 * ["many place"]
+    assert heard[6:] == 2 * ["many place"]
+
+
+def test_what_passes_in_one_worker_is_charged_for_all() -> None:
+    group = Group(2, most=2, queue=20)
+    tokens = Tokens()
+    first = Request(group.workers[0], claim=Claim("a", served=tokens)).ask()
+    second = Request(group.workers[1], claim=Claim("b", served=Tokens())).ask()
+    group.settle()
+    waiting = [
+        queued(group, group.workers[number], Claim(name, served=Tokens())) for number, name in ((0, "a"), (1, "b"))
+    ]
+    tokens.output = 1000
+    first.worker.places.charge(first.claim)
+    group.settle()
+    second.end()
+    group.settle()
+    assert [request.heard for request in waiting] == [[], ["place"]], "though the other has waited longer"
+
+
+def test_batch_waits_for_a_place_that_is_kept_for_interactive_requests() -> None:
+    group = Group(2, most=4, queue=10)
+    Request(group.workers[0]).ask()
+    group.settle()
+    batch = [Request(group.workers[1], claim=Claim(is_batch=True)) for _ in range(4)]
+    for request in batch:
+        request.ask()
+        group.settle()
+    assert [request.heard for request in batch] == [["place"], ["place"], ["busy"], []]
+    assert group.workers[1].places.is_full(batch[0])
+    assert not group.workers[1].places.is_full(Asker())
+    other = Request(group.workers[1]).ask()
+    group.settle()
+    assert other.has_place
+
+
+def test_a_full_queue_has_room_for_a_tenant_below_its_share() -> None:
+    group = Group(2, most=1, queue=4)
+    full(group)
+    crowd = [queued(group, group.workers[0], Claim("many", served=Tokens())) for _ in range(4)]
+    refused = Request(group.workers[0], claim=Claim("many", served=Tokens())).ask()
+    group.settle()
+    assert refused.heard == ["no place"]
+    assert refused.refusal is not None
+    assert (refused.refusal.waiting, refused.refusal.is_own) == (4, True)
+    queued(group, group.workers[1], Claim("few", served=Tokens()))
+    assert [request.heard for request in crowd] == [[], [], [], ["no place"]]
 
 
 def test_the_queue_is_bounded_over_all_workers() -> None:
