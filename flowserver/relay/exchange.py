@@ -456,7 +456,7 @@ class Exchange:
         record.upstream_request_id = self.upstream_request_id
         record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream = up.upstream if up is not None else None
-        record.attempts = up.attempts if up is not None else 0
+        record.attempts, record.queued = (up.attempts, up.queued) if up is not None else (0, 0.0)
         record.reused = up is not None and up.reused
         record.state = self.state()
         record.status = self.status

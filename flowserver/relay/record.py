@@ -13,6 +13,7 @@ from typing import Protocol
 from ..dialects.base import Usage
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead
+from ..quota.traffic_class import TrafficClass
 from .account import Account
 from .answer_hold import AnswerHold
 from .limited_time import Holder
@@ -48,6 +49,7 @@ class AccountRecord:
 
     dialect: str | None
     """None: the request is to no API that is known."""
+    traffic_class: TrafficClass
     model: str | None
     output: int
     """Tokens emitted."""
@@ -74,6 +76,8 @@ class ExchangeRecord:
     upstream: str | None
     """The provider asked last; None: the request went to nobody."""
     attempts: int
+    queued: float
+    """Seconds for which it waited for places at providers, as far as that is over."""
     reused: bool
     """Whether the provider's connection had served other requests before."""
     state: str
@@ -155,6 +159,7 @@ def account_record(account: Account) -> AccountRecord:
     """What `account` knows by now."""
     record = AccountRecord()
     record.dialect = account.format.name if account.format is not None else None
+    record.traffic_class = account.traffic_class
     record.model = account.model
     record.output = account.output
     record.budget = account.budget

@@ -4,6 +4,10 @@ Serving Large Language Models", OSDI 2024). No I/O.
 Each tenant has a counter: the tokens it was served, divided by its weight. Whoever waits and has the lowest is next,
 within a tenant in order of arrival. A tenant that comes to wait is lifted to the lowest counter of those that wait
 already, so that idleness earns no credit. Joining, leaving and taking are O(log n) at most, of the tenants that wait.
+
+The paper's batches change with every token, places here only when an answer is over: counters that have to be evened
+out could leave a tenant without any for seconds. So one that waits keeps most of its share of the places, as long as
+its counter is not ahead by more than what a share of the places costs.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from typing import Generic, TypeVar
 W = TypeVar("W")
 """One that waits; it is hashed."""
 
+KEPT = 0.75
+"""Of a tenant's share of the places, what it has while it waits for more."""
 MOST_RESTING = 1024
 """Tenants whose counters are kept though they wait for nothing. Only a counter above what a newcomer gets is worth
 keeping."""
@@ -100,7 +106,7 @@ def _place(entry: tuple[float, int, object]) -> tuple[float, int]:
 class FairQueue(Generic[W]):
     """Those of one class that wait at one provider, and what was served to whom."""
 
-    __slots__ = ("_fullest", "_last", "_next", "_resting", "_shares", "_where", "held", "weights")
+    __slots__ = ("_fewest", "_fullest", "_last", "_next", "_resting", "_shares", "_where", "held", "weights")
 
     def __init__(self) -> None:
         self._shares: dict[str, Share[W]] = {}
@@ -108,6 +114,7 @@ class FairQueue(Generic[W]):
         self._resting: OrderedDict[str, Share[W]] = OrderedDict()
         """Those of `_shares` that hold nothing and wait for nothing."""
         self._next: Least[W] = Least(_counter)
+        self._fewest: Least[W] = Least(_places)
         self._fullest: Least[W] = Least(_emptiness)
         self._last: Share[W] | None = None
         """Who got the last place: while nobody waits, a newcomer starts where that one is."""
@@ -151,6 +158,7 @@ class FairQueue(Generic[W]):
         self._where[waiter] = share
         if is_new:
             self._next.note(share)
+            self._fewest.note(share)
         self._fullest.note(share)
 
     def leave(self, waiter: W) -> bool:
@@ -162,10 +170,10 @@ class FairQueue(Generic[W]):
         self._on_fewer(share)
         return True
 
-    def take(self) -> tuple[W, str, int] | None:
+    def take(self, places: int = 0) -> tuple[W, str, int] | None:
         """The next one, its tenant, and the tokens that are charged for it by expectation; it has a place from now on.
-        None: nobody waits."""
-        share = self._next.find()
+        None: nobody waits. `places`: how many there are in all."""
+        share = self._find(places)
         if share is None:
             return None
         waiter, expected = share.waiting.popitem(last=False)
@@ -220,6 +228,8 @@ class FairQueue(Generic[W]):
         if share is not None and share.held:
             share.held -= 1
             self.held -= 1
+            if share.waiting:
+                self._fewest.note(share)
             self._rest(share)
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -247,6 +257,17 @@ class FairQueue(Generic[W]):
             return least.counter
         return self._last.counter if self._last is not None else 0.0
 
+    def _find(self, places: int) -> Share[W] | None:
+        """Whose turn it is."""
+        first, fewest = self._next.find(), self._fewest.find()
+        if first is None or fewest is None or fewest is first:
+            return first
+        share = places / self.weights
+        if fewest.held >= int(KEPT * share * fewest.weight):
+            return first
+        lead = share * next(iter(fewest.waiting.values()))
+        return fewest if fewest.counter - first.counter <= lead else first
+
     def _grant(self, share: Share[W], expected: int) -> None:
         share.counter += expected / share.weight
         share.held += 1
@@ -267,6 +288,7 @@ class FairQueue(Generic[W]):
             self._shares.clear()
             self._resting.clear()
             self._next.clear()
+            self._fewest.clear()
             self._fullest.clear()
             self._last = None
             return
@@ -281,6 +303,10 @@ class FairQueue(Generic[W]):
 
 def _counter(share: Share[W]) -> float:
     return share.counter
+
+
+def _places(share: Share[W]) -> float:
+    return share.held / share.weight
 
 
 def _emptiness(share: Share[W]) -> float:

@@ -97,7 +97,7 @@ class PlaceScheduler(Generic[W]):
         """Grant a free place to whoever is next, who leaves the queue, and is charged so many tokens. None: nobody may
         have one now."""
         chosen = self._choose(now)
-        taken = chosen.take() if chosen is not None else None
+        taken = chosen.take(self.most or 0) if chosen is not None else None
         if taken is None:
             return None
         if chosen is self._batch:

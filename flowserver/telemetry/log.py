@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from ..errors import RelayError
+from ..quota.traffic_class import BATCH
 from ..relay.record import ExchangeRecord
 from .line_writer import LineWriter, ThreadWriter
 from .sink import DescriptorSink, Sink, StreamSink
@@ -71,6 +72,10 @@ class Log:
             "paused_ms": _ms(exchange.paused_seconds),
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
+        if exchange.queued:
+            fields["queued_ms"] = _ms(exchange.queued)
+        if exchange.account.traffic_class is BATCH:
+            fields["class"] = BATCH
         fields |= _limits(exchange)
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")

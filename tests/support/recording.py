@@ -146,6 +146,7 @@ class RecordingUpstream:
     upstream = "recording"
     reused = False
     attempts = 1
+    queued = 0.0
     drain_on_disconnect = False
 
     def __init__(self) -> None:
