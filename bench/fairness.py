@@ -46,16 +46,16 @@ class Settings:
     many: int = 1200
     longest: int = 150
     rate: float = 100
-    seconds: float = 30
+    seconds: float = 22
     batch_places: int = 16
-    arrivals: float = 8
+    arrivals: float = 10
     first: float = 0.1
-    tokens: int = 20
+    tokens: int = 15
     batch: int = 60
     batch_tokens: int = 100
-    warm_up: float = 10
-    window: float = 50
-    rounds: int = 2
+    warm_up: float = 6
+    window: float = 40
+    rounds: int = 1
 
 
 QUICK = Settings(few=12, many=400, queue=100, seconds=8, warm_up=5, window=12, rounds=1)

@@ -19,6 +19,10 @@ from .answer_hold import AnswerHold
 from .limited_time import Holder
 
 
+MOMENT = 0.001
+"""Seconds. A shorter time in the queue for a place is that of asking the parent of several workers for a free one."""
+
+
 @dataclass(slots=True, init=False)
 class TokenRecord:
     """What was counted of an answer, once its exchange is over."""

@@ -10,7 +10,7 @@ import orjson
 
 from ..errors import RelayError
 from ..quota.traffic_class import BATCH
-from ..relay.record import ExchangeRecord
+from ..relay.record import MOMENT, ExchangeRecord
 from .line_writer import LineWriter, ThreadWriter
 from .sink import DescriptorSink, Sink, StreamSink
 
@@ -72,7 +72,7 @@ class Log:
             "paused_ms": _ms(exchange.paused_seconds),
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
-        if exchange.queued:
+        if exchange.queued >= MOMENT:
             fields["queued_ms"] = _ms(exchange.queued)
         if exchange.account.traffic_class is BATCH:
             fields["class"] = BATCH

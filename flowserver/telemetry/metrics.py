@@ -14,7 +14,7 @@ from ..flow.read_gate import PauseTotals, Reason
 from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.interfaces import H2Totals
 from ..relay.limited_time import Holder
-from ..relay.record import ExchangeRecord, RecordedExchange
+from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.upstream_host import UpstreamHost
@@ -213,7 +213,7 @@ class Metrics:
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
             self._first_byte.observe(record.first_byte_at - record.started_at)
-        if record.queued:
+        if record.queued >= MOMENT:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
         self._tokens.exchange_ended(record)
         self._log.access(record)
