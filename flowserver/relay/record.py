@@ -18,7 +18,6 @@ from .account import Account
 from .answer_hold import AnswerHold
 from .limited_time import Holder
 
-
 MOMENT = 0.001
 """Seconds. A shorter time in the queue for a place is that of asking the parent of several workers for a free one."""
 

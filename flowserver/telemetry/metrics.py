@@ -388,10 +388,10 @@ class Metrics:
             for each in TrafficClass
         ]
         yield gauges("flow_upstream_waiting", "Requests that wait for a place.", waiting, Merge.SUM)
-        waits = [
-            ({"upstream": name, "class": str(each)}, histogram)
-            for (name, each), histogram in sorted(self._queue_waits.items())
-        ]
+        for host in self.upstreams:
+            for each in TrafficClass:
+                self._queue_waits[host.name, each]  # there with its first zero
+        waits = [({"upstream": name, "class": str(each)}, found) for (name, each), found in self._queue_waits.items()]
         text = "How long ended requests that had to wait for a place waited, whether they got one or not."
         yield histograms("flow_upstream_queue_wait_seconds", text, QUEUE_BUCKETS, waits)
 
