@@ -46,15 +46,15 @@ class Settings:
     many: int = 1200
     longest: int = 150
     rate: float = 100
-    seconds: float = 22
+    seconds: float = 16
     batch_places: int = 16
     arrivals: float = 10
     first: float = 0.1
     tokens: int = 15
     batch: int = 60
     batch_tokens: int = 100
-    warm_up: float = 6
-    window: float = 40
+    warm_up: float = 5
+    window: float = 28
     rounds: int = 1
 
 
