@@ -18,6 +18,7 @@ from bench import (
     comebacks,
     counting,
     events,
+    fairness,
     first_byte,
     first_token,
     h2_attack,
@@ -69,6 +70,7 @@ CASES: dict[str, Case] = {
     "abort": lambda relays, quick: abort.run(relays, abort.QUICK if quick else abort.Settings()),
     "memory": lambda relays, quick: memory.run(relays, memory.QUICK if quick else memory.Settings()),
     "flood": lambda relays, quick: events.flood(relays, events.QUICK_FLOOD if quick else events.FLOOD),
+    "fairness": lambda relays, quick: fairness.run(relays, fairness.QUICK if quick else fairness.Settings()),
     "first_byte": lambda relays, quick: first_byte.run(relays, first_byte.QUICK if quick else first_byte.Settings()),
     "first_token": lambda relays, quick: first_token.run(
         relays, first_token.QUICK if quick else first_token.Settings()

@@ -159,7 +159,7 @@ def _state(
     """How a provider is doing, and who has its places."""
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
     if shared is None:
-        places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon)
+        places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon, time.monotonic)
         health = CircuitBreaker(failures=failures, cooldown=cooldown)
         return health, CheckedHealth(), Cooldowns(failures=failures, cooldown=cooldown), places
     share = shared.provider(shared_key(spec), failures=failures, cooldown=cooldown)

@@ -214,7 +214,11 @@ UPSTREAM_KEYS = (
     ),
     Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
     Key("max_concurrent", _COUNT, "Most requests at a time; no limit by default."),
-    Key("queue", whole_number(0, MAX_COUNT), "Most requests that wait for `max_concurrent`; 0 by default."),
+    Key(
+        "queue",
+        whole_number(0, MAX_COUNT),
+        "Most requests that wait for `max_concurrent`, of which each tenant has its share; 0 by default.",
+    ),
     Key(
         "queue_timeout",
         _TIME,

@@ -355,11 +355,11 @@ class Exchange:
         return self._hold
 
     def _finish_answer(self) -> None:
-        self._drop_upstream()
-        if self._filter is not None:
-            rest = self._filter.finish()
-            if rest:
-                self._down.send_data(rest)
+        self._close_fast_path()
+        rest = self._filter.finish() if self._filter is not None else b""
+        self._drop_upstream()  # the place at the provider is charged for what the answer is known to have by then
+        if rest:
+            self._down.send_data(rest)
         self._finish()
 
     def on_upstream_failed(self, error: RelayError) -> None:
@@ -456,7 +456,7 @@ class Exchange:
         record.upstream_request_id = self.upstream_request_id
         record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream = up.upstream if up is not None else None
-        record.attempts = up.attempts if up is not None else 0
+        record.attempts, record.queued = (up.attempts, up.queued) if up is not None else (0, 0.0)
         record.reused = up is not None and up.reused
         record.state = self.state()
         record.status = self.status

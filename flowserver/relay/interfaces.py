@@ -207,6 +207,10 @@ class RoutedStream(UpstreamStream, Protocol):
         """Whether the answer is read to its end when its client leaves."""
 
     @property
+    def queued(self) -> float:
+        """Seconds for which it has waited for places at providers."""
+
+    @property
     def attempts(self) -> int:
         """Requests begun at providers so far."""
 

@@ -12,6 +12,7 @@ from ..http.messages import RequestHead, ResponseHead
 from ..relay.failures import is_unhealthy
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
+from .claim import Claim
 from .dispatch_events import NOBODY
 from .outliers import Outliers
 from .upstream_host import UpstreamHost
@@ -54,6 +55,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "_claim",
         "_clock",
         "_events",
         "_has_head",
@@ -79,9 +81,12 @@ class Attempt:
         events: UpstreamEvents,
         clock: Clock,
         outliers: Outliers | None = None,
+        claim: Claim | None = None,
     ) -> None:
-        """`events` hears the answer, `outliers` how the provider does."""
+        """`events` hears the answer, `outliers` how the provider does. `claim`: by which the place was reserved; None:
+        by none, as it is unlimited."""
         self.host = host
+        self._claim = claim
         self._owner: AttemptOwner | None = owner
         """None once it is over."""
         self._events = events
@@ -134,6 +139,11 @@ class Attempt:
     def keep_pace(self, pace: DrainRate) -> None:
         if self._stream is not None:
             self._stream.keep_pace(pace)
+
+    def sweep(self) -> None:
+        """About once a second."""
+        if self._claim is not None:
+            self.host.places.charge(self._claim)
 
     def accept(self, head_at: float | None = None) -> None:
         """The answer, whose head came at `head_at` (None: now), is passed on: there will be no other attempt."""
@@ -238,7 +248,7 @@ class Attempt:
                 host.places.send_waiting_away()
         else:
             health.abandoned(probe=self._is_probe)
-        host.places.release()
+        host.places.release(self._claim)
 
 
 def _ignore(data: bytes) -> None:

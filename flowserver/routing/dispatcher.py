@@ -12,15 +12,15 @@ from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..quota.traffic_class import BATCH
 from ..relay.account import Account
-from ..relay.failures import busy, is_passing
+from ..relay.failures import is_passing
 from ..relay.interfaces import UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
-from .affinity import Preference
 from .attempt import Attempt
-from .candidates import next_candidate, subjects, unavailable
+from .claim import LoneClaim
 from .context import DispatchState, RoutingContext
 from .dispatch_events import NOBODY, DispatchEvents
 from .first_token import FirstToken, Hedge
+from .host_choice import HostChoice
 from .outgoing import outgoing_request
 from .refusals import REFUSALS, UNHEALTHY, no_route, note_refusal
 from .replay_buffer import ReplayBuffer
@@ -32,14 +32,12 @@ _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, Dispa
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 
-class Dispatcher:
+class Dispatcher(HostChoice):
     """A `relay.interfaces.RoutedStream` over one or more attempts."""
 
     __slots__ = (
-        "_account",
         "_asked",
         "_attempt",
-        "_context",
         "_events",
         "_first_token",
         "_is_collecting",
@@ -47,19 +45,13 @@ class Dispatcher:
         "_is_paused",
         "_is_upload_stopped",
         "_omits_usage_option",
-        "_preference",
-        "_queued_at",
         "_replay",
-        "_request",
         "_request_id",
         "_retry_at",
-        "_route",
         "_started_at",
-        "_tried",
         "_upload",
         "_was_reused",
         "attempts",
-        "state",
     )
 
     def __init__(
@@ -73,26 +65,18 @@ class Dispatcher:
         upload: UploadCount = UNCOUNTED,
     ) -> None:
         """`upload` counts what is held here of a body that is not yet whole."""
-        self._context = context
-        self._account = account
+        super().__init__(request, context, account)
         self._upload = upload
-        self._request = request
         self._request_id = request_id
         self._events = events
-        self._route: Route | None = None
-        self._preference: Preference | None = None
-        """Among equal providers; None: it has none."""
         self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
         """The one under way; with a hedge the first of two."""
         self._first_token: FirstToken | None = None
         """None: the route does not ask for it, or it has come."""
-        self._tried: list[UpstreamHost] = []
         self._asked: UpstreamHost | None = None
         """Who was asked last."""
-        """The hosts asked so far, the present one last."""
         self.attempts = 0
-        self.state = DispatchState.PREPARING
         self._is_identified = False
         """Whether the client is known to be allowed to use this relay."""
         self._is_collecting = False
@@ -107,8 +91,6 @@ class Dispatcher:
         """Whether the attempt repeats one that may have been refused for the option that the relay had added."""
         self._started_at = context.clock()
         """Since when FLOW_RETRY_TIME runs."""
-        self._queued_at = 0.0
-        """Since when it is queued."""
         self._retry_at = 0.0
         """When backing off ends."""
 
@@ -206,29 +188,12 @@ class Dispatcher:
         state = self.state
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
+        elif state is _ANSWERED and self._attempt is not None:
+            self._attempt.sweep()
         elif state is DispatchState.BACKING_OFF and now >= self._retry_at:
             self._ask_if_healthy(self._tried[-1])
         elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
             self._give_up_waiting(self._tried[-1])
-
-    # --- places.Waiter ----------------------------------------------------------------------------------------------
-
-    def on_place(self) -> None:
-        host, now = self._tried[-1], self._context.clock()
-        host.queued_seconds += now - self._queued_at
-        if host.health.admits(now):
-            self._begin(host)
-        else:  # its breaker opened meanwhile
-            host.places.release()
-            self._choose_host()
-
-    def on_no_place(self) -> None:
-        self._choose_host()
-
-    def on_busy(self) -> None:
-        """Choose again, now that this host is known to be full: another one may have a free place."""
-        self._tried.pop()
-        self._choose_host()
 
     # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
 
@@ -330,12 +295,20 @@ class Dispatcher:
         host = self._candidate(free_only=True)
         if host is None and sum(1 for _ in route.hosts) == 1:
             host = self._attempt.host
-        if host is None or not waiting.may_hedge or not host.places.reserve():
+        claimant = LoneClaim(self._new_claim())
+        if host is None or not waiting.may_hedge or not host.places.reserve(claimant):
             return False
         self.attempts += 1
         before, asked_usage = self._account.upstream, self._account.asks_usage
         answer = waiting.answer_of(host)
-        attempt = Attempt(host, owner=waiting, events=answer, clock=self._context.clock, outliers=route.outliers)
+        attempt = Attempt(
+            host,
+            owner=waiting,
+            events=answer,
+            clock=self._context.clock,
+            outliers=route.outliers,
+            claim=claimant.claim,
+        )
         answer.attempt = attempt
         self._send(attempt)
         attempt.send_end()
@@ -443,63 +416,6 @@ class Dispatcher:
         elif self.state is not _ENDED:
             self._choose_host()
 
-    # --- choosing ---------------------------------------------------------------------------------------------------
-
-    def _choose_host(self) -> None:
-        """Where nobody else could serve, a provider is asked that has refused the like: its own status is worth more
-        than one of the relay's."""
-        host = self._candidate() or self._candidate(refused_too=True)
-        if host is not None:
-            self._ask(host)
-        elif self._route is not None:
-            self._fail(unavailable(self._route, self._context.clock()))
-
-    def _candidate(self, *, refused_too: bool = False, free_only: bool = False) -> UpstreamHost | None:
-        """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
-        where this key or model was refused of late; `free_only`: only where a place is free, as far as is known."""
-        assert self._route is not None
-        now = self._context.clock()
-
-        def is_welcome(host: UpstreamHost) -> bool:
-            if free_only and host.places.is_full:
-                return False
-            if self._account.is_signed and self._account.signature_error((host,)) is not None:
-                return False
-            cooldowns = host.cooldowns
-            return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
-
-        choice = self._preference or self._context.by_load
-        return next_candidate(self._route, self._tried, now=now, choice=choice, is_welcome=is_welcome)
-
-    def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-        return subjects(host, self._request, self._account.params.model)
-
-    def _ask_if_healthy(self, host: UpstreamHost) -> None:
-        if host.health.allows(self._context.clock()):
-            self._ask(host)
-        else:
-            self._choose_host()
-
-    def _ask(self, host: UpstreamHost) -> None:
-        """Reserve a place at `host` or join its queue."""
-        if host not in self._tried:
-            self._tried.append(host)
-        if host.places.reserve():
-            self._begin(host)
-        elif host.places.wait(self):
-            self.state = DispatchState.QUEUED
-            self._queued_at = self._context.clock()
-        else:
-            self._fail(busy("The provider has no free place and its queue is full."))
-
-    def _give_up_waiting(self, host: UpstreamHost) -> None:
-        host.places.leave(self)
-        other = self._candidate()
-        if other is not None:
-            self._ask(other)
-        else:
-            self._fail(busy(f"No place at the provider came free within {host.settings.queue_timeout:g} s."))
-
     # --- one attempt ------------------------------------------------------------------------------------------------
 
     def _begin(self, host: UpstreamHost) -> None:
@@ -514,7 +430,14 @@ class Dispatcher:
         waiting = self._first_token
         answer = waiting.answer_of(host) if waiting is not None else None
         outliers = None if self._route is None else self._route.outliers
-        attempt = Attempt(host, owner=self, events=answer or self._events, clock=self._context.clock, outliers=outliers)
+        attempt = Attempt(
+            host,
+            owner=self,
+            events=answer or self._events,
+            clock=self._context.clock,
+            outliers=outliers,
+            claim=self._claim,
+        )
         if waiting is not None and answer is not None:
             waiting.begin(answer, attempt)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
@@ -597,7 +520,7 @@ class Dispatcher:
         """Drop all that is under way. No reference leads back to the exchange, which holds this: no cycle is left for
         the garbage collector. `error` is what the provider did wrong; None: nothing."""
         if self.state is DispatchState.QUEUED:
-            self._tried[-1].places.leave(self)
+            self._stop_waiting(self._tried[-1])
         self.state = _ENDED
         self._replay.release()
         self._cancel_attempt(error)

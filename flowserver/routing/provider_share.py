@@ -37,6 +37,8 @@ class ProviderShare:
                 self.places.on_refused(*given)
             case "busy":
                 self.places.on_busy(*given)
+            case "queue":
+                self.places.on_queue(*given)
             case "full":
                 self.places.on_full(*given)
             case "breaker":

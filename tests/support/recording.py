@@ -18,7 +18,7 @@ from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.context import Abandoned, ExchangeContext, Trace
 from flowserver.relay.event_filter import AnyFilter
 from flowserver.relay.exchange import Exchange
-from flowserver.relay.interfaces import Connector, DownstreamEvents, Later, Observer, UpstreamEvents
+from flowserver.relay.interfaces import Clock, Connector, DownstreamEvents, Later, Observer, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.record import RecordedExchange
 from flowserver.routing.circuit_breaker import CircuitBreaker
@@ -149,6 +149,7 @@ class RecordingUpstream:
     upstream = "recording"
     reused = False
     attempts = 1
+    queued = 0.0
     drain_on_disconnect = False
 
     def __init__(self) -> None:
@@ -315,6 +316,7 @@ def target(
     deadlines: Deadlines | None = None,
     health: CircuitBreaker | None = None,
     later: Later | None = None,
+    clock: Clock | None = None,
     places: Places | None = None,
     **settings: Any,
 ) -> UpstreamHost:
@@ -326,7 +328,7 @@ def target(
         health=health or CircuitBreaker(failures=5, cooldown=10.0),
         cooldowns=Cooldowns(failures=5, cooldown=5.0),
         deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
-        places=places or LocalPlaces(made.max_concurrent, made.queue, later or _nobody_waits),
+        places=places or LocalPlaces(made.max_concurrent, made.queue, later or _nobody_waits, clock or FakeClock()),
     )
 
 
