@@ -21,6 +21,7 @@ from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
+from ..flow.memory_budget import UNBOUNDED, UNLIMITED, Level
 from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
@@ -30,6 +31,7 @@ from ..relay.provider import Deadlines
 from ..relay.uploads import Uploads
 from ..routing.admission import Admission
 from ..routing.dispatcher import RetryPolicy, RoutingContext
+from ..routing.overload import OverloadGate
 from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
@@ -41,7 +43,8 @@ from ..upstream.resolver import Resolver
 from ..workers.load import WorkerLoad
 from .clients import connection_settings, tls_context, watermarks
 from .listening import ListeningSockets
-from .providers import Providers, build
+from .memory import Holders, MemoryWatch, share_of
+from .providers import FlowLimits, Providers, build
 from .tenancy import Tenancy, check_tenants
 
 
@@ -55,6 +58,8 @@ class WorkerPart:
     """Where it tells what it has to do, and sees what the others have."""
     shared: SharedState
     """Limits, and what is known of providers. The relay does not close it."""
+    memory: int = UNBOUNDED
+    """Bytes that it may have."""
 
 
 class Relay:
@@ -83,15 +88,24 @@ class Relay:
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.metrics = Metrics(log)
+        memory = share_of(config, 1, self._warn_of_memory) if part is None else part.memory
+        self._memory_watch = self._watch_of(memory, part)
+        self._memory = UNLIMITED if self._memory_watch is None else self._memory_watch.budget
+        self._gate = OverloadGate()
         self._watermarks = watermarks(config)
         self._hangups = EpollHangups(self._loop)
         self._uploads = Uploads(
-            config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
+            config.max_uploads,
+            clock=time.monotonic,
+            later=self._loop.call_soon,
+            busy_timeout=config.body_timeout,
+            memory=self._memory,
         )
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ) if part is None else part.topology
         self._resolver = Resolver(log)
-        self._providers = build(config, topology, self._watermarks, self._resolver, shared=shared)
+        self._limits = FlowLimits(self._watermarks, self._memory)
+        self._providers = build(config, topology, self._limits, self._resolver, shared=shared)
         self._tenancy = Tenancy(config, topology, shared)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
@@ -102,9 +116,8 @@ class Relay:
         elsewhere = None if shared is None or most is None else shared.clients(most)
         clients = ClientsByAddress(most, config.trusted_proxies, elsewhere)
         self.metrics.clients_refused = clients.refused
-        connections = OpenConnections(clients)
+        self._open_connections = connections = OpenConnections(clients, None if part is None else part.load)
         if part is not None:
-            connections = OpenConnections(clients, part.load)
             self.metrics.streams_changed = part.load.streams_changed
         self._clients = self._listener(
             self._admission.open_exchange, config.max_connections, tls_context(config), connections
@@ -159,6 +172,7 @@ class Relay:
     def begin(self) -> None:
         """Start sweeping: for a relay that is given its connections."""
         self._schedule_sweep()
+        self._watch_memory()
 
     def adopt(self, connection: socket.socket, arrived: Callable[[], object]) -> None:
         """Take a client's connection that another process has accepted; see `Listener.adopt`."""
@@ -206,7 +220,7 @@ class Relay:
         topology = load_topology(config, self._environ)
         check_tenants(config, self._topology, topology)
         tls = tls_context(config)
-        providers = build(config, topology, self._watermarks, self._resolver, self._providers, self._shared)
+        providers = build(config, topology, self._limits, self._resolver, self._providers, self._shared)
         if config.redis_url != self._config.redis_url:
             self._log.write("warning", "restart_needed", reason="FLOW_REDIS_URL refers to another value now")
         self._topology = topology
@@ -223,6 +237,8 @@ class Relay:
         """Close everything at once."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._memory_watch is not None:
+            self._memory_watch.close()
         self._leave_name()
         await self._clients.close()
         self._abandoned.close()
@@ -252,6 +268,7 @@ class Relay:
             pauses=self.metrics.pauses,
             max_body=config.max_body,
             drain_target=config.drain_target,
+            memory=self._memory,
             heartbeat=config.heartbeat,
             abandoned=self._abandoned,
             fast_path=config.fast_path,
@@ -281,6 +298,8 @@ class Relay:
             random=random.random,
             pseudonym=self._pseudonym,
             wall_clock=time.time,
+            memory=self._memory,
+            overload=self._gate,
         )
 
     def _show(self, topology: Topology) -> None:
@@ -291,7 +310,13 @@ class Relay:
 
     def _build_admin(self) -> Listener:
         slices = Slices(self._loop.call_soon, time.monotonic)
-        pages = OwnPages(self.metrics, slices, clock=time.monotonic, is_draining=lambda: self._is_leaving)
+        pages = OwnPages(
+            self.metrics,
+            slices,
+            clock=time.monotonic,
+            is_draining=lambda: self._is_leaving,
+            short=self._short_of_memory,
+        )
         admin = Admin(pages, AdminHosts(self._config.admin_hosts, self._config.admin_listen))
         return self._listener(admin.open_exchange, max_connections=256)
 
@@ -314,8 +339,43 @@ class Relay:
             uploads=self._uploads,
             h2_totals=self.metrics.h2,
             connections=OpenConnections() if connections is None else connections,
+            memory=UNLIMITED if connections is None else self._memory,
         )
         return Listener(context, tls=tls)
+
+    # --- memory ----------------------------------------------------------------------------------------------------
+
+    def _warn_of_memory(self, problem: str) -> None:
+        self._log.write("warning", "memory_is_little", problem=problem)
+
+    def _watch_of(self, memory: int, part: WorkerPart | None) -> MemoryWatch | None:
+        if memory >= UNBOUNDED:
+            return None
+        return MemoryWatch(memory, self._log, None if part is None else part.load.pressed)
+
+    def _watch_memory(self) -> None:
+        if self._memory_watch is not None:
+            self.metrics.memory = self._memory_watch.figures
+            self._memory_watch.begin(
+                Holders(
+                    exchanges=self.metrics.open,
+                    connections=self._open_connections,
+                    pools=lambda: self._providers.pools,
+                    uploads=self._uploads,
+                    gate=self._gate,
+                    h2=self.metrics.h2,
+                    is_tls=self._clients.tls is not None,
+                    relieve=self._relieve,
+                )
+            )
+
+    def _relieve(self) -> None:
+        self._clients.sweep(time.monotonic())
+
+    def _short_of_memory(self) -> str | None:
+        level = self._config.ready_memory
+        is_short = level is not None and self._memory.level >= Level[level.upper()]
+        return "short of memory" if is_short else None
 
     # --- time ------------------------------------------------------------------------------------------------------
 

@@ -451,24 +451,15 @@ class Exchange:
             self._fast_path.settle()
         up = self._up
         record = ExchangeRecord()
-        record.request = self.request
-        record.request_id = self.request_id
+        record.request, record.request_id = self.request, self.request_id
         record.upstream_request_id = self.upstream_request_id
         record.protocol, record.client = self._down.protocol, self._down.client.address
-        record.upstream = up.upstream if up is not None else None
-        record.attempts = up.attempts if up is not None else 0
-        record.reused = up is not None and up.reused
-        record.state = self.state()
-        record.status = self.status
-        record.end = self.end_reason
-        record.error = self.error
-        record.started_at = self.started_at
-        record.first_byte_at = self.first_byte_at
-        record.first_token_at = self.first_token_at
-        record.ended_at = self.ended_at
-        record.bytes_up = self.bytes_up
-        record.bytes_down = self.bytes_down
-        record.chunks_down = self.chunks_down
+        record.upstream, record.attempts = (up.upstream, up.attempts) if up is not None else (None, 0)
+        record.reused, record.state = up is not None and up.reused, self.state()
+        record.status, record.end, record.error = self.status, self.end_reason, self.error
+        record.started_at, record.ended_at = self.started_at, self.ended_at
+        record.first_byte_at, record.first_token_at = self.first_byte_at, self.first_token_at
+        record.bytes_up, record.bytes_down, record.chunks_down = self.bytes_up, self.bytes_down, self.chunks_down
         record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
         now = self._context.clock() if self.ended_at is None else self.ended_at
         record.writes, record.writes_full = self.writes
@@ -500,6 +491,11 @@ class Exchange:
     def held(self) -> int:
         """Bytes held for the client."""
         return self._down.held
+
+    def holdings(self) -> tuple[int, int, int]:
+        """Bytes held of its answer for the client, of its request, and of what is being read of its answer."""
+        up, event_filter = self._up, self._filter
+        return self._down.held, 0 if up is None else up.held, 0 if event_filter is None else event_filter.held
 
     @property
     def tokens(self) -> int:
@@ -545,6 +541,10 @@ class Exchange:
         return "streaming" if self.first_byte_at is not None else "waiting"
 
     # --- ending ----------------------------------------------------------------------------------------------------
+
+    def cut(self, error: RelayError) -> None:
+        """End at once, and let go of what waits for the client, too."""
+        self._down.cut(error.end) if self.status else self._fail(error)
 
     def _fail(self, error: RelayError) -> None:
         """End with an error: an error answer while no head has been sent, a broken end after it; never a clean one."""

@@ -12,6 +12,7 @@ from typing import cast
 
 from ..errors import EndReason, RelayError, bad_request
 from ..flow.drain_rate import DrainRate
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
 from ..relay.account import Account
@@ -22,7 +23,8 @@ from .attempt import Attempt
 from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
 from .outgoing import outgoing_head
-from .replay_buffer import ReplayBuffer
+from .overload import OverloadGate
+from .replay_buffer import ReplayBuffer, ReplayState
 from .routes import Route, RouteTable
 from .upstream_host import UpstreamHost
 
@@ -55,6 +57,9 @@ class RoutingContext:
     pseudonym: bytes
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
+    memory: MemoryBudget = UNLIMITED
+    overload: OverloadGate | None = None
+    """None: no request is refused for that."""
 
 
 class DispatchState(Enum):
@@ -72,6 +77,7 @@ class DispatchState(Enum):
 
 
 _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
+_RELEASED = ReplayState.RELEASED
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 
@@ -169,6 +175,12 @@ class Dispatcher:
         return self._tried[-1].name if self._tried else "-"
 
     @property
+    def held(self) -> int:
+        """An estimate: what an attempt has not sent on counts in full, as its provider may take nothing."""
+        is_kept = self._replay.state is not _RELEASED or (self._attempt is not None and self._attempt.is_full)
+        return self._replay.size if is_kept else 0
+
+    @property
     def drain_on_disconnect(self) -> bool:
         return self.state is _ANSWERED and self._route is not None and self._route.drain_on_disconnect
 
@@ -231,6 +243,8 @@ class Dispatcher:
     def sweep(self, now: float) -> None:
         """Look at the waits: for memory, for a place, for a provider to be ready again."""
         state = self.state
+        if self._context.memory.level and self._attempt is not None:
+            self._replay.release()  # where memory is short, nothing is kept for another attempt
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
         elif state is DispatchState.BACKING_OFF and now >= self._retry_at:
@@ -328,11 +342,19 @@ class Dispatcher:
     # --- may it start? ----------------------------------------------------------------------------------------------
 
     def _on_identified(self, error: RelayError | None) -> None:
+        error = error or self._overload()
         if error is not None:
             self._fail(error)
             return
         self._is_identified = True
         self._proceed()
+
+    def _overload(self) -> RelayError | None:
+        gate, account = self._context.overload, self._account
+        if gate is None:
+            return None
+        tenant = account.tenant
+        return gate.refusal(account.traffic_class, None if tenant is None else tenant.name, self._context.clock())
 
     def _proceed(self) -> None:
         """Choose a route, once it is known whose request it is and what it asks for."""
@@ -370,7 +392,10 @@ class Dispatcher:
         if account.is_signed and (error := account.signature_error(route.hosts)) is not None:
             return error
         account.bound(route.max_tokens)
+        before = account.traffic_class
         account.lower_class(route.traffic_class)
+        if account.traffic_class is not before and (overload := self._overload()) is not None:
+            return overload
         return account.request_error() if account.request.unread is not None else None
 
     def _on_admitted(self, error: RelayError | None) -> None:

@@ -16,19 +16,26 @@ STREAMS = b"streams"
 class OwnPages:
     """An `admin.AdminSource` of a process without a parent."""
 
-    __slots__ = ("_clock", "_is_draining", "_metrics", "_slices")
+    __slots__ = ("_clock", "_is_draining", "_metrics", "_short", "_slices")
 
     def __init__(
-        self, metrics: Metrics, slices: Slices, *, clock: Callable[[], float], is_draining: Callable[[], bool]
+        self,
+        metrics: Metrics,
+        slices: Slices,
+        *,
+        clock: Callable[[], float],
+        is_draining: Callable[[], bool],
+        short: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`clock`: that of the exchanges."""
+        """`clock`: that of the exchanges. `short`: what there is too little of to be ready."""
         self._metrics = metrics
         self._slices = slices
         self._clock = clock
         self._is_draining = is_draining
+        self._short = short
 
     def unready(self) -> str | None:
-        return "draining" if self._is_draining() else None
+        return "draining" if self._is_draining() else self._short()
 
     def metrics(self, done: Done) -> None:
         self._slices.ask(METRICS, self._metrics.scrape, done)

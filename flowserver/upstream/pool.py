@@ -244,6 +244,11 @@ class Pool:
         self._idle_wide.clear()
 
     @property
+    def connections(self) -> list[PooledConnection]:
+        """All of them."""
+        return [*self._connections, *self._retired]
+
+    @property
     def open_connections(self) -> int:
         return len(self._connections) + len(self._retired)
 

@@ -127,6 +127,9 @@ class RecordingDownstream(Uncounted):
     def send_end(self) -> None:
         self.log.append("end")
 
+    def cut(self, reason: EndReason) -> None:
+        self.log.append(f"cut {reason}")
+
     def break_off(self) -> None:
         self.log.append("broken")
 
@@ -146,6 +149,7 @@ class RecordingUpstream:
     upstream = "recording"
     reused = False
     attempts = 1
+    held = 0
     drain_on_disconnect = False
 
     def __init__(self) -> None:
