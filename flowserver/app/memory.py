@@ -119,9 +119,10 @@ class MemoryWatch:
         self._pressed = pressed
         self._loop = asyncio.get_running_loop()
         self._holders: Holders
-        self._resident = ResidentMemory()
+        self._resident: ResidentMemory
         self._allocator = Allocator()
-        self._base = self._resident.read()
+        self._base = 0
+        """What the process took before it served anybody."""
         self._count = self._earlier = _Count()
         """The last count of what is held, and the one before, a second ago or more."""
         self._counted_at = 0.0
@@ -136,10 +137,14 @@ class MemoryWatch:
 
     def begin(self, holders: Holders) -> None:
         self._holders = holders
+        self._resident = ResidentMemory()
+        self._base = self._resident.read()
         self._began = True
         self._look_and_act()
 
     def close(self) -> None:
+        if not self._began:
+            return
         self._began = False
         if self._timer is not None:
             self._timer.cancel()

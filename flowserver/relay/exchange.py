@@ -356,10 +356,8 @@ class Exchange:
 
     def _finish_answer(self) -> None:
         self._drop_upstream()
-        if self._filter is not None:
-            rest = self._filter.finish()
-            if rest:
-                self._down.send_data(rest)
+        if self._filter is not None and (rest := self._filter.finish()):
+            self._down.send_data(rest)
         self._finish()
 
     def on_upstream_failed(self, error: RelayError) -> None:
@@ -449,10 +447,9 @@ class Exchange:
         """The figures as they are now."""
         if self._fast_path is not None:
             self._fast_path.settle()
-        up = self._up
-        record = ExchangeRecord()
-        record.request, record.request_id = self.request, self.request_id
-        record.upstream_request_id = self.upstream_request_id
+        up, record = self._up, ExchangeRecord()
+        record.request, record.heartbeats = self.request, self.heartbeats
+        record.request_id, record.upstream_request_id = self.request_id, self.upstream_request_id
         record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream, record.attempts = (up.upstream, up.attempts) if up is not None else (None, 0)
         record.reused, record.state = up is not None and up.reused, self.state()
@@ -463,7 +460,6 @@ class Exchange:
         record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
         now = self._context.clock() if self.ended_at is None else self.ended_at
         record.writes, record.writes_full = self.writes
-        record.heartbeats = self.heartbeats
         fill_in_hold(record, self._hold, self._down, now)
         record.account = account_record(self.account)
         record.tokens = token_record(self.account) if self._state is _ENDED else None
@@ -544,7 +540,11 @@ class Exchange:
 
     def cut(self, error: RelayError) -> None:
         """End at once, and let go of what waits for the client, too."""
-        self._down.cut(error.end) if self.status else self._fail(error)
+        if not self.status:
+            self._fail(error)
+            return
+        self._down.cut(error.end)
+        self.on_downstream_reset(error.end)  # where the client has left, nobody else calls it
 
     def _fail(self, error: RelayError) -> None:
         """End with an error: an error answer while no head has been sent, a broken end after it; never a clean one."""
@@ -555,8 +555,7 @@ class Exchange:
         self._leave_provider()
         self._drop_upstream(error)
         if self.status:
-            failure = self.account.failure(error)
-            if failure:
+            if failure := self.account.failure(error):
                 self._down.send_data(failure)
             self._down.break_off()
             self._end(error.end)

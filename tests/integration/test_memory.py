@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -59,6 +60,13 @@ async def flood(caller: Caller) -> None:
     await caller.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
     while True:
         await caller.send(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
+
+
+async def has_ended(client: H2Wire) -> bool:
+    with contextlib.suppress(OSError, EOFError, TimeoutError):
+        await client.ended()
+        return True
+    return False
 
 
 async def stalled(lab: Lab, process: RelayProcess, count: int) -> list[Wire]:
@@ -149,9 +157,7 @@ async def test_idle_connections_are_closed_when_memory_is_full(lab: Lab, tmp_pat
     await eventually(lambda: "full" in levels(process))
     assert peak(process) <= BUDGET * 1.05
     await eventually(lambda: levels(process)[-1] in ("normal", "tight"), "the idle ones are closed")
-    async with asyncio.timeout(10):
-        while (await figures(process))["flow_connections_open"] > len(clients) // 2:
-            await asyncio.sleep(0.1)
+    assert sum([await has_ended(client) for client in clients[:50]]) == 50
 
 
 async def test_readiness_tells_of_memory(lab: Lab) -> None:
