@@ -13,6 +13,7 @@ from ..config.topology import RouteSpec, Topology, UpstreamSpec
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
 from ..flow.bounded_buffer import Watermarks
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
@@ -68,10 +69,18 @@ class Providers:
         return not busy and all(pool.is_unused for pool in self.pools)
 
 
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """What bounds the bytes that are in flight."""
+
+    watermarks: Watermarks
+    memory: MemoryBudget = UNLIMITED
+
+
 def build(
     config: Config,
     topology: Topology,
-    watermarks: Watermarks,
+    limits: FlowLimits,
     resolver: Resolver,
     before: Providers | None = None,
     shared: SharedState | None = None,
@@ -85,7 +94,7 @@ def build(
     dials, problems = [], []
     for spec in topology.upstreams:
         try:
-            dials.append(_Dial(config, spec, watermarks, resolver))
+            dials.append(_Dial(config, spec, limits, resolver))
         except OSError as error:
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.place}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
@@ -93,7 +102,7 @@ def build(
             problems.append(f"{spec.place}: {error}")
     if problems:
         raise ConfigError(problems)
-    pools = [_pool(dial, watermarks, before) for dial in dials]
+    pools = [_pool(dial, limits.watermarks, before) for dial in dials]
     hosts = {
         dial.spec.name: _host(config, dial.spec, dial.connector(pool), before, shared)
         for dial, pool in zip(dials, pools, strict=True)
@@ -213,10 +222,10 @@ class _Dial:
 
     pool: Pool
 
-    def __init__(self, config: Config, spec: UpstreamSpec, watermarks: Watermarks, resolver: Resolver) -> None:
+    def __init__(self, config: Config, spec: UpstreamSpec, limits: FlowLimits, resolver: Resolver) -> None:
         self.spec = spec
         self._config = config
-        self._watermarks = watermarks
+        self._watermarks = limits.watermarks
         self._signer = aws_signer(spec.url.host, time.monotonic) if spec.signs else None
         timeout = spec.connect_timeout
         if spec.protocol == "h2":
@@ -230,7 +239,7 @@ class _Dial:
             multiplexed=multiplexed,
             max_age=spec.max_age,
         )
-        self._flow = AdaptiveFlow(config.drain_target, time.monotonic)
+        self._flow = AdaptiveFlow(config.drain_target, time.monotonic, memory=limits.memory)
         buffer = config.upstream_rcvbuf
         if isinstance(buffer, Auto):
             buffer = 0 if spec.url.scheme == "http" else NARROW

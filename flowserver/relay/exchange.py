@@ -449,30 +449,20 @@ class Exchange:
         """The figures as they are now."""
         if self._fast_path is not None:
             self._fast_path.settle()
-        up = self._up
-        record = ExchangeRecord()
-        record.request = self.request
-        record.request_id = self.request_id
-        record.upstream_request_id = self.upstream_request_id
+        up, record = self._up, ExchangeRecord()
+        record.request, record.heartbeats = self.request, self.heartbeats
+        record.request_id, record.upstream_request_id = self.request_id, self.upstream_request_id
         record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream = up.upstream if up is not None else None
         record.attempts, record.queued = (up.attempts, up.queued) if up is not None else (0, 0.0)
-        record.reused = up is not None and up.reused
-        record.state = self.state()
-        record.status = self.status
-        record.end = self.end_reason
-        record.error = self.error
-        record.started_at = self.started_at
-        record.first_byte_at = self.first_byte_at
-        record.first_token_at = self.first_token_at
-        record.ended_at = self.ended_at
-        record.bytes_up = self.bytes_up
-        record.bytes_down = self.bytes_down
-        record.chunks_down = self.chunks_down
+        record.reused, record.state = up is not None and up.reused, self.state()
+        record.status, record.end, record.error = self.status, self.end_reason, self.error
+        record.started_at, record.ended_at = self.started_at, self.ended_at
+        record.first_byte_at, record.first_token_at = self.first_byte_at, self.first_token_at
+        record.bytes_up, record.bytes_down, record.chunks_down = self.bytes_up, self.bytes_down, self.chunks_down
         record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
         now = self._context.clock() if self.ended_at is None else self.ended_at
         record.writes, record.writes_full = self.writes
-        record.heartbeats = self.heartbeats
         fill_in_hold(record, self._hold, self._down, now)
         record.account = account_record(self.account)
         record.tokens = token_record(self.account) if self._state is _ENDED else None
@@ -500,6 +490,11 @@ class Exchange:
     def held(self) -> int:
         """Bytes held for the client."""
         return self._down.held
+
+    def holdings(self) -> tuple[int, int, int]:
+        """Bytes held of its answer for the client, of its request, and of what is being read of its answer."""
+        up, event_filter = self._up, self._filter
+        return self._down.held, 0 if up is None else up.held, 0 if event_filter is None else event_filter.held
 
     @property
     def tokens(self) -> int:
@@ -546,6 +541,14 @@ class Exchange:
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
+    def cut(self, error: RelayError) -> None:
+        """End at once, and let go of what waits for the client, too."""
+        if not self.status:
+            self._fail(error)
+            return
+        self._down.cut(error.end)
+        self.on_downstream_reset(error.end)  # where the client has left, nobody else calls it
+
     def _fail(self, error: RelayError) -> None:
         """End with an error: an error answer while no head has been sent, a broken end after it; never a clean one."""
         if self._state is _ENDED or self.error is not None:
@@ -555,8 +558,7 @@ class Exchange:
         self._leave_provider()
         self._drop_upstream(error)
         if self.status:
-            failure = self.account.failure(error)
-            if failure:
+            if failure := self.account.failure(error):
                 self._down.send_data(failure)
             self._down.break_off()
             self._end(error.end)

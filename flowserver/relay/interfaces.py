@@ -72,6 +72,9 @@ class DownstreamStream(UploadCount, Protocol):
     def send_end(self) -> None:
         """End cleanly, after all data. `on_downstream_finished` follows when everything was handed to the transport."""
 
+    def cut(self, reason: EndReason) -> None:
+        """End brokenly at once, without what waits. `on_downstream_reset` is called."""
+
     def break_off(self) -> None:
         """End brokenly, after all data, so that the client does not take what it has for whole. Nothing is called
         back."""
@@ -213,6 +216,10 @@ class RoutedStream(UpstreamStream, Protocol):
     @property
     def attempts(self) -> int:
         """Requests begun at providers so far."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of the request's body that wait, or are kept for another attempt."""
 
     def start(self) -> None:
         """Choose a provider, at once or when enough of the request has come."""

@@ -23,12 +23,13 @@ from .first_token import FirstToken, Hedge
 from .host_choice import HostChoice
 from .outgoing import outgoing_request
 from .refusals import REFUSALS, UNHEALTHY, no_route, note_refusal
-from .replay_buffer import ReplayBuffer
+from .replay_buffer import ReplayBuffer, ReplayState
 from .routes import FirstTokenPolicy, Route
 from .upstream_host import ExtraAttempt, UpstreamHost
 from .withheld_answer import WithheldAnswer
 
 _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
+_RELEASED = ReplayState.RELEASED
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 
@@ -122,6 +123,12 @@ class Dispatcher(HostChoice):
         return self._tried[-1].name if self._tried else "-"
 
     @property
+    def held(self) -> int:
+        """An estimate: what an attempt has not sent on counts in full, as its provider may take nothing."""
+        is_kept = self._replay.state is not _RELEASED or (self._attempt is not None and self._attempt.is_full)
+        return self._replay.size if is_kept else 0
+
+    @property
     def drain_on_disconnect(self) -> bool:
         return self.state is _ANSWERED and self._route is not None and self._route.drain_on_disconnect
 
@@ -186,6 +193,8 @@ class Dispatcher(HostChoice):
     def sweep(self, now: float) -> None:
         """Look at the waits: for memory, for a place, for a provider to be ready again."""
         state = self.state
+        if self._context.memory.level and self._attempt is not None:
+            self._replay.release()  # where memory is short, nothing is kept for another attempt
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
         elif state is _ANSWERED and self._attempt is not None:

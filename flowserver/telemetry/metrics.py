@@ -23,6 +23,7 @@ from ..routing.withheld_answer import WithheldFigures
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
+from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
 from .snapshot import encoded
 from .tokens import TokenMetrics
@@ -173,6 +174,7 @@ class Metrics:
         self.uploads: Uploads | None = None
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
+        self.memory: MemoryFigures | None = None
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -273,6 +275,8 @@ class Metrics:
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
         yield gauge("flow_connections_open", "Client connections.", self.connections, Merge.SUM)
         yield from self._traffic(totals)
+        if self.memory is not None:
+            yield from self.memory.families()
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()

@@ -130,6 +130,9 @@ class RecordingDownstream(Uncounted):
     def send_end(self) -> None:
         self.log.append("end")
 
+    def cut(self, reason: EndReason) -> None:
+        self.log.append(f"cut {reason}")
+
     def break_off(self) -> None:
         self.log.append("broken")
 
@@ -150,6 +153,7 @@ class RecordingUpstream:
     reused = False
     attempts = 1
     queued = 0.0
+    held = 0
     drain_on_disconnect = False
 
     def __init__(self) -> None:
