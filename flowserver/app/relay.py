@@ -18,6 +18,7 @@ from ..config.file import load_topology
 from ..config.settings import Config, ConfigError
 from ..config.topology import Topology
 from ..dialects.estimate import Ratios
+from ..dialects.genai_names import provider_name
 from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
@@ -40,6 +41,7 @@ from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
+from ..telemetry.reload_figures import ReloadFigures
 from ..telemetry.slices import Slices
 from ..telemetry.sources import OwnPages
 from ..upstream.resolver import Resolver
@@ -92,7 +94,9 @@ class Relay:
         """Whether another process accepts from the same sockets."""
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.metrics = Metrics(log)
+        self.metrics = Metrics(log, genai=config.metrics_genai)
+        if part is None:
+            self.metrics.reloads = ReloadFigures(time.time())
         memory = share_of(config, 1, self._warn_of_memory) if part is None else part.memory
         self._memory_watch = self._watch_of(memory, part)
         self._memory = UNLIMITED if self._memory_watch is None else self._memory_watch.budget
@@ -218,10 +222,16 @@ class Relay:
             self.read_again()
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
+            self._note_reload(is_good=False)
             return False
         names = [host.name for host in self._providers.hosts]
         self._log.write("info", "reloaded", upstreams=names, changes=differences(before, self._topology))
+        self._note_reload(is_good=True)
         return True
+
+    def _note_reload(self, *, is_good: bool) -> None:
+        if self.metrics.reloads is not None:
+            self.metrics.reloads.ended(time.time(), is_good=is_good)
 
     def read_again(self) -> None:
         """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
@@ -331,6 +341,7 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
+        self.metrics.name_providers({host.name: provider_name(host.settings.quirks) for host in self._providers.hosts})
         self.metrics.upstreams = self._providers.hosts
         self.metrics.pools = self._providers.pools
         self.metrics.names = self._providers.names

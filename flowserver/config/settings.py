@@ -28,6 +28,7 @@ from .kinds import (
     DISCONNECT,
     DRAIN_TARGET,
     FILE,
+    GENAI_NAMES,
     HALF_CLOSE,
     HOSTS,
     KEY,
@@ -51,7 +52,7 @@ from .kinds import (
     WINDOW_OR_AUTO,
     WORKERS,
 )
-from .parsers import Auto, Ready
+from .parsers import Auto, GenAiNames, Ready
 
 
 class ConfigError(Exception):
@@ -576,6 +577,14 @@ class Config:
         OPERATION,
         doc="Which exchanges have a line: all, those that failed, or none. sample:0.01: those that failed, and 1 % of "
         "the others.",
+    )
+    metrics_genai: GenAiNames = setting(
+        "both",
+        GENAI_NAMES,
+        OPERATION,
+        doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those of "
+        "semantic-conventions 1.36, of semantic-conventions-genai 0.1.0, or both. See "
+        "[metrics.md](metrics.md#names-of-opentelemetry).",
     )
 
     references: tuple[tuple[str, str], ...] = ()

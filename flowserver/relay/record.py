@@ -63,6 +63,10 @@ class AccountRecord:
     session: str | None
     lease_left: int | None
     """None: there is no lease."""
+    refused_by: str | None
+    """The key of the limit that refused the request; None: none did."""
+    is_stream: bool
+    """Whether the request asks for a stream, as far as it is known."""
 
 
 @dataclass(slots=True, init=False)
@@ -89,6 +93,8 @@ class ExchangeRecord:
     end: EndReason | None
     error: RelayError | None
     started_at: float
+    waiting_since: float
+    """When the provider asked last had the whole request; before that, when it was asked."""
     first_byte_at: float | None
     first_token_at: float | None
     ended_at: float | None
@@ -167,11 +173,16 @@ def account_record(account: Account) -> AccountRecord:
     record.model = account.model
     record.output = account.output
     record.budget = account.budget
-    record.tenant = record.user = record.session = record.lease_left = None
+    record.is_stream = account.params.stream
+    record.tenant = record.user = record.session = record.lease_left = record.refused_by = None
     if quota is not None:
         record.tenant = quota.tenant.name if quota.tenant is not None else None
         record.user, record.session = quota.user, quota.session
-        record.lease_left = quota.lease.left if quota.lease is not None else None
+        lease = quota.lease
+        if lease is not None:
+            record.lease_left = lease.left
+            if lease.decision is not None and lease.decision.refused_by is not None:
+                record.refused_by = lease.decision.refused_by.key
     return record
 
 
