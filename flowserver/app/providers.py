@@ -6,8 +6,9 @@ import asyncio
 import ssl
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ..config.parsers import Auto
+from ..config.parsers import Auto, pinned
 from ..config.settings import Config, ConfigError
 from ..config.topology import Topology, UpstreamSpec
 from ..dialects.base import Auth
@@ -16,11 +17,12 @@ from ..flow.bounded_buffer import Watermarks
 from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
+from ..routing.adaptive_places import LocalAdaptation
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.cooldowns import Cooldowns
 from ..routing.places import LocalPlaces, Places
 from ..routing.routes import Route, RouteTable
-from ..routing.upstream_host import UpstreamHost
+from ..routing.upstream_host import Adaptation, UpstreamHost
 from ..stores.shared_state import SharedState
 from ..upstream.aws import SigningUnavailable, aws_signer
 from ..upstream.connect import ConnectAttempts
@@ -119,20 +121,38 @@ def _host(
         if (host.name, host.settings.url) == (spec.name, spec.url):
             host.reconfigure(settings, connector, deadlines)
             return host
-    health, cooldowns, places = _state(config, spec, shared)
-    return UpstreamHost(settings, connector, health=health, cooldowns=cooldowns, deadlines=deadlines, places=places)
+    state = _state(config, settings, shared)
+    host = UpstreamHost(
+        settings,
+        connector,
+        health=state.health,
+        cooldowns=state.cooldowns,
+        deadlines=deadlines,
+        places=state.places,
+    )
+    host.adapt_by(state.adaptation)
+    return host
 
 
-def _state(config: Config, spec: UpstreamSpec, shared: SharedState | None) -> tuple[CircuitBreaker, Cooldowns, Places]:
+class _State(NamedTuple):
     """How a provider is doing, and who has its places."""
+
+    health: CircuitBreaker
+    cooldowns: Cooldowns
+    places: Places
+    adaptation: Adaptation
+
+
+def _state(config: Config, settings: ProviderSettings, shared: SharedState | None) -> _State:
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
     if shared is None:
-        places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon)
+        places = LocalPlaces(settings.max_concurrent, settings.queue or 0, asyncio.get_running_loop().call_soon)
         health = CircuitBreaker(failures=failures, cooldown=cooldown)
-        return health, Cooldowns(failures=failures, cooldown=cooldown), places
-    share = shared.provider(f"{spec.name} {spec.url}", failures=failures, cooldown=cooldown)
-    share.places.limit(spec.max_concurrent, spec.queue)
-    return share.health, share.cooldowns, share.places
+        return _State(health, Cooldowns(failures=failures, cooldown=cooldown), places, LocalAdaptation(places))
+    share = shared.provider(f"{settings.name} {settings.url}", failures=failures, cooldown=cooldown)
+    if not settings.adapts:
+        share.places.limit(settings.max_concurrent, settings.queue or 0)
+    return _State(share.health, share.cooldowns, share.places, share.adaptation)
 
 
 def _pool(dial: _Dial, watermarks: Watermarks, before: Providers | None) -> Pool:
@@ -247,8 +267,9 @@ def _settings(spec: UpstreamSpec) -> ProviderSettings:
         headers=[(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in spec.headers],
         models={bounded(name, MODEL_BYTES): renamed for name, renamed in spec.models},
         weight=spec.weight,
-        max_concurrent=spec.max_concurrent,
-        queue=spec.queue,
+        max_concurrent=pinned(spec.max_concurrent),
+        adapts=isinstance(spec.max_concurrent, Auto),
+        queue=spec.queue if isinstance(spec.max_concurrent, Auto) else spec.queue or 0,
         queue_timeout=spec.queue_timeout,
         quirks=quirks_for(spec.dialect, spec.url.host),
         asks_usage=spec.ask_usage,

@@ -340,6 +340,9 @@ class Relay:
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
                 pool.sweep(now)
+            for host in providers.hosts:
+                if host.adaptive is not None:
+                    host.adaptive.sweep(now)
         for providers in list(self._retired):
             if providers.is_unused:
                 self._retired.remove(providers)

@@ -307,6 +307,8 @@ class Exchange:
             self._awaits_first = False
             if self._context.fast_path and isinstance(self._filter, EventFilter):
                 self._fast_path = FastPath(self._filter, self._slow_chunks)
+        if not self._awaits_first and self.status < 300 and self._up is not None:
+            self._up.on_first_content()
 
     def on_upstream_end(self) -> None:
         if self._head is not None and (rest := self._look(self._head, b"", is_all=True)):
@@ -460,11 +462,9 @@ class Exchange:
         record.reused = up is not None and up.reused
         record.state = self.state()
         record.status = self.status
-        record.end = self.end_reason
-        record.error = self.error
+        record.end, record.error = self.end_reason, self.error
         record.started_at = self.started_at
-        record.first_byte_at = self.first_byte_at
-        record.first_token_at = self.first_token_at
+        record.first_byte_at, record.first_token_at = self.first_byte_at, self.first_token_at
         record.ended_at = self.ended_at
         record.bytes_up = self.bytes_up
         record.bytes_down = self.bytes_down

@@ -213,6 +213,9 @@ class RoutedStream(UpstreamStream, Protocol):
     def start(self) -> None:
         """Choose a provider, at once or when enough of the request has come."""
 
+    def on_first_content(self) -> None:
+        """The first content of a successful answer came, or its first byte where content is not counted."""
+
     def sweep(self, now: float) -> None:
         """End waits that are over. Called about once a second."""
 

@@ -18,6 +18,7 @@ from ..relay.account import Account
 from ..relay.failures import busy, is_passing, retry_after
 from ..relay.interfaces import Clock, UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
+from .adaptive_places import is_overload, kind_of
 from .attempt import Attempt
 from .candidates import next_candidate, subjects, unavailable
 from .dispatch_events import NOBODY, DispatchEvents
@@ -237,6 +238,12 @@ class Dispatcher:
             self._ask_if_healthy(self._tried[-1])
         elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
             self._give_up_waiting(self._tried[-1])
+
+    def on_first_content(self) -> None:
+        attempt = self._attempt
+        if attempt is not None and (adaptive := attempt.host.adaptive) is not None and self._request.has_body:
+            now, size = self._context.clock(), self._request.content_length or 0
+            adaptive.first_token(now, kind_of(self._account, size, reused=attempt.reused), now - attempt.asked_at)
 
     # --- places.Waiter ----------------------------------------------------------------------------------------------
 
@@ -522,6 +529,9 @@ class Dispatcher:
             host.cooldowns.limited(now, key, after)
         else:
             host.cooldowns.failed(now, model, after)
+        if host.adaptive is not None and is_overload(host, head, after, self._account.input):
+            assert self._attempt is not None
+            host.adaptive.refused(now, self._attempt.began_at)
         return after
 
     # --- its end ----------------------------------------------------------------------------------------------------

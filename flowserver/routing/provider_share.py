@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..relay.interfaces import Clock, Later
+from .adaptive_places import SharedAdaptation
 from .circuit_breaker import BreakerRecord, BreakerState
 from .cooldowns import CooldownRecord
 from .shared_health import SharedBreaker, SharedCooldowns, Tell, read_subject
@@ -12,9 +13,9 @@ from .shared_places import SharedPlaces
 
 
 class ProviderShare:
-    """Its three parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
+    """Its parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
 
-    __slots__ = ("_clock", "cooldowns", "health", "places")
+    __slots__ = ("_clock", "adaptation", "cooldowns", "health", "places")
 
     def __init__(self, tell: Tell, *, failures: int, cooldown: float, clock: Clock, later: Later) -> None:
         """`failures` and `cooldown` as in `CircuitBreaker` and `Cooldowns`."""
@@ -22,6 +23,7 @@ class ProviderShare:
         self.health = SharedBreaker(tell, failures=failures, cooldown=cooldown)
         self.cooldowns = SharedCooldowns(tell, failures=failures, cooldown=cooldown)
         self.places = SharedPlaces(tell, self.health, later)
+        self.adaptation = SharedAdaptation(tell, self.places)
 
     def __repr__(self) -> str:
         return f"<ProviderShare: {self.places}, {self.health}>"
@@ -37,6 +39,8 @@ class ProviderShare:
                 self.places.on_busy(*given)
             case "full":
                 self.places.on_full(*given)
+            case "adapted":
+                self.adaptation.on_adapted(*given)
             case "breaker":
                 self._on_breaker(BreakerRecord(*given))
             case "cooldown":

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable
 from typing import Any
 
 from ..relay.interfaces import Clock
+from .adaptive_limit import REFUSED, SLOW
 from .circuit_breaker import CircuitBreaker
 from .cooldowns import Cooldowns
 from .shared_health import Tell, read_subject, written_subject
+from .shared_limit import SharedLimit
 
 
 class Member:
     """One worker's part in one provider."""
 
-    __slots__ = ("held", "is_told_full", "opened", "tell")
+    __slots__ = ("decreases", "held", "is_told_full", "opened", "tell")
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
@@ -25,12 +27,26 @@ class Member:
         """Whether it has to be told when a place is free."""
         self.opened = 0
         """How often the breaker opened by its failures: that of all is the sum, as for other counters."""
+        self.decreases: Counter[str] = Counter()
+        """Decreases of the adaptive limit that followed from what it told, by cause."""
 
 
 class SharedProvider:
     """Places are granted in the order in which they were asked for, over all workers."""
 
-    __slots__ = ("_breaker", "_clock", "_cooldowns", "_members", "_most", "_open", "_prober", "_queue", "_waiting")
+    __slots__ = (
+        "_adaptive",
+        "_breaker",
+        "_clock",
+        "_cooldowns",
+        "_is_adaptive",
+        "_members",
+        "_most",
+        "_open",
+        "_prober",
+        "_queue",
+        "_waiting",
+    )
 
     def __init__(self, clock: Clock, *, failures: int, cooldown: float) -> None:
         self._clock = clock
@@ -40,6 +56,8 @@ class SharedProvider:
         self._prober: Member | None = None
         self._most: int | None = None
         self._queue = 0
+        self._adaptive = SharedLimit()
+        self._is_adaptive = False
         self._open = 0
         self._waiting: OrderedDict[tuple[Member, int], None] = OrderedDict()
 
@@ -76,8 +94,11 @@ class SharedProvider:
             case "hold":
                 self._add(member, *given)
             case "limit":
+                self._is_adaptive = False
                 self._most, self._queue = given
                 self._serve()
+            case "adapt" | "first_tokens" | "overloaded":
+                self._adapt(member, event, *given)
             case _:
                 self._hear_of_health(member, event, *given)
 
@@ -101,6 +122,26 @@ class SharedProvider:
             member.tell("refused", number)
         else:
             self._waiting[member, number] = None
+
+    def _adapt(self, member: Member, event: str, *given: Any) -> None:
+        adaptive = self._adaptive
+        decreases, before = adaptive.decreases.copy(), adaptive.places
+        if event == "adapt":
+            self._is_adaptive = True
+            adaptive.adapt(*given)
+        elif not self._is_adaptive:  # a worker that has the configuration of before
+            return
+        elif event == "first_tokens":
+            adaptive.first_tokens(self._open, *given)
+        else:
+            adaptive.overloaded(self._open, *given)
+        member.decreases.update(adaptive.decreases)
+        member.decreases.subtract(decreases)
+        if event == "adapt" or adaptive.places != before:
+            self._most, self._queue = adaptive.places
+            for each in self._members:
+                each.tell("adapted", self._most, self._queue, each.decreases[SLOW], each.decreases[REFUSED])
+            self._serve()
 
     def _add(self, member: Member, places: int) -> None:
         member.held += places
