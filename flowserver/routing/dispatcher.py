@@ -241,7 +241,7 @@ class Dispatcher:
 
     def on_first_content(self) -> None:
         attempt = self._attempt
-        if attempt is not None and (adaptive := attempt.host.adaptive) is not None and self._request.has_body:
+        if attempt is not None and (adaptive := attempt.host.adaptive) is not None:
             now, size = self._context.clock(), self._request.content_length or 0
             adaptive.first_token(now, kind_of(self._account, size, reused=attempt.reused), now - attempt.asked_at)
 
