@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 from bench.processes import python_module
 
@@ -54,6 +55,7 @@ class LimitedProvider:
         self.served = 0
         self._waiting: deque[Callable[[], None]] = deque()
         self._server: asyncio.Server | None = None
+        self.connections: set[asyncio.Transport] = set()
         self.port = 0
 
     async def start(self, port: int = 0) -> None:
@@ -65,6 +67,10 @@ class LimitedProvider:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        while self.connections:
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.sleep(0.01)
 
     @property
     def waiting(self) -> int:
@@ -109,8 +115,8 @@ class _Connection(asyncio.Protocol):
         self._is_served = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
+        self._provider.connections.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._unread += data
@@ -133,6 +139,8 @@ class _Connection(asyncio.Protocol):
             self._write(_HEAD)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None:
+            self._provider.connections.discard(self._transport)
         self._transport = None
         self._provider.leave(self._start)
         if self._timer is not None:

@@ -40,6 +40,7 @@ from ..telemetry.sources import OwnPages
 from ..upstream.resolver import Resolver
 from ..workers.load import WorkerLoad
 from .clients import connection_settings, tls_context, watermarks
+from .limit_log import LimitLog
 from .listening import ListeningSockets
 from .providers import Providers, build
 from .tenancy import Tenancy, check_tenants
@@ -82,6 +83,7 @@ class Relay:
         """Whether another process accepts from the same sockets."""
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._limit_log = LimitLog(log)
         self.metrics = Metrics(log)
         self._watermarks = watermarks(config)
         self._hangups = EpollHangups(self._loop)
@@ -343,6 +345,7 @@ class Relay:
             for host in providers.hosts:
                 if host.adaptive is not None:
                     host.adaptive.sweep(now)
+        self._limit_log.look(self._providers.hosts, now)
         for providers in list(self._retired):
             if providers.is_unused:
                 self._retired.remove(providers)
