@@ -315,6 +315,8 @@ class Exchange:
             self.on_upstream_data(rest)
             if self.is_over:
                 return
+        if self._awaits_first and self.status < 300 and self._up is not None:
+            self._up.on_first_content()  # of a whole answer, whose content is read at its end
         self._leave_provider()
         if self._filter is not None and self._filter.is_waiting:
             return  # for tokens: what came passes when they are there
@@ -453,15 +455,13 @@ class Exchange:
             self._fast_path.settle()
         up = self._up
         record = ExchangeRecord()
-        record.request = self.request
-        record.request_id = self.request_id
+        record.request, record.request_id = self.request, self.request_id
         record.upstream_request_id = self.upstream_request_id
         record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream = up.upstream if up is not None else None
         record.attempts = up.attempts if up is not None else 0
         record.reused = up is not None and up.reused
-        record.state = self.state()
-        record.status = self.status
+        record.state, record.status = self.state(), self.status
         record.end, record.error = self.end_reason, self.error
         record.started_at = self.started_at
         record.first_byte_at, record.first_token_at = self.first_byte_at, self.first_token_at

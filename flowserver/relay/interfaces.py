@@ -214,7 +214,8 @@ class RoutedStream(UpstreamStream, Protocol):
         """Choose a provider, at once or when enough of the request has come."""
 
     def on_first_content(self) -> None:
-        """The first content of a successful answer came, or its first byte where content is not counted."""
+        """The first content of a successful answer came: its first byte where content is not counted, and the last of
+        an answer that is no stream."""
 
     def sweep(self, now: float) -> None:
         """End waits that are over. Called about once a second."""
