@@ -46,7 +46,7 @@ class Scenario:
         found = set()
         for share in set(self.shares):
             places = max(1, round(self.capacity.places * share))
-            found |= {places, round(places * 1.1) + 1, places + self.capacity.queue // 2, places + self.capacity.queue}
+            found |= {places, round(places * 1.25) + 1, places + self.capacity.queue}
         return sorted(found)
 
 
@@ -184,7 +184,9 @@ def measure(scenario: Scenario) -> tuple[dict[str, list[Outcome]], list[tuple[fl
     curve: list[tuple[float, float]] = []
     with ExitStack() as stack:
         stack.enter_context(load.client)
-        rigs = [stack.enter_context(_rig(limit, scenario, load)) for limit in limits]
+        rigs = [stack.enter_context(_rig(limit, scenario)) for limit in limits]
+        for rig in rigs:  # once all relays run: they close connections that are silent for long
+            rig.connect(scenario, load)
         began = time.monotonic()
         for share in scenario.shares:
             for rig, outcomes in zip(rigs, found.values(), strict=True):
@@ -195,14 +197,26 @@ def measure(scenario: Scenario) -> tuple[dict[str, list[Outcome]], list[tuple[fl
             for _ in range(round(scenario.phase * 2)):
                 load.run(0.5)
                 curve.append((time.monotonic() - began, _limit_of(rigs[0].admin)))
+        broken = sum(asker.ended for rig in rigs for asker in rig.askers)
+        if broken:
+            raise RuntimeError(f"{broken} clients lost their connection")
     return found, curve
 
 
 @dataclass(frozen=True, slots=True)
 class _Rig:
+    """A limit's relay and provider, by their ports, and clients."""
+
+    port: int
     provider: int
     admin: int
-    askers: tuple[_Asker, ...]
+    askers: list[_Asker] = field(default_factory=list)
+
+    def connect(self, scenario: Scenario, load: _Load) -> None:
+        for number in range(scenario.clients):
+            asker = _Asker(self.port, scenario.prompts, random.Random(number), load.again)
+            self.askers.append(load.client.add(asker))
+            load.again(0.5 * number / scenario.clients, asker)
 
     def count_in(self, outcome: Outcome) -> None:
         def count(status: int) -> None:
@@ -213,7 +227,7 @@ class _Rig:
 
 
 @contextmanager
-def _rig(limit: str, scenario: Scenario, load: _Load) -> Iterator[_Rig]:
+def _rig(limit: str, scenario: Scenario) -> Iterator[_Rig]:
     port, admin, provider = free_port(), free_port(), free_port()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -232,13 +246,7 @@ def _rig(limit: str, scenario: Scenario, load: _Load) -> Iterator[_Rig]:
         }
         stack.enter_context(Process(command(provider, scenario.capacity), provider))
         stack.enter_context(Process(python_module("flowserver", "serve"), port, environment=environment))
-        askers = tuple(
-            _Asker(port, scenario.prompts, random.Random(number), load.again) for number in range(scenario.clients)
-        )
-        for number, asker in enumerate(askers):
-            load.client.add(asker)
-            load.again(0.5 * number / len(askers), asker)
-        yield _Rig(provider, admin, askers)
+        yield _Rig(port, provider, admin)
 
 
 def _change(port: int, **values: int) -> None:
