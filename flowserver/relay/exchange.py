@@ -307,7 +307,7 @@ class Exchange:
             self._awaits_first = False
             if self._context.fast_path and isinstance(self._filter, EventFilter):
                 self._fast_path = FastPath(self._filter, self._slow_chunks)
-        if not self._awaits_first and self.status < 300 and self._up is not None:
+        if not self._awaits_first and self._up is not None and self._up.times_content:
             self._up.on_first_content()
 
     def on_upstream_end(self) -> None:
@@ -315,7 +315,7 @@ class Exchange:
             self.on_upstream_data(rest)
             if self.is_over:
                 return
-        if self._awaits_first and self.status < 300 and self._up is not None:
+        if self._up is not None and self._up.times_content:
             self._up.on_first_content()  # of a whole answer, whose content is read at its end
         self._leave_provider()
         if self._filter is not None and self._filter.is_waiting:

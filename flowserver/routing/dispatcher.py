@@ -102,6 +102,7 @@ class Dispatcher:
         "_was_reused",
         "attempts",
         "state",
+        "times_content",
     )
 
     def __init__(
@@ -131,6 +132,8 @@ class Dispatcher:
         """The hosts asked so far, the present one last."""
         self.attempts = 0
         self.state = DispatchState.PREPARING
+        self.times_content = False
+        """Whether the answer's first content is to be told of."""
         self._is_identified = False
         """Whether the client is known to be allowed to use this relay."""
         self._is_collecting = False
@@ -240,10 +243,12 @@ class Dispatcher:
             self._give_up_waiting(self._tried[-1])
 
     def on_first_content(self) -> None:
+        self.times_content = False
         attempt = self._attempt
-        if attempt is not None and (adaptive := attempt.host.adaptive) is not None:
+        if attempt is not None and attempt.host.adaptive is not None:
             now, size = self._context.clock(), self._request.content_length or 0
-            adaptive.first_token(now, kind_of(self._account, size, reused=attempt.reused), now - attempt.asked_at)
+            kind = kind_of(self._account, size, reused=attempt.reused)
+            attempt.host.adaptive.first_token(now, kind, now - attempt.asked_at)
 
     # --- places.Waiter ----------------------------------------------------------------------------------------------
 
@@ -280,6 +285,7 @@ class Dispatcher:
         elif host.cooldowns:
             host.cooldowns.served(*self._subjects(host))
         self.state = _ANSWERED
+        self.times_content = host.adaptive is not None and head.status < 300
         self._replay.release()
         attempt.accept()
         self._events.on_upstream_head(head)

@@ -122,7 +122,23 @@ def test_a_first_token_and_a_refusal_reach_the_limit() -> None:
     assert adaptive.decreases == {SLOW: 0, REFUSED: 1}
     assert dispatcher.upstream == "b"
     scene.answer("b")
+    assert dispatcher.times_content
     dispatcher.on_first_content()
+    assert not dispatcher.times_content
+
+
+def test_an_error_is_no_answer_to_time() -> None:
+    scene = Scene(adapts=True, queue=None)
+    dispatcher, _ = scene.ask()
+    scene.answer("a", 400)
+    assert not dispatcher.times_content
+
+
+def test_a_provider_with_a_number_is_not_timed() -> None:
+    scene = Scene(max_concurrent=3)
+    dispatcher, _ = scene.ask()
+    scene.answer("a")
+    assert not dispatcher.times_content
 
 
 # Several workers

@@ -145,6 +145,7 @@ class RecordingUpstream:
     """A `relay.interfaces.RoutedStream`."""
 
     upstream = "recording"
+    times_content = False
     reused = False
     attempts = 1
     drain_on_disconnect = False
