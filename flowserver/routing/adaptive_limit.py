@@ -185,13 +185,13 @@ class AdaptiveLimit:
 
     def refused(self, now: float, began_at: float, under_way: int) -> None:
         """The provider refused a request that began then, beside which so many others are under way."""
-        self._cap = min(self._cap, max(under_way, self._exact / 2))
+        self._cap = min(self._cap, max(float(under_way), self._exact / 2))
         if began_at <= self._decreased_at:
             self._answers_to_come += _ANSWERS
             return
         self._answers_to_come = max(self._answers_to_come, _ANSWERS)
         self._caution_until = now + _CAUTION
-        self._refused_at = min(self._exact, under_way + 1)
+        self._refused_at = min(self._exact, under_way + 1.0)
         self._decrease(now, self._exact * DECREASE, REFUSED)
 
     # --- refusals ---------------------------------------------------------------------------------------------------
