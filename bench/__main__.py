@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import (
     ablation,
     abort,
+    adaptive,
     affinity,
     comebacks,
     counting,
@@ -63,6 +64,7 @@ def _part_of_wan(part: str, relays: Sequence[str], quick: bool) -> CaseResult:
 
 CASES: dict[str, Case] = {
     "ablation": lambda relays, quick: ablation.run(relays, ablation.QUICK if quick else ablation.Settings()),
+    "adaptive": lambda relays, quick: adaptive.run(relays, adaptive.QUICK if quick else adaptive.Settings()),
     "events": lambda relays, quick: events.run(relays, events.QUICK if quick else events.Settings()),
     "comebacks": lambda relays, quick: comebacks.run(relays, comebacks.QUICK if quick else comebacks.Settings()),
     "counting": lambda relays, quick: counting.run(relays, counting.QUICK if quick else counting.Settings()),
