@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 from bench.client import request
 from bench.cores import LOAD_CORES
 from bench.pressure_provider import script
-from bench.processes import python_module, repository
+from bench.processes import allow_many_files, python_module, repository
 from bench.stats import percentile
 from bench.visitors import Arrivals, Crowd, Outcome, Visitor
 
@@ -57,7 +56,8 @@ class Plan:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the arrivals, by "class kind outcome"."""
+    """What came of the arrivals, by "class kind outcome"; with the status of one that failed, 0 where there was no
+    answer."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     refusals: list[float] = field(default_factory=list)
@@ -65,7 +65,8 @@ class Tally:
 
     def add(self, visitor: Guest) -> None:
         assert visitor.outcome is not None
-        self.outcomes[f"{visitor.ask.traffic_class} {visitor.kind} {visitor.outcome}"] += 1
+        why = f" ({visitor.status})" if visitor.outcome is Outcome.FAILED else ""
+        self.outcomes[f"{visitor.ask.traffic_class} {visitor.kind} {visitor.outcome}{why}"] += 1
         if visitor.ask.traffic_class == "batch" and visitor.outcome is Outcome.REFUSED:
             self.refusals.append(1e3 * (time.monotonic() - visitor.began))
 
@@ -141,9 +142,7 @@ class Load:
         self._plan = plan
         self._random = random.Random(plan.seed)
         asked, least = script(plan.events, 0, plan.size), plan.events * plan.size
-        self._asks = {
-            name: Ask(name, classed(name, asked), least, plan.away) for name in ("batch", "interactive")
-        }
+        self._asks = {name: Ask(name, classed(name, asked), least, plan.away) for name in ("batch", "interactive")}
         rates = {"batch": plan.batch, "interactive": plan.interactive}
         self.arrivals = [
             Arrivals(crowd, rate, self._arriving(name), ramp=plan.ramp) for name, rate in rates.items() if rate
@@ -165,6 +164,7 @@ class Load:
         return {
             "outcomes": dict(self.tally.outcomes),
             "arrived": sum(arrivals.number for arrivals in self.arrivals),
+            "too_many": self._crowd.too_many,
             "most": self._crowd.most,
             "late": max((arrivals.late for arrivals in self.arrivals), default=0.0),
             "refused_p50": percentile(refusals, 50) if refusals else None,
@@ -200,7 +200,8 @@ class LoadProcess:
 
     def leave(self) -> None:
         """Returns when all its sockets are closed."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write("leave\n")
         self._process.stdin.flush()
         if self._process.stdout.readline() != "gone\n":
@@ -219,8 +220,7 @@ def start(plan: Plan) -> LoadProcess:
 
 def prepare() -> dict[str, Any]:
     """Of the process of a load. Returns its plan."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     gc.disable()
     os.set_blocking(sys.stdin.fileno(), False)
     plan: dict[str, Any] = json.loads(sys.argv[1])

@@ -9,15 +9,15 @@ whatever their size. HTTP/1.1 only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import heapq
-import resource
 import select
 import socket
 import time
 from functools import cache
 
-from bench.processes import python_module
+from bench.processes import allow_many_files, python_module
 from bench.source import HEAD, event_parts
 
 END = b"data: [DONE]\n\n"
@@ -176,10 +176,8 @@ class Provider:
     def _send_more(self, descriptor: int, stream: Stream) -> None:
         """Waits for the socket while there is more than it takes."""
         if stream.rest is not None:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 stream.rest = stream.rest[stream.socket.send(stream.rest[:SEND_SIZE]) :]
-            except BlockingIOError:
-                pass
             if not stream.rest:
                 stream.rest = None
         self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if stream.rest is not None else 0))
@@ -231,8 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.pressure_provider", description=__doc__.split("\n")[0])
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     gc.disable()  # there are no cycles, and a collection would be a late event
     Provider(arguments.port).run()
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from bench.client import BODY
 from bench.pressure_load import classed
 from bench.pressure_provider import script
 from bench.stamps import scan
@@ -109,3 +110,12 @@ def keep_probing(crowd: Crowd, port: int, per_second: float, probes: Probes) -> 
     """Batch requests for one event."""
     asked = classed("batch", script(1))
     return Arrivals(crowd, per_second, lambda: crowd.add(Probe(asked, probes), port))
+
+
+def keep_sending(crowd: Crowd, port: int, per_second: float, size: int, seen: Seen) -> Arrivals:
+    """Interactive requests with prompts of `size` bytes, for one event."""
+    asked = classed("interactive", script(1))
+    long = asked.replace(b"Go on.", b"word " * (size // 5))
+    body = len(BODY) - len(b"Go on.") + size // 5 * 5
+    long = long.replace(b"content-length: %d" % len(BODY), b"content-length: %d" % body)
+    return Arrivals(crowd, per_second, lambda: crowd.add(Reader(long, 1, seen), port))

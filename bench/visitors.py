@@ -8,6 +8,7 @@ reset, so that no port waits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import math
 import select
@@ -20,8 +21,17 @@ from itertools import count
 
 READ_SIZE = 65536
 
+PATIENCE = 5.0
+"""Seconds that a client waits for the head of its answer."""
+
 TIMERS_A_TURN = 64
 """Those who are late must not keep the others from reading."""
+
+SOURCES = tuple(f"127.0.0.{number}" for number in range(2, 18))
+"""Addresses that clients come from, in turn: of one, the kernel has 14,000 ports at hand, and looks long for more."""
+
+IP_BIND_ADDRESS_NO_PORT = 24
+"""Of linux/in.h: the port is chosen on connecting, when it is known what it must differ from."""
 
 _READ = select.EPOLLIN | select.EPOLLRDHUP
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -40,6 +50,8 @@ class Outcome(StrEnum):
     """After the head of a 200 answer, before its end."""
     FAILED = "failed"
     """Another status, or closed without an answer."""
+    UNANSWERED = "unanswered"
+    """Nothing came within the client's patience."""
     LEFT = "left"
     """By the client, before the end."""
 
@@ -51,6 +63,9 @@ class Visitor:
 
     receive_buffer: int | None = None
     """SO_RCVBUF in bytes; None: the kernel's own choice."""
+
+    patience: float | None = PATIENCE
+    """None: it waits for ever."""
 
     def __init__(self, request: bytes) -> None:
         self.request = memoryview(request)
@@ -72,13 +87,21 @@ class Visitor:
         self.socket.setblocking(False)
         if self.receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        self.socket.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        self.socket.bind((crowd.next_source(), 0))
         with contextlib.suppress(BlockingIOError):
             self.socket.connect(("127.0.0.1", port))
+        if self.patience is not None:
+            crowd.at(self.began + self.patience, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.outcome is None and not self.status:
+            self.finish(Outcome.UNANSWERED)
 
     def on_events(self, events: int) -> None:
         """What epoll says of the socket. For the crowd."""
         if events & select.EPOLLIN:
-            self._read()
+            self.on_readable()
         elif events & _GONE:
             self.finish(Outcome.CUT if self.status == 200 else Outcome.FAILED)
         elif events & select.EPOLLOUT:
@@ -95,7 +118,8 @@ class Visitor:
         if not self.request:
             self.crowd.watch(self, _READ)
 
-    def _read(self) -> None:
+    def on_readable(self) -> None:
+        """Read what has come of the answer."""
         try:
             data = self.socket.recv(READ_SIZE)
         except BlockingIOError:
@@ -130,8 +154,8 @@ class Visitor:
         """A piece of a 200 answer."""
 
     def on_outcome(self) -> None:
-        """`outcome` is known; the socket is closed. Whoever is to come next comes by `Crowd.at`, since the descriptor may
-        have events of its former owner in this turn."""
+        """`outcome` is known; the socket is closed. Whoever is to come next comes by `Crowd.at`: in this turn the
+        descriptor may have events of its former owner."""
 
     def stall(self) -> None:
         """Read no more until `read_on`; that the relay has closed is noticed."""
@@ -161,6 +185,8 @@ class Crowd:
         self._numbers = count()
         self.most = 0
         """Visitors at a time."""
+        self.too_many = 0
+        """Those that could not come, since this process may open no more files."""
 
     def __enter__(self) -> Crowd:
         return self
@@ -174,10 +200,20 @@ class Crowd:
 
     def add(self, visitor: Visitor, port: int) -> None:
         """It visits `port` of 127.0.0.1."""
-        visitor.start(self, port)
+        try:
+            visitor.start(self, port)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            self.too_many += 1
+            return
         self._visitors[visitor.socket.fileno()] = visitor
-        self._epoll.register(visitor.socket, select.EPOLLOUT | select.EPOLLRDHUP)
+        self._epoll.register(visitor.socket, _READ | select.EPOLLOUT)
         self.most = max(self.most, len(self._visitors))
+
+    def next_source(self) -> str:
+        """For visitors: the address to connect from."""
+        return SOURCES[next(self._numbers) % len(SOURCES)]
 
     def watch(self, visitor: Visitor, events: int) -> None:
         """For visitors."""
