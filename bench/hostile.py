@@ -38,6 +38,9 @@ LATER = 2.0
 """Seconds after everybody has left until what is left is counted."""
 
 
+LEFT_CONNECTIONS = f"{LATER:g} s after all have left: client connections"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The crowd of `plan` is there for `seconds`. `prompts` honest requests a second have bodies of `prompt` bytes."""
@@ -110,7 +113,7 @@ def _play(name: str, settings: Settings, collector: Collector) -> tuple[Series, 
             collector.add(name, f"after the load: {what}", "s", moment)
     collector.add(name, f"{LATER:g} s after all have left: files open beyond those before", "", files)
     if left:
-        collector.add(name, f"{LATER:g} s after all have left: client connections", "", left["flow_connections_open"])
+        collector.add(name, LEFT_CONNECTIONS, "", left["flow_connections_open"])
         collector.add(name, f"{LATER:g} s after all have left: streams", "", left["flow_streams_open"])
     return series, told(name, summary["outcomes"])
 

@@ -56,7 +56,7 @@ class Settings:
     times: float = 10
     seconds: float = 300
     ramp: float = 30
-    stall: float = 60
+    stall: float = 120
     away: float = 10
     returning: float = 0.2
     honest: Honest = field(default_factory=Honest)

@@ -47,7 +47,7 @@ def answer(events: int, size: int) -> memoryview:
 
 
 class Body:
-    """Finds the end of a request's body."""
+    """Finds the end of a request's body, in which there is no empty line, as in JSON."""
 
     __slots__ = ("_left", "_tail", "is_over")
 

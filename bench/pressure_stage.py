@@ -37,7 +37,7 @@ PROBES = 20
 LOOK = 0.02
 """Seconds between two looks at a relay that recovers."""
 
-LEVEL = "flow_memory_level"
+LEVEL, COUNTED, CUTS = "flow_memory_level", "flow_memory_counted_bytes", "flow_memory_cuts_total"
 
 MISSED = tuple(outcome for outcome in Outcome if outcome is not Outcome.WHOLE)
 
@@ -72,6 +72,8 @@ class Scene:
     """Nanoseconds that events took while the load was there, through the relay and directly."""
     refused: list[float] = field(default_factory=list)
     """Seconds that it took to refuse a probe while the load was there."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """The relay's own at the end of the load, see `figures`."""
 
     def begin(self, honest: Honest) -> None:
         """Readers and probes come."""
@@ -91,6 +93,7 @@ class Scene:
         self.crowd.run(seconds, lambda: self.resident.is_over)
         self.times = list(self.seen.times), list(self.direct.times)
         self.refused = list(self.probes.refused)
+        self.figures = figures(self.relay)
 
     def end(self) -> None:
         """Nobody comes any more; who is there may stay to the end."""
@@ -189,6 +192,11 @@ def collect_memory(scene: Scene, collector: Collector) -> Series:
     collector.add(name, "resident memory, peak, of the budget", "%", 100 * peak / scene.memory)
     ended = scene.resident.points[-1][0] if scene.resident.is_over else 0
     collector.add(name, "out of memory after", "s", ended)
+    if LEVEL in scene.figures:
+        collector.add(name, "at the end of the load: memory level", "", scene.figures[LEVEL])
+        collector.add(name, "at the end of the load: memory counted", "MB", scene.figures[COUNTED] / MB)
+        collector.add(name, "at the end of the load: streams open", "", scene.figures["flow_streams_open"])
+        collector.add(name, "streams cut for memory", "", scene.figures[CUTS])
     return Series("resident memory", name, "MB", "seconds", tuple(scene.resident.points))
 
 
