@@ -33,7 +33,7 @@ from bench.pressure_stage import (
     with_budget,
 )
 from bench.processes import Process, free_port, wait_until_quiet
-from bench.resident import resident_bytes
+from bench.resident import kernel_bytes, resident_bytes
 from bench.visitors import Arrivals, Crowd, Outcome
 
 RELAYS = ("naive", "nginx", "envoy", "flowserver")
@@ -56,7 +56,7 @@ class Settings:
     times: float = 10
     seconds: float = 300
     ramp: float = 30
-    stall: float = 120
+    stall: float = 60
     away: float = 10
     returning: float = 0.2
     honest: Honest = field(default_factory=Honest)
@@ -67,16 +67,17 @@ QUICK = Settings(seconds=40, ramp=5)
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Bytes: the relay's memory `before` any client, and what each stalled client adds. How many clients have room in
-    `memory` follows."""
+    """Bytes: the relay's memory `before` any client, what each stalled client adds, and what its two sockets take
+    `in_kernel`. How many clients have room in `memory` follows: a budget is for both, as a cgroup's is."""
 
     before: float
     each: float
+    in_kernel: float
     memory: int
 
     @property
     def clients(self) -> int:
-        return max(1, int((self.memory - self.before) / self.each))
+        return max(1, int((self.memory - self.before) / (self.each + self.in_kernel)))
 
 
 def plan(port: int, fit: Fit, settings: Settings) -> Plan:
@@ -104,6 +105,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
     notes: list[str] = []
     fit = what_fits(settings)
     collector.add("flowserver", "trial: memory per stalled client", "KB", fit.each / 1024)
+    collector.add("flowserver", "trial: the kernel's memory per stalled client", "KB", fit.in_kernel / 1024)
     collector.add("flowserver", "trial: clients that fit", "", fit.clients)
     for name in RELAYS:
         if name == "naive" or name in relays:
@@ -127,7 +129,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         collector.figures(),
         (
             f"What fits is by trial: flowserver without a budget grew by {fit.each / 1024:.1f} KB for each of {TRIAL} "
-            f"stalled clients, so {fit.clients} fit. {wanted.batch:.0f} batch clients and {wanted.interactive:.0f} "
+            f"stalled clients, and its sockets by {fit.in_kernel / 1024:.1f} KB, so {fit.clients} fit. {wanted.batch:.0f} batch clients and {wanted.interactive:.0f} "
             "interactive ones that stall come a second, and interactive readers beside them.",
             f"A relay is ended when it has {settings.most / MB:g} MB: out of memory.",
             "Resident memory is the process's own; the kernel's socket buffers are not in it.",
@@ -151,7 +153,8 @@ def what_fits(settings: Settings) -> Fit:
         with Crowd() as crowd:
             _stall(crowd, relay.port, ask, TRIAL)
             each = (resident_bytes(relay.pid) - before) / TRIAL
-    return Fit(before, each, settings.memory)
+            in_kernel = kernel_bytes(relay.port, port) / TRIAL
+    return Fit(before, each, in_kernel, settings.memory)
 
 
 def _stall(crowd: Crowd, port: int, ask: Ask, clients: int) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 from bench.processes import process_tree
+
+_SOCKET_MEMORY = re.compile(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),o\d+,bl(\d+)")
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -34,6 +39,21 @@ def peak_bytes(pid: int) -> int:
                 if line.startswith("VmHWM:"):
                     total += int(line.split()[1]) * 1024
     return total
+
+
+def kernel_bytes(port: int, upstream: int) -> int:
+    """What the kernel's buffers take of the sockets of a relay that listens on `port` and connects to `upstream`, as a
+    cgroup counts them; 0 without iproute2."""
+    program = shutil.which("ss")
+    if program is None:
+        return 0
+    command = [program, "-tnmH", f"( sport = :{port} or dport = :{upstream} )"]
+    return socket_bytes(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def socket_bytes(text: str) -> int:
+    """The sum of what came and was not read, what is kept in advance, what is queued to be sent, and the backlog."""
+    return sum(sum(map(int, found)) for found in _SOCKET_MEMORY.findall(text))
 
 
 class Resident:

@@ -26,6 +26,7 @@ from bench.pressure_provider import TAIL, Body, answer, command, read_script, sc
 from bench.pressure_readers import Pace, Probes, Seen, keep_probing, keep_reading, keep_sending
 from bench.pressure_stage import MB, Honest, added_up, of_outcome, stage
 from bench.processes import Process, free_port
+from bench.resident import socket_bytes
 from bench.stamps import STAMP
 from bench.summary import lines
 from bench.visitors import Arrivals, Crowd, Outcome, Visitor, moment_of
@@ -34,12 +35,12 @@ from bench.visitors import Arrivals, Crowd, Outcome, Visitor, moment_of
 
 
 def test_what_fits_is_the_budget_less_what_the_relay_has_anyway() -> None:
-    assert Fit(before=56e6, each=20e3, memory=256_000_000).clients == 10_000
+    assert Fit(before=56e6, each=12e3, in_kernel=8e3, memory=256_000_000).clients == 10_000
 
 
 def test_the_load_is_ten_times_what_fits() -> None:
     settings = Settings()
-    wanted = plan(1, Fit(before=0, each=1, memory=6000), settings)
+    wanted = plan(1, Fit(before=0, each=0.5, in_kernel=0.5, memory=6000), settings)
     held = (1 - settings.returning) * settings.stall + settings.returning * settings.away
     of_batch = wanted.batch * wanted.stalled * held
     of_interactive = wanted.interactive * held
@@ -64,6 +65,15 @@ def test_readers_arrive_as_fast_as_they_leave() -> None:
 def test_figures_of_one_name_are_added_up() -> None:
     text = b'# HELP flow_a x\nflow_a{worker="0"} 1\nflow_a{worker="1"} 2.5\nflow_b 1e+06\nother 1\n'
     assert added_up(text) == {"flow_a": 3.5, "flow_b": 1e6}
+
+
+def test_what_sockets_take_is_added_up() -> None:
+    text = """ESTAB 0 0 127.0.0.1:1 127.0.0.1:2
+\t skmem:(r768,rb12288,t0,tb2626560,f3328,w4,o0,bl10,d0)
+ESTAB 0 0 127.0.0.1:1 127.0.0.1:3
+\t skmem:(r0,rb131072,t0,tb87040,f0,w100,o0,bl0,d0)
+"""
+    assert socket_bytes(text) == 768 + 3328 + 4 + 10 + 100
 
 
 def test_outcomes_are_counted_whatever_the_kind() -> None:
