@@ -129,8 +129,9 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         collector.figures(),
         (
             f"What fits is by trial: flowserver without a budget grew by {fit.each / 1024:.1f} KB for each of {TRIAL} "
-            f"stalled clients, and its sockets by {fit.in_kernel / 1024:.1f} KB, so {fit.clients} fit. {wanted.batch:.0f} batch clients and {wanted.interactive:.0f} "
-            "interactive ones that stall come a second, and interactive readers beside them.",
+            f"stalled clients, and its sockets by {fit.in_kernel / 1024:.1f} KB, so {fit.clients} fit.",
+            f"{wanted.batch:.0f} batch clients and {wanted.interactive:.0f} interactive ones that stall come a second, "
+            "and interactive readers beside them.",
             f"A relay is ended when it has {settings.most / MB:g} MB: out of memory.",
             "Resident memory is the process's own; the kernel's socket buffers are not in it.",
             *notes,
