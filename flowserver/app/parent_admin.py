@@ -82,8 +82,8 @@ class ParentAdmin:
         """`is_leaving`: whether it is to be said that it is not ready any more; `unready` as in `MergedPages`."""
         loop = asyncio.get_running_loop()
         self.address: Address | None = None
-        self._metrics = Metrics(log, genai=config.metrics_genai)
-        self._metrics.reloads = self._reloads = ReloadFigures(time.time())
+        self._reloads = ReloadFigures(time.time())
+        self._metrics = Metrics(log, genai=config.metrics_genai, reloads=self._reloads)
         self._hangups = EpollHangups(loop)
         slices = Slices(loop.call_soon, time.monotonic)
         self._pages = MergedPages(

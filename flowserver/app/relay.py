@@ -48,6 +48,7 @@ from ..upstream.resolver import Resolver
 from ..workers.load import WorkerLoad
 from .breaker_watch import BreakerWatch
 from .clients import connection_settings, tls_context, watermarks
+from .limit_log import LimitLog
 from .listening import ListeningSockets
 from .memory import Holders, MemoryWatch, share_of
 from .provider_watch import ProviderWatch
@@ -94,9 +95,9 @@ class Relay:
         """Whether another process accepts from the same sockets."""
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.metrics = Metrics(log, genai=config.metrics_genai)
-        if part is None:
-            self.metrics.reloads = ReloadFigures(time.time())
+        self._limit_log = LimitLog(log)
+        reloads = ReloadFigures(time.time()) if part is None else None
+        self.metrics = Metrics(log, genai=config.metrics_genai, reloads=reloads)
         memory = share_of(config, 1, self._warn_of_memory) if part is None else part.memory
         self._memory_watch = self._watch_of(memory, part)
         self._memory = UNLIMITED if self._memory_watch is None else self._memory_watch.budget
@@ -445,6 +446,10 @@ class Relay:
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
                 pool.sweep(now)
+            for host in providers.hosts:
+                if host.adaptive is not None:
+                    host.adaptive.sweep(now)
+        self._limit_log.look(self._providers.hosts, now)
         for providers in list(self._retired):
             if providers.is_unused:
                 self._retired.remove(providers)

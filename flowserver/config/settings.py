@@ -582,9 +582,8 @@ class Config:
         "both",
         GENAI_NAMES,
         OPERATION,
-        doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those of "
-        "semantic-conventions 1.36, of semantic-conventions-genai 0.1.0, or both. See "
-        "[metrics.md](metrics.md#names-of-opentelemetry).",
+        doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those before "
+        "semantic-conventions-genai 0.1.0, its own, or both. See [metrics.md](metrics.md#names-of-opentelemetry).",
     )
 
     references: tuple[tuple[str, str], ...] = ()

@@ -201,6 +201,9 @@ class UpstreamEvents(Protocol):
 class RoutedStream(UpstreamStream, Protocol):
     """An upstream stream that finds its provider itself, in one attempt or more."""
 
+    times_content: bool
+    """Whether `on_first_content` is to be called, once."""
+
     @property
     def upstream(self) -> str:
         """The provider's name, for log and metrics."""
@@ -223,6 +226,10 @@ class RoutedStream(UpstreamStream, Protocol):
 
     def start(self) -> None:
         """Choose a provider, at once or when enough of the request has come."""
+
+    def on_first_content(self) -> None:
+        """The first content of the answer came: its first byte where content is not counted, and the last of
+        an answer that is no stream."""
 
     def sweep(self, now: float) -> None:
         """End waits that are over. Called about once a second."""

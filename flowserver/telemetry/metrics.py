@@ -165,8 +165,14 @@ class Metrics:
     """
 
     def __init__(
-        self, log: Log, clock: Callable[[], float] = time.monotonic, genai: GenAiNames = GenAiNames.BOTH
+        self,
+        log: Log,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        genai: GenAiNames = GenAiNames.BOTH,
+        reloads: ReloadFigures | None = None,
     ) -> None:
+        """`reloads`: None where a parent tells of them."""
         self._log = log
         self._clock = clock
         self.open: set[RecordedExchange] = set()
@@ -181,8 +187,7 @@ class Metrics:
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
         self.memory: MemoryFigures | None = None
-        self.reloads: ReloadFigures | None = None
-        """None: those are the parent's."""
+        self.reloads = reloads
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -430,6 +435,7 @@ class Metrics:
         yield counters("flow_extra_input_tokens", text, extra)
         text = "Bytes of answers that wait for their first content."
         yield gauge("flow_withheld_bytes", text, self.withheld.held, Merge.SUM)
+        yield from self._adaptive()
         remaining = [
             ({"upstream": host.name, "kind": kind}, left)
             for host in self.upstreams
@@ -467,6 +473,19 @@ class Metrics:
         yield counters("flow_upstream_dns_failures", text, failures)
         seconds = _labelled("upstream", [(name, figures.seconds) for name, figures in self.names])
         yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, the one under way included.", seconds)
+
+    def _adaptive(self) -> Iterator[Family]:
+        """Of the providers whose places adapt. All workers know the same limit."""
+        adaptive = [(host.name, host.adaptive) for host in self.upstreams if host.adaptive is not None]
+        text = 'Most requests at a time, where max_concurrent is "auto".'
+        limits = _labelled("upstream", [(name, learned.limit) for name, learned in adaptive])
+        yield gauges("flow_upstream_limit", text, limits, Merge.MAX)
+        decreases = [
+            ({"upstream": name, "cause": cause}, count)
+            for name, learned in adaptive
+            for cause, count in sorted(learned.decreases.items())
+        ]
+        yield counters("flow_upstream_limit_decreases", "Times it fell, by cause.", decreases)
 
 
 def _queue_histogram() -> Histogram:
