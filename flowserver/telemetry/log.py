@@ -81,9 +81,7 @@ class Log:
         error = exchange.error
         has_failed = exchange.status >= 500 or (error is not None and error.party is not _CLIENT)
         level = "warning" if has_failed else "info"  # what clients do wrong, and that they leave, is usual
-        if self._least > LEVELS[level] or (
-            self._options.access is not EVERY_EXCHANGE and not self._is_wanted(exchange)
-        ):
+        if self._least > LEVELS[level] or not self._is_wanted(exchange):
             return
         assert exchange.ended_at is not None
         first = exchange.first_byte_at
