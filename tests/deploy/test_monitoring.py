@@ -195,6 +195,17 @@ def test_promtool_can_read_every_query(board: Path, tmp_path: Path) -> None:
     assert status == 0, said
 
 
+# --- the documentation ---
+
+
+def test_the_queries_that_the_documentation_recommends_are_about_metrics_that_there_are() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    table = page.partition("| question | query |")[2].partition("\n\n")[0]
+    found = re.findall(r"`([^`]+)`", table)
+    assert len(found) > 5
+    assert {query: wrong for query in found if (wrong := wrong_names(query, KNOWN))} == {}
+
+
 # --- the checks themselves ---
 
 
