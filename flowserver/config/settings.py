@@ -579,7 +579,7 @@ class Config:
         "the others.",
     )
     metrics_genai: GenAiNames = setting(
-        "both",
+        "old",
         GENAI_NAMES,
         OPERATION,
         doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those before "

@@ -173,7 +173,7 @@ def account_record(account: Account) -> AccountRecord:
     record.model = account.model
     record.output = account.output
     record.budget = account.budget
-    record.is_stream = account.params.stream
+    record.is_stream = account.request.params.stream
     record.tenant = record.user = record.session = record.lease_left = record.refused_by = None
     if quota is not None:
         record.tenant = quota.tenant.name if quota.tenant is not None else None

@@ -169,7 +169,7 @@ class Metrics:
         log: Log,
         clock: Callable[[], float] = time.monotonic,
         *,
-        genai: GenAiNames = GenAiNames.BOTH,
+        genai: GenAiNames = GenAiNames.OLD,
         reloads: ReloadFigures | None = None,
     ) -> None:
         """`reloads`: None where a parent tells of them."""
@@ -194,7 +194,6 @@ class Metrics:
         """Client connections, written by the listener's sweep."""
         self.streams_changed: Callable[[int], None] | None = None
         """Called with the number of open exchanges when it changes."""
-        self._ends = dict.fromkeys(EndReason, 0)
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
         self._ended_totals = _Totals()
@@ -205,10 +204,15 @@ class Metrics:
         """By provider and class."""
         self._lag = Histogram(LAG_BUCKETS)
         self._last_lag = 0.0
-        tenants = TenantLabels()
-        self._requests = RequestMetrics(tenants)
-        self._tokens = TokenMetrics(tenants, genai)
+        self._tenants = TenantLabels()
+        self._requests = RequestMetrics()
+        self._tokens = TokenMetrics(genai)
         self._process = ProcessFigures()
+
+    @property
+    def ends(self) -> dict[EndReason, int]:
+        """Exchanges that ended, by reason."""
+        return self._requests.ends()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
@@ -234,14 +238,15 @@ class Metrics:
         self._ended_totals.add(record)
         for census in self._under_way:
             census.exchange_ended(exchange, record)
-        self._ends[record.end] += 1
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
             self._first_byte.observe(record.first_byte_at - record.started_at)
         if record.queued >= MOMENT:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
-        self._requests.exchange_ended(record, record.end)
-        self._tokens.exchange_ended(record)
+        tenant = record.account.tenant
+        tenant = self._tenants.label(tenant) if tenant else ""
+        self._requests.exchange_ended(record, record.end, tenant)
+        self._tokens.exchange_ended(record, tenant)
         self._log.access(record)
 
     def waited(self, seconds: float) -> None:
@@ -351,7 +356,7 @@ class Metrics:
         yield histograms("flow_held_seconds", text, HELD_BUCKETS, [({}, self._held)])
 
     def _ended(self) -> Iterator[Family]:
-        yield counters("flow_exchanges", "Exchanges that ended.", _labelled("end", self._ends.items()))
+        yield counters("flow_exchanges", "Exchanges that ended.", _labelled("end", self.ends.items()))
         statuses = [(str(status), count) for status, count in sorted(self._statuses.items())]
         yield counters("flow_responses", "Answers by status.", _labelled("status", statuses))
         refused = _labelled("code", sorted(self._refused.items()))

@@ -93,7 +93,9 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
         "usual": simulator.url.replace("127.0.0.1", "localhost"),
         "odd": {"url": provider.url, "max_concurrent": "auto"},
     }
-    relay = await lab.relay(None, config=toml(folder, upstreams, routes), upstream_keepalive="off")
+    relay = await lab.relay(
+        None, config=toml(folder, upstreams, routes), upstream_keepalive="off", metrics_genai="both"
+    )
     client = await lab.client(relay.port)
     await client.send(chat((AUTH,), events=5))
     await client.response()
