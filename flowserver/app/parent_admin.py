@@ -76,7 +76,7 @@ class ParentAdmin:
             self._metrics,
             slices,
             loop.call_later,
-            common=lambda: common(is_draining=is_leaving()),
+            common=lambda: common(self._metrics.process, is_draining=is_leaving()),
         )
         self._admin = admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen), loop.call_later)
         context = ListenerContext(

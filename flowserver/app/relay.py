@@ -309,7 +309,7 @@ class Relay:
             self.live_report,
             clock=time.monotonic,
             is_draining=lambda: self._is_leaving,
-            common=lambda: common(is_draining=self._is_leaving),
+            common=lambda: common(self.metrics.process, is_draining=self._is_leaving),
         )
         hosts = AdminHosts(self._config.admin_hosts, self._config.admin_listen)
         self._admin_pages = Admin(pages, hosts, self._loop.call_later)
