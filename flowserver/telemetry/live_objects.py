@@ -13,12 +13,16 @@ import orjson
 
 from .. import __version__
 from . import live_upstreams
+from .live_census import Share
 from .live_report import ENDS
 from .live_views import SortKey, View
 from .process import ProcessFigures
 
 AT_A_TIME = 20
 """Rows that are read in one piece of work."""
+
+MEMORY = ("resident_bytes", "held_bytes", "uploads_held_bytes")
+"""What is told of the memory in any case."""
 
 Report = tuple[str, bytes]
 """A worker's name, empty where there are none, and what it told."""
@@ -104,7 +108,7 @@ def _merged(told: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         "process": _process([figures["process"] for figures in each]),
         "upstreams": live_upstreams.merged([figures["upstreams"] for figures in each]),
         "tenants": _tenants([figures["tenants"] for figures in each]),
-        "memory": _summed([figures["memory"] for figures in each]),
+        "memory": _summed([dict.fromkeys(MEMORY, 0), *(figures["memory"] for figures in each)]),
         "loop": [{"worker": worker or "0", "lag_ms": figures["lag_ms"]} for worker, figures in told],
         "ends": ends[:ENDS],
         "ends_by_reason": _summed([figures["ends_by_reason"] for figures in each]),
@@ -118,8 +122,8 @@ def _process(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _totals(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     nested = ("states", "slow")
-    found = _summed([{name: figure for name, figure in totals.items() if name not in nested} for totals in told])
-    return {**found, **{name: _summed([totals[name] for totals in told]) for name in nested}}
+    plain = [{name: figure for name, figure in totals.items() if name not in nested} for totals in told]
+    return {**_summed([Share().figures(), *plain]), **{name: _summed([totals[name] for totals in told]) for name in nested}}
 
 
 def _tenants(told: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

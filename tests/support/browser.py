@@ -71,9 +71,7 @@ class Browser:
 
     async def press(self, *keys: str) -> None:
         """Keys for whatever has the focus, by their names or as characters."""
-        actions = [
-            {"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")
-        ]
+        actions = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
         await self._post("actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
 
     async def size(self, width: int, height: int) -> None:

@@ -197,7 +197,7 @@ function showEnds(live) {
     setClass(line.firstChild.firstChild, `dot ${hueOfEnd(end.end)}`);
     setText(line.firstChild.lastChild, `${end.end.replaceAll("_", " ")}${end.status ? ` · ${end.status}` : ""}${end.code ? ` ${end.code}` : ""}`);
     setText(line.lastChild, time(end.time));
-    const parts = [end.tenant, end.model ?? end.path, end.upstream, `${number(end.tokens)} tokens`, seconds(end.duration_seconds)];
+    const parts = [end.tenant, end.model ?? end.path, end.upstream === "-" ? null : end.upstream, `${number(end.tokens)} tokens`, seconds(end.duration_seconds)];
     setText(below, parts.filter(Boolean).join(" · "));
     if (item.title !== end.request_id) item.title = end.request_id;
   });
