@@ -38,9 +38,11 @@ from .clients import tls_context, watermarks
 from .handover import Handover
 from .inherited import Inherited
 from .listening import ListeningSockets, listening_sockets
+from .memory import share_of
 from .open_log import open_log
 from .parent_admin import ParentAdmin
-from .providers import build
+from .provider_watch import unready
+from .providers import FlowLimits, build, shared_key
 from .service_manager import ServiceManager, streams_open
 from .tenancy import check_tenants, memory_store
 from .worker import Seat, run_worker
@@ -76,7 +78,9 @@ def serve_with_workers(
 
 async def _begun(config: Config, count: int, given: Inherited, environ: Mapping[str, str], log: Log) -> Parent:
     topology = await read_configuration(config, environ, log)
-    parent = Parent(config, environ, log, count, Sockets(listening_sockets(config, given), given), topology)
+    memory = share_of(config, count, lambda problem: log.write("warning", "memory_is_little", problem=problem))
+    sockets = Sockets(listening_sockets(config, given), given)
+    parent = Parent(config, environ, log, Workers(count, memory), sockets, topology)
     await parent.begin()
     gc.collect()
     gc.freeze()  # what is shared with the workers stays so: their collector does not write into it
@@ -93,9 +97,17 @@ async def read_configuration(
         check_tenants(config, before, topology)
     tls_context(config)
     resolver = Resolver(log)
-    build(config, topology, watermarks(config), resolver)
+    build(config, topology, FlowLimits(watermarks(config)), resolver)
     resolver.close()
     return topology
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many there are to be, and the bytes that each may have."""
+
+    count: int
+    memory: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,7 @@ class Parent:
         config: Config,
         environ: Mapping[str, str],
         log: Log,
-        count: int,
+        workers: Workers,
         sockets: Sockets,
         topology: Topology,
     ) -> None:
@@ -138,11 +150,14 @@ class Parent:
         self._topology = topology
         """As it was read last: what a new worker gets, whatever the file says by then."""
         self._loop = asyncio.get_running_loop()
-        supervisor = Supervisor(count, config.worker_timeout)
+        self._memory = workers.memory
+        supervisor = Supervisor(workers.count, config.worker_timeout)
         tell = Callbacks(self._on_all_ready, self._on_reloaded, self._on_lost)
         self.fleet = Fleet(self._loop, supervisor, log, self._fork, tell)
         self._phase = Phase.STARTING
-        self._admin = ParentAdmin(config, log, self.fleet, lambda: self._is_told_to_end)
+        self._admin = ParentAdmin(
+            config, log, self.fleet, is_leaving=lambda: self._is_told_to_end, unready=self._unready
+        )
         self._service = ServiceManager(environ, log, self._figures)
         self._handover = Handover(log, self._sockets, self._on_taken_over)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -186,13 +201,26 @@ class Parent:
         ours, theirs = socket.socketpair()
         self._unserved.append((worker, ours))
         with theirs:
-            seat = Seat(worker.number, self._config, self._topology, self._environ, self.fleet.loads, control, theirs)
+            seat = Seat(
+                number=worker.number,
+                config=self._config,
+                topology=self._topology,
+                environ=self._environ,
+                loads=self.fleet.loads,
+                control=control,
+                store=theirs,
+                memory=self._memory,
+            )
             keep = (control.fileno(), theirs.fileno())
             return fork(lambda: run_worker(seat), keep=keep, holds=(self, self._loop))
 
     @property
     def _is_told_to_end(self) -> bool:
         return self._phase not in (Phase.STARTING, Phase.SERVING)
+
+    def _unready(self) -> str | None:
+        troubles = {spec.name: self._store.trouble(shared_key(spec)) for spec in self._topology.upstreams}
+        return unready(self._config.ready, troubles)
 
     def _figures(self) -> str:
         return f"{streams_open(self.fleet.streams)}, {len(self.fleet.supervisor.ready)} workers"

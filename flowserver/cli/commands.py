@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ def _serve() -> int:
         given = inherited(os.environ)
         config = _load()
         workers = usable_cores() if isinstance(config.workers, Auto) else config.workers
+        config = replace(config, workers=workers)
         if workers > 1:
             serve_with_workers(config, workers, given)
         else:
@@ -124,7 +126,8 @@ def _check() -> int:
         print(_describe(spec))
     for route in topology.routes:
         models = f" for {', '.join(route.models)}" if route.models else ""
-        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}")
+        chosen = "" if route.affinity == "none" else f", by {route.affinity}"
+        print(f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}{chosen}")
     for tenant in topology.tenants:
         print(_describe_tenant(tenant))
         for line in _uncounted_paths(tenant):
@@ -172,11 +175,19 @@ def _describe(spec: UpstreamSpec) -> str:
     over_tls = spec.url.scheme == "https"
     protocols = {"auto": "HTTP/2 or HTTP/1.1" if over_tls else "HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}
     parts = [_whose_key(spec), protocols[spec.protocol], f"weight {spec.weight}"]
-    if spec.max_concurrent is not None:
-        parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
+    if isinstance(spec.max_concurrent, Auto):
+        parts.append(f"as many requests at once as it serves well, {_as_many(spec.queue)} may wait")
+    elif spec.max_concurrent is not None:
+        parts.append(f"{spec.max_concurrent} requests at once, {spec.queue or 0} may wait")
+    if spec.health is not None:
+        parts.append(f"checked by {spec.health.path} every {spec.health.interval:g} s")
     if not spec.verify:
         parts.append("ANY CERTIFICATE IS ACCEPTED")
     return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
+
+
+def _as_many(queue: int | None) -> str:
+    return "as many" if queue is None else str(queue)
 
 
 def _whose_key(spec: UpstreamSpec) -> str:

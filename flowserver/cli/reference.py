@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from textwrap import fill
 
 from ..config.entries import Group, Key, Setting
-from ..config.file_keys import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from ..config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
 from ..config.settings import SETTINGS
 from ..config.tenants import TENANT_KEYS
 from ..telemetry.snapshot import Table
@@ -65,7 +65,9 @@ def settings_page() -> str:
     for title, keys in (
         ("Above the first table", FILE_KEYS),
         ("`[[upstreams]]`: a provider", UPSTREAM_KEYS),
+        ("`health` of a provider, see [providers.md](providers.md#health-checks)", HEALTH_KEYS),
         ("`[[routes]]`: which requests go to which provider", ROUTE_KEYS),
+        ("`outliers` of a route, see [providers.md](providers.md#outliers)", OUTLIER_KEYS),
         ("`[[tenants]]`: who may use the relay, see [tenants.md](tenants.md)", TENANT_KEYS),
     ):
         parts.append(f"\n### {title}\n\n{_keys(keys)}")

@@ -14,15 +14,17 @@ from ..dialects.base import Auth
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE
 from .entries import Key
-from .file_keys import FILE_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
+from .file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
 from .parsers import parse_secret
 from .secrets import resolve
 from .settings import Config, ConfigError
 from .tables import TableReader, repeated
 from .tenants import TenantError, read_tenants
-from .topology import RouteSpec, Topology, UpstreamSpec
+from .topology import HealthSpec, OutlierSpec, RouteSpec, Topology, UpstreamSpec
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
+
+NOT_EQUAL = "it chooses between the providers of an inner list, and `upstreams` has none, such as [['a', 'b']]"
 
 _ONE_PROVIDER = {
     "upstream": "name the provider",
@@ -36,7 +38,9 @@ _ONE_PROVIDER = {
 def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     """The file of FLOW_CONFIG, or else the one provider of FLOW_UPSTREAM. Raises ConfigError with every problem."""
     if config.config is None:
-        return _single(config)
+        topology = _single(config)
+        _check_deadlines(topology, "FLOW_FIRST_TOKEN_TIMEOUT", "FLOW_FIRST_BYTE_TIMEOUT")
+        return topology
     path = Path(config.config)
     reader = _FileReader(path, config, environ)
     topology = reader.topology()
@@ -46,7 +50,25 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
             problems.append(f"FLOW_{name.upper()}: only allowed without FLOW_CONFIG; {remedy} in {path}")
     if problems:
         raise ConfigError(problems)
+    _check_deadlines(topology, f"{path}: first_token_timeout", "first_byte_timeout")
     return topology
+
+
+def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> None:
+    """Raises ConfigError where one deadline would never be reached for the other one, which ends the request."""
+    specs = {spec.name: spec for spec in topology.upstreams}
+    problems = [
+        f"{first_token}: {route.first_token_timeout:g} s is not reached by {name!r}, whose {first_byte} is "
+        f"{limit:g} s: make one shorter or the other longer"
+        for route in topology.routes
+        for tier in route.tiers
+        for name in tier
+        if route.first_token_timeout is not None
+        and (limit := specs[name].first_byte_timeout) is not None
+        and limit <= route.first_token_timeout
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -128,6 +150,8 @@ class _FileReader(TableReader):
         values = _inherited(UPSTREAM_KEYS, self._config) | self.read(table, place, UPSTREAM_KEYS)
         if values.get("auth") is Auth.AWS_SIGV4 and "api_key" in table:
             self.problems.append(f"{place}.auth: {SIGNED_AND_KEYED}")
+        if "health" in values:
+            values["health"] = self._health(values["health"], f"{place}.health")
         if "ca" in values:
             values["ca"] = str(self._path.parent / values["ca"])
         try:
@@ -140,6 +164,20 @@ class _FileReader(TableReader):
         except ValueError as error:
             self.problems.append(f"{where}: {error}")
         return UpstreamSpec(place=f"{self._path}: {place}", **values) if len(self.problems) == before else None
+
+    def _health(self, table: dict[str, Any], place: str) -> HealthSpec | None:
+        """None: there are problems."""
+        before = len(self.problems)
+        values = self.read(table, place, HEALTH_KEYS)
+        if len(self.problems) > before:
+            return None
+        spec = HealthSpec(**values)
+        if spec.timeout >= spec.interval:
+            self.problems.append(
+                f"{place}.timeout: {spec.timeout:g} s must be less than the interval, {spec.interval:g} s, "
+                "or checks would overlap"
+            )
+        return spec
 
     def _resolve(self, text: str) -> str:
         """What `text` refers to, files beside this one among it."""
@@ -156,13 +194,27 @@ class _FileReader(TableReader):
         for name in (name for tier in tiers for name in tier):
             if name not in names:
                 self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
+        if values.get("affinity", "none") != "none" and tiers and all(len(tier) == 1 for tier in tiers):
+            self.problems.append(f"{place}.affinity: {NOT_EQUAL}")
         return RouteSpec(
             path=values.pop("path", "*"),
             models=values.pop("models", ()),
             tiers=tiers,
             traffic_class=values.pop("class", INTERACTIVE),
+            outliers=self._outliers(values.pop("outliers", None), f"{place}.outliers", tiers),
             **values,
         )
+
+    def _outliers(
+        self, table: dict[str, Any] | None, place: str, tiers: tuple[tuple[str, ...], ...]
+    ) -> OutlierSpec | None:
+        if table is None:
+            return None
+        if tiers and all(len(tier) < 2 for tier in tiers):
+            self.problems.append(
+                f"{place}: needs a tier of two providers or more, which are compared: an inner list of `upstreams`"
+            )
+        return OutlierSpec(**self.read(table, place, OUTLIER_KEYS))
 
     def _tenants(self, tables: list[dict[str, Any]]) -> tuple[Tenant, ...]:
         try:

@@ -10,7 +10,9 @@ from ..http.h1_fields import TOKEN
 from ..http.messages import HOP_BY_HOP, REQUEST_OWN
 from .entries import Key, Kind
 from .parsers import (
+    AUTO,
     MAX_COUNT,
+    Auto,
     check_positive,
     check_time,
     or_off,
@@ -21,10 +23,11 @@ from .parsers import (
     parse_url,
 )
 from .secrets import FORMS, is_reference
-from .tables import FLAG, PATTERNS, TEXT, whole_number
+from .tables import FLAG, PATTERNS, TABLE, TEXT, whole_number
 from .tenants import CLASS, check_path
 
 _PROTOCOLS = ("auto", "h1", "h2")
+_AFFINITIES = ("session", "prefix", "none")
 _RESERVED = frozenset(name.decode("ascii") for name in HOP_BY_HOP | REQUEST_OWN)
 
 # --- kinds of values ---
@@ -50,9 +53,21 @@ def _time_or_off(value: Any) -> float | None:
     return _time(value) or None
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("expected a number from 0 to 1, such as 0.05")
+    return float(value)
+
+
 def _protocol(value: Any) -> str:
     if value not in _PROTOCOLS:
         raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}")
+    return str(value)
+
+
+def _affinity(value: Any) -> str:
+    if value not in _AFFINITIES:
+        raise ValueError(f"expected one of {', '.join(_AFFINITIES)}")
     return str(value)
 
 
@@ -105,6 +120,48 @@ def _reference(value: Any) -> str:
     return text
 
 
+def _target(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value) or "#" in value:
+        raise ValueError("expected the path of a request, such as '/health': it begins with a slash, and is ASCII")
+    return value
+
+
+def _positive_share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ValueError("expected a share above 0 and up to 1, such as 0.2")
+    return float(value)
+
+
+def _share_or_off(value: Any) -> float | None:
+    return None if value == "off" else _positive_share(value)
+
+
+def _factor_or_off(value: Any) -> float | None:
+    if value == "off":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 < value <= 1000:
+        raise ValueError("expected a number above 1 and up to 1000, such as 3, or off")
+    return float(value)
+
+
+def _outliers(value: Any) -> dict[str, Any]:
+    """`true` is a table without keys."""
+    if value is True:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("expected true, or a table such as { interval = '10s' }")
+    return value
+
+
+def _count_or_auto(value: Any) -> int | Auto:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, str):
+        raise ValueError("expected a whole number or 'auto'")
+    number: int = _COUNT.parse(value)
+    return number
+
+
 def _array(name: str) -> Kind:
     def parse(value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
@@ -154,9 +211,30 @@ UPSTREAM_KEYS = (
     Key("headers", Kind("table", _headers), "Headers added to each request; a value may be a reference.", secret=True),
     Key("models", Kind("table", _pairs), "The client's model names and the provider's names for them."),
     Key("weight", _COUNT, "Share of the load within a tier; 1 by default."),
+    Key(
+        "slow_start",
+        _TIME_OR_OFF,
+        "How long its share grows from a tenth to the whole when it comes back: its breaker closes, its checks pass "
+        "again, or its ejection is over. Off by default.",
+        swept=True,
+    ),
+    Key(
+        "health",
+        TABLE,
+        'Active health checks, such as `{ path = "/health" }`; none by default. See below.',
+    ),
     Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
-    Key("max_concurrent", _COUNT, "Most requests at a time; no limit by default."),
-    Key("queue", whole_number(0, MAX_COUNT), "Most requests that wait for `max_concurrent`; 0 by default."),
+    Key(
+        "max_concurrent",
+        Kind("number or `auto`", _count_or_auto),
+        "Most requests at a time; no limit by default. auto: as many as the provider serves well, which the relay "
+        "learns from its first tokens and refusals.",
+    ),
+    Key(
+        "queue",
+        whole_number(0, MAX_COUNT),
+        'Most requests that wait for `max_concurrent`; 0 by default, and with "auto" as many as that is at the time.',
+    ),
     Key(
         "queue_timeout",
         _TIME,
@@ -202,11 +280,74 @@ ROUTE_KEYS = (
         CLASS,
         "`batch`: its requests give way to others; `interactive`, the default, leaves them what their tenant's are.",
     ),
+    Key(
+        "affinity",
+        Kind("`session`, `prefix` or `none`", _affinity),
+        "Which requests get the same provider of an inner list, so that its cache is of use: those of one `session`, "
+        "or those that begin alike (`prefix`). none by default.",
+    ),
     Key("max_tokens", _COUNT, "Most output tokens of one answer; FLOW_MAX_TOKENS applies as well."),
+    Key(
+        "first_token_timeout",
+        _TIME_OR_OFF,
+        "In place of FLOW_FIRST_TOKEN_TIMEOUT.",
+        inherits="first_token_timeout",
+    ),
+    Key(
+        "hedge_share",
+        Kind("share", _share),
+        "Share of the requests, and of their input tokens, that a second provider may be asked for when the first one "
+        "is late, such as 0.05; 0 by default. See [providers.md](providers.md#slow-first-tokens).",
+    ),
     Key(
         "disconnect",
         Kind("`cancel` or `drain`", lambda value: parse_disconnect(TEXT.parse(value))),
         "In place of FLOW_DISCONNECT.",
         inherits="disconnect",
+    ),
+    Key(
+        "outliers",
+        Kind("`true` or table", _outliers),
+        "Compares the providers of each tier, and leaves out for a while those that do worse than the others; off by "
+        "default. See below.",
+    ),
+)
+HEALTH_KEYS = (
+    Key(
+        "path",
+        Kind("path", _target),
+        "Path and query that are asked for by GET, from the root of the server: what `url` has for a path does not "
+        "stand before it.",
+        required=True,
+    ),
+    Key("interval", _TIME, "Time between two checks, give or take a tenth; 5s by default."),
+    Key("timeout", _TIME, "Time for a whole answer, less than `interval`; 2s by default."),
+    Key("failures", _COUNT, "Failed checks in a row after which the provider is not asked; 3 by default."),
+    Key("successes", _COUNT, "Passed checks in a row after which it is asked again; 2 by default."),
+    Key("expect", whole_number(200, 599), "Status of a check that passes; 200 by default."),
+)
+OUTLIER_KEYS = (
+    Key("interval", _TIME, "How often the providers are compared; 10s by default."),
+    Key(
+        "min_requests",
+        _COUNT,
+        "Requests in an interval without which nothing is judged, of a provider and of the others; 10 by default.",
+    ),
+    Key(
+        "max_errors",
+        Kind("share or `off`", _share_or_off),
+        "Share of requests with a 5xx status or without a whole answer from which on a provider is ejected, if the "
+        "others have less than half of it; 0.2 by default.",
+    ),
+    Key(
+        "max_slowness",
+        Kind("number or `off`", _factor_or_off),
+        "How many times as long as the others' median a provider may take, on average, to begin its answers; 3 by "
+        "default.",
+    ),
+    Key("slow_intervals", _COUNT, "Intervals in a row for which it may take longer; 3 by default."),
+    Key("ejection", _TIME, "Duration of a first ejection; the next ones in a row last longer. 30s by default."),
+    Key(
+        "max_ejected", Kind("share", _positive_share), "Share of a tier that may be ejected at a time; 0.5 by default."
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from enum import Enum
+from enum import Enum, StrEnum
 from ipaddress import ip_network
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -249,6 +249,13 @@ def optional(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
     return parser
 
 
+def parse_ready(text: str) -> Ready:
+    try:
+        return Ready(text.strip().lower())
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(Ready)}") from None
+
+
 def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
     """The same for what is usually on: messages mention `off`."""
     parse_optional = optional(parse)
@@ -260,6 +267,15 @@ def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
             raise ValueError(f"{error}, or off") from None
 
     return parser
+
+
+class Ready(StrEnum):
+    """What /readyz asks for."""
+
+    LISTENING = "listening"
+    ANY_UPSTREAM = "any_upstream"
+    """At least one provider may be asked."""
+    ALL_UPSTREAMS = "all_upstreams"
 
 
 class Auto(Enum):
@@ -304,6 +320,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 parse_disconnect = _one_of("cancel", "drain")
+parse_memory_level = _one_of("tight", "no_batch", "full", "cutting")
 parse_policy = _one_of("open", "closed")
 parse_half_close = _one_of("leave", "serve")
 parse_log_format = _one_of("auto", "json", "text")

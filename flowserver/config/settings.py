@@ -34,12 +34,16 @@ from .kinds import (
     LEASE_TIME,
     LOG_FORMAT,
     LOG_LEVEL,
+    MEMORY_LEVEL_OR_OFF,
     NETWORKS,
     ORIGINS_OR_OFF,
     POLICY,
     POSITIVE_TIME,
+    POSITIVE_TIME_OR_OFF,
+    READY,
     REDIS_URL,
     SIZE,
+    SIZE_OR_AUTO_OR_OFF,
     SWITCH,
     TIME,
     TIME_OR_OFF,
@@ -47,7 +51,7 @@ from .kinds import (
     WINDOW_OR_AUTO,
     WORKERS,
 )
-from .parsers import Auto
+from .parsers import Auto, Ready
 
 
 class ConfigError(Exception):
@@ -69,11 +73,13 @@ PROVIDERS = Group(
 PROVIDER_TIMEOUTS = Group("Provider connections and timeouts")
 CLIENTS = Group("Client connections and timeouts")
 UPLOADS = Group("Request bodies")
+MEMORY = Group("Memory", "See [memory](operating.md#memory).")
 BACKPRESSURE = Group("Backpressure", "See [choosing watermarks](operating.md#choosing-watermarks).")
 TOKENS = Group("Tokens", "See [tokens.md](tokens.md).")
 LEAVING = Group("Clients that leave, providers that are silent")
 RETRIES = Group("Retries and circuit breaker", "See [providers.md](providers.md#trying-again).")
 LIMITS = Group("Limits of tenants", "See [tenants.md](tenants.md).")
+OVERLOAD = Group("Overload", "See [operating.md](operating.md#more-requests-than-it-can-serve).")
 HTTP2 = Group("HTTP/2 with clients")
 FLOODS = Group(
     "HTTP/2 floods",
@@ -299,6 +305,20 @@ class Config:
         "60s", TIME_OR_OFF, UPLOADS, swept=True, doc="Longest silence of a client within a request body. off: no limit."
     )
     replay_body: int = setting("1m", SIZE, UPLOADS, doc="Largest request body, in bytes, that is kept for a retry.")
+    memory: int | Auto | None = setting(
+        "auto",
+        SIZE_OR_AUTO_OR_OFF,
+        MEMORY,
+        doc="Memory that the relay may have, with all its workers and what the kernel holds in its sockets. auto: 80 % "
+        "of its cgroup's limit, or of the machine's memory; off: as much as it takes.",
+    )
+    ready_memory: str | None = setting(
+        "full",
+        MEMORY_LEVEL_OR_OFF,
+        MEMORY,
+        doc="Level of memory from which `/readyz` says 503: `tight`, `no_batch`, `full` or `cutting`. off: it never "
+        "does for that.",
+    )
     drain_target: float = setting(
         "250ms",
         DRAIN_TARGET,
@@ -398,6 +418,13 @@ class Config:
         doc="Whether the next provider is tried when one broke off before its answer. The first may have "
         "started work, so `off` prevents that a request runs twice.",
     )
+    first_token_timeout: float | None = setting(
+        "off",
+        TIME_OR_OFF,
+        RETRIES,
+        doc="Time within which an attempt must show content, or it is cancelled and the next provider is asked. Until "
+        "then the client gets nothing, no heartbeat either: see [providers.md](providers.md#slow-first-tokens).",
+    )
     breaker_failures: int = setting(
         "5", COUNT, RETRIES, doc="Consecutive failures after which a provider gets no more requests."
     )
@@ -427,6 +454,19 @@ class Config:
         LIMITS,
         swept=True,
         doc="Time after which the tokens reserved by a relay that died become available again; at least 1s.",
+    )
+    overload_target: float | None = setting(
+        "20ms",
+        POSITIVE_TIME_OR_OFF,
+        OVERLOAD,
+        doc="Longest delay of the event loop that may stand for FLOW_OVERLOAD_INTERVAL; then requests are refused with "
+        "503, first those of class `batch`. off: requests wait, however long.",
+    )
+    overload_interval: float = setting(
+        "200ms",
+        POSITIVE_TIME,
+        OVERLOAD,
+        doc="Time for which even the shortest delay has to be above FLOW_OVERLOAD_TARGET.",
     )
     h2_stream_window: int | Auto = setting(
         "auto",
@@ -495,6 +535,13 @@ class Config:
         OPERATION,
         doc="After SIGTERM, time for which `/readyz` says 503 while the relay still listens and serves, until load "
         "balancers have taken notice; then it drains. 0: it drains at once.",
+    )
+    ready: Ready = setting(
+        "listening",
+        READY,
+        OPERATION,
+        doc="What `/readyz` asks for beside a relay that serves: nothing, that some provider may be asked, or that "
+        "every one may. With the last two a provider that is down may take all relays out of their load balancer.",
     )
     detached_drain: bool = setting(
         "off",

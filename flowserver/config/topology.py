@@ -11,6 +11,34 @@ from ..quota.tenants import Tenant, is_pattern
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
 from .addresses import Url
 from .file_keys import UPSTREAM_KEYS
+from .parsers import Auto
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSpec:
+    """The `health` table of a provider. Times in seconds."""
+
+    path: str
+    """With the query, if there is one; the URL's own path does not stand before it."""
+    interval: float = 5.0
+    timeout: float = 2.0
+    failures: int = 3
+    successes: int = 2
+    expect: int = 200
+    """Status."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierSpec:
+    """The `outliers` table of a route. Times in seconds; None is off."""
+
+    interval: float = 10.0
+    min_requests: int = 10
+    max_errors: float | None = 0.2
+    max_slowness: float | None = 3.0
+    slow_intervals: int = 3
+    ejection: float = 30.0
+    max_ejected: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +59,13 @@ class UpstreamSpec:
     models: tuple[tuple[str, str], ...] = ()
     """The client's model names to the provider's."""
     weight: int = 1
+    slow_start: float | None = None
+    health: HealthSpec | None = None
+    """None: no active checks."""
     max_connections: int = 10_000
-    max_concurrent: int | None = None
-    queue: int = 0
+    max_concurrent: int | Auto | None = None
+    queue: int | None = None
+    """None: as many as there are places if `max_concurrent` is AUTO, else 0."""
     queue_timeout: float = 5.0
     ca: str | None = None
     """None: the environment's, or the system's."""
@@ -74,6 +106,14 @@ class RouteSpec:
     """None: no bound but the environment's."""
     traffic_class: TrafficClass = INTERACTIVE
     """The highest that its requests may have."""
+    affinity: str = "none"
+    """`session`, `prefix` or `none`."""
+    outliers: OutlierSpec | None = None
+    """None: none are looked for."""
+    first_token_timeout: float | None = None
+    """Seconds; None: no limit."""
+    hedge_share: float = 0.0
+    """Of requests and their input tokens; 0: no hedges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +140,11 @@ class Topology:
 
     @property
     def swept_times(self) -> list[float | None]:
-        """Its times that the periodic sweep enforces."""
+        """Its times that the periodic sweep enforces, and those within which it is to see what has changed."""
         swept = [key.name for key in UPSTREAM_KEYS if key.swept]
-        return [getattr(spec, name) for spec in self.upstreams for name in swept]
+        times: list[float | None] = [getattr(spec, name) for spec in self.upstreams for name in swept]
+        times += [spec.health.interval for spec in self.upstreams if spec.health is not None]
+        for route in self.routes:
+            if route.outliers is not None:
+                times += (route.outliers.interval, route.outliers.ejection)
+        return times

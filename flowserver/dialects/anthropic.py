@@ -119,8 +119,11 @@ class AnthropicMeter(JsonMeter):
     def _open_block(self, index: Any, block: Any) -> None:
         if type(index) is int:
             note_open(self._open, index)
-        if block["type"] in _TOOL_USES:
+        kind = block["type"]
+        if kind in _TOOL_USES:
             self._announce(block["name"])
+        elif kind != "text":
+            self.other_output = True  # reasoning, which may stay hidden, or a result of the provider's own tool
 
     def _read_message(self, message: Any) -> None:
         self.model = model_name(message.get("model"))

@@ -123,6 +123,8 @@ class Meter(Protocol):
     """Calls of tools so far, also of those that the provider runs itself."""
     citations: int
     """Sources and searches named so far, which are billed in addition to the text."""
+    other_output: bool
+    """Whether the model has shown output that is no content to be counted: sound, a picture, hidden reasoning."""
     usage: Usage
     """The provider's report so far: replaced or added up as this provider means it."""
     answer_id: str | None

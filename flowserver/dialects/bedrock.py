@@ -113,6 +113,8 @@ class ConverseMeter(JsonMeter):
             self._open_block(event["contentBlockIndex"])
             if tool := event["start"].get("toolUse"):
                 self._announce(tool["name"])
+            elif event["start"]:
+                self.other_output = True  # a picture, or a result of the provider's own tool
         elif name == b"contentBlockStop":
             self._open.pop(event["contentBlockIndex"], None)
         elif name == b"messageStart":
@@ -137,6 +139,7 @@ class ConverseMeter(JsonMeter):
             self._add(tool["input"])
         elif reasoning := delta.get("reasoningContent"):
             self._add_reasoning(reasoning.get("text") or "")
+            self.other_output = True  # also where all of it is encrypted
         elif "citation" in delta:
             self.citations += 1
 
@@ -252,6 +255,7 @@ class InvokeMeter(AnthropicMeter):
         self.content_bytes, self.reasoning_bytes = inner.content_bytes, inner.reasoning_bytes
         self.content, self.calls, self.citations = inner.content, inner.calls, inner.citations
         self.usage, self.finish, self.finished = inner.usage, inner.finish, inner.finished
+        self.other_output = inner.other_output
         self.unread, inner.unread = self.unread + inner.unread, 0
         if inner.is_final:
             self._note_report(inner.usage.output)

@@ -96,6 +96,7 @@ class Shortcut:
         "content",
         "content_bytes",
         "content_events",
+        "other_output",
         "reasoning_bytes",
     )
 
@@ -109,6 +110,7 @@ class Shortcut:
         self.content = ByteClasses()
         self.calls = 0
         self.citations = 0
+        self.other_output = False
         self._reported_at = -1
         """`content_bytes` when the last report was read; -1: none was, or a later event took it back."""
         self._payload: EventTemplate | None = None

@@ -105,6 +105,8 @@ class GeminiMeter(JsonMeter):
             self._add_call(call["name"], json_text(call.get("args") or {}))
         elif code := part.get("executableCode"):
             self._add_call("", code["code"])
+        elif "inlineData" in part or "thoughtSignature" in part:
+            self.other_output = True
 
     def _read_whole(self, answer: Any) -> None:
         """One response, or an array of them: a stream that was not requested as server-sent events."""

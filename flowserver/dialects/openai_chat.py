@@ -187,6 +187,8 @@ class ChatMeter(BaseMeter):
                 shown += self._size_of_call(value)
             elif field == "refusal":
                 shown += self._size(value)
+            elif field in ("audio", "images"):
+                self.other_output = True
         reasoning += thought
         self.reasoning_bytes += reasoning
         self.content_bytes += shown + reasoning
@@ -208,6 +210,7 @@ class ChatMeter(BaseMeter):
         return shown, thought
 
     def _size_of_details(self, details: object) -> int:
+        self.other_output = True  # also where all of it is encrypted
         return sum(self._size(part.get("text") or part.get("summary")) for part in entries(details))
 
     def _size_of_call(self, call: object) -> int:

@@ -33,6 +33,8 @@ class MediaMeter(JsonMeter):
             self._add(event["delta"])
         elif kind == "error" or "error" in event:
             self.failed = error_text(event.get("error") or event)
+        elif kind.endswith((".partial_image", ".segment")):
+            self.other_output = True
         elif kind.endswith((".done", ".completed")):
             self.finished = True
             self._read_usage(event)

@@ -117,6 +117,8 @@ class ResponsesMeter(BaseMeter):
             item = mapping(event.get("item"))
             if str(item.get("type")).endswith("_call"):
                 self._announce((text(item.get("name")) or "") if "call_id" in item else "")
+            elif item.get("type") != "message":
+                self.other_output = True  # reasoning, which may stay hidden
         elif name == b"error":
             # Its fields lie in the event itself by the documents, in an object in fact.
             self.failed = error_text(event.get("error") or event.get("message") or event.get("code"))

@@ -66,6 +66,7 @@ class DownstreamH1(SharedReads):
         "_reading",
         "_served",
         "_since",
+        "_skipped",
         "_transport",
         "client",
         "must_close",
@@ -95,6 +96,8 @@ class DownstreamH1(SharedReads):
         """Whether the transport was handed over: see `Linger`."""
         self._held = b""
         """A head that leaves with the first bytes of its body."""
+        self._skipped = 0
+        """Bytes still to drop of a body whose answer was early."""
         self._served = 0
         self._since = context.clock()
         """When the wait for the present head began, or the present request was whole."""
@@ -120,6 +123,10 @@ class DownstreamH1(SharedReads):
 
     def data_received(self, data: bytes) -> None:
         stream = self.stream
+        if self._skipped:
+            data = self._skip(data)
+            if not data:
+                return
         if stream is None and not self._blocked:
             self._receive_heads(data)
         elif stream is None or stream.request_whole:
@@ -255,6 +262,8 @@ class DownstreamH1(SharedReads):
         self._since = self._context.clock()
         stream.events.on_downstream_finished()
         stream.let_go()
+        if not stream.request_whole and not self.is_last_response:
+            self._skipped = stream.message.skip()
         if not stream.message.reusable or self.is_last_response:
             self._close(linger=not stream.request_whole)
         elif not self._parsing:
@@ -277,9 +286,10 @@ class DownstreamH1(SharedReads):
         """Look at the deadlines of this connection and of its exchange."""
         settings = self._context.settings
         if self._is_stalled(now, settings):
-            self._drop_stream(EndReason.CLIENT_STALLED)
-            self._reset()
+            self.cut(EndReason.CLIENT_STALLED)
             return
+        if self._context.memory.must_free:
+            self.must_close = True
         if self._grace_is_over(now):
             self._on_gone()
         elif self.stream is not None:
@@ -312,7 +322,10 @@ class DownstreamH1(SharedReads):
     def abort(self) -> None:
         """The relay ends. Close at once, with a reset: the end of what the kernel still holds must not pass for the
         answer's end."""
-        self._drop_stream(EndReason.RELAY_STOPPED)
+        self.cut(EndReason.RELAY_STOPPED)
+
+    def cut(self, reason: EndReason) -> None:
+        self._drop_stream(reason)
         self._reset()
 
     def _reset(self) -> None:
@@ -386,11 +399,19 @@ class DownstreamH1(SharedReads):
                 if stream.message.awaits_continue and not data:
                     self._answer_continue(stream)
                 self._receive_body(stream, data)
+        elif self._skipped:
+            self._keep_for_later(self._skip(data))
         if not self.is_serving and not self._is_over:
             data = bytes(self._pipelined)
             self._pipelined.clear()
             return data
         return b""
+
+    def _skip(self, data: bytes) -> bytes:
+        """Drop what is left of a body. Returns what follows it."""
+        size = min(self._skipped, len(data))
+        self._skipped -= size
+        return data[size:]
 
     def _receive_body(self, stream: H1Stream, data: bytes) -> None:
         try:
@@ -401,11 +422,15 @@ class DownstreamH1(SharedReads):
             return
         if body:
             stream.events.on_downstream_data(body)
-        if whole and self.stream is stream:  # else its answer was complete before, and the connection ends
+        is_answered = self.stream is not stream
+        if whole and not is_answered:
             stream.request_whole = True
-            if rest:
-                self._keep_for_later(rest)
+        if rest and not self._is_over and not self._transport.is_closing():
+            self._keep_for_later(rest)
+        if whole and not is_answered:
             self._end_request(stream)
+        elif rest and is_answered and not self._parsing:
+            self._serve_pipelined()
 
     def _end_request(self, stream: H1Stream) -> None:
         """The request is whole."""
@@ -461,7 +486,7 @@ class DownstreamH1(SharedReads):
     def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
         waited = now - self._since
         if self._reader.is_empty and self.must_close:  # it drains
-            if waited >= DRAIN_GRACE:
+            if waited >= DRAIN_GRACE or self._context.memory.must_free:
                 self._transport.close()
         elif self._reader.is_empty and self._served:
             if settings.keepalive_timeout is not None and waited >= settings.keepalive_timeout:

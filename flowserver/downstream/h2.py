@@ -48,7 +48,6 @@ LINGER = 1.0
 
 _Code = h2.errors.ErrorCodes
 
-
 _ANSWERS, _TURN = 1, 2
 """Why a client is not read: it does not read our answers to its pings and the like; or the turn of the event loop was
 too short for what was read."""
@@ -72,6 +71,7 @@ class DownstreamH2(SharedReads):
     """A client's HTTP/2 connection."""
 
     __slots__ = (
+        "_behind_since",
         "_context",
         "_control",
         "_fd",
@@ -130,22 +130,19 @@ class DownstreamH2(SharedReads):
         self.starved = StarvedStreams(context.clock)
         self.sent = 0
         """Body bytes that went into frames, of all streams."""
-        self._sent_at_look = 0
+        self._sent_at_look = self._requests = 0
         self._control: list[bytes] = []
         """Frames to send that h2 does not know of."""
-        self.flush_due = False
-        self.is_blocked = False
-        self._requests = 0
+        self.flush_due = self.is_blocked = False
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
         now = context.clock()
         self._phase = Phase.OPEN
-        self._phase_since = now
+        self._phase_since = self._idle_since = self._behind_since = now
         self.is_over = False
         """Whether nothing more is read or written: ENDED or FAILED."""
         self.leftovers = LeftoverUploads(self._h2, self.guard, most=self._settings.max_streams, now=now)
         """Streams that were answered before their requests were complete."""
-        self._idle_since = now
         self._liveness = Liveness(self._settings.ping_interval, now)
 
     def __repr__(self) -> str:
@@ -185,6 +182,7 @@ class DownstreamH2(SharedReads):
         self._take_in(data)
         if not self._is_through and not self._reads.reasons & _TURN:
             self._reads.pause(_TURN)
+            self._behind_since = self.clock()
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -193,6 +191,7 @@ class DownstreamH2(SharedReads):
             return
         self.guard.splitter.rest()
         self._take_in(b"")
+        self.totals.longest_wait = max(self.totals.longest_wait, self.clock() - self._behind_since)
         if self._is_through:
             self._reads.resume(_TURN)
         else:
@@ -305,8 +304,7 @@ class DownstreamH2(SharedReads):
             self._sweep_connection(now)
 
     def drain(self) -> None:
-        if not self.is_over:
-            self.begin_goaway("drain")
+        self.begin_goaway("drain")
 
     def end_drain(self) -> None:
         for stream in list(self.streams.values()):
@@ -356,7 +354,7 @@ class DownstreamH2(SharedReads):
 
     def reset_stream(self, stream_id: int, code: _Code) -> None:
         """Reset a stream because of its client. Raises Violation when that happens too often."""
-        self._reset(stream_id, code, EndReason.CLIENT_ERROR)
+        self.cut_stream(stream_id, EndReason.CLIENT_ERROR, code)
         self.guard.count_reset(self.clock())
 
     def close_stream(self, stream_id: int, reason: EndReason | None) -> None:
@@ -506,7 +504,7 @@ class DownstreamH2(SharedReads):
         if self._h2.answer_at_once(stream_id, error, bodiless=bodiless) and not ended:
             self.leftovers.leave(stream_id, self.clock())
 
-    def _reset(self, stream_id: int, code: _Code, reason: EndReason) -> None:
+    def cut_stream(self, stream_id: int, reason: EndReason, code: _Code = _Code.CANCEL) -> None:
         with contextlib.suppress(h2.exceptions.StreamClosedError):  # over on both sides already
             self._h2.reset_stream(stream_id, code)
         self.close_stream(stream_id, reason)
@@ -568,7 +566,7 @@ class DownstreamH2(SharedReads):
             excused = waits or buffered > self.sent - stream.sent_mark
             is_stalled = limit is not None and stream.stalled_for(now, excused=excused) >= limit
             if is_stalled or (tokens is not None and stream.stalled_tokens(progress) >= tokens):
-                self._reset(stream.stream_id, _Code.CANCEL, EndReason.CLIENT_STALLED)
+                self.cut_stream(stream.stream_id, EndReason.CLIENT_STALLED)
             elif stream.events is not None:
                 stream.events.sweep(now)
 
@@ -582,9 +580,11 @@ class DownstreamH2(SharedReads):
             self.fail(_Code.ENHANCE_YOUR_CALM, "head_timeout")
         elif not self.streams:
             keep = settings.keepalive_timeout if self._reader.seen_settings else late
-            if keep is not None and now - self._idle_since >= keep:
+            if (keep is not None and now - self._idle_since >= keep) or self._context.memory.must_free:
                 self.fail(_Code.NO_ERROR, "idle")
         else:
+            if self._context.memory.must_free:
+                self.begin_goaway("memory")
             self._sweep_liveness(now)
 
     def _sweep_liveness(self, now: float) -> None:

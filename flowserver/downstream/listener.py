@@ -8,10 +8,15 @@ import ssl
 from collections.abc import Callable, Coroutine, Iterable
 from typing import cast
 
+from ..flow.memory_budget import Level
 from ..net import reuse_port
 from .accepted import Accepted
 from .context import ListenerContext
 from .listening import BACKLOG
+
+ACCEPTS = 16
+"""Connections of one socket that are accepted in a turn of the loop. By itself uvloop accepts one, so that where turns
+are long, under load, new clients would wait for seconds."""
 
 
 def _nothing() -> None: ...
@@ -30,6 +35,8 @@ class Listener:
         self._accepted = 0
         """Connections so far."""
         self._adopting: set[asyncio.Task[None]] = set()
+        self._accepts_more = False
+        """Whether it is about to look for further connections."""
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
         """Accept the connections of `sockets`, which listen already, and are closed with the listener."""
@@ -52,10 +59,19 @@ class Listener:
 
     def _open(self) -> asyncio.BaseProtocol:
         self._accepted += 1
-        limit = self._context.settings.max_connections
-        if self._context.connections.exceed(limit + max(1, limit // 10)):
-            return _Refusal()  # the answers to those above the limit are bounded too
+        if not self._accepts_more and self._sockets:
+            self._accepts_more = True
+            asyncio.get_running_loop().call_soon(self._accept_more)
+        memory, limit = self._context.memory, self._context.settings.max_connections
+        # The answers to those above the limits are bounded too; a TLS handshake costs more than one.
+        is_hopeless = memory.is_full and (self.tls is not None or memory.level is Level.CUTTING)
+        if is_hopeless or self._context.connections.exceed(limit + max(1, limit // 10)):
+            return _Refusal()
         return Accepted(self._context, self.tls)
+
+    def _accept_more(self) -> None:
+        self._accepts_more = False
+        reuse_port.accept_waiting(self._sockets, self.adopt, most=ACCEPTS)
 
     @property
     def connections(self) -> int:

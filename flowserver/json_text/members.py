@@ -33,11 +33,13 @@ MOST_VALUES = 2000
 
 COUNT = "count"
 """Of an array: how many values it has if these are texts, arrays or objects, else 1; of anything else: 1."""
+SPAN = "span"
+"""Of any value: only where it stands, whatever its size."""
 
 
 class Reads:
     """The names that matter in an object, each with what is read of it: None, a scalar; `Reads`, an object with names
-    of its own; `COUNT`. `aliases`: other spelling -> name; an object that has both is ambiguous."""
+    of its own; `COUNT`; `SPAN`. `aliases`: other spelling -> name; an object that has both is ambiguous."""
 
     __slots__ = ("_dull", "_folded", "exact")
 
@@ -178,7 +180,7 @@ class JsonMembers:
         self.problem: Problem | None = None
         self.values: dict[str, Any] = {}
         """What matters, by the names as they are spelt: scalars as orjson reads them, objects as dicts of what matters
-        in them, counts; None, False, 0 or [] where something else stands in an object's place."""
+        in them, counts, 1 for a `SPAN`; None, False, 0 or [] where something else stands in an object's place."""
         self.members: dict[tuple[str, ...], Member] = {}
         """Where each of these stands; the path to it as spelt. `()` is the whole object."""
 
@@ -268,8 +270,8 @@ class JsonMembers:
             raw = match[1]
             pending = reads.exact.get(raw)
             if pending is not None:
-                first = data[match.start(2)]
-                if first in b"{[" or pending[1] in frame.seen:
+                is_container = data[match.start(2)] in b"{["
+                if pending[1] in frame.seen or (is_container and pending[2] is not SPAN):
                     break
                 frame.seen.add(pending[1])
                 self._pending = pending
@@ -347,12 +349,13 @@ class JsonMembers:
             return self._container(data, position, first)
         if first == b"]" and frame.reads is None and not frame.count:
             return self._close(position) + 1
-        if first == _QUOTE and (pending is None or pending[2] is COUNT):
+        if first == _QUOTE and (pending is None or pending[2] is COUNT or pending[2] is SPAN):
             if pending is not None:
                 frame.values[pending[0]] = 1
             elif frame.reads is None:
                 frame.count += 1
-            self._pending = None
+            if pending is None or pending[2] is COUNT:
+                self._pending = None
             return self._begin_skipped(data, position)
         end = len(data) if first == _QUOTE else word_end(data, position)
         is_long = end - position > self._most_scalar
@@ -375,8 +378,11 @@ class JsonMembers:
         if pending is None:
             return
         spelling, _, reads = pending
-        if reads is COUNT:
+        start = self._offset + position
+        if reads is COUNT or reads is SPAN:
             frame.values[spelling] = 1
+            if reads is SPAN:
+                self.members[(*frame.path, spelling)] = Member(start, start + len(raw))
             return
         if len(raw) > self._most_scalar:
             raise _Malformed(f"the value of {spelling!r} is longer than {self._most_scalar} bytes")
@@ -384,7 +390,6 @@ class JsonMembers:
             frame.values[spelling] = orjson.loads(raw)
         except orjson.JSONDecodeError:
             raise _Malformed(f"the value of {spelling!r} is not valid JSON") from None
-        start = self._offset + position
         self.members[(*frame.path, spelling)] = Member(start, start + len(raw))
 
     def _skip_rest(self, frame: _Frame) -> None:
@@ -410,7 +415,7 @@ class JsonMembers:
                 self._state = _VALUE if inner is None else _NAME_OR_CLOSE
                 self._pending = None
                 return position + 1
-            frame.values[spelling] = 1 if reads is COUNT else []
+            frame.values[spelling] = 1 if reads is COUNT or reads is SPAN else []
         match = _SMALL(data, position, position + _SMALL_VALUE)
         if match is None:
             return self._begin_skipped(data, position)

@@ -66,10 +66,10 @@ async def leave(sockets: Sequence[socket.socket], adopt: Adopt, accepted: Callab
     return True
 
 
-def accept_waiting(sockets: Iterable[socket.socket], adopt: Adopt) -> None:
-    """Accept what the kernel has ready: it would be reset with the end of the listening socket."""
+def accept_waiting(sockets: Iterable[socket.socket], adopt: Adopt, *, most: int = _MOST_WAITING) -> None:
+    """Accept what the kernel has ready, which would be reset with the end of the listening socket; `most` of each."""
     for listening in sockets:
-        for _ in range(_MOST_WAITING):
+        for _ in range(most):
             try:
                 adopt(listening.accept()[0])
             except OSError:

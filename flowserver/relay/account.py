@@ -45,7 +45,6 @@ class Account:
 
     __slots__ = (
         "_answered",
-        "_is_preflight",
         "_method",
         "_model_list",
         "_sent",
@@ -55,6 +54,7 @@ class Account:
         "count",
         "format",
         "is_limited",
+        "is_preflight",
         "is_repeated",
         "quota",
         "request",
@@ -65,7 +65,7 @@ class Account:
     def __init__(self, settings: AccountSettings, known: Format | None, request: RequestHead) -> None:
         quota = settings.quota
         self._settings = settings
-        self._is_preflight = is_preflight(request)
+        self.is_preflight = is_preflight(request)
         self._method = request.method
         self.format = known
         """None: no format that is known, so nothing is counted."""
@@ -73,7 +73,7 @@ class Account:
         self._sent = RequestRewrite(request, self.request, has_tenants=quota is not None)
         self.quota = QuotaSession(quota) if quota is not None else None
         """None: there are no tenants."""
-        self.is_limited = quota is not None and not self._is_preflight
+        self.is_limited = quota is not None and not self.is_preflight
         """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
         providers answer them without one."""
         self.wants_body = known is not None or self.is_limited
@@ -174,6 +174,10 @@ class Account:
         """The provider of the last attempt; None before the first."""
         return self._sent.upstream
 
+    def sent_to(self, target: Provider, *, asks_usage: bool) -> None:
+        """Of several attempts that are under way the one at `target` counts: `asks_usage` was true for it, or not."""
+        self._sent.sent_to(target, asks_usage=asks_usage)
+
     @property
     def is_signed(self) -> bool:
         """Whether the request has an AWS signature, which a provider may get."""
@@ -189,7 +193,7 @@ class Account:
 
     def credential(self, target: Provider) -> tuple[bytes, bytes] | None:
         """The field with the provider's key; None: the client's own passes, or there is none."""
-        return None if self._is_preflight else self._sent.credential(target)
+        return None if self.is_preflight else self._sent.credential(target)
 
     def hidden_fields(self, target: Provider) -> frozenset[bytes]:
         """The names of fields that `target` does not get."""

@@ -72,6 +72,9 @@ class DownstreamStream(UploadCount, Protocol):
     def send_end(self) -> None:
         """End cleanly, after all data. `on_downstream_finished` follows when everything was handed to the transport."""
 
+    def cut(self, reason: EndReason) -> None:
+        """End brokenly at once, without what waits. `on_downstream_reset` is called."""
+
     def break_off(self) -> None:
         """End brokenly, after all data, so that the client does not take what it has for whole. Nothing is called
         back."""
@@ -198,6 +201,9 @@ class UpstreamEvents(Protocol):
 class RoutedStream(UpstreamStream, Protocol):
     """An upstream stream that finds its provider itself, in one attempt or more."""
 
+    times_content: bool
+    """Whether `on_first_content` is to be called, once."""
+
     @property
     def upstream(self) -> str:
         """The provider's name, for log and metrics."""
@@ -207,11 +213,23 @@ class RoutedStream(UpstreamStream, Protocol):
         """Whether the answer is read to its end when its client leaves."""
 
     @property
+    def queued(self) -> float:
+        """Seconds for which it has waited for places at providers."""
+
+    @property
     def attempts(self) -> int:
         """Requests begun at providers so far."""
 
+    @property
+    def held(self) -> int:
+        """Bytes of the request's body that wait, or are kept for another attempt."""
+
     def start(self) -> None:
         """Choose a provider, at once or when enough of the request has come."""
+
+    def on_first_content(self) -> None:
+        """The first content of the answer came: its first byte where content is not counted, and the last of
+        an answer that is no stream."""
 
     def sweep(self, now: float) -> None:
         """End waits that are over. Called about once a second."""
@@ -244,7 +262,7 @@ class Observer(Protocol):
 class H2Totals:
     """Figures of all HTTP/2 connections of clients."""
 
-    __slots__ = ("connections", "goaways", "stall_seconds", "stalls", "streams")
+    __slots__ = ("connections", "goaways", "longest_wait", "stall_seconds", "stalls", "streams")
 
     def __init__(self) -> None:
         self.connections = 0
@@ -257,11 +275,26 @@ class H2Totals:
         """Times a stream had bytes and its window was shut."""
         self.stall_seconds = 0.0
         """How long, of stalls that are over."""
+        self.longest_wait = 0.0
+        """Seconds for which what was read has waited for its turn on its connection, since they were last taken."""
+
+    def take_longest_wait(self) -> float:
+        wait, self.longest_wait = self.longest_wait, 0.0
+        return wait
+
+
+class Timer(Protocol):
+    """What is to be called once some time is over."""
+
+    def cancel(self) -> None:
+        """It is not to be called any more. Safe to be repeated, and afterwards."""
 
 
 Clock = Callable[[], float]
 """Seconds of a monotonic clock."""
 Later = Callable[[Callable[[], None]], object]
 """Calls something once the present event is over: an event loop's `call_soon`."""
+Timers = Callable[[float, Callable[[], None]], Timer]
+"""Calls something in so many seconds: an event loop's `call_later`."""
 OpenExchange = Callable[[RequestHead, DownstreamStream], object]
 """What a listener calls for each request head; it attaches the events to the stream."""

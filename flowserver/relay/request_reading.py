@@ -7,6 +7,7 @@ from typing import Any
 
 from ..dialects import path_model
 from ..dialects.base import Format, RequestParams
+from ..dialects.conversation import ConversationStart
 from ..dialects.input_estimate import InputEstimate
 from ..errors import RelayError, bad_request
 from ..http.messages import RequestHead
@@ -32,6 +33,7 @@ class RequestReading:
         "_request",
         "_size",
         "_target",
+        "conversation",
         "format",
         "params",
     )
@@ -52,9 +54,12 @@ class RequestReading:
         self._is_form = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
+        self.conversation: ConversationStart | None = None
+        """None: it is not asked for, or there is none."""
 
-    def open(self) -> None:
-        """Read the head, and begin with the body if there is one."""
+    def open(self, *, finds_conversation: bool = False) -> None:
+        """Read the head, and begin with the body if there is one. `finds_conversation`: also of which conversation it
+        is."""
         if self._request.has_body:
             known = self.format
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
@@ -62,6 +67,8 @@ class RequestReading:
             if known is not None and isinstance(self._body, JsonBody):
                 self._estimate = InputEstimate()
             self._is_form = isinstance(self._body, FormBody)
+            if finds_conversation and not self._is_form:
+                self.conversation = ConversationStart()
         if self._body is None or path_model(self._target) is not None:
             self._read({})
 
@@ -76,6 +83,8 @@ class RequestReading:
         self._size += len(data)
         if self._estimate is not None:
             self._estimate.feed(data)
+        if self.conversation is not None:
+            self.conversation.feed(data)
         if body is None:
             return None
         known = body.is_known
@@ -92,10 +101,12 @@ class RequestReading:
         if body is not None:
             body.finish()
             self._read(body.values)
+        if self.conversation is not None:
+            self.conversation.finish()
 
     def forget(self) -> None:
         """The answer has begun: the request is not changed any more."""
-        self._body = None
+        self._body = self.conversation = None
 
     def _read(self, values: Mapping[str, Any]) -> None:
         if self.format is not None:

@@ -39,6 +39,11 @@ class RequestRewrite:
         self.asks_usage = False
         """Whether the request to that provider has the option for a usage report, which the client did not set."""
 
+    def sent_to(self, target: Provider, *, asks_usage: bool) -> None:
+        """Of several attempts that are under way the one at `target` counts, whose request has that option or not."""
+        self.upstream = target
+        self.asks_usage = asks_usage
+
     def body(
         self, target: Provider, pieces: Sequence[bytes], *, most: int | None, repeatable: bool
     ) -> tuple[list[bytes], int] | None:

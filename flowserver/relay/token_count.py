@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..dialects.base import Format
 from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
 from ..events.registry import SCANNERS, BodyKind, body_kind, claimed_kind
@@ -119,7 +120,7 @@ class TokenCount:
     def open(self, head: ResponseHead) -> bool:
         """Read the answer's head. Whether the first bytes have to be seen, as the head does not say what they are."""
         self.meter.read_head(head.fields)
-        kind = claimed_kind(head.find(b"content-type") or b"", compressed=_is_compressed(head))
+        kind = kind_by_head(head)
         if kind is None:
             return True
         self._read_as(kind)
@@ -128,17 +129,11 @@ class TokenCount:
     def look(self, head: ResponseHead, first: bytes, *, is_all: bool) -> bool:
         """Decide by the first bytes of the body how it is read. False: they are too few for that, and not `is_all` that
         there is."""
-        media_type = head.find(b"content-type") or b""
-        kind = body_kind(media_type, first, compressed=_is_compressed(head))
+        kind = kind_by_bytes(head, first, self._format, stream=self._params.stream)
         if kind is BodyKind.UNDECIDED:
             if not is_all:
                 return False
             kind = BodyKind.OPAQUE if first else BodyKind.JSON
-        stream = self._params.stream
-        if kind is BodyKind.JSON and stream and self._format.streams_lines:
-            kind = BodyKind.NDJSON
-        elif kind is BodyKind.NDJSON and not stream and claimed_kind(media_type, compressed=False) is kind:
-            kind = BodyKind.JSON
         if kind is not self._kind:
             self._read_as(kind)
         return True
@@ -291,6 +286,22 @@ class TokenCount:
         if not meter.running:
             self.estimated = self._count.tokens(meter)
         self._settings.ratios.learn(self._format, meter, upstream=self.upstream, model=self._params.model)
+
+
+def kind_by_head(head: ResponseHead) -> BodyKind | None:
+    """The kind of an answer whose head tells; None: the first bytes of its body do."""
+    return claimed_kind(head.find(b"content-type") or b"", compressed=_is_compressed(head))
+
+
+def kind_by_bytes(head: ResponseHead, first: bytes, known: Format, *, stream: bool) -> BodyKind:
+    """The kind of an answer of the API `known` by the `first` bytes of its body. `stream`: it was asked for as one."""
+    media_type = head.find(b"content-type") or b""
+    kind = body_kind(media_type, first, compressed=_is_compressed(head))
+    if kind is BodyKind.JSON and stream and known.streams_lines:
+        return BodyKind.NDJSON
+    if kind is BodyKind.NDJSON and not stream and claimed_kind(media_type, compressed=False) is kind:
+        return BodyKind.JSON
+    return kind
 
 
 def _is_compressed(head: ResponseHead) -> bool:

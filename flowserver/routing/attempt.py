@@ -12,7 +12,9 @@ from ..http.messages import RequestHead, ResponseHead
 from ..relay.failures import is_unhealthy
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
+from .claim import Claim
 from .dispatch_events import NOBODY
+from .outliers import Outliers
 from .upstream_host import UpstreamHost
 
 
@@ -53,12 +55,17 @@ class Attempt:
     """
 
     __slots__ = (
+        "_claim",
         "_clock",
         "_events",
+        "_has_head",
         "_is_probe",
+        "_is_timed",
+        "_outliers",
         "_owner",
         "_stream",
         "_was_reused",
+        "asked_at",
         "began_at",
         "host",
         "is_full",
@@ -67,9 +74,20 @@ class Attempt:
         "state",
     )
 
-    def __init__(self, host: UpstreamHost, *, owner: AttemptOwner, events: UpstreamEvents, clock: Clock) -> None:
-        """`events` hears the answer."""
+    def __init__(
+        self,
+        host: UpstreamHost,
+        *,
+        owner: AttemptOwner,
+        events: UpstreamEvents,
+        clock: Clock,
+        outliers: Outliers | None = None,
+        claim: Claim | None = None,
+    ) -> None:
+        """`events` hears the answer, `outliers` how the provider does. `claim`: by which the place was reserved; None:
+        by none, as it is unlimited."""
         self.host = host
+        self._claim = claim
         self._owner: AttemptOwner | None = owner
         """None once it is over."""
         self._events = events
@@ -77,13 +95,19 @@ class Attempt:
         self._stream: UpstreamStream | None = None
         """None before `open`, and once it is over."""
         self._was_reused = False
+        self._outliers = outliers
         self.on_upstream_data = events.on_upstream_data
+        if outliers is not None:
+            self.on_upstream_data = self._on_timed_data
+            self._has_head = False
+            self._is_timed = False
+            """Whether `outliers` is to hear when the answer's body begins."""
         self.send_data: Callable[[bytes], None] = _ignore
         """Body bytes of the request, never empty."""
         self.is_full = False
         """Whether it has stopped the upload."""
         self.state = _ASKED
-        self.began_at = now = clock()
+        self.began_at = self.asked_at = now = clock()
         host.started += 1
         self._is_probe = host.health.started(now)
 
@@ -103,6 +127,8 @@ class Attempt:
 
     def send_end(self) -> None:
         if self._stream is not None:
+            if self.host.adaptive is not None:
+                self.asked_at = self._clock()  # the time to the first token does not count the upload
             self._stream.send_end()
 
     def pause_reading(self) -> None:
@@ -117,11 +143,25 @@ class Attempt:
         if self._stream is not None:
             self._stream.keep_pace(pace)
 
-    def accept(self) -> None:
-        """The answer is passed on: there will be no other attempt."""
+    def sweep(self) -> None:
+        """About once a second."""
+        if self._claim is not None:
+            self.host.places.charge(self._claim)
+
+    def accept(self, head_at: float | None = None) -> None:
+        """The answer, whose head came at `head_at` (None: now), is passed on: there will be no other attempt."""
         self.state = _ANSWERED
         self.host.answers += 1
-        self.host.head_seconds += self._clock() - self.began_at
+        self.host.head_seconds += (self._clock() if head_at is None else head_at) - self.began_at
+
+    def answer_to(self, events: UpstreamEvents) -> None:
+        """`events` hears the rest of the answer."""
+        self._events = events
+        self.on_upstream_data = events.on_upstream_data
+
+    def belong_to(self, owner: AttemptOwner) -> None:
+        """`owner` decides from now on. Not for one that is over."""
+        self._owner = owner
 
     def cancel(self, error: RelayError | None = None) -> None:
         """End the provider's work and release the place. `error` is what the provider did wrong; None: nothing."""
@@ -146,7 +186,17 @@ class Attempt:
             self.host.note_limits(head.headers)
             self.host.health.succeeded()  # whatever it says, it answers
             self._is_probe = False
+            if self._outliers is not None:
+                self._has_head = True
+                self._outliers.answered(self.host, head.status)
+                self._is_timed = head.status < 300
             self._owner.on_attempt_head(self, head)
+
+    def _on_timed_data(self, data: bytes) -> None:
+        if self._is_timed and self._outliers is not None:
+            self._is_timed = False
+            self._outliers.began(self.host, self._clock() - self.began_at)
+        self._events.on_upstream_data(data)
 
     def fast_path(self) -> FastPath | None:
         return self._events.fast_path()
@@ -194,12 +244,14 @@ class Attempt:
             host.failures[error.end.value] += 1
         if error is not None and is_unhealthy(error):
             now = self._clock()
+            if self._outliers is not None:
+                self._outliers.failed(host, answered=self._has_head)
             health.failed(now, probe=self._is_probe, cause=error)
             if not health.allows(now):
                 host.places.send_waiting_away()
         else:
             health.abandoned(probe=self._is_probe)
-        host.places.release()
+        host.places.release(self._claim)
 
 
 def _ignore(data: bytes) -> None:

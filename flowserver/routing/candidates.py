@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from ..errors import RelayError
 from ..http.messages import RequestHead
 from ..quota.tenants import digest_of, key_of
 from ..relay.failures import busy
+from .claim import Refusal
+from .places import Waiter
+from .queue_refusal import queue_is_full
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
+
+NOBODY: frozenset[UpstreamHost] = frozenset()
+NAMED = 4
+"""Providers that an error names."""
+
+
+class Choice(Protocol):
+    """How one of equal providers is chosen."""
+
+    def choose(
+        self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost], full: Collection[UpstreamHost]
+    ) -> UpstreamHost:
+        """One of `candidates`, those of `tier` that may be asked. `full`: those that could be if they had a place."""
+
+
+class ByLoad:
+    """A `Choice` by weight and load. `random` gives numbers from 0 to below 1."""
+
+    __slots__ = ("_random",)
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+
+    def choose(
+        self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost], full: Collection[UpstreamHost]
+    ) -> UpstreamHost:
+        return choose(candidates, self._random)
 
 
 def subjects(
@@ -21,31 +52,79 @@ def subjects(
     return ("key", key), ("model", model)
 
 
+class Search(NamedTuple):
+    """A request that looks for a provider. `waiter` asks for the place; `is_welcome`: whether a provider takes a
+    request like it."""
+
+    now: float
+    choice: Choice
+    waiter: Waiter
+    is_welcome: Callable[[UpstreamHost], bool]
+
+
 def next_candidate(
     route: Route,
     tried: Collection[UpstreamHost],
-    *,
-    now: float,
-    random: Callable[[], float],
-    is_welcome: Callable[[UpstreamHost], bool],
+    search: Search,
 ) -> UpstreamHost | None:
     """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
-    None when there is none. `is_welcome`: whether it takes a request like this one."""
+    None when there is none.
+
+    Where no provider of the route is healthy, those are asked that fail their checks or are ejected: what checks and
+    statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail.
+    """
+    found = _first(route, tried, search, at_worst=False)
+    if found is not None or not any(map(route.avoids, route.hosts)) or _has_healthy(route, search.now):
+        return found
+    return _first(route, tried, search, at_worst=True)
+
+
+def _first(route: Route, tried: Collection[UpstreamHost], search: Search, *, at_worst: bool) -> UpstreamHost | None:
+    """`at_worst`: also of those that the route avoids."""
+    now, choice, waiter, is_welcome = search
+    ejected = NOBODY if route.outliers is None else route.outliers.ejected
     for tier in route.tiers:
-        free, queueing = [], []
+        free, full, queueing = [], [], []
         for host in tier:
             if host in tried or not host.health.allows(now) or not is_welcome(host):
                 continue
-            if not host.places.is_full:
+            if (host.checks.cause is not None or host in ejected) and not at_worst:
+                continue
+            if not host.places.is_full(waiter):
                 free.append(host)
-            elif host.places.has_room:
+                continue
+            full.append(host)
+            if host.places.has_room(waiter):
                 queueing.append(host)
         if free or queueing:
-            return choose(free or queueing, random)
+            return choice.choose(tier, free or queueing, full)
     return None
 
 
-def unavailable(route: Route, now: float) -> RelayError:
-    """Nobody may be asked: all providers of the route are unhealthy or full."""
+def _has_healthy(route: Route, now: float, *, beside: UpstreamHost | None = None) -> bool:
+    return any(host is not beside and host.health.allows(now) and not route.avoids(host) for host in route.hosts)
+
+
+def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> bool:
+    """Whether each route of `host` has another healthy provider, to which those may go who wait for a place."""
+    return all(_has_healthy(route, now, beside=host) for route in routes if host in route.hosts)
+
+
+def unavailable(route: Route, waiter: Waiter, now: float, refusal: Refusal | None) -> RelayError:
+    """Nobody may be asked: all providers of the route are unhealthy or full. `refusal`: what the last one that the
+    request asked in vain for a place has told; None: none has."""
+    healthy = [host for host in route.hosts if host.health.allows(now) and not route.avoids(host)]
+    if refusal is not None and healthy:
+        return queue_is_full(refusal)
+    full = [host.places.refusal(waiter) for host in healthy if host.places.is_full(waiter)]
+    if full:
+        return queue_is_full(min(full, key=_wait))
     wait = min(host.health.available_in(now) for host in route.hosts)
-    return busy("No provider for this request is available now.", after=max(1, math.ceil(wait)))
+    found = {host.name: trouble for host in route.hosts if (trouble := host.trouble(now)) is not None}
+    why = "; ".join(f"{name} {trouble}" for name, trouble in list(found.items())[:NAMED])
+    text = "No provider for this request is available now" + (f": {why}." if why else ".")
+    return busy(text, after=max(1, math.ceil(wait)))
+
+
+def _wait(refusal: Refusal) -> float:
+    return refusal.wait or 0.0

@@ -5,102 +5,56 @@ To the exchange the `Dispatcher` is its upstream stream. Each `Attempt` tells it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import cast
 
-from ..errors import EndReason, RelayError, bad_request
+from ..errors import EndReason, RelayError
 from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
-from ..names import PATH_BYTES, bounded
+from ..quota.traffic_class import BATCH
 from ..relay.account import Account
-from ..relay.failures import busy, is_passing, retry_after
-from ..relay.interfaces import Clock, UploadCount
+from ..relay.failures import is_passing
+from ..relay.interfaces import UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
+from .adaptive_places import is_overload, kind_of
 from .attempt import Attempt
-from .candidates import next_candidate, subjects, unavailable
+from .claim import LoneClaim
+from .context import DispatchState, RoutingContext
 from .dispatch_events import NOBODY, DispatchEvents
-from .outgoing import outgoing_head
-from .replay_buffer import ReplayBuffer
-from .routes import Route, RouteTable
-from .upstream_host import UpstreamHost
-
-_REFUSALS = (400, 422)
-"""Statuses that say: there is something in the request that should not be."""
-UNHEALTHY = frozenset((429, 502, 503, 504, 529))
-"""Statuses that say: not now. Another provider is asked, if there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """`attempts` for one request, within `time` seconds of its start; bodies up to `replay` bytes can be sent again.
-
-    `unanswered`: another provider is asked also when one broke off that may have begun with the request."""
-
-    attempts: int
-    time: float
-    replay: int
-    unanswered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingContext:
-    """What the dispatchers of a process share."""
-
-    routes: RouteTable
-    policy: RetryPolicy
-    clock: Clock
-    random: Callable[[], float]
-    pseudonym: bytes
-    wall_clock: Clock = lambda: 0.0
-    """Seconds since the epoch."""
-
-
-class DispatchState(Enum):
-    PREPARING = "preparing"
-    """It is not known yet whose request it is, what it asks for, or whether its limits admit it."""
-    QUEUED = "queued"
-    """Waits for a place at the host tried last."""
-    BACKING_OFF = "backing off"
-    """Waits before it asks the host tried last again."""
-    ASKING = "asking"
-    """An attempt is under way, and another one may follow."""
-    ANSWERED = "answered"
-    """The attempt's answer is passed on."""
-    ENDED = "ended"
-
+from .first_token import FirstToken, Hedge
+from .host_choice import HostChoice
+from .outgoing import outgoing_request
+from .refusals import REFUSALS, UNHEALTHY, no_route, note_refusal
+from .replay_buffer import ReplayBuffer, ReplayState
+from .routes import FirstTokenPolicy, Route
+from .upstream_host import ExtraAttempt, UpstreamHost
+from .withheld_answer import WithheldAnswer
 
 _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
+_RELEASED = ReplayState.RELEASED
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 
-class Dispatcher:
+class Dispatcher(HostChoice):
     """A `relay.interfaces.RoutedStream` over one or more attempts."""
 
     __slots__ = (
-        "_account",
         "_asked",
         "_attempt",
-        "_context",
         "_events",
+        "_first_token",
         "_is_collecting",
         "_is_identified",
         "_is_paused",
         "_is_upload_stopped",
         "_omits_usage_option",
-        "_queued_at",
         "_replay",
-        "_request",
         "_request_id",
         "_retry_at",
-        "_route",
         "_started_at",
-        "_tried",
         "_upload",
         "_was_reused",
         "attempts",
-        "state",
+        "times_content",
     )
 
     def __init__(
@@ -114,22 +68,20 @@ class Dispatcher:
         upload: UploadCount = UNCOUNTED,
     ) -> None:
         """`upload` counts what is held here of a body that is not yet whole."""
-        self._context = context
-        self._account = account
+        super().__init__(request, context, account)
         self._upload = upload
-        self._request = request
         self._request_id = request_id
         self._events = events
-        self._route: Route | None = None
         self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
-        """The one under way."""
-        self._tried: list[UpstreamHost] = []
+        """The one under way; with a hedge the first of two."""
+        self._first_token: FirstToken | None = None
+        """None: the route does not ask for it, or it has come."""
         self._asked: UpstreamHost | None = None
         """Who was asked last."""
-        """The hosts asked so far, the present one last."""
         self.attempts = 0
-        self.state = DispatchState.PREPARING
+        self.times_content = False
+        """Whether the answer's first content is to be told of."""
         self._is_identified = False
         """Whether the client is known to be allowed to use this relay."""
         self._is_collecting = False
@@ -143,8 +95,7 @@ class Dispatcher:
         self._omits_usage_option = False
         """Whether the attempt repeats one that may have been refused for the option that the relay had added."""
         self._started_at = context.clock()
-        self._queued_at = 0.0
-        """Since when it is queued."""
+        """Since when FLOW_RETRY_TIME runs."""
         self._retry_at = 0.0
         """When backing off ends."""
 
@@ -155,18 +106,31 @@ class Dispatcher:
 
     def start(self) -> None:
         """Choose a provider, at once or when the body has told what is asked for."""
-        reads_body = self._context.routes.needs_model or self._account.wants_body
-        if reads_body:
-            self._account.request.open()
+        reads_body = self._context.routes.needs_body or self._account.wants_body
         self._is_collecting = reads_body and self._request.has_body
+        if reads_body and not self._is_collecting:
+            self._open_reading()
         if self._account.is_limited:
             self._account.identify(self._request, self._on_identified)
         else:
             self._on_identified(None)
+        if self._is_collecting and self.state is not _ENDED:  # not before: many are refused where there are too many
+            self._open_reading()
+
+    def _open_reading(self) -> None:
+        routes = self._context.routes
+        finds = routes.has_affinity and routes.finds_conversation(self._request)
+        self._account.request.open(finds_conversation=finds)
 
     @property
     def upstream(self) -> str:
         return self._tried[-1].name if self._tried else "-"
+
+    @property
+    def held(self) -> int:
+        """An estimate: what an attempt has not sent on counts in full, as its provider may take nothing."""
+        is_kept = self._replay.state is not _RELEASED or (self._attempt is not None and self._attempt.is_full)
+        return self._replay.size if is_kept else 0
 
     @property
     def drain_on_disconnect(self) -> bool:
@@ -204,6 +168,8 @@ class Dispatcher:
             return
         self._replay.finish()
         self._account.request.finish()
+        if self._first_token is not None:
+            self._first_token.sent(self._account.input)
         if self._is_collecting:
             self._is_collecting = False
             self._proceed()
@@ -231,31 +197,24 @@ class Dispatcher:
     def sweep(self, now: float) -> None:
         """Look at the waits: for memory, for a place, for a provider to be ready again."""
         state = self.state
+        if self._context.memory.level and self._attempt is not None:
+            self._replay.release()  # where memory is short, nothing is kept for another attempt
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
+        elif state is _ANSWERED and self._attempt is not None:
+            self._attempt.sweep()
         elif state is DispatchState.BACKING_OFF and now >= self._retry_at:
             self._ask_if_healthy(self._tried[-1])
         elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
             self._give_up_waiting(self._tried[-1])
 
-    # --- places.Waiter ----------------------------------------------------------------------------------------------
-
-    def on_place(self) -> None:
-        host, now = self._tried[-1], self._context.clock()
-        host.queued_seconds += now - self._queued_at
-        if host.health.admits(now):
-            self._begin(host)
-        else:  # its breaker opened meanwhile
-            host.places.release()
-            self._choose_host()
-
-    def on_no_place(self) -> None:
-        self._choose_host()
-
-    def on_busy(self) -> None:
-        """Choose again, now that this host is known to be full: another one may have a free place."""
-        self._tried.pop()
-        self._choose_host()
+    def on_first_content(self) -> None:
+        self.times_content = False
+        attempt = self._attempt
+        if attempt is not None and attempt.host.adaptive is not None:
+            now, size = self._context.clock(), self._request.content_length or 0
+            kind = kind_of(self._account, size, reused=attempt.reused)
+            attempt.host.adaptive.first_token(now, kind, now - attempt.asked_at)
 
     # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
 
@@ -265,14 +224,21 @@ class Dispatcher:
             self._repeat_without_usage(attempt)
             return
         if head.status in UNHEALTHY:
-            retry = self._next_attempt(self._note_refusal(host, head))
+            after = self._note_refusal(host, head)
+            if self._first_token is not None and self._first_token.replace():
+                return
+            retry = self._next_attempt(after)
             if retry is not None:
                 self._cancel_attempt()
                 self._retry(*retry)
                 return
         elif host.cooldowns:
             host.cooldowns.served(*self._subjects(host))
+        if self._first_token is not None:
+            self._first_token.receive_head(head)
+            return
         self.state = _ANSWERED
+        self.times_content = host.adaptive is not None and head.status < 300
         self._replay.release()
         attempt.accept()
         self._events.on_upstream_head(head)
@@ -280,6 +246,8 @@ class Dispatcher:
     def on_attempt_failed(self, attempt: Attempt, error: RelayError) -> None:
         self._was_reused = attempt.reused
         self._attempt = None
+        if self._first_token is not None and self._first_token.replace():
+            return
         if self.state is _ASKING and self._may_repeat(error):
             retry = self._next_attempt(0.0 if is_passing(error) else None)
             if retry is not None:
@@ -302,7 +270,7 @@ class Dispatcher:
         elif self._omits_usage_option and success:
             option.refused(model)
         may_repeat = (
-            asks_usage and head.status in _REFUSALS and self._replay.is_replayable and not self._omits_usage_option
+            asks_usage and head.status in REFUSALS and self._replay.is_replayable and not self._omits_usage_option
         )
         return may_repeat and option.may_be_refused(model)
 
@@ -312,6 +280,89 @@ class Dispatcher:
         attempt.host.retries += 1
         attempt.cancel_request()
         self._begin(attempt.host)
+
+    # --- first_token.FirstTokenOwner --------------------------------------------------------------------------------
+
+    def on_first_token(self, answer: WithheldAnswer) -> None:
+        self._first_token = None
+        self.state = _ANSWERED
+        self._replay.release()
+        if self._attempt is not None:
+            good = answer.head is not None and answer.head.status < 300
+            self.times_content = good and self._attempt.host.adaptive is not None
+            self._attempt.accept(answer.head_at)
+            answer.pass_on()
+
+    def on_first_token_timeout(self, error: RelayError) -> bool:
+        waiting, attempt, now = self._first_token, self._attempt, self._context.clock()
+        if waiting is None or attempt is None:
+            return False
+        other = None
+        if not waiting.is_hedged:
+            other = self._candidate(free_only=True) if self._may_repeat_now() else None
+            if other is None:
+                return False
+        attempt.host.first_token_timeouts += 1
+        attempt.host.extra_tokens[ExtraAttempt.FIRST_TOKEN_TIMEOUT] += waiting.tokens or 0
+        self._cancel_attempt(error)
+        if other is not None:
+            self._started_at += now - attempt.began_at  # the deadline says how long that may take
+            self._retry(other, 0.0)
+        else:
+            waiting.replace()
+        return True
+
+    def on_first_token_late(self) -> bool:
+        waiting, route = self._first_token, self._route
+        if waiting is None or route is None or self._attempt is None or not self._may_repeat_now():
+            return False
+        host = self._candidate(free_only=True)
+        if host is None and sum(1 for _ in route.hosts) == 1:
+            host = self._attempt.host
+        claimant = LoneClaim(self._new_claim())
+        if host is None or not waiting.may_hedge or not host.places.reserve(claimant):
+            return False
+        self.attempts += 1
+        before, asked_usage = self._account.upstream, self._account.asks_usage
+        answer = waiting.answer_of(host)
+        attempt = Attempt(
+            host,
+            owner=waiting,
+            events=answer,
+            clock=self._context.clock,
+            outliers=route.outliers,
+            claim=claimant.claim,
+        )
+        answer.attempt = attempt
+        self._send(attempt)
+        attempt.send_end()
+        waiting.hedge(answer, attempt, asks_usage=self._account.asks_usage)
+        if before is not None:
+            self._account.sent_to(before, asks_usage=asked_usage)
+        return True
+
+    def on_hedge_failed(self, host: UpstreamHost, head: ResponseHead | None) -> None:
+        if host not in self._tried:
+            self._tried.insert(-1, host)
+        if head is not None and head.status in UNHEALTHY:
+            self._note_refusal(host, head)
+
+    def take_over(self, hedge: Hedge) -> None:
+        self._cancel_attempt()
+        self._attempt = attempt = hedge.attempt
+        attempt.belong_to(self)
+        self._asked = host = attempt.host
+        if host not in self._tried:
+            self._tried.append(host)
+        self._account.sent_to(host, asks_usage=hedge.asks_usage)
+        self._events.on_provider(host, attempt.began_at)
+        if hedge.answer.head is not None:  # a good one
+            if host.cooldowns:
+                host.cooldowns.served(*self._subjects(host))
+            if hedge.asks_usage:
+                host.usage_option.accepted(self._account.params.model)
+        if self._is_paused:
+            attempt.pause_reading()
 
     # --- the upload -------------------------------------------------------------------------------------------------
 
@@ -328,6 +379,9 @@ class Dispatcher:
     # --- may it start? ----------------------------------------------------------------------------------------------
 
     def _on_identified(self, error: RelayError | None) -> None:
+        gate, account = self._context.overload, self._account
+        if gate is not None and error is None and not account.is_preflight:
+            error = gate.refusal(account.traffic_class, account.tenant, self._started_at)
         if error is not None:
             self._fail(error)
             return
@@ -348,7 +402,9 @@ class Dispatcher:
         path, model = self._request.path, self._account.params.model
         needs_none = model is None and not self._request.has_body
         self._route = route = self._context.routes.find(path, model, any_model=needs_none)
-        error = self._no_route() if route is None else self._route_error(route)
+        if route is not None and route.first_token is not None:
+            self._wait_for_first_token(route.first_token)
+        error = no_route(self._request, self._account) if route is None else self._route_error(route)
         if error is not None:
             self._fail(error)
         elif self._account.is_limited:
@@ -356,13 +412,12 @@ class Dispatcher:
         else:
             self._choose_host()
 
-    def _no_route(self) -> RelayError:
-        if (unread := self._account.request.unread) is not None:
-            return unread
-        model = self._account.params.model
-        named = f" for the model {model!r}" if model is not None else ""
-        path = bounded(self._request.path.decode("ascii"), PATH_BYTES)
-        return bad_request(f"No route leads on from {path}{named}.", status=404, code="no_route")
+    def _wait_for_first_token(self, policy: FirstTokenPolicy) -> None:
+        self._first_token = waiting = FirstToken(
+            self, policy, self._events, request=self._account.request, context=self._context.first_token
+        )
+        if self._replay.is_whole:
+            waiting.sent(self._account.input)
 
     def _route_error(self, route: Route) -> RelayError | None:
         """Why none of the route's providers may get the request."""
@@ -370,7 +425,13 @@ class Dispatcher:
         if account.is_signed and (error := account.signature_error(route.hosts)) is not None:
             return error
         account.bound(route.max_tokens)
-        account.lower_class(route.traffic_class)
+        if route.traffic_class is BATCH is not account.traffic_class:
+            account.lower_class(BATCH)
+            gate = self._context.overload
+            if gate is not None and (error := gate.refusal_as_batch()) is not None:
+                return error
+        if route.affinity is not None:
+            self._preference = route.affinity.preference(self._request, account, self._replay.pieces)
         return account.request_error() if account.request.unread is not None else None
 
     def _on_admitted(self, error: RelayError | None) -> None:
@@ -378,60 +439,6 @@ class Dispatcher:
             self._fail(error)
         elif self.state is not _ENDED:
             self._choose_host()
-
-    # --- choosing ---------------------------------------------------------------------------------------------------
-
-    def _choose_host(self) -> None:
-        """Where nobody else could serve, a provider is asked that has refused the like: its own status is worth more
-        than one of the relay's."""
-        host = self._candidate() or self._candidate(refused_too=True)
-        if host is not None:
-            self._ask(host)
-        elif self._route is not None:
-            self._fail(unavailable(self._route, self._context.clock()))
-
-    def _candidate(self, *, refused_too: bool = False) -> UpstreamHost | None:
-        """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
-        where this key or model was refused of late."""
-        assert self._route is not None
-        now = self._context.clock()
-
-        def is_welcome(host: UpstreamHost) -> bool:
-            if self._account.is_signed and self._account.signature_error((host,)) is not None:
-                return False
-            cooldowns = host.cooldowns
-            return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
-
-        return next_candidate(self._route, self._tried, now=now, random=self._context.random, is_welcome=is_welcome)
-
-    def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-        return subjects(host, self._request, self._account.params.model)
-
-    def _ask_if_healthy(self, host: UpstreamHost) -> None:
-        if host.health.allows(self._context.clock()):
-            self._ask(host)
-        else:
-            self._choose_host()
-
-    def _ask(self, host: UpstreamHost) -> None:
-        """Reserve a place at `host` or join its queue."""
-        if host not in self._tried:
-            self._tried.append(host)
-        if host.places.reserve():
-            self._begin(host)
-        elif host.places.wait(self):
-            self.state = DispatchState.QUEUED
-            self._queued_at = self._context.clock()
-        else:
-            self._fail(busy("The provider has no free place and its queue is full."))
-
-    def _give_up_waiting(self, host: UpstreamHost) -> None:
-        host.places.leave(self)
-        other = self._candidate()
-        if other is not None:
-            self._ask(other)
-        else:
-            self._fail(busy(f"No place at the provider came free within {host.settings.queue_timeout:g} s."))
 
     # --- one attempt ------------------------------------------------------------------------------------------------
 
@@ -442,54 +449,58 @@ class Dispatcher:
         if host is not self._asked:
             self._asked = host
             host.fallbacks += len(self._tried) > 1
-        attempt = Attempt(host, owner=self, events=self._events, clock=self._context.clock)
+            if self._preference is not None:
+                self._preference.count(host)
+        waiting = self._first_token
+        answer = waiting.answer_of(host) if waiting is not None else None
+        outliers = None if self._route is None else self._route.outliers
+        attempt = Attempt(
+            host,
+            owner=self,
+            events=answer or self._events,
+            clock=self._context.clock,
+            outliers=outliers,
+            claim=self._claim,
+        )
+        if waiting is not None and answer is not None:
+            waiting.begin(answer, attempt)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
         self._events.on_provider(host, attempt.began_at)
-        request, body = self._prepare(host)
-        attempt.open(request)
-        if self._is_paused:
-            attempt.pause_reading()
-        if body:
-            for data in body:
-                attempt.send_data(data)
-            body = ()  # the bytes are not to outlive the next lines
+        if self._send(attempt):
             self._replay.taken()
         if self._is_upload_stopped and not attempt.is_full:
             self._resume_upload()
         if self._replay.is_whole and self._attempt is attempt:
             attempt.send_end()
 
-    def _prepare(self, host: UpstreamHost) -> tuple[RequestHead, Sequence[bytes]]:
-        """The head, and the body as far as it came, changed where this provider or the budget requires it."""
-        replay, body, longer = self._replay, self._replay.pieces, None
-        repeatable = replay.is_replayable and replay.is_whole and not self._omits_usage_option
-        changed = self._account.ask(host, body, repeatable=repeatable)
-        if changed is not None:
-            body, longer = changed
-        head = outgoing_head(
-            self._request, host, self._account, request_id=self._request_id, pseudonym=self._context.pseudonym
+    def _send(self, attempt: Attempt) -> bool:
+        """Send what there is of the request. Returns whether that is any of its body."""
+        request, body = outgoing_request(
+            attempt.host,
+            self._request,
+            self._account,
+            self._replay,
+            (self._request_id, self._context.pseudonym),
+            repeatable=not self._omits_usage_option,
         )
-        if longer is not None:
-            head.has_body = True
-            head.content_length = self._length(body, longer)
-        head.body_follows = bool(body)
-        head.awaits_whole = self._account.awaits_whole
-        return head, body
-
-    def _length(self, body: Sequence[bytes], longer: int) -> int | None:
-        """Of a body that was changed, of which `body` is there; None: not known yet."""
-        if self._replay.is_whole:
-            return sum(map(len, body))
-        length = self._request.content_length
-        return length + longer if length is not None else None
+        attempt.open(request)
+        if self._is_paused:
+            attempt.pause_reading()
+        for data in body:
+            attempt.send_data(data)
+        return bool(body)
 
     # --- another attempt --------------------------------------------------------------------------------------------
+
+    def _may_repeat_now(self) -> bool:
+        """Whether the policy and the size of the body permit another attempt, whatever the time."""
+        return self._replay.is_replayable and self.attempts < self._context.policy.attempts
 
     def _next_attempt(self, after: float | None) -> tuple[UpstreamHost, float] | None:
         """Whom to ask next, and in how many seconds: another provider, or the same one in `after` seconds (None: not
         that one). None when the policy or the size of the body forbids another attempt, or no provider is left."""
         policy, now = self._context.policy, self._context.clock()
-        if not self._replay.is_replayable or self.attempts >= policy.attempts or now - self._started_at >= policy.time:
+        if not self._may_repeat_now() or now - self._started_at >= policy.time:
             return None
         other = self._candidate()
         if other is not None:
@@ -513,15 +524,10 @@ class Dispatcher:
         return error.not_processed or (self._context.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
 
     def _note_refusal(self, host: UpstreamHost, head: ResponseHead) -> float | None:
-        """Account for a status that says: not now. Returns the seconds that the provider asks for, or None."""
-        now = self._context.clock()
-        after = retry_after(head, self._context.wall_clock)
-        host.failures[f"status_{head.status}"] += 1
-        key, model = self._subjects(host)
-        if head.status == 429:
-            host.cooldowns.limited(now, key, after)
-        else:
-            host.cooldowns.failed(now, model, after)
+        after = note_refusal(host, head, self._subjects(host), self._context)
+        if host.adaptive is not None and is_overload(host, head, after, self._account.input):
+            began_at = self._started_at if self._attempt is None else self._attempt.began_at
+            host.adaptive.refused(self._context.clock(), began_at)
         return after
 
     # --- its end ----------------------------------------------------------------------------------------------------
@@ -542,9 +548,12 @@ class Dispatcher:
         """Drop all that is under way. No reference leads back to the exchange, which holds this: no cycle is left for
         the garbage collector. `error` is what the provider did wrong; None: nothing."""
         if self.state is DispatchState.QUEUED:
-            self._tried[-1].places.leave(self)
+            self._stop_waiting(self._tried[-1])
         self.state = _ENDED
         self._replay.release()
         self._cancel_attempt(error)
+        if self._first_token is not None:
+            self._first_token.close()
+            self._first_token = None
         self._events = NOBODY
         self._upload = UNCOUNTED

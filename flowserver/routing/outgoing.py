@@ -1,17 +1,35 @@
-"""The head of a request as one provider gets it. No I/O."""
+"""A request as one provider gets it. No I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..http.messages import Headers, RequestHead, passing_fields, request_for_upstream
 from ..relay.account import Account
+from .replay_buffer import ReplayBuffer
 from .routes import join_target
 from .upstream_host import UpstreamHost
 
 
-def outgoing_head(
-    request: RequestHead, host: UpstreamHost, account: Account, *, request_id: bytes, pseudonym: bytes
-) -> RequestHead:
-    """`request` for `host`: its names, its key, and nothing that is the relay's or the client's own business."""
+def outgoing_request(
+    host: UpstreamHost,
+    request: RequestHead,
+    account: Account,
+    replay: ReplayBuffer,
+    ids: tuple[bytes, bytes],
+    *,
+    repeatable: bool,
+) -> tuple[RequestHead, Sequence[bytes]]:
+    """`request` for `host`: its names, its key, and nothing that is the relay's or the client's own business. The head,
+    and the body as far as it came, changed where this provider or the budget requires it.
+
+    `ids`: the request's, and the relay's pseudonym. `repeatable`: it was not repeated yet without the option for a
+    usage report.
+    """
+    body, longer = replay.pieces, None
+    changed = account.ask(host, body, repeatable=repeatable and replay.is_replayable and replay.is_whole)
+    if changed is not None:
+        body, longer = changed
     settings = host.settings
     passing = passing_fields(request, settings.headers, hidden=account.hidden_fields(host), secret=account.key)
     headers: Headers = [(b"host", host.authority), *passing]
@@ -20,4 +38,18 @@ def outgoing_head(
         headers.append(credential)
     headers += settings.headers
     target = join_target(settings.url.path, account.target_for(host))
-    return request_for_upstream(request, target, headers, pseudonym=pseudonym, request_id=request_id)
+    head = request_for_upstream(request, target, headers, pseudonym=ids[1], request_id=ids[0])
+    if longer is not None:
+        head.has_body = True
+        head.content_length = _length(request, replay, body, longer)
+    head.body_follows = bool(body)
+    head.awaits_whole = account.awaits_whole
+    return head, body
+
+
+def _length(request: RequestHead, replay: ReplayBuffer, body: Sequence[bytes], longer: int) -> int | None:
+    """Of a body that was changed, of which `body` is there; None: not known yet."""
+    if replay.is_whole:
+        return sum(map(len, body))
+    length = request.content_length
+    return length + longer if length is not None else None

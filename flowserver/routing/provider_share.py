@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..relay.interfaces import Clock, Later
+from .adaptive_places import SharedAdaptation
+from .checked_health import SharedCheckedHealth
 from .circuit_breaker import BreakerRecord, BreakerState
 from .cooldowns import CooldownRecord
 from .shared_health import SharedBreaker, SharedCooldowns, Tell, read_subject
@@ -12,16 +14,18 @@ from .shared_places import SharedPlaces
 
 
 class ProviderShare:
-    """Its three parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
+    """Its parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
 
-    __slots__ = ("_clock", "cooldowns", "health", "places")
+    __slots__ = ("_clock", "adaptation", "checks", "cooldowns", "health", "places")
 
     def __init__(self, tell: Tell, *, failures: int, cooldown: float, clock: Clock, later: Later) -> None:
         """`failures` and `cooldown` as in `CircuitBreaker` and `Cooldowns`."""
         self._clock = clock
         self.health = SharedBreaker(tell, failures=failures, cooldown=cooldown)
         self.cooldowns = SharedCooldowns(tell, failures=failures, cooldown=cooldown)
+        self.checks = SharedCheckedHealth(tell)
         self.places = SharedPlaces(tell, self.health, later)
+        self.adaptation = SharedAdaptation(tell, self.places)
 
     def __repr__(self) -> str:
         return f"<ProviderShare: {self.places}, {self.health}>"
@@ -35,10 +39,18 @@ class ProviderShare:
                 self.places.on_refused(*given)
             case "busy":
                 self.places.on_busy(*given)
+            case "queue":
+                self.places.on_queue(*given)
             case "full":
                 self.places.on_full(*given)
+            case "adapted":
+                self.adaptation.on_adapted(*given)
             case "breaker":
                 self._on_breaker(BreakerRecord(*given))
+            case "verdict":
+                self.checks.adopt(*given)
+            case "appointed":
+                self.checks.appoint()
             case "cooldown":
                 subject, record = given
                 self.cooldowns.adopt(read_subject(subject), None if record is None else CooldownRecord(*record))
@@ -46,6 +58,7 @@ class ProviderShare:
     def lost(self) -> None:
         """The parent is gone. What is known of the provider stays, and this worker goes by it alone."""
         self.health.go_alone()
+        self.checks.go_alone()
         self.places.on_lost()
 
     def _on_breaker(self, record: BreakerRecord) -> None:

@@ -8,8 +8,22 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from ..dialects.api_paths import without_parameters
+from ..http.messages import SESSION, RequestHead
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
+from .affinity import Affinity
+from .hedge_budget import HedgeBudget
+from .outliers import Outliers
 from .upstream_host import UpstreamHost
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTokenPolicy:
+    """How long a route's attempts may take to their first content."""
+
+    timeout: float | None
+    """Seconds after which an attempt is cancelled and another provider asked; None: never."""
+    hedge: HedgeBudget | None = None
+    """Of requests for which a second provider is asked while the first one goes on; None: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +32,9 @@ class Route:
 
     `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
     answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
-    `traffic_class`: the highest that its requests may have.
+    `traffic_class`: the highest that its requests may have; `affinity`: which of a tier each prefers (None: any);
+    `outliers` compares the hosts of each tier (None: nobody does); `first_token` None: an attempt takes as long as it
+    takes.
     """
 
     path: str
@@ -27,6 +43,13 @@ class Route:
     max_tokens: int | None = None
     drain_on_disconnect: bool = False
     traffic_class: TrafficClass = INTERACTIVE
+    first_token: FirstTokenPolicy | None = None
+    affinity: Affinity | None = None
+    outliers: Outliers | None = None
+
+    def avoids(self, host: UpstreamHost) -> bool:
+        """Whether `host` is asked only if there is nobody else: it fails its health checks, or is ejected."""
+        return host.checks.cause is not None or (self.outliers is not None and host in self.outliers.ejected)
 
     @property
     def hosts(self) -> Iterator[UpstreamHost]:
@@ -37,9 +60,10 @@ class Route:
 class RouteTable:
     """The routes in their order: the first match serves the request."""
 
-    __slots__ = ("_routes", "base_paths", "needs_model")
+    __slots__ = ("_by_session", "_routes", "base_paths", "has_affinity", "needs_body", "routes")
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
         self._routes = [
             (
                 re.compile(translate(route.path).encode(), re.IGNORECASE),
@@ -53,8 +77,16 @@ class RouteTable:
         self.base_paths = tuple(sorted(path for path in paths if path.strip("/")))
         """Paths of providers' URLs, which stand before the paths of requests."""
         renames = any(host.settings.models for host in hosts)
-        self.needs_model = renames or any(route.models for route in routes)
-        """Whether a request's model must be known before it can be sent on, so its body must be read first."""
+        affinities = [route.affinity for route in routes if route.affinity is not None]
+        self.has_affinity = bool(affinities)
+        self._by_session = all(affinity.by_session for affinity in affinities)
+        self.needs_body = renames or self.has_affinity or any(route.models for route in routes)
+        """Whether a request's model or conversation must be known before it can be sent on, so its body must be read
+        first."""
+
+    def finds_conversation(self, request: RequestHead) -> bool:
+        """Where a route has affinity: whether the body may have to show which conversation the request belongs to."""
+        return not (self._by_session and request.find(SESSION))
 
     def find(self, path: bytes, model: str | None, *, any_model: bool = False) -> Route | None:
         """The first route for `path`, which is ASCII, and `model`; None if there is none.
@@ -86,9 +118,9 @@ def choose(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> Upstre
 
 
 def _draw(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
-    point = random() * sum(host.settings.weight for host in hosts)
+    point = random() * sum(host.weight for host in hosts)
     for host in hosts:
-        point -= host.settings.weight
+        point -= host.weight
         if point < 0:
             return host
     return hosts[-1]

@@ -3,32 +3,81 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
 
 from ..dialects import TABLE
 from ..http.messages import Headers
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
-from .circuit_breaker import CircuitBreaker
+from .checked_health import CheckedHealth
+from .circuit_breaker import BreakerState, CircuitBreaker
 from .cooldowns import Cooldowns
+from .first_token_times import FirstTokenTimes
 from .places import Places
+
+
+class ExtraAttempt(StrEnum):
+    """Why a request was asked of a provider in addition to the attempt that counts in the end."""
+
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+    HEDGE = "hedge"
+
+
+class Adaptation(Protocol):
+    """What is learned of how many requests a provider takes at a time; see `adaptive_places`."""
+
+    @property
+    def limit(self) -> int:
+        """How many places there are by it."""
+
+    @property
+    def decreases(self) -> Mapping[str, int]:
+        """How often it fell, by cause."""
+
+    def begin(self, queue: int | None) -> None:
+        """From now on it sets the number of places; `queue` requests may wait, None: as many as there are places."""
+
+    def first_token(self, now: float, kind: int, seconds: float) -> None:
+        """The first token of a request of this kind came `seconds` after the request was sent."""
+
+    def refused(self, now: float, began_at: float) -> None:
+        """The provider refuses a request that began then, as it has too much to do. Its place is still taken."""
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second."""
 
 
 class UpstreamHost:
     """What requests to one provider share."""
 
     __slots__ = (
+        "_adaptation",
+        "adaptive",
+        "affinity",
         "answers",
         "authority",
+        "check_results",
+        "checks",
         "connector",
         "cooldowns",
         "deadlines",
+        "ejected",
+        "ejections",
+        "extra_tokens",
         "failures",
         "fallbacks",
+        "first_token_timeouts",
+        "first_token_times",
         "head_seconds",
         "health",
+        "hedges",
+        "hedges_won",
         "places",
         "queued_seconds",
+        "ramp",
         "remaining",
         "retries",
         "settings",
@@ -53,6 +102,19 @@ class UpstreamHost:
         self.health = health
         self.cooldowns = cooldowns
         self.places = places
+        self._adaptation: Adaptation | None = None
+        self.adaptive: Adaptation | None = None
+        """None: the number of places is as configured."""
+        self.checks = CheckedHealth()
+        """The verdict of active health checks."""
+        self.check_results: Counter[str] = Counter()
+        """Active health checks by their results."""
+        self.ejected = 0
+        """Routes whose outlier detection has ejected it."""
+        self.ejections: Counter[str] = Counter()
+        """By the cause."""
+        self.ramp = 1.0
+        """The part of its weight that it has while it starts slowly."""
         self.started = 0
         """Requests begun."""
         self.retries = 0
@@ -61,6 +123,17 @@ class UpstreamHost:
         """Requests begun here after another provider had failed them."""
         self.failures: Counter[str] = Counter()
         """Failed attempts by reason."""
+        self.affinity: Counter[str] = Counter()
+        """Requests that prefer this provider by their affinity: whether they got it, or why not."""
+        self.first_token_times = FirstTokenTimes()
+        self.first_token_timeouts = 0
+        """Attempts that were cancelled since they showed no content in time."""
+        self.hedges = 0
+        """Requests begun here since another attempt was slow, which went on."""
+        self.hedges_won = 0
+        """Of these, the ones whose answers were passed on."""
+        self.extra_tokens = dict.fromkeys(ExtraAttempt, 0)
+        """Input tokens of attempts that were made in addition to the one that counts."""
         self.queued_seconds = 0.0
         """How long requests waited for a place."""
         self.head_seconds = 0.0
@@ -74,6 +147,12 @@ class UpstreamHost:
     def __repr__(self) -> str:
         return f"<UpstreamHost {self.name}: {self.places}, {self.health}>"
 
+    def adapt_by(self, adaptation: Adaptation) -> None:
+        """Have `adaptation` set the number of places if the settings say so, now or after a reload. Once."""
+        self._adaptation = adaptation
+        if self.settings.adapts:
+            self._set_places()
+
     def reconfigure(self, settings: ProviderSettings, connector: Connector, deadlines: Deadlines) -> None:
         """Continue with other settings for the same URL. Places, queue, figures and what is known of it stay."""
         if settings.api_key != self.settings.api_key:
@@ -81,7 +160,15 @@ class UpstreamHost:
         self.settings = settings
         self.connector = connector
         self.deadlines = deadlines
-        self.places.limit(settings.max_concurrent, settings.queue)
+        self._set_places()
+
+    def _set_places(self) -> None:
+        settings = self.settings
+        self.adaptive = self._adaptation if settings.adapts else None
+        if self.adaptive is not None:
+            self.adaptive.begin(settings.queue)
+        else:
+            self.places.limit(settings.max_concurrent, settings.queue or 0)
 
     def note_limits(self, headers: Headers) -> None:
         """Keep what an answer's head says about rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's
@@ -107,6 +194,24 @@ class UpstreamHost:
         return self.places.waiting
 
     @property
+    def weight(self) -> float:
+        """Its share of the load. That of a slow start is for a closed breaker: a probe is one request anyway."""
+        if self.ramp == 1.0 or not self.health.is_closed:
+            return self.settings.weight
+        return self.settings.weight * self.ramp
+
+    @property
     def load(self) -> float:
         """What the choice between hosts compares: requests for each unit of weight."""
-        return (self.places.open + self.places.waiting) / self.settings.weight
+        return (self.places.open + self.places.waiting) / self.weight
+
+    def trouble(self, now: float) -> str | None:
+        """Why it may not be asked, to be read behind its name; None: it may."""
+        return trouble(self.checks.cause, self.health.state(now))
+
+
+def trouble(cause: str | None, breaker: BreakerState) -> str | None:
+    """`cause` as in `CheckedHealth`. A half-open breaker waits for a request, so that is none."""
+    if cause is None and breaker is BreakerState.OPEN:
+        return "failed its last requests"
+    return cause

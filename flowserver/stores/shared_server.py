@@ -92,6 +92,11 @@ class SharedStoreServer:
         if leased is not None:
             at_once(self._desk.store.settle(stream_id, leased))
 
+    def trouble(self, key: str) -> str | None:
+        """As `UpstreamHost.trouble`, of a provider as all workers know it."""
+        found = self._providers.get(key)
+        return None if found is None else found.trouble
+
     def provider(self, key: str, failures: int, cooldown: float) -> SharedProvider:
         found = self._providers.get(key)
         if found is None:

@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 
 from ..config.access_log import EVERY_EXCHANGE, AccessLog, Logged
 from ..errors import Party, RelayError
+from ..quota.traffic_class import BATCH
 from ..relay.limited_time import Holder
-from ..relay.record import ExchangeRecord
+from ..relay.record import MOMENT, ExchangeRecord
+from ..routing.overload import GIVE_WAY, OverloadChange
 from .line_format import LineFormat, json_line
 from .line_writer import LineWriter, ThreadWriter
 from .sink import DescriptorSink, Sink, StreamSink
@@ -102,6 +104,10 @@ class Log:
         }
         if first is not None:
             fields["slow"] = max(exchange.limited, key=exchange.limited.__getitem__)
+        if exchange.queued >= MOMENT:
+            fields["queued_ms"] = _ms(exchange.queued)
+        if exchange.account.traffic_class is BATCH:
+            fields["class"] = BATCH
         fields |= _limits(exchange)
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
@@ -152,6 +158,14 @@ class Log:
 
     def dns_recovered(self, host: str) -> None:
         self.write("info", "dns_recovered", host=host)
+
+    def overload_changed(self, change: OverloadChange) -> None:
+        if change.begins:
+            self.write("warning", "overloaded", delay_ms=_ms(change.delay))
+        else:
+            shares = {name: round(share, 3) for name, share in zip(GIVE_WAY, change.most, strict=True)}
+            seconds = round(change.seconds, 3)
+            self.write("warning", "overload_over", seconds=seconds, refused=change.refused, refused_at_most=shares)
 
     def close(self) -> None:
         """Write what waits, for a second at most."""

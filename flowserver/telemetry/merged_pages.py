@@ -69,18 +69,37 @@ class MergedPages:
     streams.
     """
 
-    __slots__ = ("_call_later", "_common", "_late", "_ledger", "_metrics", "_rounds", "_slices", "_workers", "figures")
+    __slots__ = (
+        "_call_later",
+        "_common",
+        "_late",
+        "_ledger",
+        "_metrics",
+        "_rounds",
+        "_slices",
+        "_unready",
+        "_workers",
+        "figures",
+    )
 
     def __init__(
-        self, workers: Workers, metrics: Metrics, slices: Slices, call_later: CallLater, common: Common
+        self,
+        workers: Workers,
+        metrics: Metrics,
+        slices: Slices,
+        call_later: CallLater,
+        *,
+        common: Common,
+        unready: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`metrics` are the parent's own."""
+        """`metrics` are the parent's own; `unready` tells why providers make the relay unready (None: they do not)."""
         self._common = common
         self.figures = WorkerFigures()
         self._workers = workers
         self._metrics = metrics
         self._slices = slices
         self._call_later = call_later
+        self._unready = unready
         self._ledger = Ledger()
         self._rounds: dict[bytes, _Round] = {}
         """Under way, by what is asked for."""
@@ -91,7 +110,9 @@ class MergedPages:
         """The parent is as ready as the readiest of its workers: it hands new clients to that one."""
         if self._workers.is_draining:
             return "draining"
-        return None if any(worker.is_ready for worker in self._workers.states()) else "no worker is ready"
+        if not any(worker.is_ready for worker in self._workers.states()):
+            return "no worker is ready"
+        return self._unready()
 
     def metrics(self, done: Done) -> None:
         self._ask(METRICS, self._metrics_page, done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -11,21 +11,26 @@ from typing import Protocol
 
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
+from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.interfaces import H2Totals
 from ..relay.limited_time import Holder
-from ..relay.record import ExchangeRecord, RecordedExchange
+from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
+from ..routing.overload import GIVE_WAY, OverloadGate
 from ..routing.upstream_host import UpstreamHost
+from ..routing.withheld_answer import WithheldFigures
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
+from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
 from .snapshot import encoded
 from .tokens import TokenMetrics
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -169,6 +174,9 @@ class Metrics:
         """Providers whose names are looked up."""
         self.store: StoreFigures | None = None
         self.uploads: Uploads | None = None
+        self.withheld = WithheldFigures()
+        self.overload: OverloadGate | None = None
+        self.memory: MemoryFigures | None = None
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -187,15 +195,17 @@ class Metrics:
         self._under_way: list[_Census] = []
         self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
         self._held = Histogram(HELD_BUCKETS)
+        self._queue_waits: defaultdict[tuple[str, TrafficClass], Histogram] = defaultdict(_queue_histogram)
+        """By provider and class."""
         self._lag = Histogram(LAG_BUCKETS)
         self.last_lag = 0.0
         """Seconds by which the last sweep was late."""
-        self._tokens = TokenMetrics()
+        self.tokens = TokenMetrics()
         self.process = ProcessFigures()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
-        self._tokens.name_models(models)
+        self.tokens.name_models(models)
 
     # --- relay.interfaces.Observer ---
 
@@ -219,7 +229,9 @@ class Metrics:
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
             self._first_byte.observe(record.first_byte_at - record.started_at)
-        self._tokens.exchange_ended(record)
+        if record.queued >= MOMENT:
+            self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
+        self.tokens.exchange_ended(record)
         self._log.access(record)
 
     def waited(self, seconds: float) -> None:
@@ -273,16 +285,19 @@ class Metrics:
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
         yield gauge("flow_connections_open", "Client connections.", self.connections, Merge.SUM)
         yield from self._traffic(totals)
+        if self.memory is not None:
+            yield from self.memory.families()
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
+        yield from self._overload()
         yield from self._h2()
         yield from self._upstreams()
         yield gauge(
             "flow_streams_without_tokens", "Exchanges that wait for their next lease.", census.without_tokens, Merge.SUM
         )
         yield from self._limits()
-        yield from self._tokens.collect()
+        yield from self.tokens.collect()
         yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
         yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
@@ -330,6 +345,22 @@ class Metrics:
         text = "Clients refused: too much of one address, no header of the PROXY protocol, a failed TLS handshake."
         yield counters("flow_clients_refused", text, _labelled("reason", self.clients_refused.items()))
 
+    def _overload(self) -> Iterator[Family]:
+        gate = self.overload
+        if gate is None:
+            return
+        text = "How long what arrives waits for the event loop, as last measured."
+        yield gauge("flow_overload_delay_seconds", text, gate.delay, Merge.EACH)
+        text = "The share of requests refused now: of class batch, of tenants above their share, of all."
+        shares = _labelled("of", zip(GIVE_WAY, gate.shares, strict=True))
+        yield gauges("flow_overload_refusal_share", text, shares, Merge.EACH)
+        refused: list[tuple[Labels, float]] = [
+            ({"class": str(traffic_class), "reason": reason}, count)
+            for (traffic_class, reason), count in gate.refused.items()
+        ]
+        text = "Requests refused as the relay had more to do than it can, or too little memory."
+        yield counters("flow_overload_refused", text, refused)
+
     def _h2(self) -> Iterator[Family]:
         figures = self.h2
         yield gauge("flow_h2_connections", "Clients' HTTP/2 connections.", figures.connections, Merge.SUM)
@@ -370,19 +401,52 @@ class Metrics:
         now = self._clock()
         for make, name, text, figure in _UPSTREAM_FIGURES:
             yield make(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
-        failures = [
-            ({"upstream": host.name, "reason": reason}, count)
+        yield from self._queues()
+        for name, text, label, counts in _UPSTREAM_COUNTS:
+            samples = [
+                ({"upstream": host.name, label: value}, count)
+                for host in self.upstreams
+                for value, count in sorted(counts(host).items())
+            ]
+            yield counters(name, text, samples)
+        extra: list[tuple[Labels, float]] = [
+            ({"upstream": host.name, "reason": reason.value}, tokens)
             for host in self.upstreams
-            for reason, count in sorted(host.failures.items())
+            for reason, tokens in host.extra_tokens.items()
         ]
-        yield counters("flow_upstream_failures", "Failed attempts by reason.", failures)
+        text = "Input tokens, as estimated, of attempts beside the one that counts, which no tenant is charged for."
+        yield counters("flow_extra_input_tokens", text, extra)
+        text = "Bytes of answers that wait for their first content."
+        yield gauge("flow_withheld_bytes", text, self.withheld.held, Merge.SUM)
+        yield from self._adaptive()
         remaining = [
             ({"upstream": host.name, "kind": kind}, left)
             for host in self.upstreams
             for kind, left in sorted(host.remaining.items())
         ]
+        affinity = [
+            ({"upstream": host.name, "result": result}, count)
+            for host in self.upstreams
+            for result, count in sorted(host.affinity.items())
+        ]
+        text = "Requests that prefer the provider by affinity: whether they got it (preferred), or why not."
+        yield counters("flow_upstream_affinity", text, affinity)
         text = "What the provider's rate limits leave, as its last answer told."
         yield gauges("flow_upstream_ratelimit_remaining", text, remaining, Merge.MIN)
+
+    def _queues(self) -> Iterator[Family]:
+        waiting = [
+            ({"upstream": host.name, "class": str(each)}, host.places.waiting_of(is_batch=each is BATCH))
+            for host in self.upstreams
+            for each in TrafficClass
+        ]
+        yield gauges("flow_upstream_waiting", "Requests that wait for a place.", waiting, Merge.SUM)
+        for host in self.upstreams:
+            for each in TrafficClass:
+                self._queue_waits[host.name, each]  # there with its first zero
+        waits = [({"upstream": name, "class": str(each)}, found) for (name, each), found in self._queue_waits.items()]
+        text = "How long ended requests that had to wait for a place waited, whether they got one or not."
+        yield histograms("flow_upstream_queue_wait_seconds", text, QUEUE_BUCKETS, waits)
 
     def _dns(self) -> Iterator[Family]:
         lookups = _labelled("upstream", [(name, figures.lookups) for name, figures in self.names])
@@ -393,6 +457,23 @@ class Metrics:
         seconds = _labelled("upstream", [(name, figures.seconds) for name, figures in self.names])
         yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, the one under way included.", seconds)
 
+    def _adaptive(self) -> Iterator[Family]:
+        """Of the providers whose places adapt. All workers know the same limit."""
+        adaptive = [(host.name, host.adaptive) for host in self.upstreams if host.adaptive is not None]
+        text = 'Most requests at a time, where max_concurrent is "auto".'
+        limits = _labelled("upstream", [(name, learned.limit) for name, learned in adaptive])
+        yield gauges("flow_upstream_limit", text, limits, Merge.MAX)
+        decreases = [
+            ({"upstream": name, "cause": cause}, count)
+            for name, learned in adaptive
+            for cause, count in sorted(learned.decreases.items())
+        ]
+        yield counters("flow_upstream_limit_decreases", "Times it fell, by cause.", decreases)
+
+
+def _queue_histogram() -> Histogram:
+    return Histogram(QUEUE_BUCKETS)
+
 
 def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Labels, float]]:
     """Figures by the value of their one label."""
@@ -402,14 +483,32 @@ def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Lab
 _Make = Callable[[str, str, Iterable[tuple[Labels, float]]], Family]
 _summed: _Make = partial(gauges, merge=Merge.SUM)
 _highest: _Make = partial(gauges, merge=Merge.MAX)
+_lowest: _Make = partial(gauges, merge=Merge.MIN)
 _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], float]], ...] = (
     (_summed, "flow_upstream_open", "Requests under way.", lambda host, now: host.open),
-    (_summed, "flow_upstream_waiting", "Requests that wait for a place.", lambda host, now: host.waiting),
     (
         _highest,
         "flow_upstream_breaker",
         "0 closed, 1 half-open, 2 open.",
         lambda host, now: host.health.state(now).value,
+    ),
+    (
+        _lowest,
+        "flow_upstream_healthy",
+        "Whether the provider passes its active checks, or has none.",
+        lambda host, now: float(host.checks.cause is None),
+    ),
+    (
+        _highest,
+        "flow_upstream_ejected",
+        "Routes from which outlier detection has ejected the provider.",
+        lambda host, now: host.ejected,
+    ),
+    (
+        _lowest,
+        "flow_upstream_slow_start",
+        "Part of its weight that the provider has; below 1 while it starts slowly.",
+        lambda host, now: host.ramp,
     ),
     (counters, "flow_upstream_requests", "Requests begun.", lambda host, now: host.started),
     (counters, "flow_upstream_answers", "Answers passed on.", lambda host, now: host.answers),
@@ -434,8 +533,31 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
     ),
     (
         counters,
+        "flow_first_token_timeouts",
+        "Attempts cancelled since they showed no content within the route's first_token_timeout.",
+        lambda host, now: host.first_token_timeouts,
+    ),
+    (
+        counters,
+        "flow_hedges",
+        "Requests sent here since another attempt was slow, which went on.",
+        lambda host, now: host.hedges,
+    ),
+    (
+        counters,
+        "flow_hedges_won",
+        "Of these, the ones whose answers were passed on.",
+        lambda host, now: host.hedges_won,
+    ),
+    (
+        counters,
         "flow_upstream_breaker_opened",
         "Times the breaker opened.",
         lambda host, now: host.health.opened,
     ),
+)
+_UPSTREAM_COUNTS: tuple[tuple[str, str, str, Callable[[UpstreamHost], Counter[str]]], ...] = (
+    ("flow_upstream_failures", "Failed attempts by reason.", "reason", lambda host: host.failures),
+    ("flow_upstream_checks", "Active health checks by result.", "result", lambda host: host.check_results),
+    ("flow_upstream_ejections", "Ejections of outliers by cause.", "cause", lambda host: host.ejections),
 )

@@ -23,7 +23,7 @@ Common = Callable[[], dict[str, object]]
 class OwnPages:
     """An `admin.AdminSource` of a process without a parent."""
 
-    __slots__ = ("_clock", "_common", "_is_draining", "_metrics", "_report", "_slices")
+    __slots__ = ("_clock", "_common", "_metrics", "_report", "_slices", "_unready")
 
     def __init__(
         self,
@@ -32,19 +32,19 @@ class OwnPages:
         report: LiveReport,
         *,
         clock: Callable[[], float],
-        is_draining: Callable[[], bool],
+        unready: Callable[[], str | None],
         common: Common,
     ) -> None:
-        """`clock`: that of the exchanges."""
+        """`clock`: that of the exchanges. `unready` as in `AdminSource`."""
         self._metrics = metrics
         self._slices = slices
         self._report = report
         self._common = common
         self._clock = clock
-        self._is_draining = is_draining
+        self._unready = unready
 
     def unready(self) -> str | None:
-        return "draining" if self._is_draining() else None
+        return self._unready()
 
     def metrics(self, done: Done) -> None:
         self._slices.ask(METRICS, self._metrics.scrape, done)

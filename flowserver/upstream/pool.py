@@ -244,6 +244,18 @@ class Pool:
         self._idle_wide.clear()
 
     @property
+    def is_full(self) -> bool:
+        """Whether one more request has to wait for another one's end."""
+        if len(self._connections) < self._settings.max_connections:
+            return False
+        return not self.idle_connections and not any(connection.capacity for connection in self._connections)
+
+    @property
+    def connections(self) -> list[PooledConnection]:
+        """All of them."""
+        return [*self._connections, *self._retired]
+
+    @property
     def open_connections(self) -> int:
         return len(self._connections) + len(self._retired)
 

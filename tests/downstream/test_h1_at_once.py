@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 
 from flowserver.downstream.h1 import MAX_PIPELINED
 from flowserver.downstream.linger import LINGER_SILENCE
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.http.h1_server import MAX_SKIPPED
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.interfaces import DownstreamStream
 
+from ..support.clock import FakeClock
 from ..support.dialogue import Client, FakeHangups, Relay, listener_context, understood
-from ..support.h1_client import BAD, GET, POST, WHOLE, Instant, heard
+from ..support.h1_client import BAD, CHUNKED_POST, GET, POST, WHOLE, Instant, heard
 from ..support.recording import RecordingDownstreamEvents, RecordingObserver
 
 # Refusals
@@ -93,11 +96,36 @@ def test_pipelined_requests_that_are_answered_at_once() -> None:
 def test_a_body_behind_an_answer_that_was_there_at_once_is_no_request() -> None:
     instant = Instant()
     client = Client(listener_context(instant.open_exchange))
-    client.says(POST.replace(b": 5", b": %d" % len(GET)) + GET)
+    client.says(POST.replace(b": 5", b": %d" % (MAX_SKIPPED + 1)) + GET)
     answer = heard(client)
     assert (answer.whole, answer.rest, answer.headers[b"connection"]) == (True, b"", b"close")
     assert len(instant.events) == 1
     assert client.end == "half-closed"
+
+
+@pytest.mark.parametrize("cut", [0, 1, len(POST), len(POST) + 1, len(POST) + len(GET), len(POST) + len(GET) + 1])
+def test_behind_an_answer_that_was_there_at_once_a_short_body_is_dropped(cut: int) -> None:
+    instant = Instant()
+    client = Client(listener_context(instant.open_exchange))
+    sent = POST.replace(b": 5", b": %d" % len(GET)) + GET
+    client.says(sent[:cut], sent[cut:] + GET + sent[:cut], sent[cut:])
+    answers = client.hears()
+    assert answers.count(b"HTTP/1.1 200 ") == len(instant.events) == 3
+    assert b"connection" not in answers
+    assert client.end == "open"
+
+
+def test_a_client_that_keeps_the_rest_of_a_short_body_has_as_long_as_an_idle_one() -> None:
+    clock = FakeClock()
+    context = listener_context(Instant().open_exchange, keepalive_timeout=50.0, clock=clock)
+    client = Client(context)
+    client.says(POST, b"he")
+    assert heard(client).whole
+    for seconds, end in ((49, "open"), (2, "closed")):
+        now = clock.advance(seconds)
+        for connection in list(context.connections):
+            connection.sweep(now)
+        assert client.end == end
 
 
 def test_what_is_pipelined_behind_a_body_that_was_answered_early_is_dropped() -> None:
@@ -119,7 +147,7 @@ def test_what_is_pipelined_behind_a_body_that_was_answered_early_is_dropped() ->
 
     hangups = FakeHangups()
     client = Client(listener_context(open_exchange, hangups=hangups))
-    ahead = POST + b"hello" + GET * (2 * MAX_PIPELINED // len(GET))
+    ahead = CHUNKED_POST + b"5\r\nhello\r\n0\r\n\r\n" + GET * (2 * MAX_PIPELINED // len(GET))
     client.says(GET, ahead[:100], ahead[100:])
     answer(streams[0])
     assert client.hears().count(b"hello") == 2

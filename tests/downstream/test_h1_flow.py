@@ -7,6 +7,7 @@ import pytest
 from flowserver.downstream.linger import LINGER_SILENCE
 from flowserver.errors import EndReason
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.http.h1_server import MAX_SKIPPED
 
 from ..support.dialogue import Relay
 from ..support.h1_client import CHUNKED_POST, GET, HEAD, POST, STREAM, WHOLE, heard
@@ -84,7 +85,7 @@ def test_a_malformed_body_behind_the_answer_s_head_breaks_it() -> None:
 def test_an_early_answer_ends_the_connection_after_it() -> None:
     relay = Relay()
     client, provider = relay.client(), relay.provider()
-    client.says(POST, b"he")
+    client.says(POST.replace(b": 5", b": %d" % (MAX_SKIPPED + 3)), b"he")
     provider.says(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
     answer = heard(client)
     assert (answer.status, answer.whole, answer.headers[b"connection"]) == (401, True, b"close")
@@ -95,6 +96,21 @@ def test_an_early_answer_ends_the_connection_after_it() -> None:
     relay.sweep(LINGER_SILENCE)
     assert client.end == "reset"
     assert relay.observer.ends == [EndReason.COMPLETE]
+
+
+def test_behind_an_early_answer_the_rest_of_a_short_body_is_dropped() -> None:
+    relay = Relay()
+    client, provider = relay.client(), relay.provider()
+    client.says(POST, b"he")
+    provider.says(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
+    answer = heard(client)
+    assert (answer.status, answer.whole, b"connection" in answer.headers) == (401, True, False)
+    provider = relay.provider()
+    client.says(b"l", b"lo" + GET)
+    provider.says(WHOLE)
+    answer = heard(client)
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert client.end == "open"
 
 
 def test_an_early_answer_to_a_client_that_was_held_back_still_lets_it_finish() -> None:

@@ -126,7 +126,7 @@ async def test_a_client_that_never_closes_is_closed(lab: Lab, monkeypatch: pytes
     monkeypatch.setattr("flowserver.downstream.linger.LINGER_SILENCE", 0.2)
     _, relay, _ = await lab.between(ok, max_body=1000)
     client = await Wire.connect(relay.port)
-    await client.send(request("POST", headers=["Content-Length: 2000"]))
+    await client.send(request("POST", headers=["Content-Length: 200000"]))
     assert (await client.response()).status == 413
     await eventually(lambda: not relay.relay.connections)
     client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flowserver.downstream.h1 import FIN_FOLLOWS
+from flowserver.routing.first_token_times import ENOUGH
 from tests.support.h2_lab import Certificates, ask, h2_client
 from tests.support.h2_provider import H2Server, H2Site, ok, silent
 from tests.support.lab import Lab, RunningRelay, chat, eventually, free_port
@@ -298,6 +300,31 @@ async def test_an_answer_that_is_read_on(lab: Lab, tmp_path: Path) -> None:
     await client.send(chat(events=0, rate=100))
     await client.until(b"tok000002")
     client.reset()
+    await _over(relay, 1)
+    _none_left()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("options", [{"events": 5}, {"delay": 60}, {"events": 5, "first": 0.3}, {"status": 503}])
+async def test_a_route_with_a_deadline_of_first_tokens_and_hedges(
+    lab: Lab, tmp_path: Path, options: dict[str, object], leaves: bool
+) -> None:
+    simulator = await lab.simulator()
+    route = '[[routes]]\nupstreams = ["a", "b"]\nfirst_token_timeout = "100ms"\nhedge_share = 1.0\n'
+    relay = await lab.relay(
+        None, config=toml(tmp_path, {"a": simulator.url, "b": simulator.url}, route), first_byte_timeout="500ms"
+    )
+    for host in relay.relay.metrics.upstreams:
+        for _ in range(ENOUGH):
+            host.first_token_times.of("simulated").note(0.01, time.monotonic())
+    gc.collect()
+    client = await lab.client(relay.port)
+    await client.send(chat(**options))
+    if leaves:
+        await asyncio.sleep(max(0.06, 2 * FIN_FOLLOWS))
+    else:
+        await client.response()
+    client.close()
     await _over(relay, 1)
     _none_left()
 

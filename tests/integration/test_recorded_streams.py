@@ -24,14 +24,14 @@ ALL = recordings()
 pytestmark = pytest.mark.skipif(not ALL, reason="FLOW_CORPUS does not name a folder of recordings")
 
 
-async def _relay(lab: Lab, folder: Path, played: list[Recording]) -> RunningRelay:
+async def _relay(lab: Lab, folder: Path, played: list[Recording], **settings: object) -> RunningRelay:
     """One relay before one provider, that goes by a name for each dialect."""
     provider = await lab.provider(Replay(played))
     upstreams = {name: {"url": provider.url, "dialect": name} for name in DIALECTS}
     routes = [f'[[routes]]\nmodels = ["{models}"]\nupstreams = ["{name}"]\n' for name, models in DIALECTS.items()]
     rest = '[[routes]]\nupstreams = ["any"]\n'
     config = toml(folder, {**upstreams, "any": provider.url}, "\n".join([*routes, rest]))
-    return await lab.relay(None, config=config)
+    return await lab.relay(None, config=config, **settings)
 
 
 async def _play(lab: Lab, relay: RunningRelay, played: list[Recording], *, asks: bool = True) -> dict[str, bytes]:
@@ -99,6 +99,17 @@ async def test_bytes_pass_and_tokens_are_counted(lab: Lab, tmp_path: Path) -> No
     assert {line["end"] for line in lines.values()} == {"complete"}
     untold = {name for name, usage in expected.items() if "input_tokens" not in usage}
     assert {name for name, line in lines.items() if line["estimated"]} == untold
+
+
+async def test_bytes_that_were_withheld_until_the_first_content_pass_and_are_counted(lab: Lab, tmp_path: Path) -> None:
+    relay = await _relay(lab, tmp_path, ALL, first_token_timeout="1m")
+    answers = await _play(lab, relay, ALL)
+    assert [recording.name for recording in ALL if answers[recording.name] != recording.body] == []
+    lines = await _lines(relay, ALL)
+    served = [recording for recording in ALL if is_served(recording) and recording.about["usage"]]
+    expected = {recording.name: _expected(recording) for recording in served}
+    assert {name: _counted(lines[name], usage) for name, usage in expected.items()} == expected
+    assert {line["end"] for line in lines.values()} == {"complete"}
 
 
 async def test_streams_without_a_usage_report_pass_and_are_estimated(lab: Lab, tmp_path: Path) -> None:

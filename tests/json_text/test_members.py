@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from flowserver.json_text.members import COUNT, MOST_MEMBERS, MOST_NAME, MOST_SCALAR, MOST_VALUES, JsonMembers, Reads
+from flowserver.json_text.members import (
+    COUNT,
+    MOST_MEMBERS,
+    MOST_NAME,
+    MOST_SCALAR,
+    MOST_VALUES,
+    SPAN,
+    JsonMembers,
+    Reads,
+)
 from tests.support.scanning import by_bytes, pieces
 
 READS = Reads(
@@ -259,3 +268,45 @@ def test_where_a_member_stands() -> None:
     }
     assert [body[found.members[path].close : found.members[path].end] for path in ((), ("options",))] == [b"}", b"}"]
     assert json.loads(body)["options"] == found.values["options"]
+
+
+def span_of(body: bytes) -> bytes:
+    """What stands at the only name that matters, found the same in one piece and byte by byte."""
+    reads = Reads({"span": SPAN})
+    found, in_bytes = JsonMembers(reads), JsonMembers(reads)
+    found.feed(body)
+    for byte in by_bytes(body):
+        in_bytes.feed(byte)
+    for each in (found, in_bytes):
+        each.finish()
+        assert each.problem is None
+    assert (in_bytes.values, in_bytes.members) == (found.values, found.members)
+    start, end = found.members[("span",)][:2]
+    return body[start:end]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'"text"',
+        b'"%b"' % (b"long " * MOST_SCALAR),
+        rb'"a \" \\"',
+        b"1.5e3",
+        b"null",
+        b"{}",
+        b"[ ]",
+        b'{"span": {"span": [1, "]"]}}',
+        b"[%b1]" % (b"1, " * MOST_VALUES * 2),
+    ],
+)
+def test_of_a_span_only_the_place_is_found(value: bytes) -> None:
+    assert span_of(b'{ "a" : [1] , "span" : %b , "b" : "x" }' % value) == value
+    assert span_of(b'{"span":%b}' % value) == value
+
+
+def test_a_span_that_appears_twice_is_ambiguous() -> None:
+    for body in (b'{"span":"a","span":[]}', b'{"span":"a","SPAN":[]}'):
+        found = JsonMembers(Reads({"span": SPAN}))
+        found.feed(body)
+        assert found.problem is not None
+        assert found.problem.is_ambiguous

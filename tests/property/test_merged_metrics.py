@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from flowserver.dialects.base import Usage
 from flowserver.errors import TOO_MANY_CONNECTIONS, EndReason, bad_request
 from flowserver.http.messages import RequestHead
+from flowserver.quota.traffic_class import TrafficClass
 from flowserver.relay.limited_time import Holder
 from flowserver.relay.record import AccountRecord, ExchangeRecord, TokenRecord
 from flowserver.telemetry.log import Log
@@ -23,6 +24,7 @@ from flowserver.telemetry.sources import WorkerReports
 from ..support.clock import FakeClock
 from ..support.exposed import broken_rules
 from ..support.lab import samples
+from ..support.live import live_report
 from ..support.workers import FakeWorkers, worker
 
 COUNTS = st.integers(0, 5000)
@@ -79,6 +81,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         # So that the time for each token is exact too.
         output=draw(st.sampled_from([0, 1, 2, 3, 5, 9])),
         budget=None,
+        traffic_class=draw(st.sampled_from(TrafficClass)),
         tenant=draw(st.one_of(st.none(), NAMES)),
         user=None,
         session=None,
@@ -93,6 +96,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         protocol="h1",
         upstream="a",
         attempts=1,
+        queued=draw(TIMES),
         reused=False,
         state=draw(st.sampled_from(["paused", "waiting_for_tokens", "streaming"])),
         status=draw(st.sampled_from([200, 404, 502])),
@@ -159,7 +163,7 @@ def merged(workers: list[Metrics], own: Metrics) -> bytes:
     clock, due = FakeClock(), list[Any]()
     fakes = FakeWorkers(*[worker(str(number), number) for number in range(len(workers))])
     for number, metrics in enumerate(workers):
-        reports = WorkerReports(metrics, Slices(due.append, clock), clock)
+        reports = WorkerReports(metrics, Slices(due.append, clock), live_report(metrics, clock), clock)
 
         def answer(what: bytes, reports: WorkerReports = reports) -> bytes:
             found: list[bytes] = []
@@ -168,7 +172,7 @@ def merged(workers: list[Metrics], own: Metrics) -> bytes:
 
         fakes.answers[number] = answer
     pages: list[bytes] = []
-    parent = MergedPages(fakes, own, Slices(due.append, clock), lambda seconds, call: None)
+    parent = MergedPages(fakes, own, Slices(due.append, clock), lambda seconds, call: None, common=dict)
     parent.metrics(lambda parts: pages.append(b"".join(parts or ())))
     assert not due
     [page] = pages

@@ -41,6 +41,7 @@ class FakeMeter:
     content: ByteClasses = field(default_factory=ByteClasses)
     calls: int = 0
     citations: int = 0
+    other_output: bool = False
     usage: Usage = field(default_factory=Usage)
     running: bool = False
     is_final: bool = False

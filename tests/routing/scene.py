@@ -7,16 +7,19 @@ from typing import Any
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.relay.account import Account
 from flowserver.relay.interfaces import Clock, UpstreamEvents
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
-from flowserver.routing.dispatcher import Dispatcher, RetryPolicy
+from flowserver.routing.context import RetryPolicy
+from flowserver.routing.dispatcher import Dispatcher
 from flowserver.routing.provider_share import ProviderShare
-from flowserver.routing.routes import Route
+from flowserver.routing.routes import FirstTokenPolicy, Route
 from flowserver.routing.upstream_host import UpstreamHost
 
 from ..support.clock import FakeClock
 from ..support.later import Later
 from ..support.recording import RecordingUpstream, RecordingUpstreamEvents, Uncounted, account, routing, target
+from ..support.timers import FakeTimers
 
 UNREACHABLE = upstream_error("connect_failed", "Not there.", EndReason.CONNECT_FAILED, not_processed=True)
 REFUSED = upstream_error("upstream_failed", "Refused.", EndReason.UPSTREAM_FAILED, not_processed=True)
@@ -127,6 +130,8 @@ class Scene:
 
     upload: Held
     """Of the last request."""
+    account: Account
+    """The same."""
 
     def __init__(
         self,
@@ -141,12 +146,14 @@ class Scene:
         shares: Mapping[str, ProviderShare] | None = None,
         clock: FakeClock | None = None,
         later: Later | None = None,
+        first_token: FirstTokenPolicy | None = None,
         **settings: Any,
     ) -> None:
         """`routes` by the provider that serves them, `renames` by the provider that names models otherwise, `shares` by
         the provider that several scenes share."""
         self.clock = clock or FakeClock()
         self.later = later or Later()
+        self.timers = FakeTimers(self.clock)
         self.providers: dict[str, Provider] = {}
         self.hosts: dict[str, UpstreamHost] = {}
         tiers = tiers or (("a",),)
@@ -160,6 +167,7 @@ class Scene:
                 name=name,
                 health=health,
                 later=self.later,
+                clock=self.clock,
                 places=share.places if share else None,
                 models=models,
                 **settings,
@@ -171,6 +179,8 @@ class Scene:
             routes=[Route("*", models, ((self.hosts[name],),)) for name, models in routes.items()]
             if routes is not None
             else None,
+            first_token=first_token,
+            timers=self.timers,
         )
 
     def ask(
@@ -180,8 +190,9 @@ class Scene:
         events = Events()
         self.upload = events.upload
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
+        self.account = account(path)
         events.dispatcher = dispatcher = Dispatcher(
-            request, self.context, events, request_id=b"id-1", account=account(path), upload=events.upload
+            request, self.context, events, request_id=b"id-1", account=self.account, upload=events.upload
         )
         dispatcher.start()
         if body:
@@ -197,6 +208,16 @@ class Scene:
 
     def answer(self, name: str, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
         self.providers[name].streams[-1].answer(status, *headers)
+        self.later.run()
+
+    def show(self, name: str, data: bytes = b"content") -> None:
+        """The last request at the provider gets body bytes: blanks are no content."""
+        self.providers[name].streams[-1].events.on_upstream_data(data)
+        self.later.run()
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, and what follows from it is done."""
+        self.timers.advance(seconds)
         self.later.run()
 
     def leave(self, dispatcher: Dispatcher) -> None:

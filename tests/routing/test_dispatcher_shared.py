@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowserver.routing.dispatcher import DispatchState
+from flowserver.routing.context import DispatchState
 
 from ..support.clock import FakeClock
 from ..support.later import Later

@@ -27,7 +27,7 @@ def own_pages(
         slices,
         live_report(metrics, clock),
         clock=clock,
-        is_draining=is_draining,
+        unready=lambda: "draining" if is_draining() else None,
         common=lambda: common(metrics.process, is_draining=is_draining()),
     )
 

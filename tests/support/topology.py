@@ -33,5 +33,5 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f'"{key}" = "{text}"' for key, text in value.items()) + " }"
+        return "{ " + ", ".join(f'"{key}" = {_value(inner)}' for key, inner in value.items()) + " }"
     return str(value) if isinstance(value, int | float) else f'"{value}"'

@@ -1,0 +1,75 @@
+"""Notices the first content of an answer, in whatever format it is. No I/O."""
+
+from __future__ import annotations
+
+from ..dialects.base import Format, Meter, Quirks, RequestParams
+from ..events.registry import SCANNERS, BodyKind, is_blank
+from ..events.scanner import Scanner
+from ..http.messages import ResponseHead
+from .token_count import kind_by_bytes, kind_by_head
+
+_MAX_EVENT = 1 << 16
+"""Bytes of an event that is read whole. A larger one has content, or an echo of the request that a scanner reduces."""
+
+
+class ContentWatch:
+    """On one answer: `open` with its head, then `feed` until it shows content.
+
+    Content is output of the model in any form: text, reasoning, the call of a tool, sound, a picture. Heartbeats,
+    comments, roles, and what else providers send before they generate, are none. The end of an answer, an error in it,
+    and what can't be read count as content, since nothing better is to come. So does the first byte, blanks left out,
+    of an answer that is no stream, or not in a format that is known.
+    """
+
+    __slots__ = ("_first", "_format", "_head", "_meter", "_params", "_scanner")
+
+    def __init__(self, known: Format | None, params: RequestParams, quirks: Quirks) -> None:
+        """`known` None: a format that is not known."""
+        self._format = known
+        self._params = params
+        self._meter = known.meter(params, quirks, cuttable=False) if known is not None else None
+        self._scanner: Scanner | None = None
+        """None: it is no stream of events, or this is not known yet."""
+        self._head: ResponseHead | None = None
+        self._first = b""
+        """The first bytes of the body, while they are too few to tell what it is."""
+
+    def __repr__(self) -> str:
+        kind = "undecided" if self._scanner is None else type(self._scanner).__name__
+        return f"<ContentWatch {kind} first={len(self._first)}>"
+
+    def open(self, head: ResponseHead) -> None:
+        """Read the answer's head."""
+        self._head = head
+
+    def feed(self, data: bytes) -> bool:
+        """More of the body. Returns whether it has content by now."""
+        scanner, meter = self._scanner, self._meter
+        if meter is None or self._format is None or self._head is None:
+            return not _is_nothing(data)
+        if scanner is None:
+            data = self._first = self._first + data
+            kind = kind_by_head(self._head) or self._kind_by_bytes(self._head, data, self._format)
+            if kind is BodyKind.UNDECIDED:
+                return False
+            if kind not in SCANNERS:
+                return not _is_nothing(data)
+            self._scanner = scanner = SCANNERS[kind](_MAX_EVENT)
+            self._first = b""
+        for name, payload, _ in scanner.feed(data):
+            meter.read(name, payload)
+        return scanner.broken or scanner.oversized > 0 or _shows_output(meter)
+
+    def _kind_by_bytes(self, head: ResponseHead, first: bytes, known: Format) -> BodyKind:
+        return kind_by_bytes(head, first, known, stream=self._params.stream)
+
+
+def _is_nothing(data: bytes) -> bool:
+    """Whether these are but the blanks with which some providers show that they are working."""
+    return not data or is_blank(data)
+
+
+def _shows_output(meter: Meter) -> bool:
+    said = meter.content_events or meter.calls or meter.citations or meter.other_output
+    over = meter.finished or meter.finish is not None or meter.failed is not None
+    return bool(said) or over or meter.unread > 0

@@ -1,0 +1,61 @@
+"""What the dispatchers of a process share, and the states that each of them goes through. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
+from ..relay.interfaces import Clock
+from .candidates import ByLoad
+from .first_token import FirstTokenContext
+from .overload import OverloadGate
+from .routes import RouteTable
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """`attempts` for one request, within `time` seconds of its start; bodies up to `replay` bytes can be sent again.
+
+    `unanswered`: another provider is asked also when one broke off that may have begun with the request."""
+
+    attempts: int
+    time: float
+    replay: int
+    unanswered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingContext:
+    """What the dispatchers of a process share."""
+
+    routes: RouteTable
+    policy: RetryPolicy
+    clock: Clock
+    random: Callable[[], float]
+    pseudonym: bytes
+    first_token: FirstTokenContext
+    wall_clock: Clock = lambda: 0.0
+    """Seconds since the epoch."""
+    memory: MemoryBudget = UNLIMITED
+    overload: OverloadGate | None = None
+    """None: nobody is refused for what the relay has to do."""
+    by_load: ByLoad = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_load", ByLoad(self.random))
+
+
+class DispatchState(Enum):
+    PREPARING = "preparing"
+    """It is not known yet whose request it is, what it asks for, or whether its limits admit it."""
+    QUEUED = "queued"
+    """Waits for a place at the host tried last."""
+    BACKING_OFF = "backing off"
+    """Waits before it asks the host tried last again."""
+    ASKING = "asking"
+    """An attempt is under way, and another one may follow."""
+    ANSWERED = "answered"
+    """The attempt's answer is passed on."""
+    ENDED = "ended"

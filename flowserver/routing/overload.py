@@ -1,0 +1,233 @@
+"""Refuses requests while the relay itself has more to do than it can. No I/O.
+
+The signal is time: what arrives waits for the event loop. When even the shortest wait of an interval is above the
+target (CoDel, RFC 8289), a share of the requests is refused, which grows and shrinks with the delay: first of class
+batch, then of tenants that have more than their share, then of all. Memory that runs out refuses by its level.
+
+Each process has a gate of its own, since it has a loop of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import EndReason, Party, RelayError
+from ..flow.codel import StandingDelay
+from ..flow.loop_delay import LoopDelay
+from ..flow.pressure import Pressure
+from ..quota.tenants import Tenant
+from ..quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
+from ..relay.interfaces import H2Totals
+from .tenant_shares import TenantShares
+
+NO_BATCH, FULL = 2, 3
+"""Levels of memory from which on requests of class batch are refused, and all."""
+BETWEEN_LOOKS = 0.01
+"""Seconds. A look costs two callbacks of the loop, 2 us."""
+MOST = 0.95
+"""The largest share of all requests that is refused for the delay: some show whether it is time to end."""
+
+_BATCH, _ABOVE, _ALL = range(3)
+GIVE_WAY = ("batch", "above_share", "all")
+"""Which requests give way, in this order: of class batch, of tenants above their share, all."""
+
+Shares = tuple[float, float, float]
+"""Of each of these, the share that is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadSettings:
+    """Seconds: the longest delay that may stand, and for how long it has to until the relay counts as overloaded."""
+
+    target: float
+    interval: float
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadChange:
+    """The relay is overloaded from now on, or no longer. `delay` is the one just measured, in seconds."""
+
+    begins: bool
+    delay: float
+    seconds: float = 0.0
+    """How long it was, at its end, as the next two."""
+    most: Shares = (0.0, 0.0, 0.0)
+    """The highest that was refused at a time."""
+    refused: int = 0
+
+
+class OverloadGate:
+    """Asked by each request as soon as it is known whose it is."""
+
+    __slots__ = (
+        "_began_at",
+        "_changed",
+        "_h2",
+        "_interval",
+        "_look_at",
+        "_loop_delay",
+        "_most",
+        "_pressed_at",
+        "_pressure",
+        "_random",
+        "_refused_before",
+        "_standing",
+        "_tenants",
+        "delay",
+        "is_overloaded",
+        "memory_level",
+        "refused",
+    )
+
+    def __init__(
+        self,
+        settings: OverloadSettings | None,
+        loop_delay: LoopDelay,
+        h2: H2Totals,
+        *,
+        random: Callable[[], float],
+        changed: Callable[[OverloadChange], None],
+    ) -> None:
+        """`settings` None: time refuses nobody, memory may. `h2`: requests of one HTTP/2 connection start over several
+        turns of the loop."""
+        self._loop_delay = loop_delay
+        self._h2 = h2
+        self._random = random
+        self._changed = changed
+        target, interval = (1.0, 1.0) if settings is None else (settings.target, settings.interval)
+        self._interval = interval
+        self._standing = StandingDelay(target, interval)
+        # Once requests are refused, nothing is gained by a delay as long as the target: the relay does as much with a
+        # shorter one, and a refusal takes twice as long as the delay. Batch is there to give way before others notice.
+        self._pressure = Pressure(easy=target / 8, hard=target / 4)
+        self._tenants = TenantShares()
+        self._look_at = float("inf") if settings is None else 0.0
+        """When the next request has the delay measured."""
+        self._began_at = 0.0
+        self._pressed_at = 0.0
+        """When the level was last above 0."""
+        self._most: Shares = (0.0, 0.0, 0.0)
+        self._refused_before = 0
+        self.is_overloaded = False
+        self.delay = 0.0
+        """The last one measured, in seconds."""
+        self.memory_level = 0
+        """0 normal, 1 tight, 2 no batch, 3 full, 4 cutting; written by whoever knows."""
+        self.refused = {(cls, reason): 0 for cls in TrafficClass for reason in ("delay", "memory")}
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def refusal(self, traffic_class: TrafficClass, tenant: Tenant | None, now: float) -> RelayError | None:
+        """Why a request of this class may not start now; None: it may. `tenant` None: there are none, and all requests
+        count as one's."""
+        if now >= self._look_at:
+            self._look_at = now + BETWEEN_LOOKS
+            self._loop_delay.measure(self._observe)
+        if not self.is_overloaded and self.memory_level < NO_BATCH:
+            return None
+        error = self._refusal_by_memory(traffic_class)
+        return self._refusal_by_delay(traffic_class, tenant) if error is None else error
+
+    def refusal_as_batch(self) -> RelayError | None:
+        """The same for a request that has passed and turns out to be of class batch."""
+        if not self.is_overloaded and self.memory_level < NO_BATCH:
+            return None
+        error = self._refusal_by_memory(BATCH)
+        if error is None and self._is_hit(self.shares[_BATCH]):
+            error = self._refuse(BATCH, _BATCH)
+        return error
+
+    def _refusal_by_memory(self, traffic_class: TrafficClass) -> RelayError | None:
+        if self.memory_level >= FULL or (self.memory_level == NO_BATCH and traffic_class is BATCH):
+            self.refused[traffic_class, "memory"] += 1
+            return self._error(_BATCH if traffic_class is BATCH else _ALL)
+        return None
+
+    def _refusal_by_delay(self, traffic_class: TrafficClass, tenant: Tenant | None) -> RelayError | None:
+        batch, above, everyone = self.shares
+        name, weight = ("", 1) if tenant is None else (tenant.name, tenant.weight)
+        if traffic_class is BATCH and self._is_hit(batch):
+            return self._refuse(traffic_class, _BATCH)
+        if above and self._tenants.is_above(name) and self._is_hit(above):
+            return self._refuse(traffic_class, _ABOVE)
+        if self._is_hit(everyone):
+            return self._refuse(traffic_class, _ALL)
+        self._tenants.count(name, weight)
+        return None
+
+    def _is_hit(self, share: float) -> bool:
+        return share > 0 and self._random() < share
+
+    def _refuse(self, traffic_class: TrafficClass, why: int) -> RelayError:
+        self.refused[traffic_class, "delay"] += 1
+        return self._error(why)
+
+    def _error(self, why: int) -> RelayError:
+        """One of several that differ in when clients may come back, so that they do not come back together."""
+        errors = _ERRORS[why]
+        return errors[int(self._random() * len(errors))]
+
+    @property
+    def shares(self) -> Shares:
+        """What is refused for the delay now."""
+        pressure = self._pressure
+        last = 2 if len(self._tenants) > 1 else 1  # one tenant alone has its share, whatever it has
+        return pressure.share(0), pressure.share(1) if last == 2 else 0.0, min(MOST, pressure.share(last))
+
+    # --- the delay -------------------------------------------------------------------------------------------------
+
+    def _observe(self, delay: float, now: float) -> None:
+        self.delay = delay = max(delay, self._h2.take_longest_wait())
+        stands = self._standing.observe(delay, now)
+        if self.is_overloaded:
+            self._steer(delay, now)
+        elif stands:
+            self._begin(delay, now)
+        if self.is_overloaded or self._standing.is_suspected:
+            self._loop_delay.measure(self._observe, after=BETWEEN_LOOKS)
+
+    def _begin(self, delay: float, now: float) -> None:
+        self.is_overloaded = True
+        self._began_at = self._pressed_at = now
+        self._refused_before = self._refused_by_delay
+        self._tenants.clear()
+        self._pressure.begin(delay, now)
+        self._most = self.shares
+        self._changed(OverloadChange(True, delay))
+
+    def _steer(self, delay: float, now: float) -> None:
+        pressure = self._pressure
+        self._tenants.refresh(now)
+        pressure.steer(delay, now, steps=3 if len(self._tenants) > 1 else 2)
+        most, shares = self._most, self.shares
+        self._most = max(most[0], shares[0]), max(most[1], shares[1]), max(most[2], shares[2])
+        if pressure.level > 0:
+            self._pressed_at = now
+        elif now - self._pressed_at >= self._interval:
+            self._end(delay, now)
+
+    def _end(self, delay: float, now: float) -> None:
+        self.is_overloaded = False
+        refused = self._refused_by_delay - self._refused_before
+        self._changed(OverloadChange(False, delay, now - self._began_at, self._most, refused))
+
+    @property
+    def _refused_by_delay(self) -> int:
+        return self.refused[BATCH, "delay"] + self.refused[INTERACTIVE, "delay"]
+
+
+def _errors(why: str, *, earliest: int, latest: int) -> tuple[RelayError, ...]:
+    message = f"This relay has more to do than it can{why}. Send the request again after the seconds in retry-after."
+    return tuple(
+        RelayError(503, "overloaded", message, Party.RELAY, EndReason.REFUSED, retry_after=seconds)
+        for seconds in range(earliest, latest + 1)
+    )
+
+
+_ERRORS = (
+    _errors(", and requests of class batch give way first", earliest=2, latest=10),
+    _errors(", and yours are more than your share of it", earliest=1, latest=5),
+    _errors("", earliest=1, latest=3),
+)
+"""By who gives way."""
