@@ -45,7 +45,7 @@ class LiveReport:
         census = Census(views_of(question))
         ended_tokens = metrics.ended_tokens
         yield from census.look(metrics.open, self._rates, clock)
-        rate = self._rates.total(ended_tokens + census.tokens, clock())
+        rate = self._rates.total(ended_tokens, clock())
         if self._tenants is not None:
             yield from self._tenants.refresh(census.tenants)
         yield _line(self._figures(census, rate))
