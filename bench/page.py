@@ -28,7 +28,7 @@ class Settings:
 
     streams: int = 5000
     size: int = 250
-    warm_up: float = 4
+    warm_up: float = 8
     window: int = 6
     rounds: int = 3
 
