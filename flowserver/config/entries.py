@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -14,6 +15,9 @@ class Kind:
 
     name: str
     parse: Callable[[Any], Any]
+    schema: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What a value in the TOML file may be, as a JSON Schema: all that `parse` takes, and little else. Empty, as it is
+    for kinds of the environment: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,10 @@ class Setting:
         return f"FLOW_{self.field.upper()}"
 
     @property
+    def flag(self) -> str:
+        return f"--{self.field.replace('_', '-')}"
+
+    @property
     def summary(self) -> str:
         """Its description's first sentence."""
         return self.doc.partition(". ")[0].removesuffix(".")
@@ -73,6 +81,12 @@ class Key:
     """As in `Setting`."""
     secret: bool = False
     """Whether messages must not show the value."""
+
+
+def suggestion(word: Any, known: Iterable[str]) -> str:
+    """The end of a message about `word`, which is none of `known`: the one that it resembles, if there is one."""
+    close = get_close_matches(word, list(known), n=1) if isinstance(word, str) else []
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def invalid(value: Any, error: ValueError, *, secret: bool = False) -> str:

@@ -6,7 +6,8 @@ sweep concerns it, and its description, from which docs/settings.md is generated
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 
 from ..dialects.base import Auth
 from .access_log import AccessLog
@@ -62,6 +63,25 @@ class ConfigError(Exception):
 
 class NotNowError(ConfigError):
     """What is configured can't be had now, and may be later without any change to it: an address that is in use."""
+
+
+class Origin(StrEnum):
+    """Where a setting's value comes from. A flag stands in place of the environment."""
+
+    DEFAULT = "default"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSetting:
+    """A setting as it was written."""
+
+    name: str
+    """`FLOW_LISTEN`."""
+    shown: str
+    """The text, fit to be shown: of a secret its reference, or that it is set."""
+    origin: Origin
 
 
 LISTENERS = Group("Listeners")
@@ -563,6 +583,8 @@ class Config:
 
     references: tuple[tuple[str, str], ...] = ()
     """Fields whose settings say where the value is kept, and these settings."""
+    given: tuple[GivenSetting, ...] = field(default=(), compare=False, repr=False)
+    """All settings as they were written, and where."""
 
     def sweep_interval(self, *others: float | None) -> float:
         """Seconds between two looks at all deadlines: 1, or less when a deadline, one of `others` among them, is so
