@@ -32,7 +32,7 @@ class Level:
 def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="flowserver completion",
-        description="Print a script for a shell. bash: eval \"$(flowserver completion bash)\" in ~/.bashrc; "
+        description='Print a script for a shell. bash: eval "$(flowserver completion bash)" in ~/.bashrc; '
         "zsh: flowserver completion zsh >_flowserver in a folder of $fpath; "
         "fish: flowserver completion fish >~/.config/fish/completions/flowserver.fish",
     )
@@ -85,7 +85,7 @@ def _bash(levels: list[Level]) -> str:
         "    fi",
         '    if [[ $word == "=" ]]; then word=; elif [[ $before == "=" ]]; then before=${COMP_WORDS[COMP_CWORD-2]}; fi',
         "    case $before in",
-        f"        {'|'.join(sorted(_FILES))}) COMPREPLY=($(compgen -f -- \"$word\")); return ;;",
+        f'        {"|".join(sorted(_FILES))}) COMPREPLY=($(compgen -f -- "$word")); return ;;',
     ]
     lines += [
         f"        {flag}) COMPREPLY=($(compgen -W '{' '.join(words)}' -- \"$word\")); return ;;"
@@ -93,10 +93,9 @@ def _bash(levels: list[Level]) -> str:
         if words and flag not in _FILES
     ]
     lines += ["    esac", '    case "$first $second" in']
-    for level in sorted(levels, key=lambda level: -level.command.count(" ")):
+    for level in _inner_first(levels):
         words = " ".join([*(word for word, _ in level.words), *(flag for flag, _ in level.flags)])
-        pattern = f'"{level.command}"' if " " in level.command else f'"{level.command} "*'
-        lines.append(f"        {pattern}) words='{words}' ;;")
+        lines.append(f"        {_pattern(level)}) words='{words}' ;;")
     lines += [
         "    esac",
         '    COMPREPLY=($(compgen -W "$words" -- "$word"))',
@@ -113,38 +112,41 @@ def _zsh(levels: list[Level]) -> str:
     lines = [
         "#compdef flowserver",
         "_flowserver() {",
-        "    local -a commands words flags",
+        "    local before=${words[CURRENT-1]} first=${words[2]} second=${words[3]}",
+        "    local -a commands choices flags",
         f"    commands=({' '.join(_described(name, about) for name, about in COMMANDS.items())})",
         "    if (( CURRENT == 2 )); then _describe command commands; return; fi",
-        "    case ${words[CURRENT-1]:-$PREFIX} in",
-        "    esac",
-        "    case ${(Q)$(( CURRENT > 2 ))} in esac",
-    ]
-    lines = lines[:-3]
-    lines += [
-        "    local before=${${(z)BUFFER}[CURRENT-1]} first=${${(z)BUFFER}[2]} second=${${(z)BUFFER}[3]}",
         "    case $before in",
         f"        {'|'.join(sorted(_FILES))}) _files; return ;;",
     ]
     lines += [
-        f"        {flag}) compadd {' '.join(choices)}; return ;;"
-        for flag, choices in _WORDS.items()
-        if choices and flag not in _FILES
+        f"        {flag}) compadd -- {' '.join(words)}; return ;;"
+        for flag, words in _WORDS.items()
+        if words and flag not in _FILES
     ]
     lines += ["    esac", '    case "$first $second" in']
-    for level in sorted(levels, key=lambda level: -level.command.count(" ")):
-        pattern = f'"{level.command}"' if " " in level.command else f'"{level.command} "*'
+    for level in _inner_first(levels):
         words = " ".join(_described(word, about) for word, about in level.words)
         flags = " ".join(_described(flag, about) for flag, about in level.flags)
-        lines.append(f"        {pattern}) words=({words}) flags=({flags}) ;;")
+        lines.append(f"        {_pattern(level)}) choices=({words}); flags=({flags}) ;;")
     lines += [
         "    esac",
-        "    (( $#words )) && _describe word words",
+        "    (( $#choices )) && _describe word choices",
         "    _describe flag flags",
         "}",
-        '_flowserver "$@"',
+        # As a file of $fpath it is called at once; read by eval or source it is registered.
+        'if [[ $funcstack[1] == _flowserver ]]; then _flowserver "$@"; else compdef _flowserver flowserver; fi',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _inner_first(levels: list[Level]) -> list[Level]:
+    return sorted(levels, key=lambda level: -level.command.count(" "))
+
+
+def _pattern(level: Level) -> str:
+    """For `case` of bash and zsh: a command and what follows it."""
+    return f'"{level.command}"' if " " in level.command else f'"{level.command} "*'
 
 
 def _described(word: str, about: str) -> str:
@@ -166,20 +168,20 @@ def _fish(levels: list[Level]) -> str:
         condition = f"not __fish_seen_subcommand_from {names}"
         lines.append(f"complete -c flowserver -n {_quoted(condition)} -a {name} -d {_quoted(about)}")
     for level in levels:
-        first, _, second = level.command.partition(" ")
-        condition = f"__fish_seen_subcommand_from {first}"
-        if second:
-            condition += f"; and __fish_seen_subcommand_from {second}"
+        condition = "; and ".join(f"__fish_seen_subcommand_from {name}" for name in level.command.split())
         for word, about in level.words:
             lines.append(f"complete -c flowserver -n {_quoted(condition)} -a {word} -d {_quoted(about)}")
         for flag, about in level.flags:
-            value = "-r -F" if flag in _FILES else f"-x -a {_quoted(' '.join(_WORDS[flag]))}" if flag in _WORDS else ""
             lines.append(
-                f"complete -c flowserver -n {_quoted(condition)} -l {flag[2:]} {value} -d {_quoted(about)}".replace(
-                    "  ", " "
-                )
+                f"complete -c flowserver -n {_quoted(condition)} -l {flag[2:]}{_fish_value(flag)} -d {_quoted(about)}"
             )
     return "\n".join(lines) + "\n"
+
+
+def _fish_value(flag: str) -> str:
+    if flag in _FILES:
+        return " -r -F"
+    return f" -x -a {_quoted(' '.join(_WORDS[flag]))}" if flag in _WORDS else ""
 
 
 _SCRIPTS: dict[str, Callable[[list[Level]], str]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}

@@ -25,7 +25,7 @@ from ..config.topology import Topology, UpstreamSpec
 from ..net.port_holder import holder_of
 from ..quota.limits import RequestBucket, StoreUnavailable
 from ..stores.redis_store import RedisStore
-from ..upstream.dialer import DialError, Dialer, tls_context
+from ..upstream.dialer import Dialer, DialError, tls_context
 from ..upstream.resolver import Resolver, fixed_address
 from .certificates import valid_until
 
@@ -167,7 +167,9 @@ async def _upstream(config: Config, spec: UpstreamSpec, resolver: Resolver) -> F
         dialer = Dialer(spec.url, resolver, timeout=timeout, tls=context)
         connection = await dialer.dial(_Connection, lambda _: None)
     except DialError as error:
-        reason = error.error.message.removeprefix("The provider ").removesuffix(".")
+        reason = (
+            error.error.message.removeprefix("The provider ").removesuffix(".").removesuffix(" (see FLOW_UPSTREAM_CA)")
+        )
         return Finding(what, False, f"{spec.url} {reason}", _dial_remedy(spec, reason))
     except OSError as error:
         return Finding(what, False, f"{spec.url}: {error.strerror or error}", _dial_remedy(spec, ""))

@@ -26,6 +26,7 @@ def too_few(config: Config) -> str | None:
     if hard == resource.RLIM_INFINITY or hard >= needed:
         return None
     return (
-        f"FLOW_MAX_CONNECTIONS: {config.max_connections} clients need {needed} descriptors, and this process gets {hard}; "
-        f"raise the limit (LimitNOFILE= of systemd, ulimit -n), or set it to {(hard - _OTHERS) // 2}, as providers need some too"
+        f"FLOW_MAX_CONNECTIONS: {config.max_connections} clients need {needed} descriptors, and this process gets "
+        f"{hard}; raise the limit (LimitNOFILE= of systemd, ulimit -n), or set it to {max(1, (hard - _OTHERS) // 2)}, "
+        "as providers need some too"
     )

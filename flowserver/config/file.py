@@ -41,6 +41,7 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     if config.config is None:
         topology = _single(config)
         _check_deadlines(topology, "FLOW_FIRST_TOKEN_TIMEOUT", "FLOW_FIRST_BYTE_TIMEOUT")
+        _check_loops(config, topology)
         return topology
     path = Path(config.config)
     reader = _FileReader(path, config, environ)
@@ -52,7 +53,22 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     if problems:
         raise ConfigError(problems)
     _check_deadlines(topology, f"{path}: first_token_timeout", "first_byte_timeout")
+    _check_loops(config, topology)
     return topology
+
+
+def _check_loops(config: Config, topology: Topology) -> None:
+    """Raises ConfigError where the relay would be its own provider."""
+    admin = () if config.admin_listen is None else (("FLOW_ADMIN_LISTEN", config.admin_listen),)
+    own = (*(("FLOW_LISTEN", address) for address in config.listen), *admin)
+    problems = [
+        f"{spec.place}: {spec.url} is where this relay listens itself, by {setting}; give the provider's own address"
+        for spec in topology.upstreams
+        for setting, address in own
+        if address.leads_here(spec.url)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> None:
@@ -136,7 +152,7 @@ class _FileReader(TableReader):
         upstreams = [self._upstream(table, f"upstreams[{number}]") for number, table in enumerate(tables)]
         names = [table["name"] for table in tables if isinstance(table.get("name"), str)]
         for name in repeated(names):
-            self.problems.append(f"upstreams: the name {name!r} is used more than once")
+            self.problems.append(f"upstreams: the name {name!r} is used more than once; give each provider its own")
         routes = [self._route(table, f"routes[{number}]", names) for number, table in enumerate(file.get("routes", []))]
         if not upstreams and not self.problems:
             self.problems.append("upstreams: expected at least one [[upstreams]] table")

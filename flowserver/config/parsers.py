@@ -156,6 +156,8 @@ def _socket_path(path: str) -> str:
 def parse_address(text: str) -> Address:
     """`host:port`, `[v6]:port`, or `:port` for all interfaces, IPv4 and IPv6."""
     host, colon, port = text.strip().rpartition(":")
+    if not colon and port.isdecimal():
+        raise ValueError(f"expected an address such as 127.0.0.1:{port}, or :{port} for all interfaces")
     if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise ValueError("expected an address such as 127.0.0.1:8080 or [::1]:8080")
     if host.startswith("[") and host.endswith("]"):
@@ -222,7 +224,7 @@ def parse_url(text: str) -> Url:
     if parts.scheme in ("unix", _OVER_UNIX) and not parts.hostname:
         raise ValueError(_SOCKET_URL)
     if parts.scheme not in ("http", "https", _OVER_UNIX) or not parts.hostname:
-        raise ValueError(expected)
+        raise ValueError(f"{expected}{_with_scheme(text.strip())}")
     if parts.query or parts.fragment or parts.username or parts.password:
         raise ValueError(f"{expected}, without query, fragment or credentials")
     over_unix = parts.scheme == _OVER_UNIX
@@ -239,6 +241,15 @@ def parse_url(text: str) -> Url:
         raise ValueError(f"{expected}. {path.message}")
     scheme = "http" if over_unix else parts.scheme
     return Url(scheme, host, port or DEFAULT_PORTS[scheme], path.decode("ascii").rstrip("/"), place)
+
+
+def _with_scheme(text: str) -> str:
+    """The end of the message about a URL without a scheme: what it may be."""
+    match = re.fullmatch(r"([a-z0-9.-]+)(:\d+)?(/[\w./-]*)?", text, re.IGNORECASE)
+    if match is None or not match[1].strip("."):
+        return ""
+    is_near = match[1] == "localhost" or re.fullmatch(r"[\d.]+", match[1]) is not None
+    return f"; did you mean {'http' if is_near else 'https'}://{text}?"
 
 
 def _socket_of(authority: str) -> str:

@@ -59,7 +59,7 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
         raise ValueError("expected 'env:NAME', where NAME is that of a variable")
     secret = environ.get(name, "").strip()
     if not secret:
-        raise ValueError(f"the variable {name} is not set")
+        raise ValueError(f"the variable {name} is not set; set it, or name another one")
     return secret
 
 

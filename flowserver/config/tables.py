@@ -24,8 +24,8 @@ class TableReader:
             if place and name in self._top_level:
                 self.problems.append(f"{where}{name}: must be above the first table")
             elif name not in known:
-                expected = f"expected one of {', '.join(known)}{suggestion(name, known)}"
-                self.problems.append(f"{where}{name}: unknown key: {expected}")
+                hint = suggestion(name, known) or f": expected one of {', '.join(known)}"
+                self.problems.append(f"{where}{name}: unknown key{hint}")
         values: dict[str, Any] = {}
         for name, key in known.items():
             if name not in table:

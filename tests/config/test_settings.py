@@ -473,7 +473,12 @@ def test_a_misspelt_word_is_told_with_a_guess(text: str) -> None:
 
 
 def test_a_flag_stands_in_place_of_the_environment() -> None:
-    environ = {"FLOW_LOG_LEVEL": "debug", "FLOW_HIGH_WATER": "9k", "FLOW_UPSTREAM_API_KEY": "sk-1", "REDIS": "redis://r"}
+    environ = {
+        "FLOW_LOG_LEVEL": "debug",
+        "FLOW_HIGH_WATER": "9k",
+        "FLOW_UPSTREAM_API_KEY": "sk-1",
+        "REDIS": "redis://r",
+    }
     config = load(environ, {"FLOW_HIGH_WATER": "64k", "FLOW_REDIS_URL": "env:REDIS"} | {"FLOW_LOW_WATER": ""})
     assert (config.log_level, config.high_water) == ("debug", 65536)
     given = {each.name: (each.shown, each.origin) for each in config.given if each.origin is not Origin.DEFAULT}
