@@ -44,10 +44,7 @@ def settings_json(given: tuple[GivenSetting, ...]) -> list[dict[str, Any]]:
 def topology_json(topology: Topology) -> dict[str, list[dict[str, Any]]]:
     return {
         "upstreams": [_upstream_json(spec) for spec in topology.upstreams],
-        "routes": [
-            {"path": route.path, "models": route.models, "upstreams": route.tiers, "class": route.traffic_class}
-            for route in topology.routes
-        ],
+        "routes": [_route_json(route) for route in topology.routes],
         "tenants": [_tenant_json(tenant) for tenant in topology.tenants],
     }
 
@@ -77,6 +74,16 @@ def _upstream_json(spec: UpstreamSpec) -> dict[str, Any]:
     }
 
 
+def _route_json(route: RouteSpec) -> dict[str, Any]:
+    return {
+        "path": route.path,
+        "models": route.models,
+        "upstreams": route.tiers,
+        "class": route.traffic_class,
+        "affinity": route.affinity,
+    }
+
+
 def _tenant_json(tenant: Tenant) -> dict[str, Any]:
     return {
         "name": tenant.name,
@@ -97,6 +104,8 @@ def _upstream(spec: UpstreamSpec) -> str:
     parts = [_whose_key(spec), protocols[spec.protocol], f"weight {spec.weight}"]
     if spec.max_concurrent is not None:
         parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
+    if spec.health is not None:
+        parts.append(f"checked by {spec.health.path} every {spec.health.interval:g} s")
     if not spec.verify:
         parts.append("ANY CERTIFICATE IS ACCEPTED")
     return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
@@ -111,7 +120,8 @@ def _whose_key(spec: UpstreamSpec) -> str:
 
 def _route(route: RouteSpec) -> str:
     models = f" for {', '.join(route.models)}" if route.models else ""
-    return f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}"
+    chosen = "" if route.affinity == "none" else f", by {route.affinity}"
+    return f"route {route.path}{models} -> {', then '.join(' or '.join(tier) for tier in route.tiers)}{chosen}"
 
 
 def _counts(tenant: Tenant) -> bool:

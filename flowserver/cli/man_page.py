@@ -20,8 +20,8 @@ flowserver \- an edge relay for LLM token streams with backpressure that reaches
 """
 _SETTINGS = (
     "Each is an environment variable, or a flag of \\fBserve\\fR and \\fBcheck\\fR, which stands in place of it. An "
-    "empty value is the default. Sizes are bytes, or have a unit (64k, 1m); times are seconds, or have a unit (500ms, 5m, "
-    "1h30m)."
+    "empty value is the default. Sizes are bytes, or have a unit (64k, 1m); times are seconds, or have a unit (500ms, "
+    "5m, 1h30m)."
 )
 _STATUS = (
     ("0", "Success."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -58,6 +59,7 @@ def _serve(flags: Mapping[str, str]) -> None:
         raise_limit()
         warn(doubts(config, topology))
         workers = usable_cores() if isinstance(config.workers, Auto) else config.workers
+        config = replace(config, workers=workers)
         if workers > 1:
             serve_with_workers(config, workers, given)
         else:

@@ -42,12 +42,12 @@ def _of_times(config: Config, upstreams: Iterable[UpstreamSpec]) -> Iterator[str
         if config.heartbeat is not None and idle is not None and config.heartbeat >= idle:
             yield (
                 f"FLOW_HEARTBEAT: none is ever sent, as {config.heartbeat:g} s are not less than the idle timeout of "
-                f"{spec.name}, {idle:g} s; make it shorter"
+                f"{spec.name}, {idle:g} s; shorten it"
             )
         if config.total_timeout is not None and spec.connect_timeout >= config.total_timeout:
             yield (
                 f"FLOW_TOTAL_TIMEOUT: {config.total_timeout:g} s are over before the connect timeout of {spec.name}, "
-                f"{spec.connect_timeout:g} s; make the one longer or the other shorter"
+                f"{spec.connect_timeout:g} s; lengthen the one or shorten the other"
             )
 
 

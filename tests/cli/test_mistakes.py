@@ -135,7 +135,7 @@ MISTAKES = [
         {**OK, "FLOW_LOW_WATER": "64k", "FLOW_HIGH_WATER": "16k"},
     ),
     Mistake(
-        *("heartbeats that come too late", "warning: FLOW_HEARTBEAT", "make it shorter"),
+        *("heartbeats that come too late", "warning: FLOW_HEARTBEAT", "shorten it"),
         {**OK, "FLOW_HEARTBEAT": "10m"},
         status=0,
     ),
@@ -357,7 +357,7 @@ def _told(mistake: Mistake, said: list[str], folder: Path) -> str:
     for what, replacement in (
         (rf"{re.escape(str(folder))}", "/srv/flowserver"),
         (rf"\b{PORT}\b", "8000"),
-        (r"process \d+ \([^)]*\)", "process 4711 (nginx)"),
+        (r"process \d+ \(.*\), or", "process 4711 (nginx), or"),
         (r"user \d+", "user 1000"),
         (r"gets \d+", "gets 524288"),
         (r"set it to \d+", "set it to 262112"),
