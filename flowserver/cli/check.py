@@ -42,7 +42,7 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Returns the exit status."""
     reader = parser()
-    options = reader.parse_args(arguments)
+    options = reader.read(arguments)
     flags = flags_of(options, reader)
     if options.json:
         return _check_as_json(flags, options.connect)

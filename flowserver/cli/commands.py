@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
@@ -22,7 +21,7 @@ def run(arguments: list[str]) -> int:
     flag = command.partition("=")[0]
     if flag in {entry.flag for entry in SETTINGS}:
         whole.error(f"{flag} goes behind the command: flowserver serve {' '.join(arguments[:2])}")
-    whole.parse_args(arguments)
+    whole.read(arguments)
     return 0
 
 
@@ -36,7 +35,7 @@ def _run(command: str, arguments: list[str]) -> int:
     return status
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """What help shows of all commands; each reads its own arguments."""
     parser = Parser(
         prog="flowserver",

@@ -29,7 +29,7 @@ class Level:
     flags: list[tuple[str, str]]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     parser = Parser(
         prog="flowserver completion",
         description='Print a script for a shell. bash: eval "$(flowserver completion bash)" in ~/.bashrc; '
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status."""
-    print(script(parser().parse_args(arguments).shell), end="")
+    print(script(parser().read(arguments).shell), end="")
     return 0
 
 

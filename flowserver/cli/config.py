@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import orjson
@@ -14,7 +13,7 @@ from .usage import Parser
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     parser = Parser(prog="flowserver config", description="Tell about the file of --config (FLOW_CONFIG).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser(
@@ -28,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status."""
-    parser().parse_args(arguments)
+    parser().read(arguments)
     print(orjson.dumps(file_schema(), option=orjson.OPT_INDENT_2).decode())
     return 0
 

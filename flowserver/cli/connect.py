@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ..app.listen_remedy import listen_remedy
 from ..config.addresses import Address
@@ -107,11 +108,12 @@ def _listener(setting: str, address: Address, config: Config) -> Finding:
             _try_path(address.path)
         else:
             _try_port(address, config.reuse_port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:  # the latter: no name of a host
+        code = getattr(error, "errno", None)
+        if code == errno.EADDRINUSE:
             return _in_use(setting, address)
-        text = f"can't listen on {address}: {error.strerror}"
-        return Finding(setting, False, text, listen_remedy(address, error.errno))
+        text = f"can't listen on {address}: {getattr(error, 'strerror', None) or error}"
+        return Finding(setting, False, text, listen_remedy(address, code))
     return Finding(setting, True, f"{address} is free")
 
 
@@ -187,8 +189,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._buffer = bytearray(4096)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self._buffer

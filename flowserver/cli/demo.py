@@ -6,7 +6,6 @@ figures come from the relay's admin pages and the provider's records.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -160,7 +159,7 @@ class Scene:
 _NOTHING = {"bytes_down": 0}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     parser = Parser(prog="flowserver demo", description="Show backpressure at work on this machine.")
     parser.add_argument("--keep", action="store_true", help="keep provider and relay running afterwards, until Ctrl-C")
     return parser
@@ -168,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run the demo. Returns 0 if everything worked as promised, otherwise 1."""
-    keep = parser().parse_args(argv).keep
+    keep = parser().read(argv).keep
     try:
         return uvloop.run(_demo(keep))
     except KeyboardInterrupt:

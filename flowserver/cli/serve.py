@@ -36,7 +36,7 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run until a signal ends it. Returns the exit status."""
     reader = parser()
-    flags = flags_of(reader.parse_args(arguments), reader)
+    flags = flags_of(reader.read(arguments), reader)
     try:
         _serve(flags)
     except ConfigError as error:

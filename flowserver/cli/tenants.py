@@ -33,7 +33,7 @@ class Failure(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command. Returns the exit status: 0 for success, 2 for wrong usage, and see `exit_status`."""
-    options = parser().parse_args(argv)
+    options = parser().read(argv)
     try:
         if options.command == "key":
             _print_key()
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     parser = Parser(
         prog="flowserver tenants",
         description="Manages the tenants in the Redis of FLOW_REDIS_URL: who may use the relay, and how much.",

@@ -15,11 +15,12 @@ _WRONG_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser`, of subcommands too. Wrong usage ends the process with status 2."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        options, unknown = self.parse_known_args(args, namespace)
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """What `parse_args` returns, with a guess for what is unknown."""
+        options, unknown = self.parse_known_args(arguments)
         if unknown:
             hint = next((hint for word in unknown if (hint := self._guess(word))), "")
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-
 from .. import __version__
 from ..http import messages
 from .usage import Parser
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     return Parser(prog="flowserver version", description="Print the version, and which build of it this is.")
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status."""
-    parser().parse_args(arguments)
+    parser().read(arguments)
     print(f"flowserver {version()}")
     return 0
 

@@ -19,8 +19,8 @@ def described(error: TOMLDecodeError, text: str) -> str:
     """The message for `error`, which `text` has: its place, that line as far as it holds no secret, and a remedy."""
     match = _PLACE.match(str(error))
     if match is None:
-        remedy = "a bracket, brace or quote is not closed" if "end of document" in str(error) else ""
-        return f"{error}; {remedy}" if remedy else str(error)
+        remedy = _remedy(str(error), "") or "is a bracket, brace or quote not closed?"
+        return f"{error}; {remedy}"
     reason, number, column = match[1], int(match[2]), match[3]
     line = text.split("\n")[number - 1].rstrip() if number <= text.count("\n") + 1 else ""
     shown = f": {_shown(line)}" if line.strip() else ""

@@ -99,7 +99,8 @@ def test_what_help_calls_values() -> None:
 
 async def test_flags_survive_a_restart_and_a_reload(lab: Lab) -> None:
     provider = await lab.provider(ok)
-    process = await lab.process("http://127.0.0.1:1", flags=("--upstream", provider.url, "--workers", "2"), workers="3")
+    environ = {"FLOW_UPSTREAM": "http://127.0.0.1:1", "FLOW_WORKERS": "3"}
+    process = await lab.process_with(("--upstream", provider.url, "--workers", "2"), environ)
     process.signal(signal.SIGHUP)
     await eventually(lambda: "reloaded" in process.events(), "it reloads")
     assert await _answer(lab, process) == b"ok"

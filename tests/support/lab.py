@@ -356,13 +356,18 @@ class Lab:
         await relay.start()
         return relay
 
-    async def process(self, url: str | None, *, flags: Sequence[str] = (), **settings: object) -> RelayProcess:
-        """The same as a process. `flags` stand in place of `settings`."""
+    async def process(self, url: str | None, **settings: object) -> RelayProcess:
+        """The same as a process."""
         environ = dict(LISTENING)
         if url is not None:
             environ["FLOW_UPSTREAM"] = url
-        environ |= {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
-        process = RelayProcess(environ, flags)
+        return await self.process_with(
+            (), environ | {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
+        )
+
+    async def process_with(self, flags: Sequence[str], environ: Mapping[str, str]) -> RelayProcess:
+        """The same with flags, which stand in place of variables."""
+        process = RelayProcess(dict(LISTENING) | dict(environ), flags)
         await process.start()
         self._exits.push_async_callback(process.close)
         return process
