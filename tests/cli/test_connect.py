@@ -58,7 +58,7 @@ async def test_what_is_there_is_ok(lab: Lab, tmp_path: Path) -> None:
         "upstream keyed": False,
     }
     assert "without TLS" in told["upstream plain"].text
-    assert "TLSv1.3, http/1.1, certificate until 20" in told["upstream secure"].text
+    assert "TLSv1.3, http/1.1, certificate until " in told["upstream secure"].text
     assert "is 1 its port" in told["upstream keyed"].remedy
     assert provider.requests == []
 
