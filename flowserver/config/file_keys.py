@@ -11,8 +11,10 @@ from ..http.h1_fields import TOKEN
 from ..http.messages import HOP_BY_HOP, REQUEST_OWN
 from .entries import Key, Kind, suggestion
 from .parsers import (
+    AUTO,
     MAX_COUNT,
     MAX_TIME,
+    Auto,
     check_positive,
     check_time,
     or_off,
@@ -153,6 +155,15 @@ def _outliers(value: Any) -> dict[str, Any]:
     return value
 
 
+def _count_or_auto(value: Any) -> int | Auto:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, str):
+        raise ValueError("expected a whole number or 'auto'")
+    number: int = _COUNT.parse(value)
+    return number
+
+
 def _array(name: str, keys: tuple[Key, ...]) -> Kind:
     def parse(value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
@@ -185,6 +196,7 @@ _NAMES = Kind("table", _pairs, _STRINGS)
 _PROFILE = Kind("profile", lambda value: parse_dialect(TEXT.parse(value)), {"enum": sorted(QUIRKS)})
 _AUTH = Kind(", ".join(f"`{auth}`" for auth in Auth), lambda value: parse_auth(TEXT.parse(value)), {"enum": [*Auth]})
 _PATH = Kind("pattern", _path, {"type": "string", "pattern": r"^[/*?\[]"})
+_COUNT_OR_AUTO = Kind("number or `auto`", _count_or_auto, {"anyOf": [_COUNT.schema, {"const": "auto"}]})
 _TIERS = Kind(
     "list",
     _tiers,
@@ -283,11 +295,16 @@ UPSTREAM_KEYS = (
         'Active health checks, such as `{ path = "/health" }`; none by default. See below.',
     ),
     Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
-    Key("max_concurrent", _COUNT, "Most requests at a time; no limit by default."),
+    Key(
+        "max_concurrent",
+        _COUNT_OR_AUTO,
+        "Most requests at a time; no limit by default. auto: as many as the provider serves well, which the relay "
+        "learns from its first tokens and refusals.",
+    ),
     Key(
         "queue",
         whole_number(0, MAX_COUNT),
-        "Most requests that wait for `max_concurrent`, of which each tenant has its share; 0 by default.",
+        'Most requests that wait for `max_concurrent`; 0 by default, and with "auto" as many as that is at the time.',
     ),
     Key(
         "queue_timeout",

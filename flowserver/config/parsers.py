@@ -282,9 +282,15 @@ def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
         try:
             return parse_optional(text)
         except ValueError as error:
-            raise ValueError(f"{error}, or off") from None
+            raise ValueError(_expected_too(error, "off")) from None
 
     return parser
+
+
+def _expected_too(error: ValueError, word: str) -> str:
+    """The message of `error` with one more word that is expected, before its guess."""
+    expected, hint, guess = str(error).partition("; did you mean")
+    return f"{expected}, or {word}{hint}{guess}"
 
 
 class Ready(StrEnum):
@@ -319,7 +325,7 @@ def or_auto(parse: Callable[[str], _T]) -> Callable[[str], _T | Auto]:
         try:
             return parse(text)
         except ValueError as error:
-            raise ValueError(f"{error}, or auto") from None
+            raise ValueError(_expected_too(error, "auto")) from None
 
     return parser
 
@@ -342,6 +348,7 @@ def _one_of(*choices: str, aliases: Mapping[str, str] = _NO_ALIASES) -> Callable
 
 
 parse_disconnect = _one_of("cancel", "drain")
+parse_memory_level = _one_of("tight", "no_batch", "full", "cutting")
 parse_policy = _one_of("open", "closed")
 parse_half_close = _one_of("leave", "serve")
 parse_log_format = _one_of("auto", "json", "text")

@@ -23,6 +23,7 @@ from ..routing.withheld_answer import WithheldFigures
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
+from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
 from .snapshot import encoded
 from .tokens import TokenMetrics
@@ -173,6 +174,7 @@ class Metrics:
         self.uploads: Uploads | None = None
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
+        self.memory: MemoryFigures | None = None
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -273,6 +275,8 @@ class Metrics:
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
         yield gauge("flow_connections_open", "Client connections.", self.connections, Merge.SUM)
         yield from self._traffic(totals)
+        if self.memory is not None:
+            yield from self.memory.families()
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
@@ -404,6 +408,7 @@ class Metrics:
         yield counters("flow_extra_input_tokens", text, extra)
         text = "Bytes of answers that wait for their first content."
         yield gauge("flow_withheld_bytes", text, self.withheld.held, Merge.SUM)
+        yield from self._adaptive()
         remaining = [
             ({"upstream": host.name, "kind": kind}, left)
             for host in self.upstreams
@@ -441,6 +446,19 @@ class Metrics:
         yield counters("flow_upstream_dns_failures", text, failures)
         seconds = _labelled("upstream", [(name, figures.seconds) for name, figures in self.names])
         yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, the one under way included.", seconds)
+
+    def _adaptive(self) -> Iterator[Family]:
+        """Of the providers whose places adapt. All workers know the same limit."""
+        adaptive = [(host.name, host.adaptive) for host in self.upstreams if host.adaptive is not None]
+        text = 'Most requests at a time, where max_concurrent is "auto".'
+        limits = _labelled("upstream", [(name, learned.limit) for name, learned in adaptive])
+        yield gauges("flow_upstream_limit", text, limits, Merge.MAX)
+        decreases = [
+            ({"upstream": name, "cause": cause}, count)
+            for name, learned in adaptive
+            for cause, count in sorted(learned.decreases.items())
+        ]
+        yield counters("flow_upstream_limit_decreases", "Times it fell, by cause.", decreases)
 
 
 def _queue_histogram() -> Histogram:
