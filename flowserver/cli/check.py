@@ -11,7 +11,7 @@ import orjson
 
 from .. import __version__
 from ..app.clients import tls_context, watermarks
-from ..app.providers import build
+from ..app.providers import FlowLimits, build
 from ..config.environment import given_settings, unknown_settings
 from ..config.settings import Config, ConfigError
 from ..config.topology import Topology
@@ -75,7 +75,7 @@ def _checked(flags: Mapping[str, str]) -> tuple[Config, Topology]:
 async def _build(config: Config, topology: Topology) -> None:
     """As a relay does, to see that it can: authorities and what signs requests are read then. Raises ConfigError."""
     resolver = Resolver()
-    build(config, topology, watermarks(config), resolver)
+    build(config, topology, FlowLimits(watermarks(config)), resolver)
     resolver.close()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from ..config.entries import Setting
+from ..config.entries import GivenSetting, Setting
 from ..config.parsers import Auto
-from ..config.settings import SETTINGS, Config, GivenSetting
+from ..config.settings import SETTINGS, Config
 from ..config.tenants import limits_table
 from ..config.topology import RouteSpec, Topology, UpstreamSpec
 from ..quota.tenants import Tenant, is_pattern, may_be_uncounted

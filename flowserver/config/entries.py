@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from enum import StrEnum
 from typing import Any
 
 
@@ -59,6 +60,25 @@ class Setting:
     def summary(self) -> str:
         """Its description's first sentence."""
         return self.doc.partition(". ")[0].removesuffix(".")
+
+
+class Origin(StrEnum):
+    """Where a setting's value comes from. A flag stands in place of the environment."""
+
+    DEFAULT = "default"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSetting:
+    """A setting as it was written."""
+
+    name: str
+    """`FLOW_LISTEN`."""
+    shown: str
+    """The text, fit to be shown: of a secret its reference, or that it is set."""
+    origin: Origin
 
 
 def setting(default: str, kind: Kind, group: Group, *, secret: bool = False, **entry: Any) -> Any:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .entries import Setting, invalid, suggestion
+from .entries import GivenSetting, Origin, Setting, invalid, suggestion
 from .kinds import FILE
 from .parsers import pinned
 from .secrets import is_reference, path_of, resolve
-from .settings import SETTINGS, Config, ConfigError, GivenSetting, Origin
+from .settings import SETTINGS, Config, ConfigError
 
 _HERE = Path()
 _NO_FLAGS: Mapping[str, str] = {}

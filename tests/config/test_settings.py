@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from flowserver.config.addresses import Address, Url
+from flowserver.config.entries import Origin
 from flowserver.config.environment import load, unknown_settings
 from flowserver.config.parsers import (
     AUTO,
@@ -24,7 +25,7 @@ from flowserver.config.parsers import (
     parse_time,
     parse_url,
 )
-from flowserver.config.settings import SETTINGS, Config, ConfigError, Origin
+from flowserver.config.settings import SETTINGS, Config, ConfigError
 
 
 @pytest.mark.parametrize(
