@@ -28,7 +28,8 @@ def run(arguments: list[str]) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     try:
         status: int = module_of(command).main(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
