@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     sections: dict[Group, Any] = {}
     for entry in SETTINGS:
         if entry.group not in sections:
-            sections[entry.group] = parser.add_argument_group(entry.group.title.lower())
+            sections[entry.group] = parser.add_argument_group(entry.group.title)
         # A switch without a value is on.
         alone: dict[str, Any] = {"nargs": "?", "const": "on"} if entry.kind is SWITCH else {}
         sections[entry.group].add_argument(
@@ -66,4 +66,9 @@ def words_of(kind: Kind) -> list[str]:
 
 def _help(entry: Setting) -> str:
     default = f" [{entry.default}]" if entry.default else ""
-    return f"{entry.summary}{default}".replace("%", "%%")
+    return f"{plain(entry.summary)}{default}".replace("%", "%%")
+
+
+def plain(doc: str) -> str:
+    """A description without the marks of Markdown."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", doc).replace("`", "")

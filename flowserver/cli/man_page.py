@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 
 from ..config.entries import Group
 from ..config.settings import SETTINGS
 from .command_table import COMMANDS, parser_of
-from .flags import ABOUT, shape_of
+from .flags import ABOUT, plain, shape_of
 from .usage import actions_of, subcommands
 
 _HEAD = r""".\" Made by `make docs` from the code; do not edit.
@@ -94,7 +93,7 @@ def _settings() -> Iterator[str]:
         default = f" Default: {entry.default}." if entry.default else ""
         yield ".TP"
         yield f"\\fB{_text(entry.flag)}\\fR \\fI{_text(shape_of(entry.kind))}\\fR, \\fB{entry.env}\\fR"
-        yield _text(f"{_plain(entry.doc)}{default}")
+        yield _text(f"{plain(entry.doc)}{default}")
 
 
 def _item(name: str, about: str) -> Iterator[str]:
@@ -103,11 +102,6 @@ def _item(name: str, about: str) -> Iterator[str]:
 
 def _sentence(about: str) -> str:
     return f"{about[:1].upper()}{about[1:]}."
-
-
-def _plain(doc: str) -> str:
-    """Without the marks of Markdown."""
-    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", doc).replace("`", "")
 
 
 def _text(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -35,7 +37,7 @@ def test_help_has_every_setting_and_fits_80_columns(
     assert [line for line in lines if len(line) > 80] == []
     told = {match[1] for line in lines if (match := re.match(r"  (--[a-z0-9-]+)", line))}
     assert {entry.flag for entry in SETTINGS} - told == set()
-    titles = list(dict.fromkeys(f"{entry.group.title.lower()}:" for entry in SETTINGS))
+    titles = list(dict.fromkeys(f"{entry.group.title}:" for entry in SETTINGS))
     assert [line for line in lines if line in titles] == titles
 
 
@@ -116,3 +118,14 @@ async def _answer(lab: Lab, process: RelayProcess) -> bytes:
     client = await lab.client(process.port)
     await client.send(request())
     return (await client.response()).body
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """As in `flowserver config schema | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowserver", "config", "schema"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
