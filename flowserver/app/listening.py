@@ -13,6 +13,7 @@ from ..downstream.listening import ListenError, SocketOptions, address_of, file_
 from ..downstream.unix_socket import SocketFile
 from ..net.send_queue import UNSENT, limit_unsent
 from .inherited import ADMIN, CLIENTS, Inherited, PassedSocket
+from .listen_remedy import listen_remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
             clients = listen(config.listen, options)
     except ListenError as error:
         _close(bound)
-        raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}"]) from None
+        remedy = listen_remedy(error.address, error.code)
+        raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}; {remedy}"]) from None
     # Those of systemd are its own to remove.
     owned = () if given is not None and passed and not given.is_successor else (*clients, *admin)
     files = tuple(file for file in map(file_of, owned) if file is not None)

@@ -45,6 +45,7 @@ from ..upstream.receive_window import (
 )
 from ..upstream.resolver import NameFigures, Resolver, fixed_address
 from ..upstream.signing import SigningConnector
+from .tls_files import read_pem, without_certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ def build(
         try:
             dials.append(_Dial(config, spec, limits, resolver))
         except OSError as error:
-            where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.place}.ca: {spec.ca!r}"
-            problems.append(f"{where} can't be used: {error}")
+            where = "FLOW_UPSTREAM_CA" if spec.ca is None else f"{spec.place}.ca"
+            problems.append(f"{where}: {_wrong_authorities(spec.ca or config.upstream_ca, error)}")
         except SigningUnavailable as error:
             problems.append(f"{spec.place}: {error}")
     if problems:
@@ -114,6 +115,14 @@ def build(
         (spec.name, resolver.figures(spec.url.host)) for spec in topology.upstreams if fixed_address(spec.url) is None
     ]
     return Providers(tuple(hosts.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
+
+
+def _wrong_authorities(path: str | None, error: OSError) -> str:
+    """Why the file of authorities can't be used; None: the system has none."""
+    if path is None:
+        return f"the system's authorities can't be used: {error}"
+    text, problem = read_pem(path)
+    return problem or without_certificate(path, text) or f"{path} can't be used: {error}"
 
 
 def _affinity(config: Config, route: RouteSpec) -> Affinity | None:

@@ -21,6 +21,7 @@ from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_li
 from ..stores.directory import Directory
 from ..stores.redis_store import RedisStore
 from .exit_status import FAILURE, complain, refused
+from .usage import Parser
 
 REDIS_TIMEOUT = 5000.0
 """Milliseconds. Longer than the relay's own, since a person is waiting and no request is."""
@@ -32,7 +33,7 @@ class Failure(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command. Returns the exit status: 0 for success, 2 for wrong usage, and see `exit_status`."""
-    options = _parser().parse_args(argv)
+    options = parser().read(argv)
     try:
         if options.command == "key":
             _print_key()
@@ -49,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    parser = Parser(
         prog="flowserver tenants",
         description="Manages the tenants in the Redis of FLOW_REDIS_URL: who may use the relay, and how much.",
         epilog=f"Limits are {', '.join(LIMITS)}.",

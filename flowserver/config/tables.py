@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .entries import Key, Kind, invalid
+from .entries import Key, Kind, invalid, suggestion
 
 
 class TableReader:
@@ -24,7 +24,8 @@ class TableReader:
             if place and name in self._top_level:
                 self.problems.append(f"{where}{name}: must be above the first table")
             elif name not in known:
-                self.problems.append(f"{where}{name}: unknown key: expected one of {', '.join(known)}")
+                hint = suggestion(name, known) or f": expected one of {', '.join(known)}"
+                self.problems.append(f"{where}{name}: unknown key{hint}")
         values: dict[str, Any] = {}
         for name, key in known.items():
             if name not in table:
@@ -86,11 +87,30 @@ def whole_number(low: int, high: int, remark: str = "") -> Kind:
             raise ValueError(f"expected a whole number from {low} to {high}{remark}")
         return value
 
-    return Kind("number", parse)
+    return Kind("number", parse, {"type": "integer", "minimum": low, "maximum": high})
 
 
-TEXT = Kind("text", _text)
-FLAG = Kind("true or false", _flag)
-PATTERNS = Kind("list of patterns", _patterns)
-TABLE = Kind("table", _table)
-TABLES = Kind("tables", _tables)
+TEXT = Kind("text", _text, {"type": "string", "minLength": 1})
+FLAG = Kind("true or false", _flag, {"type": "boolean"})
+PATTERNS = Kind("list of patterns", _patterns, {"type": "array", "items": {"type": "string", "minLength": 1}})
+
+
+def table_of_keys(keys: Sequence[Key]) -> Kind:
+    """A table within a table."""
+    return Kind("table", _table, table_schema(keys))
+
+
+def tables_of_keys(keys: Sequence[Key]) -> Kind:
+    """A list of them."""
+    return Kind("tables", _tables, {"type": "array", "items": table_schema(keys)})
+
+
+def table_schema(keys: Sequence[Key]) -> dict[str, Any]:
+    """What a table with these keys may have, as a JSON Schema."""
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {key.name: {**key.kind.schema, "description": key.doc} for key in keys},
+        "additionalProperties": False,
+    }
+    required = [key.name for key in keys if key.required]
+    return {**schema, "required": required} if required else schema

@@ -22,12 +22,14 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 class ListenError(Exception):
-    """An address can't be listened on; the text says which, and why. `may_pass`: whether that may change by itself,
-    such as when another program has the address."""
+    """`address` can't be listened on; the text says why. `may_pass`: whether that may change by itself, such as when
+    another program has it. `code` is the system's error; None if it was none of the system's."""
 
-    def __init__(self, text: str, *, may_pass: bool) -> None:
+    def __init__(self, text: str, address: Address, *, may_pass: bool, code: int | None) -> None:
         super().__init__(text)
+        self.address = address
         self.may_pass = may_pass
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.
             except (OSError, UnicodeError) as error:  # the latter: no name of a host
                 reason = getattr(error, "strerror", None) or error
                 may_pass = not isinstance(error, UnicodeError | PermissionError)
-                raise ListenError(f"can't listen on {address}: {reason}", may_pass=may_pass) from None
+                code = getattr(error, "errno", None)
+                text = f"can't listen on {address}: {reason}"
+                raise ListenError(text, address, may_pass=may_pass, code=code) from None
             undo.callback(listening.close)
             file = file_of(listening)
             if file is not None:

@@ -11,9 +11,9 @@ import stat
 _MASK = 0o117
 """What is masked of the file's mode. Connecting takes the right to write: owner and group have it, as whoever may
 connect to the relay may use it."""
-_IN_USE = "another process listens on it; end that one, or choose another path"
+_IN_USE = "another process listens on it"
 _GONE = (-1, -1)
-_NO_SOCKET = "there is a file of this name that is no socket; remove it, or choose another path"
+_NO_SOCKET = "there is a file of this name that is no socket"
 
 
 class SocketFile:

@@ -74,7 +74,7 @@ def test_redis_may_be_kept_elsewhere(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("env:MISSING", "the variable MISSING is not set"),
+        ("env:MISSING", "the variable MISSING is not set; set it, or name another one"),
         ("env:", "expected 'env:NAME', where NAME is that of a variable"),
         (f"env:{SECRET}", "expected 'env:NAME', where NAME is that of a variable"),
         ("file:", "expected 'env:NAME', 'file:PATH' or 'credential:NAME'"),
