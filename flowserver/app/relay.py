@@ -37,6 +37,9 @@ from ..routing.overload import OverloadGate, OverloadSettings
 from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
+from ..telemetry.live_objects import common
+from ..telemetry.live_report import LiveReport
+from ..telemetry.live_tenants import TenantFigures
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
 from ..telemetry.slices import Slices
@@ -119,6 +122,9 @@ class Relay:
         self._clients = self._listener(
             self._admission.open_exchange, config.max_connections, tls_context(config), connections
         )
+        tenants = TenantFigures(self._tenancy, time.monotonic, time.time)
+        self.live_report = LiveReport(self.metrics, tenants, clock=time.monotonic, wall=time.time)
+        """What this process tells for the live feed."""
         self._admin = self._build_admin()
         self.addresses: list[Address] = []
         """Where clients connect, with the actual ports."""
@@ -160,6 +166,7 @@ class Relay:
         relay's would say that it is not ready."""
         self.is_handed_over = True
         self._clients.stop_accepting()
+        self._admin_pages.drain()
         self._admin.drain()
 
     def leave(self) -> None:
@@ -320,9 +327,17 @@ class Relay:
 
     def _build_admin(self) -> Listener:
         slices = Slices(self._loop.call_soon, time.monotonic)
-        pages = OwnPages(self.metrics, slices, clock=time.monotonic, unready=self._unready)
-        admin = Admin(pages, AdminHosts(self._config.admin_hosts, self._config.admin_listen))
-        return self._listener(admin.open_exchange, max_connections=256)
+        pages = OwnPages(
+            self.metrics,
+            slices,
+            self.live_report,
+            clock=time.monotonic,
+            unready=self._unready,
+            common=lambda: common(is_draining=self._is_leaving),
+        )
+        hosts = AdminHosts(self._config.admin_hosts, self._config.admin_listen)
+        self._admin_pages = Admin(pages, hosts, self._loop.call_later)
+        return self._listener(self._admin_pages.open_exchange, max_connections=256)
 
     def _unready(self) -> str | None:
         return "draining" if self._is_leaving else self._watch.unready(self._config.ready)

@@ -23,6 +23,15 @@ class ProcessFigures:
         with suppress(OSError, IndexError, ValueError):
             self._start = _boot_time() + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
 
+    def summary(self) -> dict[str, float]:
+        """Resident bytes, CPU seconds, and the start in seconds since the epoch, as far as they are known."""
+        found: dict[str, float] = {} if self._start is None else {"started_at": round(self._start, 3)}
+        with suppress(OSError, IndexError, ValueError):
+            stat = _stat()
+            found["cpu_seconds"] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+            found["resident_bytes"] = int(stat[21]) * os.sysconf("SC_PAGE_SIZE")
+        return found
+
     def collect(self) -> Generator[bytes, None, list[Family]]:
         """Yields empty pieces in between; returns the families."""
         try:
