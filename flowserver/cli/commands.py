@@ -1,4 +1,4 @@
-"""The command line: `flowserver serve | check | tenants | demo | simulate | version`."""
+"""The command line: `flowserver serve | check | ctl | top | tenants | demo | simulate | version`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ def run(arguments: list[str]) -> int:
         from .tenants import main as tenants
 
         return tenants(arguments[1:])
+    if arguments[:1] == ["ctl"]:
+        from .ctl import main as ctl
+
+        return ctl(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="flowserver",
         description="An edge relay for LLM token streams with backpressure that reaches the provider.",
@@ -50,6 +54,7 @@ def run(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="run the relay")
     commands.add_parser("check", help="validate and explain the settings")
+    commands.add_parser("ctl", help="control a running relay: drain, end a stream, reload, ...")
     commands.add_parser("tenants", help="manage tenants, their keys and limits")
     commands.add_parser("demo", help="run a simulated provider, a relay and four clients")
     commands.add_parser("simulate", help="run a simulated provider")

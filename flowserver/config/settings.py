@@ -16,6 +16,7 @@ from .kinds import (
     ACCESS_LOG,
     ADDRESS_OR_OFF,
     ADDRESSES,
+    ADMIN_TOKEN,
     AUTH,
     BODY_SIZE,
     BUFFER,
@@ -42,6 +43,7 @@ from .kinds import (
     READY,
     REDIS_URL,
     SIZE,
+    SOCKET_OR_OFF,
     SWITCH,
     TIME,
     TIME_OR_OFF,
@@ -142,6 +144,23 @@ class Config:
         LISTENERS,
         doc="Host names, separated by commas, by which `/metrics` and `/streams` may be requested, besides "
         "localhost and numeric addresses. Protects against DNS rebinding.",
+    )
+    admin_token: str | None = setting(
+        "",
+        ADMIN_TOKEN,
+        LISTENERS,
+        secret=True,
+        refers=True,
+        doc="Token, of 16 characters or more, with which the admin listener lets somebody end streams, take providers "
+        "out, drain, reload, and read the configuration. Empty: nobody may, see "
+        "[operating.md](operating.md#control-at-run-time).",
+    )
+    control_socket: Address | None = setting(
+        "off",
+        SOCKET_OR_OFF,
+        LISTENERS,
+        doc="Unix socket, such as `unix:/run/flowserver/control.sock`, of `flowserver ctl`. Whoever runs as the "
+        "relay's user (mode 0600) may do all there that FLOW_ADMIN_TOKEN allows, without a token.",
     )
     reuse_port: bool = setting(
         "off",

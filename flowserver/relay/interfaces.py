@@ -116,7 +116,7 @@ class DownstreamEvents(Protocol):
         """The client is gone or stalled; the stream takes nothing more."""
 
     def on_downstream_failed(self, error: RelayError) -> None:
-        """The request turned out malformed; it can still be answered."""
+        """The request turned out malformed, or the operator ends it; it can still be answered."""
 
     def on_downstream_blocked(self) -> None:
         """There is no `direct_writer` any more: bytes begin to wait."""

@@ -14,6 +14,8 @@ from .routes import Route, choose
 from .upstream_host import UpstreamHost
 
 NOBODY: frozenset[UpstreamHost] = frozenset()
+OUT_RETRY = 5.0
+"""Seconds after which to ask again where the operator has taken all providers out."""
 NAMED = 4
 """Providers that an error names."""
 
@@ -61,7 +63,8 @@ def next_candidate(
     None when there is none. `is_welcome`: whether it takes a request like this one.
 
     Where no provider of the route is healthy, those are asked that fail their checks or are ejected: what checks and
-    statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail.
+    statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail, and the operator knows
+    why a provider is taken out.
     """
     found = _first(route, tried, now=now, choice=choice, is_welcome=is_welcome, at_worst=False)
     if found is not None or not any(map(route.avoids, route.hosts)) or _has_healthy(route, now):
@@ -83,7 +86,7 @@ def _first(
     for tier in route.tiers:
         free, full, queueing = [], [], []
         for host in tier:
-            if host in tried or not host.health.allows(now) or not is_welcome(host):
+            if host in tried or host.is_out or not host.health.allows(now) or not is_welcome(host):
                 continue
             if (host.checks.cause is not None or host in ejected) and not at_worst:
                 continue
@@ -99,7 +102,10 @@ def _first(
 
 
 def _has_healthy(route: Route, now: float, *, beside: UpstreamHost | None = None) -> bool:
-    return any(host is not beside and host.health.allows(now) and not route.avoids(host) for host in route.hosts)
+    return any(
+        host is not beside and not host.is_out and host.health.allows(now) and not route.avoids(host)
+        for host in route.hosts
+    )
 
 
 def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> bool:
@@ -109,7 +115,7 @@ def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> b
 
 def unavailable(route: Route, now: float) -> RelayError:
     """Nobody may be asked: all providers of the route are unhealthy or full."""
-    wait = min(host.health.available_in(now) for host in route.hosts)
+    wait = min((host.health.available_in(now) for host in route.hosts if not host.is_out), default=OUT_RETRY)
     found = {host.name: trouble for host in route.hosts if (trouble := host.trouble(now)) is not None}
     why = "; ".join(f"{name} {trouble}" for name, trouble in list(found.items())[:NAMED])
     text = "No provider for this request is available now" + (f": {why}." if why else ".")
