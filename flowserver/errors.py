@@ -43,6 +43,8 @@ class EndReason(StrEnum):
     """The relay ended before the answer did: at the end of the drain time, or at a second signal."""
     ENDED_BY_OPERATOR = "ended_by_operator"
     """Somebody with the admin token, or at the control socket, ended it."""
+    MEMORY = "memory"
+    """Ended to free memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,23 @@ TOO_MANY_OF_CLIENT = RelayError(
     "has ended.",
     Party.CLIENT,
     EndReason.REFUSED,
+    retry_after=1,
+)
+OVERLOADED = RelayError(
+    503,
+    "overloaded",
+    "This relay is short of memory. Try again shortly.",
+    Party.RELAY,
+    EndReason.REFUSED,
+    retry_after=1,
+)
+OUT_OF_MEMORY = RelayError(
+    503,
+    "overloaded",
+    "This relay is out of memory, and this request held more of it than others. Try again shortly; if it is the size "
+    "of its body, raise FLOW_MEMORY.",
+    Party.RELAY,
+    EndReason.MEMORY,
     retry_after=1,
 )
 UNREADABLE = RelayError(

@@ -60,7 +60,7 @@ class Operations:
         wanted = request_id.encode()
         found = [exchange for exchange in self._metrics.open if exchange.request_id == wanted]
         for exchange in found:
-            exchange.on_downstream_failed(ENDED_BY_OPERATOR)
+            exchange.cut(ENDED_BY_OPERATOR)
         return len(found)
 
     def _move(self, name: str, *, is_out: bool) -> None:

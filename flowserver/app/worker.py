@@ -40,6 +40,8 @@ class Seat:
     loads: LoadTable
     control: socket.socket
     store: socket.socket
+    memory: int
+    """Bytes that it may have."""
     out: frozenset[str] = frozenset()
     """The providers that the operator has taken out."""
 
@@ -62,7 +64,8 @@ def run_worker(seat: Seat) -> int:
 async def _work(seat: Seat, log: Log) -> None:
     load = WorkerLoad(seat.loads, seat.number)
     shared = await connect(seat.store)
-    relay = Relay(seat.config, log, seat.environ, WorkerPart(seat.topology, load, shared, seat.out))
+    part = WorkerPart(seat.topology, load, shared, seat.memory, seat.out)
+    relay = Relay(seat.config, log, seat.environ, part)
     worker = _Worker(relay, log, load, seat.control)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

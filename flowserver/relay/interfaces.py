@@ -72,6 +72,9 @@ class DownstreamStream(UploadCount, Protocol):
     def send_end(self) -> None:
         """End cleanly, after all data. `on_downstream_finished` follows when everything was handed to the transport."""
 
+    def cut(self, reason: EndReason) -> None:
+        """End brokenly at once, without what waits. `on_downstream_reset` is called."""
+
     def break_off(self) -> None:
         """End brokenly, after all data, so that the client does not take what it has for whole. Nothing is called
         back."""
@@ -116,7 +119,7 @@ class DownstreamEvents(Protocol):
         """The client is gone or stalled; the stream takes nothing more."""
 
     def on_downstream_failed(self, error: RelayError) -> None:
-        """The request turned out malformed, or the operator ends it; it can still be answered."""
+        """The request turned out malformed; it can still be answered."""
 
     def on_downstream_blocked(self) -> None:
         """There is no `direct_writer` any more: bytes begin to wait."""
@@ -198,6 +201,9 @@ class UpstreamEvents(Protocol):
 class RoutedStream(UpstreamStream, Protocol):
     """An upstream stream that finds its provider itself, in one attempt or more."""
 
+    times_content: bool
+    """Whether `on_first_content` is to be called, once."""
+
     @property
     def upstream(self) -> str:
         """The provider's name, for log and metrics."""
@@ -207,11 +213,23 @@ class RoutedStream(UpstreamStream, Protocol):
         """Whether the answer is read to its end when its client leaves."""
 
     @property
+    def queued(self) -> float:
+        """Seconds for which it has waited for places at providers."""
+
+    @property
     def attempts(self) -> int:
         """Requests begun at providers so far."""
 
+    @property
+    def held(self) -> int:
+        """Bytes of the request's body that wait, or are kept for another attempt."""
+
     def start(self) -> None:
         """Choose a provider, at once or when enough of the request has come."""
+
+    def on_first_content(self) -> None:
+        """The first content of the answer came: its first byte where content is not counted, and the last of
+        an answer that is no stream."""
 
     def sweep(self, now: float) -> None:
         """End waits that are over. Called about once a second."""

@@ -13,9 +13,13 @@ from typing import Protocol
 from ..dialects.base import Usage
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead
+from ..quota.traffic_class import TrafficClass
 from .account import Account
 from .answer_hold import AnswerHold
 from .limited_time import Holder
+
+MOMENT = 0.001
+"""Seconds. A shorter time in the queue for a place is that of asking the parent of several workers for a free one."""
 
 
 @dataclass(slots=True, init=False)
@@ -48,6 +52,7 @@ class AccountRecord:
 
     dialect: str | None
     """None: the request is to no API that is known."""
+    traffic_class: TrafficClass
     model: str | None
     output: int
     """Tokens emitted."""
@@ -74,6 +79,8 @@ class ExchangeRecord:
     upstream: str | None
     """The provider asked last; None: the request went to nobody."""
     attempts: int
+    queued: float
+    """Seconds for which it waited for places at providers, as far as that is over."""
     reused: bool
     """Whether the provider's connection had served other requests before."""
     state: str
@@ -119,7 +126,7 @@ class RecordedExchange(Protocol):
     def record(self) -> ExchangeRecord:
         """The figures as they are now."""
 
-    def on_downstream_failed(self, error: RelayError) -> None:
+    def cut(self, error: RelayError) -> None:
         """End with `error`: an error answer while there is no other, a broken end after it."""
 
     def unacknowledged_tokens(self) -> int:
@@ -161,6 +168,7 @@ def account_record(account: Account) -> AccountRecord:
     quota = account.quota
     record = AccountRecord()
     record.dialect = account.format.name if account.format is not None else None
+    record.traffic_class = account.traffic_class
     record.model = account.model
     record.output = account.output
     record.budget = account.budget

@@ -12,6 +12,7 @@ from ..http.messages import RequestHead, ResponseHead
 from ..relay.failures import is_unhealthy
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
+from .claim import Claim
 from .dispatch_events import NOBODY
 from .outliers import Outliers
 from .upstream_host import UpstreamHost
@@ -54,6 +55,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "_claim",
         "_clock",
         "_events",
         "_has_head",
@@ -63,6 +65,7 @@ class Attempt:
         "_owner",
         "_stream",
         "_was_reused",
+        "asked_at",
         "began_at",
         "host",
         "is_full",
@@ -79,9 +82,12 @@ class Attempt:
         events: UpstreamEvents,
         clock: Clock,
         outliers: Outliers | None = None,
+        claim: Claim | None = None,
     ) -> None:
-        """`events` hears the answer, `outliers` how the provider does."""
+        """`events` hears the answer, `outliers` how the provider does. `claim`: by which the place was reserved; None:
+        by none, as it is unlimited."""
         self.host = host
+        self._claim = claim
         self._owner: AttemptOwner | None = owner
         """None once it is over."""
         self._events = events
@@ -101,7 +107,7 @@ class Attempt:
         self.is_full = False
         """Whether it has stopped the upload."""
         self.state = _ASKED
-        self.began_at = now = clock()
+        self.began_at = self.asked_at = now = clock()
         host.started += 1
         self._is_probe = host.health.started(now)
 
@@ -121,6 +127,8 @@ class Attempt:
 
     def send_end(self) -> None:
         if self._stream is not None:
+            if self.host.adaptive is not None:
+                self.asked_at = self._clock()  # the time to the first token does not count the upload
             self._stream.send_end()
 
     def pause_reading(self) -> None:
@@ -134,6 +142,11 @@ class Attempt:
     def keep_pace(self, pace: DrainRate) -> None:
         if self._stream is not None:
             self._stream.keep_pace(pace)
+
+    def sweep(self) -> None:
+        """About once a second."""
+        if self._claim is not None:
+            self.host.places.charge(self._claim)
 
     def accept(self, head_at: float | None = None) -> None:
         """The answer, whose head came at `head_at` (None: now), is passed on: there will be no other attempt."""
@@ -238,7 +251,7 @@ class Attempt:
                 host.places.send_waiting_away()
         else:
             health.abandoned(probe=self._is_probe)
-        host.places.release()
+        host.places.release(self._claim)
 
 
 def _ignore(data: bytes) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..errors import RelayError
 from ..http.messages import RequestHead
 from ..quota.tenants import digest_of, key_of
 from ..relay.failures import busy
+from .claim import Refusal
+from .places import Waiter
+from .queue_refusal import queue_is_full
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
 
@@ -51,37 +54,37 @@ def subjects(
     return ("key", key), ("model", model)
 
 
+class Search(NamedTuple):
+    """A request that looks for a provider. `waiter` asks for the place; `is_welcome`: whether a provider takes a
+    request like it."""
+
+    now: float
+    choice: Choice
+    waiter: Waiter
+    is_welcome: Callable[[UpstreamHost], bool]
+
+
 def next_candidate(
     route: Route,
     tried: Collection[UpstreamHost],
-    *,
-    now: float,
-    choice: Choice,
-    is_welcome: Callable[[UpstreamHost], bool],
+    search: Search,
 ) -> UpstreamHost | None:
     """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
-    None when there is none. `is_welcome`: whether it takes a request like this one.
+    None when there is none.
 
     Where no provider of the route is healthy, those are asked that fail their checks or are ejected: what checks and
     statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail, and the operator knows
     why a provider is taken out.
     """
-    found = _first(route, tried, now=now, choice=choice, is_welcome=is_welcome, at_worst=False)
-    if found is not None or not any(map(route.avoids, route.hosts)) or _has_healthy(route, now):
+    found = _first(route, tried, search, at_worst=False)
+    if found is not None or not any(map(route.avoids, route.hosts)) or _has_healthy(route, search.now):
         return found
-    return _first(route, tried, now=now, choice=choice, is_welcome=is_welcome, at_worst=True)
+    return _first(route, tried, search, at_worst=True)
 
 
-def _first(
-    route: Route,
-    tried: Collection[UpstreamHost],
-    *,
-    now: float,
-    choice: Choice,
-    is_welcome: Callable[[UpstreamHost], bool],
-    at_worst: bool,
-) -> UpstreamHost | None:
+def _first(route: Route, tried: Collection[UpstreamHost], search: Search, *, at_worst: bool) -> UpstreamHost | None:
     """`at_worst`: also of those that the route avoids."""
+    now, choice, waiter, is_welcome = search
     ejected = NOBODY if route.outliers is None else route.outliers.ejected
     for tier in route.tiers:
         free, full, queueing = [], [], []
@@ -90,11 +93,11 @@ def _first(
                 continue
             if (host.checks.cause is not None or host in ejected) and not at_worst:
                 continue
-            if not host.places.is_full:
+            if not host.places.is_full(waiter):
                 free.append(host)
                 continue
             full.append(host)
-            if host.places.has_room:
+            if host.places.has_room(waiter):
                 queueing.append(host)
         if free or queueing:
             return choice.choose(tier, free or queueing, full)
@@ -113,10 +116,21 @@ def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> b
     return all(_has_healthy(route, now, beside=host) for route in routes if host in route.hosts)
 
 
-def unavailable(route: Route, now: float) -> RelayError:
-    """Nobody may be asked: all providers of the route are unhealthy or full."""
+def unavailable(route: Route, waiter: Waiter, now: float, refusal: Refusal | None) -> RelayError:
+    """Nobody may be asked: all providers of the route are unhealthy or full. `refusal`: what the last one that the
+    request asked in vain for a place has told; None: none has."""
+    healthy = [host for host in route.hosts if not host.is_out and host.health.allows(now) and not route.avoids(host)]
+    if refusal is not None and healthy:
+        return queue_is_full(refusal)
+    full = [host.places.refusal(waiter) for host in healthy if host.places.is_full(waiter)]
+    if full:
+        return queue_is_full(min(full, key=_wait))
     wait = min((host.health.available_in(now) for host in route.hosts if not host.is_out), default=OUT_RETRY)
     found = {host.name: trouble for host in route.hosts if (trouble := host.trouble(now)) is not None}
     why = "; ".join(f"{name} {trouble}" for name, trouble in list(found.items())[:NAMED])
     text = "No provider for this request is available now" + (f": {why}." if why else ".")
     return busy(text, after=max(1, math.ceil(wait)))
+
+
+def _wait(refusal: Refusal) -> float:
+    return refusal.wait or 0.0

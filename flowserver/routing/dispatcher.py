@@ -12,34 +12,34 @@ from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..quota.traffic_class import BATCH
 from ..relay.account import Account
-from ..relay.failures import busy, is_passing
+from ..relay.failures import is_passing
 from ..relay.interfaces import UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
-from .affinity import Preference
+from .adaptive_places import is_overload, kind_of
 from .attempt import Attempt
-from .candidates import next_candidate, subjects, unavailable
+from .claim import LoneClaim
 from .context import DispatchState, RoutingContext
 from .dispatch_events import NOBODY, DispatchEvents
 from .first_token import FirstToken, Hedge
+from .host_choice import HostChoice
 from .outgoing import outgoing_request
 from .refusals import REFUSALS, UNHEALTHY, no_route, note_refusal
-from .replay_buffer import ReplayBuffer
+from .replay_buffer import ReplayBuffer, ReplayState
 from .routes import FirstTokenPolicy, Route
 from .upstream_host import ExtraAttempt, UpstreamHost
 from .withheld_answer import WithheldAnswer
 
 _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
+_RELEASED = ReplayState.RELEASED
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 
-class Dispatcher:
+class Dispatcher(HostChoice):
     """A `relay.interfaces.RoutedStream` over one or more attempts."""
 
     __slots__ = (
-        "_account",
         "_asked",
         "_attempt",
-        "_context",
         "_events",
         "_first_token",
         "_is_collecting",
@@ -47,19 +47,14 @@ class Dispatcher:
         "_is_paused",
         "_is_upload_stopped",
         "_omits_usage_option",
-        "_preference",
-        "_queued_at",
         "_replay",
-        "_request",
         "_request_id",
         "_retry_at",
-        "_route",
         "_started_at",
-        "_tried",
         "_upload",
         "_was_reused",
         "attempts",
-        "state",
+        "times_content",
     )
 
     def __init__(
@@ -73,26 +68,20 @@ class Dispatcher:
         upload: UploadCount = UNCOUNTED,
     ) -> None:
         """`upload` counts what is held here of a body that is not yet whole."""
-        self._context = context
-        self._account = account
+        super().__init__(request, context, account)
         self._upload = upload
-        self._request = request
         self._request_id = request_id
         self._events = events
-        self._route: Route | None = None
-        self._preference: Preference | None = None
-        """Among equal providers; None: it has none."""
         self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
         """The one under way; with a hedge the first of two."""
         self._first_token: FirstToken | None = None
         """None: the route does not ask for it, or it has come."""
-        self._tried: list[UpstreamHost] = []
         self._asked: UpstreamHost | None = None
         """Who was asked last."""
-        """The hosts asked so far, the present one last."""
         self.attempts = 0
-        self.state = DispatchState.PREPARING
+        self.times_content = False
+        """Whether the answer's first content is to be told of."""
         self._is_identified = False
         """Whether the client is known to be allowed to use this relay."""
         self._is_collecting = False
@@ -107,8 +96,6 @@ class Dispatcher:
         """Whether the attempt repeats one that may have been refused for the option that the relay had added."""
         self._started_at = context.clock()
         """Since when FLOW_RETRY_TIME runs."""
-        self._queued_at = 0.0
-        """Since when it is queued."""
         self._retry_at = 0.0
         """When backing off ends."""
 
@@ -138,6 +125,12 @@ class Dispatcher:
     @property
     def upstream(self) -> str:
         return self._tried[-1].name if self._tried else "-"
+
+    @property
+    def held(self) -> int:
+        """An estimate: what an attempt has not sent on counts in full, as its provider may take nothing."""
+        is_kept = self._replay.state is not _RELEASED or (self._attempt is not None and self._attempt.is_full)
+        return self._replay.size if is_kept else 0
 
     @property
     def drain_on_disconnect(self) -> bool:
@@ -204,31 +197,24 @@ class Dispatcher:
     def sweep(self, now: float) -> None:
         """Look at the waits: for memory, for a place, for a provider to be ready again."""
         state = self.state
+        if self._context.memory.level and self._attempt is not None:
+            self._replay.release()  # where memory is short, nothing is kept for another attempt
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
+        elif state is _ANSWERED and self._attempt is not None:
+            self._attempt.sweep()
         elif state is DispatchState.BACKING_OFF and now >= self._retry_at:
             self._ask_if_healthy(self._tried[-1])
         elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
             self._give_up_waiting(self._tried[-1])
 
-    # --- places.Waiter ----------------------------------------------------------------------------------------------
-
-    def on_place(self) -> None:
-        host, now = self._tried[-1], self._context.clock()
-        host.queued_seconds += now - self._queued_at
-        if host.health.admits(now):
-            self._begin(host)
-        else:  # its breaker opened meanwhile
-            host.places.release()
-            self._choose_host()
-
-    def on_no_place(self) -> None:
-        self._choose_host()
-
-    def on_busy(self) -> None:
-        """Choose again, now that this host is known to be full: another one may have a free place."""
-        self._tried.pop()
-        self._choose_host()
+    def on_first_content(self) -> None:
+        self.times_content = False
+        attempt = self._attempt
+        if attempt is not None and attempt.host.adaptive is not None:
+            now, size = self._context.clock(), self._request.content_length or 0
+            kind = kind_of(self._account, size, reused=attempt.reused)
+            attempt.host.adaptive.first_token(now, kind, now - attempt.asked_at)
 
     # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
 
@@ -252,6 +238,7 @@ class Dispatcher:
             self._first_token.receive_head(head)
             return
         self.state = _ANSWERED
+        self.times_content = host.adaptive is not None and head.status < 300
         self._replay.release()
         attempt.accept()
         self._events.on_upstream_head(head)
@@ -301,6 +288,8 @@ class Dispatcher:
         self.state = _ANSWERED
         self._replay.release()
         if self._attempt is not None:
+            good = answer.head is not None and answer.head.status < 300
+            self.times_content = good and self._attempt.host.adaptive is not None
             self._attempt.accept(answer.head_at)
             answer.pass_on()
 
@@ -330,12 +319,20 @@ class Dispatcher:
         host = self._candidate(free_only=True)
         if host is None and sum(1 for _ in route.hosts) == 1:
             host = self._attempt.host
-        if host is None or not waiting.may_hedge or not host.places.reserve():
+        claimant = LoneClaim(self._new_claim())
+        if host is None or not waiting.may_hedge or not host.places.reserve(claimant):
             return False
         self.attempts += 1
         before, asked_usage = self._account.upstream, self._account.asks_usage
         answer = waiting.answer_of(host)
-        attempt = Attempt(host, owner=waiting, events=answer, clock=self._context.clock, outliers=route.outliers)
+        attempt = Attempt(
+            host,
+            owner=waiting,
+            events=answer,
+            clock=self._context.clock,
+            outliers=route.outliers,
+            claim=claimant.claim,
+        )
         answer.attempt = attempt
         self._send(attempt)
         attempt.send_end()
@@ -443,63 +440,6 @@ class Dispatcher:
         elif self.state is not _ENDED:
             self._choose_host()
 
-    # --- choosing ---------------------------------------------------------------------------------------------------
-
-    def _choose_host(self) -> None:
-        """Where nobody else could serve, a provider is asked that has refused the like: its own status is worth more
-        than one of the relay's."""
-        host = self._candidate() or self._candidate(refused_too=True)
-        if host is not None:
-            self._ask(host)
-        elif self._route is not None:
-            self._fail(unavailable(self._route, self._context.clock()))
-
-    def _candidate(self, *, refused_too: bool = False, free_only: bool = False) -> UpstreamHost | None:
-        """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
-        where this key or model was refused of late; `free_only`: only where a place is free, as far as is known."""
-        assert self._route is not None
-        now = self._context.clock()
-
-        def is_welcome(host: UpstreamHost) -> bool:
-            if free_only and host.places.is_full:
-                return False
-            if self._account.is_signed and self._account.signature_error((host,)) is not None:
-                return False
-            cooldowns = host.cooldowns
-            return refused_too or not cooldowns or cooldowns.allows(now, *self._subjects(host))
-
-        choice = self._preference or self._context.by_load
-        return next_candidate(self._route, self._tried, now=now, choice=choice, is_welcome=is_welcome)
-
-    def _subjects(self, host: UpstreamHost) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-        return subjects(host, self._request, self._account.params.model)
-
-    def _ask_if_healthy(self, host: UpstreamHost) -> None:
-        if not host.is_out and host.health.allows(self._context.clock()):
-            self._ask(host)
-        else:
-            self._choose_host()
-
-    def _ask(self, host: UpstreamHost) -> None:
-        """Reserve a place at `host` or join its queue."""
-        if host not in self._tried:
-            self._tried.append(host)
-        if host.places.reserve():
-            self._begin(host)
-        elif host.places.wait(self):
-            self.state = DispatchState.QUEUED
-            self._queued_at = self._context.clock()
-        else:
-            self._fail(busy("The provider has no free place and its queue is full."))
-
-    def _give_up_waiting(self, host: UpstreamHost) -> None:
-        host.places.leave(self)
-        other = self._candidate()
-        if other is not None:
-            self._ask(other)
-        else:
-            self._fail(busy(f"No place at the provider came free within {host.settings.queue_timeout:g} s."))
-
     # --- one attempt ------------------------------------------------------------------------------------------------
 
     def _begin(self, host: UpstreamHost) -> None:
@@ -514,7 +454,14 @@ class Dispatcher:
         waiting = self._first_token
         answer = waiting.answer_of(host) if waiting is not None else None
         outliers = None if self._route is None else self._route.outliers
-        attempt = Attempt(host, owner=self, events=answer or self._events, clock=self._context.clock, outliers=outliers)
+        attempt = Attempt(
+            host,
+            owner=self,
+            events=answer or self._events,
+            clock=self._context.clock,
+            outliers=outliers,
+            claim=self._claim,
+        )
         if waiting is not None and answer is not None:
             waiting.begin(answer, attempt)
         self._attempt = cast("Attempt | None", attempt)  # what follows may end it
@@ -577,7 +524,11 @@ class Dispatcher:
         return error.not_processed or (self._context.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
 
     def _note_refusal(self, host: UpstreamHost, head: ResponseHead) -> float | None:
-        return note_refusal(host, head, self._subjects(host), self._context)
+        after = note_refusal(host, head, self._subjects(host), self._context)
+        if host.adaptive is not None and is_overload(host, head, after, self._account.input):
+            began_at = self._started_at if self._attempt is None else self._attempt.began_at
+            host.adaptive.refused(self._context.clock(), began_at)
+        return after
 
     # --- its end ----------------------------------------------------------------------------------------------------
 
@@ -597,7 +548,7 @@ class Dispatcher:
         """Drop all that is under way. No reference leads back to the exchange, which holds this: no cycle is left for
         the garbage collector. `error` is what the provider did wrong; None: nothing."""
         if self.state is DispatchState.QUEUED:
-            self._tried[-1].places.leave(self)
+            self._stop_waiting(self._tried[-1])
         self.state = _ENDED
         self._replay.release()
         self._cancel_attempt(error)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from enum import Enum
 from typing import Protocol
 
-from ..relay.interfaces import Later
+from ..relay.interfaces import Clock, Later
+from .claim import AnswerLengths, Claim, Refusal
+from .place_scheduler import PlaceScheduler
 
 
-class Waiter(Protocol):
-    """A request that waits for a place."""
+class Claimant(Protocol):
+    """A request that asks for a place."""
+
+    @property
+    def claim(self) -> Claim:
+        """Asked for only where places are limited."""
+
+
+class Waiter(Claimant, Protocol):
+    """One that may wait for it."""
 
     def on_place(self) -> None:
         """A place is reserved for it, and it left the queue."""
 
-    def on_no_place(self) -> None:
-        """It left the queue without a place: nobody may ask this provider now."""
+    def on_no_place(self, refusal: Refusal | None) -> None:
+        """It left the queue without a place: the queue is needed for others, or, without a `refusal`, nobody may ask
+        this provider now."""
 
     def on_busy(self) -> None:
         """It was not in the queue yet, and others were faster: no place is free. Only where workers share places."""
@@ -26,35 +36,43 @@ class Waiter(Protocol):
 class Places(Protocol):
     """The places of one process, or this process's part of those that workers share."""
 
-    open: int
-    """Requests under way."""
+    @property
+    def open(self) -> int:
+        """Requests under way."""
 
     @property
     def waiting(self) -> int:
         """Requests that wait for a place."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no place is free, as far as is known."""
+    def waiting_of(self, *, is_batch: bool) -> int:
+        """Those of one class."""
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more may wait, as far as is known."""
+    def is_full(self, waiter: Waiter) -> bool:
+        """Whether no place is free for such a request, as far as is known."""
+
+    def has_room(self, waiter: Waiter) -> bool:
+        """Whether it may wait, as far as is known."""
 
     def limit(self, most: int | None, queue: int) -> None:
         """From now on there are `most` places (None: no limit), and `queue` requests may wait."""
 
-    def reserve(self) -> bool:
+    def reserve(self, claimant: Claimant) -> bool:
         """Reserve a place, if one is free at once and nobody waits for it."""
 
-    def release(self) -> None:
-        """A request is over: its place goes to whoever has waited longest."""
+    def charge(self, claim: Claim) -> None:
+        """About once a second: charge for what a request that has a place was served meanwhile."""
 
-    def wait(self, waiter: Waiter) -> bool:
-        """Join the queue; False when it is full."""
+    def release(self, claim: Claim | None) -> None:
+        """A request is over: its place goes to whoever is next. `claim` None: it never made one."""
+
+    def wait(self, waiter: Waiter) -> Refusal | None:
+        """Join the queue. Returns why it may not."""
 
     def leave(self, waiter: Waiter) -> None:
         """Leave the queue; harmless for one that is not in it."""
+
+    def refusal(self, waiter: Waiter) -> Refusal:
+        """What to tell a request that gets no place."""
 
     def send_waiting_away(self) -> None:
         """The breaker has opened: those who wait look elsewhere, without a place."""
@@ -74,84 +92,133 @@ class QueueState(Enum):
 
 
 class LocalPlaces:
-    """`Places` of one process. They are assigned in order of arrival. Releasing one starts nothing in the same call
-    stack: one loop serves the queue after the present event. Leaving the queue costs nothing."""
+    """`Places` of one process, assigned as `PlaceScheduler` has it. Releasing one starts nothing in the same call
+    stack: one loop serves the queue after the present event."""
 
-    __slots__ = ("_later", "_most", "_queue", "_queue_state", "_waiting", "open")
+    __slots__ = ("_clock", "_later", "_lengths", "_outcasts", "_queue_state", "_scheduler")
 
-    def __init__(self, most: int | None, queue: int, later: Later) -> None:
+    def __init__(self, most: int | None, queue: int, later: Later, clock: Clock) -> None:
         self._later = later
+        self._clock = clock
         self._queue_state = QueueState.RESTING
-        self._most = math.inf if most is None else most
-        self._queue = queue
-        self.open = 0
-        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
-        """Ordered: a plain dict walks over the holes that are left at its beginning."""
+        self._scheduler: PlaceScheduler[Waiter] = PlaceScheduler()
+        self._scheduler.most, self._scheduler.queue = most, queue
+        self._lengths = AnswerLengths()
+        self._outcasts: OrderedDict[Waiter, Refusal] = OrderedDict()
+        """Those who have to leave the queue to others, and are told after the present event."""
 
     def __repr__(self) -> str:
-        places = "unlimited" if self._most == math.inf else self._most
-        return f"{self.open} open of {places}, {self.waiting} waiting ({self._queue_state.value})"
+        return f"{self._scheduler} ({self._queue_state.value})"
 
     def limit(self, most: int | None, queue: int) -> None:
-        self._most = math.inf if most is None else most
-        self._queue = queue
+        self._scheduler.most, self._scheduler.queue = most, queue
         self._serve_queue()  # there may be more places now
 
     @property
+    def open(self) -> int:
+        return self._scheduler.open
+
+    @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return self._scheduler.waiting
 
-    @property
-    def is_full(self) -> bool:
-        return self.open >= self._most
+    def waiting_of(self, *, is_batch: bool) -> int:
+        return self._scheduler.waiting_of(is_batch=is_batch)
 
-    @property
-    def has_room(self) -> bool:
-        return len(self._waiting) < self._queue
+    def is_full(self, waiter: Waiter) -> bool:
+        scheduler = self._scheduler
+        return scheduler.most is not None and scheduler.is_full(is_batch=waiter.claim.is_batch, now=self._clock())
 
-    def reserve(self) -> bool:
-        if self.open >= self._most or self._waiting:
+    def has_room(self, waiter: Waiter) -> bool:
+        return self._scheduler.has_room(waiter.claim)
+
+    def reserve(self, claimant: Claimant) -> bool:
+        scheduler = self._scheduler
+        if scheduler.most is None:
+            scheduler.open += 1
+            return True
+        claim = claimant.claim
+        expected = self._lengths.expected_cost(claim)
+        if not scheduler.reserve(claim, expected, self._clock()):
             return False
-        self.open += 1
+        claim.charged = expected
         return True
 
-    def release(self) -> None:
-        self.open -= 1
+    def charge(self, claim: Claim) -> None:
+        tokens = claim.advance()
+        if tokens:
+            self._scheduler.charge(claim.tenant, tokens, is_batch=claim.is_batch)
+        self._serve_queue()  # batch may have more places by now
+
+    def release(self, claim: Claim | None) -> None:
+        scheduler = self._scheduler
+        if claim is not None and claim.charged is not None:
+            self._lengths.learn(claim)
+            scheduler.release(claim.tenant, claim.settle(), is_batch=claim.is_batch, now=self._clock())
+        elif scheduler.most is None:
+            scheduler.open -= 1
+            return
+        else:
+            scheduler.hold(-1, self._clock())
         self._serve_queue()
 
-    def wait(self, waiter: Waiter) -> bool:
-        if len(self._waiting) >= self._queue:
-            return False
-        self._waiting[waiter] = None
-        return True
+    def wait(self, waiter: Waiter) -> Refusal | None:
+        scheduler, claim, now = self._scheduler, waiter.claim, self._clock()
+        if not scheduler.has_room(claim):
+            return scheduler.refusal(claim, now)
+        lost = scheduler.join(waiter, claim, self._lengths.expected_cost(claim), now)
+        if lost is not None:
+            if not self._outcasts:
+                self._later(self._send_outcasts_away)
+            self._outcasts[lost] = scheduler.refusal(lost.claim, now)
+        return None
 
     def leave(self, waiter: Waiter) -> None:
-        self._waiting.pop(waiter, None)
+        if not self._scheduler.leave(waiter):
+            self._outcasts.pop(waiter, None)
+
+    def refusal(self, waiter: Waiter) -> Refusal:
+        return self._scheduler.refusal(waiter.claim, self._clock())
 
     def send_waiting_away(self) -> None:
-        if self._waiting:
+        if self.waiting:
             self._serve_queue()
             self._queue_state = QueueState.EMPTYING
 
     # --- the queue, after the present event -------------------------------------------------------------------------
 
     def _serve_queue(self) -> None:
-        if self._waiting and self._queue_state is QueueState.RESTING:
+        if self._scheduler.waiting and self._queue_state is QueueState.RESTING:
             self._queue_state = QueueState.SERVING
             self._later(self._serve_waiting)
 
     def _serve_waiting(self) -> None:
         for _ in range(AT_ONCE):
-            if not self._waiting or (self.is_full and self._queue_state is QueueState.SERVING):
+            if not self._serve_next():
                 self._queue_state = QueueState.RESTING
                 return
-            self._serve_next()
         self._later(self._serve_waiting)
 
-    def _serve_next(self) -> None:
-        waiter, _ = self._waiting.popitem(last=False)
+    def _serve_next(self) -> bool:
+        """Whether there was one to serve."""
         if self._queue_state is QueueState.EMPTYING:
-            waiter.on_no_place()
-        else:
-            self.open += 1
-            waiter.on_place()
+            sent_away = self._scheduler.remove_next()
+            if sent_away is not None:
+                sent_away.on_no_place(None)
+            return sent_away is not None
+        taken = self._scheduler.take(self._clock())
+        if taken is None:
+            return False
+        waiter, charged = taken
+        waiter.claim.charged = charged
+        waiter.on_place()
+        return True
+
+    def _send_outcasts_away(self) -> None:
+        for _ in range(AT_ONCE):
+            if not self._outcasts:
+                return
+            waiter, refusal = self._outcasts.popitem(last=False)
+            waiter.on_no_place(refusal)
+        if self._outcasts:
+            self._later(self._send_outcasts_away)

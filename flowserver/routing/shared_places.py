@@ -6,11 +6,13 @@ the place. A request that has asked is a waiter like any other.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from itertools import count
+from typing import Any
 
 from ..relay.interfaces import Later
-from .places import AT_ONCE, Waiter
+from .claim import AnswerLengths, Claim, Refusal
+from .places import AT_ONCE, Claimant, Waiter
 from .shared_health import SharedBreaker, Tell
 
 
@@ -19,15 +21,21 @@ class SharedPlaces:
 
     __slots__ = (
         "_counted",
+        "_due",
         "_health",
+        "_is_charging",
         "_is_emptying",
         "_is_lost",
+        "_is_told_batch_full",
         "_is_told_full",
         "_later",
+        "_lengths",
         "_most",
         "_numbers",
+        "_plain",
         "_queue",
         "_tell",
+        "_told",
         "_waiters",
         "_waiting",
         "open",
@@ -42,11 +50,20 @@ class SharedPlaces:
         self.open = 0
         self._counted = 0
         """Those of them that the parent counts."""
+        self._plain = 0
+        """Those of `_counted` that were taken without a limit: the parent knows their number only."""
         self._numbers = count(1)
         self._waiting: OrderedDict[Waiter, int] = OrderedDict()
         """Those that have asked for a place, and by which number."""
         self._waiters: dict[int, Waiter] = {}
+        self._lengths = AnswerLengths()
+        self._due: Counter[tuple[bool, str]] = Counter()
+        """Tokens that the parent is yet to be told of, by class and tenant."""
+        self._is_charging = False
+        self._told = Refusal(0, None, is_own=False)
+        """What the parent told last of the queue of all."""
         self._is_told_full = False
+        self._is_told_batch_full = False
         self._is_emptying = False
         self._is_lost = False
 
@@ -58,54 +75,88 @@ class SharedPlaces:
     # --- Places -----------------------------------------------------------------------------------------------------
 
     def limit(self, most: int | None, queue: int) -> None:
+        self.adopt(most, queue)
+        self._tell("limit", most, queue)
+
+    def adopt(self, most: int | None, queue: int) -> None:
+        """Go by what the parent knows already."""
         self._most, self._queue = most, queue
         if most is not None and self.open > self._counted:
             self._tell("hold", self.open - self._counted)
+            self._plain += self.open - self._counted
             self._counted = self.open
-        self._tell("limit", most, queue)
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
-    @property
-    def is_full(self) -> bool:
+    def waiting_of(self, *, is_batch: bool) -> int:
+        if self._most is None:
+            return 0 if is_batch else len(self._waiting)
+        return sum(waiter.claim.is_batch is is_batch for waiter in self._waiting)
+
+    def is_full(self, waiter: Waiter) -> bool:
         if self._most is None:
             return False
-        return self._is_lost or self._is_told_full or self.open + len(self._waiting) >= self._most
+        if self._is_lost or self._is_told_full or self.open + len(self._waiting) >= self._most:
+            return True
+        return self._is_told_batch_full and waiter.claim.is_batch
 
-    @property
-    def has_room(self) -> bool:
-        return not self._is_lost and len(self._waiting) < self._queue
+    def has_room(self, waiter: Waiter) -> bool:
+        """The parent knows: even of a full queue a tenant gets its share."""
+        return not self._is_lost and self._queue > 0
 
-    def reserve(self) -> bool:
+    def reserve(self, claimant: Claimant) -> bool:
         if self._most is not None or not (self._health.is_closed or self._is_lost):
             return False
         self.open += 1
         return True
 
-    def release(self) -> None:
+    def charge(self, claim: Claim) -> None:
+        """The parent is told of all that is charged in one event of the loop at once, and also that time has passed,
+        where requests wait for that."""
+        tokens = claim.advance()
+        if tokens:
+            self._due[claim.is_batch, claim.tenant] += tokens
+        if not self._is_charging and (tokens or self._waiting):
+            self._is_charging = True
+            self._later(self._tell_charges)
+
+    def release(self, claim: Claim | None) -> None:
         self.open -= 1
-        if self._counted:
+        if claim is not None and claim.charged is not None:
+            self._lengths.learn(claim)
             self._counted -= 1
+            self._tell("release", claim.number, claim.settle())
+        elif self._plain:
+            self._counted -= 1
+            self._plain -= 1
             self._tell("release")
 
-    def wait(self, waiter: Waiter) -> bool:
+    def wait(self, waiter: Waiter) -> Refusal | None:
         """Ask for a place. One that seems free is asked for as such: if others were faster, the request may go
         elsewhere rather than wait here."""
         if self._is_lost:
-            return False
+            return self._told
         number = next(self._numbers)
-        self._tell("want", number, self.is_full)
+        if self._most is None:
+            self._tell("want", number, False)
+        else:
+            claim = waiter.claim
+            expected = self._lengths.expected_cost(claim)
+            self._tell("want", number, self.is_full(waiter), claim.tenant, claim.weight, claim.is_batch, expected)
         self._waiting[waiter] = number
         self._waiters[number] = waiter
-        return True
+        return None
 
     def leave(self, waiter: Waiter) -> None:
         number = self._waiting.pop(waiter, None)
         if number is not None:
             del self._waiters[number]
             self._tell("forgo", number)
+
+    def refusal(self, waiter: Waiter) -> Refusal:
+        return self._told
 
     def send_waiting_away(self) -> None:
         if self._waiting and not self._is_emptying:
@@ -114,30 +165,45 @@ class SharedPlaces:
 
     # --- what the parent tells --------------------------------------------------------------------------------------
 
-    def on_granted(self, number: int, probe: bool) -> None:
+    def on_granted(self, number: int, probe: bool, charged: int | None) -> None:
+        """`charged` None: no limit was known when the place was asked for."""
         waiter = self._remove(number)
         if probe:
             self._health.permit_probe()
-        self.open += 1
-        self._counted += 1
         if waiter is None:  # it left meanwhile
-            self.release()
+            self._give_back(number, charged)
         else:
+            self.open += 1
+            self._counted += 1
+            if charged is None:
+                self._plain += 1
+            else:
+                waiter.claim.charged, waiter.claim.number = charged, number
             waiter.on_place()
         self._health.return_permit()
 
-    def on_refused(self, number: int) -> None:
+    def on_refused(self, number: int, *why: Any) -> None:
+        """Without `why`: nobody may ask this provider now."""
         waiter = self._remove(number)
+        refusal = Refusal(*why) if why else None
+        if refusal is not None:
+            self._told = refusal._replace(is_own=False)
         if waiter is not None:
-            waiter.on_no_place()
+            waiter.on_no_place(refusal)
 
     def on_busy(self, number: int) -> None:
         waiter = self._remove(number)
         if waiter is not None:
             waiter.on_busy()
 
-    def on_full(self, full: bool) -> None:
+    def on_queue(self, waiting: int, wait: float | None) -> None:
+        """How many wait, and how long the next one would."""
+        self._told = Refusal(waiting, wait, is_own=False)
+
+    def on_full(self, full: bool, batch_full: bool) -> None:
+        """`batch_full`: no place is free for requests of that class."""
         self._is_told_full = full
+        self._is_told_batch_full = batch_full
 
     def on_lost(self) -> None:
         """The parent is gone."""
@@ -152,6 +218,19 @@ class SharedPlaces:
             del self._waiting[waiter]
         return waiter
 
+    def _give_back(self, number: int, charged: int | None) -> None:
+        if charged is None:
+            self._tell("release")
+        else:
+            self._tell("release", number, -charged)
+
+    def _tell_charges(self) -> None:
+        self._is_charging = False
+        due = [[tenant, tokens, is_batch] for (is_batch, tenant), tokens in self._due.items()]
+        self._due.clear()
+        for first in range(0, max(1, len(due)), _CHARGES):
+            self._tell("charge", due[first : first + _CHARGES])
+
     def _empty(self) -> None:
         for _ in range(AT_ONCE):
             if not self._waiting:
@@ -159,5 +238,9 @@ class SharedPlaces:
                 return
             waiter = next(iter(self._waiting))
             self.leave(waiter)
-            waiter.on_no_place()
+            waiter.on_no_place(None)
         self._later(self._empty)
+
+
+_CHARGES = 1000
+"""Tenants in one message, whose size is bounded."""

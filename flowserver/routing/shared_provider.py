@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
 
 from ..relay.interfaces import Clock
+from .adaptive_limit import REFUSED, SLOW
 from .circuit_breaker import CircuitBreaker
+from .claim import Claim
 from .cooldowns import Cooldowns
+from .place_scheduler import PlaceScheduler
 from .shared_checks import SharedChecks
 from .shared_health import Tell, read_subject, written_subject
+from .shared_limit import SharedLimit
 from .upstream_host import trouble
 
 
 class Member:
     """One worker's part in one provider."""
 
-    __slots__ = ("held", "is_told_full", "opened", "tell")
+    __slots__ = ("decreases", "held", "is_told_batch_full", "is_told_full", "opened", "plain", "tell", "wants")
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
-        self.held = 0
-        """Places that it has."""
+        self.held: dict[int, Claim] = {}
+        """Places that it has, by their numbers."""
+        self.plain = 0
+        """Places that it took when there was no limit."""
+        self.wants: dict[int, Want] = {}
+        """Its requests that wait, by number."""
         self.is_told_full = False
-        """Whether it has to be told when a place is free."""
+        self.is_told_batch_full = False
+        """Whether it has to be told when a place is free; the second is of batch alone."""
         self.opened = 0
         """How often the breaker opened by its failures: that of all is the sum, as for other counters."""
+        self.decreases: Counter[str] = Counter()
+        """Decreases of the adaptive limit that followed from what it told, by cause."""
+
+
+class Want:
+    """A request that waits for a place."""
+
+    __slots__ = ("claim", "member", "number")
+
+    def __init__(self, member: Member, number: int, claim: Claim) -> None:
+        self.member = member
+        self.number = number
+        self.claim = claim
 
 
 class SharedProvider:
-    """Places are granted in the order in which they were asked for, over all workers."""
+    """Places are granted over all workers, as `PlaceScheduler` has it."""
 
     __slots__ = (
+        "_adaptive",
         "_breaker",
         "_clock",
         "_cooldowns",
+        "_is_adaptive",
         "_members",
-        "_most",
-        "_open",
         "_prober",
-        "_queue",
-        "_waiting",
+        "_scheduler",
         "checks",
     )
 
@@ -52,14 +73,12 @@ class SharedProvider:
         self.checks = SharedChecks()
         self._members: dict[Member, None] = {}
         self._prober: Member | None = None
-        self._most: int | None = None
-        self._queue = 0
-        self._open = 0
-        self._waiting: OrderedDict[tuple[Member, int], None] = OrderedDict()
+        self._scheduler: PlaceScheduler[Want] = PlaceScheduler()
+        self._adaptive = SharedLimit()
+        self._is_adaptive = False
 
     def __repr__(self) -> str:
-        places = "unlimited" if self._most is None else self._most
-        return f"<SharedProvider: {self._open} open of {places}, {len(self._waiting)} waiting, {self._breaker}>"
+        return f"<SharedProvider: {self._scheduler}, {self._breaker}>"
 
     def join(self, member: Member) -> None:
         """A worker begins to use the provider: it is told what the others know."""
@@ -70,11 +89,14 @@ class SharedProvider:
 
     def part(self, member: Member) -> None:
         """A worker is gone: all it had is free, and its requests wait no more."""
+        scheduler, now = self._scheduler, self._clock()
         del self._members[member]
-        self._open -= member.held
-        member.held = 0
-        for each in [waiting for waiting in self._waiting if waiting[0] is member]:
-            del self._waiting[each]
+        for claim in member.held.values():
+            scheduler.release(claim.tenant, 0, is_batch=claim.is_batch, now=now)
+        scheduler.hold(-member.plain, now)
+        for want in member.wants.values():
+            scheduler.leave(want)
+        member.held, member.plain, member.wants = {}, 0, {}
         self._on_abandoned(member)
         self.checks.part(member)
         self._serve()
@@ -85,70 +107,165 @@ class SharedProvider:
         return trouble(self.checks.cause, self._breaker.state(self._clock()))
 
     def hear(self, member: Member, event: str, *given: Any) -> None:
-        """An event of `ProviderShare`. Raises ValueError or TypeError for one that no worker sends."""
+        """An event of `ProviderShare`. Raises ValueError, LookupError or TypeError for one that no worker sends."""
         match event:
             case "want":
                 self._on_want(member, *given)
             case "forgo":
-                self._waiting.pop((member, *given), None)
+                self._on_forgo(member, *given)
+            case "charge":
+                self._on_charge(*given)
             case "release":
-                self._add(member, -1)
+                self._on_release(member, *given)
             case "hold":
-                self._add(member, *given)
+                self._on_plain(member, *given)
             case "limit":
-                self._most, self._queue = given
+                self._is_adaptive = False
+                self._scheduler.most, self._scheduler.queue = given
                 self._serve()
+            case "adapt" | "first_tokens" | "overloaded":
+                self._adapt(member, event, *given)
             case _:
                 self._hear_of_health(member, event, *given)
 
     # --- places -----------------------------------------------------------------------------------------------------
 
-    @property
-    def _is_full(self) -> bool:
-        return self._most is not None and self._open >= self._most
-
-    def _on_want(self, member: Member, number: int, queues: bool) -> None:
-        """`queues`: whether it waits if no place is free."""
-        if not self._is_full:
-            self._grant(member, number)
+    def _on_want(self, member: Member, number: int, queues: bool, *claimed: Any) -> None:
+        """`queues`: whether it waits if no place is free. `claimed`: tenant, weight, whether it is batch, and which
+        tokens it will probably take; nothing where no limit is known."""
+        scheduler, now = self._scheduler, self._clock()
+        if not claimed:
+            self._on_plain_want(member, number)
             return
-        if not member.is_told_full:
-            member.is_told_full = True
-            member.tell("full", True)
+        tenant, weight, is_batch, expected = claimed
+        claim = Claim(tenant, weight, is_batch=is_batch)
+        if scheduler.waiting:
+            self._serve()  # batch may have more places by now
+        if scheduler.reserve(claim, expected, now):
+            self._grant(member, number, claim, expected)
+            return
+        self._tell_full(member, now)
+        refusal = scheduler.refusal(claim, now)
+        if queues and not scheduler.has_room(claim):
+            member.tell("refused", number, *refusal)
+            return
+        member.tell("queue", refusal.waiting, refusal.wait)
         if not queues:
             member.tell("busy", number)
-        elif len(self._waiting) >= self._queue:
-            member.tell("refused", number)
-        else:
-            self._waiting[member, number] = None
+            return
+        want = member.wants[number] = Want(member, number, claim)
+        self._send_away(scheduler.join(want, claim, expected, now), now)
 
-    def _add(self, member: Member, places: int) -> None:
-        member.held += places
-        self._open += places
+    def _on_forgo(self, member: Member, number: int) -> None:
+        want = member.wants.pop(number, None)
+        if want is not None:
+            self._scheduler.leave(want)
+
+    def _send_away(self, want: Want | None, now: float) -> None:
+        """It has lost its place in the queue to another."""
+        if want is not None:
+            del want.member.wants[want.number]
+            want.member.tell("refused", want.number, *self._scheduler.refusal(want.claim, now))
+
+    def _on_plain_want(self, member: Member, number: int) -> None:
+        scheduler, now = self._scheduler, self._clock()
+        if scheduler.is_full(is_batch=False, now=now):
+            self._tell_full(member, now)
+            member.tell("busy", number)
+        else:
+            scheduler.hold(1, now)
+            self._grant(member, number, None, 0)
+
+    def _on_plain(self, member: Member, places: int) -> None:
+        member.plain += places
+        self._scheduler.hold(places, self._clock())
+        self._serve()
+
+    def _on_release(self, member: Member, number: int | None = None, tokens: int = 0) -> None:
+        """Without a `number`: a place that was taken without a limit."""
+        if number is None:
+            self._on_plain(member, -1)
+            return
+        claim = member.held.pop(number)
+        self._scheduler.release(claim.tenant, tokens, is_batch=claim.is_batch, now=self._clock())
+        self._serve()
+
+    def _on_charge(self, charges: list[tuple[str, int, bool]]) -> None:
+        for tenant, tokens, is_batch in charges:
+            self._scheduler.charge(tenant, tokens, is_batch=is_batch)
+
+    def _adapt(self, member: Member, event: str, *given: Any) -> None:
+        adaptive = self._adaptive
+        decreases, before = adaptive.decreases.copy(), adaptive.places
+        if event == "adapt":
+            self._is_adaptive = True
+            adaptive.adapt(*given)
+        elif not self._is_adaptive:  # a worker that has the configuration of before
+            return
+        elif event == "first_tokens":
+            adaptive.first_tokens(self._scheduler.open, *given)
+        else:
+            adaptive.overloaded(self._scheduler.open, *given)
+        member.decreases.update(adaptive.decreases)
+        member.decreases.subtract(decreases)
+        if event == "adapt" or adaptive.places != before:
+            self._scheduler.most, self._scheduler.queue = adaptive.places
+            for each in self._members:
+                each.tell("adapted", *adaptive.places, each.decreases[SLOW], each.decreases[REFUSED])
+            self._serve()
         self._serve()
 
     def _serve(self) -> None:
-        while self._waiting and not self._is_full:
-            self._grant(*self._waiting.popitem(last=False)[0])
-        if not self._is_full:
-            for member in self._members:
-                if member.is_told_full:
-                    member.is_told_full = False
-                    member.tell("full", False)
+        now = self._clock()
+        while (taken := self._scheduler.take(now)) is not None:
+            want, charged = taken
+            del want.member.wants[want.number]
+            self._grant(want.member, want.number, want.claim, charged)
+        for member in self._members:
+            if member.is_told_full or member.is_told_batch_full:
+                self._tell_free(member, now)
 
-    def _grant(self, member: Member, number: int) -> None:
-        """Grant a free place, and with it the leave to probe if that is due, unless the breaker forbids it."""
+    def _tell_full(self, member: Member, now: float) -> None:
+        """A request of this worker has found no place."""
+        self._tell_state(
+            member,
+            full=self._scheduler.is_full(is_batch=False, now=now),
+            batch_full=self._scheduler.is_full(is_batch=True, now=now),
+        )
+
+    def _tell_free(self, member: Member, now: float) -> None:
+        self._tell_state(
+            member,
+            full=member.is_told_full and self._scheduler.is_full(is_batch=False, now=now),
+            batch_full=member.is_told_batch_full and self._scheduler.is_full(is_batch=True, now=now),
+        )
+
+    def _tell_state(self, member: Member, *, full: bool, batch_full: bool) -> None:
+        if (full, batch_full) != (member.is_told_full, member.is_told_batch_full):
+            member.is_told_full, member.is_told_batch_full = full, batch_full
+            member.tell("full", full, batch_full)
+
+    def _grant(self, member: Member, number: int, claim: Claim | None, charged: int) -> None:
+        """Give a place, which is counted already, and with it the leave to probe if that is due, unless the breaker
+        forbids it. `claim` None: it was asked for without a limit."""
         now = self._clock()
         if not self._breaker.allows(now):
+            if claim is None:
+                self._scheduler.hold(-1, now)
+            else:
+                self._scheduler.release(claim.tenant, -charged, is_batch=claim.is_batch, now=now)
             member.tell("refused", number)
             return
         probe = self._breaker.started(now)
         if probe:
             self._prober = member
             self._tell_breaker()
-        self._open += 1
-        member.held += 1
-        member.tell("granted", number, probe)
+        if claim is None:
+            member.plain += 1
+            member.tell("granted", number, probe, None)
+        else:
+            member.held[number] = claim
+            member.tell("granted", number, probe, charged)
 
     # --- health -----------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 
 from ..config.access_log import EVERY_EXCHANGE, AccessLog, Logged
 from ..errors import Party, RelayError
+from ..quota.traffic_class import BATCH
 from ..relay.limited_time import Holder
-from ..relay.record import ExchangeRecord
+from ..relay.record import MOMENT, ExchangeRecord
 from ..routing.overload import GIVE_WAY, OverloadChange
 from .line_format import LineFormat, json_line
 from .line_writer import LineWriter, ThreadWriter
@@ -103,6 +104,10 @@ class Log:
         }
         if first is not None:
             fields["slow"] = max(exchange.limited, key=exchange.limited.__getitem__)
+        if exchange.queued >= MOMENT:
+            fields["queued_ms"] = _ms(exchange.queued)
+        if exchange.account.traffic_class is BATCH:
+            fields["class"] = BATCH
         fields |= _limits(exchange)
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")

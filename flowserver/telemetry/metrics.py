@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -11,9 +11,10 @@ from typing import Protocol
 
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
+from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.interfaces import H2Totals
 from ..relay.limited_time import Holder
-from ..relay.record import ExchangeRecord, RecordedExchange
+from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.overload import GIVE_WAY, OverloadGate
@@ -22,12 +23,14 @@ from ..routing.withheld_answer import WithheldFigures
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
+from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
 from .snapshot import encoded
 from .tokens import TokenMetrics
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -173,6 +176,7 @@ class Metrics:
         self.uploads: Uploads | None = None
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
+        self.memory: MemoryFigures | None = None
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -191,6 +195,8 @@ class Metrics:
         self._under_way: list[_Census] = []
         self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
         self._held = Histogram(HELD_BUCKETS)
+        self._queue_waits: defaultdict[tuple[str, TrafficClass], Histogram] = defaultdict(_queue_histogram)
+        """By provider and class."""
         self._lag = Histogram(LAG_BUCKETS)
         self.last_lag = 0.0
         """Seconds by which the last sweep was late."""
@@ -223,6 +229,8 @@ class Metrics:
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
             self._first_byte.observe(record.first_byte_at - record.started_at)
+        if record.queued >= MOMENT:
+            self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
         self._tokens.exchange_ended(record)
         self._log.access(record)
 
@@ -277,6 +285,8 @@ class Metrics:
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
         yield gauge("flow_connections_open", "Client connections.", self.connections, Merge.SUM)
         yield from self._traffic(totals)
+        if self.memory is not None:
+            yield from self.memory.families()
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
@@ -391,6 +401,7 @@ class Metrics:
         now = self._clock()
         for make, name, text, figure in _UPSTREAM_FIGURES:
             yield make(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
+        yield from self._queues()
         for name, text, label, counts in _UPSTREAM_COUNTS:
             samples = [
                 ({"upstream": host.name, label: value}, count)
@@ -407,6 +418,7 @@ class Metrics:
         yield counters("flow_extra_input_tokens", text, extra)
         text = "Bytes of answers that wait for their first content."
         yield gauge("flow_withheld_bytes", text, self.withheld.held, Merge.SUM)
+        yield from self._adaptive()
         remaining = [
             ({"upstream": host.name, "kind": kind}, left)
             for host in self.upstreams
@@ -422,6 +434,20 @@ class Metrics:
         text = "What the provider's rate limits leave, as its last answer told."
         yield gauges("flow_upstream_ratelimit_remaining", text, remaining, Merge.MIN)
 
+    def _queues(self) -> Iterator[Family]:
+        waiting = [
+            ({"upstream": host.name, "class": str(each)}, host.places.waiting_of(is_batch=each is BATCH))
+            for host in self.upstreams
+            for each in TrafficClass
+        ]
+        yield gauges("flow_upstream_waiting", "Requests that wait for a place.", waiting, Merge.SUM)
+        for host in self.upstreams:
+            for each in TrafficClass:
+                self._queue_waits[host.name, each]  # there with its first zero
+        waits = [({"upstream": name, "class": str(each)}, found) for (name, each), found in self._queue_waits.items()]
+        text = "How long ended requests that had to wait for a place waited, whether they got one or not."
+        yield histograms("flow_upstream_queue_wait_seconds", text, QUEUE_BUCKETS, waits)
+
     def _dns(self) -> Iterator[Family]:
         lookups = _labelled("upstream", [(name, figures.lookups) for name, figures in self.names])
         yield counters("flow_upstream_dns_lookups", "Look-ups of the provider's name.", lookups)
@@ -430,6 +456,23 @@ class Metrics:
         yield counters("flow_upstream_dns_failures", text, failures)
         seconds = _labelled("upstream", [(name, figures.seconds) for name, figures in self.names])
         yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, the one under way included.", seconds)
+
+    def _adaptive(self) -> Iterator[Family]:
+        """Of the providers whose places adapt. All workers know the same limit."""
+        adaptive = [(host.name, host.adaptive) for host in self.upstreams if host.adaptive is not None]
+        text = 'Most requests at a time, where max_concurrent is "auto".'
+        limits = _labelled("upstream", [(name, learned.limit) for name, learned in adaptive])
+        yield gauges("flow_upstream_limit", text, limits, Merge.MAX)
+        decreases = [
+            ({"upstream": name, "cause": cause}, count)
+            for name, learned in adaptive
+            for cause, count in sorted(learned.decreases.items())
+        ]
+        yield counters("flow_upstream_limit_decreases", "Times it fell, by cause.", decreases)
+
+
+def _queue_histogram() -> Histogram:
+    return Histogram(QUEUE_BUCKETS)
 
 
 def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Labels, float]]:
@@ -443,7 +486,6 @@ _highest: _Make = partial(gauges, merge=Merge.MAX)
 _lowest: _Make = partial(gauges, merge=Merge.MIN)
 _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], float]], ...] = (
     (_summed, "flow_upstream_open", "Requests under way.", lambda host, now: host.open),
-    (_summed, "flow_upstream_waiting", "Requests that wait for a place.", lambda host, now: host.waiting),
     (
         _highest,
         "flow_upstream_breaker",

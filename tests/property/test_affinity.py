@@ -65,5 +65,5 @@ def test_no_provider_is_given_more_than_the_bound(weights: list[int], story: lis
         assert chosen.open < max(BOUND * share, share + slack) + 1
         busy = [host for host in tier if host.open]
         if ends and busy:
-            busy[number % len(busy)].places.release()
+            busy[number % len(busy)].places.release(None)
             total -= 1

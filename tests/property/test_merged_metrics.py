@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from flowserver.dialects.base import Usage
 from flowserver.errors import TOO_MANY_CONNECTIONS, EndReason, bad_request
 from flowserver.http.messages import RequestHead
+from flowserver.quota.traffic_class import TrafficClass
 from flowserver.relay.limited_time import Holder
 from flowserver.relay.record import AccountRecord, ExchangeRecord, TokenRecord
 from flowserver.telemetry.log import Log
@@ -79,6 +80,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         # So that the time for each token is exact too.
         output=draw(st.sampled_from([0, 1, 2, 3, 5, 9])),
         budget=None,
+        traffic_class=draw(st.sampled_from(TrafficClass)),
         tenant=draw(st.one_of(st.none(), NAMES)),
         user=None,
         session=None,
@@ -93,6 +95,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         protocol="h1",
         upstream="a",
         attempts=1,
+        queued=draw(TIMES),
         reused=False,
         state=draw(st.sampled_from(["paused", "waiting_for_tokens", "streaming"])),
         status=draw(st.sampled_from([200, 404, 502])),

@@ -6,17 +6,28 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from flowserver.routing.claim import Claim
+
 from ..routing.shares import Group, Request, Worker
 
 MOST = 3
 QUEUE = 4
 
 
+class Tokens:
+    """What a request was served."""
+
+    def __init__(self) -> None:
+        self.input = 1
+        self.output = 0
+
+
 class Attempt(Request):
     """A request that begins as an attempt does: with the leave to probe, or not at all."""
 
-    def __init__(self, group: Group, worker: Worker) -> None:
-        super().__init__(worker)
+    def __init__(self, group: Group, worker: Worker, tenant: str, *, is_batch: bool) -> None:
+        self.tokens = Tokens()
+        super().__init__(worker, claim=Claim(tenant, is_batch=is_batch, served=self.tokens))
         self._group = group
         self.is_probe = False
         self.era: float | None = None
@@ -56,11 +67,11 @@ class Sharing(RuleBasedStateMachine):
                 worker.places.limit(None, 0)
             self.group.settle()
 
-    @rule(number=st.integers(0, 2))
-    def ask(self, number: int) -> None:
+    @rule(number=st.integers(0, 2), tenant=st.sampled_from("ab"), is_batch=st.booleans())
+    def ask(self, number: int, tenant: str, is_batch: bool) -> None:
         worker = self.group.workers[number]
         if worker.health.allows(self.group.clock()):
-            request = Attempt(self.group, worker)
+            request = Attempt(self.group, worker, tenant, is_batch=is_batch)
             self.asked.append(request)
             request.ask()
 
@@ -85,6 +96,13 @@ class Sharing(RuleBasedStateMachine):
         request = data.draw(st.sampled_from(self.waiting()))
         request.leave()
         request.heard.append("left")
+
+    @precondition(lambda self: self.under_way())
+    @rule(data=st.data(), tokens=st.integers(0, 100))
+    def tokens_pass(self, data: st.DataObject, tokens: int) -> None:
+        request = data.draw(st.sampled_from(self.under_way()))
+        request.tokens.output += tokens
+        request.worker.places.charge(request.claim)
 
     @rule(number=st.integers(0, 2), down=st.booleans())
     def deliver(self, number: int, down: bool) -> None:
@@ -136,7 +154,11 @@ class Sharing(RuleBasedStateMachine):
         """When all is delivered nobody waits in vain, nothing has leaked, and all workers know the same."""
         group = self.group
         group.settle()
-        assert not self.waiting() or len(self.under_way()) == MOST
+        under_way = self.under_way()
+        if any(not request.claim.is_batch for request in self.waiting()):
+            assert len(under_way) == MOST
+        elif self.waiting():
+            assert len(under_way) == MOST or any(request.claim.is_batch for request in under_way)
         for request in self.under_way():
             request.worker.health.abandoned(probe=request.is_probe)
             request.end()

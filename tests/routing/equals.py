@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from flowserver.routing.affinity import Preference
-from flowserver.routing.candidates import next_candidate
+from flowserver.routing.candidates import Search, next_candidate
 from flowserver.routing.routes import Route
 from flowserver.routing.upstream_host import UpstreamHost
 
+from ..support.asker import Asker
 from ..support.recording import target
 
 
@@ -20,13 +21,13 @@ def hosts(*weights: int) -> list[UpstreamHost]:
 
 def fill(host: UpstreamHost, requests: int) -> None:
     for _ in range(requests):
-        assert host.places.reserve()
+        assert host.places.reserve(Asker())
 
 
 def choose(number: int, tier: list[UpstreamHost]) -> UpstreamHost | None:
     preference = Preference(key(number))
     route = Route("*", (), (tuple(tier),))
-    chosen = next_candidate(route, (), now=0.0, choice=preference, is_welcome=lambda _: True)
+    chosen = next_candidate(route, (), Search(0.0, preference, Asker(), lambda _: True))
     if chosen is not None:
         preference.count(chosen)
     return chosen

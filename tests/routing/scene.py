@@ -167,6 +167,7 @@ class Scene:
                 name=name,
                 health=health,
                 later=self.later,
+                clock=self.clock,
                 places=share.places if share else None,
                 models=models,
                 **settings,

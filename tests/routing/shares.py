@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from flowserver.routing.claim import Claim, Refusal
 from flowserver.routing.provider_share import ProviderShare
 from flowserver.routing.shared_provider import Member, SharedProvider
 
@@ -107,8 +108,12 @@ class Group:
 class Request:
     """A waiter that says what it heard; `on_place` may be made to do what a test wants."""
 
-    def __init__(self, worker: Worker, name: str = "", heard: list[str] | None = None) -> None:
+    def __init__(
+        self, worker: Worker, name: str = "", heard: list[str] | None = None, claim: Claim | None = None
+    ) -> None:
         self.worker = worker
+        self.claim = claim or Claim()
+        self.refusal: Refusal | None = None
         self._name = name
         self._all = heard
         self.heard: list[str] = []
@@ -117,9 +122,10 @@ class Request:
     def ask(self) -> Request:
         """As a dispatcher does."""
         places = self.worker.places
-        if places.reserve():
+        if places.reserve(self):
             self.on_place()
-        elif not places.wait(self):
+        elif (refusal := places.wait(self)) is not None:
+            self.refusal = refusal
             self._hear("no room")
         return self
 
@@ -129,7 +135,7 @@ class Request:
     def end(self) -> None:
         assert self.has_place
         self.heard.append("ended")
-        self.worker.places.release()
+        self.worker.places.release(self.claim)
 
     @property
     def has_place(self) -> bool:
@@ -140,7 +146,8 @@ class Request:
         if self.acts is not None:
             self.acts()
 
-    def on_no_place(self) -> None:
+    def on_no_place(self, refusal: Refusal | None) -> None:
+        self.refusal = refusal
         self._hear("no place")
 
     def on_busy(self) -> None:

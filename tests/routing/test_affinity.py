@@ -16,6 +16,7 @@ from flowserver.routing.affinity import SLACK, Affinity, Preference, order
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.routes import Route, RouteTable
 
+from ..support.asker import Asker
 from ..support.later import Later
 from ..support.recording import account, target
 from .equals import choose, fill, hosts, key
@@ -71,7 +72,7 @@ def test_the_first_gets_it_below_the_bound_and_the_next_above() -> None:
     assert choose(1, tier) is second
     assert first.affinity == {"preferred": 3, "load": 1}
     for _ in range(2):
-        first.places.release()
+        first.places.release(None)
     assert choose(1, tier) is first
 
 
@@ -96,7 +97,7 @@ def test_several_workers_have_less_slack_each() -> None:
             fill(first, 1)
             taken += 1
         for _ in range(taken):
-            first.places.release()
+            first.places.release(None)
         return taken
 
     assert taken(1) > taken(2) >= taken(8) >= 1
@@ -124,7 +125,7 @@ def test_a_full_one_is_asked_when_all_are_full() -> None:
     ordered = order(key(1), tier)
     for expected in (*ordered, ordered[0]):
         assert choose(1, tier) is expected
-        expected.places.reserve()
+        expected.places.reserve(Asker())
     assert ordered[0].affinity == {"preferred": 2, "full": 2}
 
 
@@ -134,7 +135,7 @@ def test_who_waits_counts_as_load() -> None:
     for host in tier:
         fill(host, 1)
     for _ in range(19):
-        assert first.places.wait(object())  # type: ignore[arg-type]
+        assert first.places.wait(Asker()) is None
     assert choose(1, tier) is second
 
 

@@ -9,6 +9,7 @@ from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.routing.attempt import Attempt, AttemptState
 from flowserver.routing.circuit_breaker import BreakerState
 
+from ..support.asker import Asker
 from ..support.clock import FakeClock
 from ..support.recording import RecordingConnector, RecordingUpstream, RecordingUpstreamEvents, target
 from .scene import BROKEN, NO_CONNECTION, TIMEOUT, UNREACHABLE
@@ -43,7 +44,7 @@ class Rig:
         self.host = target(self.connector)
         self.owner = Owner()
         self.events = RecordingUpstreamEvents()
-        assert self.host.places.reserve()
+        assert self.host.places.reserve(Asker())
         self.attempt = Attempt(self.host, owner=self.owner, events=self.events, clock=self.clock)
         self.attempt.open(RequestHead(b"POST", b"/", []))
 

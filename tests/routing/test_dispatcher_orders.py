@@ -9,6 +9,7 @@ from flowserver.errors import RelayError
 from flowserver.routing.context import DispatchState
 from flowserver.routing.dispatcher import Dispatcher
 
+from ..support.asker import Asker
 from .scene import BROKEN, NO_CONNECTION, REFUSED, TIMEOUT, UNREACHABLE, Events, Scene, Stream
 
 WAITING = (DispatchState.QUEUED, DispatchState.BACKING_OFF)
@@ -97,7 +98,7 @@ class Order(RuleBasedStateMachine):
             limit = host.settings.max_concurrent
             assert limit is None or host.open <= limit
             assert host.waiting == sum(each.upstream == name for each in self.of(DispatchState.QUEUED))
-            assert not host.waiting or host.places.is_full or not self.scene.later.is_idle
+            assert not host.waiting or host.places.is_full(Asker()) or not self.scene.later.is_idle
             probes = [stream.probes for stream in streams if stream.probes is not None and not stream.is_answered]
             assert len(probes) == len(set(probes))
 

@@ -14,6 +14,7 @@ from flowserver.routing.routes import FirstTokenPolicy
 from flowserver.routing.upstream_host import ExtraAttempt
 from flowserver.routing.withheld_answer import MOST_PIECES, MOST_WITHHELD
 
+from ..support.asker import Asker
 from .scene import BROKEN, REFUSED, UNREACHABLE, Scene
 
 DEADLINE = FirstTokenPolicy(5.0)
@@ -143,7 +144,7 @@ def test_time_runs_from_when_the_request_is_whole() -> None:
 
 def test_a_full_provider_is_no_alternative() -> None:
     scene = Scene(("a",), ("b",), first_token=DEADLINE, max_concurrent=1, queue=5)
-    assert scene.hosts["b"].places.reserve()
+    assert scene.hosts["b"].places.reserve(Asker())
     _, events = scene.ask(b"hello")
     scene.wait(60)
     assert (events.asked, scene.hosts["b"].waiting) == (["a"], 0)
@@ -396,8 +397,8 @@ def test_one_provider_alone_is_asked_again() -> None:
 
 def test_one_of_several_providers_is_not_hedged_at_itself() -> None:
     scene = hedging(("a",), ("b",), max_concurrent=2)
-    scene.hosts["b"].places.reserve()
-    scene.hosts["b"].places.reserve()
+    scene.hosts["b"].places.reserve(Asker())
+    scene.hosts["b"].places.reserve(Asker())
     scene.ask(b"hello")
     scene.wait(2)
     assert (scene.asked("a"), scene.asked("b")) == (1, 0)

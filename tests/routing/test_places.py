@@ -6,30 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowserver.routing.claim import Claim
 from flowserver.routing.places import LocalPlaces
 
+from ..support.asker import Asker
+from ..support.clock import FakeClock
 from ..support.later import Later
 
 
-class Waiter:
-    def __init__(self) -> None:
-        self.places = 0
-        self.sent_away = 0
-
-    def on_place(self) -> None:
-        self.places += 1
-
-    def on_no_place(self) -> None:
-        self.sent_away += 1
-
-    def on_busy(self) -> None:
-        raise AssertionError("places of one process are known")
-
-
 def full(later: Later, limit: int = 1, queue: int = 2) -> LocalPlaces:
-    made = LocalPlaces(limit, queue, later)
+    made = LocalPlaces(limit, queue, later, FakeClock())
     for _ in range(limit):
-        assert made.reserve()
+        assert made.reserve(Asker())
     return made
 
 
@@ -40,42 +28,42 @@ def later() -> Later:
 
 def test_places_are_bounded(later: Later) -> None:
     made = full(later, 2)
-    assert made.is_full
-    assert not made.reserve()
-    made.release()
-    assert made.reserve()
+    assert made.is_full(Asker())
+    assert not made.reserve(Asker())
+    made.release(Claim())
+    assert made.reserve(Asker())
     assert made.open == 2
 
 
 def test_without_a_limit_there_is_always_a_place(later: Later) -> None:
-    made = LocalPlaces(None, 0, later)
-    assert all(made.reserve() for _ in range(10_000))
+    made = LocalPlaces(None, 0, later, FakeClock())
+    assert all(made.reserve(Asker()) for _ in range(10_000))
 
 
 def test_who_waited_longest_is_served_first_and_the_queue_is_bounded(later: Later) -> None:
     made = full(later)
-    first, second, third = Waiter(), Waiter(), Waiter()
-    assert made.wait(first)
-    assert made.wait(second)
-    assert not made.wait(third)
-    made.release()
+    first, second, third = Asker(), Asker(), Asker()
+    assert made.wait(first) is None
+    assert made.wait(second) is None
+    assert made.wait(third) is not None
+    made.release(Claim())
     later.run()
     assert (first.places, second.places, made.open) == (1, 0, 1)
-    made.release()
-    made.release()
+    made.release(Claim())
+    made.release(Claim())
     later.run()
     assert (first.places, second.places, made.open, made.waiting) == (1, 1, 0, 0)
 
 
 def test_releasing_a_place_starts_nothing_in_the_same_call_stack(later: Later) -> None:
     made = full(later, 2)
-    first, second = Waiter(), Waiter()
+    first, second = Asker(), Asker()
     made.wait(first)
     made.wait(second)
-    made.release()
-    made.release()
+    made.release(Claim())
+    made.release(Claim())
     assert (first.places, second.places) == (0, 0)
-    assert not made.reserve(), "the free places are for those who wait"
+    assert not made.reserve(Asker()), "the free places are for those who wait"
     later.run()
     assert (first.places, second.places, made.open) == (1, 1, 2)
     made.wait(first)
@@ -87,23 +75,23 @@ def test_releasing_a_place_starts_nothing_in_the_same_call_stack(later: Later) -
 
 def test_who_leaves_the_queue_gets_no_place(later: Later) -> None:
     made = full(later)
-    first, second = Waiter(), Waiter()
+    first, second = Asker(), Asker()
     made.wait(first)
     made.wait(second)
     made.leave(first)
     made.leave(first)
-    made.leave(Waiter())
-    made.release()
+    made.leave(Asker())
+    made.release(Claim())
     later.run()
     assert (first.places, second.places) == (0, 1)
 
 
 def test_who_leaves_between_the_release_and_the_assignment_leaves_the_place_to_the_next(later: Later) -> None:
     made = full(later)
-    first, second = Waiter(), Waiter()
+    first, second = Asker(), Asker()
     made.wait(first)
     made.wait(second)
-    made.release()
+    made.release(Claim())
     made.leave(first)
     later.run()
     assert (first.places, second.places, made.open) == (0, 1, 1)
@@ -111,12 +99,12 @@ def test_who_leaves_between_the_release_and_the_assignment_leaves_the_place_to_t
 
 def test_nobody_overtakes_the_queue(later: Later) -> None:
     made = full(later)
-    first = Waiter()
+    first = Asker()
     made.wait(first)
-    assert not made.reserve()
+    assert not made.reserve(Asker())
 
 
-class Returning(Waiter):
+class Returning(Asker):
     """Releases its place at once, as one does whose provider's breaker has opened."""
 
     def __init__(self, made: LocalPlaces) -> None:
@@ -125,14 +113,14 @@ class Returning(Waiter):
 
     def on_place(self) -> None:
         super().on_place()
-        self._made.release()
+        self._made.release(self.claim)
 
 
 def test_thousands_of_places_released_at_once_are_no_recursion_and_no_long_pause(later: Later) -> None:
     made = full(later, queue=5000)
     waiters = [Returning(made) for _ in range(5000)]
-    assert all(made.wait(waiter) for waiter in waiters)
-    made.release()
+    assert all(made.wait(waiter) is None for waiter in waiters)
+    made.release(Claim())
     most = 0
     while not later.is_idle:
         before = sum(waiter.places for waiter in waiters)
@@ -145,26 +133,26 @@ def test_thousands_of_places_released_at_once_are_no_recursion_and_no_long_pause
 
 def test_who_waits_at_a_provider_whose_breaker_opens_is_sent_away_without_a_place(later: Later) -> None:
     made = full(later, 2, queue=100)
-    waiters = [Waiter() for _ in range(100)]
-    assert all(made.wait(waiter) for waiter in waiters)
+    waiters = [Asker() for _ in range(100)]
+    assert all(made.wait(waiter) is None for waiter in waiters)
     made.send_waiting_away()
     later.run()
     assert {(waiter.places, waiter.sent_away) for waiter in waiters} == {(0, 1)}
     assert (made.open, made.waiting) == (2, 0)
     made.send_waiting_away()
-    late = Waiter()
-    assert made.wait(late)
-    made.release()
+    late = Asker()
+    assert made.wait(late) is None
+    made.release(Claim())
     later.run()
     assert (late.places, late.sent_away) == (1, 0)
 
 
 def test_more_places_serve_those_who_wait(later: Later) -> None:
     made = full(later)
-    first, second = Waiter(), Waiter()
+    first, second = Asker(), Asker()
     made.wait(first)
     made.wait(second)
-    assert not made.has_room
+    assert not made.has_room(Asker())
     made.limit(2, 1)
     later.run()
     assert (first.places, second.places, made.open) == (1, 0, 2)
@@ -175,32 +163,32 @@ def test_more_places_serve_those_who_wait(later: Later) -> None:
 
 def test_its_state_shows(later: Later) -> None:
     made = full(later)
-    made.wait(Waiter())
+    made.wait(Asker())
     assert repr(made) == "1 open of 1, 1 waiting (resting)"
-    made.release()
+    made.release(Claim())
     assert "1 waiting (serving)" in repr(made)
 
 
 @given(st.lists(st.sampled_from(["take", "give", "wait", "leave"])), st.integers(1, 3), st.integers(0, 3))
 def test_places_are_neither_lost_nor_made_up(steps: list[str], limit: int, queue: int) -> None:
     later = Later()
-    made = LocalPlaces(limit, queue, later)
+    made = LocalPlaces(limit, queue, later, FakeClock())
     held, waiters = 0, []
     for step in steps:
         if step == "take":
-            held += made.reserve()
-        elif step == "wait" and made.is_full:
-            waiters.append(Waiter())
-            if not made.wait(waiters[-1]):
+            held += made.reserve(Asker())
+        elif step == "wait" and made.is_full(Asker()):
+            waiters.append(Asker())
+            if made.wait(waiters[-1]) is not None:
                 waiters.pop()
         elif step == "leave" and waiters:
             made.leave(waiters[0])
         elif step == "give" and held + sum(waiter.places for waiter in waiters):
-            made.release()
+            made.release(Claim())
             held -= 1
         later.run()
         assert made.open == held + sum(waiter.places for waiter in waiters)
         assert made.open <= limit
         assert made.waiting <= queue
-        assert not made.waiting or made.is_full
+        assert not made.waiting or made.is_full(Asker())
         assert all(waiter.places <= 1 for waiter in waiters)

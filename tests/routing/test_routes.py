@@ -9,6 +9,7 @@ import pytest
 from flowserver.routing.affinity import Affinity
 from flowserver.routing.routes import Route, RouteTable, choose, join_target
 
+from ..support.asker import Asker
 from ..support.recording import target
 
 
@@ -66,7 +67,7 @@ def test_the_body_is_looked_into_only_where_it_matters() -> None:
 def test_the_one_of_two_with_less_to_do_is_chosen() -> None:
     idle, busy = target(name="idle"), target(name="busy")
     for _ in range(3):
-        busy.places.reserve()
+        busy.places.reserve(Asker())
     for first in (0.0, 0.9):
         draws = iter([first, 0.9 - first])
         assert choose([idle, busy], lambda draws=draws: next(draws)) is idle  # type: ignore[misc]
@@ -74,9 +75,9 @@ def test_the_one_of_two_with_less_to_do_is_chosen() -> None:
 
 def test_load_is_seen_in_proportion_to_weight() -> None:
     light, heavy = target(weight=1), target(weight=4)
-    light.places.reserve()
+    light.places.reserve(Asker())
     for _ in range(3):
-        heavy.places.reserve()
+        heavy.places.reserve(Asker())
     assert heavy.load < light.load
 
 
@@ -84,5 +85,5 @@ def test_shares_follow_the_weights() -> None:
     hosts = [target(name="a", weight=1), target(name="b", weight=3)]
     draw = random.Random(1)
     for _ in range(4000):
-        choose(hosts, draw.random).places.reserve()
+        choose(hosts, draw.random).places.reserve(Asker())
     assert abs(hosts[1].open / hosts[0].open - 3) < 0.1

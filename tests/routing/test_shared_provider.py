@@ -6,7 +6,9 @@ import pytest
 
 from flowserver.errors import EndReason, upstream_error
 from flowserver.routing.circuit_breaker import BreakerState
+from flowserver.routing.claim import Claim
 
+from ..support.asker import Asker
 from .shares import Group, Probing, Request, Worker
 
 BROKEN = upstream_error("upstream_failed", "Broke off.", EndReason.UPSTREAM_FAILED)
@@ -25,9 +27,17 @@ def full(group: Group) -> list[Request]:
         held.append(request)
 
 
-def queued(group: Group, worker: Worker) -> Request:
+class Tokens:
+    """What a request was served."""
+
+    def __init__(self) -> None:
+        self.input = 1
+        self.output = 0
+
+
+def queued(group: Group, worker: Worker, claim: Claim | None = None) -> Request:
     """A request that waits: it asks again when it has found the places taken."""
-    request = Request(worker).ask()
+    request = Request(worker, claim=claim).ask()
     group.settle()
     if request.heard == ["busy"]:
         request.heard.clear()
@@ -49,10 +59,10 @@ def test_places_are_bounded_over_all_workers() -> None:
 def test_without_a_limit_nobody_is_asked() -> None:
     group = Group(2)
     worker = group.workers[0]
-    assert all(worker.places.reserve() for _ in range(1000))
+    assert all(worker.places.reserve(Asker()) for _ in range(1000))
     assert not worker.wire.up
     for _ in range(1000):
-        worker.places.release()
+        worker.places.release(None)
     assert not worker.wire.up
     assert worker.places.open == 0
 
@@ -71,6 +81,72 @@ def test_who_asked_first_is_served_first_whatever_its_worker() -> None:
     assert heard == ["0 place", "1 place", "2 place", "3 place"]
 
 
+def test_tenants_take_turns_over_all_workers() -> None:
+    group = Group(2, most=1, queue=20)
+    heard: list[str] = []
+    crowd = [Request(group.workers[0], "many", heard, Claim("many", served=Tokens())) for _ in range(10)]
+    few = [Request(group.workers[1], "few", heard, Claim("few", served=Tokens())) for _ in range(3)]
+    for request in [*crowd, *few]:
+        request.ask()
+        group.settle()
+        if request.heard == ["busy"]:
+            request.heard.clear()
+            request.ask()
+            group.settle()
+    heard.clear()
+    for _ in range(8):
+        next(request for request in [*crowd, *few] if request.has_place).end()
+        group.settle()
+    assert sorted(heard[:6]) == 3 * ["few place"] + 3 * ["many place"]
+    assert heard[6:] == 2 * ["many place"]
+
+
+def test_what_passes_in_one_worker_is_charged_for_all() -> None:
+    group = Group(2, most=2, queue=20)
+    tokens = Tokens()
+    first = Request(group.workers[0], claim=Claim("a", served=tokens)).ask()
+    second = Request(group.workers[1], claim=Claim("b", served=Tokens())).ask()
+    group.settle()
+    waiting = [
+        queued(group, group.workers[number], Claim(name, served=Tokens())) for number, name in ((0, "a"), (1, "b"))
+    ]
+    tokens.output = 1000
+    first.worker.places.charge(first.claim)
+    group.settle()
+    second.end()
+    group.settle()
+    assert [request.heard for request in waiting] == [[], ["place"]], "though the other has waited longer"
+
+
+def test_batch_waits_for_a_place_that_is_kept_for_interactive_requests() -> None:
+    group = Group(2, most=4, queue=10)
+    Request(group.workers[0]).ask()
+    group.settle()
+    batch = [Request(group.workers[1], claim=Claim(is_batch=True)) for _ in range(4)]
+    for request in batch:
+        request.ask()
+        group.settle()
+    assert [request.heard for request in batch] == [["place"], ["place"], ["busy"], []]
+    assert group.workers[1].places.is_full(batch[0])
+    assert not group.workers[1].places.is_full(Asker())
+    other = Request(group.workers[1]).ask()
+    group.settle()
+    assert other.has_place
+
+
+def test_a_full_queue_has_room_for_a_tenant_below_its_share() -> None:
+    group = Group(2, most=1, queue=4)
+    full(group)
+    crowd = [queued(group, group.workers[0], Claim("many", served=Tokens())) for _ in range(4)]
+    refused = Request(group.workers[0], claim=Claim("many", served=Tokens())).ask()
+    group.settle()
+    assert refused.heard == ["no place"]
+    assert refused.refusal is not None
+    assert (refused.refusal.waiting, refused.refusal.is_own) == (4, True)
+    queued(group, group.workers[1], Claim("few", served=Tokens()))
+    assert [request.heard for request in crowd] == [[], [], [], ["no place"]]
+
+
 def test_the_queue_is_bounded_over_all_workers() -> None:
     group = Group(2, most=1, queue=3)
     full(group)
@@ -85,11 +161,11 @@ def test_one_that_found_a_place_taken_may_go_elsewhere_and_comes_back_as_one_tha
     group = Group(2, most=1, queue=1)
     first, second = Request(group.workers[0]).ask(), Request(group.workers[1])
     places = second.worker.places
-    assert not places.is_full, "it has not heard of the other worker's request"
+    assert not places.is_full(Asker()), "it has not heard of the other worker's request"
     second.ask()
     group.settle()
     assert (first.heard, second.heard) == (["place"], ["busy"])
-    assert (places.is_full, places.has_room) == (True, True)
+    assert (places.is_full(Asker()), places.has_room(Asker())) == (True, True)
     second.ask()
     group.settle()
     first.end()
@@ -102,10 +178,10 @@ def test_a_worker_that_was_told_it_is_full_is_told_when_it_no_longer_is() -> Non
     held = Request(group.workers[0]).ask()
     Request(group.workers[1]).ask()
     group.settle()
-    told = [group.workers[1].places.is_full]
+    told = [group.workers[1].places.is_full(Asker())]
     held.end()
     group.settle()
-    told.append(group.workers[1].places.is_full)
+    told.append(group.workers[1].places.is_full(Asker()))
     assert told == [True, False]
 
 
@@ -200,8 +276,8 @@ def test_without_the_parent_limited_places_are_no_more() -> None:
     worker.share.lost()
     group.later.run()
     assert {tuple(request.heard) for request in waiting} == {("no place",)}
-    assert worker.places.is_full
-    assert not worker.places.has_room
+    assert worker.places.is_full(Asker())
+    assert not worker.places.has_room(Asker())
     assert Request(worker).ask().heard == ["no room"]
 
 
@@ -209,11 +285,11 @@ def test_without_the_parent_unlimited_places_go_on() -> None:
     group = Group(1)
     worker = group.workers[0]
     worker.share.lost()
-    assert worker.places.reserve()
+    assert worker.places.reserve(Asker())
     fail(worker, group, 3)
     assert not worker.health.allows(group.clock())
     group.clock.advance(10)
-    assert worker.places.reserve()
+    assert worker.places.reserve(Asker())
     assert worker.health.admits(group.clock())
     assert worker.health.started(group.clock()), "it probes by itself"
     assert not worker.health.allows(group.clock())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ..support.asker import Asker
 from ..support.recording import target
 
 
 def test_its_state_shows() -> None:
     made = target(max_concurrent=1)
-    assert made.places.reserve()
+    assert made.places.reserve(Asker())
     assert repr(made) == "<UpstreamHost api: 1 open of 1, 0 waiting (resting), <CircuitBreaker closed: 0 failures>>"
 
 

@@ -22,6 +22,7 @@ from flowserver.quota.limits import (
     tenant_key,
 )
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
+from flowserver.routing.claim import Claim, Refusal
 from flowserver.stores.failover import FailoverStore, Policy
 from flowserver.stores.frames import BrokenFrame, FrameReader, pack
 from flowserver.stores.memory import MemoryStore
@@ -202,7 +203,8 @@ async def test_what_happens_at_a_provider_is_known_to_all_workers() -> None:
 
 
 class Waiter:
-    def __init__(self, seen: list[int], places: Callable[[], None]) -> None:
+    def __init__(self, seen: list[int], places: Callable[[Claim], None]) -> None:
+        self.claim = Claim()
         self.seen = seen
         self._release = places
         self.done = asyncio.get_running_loop().create_future()
@@ -212,7 +214,7 @@ class Waiter:
         self.seen[1] = max(self.seen)
         asyncio.get_running_loop().call_later(0.001, self._end)
 
-    def on_no_place(self) -> None:
+    def on_no_place(self, refusal: Refusal | None) -> None:
         self.done.set_result(False)
 
     def on_busy(self) -> None:
@@ -220,7 +222,7 @@ class Waiter:
 
     def _end(self) -> None:
         self.seen[0] -= 1
-        self._release()
+        self._release(self.claim)
         self.done.set_result(True)
 
 
@@ -233,12 +235,12 @@ async def test_a_rush_to_a_provider_never_has_more_than_its_places() -> None:
             places[-1].limit(5, 1000)
         seen = [0, 0]
         for each in places:  # it is known to be full, so all wait
-            each.on_full(True)
+            each.on_full(True, True)
         waiters = []
         for number in range(400):
             each = places[number % 4]
             waiters.append(Waiter(seen, each.release))
-            assert each.wait(waiters[-1])
+            assert each.wait(waiters[-1]) is None
         assert all(await asyncio.gather(*(waiter.done for waiter in waiters)))
         assert seen == [0, 5]
         assert all(each.open == each.waiting == 0 for each in places)
