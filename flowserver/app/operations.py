@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import ENDED_BY_OPERATOR
+from ..relay.exchange import Exchange
 from ..routing.upstream_host import UpstreamHost
 from ..telemetry.control_pages import END, IN, LOG_LEVEL, OUT
 from ..telemetry.log import Log
@@ -58,7 +59,8 @@ class Operations:
     def _end(self, request_id: str) -> int:
         """End all streams of this id: clients may choose it, and may choose one twice."""
         wanted = request_id.encode()
-        found = [exchange for exchange in self._metrics.open if exchange.request_id == wanted]
+        exchanges = [each for each in self._metrics.open if isinstance(each, Exchange)]
+        found = [exchange for exchange in exchanges if exchange.request_id == wanted]
         for exchange in found:
             exchange.cut(ENDED_BY_OPERATOR)
         return len(found)

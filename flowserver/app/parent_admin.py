@@ -94,7 +94,7 @@ class ParentAdmin:
             self._metrics,
             slices,
             loop.call_later,
-            common=lambda: common(is_draining=is_leaving()),
+            common=lambda: common(self._metrics.process, is_draining=is_leaving()),
             unready=unready,
         )
         self.access = AdminAccess(config.admin_token)

@@ -18,6 +18,7 @@ from ..config.effective import effective
 from ..config.environment import read_again
 from ..config.file import load_topology
 from ..config.settings import Config, ConfigError
+from ..config.sweep import sweep_interval
 from ..config.topology import Topology
 from ..dialects.estimate import Ratios
 from ..downstream.clients_by_address import ClientsByAddress
@@ -126,7 +127,7 @@ class Relay:
         self._limits = FlowLimits(self._watermarks, self._memory)
         self._providers = build(config, topology, self._limits, self._resolver, shared=shared)
         self._tenancy = Tenancy(config, topology, shared)
-        self._sweep_interval = config.sweep_interval(*topology.swept_times)
+        self._sweep_interval = sweep_interval(config, *topology.swept_times)
         self._retired: list[Providers] = []
         """Providers of earlier configurations, while they have requests under way."""
         operations = Operations(self.metrics, log, self._on_log_level, frozenset() if part is None else part.out)
@@ -254,7 +255,7 @@ class Relay:
         self._topology = topology
         self._retired.append(self._providers.without(providers))
         self._providers = providers
-        self._sweep_interval = self._config.sweep_interval(*topology.swept_times)
+        self._sweep_interval = sweep_interval(self._config, *topology.swept_times)
         self._clients.tls = tls
         self._access.token = config.admin_token
         self._tenancy.reload(topology)
@@ -375,7 +376,7 @@ class Relay:
             self.live_report,
             clock=time.monotonic,
             unready=self._unready,
-            common=lambda: common(is_draining=self._is_leaving),
+            common=lambda: common(self.metrics.process, is_draining=self._is_leaving),
         )
         hosts = AdminHosts(self._config.admin_hosts, self._config.admin_listen)
         self._access = AdminAccess(self._config.admin_token)

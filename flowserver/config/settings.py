@@ -11,7 +11,24 @@ from dataclasses import dataclass, fields
 from ..dialects.base import Auth
 from .access_log import AccessLog
 from .addresses import Address, Networks, Url
-from .entries import Group, Setting, setting
+from .entries import Setting, setting
+from .groups import (
+    BACKPRESSURE,
+    CLIENTS,
+    FLOODS,
+    HTTP2,
+    LEAVING,
+    LIMITS,
+    LISTENERS,
+    MEMORY,
+    OPERATION,
+    OVERLOAD,
+    PROVIDER_TIMEOUTS,
+    PROVIDERS,
+    RETRIES,
+    TOKENS,
+    UPLOADS,
+)
 from .kinds import (
     ACCESS_LOG,
     ADDRESS_OR_OFF,
@@ -66,29 +83,6 @@ class ConfigError(Exception):
 
 class NotNowError(ConfigError):
     """What is configured can't be had now, and may be later without any change to it: an address that is in use."""
-
-
-LISTENERS = Group("Listeners")
-PROVIDERS = Group(
-    "Providers", "Several providers, routes and tenants go into a file, see [providers.md](providers.md)."
-)
-PROVIDER_TIMEOUTS = Group("Provider connections and timeouts")
-CLIENTS = Group("Client connections and timeouts")
-UPLOADS = Group("Request bodies")
-MEMORY = Group("Memory", "See [memory](operating.md#memory).")
-BACKPRESSURE = Group("Backpressure", "See [choosing watermarks](operating.md#choosing-watermarks).")
-TOKENS = Group("Tokens", "See [tokens.md](tokens.md).")
-LEAVING = Group("Clients that leave, providers that are silent")
-RETRIES = Group("Retries and circuit breaker", "See [providers.md](providers.md#trying-again).")
-LIMITS = Group("Limits of tenants", "See [tenants.md](tenants.md).")
-OVERLOAD = Group("Overload", "See [operating.md](operating.md#more-requests-than-it-can-serve).")
-HTTP2 = Group("HTTP/2 with clients")
-FLOODS = Group(
-    "HTTP/2 floods",
-    "A client connection that exceeds one of these is closed with GOAWAY ENHANCE_YOUR_CALM. Counts decay over ten "
-    "seconds.",
-)
-OPERATION = Group("Operation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -599,13 +593,6 @@ class Config:
 
     references: tuple[tuple[str, str], ...] = ()
     """Fields whose settings say where the value is kept, and these settings."""
-
-    def sweep_interval(self, *others: float | None) -> float:
-        """Seconds between two looks at all deadlines: 1, or less when a deadline, one of `others` among them, is so
-        short that it needs it."""
-        own = (getattr(self, entry.field) for entry in SETTINGS if entry.swept)
-        shortest = min((time for time in (*others, *own) if time is not None), default=4.0)
-        return min(1.0, max(0.02, shortest / 4))
 
 
 SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in fields(Config) if entry.metadata)

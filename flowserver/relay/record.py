@@ -121,13 +121,8 @@ class ExchangeRecord:
 class RecordedExchange(Protocol):
     """An exchange as its observers see it."""
 
-    request_id: bytes
-
     def record(self) -> ExchangeRecord:
         """The figures as they are now."""
-
-    def cut(self, error: RelayError) -> None:
-        """End with `error`: an error answer while there is no other, a broken end after it."""
 
     def unacknowledged_tokens(self) -> int:
         """Returns the estimated tokens that were passed on and that the client has not acknowledged. Costs a system

@@ -13,22 +13,27 @@ import orjson
 
 from .. import __version__
 from . import live_upstreams
+from .live_census import Share
 from .live_report import ENDS
 from .live_views import SortKey, View
+from .process import ProcessFigures
 
 AT_A_TIME = 20
 """Rows that are read in one piece of work."""
+
+MEMORY = ("resident_bytes", "held_bytes", "uploads_held_bytes")
+"""What is told of the memory in any case."""
 
 Report = tuple[str, bytes]
 """A worker's name, empty where there are none, and what it told."""
 
 
-def common(*, is_draining: bool) -> dict[str, Any]:
+def common(process: ProcessFigures, *, is_draining: bool) -> dict[str, Any]:
     """What the process that answers tells of itself in each object."""
-    return {
-        "time": round(time.time(), 3),
-        "process": {"version": __version__, "pid": os.getpid(), "draining": is_draining},
-    }
+    own = {"version": __version__, "pid": os.getpid(), "draining": is_draining}
+    if process.started_at is not None:
+        own["started_at"] = round(process.started_at, 3)
+    return {"time": round(time.time(), 3), "process": own}
 
 
 class _Rows:
@@ -56,7 +61,7 @@ def objects(views: Sequence[View], reports: Sequence[Report], common: Mapping[st
         if told is not None:
             figures.append((worker, told))
     merged = {**common, **_merged(figures)}
-    merged["process"] = {**common.get("process", {}), **merged["process"]}
+    merged["process"] = {**merged["process"], **common["process"]}
     shared = orjson.dumps(merged)[:-1]
     yield b""
     for view, of_view in zip(views, rows, strict=True):
@@ -103,7 +108,7 @@ def _merged(told: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         "process": _process([figures["process"] for figures in each]),
         "upstreams": live_upstreams.merged([figures["upstreams"] for figures in each]),
         "tenants": _tenants([figures["tenants"] for figures in each]),
-        "memory": _summed([figures["memory"] for figures in each]),
+        "memory": _summed([dict.fromkeys(MEMORY, 0), *(figures["memory"] for figures in each)]),
         "loop": [{"worker": worker or "0", "lag_ms": figures["lag_ms"]} for worker, figures in told],
         "ends": ends[:ENDS],
         "ends_by_reason": _summed([figures["ends_by_reason"] for figures in each]),
@@ -112,16 +117,13 @@ def _merged(told: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _process(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found = _summed(told)
-    if "started_at" in found:
-        found["started_at"] = min(process["started_at"] for process in told if "started_at" in process)
-    return {**found, "workers": len(told)}
+    return {**_summed(told), "workers": len(told)}
 
 
 def _totals(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     nested = ("states", "slow")
-    found = _summed([{name: figure for name, figure in totals.items() if name not in nested} for totals in told])
-    return {**found, **{name: _summed([totals[name] for totals in told]) for name in nested}}
+    plain = [{name: figure for name, figure in totals.items() if name not in nested} for totals in told]
+    return {**_summed([Share().figures(), *plain]), **{name: _summed([totals[name] for totals in told]) for name in nested}}
 
 
 def _tenants(told: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -18,6 +18,10 @@ MOST_WORDS = 8
 MOST_TEXT = 200
 """Characters of a filter."""
 
+STALLED = 5.0
+"""Seconds for which a client's side has taken nothing, from which on a stream comes first by `trouble`. Then those come
+whose providers were paused for longest, which is an order that rests, then the oldest."""
+
 SortKey = float | str | tuple[float, float, float]
 
 
@@ -33,8 +37,7 @@ class Look(NamedTuple):
 Sort = Callable[[Look], SortKey]
 
 SORTS: dict[str, Sort] = {
-    # Who keeps bytes waiting now, then who did so for longest, then who is oldest.
-    "trouble": lambda look: (look.record.held_seconds, look.record.paused_seconds, look.age),
+    "trouble": lambda look: (_stalled(look.record.held_seconds), look.record.paused_seconds, look.age),
     "age_seconds": lambda look: look.age,
     "tokens": lambda look: look.record.account.output,
     "tokens_per_second": lambda look: look.tokens_per_second,
@@ -123,6 +126,10 @@ def question_of(views: list[View]) -> bytes:
 def views_of(text: bytes) -> list[View]:
     views: list[list[Any]] = orjson.loads(text)
     return [View(limit, sort, descending, tuple(words), follow) for limit, sort, descending, words, follow in views]
+
+
+def _stalled(seconds: float) -> float:
+    return seconds if seconds >= STALLED else 0.0
 
 
 def _fits(word: str, record: ExchangeRecord) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import defaultdict
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import NamedTuple
 
-_PARTS = {b"style": ("uPlot.min.css", "page.css"), b"script": ("uPlot.iife.min.js", "page.js")}
-"""The elements that stand empty in page.html, and what is put into them."""
-
-
+_OWN = ("base", "charts", "streams", "panels", "detail", "feed")
+_PARTS = (
+    (b"style", ("uPlot.min.css", "page.css")),
+    (b"script", ("uPlot.iife.min.js",)),
+    (b"script", tuple(f"js/{name}.js" for name in _OWN)),
+)
+"""The elements that stand empty in page.html, in their order, and what is put into them."""
 _POLICY = (
     b"default-src 'none'",
     b"connect-src 'self'",
@@ -19,6 +23,7 @@ _POLICY = (
     b"base-uri 'none'",
     b"form-action 'none'",
     b"frame-ancestors 'none'",
+    b"require-trusted-types-for 'script'",
 )
 
 
@@ -33,9 +38,10 @@ def page() -> PageFile:
     """The page, as it is sent."""
     folder = files(__package__).joinpath("page")
     body = folder.joinpath("page.html").read_bytes()
-    hashes: list[bytes] = []
-    for element, names in _PARTS.items():
+    hashes: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    for element, names in _PARTS:
         text = b"\n".join(folder.joinpath(name).read_bytes().strip() for name in names)
-        body = body.replace(b"<%b></%b>" % (element, element), b"<%b>%b</%b>" % (element, text, element))
-        hashes.append(b"%b-src 'sha256-%b'" % (element, b64encode(sha256(text).digest())))
-    return PageFile(body, b"; ".join((*hashes, *_POLICY)))
+        body = body.replace(b"<%b></%b>" % (element, element), b"<%b>%b</%b>" % (element, text, element), 1)
+        hashes[element].append(b"'sha256-%b'" % b64encode(sha256(text).digest()))
+    sources = [b"%b-src %b" % (element, b" ".join(found)) for element, found in hashes.items()]
+    return PageFile(body, b"; ".join((*sources, *_POLICY)))
