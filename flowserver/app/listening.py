@@ -26,6 +26,8 @@ class ListeningSockets:
     """None: there is no control socket."""
     files: tuple[SocketFile, ...] = ()
     """Those of Unix sockets, which go when nobody listens any more."""
+    control_file: SocketFile | None = None
+    """That of the control socket, which listens to the end: a drain can be watched and cut short there."""
 
     def by_use(self) -> list[tuple[str, int]]:
         """Their descriptors, as `inherited` takes them; empty once they are closed."""
@@ -38,6 +40,11 @@ class ListeningSockets:
         """Nobody is to connect any more. To be called while they listen."""
         for file in self.files:
             file.remove()
+
+    def remove_control_file(self) -> None:
+        """The same for the control socket."""
+        if self.control_file is not None:
+            self.control_file.remove()
 
     def close(self) -> None:
         for listening in (*self.clients, self.admin, self.control):
@@ -82,8 +89,14 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
         raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}"]) from None
     # Those of systemd are its own to remove.
     owned = bound if given is not None and passed and not given.is_successor else (*clients, *admin, *control)
-    files = tuple(file for file in map(file_of, owned) if file is not None)
-    return ListeningSockets(tuple(clients), admin[0] if admin else None, control[0] if control else None, files)
+    files = [(listening, file) for listening in owned if (file := file_of(listening)) is not None]
+    return ListeningSockets(
+        tuple(clients),
+        admin[0] if admin else None,
+        control[0] if control else None,
+        files=tuple(file for listening, file in files if listening not in control),
+        control_file=next((file for listening, file in files if listening in control), None),
+    )
 
 
 def _use(passed: PassedSocket, config: Config) -> str:

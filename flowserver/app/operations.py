@@ -62,7 +62,10 @@ class Operations:
         exchanges = [each for each in self._metrics.open if isinstance(each, Exchange)]
         found = [exchange for exchange in exchanges if exchange.request_id == wanted]
         for exchange in found:
-            exchange.cut(ENDED_BY_OPERATOR)
+            if exchange.error is None:
+                exchange.on_downstream_failed(ENDED_BY_OPERATOR)
+            else:  # it has failed, and its client does not take that
+                exchange.cut(ENDED_BY_OPERATOR)
         return len(found)
 
     def _move(self, name: str, *, is_out: bool) -> None:

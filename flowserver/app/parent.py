@@ -162,6 +162,8 @@ class Parent:
         self._control = ParentControl(self, self.fleet, log)
         self._is_drained = False
         """Whether an operator asked for the end, and no signal yet."""
+        self._is_handed_over = False
+        """Whether another process listens at the same sockets."""
         self._log_level = config.log_level
         """At the start."""
         self._admin = ParentAdmin(
@@ -329,6 +331,7 @@ class Parent:
     def _on_taken_over(self, successor: int) -> None:
         """Another process accepts from the same sockets, and answers for the admin pages."""
         self._phase = Phase.ENDING
+        self._is_handed_over = True
         self._service.hand_over(successor)
         self._admin.drain()
         self._drain()
@@ -365,6 +368,7 @@ class Parent:
             self._log.write("info", "detached", pid=os.getpid())
             self.fleet.has_children = False
             self._service.leave()
+            self._sockets.remove_control_file()
             self._admin.drain()
             self._drain()
 
@@ -388,6 +392,8 @@ class Parent:
         for task in self._tasks:
             task.cancel()
         self._service.close()
+        if not self._is_handed_over:
+            self._sockets.remove_control_file()
         await self._admin.close()
         self._store.close()
         self._sockets.close()

@@ -272,6 +272,8 @@ class Relay:
         if self._memory_watch is not None:
             self._memory_watch.close()
         self._leave_name()
+        if self._sockets is not None and not self.is_handed_over:
+            self._sockets.remove_control_file()
         await self._clients.close()
         self._abandoned.close()
         await self._tenancy.close()

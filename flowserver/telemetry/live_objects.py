@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from .. import __version__
+from ..flow.memory_budget import Level
 from . import live_upstreams
 from .live_census import Share
 from .live_report import ENDS
@@ -23,6 +24,8 @@ AT_A_TIME = 20
 
 MEMORY = ("resident_bytes", "held_bytes", "uploads_held_bytes")
 """What is told of the memory in any case."""
+
+_LEVELS = [level.name.lower() for level in Level]
 
 Report = tuple[str, bytes]
 """A worker's name, empty where there are none, and what it told."""
@@ -108,12 +111,18 @@ def _merged(told: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         "process": _process([figures["process"] for figures in each]),
         "upstreams": live_upstreams.merged([figures["upstreams"] for figures in each]),
         "tenants": _tenants([figures["tenants"] for figures in each]),
-        "memory": _summed([dict.fromkeys(MEMORY, 0), *(figures["memory"] for figures in each)]),
+        "memory": _memory([figures["memory"] for figures in each]),
         "loop": [{"worker": worker or "0", "lag_ms": figures["lag_ms"]} for worker, figures in told],
         "ends": ends[:ENDS],
         "ends_by_reason": _summed([figures["ends_by_reason"] for figures in each]),
         "totals": _totals([figures["totals"] for figures in each]),
     }
+
+
+def _memory(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    levels = [memory.pop("level") for memory in told if "level" in memory]
+    worst = {"level": max(levels, key=_LEVELS.index)} if levels else {}
+    return {**_summed([dict.fromkeys(MEMORY, 0), *told]), **worst}
 
 
 def _process(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -123,7 +132,8 @@ def _process(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _totals(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     nested = ("states", "slow")
     plain = [{name: figure for name, figure in totals.items() if name not in nested} for totals in told]
-    return {**_summed([Share().figures(), *plain]), **{name: _summed([totals[name] for totals in told]) for name in nested}}
+    counts = {name: _summed([totals[name] for totals in told]) for name in nested}
+    return {**_summed([Share().figures(), *plain]), **counts}
 
 
 def _tenants(told: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
