@@ -94,8 +94,8 @@ class ParentAdmin:
             self._metrics,
             slices,
             loop.call_later,
-            common=lambda: common(self._metrics.process, is_draining=is_leaving()),
             unready=unready,
+            common=lambda: common(self._metrics.process, is_draining=is_leaving()),
         )
         self.access = AdminAccess(config.admin_token)
         hosts = AdminHosts(config.admin_hosts, config.admin_listen)

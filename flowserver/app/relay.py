@@ -138,9 +138,6 @@ class Relay:
         self._admission = self._build_admission()
         self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
         self._clients = self._build_clients(part)
-        tenants = TenantFigures(self._tenancy, time.monotonic, time.time)
-        self.live_report = LiveReport(self.metrics, tenants, clock=time.monotonic, wall=time.time)
-        """What this process tells for the live feed."""
         self._admin, self._control = self._build_admin()
         self.addresses: list[Address] = []
         """Where clients connect, with the actual ports."""
@@ -372,6 +369,9 @@ class Relay:
     def _build_admin(self) -> tuple[Listener, Listener]:
         """Of the admin pages, and of the control socket."""
         slices = Slices(self._loop.call_soon, time.monotonic)
+        tenants = TenantFigures(self._tenancy, time.monotonic, time.time)
+        self.live_report = LiveReport(self.metrics, tenants, clock=time.monotonic, wall=time.time)
+        """What this process tells for the live feed."""
         pages = OwnPages(
             self.metrics,
             slices,

@@ -36,12 +36,16 @@ class Rates:
     """Tokens per second of the open streams: since the look before, smoothed a little; of a stream that was never
     looked at, since its first token."""
 
-    __slots__ = ("_seen", "_total", "_total_at", "_total_rate")
+    __slots__ = ("_ended", "_fresh", "_gone", "_seen", "_total_at", "_total_rate")
 
     def __init__(self) -> None:
         self._seen: dict[int, _Seen] = {}
         """By `id`, so that no stream is kept. One that took the id of another began later."""
-        self._total = 0
+        self._fresh = 0
+        """Tokens that open streams have emitted since `_total_at`."""
+        self._gone = 0
+        """Of the streams that have ended since then, what they had when they were looked at last."""
+        self._ended = 0
         self._total_at: float | None = None
         self._total_rate: float | None = None
 
@@ -51,10 +55,12 @@ class Rates:
         if seen is None or seen.started_at != record.started_at:
             first = record.first_token_at
             rate = 0.0 if first is None else tokens / max(now - first, 1.0)
+            self._fresh += tokens
             self._seen[key] = _Seen(record.started_at, tokens, now, rate)
             return rate
         elapsed = now - seen.at
         if elapsed >= SOONEST:
+            self._fresh += max(0, tokens - seen.tokens)
             seen.rate += SMOOTHING * ((tokens - seen.tokens) / elapsed - seen.rate)
             seen.tokens, seen.at = tokens, now
         return seen.rate
@@ -66,15 +72,20 @@ class Rates:
 
     def keep(self, alive: set[int]) -> None:
         """Forget all streams but these."""
-        self._seen = {key: seen for key, seen in self._seen.items() if key in alive}
+        for key in self._seen.keys() - alive:
+            self._gone += self._seen.pop(key).tokens
 
-    def total(self, tokens: int, now: float) -> float | None:
-        """The rate of all streams, those that have ended included, which emitted `tokens` until now; None: this is the
-        first look."""
-        if self._total_at is None or now - self._total_at >= SOONEST:
-            if self._total_at is not None:
-                self._total_rate = max(0, tokens - self._total) / (now - self._total_at)
-            self._total, self._total_at = tokens, now
+    def total(self, ended: int, now: float) -> float | None:
+        """The rate of all streams, after a look at them. Those that have ended had `ended` tokens in all: never less
+        than at the look before, though less than they were seen with, where their providers reported fewer than were
+        estimated. None: this is the first look."""
+        elapsed = None if self._total_at is None else now - self._total_at
+        if elapsed is not None and elapsed < SOONEST:
+            return self._total_rate
+        if elapsed is not None:
+            self._total_rate = (self._fresh + max(0, ended - self._ended - self._gone)) / elapsed
+        self._fresh = self._gone = 0
+        self._ended, self._total_at = ended, now
         return self._total_rate
 
 
@@ -137,13 +148,11 @@ class Share:
 class Census:
     """Made by one look at all streams that were open when it began."""
 
-    __slots__ = ("all", "choices", "slow", "states", "tenants", "tokens", "upstreams")
+    __slots__ = ("all", "choices", "slow", "states", "tenants", "upstreams")
 
     def __init__(self, views: list[View]) -> None:
         self.choices = [Choice(view) for view in views]
         self.all = Share()
-        self.tokens = 0
-        """That they have emitted so far."""
         self.states: Counter[str] = Counter()
         self.slow: Counter[Holder] = Counter()
         """Streams by who holds them now."""
@@ -164,7 +173,6 @@ class Census:
     def _add(self, exchange: RecordedExchange, rates: Rates, now: float) -> None:
         record = exchange.record()
         rate = rates.of(exchange, record, now)
-        self.tokens += record.account.output
         self.all.add(record, rate)
         self.states[record.state] += 1
         if record.slow is not None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import orjson
 
+from ..flow.memory_budget import UNBOUNDED
 from ..relay.record import ExchangeRecord, RecordedExchange
 from . import live_upstreams
 from .live_census import Census, Choice, Rates
 from .live_streams import figures
 from .live_tenants import TenantFigures
 from .live_views import SortKey, views_of
+from .memory import MemoryFigures
 from .metrics import Metrics
 
 ENDS = 20
@@ -43,7 +45,7 @@ class LiveReport:
         census = Census(views_of(question))
         ended_tokens = metrics.ended_tokens
         yield from census.look(metrics.open, self._rates, clock)
-        rate = self._rates.total(ended_tokens + census.tokens, clock())
+        rate = self._rates.total(ended_tokens, clock())
         if self._tenants is not None:
             yield from self._tenants.refresh(census.tenants)
         yield _line(self._figures(census, rate))
@@ -75,12 +77,21 @@ class LiveReport:
                 "resident_bytes": process.get("resident_bytes", 0),
                 "held_bytes": census.all.held,
                 "uploads_held_bytes": metrics.uploads.held if metrics.uploads is not None else 0,
+                **_budget(metrics.memory),
             },
             "lag_ms": round(metrics.last_lag * 1000, 2),
             "ends": [_end(record, now, wall) for record in list(metrics.last_ends)[: -ENDS - 1 : -1]],
             "ends_by_reason": {str(reason): count for reason, count in metrics.ends.items() if count},
             "totals": census.totals(rate),
         }
+
+
+def _budget(memory: MemoryFigures | None) -> dict[str, Any]:
+    """What FLOW_MEMORY allows, and how near to it the process is; nothing where there is no bound."""
+    if memory is None or memory.budget.limit >= UNBOUNDED:
+        return {}
+    budget = memory.budget
+    return {"budget_bytes": budget.limit, "used_bytes": budget.used, "level": budget.level.name.lower()}
 
 
 def _end(record: ExchangeRecord, now: float, wall: float) -> dict[str, Any]:

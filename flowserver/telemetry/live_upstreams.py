@@ -18,6 +18,9 @@ SUMS = (
     "retries",
     "fallbacks",
     "head_seconds",
+    "first_tokens",
+    "first_token_seconds",
+    "hedges",
     "queue_seconds",
     "breaker_opened",
     "connections_busy",
@@ -34,10 +37,12 @@ _SEVERITY = {"closed": 0, "half_open": 1, "open": 2}
 def rows(metrics: Metrics, shares: Mapping[str, Share], now: float) -> list[dict[str, Any]]:
     """One for each provider of the configuration. `shares`: what the streams of each come to now."""
     pools = {pool.name: pool for pool in metrics.pools}
+    first = metrics.tokens.first_tokens()
     nothing = Share()
     found = []
     for host in metrics.upstreams:
         row = _row(host, now)
+        row["first_tokens"], row["first_token_seconds"] = first.get(host.name, (0, 0.0))
         pool = pools.get(host.name)
         if pool is not None:
             idle = pool.idle_connections
@@ -57,13 +62,18 @@ def _row(host: UpstreamHost, now: float) -> dict[str, Any]:
         "available_in_seconds": round(host.health.available_in(now), 1),
         "open": host.open,
         "waiting": host.waiting,
-        "places": settings.max_concurrent,
+        "places": settings.max_concurrent if host.adaptive is None else host.adaptive.limit,
+        "adaptive": host.adaptive is not None,
+        "unhealthy": host.checks.cause,
+        "ejected": host.ejected,
+        "ramp": round(host.ramp, 2),
         "requests": host.started,
         "answers": host.answers,
         "failed": host.failures.total(),
         "failures": dict(host.failures),
         "retries": host.retries,
         "fallbacks": host.fallbacks,
+        "hedges": host.hedges,
         "head_seconds": round(host.head_seconds, 3),
         "queue_seconds": round(host.queued_seconds, 3),
         "breaker_opened": host.health.opened,
@@ -90,6 +100,9 @@ def _add(known: dict[str, Any], row: dict[str, Any]) -> None:
         known["failures"][name] = known["failures"].get(name, 0) + count
     for name, left in row["remaining"].items():
         known["remaining"][name] = min(left, known["remaining"].get(name, left))
+    known["unhealthy"] = known["unhealthy"] or row["unhealthy"]
+    known["ejected"] = max(known["ejected"], row["ejected"])
+    known["ramp"] = min(known["ramp"], row["ramp"])
     if _SEVERITY[row["health"]] > _SEVERITY[known["health"]]:
         known["health"], known["available_in_seconds"] = row["health"], row["available_in_seconds"]
 

@@ -200,12 +200,12 @@ class Metrics:
         self._lag = Histogram(LAG_BUCKETS)
         self.last_lag = 0.0
         """Seconds by which the last sweep was late."""
-        self._tokens = TokenMetrics()
+        self.tokens = TokenMetrics()
         self.process = ProcessFigures()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
-        self._tokens.name_models(models)
+        self.tokens.name_models(models)
 
     # --- relay.interfaces.Observer ---
 
@@ -231,7 +231,7 @@ class Metrics:
             self._first_byte.observe(record.first_byte_at - record.started_at)
         if record.queued >= MOMENT:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
-        self._tokens.exchange_ended(record)
+        self.tokens.exchange_ended(record)
         self._log.access(record)
 
     def waited(self, seconds: float) -> None:
@@ -297,7 +297,7 @@ class Metrics:
             "flow_streams_without_tokens", "Exchanges that wait for their next lease.", census.without_tokens, Merge.SUM
         )
         yield from self._limits()
-        yield from self._tokens.collect()
+        yield from self.tokens.collect()
         yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
         yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."

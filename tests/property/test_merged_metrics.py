@@ -172,8 +172,7 @@ def merged(workers: list[Metrics], own: Metrics) -> bytes:
 
         fakes.answers[number] = answer
     pages: list[bytes] = []
-    slices = Slices(due.append, clock)
-    parent = MergedPages(fakes, own, slices, lambda seconds, call: None, common=dict)
+    parent = MergedPages(fakes, own, Slices(due.append, clock), lambda seconds, call: None, common=dict)
     parent.metrics(lambda parts: pages.append(b"".join(parts or ())))
     assert not due
     [page] = pages

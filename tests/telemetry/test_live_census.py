@@ -73,11 +73,26 @@ def test_one_that_has_ended_is_forgotten() -> None:
 
 
 def test_the_rate_of_all_has_those_that_ended_in_it_and_never_is_negative() -> None:
-    rates = Rates()
+    rates, stays, ends = Rates(), Stream(0.0), Stream(0.0)
+    for stream in (stays, ends):
+        stream.emit(100)
+        rate(rates, stream, 0.0)
     assert rates.total(1000, 0.0) is None
-    assert rates.total(1500, 1.0) == 500.0
-    assert rates.total(1600, 1.1) == 500.0
-    assert rates.total(1400, 2.0) == 0.0
+    stays.emit(50)
+    rate(rates, stays, 1.0)
+    rates.keep({id(stays)})
+    assert rates.total(1000 + 130, 1.0) == 50 + 30  # the other one had 30 more tokens
+    assert rates.total(1000 + 130, 1.1) == 80
+    stays.emit(50)
+    rate(rates, stays, 2.0)
+    rates.keep(set())
+    assert rates.total(1130 + 20, 2.0) == 50  # it was seen with 200, and its provider reports 20
+
+
+def test_what_begins_and_ends_between_two_looks_counts() -> None:
+    rates = Rates()
+    rates.total(0, 0.0)
+    assert rates.total(70, 1.0) == 70
 
 
 class Store:

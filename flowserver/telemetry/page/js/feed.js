@@ -169,7 +169,10 @@ function onKey(event) {
   if (key === "Escape") {
     if (!byId("detail").hidden) unfollow();
     else if (view.filter) { byId("filter").value = view.filter = ""; changed(); }
-  } else if (key === "Enter" && target.matches("tbody tr")) follow(target.dataset.id);
+  } else if (key === "Enter" && target.matches("tbody tr")) {
+    event.preventDefault(); // or the same key would press the button that gets the focus
+    follow(target.dataset.id);
+  }
   else if (key === "ArrowDown" && target === byId("filter")) { event.preventDefault(); moveSelection(1); }
   else if (!isField && KEYS[key] && (!key.startsWith("Arrow") || target.matches("tbody tr"))) {
     event.preventDefault();

@@ -62,12 +62,14 @@ const RECENT = 60; // seconds
 function recent(upstream, at) {
   const seen = earlier.get(upstream.name) ?? [];
   if (seen.length && seen.at(-1).requests > upstream.requests) seen.length = 0; // the relay has started again
-  seen.push({at, requests: upstream.requests, answers: upstream.answers, head_seconds: upstream.head_seconds, failed: upstream.failed});
+  seen.push({at, ...upstream});
   while (seen.length > 2 && seen[0].at < at - RECENT) seen.shift();
   earlier.set(upstream.name, seen);
-  const first = seen[0], answers = upstream.answers - first.answers;
+  const first = seen[0];
+  const mean = (sum, count) => (upstream[count] > first[count] ? (upstream[sum] - first[sum]) / (upstream[count] - first[count]) : null);
   return {
-    head: answers > 0 ? (upstream.head_seconds - first.head_seconds) / answers : null,
+    head: mean("head_seconds", "answers"),
+    firstToken: mean("first_token_seconds", "first_tokens"),
     failed: upstream.failed - first.failed,
   };
 }
@@ -76,27 +78,24 @@ function showProviders(live) {
   each(byId("providers"), live.upstreams, newCard, (card, upstream) => {
     const [hue, health] = HEALTH[upstream.health] ?? ["none", upstream.health];
     const late = recent(upstream, live.time);
-    const places = upstream.limit ?? upstream.places;
     const facts = [
       ["open", number(upstream.open)],
       ["waiting", number(upstream.waiting)],
       ["tokens/s", decimal(upstream.tokens_per_second)],
-      ["to the head", late.head === null ? "–" : seconds(late.head)],
+      late.firstToken !== null ? ["first token", seconds(late.firstToken)] : ["answer after", late.head === null ? "–" : seconds(late.head)],
     ];
-    if (upstream.first_token_seconds !== undefined && upstream.first_token_seconds !== null) {
-      facts[3] = ["first token", seconds(upstream.first_token_seconds)];
-    }
-    const meters = places ? [{
-      name: upstream.limit ? "places (adaptive)" : "places",
-      value: `${number(upstream.open)} of ${number(places)}`,
-      share: upstream.open / places,
+    const meters = upstream.places ? [{
+      name: upstream.adaptive ? "places, adaptive" : "places",
+      value: `${number(upstream.open)} of ${number(upstream.places)}`,
+      share: upstream.open / upstream.places,
     }] : [];
     const remarks = [];
     if (late.failed > 0) remarks.push(`${number(late.failed)} failed of late`);
     if (upstream.available_in_seconds > 0) remarks.push(`tried again in ${seconds(upstream.available_in_seconds)}`);
     if (upstream.paused > 0) remarks.push(`${number(upstream.paused)} paused`);
-    if (upstream.unhealthy) remarks.push(`check: ${upstream.unhealthy}`);
+    if (upstream.unhealthy) remarks.push(upstream.unhealthy);
     if (upstream.ejected) remarks.push("ejected as an outlier");
+    if (upstream.ramp < 1) remarks.push(`starts slowly, at ${Math.round(upstream.ramp * 100)} % of its weight`);
     for (const [kind, left] of Object.entries(upstream.remaining)) remarks.push(`${number(left)} ${kind} left`);
     const isBad = upstream.unhealthy || upstream.ejected;
     showCard(card, {
