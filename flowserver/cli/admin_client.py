@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,9 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+Connected = Callable[[socket.socket], None]
+
+
 @dataclass(frozen=True, slots=True)
 class AdminClient:
     """Where a relay is asked: `unix:/path` or a URL; and with which token, if any."""
@@ -47,12 +50,17 @@ class AdminClient:
             return answer.read()
 
     @contextmanager
-    def open(self, method: str, path: str, body: bytes | None = None) -> Iterator[http.client.HTTPResponse]:
-        """The same for an answer that is read as it comes. What goes wrong while it is read is raised likewise."""
+    def open(
+        self, method: str, path: str, body: bytes | None = None, connected: Connected | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The same for an answer that is read as it comes. What goes wrong while it is read is raised likewise.
+        `connected` gets the connection: whoever shuts it down ends the answer."""
         base, connection = self._connection()
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             connection.request(method, base + path, body, headers)
+            if connected is not None:
+                connected(connection.sock)
             answer = connection.getresponse()
             if answer.status >= 300:
                 text = answer.read().decode(errors="replace").strip()

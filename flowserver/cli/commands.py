@@ -45,6 +45,10 @@ def run(arguments: list[str]) -> int:
         from .ctl import main as ctl
 
         return ctl(arguments[1:])
+    if arguments[:1] == ["top"]:
+        from .top import main as top
+
+        return top(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="flowserver",
         description="An edge relay for LLM token streams with backpressure that reaches the provider.",
@@ -55,6 +59,7 @@ def run(arguments: list[str]) -> int:
     commands.add_parser("serve", help="run the relay")
     commands.add_parser("check", help="validate and explain the settings")
     commands.add_parser("ctl", help="control a running relay: drain, end a stream, reload, ...")
+    commands.add_parser("top", help="show what a running relay does, in a terminal")
     commands.add_parser("tenants", help="manage tenants, their keys and limits")
     commands.add_parser("demo", help="run a simulated provider, a relay and four clients")
     commands.add_parser("simulate", help="run a simulated provider")
