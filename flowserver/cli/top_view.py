@@ -18,7 +18,7 @@ MOST_UPSTREAMS = 6
 _SLOW = {"client": "yellow", "network": "magenta", "provider": "cyan", "relay": "red"}
 _STATES = {"paused": "yellow", "waiting_for_tokens": "red", "waiting": "blue", "abandoned": "dim", "flushing": "dim"}
 _SHORT_STATES = {"waiting_for_tokens": "no tokens"}
-_HEALTH = {"closed": ("●", "green"), "half_open": ("◐", "yellow"), "open": ("○", "red")}
+_HEALTH = {"closed": ("● ", "green"), "half_open": ("◐ ", "yellow"), "open": ("○ ", "red")}
 _KEYS = " q quit  space pause  / filter  r turn  ? keys"
 
 
@@ -146,26 +146,34 @@ def _memory(live: Live) -> Text:
 
 
 def _upstream(row: Mapping[str, Any], width: int) -> Text:
-    mark, style = ("x", "bold red") if row.get("out") else _HEALTH.get(row["health"], ("?", ""))
     places = f"/{row['places']}" if row["places"] is not None else ""
     answers, failed = row["answers"], row["failed"]
-    head = f"{row['head_seconds'] / answers:.2f} s" if answers else "-"
-    share = f"{100 * failed / (answers + failed):.1f} %" if answers + failed else "-"
+    head = span(row["head_seconds"] / answers) if answers else "-"
+    share = f"{100 * failed / (answers + failed):.1f}%" if answers + failed else "-"
+    name = 16 if width < 100 else 26
     return _line(
-        (f"{mark} ", style),
-        f"{clipped(row['name'], max(12, width // 4)):<{max(12, width // 4)}} ",
-        ("OUT ", "bold red") if row.get("out") else "",
-        ("open ", "dim"),
-        f"{row['open']}{places}",
-        ("  waiting ", "dim"),
-        (str(row["waiting"]), "yellow" if row["waiting"] else ""),
-        ("  head ", "dim"),
-        head,
-        ("  failed ", "dim"),
-        (share, "red" if failed else ""),
-        ("  tok/s ", "dim"),
+        _mark(row),
+        f"{clipped(row['name'], name):<{name}}",
+        (" open ", "dim"),
+        f"{str(row['open']) + places:<8}",
+        (" wait ", "dim"),
+        (f"{row['waiting']:<3}", "yellow" if row["waiting"] else ""),
+        (" head ", "dim"),
+        f"{head:<5}",
+        (" fail ", "dim"),
+        (f"{share:<5}", "red" if failed else ""),
+        (" tok/s ", "dim"),
         number(row["tokens_per_second"]),
     )
+
+
+def _mark(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Whether it may be asked: taken out, ejected or unhealthy, or as its circuit breaker says."""
+    if row.get("out"):
+        return "✕ ", "bold red"
+    if row.get("unhealthy") is not None or row.get("ejected"):
+        return "○ ", "red"
+    return _HEALTH.get(row["health"], ("? ", ""))
 
 
 def _more(upstreams: Sequence[object]) -> list[Text]:
@@ -277,7 +285,10 @@ def span(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m{rest:02}s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours < 48 else f"{hours // 24}d{hours % 24:02}h"
+    if hours < 48:
+        return f"{hours}h{minutes:02}m"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours:02}h" if days < 100 else f"{days}d"
 
 
 def clipped(text: str, width: int) -> str:
