@@ -107,7 +107,7 @@ def test_the_header_and_the_rows() -> None:
     assert " ".join(lines[3].split()) == "● openai open 12/50 wait 1 head 0.4s fail 1.0% tok/s 512"
     assert lines[4].startswith("✕ a provider with")
     assert "complete 1,200  client_gone 3" in text
-    assert " ".join(lines[-2].split()) == "877…000001 paused client 12.5s 41.7 1,234 8.0K 3 gpt-4o-mini…"
+    assert " ".join(lines[-2].split()) == "877…000001 paused client 12.5s 41.7 1,234 8.0K 3 gpt-4o-mini-…"
     assert lines[-1].split()[2] == "-"
 
 

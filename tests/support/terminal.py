@@ -23,9 +23,7 @@ SHOWS_CURSOR = b"\x1b[?25h"
 class Terminal:
     """`python -m flowserver` with `arguments`, in a terminal of its own."""
 
-    def __init__(
-        self, *arguments: str, rows: int = 24, columns: int = 80, environ: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, *arguments: str, rows: int = 24, columns: int = 80) -> None:
         self._ours, theirs = pty.openpty()
         self.theirs = theirs
         """Kept open, to see how the program leaves it."""
