@@ -132,8 +132,8 @@ class Config:
         "127.0.0.1:9090",
         ADDRESS_OR_OFF,
         LISTENERS,
-        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password, so keep it "
-        "on a private network.",
+        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password but for "
+        "what changes something (FLOW_ADMIN_TOKEN), so keep it on a private network.",
     )
     admin_hosts: frozenset[str] = setting(
         "",
