@@ -23,6 +23,7 @@ from ..telemetry.slices import Slices
 from ..telemetry.sources import WorkerReports
 from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
+from . import garbage
 from .open_log import open_log
 from .parent_control import COMMAND
 from .relay import Relay, WorkerPart
@@ -70,6 +71,7 @@ async def _work(seat: Seat, log: Log) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     relay.begin()
+    garbage.settle()
     await worker.run()
     await relay.close()
     await shared.close()

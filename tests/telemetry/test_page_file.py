@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from base64 import b64encode
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,16 @@ def test_names_get_into_the_page_as_text_only() -> None:
     own = page().body.rpartition(b"<script>")[2]
     assert b'"use strict"' in own
     assert re.findall(rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", own) == []
+
+
+def test_all_parts_are_in_the_package() -> None:
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["flowserver"]
+    folder = root / "flowserver"
+    packed = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert {path for path in (folder / "telemetry" / "page").rglob("*") if path.is_file()} <= packed
+    assert all((root / name).is_file() for name in project["project"]["license-files"])
 
 
 def test_uplot_is_there_with_its_version() -> None:
