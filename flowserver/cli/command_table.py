@@ -11,6 +11,8 @@ COMMANDS = {
     "serve": "run the relay",
     "check": "show the settings, and every mistake in them",
     "config": "print the JSON Schema of the file of --config",
+    "ctl": "control a running relay: drain, end a stream, reload, ...",
+    "top": "show what a running relay does, in a terminal",
     "tenants": "manage tenants, their keys and limits",
     "demo": "run a simulated provider, a relay and four clients",
     "simulate": "run a simulated provider",

@@ -163,6 +163,7 @@ class _FileReader(TableReader):
             tuple(routes) or (_route_to(tuple(names), self._config),),
             self._tenants(file.get("tenants", [])),
             open=file.get("open", False),
+            given=frozenset(self.given),
         )
 
     def _upstream(self, table: dict[str, Any], place: str) -> UpstreamSpec | None:

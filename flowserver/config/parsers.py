@@ -32,6 +32,7 @@ MAX_COUNT = 1_000_000_000
 MAX_TIME = 8760 * 3600.0
 """Upper bounds of sizes, counts and times that have no lower one of their own: 1024g, a billion, 8760h (a year)."""
 MAX_WORKERS = 256
+MIN_ADMIN_TOKEN = 16
 MAX_BUFFER = 1 << 30
 """Of buffers: the kernel takes their sizes as signed 32-bit integers."""
 MAX_WINDOW = 2**31 - 1
@@ -176,6 +177,14 @@ def parse_listen(text: str) -> Address:
         return parse_address(text)
     except ValueError as error:
         raise ValueError(f"{error}, or a Unix socket such as unix:/run/flowserver.sock") from None
+
+
+def parse_unix(text: str) -> Address:
+    """`unix:/path`."""
+    kind, _, path = text.strip().partition(":")
+    if kind != "unix":
+        raise ValueError("expected a Unix socket such as unix:/run/flowserver/control.sock")
+    return Address("", 0, _socket_path(path))
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:
@@ -408,6 +417,13 @@ def _origin(text: str) -> str:
     scheme, host, port = match.groups()
     is_default = port is None or int(port) == DEFAULT_PORTS.get(scheme)
     return f"{scheme}://{host}" + ("" if is_default else f":{port}")
+
+
+def parse_admin_token(text: str) -> str:
+    """One that nobody guesses."""
+    if len(parse_secret(text)) < MIN_ADMIN_TOKEN:
+        raise ValueError(f"expected at least {MIN_ADMIN_TOKEN} characters; `openssl rand -hex 32` makes a token")
+    return text
 
 
 def parse_secret(text: str) -> str:

@@ -33,6 +33,7 @@ from .kinds import (
     ACCESS_LOG,
     ADDRESS_OR_OFF,
     ADDRESSES,
+    ADMIN_TOKEN,
     AUTH,
     BODY_SIZE,
     BUFFER,
@@ -61,6 +62,7 @@ from .kinds import (
     REDIS_URL,
     SIZE,
     SIZE_OR_AUTO_OR_OFF,
+    SOCKET_OR_OFF,
     SWITCH,
     TIME,
     TIME_OR_OFF,
@@ -130,8 +132,8 @@ class Config:
         "127.0.0.1:9090",
         ADDRESS_OR_OFF,
         LISTENERS,
-        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password, so keep it "
-        "on a private network.",
+        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password but for "
+        "what changes something (FLOW_ADMIN_TOKEN), so keep it on a private network.",
     )
     admin_hosts: frozenset[str] = setting(
         "",
@@ -139,6 +141,23 @@ class Config:
         LISTENERS,
         doc="Host names, separated by commas, by which `/metrics` and `/streams` may be requested, besides "
         "localhost and numeric addresses. Protects against DNS rebinding.",
+    )
+    admin_token: str | None = setting(
+        "",
+        ADMIN_TOKEN,
+        LISTENERS,
+        secret=True,
+        refers=True,
+        doc="Token, of 16 characters or more, with which the admin listener lets somebody end streams, take providers "
+        "out, drain, reload, and read the configuration. Empty: nobody may, see "
+        "[operating.md](operating.md#control-at-run-time).",
+    )
+    control_socket: Address | None = setting(
+        "off",
+        SOCKET_OR_OFF,
+        LISTENERS,
+        doc="Unix socket, such as `unix:/run/flowserver/control.sock`, of `flowserver ctl`. Whoever runs as the "
+        "relay's user (mode 0600) may do all there that FLOW_ADMIN_TOKEN allows, without a token.",
     )
     reuse_port: bool = setting(
         "off",
@@ -576,13 +595,6 @@ class Config:
     """Fields whose settings say where the value is kept, and these settings."""
     given: tuple[GivenSetting, ...] = field(default=(), compare=False, repr=False)
     """All settings as they were written, and where."""
-
-    def sweep_interval(self, *others: float | None) -> float:
-        """Seconds between two looks at all deadlines: 1, or less when a deadline, one of `others` among them, is so
-        short that it needs it."""
-        own = (getattr(self, entry.field) for entry in SETTINGS if entry.swept)
-        shortest = min((time for time in (*others, *own) if time is not None), default=4.0)
-        return min(1.0, max(0.02, shortest / 4))
 
 
 SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in fields(Config) if entry.metadata)

@@ -15,6 +15,8 @@ class TableReader:
         """`top_level`: keys that go above the first table, which is easily overlooked."""
         self._top_level = top_level
         self.problems: list[str] = []
+        self.given: set[str] = set()
+        """The places of all values that were read."""
 
     def read(self, table: dict[str, Any], place: str, keys: Sequence[Key]) -> dict[str, Any]:
         """The values of `table`, which is at `place` (empty: the file itself). Those that are invalid are left out."""
@@ -34,6 +36,7 @@ class TableReader:
                 continue
             try:
                 values[name] = key.kind.parse(table[name])
+                self.given.add(f"{where}{name}")
             except ValueError as error:
                 self.problems.append(f"{where}{name}: {invalid(table[name], error, secret=key.secret)}")
         return values

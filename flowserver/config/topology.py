@@ -124,6 +124,8 @@ class Topology:
     """Those of the file; Redis may have more."""
     open: bool = False
     """Whether the file says that it has no tenants on purpose."""
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """The places of what the file sets for providers and routes, such as `upstreams[1].weight`."""
 
     @property
     def models(self) -> frozenset[str]:

@@ -40,6 +40,8 @@ class SocketOptions:
     """For their connections: see `limit_unsent`. None: the kernel's."""
     reuse_port: bool = False
     """Whether other processes of this user may listen on the same address (SO_REUSEPORT)."""
+    is_owners: bool = False
+    """Whether a Unix socket is for this user alone, and not for its group."""
 
 
 def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.socket]:
@@ -83,7 +85,7 @@ def address_of(listening: socket.socket) -> Address:
 
 def _bind(address: Address, options: SocketOptions) -> socket.socket:
     if address.path:
-        return listen_on_path(address.path, BACKLOG)
+        return listen_on_path(address.path, BACKLOG, is_owners=options.is_owners)
     if address.host:
         return _listen(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address, options)
     try:

@@ -28,7 +28,7 @@ _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 class Admission:
     """Opens exchanges; one for each worker."""
 
-    __slots__ = ("_context", "_cors", "_numbers", "_prefix", "accounts", "routing")
+    __slots__ = ("_cors", "_numbers", "_prefix", "accounts", "context", "routing")
 
     def __init__(
         self,
@@ -42,16 +42,17 @@ class Admission:
         self.accounts = accounts
         """Replaced, like `routing`, when the configuration is read again; exchanges under way keep theirs."""
         self.routing = routing
-        self._context = context
+        self.context = context
+        """Replaced when the level of the log changes."""
         self._cors = cors
         self._prefix = os.urandom(8).hex().encode("ascii")
         self._numbers = count(1)
 
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
         request_id = given_request_id(request) or self._new_request_id()
-        self._context.memory.spend(STREAM)
+        self.context.memory.spend(STREAM)
         account = self._open_account(request)
-        exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
+        exchange = Exchange(request, downstream, self.context, request_id=request_id, account=account)
         asked = class_of(request)
         if downstream.client.is_over_limit:
             exchange.refuse(TOO_MANY_OF_CLIENT)

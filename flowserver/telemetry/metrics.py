@@ -500,6 +500,12 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
     ),
     (
         _highest,
+        "flow_upstream_out",
+        "Whether the operator has taken the provider out.",
+        lambda host, now: float(host.is_out),
+    ),
+    (
+        _highest,
         "flow_upstream_ejected",
         "Routes from which outlier detection has ejected the provider.",
         lambda host, now: host.ejected,

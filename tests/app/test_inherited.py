@@ -107,7 +107,7 @@ def test_those_for_another_process_are_left_alone(listening: list[socket.socket]
 @pytest.mark.parametrize(
     ("names", "count", "complaint"),
     [
-        ("metrics", "", "invalid name 'metrics' of descriptor 3: expected clients or admin"),
+        ("metrics", "", "invalid name 'metrics' of descriptor 3: expected clients, admin or control"),
         ("", "1x", "LISTEN_FDS: invalid value '1x': expected a number"),
         ("clients:admin", "2", "LISTEN_FDS: descriptor 4 is no"),
     ],

@@ -26,6 +26,7 @@ from flowserver.config.parsers import (
     parse_url,
 )
 from flowserver.config.settings import SETTINGS, Config, ConfigError
+from flowserver.config.sweep import sweep_interval
 
 
 @pytest.mark.parametrize(
@@ -436,14 +437,14 @@ def test_a_misspelt_setting_is_told_with_a_guess() -> None:
 
 
 def test_short_deadlines_are_looked_at_more_often() -> None:
-    assert load({}).sweep_interval() == 1.0
-    assert load({"FLOW_IDLE_TIMEOUT": "1ms"}).sweep_interval() == pytest.approx(0.02)
-    assert load({}).sweep_interval(None, 0.2, 30.0) == pytest.approx(0.05)
+    assert sweep_interval(load({})) == 1.0
+    assert sweep_interval(load({"FLOW_IDLE_TIMEOUT": "1ms"})) == pytest.approx(0.02)
+    assert sweep_interval(load({}), None, 0.2, 30.0) == pytest.approx(0.05)
     swept = [entry.env for entry in SETTINGS if entry.swept]
     assert {"FLOW_IDLE_TIMEOUT", "FLOW_UPSTREAM_MAX_AGE", "FLOW_HEARTBEAT"} <= set(swept)
     for name in swept:
         if name != "FLOW_LEASE_TIME":  # no shorter than a second
-            assert load({name: "400ms"}).sweep_interval() == pytest.approx(0.1), name
+            assert sweep_interval(load({name: "400ms"})) == pytest.approx(0.1), name
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\r"])
