@@ -49,6 +49,7 @@ from .listening import ListeningSockets
 from .provider_watch import ProviderWatch
 from .providers import Providers, build
 from .tenancy import Tenancy, check_tenants
+from .tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ class Relay:
         self._show(topology)
         self.metrics.overload = self.overload = self._build_overload()
         """Kept when the configuration is read again; None: FLOW_OVERLOAD_TARGET is off."""
+        self._tracing = Tracing.of(config, log)
+        self.metrics.spans = None if self._tracing is None else self._tracing.tracer
         self._admission = self._build_admission()
         self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
         most = config.max_connections_per_client
@@ -168,6 +171,8 @@ class Relay:
 
     def begin(self) -> None:
         """Start sweeping and checking: for a relay that is given its connections."""
+        if self._tracing is not None:
+            self._tracing.start()
         self._watch.follow(self._providers)
         self._schedule_sweep()
 
@@ -227,6 +232,8 @@ class Relay:
         self._providers = providers
         self._sweep_interval = self._config.sweep_interval(*topology.swept_times)
         self._clients.tls = tls
+        if self._tracing is not None:
+            self._tracing.reconfigure(config)
         self._tenancy.reload(topology)
         self._admission.routing = self._routing()
         self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
@@ -248,6 +255,8 @@ class Relay:
                 pool.close()
         self._resolver.close()
         self._hangups.close()
+        if self._tracing is not None:
+            await self._tracing.close()
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -279,7 +288,8 @@ class Relay:
         # Unique to this process, so that one relay behind another is not taken for a loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         cors = None if config.cors_origins is None else Cors(config.cors_origins)
-        return Admission(self._routing(), context, accounts, cors=cors)
+        tracer = None if self._tracing is None else self._tracing.tracer
+        return Admission(self._routing(), context, accounts, cors=cors, tracer=tracer)
 
     def _routing(self) -> RoutingContext:
         config = self._config

@@ -10,6 +10,7 @@ from typing import Any
 
 from .entries import Setting, invalid
 from .kinds import FILE
+from .otel import resource_attributes
 from .parsers import pinned
 from .secrets import is_reference, path_of, resolve
 from .settings import SETTINGS, Config, ConfigError
@@ -32,9 +33,15 @@ def load(environ: Mapping[str, str]) -> Config:
             references.append((entry.field, text))
     if not problems:
         problems = _cross_check(values)
+    resource: tuple[tuple[str, str], ...] = ()
+    if values.get("otlp_endpoint") is not None:
+        try:
+            resource = resource_attributes(environ)
+        except ValueError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError(problems)
-    return Config(**values, references=tuple(references))
+    return Config(**values, references=tuple(references), resource=resource)
 
 
 def read_again(config: Config, environ: Mapping[str, str]) -> Config:

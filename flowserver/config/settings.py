@@ -29,6 +29,7 @@ from .kinds import (
     DRAIN_TARGET,
     FILE,
     HALF_CLOSE,
+    HEADERS,
     HOSTS,
     KEY,
     LEASE_TIME,
@@ -39,6 +40,7 @@ from .kinds import (
     POLICY,
     POSITIVE_TIME,
     POSITIVE_TIME_OR_OFF,
+    RATIO,
     READY,
     REDIS_URL,
     SIZE,
@@ -84,6 +86,11 @@ FLOODS = Group(
     "seconds.",
 )
 OPERATION = Group("Operation")
+TRACES = Group(
+    "Traces",
+    "See [operating.md](operating.md#traces). Of OpenTelemetry's own variables, `OTEL_SERVICE_NAME` and "
+    "`OTEL_RESOURCE_ATTRIBUTES` say what the spans are of.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,8 +568,41 @@ class Config:
         "the others.",
     )
 
+    otlp_endpoint: Url | None = setting(
+        "",
+        URL,
+        TRACES,
+        doc="Base URL of a collector that gets a span for each request, by OTLP over HTTP (protobuf), at `/v1/traces`. "
+        "Empty: nothing is traced.",
+    )
+    otlp_headers: tuple[tuple[str, str], ...] = setting(
+        "",
+        HEADERS,
+        TRACES,
+        secret=True,
+        refers=True,
+        doc="Fields sent to the collector, such as `authorization=Bearer%20...`, separated by commas; values are "
+        "percent-encoded.",
+    )
+    otlp_ca: str | None = setting(
+        "",
+        FILE,
+        TRACES,
+        doc="PEM file of the authorities that the collector's certificate must be signed by. Empty: those of the "
+        "system.",
+    )
+    trace_sample: float = setting(
+        "1",
+        RATIO,
+        TRACES,
+        doc="Share of requests that are traced, from 0 to 1. Where the client sends a `traceparent`, its own decision "
+        "holds instead.",
+    )
+
     references: tuple[tuple[str, str], ...] = ()
     """Fields whose settings say where the value is kept, and these settings."""
+    resource: tuple[tuple[str, str], ...] = ()
+    """What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say of the process; empty: nothing, or nothing is traced."""
 
     def sweep_interval(self, *others: float | None) -> float:
         """Seconds between two looks at all deadlines: 1, or less when a deadline, one of `others` among them, is so

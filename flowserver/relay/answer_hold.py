@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..flow.drain_rate import DrainRate
-from ..flow.read_gate import PauseTotals, Readable, ReadGate, Reason
+from ..flow.read_gate import PauseLog, PauseTotals, Readable, ReadGate, Reason
 from .limited_time import ClientSide, LimitedTime, WaitObserver
 
 
@@ -45,13 +45,20 @@ class AnswerHold:
 
     __slots__ = ("_clock", "_down", "_pace", "_up", "gate", "time")
 
-    def __init__(self, up: PacedProvider, down: PacedClient, context: HoldContext, first_byte_at: float | None) -> None:
-        """`first_byte_at`: of the answer's body; None: there was none yet."""
+    def __init__(
+        self,
+        up: PacedProvider,
+        down: PacedClient,
+        context: HoldContext,
+        first_byte_at: float | None,
+        log: PauseLog | None = None,
+    ) -> None:
+        """`first_byte_at`: of the answer's body; None: there was none yet. `log`: see `ReadGate`."""
         self._clock = context.clock
         self._up = up
         self._down = down
         self._pace = DrainRate(context.drain_target, context.clock() if first_byte_at is None else first_byte_at)
-        self.gate = ReadGate(up, context.clock, context.pauses)
+        self.gate = ReadGate(up, context.clock, context.pauses, log)
         self.time = LimitedTime(down, context.observer, first_byte_at)
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.interfaces import H2Totals
 from ..relay.limited_time import Holder
 from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
+from ..relay.request_trace import RequestTrace
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.overload import GIVE_WAY, OverloadGate
@@ -75,6 +76,20 @@ class StoreFigures(Protocol):
 
     @property
     def failover(self) -> FailoverFigures | None: ...
+
+
+class SpanObserver(Protocol):
+    """Who makes spans, and how many of them got where they belong."""
+
+    @property
+    def exported(self) -> int: ...
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """By reason."""
+
+    def exchange_ended(self, exchange: ExchangeRecord, trace: RequestTrace) -> None:
+        """`trace` is that of `exchange`, which is sampled."""
 
 
 NANO = 1_000_000_000
@@ -173,6 +188,8 @@ class Metrics:
         self.uploads: Uploads | None = None
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
+        self.spans: SpanObserver | None = None
+        """None: nothing is traced."""
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -221,6 +238,9 @@ class Metrics:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
         self._tokens.exchange_ended(record)
         self._log.access(record)
+        trace = record.account.trace
+        if trace is not None and trace.is_sampled and self.spans is not None:
+            self.spans.exchange_ended(record, trace)
 
     def waited(self, seconds: float) -> None:
         self._held.observe(seconds)
@@ -293,6 +313,10 @@ class Metrics:
         text = "The same of the last one, so that a worker whose loop is busy stands out."
         yield gauge("flow_event_loop_lag_last_seconds", text, self._last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
+        if self.spans is not None:
+            yield counter("flow_spans_exported", "Spans that the collector took.", self.spans.exported)
+            text = "Spans that it did not get: too many waited, it did not answer, it refused them, the relay ended."
+            yield counters("flow_spans_dropped", text, _labelled("reason", self.spans.dropped.items()))
 
     def _traffic(self, totals: _Totals) -> Iterator[Family]:
         directions = (("down", totals.bytes_down), ("up", totals.bytes_up))
