@@ -16,7 +16,7 @@ from ..config.settings import Config, ConfigError
 from ..telemetry.log import Log
 from ..telemetry.otlp import resource, scope
 from ..telemetry.otlp_http import CollectorConnection
-from ..telemetry.span_exporter import END, SpanExporter, Told
+from ..telemetry.span_exporter import SpanExporter, Told
 from ..telemetry.traces import SpanTracer
 
 _LOOK = 0.01
@@ -53,9 +53,9 @@ class Tracing:
         self.exporter.start()
 
     async def close(self) -> None:
-        """Wait until what is left is sent, for `span_exporter.END` and a little at most."""
+        """Wait until what is left is sent, for `Pace.end` and a little at most."""
         self.exporter.end()
-        for _ in range(round((END + 0.5) / _LOOK)):
+        for _ in range(round((self.exporter.pace.end + 0.5) / _LOOK)):
             if not self.exporter.is_running:
                 return
             await asyncio.sleep(_LOOK)

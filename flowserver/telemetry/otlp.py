@@ -16,7 +16,8 @@ _DOUBLE = Struct("<d").pack
 
 _BYTE = [bytes((number,)) for number in range(128)]
 _TEXT = [b"\x12%c\x0a%c" % (size + 2, size) for size in range(126)]
-"""What stands before a short text that is the value of an attribute."""
+_INTEGER = [b"\x12%c\x18" % (size + 1) for size in range(11)]
+"""What stands before the value of an attribute, by its size."""
 
 _64_BITS = (1 << 64) - 1
 
@@ -42,7 +43,7 @@ def varint(number: int) -> bytes:
 
 def field(tag: int, content: bytes) -> bytes:
     """A field of bytes, text or a message; its tag has one byte."""
-    return b"%c%b%b" % (tag, varint(len(content)), content)
+    return _BYTE[tag] + varint(len(content)) + content
 
 
 @lru_cache(maxsize=256)
@@ -56,17 +57,14 @@ def text(tag: int, name: str, value: str) -> bytes:
     size = len(data)
     total = len(key) + size + 4
     if total < 128:
-        return b"%c%c%b%b%b" % (tag, total, key, _TEXT[size], data)
+        return _BYTE[tag] + _BYTE[total] + key + _TEXT[size] + data
     return field(tag, key + field(0x12, field(0x0A, data)))
-
-
-repeated_text = lru_cache(maxsize=4096)(text)
-"""The same for values that come again and again: they are written once."""
 
 
 def integer(tag: int, name: str, value: int) -> bytes:
     """`value` is of 64 bits, as far as it is sent."""
-    return field(tag, _key(name) + field(0x12, b"\x18" + varint(value & _64_BITS)))
+    data = varint(value & _64_BITS)
+    return field(tag, _key(name) + _INTEGER[len(data)] + data)
 
 
 def real(tag: int, name: str, value: float) -> bytes:
@@ -82,9 +80,14 @@ def texts(tag: int, name: str, values: Iterable[str]) -> bytes:
     return field(tag, _key(name) + field(0x12, field(0x2A, listed)))
 
 
-def event(nanoseconds: int, name: str, attributes: Sequence[bytes]) -> bytes:
+def event(nanoseconds: int, name: str, attributes: bytes) -> bytes:
     """An event of a span; `attributes` have EVENT_ATTRIBUTE."""
-    return field(0x5A, b"".join((b"\x09", _FIXED64(nanoseconds), field(0x12, name.encode()), *attributes)))
+    return field(0x5A, b"\x09" + _FIXED64(nanoseconds) + _event_name(name) + attributes)
+
+
+@lru_cache(maxsize=16)
+def _event_name(name: str) -> bytes:
+    return field(0x12, name.encode())
 
 
 def left_out_events(number: int) -> bytes:

@@ -21,17 +21,9 @@ MOST_BYTES = 16 << 20
 """Of all of them together."""
 BATCH = 512
 """Spans of one request."""
-DELAY = 1.0
-"""Seconds that a batch waits to be full."""
-TIMEOUT = 10.0
-"""Seconds for one request."""
 TRIES = 5
-FIRST_PAUSE = 1.0
-"""Seconds before the second try; twice as many before each further one."""
 LONGEST_PAUSE = 30.0
-"""However long the collector asks to be left alone."""
-END = 3.0
-"""Seconds to send what waits at the end."""
+"""Seconds, however long the collector asks to be left alone."""
 
 _MAY_PASS = frozenset((429, 502, 503, 504))
 """Statuses after which a batch is sent again (OTLP, section "Retryable Response Codes")."""
@@ -62,6 +54,20 @@ class Told:
     scope: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Times, in seconds."""
+
+    delay: float = 1.0
+    """For which a batch waits to be full."""
+    timeout: float = 10.0
+    """Of one request."""
+    pause: float = 1.0
+    """Before the second try; twice as many before each further one, give or take a half."""
+    end: float = 3.0
+    """To send what waits at the end."""
+
+
 class SpanExporter:
     """`start`, `put` and `end` are the event loop's; all else happens in the thread."""
 
@@ -73,8 +79,10 @@ class SpanExporter:
         *,
         log: Log,
         random: Callable[[], float],
+        pace: Pace = Pace(),
     ) -> None:
         """`headers` go with each request; they may be replaced."""
+        self.pace = pace
         self.headers = headers
         self._collector = collector
         self._told = told
@@ -114,8 +122,8 @@ class SpanExporter:
             self._wake.set()
 
     def end(self) -> None:
-        """Send what waits, for END seconds at most, then end; the event loop does not wait for it."""
-        self._end_at = time.monotonic() + END
+        """Send what waits, for `Pace.end` at most, then end; the event loop does not wait for it."""
+        self._end_at = time.monotonic() + self.pace.end
         self._closing.set()
         self._wake.set()
 
@@ -127,7 +135,7 @@ class SpanExporter:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._wake.wait(DELAY)
+            self._wake.wait(self.pace.delay)
             self._wake.clear()
             while self._waiting:
                 self._send(self._next_batch())
@@ -145,7 +153,7 @@ class SpanExporter:
 
     def _send(self, batch: list[bytes]) -> None:
         body = export_request(self._told.resource, self._told.scope, batch)
-        pause = FIRST_PAUSE
+        pause = self.pace.pause
         for tries_left in reversed(range(TRIES)):
             wait = self._try(body, len(batch))
             if wait is None:
@@ -158,7 +166,9 @@ class SpanExporter:
 
     def _try(self, body: bytes, spans: int) -> float | None:
         """Returns the least number of seconds after which to try again; None: there is nothing to be tried again."""
-        timeout = TIMEOUT if not self._closing.is_set() else max(0.1, self._end_at - time.monotonic())
+        timeout = self.pace.timeout
+        if self._closing.is_set():
+            timeout = min(timeout, max(0.1, self._end_at - time.monotonic()))
         try:
             reply = self._collector.post(body, self._fields(body), timeout)
         except CollectorError as error:

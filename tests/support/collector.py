@@ -50,7 +50,10 @@ class Collector:
     @property
     def spans(self) -> list[Span]:
         return [
-            span for export in self.taken for resource in export.resource_spans for scope in resource.scope_spans
+            span
+            for export in self.taken
+            for resource in export.resource_spans
+            for scope in resource.scope_spans
             for span in scope.spans
         ]
 
