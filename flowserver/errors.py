@@ -41,6 +41,8 @@ class EndReason(StrEnum):
     UPSTREAM_FAILED = "upstream_failed"
     RELAY_STOPPED = "relay_stopped"
     """The relay ended before the answer did: at the end of the drain time, or at a second signal."""
+    MEMORY = "memory"
+    """Ended to free memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,23 @@ TOO_MANY_OF_CLIENT = RelayError(
     "has ended.",
     Party.CLIENT,
     EndReason.REFUSED,
+    retry_after=1,
+)
+OVERLOADED = RelayError(
+    503,
+    "overloaded",
+    "This relay is short of memory. Try again shortly.",
+    Party.RELAY,
+    EndReason.REFUSED,
+    retry_after=1,
+)
+OUT_OF_MEMORY = RelayError(
+    503,
+    "overloaded",
+    "This relay is out of memory, and this request held more of it than others. Try again shortly; if it is the size "
+    "of its body, raise FLOW_MEMORY.",
+    Party.RELAY,
+    EndReason.MEMORY,
     retry_after=1,
 )
 UNREADABLE = RelayError(

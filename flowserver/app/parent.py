@@ -7,7 +7,6 @@ It leaves its event loop whenever a worker is to be forked: see `workers.process
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -34,14 +33,16 @@ from ..upstream.resolver import Resolver
 from ..workers.fleet import Callbacks, Fleet
 from ..workers.process import HANDLED, fork
 from ..workers.supervisor import PING_INTERVAL, Death, Supervisor, Worker
+from . import garbage
 from .clients import tls_context, watermarks
 from .handover import Handover
 from .inherited import Inherited
 from .listening import ListeningSockets, listening_sockets
+from .memory import share_of
 from .open_log import open_log
 from .parent_admin import ParentAdmin
 from .provider_watch import unready
-from .providers import build, shared_key
+from .providers import FlowLimits, build, shared_key
 from .service_manager import ServiceManager, streams_open
 from .tenancy import check_tenants, memory_store
 from .worker import Seat, run_worker
@@ -77,10 +78,11 @@ def serve_with_workers(
 
 async def _begun(config: Config, count: int, given: Inherited, environ: Mapping[str, str], log: Log) -> Parent:
     topology = await read_configuration(config, environ, log)
-    parent = Parent(config, environ, log, count, Sockets(listening_sockets(config, given), given), topology)
+    memory = share_of(config, count, lambda problem: log.write("warning", "memory_is_little", problem=problem))
+    sockets = Sockets(listening_sockets(config, given), given)
+    parent = Parent(config, environ, log, Workers(count, memory), sockets, topology)
     await parent.begin()
-    gc.collect()
-    gc.freeze()  # what is shared with the workers stays so: their collector does not write into it
+    garbage.settle()  # what is shared with the workers stays so: their collector does not write into it
     return parent
 
 
@@ -94,9 +96,17 @@ async def read_configuration(
         check_tenants(config, before, topology)
     tls_context(config)
     resolver = Resolver(log)
-    build(config, topology, watermarks(config), resolver)
+    build(config, topology, FlowLimits(watermarks(config)), resolver)
     resolver.close()
     return topology
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many there are to be, and the bytes that each may have."""
+
+    count: int
+    memory: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +135,7 @@ class Parent:
         config: Config,
         environ: Mapping[str, str],
         log: Log,
-        count: int,
+        workers: Workers,
         sockets: Sockets,
         topology: Topology,
     ) -> None:
@@ -139,7 +149,8 @@ class Parent:
         self._topology = topology
         """As it was read last: what a new worker gets, whatever the file says by then."""
         self._loop = asyncio.get_running_loop()
-        supervisor = Supervisor(count, config.worker_timeout)
+        self._memory = workers.memory
+        supervisor = Supervisor(workers.count, config.worker_timeout)
         tell = Callbacks(self._on_all_ready, self._on_reloaded, self._on_lost)
         self.fleet = Fleet(self._loop, supervisor, log, self._fork, tell)
         self._phase = Phase.STARTING
@@ -189,7 +200,16 @@ class Parent:
         ours, theirs = socket.socketpair()
         self._unserved.append((worker, ours))
         with theirs:
-            seat = Seat(worker.number, self._config, self._topology, self._environ, self.fleet.loads, control, theirs)
+            seat = Seat(
+                number=worker.number,
+                config=self._config,
+                topology=self._topology,
+                environ=self._environ,
+                loads=self.fleet.loads,
+                control=control,
+                store=theirs,
+                memory=self._memory,
+            )
             keep = (control.fileno(), theirs.fileno())
             return fork(lambda: run_worker(seat), keep=keep, holds=(self, self._loop))
 

@@ -12,6 +12,7 @@ from ..config.settings import Config
 from ..downstream.context import ListenerContext
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
+from ..flow.memory_budget import Level
 from ..net.hangup import EpollHangups
 from ..relay.uploads import Uploads
 from ..telemetry.admin import Admin
@@ -22,6 +23,7 @@ from ..telemetry.metrics import Metrics
 from ..telemetry.slices import Slices
 from ..telemetry.worker_figures import RestartReason, WorkerState
 from ..workers.fleet import Answered, Fleet
+from ..workers.load import PRESSURE
 from ..workers.supervisor import Death, State
 from .clients import connection_settings, watermarks
 
@@ -31,8 +33,10 @@ MAX_CONNECTIONS = 256
 class _Workers:
     """`merged_pages.Workers`. A process is known by its pid, its place by its number."""
 
-    def __init__(self, fleet: Fleet, is_leaving: Callable[[], bool]) -> None:
+    def __init__(self, fleet: Fleet, is_leaving: Callable[[], bool], ready_memory: str | None) -> None:
         self._fleet = fleet
+        self._unready = len(Level) if ready_memory is None else Level[ready_memory.upper()].value
+        """The level of memory from which a worker is not ready."""
         self._is_leaving = is_leaving
 
     @property
@@ -46,7 +50,9 @@ class _Workers:
             WorkerState(
                 name=str(worker.number),
                 number=worker.pid or None,
-                is_ready=worker.state is State.READY and worker in responsive,
+                is_ready=worker.state is State.READY
+                and worker in responsive
+                and self._fleet.loads.read(worker.number, PRESSURE) < self._unready,
                 load=self._fleet.load(worker.number),
             )
             for worker in supervisor.workers
@@ -78,7 +84,9 @@ class ParentAdmin:
         self._metrics = Metrics(log)
         self._hangups = EpollHangups(loop)
         slices = Slices(loop.call_soon, time.monotonic)
-        self._pages = MergedPages(_Workers(fleet, is_leaving), self._metrics, slices, loop.call_later, unready)
+        self._pages = MergedPages(
+            _Workers(fleet, is_leaving, config.ready_memory), self._metrics, slices, loop.call_later, unready
+        )
         admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen))
         context = ListenerContext(
             settings=connection_settings(config, watermarks(config), MAX_CONNECTIONS, is_public=False),

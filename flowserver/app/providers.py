@@ -6,16 +6,19 @@ import asyncio
 import ssl
 import time
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
-from ..config.parsers import Auto
+from ..config.parsers import Auto, pinned
 from ..config.settings import Config, ConfigError
 from ..config.topology import RouteSpec, Topology, UpstreamSpec
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
 from ..flow.bounded_buffer import Watermarks
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from ..names import MODEL_BYTES, bounded
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
+from ..routing.adaptive_places import LocalAdaptation
 from ..routing.affinity import Affinity
 from ..routing.checked_health import CheckedHealth
 from ..routing.circuit_breaker import CircuitBreaker
@@ -24,7 +27,7 @@ from ..routing.hedge_budget import HedgeBudget
 from ..routing.outliers import OutlierPolicy, Outliers
 from ..routing.places import LocalPlaces, Places
 from ..routing.routes import FirstTokenPolicy, Route, RouteTable
-from ..routing.upstream_host import UpstreamHost
+from ..routing.upstream_host import Adaptation, UpstreamHost
 from ..stores.shared_state import SharedState
 from ..upstream.aws import SigningUnavailable, aws_signer
 from ..upstream.connect import ConnectAttempts
@@ -68,10 +71,18 @@ class Providers:
         return not busy and all(pool.is_unused for pool in self.pools)
 
 
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """What bounds the bytes that are in flight."""
+
+    watermarks: Watermarks
+    memory: MemoryBudget = UNLIMITED
+
+
 def build(
     config: Config,
     topology: Topology,
-    watermarks: Watermarks,
+    limits: FlowLimits,
     resolver: Resolver,
     before: Providers | None = None,
     shared: SharedState | None = None,
@@ -85,7 +96,7 @@ def build(
     dials, problems = [], []
     for spec in topology.upstreams:
         try:
-            dials.append(_Dial(config, spec, watermarks, resolver))
+            dials.append(_Dial(config, spec, limits, resolver))
         except OSError as error:
             where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.place}.ca: {spec.ca!r}"
             problems.append(f"{where} can't be used: {error}")
@@ -93,7 +104,7 @@ def build(
             problems.append(f"{spec.place}: {error}")
     if problems:
         raise ConfigError(problems)
-    pools = [_pool(dial, watermarks, before) for dial in dials]
+    pools = [_pool(dial, limits.watermarks, before) for dial in dials]
     hosts = {
         dial.spec.name: _host(config, dial.spec, dial.connector(pool), before, shared)
         for dial, pool in zip(dials, pools, strict=True)
@@ -147,29 +158,51 @@ def _host(
         if (host.name, host.settings.url) == (spec.name, spec.url):
             host.reconfigure(settings, connector, deadlines)
             return host
-    health, checks, cooldowns, places = _state(config, spec, shared)
-    host = UpstreamHost(settings, connector, health=health, cooldowns=cooldowns, deadlines=deadlines, places=places)
-    host.checks = checks
+    state = _state(config, settings, shared)
+    host = UpstreamHost(
+        settings,
+        connector,
+        health=state.health,
+        cooldowns=state.cooldowns,
+        deadlines=deadlines,
+        places=state.places,
+    )
+    host.checks = state.checks
+    host.adapt_by(state.adaptation)
     return host
 
 
-def _state(
-    config: Config, spec: UpstreamSpec, shared: SharedState | None
-) -> tuple[CircuitBreaker, CheckedHealth, Cooldowns, Places]:
+class _State(NamedTuple):
     """How a provider is doing, and who has its places."""
+
+    health: CircuitBreaker
+    checks: CheckedHealth
+    cooldowns: Cooldowns
+    places: Places
+    adaptation: Adaptation
+
+
+def _state(config: Config, settings: ProviderSettings, shared: SharedState | None) -> _State:
     failures, cooldown = config.breaker_failures, config.breaker_cooldown
     if shared is None:
-        places = LocalPlaces(spec.max_concurrent, spec.queue, asyncio.get_running_loop().call_soon, time.monotonic)
-        health = CircuitBreaker(failures=failures, cooldown=cooldown)
-        return health, CheckedHealth(), Cooldowns(failures=failures, cooldown=cooldown), places
-    share = shared.provider(shared_key(spec), failures=failures, cooldown=cooldown)
-    share.places.limit(spec.max_concurrent, spec.queue)
-    return share.health, share.checks, share.cooldowns, share.places
+        later = asyncio.get_running_loop().call_soon
+        places = LocalPlaces(settings.max_concurrent, settings.queue or 0, later, time.monotonic)
+        return _State(
+            CircuitBreaker(failures=failures, cooldown=cooldown),
+            CheckedHealth(),
+            Cooldowns(failures=failures, cooldown=cooldown),
+            places,
+            LocalAdaptation(places),
+        )
+    share = shared.provider(shared_key(settings), failures=failures, cooldown=cooldown)
+    if not settings.adapts:
+        share.places.limit(settings.max_concurrent, settings.queue or 0)
+    return _State(share.health, share.checks, share.cooldowns, share.places, share.adaptation)
 
 
-def shared_key(spec: UpstreamSpec) -> str:
+def shared_key(provider: UpstreamSpec | ProviderSettings) -> str:
     """By which workers and their parent know a provider."""
-    return f"{spec.name} {spec.url}"
+    return f"{provider.name} {provider.url}"
 
 
 def _pool(dial: _Dial, watermarks: Watermarks, before: Providers | None) -> Pool:
@@ -213,10 +246,10 @@ class _Dial:
 
     pool: Pool
 
-    def __init__(self, config: Config, spec: UpstreamSpec, watermarks: Watermarks, resolver: Resolver) -> None:
+    def __init__(self, config: Config, spec: UpstreamSpec, limits: FlowLimits, resolver: Resolver) -> None:
         self.spec = spec
         self._config = config
-        self._watermarks = watermarks
+        self._watermarks = limits.watermarks
         self._signer = aws_signer(spec.url.host, time.monotonic) if spec.signs else None
         timeout = spec.connect_timeout
         if spec.protocol == "h2":
@@ -230,7 +263,7 @@ class _Dial:
             multiplexed=multiplexed,
             max_age=spec.max_age,
         )
-        self._flow = AdaptiveFlow(config.drain_target, time.monotonic)
+        self._flow = AdaptiveFlow(config.drain_target, time.monotonic, memory=limits.memory)
         buffer = config.upstream_rcvbuf
         if isinstance(buffer, Auto):
             buffer = 0 if spec.url.scheme == "http" else NARROW
@@ -285,8 +318,9 @@ def _settings(spec: UpstreamSpec) -> ProviderSettings:
         models={bounded(name, MODEL_BYTES): renamed for name, renamed in spec.models},
         weight=spec.weight,
         slow_start=spec.slow_start,
-        max_concurrent=spec.max_concurrent,
-        queue=spec.queue,
+        max_concurrent=pinned(spec.max_concurrent),
+        adapts=isinstance(spec.max_concurrent, Auto),
+        queue=spec.queue if isinstance(spec.max_concurrent, Auto) else spec.queue or 0,
         queue_timeout=spec.queue_timeout,
         quirks=quirks_for(spec.dialect, spec.url.host),
         asks_usage=spec.ask_usage,

@@ -23,6 +23,7 @@ from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
 from ..flow.loop_delay import LoopDelay
+from ..flow.memory_budget import UNBOUNDED, UNLIMITED, Level
 from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
@@ -45,9 +46,11 @@ from ..upstream.resolver import Resolver
 from ..workers.load import WorkerLoad
 from .breaker_watch import BreakerWatch
 from .clients import connection_settings, tls_context, watermarks
+from .limit_log import LimitLog
 from .listening import ListeningSockets
+from .memory import Holders, MemoryWatch, share_of
 from .provider_watch import ProviderWatch
-from .providers import Providers, build
+from .providers import FlowLimits, Providers, build
 from .tenancy import Tenancy, check_tenants
 from .tracing import Tracing
 
@@ -62,6 +65,8 @@ class WorkerPart:
     """Where it tells what it has to do, and sees what the others have."""
     shared: SharedState
     """Limits, and what is known of providers. The relay does not close it."""
+    memory: int = UNBOUNDED
+    """Bytes that it may have."""
 
 
 class Relay:
@@ -89,17 +94,26 @@ class Relay:
         """Whether another process accepts from the same sockets."""
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._limit_log = LimitLog(log)
         self.metrics = Metrics(log)
+        memory = share_of(config, 1, self._warn_of_memory) if part is None else part.memory
+        self._memory_watch = self._watch_of(memory, part)
+        self._memory = UNLIMITED if self._memory_watch is None else self._memory_watch.budget
         self._watermarks = watermarks(config)
         self._hangups = EpollHangups(self._loop)
         self._uploads = Uploads(
-            config.max_uploads, clock=time.monotonic, later=self._loop.call_soon, busy_timeout=config.body_timeout
+            config.max_uploads,
+            clock=time.monotonic,
+            later=self._loop.call_soon,
+            busy_timeout=config.body_timeout,
+            memory=self._memory,
         )
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ) if part is None else part.topology
         self._breakers = BreakerWatch(log)
         self._resolver = Resolver(log)
-        self._providers = build(config, topology, self._watermarks, self._resolver, shared=shared)
+        self._limits = FlowLimits(self._watermarks, self._memory)
+        self._providers = build(config, topology, self._limits, self._resolver, shared=shared)
         self._tenancy = Tenancy(config, topology, shared)
         self._sweep_interval = config.sweep_interval(*topology.swept_times)
         self._retired: list[Providers] = []
@@ -108,16 +122,14 @@ class Relay:
         self.metrics.overload = self.overload = self._build_overload()
         """Kept when the configuration is read again; None: FLOW_OVERLOAD_TARGET is off."""
         self._tracing = Tracing.of(config, log)
-        self.metrics.spans = None if self._tracing is None else self._tracing.tracer
         self._admission = self._build_admission()
         self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
         most = config.max_connections_per_client
         elsewhere = None if shared is None or most is None else shared.clients(most)
         clients = ClientsByAddress(most, config.trusted_proxies, elsewhere)
         self.metrics.clients_refused = clients.refused
-        connections = OpenConnections(clients)
+        self._open_connections = connections = OpenConnections(clients, None if part is None else part.load)
         if part is not None:
-            connections = OpenConnections(clients, part.load)
             self.metrics.streams_changed = part.load.streams_changed
         self._clients = self._listener(
             self._admission.open_exchange, config.max_connections, tls_context(config), connections
@@ -175,6 +187,7 @@ class Relay:
             self._tracing.start()
         self._watch.follow(self._providers)
         self._schedule_sweep()
+        self._watch_memory()
 
     def adopt(self, connection: socket.socket, arrived: Callable[[], object]) -> None:
         """Take a client's connection that another process has accepted; see `Listener.adopt`."""
@@ -224,7 +237,7 @@ class Relay:
         topology = load_topology(config, self._environ)
         check_tenants(config, self._topology, topology)
         tls = tls_context(config)
-        providers = build(config, topology, self._watermarks, self._resolver, self._providers, self._shared)
+        providers = build(config, topology, self._limits, self._resolver, self._providers, self._shared)
         if config.redis_url != self._config.redis_url:
             self._log.write("warning", "restart_needed", reason="FLOW_REDIS_URL refers to another value now")
         self._topology = topology
@@ -245,6 +258,8 @@ class Relay:
         if self._timer is not None:
             self._timer.cancel()
         self._watch.close()
+        if self._memory_watch is not None:
+            self._memory_watch.close()
         self._leave_name()
         await self._clients.close()
         self._abandoned.close()
@@ -276,6 +291,7 @@ class Relay:
             pauses=self.metrics.pauses,
             max_body=config.max_body,
             drain_target=config.drain_target,
+            memory=self._memory,
             heartbeat=config.heartbeat,
             abandoned=self._abandoned,
             fast_path=config.fast_path,
@@ -288,7 +304,7 @@ class Relay:
         # Unique to this process, so that one relay behind another is not taken for a loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         cors = None if config.cors_origins is None else Cors(config.cors_origins)
-        tracer = None if self._tracing is None else self._tracing.tracer
+        self.metrics.tracer = tracer = None if self._tracing is None else self._tracing.tracer
         return Admission(self._routing(), context, accounts, cors=cors, tracer=tracer)
 
     def _routing(self) -> RoutingContext:
@@ -307,15 +323,17 @@ class Relay:
             pseudonym=self._pseudonym,
             first_token=FirstTokenContext(time.monotonic, self._loop.call_later, self.metrics.withheld),
             wall_clock=time.time,
+            memory=self._memory,
             overload=self.overload,
         )
 
     def _build_overload(self) -> OverloadGate | None:
+        """None: neither time nor memory is to refuse requests."""
         target, interval = self._config.overload_target, self._config.overload_interval
-        if target is None:
+        if target is None and self._memory_watch is None:
             return None
         return OverloadGate(
-            OverloadSettings(target, interval),
+            OverloadSettings(target, interval) if target is not None else None,
             LoopDelay(time.monotonic, self._loop.call_soon, self._loop.call_later),
             self.metrics.h2,
             random=random.random,
@@ -335,7 +353,9 @@ class Relay:
         return self._listener(admin.open_exchange, max_connections=256)
 
     def _unready(self) -> str | None:
-        return "draining" if self._is_leaving else self._watch.unready(self._config.ready)
+        if self._is_leaving:
+            return "draining"
+        return self._short_of_memory() or self._watch.unready(self._config.ready)
 
     def _listener(
         self,
@@ -356,8 +376,43 @@ class Relay:
             uploads=self._uploads,
             h2_totals=self.metrics.h2,
             connections=OpenConnections() if connections is None else connections,
+            memory=UNLIMITED if connections is None else self._memory,
         )
         return Listener(context, tls=tls)
+
+    # --- memory ----------------------------------------------------------------------------------------------------
+
+    def _warn_of_memory(self, problem: str) -> None:
+        self._log.write("warning", "memory_is_little", problem=problem)
+
+    def _watch_of(self, memory: int, part: WorkerPart | None) -> MemoryWatch | None:
+        if memory >= UNBOUNDED:
+            return None
+        return MemoryWatch(memory, self._log, None if part is None else part.load.pressed)
+
+    def _watch_memory(self) -> None:
+        if self._memory_watch is not None:
+            self.metrics.memory = self._memory_watch.figures
+            self._memory_watch.begin(
+                Holders(
+                    exchanges=self.metrics.open,
+                    connections=self._open_connections,
+                    pools=lambda: self._providers.pools,
+                    uploads=self._uploads,
+                    gate=self.overload,
+                    h2=self.metrics.h2,
+                    is_tls=self._clients.tls is not None,
+                    relieve=self._relieve,
+                )
+            )
+
+    def _relieve(self) -> None:
+        self._clients.sweep(time.monotonic())
+
+    def _short_of_memory(self) -> str | None:
+        level = self._config.ready_memory
+        is_short = level is not None and self._memory.level >= Level[level.upper()]
+        return "short of memory" if is_short else None
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -390,6 +445,10 @@ class Relay:
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
                 pool.sweep(now)
+            for host in providers.hosts:
+                if host.adaptive is not None:
+                    host.adaptive.sweep(now)
+        self._limit_log.look(self._providers.hosts, now)
         for providers in list(self._retired):
             if providers.is_unused:
                 self._retired.remove(providers)

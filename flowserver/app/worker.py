@@ -23,6 +23,7 @@ from ..telemetry.slices import Slices
 from ..telemetry.sources import WorkerReports
 from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
+from . import garbage
 from .open_log import open_log
 from .relay import Relay, WorkerPart
 
@@ -39,6 +40,8 @@ class Seat:
     loads: LoadTable
     control: socket.socket
     store: socket.socket
+    memory: int
+    """Bytes that it may have."""
 
 
 def run_worker(seat: Seat) -> int:
@@ -59,11 +62,12 @@ def run_worker(seat: Seat) -> int:
 async def _work(seat: Seat, log: Log) -> None:
     load = WorkerLoad(seat.loads, seat.number)
     shared = await connect(seat.store)
-    relay = Relay(seat.config, log, seat.environ, WorkerPart(seat.topology, load, shared))
+    relay = Relay(seat.config, log, seat.environ, WorkerPart(seat.topology, load, shared, seat.memory))
     worker = _Worker(relay, log, load, seat.control)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     relay.begin()
+    garbage.settle()
     await worker.run()
     await relay.close()
     await shared.close()

@@ -175,13 +175,19 @@ def _describe(spec: UpstreamSpec) -> str:
     over_tls = spec.url.scheme == "https"
     protocols = {"auto": "HTTP/2 or HTTP/1.1" if over_tls else "HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}
     parts = [_whose_key(spec), protocols[spec.protocol], f"weight {spec.weight}"]
-    if spec.max_concurrent is not None:
-        parts.append(f"{spec.max_concurrent} requests at once, {spec.queue} may wait")
+    if isinstance(spec.max_concurrent, Auto):
+        parts.append(f"as many requests at once as it serves well, {_as_many(spec.queue)} may wait")
+    elif spec.max_concurrent is not None:
+        parts.append(f"{spec.max_concurrent} requests at once, {spec.queue or 0} may wait")
     if spec.health is not None:
         parts.append(f"checked by {spec.health.path} every {spec.health.interval:g} s")
     if not spec.verify:
         parts.append("ANY CERTIFICATE IS ACCEPTED")
     return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
+
+
+def _as_many(queue: int | None) -> str:
+    return "as many" if queue is None else str(queue)
 
 
 def _whose_key(spec: UpstreamSpec) -> str:

@@ -10,7 +10,9 @@ from ..http.h1_fields import TOKEN
 from ..http.messages import HOP_BY_HOP, REQUEST_OWN
 from .entries import Key, Kind
 from .parsers import (
+    AUTO,
     MAX_COUNT,
+    Auto,
     check_positive,
     check_time,
     or_off,
@@ -151,6 +153,15 @@ def _outliers(value: Any) -> dict[str, Any]:
     return value
 
 
+def _count_or_auto(value: Any) -> int | Auto:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, str):
+        raise ValueError("expected a whole number or 'auto'")
+    number: int = _COUNT.parse(value)
+    return number
+
+
 def _array(name: str) -> Kind:
     def parse(value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
@@ -213,11 +224,16 @@ UPSTREAM_KEYS = (
         'Active health checks, such as `{ path = "/health" }`; none by default. See below.',
     ),
     Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
-    Key("max_concurrent", _COUNT, "Most requests at a time; no limit by default."),
+    Key(
+        "max_concurrent",
+        Kind("number or `auto`", _count_or_auto),
+        "Most requests at a time; no limit by default. auto: as many as the provider serves well, which the relay "
+        "learns from its first tokens and refusals.",
+    ),
     Key(
         "queue",
         whole_number(0, MAX_COUNT),
-        "Most requests that wait for `max_concurrent`, of which each tenant has its share; 0 by default.",
+        'Most requests that wait for `max_concurrent`; 0 by default, and with "auto" as many as that is at the time.',
     ),
     Key(
         "queue_timeout",

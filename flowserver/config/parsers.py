@@ -328,6 +328,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 parse_disconnect = _one_of("cancel", "drain")
+parse_memory_level = _one_of("tight", "no_batch", "full", "cutting")
 parse_policy = _one_of("open", "closed")
 parse_half_close = _one_of("leave", "serve")
 parse_log_format = _one_of("auto", "json", "text")

@@ -35,6 +35,7 @@ from .kinds import (
     LEASE_TIME,
     LOG_FORMAT,
     LOG_LEVEL,
+    MEMORY_LEVEL_OR_OFF,
     NETWORKS,
     ORIGINS_OR_OFF,
     POLICY,
@@ -44,6 +45,7 @@ from .kinds import (
     READY,
     REDIS_URL,
     SIZE,
+    SIZE_OR_AUTO_OR_OFF,
     SWITCH,
     TIME,
     TIME_OR_OFF,
@@ -73,6 +75,7 @@ PROVIDERS = Group(
 PROVIDER_TIMEOUTS = Group("Provider connections and timeouts")
 CLIENTS = Group("Client connections and timeouts")
 UPLOADS = Group("Request bodies")
+MEMORY = Group("Memory", "See [memory](operating.md#memory).")
 BACKPRESSURE = Group("Backpressure", "See [choosing watermarks](operating.md#choosing-watermarks).")
 TOKENS = Group("Tokens", "See [tokens.md](tokens.md).")
 LEAVING = Group("Clients that leave, providers that are silent")
@@ -309,6 +312,20 @@ class Config:
         "60s", TIME_OR_OFF, UPLOADS, swept=True, doc="Longest silence of a client within a request body. off: no limit."
     )
     replay_body: int = setting("1m", SIZE, UPLOADS, doc="Largest request body, in bytes, that is kept for a retry.")
+    memory: int | Auto | None = setting(
+        "auto",
+        SIZE_OR_AUTO_OR_OFF,
+        MEMORY,
+        doc="Memory that the relay may have, with all its workers and what the kernel holds in its sockets. auto: 80 % "
+        "of its cgroup's limit, or of the machine's memory; off: as much as it takes.",
+    )
+    ready_memory: str | None = setting(
+        "full",
+        MEMORY_LEVEL_OR_OFF,
+        MEMORY,
+        doc="Level of memory from which `/readyz` says 503: `tight`, `no_batch`, `full` or `cutting`. off: it never "
+        "does for that.",
+    )
     drain_target: float = setting(
         "250ms",
         DRAIN_TARGET,

@@ -11,6 +11,7 @@ from ..quota.tenants import Tenant, is_pattern
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
 from .addresses import Url
 from .file_keys import UPSTREAM_KEYS
+from .parsers import Auto
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ class UpstreamSpec:
     health: HealthSpec | None = None
     """None: no active checks."""
     max_connections: int = 10_000
-    max_concurrent: int | None = None
-    queue: int = 0
+    max_concurrent: int | Auto | None = None
+    queue: int | None = None
+    """None: as many as there are places if `max_concurrent` is AUTO, else 0."""
     queue_timeout: float = 5.0
     ca: str | None = None
     """None: the environment's, or the system's."""

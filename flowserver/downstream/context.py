@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..errors import TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, RelayError
+from ..errors import OVERLOADED, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, RelayError
 from ..flow.bounded_buffer import Watermarks
+from ..flow.memory_budget import CONNECTION, UNLIMITED, MemoryBudget
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import HangupWatcher
 from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
@@ -151,6 +152,7 @@ class ListenerContext:
     connections: OpenConnections = field(default_factory=OpenConnections)
     """Those that are open."""
     drain: DrainState = field(default_factory=DrainState)
+    memory: MemoryBudget = UNLIMITED
 
     @property
     def clients(self) -> ClientsByAddress:
@@ -159,6 +161,9 @@ class ListenerContext:
 
     def refusal(self, client: Client) -> RelayError | None:
         """Why a further connection of `client` is refused; None: it is not."""
+        self.memory.spend(CONNECTION)
+        if self.memory.is_full:
+            return OVERLOADED
         if self.connections.exceed(self.settings.max_connections):
             return TOO_MANY_CONNECTIONS
         return TOO_MANY_OF_CLIENT if client.is_over_limit else None

@@ -65,7 +65,7 @@ class ProtocolDetector(SharedReads):
 
     def sweep(self, now: float) -> None:
         limit = DRAIN_GRACE if self._context.drain.has_begun else self._context.settings.head_timeout
-        if limit is not None and now - self._since >= limit:
+        if (limit is not None and now - self._since >= limit) or self._context.memory.must_free:
             self._transport.close()
 
     def drain(self) -> None:

@@ -286,9 +286,10 @@ class DownstreamH1(SharedReads):
         """Look at the deadlines of this connection and of its exchange."""
         settings = self._context.settings
         if self._is_stalled(now, settings):
-            self._drop_stream(EndReason.CLIENT_STALLED)
-            self._reset()
+            self.cut(EndReason.CLIENT_STALLED)
             return
+        if self._context.memory.must_free:
+            self.must_close = True
         if self._grace_is_over(now):
             self._on_gone()
         elif self.stream is not None:
@@ -321,7 +322,10 @@ class DownstreamH1(SharedReads):
     def abort(self) -> None:
         """The relay ends. Close at once, with a reset: the end of what the kernel still holds must not pass for the
         answer's end."""
-        self._drop_stream(EndReason.RELAY_STOPPED)
+        self.cut(EndReason.RELAY_STOPPED)
+
+    def cut(self, reason: EndReason) -> None:
+        self._drop_stream(reason)
         self._reset()
 
     def _reset(self) -> None:
@@ -482,7 +486,7 @@ class DownstreamH1(SharedReads):
     def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
         waited = now - self._since
         if self._reader.is_empty and self.must_close:  # it drains
-            if waited >= DRAIN_GRACE:
+            if waited >= DRAIN_GRACE or self._context.memory.must_free:
                 self._transport.close()
         elif self._reader.is_empty and self._served:
             if settings.keepalive_timeout is not None and waited >= settings.keepalive_timeout:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+from ..errors import EndReason
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
 from ..flow.drain_rate import DrainRate
 from ..flow.progress import Activity
@@ -67,6 +68,9 @@ class StreamConnection(Protocol):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+    def cut(self, reason: EndReason) -> None:
+        """End the request and the connection at once, with a reset."""
 
     def on_response_done(self, stream: H1Stream) -> None:
         """The response was handed to the transport."""
@@ -170,6 +174,10 @@ class H1Stream(HeldUpload):
 
     def break_off(self) -> None:
         self._end(_BROKEN)
+
+    def cut(self, reason: EndReason) -> None:
+        if self._is_open:
+            self._connection.cut(reason)
 
     def pause_reading(self) -> None:
         self._stop_reading(_GATE)

@@ -48,7 +48,6 @@ LINGER = 1.0
 
 _Code = h2.errors.ErrorCodes
 
-
 _ANSWERS, _TURN = 1, 2
 """Why a client is not read: it does not read our answers to its pings and the like; or the turn of the event loop was
 too short for what was read."""
@@ -305,8 +304,7 @@ class DownstreamH2(SharedReads):
             self._sweep_connection(now)
 
     def drain(self) -> None:
-        if not self.is_over:
-            self.begin_goaway("drain")
+        self.begin_goaway("drain")
 
     def end_drain(self) -> None:
         for stream in list(self.streams.values()):
@@ -356,7 +354,7 @@ class DownstreamH2(SharedReads):
 
     def reset_stream(self, stream_id: int, code: _Code) -> None:
         """Reset a stream because of its client. Raises Violation when that happens too often."""
-        self._reset(stream_id, code, EndReason.CLIENT_ERROR)
+        self.cut_stream(stream_id, EndReason.CLIENT_ERROR, code)
         self.guard.count_reset(self.clock())
 
     def close_stream(self, stream_id: int, reason: EndReason | None) -> None:
@@ -506,7 +504,7 @@ class DownstreamH2(SharedReads):
         if self._h2.answer_at_once(stream_id, error, bodiless=bodiless) and not ended:
             self.leftovers.leave(stream_id, self.clock())
 
-    def _reset(self, stream_id: int, code: _Code, reason: EndReason) -> None:
+    def cut_stream(self, stream_id: int, reason: EndReason, code: _Code = _Code.CANCEL) -> None:
         with contextlib.suppress(h2.exceptions.StreamClosedError):  # over on both sides already
             self._h2.reset_stream(stream_id, code)
         self.close_stream(stream_id, reason)
@@ -568,7 +566,7 @@ class DownstreamH2(SharedReads):
             excused = waits or buffered > self.sent - stream.sent_mark
             is_stalled = limit is not None and stream.stalled_for(now, excused=excused) >= limit
             if is_stalled or (tokens is not None and stream.stalled_tokens(progress) >= tokens):
-                self._reset(stream.stream_id, _Code.CANCEL, EndReason.CLIENT_STALLED)
+                self.cut_stream(stream.stream_id, EndReason.CLIENT_STALLED)
             elif stream.events is not None:
                 stream.events.sweep(now)
 
@@ -582,9 +580,11 @@ class DownstreamH2(SharedReads):
             self.fail(_Code.ENHANCE_YOUR_CALM, "head_timeout")
         elif not self.streams:
             keep = settings.keepalive_timeout if self._reader.seen_settings else late
-            if keep is not None and now - self._idle_since >= keep:
+            if (keep is not None and now - self._idle_since >= keep) or self._context.memory.must_free:
                 self.fail(_Code.NO_ERROR, "idle")
         else:
+            if self._context.memory.must_free:
+                self.begin_goaway("memory")
             self._sweep_liveness(now)
 
     def _sweep_liveness(self, now: float) -> None:

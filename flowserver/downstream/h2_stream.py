@@ -82,6 +82,9 @@ class StreamConnection(Protocol):
 
     def send_headers(self, stream: H2Stream, fields: Headers) -> None: ...
 
+    def cut_stream(self, stream_id: int, reason: EndReason) -> None:
+        """Reset a stream at once, through no fault of its client."""
+
     def keep_pace(self, pace: DrainRate) -> Watermarks:
         """Have the kernel hold no more than suits a client of this pace. Returns the stream's marks."""
 
@@ -263,6 +266,10 @@ class H2Stream(HeldUpload):
 
     def break_off(self) -> None:
         self._end(Ending.BROKEN)
+
+    def cut(self, reason: EndReason) -> None:
+        if self.is_open:
+            self._connection.cut_stream(self.stream_id, reason)
 
     def pause_reading(self) -> None:
         """Withhold the window: the client may send what it has been granted, and no more."""

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Iterable
 from typing import cast
 
+from ..flow.memory_budget import Level
 from ..net import reuse_port
 from .accepted import Accepted
 from .context import ListenerContext
@@ -61,9 +62,11 @@ class Listener:
         if not self._accepts_more and self._sockets:
             self._accepts_more = True
             asyncio.get_running_loop().call_soon(self._accept_more)
-        limit = self._context.settings.max_connections
-        if self._context.connections.exceed(limit + max(1, limit // 10)):
-            return _Refusal()  # the answers to those above the limit are bounded too
+        memory, limit = self._context.memory, self._context.settings.max_connections
+        # The answers to those above the limits are bounded too; a TLS handshake costs more than one.
+        is_hopeless = memory.is_full and (self.tls is not None or memory.level is Level.CUTTING)
+        if is_hopeless or self._context.connections.exceed(limit + max(1, limit // 10)):
+            return _Refusal()
         return Accepted(self._context, self.tls)
 
     def _accept_more(self) -> None:

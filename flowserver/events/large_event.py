@@ -82,6 +82,10 @@ class ScannerState(Generic[Reader]):
         self._attachments = 0
 
     @property
+    def held(self) -> int:
+        return len(self._held)
+
+    @property
     def oversized(self) -> int:
         return self._oversized + (self._large is not None and self._large.broken)
 

@@ -18,6 +18,10 @@ class Scanner(Protocol):
         """Whether the bytes so far end where an event ends, so that another may be put in here."""
 
     @property
+    def held(self) -> int:
+        """Bytes of an event that has not ended."""
+
+    @property
     def oversized(self) -> int:
         """Events larger than the bound that are no JSON. They pass without being read and `feed` does not return them.
 

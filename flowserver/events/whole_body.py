@@ -36,6 +36,10 @@ class WholeBody:
         """Bytes so far."""
 
     @property
+    def held(self) -> int:
+        return len(self._held)
+
+    @property
     def is_reduced(self) -> bool:
         """Whether this was too large to be held."""
         return self._reducer is not None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .memory_budget import UNLIMITED, MemoryBudget
+
 LEAST = 512
 """Bytes that may wait at each place in any case: some events."""
 SPAN = 8
@@ -24,6 +26,7 @@ class DrainRate:
 
     __slots__ = (
         "_acknowledged",
+        "_memory",
         "_since",
         "_span_acknowledged",
         "_span_rate",
@@ -33,8 +36,10 @@ class DrainRate:
         "unevenness",
     )
 
-    def __init__(self, target: float, now: float) -> None:
+    def __init__(self, target: float, now: float, memory: MemoryBudget = UNLIMITED) -> None:
+        """`memory` says what share of the target there is room for."""
         self._target = target
+        self._memory = memory
         self._since = self._span_since = now
         self._acknowledged = self._span_acknowledged = 0
         self._span_rate = 0.0
@@ -71,7 +76,9 @@ class DrainRate:
     def waiting(self, most: int) -> int:
         """Bytes that may wait for the client at one place: its `waiting_bound`, and the more of `most` the less even it
         is. A steady client needs no reserve."""
-        steady = waiting_bound(self.rate, self._target, most)
+        share = self._memory.target_share
+        most = max(LEAST, int(share * most))
+        steady = waiting_bound(self.rate, share * self._target, most)
         return steady + int(self.unevenness * (most - steady))
 
     def mark(self, most: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .drain_rate import NEARBY, DrainRate, PaceMeter, upstream_bound
+from .memory_budget import UNLIMITED, MemoryBudget
 
 EARLY = 48 * 1024
 """The most in the first moment of a stream, while a client's kernel may take what the client does not. A window that is
@@ -17,12 +18,13 @@ class WindowBound:
     """Of the windows of one answer after the other. It grows by the rate at which bytes pass, and follows the pace of a
     client that blocks."""
 
-    __slots__ = ("_began_at", "_clock", "_least_time", "_meter", "_passed", "_share", "_target")
+    __slots__ = ("_began_at", "_clock", "_least_time", "_memory", "_meter", "_passed", "_share", "_target")
 
-    def __init__(self, clock: Callable[[], float], target: float, share: int) -> None:
+    def __init__(self, clock: Callable[[], float], target: float, share: int, memory: MemoryBudget = UNLIMITED) -> None:
         """`target` in seconds, see `drain_rate`. `share`: the bytes that may wait for a client, besides what is on its
-        way."""
+        way. `memory`: as in `DrainRate`."""
         self._clock = clock
+        self._memory = memory
         self._target = target
         self._share = share
         self._meter = PaceMeter(clock())
@@ -58,7 +60,7 @@ class WindowBound:
         if distance >= NEARBY and 2 * rate * distance >= bound:  # it was used up within two round trips
             wanted = max(wanted, 2 * bound)
         is_early = self._began_at is not None and now - self._began_at < self._target
-        return min(wanted, EARLY if is_early and bound <= EARLY else WIDEST)
+        return min(wanted, EARLY if is_early and bound <= EARLY else int(self._memory.target_share * WIDEST))
 
     def follow(self, pace: DrainRate, distance: float) -> int:
         """Returns the same for a client that is the bottleneck, and has this pace."""

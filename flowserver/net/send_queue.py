@@ -11,7 +11,7 @@ import sys
 import termios
 from typing import cast
 
-from .sockets import is_local, tcp_info
+from .sockets import is_local, kernel_memory, tcp_info
 
 _LENGTH = 184
 """Up to tcpi_rwnd_limited: since Linux 4.10."""
@@ -98,6 +98,10 @@ class SendQueue:
         if self._most is not None:
             self._most = None
             limit_unsent(self._transport.get_extra_info("socket"), UNSENT)
+
+    def kernel_memory(self) -> int:
+        """Bytes that the kernel's buffers of the connection take, in both directions."""
+        return kernel_memory(self._transport)
 
     def receive_limited(self) -> float | None:
         """Returns the seconds so far for which the client's receive window was what kept bytes from leaving; None if

@@ -16,6 +16,10 @@ _UNKNOWN = 0xFFFFFFFF
 """A time that the kernel has not measured."""
 
 
+_MEMORY_INFO = 55
+"""SO_MEMINFO of linux/asm-generic/socket.h."""
+
+
 class IdleProbe:
     """Checks an idle connection before it is used again."""
 
@@ -63,6 +67,18 @@ def _info(connection: socket.socket, length: int) -> bytes | None:
     except (OSError, ValueError):  # ValueError is uvloop's, of one that is closed
         return None
     return info if len(info) == length else None
+
+
+def kernel_memory(transport: asyncio.BaseTransport) -> int:
+    """Bytes that the kernel's buffers of a connection take, as a cgroup counts them; 0 if it can't tell."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, _MEMORY_INFO, 36)
+    except (OSError, ValueError, AttributeError):  # ValueError is uvloop's, of one that is closed
+        return 0
+    # SK_MEMINFO_RMEM_ALLOC, _FWD_ALLOC, _WMEM_QUEUED, _BACKLOG (linux/sock_diag.h)
+    return sum(int.from_bytes(info[at : at + 4], sys.byteorder) for at in (0, 16, 20, 28) if len(info) >= at + 4)
 
 
 def unacknowledged(transport: asyncio.BaseTransport) -> int | None:

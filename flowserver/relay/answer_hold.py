@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..flow.drain_rate import DrainRate
+from ..flow.memory_budget import MemoryBudget
 from ..flow.read_gate import PauseLog, PauseTotals, Readable, ReadGate, Reason
 from .limited_time import ClientSide, LimitedTime, WaitObserver
 
@@ -39,6 +40,9 @@ class HoldContext(Protocol):
     @property
     def drain_target(self) -> float: ...
 
+    @property
+    def memory(self) -> MemoryBudget: ...
+
 
 class AnswerHold:
     """Of one answer. Made when something other than its provider holds it first, which is seldom."""
@@ -57,7 +61,8 @@ class AnswerHold:
         self._clock = context.clock
         self._up = up
         self._down = down
-        self._pace = DrainRate(context.drain_target, context.clock() if first_byte_at is None else first_byte_at)
+        began_at = context.clock() if first_byte_at is None else first_byte_at
+        self._pace = DrainRate(context.drain_target, began_at, context.memory)
         self.gate = ReadGate(up, context.clock, context.pauses, log)
         self.time = LimitedTime(down, context.observer, first_byte_at)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from ..flow.read_gate import PauseTotals
 from .interfaces import Clock, Observer
 from .provider import Deadlines
@@ -64,6 +65,7 @@ class ExchangeContext:
     max_body: int
     drain_target: float = 0.25
     """Seconds for which a client's pace may keep bytes on their way to it: see `flow.drain_rate`."""
+    memory: MemoryBudget = field(default=UNLIMITED)
     heartbeat: float | None = None
     """Seconds of silence after which a stream's client is shown that the connection lives; None: never."""
     abandoned: Abandoned = field(default_factory=lambda: Abandoned(60.0, 1 << 20))

@@ -98,6 +98,12 @@ class EventFilter:
         return f"<EventFilter {state}{place} held={self._held_size} events={self.meter.content_events}>"
 
     @property
+    def held(self) -> int:
+        """Bytes that wait here, or of an event that has not ended."""
+        late = sum(map(len, self._late)) + (len(self._parked[0]) if self._parked is not None else 0)
+        return self._held_size + late + self._scanner.held
+
+    @property
     def at_boundary(self) -> bool:
         """Whether what has passed ends with an event: something may be put in here."""
         return not self._passing
@@ -278,6 +284,10 @@ class BodyCollector(_NoEvents):
         return f"<BodyCollector {'read' if self._is_read else 'collecting'} size={self._body.size}>"
 
     @property
+    def held(self) -> int:
+        return self._body.held
+
+    @property
     def uncounted(self) -> dict[str, int]:
         return {"malformed": 1} if self._is_senseless else {}
 
@@ -324,6 +334,10 @@ class OpaqueFilter(_NoEvents):
 
     def __repr__(self) -> str:
         return f"<OpaqueFilter {'spent' if self.spent else 'passing'} size={self._size}>"
+
+    @property
+    def held(self) -> int:
+        return sum(map(len, self._held))
 
     @property
     def uncounted(self) -> dict[str, int]:
@@ -385,6 +399,10 @@ class ModelListFilter(_NoEvents):
 
     def __repr__(self) -> str:
         return f"<ModelListFilter size={self._size}>"
+
+    @property
+    def held(self) -> int:
+        return sum(map(len, self._parts))
 
     def feed(self, data: bytes) -> bytes:
         self._size += len(data)

@@ -15,11 +15,11 @@ from .answer_hold import AnswerHold
 from .context import ExchangeContext
 from .deadlines import DeadlineWatch
 from .event_filter import AnyFilter, EventFilter, OpaqueFilter
+from .exchange_figures import ExchangeFigures
 from .failures import answer_head, error_head, named
 from .fast_path import FastPath
 from .interfaces import DownstreamStream, RoutedStream
 from .provider import Provider
-from .record import ExchangeRecord, account_record, fill_in_hold, token_record
 from .state import State
 
 # In Python 3.11 looking up a member of an enumeration takes a call.
@@ -27,41 +27,10 @@ _COMPLETE = EndReason.COMPLETE
 _WAITING, _STREAMING, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
 
 
-class Exchange:
+class Exchange(ExchangeFigures):
     """One request and its response. See `State` for its course."""
 
-    __slots__ = (
-        "_awaits_first",
-        "_context",
-        "_down",
-        "_fast_path",
-        "_filter",
-        "_first",
-        "_head",
-        "_hold",
-        "_slow_chunks",
-        "_slow_size",
-        "_state",
-        "_up",
-        "_upload_gate",
-        "_watch",
-        "account",
-        "bytes_up",
-        "deadlines",
-        "end_reason",
-        "ended_at",
-        "error",
-        "first_byte_at",
-        "first_token_at",
-        "heartbeats",
-        "request",
-        "request_id",
-        "request_whole",
-        "started_at",
-        "status",
-        "upstream_request_id",
-        "waiting_since",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -72,55 +41,8 @@ class Exchange:
         request_id: bytes,
         account: Account,
     ) -> None:
-        now = context.clock()
-        self._context = context
-        self._state = _WAITING
-        self._down = downstream
-        self._up: RoutedStream | None = None
-        self._fast_path: FastPath | None = None
-        """None until the answer's first content, and where there is no fast path for it."""
-        self.deadlines = context.deadlines
-        self._watch: DeadlineWatch | None = None
-        self._filter: AnyFilter | None = None
-        self._head: ResponseHead | None = None
-        """The answer's head until its body has begun, whose first bytes may show that it is not what the head says."""
-        self._first = b""
-        """These bytes, while they are too few."""
-        self.waiting_since = now
-        self.request = request
-        self.request_id = request_id
-        """The request id, ours or the client's."""
-        self.upstream_request_id: bytes | None = None
-        """The provider's own; None: it has not told one."""
-        self.account = account
-        """Tokens asked for and emitted."""
-        self.request_whole = not request.has_body
-        self._hold: AnswerHold | None = None
-        """None: nobody but the provider held the answer, which is usual."""
-        self._upload_gate: ReadGate | None = None
-        """None: the client was never stopped, which is usual."""
-        self.started_at = now
-        self.first_byte_at: float | None = None
-        """When the first byte of the answer's body came; None before."""
-        self._awaits_first = True
-        """Whether one of these two is still to come: the path of every token looks at no more than this."""
-        self.first_token_at: float | None = None
-        """When its first content came; None before, and where content is not counted."""
-        self.heartbeats = 0
-        self.ended_at: float | None = None
-        self.status = 0
-        """Status sent to the client; 0 before there is one."""
-        self._slow_size = self._slow_chunks = 0
-        """Body bytes from the provider that took the slow path, and the reads they came in."""
-        self.bytes_up = 0
-        """Body bytes from the client."""
-        self.end_reason: EndReason | None = None
-        self.error: RelayError | None = None
+        super().__init__(request, downstream, context, request_id=request_id, account=account)
         downstream.attach(self)
-
-    def __repr__(self) -> str:
-        state = f"{self._state.name}{' paused' if self.is_paused else ''}"
-        return f"<Exchange {self.request_id.decode()} {state} up={self.bytes_up} down={self.bytes_down}>"
 
     def _move_to(self, state: State) -> None:
         """The one place where the state changes."""
@@ -307,12 +229,16 @@ class Exchange:
             self._awaits_first = False
             if self._context.fast_path and isinstance(self._filter, EventFilter):
                 self._fast_path = FastPath(self._filter, self._slow_chunks)
+        if not self._awaits_first and self._up is not None and self._up.times_content:
+            self._up.on_first_content()
 
     def on_upstream_end(self) -> None:
         if self._head is not None and (rest := self._look(self._head, b"", is_all=True)):
             self.on_upstream_data(rest)
             if self.is_over:
                 return
+        if self._up is not None and self._up.times_content:
+            self._up.on_first_content()  # of a whole answer, whose content is read at its end
         self._leave_provider()
         if self._filter is not None and self._filter.is_waiting:
             return  # for tokens: what came passes when they are there
@@ -443,108 +369,15 @@ class Exchange:
             self.heartbeats += 1
             self._down.send_data(beat)
 
-    # --- figures ---------------------------------------------------------------------------------------------------
-
-    def record(self) -> ExchangeRecord:
-        """The figures as they are now."""
-        if self._fast_path is not None:
-            self._fast_path.settle()
-        up = self._up
-        record = ExchangeRecord()
-        record.request = self.request
-        record.request_id = self.request_id
-        record.upstream_request_id = self.upstream_request_id
-        record.protocol, record.client = self._down.protocol, self._down.client.address
-        record.upstream = up.upstream if up is not None else None
-        record.attempts, record.queued = (up.attempts, up.queued) if up is not None else (0, 0.0)
-        record.reused = up is not None and up.reused
-        record.state = self.state()
-        record.status = self.status
-        record.end = self.end_reason
-        record.error = self.error
-        record.started_at = self.started_at
-        record.first_byte_at = self.first_byte_at
-        record.first_token_at = self.first_token_at
-        record.ended_at = self.ended_at
-        record.bytes_up = self.bytes_up
-        record.bytes_down = self.bytes_down
-        record.chunks_down = self.chunks_down
-        record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
-        now = self._context.clock() if self.ended_at is None else self.ended_at
-        record.writes, record.writes_full = self.writes
-        record.heartbeats = self.heartbeats
-        fill_in_hold(record, self._hold, self._down, now)
-        record.account = account_record(self.account)
-        record.tokens = token_record(self.account) if self._state is _ENDED else None
-        return record
-
-    @property
-    def bytes_down(self) -> int:
-        """Body bytes from the provider."""
-        fast_path = self._fast_path
-        return self._slow_size if fast_path is None else self._slow_size + fast_path.size
-
-    @property
-    def chunks_down(self) -> int:
-        """Reads they came in."""
-        fast_path = self._fast_path
-        return self._slow_chunks if fast_path is None else self._slow_chunks + fast_path.chunks
-
-    @property
-    def writes(self) -> tuple[int, int]:
-        """Chunks written to the client, and how many of them found its transport blocked."""
-        written, full = self._down.writes
-        return (written if self._fast_path is None else written + self._fast_path.writes), full
-
-    @property
-    def held(self) -> int:
-        """Bytes held for the client."""
-        return self._down.held
-
-    @property
-    def tokens(self) -> int:
-        if self._fast_path is not None:
-            self._fast_path.settle()
-        return self.account.output
-
-    def unacknowledged_tokens(self) -> int:
-        """An estimate: the tokens that passed, by the share of their bytes that the client has not acknowledged."""
-        size = self.bytes_down
-        return round(self.tokens * min(1.0, self._down.unacknowledged() / size)) if size else 0
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the provider is stopped."""
-        return self._hold is not None and self._hold.gate.is_shut
-
-    @property
-    def upload_is_stopped(self) -> bool:
-        """Whether the client is held back since the provider lags."""
-        return self._upload_gate is not None and self._upload_gate.is_shut
-
-    @property
-    def upload_waits(self) -> bool:
-        """Whether the client is held back since unfinished uploads hold too much."""
-        return self._down.upload_waits
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more is to come from a provider."""
-        return self._state >= _FLUSHING
-
-    def state(self) -> str:
-        """One word for /streams."""
-        if self._state is _ABANDONED or self._state is _SETTLING:
-            return "abandoned"
-        if self._filter is not None and self._filter.is_waiting:
-            return "waiting_for_tokens"
-        if self.is_paused:
-            return "paused"
-        if self._state >= _FLUSHING:
-            return "flushing"
-        return "streaming" if self.first_byte_at is not None else "waiting"
-
     # --- ending ----------------------------------------------------------------------------------------------------
+
+    def cut(self, error: RelayError) -> None:
+        """End at once, and let go of what waits for the client, too."""
+        if not self.status:
+            self._fail(error)
+            return
+        self._down.cut(error.end)
+        self.on_downstream_reset(error.end)  # where the client has left, nobody else calls it
 
     def _fail(self, error: RelayError) -> None:
         """End with an error: an error answer while no head has been sent, a broken end after it; never a clean one."""
@@ -555,8 +388,7 @@ class Exchange:
         self._leave_provider()
         self._drop_upstream(error)
         if self.status:
-            failure = self.account.failure(error)
-            if failure:
+            if failure := self.account.failure(error):
                 self._down.send_data(failure)
             self._down.break_off()
             self._end(error.end)

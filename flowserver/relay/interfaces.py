@@ -72,6 +72,9 @@ class DownstreamStream(UploadCount, Protocol):
     def send_end(self) -> None:
         """End cleanly, after all data. `on_downstream_finished` follows when everything was handed to the transport."""
 
+    def cut(self, reason: EndReason) -> None:
+        """End brokenly at once, without what waits. `on_downstream_reset` is called."""
+
     def break_off(self) -> None:
         """End brokenly, after all data, so that the client does not take what it has for whole. Nothing is called
         back."""
@@ -198,6 +201,9 @@ class UpstreamEvents(Protocol):
 class RoutedStream(UpstreamStream, Protocol):
     """An upstream stream that finds its provider itself, in one attempt or more."""
 
+    times_content: bool
+    """Whether `on_first_content` is to be called, once."""
+
     @property
     def upstream(self) -> str:
         """The provider's name, for log and metrics."""
@@ -214,8 +220,16 @@ class RoutedStream(UpstreamStream, Protocol):
     def attempts(self) -> int:
         """Requests begun at providers so far."""
 
+    @property
+    def held(self) -> int:
+        """Bytes of the request's body that wait, or are kept for another attempt."""
+
     def start(self) -> None:
         """Choose a provider, at once or when enough of the request has come."""
+
+    def on_first_content(self) -> None:
+        """The first content of the answer came: its first byte where content is not counted, and the last of
+        an answer that is no stream."""
 
     def sweep(self, now: float) -> None:
         """End waits that are over. Called about once a second."""

@@ -30,8 +30,10 @@ class ProviderSettings:
     slow_start: float | None = None
     """How long its share of the load grows when it comes back."""
     max_concurrent: int | None = None
-    queue: int = 0
-    """Requests that may wait for a place."""
+    adapts: bool = False
+    """Whether the number of places follows what is learned of the provider; `max_concurrent` is None then."""
+    queue: int | None = 0
+    """Requests that may wait for a place; None: as many as there are places, with `adapts` only."""
     queue_timeout: float = 5.0
     quirks: Quirks = GENERIC
     asks_usage: bool = True

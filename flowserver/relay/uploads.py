@@ -11,8 +11,12 @@ import sys
 from typing import Protocol
 
 from ..errors import EndReason, Party, RelayError
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from .interfaces import Clock, Later
 
+TURN = 2.0
+"""Seconds for which the upload that began first may keep others waiting, where all memory is held: it may be one that
+never ends."""
 SMALL = 64 * 1024
 """Bytes up to which an upload may take what is left of a bound; larger ones stop at three quarters of it. 97 % of all
 requests to models are smaller."""
@@ -45,10 +49,13 @@ class Uploads:
     """
 
     __slots__ = (
+        "_first_since",
         "_holding",
         "_is_serving",
         "_large",
         "_later",
+        "_memory",
+        "_small",
         "_waiting",
         "above",
         "busy_timeout",
@@ -66,13 +73,19 @@ class Uploads:
         later: Later,
         busy_timeout: float | None = None,
         above: Uploads | None = None,
+        memory: MemoryBudget = UNLIMITED,
     ) -> None:
-        """`busy_timeout` is how many seconds an upload may have to wait; None: for ever."""
+        """`busy_timeout` is how many seconds an upload may have to wait; None: for ever. `memory` is told what is
+        held."""
         self.limit = limit
+        self._memory = memory
         self._later = later
         self._is_serving = False
         """Whether those who wait are looked at after the present event."""
+        self._small = limit
         self._large = limit - limit // 4
+        """Where small uploads stop, and large ones."""
+        self._first_since: tuple[Upload, float] | None = None
         self.clock = clock
         self.busy_timeout = busy_timeout
         self.above = above
@@ -94,8 +107,9 @@ class Uploads:
     def reserve(self, upload: Upload, size: int) -> bool:
         """`upload` holds `size` bytes more. Returns whether it may go on."""
         self.held += size
+        self._memory.spend(size)
         self._holding[upload] = None
-        bound = self.limit if upload.size <= SMALL else self._large
+        bound = self._small if upload.size <= SMALL else self._large
         if self.held < bound or next(iter(self._holding)) is upload:
             return True
         if upload not in self._waiting:
@@ -108,9 +122,8 @@ class Uploads:
         del self._holding[upload]
         self._waiting.pop(upload, None)
         self.held -= upload.size
-        if self._waiting and not self._is_serving:
-            self._is_serving = True
-            self._later(self._serve)
+        if self._waiting:
+            self._serve_later()
 
     def _serve(self) -> None:
         """Let the upload go on that began first, and as many of the others as there is room for."""
@@ -127,6 +140,31 @@ class Uploads:
         if upload in self._waiting:
             del self._waiting[upload]
             upload.go_on()
+
+    def fit(self, *, small: int, large: int) -> None:
+        """Memory leaves so many bytes more for small uploads and for large ones."""
+        self._small = min(self.limit, self.held + small)
+        before, self._large = self._large, min(self.limit - self.limit // 4, self.held + large)
+        if self._waiting and self._large > before:
+            self._serve_later()
+
+    def pass_turn(self, now: float) -> None:
+        """Let others go on in place of an upload that has long been the first. Called about once a second."""
+        first = next(iter(self._holding), None)
+        if first is None or not self._waiting:
+            self._first_since = None
+        elif self._first_since is None or self._first_since[0] is not first:
+            self._first_since = first, now
+        elif now - self._first_since[1] >= TURN:
+            del self._holding[first]
+            self._holding[first] = None
+            self._first_since = None
+            self._serve_later()
+
+    def _serve_later(self) -> None:
+        if not self._is_serving:
+            self._is_serving = True
+            self._later(self._serve)
 
     def has_waiting(self, upload: Upload) -> bool:
         return upload in self._waiting

@@ -9,6 +9,7 @@ from itertools import count
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
 from ..errors import LOOP, TOO_MANY_OF_CLIENT, RelayError
+from ..flow.memory_budget import STREAM
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
 from ..quota.traffic_class import class_of
 from ..relay.account import Account, AccountSettings
@@ -52,6 +53,7 @@ class Admission:
 
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
         request_id = given_request_id(request) or self._new_request_id()
+        self._context.memory.spend(STREAM)
         account = self._open_account(request)
         exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
         asked = class_of(request)

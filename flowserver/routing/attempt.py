@@ -66,6 +66,7 @@ class Attempt:
         "_owner",
         "_stream",
         "_was_reused",
+        "asked_at",
         "began_at",
         "host",
         "is_full",
@@ -110,7 +111,7 @@ class Attempt:
         self.state = _ASKED
         self.trace: AttemptTrace | None = None
         """None: the request is not traced."""
-        self.began_at = now = clock()
+        self.began_at = self.asked_at = now = clock()
         host.started += 1
         self._is_probe = host.health.started(now)
 
@@ -130,6 +131,8 @@ class Attempt:
 
     def send_end(self) -> None:
         if self._stream is not None:
+            if self.host.adaptive is not None:
+                self.asked_at = self._clock()  # the time to the first token does not count the upload
             self._stream.send_end()
 
     def pause_reading(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from ..relay.interfaces import Clock
 from .candidates import ByLoad
 from .first_token import FirstTokenContext
@@ -37,6 +38,7 @@ class RoutingContext:
     first_token: FirstTokenContext
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
+    memory: MemoryBudget = UNLIMITED
     overload: OverloadGate | None = None
     """None: nobody is refused for what the relay has to do."""
     by_load: ByLoad = field(init=False)

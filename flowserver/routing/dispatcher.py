@@ -15,6 +15,7 @@ from ..relay.account import Account
 from ..relay.failures import is_passing
 from ..relay.interfaces import UploadCount
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
+from .adaptive_places import is_overload, kind_of
 from .attempt import Attempt
 from .claim import LoneClaim
 from .context import DispatchState, RoutingContext
@@ -23,12 +24,13 @@ from .first_token import FirstToken, Hedge
 from .host_choice import HostChoice
 from .outgoing import outgoing_request
 from .refusals import REFUSALS, UNHEALTHY, no_route, note_refusal
-from .replay_buffer import ReplayBuffer
+from .replay_buffer import ReplayBuffer, ReplayState
 from .routes import FirstTokenPolicy, Route
 from .upstream_host import ExtraAttempt, UpstreamHost
 from .withheld_answer import WithheldAnswer
 
 _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
+_RELEASED = ReplayState.RELEASED
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 
@@ -52,6 +54,7 @@ class Dispatcher(HostChoice):
         "_upload",
         "_was_reused",
         "attempts",
+        "times_content",
     )
 
     def __init__(
@@ -77,6 +80,8 @@ class Dispatcher(HostChoice):
         self._asked: UpstreamHost | None = None
         """Who was asked last."""
         self.attempts = 0
+        self.times_content = False
+        """Whether the answer's first content is to be told of."""
         self._is_identified = False
         """Whether the client is known to be allowed to use this relay."""
         self._is_collecting = False
@@ -120,6 +125,12 @@ class Dispatcher(HostChoice):
     @property
     def upstream(self) -> str:
         return self._tried[-1].name if self._tried else "-"
+
+    @property
+    def held(self) -> int:
+        """An estimate: what an attempt has not sent on counts in full, as its provider may take nothing."""
+        is_kept = self._replay.state is not _RELEASED or (self._attempt is not None and self._attempt.is_full)
+        return self._replay.size if is_kept else 0
 
     @property
     def drain_on_disconnect(self) -> bool:
@@ -186,6 +197,8 @@ class Dispatcher(HostChoice):
     def sweep(self, now: float) -> None:
         """Look at the waits: for memory, for a place, for a provider to be ready again."""
         state = self.state
+        if self._context.memory.level and self._attempt is not None:
+            self._replay.release()  # where memory is short, nothing is kept for another attempt
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
         elif state is _ANSWERED and self._attempt is not None:
@@ -194,6 +207,14 @@ class Dispatcher(HostChoice):
             self._ask_if_healthy(self._tried[-1])
         elif state is DispatchState.QUEUED and now - self._queued_at >= self._tried[-1].settings.queue_timeout:
             self._give_up_waiting(self._tried[-1])
+
+    def on_first_content(self) -> None:
+        self.times_content = False
+        attempt = self._attempt
+        if attempt is not None and attempt.host.adaptive is not None:
+            now, size = self._context.clock(), self._request.content_length or 0
+            kind = kind_of(self._account, size, reused=attempt.reused)
+            attempt.host.adaptive.first_token(now, kind, now - attempt.asked_at)
 
     # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
 
@@ -217,6 +238,7 @@ class Dispatcher(HostChoice):
             self._first_token.receive_head(head)
             return
         self.state = _ANSWERED
+        self.times_content = host.adaptive is not None and head.status < 300
         self._replay.release()
         attempt.accept()
         self._events.on_upstream_head(head)
@@ -266,6 +288,8 @@ class Dispatcher(HostChoice):
         self.state = _ANSWERED
         self._replay.release()
         if self._attempt is not None:
+            good = answer.head is not None and answer.head.status < 300
+            self.times_content = good and self._attempt.host.adaptive is not None
             self._attempt.accept(answer.head_at)
             answer.pass_on()
 
@@ -504,7 +528,11 @@ class Dispatcher(HostChoice):
         return error.not_processed or (self._context.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
 
     def _note_refusal(self, host: UpstreamHost, head: ResponseHead) -> float | None:
-        return note_refusal(host, head, self._subjects(host), self._context)
+        after = note_refusal(host, head, self._subjects(host), self._context)
+        if host.adaptive is not None and is_overload(host, head, after, self._account.input):
+            began_at = self._started_at if self._attempt is None else self._attempt.began_at
+            host.adaptive.refused(self._context.clock(), began_at)
+        return after
 
     # --- its end ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..relay.interfaces import Clock, Later
+from .adaptive_places import SharedAdaptation
 from .checked_health import SharedCheckedHealth
 from .circuit_breaker import BreakerRecord, BreakerState
 from .cooldowns import CooldownRecord
@@ -15,7 +16,7 @@ from .shared_places import SharedPlaces
 class ProviderShare:
     """Its parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
 
-    __slots__ = ("_clock", "checks", "cooldowns", "health", "places")
+    __slots__ = ("_clock", "adaptation", "checks", "cooldowns", "health", "places")
 
     def __init__(self, tell: Tell, *, failures: int, cooldown: float, clock: Clock, later: Later) -> None:
         """`failures` and `cooldown` as in `CircuitBreaker` and `Cooldowns`."""
@@ -24,6 +25,7 @@ class ProviderShare:
         self.cooldowns = SharedCooldowns(tell, failures=failures, cooldown=cooldown)
         self.checks = SharedCheckedHealth(tell)
         self.places = SharedPlaces(tell, self.health, later)
+        self.adaptation = SharedAdaptation(tell, self.places)
 
     def __repr__(self) -> str:
         return f"<ProviderShare: {self.places}, {self.health}>"
@@ -41,6 +43,8 @@ class ProviderShare:
                 self.places.on_queue(*given)
             case "full":
                 self.places.on_full(*given)
+            case "adapted":
+                self.adaptation.on_adapted(*given)
             case "breaker":
                 self._on_breaker(BreakerRecord(*given))
             case "verdict":

@@ -31,7 +31,7 @@ class ReplayBuffer:
     What is kept counts as an upload until the body is whole.
     """
 
-    __slots__ = ("_content_length", "_limit", "_pieces", "_size", "_upload", "is_whole", "state")
+    __slots__ = ("_content_length", "_limit", "_pieces", "_upload", "is_whole", "size", "state")
 
     def __init__(self, limit: int, content_length: int | None, upload: UploadCount) -> None:
         """`content_length` None: not announced. `upload` counts what is kept."""
@@ -39,12 +39,13 @@ class ReplayBuffer:
         self._content_length = content_length
         self._upload = upload
         self._pieces = BodyPieces()
-        self._size = 0
+        self.size = 0
+        """Bytes that were kept, or still are."""
         self.is_whole = False
         self.state = _REPLAYABLE
 
     def __repr__(self) -> str:
-        size = f"{self._size} bytes{' in all' if self.is_whole else ''}"
+        size = f"{self.size} bytes{' in all' if self.is_whole else ''}"
         return f"<ReplayBuffer {self.state.value}: {size}, limit {self._limit}>"
 
     @property
@@ -59,7 +60,7 @@ class ReplayBuffer:
     def hold(self, data: bytes) -> None:
         """Keep `data` for the first attempt, which has yet to begin."""
         self._append(data, len(data))
-        if self._size > self._limit:
+        if self.size > self._limit:
             self.state = ReplayState.ONCE
 
     def copy(self, data: bytes) -> None:
@@ -68,7 +69,7 @@ class ReplayBuffer:
         if self.state is _RELEASED:
             return
         size = len(data)
-        if self._size + size <= self._limit:
+        if self.size + size <= self._limit:
             self._append(data, size)
             if not self._upload.upload_waits:
                 return
@@ -93,6 +94,6 @@ class ReplayBuffer:
 
     def _append(self, data: bytes, size: int) -> None:
         self._pieces.append(data)
-        self._size += size
-        if self._size != self._content_length:  # the rest is to come
+        self.size += size
+        if self.size != self._content_length:  # the rest is to come
             self._upload.hold_upload(size)

@@ -75,12 +75,16 @@ class SharedPlaces:
     # --- Places -----------------------------------------------------------------------------------------------------
 
     def limit(self, most: int | None, queue: int) -> None:
+        self.adopt(most, queue)
+        self._tell("limit", most, queue)
+
+    def adopt(self, most: int | None, queue: int) -> None:
+        """Go by what the parent knows already."""
         self._most, self._queue = most, queue
         if most is not None and self.open > self._counted:
             self._tell("hold", self.open - self._counted)
             self._plain += self.open - self._counted
             self._counted = self.open
-        self._tell("limit", most, queue)
 
     @property
     def waiting(self) -> int:

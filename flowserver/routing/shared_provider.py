@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
 
 from ..relay.interfaces import Clock
+from .adaptive_limit import REFUSED, SLOW
 from .circuit_breaker import CircuitBreaker
 from .claim import Claim
 from .cooldowns import Cooldowns
 from .place_scheduler import PlaceScheduler
 from .shared_checks import SharedChecks
 from .shared_health import Tell, read_subject, written_subject
+from .shared_limit import SharedLimit
 from .upstream_host import trouble
 
 
 class Member:
     """One worker's part in one provider."""
 
-    __slots__ = ("held", "is_told_batch_full", "is_told_full", "opened", "plain", "tell", "wants")
+    __slots__ = ("decreases", "held", "is_told_batch_full", "is_told_full", "opened", "plain", "tell", "wants")
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
@@ -33,6 +36,8 @@ class Member:
         """Whether it has to be told when a place is free; the second is of batch alone."""
         self.opened = 0
         """How often the breaker opened by its failures: that of all is the sum, as for other counters."""
+        self.decreases: Counter[str] = Counter()
+        """Decreases of the adaptive limit that followed from what it told, by cause."""
 
 
 class Want:
@@ -49,7 +54,17 @@ class Want:
 class SharedProvider:
     """Places are granted over all workers, as `PlaceScheduler` has it."""
 
-    __slots__ = ("_breaker", "_clock", "_cooldowns", "_members", "_prober", "_scheduler", "checks")
+    __slots__ = (
+        "_adaptive",
+        "_breaker",
+        "_clock",
+        "_cooldowns",
+        "_is_adaptive",
+        "_members",
+        "_prober",
+        "_scheduler",
+        "checks",
+    )
 
     def __init__(self, clock: Clock, *, failures: int, cooldown: float) -> None:
         self._clock = clock
@@ -59,6 +74,8 @@ class SharedProvider:
         self._members: dict[Member, None] = {}
         self._prober: Member | None = None
         self._scheduler: PlaceScheduler[Want] = PlaceScheduler()
+        self._adaptive = SharedLimit()
+        self._is_adaptive = False
 
     def __repr__(self) -> str:
         return f"<SharedProvider: {self._scheduler}, {self._breaker}>"
@@ -103,8 +120,11 @@ class SharedProvider:
             case "hold":
                 self._on_plain(member, *given)
             case "limit":
+                self._is_adaptive = False
                 self._scheduler.most, self._scheduler.queue = given
                 self._serve()
+            case "adapt" | "first_tokens" | "overloaded":
+                self._adapt(member, event, *given)
             case _:
                 self._hear_of_health(member, event, *given)
 
@@ -173,6 +193,26 @@ class SharedProvider:
     def _on_charge(self, charges: list[tuple[str, int, bool]]) -> None:
         for tenant, tokens, is_batch in charges:
             self._scheduler.charge(tenant, tokens, is_batch=is_batch)
+
+    def _adapt(self, member: Member, event: str, *given: Any) -> None:
+        adaptive = self._adaptive
+        decreases, before = adaptive.decreases.copy(), adaptive.places
+        if event == "adapt":
+            self._is_adaptive = True
+            adaptive.adapt(*given)
+        elif not self._is_adaptive:  # a worker that has the configuration of before
+            return
+        elif event == "first_tokens":
+            adaptive.first_tokens(self._scheduler.open, *given)
+        else:
+            adaptive.overloaded(self._scheduler.open, *given)
+        member.decreases.update(adaptive.decreases)
+        member.decreases.subtract(decreases)
+        if event == "adapt" or adaptive.places != before:
+            self._scheduler.most, self._scheduler.queue = adaptive.places
+            for each in self._members:
+                each.tell("adapted", *adaptive.places, each.decreases[SLOW], each.decreases[REFUSED])
+            self._serve()
         self._serve()
 
     def _serve(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Protocol
 
 from ..dialects import TABLE
 from ..http.messages import Headers
@@ -24,10 +26,36 @@ class ExtraAttempt(StrEnum):
     HEDGE = "hedge"
 
 
+class Adaptation(Protocol):
+    """What is learned of how many requests a provider takes at a time; see `adaptive_places`."""
+
+    @property
+    def limit(self) -> int:
+        """How many places there are by it."""
+
+    @property
+    def decreases(self) -> Mapping[str, int]:
+        """How often it fell, by cause."""
+
+    def begin(self, queue: int | None) -> None:
+        """From now on it sets the number of places; `queue` requests may wait, None: as many as there are places."""
+
+    def first_token(self, now: float, kind: int, seconds: float) -> None:
+        """The first token of a request of this kind came `seconds` after the request was sent."""
+
+    def refused(self, now: float, began_at: float) -> None:
+        """The provider refuses a request that began then, as it has too much to do. Its place is still taken."""
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second."""
+
+
 class UpstreamHost:
     """What requests to one provider share."""
 
     __slots__ = (
+        "_adaptation",
+        "adaptive",
         "affinity",
         "answers",
         "authority",
@@ -74,6 +102,9 @@ class UpstreamHost:
         self.health = health
         self.cooldowns = cooldowns
         self.places = places
+        self._adaptation: Adaptation | None = None
+        self.adaptive: Adaptation | None = None
+        """None: the number of places is as configured."""
         self.checks = CheckedHealth()
         """The verdict of active health checks."""
         self.check_results: Counter[str] = Counter()
@@ -116,6 +147,12 @@ class UpstreamHost:
     def __repr__(self) -> str:
         return f"<UpstreamHost {self.name}: {self.places}, {self.health}>"
 
+    def adapt_by(self, adaptation: Adaptation) -> None:
+        """Have `adaptation` set the number of places if the settings say so, now or after a reload. Once."""
+        self._adaptation = adaptation
+        if self.settings.adapts:
+            self._set_places()
+
     def reconfigure(self, settings: ProviderSettings, connector: Connector, deadlines: Deadlines) -> None:
         """Continue with other settings for the same URL. Places, queue, figures and what is known of it stay."""
         if settings.api_key != self.settings.api_key:
@@ -123,7 +160,15 @@ class UpstreamHost:
         self.settings = settings
         self.connector = connector
         self.deadlines = deadlines
-        self.places.limit(settings.max_concurrent, settings.queue)
+        self._set_places()
+
+    def _set_places(self) -> None:
+        settings = self.settings
+        self.adaptive = self._adaptation if settings.adapts else None
+        if self.adaptive is not None:
+            self.adaptive.begin(settings.queue)
+        else:
+            self.places.limit(settings.max_concurrent, settings.queue or 0)
 
     def note_limits(self, headers: Headers) -> None:
         """Keep what an answer's head says about rate limits: OpenAI's `x-ratelimit-remaining-tokens`, Anthropic's

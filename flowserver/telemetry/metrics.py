@@ -15,7 +15,6 @@ from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.interfaces import H2Totals
 from ..relay.limited_time import Holder
 from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
-from ..relay.request_trace import RequestTrace
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.overload import GIVE_WAY, OverloadGate
@@ -24,9 +23,11 @@ from ..routing.withheld_answer import WithheldFigures
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
 from .histogram import Histogram
 from .log import Log
+from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
 from .snapshot import encoded
 from .tokens import TokenMetrics
+from .traces import SpanTracer
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -76,20 +77,6 @@ class StoreFigures(Protocol):
 
     @property
     def failover(self) -> FailoverFigures | None: ...
-
-
-class SpanObserver(Protocol):
-    """Who makes spans, and how many of them got where they belong."""
-
-    @property
-    def exported(self) -> int: ...
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        """By reason."""
-
-    def exchange_ended(self, exchange: ExchangeRecord, trace: RequestTrace) -> None:
-        """`trace` is that of `exchange`, which is sampled."""
 
 
 NANO = 1_000_000_000
@@ -188,7 +175,8 @@ class Metrics:
         self.uploads: Uploads | None = None
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
-        self.spans: SpanObserver | None = None
+        self.memory: MemoryFigures | None = None
+        self.tracer: SpanTracer | None = None
         """None: nothing is traced."""
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
@@ -239,8 +227,8 @@ class Metrics:
         self._tokens.exchange_ended(record)
         self._log.access(record)
         trace = record.account.trace
-        if trace is not None and trace.is_sampled and self.spans is not None:
-            self.spans.exchange_ended(record, trace)
+        if trace is not None and trace.is_sampled and self.tracer is not None:
+            self.tracer.exchange_ended(record, trace)
 
     def waited(self, seconds: float) -> None:
         self._held.observe(seconds)
@@ -293,6 +281,8 @@ class Metrics:
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
         yield gauge("flow_connections_open", "Client connections.", self.connections, Merge.SUM)
         yield from self._traffic(totals)
+        if self.memory is not None:
+            yield from self.memory.families()
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
@@ -313,10 +303,8 @@ class Metrics:
         text = "The same of the last one, so that a worker whose loop is busy stands out."
         yield gauge("flow_event_loop_lag_last_seconds", text, self._last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
-        if self.spans is not None:
-            yield counter("flow_spans_exported", "Spans that the collector took.", self.spans.exported)
-            text = "Spans that it did not get: too many waited, it did not answer, it refused them, the relay ended."
-            yield counters("flow_spans_dropped", text, _labelled("reason", self.spans.dropped.items()))
+        if self.tracer is not None:
+            yield from self.tracer.families()
 
     def _traffic(self, totals: _Totals) -> Iterator[Family]:
         directions = (("down", totals.bytes_down), ("up", totals.bytes_up))
@@ -428,6 +416,7 @@ class Metrics:
         yield counters("flow_extra_input_tokens", text, extra)
         text = "Bytes of answers that wait for their first content."
         yield gauge("flow_withheld_bytes", text, self.withheld.held, Merge.SUM)
+        yield from self._adaptive()
         remaining = [
             ({"upstream": host.name, "kind": kind}, left)
             for host in self.upstreams
@@ -465,6 +454,19 @@ class Metrics:
         yield counters("flow_upstream_dns_failures", text, failures)
         seconds = _labelled("upstream", [(name, figures.seconds) for name, figures in self.names])
         yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, the one under way included.", seconds)
+
+    def _adaptive(self) -> Iterator[Family]:
+        """Of the providers whose places adapt. All workers know the same limit."""
+        adaptive = [(host.name, host.adaptive) for host in self.upstreams if host.adaptive is not None]
+        text = 'Most requests at a time, where max_concurrent is "auto".'
+        limits = _labelled("upstream", [(name, learned.limit) for name, learned in adaptive])
+        yield gauges("flow_upstream_limit", text, limits, Merge.MAX)
+        decreases = [
+            ({"upstream": name, "cause": cause}, count)
+            for name, learned in adaptive
+            for cause, count in sorted(learned.decreases.items())
+        ]
+        yield counters("flow_upstream_limit_decreases", "Times it fell, by cause.", decreases)
 
 
 def _queue_histogram() -> Histogram:

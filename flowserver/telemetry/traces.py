@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from ..http.messages import RequestHead
 from ..http.trace_context import SAMPLED, TraceParent, trace_parent, trace_state
 from ..relay.record import ExchangeRecord
 from ..relay.request_trace import RequestTrace
+from .exposition import Family, counter, counters
 from .spans import span
 
 _RANDOM_BITS = 56
@@ -22,11 +23,12 @@ class SpanQueue(Protocol):
     def put(self, span: bytes) -> None: ...
 
     @property
-    def exported(self) -> int: ...
+    def exported(self) -> int:
+        """Spans that the collector took."""
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """By reason."""
+        """Spans that it did not get, by reason."""
 
 
 class SpanTracer:
@@ -52,15 +54,11 @@ class SpanTracer:
         self._clock, self._wall_clock = clocks
         self._scheme = scheme
 
-    @property
-    def exported(self) -> int:
-        """Spans that the collector took."""
-        return self._queue.exported
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        """Spans that it did not get, by reason."""
-        return self._queue.dropped
+    def families(self) -> Iterator[Family]:
+        yield counter("flow_spans_exported", "Spans that the collector took.", self._queue.exported)
+        text = "Spans that it did not get: too many waited, it did not answer, it refused them, the relay ended."
+        dropped = [({"reason": reason}, number) for reason, number in self._queue.dropped.items()]
+        yield counters("flow_spans_dropped", text, dropped)
 
     def begin(self, request: RequestHead) -> RequestTrace:
         parent = trace_parent(request)

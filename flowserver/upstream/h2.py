@@ -119,10 +119,10 @@ class UpstreamH2(asyncio.BufferedProtocol):
         "_splitter",
         "_stream_windows",
         "_streams",
-        "_transport",
         "_watch",
         "_windows_opened",
         "served",
+        "transport",
         "watermarks",
         "windows",
     )
@@ -176,7 +176,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     @property
     def capacity(self) -> int:
         """Requests that it can begin now."""
-        if self._phase is not Phase.OPEN or self._transport.is_closing():
+        if self._phase is not Phase.OPEN or self.transport.is_closing():
             return 0
         if self._h2.highest_outbound_stream_id > LAST_STREAM_ID:
             return 0
@@ -206,18 +206,18 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Whether it can be used. The provider's FIN may wait in the kernel, not yet read."""
         return (
             self._phase is not Phase.BROKEN
-            and not self._transport.is_closing()
+            and not self.transport.is_closing()
             and self._watch.is_reusable(again=self.served > 0)
         )
 
     def close(self) -> None:
-        self._transport.abort()
+        self.transport.abort()
 
     def sweep(self, now: float) -> None:
         """Ping a provider that was silent for long while requests are open."""
         if self._phase is Phase.BROKEN:
             if now - self._broken_at >= LINGER:
-                self._transport.abort()
+                self.transport.abort()
         elif self._heard or self._ping_interval is None or not self._streams:
             self._heard = False
             self._quiet_since = now
@@ -243,7 +243,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     @property
     def distance(self) -> float:
-        return round_trip(self._transport.get_extra_info("socket"))
+        return round_trip(self.transport.get_extra_info("socket"))
 
     def control(self, frame: bytes) -> None:
         self._control.append(frame)
@@ -263,11 +263,11 @@ class UpstreamH2(asyncio.BufferedProtocol):
     # --- asyncio.BufferedProtocol ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._reads = ReadPause(self._transport)
+        self.transport = cast(asyncio.Transport, transport)
+        self._reads = ReadPause(self.transport)
         self._watch = IdleProbe(transport, silent=False)
         self._scheme = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
-        self._transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
+        self.transport.set_write_buffer_limits(high=WRITE_MARK, low=0)
         self._h2.open(stream_window=self._stream_windows.size, connection_window=CONNECTION_WINDOW)
         self._schedule_flush()
 
@@ -283,7 +283,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Take another turn for what was read."""
-        if self._phase is Phase.BROKEN or self._transport.is_closing():
+        if self._phase is Phase.BROKEN or self.transport.is_closing():
             return
         self._splitter.rest()
         self._take_in(b"")
@@ -301,7 +301,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
                 else:
                     self._guard.count(frame, self._clock())
                     self._receive(frame)
-                if self._transport.is_closing():
+                if self.transport.is_closing():
                     return
         except FrameTooLong:
             self._fail("sent a frame that is too long")
@@ -448,7 +448,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _check_retired(self) -> None:
         if self._phase is Phase.LEAVING and not self._streams:
-            self._transport.close()
+            self.transport.close()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -460,7 +460,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """Write what is queued at the end of a turn of the event loop."""
         self._flush_due = False
-        if self._phase is Phase.BROKEN or self._transport.is_closing():
+        if self._phase is Phase.BROKEN or self.transport.is_closing():
             return
         if self._windows_opened:
             self._windows_opened = False
@@ -483,8 +483,8 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._schedule_flush()
         data = b"".join(out)
         if data:
-            self._transport.write(data)
-            if self._transport.get_write_buffer_size() > 4 * WRITE_MARK:
+            self.transport.write(data)
+            if self.transport.get_write_buffer_size() > 4 * WRITE_MARK:
                 self._reads.pause(_ANSWERS)
 
     def _serve(self, stream: H2Stream, out: list[bytes]) -> int:
@@ -537,7 +537,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._phase = Phase.BROKEN
         self._broken_at = self._clock()
         if code is None:
-            self._transport.abort()
+            self.transport.abort()
         else:
             self._say_goodbye(code)
         streams, self._streams = self._streams, {}
@@ -548,7 +548,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     def _say_goodbye(self, code: int) -> None:
         """Send a GOAWAY; `sweep` closes once it has arrived. Nothing more is read: the provider sent too much."""
         self._reads.pause(_OVER)
-        self._transport.write(goaway(0, code))
+        self.transport.write(goaway(0, code))
 
 
 def _broken(what: str, *, not_processed: bool = False) -> RelayError:

@@ -251,6 +251,11 @@ class Pool:
         return not self.idle_connections and not any(connection.capacity for connection in self._connections)
 
     @property
+    def connections(self) -> list[PooledConnection]:
+        """All of them."""
+        return [*self._connections, *self._retired]
+
+    @property
     def open_connections(self) -> int:
         return len(self._connections) + len(self._retired)
 

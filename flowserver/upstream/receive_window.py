@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from ..flow.drain_rate import NEARBY, DrainRate
+from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from ..flow.window_bound import WindowBound
 from ..net import receive_buffer
 from ..net.send_queue import limit_unsent
@@ -32,6 +33,8 @@ class AdaptiveFlow:
     clock: Clock
     distance: float = 0.0
     """Seconds to the provider and back, when this was last looked at; 0: it was not."""
+    memory: MemoryBudget = field(default=UNLIMITED)
+    """Says how wide windows may be."""
 
     @property
     def first(self) -> int:
@@ -95,7 +98,7 @@ class ReceiveWindow:
     def __init__(self, transport: asyncio.BaseTransport, flow: AdaptiveFlow) -> None:
         self._flow = flow
         self._socket = cast(socket.socket, transport.get_extra_info("socket"))
-        self._wanted = WindowBound(flow.clock, flow.target, NARROW)
+        self._wanted = WindowBound(flow.clock, flow.target, NARROW, flow.memory)
         flow.distance = round_trip(self._socket)
         self._segment = largest_segment(self._socket)
         self._largest = receive_buffer.size(self._socket)
@@ -210,7 +213,7 @@ class StreamWindow:
     def __init__(self, size: int, flow: AdaptiveFlow | None) -> None:
         self.size = self.left = size
         """`left`: bytes that the provider may still send without another credit."""
-        self._wanted = None if flow is None else WindowBound(flow.clock, flow.target, STREAM_WINDOW)
+        self._wanted = None if flow is None else WindowBound(flow.clock, flow.target, STREAM_WINDOW, flow.memory)
 
     def __repr__(self) -> str:
         return f"<StreamWindow {self.size} left={self.left}>"

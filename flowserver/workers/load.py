@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import mmap
 
-_FIELDS = 4
-CONNECTIONS, STREAMS, ADOPTED, ARRIVING = range(_FIELDS)
+_FIELDS = 5
+CONNECTIONS, STREAMS, ADOPTED, ARRIVING, PRESSURE = range(_FIELDS)
+"""PRESSURE: 0, or how short of memory the worker is; from REFUSES on it takes no connection."""
+REFUSES = 3
 
 
 class LoadTable:
@@ -58,6 +60,10 @@ class WorkerLoad:
 
     def streams_changed(self, streams: int) -> None:
         self._table.write(self._worker, STREAMS, streams)
+
+    def pressed(self, level: int) -> None:
+        """So short is memory now; 0: it is not."""
+        self._table.write(self._worker, PRESSURE, level)
 
     def adopt(self, connections: int, lost: int = 0) -> None:
         """So many of those that the parent gave have come, and are arriving until they are counted among the

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .channel import MAX_SOCKETS
-from .load import ADOPTED, ARRIVING, CONNECTIONS, STREAMS, LoadTable
+from .load import ADOPTED, ARRIVING, CONNECTIONS, PRESSURE, REFUSES, STREAMS, LoadTable
 
 AT_A_TIME = MAX_SOCKETS
 """Connections accepted in one turn of the loop."""
@@ -85,6 +85,10 @@ class Spread:
         loads = self._loads
         return loads.read(worker, CONNECTIONS) + loads.read(worker, ARRIVING) + self.pending(worker)
 
+    def _refuses(self, worker: int) -> bool:
+        """Whether it would refuse what it is given, so that others are to have it."""
+        return self._loads.read(worker, PRESSURE) >= REFUSES
+
     def room(self, workers: Sequence[int]) -> int:
         """How many connections may be given to these."""
         return sum(max(0, MAX_PENDING - self.pending(worker)) for worker in workers)
@@ -94,7 +98,7 @@ class Spread:
         open_ones = [worker for worker in workers if self.pending(worker) < MAX_PENDING]
         if not open_ones:
             return None
-        chosen = min(open_ones, key=lambda worker: (self.load(worker), self._given[worker]))
+        chosen = min(open_ones, key=lambda worker: (self._refuses(worker), self.load(worker), self._given[worker]))
         self._given[chosen] += 1
         return chosen
 

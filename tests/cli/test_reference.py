@@ -77,7 +77,10 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
 
     simulator, provider = await lab.simulator(), await lab.provider(odd)
     routes = '[[routes]]\npath = "/v1/*"\nmodels = ["odd"]\nupstreams = ["odd"]\n[[routes]]\nupstreams = ["usual"]'
-    upstreams = {"usual": simulator.url.replace("127.0.0.1", "localhost"), "odd": provider.url}
+    upstreams: dict[str, dict[str, object] | str] = {
+        "usual": simulator.url.replace("127.0.0.1", "localhost"),
+        "odd": {"url": provider.url, "max_concurrent": "auto"},
+    }
     relay = await lab.relay(None, config=toml(folder, upstreams, routes), upstream_keepalive="off")
     client = await lab.client(relay.port)
     await client.send(chat(events=5))

@@ -42,7 +42,7 @@ def test_auto_is_the_default(name: str) -> None:
 
 def test_the_settings_with_auto_are_these() -> None:
     found = [entry for entry in SETTINGS if "`auto`" in entry.kind.name]
-    assert {entry.env for entry in found} == {*OR_AUTO, "FLOW_LOG_FORMAT", "FLOW_WORKERS"}
+    assert {entry.env for entry in found} == {*OR_AUTO, "FLOW_LOG_FORMAT", "FLOW_WORKERS", "FLOW_MEMORY"}
     assert all("auto: " in entry.doc for entry in found)
 
 

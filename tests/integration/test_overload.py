@@ -143,7 +143,7 @@ async def test_new_connections_do_not_wait_for_a_turn_each(lab: Lab) -> None:
 
 async def test_switched_off_there_is_no_gate(lab: Lab) -> None:
     provider = await lab.provider(ok)
-    relay = await lab.relay(provider.url, overload_target="off")
+    relay = await lab.relay(provider.url, overload_target="off", memory="off")
     assert relay.relay.overload is None
     async with _busy_loop(0.03):
         assert set(await _statuses(relay, 20, BATCH)) == {200}

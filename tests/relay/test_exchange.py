@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.errors import EndReason, Party, RelayError, bad_request, upstream_error
+from flowserver.errors import OUT_OF_MEMORY, EndReason, Party, RelayError, bad_request, upstream_error
 from flowserver.flow.read_gate import PauseTotals, Reason
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.tenants import TenantLimits
@@ -1158,3 +1158,24 @@ def test_a_stream_of_a_limiter_that_answers_at_once_never_waits() -> None:
         assert scene.exchange.state() == "streaming"
     assert scene.down.body == b"".join(events)
     assert "pause" not in scene.up.log
+
+
+def test_a_stream_that_is_cut_ends_at_once_and_so_does_its_provider() -> None:
+    scene = Scene()
+    scene.exchange.on_upstream_head(OK)
+    scene.exchange.on_upstream_data(b"data: {}\n\n")
+    scene.exchange.cut(OUT_OF_MEMORY)
+    assert scene.down.log[-1] == "cut memory"
+    assert scene.up.log[-1] == "cancel"
+    assert scene.end is EndReason.MEMORY
+
+
+def test_a_request_that_is_cut_before_its_answer_is_told_why() -> None:
+    scene = Scene(has_body=True)
+    scene.exchange.on_downstream_data(b"some")
+    scene.exchange.cut(OUT_OF_MEMORY)
+    assert scene.down.heads[0].status == 503
+    assert b"FLOW_MEMORY" in scene.down.body
+    assert scene.up.log[-1] == "cancel"
+    scene.exchange.on_downstream_finished()
+    assert scene.end is EndReason.MEMORY

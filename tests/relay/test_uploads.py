@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.relay.uploads import SMALL, Upload, Uploads
+from flowserver.flow.memory_budget import MemoryBudget
+from flowserver.relay.uploads import SMALL, TURN, Upload, Uploads
 
 from ..support.clock import FakeClock
 from ..support.later import Later
@@ -197,3 +198,61 @@ def test_one_always_goes_on_and_the_bound_is_kept(steps: list[tuple[int, int, bo
         later.run()
         assert client.goes_on
     assert (bound.held, connections[0].held, connections[1].held) == (0, 0, 0)
+
+
+def test_where_memory_is_short_only_the_first_goes_on(all_of_them: Uploads, later: Later) -> None:
+    first, second, third = filled(all_of_them, 3)
+    all_of_them.fit(small=0, large=0)
+    for client in (first, second, third):
+        client.upload.hold(LARGE)
+    assert [client.goes_on for client in (first, second, third)] == [True, False, False]
+    all_of_them.fit(small=LIMIT, large=LIMIT)
+    later.run()
+    assert second.goes_on
+    assert third.goes_on
+
+
+def test_small_ones_go_on_while_large_ones_wait(all_of_them: Uploads) -> None:
+    filled(all_of_them, 1)
+    all_of_them.fit(small=2 * SMALL, large=0)
+    large, small = Client(all_of_them), Client(all_of_them)
+    small.upload.hold(SMALL // 2)
+    large.upload.hold(LARGE // 2)
+    assert small.goes_on
+    assert not large.goes_on
+
+
+def test_memory_never_leaves_more_than_the_bound(all_of_them: Uploads) -> None:
+    all_of_them.fit(small=100 * LIMIT, large=100 * LIMIT)
+    assert [client.goes_on for client in filled(all_of_them)][-1] is False
+
+
+def test_an_upload_that_never_ends_does_not_keep_others_waiting(
+    all_of_them: Uploads, clock: FakeClock, later: Later
+) -> None:
+    for_ever, second = filled(all_of_them, 2)
+    all_of_them.fit(small=0, large=0)
+    second.upload.hold(1)
+    all_of_them.pass_turn(clock())
+    all_of_them.pass_turn(clock.advance(TURN / 2))
+    later.run()
+    assert going(for_ever, second) == [True, False]
+    all_of_them.pass_turn(clock.advance(TURN / 2))
+    later.run()
+    for_ever.upload.hold(1)
+    assert going(for_ever, second) == [False, True], "the other one is the first now"
+    all_of_them.pass_turn(clock.advance(TURN))
+    all_of_them.pass_turn(clock.advance(TURN))
+    later.run()
+    assert going(for_ever, second) == [True, True], "none waits for ever"
+
+
+def going(*clients: Client) -> list[bool]:
+    return [client.goes_on for client in clients]
+
+
+def test_memory_is_told_what_is_held(clock: FakeClock, later: Later) -> None:
+    looks: list[int] = []
+    bound = Uploads(LIMIT, clock=clock, later=later, memory=MemoryBudget(1 << 30, lambda: looks.append(1)))
+    Client(bound.below(LIMIT)).upload.hold(1)
+    assert looks == [1], "once, however many bounds there are"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -15,17 +14,14 @@ from .lab import eventually
 from .provider import Caller
 from .wire import Message, response
 
-Answer = Callable[[Message], bytes | None]
-"""What a collector says to a request; None: nothing."""
-
 TAKEN = response(b"")
 
 
 class Collector:
     """The script of a provider (`Lab.provider`) that takes spans; `answers` come first, one for each request, then it
-    takes all. One that answers None leaves the connection as it is."""
+    takes all. In place of an empty one it hangs up."""
 
-    def __init__(self, *answers: bytes | None) -> None:
+    def __init__(self, *answers: bytes) -> None:
         self._answers = list(answers)
         self.requests: list[Message] = []
         self.taken: list[ExportTraceServiceRequest] = []
@@ -33,19 +29,21 @@ class Collector:
 
     async def __call__(self, caller: Caller) -> None:
         with contextlib.suppress(EOFError, OSError):
-            while True:
-                message = await caller.request()
-                self.requests.append(message)
-                answer = self._answers.pop(0) if self._answers else TAKEN
-                if answer is None:
-                    await asyncio.sleep(60)
-                elif not answer:
-                    caller.close()
-                    return
-                else:
-                    if answer.startswith(b"HTTP/1.1 200"):
-                        self.taken.append(decoded(message.body))
-                    await caller.send(answer)
+            while await self.take(caller):
+                pass
+
+    async def take(self, caller: Caller) -> bool:
+        """One request. Returns whether there may be another one."""
+        message = await caller.request()
+        self.requests.append(message)
+        answer = self._answers.pop(0) if self._answers else TAKEN
+        if not answer:
+            caller.close()
+            return False
+        if answer.startswith(b"HTTP/1.1 200"):
+            self.taken.append(decoded(message.body))
+        await caller.send(answer)
+        return True
 
     @property
     def spans(self) -> list[Span]:

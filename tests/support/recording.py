@@ -21,6 +21,7 @@ from flowserver.relay.exchange import Exchange
 from flowserver.relay.interfaces import Clock, Connector, DownstreamEvents, Later, Observer, UpstreamEvents
 from flowserver.relay.provider import Deadlines, ProviderSettings
 from flowserver.relay.record import RecordedExchange
+from flowserver.routing.adaptive_places import LocalAdaptation
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.routing.context import RetryPolicy, RoutingContext
 from flowserver.routing.cooldowns import Cooldowns
@@ -130,6 +131,9 @@ class RecordingDownstream(Uncounted):
     def send_end(self) -> None:
         self.log.append("end")
 
+    def cut(self, reason: EndReason) -> None:
+        self.log.append(f"cut {reason}")
+
     def break_off(self) -> None:
         self.log.append("broken")
 
@@ -147,9 +151,11 @@ class RecordingUpstream:
     """A `relay.interfaces.RoutedStream`."""
 
     upstream = "recording"
+    times_content = False
     reused = False
     attempts = 1
     queued = 0.0
+    held = 0
     drain_on_disconnect = False
 
     def __init__(self) -> None:
@@ -173,6 +179,8 @@ class RecordingUpstream:
         self.log.append("cancel")
 
     def sweep(self, now: float) -> None: ...
+
+    def on_first_content(self) -> None: ...
 
     def pause_reading(self) -> None:
         self.log.append("pause")
@@ -322,14 +330,17 @@ def target(
 ) -> UpstreamHost:
     """A provider; `settings` as in `ProviderSettings`."""
     made = ProviderSettings(name, parse_url(url), api_key=api_key, **settings)
-    return UpstreamHost(
+    places = places or LocalPlaces(made.max_concurrent, made.queue or 0, later or _nobody_waits, clock or FakeClock())
+    host = UpstreamHost(
         made,
         connector or RecordingConnector(),
         health=health or CircuitBreaker(failures=5, cooldown=10.0),
         cooldowns=Cooldowns(failures=5, cooldown=5.0),
         deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
-        places=places or LocalPlaces(made.max_concurrent, made.queue, later or _nobody_waits, clock or FakeClock()),
+        places=places,
     )
+    host.adapt_by(LocalAdaptation(places))
+    return host
 
 
 def _nobody_waits(call: object) -> None:

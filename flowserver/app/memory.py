@@ -1,0 +1,341 @@
+"""Keeps a relay within its memory: looks at it, tells its holders how much there is, and ends streams where it has to.
+
+What is decided is `flow.memory_budget`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ..config.parsers import Auto
+from ..config.settings import Config, ConfigError
+from ..downstream.context import OpenConnections
+from ..downstream.h1 import DownstreamH1
+from ..downstream.h2 import DownstreamH2
+from ..errors import OUT_OF_MEMORY
+from ..flow.memory_budget import STREAM, UNBOUNDED, Holding, Level, MemoryBudget, worst_first
+from ..net.sockets import kernel_memory
+from ..quota.traffic_class import BATCH
+from ..relay.exchange import Exchange
+from ..relay.interfaces import H2Totals
+from ..relay.uploads import Uploads
+from ..routing.overload import OverloadGate
+from ..telemetry.log import Log
+from ..telemetry.memory import MemoryFigures
+from ..upstream.h1 import UpstreamH1
+from ..upstream.h2 import UpstreamH2
+from ..upstream.pool import Pool
+from .machine_memory import Allocator, ResidentMemory, available
+
+PARENT = 64 << 20
+"""What a parent of several workers takes, limits of tenants included: 48 MB at the start."""
+LEAST = 1.5
+"""Times what a process takes before it serves anybody, that its share must be: below the first level something must
+fit."""
+MEBIBYTE = 1 << 20
+
+ACCOUNT_INTERVAL = 1.0
+"""Seconds between two counts of what is held."""
+AT_A_TIME = 100
+"""Exchanges that are looked at in one turn of the loop: some 0.5 ms."""
+CUT_INTERVAL = 0.02
+"""Seconds between two cuts where nothing else helps: a count before each takes 5 us a stream."""
+TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
+"""Seconds between two attempts to return memory to the system; they double while it is of no use. It takes 0.1 ms where
+there is nothing to return."""
+SAMPLE = 64
+"""Connections whose kernel buffers are looked at in each count, on each side."""
+FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 17 * 1024, 17 * 1024, 14 * 1024
+"""What a client's connection takes, and over HTTP/2 or TLS besides; and a stream, beside what it holds."""
+FEW = 500
+"""Connections and streams up to which a full garbage collection, which also gives up Python's free lists, takes less
+than 20 ms. Once a load is gone, these keep memory from being returned: 8 MB after 2,000 connections over HTTP/2."""
+_COUNTED = object()
+CUTS = 64
+"""Streams that are ended in one turn of the loop: some ten milliseconds."""
+
+
+def share_of(config: Config, workers: int, warn: Callable[[str], None]) -> int:
+    """Bytes that each process which serves clients may have. Raises ConfigError if that is too little to begin with."""
+    wanted = config.memory
+    if wanted is None:
+        return UNBOUNDED
+    try:
+        resident = ResidentMemory()
+    except OSError:
+        if isinstance(wanted, Auto):
+            return UNBOUNDED
+        raise ConfigError(["FLOW_MEMORY: can't be kept here: there is no /proc/self/statm; set it to off"]) from None
+    least = int(LEAST * resident.read())
+    resident.close()
+    parent = PARENT if workers > 1 else 0
+    total = available() * 4 // 5 if isinstance(wanted, Auto) else wanted
+    share = (total - parent) // workers
+    if share >= least:
+        return share
+    needed = -(-(least * workers + parent) // MEBIBYTE)
+    of_workers = f" with {workers} workers" if workers > 1 else ""
+    if not isinstance(wanted, Auto):
+        raise ConfigError([f"FLOW_MEMORY: too little{of_workers}: expected at least {needed}m, or off"])
+    warn(f"80 % of the memory are {total // MEBIBYTE}m, and at least {needed}m are needed{of_workers}")
+    return least
+
+
+@dataclass(slots=True, kw_only=True)
+class Holders:
+    """Who holds memory, and who is told how much there is."""
+
+    exchanges: Collection[object]
+    """Those that are open: an exchange each, where they are not the admin pages'."""
+    connections: OpenConnections
+    pools: Callable[[], Iterable[Pool]]
+    uploads: Uploads
+    gate: OverloadGate | None
+    h2: H2Totals
+    is_tls: bool
+    """Whether clients connect over TLS."""
+    relieve: Callable[[], None]
+    """Looks at all connections and exchanges, which let go of what they need not have."""
+
+
+@dataclass(slots=True)
+class _Count:
+    """What is held, as it was counted last."""
+
+    at: float = 0.0
+    streams: int = 0
+    moved: dict[bytes, int] = field(default_factory=dict)
+    """Bytes that had passed by then, by request id: it keeps no exchange."""
+
+
+class MemoryWatch:
+    """Looks at the memory of a process whenever it may have filled."""
+
+    def __init__(self, limit: int, log: Log, pressed: Callable[[int], None] | None = None) -> None:
+        """`pressed` is told each new level."""
+        self.budget = MemoryBudget(limit, self._on_spent)
+        self.figures = MemoryFigures(self.budget)
+        self._log = log
+        self._pressed = pressed
+        self._loop = asyncio.get_running_loop()
+        self._holders: Holders
+        self._resident: ResidentMemory
+        self._allocator = Allocator()
+        self._base = 0
+        """What the process took before it served anybody."""
+        self._count = self._earlier = _Count()
+        """The last count of what is held, and the one before, a second ago or more."""
+        self._counted_at = 0.0
+        self._counting: Iterator[None] | None = None
+        """A count under way."""
+        self._cut_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._acted: Level = Level.NORMAL
+        """The level that was acted upon."""
+        self._trimmed_at = 0.0
+        self._most_open = 0
+        """Connections and streams, since the last full garbage collection."""
+        self._trim_after = TRIM_INTERVAL
+        self._began = False
+
+    def begin(self, holders: Holders) -> None:
+        self._holders = holders
+        self._resident = ResidentMemory()
+        self._base = self._resident.read()
+        self._began = True
+        self._look_and_act()
+
+    def close(self) -> None:
+        if not self._began:
+            return
+        self._began = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._resident.close()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def _on_spent(self) -> None:
+        """Within whatever takes memory: what follows from the level is done later."""
+        if self._began and self._look():
+            self._loop.call_soon(self._act)
+
+    def _look_and_act(self) -> None:
+        now = time.monotonic()
+        try:
+            if now - self._counted_at >= ACCOUNT_INTERVAL and self._counting is None:
+                self._counting = self._account(now)
+                self._go_on_counting()
+                self._holders.uploads.pass_turn(now)
+            self._look()
+            if self.budget.level:
+                self._trim_if_due(now)
+            self._act()
+            if self.budget.level is Level.CUTTING and now - self._cut_at >= CUT_INTERVAL:
+                self._cut_at = now
+                self._cut(self.budget.excess)
+            elif self.budget.must_free and now - self._cut_at >= TRIM_INTERVAL:  # malloc returns memory now and then
+                self._cut_at = now
+                self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH), only_batch=True)
+        finally:
+            if self._began:
+                self._timer = self._loop.call_later(self.budget.next_look(), self._look_and_act)
+
+    def _look(self) -> bool:
+        """Returns whether the level changes."""
+        figures, holders = self.figures, self._holders
+        figures.resident = resident = self._resident.read()
+        figures.pending = pending = self._pending()
+        changes = self.budget.look(max(resident, figures.accounted) + figures.kernel, pending)
+        if holders.gate is not None:
+            holders.gate.memory_level = self.budget.level
+        self._fit_uploads(holders.uploads)
+        return changes
+
+    def _fit_uploads(self, uploads: Uploads) -> None:
+        """Large ones may have half of what the others leave below the first level, so that requests without large
+        bodies go on: the upload that goes on in any case comes on top, and what kernels hold of those that wait."""
+        budget = self.budget
+        left = budget.mark(Level.TIGHT) - budget.used + uploads.held
+        uploads.fit(small=budget.room(Level.NO_BATCH), large=max(0, left // 2 - uploads.held))
+
+    def _pending(self) -> int:
+        """What streams may still come to hold that are more than before the last count but one."""
+        return max(0, len(self._holders.exchanges) - self._earlier.streams) * STREAM
+
+    # --- counting ----------------------------------------------------------------------------------------------------
+
+    def _exchanges(self) -> Iterator[Exchange]:
+        for exchange in self._holders.exchanges:
+            if isinstance(exchange, Exchange):
+                yield exchange
+
+    def _go_on_counting(self) -> None:
+        """A few exchanges in each turn of the loop: to look at thousands would hold up all the others."""
+        if self._counting is not None and self._began:
+            if next(self._counting, _COUNTED) is _COUNTED:
+                self._counting = None
+            else:
+                self._loop.call_soon(self._go_on_counting)
+
+    def _account(self, now: float, holdings: list[Holding[Exchange]] | None = None) -> Iterator[None]:
+        """Count what is held, and by whom, in steps. `holdings` gets what each exchange holds, and how it moves."""
+        holders, figures, before = self._holders, self.figures, self._count
+        self._counted_at = now
+        count, connections = _Count(now, len(holders.exchanges)), len(holders.connections)
+        elapsed = max(now - before.at, 0.001)
+        answers = requests = events = 0
+        for number, exchange in enumerate(list(self._exchanges()), 1):
+            if not number % AT_A_TIME:
+                yield
+            answer, request, event = exchange.holdings()
+            answers += answer
+            requests += request
+            events += event
+            moved = exchange.bytes_up + exchange.bytes_down
+            count.moved[exchange.request_id] = moved
+            if holdings is not None:
+                rate = (moved - before.moved.get(exchange.request_id, 0)) / elapsed
+                holdings.append(Holding(exchange, answer + request + event, rate))
+        if now - before.at >= ACCOUNT_INTERVAL:
+            self._earlier, self._count = before, count
+        figures.holders = {
+            "process": self._base,
+            "connections": connections * FILLED_CONNECTION + holders.h2.connections * OVER_H2,
+            "tls": connections * OVER_TLS if holders.is_tls else 0,
+            "streams": count.streams * FILLED_STREAM,
+            "answers": answers,
+            "requests": max(requests, holders.uploads.held),
+            "events": events,
+        }
+        figures.accounted = sum(figures.holders.values())
+        figures.kernel = self._kernel_memory()
+
+    def _kernel_memory(self) -> int:
+        """An estimate, by samples of both sides."""
+        clients = [each for each in self._holders.connections if isinstance(each, DownstreamH1 | DownstreamH2)]
+        providers = [each for pool in self._holders.pools() for each in pool.connections]
+        return _estimate(clients, lambda each: each.send_queue.kernel_memory()) + _estimate(
+            providers, lambda each: kernel_memory(each.transport) if isinstance(each, UpstreamH1 | UpstreamH2) else 0
+        )
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+
+    def _trim_if_due(self, now: float) -> None:
+        """Have malloc return what is free. What the process has may be far more than what it holds."""
+        open_now = len(self._holders.connections) + len(self._holders.exchanges)
+        self._most_open = max(self._most_open, open_now)
+        has_emptied = open_now < FEW and 2 * open_now < self._most_open - FEW // 10
+        if not has_emptied and now - self._trimmed_at < self._trim_after:
+            return
+        before = self._resident.read()
+        if has_emptied:
+            self._most_open = open_now
+            gc.collect()
+        self._allocator.trim()
+        self._trimmed_at = now
+        self.figures.trims += 1
+        is_of_use = before - self._resident.read() > self.budget.limit // 100
+        self._trim_after = TRIM_INTERVAL if is_of_use else min(2 * self._trim_after, LONGEST_TRIM_INTERVAL)
+        self._look()
+
+    def _act(self) -> None:
+        """Do what follows from the level."""
+        budget, before = self.budget, self._acted
+        if budget.level is before:
+            return
+        self._acted = level = budget.level
+        rises = level > before
+        figures = self.figures
+        self._log.write(
+            "warning" if level else "info",
+            "memory_level",
+            now=level.name.lower(),
+            before=before.name.lower(),
+            used=budget.used,
+            budget=budget.limit,
+            resident=figures.resident,
+            kernel=figures.kernel,
+            pending=figures.pending,
+            streams=len(self._holders.exchanges),
+            connections=len(self._holders.connections),
+        )
+        self._trim_after = TRIM_INTERVAL
+        if self._pressed is not None:
+            self._pressed(level.value)
+        if rises:
+            self._holders.relieve()
+
+    def _cut(self, excess: int, *, only_batch: bool = False) -> None:
+        """End the streams that hold most and move least, the worst first, until `excess` bytes are free: those of class
+        batch while others are refused for want of memory, any where nothing else helps."""
+        holdings: list[Holding[Exchange]] = []
+        for _ in self._account(time.monotonic(), holdings):
+            pass
+        self._look()
+        if only_batch:
+            holdings = [each for each in holdings if each.holder.account.traffic_class is BATCH]
+        for exchange in worst_first(holdings, excess, FILLED_STREAM + self._kernel_share)[:CUTS]:
+            self.figures.cuts += 1
+            exchange.cut(OUT_OF_MEMORY)
+
+    @property
+    def _kernel_share(self) -> int:
+        """Of each stream."""
+        return self.figures.kernel // max(1, len(self._holders.exchanges))
+
+
+_T = TypeVar("_T")
+
+
+def _estimate(connections: Sequence[_T], size: Callable[[_T], int]) -> int:
+    """The sum of their sizes, by a sample."""
+    if len(connections) <= SAMPLE:
+        return sum(map(size, connections))
+    return sum(map(size, random.sample(connections, SAMPLE))) * len(connections) // SAMPLE

@@ -1,0 +1,208 @@
+"""What is known of an exchange as it stands, for log, metrics, admin pages, deadlines and the memory budget. No I/O."""
+
+from __future__ import annotations
+
+from ..errors import EndReason, RelayError
+from ..flow.read_gate import ReadGate
+from ..http.messages import RequestHead, ResponseHead
+from .account import Account
+from .answer_hold import AnswerHold
+from .context import ExchangeContext
+from .deadlines import DeadlineWatch
+from .event_filter import AnyFilter
+from .fast_path import FastPath
+from .interfaces import DownstreamStream, RoutedStream
+from .record import ExchangeRecord, account_record, fill_in_hold, token_record
+from .state import State
+
+# In Python 3.11 looking up a member of an enumeration takes a call.
+_WAITING, _, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
+
+
+class ExchangeFigures:
+    """The part of an `Exchange` that changes nothing."""
+
+    __slots__ = (
+        "_awaits_first",
+        "_context",
+        "_down",
+        "_fast_path",
+        "_filter",
+        "_first",
+        "_head",
+        "_hold",
+        "_slow_chunks",
+        "_slow_size",
+        "_state",
+        "_up",
+        "_upload_gate",
+        "_watch",
+        "account",
+        "bytes_up",
+        "deadlines",
+        "end_reason",
+        "ended_at",
+        "error",
+        "first_byte_at",
+        "first_token_at",
+        "heartbeats",
+        "request",
+        "request_id",
+        "request_whole",
+        "started_at",
+        "status",
+        "upstream_request_id",
+        "waiting_since",
+    )
+
+    def __init__(
+        self,
+        request: RequestHead,
+        downstream: DownstreamStream,
+        context: ExchangeContext,
+        *,
+        request_id: bytes,
+        account: Account,
+    ) -> None:
+        now = context.clock()
+        self._context = context
+        self._state = _WAITING
+        self._down = downstream
+        self._up: RoutedStream | None = None
+        self._fast_path: FastPath | None = None
+        """None until the answer's first content, and where there is no fast path for it."""
+        self.deadlines = context.deadlines
+        self._watch: DeadlineWatch | None = None
+        self._filter: AnyFilter | None = None
+        self._head: ResponseHead | None = None
+        """The answer's head until its body has begun, whose first bytes may show that it is not what the head says."""
+        self._first = b""
+        """These bytes, while they are too few."""
+        self.waiting_since = now
+        self.request = request
+        self.request_id = request_id
+        """The request id, ours or the client's."""
+        self.upstream_request_id: bytes | None = None
+        """The provider's own; None: it has not told one."""
+        self.account = account
+        """Tokens asked for and emitted."""
+        self.request_whole = not request.has_body
+        self._hold: AnswerHold | None = None
+        """None: nobody but the provider held the answer, which is usual."""
+        self._upload_gate: ReadGate | None = None
+        """None: the client was never stopped, which is usual."""
+        self.started_at = now
+        self.first_byte_at: float | None = None
+        """When the first byte of the answer's body came; None before."""
+        self._awaits_first = True
+        """Whether one of these two is still to come: the path of every token looks at no more than this."""
+        self.first_token_at: float | None = None
+        """When its first content came; None before, and where content is not counted."""
+        self.heartbeats = 0
+        self.ended_at: float | None = None
+        self.status = 0
+        """Status sent to the client; 0 before there is one."""
+        self._slow_size = self._slow_chunks = 0
+        """Body bytes from the provider that took the slow path, and the reads they came in."""
+        self.bytes_up = 0
+        """Body bytes from the client."""
+        self.end_reason: EndReason | None = None
+        self.error: RelayError | None = None
+
+    def __repr__(self) -> str:
+        state = f"{self._state.name}{' paused' if self.is_paused else ''}"
+        return f"<Exchange {self.request_id.decode()} {state} up={self.bytes_up} down={self.bytes_down}>"
+
+    def record(self) -> ExchangeRecord:
+        """The figures as they are now."""
+        if self._fast_path is not None:
+            self._fast_path.settle()
+        up, record = self._up, ExchangeRecord()
+        record.request, record.heartbeats = self.request, self.heartbeats
+        record.request_id, record.upstream_request_id = self.request_id, self.upstream_request_id
+        record.protocol, record.client = self._down.protocol, self._down.client.address
+        record.upstream = up.upstream if up is not None else None
+        record.attempts, record.queued = (up.attempts, up.queued) if up is not None else (0, 0.0)
+        record.reused, record.state = up is not None and up.reused, self.state()
+        record.status, record.end, record.error = self.status, self.end_reason, self.error
+        record.started_at, record.ended_at = self.started_at, self.ended_at
+        record.first_byte_at, record.first_token_at = self.first_byte_at, self.first_token_at
+        record.bytes_up, record.bytes_down, record.chunks_down = self.bytes_up, self.bytes_down, self.chunks_down
+        record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0
+        now = self._context.clock() if self.ended_at is None else self.ended_at
+        record.writes, record.writes_full = self.writes
+        fill_in_hold(record, self._hold, self._down, now)
+        record.account = account_record(self.account)
+        record.tokens = token_record(self.account) if self._state is _ENDED else None
+        return record
+
+    @property
+    def bytes_down(self) -> int:
+        """Body bytes from the provider."""
+        fast_path = self._fast_path
+        return self._slow_size if fast_path is None else self._slow_size + fast_path.size
+
+    @property
+    def chunks_down(self) -> int:
+        """Reads they came in."""
+        fast_path = self._fast_path
+        return self._slow_chunks if fast_path is None else self._slow_chunks + fast_path.chunks
+
+    @property
+    def writes(self) -> tuple[int, int]:
+        """Chunks written to the client, and how many of them found its transport blocked."""
+        written, full = self._down.writes
+        return (written if self._fast_path is None else written + self._fast_path.writes), full
+
+    @property
+    def held(self) -> int:
+        """Bytes held for the client."""
+        return self._down.held
+
+    def holdings(self) -> tuple[int, int, int]:
+        """Bytes held of its answer for the client, of its request, and of what is being read of its answer."""
+        up, event_filter = self._up, self._filter
+        return self._down.held, 0 if up is None else up.held, 0 if event_filter is None else event_filter.held
+
+    @property
+    def tokens(self) -> int:
+        if self._fast_path is not None:
+            self._fast_path.settle()
+        return self.account.output
+
+    def unacknowledged_tokens(self) -> int:
+        """An estimate: the tokens that passed, by the share of their bytes that the client has not acknowledged."""
+        size = self.bytes_down
+        return round(self.tokens * min(1.0, self._down.unacknowledged() / size)) if size else 0
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the provider is stopped."""
+        return self._hold is not None and self._hold.gate.is_shut
+
+    @property
+    def upload_is_stopped(self) -> bool:
+        """Whether the client is held back since the provider lags."""
+        return self._upload_gate is not None and self._upload_gate.is_shut
+
+    @property
+    def upload_waits(self) -> bool:
+        """Whether the client is held back since unfinished uploads hold too much."""
+        return self._down.upload_waits
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to come from a provider."""
+        return self._state >= _FLUSHING
+
+    def state(self) -> str:
+        """One word for /streams."""
+        if self._state is _ABANDONED or self._state is _SETTLING:
+            return "abandoned"
+        if self._filter is not None and self._filter.is_waiting:
+            return "waiting_for_tokens"
+        if self.is_paused:
+            return "paused"
+        if self._state >= _FLUSHING:
+            return "flushing"
+        return "streaming" if self.first_byte_at is not None else "waiting"

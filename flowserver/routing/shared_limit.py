@@ -1,0 +1,41 @@
+"""The adaptive limit of a provider that several workers share, in the parent. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .adaptive_limit import AdaptiveLimit
+from .adaptive_places import Sample
+
+
+class SharedLimit:
+    """Hears what workers see of the provider. What was learned stays while the configuration names a number."""
+
+    __slots__ = ("_queue", "learned")
+
+    def __init__(self) -> None:
+        self.learned = AdaptiveLimit()
+        self._queue: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<SharedLimit: {self.learned}>"
+
+    @property
+    def decreases(self) -> dict[str, int]:
+        return self.learned.decreases
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """How many there are, and how many requests may wait."""
+        limit = self.learned.limit
+        return limit, limit if self._queue is None else self._queue
+
+    def adapt(self, queue: int | None) -> None:
+        self._queue = queue
+
+    def first_tokens(self, open_: int, samples: Sequence[Sample]) -> None:
+        for kind, now, seconds in samples:
+            self.learned.first_token(now, kind, seconds, open_)
+
+    def overloaded(self, open_: int, now: float, began_at: float) -> None:
+        self.learned.refused(now, began_at, open_ - 1)
