@@ -1,7 +1,7 @@
 """The settings of the environment, as `environment` parses and checks them.
 
-Each field of `Config` is the one entry of its setting: name, default, kind of value, group, whether a reload or the
-sweep concerns it, and its description, from which docs/settings.md is generated.
+Each field of `Config`, its inherited ones included, is the one entry of its setting: name, default, kind of value,
+group, whether a reload or the sweep concerns it, and its description, from which docs/settings.md is generated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,24 @@ from dataclasses import dataclass, fields
 from ..dialects.base import Auth
 from .access_log import AccessLog
 from .addresses import Address, Networks, Url
-from .entries import Group, Setting, setting
+from .entries import Setting, setting
+from .groups import (
+    BACKPRESSURE,
+    CLIENTS,
+    FLOODS,
+    HTTP2,
+    LEAVING,
+    LIMITS,
+    LISTENERS,
+    MEMORY,
+    OPERATION,
+    OVERLOAD,
+    PROVIDER_TIMEOUTS,
+    PROVIDERS,
+    RETRIES,
+    TOKENS,
+    UPLOADS,
+)
 from .kinds import (
     ACCESS_LOG,
     ADDRESS_OR_OFF,
@@ -29,7 +46,6 @@ from .kinds import (
     DRAIN_TARGET,
     FILE,
     HALF_CLOSE,
-    HEADERS,
     HOSTS,
     KEY,
     LEASE_TIME,
@@ -41,7 +57,6 @@ from .kinds import (
     POLICY,
     POSITIVE_TIME,
     POSITIVE_TIME_OR_OFF,
-    RATIO,
     READY,
     REDIS_URL,
     SIZE,
@@ -54,6 +69,7 @@ from .kinds import (
     WORKERS,
 )
 from .parsers import Auto, Ready
+from .trace_settings import TraceSettings
 
 
 class ConfigError(Exception):
@@ -68,36 +84,8 @@ class NotNowError(ConfigError):
     """What is configured can't be had now, and may be later without any change to it: an address that is in use."""
 
 
-LISTENERS = Group("Listeners")
-PROVIDERS = Group(
-    "Providers", "Several providers, routes and tenants go into a file, see [providers.md](providers.md)."
-)
-PROVIDER_TIMEOUTS = Group("Provider connections and timeouts")
-CLIENTS = Group("Client connections and timeouts")
-UPLOADS = Group("Request bodies")
-MEMORY = Group("Memory", "See [memory](operating.md#memory).")
-BACKPRESSURE = Group("Backpressure", "See [choosing watermarks](operating.md#choosing-watermarks).")
-TOKENS = Group("Tokens", "See [tokens.md](tokens.md).")
-LEAVING = Group("Clients that leave, providers that are silent")
-RETRIES = Group("Retries and circuit breaker", "See [providers.md](providers.md#trying-again).")
-LIMITS = Group("Limits of tenants", "See [tenants.md](tenants.md).")
-OVERLOAD = Group("Overload", "See [operating.md](operating.md#more-requests-than-it-can-serve).")
-HTTP2 = Group("HTTP/2 with clients")
-FLOODS = Group(
-    "HTTP/2 floods",
-    "A client connection that exceeds one of these is closed with GOAWAY ENHANCE_YOUR_CALM. Counts decay over ten "
-    "seconds.",
-)
-OPERATION = Group("Operation")
-TRACES = Group(
-    "Traces",
-    "See [operating.md](operating.md#traces). Of OpenTelemetry's own variables, `OTEL_SERVICE_NAME` and "
-    "`OTEL_RESOURCE_ATTRIBUTES` say what the spans are of.",
-)
-
-
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(TraceSettings):
     """Everything that can be set. Sizes are bytes, times are seconds; None means off (or the kernel's default)."""
 
     listen: tuple[Address, ...] = setting(
@@ -585,37 +573,6 @@ class Config:
         "the others.",
     )
 
-    otlp_endpoint: Url | None = setting(
-        "",
-        URL,
-        TRACES,
-        doc="Base URL of a collector that gets a span for each request, by OTLP over HTTP (protobuf), at `/v1/traces`. "
-        "Empty: nothing is traced.",
-    )
-    otlp_headers: tuple[tuple[str, str], ...] = setting(
-        "",
-        HEADERS,
-        TRACES,
-        secret=True,
-        refers=True,
-        doc="Fields sent to the collector, such as `authorization=Bearer%20...`, separated by commas; values are "
-        "percent-encoded.",
-    )
-    otlp_ca: str | None = setting(
-        "",
-        FILE,
-        TRACES,
-        doc="PEM file of the authorities that the collector's certificate must be signed by. Empty: those of the "
-        "system.",
-    )
-    trace_sample: float = setting(
-        "1",
-        RATIO,
-        TRACES,
-        doc="Share of requests that are traced, from 0 to 1. Where the client sends a `traceparent`, its own decision "
-        "holds instead.",
-    )
-
     references: tuple[tuple[str, str], ...] = ()
     """Fields whose settings say where the value is kept, and these settings."""
     resource: tuple[tuple[str, str], ...] = ()
@@ -629,4 +586,7 @@ class Config:
         return min(1.0, max(0.02, shortest / 4))
 
 
-SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in fields(Config) if entry.metadata)
+_INHERITED = frozenset(entry.name for entry in fields(TraceSettings))
+_LISTED = sorted(fields(Config), key=lambda entry: entry.name in _INHERITED)
+"""Those of `Config` itself come first."""
+SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in _LISTED if entry.metadata)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from flowserver.config.settings import ConfigError
 from flowserver.routing.first_token_times import ENOUGH
 from tests.support.collector import TAKEN, Collector, events, values
 from tests.support.h2_lab import h2_client
@@ -536,6 +537,14 @@ async def test_over_tls_with_an_authority(lab: Lab, authority: trustme.CA) -> No
     assert "certificate" in stranger.lines("traces_failing")[0]["reason"]
     assert relay.lines("traces_failing") == []
     assert len(got) == 1
+
+
+async def test_an_authority_that_can_not_be_read(lab: Lab) -> None:
+    with pytest.raises(ConfigError) as caught:
+        await lab.relay("http://127.0.0.1:1", otlp_endpoint="https://127.0.0.1:1", otlp_ca="/none.pem")
+    [problem] = caught.value.problems
+    assert problem.startswith("FLOW_OTLP_CA: '/none.pem' can't be used: ")
+    lab.relays.clear()
 
 
 async def test_by_a_unix_socket(lab: Lab, tmp_path: Path) -> None:
