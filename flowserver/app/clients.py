@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 
+from ..config.errors import ConfigError
 from ..config.parsers import Auto, pinned
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..downstream.context import H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, ConnectionSettings, H2Settings
 from ..downstream.tls import TlsFiles, server_context
 from ..flow.bounded_buffer import Watermarks

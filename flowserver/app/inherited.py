@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 
-from ..config.settings import ConfigError
+from ..config.errors import ConfigError
 
 HANDOVER = "FLOWSERVER_HANDOVER"
 CLIENTS, ADMIN, CONTROL = "clients", "admin", "control"

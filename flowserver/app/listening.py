@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..config.addresses import Address
+from ..config.errors import ConfigError, NotNowError
 from ..config.parsers import Auto
-from ..config.settings import Config, ConfigError, NotNowError
+from ..config.settings import Config
 from ..downstream.listening import ListenError, SocketOptions, address_of, file_of, listen
 from ..downstream.unix_socket import SocketFile
 from ..net.send_queue import UNSENT, limit_unsent

@@ -21,8 +21,9 @@ import uvloop
 from ..config.differences import differences
 from ..config.effective import effective
 from ..config.environment import read_again
+from ..config.errors import ConfigError
 from ..config.file import load_topology
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..config.topology import Topology
 from ..downstream.listening import address_of
 from ..net import reuse_port

@@ -8,8 +8,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from ..config.errors import ConfigError
 from ..config.parsers import Auto, pinned
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..config.topology import RouteSpec, Topology, UpstreamSpec
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for

@@ -16,8 +16,9 @@ from ..config.addresses import Address
 from ..config.differences import differences
 from ..config.effective import effective
 from ..config.environment import read_again
+from ..config.errors import ConfigError
 from ..config.file import load_topology
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..config.sweep import sweep_interval
 from ..config.topology import Topology
 from ..dialects.estimate import Ratios
@@ -63,6 +64,7 @@ from .provider_watch import ProviderWatch
 from .providers import FlowLimits, Providers, build
 from .reload_result import ReloadResult
 from .tenancy import Tenancy, check_tenants
+from .tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class Relay:
         self._show(topology)
         self.metrics.overload = self.overload = self._build_overload()
         """Kept when the configuration is read again; None: FLOW_OVERLOAD_TARGET is off."""
+        self._tracing = Tracing.of(config, log)
         self._admission = self._build_admission()
         self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
         self._clients = self._build_clients(part)
@@ -191,6 +194,8 @@ class Relay:
 
     def begin(self) -> None:
         """Start sweeping and checking: for a relay that is given its connections."""
+        if self._tracing is not None:
+            self._tracing.start()
         self._watch.follow(self._providers)
         self._schedule_sweep()
         self._watch_memory()
@@ -255,6 +260,8 @@ class Relay:
         self._sweep_interval = sweep_interval(self._config, *topology.swept_times)
         self._clients.tls = tls
         self._access.token = config.admin_token
+        if self._tracing is not None:
+            self._tracing.reconfigure(config)
         self._tenancy.reload(topology)
         self._admission.routing = self._routing()
         self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
@@ -281,6 +288,8 @@ class Relay:
                 pool.close()
         self._resolver.close()
         self._hangups.close()
+        if self._tracing is not None:
+            await self._tracing.close()
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -313,7 +322,8 @@ class Relay:
         # Unique to this process, so that one relay behind another is not taken for a loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         cors = None if config.cors_origins is None else Cors(config.cors_origins)
-        return Admission(self._routing(), context, accounts, cors=cors)
+        self.metrics.tracer = tracer = None if self._tracing is None else self._tracing.tracer
+        return Admission(self._routing(), context, accounts, cors=cors, tracer=tracer)
 
     def _routing(self) -> RoutingContext:
         config = self._config

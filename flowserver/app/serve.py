@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable
 from functools import partial
 
-from ..config.settings import Config, ConfigError
+from ..config.errors import ConfigError
+from ..config.settings import Config
 from ..telemetry.log import Log
 from . import garbage
 from .ending import Ending

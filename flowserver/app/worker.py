@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import orjson
 import uvloop
 
-from ..config.settings import Config, ConfigError
+from ..config.errors import ConfigError
+from ..config.settings import Config
 from ..config.topology import Topology
 from ..stores.shared_state import connect
 from ..telemetry.log import Log

@@ -13,7 +13,8 @@ from .. import __version__
 from ..app.clients import tls_context, watermarks
 from ..app.providers import FlowLimits, build
 from ..config.environment import given_settings, unknown_settings
-from ..config.settings import Config, ConfigError
+from ..config.errors import ConfigError
+from ..config.settings import Config
 from ..config.topology import Topology
 from ..upstream.resolver import Resolver
 from .connect import Finding, findings

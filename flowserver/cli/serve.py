@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from ..config.errors import ConfigError
 from ..config.parsers import Auto
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from .descriptors import raise_limit
 from .exit_status import refused
 from .flags import ABOUT, add_flags, flags_of

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..config.environment import load
+from ..config.errors import ConfigError
 from ..config.parsers import parse_time
-from ..config.settings import ConfigError
 from ..config.tenants import LIMITS, TenantError, limits_table, moment_text, read_tenant, table_of
 from ..quota.limits import StoreUnavailable, Usage
 from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_limits

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .entries import GivenSetting, Origin, Setting, invalid, suggestion
+from .errors import ConfigError
 from .kinds import FILE
+from .otel import resource_attributes
 from .parsers import pinned
 from .secrets import is_reference, path_of, resolve
-from .settings import SETTINGS, Config, ConfigError
+from .settings import SETTINGS, Config
 
 _HERE = Path()
 _NO_FLAGS: Mapping[str, str] = {}
@@ -37,9 +39,15 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> Co
             references.append((entry.field, text))
     if not problems:
         problems = _cross_check(values)
+    resource: tuple[tuple[str, str], ...] = ()
+    if values.get("otlp_endpoint") is not None:
+        try:
+            resource = resource_attributes(environ)
+        except ValueError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError(problems)
-    return Config(**values, references=tuple(references), given=given_settings(environ, flags))
+    return Config(**values, references=tuple(references), resource=resource, given=given_settings(environ, flags))
 
 
 def given_settings(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> tuple[GivenSetting, ...]:

@@ -14,10 +14,11 @@ from ..dialects.base import Auth
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE
 from .entries import Key, suggestion
+from .errors import ConfigError
 from .file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
 from .parsers import parse_secret
 from .secrets import remedy_of, resolve
-from .settings import Config, ConfigError
+from .settings import Config
 from .tables import TableReader, repeated
 from .tenants import TenantError, read_tenants
 from .toml_errors import described

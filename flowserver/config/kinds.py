@@ -6,6 +6,7 @@ from ..dialects.base import Auth
 from . import parsers as p
 from .access_log import parse_access_log
 from .entries import Kind
+from .otel import parse_headers
 
 
 def _or_off(kind: Kind) -> Kind:
@@ -56,6 +57,9 @@ COUNT = Kind("number", p.parse_count)
 COUNT_OR_AUTO = _or_auto(COUNT)
 COUNT_OR_OFF = _or_off(COUNT)
 WORKERS = _or_auto(Kind("number", p.parse_workers))
+
+RATIO = Kind("number from 0 to 1", p.parse_ratio)
+HEADERS = Kind("list or reference", parse_headers)
 
 SWITCH = Kind("`on` or `off`", p.parse_switch)
 HALF_CLOSE = Kind("`leave` or `serve`", p.parse_half_close)

@@ -127,6 +127,14 @@ def check_positive(seconds: float) -> float:
     return seconds
 
 
+def parse_ratio(text: str) -> float:
+    """`0.25` -> 0.25."""
+    match = re.fullmatch(r"\s*([01](?:\.[0-9]{1,20})?|\.[0-9]{1,20})\s*", text)
+    if match is None or float(match[1]) > 1:
+        raise ValueError("expected a number from 0 to 1, such as 0.05")
+    return float(match[1])
+
+
 def parse_count(text: str) -> int:
     number = _ungrouped(text)
     if not number.isdecimal() or len(number) > 20 or not 1 <= int(number) <= MAX_COUNT:

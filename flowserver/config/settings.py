@@ -1,7 +1,7 @@
 """The settings of the environment, as `environment` parses and checks them.
 
-Each field of `Config` is the one entry of its setting: name, default, kind of value, group, whether a reload or the
-sweep concerns it, and its description, from which docs/settings.md is generated.
+Each field of `Config`, its inherited ones included, is the one entry of its setting: name, default, kind of value,
+group, whether a reload or the sweep concerns it, and its description, from which docs/settings.md is generated.
 """
 
 from __future__ import annotations
@@ -71,22 +71,11 @@ from .kinds import (
     WORKERS,
 )
 from .parsers import Auto, Ready
-
-
-class ConfigError(Exception):
-    """One or more settings are wrong; `problems` has a line for each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
-class NotNowError(ConfigError):
-    """What is configured can't be had now, and may be later without any change to it: an address that is in use."""
+from .trace_settings import TraceSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(TraceSettings):
     """Everything that can be set. Sizes are bytes, times are seconds; None means off (or the kernel's default)."""
 
     listen: tuple[Address, ...] = setting(
@@ -595,6 +584,11 @@ class Config:
     """Fields whose settings say where the value is kept, and these settings."""
     given: tuple[GivenSetting, ...] = field(default=(), compare=False, repr=False)
     """All settings as they were written, and where."""
+    resource: tuple[tuple[str, str], ...] = ()
+    """What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say of the process; empty: nothing, or nothing is traced."""
 
 
-SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in fields(Config) if entry.metadata)
+_INHERITED = frozenset(entry.name for entry in fields(TraceSettings))
+_LISTED = sorted(fields(Config), key=lambda entry: entry.name in _INHERITED)
+"""Those of `Config` itself come first."""
+SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in _LISTED if entry.metadata)

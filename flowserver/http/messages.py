@@ -99,7 +99,9 @@ _ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id", UPST
 _ENDS_HERE_WITH_COOKIES = _ENDS_HERE_OF_RESPONSES | COOKIES
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
+_TRACE_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACEPARENT = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS))
+"""Of version 00, and as far as it has to be understood of later ones (W3C Trace Context section 4)."""
 
 
 class RequestHead:
@@ -323,8 +325,13 @@ def request_for_upstream(
     return RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
 
 
+def is_traceparent(value: bytes) -> bool:
+    """Whether `value` is well formed, as far as its version is known."""
+    return _TRACEPARENT.fullmatch(value) is not None
+
+
 def _with_sane_trace(headers: Headers) -> Headers:
-    sane = [field for field in headers if field[0] != b"traceparent" or _TRACEPARENT.fullmatch(field[1])]
+    sane = [field for field in headers if field[0] != b"traceparent" or is_traceparent(field[1])]
     return sane if len(sane) == len(headers) else [field for field in sane if field[0] != b"tracestate"]
 
 

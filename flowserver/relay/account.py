@@ -21,6 +21,7 @@ from .event_filter import AnyFilter, ModelListFilter
 from .provider import Provider
 from .request_reading import RequestReading
 from .request_rewrite import RequestRewrite
+from .request_trace import RequestTrace
 from .token_count import CountSettings, TokenCount
 
 
@@ -58,6 +59,7 @@ class Account:
         "is_repeated",
         "quota",
         "request",
+        "trace",
         "traffic_class",
         "wants_body",
     )
@@ -92,6 +94,8 @@ class Account:
         """What its client, its tenant and its route allow at most, as far as they are known."""
         self.is_repeated = False
         """Whether the answer was charged before, and is fetched again."""
+        self.trace: RequestTrace | None = None
+        """None: tracing is off."""
 
     # --- the request -----------------------------------------------------------------------------------------------
 

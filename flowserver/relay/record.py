@@ -17,6 +17,7 @@ from ..quota.traffic_class import TrafficClass
 from .account import Account
 from .answer_hold import AnswerHold
 from .limited_time import Holder
+from .request_trace import RequestTrace
 
 MOMENT = 0.001
 """Seconds. A shorter time in the queue for a place is that of asking the parent of several workers for a free one."""
@@ -63,6 +64,8 @@ class AccountRecord:
     session: str | None
     lease_left: int | None
     """None: there is no lease."""
+    trace: RequestTrace | None
+    """None: tracing is off."""
 
 
 @dataclass(slots=True, init=False)
@@ -167,6 +170,9 @@ def account_record(account: Account) -> AccountRecord:
     record.model = account.model
     record.output = account.output
     record.budget = account.budget
+    record.trace = account.trace
+    if account.trace is not None:
+        account.trace.asked_for = account.params
     record.tenant = record.user = record.session = record.lease_left = None
     if quota is not None:
         record.tenant = quota.tenant.name if quota.tenant is not None else None

@@ -17,6 +17,7 @@ from ..relay.context import ExchangeContext
 from ..relay.cors import Cors, is_preflight
 from ..relay.exchange import Exchange
 from ..relay.interfaces import DownstreamStream
+from ..relay.request_trace import Tracer
 from .context import RoutingContext
 from .dispatcher import Dispatcher
 from .routes import join_target
@@ -28,7 +29,7 @@ _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 class Admission:
     """Opens exchanges; one for each worker."""
 
-    __slots__ = ("_cors", "_numbers", "_prefix", "accounts", "context", "routing")
+    __slots__ = ("_cors", "_numbers", "_prefix", "_tracer", "accounts", "context", "routing")
 
     def __init__(
         self,
@@ -37,14 +38,17 @@ class Admission:
         accounts: AccountSettings,
         *,
         cors: Cors | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`cors` None: whether pages of other origins may use the API is left to the providers."""
+        """`cors` None: whether pages of other origins may use the API is left to the providers. `tracer` None: nothing
+        is traced."""
         self.accounts = accounts
         """Replaced, like `routing`, when the configuration is read again; exchanges under way keep theirs."""
         self.routing = routing
         self.context = context
         """Replaced when the level of the log changes."""
         self._cors = cors
+        self._tracer = tracer
         self._prefix = os.urandom(8).hex().encode("ascii")
         self._numbers = count(1)
 
@@ -81,6 +85,8 @@ class Admission:
         account = Account(self.accounts, self._recognise(request), request)
         if self._cors is not None:
             account.cors = self._cors.fields(request)
+        if self._tracer is not None:
+            account.trace = self._tracer.begin(request)
         budget = request.find(BUDGET)
         if budget is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", budget):
             account.bound(int(budget))

@@ -483,6 +483,10 @@ class Dispatcher(HostChoice):
             (self._request_id, self._context.pseudonym),
             repeatable=not self._omits_usage_option,
         )
+        trace = self._account.trace
+        if trace is not None:
+            is_hedge = attempt is not self._attempt
+            attempt.trace = trace.begin_attempt(attempt.host, attempt.began_at, is_hedge=is_hedge)
         attempt.open(request)
         if self._is_paused:
             attempt.pause_reading()

@@ -117,6 +117,9 @@ class Log:
         fields |= _limits(exchange)
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
+        trace = exchange.account.trace
+        if trace is not None and trace.is_sampled:
+            fields["trace_id"] = trace.context.trace_id.hex()
         fields |= _tokens(exchange)
         if error is not None:
             fields["error"] = error.message

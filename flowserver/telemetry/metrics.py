@@ -27,6 +27,7 @@ from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
 from .snapshot import encoded
 from .tokens import TokenMetrics
+from .traces import SpanTracer
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -177,6 +178,8 @@ class Metrics:
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
         self.memory: MemoryFigures | None = None
+        self.tracer: SpanTracer | None = None
+        """None: nothing is traced."""
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -233,6 +236,9 @@ class Metrics:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
         self.tokens.exchange_ended(record)
         self._log.access(record)
+        trace = record.account.trace
+        if trace is not None and trace.is_sampled and self.tracer is not None:
+            self.tracer.exchange_ended(record, trace)
 
     def waited(self, seconds: float) -> None:
         self._held.observe(seconds)
@@ -307,6 +313,8 @@ class Metrics:
         text = "The same of the last one, so that a worker whose loop is busy stands out."
         yield gauge("flow_event_loop_lag_last_seconds", text, self.last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
+        if self.tracer is not None:
+            yield from self.tracer.families()
 
     def _traffic(self, totals: _Totals) -> Iterator[Family]:
         directions = (("down", totals.bytes_down), ("up", totals.bytes_up))

@@ -13,7 +13,8 @@ import pytest
 from flowserver.app.inherited import ADMIN, CLIENTS, Inherited, PassedSocket, handover_value, inherited
 from flowserver.app.listening import ListeningSockets, listening_sockets
 from flowserver.config.environment import load
-from flowserver.config.settings import Config, ConfigError
+from flowserver.config.errors import ConfigError
+from flowserver.config.settings import Config
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def _ports(sockets: ListeningSockets) -> tuple[list[int], int | None]:
 _SHOW = """
 import os, subprocess, sys
 from flowserver.app.inherited import inherited
-from flowserver.config.settings import ConfigError
+from flowserver.config.errors import ConfigError
 os.environ["LISTEN_PID"] = str(os.getpid() + {other})
 try:
     given = inherited(os.environ)

@@ -24,7 +24,7 @@ from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.stores.failover import FailoverStats
 from flowserver.telemetry.snapshot import Table, encoded
 from flowserver.telemetry.worker_figures import WorkerFigures, WorkerState
-from tests.support.lab import Lab, RunningRelay, chat
+from tests.support.lab import Lab, RunningRelay, chat, free_port
 from tests.support.provider import Caller
 from tests.support.snapshots import read_snapshot
 from tests.support.topology import toml
@@ -103,7 +103,9 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
         "usual": simulator.url.replace("127.0.0.1", "localhost"),
         "odd": {"url": provider.url, "max_concurrent": "auto"},
     }
-    relay = await lab.relay(None, config=toml(folder, upstreams, routes), upstream_keepalive="off")
+    collector = f"http://127.0.0.1:{free_port()}"
+    config = toml(folder, upstreams, routes)
+    relay = await lab.relay(None, config=config, upstream_keepalive="off", otlp_endpoint=collector)
     client = await lab.client(relay.port)
     await client.send(chat(events=5))
     await client.response()

@@ -9,9 +9,9 @@ import pytest
 
 from flowserver.config.advice import advice
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
 from flowserver.config.parsers import parse_listen, parse_url
-from flowserver.config.settings import ConfigError
 from flowserver.config.toml_errors import described
 
 ONE = "[[upstreams]]\nname = 'a'\nurl = 'https://a.test'\n"

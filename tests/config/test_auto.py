@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.parsers import AUTO, or_auto, or_off, parse_count, parse_size, pinned
-from flowserver.config.settings import SETTINGS, ConfigError
+from flowserver.config.settings import SETTINGS
 from flowserver.flow.bounded_buffer import Watermarks
 
 KB = 1024

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
-from flowserver.config.settings import ConfigError
 from flowserver.config.topology import RouteSpec, Topology
 from flowserver.dialects.base import Auth
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
 from flowserver.config.parsers import Ready
-from flowserver.config.settings import ConfigError
 from flowserver.config.topology import HealthSpec, OutlierSpec, Topology
 
 ONE = '[[upstreams]]\nname = "a"\nurl = "https://a.test"\n'

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from flowserver.config.environment import load, read_again
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
 from flowserver.config.secrets import is_reference, path_of, resolve
-from flowserver.config.settings import Config, ConfigError
+from flowserver.config.settings import Config
 
 SECRET = "sk-very-secret"
 UPSTREAM = {"FLOW_UPSTREAM": "http://a.test"}

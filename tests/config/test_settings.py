@@ -11,6 +11,7 @@ import pytest
 from flowserver.config.addresses import Address, Url
 from flowserver.config.entries import Origin
 from flowserver.config.environment import load, unknown_settings
+from flowserver.config.errors import ConfigError
 from flowserver.config.parsers import (
     AUTO,
     parse_address,
@@ -25,7 +26,7 @@ from flowserver.config.parsers import (
     parse_time,
     parse_url,
 )
-from flowserver.config.settings import SETTINGS, Config, ConfigError
+from flowserver.config.settings import SETTINGS, Config
 from flowserver.config.sweep import sweep_interval
 
 
@@ -333,7 +334,7 @@ def test_the_largest_age_of_a_connection_can_be_none(text: str) -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    assert [entry.field for entry in SETTINGS] == [field.name for field in fields(Config) if field.metadata]
+    assert sorted(entry.field for entry in SETTINGS) == sorted(field.name for field in fields(Config) if field.metadata)
     for entry in SETTINGS:
         assert entry.doc.endswith("."), entry.env
         assert len(entry.doc.split(". ")) <= 2, entry.env
