@@ -276,6 +276,7 @@ class Parent:
             self._topology = await read_configuration(config, self._environ, self._log, before)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
+            self._admin.reloaded(is_good=False)
             self._service.ready("the last reload failed, see the log")
             self._control.reloaded(ReloadResult(time.time(), problems=error.problems))
         else:
@@ -287,6 +288,7 @@ class Parent:
     def _on_reloaded(self) -> None:
         names, ready = [spec.name for spec in self._topology.upstreams], len(self.fleet.supervisor.ready)
         self._log.write("info", "reloaded", upstreams=names, workers=ready, changes=self._changes)
+        self._admin.reloaded(is_good=not self.fleet.has_refused)
         self._service.ready()
         self._control.reloaded(ReloadResult(time.time(), changes=self._changes))
 

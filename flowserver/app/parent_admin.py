@@ -23,6 +23,7 @@ from ..telemetry.live_objects import common
 from ..telemetry.log import Log
 from ..telemetry.merged_pages import MergedPages
 from ..telemetry.metrics import Metrics
+from ..telemetry.reload_figures import ReloadFigures
 from ..telemetry.slices import Slices
 from ..telemetry.worker_figures import RestartReason, WorkerState
 from ..workers.fleet import Answered, Fleet
@@ -86,7 +87,8 @@ class ParentAdmin:
         """`is_leaving`: whether it is to be said that it is not ready any more; `unready` as in `MergedPages`."""
         loop = asyncio.get_running_loop()
         self.address: Address | None = None
-        self._metrics = Metrics(log)
+        self._reloads = ReloadFigures(time.time())
+        self._metrics = Metrics(log, genai=config.metrics_genai, reloads=self._reloads)
         self._hangups = EpollHangups(loop)
         slices = Slices(loop.call_soon, time.monotonic)
         self._pages = MergedPages(
@@ -130,6 +132,10 @@ class ParentAdmin:
         """A worker was lost, and is replaced."""
         reason = RestartReason.SIGNAL if death.is_signal else RestartReason.EXIT
         self._pages.figures.restarted(RestartReason.SILENT if death.was_stuck else reason)
+
+    def reloaded(self, *, is_good: bool) -> None:
+        """The configuration was read again; see `ReloadFigures.ended`."""
+        self._reloads.ended(time.time(), is_good=is_good)
 
     def drain(self) -> None:
         """Stop accepting: another process answers."""

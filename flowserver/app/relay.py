@@ -22,6 +22,7 @@ from ..config.settings import Config
 from ..config.sweep import sweep_interval
 from ..config.topology import Topology
 from ..dialects.estimate import Ratios
+from ..dialects.genai_names import provider_name
 from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
@@ -49,6 +50,7 @@ from ..telemetry.live_report import LiveReport
 from ..telemetry.live_tenants import TenantFigures
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
+from ..telemetry.reload_figures import ReloadFigures
 from ..telemetry.slices import Slices
 from ..telemetry.sources import OwnPages
 from ..upstream.resolver import Resolver
@@ -109,7 +111,8 @@ class Relay:
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._limit_log = LimitLog(log)
-        self.metrics = Metrics(log)
+        reloads = ReloadFigures(time.time()) if part is None else None
+        self.metrics = Metrics(log, genai=config.metrics_genai, reloads=reloads)
         memory = share_of(config, 1, self._warn_of_memory) if part is None else part.memory
         self._memory_watch = self._watch_of(memory, part)
         self._memory = UNLIMITED if self._memory_watch is None else self._memory_watch.budget
@@ -235,13 +238,19 @@ class Relay:
             self.read_again()
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
+            self._note_reload(is_good=False)
             self.control.last = ReloadResult(time.time(), problems=error.problems)
             return False
         names = [host.name for host in self._providers.hosts]
         changes = differences(before, self._topology)
         self._log.write("info", "reloaded", upstreams=names, changes=changes)
         self.control.last = ReloadResult(time.time(), changes=changes)
+        self._note_reload(is_good=True)
         return True
+
+    def _note_reload(self, *, is_good: bool) -> None:
+        if self.metrics.reloads is not None:
+            self.metrics.reloads.ended(time.time(), is_good=is_good)
 
     def read_again(self) -> None:
         """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
@@ -360,6 +369,7 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
+        self.metrics.name_providers({host.name: provider_name(host.settings.quirks) for host in self._providers.hosts})
         self.metrics.upstreams = self._providers.hosts
         self.control.operations.follow(self._providers.hosts)
         self.metrics.pools = self._providers.pools

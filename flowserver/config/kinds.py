@@ -68,6 +68,7 @@ MEMORY_LEVEL_OR_OFF = Kind("`tight`, `no_batch`, `full`, `cutting` or `off`", p.
 POLICY = Kind("`open` or `closed`", p.parse_policy)
 ACCESS_LOG = Kind("`on`, `errors`, `off` or `sample:SHARE`", parse_access_log)
 LOG_FORMAT = Kind("`auto`, `json` or `text`", p.parse_log_format)
+GENAI_NAMES = Kind("`old`, `new` or `both`", p.parse_genai_names)
 READY = Kind(", ".join(f"`{ready}`" for ready in p.Ready), p.parse_ready)
 LOG_LEVEL = Kind("`debug`, `info`, `warning` or `error`", p.parse_log_level)
 DIALECT = _optional(Kind("profile", p.parse_dialect))

@@ -291,6 +291,13 @@ def optional(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
     return parser
 
 
+def parse_genai_names(text: str) -> GenAiNames:
+    try:
+        return GenAiNames(text.strip().lower())
+    except ValueError:
+        raise ValueError(f"expected {GenAiNames.OLD}, {GenAiNames.NEW} or {GenAiNames.BOTH}") from None
+
+
 def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
     """The same for what is usually on: messages mention `off`."""
     parse_optional = optional(parse)
@@ -317,6 +324,16 @@ class Ready(StrEnum):
     ANY_UPSTREAM = "any_upstream"
     """At least one provider may be asked."""
     ALL_UPSTREAMS = "all_upstreams"
+
+
+class GenAiNames(StrEnum):
+    """By which version of OpenTelemetry's conventions for generative AI figures are named."""
+
+    OLD = "old"
+    """semantic-conventions 1.36"""
+    NEW = "new"
+    """semantic-conventions-genai 0.1.0"""
+    BOTH = "both"
 
 
 class Auto(Enum):

@@ -46,6 +46,7 @@ from .kinds import (
     DISCONNECT,
     DRAIN_TARGET,
     FILE,
+    GENAI_NAMES,
     HALF_CLOSE,
     HOSTS,
     KEY,
@@ -70,7 +71,7 @@ from .kinds import (
     WINDOW_OR_AUTO,
     WORKERS,
 )
-from .parsers import Auto, Ready
+from .parsers import Auto, GenAiNames, Ready
 from .trace_settings import TraceSettings
 
 
@@ -578,6 +579,13 @@ class Config(TraceSettings):
         OPERATION,
         doc="Which exchanges have a line: all, those that failed, or none. sample:0.01: those that failed, and 1 % of "
         "the others.",
+    )
+    metrics_genai: GenAiNames = setting(
+        "both",
+        GENAI_NAMES,
+        OPERATION,
+        doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those before "
+        "semantic-conventions-genai 0.1.0, its own, or both. See [metrics.md](metrics.md#names-of-opentelemetry).",
     )
 
     references: tuple[tuple[str, str], ...] = ()

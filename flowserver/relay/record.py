@@ -66,6 +66,10 @@ class AccountRecord:
     """None: there is no lease."""
     trace: RequestTrace | None
     """None: tracing is off."""
+    refused_by: str | None
+    """The key of the limit that refused the request; None: none did."""
+    is_stream: bool
+    """Whether the request asks for a stream, as far as it is known."""
 
 
 @dataclass(slots=True, init=False)
@@ -92,6 +96,8 @@ class ExchangeRecord:
     end: EndReason | None
     error: RelayError | None
     started_at: float
+    waiting_since: float
+    """When the provider asked last had the whole request; before that, when it was asked."""
     first_byte_at: float | None
     first_token_at: float | None
     ended_at: float | None
@@ -173,11 +179,16 @@ def account_record(account: Account) -> AccountRecord:
     record.trace = account.trace
     if account.trace is not None:
         account.trace.asked_for = account.params
-    record.tenant = record.user = record.session = record.lease_left = None
+    record.tenant = record.user = record.session = record.lease_left = record.refused_by = None
+    record.is_stream = account.params.stream
     if quota is not None:
         record.tenant = quota.tenant.name if quota.tenant is not None else None
         record.user, record.session = quota.user, quota.session
-        record.lease_left = quota.lease.left if quota.lease is not None else None
+        lease = quota.lease
+        if lease is not None:
+            record.lease_left = lease.left
+            if lease.decision is not None and lease.decision.refused_by is not None:
+                record.refused_by = lease.decision.refused_by.key
     return record
 
 

@@ -155,8 +155,7 @@ class Attempt:
     def accept(self, head_at: float | None = None) -> None:
         """The answer, whose head came at `head_at` (None: now), is passed on: there will be no other attempt."""
         self.state = _ANSWERED
-        self.host.answers += 1
-        self.host.head_seconds += (self._clock() if head_at is None else head_at) - self.began_at
+        self.host.head_times.observe((self._clock() if head_at is None else head_at) - self.began_at)
 
     def answer_to(self, events: UpstreamEvents) -> None:
         """`events` hears the rest of the answer."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..dialects import TABLE
 from ..http.messages import Headers
+from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
@@ -59,7 +60,6 @@ class UpstreamHost:
         "_adaptation",
         "adaptive",
         "affinity",
-        "answers",
         "authority",
         "check_results",
         "checks",
@@ -73,7 +73,7 @@ class UpstreamHost:
         "fallbacks",
         "first_token_timeouts",
         "first_token_times",
-        "head_seconds",
+        "head_times",
         "health",
         "hedges",
         "hedges_won",
@@ -141,10 +141,8 @@ class UpstreamHost:
         """Input tokens of attempts that were made in addition to the one that counts."""
         self.queued_seconds = 0.0
         """How long requests waited for a place."""
-        self.head_seconds = 0.0
-        """Seconds from the beginning of requests to their answers' heads."""
-        self.answers = 0
-        """Answers passed on."""
+        self.head_times = Histogram(WAIT_BUCKETS)
+        """Seconds from the beginning of requests to the heads of their answers, of answers passed on."""
         self.usage_option = UsageOption()
         self.remaining: dict[str, int] = {}
         """What its rate limits leave, by kind, according to its last answer."""
@@ -187,6 +185,16 @@ class UpstreamHost:
     @property
     def name(self) -> str:
         return self.settings.name
+
+    @property
+    def answers(self) -> int:
+        """Answers passed on."""
+        return self.head_times.count
+
+    @property
+    def head_seconds(self) -> float:
+        """Seconds from the beginning of requests to the heads of these answers."""
+        return self.head_times.sum
 
     @property
     def open(self) -> int:

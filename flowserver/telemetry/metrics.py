@@ -9,9 +9,11 @@ from copy import deepcopy
 from functools import partial
 from typing import Protocol
 
+from ..config.parsers import GenAiNames
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
 from ..quota.traffic_class import BATCH, TrafficClass
+from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.interfaces import H2Totals
 from ..relay.limited_time import Holder
 from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
@@ -20,16 +22,18 @@ from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.overload import GIVE_WAY, OverloadGate
 from ..routing.upstream_host import UpstreamHost
 from ..routing.withheld_answer import WithheldFigures
+from .build_info import build_info
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
-from .histogram import Histogram
+from .labels import TenantLabels
 from .log import Log
 from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
+from .reload_figures import ReloadFigures
+from .requests import RequestMetrics
 from .snapshot import encoded
 from .tokens import TokenMetrics
 from .traces import SpanTracer
 
-FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -163,7 +167,15 @@ class Metrics:
     seen while it runs and the path of a chunk touches nothing shared.
     """
 
-    def __init__(self, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        log: Log,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        genai: GenAiNames = GenAiNames.BOTH,
+        reloads: ReloadFigures | None = None,
+    ) -> None:
+        """`reloads`: None where a parent tells of them."""
         self._log = log
         self._clock = clock
         self.open: set[RecordedExchange] = set()
@@ -180,6 +192,7 @@ class Metrics:
         self.memory: MemoryFigures | None = None
         self.tracer: SpanTracer | None = None
         """None: nothing is traced."""
+        self.reloads = reloads
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -196,19 +209,25 @@ class Metrics:
         self._refused: Counter[str] = Counter()
         self._ended_totals = _Totals()
         self._under_way: list[_Census] = []
-        self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
+        self._first_byte = Histogram(WAIT_BUCKETS)
         self._held = Histogram(HELD_BUCKETS)
         self._queue_waits: defaultdict[tuple[str, TrafficClass], Histogram] = defaultdict(_queue_histogram)
         """By provider and class."""
         self._lag = Histogram(LAG_BUCKETS)
         self.last_lag = 0.0
         """Seconds by which the last sweep was late."""
-        self.tokens = TokenMetrics()
+        tenants = TenantLabels()
+        self._requests = RequestMetrics(tenants)
+        self.tokens = TokenMetrics(tenants, genai)
         self.process = ProcessFigures()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
         self.tokens.name_models(models)
+
+    def name_providers(self, names: Mapping[str, str]) -> None:
+        """What OpenTelemetry calls providers, by the relay's own names."""
+        self.tokens.name_providers(names)
 
     # --- relay.interfaces.Observer ---
 
@@ -234,6 +253,7 @@ class Metrics:
             self._first_byte.observe(record.first_byte_at - record.started_at)
         if record.queued >= MOMENT:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
+        self._requests.exchange_ended(record, record.end)
         self.tokens.exchange_ended(record)
         self._log.access(record)
         trace = record.account.trace
@@ -286,6 +306,9 @@ class Metrics:
 
     def _families(self, census: _Census) -> Iterator[Family]:
         totals = census.totals
+        yield build_info()
+        if self.reloads is not None:
+            yield from self.reloads.families()
         yield gauge("flow_streams_open", "Exchanges in progress.", census.open, Merge.SUM)
         yield gauge("flow_streams_paused", "Exchanges whose provider is stopped now.", census.paused, Merge.SUM)
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
@@ -296,6 +319,7 @@ class Metrics:
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
+        yield from self._requests.collect([host.name for host in self.upstreams])
         yield from self._overload()
         yield from self._h2()
         yield from self._upstreams()
@@ -307,7 +331,7 @@ class Metrics:
         yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
         yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
-        yield histograms("flow_first_byte_seconds", text, FIRST_BYTE_BUCKETS, [({}, self._first_byte)])
+        yield histograms("flow_first_byte_seconds", text, WAIT_BUCKETS, [({}, self._first_byte)])
         text = "How late the once-a-second sweep came."
         yield histograms("flow_event_loop_lag_seconds", text, LAG_BUCKETS, [({}, self._lag)])
         text = "The same of the last one, so that a worker whose loop is busy stands out."
@@ -409,6 +433,9 @@ class Metrics:
         now = self._clock()
         for make, name, text, figure in _UPSTREAM_FIGURES:
             yield make(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
+        heads = [({"upstream": host.name}, host.head_times) for host in self.upstreams]
+        text = "From the beginning of requests to the heads of their answers, of answers passed on."
+        yield histograms("flow_upstream_head_seconds", text, WAIT_BUCKETS, heads)
         yield from self._queues()
         for name, text, label, counts in _UPSTREAM_COUNTS:
             samples = [
@@ -526,12 +553,6 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
     ),
     (counters, "flow_upstream_requests", "Requests begun.", lambda host, now: host.started),
     (counters, "flow_upstream_answers", "Answers passed on.", lambda host, now: host.answers),
-    (
-        counters,
-        "flow_upstream_head_seconds",
-        "Seconds from the beginning of requests to the heads of their answers.",
-        lambda host, now: host.head_seconds,
-    ),
     (
         counters,
         "flow_upstream_queue_seconds",

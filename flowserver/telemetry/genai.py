@@ -1,0 +1,207 @@
+"""The figures of tokens under the names of OpenTelemetry's conventions for generative AI, in Prometheus' spelling: the
+old ones of semantic-conventions 1.36, and those of semantic-conventions-genai 0.1.0, both with their buckets.
+
+The old names have a provider by the relay's own name for it. The new ones have the convention's, beside the relay's in
+`upstream`, and the operation. `gen_ai.client.inference.time_per_output_chunk` is left out: it would cost each chunk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from ..dialects.genai_names import EMBEDDINGS
+from ..relay.histogram import Histogram, joined
+from .exposition import Family, Labels, counters, histograms
+
+USAGE_BUCKETS = tuple(4.0**power for power in range(14))
+FIRST_TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+PER_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+ERROR_BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
+DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+
+Key = tuple[str, str, str]
+"""Provider, model and operation."""
+Known = Sequence[tuple[Key, "Figures"]]
+"""Sorted by their keys."""
+Times = tuple[str, str, tuple[float, ...], Callable[["Figures"], Histogram]]
+"""Name, text and bounds of a histogram, and which of the figures it is."""
+
+
+class Figures:
+    """Of one provider, model and operation."""
+
+    __slots__ = ("_durations", "errors", "first_chunk", "first_token", "input", "output", "per_token", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """By tenant, then by kind."""
+        self.input = Histogram(USAGE_BUCKETS)
+        self.output = Histogram(USAGE_BUCKETS)
+        self.first_token = Histogram(FIRST_TOKEN_BUCKETS)
+        self.per_token = Histogram(PER_TOKEN_BUCKETS)
+        self.errors = Histogram(ERROR_BUCKETS)
+        self.first_chunk = Histogram(DURATION_BUCKETS)
+        """Of streams."""
+        self._durations: dict[str, Histogram] = {}
+
+    def duration(self, error: str) -> Histogram:
+        """Of exchanges with this error; "": with none."""
+        found = self._durations.get(error)
+        if found is None:
+            found = self._durations[error] = Histogram(DURATION_BUCKETS)
+        return found
+
+    def durations(self) -> list[tuple[str, Histogram]]:
+        return sorted(self._durations.items())
+
+
+_SERVER: tuple[Times, ...] = (
+    (
+        "gen_ai_server_time_to_first_token_seconds",
+        "From request to first content.",
+        FIRST_TOKEN_BUCKETS,
+        lambda figures: figures.first_token,
+    ),
+    (
+        "gen_ai_server_time_per_output_token_seconds",
+        "Between tokens behind the first.",
+        PER_TOKEN_BUCKETS,
+        lambda figures: figures.per_token,
+    ),
+)
+_ESTIMATE: Times = (
+    "flow_estimate_error_ratio",
+    "Estimated tokens against the provider's report.",
+    ERROR_BUCKETS,
+    lambda figures: figures.errors,
+)
+_SIZES: tuple[Times, ...] = (
+    (
+        "gen_ai_client_inference_operation_input_tokens",
+        "Input tokens of one exchange.",
+        USAGE_BUCKETS,
+        lambda figures: figures.input,
+    ),
+    (
+        "gen_ai_client_inference_operation_output_tokens",
+        "Output tokens of one exchange.",
+        USAGE_BUCKETS,
+        lambda figures: figures.output,
+    ),
+)
+_FIRST_CHUNK: Times = (
+    "gen_ai_client_inference_time_to_first_chunk_seconds",
+    "From request to the first bytes of a stream.",
+    DURATION_BUCKETS,
+    lambda figures: figures.first_chunk,
+)
+_EMBEDDED: Times = (
+    "gen_ai_client_embeddings_operation_input_tokens",
+    "Input tokens of one request for embeddings.",
+    USAGE_BUCKETS,
+    lambda figures: figures.input,
+)
+_USAGE = (
+    ("input_tokens", "input", "Input tokens, those of caches included."),
+    ("output_tokens", "output", "Output tokens, those of reasoning included."),
+    ("cache_read_input_tokens", "cached", "Of the input tokens, those read from the provider's cache."),
+    ("cache_write_input_tokens", "cache_written", "Of the input tokens, those written to the provider's cache."),
+    ("reasoning_output_tokens", "reasoning", "Of the output tokens, those of reasoning."),
+)
+
+
+def summed(known: Known) -> Iterator[Family]:
+    """What has the same names in both."""
+    yield counters("flow_tokens", "Tokens of ended exchanges.", _token_counts(known))
+    yield _by_old_labels(known, _ESTIMATE)
+
+
+def old_families(known: Known) -> Iterator[Family]:
+    usage: list[tuple[Labels, Histogram]] = []
+    for labels, group in _grouped(known):
+        for kind, histogram in (
+            ("input", joined([figures.input for figures in group], USAGE_BUCKETS)),
+            ("output", joined([figures.output for figures in group], USAGE_BUCKETS)),
+        ):
+            if histogram.count:
+                usage.append(({**labels, "gen_ai_token_type": kind}, histogram))
+    yield histograms("gen_ai_client_token_usage", "Tokens of one exchange.", USAGE_BUCKETS, usage)
+    for times in _SERVER:
+        yield _by_old_labels(known, times)
+
+
+def new_families(known: Known, providers: Mapping[str, str], *, replaces_old: bool) -> Iterator[Family]:
+    """`providers`: the convention's names, by the relay's. `replaces_old`: also those whose names are the old ones,
+    with the new labels."""
+    labelled = [(_new_labels(key, providers), figures) for key, figures in known]
+    of_inference = [(labels, figures) for labels, figures in labelled if labels["gen_ai_operation_name"] != EMBEDDINGS]
+    of_embeddings = [(labels, figures) for labels, figures in labelled if labels["gen_ai_operation_name"] == EMBEDDINGS]
+    for kind, found in (("inference", of_inference), ("embeddings", of_embeddings)):
+        text = "From request to the end of the exchange. error_type: its end or status, where it failed."
+        yield histograms(f"gen_ai_client_{kind}_duration_seconds", text, DURATION_BUCKETS, list(_durations(found)))
+    for times in (_FIRST_CHUNK, *_SIZES):
+        yield _told(of_inference, times)
+    yield _told(of_embeddings, _EMBEDDED)
+    for name, kind, text in _USAGE:
+        yield counters(f"gen_ai_client_inference_usage_{name}", text, list(_totals(of_inference, kind)))
+    if replaces_old:
+        for times in _SERVER:
+            yield _told(of_inference, times)
+
+
+def _by_old_labels(known: Known, times: Times) -> Family:
+    name, text, bounds, pick = times
+    found = ((labels, joined([pick(each) for each in group], bounds)) for labels, group in _grouped(known))
+    return histograms(name, text, bounds, [(labels, histogram) for labels, histogram in found if histogram.count])
+
+
+def _told(labelled: Iterable[tuple[Labels, Figures]], times: Times) -> Family:
+    name, text, bounds, pick = times
+    found = ((labels, pick(figures)) for labels, figures in labelled)
+    return histograms(name, text, bounds, [(labels, histogram) for labels, histogram in found if histogram.count])
+
+
+def _durations(labelled: Iterable[tuple[Labels, Figures]]) -> Iterator[tuple[Labels, Histogram]]:
+    for labels, figures in labelled:
+        for error, histogram in figures.durations():
+            yield ({**labels, "error_type": error} if error else labels), histogram
+
+
+def _totals(labelled: Iterable[tuple[Labels, Figures]], kind: str) -> Iterator[tuple[Labels, float]]:
+    for labels, figures in labelled:
+        if total := sum(kinds[kind] for kinds in figures.tokens.values()):
+            yield {**labels, "gen_ai_token_modality": "unknown"}, total
+
+
+def _grouped(known: Known) -> list[tuple[Labels, list[Figures]]]:
+    """By provider and model."""
+    groups: dict[tuple[str, str], list[Figures]] = {}
+    for (upstream, model, _), figures in known:
+        groups.setdefault((upstream, model), []).append(figures)
+    return [(_old_labels(*key), group) for key, group in groups.items()]
+
+
+def _old_labels(upstream: str, model: str) -> Labels:
+    return {"gen_ai_provider_name": upstream, "gen_ai_request_model": model}
+
+
+def _new_labels(key: Key, providers: Mapping[str, str]) -> Labels:
+    upstream, model, operation = key
+    return {
+        "gen_ai_operation_name": operation,
+        "gen_ai_provider_name": providers.get(upstream, upstream),
+        "gen_ai_request_model": model,
+        "upstream": upstream,
+    }
+
+
+def _token_counts(known: Known) -> Iterator[tuple[Labels, float]]:
+    for labels, group in _grouped(known):
+        tenants: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for figures in group:
+            for tenant, kinds in figures.tokens.items():
+                tenants[tenant].update(kinds)
+        for tenant, kinds in sorted(tenants.items()):
+            for kind, number in sorted(kinds.items()):
+                yield {**labels, "tenant": tenant, "type": kind}, number
