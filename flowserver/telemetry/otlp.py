@@ -33,6 +33,8 @@ SERVER = b"\x30\x02"
 def varint(number: int) -> bytes:
     if number < 128:
         return _BYTE[number]
+    if number < 1 << 14:
+        return bytes((number & 127 | 128, number >> 7))
     data = bytearray()
     while number > 127:
         data.append(number & 127 | 128)

@@ -6,7 +6,6 @@ where they have some, else begin with `flow.`. Bodies, queries and credentials a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 from ..dialects.base import RequestParams
@@ -53,7 +52,7 @@ def span(exchange: ExchangeRecord, trace: RequestTrace, *, epoch: float, scheme:
         fields.append(text(SPAN_ATTRIBUTE, "error.type", failure))
         if _is_failed(exchange):
             fields.append(otlp.failed(exchange.error.message if exchange.error is not None else ""))
-    events = sorted(_events(exchange, trace), key=_moment)
+    events = _events(exchange, trace)
     for at, name, attributes in events[:MOST_EVENTS]:
         fields.append(otlp.event(_nanoseconds(at + epoch), name, attributes))
     left_out = 2 * trace.pauses_left_out + len(events[MOST_EVENTS:])
@@ -234,23 +233,23 @@ def _is_failed(exchange: ExchangeRecord) -> bool:
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
-def _events(exchange: ExchangeRecord, trace: RequestTrace) -> Iterator[Event]:
-    for number, attempt in enumerate(trace.attempts, 1):
-        yield _attempt(attempt, number)
+def _events(exchange: ExchangeRecord, trace: RequestTrace) -> list[Event]:
+    """In order."""
+    events = [_attempt(attempt, number) for number, attempt in enumerate(trace.attempts, 1)]
     if exchange.first_token_at is not None:
-        yield exchange.first_token_at, "flow.first_token", b""
+        events.append((exchange.first_token_at, "flow.first_token", b""))
     elif exchange.first_byte_at is not None:
-        yield exchange.first_byte_at, "flow.first_byte", b""
+        events.append((exchange.first_byte_at, "flow.first_byte", b""))
     for pause in trace.pauses:
         reason = text(EVENT_ATTRIBUTE, "flow.pause.reason", (pause.reason.name or "").lower())
-        yield pause.since, "flow.paused", reason
-        yield (
-            pause.until,
-            "flow.resumed",
-            reason + real(EVENT_ATTRIBUTE, "flow.pause.seconds", pause.until - pause.since),
-        )
+        seconds = real(EVENT_ATTRIBUTE, "flow.pause.seconds", pause.until - pause.since)
+        events.append((pause.since, "flow.paused", reason))
+        events.append((pause.until, "flow.resumed", reason + seconds))
     if exchange.end is EndReason.BUDGET or exchange.end is EndReason.QUOTA:
-        yield _cut(exchange, trace)
+        events.append(_cut(exchange, trace))
+    if len(events) > 2:
+        events.sort(key=_moment)
+    return events
 
 
 def _attempt(attempt: AttemptTrace, number: int) -> Event:
@@ -291,4 +290,4 @@ def _moment(event: Event) -> float:
 
 
 def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)
+    return int(seconds * 1e9)
