@@ -140,6 +140,13 @@ DRAINED = RelayError(
     EndReason.RELAY_STOPPED,
     retry_after=1,
 )
+NO_WEBSOCKET = RelayError(
+    426,
+    "websocket_not_allowed",
+    "No WebSocket passes by this route. Use HTTP requests, or set `websocket` of the route (FLOW_WEBSOCKET).",
+    Party.CLIENT,
+    EndReason.REFUSED,
+)
 LOOP = RelayError(
     508,
     "loop_detected",

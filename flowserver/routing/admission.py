@@ -11,12 +11,14 @@ from ..dialects.base import Format
 from ..errors import LOOP, TOO_MANY_OF_CLIENT, RelayError
 from ..flow.memory_budget import STREAM
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
+from ..http.websocket import handshake
 from ..quota.traffic_class import class_of
 from ..relay.account import Account, AccountSettings
 from ..relay.context import ExchangeContext
 from ..relay.cors import Cors, is_preflight
 from ..relay.exchange import Exchange
 from ..relay.interfaces import DownstreamStream
+from ..relay.tunnel import Tunnel
 from .context import RoutingContext
 from .dispatcher import Dispatcher
 from .routes import join_target
@@ -50,8 +52,11 @@ class Admission:
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
         request_id = given_request_id(request) or self._new_request_id()
         self._context.memory.spend(STREAM)
+        kind = Exchange
+        if request.is_tunnel:
+            kind, request = Tunnel, handshake(request)
         account = self._open_account(request)
-        exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
+        exchange = kind(request, downstream, self._context, request_id=request_id, account=account)
         asked = class_of(request)
         if downstream.client.is_over_limit:
             exchange.refuse(TOO_MANY_OF_CLIENT)
