@@ -31,10 +31,13 @@ def asks_for_websocket(head: RequestHead) -> bool:
     return any(option.strip().lower() == b"upgrade" for option in options.split(b","))
 
 
-def handshake(request: RequestHead) -> RequestHead:
+def handshake(request: RequestHead, *, is_read: bool) -> RequestHead:
     """`request`, which `is_tunnel`, as all others are that lead on to a provider: over HTTP/1.1, without a body, and
-    with a key that it shows as a subprotocol in the field where such keys are."""
+    with a key that it shows as a subprotocol in the field where such keys are. `is_read`: the relay reads what passes,
+    so that no extension may change it."""
     headers, protocols = request.headers, request.find(PROTOCOLS)
+    if is_read:
+        headers = [field for field in headers if field[0] != EXTENSIONS]
     if protocols is not None and protocols.find(_KEY_PROTOCOL) >= 0:
         headers = _with_shown_key(headers)
     if request.http_version == b"2":
@@ -69,3 +72,9 @@ def is_accepted(request: RequestHead, head: ResponseHead) -> bool:
         return False
     digest = sha1(key + _GUID, usedforsecurity=False).digest()
     return head.find(ACCEPT) == binascii.b2a_base64(digest, newline=False)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A server's Close frame (RFC 6455 section 5.5.1). `reason` is cut where it is too long."""
+    payload = code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
+    return bytes((0x88, len(payload))) + payload

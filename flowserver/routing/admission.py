@@ -8,6 +8,7 @@ from itertools import count
 
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
+from ..dialects.realtime import is_realtime
 from ..errors import LOOP, TOO_MANY_OF_CLIENT, RelayError
 from ..flow.memory_budget import STREAM
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
@@ -54,7 +55,7 @@ class Admission:
         self._context.memory.spend(STREAM)
         kind = Exchange
         if request.is_tunnel:
-            kind, request = Tunnel, handshake(request)
+            kind, request = Tunnel, handshake(request, is_read=is_realtime(request.target.decode("ascii")))
         account = self._open_account(request)
         exchange = kind(request, downstream, self._context, request_id=request_id, account=account)
         asked = class_of(request)

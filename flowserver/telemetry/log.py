@@ -102,6 +102,8 @@ class Log:
             "paused_ms": _ms(exchange.paused_seconds),
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
+        if exchange.tunnel_seconds is not None:
+            fields["tunnel_ms"] = _ms(exchange.tunnel_seconds)
         if first is not None:
             fields["slow"] = max(exchange.limited, key=exchange.limited.__getitem__)
         if exchange.queued >= MOMENT:

@@ -27,6 +27,7 @@ from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
 from .snapshot import encoded
 from .tokens import TokenMetrics
+from .tunnels import TunnelTotals
 
 FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -85,7 +86,17 @@ class _Totals:
     """What exchanges add up to. Each sum is of whole numbers, so that it is the same in whatever order it is made: a
     total that is less by a rounding looks to Prometheus like a restart, and the whole of it like an increase."""
 
-    __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "limited", "writes", "writes_full")
+    __slots__ = (
+        "bytes_down",
+        "bytes_up",
+        "chunks",
+        "fast_chunks",
+        "heartbeats",
+        "limited",
+        "tunnels",
+        "writes",
+        "writes_full",
+    )
 
     def __init__(self) -> None:
         self.limited = dict.fromkeys(Holder, 0)
@@ -97,6 +108,7 @@ class _Totals:
         self.writes = 0
         self.writes_full = 0
         self.heartbeats = 0
+        self.tunnels = TunnelTotals()
 
     def add(self, exchange: ExchangeRecord) -> None:
         self.writes += exchange.writes
@@ -106,6 +118,8 @@ class _Totals:
         self.chunks += exchange.chunks_down
         self.fast_chunks += exchange.fast_chunks
         self.heartbeats += exchange.heartbeats
+        if exchange.tunnel_seconds is not None:
+            self.tunnels.add(exchange, exchange.tunnel_seconds)
         for holder, seconds in exchange.limited.items():
             self.limited[holder] += round(seconds * NANO)
 
@@ -310,6 +324,7 @@ class Metrics:
         yield counter("flow_writes", "Chunks written towards clients.", totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
         yield counter("flow_writes_full", text, totals.writes_full)
+        yield from totals.tunnels.families()
 
     def _pauses(self) -> Iterator[Family]:
         names = [(reason, (reason.name or "").lower()) for reason in Reason]
