@@ -118,7 +118,8 @@ class PlainMessage:
 
     __slots__ = ("_closes", "_ended", "_left", "_method", "bodiless", "chunked", "head_sent")
 
-    awaits_continue = is_tunnel = False
+    awaits_continue = False
+    is_tunnel = False
 
     def __init__(self, request: RequestHead) -> None:
         self._method = request.method
@@ -229,7 +230,8 @@ class H11Message:
 
     __slots__ = ("_h11", "_is_1_1", "_method", "_upload", "bodiless", "chunked")
 
-    may_skip = is_tunnel = False
+    may_skip = False
+    is_tunnel = False
 
     def __init__(self, request: RequestHead, connection: h11.Connection) -> None:
         self._h11 = connection

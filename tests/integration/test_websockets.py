@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close, Opcode
@@ -270,6 +271,17 @@ async def test_a_tenants_tunnels_are_limited(lab: Lab, tmp_path: Path) -> None:
     assert (await _refusal(relay.port, "/v1/unknown?model=gpt-1", **AUTHORIZED))[0] == 403
 
 
+async def _answer_all(socket: ClientConnection) -> int:
+    """Returns how many events came."""
+    seen = 0
+    with contextlib.suppress(ConnectionClosed):
+        async for message in socket:
+            assert orjson.loads(message)["type"] == "response.done"
+            seen += 1
+            await socket.send("more")
+    return seen
+
+
 async def test_the_tokens_of_realtime_events_are_charged_and_end_the_tunnel(lab: Lab, tmp_path: Path) -> None:
     async def answers(connection: ServerConnection) -> None:
         for number in range(11):
@@ -280,14 +292,9 @@ async def test_the_tokens_of_realtime_events_are_charged_and_end_the_tunnel(lab:
                 await connection.recv()
 
     _, relay = await _limited(lab, tmp_path, answers, "tokens_per_day = 1050")
-    seen = 0
     async with client(relay.port, REALTIME, **AUTHORIZED) as socket:
         assert not socket.protocol.extensions
-        async for message in socket:
-            assert orjson.loads(message)["type"] == "response.done"
-            seen += 1
-            if seen < 11:
-                await socket.send("more")
+        seen = await _answer_all(socket)
     assert (socket.close_code, socket.close_reason) == (1008, "The quota of tokens is used up.")
     assert seen == 11
     [line] = await relay.access()
