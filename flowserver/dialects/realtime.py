@@ -97,7 +97,8 @@ class RealtimeUsage:
 
     def _read_report(self, text: bytes) -> None:
         event = parse(text)
-        if event is None or event.get("type") not in _REPORTS:
+        kind = event.get("type") if event is not None else None
+        if event is None or type(kind) is not str or kind not in _REPORTS:
             return
         report = event.get("usage") or mapping(event.get("response")).get("usage")
         if type(report) is not dict:
@@ -110,5 +111,5 @@ class RealtimeUsage:
         usage.output = (usage.output or 0) + (new.output or 0)
         if cached is not None:
             usage.cached = (usage.cached or 0) + cached
-        if event["type"] == "response.done":
+        if kind == "response.done":
             self._last_input = new.input or 0

@@ -35,10 +35,10 @@ def handshake(request: RequestHead, *, is_read: bool) -> RequestHead:
     """`request`, which `is_tunnel`, as all others are that lead on to a provider: over HTTP/1.1, without a body, and
     with a key that it shows as a subprotocol in the field where such keys are. `is_read`: the relay reads what passes,
     so that no extension may change it."""
-    headers, protocols = request.headers, request.find(PROTOCOLS)
+    headers = request.headers
     if is_read:
         headers = [field for field in headers if field[0] != EXTENSIONS]
-    if protocols is not None and protocols.find(_KEY_PROTOCOL) >= 0:
+    if any(name == PROTOCOLS and value.find(_KEY_PROTOCOL) >= 0 for name, value in headers):
         headers = _with_shown_key(headers)
     if request.http_version == b"2":
         nonce = base64.b64encode(os.urandom(16))

@@ -89,7 +89,7 @@ def test_over_http2_the_relay_makes_the_key() -> None:
         (FIELDS.replace(b"keep-alive, Upgrade", b"keep-alive"), b"GET / HTTP/1.1\r\n", 501),
         (FIELDS, b"POST / HTTP/1.1\r\n", 501),
         (FIELDS, b"GET / HTTP/1.0\r\n", 501),
-        (FIELDS.replace(b"WebSocket", b"h2c, websocket"), b"GET / HTTP/1.1\r\n", 501),
+        (FIELDS.replace(b"Upgrade: WebSocket", b"Upgrade: h2c, websocket"), b"GET / HTTP/1.1\r\n", 501),
         (FIELDS + b"Content-Length: 5\r\n", b"GET / HTTP/1.1\r\n", 400),
         (FIELDS + b"Transfer-Encoding: chunked\r\n", b"GET / HTTP/1.1\r\n", 400),
     ],
