@@ -156,7 +156,8 @@ class Account:
 
         def admitted(error: RelayError | None) -> None:
             left = quota.quota_left
-            if left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None):
+            tells = left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None)
+            if tells and self.realtime is None:
                 self.bound(left)  # the provider gets it as the bound, and ends the answer by itself
             done(error)
 
