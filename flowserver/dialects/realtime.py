@@ -33,8 +33,8 @@ def is_realtime(target: str) -> bool:
 
 
 def models_in_query(target: str) -> list[str]:
-    """The models that the query of `target` names: more than one can be read in two ways."""
-    return [unquote(value) for name, value in _parameters(target) if unquote(name) in _MODELS]
+    """The models that the query of `target` names, in any spelling: more than one can be read in two ways."""
+    return [unquote(value) for name, value in _parameters(target) if unquote(name).lower() in _MODELS]
 
 
 def with_model_in_query(target: str, other: str) -> str:
@@ -42,7 +42,7 @@ def with_model_in_query(target: str, other: str) -> str:
     path, mark, query = target.partition("?")
     parameters = query.split("&")
     for index, (name, _) in enumerate(_parameters(target)):
-        if unquote(name) in _MODELS:
+        if unquote(name).lower() in _MODELS:
             parameters[index] = f"{name}={quote(other, safe='')}"
     return path + mark + "&".join(parameters)
 

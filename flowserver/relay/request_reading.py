@@ -122,7 +122,7 @@ class RequestReading:
         body = self._body
         self._is_limited = limited
         if self._request.is_tunnel and len(models_in_query(self._target)) > 1:
-            return bad_request("The query names more than one model.")
+            return bad_request("The query names more than one model.", code="ambiguous_model")
         if body is None:
             return None
         if body.error is not None and (body.is_ambiguous or limited):

@@ -38,7 +38,7 @@ def test_which_paths_speak_it(target: str, known: bool) -> None:
 def test_models_in_the_query() -> None:
     assert models_in_query("/v1/realtime") == []
     assert models_in_query("/v1/realtime?model=gpt%2Fa&x") == ["gpt/a"]
-    assert models_in_query("/v1/realtime?m%6fdel=a&deployment=b") == ["a", "b"]
+    assert models_in_query("/v1/realtime?m%6fdel=a&Deployment=b") == ["a", "b"]
     assert with_model_in_query("/v1/realtime?a=1&model=b&c", "d/e f") == "/v1/realtime?a=1&model=d%2Fe%20f&c"
 
 

@@ -205,7 +205,7 @@ async def test_routes_choose_by_path_and_model(lab: Lab, tmp_path: Path) -> None
     async with client(relay.port):
         assert len(other.connections) == 1
     assert await _refusal(relay.port, "/v1/realtime") == (404, "no_route")
-    assert await _refusal(relay.port, "/v1/realtime?model=gpt-a&model=gpt-b") == (400, "bad_request")
+    assert await _refusal(relay.port, "/v1/realtime?model=gpt-a&model=gpt-b") == (400, "ambiguous_model")
     assert [line.get("model") for line in await relay.access(4)] == ["gpt-mine", None, None, "gpt-a"]
 
 
