@@ -53,11 +53,14 @@ class Admission:
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
         request_id = given_request_id(request) or self._new_request_id()
         self._context.memory.spend(STREAM)
-        kind = Exchange
+        exchange: Exchange
         if request.is_tunnel:
-            kind, request = Tunnel, handshake(request, is_read=is_realtime(request.target.decode("ascii")))
-        account = self._open_account(request)
-        exchange = kind(request, downstream, self._context, request_id=request_id, account=account)
+            request = handshake(request, is_read=is_realtime(request.target.decode("ascii")))
+            account = self._open_account(request)
+            exchange = Tunnel(request, downstream, self._context, request_id=request_id, account=account)
+        else:
+            account = self._open_account(request)
+            exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
         asked = class_of(request)
         if downstream.client.is_over_limit:
             exchange.refuse(TOO_MANY_OF_CLIENT)
