@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from openai import AsyncOpenAI
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -453,9 +454,12 @@ async def test_a_drain_ends_tunnels_at_its_end(lab: Lab, path: str) -> None:
 
 # --- bounds ---
 
+ANSWERS = 16 << 20
+ANSWERS_BOUND = 4 << 20
+"""Most of this is in the provider's own kernel."""
 FLOOD = 60 << 20
 BOUND = 24 << 20
-"""What the kernels of both connections may hold, and the peers' own buffers; the relay holds far less."""
+"""For uploads both kernels may hold several megabytes, and the peers' own buffers as well."""
 
 
 async def test_a_client_that_stops_reading_stops_the_provider(lab: Lab) -> None:
@@ -463,7 +467,7 @@ async def test_a_client_that_stops_reading_stops_the_provider(lab: Lab) -> None:
 
     async def flood(connection: ServerConnection) -> None:
         nonlocal sent
-        while sent < FLOOD:
+        while sent < ANSWERS:
             await connection.send(b"x" * 65536)
             sent += 65536
 
@@ -477,13 +481,38 @@ async def test_a_client_that_stops_reading_stops_the_provider(lab: Lab) -> None:
         while before != sent:
             before = sent
             await asyncio.sleep(0.2)
-        assert sent < BOUND
+        assert sent < ANSWERS_BOUND
         assert relay.exchanges[0].held < 1 << 18
         received = len(wire.buffer)
         wire.buffer.clear()
-        while received < FLOOD:
+        while received < ANSWERS:
             received += len(await wire.receive(1 << 20))
         wire.close()
+
+
+async def test_a_shut_window_of_http2_stops_the_provider(lab: Lab) -> None:
+    sent = 0
+
+    async def flood(connection: ServerConnection) -> None:
+        nonlocal sent
+        await connection.recv()
+        while sent < ANSWERS // 3:
+            await connection.send(b"x" * 65536)
+            sent += 65536
+
+    _, relay = await _pair(lab, flood)
+    socket = await H2WebSocket.open(lab, relay.port)
+    socket.wire.peer.stalled.add(socket.stream_id)
+    await socket.send("go")
+    await eventually(lambda: relay.exchanges and relay.exchanges[0].state() == "paused")
+    before = -1
+    while before != sent:
+        before = sent
+        await asyncio.sleep(0.2)
+    assert sent < ANSWERS_BOUND
+    assert relay.exchanges[0].held < 1 << 18
+    socket.wire.peer.release(socket.stream_id)
+    await socket.wire.until(lambda: len(socket.answer.body) > ANSWERS // 3)
 
 
 async def test_a_provider_that_stops_reading_stops_the_client(lab: Lab) -> None:
@@ -551,3 +580,51 @@ async def test_several_workers(lab: Lab) -> None:
         await socket.close()
     await eventually(lambda: relay.events().count("access") == 6)
     assert {line["end"] for line in relay.lines if line["event"] == "access"} == {"complete"}
+
+
+async def test_the_admin_listener_has_none(lab: Lab) -> None:
+    _, relay = await _pair(lab)
+    wire = await lab.client(relay.admin_port)
+    await wire.send(request("GET", "/metrics", list(HANDSHAKE)))
+    answer = await wire.response()
+    assert answer.status != 101
+    assert await wire.rest() == (b"", End.CLOSED)
+
+
+async def test_a_reload_decides_for_new_handshakes_only(lab: Lab, tmp_path: Path) -> None:
+    upstream = await provider(lab)
+
+    def config(allowed: str) -> str:
+        return toml(tmp_path, {"only": upstream.url}, f'[[routes]]\nupstreams = ["only"]\nwebsocket = {allowed}\n')
+
+    relay = await lab.process(None, config=config("true"))
+    async with client(relay.port) as socket:
+        config("false")
+        relay.signal(signal.SIGHUP)
+        await eventually(lambda: "reloaded" in relay.events())
+        await socket.send("still there")
+        assert await socket.recv() == "still there"
+        assert (await _refusal(relay.port))[0] == 426
+        config("true")
+        relay.signal(signal.SIGHUP)
+        await eventually(lambda: relay.events().count("reloaded") == 2)
+        async with client(relay.port) as other:
+            await other.send("a new one")
+            assert await other.recv() == "a new one"
+
+
+async def test_openai_s_own_library(lab: Lab, tmp_path: Path) -> None:
+    async def answers(connection: ServerConnection) -> None:
+        async for message in connection:
+            assert orjson.loads(message)["type"] == "response.create"
+            await connection.send(response_done(1, input_tokens=7, output_tokens=5))
+
+    _, relay = await _limited(lab, tmp_path, answers, "tokens_per_day = 1000")
+    library = AsyncOpenAI(api_key=KEY, base_url=f"{relay.url}/v1", websocket_base_url=f"ws://127.0.0.1:{relay.port}/v1")
+    async with library.realtime.connect(model="gpt-realtime") as connection:
+        await connection.response.create()
+        event = await connection.recv()
+        assert event.type == "response.done"
+    await library.close()
+    [line] = await relay.access()
+    assert (line["model"], line["input_tokens"], line["output_tokens"]) == ("gpt-realtime", 7, 5)
