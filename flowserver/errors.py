@@ -149,6 +149,13 @@ ENDED_BY_OPERATOR = RelayError(
     Party.RELAY,
     EndReason.ENDED_BY_OPERATOR,
 )
+NO_WEBSOCKET = RelayError(
+    426,
+    "websocket_not_allowed",
+    "No WebSocket passes by this route. Use HTTP requests, or set `websocket` of the route (FLOW_WEBSOCKET).",
+    Party.CLIENT,
+    EndReason.REFUSED,
+)
 LOOP = RelayError(
     508,
     "loop_detected",

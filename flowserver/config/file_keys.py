@@ -376,6 +376,7 @@ ROUTE_KEYS = (
         "In place of FLOW_DISCONNECT.",
         inherits="disconnect",
     ),
+    Key("websocket", FLAG, "In place of FLOW_WEBSOCKET.", inherits="websocket"),
     Key(
         "outliers",
         Kind("`true` or table", _outliers, {"anyOf": [{"const": True}, table_schema(OUTLIER_KEYS)]}),

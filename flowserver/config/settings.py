@@ -193,6 +193,9 @@ class Config(TraceSettings):
     upstream_dialect: str | None = setting(
         "", DIALECT, PROVIDERS, doc="Provider profile, such as `vllm` or `xai`. Empty: detected from the host name."
     )
+    websocket: bool = setting(
+        "off", SWITCH, PROVIDERS, doc="Whether WebSockets pass, see [http.md](http.md#websockets)."
+    )
     upstream_ca: str | None = setting(
         "",
         FILE,

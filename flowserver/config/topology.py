@@ -114,6 +114,8 @@ class RouteSpec:
     """Seconds; None: no limit."""
     hedge_share: float = 0.0
     """Of requests and their input tokens; 0: no hedges."""
+    websocket: bool = False
+    """Whether WebSockets pass."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ class RequestHead:
         "has_body",
         "headers",
         "http_version",
+        "is_tunnel",
         "method",
         "target",
     )
@@ -141,6 +142,8 @@ class RequestHead:
         """b"1.0", b"1.1" or b"2"."""
         self.content_length = content_length
         self.has_body = has_body
+        self.is_tunnel = False
+        """Whether it asks for a WebSocket (RFC 6455, RFC 8441)."""
         self.body_follows = False
         """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
         self.awaits_whole = False
@@ -322,7 +325,9 @@ def request_for_upstream(
     if b"via" in head.fields:
         via = b", ".join([*(value for name, value in head.headers if name == b"via"), via])
     headers += ((b"accept-encoding", b"identity"), (b"via", via), (b"x-request-id", request_id))
-    return RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
+    sent = RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
+    sent.is_tunnel = head.is_tunnel
+    return sent
 
 
 def is_traceparent(value: bytes) -> bool:

@@ -8,9 +8,11 @@ from itertools import count
 
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
+from ..dialects.realtime import is_realtime
 from ..errors import LOOP, TOO_MANY_OF_CLIENT, RelayError
 from ..flow.memory_budget import STREAM
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
+from ..http.websocket import handshake
 from ..quota.traffic_class import class_of
 from ..relay.account import Account, AccountSettings
 from ..relay.context import ExchangeContext
@@ -18,6 +20,7 @@ from ..relay.cors import Cors, is_preflight
 from ..relay.exchange import Exchange
 from ..relay.interfaces import DownstreamStream
 from ..relay.request_trace import Tracer
+from ..relay.tunnel import Tunnel
 from .context import RoutingContext
 from .dispatcher import Dispatcher
 from .routes import join_target
@@ -55,8 +58,14 @@ class Admission:
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
         request_id = given_request_id(request) or self._new_request_id()
         self.context.memory.spend(STREAM)
-        account = self._open_account(request)
-        exchange = Exchange(request, downstream, self.context, request_id=request_id, account=account)
+        exchange: Exchange
+        if request.is_tunnel:
+            request = handshake(request, is_read=is_realtime(request.target.decode("ascii")))
+            account = self._open_account(request)
+            exchange = Tunnel(request, downstream, self.context, request_id=request_id, account=account)
+        else:
+            account = self._open_account(request)
+            exchange = Exchange(request, downstream, self.context, request_id=request_id, account=account)
         asked = class_of(request)
         if downstream.client.is_over_limit:
             exchange.refuse(TOO_MANY_OF_CLIENT)

@@ -126,7 +126,8 @@ class Attempt:
 
     def open(self, request: RequestHead) -> None:
         """Ask the provider; once, before anything else."""
-        self._stream = stream = self.host.connector.open(request, self)
+        connector = self.host.tunnels if request.is_tunnel else self.host.connector
+        self._stream = stream = connector.open(request, self)
         self.send_data = stream.send_data
 
     def send_end(self) -> None:

@@ -85,6 +85,7 @@ class UpstreamHost:
         "retries",
         "settings",
         "started",
+        "tunnels",
         "usage_option",
     )
 
@@ -101,7 +102,8 @@ class UpstreamHost:
         self.settings = settings
         self.authority = settings.url.authority.encode("ascii")
         self.deadlines = deadlines
-        self.connector = connector
+        self.connector = self.tunnels = connector
+        """`tunnels`: of those; its own where a route leads WebSockets here."""
         self.health = health
         self.cooldowns = cooldowns
         self.places = places

@@ -107,6 +107,8 @@ class Log:
             "paused_ms": _ms(exchange.paused_seconds),
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
+        if exchange.tunnel_seconds is not None:
+            fields["tunnel_ms"] = _ms(exchange.tunnel_seconds)
         if first is not None:
             limited = exchange.limited
             fields["slow"] = _PROVIDER if len(limited) == 1 else max(limited, key=limited.__getitem__)

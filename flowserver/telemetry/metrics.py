@@ -33,6 +33,7 @@ from .requests import RequestMetrics
 from .snapshot import encoded
 from .tokens import TokenMetrics
 from .traces import SpanTracer
+from .tunnels import TunnelTotals
 
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -90,7 +91,17 @@ class _Totals:
     """What exchanges add up to. Each sum is of whole numbers, so that it is the same in whatever order it is made: a
     total that is less by a rounding looks to Prometheus like a restart, and the whole of it like an increase."""
 
-    __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "limited", "writes", "writes_full")
+    __slots__ = (
+        "bytes_down",
+        "bytes_up",
+        "chunks",
+        "fast_chunks",
+        "heartbeats",
+        "limited",
+        "tunnels",
+        "writes",
+        "writes_full",
+    )
 
     def __init__(self) -> None:
         self.limited = dict.fromkeys(Holder, 0)
@@ -102,6 +113,7 @@ class _Totals:
         self.writes = 0
         self.writes_full = 0
         self.heartbeats = 0
+        self.tunnels = TunnelTotals()
 
     def add(self, exchange: ExchangeRecord) -> None:
         self.writes += exchange.writes
@@ -111,6 +123,8 @@ class _Totals:
         self.chunks += exchange.chunks_down
         self.fast_chunks += exchange.fast_chunks
         self.heartbeats += exchange.heartbeats
+        if exchange.tunnel_seconds is not None:
+            self.tunnels.add(exchange, exchange.tunnel_seconds)
         for holder, seconds in exchange.limited.items():
             self.limited[holder] += round(seconds * NANO)
 
@@ -352,6 +366,7 @@ class Metrics:
         yield counter("flow_writes", "Chunks written towards clients.", totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
         yield counter("flow_writes_full", text, totals.writes_full)
+        yield from totals.tunnels.families()
 
     def _pauses(self) -> Iterator[Family]:
         names = [(reason, (reason.name or "").lower()) for reason in Reason]
