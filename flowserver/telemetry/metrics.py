@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Protocol
 
@@ -15,7 +14,6 @@ from ..flow.read_gate import PauseTotals, Reason
 from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.interfaces import H2Totals
-from ..relay.limited_time import Holder
 from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
@@ -32,8 +30,8 @@ from .reload_figures import ReloadFigures
 from .requests import RequestMetrics
 from .snapshot import encoded
 from .tokens import TokenMetrics
+from .totals import NANO, Census, Totals
 from .traces import SpanTracer
-from .tunnels import TunnelTotals
 
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -84,94 +82,8 @@ class StoreFigures(Protocol):
     def failover(self) -> FailoverFigures | None: ...
 
 
-NANO = 1_000_000_000
-
-
-class _Totals:
-    """What exchanges add up to. Each sum is of whole numbers, so that it is the same in whatever order it is made: a
-    total that is less by a rounding looks to Prometheus like a restart, and the whole of it like an increase."""
-
-    __slots__ = (
-        "bytes_down",
-        "bytes_up",
-        "chunks",
-        "fast_chunks",
-        "heartbeats",
-        "limited",
-        "tunnels",
-        "writes",
-        "writes_full",
-    )
-
-    def __init__(self) -> None:
-        self.limited = dict.fromkeys(Holder, 0)
-        """Nanoseconds."""
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.chunks = 0
-        self.fast_chunks = 0
-        self.writes = 0
-        self.writes_full = 0
-        self.heartbeats = 0
-        self.tunnels = TunnelTotals()
-
-    def add(self, exchange: ExchangeRecord) -> None:
-        self.writes += exchange.writes
-        self.writes_full += exchange.writes_full
-        self.bytes_up += exchange.bytes_up
-        self.bytes_down += exchange.bytes_down
-        self.chunks += exchange.chunks_down
-        self.fast_chunks += exchange.fast_chunks
-        self.heartbeats += exchange.heartbeats
-        if exchange.tunnel_seconds is not None:
-            self.tunnels.add(exchange, exchange.tunnel_seconds)
-        for holder, seconds in exchange.limited.items():
-            self.limited[holder] += round(seconds * NANO)
-
-
-AT_A_TIME = 20
-"""Exchanges that are added up in one piece of work."""
 LAST_ENDS = 50
 """Exchanges that are remembered after their end."""
-
-
-class _Census:
-    """Totals of ended and open exchanges, taken while the relay goes on.
-
-    Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
-    So no total is less than one of an earlier census.
-    """
-
-    __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
-
-    def __init__(self, ended: _Totals, live: set[RecordedExchange]) -> None:
-        self.totals = deepcopy(ended)
-        self._left = live.copy()
-        self.open = 0
-        self.paused = 0
-        self.without_tokens = 0
-        self.held = 0
-        self.tokens = 0
-
-    def look(self) -> Iterator[bytes]:
-        """Add up the open exchanges. Yields empty pieces in between."""
-        while self._left:
-            for _ in range(min(AT_A_TIME, len(self._left))):
-                self._add(self._left.pop().record())
-            yield b""
-
-    def exchange_ended(self, exchange: RecordedExchange, record: ExchangeRecord) -> None:
-        if exchange in self._left:
-            self._left.discard(exchange)
-            self.totals.add(record)
-
-    def _add(self, exchange: ExchangeRecord) -> None:
-        self.totals.add(exchange)
-        self.open += 1
-        self.paused += exchange.state == "paused"
-        self.without_tokens += exchange.state == "waiting_for_tokens"
-        self.held += exchange.held
-        self.tokens += exchange.account.output
 
 
 class Metrics:
@@ -221,8 +133,8 @@ class Metrics:
         """Exchanges that ended, by reason."""
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
-        self._ended_totals = _Totals()
-        self._under_way: list[_Census] = []
+        self._ended_totals = Totals()
+        self._under_way: list[Census] = []
         self._first_byte = Histogram(WAIT_BUCKETS)
         self._held = Histogram(HELD_BUCKETS)
         self._queue_waits: defaultdict[tuple[str, TrafficClass], Histogram] = defaultdict(_queue_histogram)
@@ -307,7 +219,7 @@ class Metrics:
         return self._told(encoded)
 
     def _told(self, form: Callable[[Family], Iterator[bytes]]) -> Generator[bytes, None, None]:
-        census = _Census(self._ended_totals, self.open)
+        census = Census(self._ended_totals, self.open)
         self._under_way.append(census)
         try:
             yield from census.look()
@@ -318,7 +230,7 @@ class Metrics:
         for family in (*(yield from self.process.collect()), *garbage_collection()):
             yield from form(family)
 
-    def _families(self, census: _Census) -> Iterator[Family]:
+    def _families(self, census: Census) -> Iterator[Family]:
         totals = census.totals
         yield build_info()
         if self.reloads is not None:
@@ -354,7 +266,7 @@ class Metrics:
         if self.tracer is not None:
             yield from self.tracer.families()
 
-    def _traffic(self, totals: _Totals) -> Iterator[Family]:
+    def _traffic(self, totals: Totals) -> Iterator[Family]:
         directions = (("down", totals.bytes_down), ("up", totals.bytes_up))
         yield counters("flow_body_bytes", "Body bytes relayed.", _labelled("direction", directions))
         if self.uploads is not None:
@@ -376,7 +288,7 @@ class Metrics:
         text = "Seconds for which reading was stopped, of pauses that are over."
         yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
 
-    def _limited(self, totals: _Totals) -> Iterator[Family]:
+    def _limited(self, totals: Totals) -> Iterator[Family]:
         text = "Seconds of answers from their first bytes on, by who held them. network: the path to the client."
         limited = [({"by": str(holder)}, nanoseconds / NANO) for holder, nanoseconds in totals.limited.items()]
         yield counters("flow_limited_seconds", text, limited)
