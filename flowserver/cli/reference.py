@@ -16,12 +16,17 @@ from ..telemetry.snapshot import Table
 
 _SETTINGS = """# Settings
 
-All settings are environment variables. They are read once, at the start, and `flowserver check` prints them with every
-mistake in them. What belongs to one provider, route or tenant is set in the [file](#the-file) of `FLOW_CONFIG`.
+All settings are environment variables, and flags of `flowserver serve` and `flowserver check`, which stand in place of
+them: `--high-water 64k` of `FLOW_HIGH_WATER`. They are read once, at the start, and `flowserver check` prints them with
+every mistake in them. What belongs to one provider, route or tenant is set in the [file](#the-file) of `FLOW_CONFIG`.
 
-- Sizes are bytes, or have a unit: `65536`, `64k`, `1m`, `1g` (powers of 1024).
-- Times are seconds, or have a unit: `500ms`, `30`, `30s`, `5m`, `1h`.
+- An empty value is the default. Blanks around a value are not part of it.
+- Sizes are bytes, or have a unit: `65536`, `64k`, `1.5m`, `1g` (powers of 1024; `64KB` and `64 KiB` are the same).
+- Times are seconds, or have units: `500ms`, `30`, `30s`, `5m`, `1h30m`, `1d`.
+- Numbers may have underscores between their digits: `10_000`.
+- `true`, `yes` and `1` are `on`; `false`, `no` and `0` are `off`. A flag of a switch without a value is `on`.
 - Where a value can be `off`, `0` is the same.
+- A secret is no flag, as whoever lists processes would see it; a reference to one may be.
 - Addresses are `host:port`, `[v6]:port`, `:port` for all interfaces, IPv4 and IPv6, or `unix:/path` for a Unix socket.
 - A reference stands for a secret that is kept elsewhere: `env:NAME` in a variable, `file:PATH` in a file,
   `credential:NAME` in a credential of systemd. Blanks and line ends around it are removed. SIGHUP reads it again, but
@@ -38,6 +43,7 @@ _FILE = """
 
 `FLOW_CONFIG` names a TOML file; [flowserver.example.toml](../flowserver.example.toml) is an example. Times are seconds
 (`2.5`) or text with a unit (`"500ms"`). A key that is left out has the environment's value, where there is one.
+`flowserver config schema` prints its JSON Schema, for editors that complete and check what is written.
 """
 _METRICS = """# Metrics
 

@@ -120,6 +120,7 @@ class ExchangeFigures:
         up, record = self._up, ExchangeRecord()
         record.request, record.heartbeats = self.request, self.heartbeats
         record.request_id, record.upstream_request_id = self.request_id, self.upstream_request_id
+        record.tunnel_seconds = None
         record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream = up.upstream if up is not None else None
         record.attempts, record.queued = (up.attempts, up.queued) if up is not None else (0, 0.0)

@@ -19,6 +19,8 @@ from .cooldowns import Cooldowns
 from .first_token_times import FirstTokenTimes
 from .places import Places
 
+TAKEN_OUT = "was taken out by the operator"
+
 
 class ExtraAttempt(StrEnum):
     """Why a request was asked of a provider in addition to the attempt that counts in the end."""
@@ -75,6 +77,7 @@ class UpstreamHost:
         "health",
         "hedges",
         "hedges_won",
+        "is_out",
         "places",
         "queued_seconds",
         "ramp",
@@ -82,6 +85,7 @@ class UpstreamHost:
         "retries",
         "settings",
         "started",
+        "tunnels",
         "usage_option",
     )
 
@@ -98,7 +102,8 @@ class UpstreamHost:
         self.settings = settings
         self.authority = settings.url.authority.encode("ascii")
         self.deadlines = deadlines
-        self.connector = connector
+        self.connector = self.tunnels = connector
+        """`tunnels`: of those; its own where a route leads WebSockets here."""
         self.health = health
         self.cooldowns = cooldowns
         self.places = places
@@ -109,6 +114,8 @@ class UpstreamHost:
         """The verdict of active health checks."""
         self.check_results: Counter[str] = Counter()
         """Active health checks by their results."""
+        self.is_out = False
+        """Whether the operator has taken it out: it gets no new requests, also where there is no other."""
         self.ejected = 0
         """Routes whose outlier detection has ejected it."""
         self.ejections: Counter[str] = Counter()
@@ -215,7 +222,7 @@ class UpstreamHost:
 
     def trouble(self, now: float) -> str | None:
         """Why it may not be asked, to be read behind its name; None: it may."""
-        return trouble(self.checks.cause, self.health.state(now))
+        return TAKEN_OUT if self.is_out else trouble(self.checks.cause, self.health.state(now))
 
 
 def trouble(cause: str | None, breaker: BreakerState) -> str | None:

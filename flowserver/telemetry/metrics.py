@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Protocol
 
@@ -15,7 +14,6 @@ from ..flow.read_gate import PauseTotals, Reason
 from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.interfaces import H2Totals
-from ..relay.limited_time import Holder
 from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
@@ -32,6 +30,8 @@ from .reload_figures import ReloadFigures
 from .requests import RequestMetrics
 from .snapshot import encoded
 from .tokens import TokenMetrics
+from .totals import NANO, Census, Totals
+from .traces import SpanTracer
 
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -82,79 +82,8 @@ class StoreFigures(Protocol):
     def failover(self) -> FailoverFigures | None: ...
 
 
-NANO = 1_000_000_000
-
-
-class _Totals:
-    """What exchanges add up to. Each sum is of whole numbers, so that it is the same in whatever order it is made: a
-    total that is less by a rounding looks to Prometheus like a restart, and the whole of it like an increase."""
-
-    __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "limited", "writes", "writes_full")
-
-    def __init__(self) -> None:
-        self.limited = dict.fromkeys(Holder, 0)
-        """Nanoseconds."""
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.chunks = 0
-        self.fast_chunks = 0
-        self.writes = 0
-        self.writes_full = 0
-        self.heartbeats = 0
-
-    def add(self, exchange: ExchangeRecord) -> None:
-        self.writes += exchange.writes
-        self.writes_full += exchange.writes_full
-        self.bytes_up += exchange.bytes_up
-        self.bytes_down += exchange.bytes_down
-        self.chunks += exchange.chunks_down
-        self.fast_chunks += exchange.fast_chunks
-        self.heartbeats += exchange.heartbeats
-        for holder, seconds in exchange.limited.items():
-            self.limited[holder] += round(seconds * NANO)
-
-
-AT_A_TIME = 20
-"""Exchanges that are added up in one piece of work."""
-
-
-class _Census:
-    """Totals of ended and open exchanges, taken while the relay goes on.
-
-    Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
-    So no total is less than one of an earlier census.
-    """
-
-    __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
-
-    def __init__(self, ended: _Totals, live: set[RecordedExchange]) -> None:
-        self.totals = deepcopy(ended)
-        self._left = live.copy()
-        self.open = 0
-        self.paused = 0
-        self.without_tokens = 0
-        self.held = 0
-        self.tokens = 0
-
-    def look(self) -> Iterator[bytes]:
-        """Add up the open exchanges. Yields empty pieces in between."""
-        while self._left:
-            for _ in range(min(AT_A_TIME, len(self._left))):
-                self._add(self._left.pop().record())
-            yield b""
-
-    def exchange_ended(self, exchange: RecordedExchange, record: ExchangeRecord) -> None:
-        if exchange in self._left:
-            self._left.discard(exchange)
-            self.totals.add(record)
-
-    def _add(self, exchange: ExchangeRecord) -> None:
-        self.totals.add(exchange)
-        self.open += 1
-        self.paused += exchange.state == "paused"
-        self.without_tokens += exchange.state == "waiting_for_tokens"
-        self.held += exchange.held
-        self.tokens += exchange.account.output
+LAST_ENDS = 50
+"""Exchanges that are remembered after their end."""
 
 
 class Metrics:
@@ -187,6 +116,8 @@ class Metrics:
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
         self.memory: MemoryFigures | None = None
+        self.tracer: SpanTracer | None = None
+        """None: nothing is traced."""
         self.reloads = reloads
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
@@ -194,20 +125,25 @@ class Metrics:
         """Client connections, written by the listener's sweep."""
         self.streams_changed: Callable[[int], None] | None = None
         """Called with the number of open exchanges when it changes."""
+        self.last_ends: deque[ExchangeRecord] = deque(maxlen=LAST_ENDS)
+        """The newest is the last one."""
+        self.ended_tokens = 0
+        """That ended exchanges have emitted."""
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
-        self._ended_totals = _Totals()
-        self._under_way: list[_Census] = []
+        self._ended_totals = Totals()
+        self._under_way: list[Census] = []
         self._first_byte = Histogram(WAIT_BUCKETS)
         self._held = Histogram(HELD_BUCKETS)
         self._queue_waits: defaultdict[tuple[str, TrafficClass], Histogram] = defaultdict(_queue_histogram)
         """By provider and class."""
         self._lag = Histogram(LAG_BUCKETS)
-        self._last_lag = 0.0
+        self.last_lag = 0.0
+        """Seconds by which the last sweep was late."""
         self._tenants = TenantLabels()
         self._requests = RequestMetrics()
-        self._tokens = TokenMetrics(genai)
-        self._process = ProcessFigures()
+        self.tokens = TokenMetrics(genai)
+        self.process = ProcessFigures()
 
     @property
     def ends(self) -> dict[EndReason, int]:
@@ -216,11 +152,11 @@ class Metrics:
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
-        self._tokens.name_models(models)
+        self.tokens.name_models(models)
 
     def name_providers(self, names: Mapping[str, str]) -> None:
         """What OpenTelemetry calls providers, by the relay's own names."""
-        self._tokens.name_providers(names)
+        self.tokens.name_providers(names)
 
     # --- relay.interfaces.Observer ---
 
@@ -236,6 +172,8 @@ class Metrics:
         record = exchange.record()
         assert record.end is not None
         self._ended_totals.add(record)
+        self.ended_tokens += record.account.output
+        self.last_ends.append(record)
         for census in self._under_way:
             census.exchange_ended(exchange, record)
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
@@ -246,8 +184,11 @@ class Metrics:
         tenant = record.account.tenant
         tenant = self._tenants.label(tenant) if tenant else ""
         self._requests.exchange_ended(record, record.end, tenant)
-        self._tokens.exchange_ended(record, tenant)
+        self.tokens.exchange_ended(record, tenant)
         self._log.access(record)
+        trace = record.account.trace
+        if trace is not None and trace.is_sampled and self.tracer is not None:
+            self.tracer.exchange_ended(record, trace)
 
     def waited(self, seconds: float) -> None:
         self._held.observe(seconds)
@@ -264,7 +205,7 @@ class Metrics:
     def observe_lag(self, seconds: float) -> None:
         """How late the sweep came: how long the event loop was busy with something else."""
         self._lag.observe(seconds)
-        self._last_lag = seconds
+        self.last_lag = seconds
 
     # --- what is told ---
 
@@ -282,7 +223,7 @@ class Metrics:
         return self._told(encoded)
 
     def _told(self, form: Callable[[Family], Iterator[bytes]]) -> Generator[bytes, None, None]:
-        census = _Census(self._ended_totals, self.open)
+        census = Census(self._ended_totals, self.open)
         self._under_way.append(census)
         try:
             yield from census.look()
@@ -290,10 +231,10 @@ class Metrics:
             self._under_way.remove(census)
         for family in self._families(census):
             yield from form(family)
-        for family in (*(yield from self._process.collect()), *garbage_collection()):
+        for family in (*(yield from self.process.collect()), *garbage_collection()):
             yield from form(family)
 
-    def _families(self, census: _Census) -> Iterator[Family]:
+    def _families(self, census: Census) -> Iterator[Family]:
         totals = census.totals
         yield build_info()
         if self.reloads is not None:
@@ -316,7 +257,7 @@ class Metrics:
             "flow_streams_without_tokens", "Exchanges that wait for their next lease.", census.without_tokens, Merge.SUM
         )
         yield from self._limits()
-        yield from self._tokens.collect()
+        yield from self.tokens.collect()
         yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
         yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
@@ -324,10 +265,12 @@ class Metrics:
         text = "How late the once-a-second sweep came."
         yield histograms("flow_event_loop_lag_seconds", text, LAG_BUCKETS, [({}, self._lag)])
         text = "The same of the last one, so that a worker whose loop is busy stands out."
-        yield gauge("flow_event_loop_lag_last_seconds", text, self._last_lag, Merge.EACH)
+        yield gauge("flow_event_loop_lag_last_seconds", text, self.last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
+        if self.tracer is not None:
+            yield from self.tracer.families()
 
-    def _traffic(self, totals: _Totals) -> Iterator[Family]:
+    def _traffic(self, totals: Totals) -> Iterator[Family]:
         directions = (("down", totals.bytes_down), ("up", totals.bytes_up))
         yield counters("flow_body_bytes", "Body bytes relayed.", _labelled("direction", directions))
         if self.uploads is not None:
@@ -339,6 +282,7 @@ class Metrics:
         yield counter("flow_writes", "Chunks written towards clients.", totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
         yield counter("flow_writes_full", text, totals.writes_full)
+        yield from totals.tunnels.families()
 
     def _pauses(self) -> Iterator[Family]:
         names = [(reason, (reason.name or "").lower()) for reason in Reason]
@@ -348,7 +292,7 @@ class Metrics:
         text = "Seconds for which reading was stopped, of pauses that are over."
         yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
 
-    def _limited(self, totals: _Totals) -> Iterator[Family]:
+    def _limited(self, totals: Totals) -> Iterator[Family]:
         text = "Seconds of answers from their first bytes on, by who held them. network: the path to the client."
         limited = [({"by": str(holder)}, nanoseconds / NANO) for holder, nanoseconds in totals.limited.items()]
         yield counters("flow_limited_seconds", text, limited)
@@ -519,6 +463,12 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
         "flow_upstream_healthy",
         "Whether the provider passes its active checks, or has none.",
         lambda host, now: float(host.checks.cause is None),
+    ),
+    (
+        _highest,
+        "flow_upstream_out",
+        "Whether the operator has taken the provider out.",
+        lambda host, now: float(host.is_out),
     ),
     (
         _highest,

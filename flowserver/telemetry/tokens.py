@@ -76,6 +76,14 @@ class TokenMetrics:
             is_good = exchange.end is _COMPLETE and tokens.failure is None and exchange.status < 400
             _count_times(figures, exchange, "" if is_good else _error(exchange))
 
+    def first_tokens(self) -> dict[str, tuple[int, float]]:
+        """By provider, how many answers had a first token, and the seconds to it of all of them together."""
+        found: dict[str, tuple[int, float]] = {}
+        for (provider, *_), figures in self._figures.items():
+            count, seconds = found.get(provider, (0, 0.0))
+            found[provider] = count + figures.first_token.count, seconds + figures.first_token.sum
+        return found
+
     def collect(self) -> Iterator[Family]:
         known = sorted(self._figures.items())
         names = self._names

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import orjson
+import pytest
 
+from flowserver.cli.man_page import man_page
 from flowserver.cli.reference import metrics_page, settings_page
 from flowserver.config.entries import Key
 from flowserver.config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
@@ -19,7 +24,7 @@ from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.stores.failover import FailoverStats
 from flowserver.telemetry.snapshot import Table, encoded
 from flowserver.telemetry.worker_figures import WorkerFigures, WorkerState
-from tests.support.lab import Lab, RunningRelay, chat
+from tests.support.lab import Lab, RunningRelay, chat, free_port
 from tests.support.provider import Caller
 from tests.support.snapshots import read_snapshot
 from tests.support.topology import tenant, toml
@@ -42,6 +47,23 @@ def _agrees(name: str, page: str) -> None:
 
 def test_the_reference_of_settings_is_what_the_code_has() -> None:
     _agrees("settings.md", settings_page())
+
+
+def test_the_manual_page_is_what_the_code_has() -> None:
+    _agrees("flowserver.1", man_page())
+
+
+def test_the_manual_page_has_every_setting_and_is_valid() -> None:
+    page = man_page()
+    assert [entry.env for entry in SETTINGS if f"\\fB{entry.env}\\fR" not in page] == []
+    groff = shutil.which("groff")
+    if groff is None:
+        pytest.skip("groff is not installed")
+    written = subprocess.run(
+        [groff, "-man", "-ww", "-Tascii", "-P-cbou"], input=page, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert written.stderr == ""
+    assert re.search(r"^ +--high-water SIZE\|auto, FLOW_HIGH_WATER$", written.stdout, re.MULTILINE)
 
 
 def test_the_reference_has_every_setting_and_every_key() -> None:
@@ -93,9 +115,10 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
         "usual": simulator.url.replace("127.0.0.1", "localhost"),
         "odd": {"url": provider.url, "max_concurrent": "auto"},
     }
-    relay = await lab.relay(
-        None, config=toml(folder, upstreams, routes), upstream_keepalive="off", metrics_genai="both"
-    )
+    collector = f"http://127.0.0.1:{free_port()}"
+    config = toml(folder, upstreams, routes)
+    settings = {"upstream_keepalive": "off", "otlp_endpoint": collector, "metrics_genai": "both"}
+    relay = await lab.relay(None, config=config, **settings)
     client = await lab.client(relay.port)
     await client.send(chat((AUTH,), events=5))
     await client.response()
