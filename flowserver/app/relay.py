@@ -22,7 +22,6 @@ from ..config.settings import Config
 from ..config.sweep import sweep_interval
 from ..config.topology import Topology
 from ..dialects.estimate import Ratios
-from ..dialects.genai_names import provider_name
 from ..downstream.clients_by_address import ClientsByAddress
 from ..downstream.context import ListenerContext, OpenConnections
 from ..downstream.listener import Listener
@@ -369,7 +368,7 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
-        self.metrics.name_providers({host.name: provider_name(host.settings.quirks) for host in self._providers.hosts})
+        self.metrics.know_profiles({host.name: host.settings.quirks.name for host in self._providers.hosts})
         self.metrics.upstreams = self._providers.hosts
         self.control.operations.follow(self._providers.hosts)
         self.metrics.pools = self._providers.pools

@@ -154,9 +154,9 @@ class Metrics:
         """The models that the configuration names: they always have figures of their own."""
         self.tokens.name_models(models)
 
-    def name_providers(self, names: Mapping[str, str]) -> None:
-        """What OpenTelemetry calls providers, by the relay's own names."""
-        self.tokens.name_providers(names)
+    def know_profiles(self, profiles: Mapping[str, str]) -> None:
+        """The profiles of providers, by their names."""
+        self.tokens.know_profiles(profiles)
 
     # --- relay.interfaces.Observer ---
 

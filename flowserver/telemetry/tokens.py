@@ -1,4 +1,4 @@
-"""Metrics of tokens: of ended exchanges, by provider and model. See `genai` for the names under which they are told."""
+"""Metrics of tokens, of ended exchanges, by provider and model. `genai_metrics` has the names that they get."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..config.parsers import GenAiNames
-from ..dialects import FORMATS
 from ..dialects.base import Usage
-from ..dialects.genai_names import CHAT, operation_name
 from ..errors import EndReason
 from ..relay.record import ExchangeRecord
 from .exposition import Family, counters
-from .genai import Figures, Key, new_families, old_families, summed
+from .genai_metrics import Figures, Key, common_families, new_families, old_families
 from .labels import ModelLabels
 
-_OPERATIONS = {name: operation_name(name) for name in FORMATS}
 _COMPLETE = EndReason.COMPLETE
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 _GOOD_ENDS = frozenset((_COMPLETE, EndReason.BUDGET, EndReason.QUOTA))
@@ -31,8 +28,8 @@ class TokenMetrics:
         self._is_new = names is not GenAiNames.OLD
         self._labels = ModelLabels()
         self._figures: dict[Key, Figures] = {}
-        self._providers: dict[str, str] = {}
-        """OpenTelemetry's names of providers, by the relay's."""
+        self._profiles: dict[str, str] = {}
+        """Of providers, by their names."""
         self._uncounted: Counter[tuple[str, str]] = Counter()
         """By provider and reason."""
         self._disbelieved: Counter[str] = Counter()
@@ -42,10 +39,9 @@ class TokenMetrics:
         for lost in self._labels.configure(models):
             self._forget(lost)
 
-    def name_providers(self, names: Mapping[str, str]) -> None:
-        """What OpenTelemetry calls providers, by the relay's names of them. Those of earlier calls stay, as their
-        figures do."""
-        self._providers.update(names)
+    def know_profiles(self, profiles: Mapping[str, str]) -> None:
+        """The profiles of providers, by their names. Those of earlier calls stay, as their figures do."""
+        self._profiles.update(profiles)
 
     def exchange_ended(self, exchange: ExchangeRecord, tenant: str) -> None:
         """`tenant`: the label of its tenant."""
@@ -62,7 +58,7 @@ class TokenMetrics:
             return
         prompt, output = tokens.input, account.output
         answered = 200 <= exchange.status < 300
-        key = tokens.provider, account.model or "", _OPERATIONS.get(account.dialect or "", CHAT)
+        key = tokens.provider, account.model or "", account.dialect or ""
         figures = self._of(key, prompt + output, answered=answered)
         _count(figures, tenant, tokens.usage, prompt, output)
         if exchange.first_token_at is not None and exchange.ended_at is not None:
@@ -87,11 +83,11 @@ class TokenMetrics:
     def collect(self) -> Iterator[Family]:
         known = sorted(self._figures.items())
         names = self._names
-        yield from summed(known)
+        yield from common_families(known)
         if names is not GenAiNames.NEW:
             yield from old_families(known)
         if names is not GenAiNames.OLD:
-            yield from new_families(known, self._providers, replaces_old=names is GenAiNames.NEW)
+            yield from new_families(known, self._profiles, replaces_old=names is GenAiNames.NEW)
         text = "Events and answers that could not be read, so that they are counted by their bytes."
         uncounted = [
             ({"gen_ai_provider_name": upstream, "reason": reason}, number)
@@ -104,16 +100,16 @@ class TokenMetrics:
 
     def _count_failure(self, exchange: ExchangeRecord, dialect: str) -> None:
         """A request that no provider answered with success."""
-        key = exchange.upstream or "", exchange.account.model or "", _OPERATIONS.get(dialect, CHAT)
+        key = exchange.upstream or "", exchange.account.model or "", dialect
         _count_times(self._of(key, 0, answered=False), exchange, _error(exchange))
 
     def _of(self, key: Key, tokens: int, *, answered: bool) -> Figures:
-        upstream, model, operation = key
+        upstream, model, dialect = key
         label, lost = self._labels.count(model, tokens, answered=answered)
         if lost is not None:
             self._forget(lost)
         if label is not model:
-            key = upstream, label, operation
+            key = upstream, label, dialect
         figures = self._figures.get(key)
         if figures is None:
             figures = self._figures[key] = Figures()

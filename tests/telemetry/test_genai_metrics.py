@@ -9,9 +9,9 @@ import pytest
 
 from flowserver.config.parsers import GenAiNames
 from flowserver.dialects import FORMATS
-from flowserver.dialects.genai_names import operation_name, provider_name
 from flowserver.dialects.profiles import quirks_for
 from flowserver.errors import EndReason
+from flowserver.telemetry.gen_ai import OPERATIONS, provider_name
 
 from ..support.exposed import broken_rules
 from ..support.streams import CHAT, COMPLETIONS, MESSAGES
@@ -40,7 +40,7 @@ def both() -> Scene:
 
 def _scene(names: GenAiNames) -> Scene:
     made = Scene(names)
-    made.metrics.name_providers({"api": "anthropic"})
+    made.metrics.know_profiles({"api": "anthropic"})
     return made
 
 
@@ -122,7 +122,8 @@ def test_the_page_is_well_formed_whatever_the_names(scene: Scene) -> None:
 
 
 def test_every_format_has_an_operation_of_the_conventions() -> None:
-    assert {operation_name(name) for name in FORMATS} <= LISTED_OPERATIONS
+    assert OPERATIONS.keys() == FORMATS.keys()
+    assert set(OPERATIONS.values()) <= LISTED_OPERATIONS
 
 
 @pytest.mark.parametrize(
@@ -143,4 +144,4 @@ def test_every_format_has_an_operation_of_the_conventions() -> None:
     ],
 )
 def test_providers_have_the_names_of_the_conventions(host: str, name: str) -> None:
-    assert provider_name(quirks_for(None, host)) == name
+    assert provider_name(quirks_for(None, host).name, "openai-chat") == name

@@ -8,11 +8,11 @@ The old names have a provider by the relay's own name for it. The new ones have 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ..dialects.genai_names import EMBEDDINGS
 from ..relay.histogram import Histogram, joined
 from .exposition import Family, Labels, counters, histograms
+from .gen_ai import OPERATIONS, provider_name
 
 USAGE_BUCKETS = tuple(4.0**power for power in range(14))
 FIRST_TOKEN_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -21,15 +21,17 @@ ERROR_BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0)
 DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 
 Key = tuple[str, str, str]
-"""Provider, model and operation."""
+"""Provider, model and dialect."""
 Known = Sequence[tuple[Key, "Figures"]]
 """Sorted by their keys."""
+Groups = Sequence[tuple[Labels, list["Figures"]]]
+"""By labels that several keys have in common."""
 Times = tuple[str, str, tuple[float, ...], Callable[["Figures"], Histogram]]
 """Name, text and bounds of a histogram, and which of the figures it is."""
 
 
 class Figures:
-    """Of one provider, model and operation."""
+    """Of one provider, model and dialect."""
 
     __slots__ = (
         "_failed",
@@ -116,6 +118,7 @@ _EMBEDDED: Times = (
     USAGE_BUCKETS,
     lambda figures: figures.input,
 )
+_EMBEDDINGS = OPERATIONS["openai-embeddings"]
 _USAGE = (
     ("input_tokens", "input", "Input tokens, those of caches included."),
     ("output_tokens", "output", "Output tokens, those of reasoning included."),
@@ -125,15 +128,17 @@ _USAGE = (
 )
 
 
-def summed(known: Known) -> Iterator[Family]:
+def common_families(known: Known) -> Iterator[Family]:
     """What has the same names in both."""
-    yield counters("flow_tokens", "Tokens of ended exchanges.", _token_counts(known))
-    yield _by_old_labels(known, _ESTIMATE)
+    groups = _by_old_labels(known)
+    yield counters("flow_tokens", "Tokens of ended exchanges.", _token_counts(groups))
+    yield _told(groups, _ESTIMATE)
 
 
 def old_families(known: Known) -> Iterator[Family]:
+    groups = _by_old_labels(known)
     usage: list[tuple[Labels, Histogram]] = []
-    for labels, group in _grouped(known):
+    for labels, group in groups:
         for kind, histogram in (
             ("input", joined([figures.input for figures in group], USAGE_BUCKETS)),
             ("output", joined([figures.output for figures in group], USAGE_BUCKETS)),
@@ -142,15 +147,15 @@ def old_families(known: Known) -> Iterator[Family]:
                 usage.append(({**labels, "gen_ai_token_type": kind}, histogram))
     yield histograms("gen_ai_client_token_usage", "Tokens of one exchange.", USAGE_BUCKETS, usage)
     for times in _SERVER:
-        yield _by_old_labels(known, times)
+        yield _told(groups, times)
 
 
-def new_families(known: Known, providers: Mapping[str, str], *, replaces_old: bool) -> Iterator[Family]:
-    """`providers`: the convention's names, by the relay's. `replaces_old`: also those whose names are the old ones,
-    with the new labels."""
-    labelled = [(_new_labels(key, providers), figures) for key, figures in known]
-    of_inference = [(labels, figures) for labels, figures in labelled if labels["gen_ai_operation_name"] != EMBEDDINGS]
-    of_embeddings = [(labels, figures) for labels, figures in labelled if labels["gen_ai_operation_name"] == EMBEDDINGS]
+def new_families(known: Known, profiles: Mapping[str, str], *, replaces_old: bool) -> Iterator[Family]:
+    """`profiles`: of providers, by their names. `replaces_old`: also those whose names are the old ones, with the new
+    labels."""
+    groups = _by_new_labels(known, profiles)
+    of_inference = [each for each in groups if each[0]["gen_ai_operation_name"] != _EMBEDDINGS]
+    of_embeddings = [each for each in groups if each[0]["gen_ai_operation_name"] == _EMBEDDINGS]
     for kind, found in (("inference", of_inference), ("embeddings", of_embeddings)):
         text = "From request to the end of the exchange. error_type: its end or status, where it failed."
         yield histograms(f"gen_ai_client_{kind}_duration_seconds", text, DURATION_BUCKETS, list(_durations(found)))
@@ -164,54 +169,30 @@ def new_families(known: Known, providers: Mapping[str, str], *, replaces_old: bo
             yield _told(of_inference, times)
 
 
-def _by_old_labels(known: Known, times: Times) -> Family:
+def _told(groups: Groups, times: Times) -> Family:
     name, text, bounds, pick = times
-    found = ((labels, joined([pick(each) for each in group], bounds)) for labels, group in _grouped(known))
+    found = ((labels, joined([pick(figures) for figures in group], bounds)) for labels, group in groups)
     return histograms(name, text, bounds, [(labels, histogram) for labels, histogram in found if histogram.count])
 
 
-def _told(labelled: Iterable[tuple[Labels, Figures]], times: Times) -> Family:
-    name, text, bounds, pick = times
-    found = ((labels, pick(figures)) for labels, figures in labelled)
-    return histograms(name, text, bounds, [(labels, histogram) for labels, histogram in found if histogram.count])
+def _durations(groups: Groups) -> Iterator[tuple[Labels, Histogram]]:
+    for labels, group in groups:
+        by_error: defaultdict[str, list[Histogram]] = defaultdict(list)
+        for figures in group:
+            for error, histogram in figures.durations():
+                by_error[error].append(histogram)
+        for error, found in sorted(by_error.items()):
+            yield ({**labels, "error_type": error} if error else labels), joined(found, DURATION_BUCKETS)
 
 
-def _durations(labelled: Iterable[tuple[Labels, Figures]]) -> Iterator[tuple[Labels, Histogram]]:
-    for labels, figures in labelled:
-        for error, histogram in figures.durations():
-            yield ({**labels, "error_type": error} if error else labels), histogram
-
-
-def _totals(labelled: Iterable[tuple[Labels, Figures]], kind: str) -> Iterator[tuple[Labels, float]]:
-    for labels, figures in labelled:
-        if total := sum(kinds[kind] for kinds in figures.tokens.values()):
+def _totals(groups: Groups, kind: str) -> Iterator[tuple[Labels, float]]:
+    for labels, group in groups:
+        if total := sum(kinds[kind] for figures in group for kinds in figures.tokens.values()):
             yield {**labels, "gen_ai_token_modality": "unknown"}, total
 
 
-def _grouped(known: Known) -> list[tuple[Labels, list[Figures]]]:
-    """By provider and model."""
-    groups: dict[tuple[str, str], list[Figures]] = {}
-    for (upstream, model, _), figures in known:
-        groups.setdefault((upstream, model), []).append(figures)
-    return [(_old_labels(*key), group) for key, group in groups.items()]
-
-
-def _old_labels(upstream: str, model: str) -> Labels:
-    return {"gen_ai_provider_name": upstream, "gen_ai_request_model": model}
-
-
-def _new_labels(key: Key, providers: Mapping[str, str]) -> Labels:
-    upstream, model, operation = key
-    return {
-        "gen_ai_operation_name": operation,
-        "gen_ai_provider_name": providers.get(upstream, upstream),
-        "gen_ai_request_model": model,
-        "upstream": upstream,
-    }
-
-
-def _token_counts(known: Known) -> Iterator[tuple[Labels, float]]:
-    for labels, group in _grouped(known):
+def _token_counts(groups: Groups) -> Iterator[tuple[Labels, float]]:
+    for labels, group in groups:
         tenants: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for figures in group:
             for tenant, kinds in figures.tokens.items():
@@ -219,3 +200,22 @@ def _token_counts(known: Known) -> Iterator[tuple[Labels, float]]:
         for tenant, kinds in sorted(tenants.items()):
             for kind, number in sorted(kinds.items()):
                 yield {**labels, "tenant": tenant, "type": kind}, number
+
+
+def _by_old_labels(known: Known) -> Groups:
+    groups: dict[tuple[str, str], list[Figures]] = {}
+    for (upstream, model, _), figures in known:
+        groups.setdefault((upstream, model), []).append(figures)
+    return [
+        ({"gen_ai_provider_name": upstream, "gen_ai_request_model": model}, group)
+        for (upstream, model), group in groups.items()
+    ]
+
+
+def _by_new_labels(known: Known, profiles: Mapping[str, str]) -> Groups:
+    groups: dict[tuple[str, str, str, str], list[Figures]] = {}
+    for (upstream, model, dialect), figures in known:
+        provider = provider_name(profiles.get(upstream, upstream), dialect)
+        groups.setdefault((OPERATIONS[dialect], provider, model, upstream), []).append(figures)
+    names = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "upstream")
+    return [(dict(zip(names, key, strict=True)), group) for key, group in groups.items()]
