@@ -115,6 +115,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         writes=draw(COUNTS),
         writes_full=draw(COUNTS),
         heartbeats=draw(COUNTS),
+        tunnel_seconds=draw(st.one_of(st.none(), TIMES)),
         pauses=0,
         paused_seconds=0.0,
         limited=draw(st.dictionaries(st.sampled_from(Holder), TIMES)),
