@@ -65,8 +65,9 @@ _GENAI = """
 ## Names of OpenTelemetry
 
 `FLOW_METRICS_GENAI` chooses by which of OpenTelemetry's conventions for generative AI the figures of tokens are named.
-`both` is the default: nothing that reads the old names breaks, and queries can move one by one. Then `new` leaves the
-old ones out, which makes the page shorter where there are many models.
+`old` is the default, as the convention asks of those that had them: most backends read these, and the new ones are
+still in development. To move, set `both`: nothing that reads the old names breaks, and queries can change one by one.
+Then `new` leaves the old ones out, so that the page is as short as before.
 
 | old: semantic-conventions 1.36 | new: semantic-conventions-genai 0.1.0 |
 |---|---|

@@ -540,7 +540,7 @@ class Config(H2Settings):
         "the others.",
     )
     metrics_genai: GenAiNames = setting(
-        "both",
+        "old",
         GENAI_NAMES,
         OPERATION,
         doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those before "

@@ -186,7 +186,7 @@ def account_record(account: Account) -> AccountRecord:
     if account.trace is not None:
         account.trace.asked_for = account.params
     record.tenant = record.user = record.session = record.lease_left = record.refused_by = None
-    record.is_stream = account.params.stream
+    record.is_stream = account.request.params.stream
     if quota is not None:
         record.tenant = quota.tenant.name if quota.tenant is not None else None
         record.user, record.session = quota.user, quota.session

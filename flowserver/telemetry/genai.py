@@ -31,7 +31,17 @@ Times = tuple[str, str, tuple[float, ...], Callable[["Figures"], Histogram]]
 class Figures:
     """Of one provider, model and operation."""
 
-    __slots__ = ("_durations", "errors", "first_chunk", "first_token", "input", "output", "per_token", "tokens")
+    __slots__ = (
+        "_failed",
+        "duration",
+        "errors",
+        "first_chunk",
+        "first_token",
+        "input",
+        "output",
+        "per_token",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self.tokens: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -43,17 +53,21 @@ class Figures:
         self.errors = Histogram(ERROR_BUCKETS)
         self.first_chunk = Histogram(DURATION_BUCKETS)
         """Of streams."""
-        self._durations: dict[str, Histogram] = {}
+        self.duration = Histogram(DURATION_BUCKETS)
+        """Of exchanges without an error."""
+        self._failed: dict[str, Histogram] = {}
 
-    def duration(self, error: str) -> Histogram:
-        """Of exchanges with this error; "": with none."""
-        found = self._durations.get(error)
+    def failed(self, error: str) -> Histogram:
+        """The durations of exchanges with this error."""
+        found = self._failed.get(error)
         if found is None:
-            found = self._durations[error] = Histogram(DURATION_BUCKETS)
+            found = self._failed[error] = Histogram(DURATION_BUCKETS)
         return found
 
     def durations(self) -> list[tuple[str, Histogram]]:
-        return sorted(self._durations.items())
+        """By the error; "": there was none."""
+        good = [("", self.duration)] if self.duration.count else []
+        return good + sorted(self._failed.items())
 
 
 _SERVER: tuple[Times, ...] = (

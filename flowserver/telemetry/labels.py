@@ -30,12 +30,12 @@ class TenantLabels:
     __slots__ = ("_given",)
 
     def __init__(self) -> None:
-        self._given: set[str] = {""}  # requests that are no tenant's
+        self._given: set[str] = set()
 
     def label(self, tenant: str) -> str:
         if tenant in self._given:
             return tenant
-        if len(self._given) > MAX_TENANTS:
+        if len(self._given) >= MAX_TENANTS:
             return OTHER
         self._given.add(tenant)
         return tenant

@@ -98,7 +98,7 @@ class Metrics:
         log: Log,
         clock: Callable[[], float] = time.monotonic,
         *,
-        genai: GenAiNames = GenAiNames.BOTH,
+        genai: GenAiNames = GenAiNames.OLD,
         reloads: ReloadFigures | None = None,
     ) -> None:
         """`reloads`: None where a parent tells of them."""
@@ -129,8 +129,6 @@ class Metrics:
         """The newest is the last one."""
         self.ended_tokens = 0
         """That ended exchanges have emitted."""
-        self.ends = dict.fromkeys(EndReason, 0)
-        """Exchanges that ended, by reason."""
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
         self._ended_totals = Totals()
@@ -142,10 +140,15 @@ class Metrics:
         self._lag = Histogram(LAG_BUCKETS)
         self.last_lag = 0.0
         """Seconds by which the last sweep was late."""
-        tenants = TenantLabels()
-        self._requests = RequestMetrics(tenants)
-        self.tokens = TokenMetrics(tenants, genai)
+        self._tenants = TenantLabels()
+        self._requests = RequestMetrics()
+        self.tokens = TokenMetrics(genai)
         self.process = ProcessFigures()
+
+    @property
+    def ends(self) -> dict[EndReason, int]:
+        """Exchanges that ended, by reason."""
+        return self._requests.ends()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
@@ -173,14 +176,15 @@ class Metrics:
         self.last_ends.append(record)
         for census in self._under_way:
             census.exchange_ended(exchange, record)
-        self.ends[record.end] += 1
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
             self._first_byte.observe(record.first_byte_at - record.started_at)
         if record.queued >= MOMENT:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
-        self._requests.exchange_ended(record, record.end)
-        self.tokens.exchange_ended(record)
+        tenant = record.account.tenant
+        tenant = self._tenants.label(tenant) if tenant else ""
+        self._requests.exchange_ended(record, record.end, tenant)
+        self.tokens.exchange_ended(record, tenant)
         self._log.access(record)
         trace = record.account.trace
         if trace is not None and trace.is_sampled and self.tracer is not None:

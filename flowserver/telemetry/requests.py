@@ -10,7 +10,6 @@ from ..quota.tenants import scope_and_name
 from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.record import ExchangeRecord
 from .exposition import Family, counters, histograms
-from .labels import TenantLabels
 
 INTERVAL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -32,45 +31,53 @@ class _Times:
 class RequestMetrics:
     """What the exchanges that have ended add up to."""
 
-    __slots__ = ("_ends", "_refusals", "_tenants", "_times")
+    __slots__ = ("_ends", "_refusals", "_times")
 
-    def __init__(self, tenants: TenantLabels) -> None:
-        self._tenants = tenants
-        self._ends: Counter[tuple[str, int, EndReason]] = Counter()
-        """By tenant, hundreds of the status, and end."""
+    def __init__(self) -> None:
+        self._ends: dict[tuple[str, int, EndReason], list[int]] = {}
+        """By tenant, hundreds of the status, and end: lists of one number, since hashes of enumerations are slow."""
         self._refusals: Counter[tuple[str, str, str]] = Counter()
         """By tenant, and the limit's scope and name."""
         self._times: dict[str, _Times] = {}
 
-    def exchange_ended(self, record: ExchangeRecord, end: EndReason) -> None:
+    def exchange_ended(self, record: ExchangeRecord, end: EndReason, tenant: str) -> None:
+        """`tenant`: the label of its tenant."""
         account = record.account
-        tenant = self._tenants.label(account.tenant or "")
-        self._ends[tenant, record.status // 100, end] += 1
+        key = tenant, record.status // 100, end
+        counted = self._ends.get(key)
+        if counted is None:
+            self._ends[key] = [1]
+        else:
+            counted[0] += 1
         if account.refused_by is not None:
             self._refusals[tenant, *scope_and_name(account.refused_by)] += 1
-        if record.upstream is not None and record.attempts:
-            self._count_times(record, record.upstream)
-
-    def _count_times(self, record: ExchangeRecord, upstream: str) -> None:
         ended, first, since = record.ended_at, record.first_token_at, record.waiting_since
+        upstream = record.upstream
+        if upstream is None or ended is None or not record.attempts:
+            return
         times = self._times.get(upstream)
         if times is None:
             times = self._times[upstream] = _Times()
-        if ended is None:
-            return
         times.duration.observe(ended - since if ended > since else 0.0)
         if first is None:
             return
         times.first_token.observe(first - since if first > since else 0.0)  # before that, if it overtook the upload
-        output = record.account.output
+        output = account.output
         if output > 1:
             times.interval.observe((ended - first) / (output - 1))
+
+    def ends(self) -> dict[EndReason, int]:
+        """Exchanges by their ends; all ends are there."""
+        found = dict.fromkeys(EndReason, 0)
+        for (_, _, end), [count] in self._ends.items():
+            found[end] += count
+        return found
 
     def collect(self, upstreams: Iterable[str]) -> Iterator[Family]:
         """`upstreams`: providers that are there with zeros until they were asked."""
         ends = [
             ({"tenant": tenant, "status": _class_of(status), "end": str(end)}, count)
-            for (tenant, status, end), count in sorted(self._ends.items())
+            for (tenant, status, end), [count] in sorted(self._ends.items())
         ]
         text = "Exchanges that ended, by tenant, class of the status (none: there was no answer) and end."
         yield counters("flow_requests", text, ends)

@@ -117,7 +117,8 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     }
     collector = f"http://127.0.0.1:{free_port()}"
     config = toml(folder, upstreams, routes)
-    relay = await lab.relay(None, config=config, upstream_keepalive="off", otlp_endpoint=collector)
+    settings = {"upstream_keepalive": "off", "otlp_endpoint": collector, "metrics_genai": "both"}
+    relay = await lab.relay(None, config=config, **settings)
     client = await lab.client(relay.port)
     await client.send(chat((AUTH,), events=5))
     await client.response()

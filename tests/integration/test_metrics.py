@@ -42,7 +42,7 @@ async def test_requests_are_told_by_tenant_and_end_and_times_by_provider(
     lab: Lab, tmp_path: Path, fast_path: str
 ) -> None:
     simulator = await lab.simulator()
-    relay = await lab.relay(None, config=config(tmp_path, simulator.url), fast_path=fast_path)
+    relay = await lab.relay(None, config=config(tmp_path, simulator.url), fast_path=fast_path, metrics_genai="both")
     client = await lab.client(relay.port)
     for options in ({"events": 5}, {"events": 5, "status": 500}):
         await client.send(chat((AUTH,), **options))
@@ -159,7 +159,8 @@ async def test_a_parent_tells_of_reloads_once_for_all_workers(lab: Lab, tmp_path
 async def _used_page(lab: Lab, folder: Path, workers: int) -> bytes:
     """The page of a relay that has served."""
     simulator = await lab.simulator()
-    process = await lab.process(None, config=config(folder, simulator.url, "requests_per_minute = 4"), workers=workers)
+    path = config(folder, simulator.url, "requests_per_minute = 4")
+    process = await lab.process(None, config=path, workers=workers, metrics_genai="both")
     for _ in range(5):
         client = await lab.client(process.port)
         await client.send(chat((AUTH,), events=5))
