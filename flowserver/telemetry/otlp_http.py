@@ -89,7 +89,7 @@ class CollectorConnection:
                 found = [value for name, value in event.headers if name == b"retry-after"]
                 retry_after = found[0].decode("latin-1") if found else ""
             elif isinstance(event, h11.Data):
-                body += event.data
+                body += bytes(event.data)
             if isinstance(event, h11.EndOfMessage) or len(body) > MOST_REPLY:
                 return Reply(status, retry_after, bytes(body))
 
