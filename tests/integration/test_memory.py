@@ -210,6 +210,6 @@ async def test_workers_share_it(lab: Lab) -> None:
     told = await figures(process)
     assert told["flow_memory_budget_bytes"] == (WORKERS_BUDGET - 64) // 2 * 2 * MB
     assert (await page(process.admin_port, "/readyz")).status == 200
-    await stalled(lab, process, 600)
+    await stalled(lab, process, 400)
     assert (await unready(lab, process)).body == b"no worker is ready\n"
-    assert {line["worker"] for line in process.lines if line["event"] == "memory_level"} == {0, 1}
+    await eventually(lambda: {line["worker"] for line in process.lines if line["event"] == "memory_level"} == {0, 1})
