@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
+from typing import Any, cast
 
 import h11
 
@@ -89,7 +90,7 @@ class CollectorConnection:
                 found = [value for name, value in event.headers if name == b"retry-after"]
                 retry_after = found[0].decode("latin-1") if found else ""
             elif isinstance(event, h11.Data):
-                body += event.data
+                body += cast(Any, event).data  # a bytearray, whatever h11 says: compiled code looks
             if isinstance(event, h11.EndOfMessage) or len(body) > MOST_REPLY:
                 return Reply(status, retry_after, bytes(body))
 

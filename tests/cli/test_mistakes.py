@@ -410,6 +410,8 @@ def test_what_is_understood_is_no_mistake(
     """A byte order mark, Windows' line ends, blanks, empty values, and other words for the same."""
     (tmp_path / "flow.toml").write_bytes(("\ufeff" + ONE).replace("\n", "\r\n").encode())
     monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("FLOW_")]:  # those of the tests themselves
+        monkeypatch.delenv(name)
     for name, value in (("CONFIG", "flow.toml \r"), ("LOG_LEVEL", "warn"), ("REUSE_PORT", "true"), ("LISTEN", "")):
         monkeypatch.setenv(f"FLOW_{name}", value)
     assert run(["check", "--high-water", "64KB", "--idle-timeout=1m30s", "--fast-path"]) == 0

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from flowserver.flow.read_gate import Reason
 from flowserver.http.messages import Headers, RequestHead
 from flowserver.telemetry.traces import SpanTracer
 
@@ -69,6 +70,6 @@ def test_ids_are_never_zero() -> None:
 def test_of_what_is_not_sampled_nothing_is_remembered() -> None:
     trace = tracer(0.0).begin(asking())
     for _ in range(3):
-        trace.paused(1, 0.0, 1.0)  # type: ignore[arg-type]
+        trace.paused(Reason.DOWNSTREAM, 0.0, 1.0)
     assert trace.pauses == []
     assert trace.attempts == []
