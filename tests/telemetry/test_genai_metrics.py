@@ -14,7 +14,7 @@ from flowserver.errors import EndReason
 from flowserver.telemetry.gen_ai import OPERATIONS, provider_name
 
 from ..support.exposed import broken_rules
-from ..support.streams import CHAT, COMPLETIONS, MESSAGES
+from ..support.streams import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from .test_tokens import Scene
 
 OLD = 'gen_ai_provider_name="api",gen_ai_request_model="m-1"'
@@ -86,6 +86,14 @@ def test_operations_are_told_apart_by_the_new_names_and_summed_by_the_old(both: 
     assert figures[f'gen_ai_client_token_usage_sum{{{OLD},gen_ai_token_type="output"}}'] == 8
     assert figures[f'gen_ai_client_token_usage_count{{{OLD},gen_ai_token_type="output"}}'] == 2
     assert figures[f'flow_tokens_total{{{OLD},tenant="",type="output"}}'] == 8
+
+
+def test_formats_of_one_operation_have_one_series(both: Scene) -> None:
+    both.serve(CHAT, ["a"], 3)
+    both.serve(RESPONSES, ["a"], 5)
+    figures = both.figures()
+    assert figures[f"gen_ai_client_inference_operation_output_tokens_sum{{{NEW},{BEHIND}}}"] == 8
+    assert figures[f"gen_ai_client_inference_duration_seconds_count{{{NEW},{BEHIND}}}"] == 2
 
 
 def test_a_stream_has_a_first_chunk_and_a_whole_answer_has_none(both: Scene) -> None:
