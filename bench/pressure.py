@@ -163,7 +163,12 @@ def _stall(crowd: Crowd, port: int, ask: Ask, clients: int) -> None:
     tally = Tally()
     coming = [Staller(ask, tally) for _ in range(clients)]
     waiting = list(coming)
-    arrivals = Arrivals(crowd, 300, lambda: crowd.add(waiting.pop(), port))
+
+    def come() -> None:
+        if waiting:
+            crowd.add(waiting.pop(), port)
+
+    arrivals = Arrivals(crowd, 300, come)
     crowd.run(60, lambda: not waiting)
     arrivals.is_stopped = True
     if not crowd.run(60, lambda: all(guest.received >= READ_BEFORE_STALL for guest in coming)):
