@@ -23,7 +23,7 @@ unexport PYTHONHOME PYTHONPATH
 .DELETE_ON_ERROR:
 # Two installations into one virtual environment at a time would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-newest lint format types docs bench clean
+.PHONY: help demo test test-all test-newest lint format types docs docs-site bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -84,8 +84,24 @@ format: $(VENV)/.installed-test ## put style and format right (ruff)
 types: $(VENV)/.installed-test $(VENV)/.installed-bench ## check types (mypy)
 	@$(IN_VENV) -m mypy
 
-docs: $(VENV)/.installed-test ## regenerate docs/settings.md and docs/metrics.md
+docs: $(VENV)/.installed-test ## regenerate docs/settings.md and docs/metrics.md, then build the site
 	@UPDATE_DOCS=1 $(IN_VENV) -m pytest tests/cli/test_reference.py
+	@$(MAKE) --no-print-directory docs-site
+
+SITE := .venv-docs
+
+# Not this package itself: what it has to say is in docs/.
+docs-site: $(SITE)/.installed ## build the site into build/site; a broken link or anchor fails (SERVE=1: serve it)
+	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(SITE)/bin/mkdocs $(if $(SERVE),serve,build --strict --quiet)
+
+$(SITE)/.installed: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(SITE) $(SITE)/.made
+	@echo "Installing what builds the site into $(SITE)"
+	@$(SITE)/bin/python -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	    >$(SITE)/requirements.txt
+	@$(SITE)/bin/python -m pip --disable-pip-version-check --no-input install --quiet -r $(SITE)/requirements.txt
+	@touch $@
 
 bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is installed
 	@$(IN_VENV) -m bench $(ARGS)

@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = "docs/"
 OUTSIDE = "project/"
 """Where the site has the files that are not in docs/."""
-HOME = "README.md"
-"""In the repository; the site's is docs/index.md."""
 
 _LINK = re.compile(r"(\]\(\s*)([^)\s]+)")
 _FENCE = re.compile(r"^ *(```+).*?^ *\1 *$", re.MULTILINE | re.DOTALL)
@@ -106,8 +104,6 @@ def _in_repository(uri: str) -> str:
 
 
 def _in_site(name: str) -> str:
-    if name == HOME:
-        return "index.md"
     if name.startswith(DOCS):
         return name.removeprefix(DOCS)
     return OUTSIDE + (name if name.endswith((".md", ".svg", ".png")) else f"{name}.md")

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PART = re.compile(
-    r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$|^<!-- (?P<word>ends|not run): (?P<what>[^\n]+) -->$',
+    r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$'
+    r"|^<!-- (?P<word>ends|not run): (?P<what>[^\n]+) -->$",
     re.MULTILINE | re.DOTALL,
 )
 _SECONDS = 60.0
