@@ -23,6 +23,9 @@ CONCEPTS = sorted((DOCS / "concepts").glob("*.md"))
 DRAWINGS = sorted((DOCS / "drawings").glob("*.svg"))
 SVG = "{http://www.w3.org/2000/svg}"
 
+LOST = re.compile(r"^(?![-*|#> ]|\d+\. )\S.*\n((?:- |1\. ).*)", re.MULTILINE)
+"""A list right behind a paragraph."""
+
 HOSTS = {
     "api.anthropic.com",
     "api.openai.com",
@@ -101,10 +104,7 @@ def test_pages_have_one_title_each_and_no_list_that_is_lost() -> None:
         bare = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
         if len(re.findall(r"^# ", bare, re.MULTILINE)) != 1:
             wrong.append(f"{name}: not one title")
-        wrong += [
-            f"{name}: {line[1]}"
-            for line in re.finditer(r"^(?![-*|#> ]|\d+\. )\S.*\n((?:- |1\. ).*)", bare, re.MULTILINE)
-        ]
+        wrong += [f"{name}: {line}" for line in LOST.findall(bare)]
     assert wrong == []
 
 
@@ -213,7 +213,7 @@ def error_codes() -> dict[str, set[int]]:
 
 
 def test_the_table_of_errors_has_every_code_with_its_status() -> None:
-    said = {}
+    said: dict[str, set[int]] = {}
     for codes, statuses in re.findall(r"^\| (`[^|]+) \| ([\d, ]+) \|", (DOCS / "errors.md").read_text(), re.MULTILINE):
         said |= {code: set(map(int, statuses.split(","))) for code in re.findall(r"`(\w+)`", codes)}
     made = error_codes()
