@@ -29,7 +29,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'Options for what is run: make test ARGS="-k sse -x". Another interpreter: make test PYTHON=python3.12'
 
-demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with four clients (about 15 s)
+demo: $(VENV)/.installed ## run the relay against a built-in provider with four clients (about 15 s)
 	@$(VENV)/bin/flowserver demo $(ARGS)
 
 # Twice as many workers as cores: half of the tests' time is spent waiting.
@@ -91,10 +91,10 @@ docs: $(VENV)/.installed-test ## regenerate docs/settings.md and docs/metrics.md
 SITE := .venv-docs
 
 # Not this package itself: what it has to say is in docs/.
-docs-site: $(SITE)/.installed ## build the site into build/site; a broken link or anchor fails (SERVE=1: serve it)
+docs-site: $(SITE)/.builds-site ## build the site into build/site; a broken link or anchor fails (SERVE=1: serve it)
 	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(SITE)/bin/mkdocs $(if $(SERVE),serve,build --strict --quiet)
 
-$(SITE)/.installed: pyproject.toml
+$(SITE)/.builds-site: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(SITE) $(SITE)/.made
 	@echo "Installing what builds the site into $(SITE)"
 	@$(SITE)/bin/python -c 'import tomllib; \
@@ -135,6 +135,11 @@ $(COMPILED)/.installed-test: $(SOURCES)
 	@echo "Compiling flowserver into $(COMPILED)"
 	@FLOWSERVER_COMPILE=1 $(COMPILED)/bin/python -m pip --disable-pip-version-check --no-input \
 	    install --quiet '.[test]'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	@echo "Installing flowserver into $(VENV)"
+	@$(PIP) install --quiet --editable .
 	@touch $@
 
 # One stamp for each extra of pyproject.toml: installed once, and again when pyproject.toml changes.
