@@ -44,6 +44,9 @@ ACCOUNT_INTERVAL = 1.0
 """Seconds between two counts of what is held."""
 AT_A_TIME = 100
 """Exchanges that are looked at in one turn of the loop: some 0.5 ms."""
+STUCK = 1.0
+"""Seconds for which all requests may be refused while streams of class batch end alone: what holds the memory then goes
+away by itself, or never."""
 CUT_INTERVAL = 0.02
 """Seconds between two cuts where nothing else helps: a count before each takes 5 us a stream."""
 TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
@@ -135,6 +138,8 @@ class MemoryWatch:
         self._counting: Iterator[None] | None = None
         """A count under way."""
         self._cut_at = 0.0
+        self._full_since = 0.0
+        """Since when all are refused for what is used."""
         self._timer: asyncio.TimerHandle | None = None
         self._acted: Level = Level.NORMAL
         """The level that was acted upon."""
@@ -180,9 +185,12 @@ class MemoryWatch:
             if self.budget.level is Level.CUTTING and now - self._cut_at >= CUT_INTERVAL:
                 self._cut_at = now
                 self._cut(self.budget.excess)
-            elif self.budget.must_free and now - self._cut_at >= TRIM_INTERVAL:  # malloc returns memory now and then
+            elif not self.budget.must_free:
+                self._full_since = now
+            elif now - self._cut_at >= TRIM_INTERVAL:  # malloc returns memory now and then
                 self._cut_at = now
-                self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH), only_batch=True)
+                only_batch = now - self._full_since < STUCK
+                self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH), only_batch=only_batch)
         finally:
             if self._began:
                 self._timer = self._loop.call_later(self.budget.next_look(), self._look_and_act)
@@ -313,8 +321,8 @@ class MemoryWatch:
             self._holders.relieve()
 
     def _cut(self, excess: int, *, only_batch: bool = False) -> None:
-        """End the streams that hold most and move least, the worst first, until `excess` bytes are free: those of class
-        batch while others are refused for want of memory, any where nothing else helps."""
+        """End the streams that hold most and move least, the worst first, until `excess` bytes are free; `only_batch`:
+        only those of class batch."""
         holdings: list[Holding[Exchange]] = []
         for _ in self._account(time.monotonic(), holdings):
             pass

@@ -83,7 +83,10 @@ class _Worker:
         self._drain = asyncio.Event()
         self._stop = asyncio.Event()
         self._reports = WorkerReports(
-            relay.metrics, Slices(asyncio.get_running_loop().call_soon, time.monotonic), time.monotonic
+            relay.metrics,
+            Slices(asyncio.get_running_loop().call_soon, time.monotonic),
+            relay.live_report,
+            time.monotonic,
         )
         self._channel = Channel(asyncio.get_running_loop(), control, self._on_message, self._on_lost)
 
