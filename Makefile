@@ -92,7 +92,7 @@ SITE := .venv-docs
 
 # Not this package itself: what it has to say is in docs/.
 docs-site: $(SITE)/.builds-site ## build the site into build/site; a broken link or anchor fails (SERVE=1: serve it)
-	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(SITE)/bin/mkdocs $(if $(SERVE),serve,build --strict)
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs $(if $(SERVE),serve,build --strict)
 
 $(SITE)/.builds-site: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(SITE) $(SITE)/.made
