@@ -84,8 +84,8 @@ format: $(VENV)/.installed-test ## put style and format right (ruff)
 types: $(VENV)/.installed-test $(VENV)/.installed-bench ## check types (mypy)
 	@$(IN_VENV) -m mypy
 
-docs: $(VENV)/.installed-test ## regenerate docs/settings.md and docs/metrics.md, then build the site
-	@UPDATE_DOCS=1 $(IN_VENV) -m pytest tests/cli/test_reference.py
+docs: $(VENV)/.installed-test ## regenerate what docs/ has from the code, then build the site
+	@UPDATE_DOCS=1 $(IN_VENV) -m pytest tests/cli/test_reference.py tests/cli/test_mistakes.py
 	@$(MAKE) --no-print-directory docs-site
 
 SITE := .venv-docs

@@ -239,6 +239,29 @@ def test_the_pages_have_every_field() -> None:
     assert _keys("telemetry/live_streams.py", {"figures"}) - first_cells("admin.md") == set()
 
 
+def test_the_admin_page_has_every_request() -> None:
+    page = (DOCS / "admin.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"`((?:GET|POST|PUT) /[^`]*)`", page))
+    served = {"GET /", "GET /live", "GET /live?once"}
+    for path, acts in _paths("admin.py") | _paths("control_pages.py"):
+        name = "ID" if path.startswith("/streams/") else "NAME"
+        served |= {f"{method} {path.replace('(.+)', name)}" for method in acts.split() or ["GET"]}
+    assert len(served) > 12
+    assert shown == served
+
+
+def _paths(module: str) -> set[tuple[str, str]]:
+    """The paths in the tables of an admin module, each with the methods that its entry names."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / "flowserver/telemetry" / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(key.value, bytes) and key.value.startswith(b"/"):
+                    acts = value.keys if isinstance(value, ast.Dict) else []
+                    found.add((key.value.decode(), b" ".join(word for act in acts for word in words(act)).decode()))
+    return found
+
+
 def _keys(module: str, functions: set[str]) -> set[str]:
     """The names of fields that these functions make."""
     found = set()

@@ -13,13 +13,15 @@ from typing import Any
 from ..dialects.base import Auth
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE
-from .entries import Key
+from .entries import Key, suggestion
+from .errors import ConfigError
 from .file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
 from .parsers import parse_secret
-from .secrets import resolve
-from .settings import Config, ConfigError
+from .secrets import remedy_of, resolve
+from .settings import Config
 from .tables import TableReader, repeated
 from .tenants import TenantError, read_tenants
+from .toml_errors import described
 from .topology import HealthSpec, OutlierSpec, RouteSpec, Topology, UpstreamSpec
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
@@ -40,6 +42,7 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     if config.config is None:
         topology = _single(config)
         _check_deadlines(topology, "FLOW_FIRST_TOKEN_TIMEOUT", "FLOW_FIRST_BYTE_TIMEOUT")
+        _check_loops(config, topology)
         return topology
     path = Path(config.config)
     reader = _FileReader(path, config, environ)
@@ -51,7 +54,22 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     if problems:
         raise ConfigError(problems)
     _check_deadlines(topology, f"{path}: first_token_timeout", "first_byte_timeout")
+    _check_loops(config, topology)
     return topology
+
+
+def _check_loops(config: Config, topology: Topology) -> None:
+    """Raises ConfigError where the relay would be its own provider."""
+    admin = () if config.admin_listen is None else (("FLOW_ADMIN_LISTEN", config.admin_listen),)
+    own = (*(("FLOW_LISTEN", address) for address in config.listen), *admin)
+    problems = [
+        f"{spec.place}: {spec.url} is where this relay listens itself, by {setting}; give the provider's own address"
+        for spec in topology.upstreams
+        for setting, address in own
+        if address.leads_here(spec.url)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> None:
@@ -73,14 +91,17 @@ def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> N
 
 def _parse(path: Path) -> dict[str, Any]:
     """The file's tables. A byte order mark is accepted."""
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
+        raise ConfigError([f"{path}: {described(error, text)}"]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: it is not UTF-8: {error}"]) from None
+        remedy = "save it as UTF-8 in your editor"
+        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: it is not UTF-8: {error}; {remedy}"]) from None
     except OSError as error:
-        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: {error}"]) from None
+        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: {error.strerror}; {remedy_of(error)}"]) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
         raise ConfigError([f"{path}: {error}"]) from None
 
@@ -132,7 +153,7 @@ class _FileReader(TableReader):
         upstreams = [self._upstream(table, f"upstreams[{number}]") for number, table in enumerate(tables)]
         names = [table["name"] for table in tables if isinstance(table.get("name"), str)]
         for name in repeated(names):
-            self.problems.append(f"upstreams: the name {name!r} is used more than once")
+            self.problems.append(f"upstreams: the name {name!r} is used more than once; give each provider its own")
         routes = [self._route(table, f"routes[{number}]", names) for number, table in enumerate(file.get("routes", []))]
         if not upstreams and not self.problems:
             self.problems.append("upstreams: expected at least one [[upstreams]] table")
@@ -143,6 +164,7 @@ class _FileReader(TableReader):
             tuple(routes) or (_route_to(tuple(names), self._config),),
             self._tenants(file.get("tenants", [])),
             open=file.get("open", False),
+            given=frozenset(self.given),
         )
 
     def _upstream(self, table: dict[str, Any], place: str) -> UpstreamSpec | None:
@@ -193,7 +215,8 @@ class _FileReader(TableReader):
         tiers = values.pop("upstreams", ())
         for name in (name for tier in tiers for name in tier):
             if name not in names:
-                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
+                hint = suggestion(name, names) or f"; expected one of {', '.join(names)}"
+                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}{hint}")
         if values.get("affinity", "none") != "none" and tiers and all(len(tier) == 1 for tier in tiers):
             self.problems.append(f"{place}.affinity: {NOT_EQUAL}")
         return RouteSpec(

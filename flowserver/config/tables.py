@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .entries import Key, Kind, invalid
+from .entries import Key, Kind, invalid, suggestion
 
 
 class TableReader:
@@ -15,6 +15,8 @@ class TableReader:
         """`top_level`: keys that go above the first table, which is easily overlooked."""
         self._top_level = top_level
         self.problems: list[str] = []
+        self.given: set[str] = set()
+        """The places of all values that were read."""
 
     def read(self, table: dict[str, Any], place: str, keys: Sequence[Key]) -> dict[str, Any]:
         """The values of `table`, which is at `place` (empty: the file itself). Those that are invalid are left out."""
@@ -24,7 +26,8 @@ class TableReader:
             if place and name in self._top_level:
                 self.problems.append(f"{where}{name}: must be above the first table")
             elif name not in known:
-                self.problems.append(f"{where}{name}: unknown key: expected one of {', '.join(known)}")
+                hint = suggestion(name, known) or f": expected one of {', '.join(known)}"
+                self.problems.append(f"{where}{name}: unknown key{hint}")
         values: dict[str, Any] = {}
         for name, key in known.items():
             if name not in table:
@@ -33,6 +36,7 @@ class TableReader:
                 continue
             try:
                 values[name] = key.kind.parse(table[name])
+                self.given.add(f"{where}{name}")
             except ValueError as error:
                 self.problems.append(f"{where}{name}: {invalid(table[name], error, secret=key.secret)}")
         return values
@@ -86,11 +90,30 @@ def whole_number(low: int, high: int, remark: str = "") -> Kind:
             raise ValueError(f"expected a whole number from {low} to {high}{remark}")
         return value
 
-    return Kind("number", parse)
+    return Kind("number", parse, {"type": "integer", "minimum": low, "maximum": high})
 
 
-TEXT = Kind("text", _text)
-FLAG = Kind("true or false", _flag)
-PATTERNS = Kind("list of patterns", _patterns)
-TABLE = Kind("table", _table)
-TABLES = Kind("tables", _tables)
+TEXT = Kind("text", _text, {"type": "string", "minLength": 1})
+FLAG = Kind("true or false", _flag, {"type": "boolean"})
+PATTERNS = Kind("list of patterns", _patterns, {"type": "array", "items": {"type": "string", "minLength": 1}})
+
+
+def table_of_keys(keys: Sequence[Key]) -> Kind:
+    """A table within a table."""
+    return Kind("table", _table, table_schema(keys))
+
+
+def tables_of_keys(keys: Sequence[Key]) -> Kind:
+    """A list of them."""
+    return Kind("tables", _tables, {"type": "array", "items": table_schema(keys)})
+
+
+def table_schema(keys: Sequence[Key]) -> dict[str, Any]:
+    """What a table with these keys may have, as a JSON Schema."""
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {key.name: {**key.kind.schema, "description": key.doc} for key in keys},
+        "additionalProperties": False,
+    }
+    required = [key.name for key in keys if key.required]
+    return {**schema, "required": required} if required else schema

@@ -91,7 +91,7 @@ class QuotaSession:
     def _may_use(self, tenant: Tenant, request: RequestHead, model: str | None) -> bool:
         """Whether `tenant` may use `model`. A request that generates nothing needs none; of a list of models it gets to
         see its own."""
-        if request.has_body or request.method not in (b"GET", b"HEAD"):
+        if request.has_body or request.is_tunnel or request.method not in (b"GET", b"HEAD"):
             return allows_model(tenant, model)
         listed = listed_model(request.target.decode("ascii"))
         self.lists_models = listed is not None and bool(tenant.models)

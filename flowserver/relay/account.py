@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..dialects.base import Format, Meter, RequestParams, Usage
 from ..dialects.limit_fields import X_RATELIMIT
+from ..dialects.realtime import RealtimeUsage, is_realtime
 from ..errors import EndReason, RelayError
 from ..http.messages import Headers, RequestHead, ResponseHead, response_for_downstream
 from ..quota.charged_answers import ChargedAnswers
@@ -21,6 +22,7 @@ from .event_filter import AnyFilter, ModelListFilter
 from .provider import Provider
 from .request_reading import RequestReading
 from .request_rewrite import RequestRewrite
+from .request_trace import RequestTrace
 from .token_count import CountSettings, TokenCount
 
 
@@ -57,7 +59,9 @@ class Account:
         "is_preflight",
         "is_repeated",
         "quota",
+        "realtime",
         "request",
+        "trace",
         "traffic_class",
         "wants_body",
     )
@@ -76,7 +80,9 @@ class Account:
         self.is_limited = quota is not None and not self.is_preflight
         """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
         providers answer them without one."""
-        self.wants_body = known is not None or self.is_limited
+        self.realtime = RealtimeUsage() if request.is_tunnel and is_realtime(request.target.decode("ascii")) else None
+        """Of a WebSocket whose events are read; None: the request is for none."""
+        self.wants_body = known is not None or self.is_limited or request.is_tunnel
         """Whether the body has to be read: it is counted, or it names a model that a tenant may not use."""
         self.cors: Headers | None = None
         """The fields with the relay's word on who may read the answer; None: that is the provider's."""
@@ -92,6 +98,8 @@ class Account:
         """What its client, its tenant and its route allow at most, as far as they are known."""
         self.is_repeated = False
         """Whether the answer was charged before, and is fetched again."""
+        self.trace: RequestTrace | None = None
+        """None: tracing is off."""
 
     # --- the request -----------------------------------------------------------------------------------------------
 
@@ -125,7 +133,7 @@ class Account:
                 self.lower_class(self.tenant.traffic_class)
             done(error)
 
-        self.quota.identify(request, identified, counted=self.format is not None)
+        self.quota.identify(request, identified, counted=self.format is not None or self.realtime is not None)
 
     def request_error(self) -> RelayError | None:
         """Why the request may not go on as it is. To be called when its tenant and its body are known."""
@@ -152,11 +160,13 @@ class Account:
 
         def admitted(error: RelayError | None) -> None:
             left = quota.quota_left
-            if left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None):
+            tells = left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None)
+            if tells and self.realtime is None:
                 self.bound(left)  # the provider gets it as the bound, and ends the answer by itself
             done(error)
 
-        quota.admit(self.input, admitted, resume)
+        need = 1 if self.realtime is not None else self.input  # or a quota that is used up would admit it
+        quota.admit(need, admitted, resume)
 
     # --- the request as a provider gets it -------------------------------------------------------------------------
 
@@ -302,11 +312,15 @@ class Account:
     @property
     def input(self) -> int:
         """Tokens of the request: as reported, until then as estimated."""
+        if self.realtime is not None:
+            return self.realtime.input
         return self.count.input if self.count is not None else self.request.input_estimate
 
     @property
     def output(self) -> int:
         """Tokens emitted so far: the provider's count where it has reported one for this point, else an estimate."""
+        if self.realtime is not None:
+            return self.realtime.output
         return self.count.output if self.count is not None else 0
 
     @property
@@ -349,6 +363,8 @@ class Account:
         """Tokens to charge: none for what no provider took on; the request alone where its API is not counted. An
         answer that is fetched by its id is charged once."""
         count = self.count
+        if self.realtime is not None:
+            return self.realtime.total
         if count is None:
             return self.request.input_estimate if self._answered else 0
         tokens = count.input + count.output
