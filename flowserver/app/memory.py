@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from ..downstream.context import OpenConnections
 from ..downstream.h1 import DownstreamH1
 from ..downstream.h2 import DownstreamH2
 from ..errors import OUT_OF_MEMORY
-from ..flow.memory_budget import STREAM, UNBOUNDED, Holding, Level, MemoryBudget, worst_first
+from ..flow.memory_budget import HYSTERESIS, STREAM, UNBOUNDED, Holding, Level, MemoryBudget, worst_first
 from ..net.sockets import kernel_memory
 from ..quota.traffic_class import BATCH
 from ..relay.exchange import Exchange
@@ -32,6 +33,7 @@ from ..telemetry.memory import MemoryFigures
 from ..upstream.h1 import UpstreamH1
 from ..upstream.h2 import UpstreamH2
 from ..upstream.pool import Pool
+from .idle_connections import IdleConnections, idle_since
 from .machine_memory import Allocator, ResidentMemory, available
 
 PARENT = 64 << 20
@@ -53,7 +55,7 @@ CUT_INTERVAL = 0.02
 TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
 """Seconds between two attempts to return memory to the system; they double while it is of no use. It takes 0.1 ms where
 there is nothing to return."""
-SAMPLE = 64
+SAMPLE = 128
 """Connections whose kernel buffers are looked at in each count, on each side."""
 FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 11 * 1024, 17 * 1024, 14 * 1024
 """What a client's connection takes, and over HTTP/2 or TLS besides; and a stream, beside what it holds."""
@@ -145,6 +147,9 @@ class MemoryWatch:
         self._acted: Level = Level.NORMAL
         """The level that was acted upon."""
         self._trimmed_at = 0.0
+        self._idle: IdleConnections
+        self._idle_freed = 0
+        """What connections held that were closed since memory was last returned to the system."""
         self._most_open = 0
         """Connections and streams, since the last full garbage collection."""
         self._trim_after = TRIM_INTERVAL
@@ -152,6 +157,7 @@ class MemoryWatch:
 
     def begin(self, holders: Holders) -> None:
         self._holders = holders
+        self._idle = IdleConnections(holders.connections)
         self._resident = ResidentMemory()
         self._base = self._resident.read()
         self._began = True
@@ -183,6 +189,8 @@ class MemoryWatch:
             if self.budget.level:
                 self._trim_if_due(now)
             self._act()
+            if self.budget.level >= Level.NO_BATCH:
+                self._close_idle(now)
             if self.budget.level is Level.CUTTING and now - self._cut_at >= CUT_INTERVAL:
                 self._cut_at = now
                 self._cut(self.budget.excess)
@@ -191,7 +199,7 @@ class MemoryWatch:
             elif now - self._cut_at >= TRIM_INTERVAL:  # malloc returns memory now and then
                 self._cut_at = now
                 only_batch = now - self._full_since < STUCK
-                self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH), only_batch=only_batch)
+                self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH) - self._idle_freed, only_batch=only_batch)
         finally:
             if self._began:
                 self._timer = self._loop.call_later(self.budget.next_look(), self._look_and_act)
@@ -267,11 +275,20 @@ class MemoryWatch:
         figures.kernel = self._kernel_memory()
 
     def _kernel_memory(self) -> int:
-        """An estimate, by samples of both sides."""
-        clients = [each for each in self._holders.connections if isinstance(each, DownstreamH1 | DownstreamH2)]
+        """An estimate, by samples: of idle clients, of the others, which may have far more, and of providers."""
+        busy: list[DownstreamH1 | DownstreamH2] = []
+        idle: list[DownstreamH1 | DownstreamH2] = []
+        for each in self._holders.connections:
+            if isinstance(each, DownstreamH1 | DownstreamH2):
+                (busy if idle_since(each) == math.inf else idle).append(each)
         providers = [each for pool in self._holders.pools() for each in pool.connections]
-        return _estimate(clients, lambda each: each.send_queue.kernel_memory()) + _estimate(
-            providers, lambda each: kernel_memory(each.transport) if isinstance(each, UpstreamH1 | UpstreamH2) else 0
+        return (
+            _estimate(busy, lambda each: each.send_queue.kernel_memory())
+            + _estimate(idle, lambda each: each.send_queue.kernel_memory())
+            + _estimate(
+                providers,
+                lambda each: kernel_memory(each.transport) if isinstance(each, UpstreamH1 | UpstreamH2) else 0,
+            )
         )
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -289,6 +306,7 @@ class MemoryWatch:
             gc.collect()
         self._allocator.trim()
         self._trimmed_at = now
+        self._idle_freed = 0
         self.figures.trims += 1
         is_of_use = before - self._resident.read() > self.budget.limit // 100
         self._trim_after = TRIM_INTERVAL if is_of_use else min(2 * self._trim_after, LONGEST_TRIM_INTERVAL)
@@ -320,6 +338,19 @@ class MemoryWatch:
             self._pressed(level.value)
         if rises:
             self._holders.relieve()
+
+    def _close_idle(self, now: float) -> None:
+        """Make room below the level at which requests are refused, by connections that nobody uses."""
+        budget, connections, held = self.budget, len(self._holders.connections), self.figures.holders
+        excess = budget.used - budget.mark(Level.NO_BATCH) + int(HYSTERESIS * budget.limit) - self._idle_freed
+        if excess <= 0 or not connections:
+            return
+        each = max(FILLED_CONNECTION, (held.get("connections", 0) + held.get("tls", 0)) // connections)
+        closed = self._idle.close(-(-excess // each), now)
+        self.figures.idle_closed += closed
+        self._idle_freed += closed * each
+        if closed:
+            self._trim_after = TRIM_INTERVAL
 
     def _cut(self, excess: int, *, only_batch: bool = False) -> None:
         """End the streams that hold most and move least, the worst first, until `excess` bytes are free; `only_batch`:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import struct
 from collections.abc import Callable
@@ -308,6 +309,14 @@ class DownstreamH1(SharedReads):
         elif not self._transport.is_closing():
             self._sweep_head(now, settings)
 
+    @property
+    def idle_since(self) -> float:
+        """Since when it waits for another request; infinity: it does not."""
+        return self._since if self.stream is None and self._served and self._reader.is_empty else math.inf
+
+    def close_idle(self) -> None:
+        self._transport.close()
+
     def _is_stalled(self, now: float, settings: ConnectionSettings) -> bool:
         limit, stream = settings.stall_timeout, self.stream
         if limit is not None and self.send_queue.stalled_for(now, busy=stream is not None) >= limit:
@@ -497,7 +506,7 @@ class DownstreamH1(SharedReads):
     def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
         waited = now - self._since
         if self._reader.is_empty and self.must_close:  # it drains
-            if waited >= DRAIN_GRACE or self._context.memory.must_free:
+            if waited >= DRAIN_GRACE:
                 self._transport.close()
         elif self._reader.is_empty and self._served:
             if settings.keepalive_timeout is not None and waited >= settings.keepalive_timeout:

@@ -76,7 +76,6 @@ class DownstreamH2(SharedReads):
         "_control",
         "_fd",
         "_h2",
-        "_idle_since",
         "_last_stream",
         "_liveness",
         "_loop",
@@ -95,6 +94,7 @@ class DownstreamH2(SharedReads):
         "clock",
         "flush_due",
         "guard",
+        "idle_since",
         "is_blocked",
         "is_over",
         "leftovers",
@@ -138,7 +138,7 @@ class DownstreamH2(SharedReads):
         """Requests above it are refused: set by the second GOAWAY."""
         now = context.clock()
         self._phase = Phase.OPEN
-        self._phase_since = self._idle_since = self._behind_since = now
+        self._phase_since = self.idle_since = self._behind_since = now
         self.is_over = False
         """Whether nothing more is read or written: ENDED or FAILED."""
         self.leftovers = LeftoverUploads(self._h2, self.guard, most=self._settings.max_streams, now=now)
@@ -372,7 +372,7 @@ class DownstreamH2(SharedReads):
         if owed:
             self._h2.acknowledge(stream.state, owed)
         if not self.streams:
-            self._idle_since = self.clock()
+            self.idle_since = self.clock()
 
     def drop_data(self, stream_id: int, length: int) -> None:
         """Body bytes for a stream that is over."""
@@ -580,7 +580,7 @@ class DownstreamH2(SharedReads):
             self.fail(_Code.ENHANCE_YOUR_CALM, "head_timeout")
         elif not self.streams:
             keep = settings.keepalive_timeout if self._reader.seen_settings else late
-            if (keep is not None and now - self._idle_since >= keep) or self._context.memory.must_free:
+            if keep is not None and now - self.idle_since >= keep:
                 self.fail(_Code.NO_ERROR, "idle")
         else:
             if self._context.memory.must_free:

@@ -26,9 +26,9 @@ class Level(IntEnum):
     TIGHT = 1
     """Less is in flight for clients, and large request bodies wait."""
     NO_BATCH = 2
-    """New requests of class `batch` are refused."""
+    """New requests of class `batch` are refused, and connections closed that are idle for longest."""
     FULL = 3
-    """All new requests and connections are refused, and idle connections closed."""
+    """All new requests and connections are refused, and connections closed after their present answers."""
     CUTTING = 4
     """The streams that hold most and move least are ended."""
 

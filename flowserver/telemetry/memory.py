@@ -11,7 +11,7 @@ from .exposition import Family, Merge, counter, gauge, gauges
 class MemoryFigures:
     """Written by whoever looks at the memory. Sizes in bytes."""
 
-    __slots__ = ("accounted", "budget", "cuts", "holders", "kernel", "pending", "resident", "trims")
+    __slots__ = ("accounted", "budget", "cuts", "holders", "idle_closed", "kernel", "pending", "resident", "trims")
 
     def __init__(self, budget: MemoryBudget) -> None:
         self.budget = budget
@@ -25,6 +25,7 @@ class MemoryFigures:
         self.accounted = 0
         """The sum of that."""
         self.cuts = 0
+        self.idle_closed = 0
         self.trims = 0
 
     def families(self) -> Iterator[Family]:
@@ -46,4 +47,6 @@ class MemoryFigures:
         text = "0 normal, 1 tight, 2 no_batch, 3 full, 4 cutting."
         yield gauge("flow_memory_level", text, budget.level.value, Merge.EACH)
         yield counter("flow_memory_cuts", "Streams that were ended to free memory.", self.cuts)
+        text = "Idle client connections that were closed to free memory."
+        yield counter("flow_memory_idle_closed", text, self.idle_closed)
         yield counter("flow_memory_trims", "Times that what was free was returned to the system.", self.trims)

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from flowserver.http import messages
-from tests.support.h2_lab import Certificates, h2_client
+from tests.support.h2_lab import Certificates, ask, h2_client
 from tests.support.h2_wire import H2Wire
 from tests.support.lab import LISTENING, Lab, RelayProcess, chat, eventually, page, samples
 from tests.support.provider import Caller
@@ -145,22 +145,30 @@ async def test_a_body_that_can_never_fit_is_refused(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_idle_connections_are_closed_when_memory_is_full(lab: Lab, tmp_path: Path, tls: bool) -> None:
+async def test_connections_that_are_idle_for_longest_make_room_for_requests(
+    lab: Lab, tmp_path: Path, tls: bool
+) -> None:
     simulator = await lab.simulator()
     certificates = Certificates(tmp_path)
-    settings = certificates.settings if tls else {}
-    process = await lab.process(simulator.url, memory=f"{BUDGET}m", **settings)
+    process = await lab.process(simulator.url, memory=f"{BUDGET}m", **(certificates.settings if tls else {}))
     context = certificates.client("h2") if tls else None
     clients: list[H2Wire] = []
-    while "full" not in levels(process) and len(clients) < 3000:
-        try:
+    closed = 0.0
+    while not closed and len(clients) < 6000:
+        for _ in range(50):
             clients.append(await h2_client(lab, process.port, tls=context))
-        except (OSError, EOFError):
-            break
-    await eventually(lambda: "full" in levels(process))
+        closed = (await figures(process))["flow_memory_idle_closed_total"]
+        await asyncio.sleep(0.01)
+    assert closed, "so many are no load"
+    assert "full" not in levels(process)
     assert peak(process) <= BUDGET * 1.05
-    await eventually(lambda: levels(process)[-1] in ("normal", "tight"), "the idle ones are closed")
-    assert sum([await has_ended(client) for client in clients[:50]]) == 50
+    client = await h2_client(lab, process.port, tls=context)
+    stream = ask(client, events=1)
+    await client.flush()
+    assert (await client.answer(stream)).status == 200
+    told = await figures(process)
+    assert told["flow_memory_idle_closed_total"] < len(clients) / 2, "as many as it takes"
+    assert told['flow_h2_goaways_total{reason="memory"}'] == told["flow_memory_idle_closed_total"]
 
 
 async def unready(lab: Lab, process: RelayProcess) -> Message:
