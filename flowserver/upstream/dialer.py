@@ -252,15 +252,28 @@ async def _open_transport(
 
     uvloop closes the descriptor with the transport. It tells the socket object so only if the transport still lives
     when the connection has been made: if not, the object would close that number again once it is collected, and by
-    then it may be another connection's.
+    then it may be another connection's. Where it is cancelled it closes the transport of a protocol that has heard of
+    `connection_made`, and never calls `connection_lost`; so it is not cancelled, which takes a turn of the loop.
     """
-    transport: asyncio.Transport | None = None
+    opening = asyncio.ensure_future(loop.create_connection(factory, sock=connection))
     try:
-        transport, protocol = await loop.create_connection(factory, sock=connection)
-        return transport, protocol
-    finally:
-        if transport is None or transport.is_closing():
-            connection.detach()
+        transport, protocol = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(partial(_abandon, connection))
+        raise
+    except BaseException:
+        connection.detach()
+        raise
+    if transport.is_closing():
+        connection.detach()
+    return transport, protocol
+
+
+def _abandon(connection: socket.socket, opening: asyncio.Future[tuple[asyncio.Transport, _B]]) -> None:
+    """Nobody waits for this transport any more."""
+    connection.detach()
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].abort()
 
 
 def _identity(protocol: _B) -> _B:

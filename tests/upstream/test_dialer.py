@@ -476,3 +476,30 @@ async def test_a_connection_that_is_lost_at_once_closes_its_descriptor_once(lab:
     gc.collect()
     for descriptor in others:
         os.close(descriptor)
+
+
+class _Cancels(asyncio.BufferedProtocol):
+    """A connection that is wanted no more by the time that it is made."""
+
+    task: asyncio.Task[object]
+    made: _Cancels | None = None
+    is_lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        _Cancels.made = self
+        self.task.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+
+
+async def test_a_connection_hears_that_it_is_lost_where_nobody_waits_for_it_any_more(lab: Lab) -> None:
+    await lab.listen(ONE)
+    lab.resolves(ONE)
+    dial = asyncio.ensure_future(lab.dialer().dial(_Cancels, PREPARE))
+    _Cancels.task = dial
+    with pytest.raises(asyncio.CancelledError):
+        await dial
+    made, _Cancels.made = _Cancels.made, None
+    assert made is not None
+    await eventually(lambda: made.is_lost)
