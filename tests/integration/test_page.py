@@ -22,6 +22,7 @@ from tests.support.wire import Wire, request
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 ROWS = "return [...document.querySelectorAll('#rows tr')].map(row => row.dataset.id)"
 LIVE = "return document.querySelector('#state').dataset.state === 'live'"
+SAID = "return document.querySelector('#end-result').innerText"
 HOSTILE = "<img src=x onerror=window.hurt=1>"
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
@@ -48,6 +49,12 @@ async def _streams(lab: Lab, relay: RunningRelay, *names: str, rate: int = 20) -
 async def _shows(window: Browser, *names: str) -> None:
     """Wait until the table has the streams of these names, in this order."""
     await window.until(f"{ROWS}.join() === arguments[0]", ",".join(names))
+
+
+async def _follow(window: Browser, name: str) -> None:
+    """Open the details of this stream."""
+    await window.click(f"#rows tr[data-id='{name}']")
+    await window.until("return document.querySelector('#detail-id').innerText === arguments[0]", name)
 
 
 def _page(port: int, view: str = "") -> str:
@@ -149,38 +156,51 @@ async def test_a_stream_is_followed_with_the_keys_until_its_end(lab: Lab, window
     assert await window.js("return document.querySelector('#detail').hidden")
 
 
-async def test_ending_a_stream_sends_the_token_that_was_typed_once(lab: Lab, window: Browser) -> None:
-    _, relay, _ = await lab.simulated()
-    await _streams(lab, relay, "one")
-    await window.open(_page(relay.admin_port))
-    await _shows(window, "one")
-    # Answers of the relay's control pages, which are tested with these.
-    await window.js(
-        "window.asked = []; window.status = 401; const real = window.fetch;"
-        "window.fetch = (url, init) => init?.method !== 'POST' ? real(url, init) : (window.asked.push("
-        "[url, init.method, init.headers.authorization]), Promise.resolve(new Response('no', {status: window.status})))"
-    )
-    await window.click("#rows tr")
+async def test_ending_a_stream_takes_the_token_that_was_typed_once(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated(admin_token="right-right-right")
+    one, two, three = await _streams(lab, relay, "one", "two", "three")
+    await window.open(_page(relay.admin_port, "#sort=-age_seconds"))
+    await _shows(window, "one", "two", "three")
+    await _follow(window, "one")
     await window.click("#end")
     assert await window.js("return document.activeElement.id") == "token"
     await window.type("#token", "wrong")
     await window.press("Enter")
-    said = "return document.querySelector('#end-result').innerText"
-    await window.until(f'{said} === "This is not the relay\'s admin token."')
-    await window.js("window.status = 200")
-    await window.type("#token", "right")
+    await window.until(f'{SAID} === "This is not the relay\'s admin token."')
+    assert relay.relay.metrics.open
+    await window.type("#token", "right-right-right")
     await window.click("#end")
-    await window.until(f"{said} === 'The relay ends it.'")
-    await window.js("window.status = 403")
-    await window.click("#end")
-    await window.until(f"{said}.includes('FLOW_ADMIN_TOKEN')")
-    url = "streams/one/end"
-    assert await window.js("return window.asked") == [
-        [url, "POST", f"Bearer {token}"] for token in ("wrong", "right", "right")
-    ]
+    await window.until(f"{SAID} === 'The relay ends it.'")
+    await asyncio.wait_for(one.rest(), 10)
+    await window.until("return document.querySelector('#detail-state').innerText.startsWith('Ended')")
+    assert [line["end"] for line in await relay.access(1)] == ["ended_by_operator"]
+    await window.press("Escape")
+    await _follow(window, "two")
+    await window.click("#end")  # the token is known by now
+    await window.until(f"{SAID} === 'The relay ends it.'")
+    await asyncio.wait_for(two.rest(), 10)
     assert await window.js("return [localStorage.length, document.querySelector('#token').value]") == [0, ""]
+    await window.press("Escape")
+    await _follow(window, "three")
     await window.click("#forget")
     assert await window.js("return sessionStorage.length") == 0
+    assert len(relay.relay.metrics.open) == 1
+    three.close()
+    assert ["401" in each for each in await window.complaints()] == [True]
+
+
+async def test_ending_a_stream_where_no_token_is_set_says_what_to_set(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated()
+    await _streams(lab, relay, "one")
+    await window.open(_page(relay.admin_port))
+    await _shows(window, "one")
+    await _follow(window, "one")
+    await window.click("#end")
+    await window.type("#token", "any")
+    await window.press("Enter")
+    await window.until(f"{SAID}.includes('FLOW_ADMIN_TOKEN')")
+    assert relay.relay.metrics.open
+    assert ["403" in each for each in await window.complaints()] == [True]
 
 
 async def test_it_survives_a_restart_of_the_relay(lab: Lab, tmp_path: Path) -> None:
