@@ -51,7 +51,7 @@ from .listening import ListeningSockets
 from .memory import Holders, MemoryWatch, share_of
 from .provider_watch import ProviderWatch
 from .providers import FlowLimits, Providers, build
-from .tenancy import Tenancy, check_tenants
+from .tenancy import Tenancy, check_tenants, price_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,9 @@ class Relay:
         self._clients.tls = tls
         self._tenancy.reload(topology)
         self._admission.routing = self._routing()
-        self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
+        self._admission.accounts = replace(
+            self._admission.accounts, quota=self._tenancy.quota, prices=price_table(topology)
+        )
         self._show(topology)
         self._watch.follow(providers)
 
@@ -290,7 +292,11 @@ class Relay:
             trace=self._log.state_changed if self._log.writes("debug") else None,
         )
         accounts = AccountSettings(
-            Ratios(), max_event=config.max_event, hold=self._watermarks.high, quota=self._tenancy.quota
+            Ratios(),
+            max_event=config.max_event,
+            hold=self._watermarks.high,
+            quota=self._tenancy.quota,
+            prices=price_table(self._topology),
         )
         self.metrics.store = self._tenancy
         # Unique to this process, so that one relay behind another is not taken for a loop.

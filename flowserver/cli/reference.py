@@ -8,6 +8,7 @@ from textwrap import fill
 
 from ..config.entries import Group, Key, Setting
 from ..config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from ..config.prices import PRICE_KEYS
 from ..config.settings import SETTINGS
 from ..config.tenants import TENANT_KEYS
 from ..telemetry.snapshot import Table
@@ -69,6 +70,7 @@ def settings_page() -> str:
         ("`[[routes]]`: which requests go to which provider", ROUTE_KEYS),
         ("`outliers` of a route, see [providers.md](providers.md#outliers)", OUTLIER_KEYS),
         ("`[[tenants]]`: who may use the relay, see [tenants.md](tenants.md)", TENANT_KEYS),
+        ("`[[prices]]`: what tokens cost, see [costs.md](costs.md)", PRICE_KEYS),
     ):
         parts.append(f"\n### {title}\n\n{_keys(keys)}")
     return "".join(parts)

@@ -22,6 +22,7 @@ from .parsers import (
     parse_time,
     parse_url,
 )
+from .prices import PRICES_FILE
 from .secrets import FORMS, is_reference
 from .tables import FLAG, PATTERNS, TABLE, TEXT, whole_number
 from .tenants import CLASS, check_path
@@ -184,9 +185,11 @@ FILE_KEYS = (
         "Must be above the first table. true: the file has no tenants on purpose, so whoever reaches the relay may use "
         "it. Without it, a reload refuses a file that has lost its tenants.",
     ),
+    PRICES_FILE,
     Key("upstreams", _array("upstreams"), "The providers."),
     Key("routes", _array("routes"), "Which requests go to which provider; without routes, all go to all providers."),
     Key("tenants", _array("tenants"), "Who may use the relay."),
+    Key("prices", _array("prices"), "What tokens cost. Without prices no cost is known."),
 )
 UPSTREAM_KEYS = (
     Key("name", TEXT, "Name in routes, log and metrics.", required=True),

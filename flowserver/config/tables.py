@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from .entries import Key, Kind, invalid
@@ -88,6 +91,37 @@ def whole_number(low: int, high: int, remark: str = "") -> Kind:
 
     return Kind("number", parse)
 
+
+def some_patterns(value: Any) -> tuple[str, ...]:
+    """Patterns, at least one."""
+    patterns = _patterns(value)
+    if not patterns:
+        raise ValueError("expected a list of patterns such as ['gpt-*']")
+    return patterns
+
+
+def decimal_number(places: int, most: int, expected: str, *, least: int = 0) -> Kind:
+    """Amounts of up to `most`, numbers or text, in whole units of the last of so many decimal `places`; `least` in
+    these. A float is taken for what it was written as."""
+    unit: int = 10**places
+
+    def parse(value: Any) -> int:
+        text = format(Decimal(repr(value)), "f") if isinstance(value, float) and isfinite(value) else str(value)
+        found = _DECIMAL.fullmatch(text) if not isinstance(value, bool) else None
+        if found is None:
+            raise ValueError(f"expected {expected}")
+        whole, decimals = found[1], (found[2] or "").rstrip("0")
+        if len(decimals) > places:
+            raise ValueError(f"expected at most {places} decimals")
+        amount: int = int(whole) * unit + int(decimals.ljust(places, "0"))
+        if not least <= amount <= most * unit:
+            raise ValueError(f"expected {'0' if not least else 'more than 0'} to {most}")
+        return amount
+
+    return Kind("amount", parse)
+
+
+_DECIMAL = re.compile(r"(\d{1,12})(?:\.(\d{1,40}))?", re.ASCII)
 
 TEXT = Kind("text", _text)
 FLAG = Kind("true or false", _flag)

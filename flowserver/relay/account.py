@@ -13,9 +13,13 @@ from ..quota.charged_answers import ChargedAnswers
 from ..quota.identify import QuotaContext
 from ..quota.lease import TokenLease
 from ..quota.limit_fields import for_tenants, limit_fields
+from ..quota.money import nano_dollars
+from ..quota.prices import MoneyTerms
+from ..quota.refusals import price_missing
 from ..quota.session import QuotaSession
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE, TrafficClass, lower
+from .answer_cost import names_of
 from .cors import is_preflight, with_cors
 from .event_filter import AnyFilter, ModelListFilter
 from .provider import Provider
@@ -49,6 +53,7 @@ class Account:
         "_model_list",
         "_sent",
         "_settings",
+        "_terms",
         "budget",
         "cors",
         "count",
@@ -84,6 +89,8 @@ class Account:
         """Tokens that the answer may have; None: no bound."""
         self._answered = False
         """Whether a provider took the request on."""
+        self._terms: MoneyTerms | None = None
+        """None: its tenant's use is not limited in money."""
         self.count: TokenCount | None = None
         """Of the answer; None before, and where it is not counted."""
         self._model_list: ModelListFilter | None = None
@@ -137,9 +144,11 @@ class Account:
         request: RequestHead,
         done: Callable[[RelayError | None], None],
         resume: Callable[[], None],
+        *,
+        providers: Iterable[Provider],
     ) -> None:
-        """May it start? `done` is called at once or later. `resume` is called when events that waited for tokens may
-        pass."""
+        """May it start, at one of `providers`? `done` is called at once or later. `resume` is called when events that
+        waited for tokens may pass."""
         quota, tenant = self.quota, self.tenant
         if quota is None or tenant is None:
             done(None)
@@ -148,6 +157,13 @@ class Account:
         if error is not None:
             done(error)
             return
+        if quota.limits_money:
+            names_none = self.format is None and self.params.model is None  # what is not counted costs nothing
+            terms = self._money_terms(providers, generates=request.has_body and not names_none)
+            if isinstance(terms, RelayError):
+                done(terms)
+                return
+            self._terms = terms
         self.bound(quota.stream_budget)
 
         def admitted(error: RelayError | None) -> None:
@@ -156,7 +172,22 @@ class Account:
                 self.bound(left)  # the provider gets it as the bound, and ends the answer by itself
             done(error)
 
-        quota.admit(self.input, admitted, resume)
+        quota.admit(self.input, admitted, resume, terms=self._terms)
+
+    def _money_terms(self, providers: Iterable[Provider], *, generates: bool) -> MoneyTerms | RelayError:
+        """The dearest of `providers` decides, as any of them may be asked. An error: one has no price for the model,
+        which matters where the request `generates` something."""
+        prices, model, tokens = self._settings.prices, self.params.model, self.input
+        need = token = 0
+        for provider in providers:
+            tariff = prices.tariff(provider.name, names_of(provider, model)) if prices is not None else None
+            if tariff is not None:
+                price = tariff.at(tokens)
+                need = max(need, nano_dollars(tokens * price.input))
+                token = max(token, price.dearest_output)
+            elif generates:
+                return price_missing(model, provider.name)
+        return MoneyTerms(need, token)
 
     # --- the request as a provider gets it -------------------------------------------------------------------------
 
@@ -216,9 +247,8 @@ class Account:
 
     def sweep(self, now: float) -> None:
         """About once a second."""
-        lease = self.lease
-        if lease is not None:
-            lease.sweep(now)
+        if self.quota is not None:
+            self.quota.sweep(now)
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
@@ -310,6 +340,14 @@ class Account:
         return self.count.output if self.count is not None else 0
 
     @property
+    def cost(self) -> int | None:
+        """Nano-dollars so far, of which an answer that was charged before costs none; None: it is not counted, or there
+        is no price."""
+        if self.is_repeated:
+            return 0
+        return self.count.cost if self.count is not None else None
+
+    @property
     def usage(self) -> Usage:
         """The provider's report so far."""
         return self.count.meter.usage if self.count is not None else Usage()
@@ -334,32 +372,34 @@ class Account:
     def settle(self, size: int = 0) -> None:
         """The exchange is over, with `size` bytes of an answer: charge what it used, and learn from what the provider
         reported."""
-        count, lease = self.count, self.lease
+        count = self.count
         if count is not None:
             count.close(size)
         elif self._model_list is not None:
             self._model_list.close()
-        charge = self._charge()
-        if lease is not None:
-            lease.settle(charge)
+        tokens, cost = self._charge()
+        if self.quota is not None:
+            self.quota.settle(tokens, cost)
         if count is not None:
             count.learn()
 
-    def _charge(self) -> int:
-        """Tokens to charge: none for what no provider took on; the request alone where its API is not counted. An
-        answer that is fetched by its id is charged once."""
+    def _charge(self) -> tuple[int, int]:
+        """Tokens and nano-dollars to charge: none for what no provider took on; the request alone where its API is not
+        counted. An answer that is fetched by its id is charged once."""
         count = self.count
         if count is None:
-            return self.request.input_estimate if self._answered else 0
-        tokens = count.input + count.output
+            if not self._answered:
+                return 0, 0
+            return self.request.input_estimate, self._terms.need if self._terms is not None else 0
+        tokens, cost = count.input + count.output, count.cost or 0
         answer_id = count.meter.answer_id
         if answer_id is None:
-            return tokens
+            return tokens, cost
         tenant = self.tenant.name if self.tenant is not None else ""
         charged = self._settings.charged
         if self._method != b"GET":  # generated, not fetched
-            charged.note(tenant, answer_id, tokens)
-            return tokens
-        due = charged.due(tenant, answer_id, tokens)
-        self.is_repeated = due == 0
-        return due
+            charged.note(tenant, answer_id, tokens, cost)
+            return tokens, cost
+        tokens, cost = charged.due(tenant, answer_id, tokens, cost)
+        self.is_repeated = tokens == 0
+        return tokens, cost

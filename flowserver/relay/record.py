@@ -34,6 +34,8 @@ class TokenRecord:
     """Whether the tokens of request or answer are the relay's own count, at least in part."""
     is_disbelieved: bool
     """Whether the provider's last report makes no sense."""
+    is_unpriced: bool
+    """Whether there are prices, and none for this model."""
     is_repeated: bool
     """Whether the answer was charged before and has been fetched again."""
     estimated_output: int | None
@@ -56,6 +58,8 @@ class AccountRecord:
     model: str | None
     output: int
     """Tokens emitted."""
+    cost: int | None
+    """Nano-dollars; None: it is not known."""
     budget: int | None
     """Tokens that the answer may have; None: no bound."""
     tenant: str | None
@@ -166,6 +170,7 @@ def account_record(account: Account) -> AccountRecord:
     record.traffic_class = account.traffic_class
     record.model = account.model
     record.output = account.output
+    record.cost = account.cost
     record.budget = account.budget
     record.tenant = record.user = record.session = record.lease_left = None
     if quota is not None:
@@ -187,6 +192,7 @@ def token_record(account: Account) -> TokenRecord | None:
     record.usage = meter.usage
     record.is_estimate = count.is_estimate
     record.is_disbelieved = count.is_disbelieved
+    record.is_unpriced = count.is_unpriced
     record.is_repeated = account.is_repeated
     record.estimated_output = count.estimated
     record.uncounted = count.uncounted

@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from ..dialects.base import Usage
 from ..relay.record import ExchangeRecord
+from .costs import CostMetrics
 from .exposition import Family, counters, histograms
 from .histogram import Histogram
 from .labels import ModelLabels
@@ -47,6 +48,7 @@ class TokenMetrics:
         self._uncounted: Counter[tuple[str, str]] = Counter()
         """By provider and reason."""
         self._disbelieved: Counter[str] = Counter()
+        self._costs = CostMetrics()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: each of them has figures of its own."""
@@ -65,7 +67,8 @@ class TokenMetrics:
             return
         prompt, output = tokens.input, account.output
         answered = 200 <= exchange.status < 300
-        figures = self._of(tokens.provider, account.model or "", prompt + output, answered=answered)
+        label, figures = self._of(tokens.provider, account.model or "", prompt + output, answered=answered)
+        self._costs.exchange_ended(exchange, tokens.provider, label)
         _count(figures, account.tenant or "", tokens.usage, prompt, output)
         if exchange.first_token_at is not None and exchange.ended_at is not None:
             first = exchange.first_token_at
@@ -98,21 +101,24 @@ class TokenMetrics:
         text = "Providers' last reports that make no sense, so that an estimate took their place."
         disbelieved = [({"gen_ai_provider_name": name}, number) for name, number in sorted(self._disbelieved.items())]
         yield counters("flow_reports_disbelieved", text, disbelieved)
+        yield from self._costs.collect()
 
-    def _of(self, upstream: str, model: str, tokens: int, *, answered: bool) -> _Figures:
+    def _of(self, upstream: str, model: str, tokens: int, *, answered: bool) -> tuple[str, _Figures]:
+        """The model's label, and the figures under it."""
         label, lost = self._labels.count(model, tokens, answered=answered)
         if lost is not None:
             self._forget(lost)
         figures = self._figures.get((upstream, label))
         if figures is None:
             figures = self._figures[upstream, label] = _Figures()
-        return figures
+        return label, figures
 
     def _forget(self, model: str) -> None:
         """Its series end. Where they begin again they begin at zero, which Prometheus takes for a restart; what was
         counted is not added to another series, whose rate would show it a second time."""
         for key in [key for key in self._figures if key[1] == model]:
             del self._figures[key]
+        self._costs.forget(model)
 
 
 _HISTOGRAMS: tuple[tuple[str, str, tuple[float, ...], Callable[[_Figures], Histogram]], ...] = (

@@ -42,8 +42,10 @@ class Slow:
         self._near = near
         self._under_way: list[Callable[[], None]] = []
 
-    def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        self._near.admit(stream_id, limits, need=need, done=done)
+    def admit(
+        self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
+    ) -> None:
+        self._near.admit(stream_id, limits, need=need, want=want, done=done)
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
         self._under_way.append(lambda: self._near.extend(stream_id, used, want, done))
@@ -77,7 +79,7 @@ class Exchange:
         body = orjson.dumps(stream.body)
         self.account.request.feed(body)
         self.account.request.finish()
-        self.account.request_permit(request, self.outcomes.append, self._resume)
+        self.account.request_permit(request, self.outcomes.append, self._resume, providers=())
         self.account.ask(target(name="only", quirks=QUIRKS["openai-compatible"]), [body], repeatable=True)
         self.account.open(stream.head)
         self.is_cut = False
@@ -116,7 +118,7 @@ class Exchange:
         """What the quota has lost, if it had as much, by what the next request finds."""
         limits = self._limits()
         found: list[Decision] = []
-        self.limiter.admit("{acme}:next", limits, need=0, done=found.append)
+        self.limiter.admit("{acme}:next", limits, need=0, want=LEASE, done=found.append)
         [decision] = found
         [state] = decision.states
         assert isinstance(state.limit, Quota)
