@@ -1,4 +1,4 @@
-"""The command line: `flowserver serve | check | tenants | demo | simulate | version`."""
+"""The command line: `flowserver serve | check | tenants | prices | demo | simulate | version`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def run(arguments: list[str]) -> int:
         from .demo import main as demo
 
         return demo(arguments[1:])
+    if arguments[:1] == ["prices"]:
+        from .prices import main as prices
+
+        return prices(arguments[1:])
     if arguments[:1] == ["tenants"]:
         from .tenants import main as tenants
 
@@ -51,6 +55,7 @@ def run(arguments: list[str]) -> int:
     commands.add_parser("serve", help="run the relay")
     commands.add_parser("check", help="validate and explain the settings")
     commands.add_parser("tenants", help="manage tenants, their keys and limits")
+    commands.add_parser("prices", help="turn a list of prices into the tables of the file")
     commands.add_parser("demo", help="run a simulated provider, a relay and four clients")
     commands.add_parser("simulate", help="run a simulated provider")
     commands.add_parser("version", help="print the version")

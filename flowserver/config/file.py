@@ -231,7 +231,8 @@ class _FileReader(TableReader):
         if "prices_file" in file:
             path = self._path.parent / file["prices_file"]
             further = PriceReader()
-            rows += further.prices(further.read(_parse(path, "prices_file"), "", PRICES_FILE_KEYS)["prices"], upstreams)
+            tables = further.read(_parse(path, "prices_file"), "", PRICES_FILE_KEYS).get("prices", [])
+            rows += further.prices(tables, upstreams)
             self.problems += [f"{path}: {problem}" for problem in further.problems]
         return tuple(rows)
 

@@ -44,7 +44,7 @@ PRICE_KEYS = (
     ),
     Key("currency", Kind("`USD`", _currency), "No other is known."),
 )
-PRICES_FILE_KEYS = (Key("prices", TABLES, "Tables as in the main file."),)
+PRICES_FILE_KEYS = (Key("prices", TABLES, "Tables as in the main file.", required=True),)
 
 
 def price_table(price: Price) -> dict[str, str]:
