@@ -137,6 +137,8 @@ def _check() -> int:
         print(_describe_tenant(tenant))
         for line in _uncounted_paths(tenant):
             print(line)
+    if topology.prices:
+        print(f"prices: {len(topology.prices)} tables")
     if config.redis_url is None and not topology.tenants:
         print("no tenants: whoever reaches the relay may use it")
     if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):

@@ -13,6 +13,7 @@ import orjson
 from flowserver.cli.reference import metrics_page, settings_page
 from flowserver.config.entries import Key
 from flowserver.config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from flowserver.config.prices import PRICE_KEYS
 from flowserver.config.settings import SETTINGS
 from flowserver.config.tenants import TENANT_KEYS
 from flowserver.routing.circuit_breaker import CircuitBreaker
@@ -43,7 +44,8 @@ def test_the_reference_of_settings_is_what_the_code_has() -> None:
 
 def test_the_reference_has_every_setting_and_every_key() -> None:
     page = settings_page()
-    keys: tuple[Key, ...] = (*FILE_KEYS, *UPSTREAM_KEYS, *HEALTH_KEYS, *ROUTE_KEYS, *OUTLIER_KEYS, *TENANT_KEYS)
+    of_providers = (*UPSTREAM_KEYS, *HEALTH_KEYS, *ROUTE_KEYS, *OUTLIER_KEYS)
+    keys: tuple[Key, ...] = (*FILE_KEYS, *of_providers, *TENANT_KEYS, *PRICE_KEYS)
     assert [name for name in [entry.env for entry in SETTINGS] if page.count(f"\n| `{name}` |") != 1] == []
     assert [key.name for key in keys if f"\n| `{key.name}` |" not in page] == []
     assert [key.name for key in keys if not key.doc.endswith(".")] == []
@@ -76,12 +78,13 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
             caller.close()
 
     simulator, provider = await lab.simulator(), await lab.provider(odd)
+    prices = '\n[[prices]]\nmodels = ["simulated"]\ninput = 1\noutput = 1\n'
     routes = '[[routes]]\npath = "/v1/*"\nmodels = ["odd"]\nupstreams = ["odd"]\n[[routes]]\nupstreams = ["usual"]'
     upstreams: dict[str, dict[str, object] | str] = {
         "usual": simulator.url.replace("127.0.0.1", "localhost"),
         "odd": {"url": provider.url, "max_concurrent": "auto"},
     }
-    relay = await lab.relay(None, config=toml(folder, upstreams, routes), upstream_keepalive="off")
+    relay = await lab.relay(None, config=toml(folder, upstreams, routes + prices), upstream_keepalive="off")
     client = await lab.client(relay.port)
     await client.send(chat(events=5))
     await client.response()
