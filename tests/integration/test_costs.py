@@ -19,10 +19,10 @@ from tests.support.lab import Lab, RunningRelay, chat, eventually
 from tests.support.provider import answering, ok
 from tests.support.redis import running_redis
 from tests.support.shared import sharing
-from tests.support.streams import INPUT, STREAMS, Stream
+from tests.support.streams import CHAT, INPUT, STREAMS, Stream
 from tests.support.topology import tenant, toml
 from tests.support.wholes import NO_OUTPUT, WHOLES, Whole
-from tests.support.wire import Message, request
+from tests.support.wire import LAST_CHUNK, Message, chunk, request
 
 MONEY = "{acme}:usd_per_day"
 PRICES = '[[prices]]\nmodels = ["simulated"]\ninput = 3\noutput = 15\n'
@@ -209,6 +209,27 @@ async def test_a_refused_request_gives_its_money_back(lab: Lab, tmp_path: Path) 
     assert (await _answer(lab, relay, _ask(events=1))).status == 200
     codes = [_error(await _answer(lab, relay, _ask(events=1)))[1] for _ in range(5)]
     assert codes == ["rate_limit_exceeded"] * 5
+
+
+async def test_what_cannot_be_read_costs_by_its_bytes(lab: Lab, tmp_path: Path) -> None:
+    till = await Till.of(lab, tmp_path, more='[[prices]]\nmodels = ["*"]\ninput = 0\noutput = 10\n')
+    bill = await till.play(CHAT.target, CHAT.body, answer(b"x" * 40_000, fields=("Content-Encoding: br",)))
+    assert bill.line["uncounted"] == {"unreadable": 1}
+    assert bill.line["cost_usd"] == pytest.approx(10_000 * 10 / 1e6)
+
+
+async def test_what_cannot_be_read_ends_where_the_money_does(lab: Lab, tmp_path: Path) -> None:
+    lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream", "Content-Encoding: br", "Transfer-Encoding: chunked"]
+    head = "\r\n".join([*lines, "", ""]).encode()
+    provider = await lab.provider(answering(head + chunk(b"x" * 1000) * 20 + LAST_CHUNK))
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, _file("usd_per_day = 0.015")))
+    client = await lab.client(relay.port)
+    await client.send(_ask())
+    assert (await client.head()).status == 200
+    await client.rest()
+    [line] = await relay.access()
+    assert (line["end"], line["uncounted"]) == ("quota", {"unreadable": 1})
+    assert line["bytes_down"] < 8000
 
 
 @pytest.mark.parametrize("whose", ["user", "model"])
