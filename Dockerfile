@@ -23,7 +23,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 
-COPY README.md LICENSE setup.py ./
+COPY README.md LICENSE NOTICE setup.py ./
 COPY tools ./tools
 COPY flowserver ./flowserver
 RUN FLOWSERVER_COMPILE=1 /opt/flowserver/bin/pip install --no-deps . \

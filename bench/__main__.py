@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -27,12 +26,15 @@ from bench import (
     h2_memory,
     h2_stall,
     h2_unary,
+    hostile,
     incident,
     kills,
     large_request,
     limits,
     memory,
     overload,
+    page,
+    pressure,
     protocols,
     restarts,
     scale,
@@ -51,7 +53,7 @@ from bench.cores import LOAD_CORES
 from bench.figures import CaseResult
 from bench.peers import PEERS
 from bench.peers.flowserver import Flowserver
-from bench.processes import repository
+from bench.processes import allow_many_files, repository
 from bench.report import machine, save, show, show_summary
 
 Case = Callable[[Sequence[str], bool], CaseResult]
@@ -83,6 +85,7 @@ CASES: dict[str, Case] = {
     "h2_attack": lambda relays, quick: h2_attack.run(relays, h2_attack.QUICK if quick else h2_attack.Settings()),
     "h2_memory": lambda relays, quick: h2_memory.run(relays, h2_memory.QUICK if quick else h2_memory.Settings()),
     "h2_unary": lambda relays, quick: h2_unary.run(relays, h2_unary.QUICK if quick else h2_unary.Settings()),
+    "hostile": lambda relays, quick: hostile.run(relays, hostile.QUICK if quick else hostile.Settings()),
     "incident": lambda relays, quick: incident.run(relays, incident.QUICK if quick else incident.Settings()),
     "affinity": lambda relays, quick: affinity.run(relays, affinity.QUICK if quick else affinity.Settings()),
     "kills": lambda relays, quick: kills.run(relays, kills.QUICK if quick else kills.Settings()),
@@ -91,6 +94,8 @@ CASES: dict[str, Case] = {
     ),
     "limits": lambda relays, quick: limits.run(relays, limits.QUICK if quick else limits.FULL),
     "overload": lambda relays, quick: overload.run(relays, overload.QUICK if quick else overload.Settings()),
+    "page": lambda relays, quick: page.run(relays, page.QUICK if quick else page.Settings()),
+    "pressure": lambda relays, quick: pressure.run(relays, pressure.QUICK if quick else pressure.Settings()),
     "protocols": lambda relays, quick: protocols.run(relays, protocols.QUICK if quick else protocols.Settings()),
     "restarts": lambda relays, quick: restarts.run(relays, restarts.QUICK if quick else restarts.Settings()),
     "sweep": lambda relays, quick: sweep.run(relays, sweep.QUICK if quick else sweep.Settings()),
@@ -176,8 +181,7 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 def _prepare() -> None:
     """Thousands of sockets, cores for load and relay apart, and an end on SIGTERM as on Ctrl-C."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     os.sched_setaffinity(0, LOAD_CORES)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

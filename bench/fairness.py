@@ -53,8 +53,8 @@ class Settings:
     tokens: int = 15
     batch: int = 60
     batch_tokens: int = 100
-    warm_up: float = 5
-    window: float = 28
+    warm_up: float = 10
+    window: float = 40
     rounds: int = 1
 
 

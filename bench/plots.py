@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ COLOURS = {
     "direct": "#c9ced3",
     "naive": "#c0504d",
     "drain": "#d9a441",
+    "budget": "#c0504d",
 }
 
 BARS = {
@@ -29,6 +31,9 @@ BARS = {
     "unary": ("CPU per answer, at full load",),
 }
 """Case -> the quantities that are drawn as bars."""
+
+LABELLED = ("pressure", "hostile")
+"""Cases whose curves have one axis from zero, and their names beside them."""
 
 PANELS = 4
 """Of one row."""
@@ -59,7 +64,7 @@ def draw(results: Sequence[CaseResult], folder: Path, name: str) -> list[Path]:
 def _figure(result: CaseResult) -> Any:
     """A matplotlib figure; None where there is nothing to draw."""
     if any(series.points for series in result.series):
-        return _curves(result)
+        return _labelled(result) if result.name in LABELLED else _curves(result)
     bars = [figure for figure in result.figures if figure.what in BARS.get(result.name, ())]
     return _bars(result, bars) if len(bars) > 1 else None
 
@@ -82,6 +87,37 @@ def _curves(result: CaseResult) -> Any:
         if number == 0:
             axes.legend(frameon=False)
     return canvas
+
+
+def _labelled(result: CaseResult) -> Any:
+    """One quantity, from zero: a line for each relay with its name where it ends."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(6.6, 3.4), layout="constrained")
+    axes = canvas.add_subplot()
+    shown = [series for series in result.series if series.points]
+    ends = apart([series.points[-1][1] for series in shown], max(y for each in shown for _, y in each.points) / 18)
+    for series, end in zip(shown, ends, strict=True):
+        horizontal, vertical = zip(*series.points, strict=True)
+        colour = COLOURS.get(series.relay)
+        dashed = "--" if series.relay == "budget" else "-"
+        axes.plot(horizontal, vertical, color=colour, linewidth=1.8, linestyle=dashed)
+        axes.annotate(f" {series.relay}", (horizontal[-1], end), color=colour, va="center", fontsize=8)
+    axes.set_title(f"{shown[0].what}, {shown[0].unit}: {result.title}", fontsize=9, loc="left")
+    axes.set_xlabel(shown[0].x)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    return canvas
+
+
+def apart(positions: Sequence[float], least: float) -> list[float]:
+    """The same positions, moved up where two are nearer to each other than `least`."""
+    moved = list(positions)
+    order = sorted(range(len(moved)), key=lambda index: moved[index])
+    for below, above in pairwise(order):
+        moved[above] = max(moved[above], moved[below] + least)
+    return moved
 
 
 def _label(axes: Axes, shown: Sequence[Series]) -> None:

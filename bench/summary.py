@@ -73,6 +73,9 @@ P50 = "time of an event, evenly, p50"
 ANSWER = "CPU per answer, at full load"
 H2_ANSWER = f"{ANSWER}, 5 connections"
 OVER_READ, CUSTODY, OUTAGE = "over-read of the aim", "custody of the aim", "beside direct: caught up after an outage"
+PEAK, LATE = "resident memory, peak, of the budget", "healthy streams: beyond direct, p99"
+MISSED, REFUSED = "interactive requests not served whole", "batch refused after, p99"
+NORMAL, LEFT = "after the load: back to normal", "2 s after all have left: client connections"
 FIVE_THOUSAND = "5000 streams of 2 events/s"
 
 
@@ -132,5 +135,26 @@ def lines(results: Sequence[CaseResult]) -> list[Line]:
         Line("over-read beyond direct, at a distance", "% of its aim", 100, found.largest("wan", OVER_READ)),
         Line("age of a token that a slow reader gets, p99", "% of its aim", 100, found.largest("wan", CUSTODY)),
         Line("after an outage of the client's link: until all is there", "x direct", 1.2, found.largest("wan", OUTAGE)),
+        *_under_pressure(found),
         Line("time of an event beyond nginx's, p50", "ms", 0, found.excess("events", P50, "nginx")),
+    ]
+
+
+def _under_pressure(found: Results) -> list[Line]:
+    """Of a memory budget: 10 x the load that fits, and hostile clients."""
+    both = ("pressure", "10 x the load that fits"), ("hostile", "hostile clients")
+    shared = [
+        line
+        for case, words in both
+        for line in (
+            Line(f"{words}: resident memory, peak", "% of the budget", 105, found.value(case, PEAK)),
+            Line(f"{words}: time of an event beyond direct, p99", "ms", 20, found.value(case, LATE)),
+            Line(f"{words}: interactive requests not served whole", "%", 5, found.value(case, MISSED)),
+        )
+    ]
+    return [
+        *shared,
+        Line("10 x the load that fits: batch refused after, p99", "ms", 10, found.value("pressure", REFUSED)),
+        Line("10 x the load that fits: back to normal after", "s", 1, found.value("pressure", NORMAL)),
+        Line("hostile clients: connections left afterwards", "", 0, found.value("hostile", LEFT)),
     ]

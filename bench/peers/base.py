@@ -44,6 +44,8 @@ class Wiring:
     `certificate` is the provider's; None: no TLS towards it. `keeps`: connections to the provider are used again.
     `streams` is how many a client may have on one connection, None: the relay's own limit. `listen` is the address that
     the relay listens on, `provider_host` the provider's. `uploads`: requests of any size pass on while they come.
+    `stall` is the seconds after which a client that takes nothing is cut, None: as the peer is set up otherwise.
+    `memory` is a budget in bytes, for those that know such a thing.
     """
 
     client: str = "h1"
@@ -54,6 +56,8 @@ class Wiring:
     listen: str = "127.0.0.1"
     provider_host: str = "127.0.0.1"
     uploads: bool = False
+    stall: float | None = None
+    memory: int | None = None
 
     @property
     def scheme(self) -> str:

@@ -51,6 +51,11 @@ class Flowserver:
             }
             if wiring.streams is not None:
                 environment |= {"FLOW_H2_MAX_STREAMS": str(wiring.streams), "FLOW_H2_MAX_REQUESTS": "1000000"}
+            if wiring.stall is not None:
+                environment["FLOW_STALL_TIMEOUT"] = f"{wiring.stall:g}"
+            if wiring.memory is not None:
+                # Memory is to be the limit, and no count of connections.
+                environment |= {"FLOW_MEMORY": str(wiring.memory), "FLOW_MAX_CONNECTIONS": "100000"}
             with Process([*self._command, "serve"], port, environment=environment, cpus=self._cpus) as process:
                 yield Running(self.name, port, process.pid, admin=admin)
 

@@ -37,7 +37,7 @@ http {{
             {uploads}
             proxy_read_timeout 1h;
             proxy_send_timeout 1h;
-            send_timeout 1h;
+            send_timeout {stall};
         }}
     }}
 }}
@@ -59,6 +59,7 @@ def _nginx(wiring: Wiring) -> dict[str, str]:
         "scheme": wiring.scheme,
         "keepalive": "keepalive 1024; keepalive_requests 1000000;" if wiring.keeps else "",
         "connection": "" if wiring.keeps else "close",
+        "stall": f"{wiring.stall:g}s" if wiring.stall is not None else "1h",
         "uploads": "client_max_body_size 0; proxy_request_buffering off;" if wiring.uploads else "",
         "tls": NGINX_TLS.format(file=wiring.certificate.file) if wiring.certificate is not None else "",
     }

@@ -21,6 +21,7 @@ from ..downstream.h2 import DownstreamH2
 from ..errors import OUT_OF_MEMORY
 from ..flow.memory_budget import STREAM, UNBOUNDED, Holding, Level, MemoryBudget, worst_first
 from ..net.sockets import kernel_memory
+from ..quota.traffic_class import BATCH
 from ..relay.exchange import Exchange
 from ..relay.interfaces import H2Totals
 from ..relay.uploads import Uploads
@@ -39,8 +40,15 @@ LEAST = 1.5
 fit."""
 MEBIBYTE = 1 << 20
 
-ACCOUNT_INTERVAL, HURRIED_INTERVAL = 1.0, 0.25
-"""Seconds between two counts of what is held, and the same while memory is short."""
+ACCOUNT_INTERVAL = 1.0
+"""Seconds between two counts of what is held."""
+AT_A_TIME = 100
+"""Exchanges that are looked at in one turn of the loop: some 0.5 ms."""
+STUCK = 1.0
+"""Seconds for which all requests may be refused while streams of class batch end alone: what holds the memory then goes
+away by itself, or never."""
+CUT_INTERVAL = 0.02
+"""Seconds between two cuts where nothing else helps: a count before each takes 5 us a stream."""
 TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
 """Seconds between two attempts to return memory to the system; they double while it is of no use. It takes 0.1 ms where
 there is nothing to return."""
@@ -51,6 +59,7 @@ FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 17 * 1024, 17 * 
 FEW = 500
 """Connections and streams up to which a full garbage collection, which also gives up Python's free lists, takes less
 than 20 ms. Once a load is gone, these keep memory from being returned: 8 MB after 2,000 connections over HTTP/2."""
+_COUNTED = object()
 CUTS = 64
 """Streams that are ended in one turn of the loop: some ten milliseconds."""
 
@@ -126,6 +135,11 @@ class MemoryWatch:
         self._count = self._earlier = _Count()
         """The last count of what is held, and the one before, a second ago or more."""
         self._counted_at = 0.0
+        self._counting: Iterator[None] | None = None
+        """A count under way."""
+        self._cut_at = 0.0
+        self._full_since = 0.0
+        """Since when all are refused for what is used."""
         self._timer: asyncio.TimerHandle | None = None
         self._acted: Level = Level.NORMAL
         """The level that was acted upon."""
@@ -160,15 +174,23 @@ class MemoryWatch:
     def _look_and_act(self) -> None:
         now = time.monotonic()
         try:
-            if now - self._counted_at >= (HURRIED_INTERVAL if self.budget.level else ACCOUNT_INTERVAL):
-                self._account(now)
+            if now - self._counted_at >= ACCOUNT_INTERVAL and self._counting is None:
+                self._counting = self._account(now)
+                self._go_on_counting()
                 self._holders.uploads.pass_turn(now)
             self._look()
             if self.budget.level:
                 self._trim_if_due(now)
             self._act()
-            if self.budget.level is Level.CUTTING:
-                self._cut(now)
+            if self.budget.level is Level.CUTTING and now - self._cut_at >= CUT_INTERVAL:
+                self._cut_at = now
+                self._cut(self.budget.excess)
+            elif not self.budget.must_free:
+                self._full_since = now
+            elif now - self._cut_at >= TRIM_INTERVAL:  # malloc returns memory now and then
+                self._cut_at = now
+                only_batch = now - self._full_since < STUCK
+                self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH), only_batch=only_batch)
         finally:
             if self._began:
                 self._timer = self._loop.call_later(self.budget.next_look(), self._look_and_act)
@@ -202,25 +224,33 @@ class MemoryWatch:
             if isinstance(exchange, Exchange):
                 yield exchange
 
-    def _account(self, now: float) -> list[Holding[Exchange]]:
-        """Count what is held, by whom. Returns what each exchange holds, and how it moves."""
+    def _go_on_counting(self) -> None:
+        """A few exchanges in each turn of the loop: to look at thousands would hold up all the others."""
+        if self._counting is not None and self._began:
+            if next(self._counting, _COUNTED) is _COUNTED:
+                self._counting = None
+            else:
+                self._loop.call_soon(self._go_on_counting)
+
+    def _account(self, now: float, holdings: list[Holding[Exchange]] | None = None) -> Iterator[None]:
+        """Count what is held, and by whom, in steps. `holdings` gets what each exchange holds, and how it moves."""
         holders, figures, before = self._holders, self.figures, self._count
+        self._counted_at = now
         count, connections = _Count(now, len(holders.exchanges)), len(holders.connections)
         elapsed = max(now - before.at, 0.001)
-        holdings = []
         answers = requests = events = 0
-        for exchange in self._exchanges():
+        for number, exchange in enumerate(list(self._exchanges()), 1):
+            if not number % AT_A_TIME:
+                yield
             answer, request, event = exchange.holdings()
             answers += answer
             requests += request
             events += event
             moved = exchange.bytes_up + exchange.bytes_down
             count.moved[exchange.request_id] = moved
-            holdings.append(
-                Holding(
-                    exchange, answer + request + event, (moved - before.moved.get(exchange.request_id, 0)) / elapsed
-                )
-            )
+            if holdings is not None:
+                rate = (moved - before.moved.get(exchange.request_id, 0)) / elapsed
+                holdings.append(Holding(exchange, answer + request + event, rate))
         if now - before.at >= ACCOUNT_INTERVAL:
             self._earlier, self._count = before, count
         figures.holders = {
@@ -234,8 +264,6 @@ class MemoryWatch:
         }
         figures.accounted = sum(figures.holders.values())
         figures.kernel = self._kernel_memory()
-        self._counted_at = now
-        return holdings
 
     def _kernel_memory(self) -> int:
         """An estimate, by samples of both sides."""
@@ -292,12 +320,16 @@ class MemoryWatch:
         if rises:
             self._holders.relieve()
 
-    def _cut(self, now: float) -> None:
-        """End the streams that hold most and move least, the worst first, until there is room."""
-        holdings = self._account(now)
+    def _cut(self, excess: int, *, only_batch: bool = False) -> None:
+        """End the streams that hold most and move least, the worst first, until `excess` bytes are free; `only_batch`:
+        only those of class batch."""
+        holdings: list[Holding[Exchange]] = []
+        for _ in self._account(time.monotonic(), holdings):
+            pass
         self._look()
-        worst = worst_first(holdings, self.budget.excess, FILLED_STREAM + self._kernel_share)
-        for exchange in worst[:CUTS]:
+        if only_batch:
+            holdings = [each for each in holdings if each.holder.account.traffic_class is BATCH]
+        for exchange in worst_first(holdings, excess, FILLED_STREAM + self._kernel_share)[:CUTS]:
             self.figures.cuts += 1
             exchange.cut(OUT_OF_MEMORY)
 

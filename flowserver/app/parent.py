@@ -7,7 +7,6 @@ It leaves its event loop whenever a worker is to be forked: see `workers.process
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -34,6 +33,7 @@ from ..upstream.resolver import Resolver
 from ..workers.fleet import Callbacks, Fleet
 from ..workers.process import HANDLED, fork
 from ..workers.supervisor import PING_INTERVAL, Death, Supervisor, Worker
+from . import garbage
 from .clients import tls_context, watermarks
 from .handover import Handover
 from .inherited import Inherited
@@ -82,8 +82,7 @@ async def _begun(config: Config, count: int, given: Inherited, environ: Mapping[
     sockets = Sockets(listening_sockets(config, given), given)
     parent = Parent(config, environ, log, Workers(count, memory), sockets, topology)
     await parent.begin()
-    gc.collect()
-    gc.freeze()  # what is shared with the workers stays so: their collector does not write into it
+    garbage.settle()  # what is shared with the workers stays so: their collector does not write into it
     return parent
 
 

@@ -17,6 +17,7 @@ from ..net.hangup import EpollHangups
 from ..relay.uploads import Uploads
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
+from ..telemetry.live_objects import common
 from ..telemetry.log import Log
 from ..telemetry.merged_pages import MergedPages
 from ..telemetry.metrics import Metrics
@@ -85,9 +86,14 @@ class ParentAdmin:
         self._hangups = EpollHangups(loop)
         slices = Slices(loop.call_soon, time.monotonic)
         self._pages = MergedPages(
-            _Workers(fleet, is_leaving, config.ready_memory), self._metrics, slices, loop.call_later, unready
+            _Workers(fleet, is_leaving, config.ready_memory),
+            self._metrics,
+            slices,
+            loop.call_later,
+            unready=unready,
+            common=lambda: common(self._metrics.process, is_draining=is_leaving()),
         )
-        admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen))
+        self._admin = admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen), loop.call_later)
         context = ListenerContext(
             settings=connection_settings(config, watermarks(config), MAX_CONNECTIONS, is_public=False),
             open_exchange=admin.open_exchange,
@@ -111,6 +117,7 @@ class ParentAdmin:
 
     def drain(self) -> None:
         """Stop accepting: another process answers."""
+        self._admin.drain()
         self._listener.drain()
 
     def sweep(self) -> None:

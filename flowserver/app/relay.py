@@ -38,6 +38,9 @@ from ..routing.overload import OverloadGate, OverloadSettings
 from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
 from ..telemetry.admin_hosts import AdminHosts
+from ..telemetry.live_objects import common
+from ..telemetry.live_report import LiveReport
+from ..telemetry.live_tenants import TenantFigures
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
 from ..telemetry.slices import Slices
@@ -173,6 +176,7 @@ class Relay:
         relay's would say that it is not ready."""
         self.is_handed_over = True
         self._clients.stop_accepting()
+        self._admin_pages.drain()
         self._admin.drain()
 
     def leave(self) -> None:
@@ -345,9 +349,20 @@ class Relay:
 
     def _build_admin(self) -> Listener:
         slices = Slices(self._loop.call_soon, time.monotonic)
-        pages = OwnPages(self.metrics, slices, clock=time.monotonic, unready=self._unready)
-        admin = Admin(pages, AdminHosts(self._config.admin_hosts, self._config.admin_listen))
-        return self._listener(admin.open_exchange, max_connections=256)
+        tenants = TenantFigures(self._tenancy, time.monotonic, time.time)
+        self.live_report = LiveReport(self.metrics, tenants, clock=time.monotonic, wall=time.time)
+        """What this process tells for the live feed."""
+        pages = OwnPages(
+            self.metrics,
+            slices,
+            self.live_report,
+            clock=time.monotonic,
+            unready=self._unready,
+            common=lambda: common(self.metrics.process, is_draining=self._is_leaving),
+        )
+        hosts = AdminHosts(self._config.admin_hosts, self._config.admin_listen)
+        self._admin_pages = Admin(pages, hosts, self._loop.call_later)
+        return self._listener(self._admin_pages.open_exchange, max_connections=256)
 
     def _unready(self) -> str | None:
         if self._is_leaving:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ..config.settings import Config, ConfigError
 from ..telemetry.log import Log
+from . import garbage
 from .ending import Ending
 from .handover import Handover
 from .inherited import Inherited
@@ -58,6 +59,7 @@ async def _serve(config: Config, log: Log, started: Callable[[Relay], None] | No
     loop.add_signal_handler(signal.SIGHUP, _reload, relay, service)
     loop.add_signal_handler(signal.SIGUSR2, handover.begin)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WHILE_SERVING)
+    garbage.settle()
     service.ready()
     given.ready()
     if started is not None:

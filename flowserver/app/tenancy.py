@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..config.settings import Config, ConfigError
 from ..config.topology import Topology
 from ..quota.identify import QuotaContext
-from ..quota.limits import LimitStore
+from ..quota.limits import Limit, LimitStore, Usage
 from ..quota.prices import PriceTable
-from ..quota.tenants import Tenants
+from ..quota.tenants import Tenant, Tenants
 from ..routing.circuit_breaker import CircuitBreaker
 from ..stores.directory import Directory, KnownTenants
 from ..stores.failover import BreakerGate, FailoverStats, FailoverStore, Policy
@@ -45,6 +46,18 @@ class Tenancy:
     def reload(self, topology: Topology) -> None:
         """Take the tenants of the new file. Counters are kept."""
         self.quota = self._with(self._everybody, topology)
+
+    def tenants(self) -> list[Tenant]:
+        """Those of the file, and those of the directory that were here lately."""
+        if self.quota is None:
+            return []
+        found = self.quota.profiles.tenants if self._known is not None else {}
+        return list({**{tenant.name: tenant for tenant in self.quota.tenants.all}, **found}.values())
+
+    def usage(self, limits: Sequence[Limit], done: Callable[[Sequence[Usage]], None]) -> None:
+        """What is taken of one tenant's limits. `done` is called at once or later; with nothing where the store does
+        not answer."""
+        self._limiter.usage(limits, done)
 
     async def close(self) -> None:
         """Close the stores, after streams have settled."""

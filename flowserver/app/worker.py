@@ -23,6 +23,7 @@ from ..telemetry.slices import Slices
 from ..telemetry.sources import WorkerReports
 from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
+from . import garbage
 from .open_log import open_log
 from .relay import Relay, WorkerPart
 
@@ -66,6 +67,7 @@ async def _work(seat: Seat, log: Log) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     relay.begin()
+    garbage.settle()
     await worker.run()
     await relay.close()
     await shared.close()
@@ -81,7 +83,10 @@ class _Worker:
         self._drain = asyncio.Event()
         self._stop = asyncio.Event()
         self._reports = WorkerReports(
-            relay.metrics, Slices(asyncio.get_running_loop().call_soon, time.monotonic), time.monotonic
+            relay.metrics,
+            Slices(asyncio.get_running_loop().call_soon, time.monotonic),
+            relay.live_report,
+            time.monotonic,
         )
         self._channel = Channel(asyncio.get_running_loop(), control, self._on_message, self._on_lost)
 

@@ -77,7 +77,7 @@ class DrainRate:
         """Bytes that may wait for the client at one place: its `waiting_bound`, and the more of `most` the less even it
         is. A steady client needs no reserve."""
         share = self._memory.target_share
-        most = max(LEAST, int(share * most))
+        most = min(most, max(LEAST, int(share * most)))
         steady = waiting_bound(self.rate, share * self._target, most)
         return steady + int(self.unevenness * (most - steady))
 

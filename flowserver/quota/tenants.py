@@ -105,10 +105,11 @@ class Tenant:
 class Tenants:
     """The tenants of the configuration, by their keys."""
 
-    __slots__ = ("_by_key",)
+    __slots__ = ("_by_key", "all")
 
     def __init__(self, tenants: Iterable[Tenant]) -> None:
-        self._by_key = {key.sha256: tenant for tenant in tenants for key in tenant.keys}
+        self.all = tuple(tenants)
+        self._by_key = {key.sha256: tenant for tenant in self.all for key in tenant.keys}
 
     def find(self, key: bytes, now: float) -> Tenant | None:
         """The tenant of `key`; None if it is unknown or expired, or its tenant is disabled. `now` in seconds since the
@@ -223,6 +224,11 @@ class LimitProfileCache:
     def __init__(self, size: int = 4096) -> None:
         self._size = size
         self._known: dict[tuple[str, str | None, str | None, str | None], LimitProfile] = {}
+
+    @property
+    def tenants(self) -> dict[str, Tenant]:
+        """Those whose profiles are known, by name."""
+        return {profile.tenant.name: profile.tenant for profile in self._known.values()}
 
     def find(
         self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float

@@ -113,7 +113,7 @@ class AnswerLengths:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, float] = OrderedDict()
-        self._all = _GUESS
+        self._all = GUESS
 
     def expected_cost(self, claim: Claim) -> int:
         """Weighted tokens that a request will probably take."""
@@ -135,7 +135,7 @@ class AnswerLengths:
             known.popitem(last=False)
 
 
-_GUESS = 200.0
+GUESS = 200.0
 """Tokens of an answer, before there was one. Nothing would let the first tenant have all places as if for free."""
 _PACE = 8
 """Answers that an average goes back, about."""

@@ -3,7 +3,8 @@
 Interactive requests come first, and batch has a floor: a tenth of the grants, up to a tenth of the places, and a tenth
 of the queue. Batch never has all places while there is interactive traffic: an interactive request that had to wait
 until a batch stream is over would be as late as one without a class. So as many places as interactive requests needed
-at once of late, and a quarter more, are theirs; where there were none, batch has all.
+at once of late are theirs, and twice the root of that more: by so much requests that come at random exceed what they
+needed before. Where there were none, batch has all.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class PlaceScheduler(Generic[W]):
     def _most_of_batch(self, most: int, now: float) -> int:
         """Places that batch may have."""
         peak = self._peak.at(now)
-        return max(_floor(most), most - peak - math.ceil(peak / 4))
+        return max(_floor(most), most - peak - math.ceil(2 * math.sqrt(peak)))
 
     def _victim(self, claim: Claim) -> FairQueue[W] | None:
         """Whose fullest tenant loses its youngest to `claim` while the queue is full. None: nobody's, as its own tenant

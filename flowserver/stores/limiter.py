@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from ..quota.limits import Cause, Decision, Limit, LimitStore, StoreUnavailable
+from ..quota.limits import Cause, Decision, Limit, LimitStore, StoreUnavailable, Usage
 from .memory import at_once
 
 _T = TypeVar("_T")
@@ -37,6 +37,10 @@ class StoreLimiter:
 
     def settle(self, stream_id: str, used: int) -> None:
         self._run(self._store.settle(stream_id, used), _ignore, False)
+
+    def usage(self, limits: Sequence[Limit], done: Callable[[tuple[Usage, ...]], None]) -> None:
+        """What is taken of one tenant's limits; nothing where the store fails."""
+        self._run(self._store.usage(limits), done, ())
 
     @property
     def under_way(self) -> int:

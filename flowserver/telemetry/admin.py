@@ -1,4 +1,5 @@
-"""The admin pages: health, readiness, metrics, live streams. Served by the relay's own HTTP/1.1, on another address."""
+"""The admin pages: health, readiness, metrics, live streams, the live page and its feed. Served by the relay's own
+HTTP/1.1, on another address."""
 
 from __future__ import annotations
 
@@ -6,18 +7,24 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import EndReason, RelayError
-from ..http.messages import RequestHead, ResponseHead
+from ..http.messages import Headers, RequestHead, ResponseHead
 from ..relay.interfaces import DownstreamStream
 from .admin_hosts import AdminHosts
+from .live_feed import MOST_VIEWERS, CallLater, LiveFeed, LiveSource
+from .live_views import BadView, is_once, view_of
+from .page_file import page
 from .slices import Done
 
 _JSON = b"application/json"
 _PLAIN = b"text/plain; charset=utf-8"
 _METRICS = b"text/plain; version=0.0.4; charset=utf-8"
+_HTML = b"text/html; charset=utf-8"
 _MISDIRECTED = (
     b"The admin listener does not answer to this host name. If it should, add the name to FLOW_ADMIN_HOSTS.\n"
     b"(This keeps web pages from reading it by DNS rebinding.)\n"
 )
+_OF_ANOTHER_SITE = b"The live feed is not for pages of other sites.\n"
+_NO_REFERRER = (b"referrer-policy", b"no-referrer")
 PIECE = 1 << 16
 """Bytes of a page that are sent at a time, as far as its reader takes them."""
 
@@ -36,10 +43,11 @@ class _Page:
         self._rest = memoryview(b"")
         stream.attach(self)
 
-    def answer(self, status: int, kind: bytes, body: bytes) -> None:
+    def answer(self, status: int, kind: bytes, body: bytes, further: Headers | None = None) -> None:
         if self._is_over:
             return
         headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+        headers += further or []
         self._stream.send_head(ResponseHead(status, headers, content_length=len(body)))
         self._rest = memoryview(body)
         self._send()
@@ -78,7 +86,7 @@ class _Page:
     def on_drain_timeout(self) -> None: ...
 
 
-class AdminSource(Protocol):
+class AdminSource(LiveSource, Protocol):
     """Where the pages get what they show."""
 
     def unready(self) -> str | None:
@@ -94,9 +102,10 @@ class AdminSource(Protocol):
 class Admin:
     """Answers the admin requests of a process."""
 
-    def __init__(self, source: AdminSource, hosts: AdminHosts) -> None:
+    def __init__(self, source: AdminSource, hosts: AdminHosts, call_later: CallLater) -> None:
         self._source = source
         self._hosts = hosts
+        self._feed = LiveFeed(source, call_later)
         self._probes: dict[bytes, Callable[[], tuple[int, bytes]]] = {
             b"/healthz": self._health,
             b"/readyz": self._readiness,
@@ -110,19 +119,49 @@ class Admin:
 
     def open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
         """A `relay.interfaces.OpenExchange`."""
-        page = _Page(stream)
         probe, entry = self._probes.get(request.path), self._pages.get(request.path)
         if request.method not in (b"GET", b"HEAD"):
-            page.answer(405, _PLAIN, b"expected GET\n")
+            _Page(stream).answer(405, _PLAIN, b"expected GET\n")
         elif probe is not None:
             status, text = probe()
-            page.answer(status, _PLAIN, text)
+            _Page(stream).answer(status, _PLAIN, text)
         elif not self._hosts.accepts(request):
-            page.answer(421, _PLAIN, _MISDIRECTED)
+            _Page(stream).answer(421, _PLAIN, _MISDIRECTED)
+        elif request.path == b"/live":
+            self._open_live(request, stream)
+        elif request.path == b"/":
+            self._show_page(_Page(stream))
         elif entry is not None:
-            self._answer_later(page, *entry)
+            self._answer_later(_Page(stream), *entry)
         else:
-            page.answer(404, _PLAIN, b"the pages are %b\n" % b", ".join([*self._probes, *self._pages]))
+            paths = [b"/", *self._probes, *self._pages, b"/live"]
+            _Page(stream).answer(404, _PLAIN, b"the pages are %b\n" % b", ".join(paths))
+
+    def drain(self) -> None:
+        """Viewers of the live feed are to ask again: another process answers them."""
+        self._feed.end()
+
+    def _show_page(self, shown: _Page) -> None:
+        file = page()
+        shown.answer(200, _HTML, file.body, [(b"content-security-policy", file.policy), _NO_REFERRER])
+
+    def _open_live(self, request: RequestHead, stream: DownstreamStream) -> None:
+        try:
+            view = view_of(request.target)
+        except BadView as error:
+            _Page(stream).answer(400, _PLAIN, f"{error}\n".encode())
+            return
+        if request.fields.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+            _Page(stream).answer(403, _PLAIN, _OF_ANOTHER_SITE)
+        elif is_once(request.target):
+            self._answer_later(_Page(stream), _JSON, lambda done: self._source.live([view], done))
+        elif request.method == b"HEAD":
+            _Page(stream).answer(200, b"text/event-stream", b"")
+        elif self._feed.is_full:
+            text = f"{MOST_VIEWERS} viewers are there already; /live?once answers one object\n"
+            _Page(stream).answer(503, _PLAIN, text.encode(), [(b"retry-after", b"5")])
+        else:
+            self._feed.open(stream, view)
 
     def _health(self) -> tuple[int, bytes]:
         return 200, b"ok\n"

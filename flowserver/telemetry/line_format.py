@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-LineFormat = Callable[[float, str, str, Mapping[str, Any]], bytes]
-"""Makes a line of its time (seconds since the epoch), level, event and other fields. Ends with a line feed."""
+LineFormat = Callable[[dict[str, Any]], bytes]
+"""Makes a line of its fields, which it may change: `time` (seconds since the epoch), `level`, `event`, and others.
+Ends with a line feed."""
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 _QUOTED = frozenset(' "=\\')
@@ -25,16 +26,16 @@ _ALWAYS_SHORT = frozenset(("reused", "estimated"))
 """Flags that say nothing while they are false."""
 
 
-def json_line(time: float, level: str, event: str, fields: Mapping[str, Any]) -> bytes:
+def json_line(fields: dict[str, Any]) -> bytes:
     """One JSON object; its `time` is as in RFC 3339, in UTC, with microseconds."""
-    return orjson.dumps(
-        {"time": datetime.fromtimestamp(time, UTC), "level": level, "event": event, **fields}, option=_OPTIONS
-    )
+    fields["time"] = datetime.fromtimestamp(fields["time"], UTC)
+    return orjson.dumps(fields, option=_OPTIONS)
 
 
-def text_line(time: float, level: str, event: str, fields: Mapping[str, Any]) -> bytes:
+def text_line(fields: dict[str, Any]) -> bytes:
     """`15:04:05.123 INFO  access POST /v1/messages 200 complete ...`, in local time; what is not known is left out."""
-    moment = datetime.fromtimestamp(time).strftime("%H:%M:%S.%f")[:-3]
+    moment = datetime.fromtimestamp(fields.pop("time")).strftime("%H:%M:%S.%f")[:-3]
+    level, event = fields.pop("level"), fields.pop("event")
     values = [_text(fields[name]) for name in _FIRST if fields.get(name) is not None and name != "duration_ms"]
     if fields.get("duration_ms") is not None:
         values.append(f"{fields['duration_ms']:g}ms")

@@ -18,7 +18,7 @@ def rows(metrics: Metrics, clock: Callable[[], float]) -> Iterator[bytes]:
     """A line for each exchange open at the beginning that is still open when its turn comes."""
     for exchange in list(metrics.open):
         if exchange in metrics.open:
-            yield orjson.dumps(_figures(exchange, clock()), option=orjson.OPT_APPEND_NEWLINE)
+            yield orjson.dumps(figures(exchange, clock()), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def rows_of(worker: str, lines: bytes) -> Iterator[bytes]:
@@ -36,7 +36,8 @@ def array(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield b"[]" if separator == b"[" else b"]"
 
 
-def _figures(live: RecordedExchange, now: float) -> dict[str, Any]:
+def figures(live: RecordedExchange, now: float) -> dict[str, Any]:
+    """The row of one exchange, as it is `now`. Costs a system call."""
     exchange = live.record()
     account = exchange.account
     return {

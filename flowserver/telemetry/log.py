@@ -75,16 +75,21 @@ class Log:
 
     def write(self, level: str, event: str, **fields: Any) -> None:
         if self.writes(level):
-            self._put(level, event, fields)
+            self._put({"time": time.time(), "level": level, "event": event, **fields})
 
     def access(self, exchange: ExchangeRecord) -> None:
         """The one line of an exchange. Queries, bodies and credentials are not in it."""
-        level = _level_of(exchange)
-        if not self.writes(level) or not self._is_wanted(exchange):
+        error = exchange.error
+        has_failed = exchange.status >= 500 or (error is not None and error.party is not _CLIENT)
+        level = "warning" if has_failed else "info"  # what clients do wrong, and that they leave, is usual
+        if self._least > LEVELS[level] or not self._is_wanted(exchange):
             return
         assert exchange.ended_at is not None
         first = exchange.first_byte_at
         fields: dict[str, Any] = {
+            "time": time.time(),
+            "level": level,
+            "event": "access",
             "request_id": exchange.request_id.decode("ascii"),
             "method": exchange.request.method.decode("ascii"),
             "path": exchange.request.path.decode("latin-1"),
@@ -104,7 +109,8 @@ class Log:
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
         if first is not None:
-            fields["slow"] = max(exchange.limited, key=exchange.limited.__getitem__)
+            limited = exchange.limited
+            fields["slow"] = _PROVIDER if len(limited) == 1 else max(limited, key=limited.__getitem__)
         if exchange.queued >= MOMENT:
             fields["queued_ms"] = _ms(exchange.queued)
         if exchange.account.traffic_class is BATCH:
@@ -113,9 +119,9 @@ class Log:
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
         fields |= _tokens(exchange)
-        if exchange.error is not None:
-            fields["error"] = exchange.error.message
-        self._put(level, "access", fields)
+        if error is not None:
+            fields["error"] = error.message
+        self._put(fields)
 
     def _is_wanted(self, exchange: ExchangeRecord) -> bool:
         logged, share = self._options.access.logged, self._options.access.share
@@ -172,21 +178,15 @@ class Log:
         """Write what waits, for a second at most."""
         self._writer.close()
 
-    def _put(self, level: str, event: str, fields: dict[str, Any]) -> None:
+    def _put(self, fields: dict[str, Any]) -> None:
         options = self._options
         if options.fields:
             fields |= options.fields
         line_format = options.line_format
-        self._writer.put(line_format(time.time(), level, event, fields))
+        self._writer.put(line_format(fields))
 
 
-def _level_of(exchange: ExchangeRecord) -> str:
-    """A warning where the relay or a provider failed; what clients do wrong, and that they leave, is usual."""
-    error = exchange.error
-    failed = exchange.status >= 500 or (error is not None and error.party is not Party.CLIENT)
-    return "warning" if failed else "info"
-
-
+_CLIENT, _PROVIDER = Party.CLIENT, Holder.PROVIDER
 _HOLDERS = {holder: f"{holder}_ms" for holder in Holder}
 
 

@@ -7,12 +7,14 @@ from functools import partial
 from typing import Protocol
 
 from .exposition import written
+from .live_objects import objects
 from .live_streams import array, rows_of
+from .live_views import View, question_of
 from .merge import Ledger
 from .metrics import Metrics
 from .slices import Done, Slices
 from .snapshot import encoded
-from .sources import METRICS, STREAMS
+from .sources import LIVE, METRICS, STREAMS, Common
 from .worker_figures import WorkerFigures, WorkerState
 
 ANSWER_TIME = 1.0
@@ -38,8 +40,8 @@ class Workers(Protocol):
         """One for each that there should be."""
 
     def ask(self, number: int, what: bytes, answered: Answered) -> None:
-        """Ask the worker `number` for METRICS or STREAMS. `answered` is called once, at any time, also before this
-        returns; with None if the worker ends first."""
+        """Ask the worker `number` for METRICS, STREAMS or LIVE. `answered` is called once, at any time, also before
+        this returns; with None if the worker ends first."""
 
 
 class _Round:
@@ -67,7 +69,18 @@ class MergedPages:
     streams.
     """
 
-    __slots__ = ("_call_later", "_late", "_ledger", "_metrics", "_rounds", "_slices", "_unready", "_workers", "figures")
+    __slots__ = (
+        "_call_later",
+        "_common",
+        "_late",
+        "_ledger",
+        "_metrics",
+        "_rounds",
+        "_slices",
+        "_unready",
+        "_workers",
+        "figures",
+    )
 
     def __init__(
         self,
@@ -75,9 +88,12 @@ class MergedPages:
         metrics: Metrics,
         slices: Slices,
         call_later: CallLater,
+        *,
+        common: Common,
         unready: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`metrics` are the parent's own; `unready` tells why providers make the relay unready (None: they do not)."""
+        self._common = common
         self.figures = WorkerFigures()
         self._workers = workers
         self._metrics = metrics
@@ -103,6 +119,10 @@ class MergedPages:
 
     def streams(self, done: Done) -> None:
         self._ask(STREAMS, self._streams_page, done)
+
+    def live(self, views: list[View], done: Done) -> None:
+        """An object with the streams of the workers that answer in time."""
+        self._ask(LIVE + question_of(views), lambda asked: self._objects(views, asked), done)
 
     def _ask(self, what: bytes, make: Callable[[_Round], Iterator[bytes]], done: Done) -> None:
         known = self._rounds.get(what)
@@ -161,6 +181,10 @@ class MergedPages:
             lines.append(line)
             yield b""
         return lines
+
+    def _objects(self, views: list[View], asked: _Round) -> Iterator[bytes]:
+        reports = sorted((asked.names[number], answer) for number, answer in asked.answers.items())
+        return objects(views, reports, self._common())
 
     def _streams_page(self, asked: _Round) -> Iterator[bytes]:
         return array(self._rows(asked))

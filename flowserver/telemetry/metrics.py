@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -114,6 +114,8 @@ class _Totals:
 
 AT_A_TIME = 20
 """Exchanges that are added up in one piece of work."""
+LAST_ENDS = 50
+"""Exchanges that are remembered after their end."""
 
 
 class _Census:
@@ -183,7 +185,12 @@ class Metrics:
         """Client connections, written by the listener's sweep."""
         self.streams_changed: Callable[[int], None] | None = None
         """Called with the number of open exchanges when it changes."""
-        self._ends = dict.fromkeys(EndReason, 0)
+        self.last_ends: deque[ExchangeRecord] = deque(maxlen=LAST_ENDS)
+        """The newest is the last one."""
+        self.ended_tokens = 0
+        """That ended exchanges have emitted."""
+        self.ends = dict.fromkeys(EndReason, 0)
+        """Exchanges that ended, by reason."""
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
         self._ended_totals = _Totals()
@@ -193,13 +200,14 @@ class Metrics:
         self._queue_waits: defaultdict[tuple[str, TrafficClass], Histogram] = defaultdict(_queue_histogram)
         """By provider and class."""
         self._lag = Histogram(LAG_BUCKETS)
-        self._last_lag = 0.0
-        self._tokens = TokenMetrics()
-        self._process = ProcessFigures()
+        self.last_lag = 0.0
+        """Seconds by which the last sweep was late."""
+        self.tokens = TokenMetrics()
+        self.process = ProcessFigures()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
-        self._tokens.name_models(models)
+        self.tokens.name_models(models)
 
     # --- relay.interfaces.Observer ---
 
@@ -215,15 +223,17 @@ class Metrics:
         record = exchange.record()
         assert record.end is not None
         self._ended_totals.add(record)
+        self.ended_tokens += record.account.output
+        self.last_ends.append(record)
         for census in self._under_way:
             census.exchange_ended(exchange, record)
-        self._ends[record.end] += 1
+        self.ends[record.end] += 1
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
             self._first_byte.observe(record.first_byte_at - record.started_at)
         if record.queued >= MOMENT:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
-        self._tokens.exchange_ended(record)
+        self.tokens.exchange_ended(record)
         self._log.access(record)
 
     def waited(self, seconds: float) -> None:
@@ -241,7 +251,7 @@ class Metrics:
     def observe_lag(self, seconds: float) -> None:
         """How late the sweep came: how long the event loop was busy with something else."""
         self._lag.observe(seconds)
-        self._last_lag = seconds
+        self.last_lag = seconds
 
     # --- what is told ---
 
@@ -267,7 +277,7 @@ class Metrics:
             self._under_way.remove(census)
         for family in self._families(census):
             yield from form(family)
-        for family in (*(yield from self._process.collect()), *garbage_collection()):
+        for family in (*(yield from self.process.collect()), *garbage_collection()):
             yield from form(family)
 
     def _families(self, census: _Census) -> Iterator[Family]:
@@ -289,7 +299,7 @@ class Metrics:
             "flow_streams_without_tokens", "Exchanges that wait for their next lease.", census.without_tokens, Merge.SUM
         )
         yield from self._limits()
-        yield from self._tokens.collect()
+        yield from self.tokens.collect()
         yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
         yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
@@ -297,7 +307,7 @@ class Metrics:
         text = "How late the once-a-second sweep came."
         yield histograms("flow_event_loop_lag_seconds", text, LAG_BUCKETS, [({}, self._lag)])
         text = "The same of the last one, so that a worker whose loop is busy stands out."
-        yield gauge("flow_event_loop_lag_last_seconds", text, self._last_lag, Merge.EACH)
+        yield gauge("flow_event_loop_lag_last_seconds", text, self.last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
 
     def _traffic(self, totals: _Totals) -> Iterator[Family]:
@@ -329,7 +339,7 @@ class Metrics:
         yield histograms("flow_held_seconds", text, HELD_BUCKETS, [({}, self._held)])
 
     def _ended(self) -> Iterator[Family]:
-        yield counters("flow_exchanges", "Exchanges that ended.", _labelled("end", self._ends.items()))
+        yield counters("flow_exchanges", "Exchanges that ended.", _labelled("end", self.ends.items()))
         statuses = [(str(status), count) for status, count in sorted(self._statuses.items())]
         yield counters("flow_responses", "Answers by status.", _labelled("status", statuses))
         refused = _labelled("code", sorted(self._refused.items()))

@@ -19,9 +19,20 @@ class ProcessFigures:
     """Metrics of this process; on other systems than Linux there are none."""
 
     def __init__(self) -> None:
-        self._start: float | None = None
+        self.started_at: float | None = None
+        """Seconds since the epoch; None: not known."""
         with suppress(OSError, IndexError, ValueError):
-            self._start = _boot_time() + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
+            self.started_at = _boot_time() + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
+
+    def summary(self) -> dict[str, float]:
+        """Resident bytes and CPU seconds, where they are known."""
+        with suppress(OSError, IndexError, ValueError):
+            stat = _stat()
+            return {
+                "cpu_seconds": (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"),
+                "resident_bytes": int(stat[21]) * os.sysconf("SC_PAGE_SIZE"),
+            }
+        return {}
 
     def collect(self) -> Generator[bytes, None, list[Family]]:
         """Yields empty pieces in between; returns the families."""
@@ -40,9 +51,9 @@ class ProcessFigures:
         text = "Resident memory in bytes."
         pages = int(stat[21])
         yield gauge("process_resident_memory_bytes", text, pages * os.sysconf("SC_PAGE_SIZE"), Merge.EACH)
-        if self._start is not None:
+        if self.started_at is not None:
             text = "When the process started, in seconds since the epoch."
-            yield gauge("process_start_time_seconds", text, self._start, Merge.EACH)
+            yield gauge("process_start_time_seconds", text, self.started_at, Merge.EACH)
         ticks = int(stat[11]) + int(stat[12])
         text = "User and system CPU time in seconds."
         yield counter("process_cpu_seconds", text, ticks / os.sysconf("SC_CLK_TCK"))

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from .live_objects import objects
+from .live_report import LiveReport
 from .live_streams import array, rows
+from .live_views import View, question_of
 from .metrics import Metrics
 from .slices import Done, Slices
 
 METRICS = b"metrics"
 STREAMS = b"streams"
-"""What a parent asks its workers for."""
+LIVE = b"live "
+"""What a parent asks its workers for. Behind the last one are the views, as `live_views.question_of` writes them."""
+
+Common = Callable[[], dict[str, object]]
+"""What is part of each object of the live feed, whatever the streams."""
 
 
 class OwnPages:
     """An `admin.AdminSource` of a process without a parent."""
 
-    __slots__ = ("_clock", "_metrics", "_slices", "_unready")
+    __slots__ = ("_clock", "_common", "_metrics", "_report", "_slices", "_unready")
 
     def __init__(
-        self, metrics: Metrics, slices: Slices, *, clock: Callable[[], float], unready: Callable[[], str | None]
+        self,
+        metrics: Metrics,
+        slices: Slices,
+        report: LiveReport,
+        *,
+        clock: Callable[[], float],
+        unready: Callable[[], str | None],
+        common: Common,
     ) -> None:
         """`clock`: that of the exchanges. `unready` as in `AdminSource`."""
         self._metrics = metrics
         self._slices = slices
+        self._report = report
+        self._common = common
         self._clock = clock
         self._unready = unready
 
@@ -36,6 +52,17 @@ class OwnPages:
     def streams(self, done: Done) -> None:
         self._slices.ask(STREAMS, self._array, done)
 
+    def live(self, views: list[View], done: Done) -> None:
+        question = question_of(views)
+        self._slices.ask(LIVE + question, lambda: self._objects(views, question), done)
+
+    def _objects(self, views: list[View], question: bytes) -> Iterator[bytes]:
+        told: list[bytes] = []
+        for piece in self._report.lines(question):
+            told.append(piece)
+            yield b""
+        yield from objects(views, [("", b"".join(told))], self._common())
+
     def _array(self) -> Iterator[bytes]:
         return array(rows(self._metrics, self._clock))
 
@@ -43,17 +70,22 @@ class OwnPages:
 class WorkerReports:
     """What a worker answers its parent, which makes pages of it: see `merged_pages`."""
 
-    __slots__ = ("_clock", "_metrics", "_slices")
+    __slots__ = ("_clock", "_metrics", "_report", "_slices")
 
-    def __init__(self, metrics: Metrics, slices: Slices, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: Metrics, slices: Slices, report: LiveReport, clock: Callable[[], float]) -> None:
         """`clock`: that of the exchanges."""
         self._metrics = metrics
         self._slices = slices
+        self._report = report
         self._clock = clock
 
     def tell(self, what: bytes, done: Done) -> None:
-        """`what` is METRICS or STREAMS. Made in slices of the loop; `done` gets it in parts, to be sent as one."""
-        self._slices.ask(what, self._metrics.snapshot if what == METRICS else self._rows, done)
+        """`what` is METRICS, STREAMS, or LIVE with views. Made in slices of the loop; `done` gets it in parts, to be
+        sent as one."""
+        if what.startswith(LIVE):
+            self._slices.ask(what, lambda: self._report.lines(what.removeprefix(LIVE)), done)
+        else:
+            self._slices.ask(what, self._metrics.snapshot if what == METRICS else self._rows, done)
 
     def _rows(self) -> Iterator[bytes]:
         return rows(self._metrics, self._clock)

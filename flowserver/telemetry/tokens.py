@@ -78,6 +78,14 @@ class TokenMetrics:
         if tokens.estimated_output is not None and output:
             figures.errors.observe(abs(tokens.estimated_output - output) / output)
 
+    def first_tokens(self) -> dict[str, tuple[int, float]]:
+        """By provider, how many answers had a first token, and the seconds to it of all of them together."""
+        found: dict[str, tuple[int, float]] = {}
+        for (provider, _), figures in self._figures.items():
+            count, seconds = found.get(provider, (0, 0.0))
+            found[provider] = count + figures.first_token.count, seconds + figures.first_token.sum
+        return found
+
     def collect(self) -> Iterator[Family]:
         known = sorted(self._figures.items())
         yield counters("flow_tokens", "Tokens of ended exchanges.", _token_counts(known))

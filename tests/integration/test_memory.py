@@ -198,5 +198,9 @@ async def test_workers_share_it(lab: Lab) -> None:
     assert (await page(process.admin_port, "/readyz")).status == 200
     await stalled(lab, process, 600)
     await eventually(lambda: {line["worker"] for line in process.lines if line["event"] == "memory_level"} == {0, 1})
-    answer = await page(process.admin_port, "/readyz")
+    for _ in range(50):  # a level may end again where more was expected of the streams than they hold
+        answer = await page(process.admin_port, "/readyz")
+        if answer.status == 503:
+            break
+        await stalled(lab, process, 20)
     assert (answer.status, answer.body) == (503, b"no worker is ready\n")

@@ -24,6 +24,7 @@ from flowserver.telemetry.sources import WorkerReports
 from ..support.clock import FakeClock
 from ..support.exposed import broken_rules
 from ..support.lab import samples
+from ..support.live import live_report
 from ..support.workers import FakeWorkers, worker
 
 COUNTS = st.integers(0, 5000)
@@ -166,7 +167,7 @@ def merged(workers: list[Metrics], own: Metrics) -> bytes:
     clock, due = FakeClock(), list[Any]()
     fakes = FakeWorkers(*[worker(str(number), number) for number in range(len(workers))])
     for number, metrics in enumerate(workers):
-        reports = WorkerReports(metrics, Slices(due.append, clock), clock)
+        reports = WorkerReports(metrics, Slices(due.append, clock), live_report(metrics, clock), clock)
 
         def answer(what: bytes, reports: WorkerReports = reports) -> bytes:
             found: list[bytes] = []
@@ -175,7 +176,7 @@ def merged(workers: list[Metrics], own: Metrics) -> bytes:
 
         fakes.answers[number] = answer
     pages: list[bytes] = []
-    parent = MergedPages(fakes, own, Slices(due.append, clock), lambda seconds, call: None)
+    parent = MergedPages(fakes, own, Slices(due.append, clock), lambda seconds, call: None, common=dict)
     parent.metrics(lambda parts: pages.append(b"".join(parts or ())))
     assert not due
     [page] = pages

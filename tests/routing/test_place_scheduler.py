@@ -104,13 +104,13 @@ def test_places_that_interactive_requests_needed_of_late_are_not_for_batch() -> 
     provider = Provider(10)
     provider.ask(*many("a", 4))
     provider.end(*many("a", 4))
-    assert len(provider.ask(*many("b", 20, "-"))) == 10 - 4 - 1
+    assert len(provider.ask(*many("b", 20, "-"))) == 10 - 4 - 4
     assert provider.scheduler.is_full(is_batch=True, now=provider.now)
     assert not provider.scheduler.is_full(is_batch=False, now=provider.now)
     assert len(provider.ask(*many("c", 5))) == 5, "they find their places free"
     provider.end(*many("c", 5))
     provider.now += 2 * WINDOW + 1
-    assert len(provider.served()) == 5, "there was none for some time"
+    assert len(provider.served()) == 8, "there was none for some time"
 
 
 def test_what_is_kept_for_interactive_requests_leaves_batch_a_tenth() -> None:

@@ -17,11 +17,15 @@ from flowserver.telemetry.admin_hosts import AdminHosts
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
 from flowserver.telemetry.slices import SLICE, Slices
-from flowserver.telemetry.sources import OwnPages
 
 from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, listener_context, understood
+from ..support.live import own_pages
 from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_context
+
+
+def no_timer(seconds: float, call: Callable[[], None]) -> None:
+    """Nothing here waits for one."""
 
 
 class Scene:
@@ -33,10 +37,8 @@ class Scene:
         self.due: list[Callable[[], None]] = []
         """What is to be called in the next turn of the loop."""
         slices = Slices(self.due.append, self.clock)
-        pages = OwnPages(
-            self.metrics, slices, clock=self.clock, unready=lambda: "draining" if self.is_draining else None
-        )
-        admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
+        pages = own_pages(self.metrics, slices, self.clock, lambda: self.is_draining)
+        admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)), no_timer)
         self.context = listener_context(admin.open_exchange)
         self.client = Client(self.context)
 
@@ -185,8 +187,8 @@ class Ticking(FakeClock):
 def busy(scene: Scene) -> Scene:
     """A scene in which work takes time."""
     clock = Ticking()
-    pages = OwnPages(scene.metrics, Slices(scene.due.append, clock), clock=clock, unready=lambda: None)
-    admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
+    pages = own_pages(scene.metrics, Slices(scene.due.append, clock), clock)
+    admin = Admin(pages, AdminHosts(frozenset(), Address("127.0.0.1", 1)), no_timer)
     scene.context = listener_context(admin.open_exchange)
     scene.client = Client(scene.context)
     return scene
@@ -258,8 +260,7 @@ class Slow(RecordingDownstream):
 def to_a_slow_reader(scene: Scene) -> Slow:
     stream = Slow()
     slices = Slices(scene.due.append, scene.clock)
-    pages = OwnPages(scene.metrics, slices, clock=scene.clock, unready=lambda: None)
-    admin = Admin(pages, AdminHosts(frozenset(), None))
+    admin = Admin(own_pages(scene.metrics, slices, scene.clock), AdminHosts(frozenset(), None), no_timer)
     admin.open_exchange(RequestHead(b"GET", b"/streams", [(b"host", b"localhost")]), stream)
     return stream
 

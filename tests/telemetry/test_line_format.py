@@ -29,7 +29,7 @@ def plain(line: bytes) -> str:
 
 
 def test_json_has_the_time_first_as_rfc_3339_has_it() -> None:
-    line = json_line(NOON, "info", "access", {"status": 200})
+    line = json_line({"time": NOON, "level": "info", "event": "access", "status": 200})
     assert line.startswith(b'{"time":"2026-09-21T')
     assert orjson.loads(line)["time"].endswith("Z")
     assert {**orjson.loads(line), "time": None} == {"time": None, "level": "info", "event": "access", "status": 200}
@@ -44,13 +44,21 @@ def test_text_begins_with_what_a_reader_looks_for() -> None:
         "duration_ms": 12.5,
         "tenant": "acme",
     }
-    line = plain(text_line(NOON, "info", "access", fields))
+    line = plain(text_line({"time": NOON, "level": "info", "event": "access", **fields}))
     assert line.split(" ", 1)[1] == "INFO  access POST /v1/messages 200 12.5ms tenant=acme\n"
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_each_level_is_told(level: str) -> None:
-    assert level[:4].upper() in plain(text_line(NOON, level, "x", {}))
+    assert level[:4].upper() in plain(
+        text_line(
+            {
+                "time": NOON,
+                "level": level,
+                "event": "x",
+            }
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,12 +75,12 @@ def test_each_level_is_told(level: str) -> None:
     ],
 )
 def test_values_are_quoted_where_they_are_not_plain(value: Any, shown: str) -> None:
-    assert plain(text_line(NOON, "info", "x", {"name": value})).endswith(f" name={shown}\n")
+    assert plain(text_line({"time": NOON, "level": "info", "event": "x", "name": value})).endswith(f" name={shown}\n")
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), values, max_size=6))
 def test_a_line_is_one_line_that_steers_no_terminal(fields: dict[str, Any]) -> None:
-    line = plain(text_line(NOON, "warning", "event", fields))
+    line = plain(text_line({"time": NOON, "level": "warning", "event": "event", **fields}))
     assert line.endswith("\n")
     assert line[:-1].isprintable()
-    assert json_line(NOON, "warning", "event", fields).count(b"\n") == 1
+    assert json_line({"time": NOON, "level": "warning", "event": "event", **fields}).count(b"\n") == 1

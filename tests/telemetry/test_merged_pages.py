@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import orjson
 import pytest
@@ -13,6 +14,8 @@ from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.exchange import Exchange
 from flowserver.telemetry.admin import Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
+from flowserver.telemetry.live_objects import common
+from flowserver.telemetry.live_views import View
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.merged_pages import ANSWER_TIME, MergedPages
 from flowserver.telemetry.metrics import Metrics
@@ -24,6 +27,7 @@ from ..support.clock import FakeClock
 from ..support.dialogue import Answer, Client, listener_context, understood
 from ..support.exposed import broken_rules
 from ..support.lab import samples
+from ..support.live import live_report
 from ..support.recording import RecordingDownstream, RecordingUpstream, account, exchange_context
 from ..support.workers import FakeWorkers, worker
 
@@ -43,15 +47,27 @@ class Scene:
         self.log = Log("error", io.BytesIO())
         self.workers = FakeWorkers(worker("0", 1, load=3), worker("1", 2, load=4))
         self.clock = FakeClock()
-        self.metrics = {number: Metrics(self.log, self.clock) for number in (1, 2)}
         self.due: list[Callable[[], None]] = []
+        self.metrics: dict[int, Metrics] = {}
+        self.reports: dict[int, WorkerReports] = {}
+        for number in (1, 2):
+            self.start(number)
         self.timers: list[Callable[[], None]] = []
         self.pages: list[bytes | None] = []
         self.merged = self.parent()
 
     def parent(self, clock: Callable[[], float] | None = None) -> MergedPages:
         slices = Slices(self.due.append, clock or self.clock)
-        return MergedPages(self.workers, Metrics(self.log, self.clock), slices, self.later)
+        metrics = Metrics(self.log, self.clock)
+        return MergedPages(
+            self.workers, metrics, slices, self.later, common=lambda: common(metrics.process, is_draining=False)
+        )
+
+    def start(self, number: int) -> None:
+        """A worker with figures of its own."""
+        metrics = self.metrics[number] = Metrics(self.log, self.clock)
+        slices = Slices(self.due.append, FakeClock())
+        self.reports[number] = WorkerReports(metrics, slices, live_report(metrics, self.clock), self.clock)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         assert seconds == ANSWER_TIME
@@ -77,7 +93,7 @@ class Scene:
             assert parts is not None
             found.extend(parts)
 
-        WorkerReports(self.metrics[number], Slices(self.due.append, FakeClock()), self.clock).tell(what, done)
+        self.reports[number].tell(what, done)
         return b"".join(found)
 
     def all_answer(self) -> None:
@@ -222,7 +238,8 @@ def test_who_takes_the_place_is_added(scene: Scene) -> None:
     scene.scrape()
     scene.merged.figures.restarted(RestartReason.SIGNAL)
     scene.workers.all[1] = worker("1", 3)
-    scene.metrics = {1: scene.metrics[1], 3: Metrics(scene.log, scene.clock)}
+    del scene.metrics[2]
+    scene.start(3)
     scene.all_answer()
     scene.open_streams(3, 6)
     figures = scene.scrape()
@@ -302,11 +319,62 @@ def test_a_worker_that_tells_nonsense_fails_the_page_and_not_the_next_one(scene:
     assert scene.scrape()["flow_workers"] == 2
 
 
+# The live feed
+
+
+def live(scene: Scene, *views: View) -> list[dict[str, Any]]:
+    scene.want(lambda done: scene.merged.live(list(views), done))
+    scene.a_second_passes()
+    scene.turns()
+    return [orjson.loads(line) for line in (scene.pages[-1] or b"").splitlines()]
+
+
+def test_the_feed_merges_the_best_of_all_workers(scene: Scene) -> None:
+    scene.all_answer()
+    scene.open_streams(1, 3)
+    scene.clock.advance(5)
+    scene.open_streams(2, 4)
+    for number, lag in ((1, 0.002), (2, 0.5)):
+        scene.metrics[number].observe_lag(lag)
+    oldest, youngest = live(scene, View(4, "age_seconds"), View(2, "age_seconds", descending=False))
+    assert {row["request_id"] for row in oldest["streams"][:3]} == {"1-0", "1-1", "1-2"}
+    assert [row["worker"] for row in oldest["streams"]] == ["0", "0", "0", "1"]
+    assert [row["worker"] for row in youngest["streams"]] == ["1", "1"]
+    assert oldest["totals"]["streams"] == oldest["view"]["matching"] == youngest["view"]["matching"] == 7
+    assert oldest["loop"] == [{"worker": "0", "lag_ms": 2.0}, {"worker": "1", "lag_ms": 500.0}]
+    assert oldest["process"]["workers"] == 2
+
+
+def test_a_filter_and_what_is_followed_hold_over_all_workers(scene: Scene) -> None:
+    scene.all_answer()
+    scene.open_streams(1, 3)
+    scene.open_streams(2, 4)
+    [found] = live(scene, View(1, words=("id:2-",), follow="1-2"))
+    assert (found["view"]["matching"], len(found["streams"])) == (4, 1)
+    assert (found["followed"]["request_id"], found["followed"]["worker"]) == ("1-2", "0")
+
+
+def test_a_worker_that_does_not_answer_is_missing_in_the_feed(scene: Scene) -> None:
+    scene.open_streams(1, 3)
+    scene.open_streams(2, 4)
+    scene.want(lambda done: scene.merged.live([View()], done))
+    scene.answer(2)
+    scene.a_second_passes()
+    scene.turns()
+    found = orjson.loads(scene.pages[-1] or b"")
+    assert (found["totals"]["streams"], [each["worker"] for each in found["loop"]]) == (4, ["1"])
+
+
+def test_without_an_answer_the_feed_goes_on(scene: Scene) -> None:
+    [found] = live(scene, View(follow="x"))
+    assert (found["streams"], found["followed"], found["loop"], found["totals"]["streams"]) == ([], None, [], 0)
+
+
 # Over HTTP
 
 
 def ask(scene: Scene, path: bytes) -> Answer:
-    admin = Admin(scene.merged, AdminHosts(frozenset(), Address("127.0.0.1", 1)))
+    admin = Admin(scene.merged, AdminHosts(frozenset(), Address("127.0.0.1", 1)), scene.later)
     client = Client(listener_context(admin.open_exchange))
     client.says(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
     answer = understood(client.hears())

@@ -1,0 +1,375 @@
+"""The live page in a real Chromium, before a real relay. With UPDATE_SCREENSHOTS=1 the pictures of docs/images are made
+anew."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.support.browser import Browser, browser
+from tests.support.lab import Lab, RunningRelay, chat, free_port, simulate
+from tests.support.topology import tenant, toml
+from tests.support.wire import Wire, request
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+ROWS = "return [...document.querySelectorAll('#rows tr')].map(row => row.dataset.id)"
+LIVE = "return document.querySelector('#state').dataset.state === 'live'"
+HOSTILE = "<img src=x onerror=window.hurt=1>"
+
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
+
+
+@pytest.fixture
+async def window(tmp_path: Path) -> AsyncIterator[Browser]:
+    async with browser(tmp_path) as opened:
+        yield opened
+        assert await opened.complaints() == []
+
+
+async def _streams(lab: Lab, relay: RunningRelay, *names: str, rate: int = 20) -> list[Wire]:
+    """One stream for each name, which is its request's id."""
+    wires = []
+    for name in names:
+        wire = await lab.client(relay.port)
+        await wire.send(chat((f"x-request-id: {name}",), events=0, rate=rate))
+        await wire.until(b"data: ")
+        wires.append(wire)
+    return wires
+
+
+async def _shows(window: Browser, *names: str) -> None:
+    """Wait until the table has the streams of these names, in this order."""
+    await window.until(f"{ROWS}.join() === arguments[0]", ",".join(names))
+
+
+def _page(port: int, view: str = "") -> str:
+    return f"http://127.0.0.1:{port}/{view}"
+
+
+async def test_it_shows_what_the_relay_does_and_goes_on(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated()
+    await _streams(lab, relay, "one", "two")
+    await window.open(_page(relay.admin_port))
+    await window.until(LIVE)
+    await window.until(f"{ROWS}.length === 2")
+    await window.until("return document.querySelectorAll('.tile canvas').length === 4")
+    assert await window.js("return document.querySelector('[data-chart=streams] .figure').innerText") == "2"
+    tokens = "return Number([...document.querySelectorAll('#rows tr')][0].children[5].innerText.replace(/,/g, ''))"
+    before = await window.js(tokens)
+    await window.until(f"{tokens.replace('return ', 'return arguments[0] + 20 < ')}", before)
+    assert "127.0.0.1" in await window.text("#providers")
+    assert "Memory" in await window.text("#relay")
+    assert await window.js("return document.title") == "2 streams · flowserver"
+    await _streams(lab, relay, "three")
+    await window.until(f"{ROWS}.length === 3")
+
+
+async def test_the_last_ends_are_told_by_their_reasons(lab: Lab, window: Browser) -> None:
+    _, relay, client = await lab.simulated()
+    await client.send(chat(("x-request-id: whole",), events=3))
+    await client.response()
+    [left] = await _streams(lab, relay, "left")
+    left.close()
+    await relay.access(2)
+    await window.open(_page(relay.admin_port))
+    await window.until("return document.querySelectorAll('#ends li').length === 2")
+    ends = await window.texts("#ends li")
+    assert ends[0].startswith("client gone · 200")
+    assert ends[1].startswith("complete · 200")
+    assert "simulated" in ends[1]
+    assert "3 tokens" in ends[1]
+    assert await window.js("return [...document.querySelectorAll('#reasons .chip')].length") == 2
+    assert await window.text("#empty") == "No stream is open."
+
+
+async def test_it_sorts_and_filters_by_the_relay(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated()
+    await _streams(lab, relay, "slow-a", rate=5)
+    await _streams(lab, relay, "quick-b", rate=200)
+    await _streams(lab, relay, "mid-c", rate=50)
+    await window.open(_page(relay.admin_port, "#sort=-age_seconds"))
+    await _shows(window, "slow-a", "quick-b", "mid-c")
+    await window.click("#columns th:nth-child(5) button")
+    await _shows(window, "quick-b", "mid-c", "slow-a")
+    sort = "return document.querySelector('#columns th:nth-child(5)').getAttribute('aria-sort')"
+    assert await window.js(sort) == "descending"
+    await window.click("#columns th:nth-child(5) button")
+    await _shows(window, "slow-a", "mid-c", "quick-b")
+    assert await window.js(sort) == "ascending"
+    await window.js("document.activeElement.blur()")
+    await window.press("/", *"id:k-b")
+    await _shows(window, "quick-b")
+    await window.until("return document.querySelector('#shown').innerText === '1 of 3 fit'")
+    assert await window.js("return location.hash") == "#filter=id%3Ak-b&sort=tokens_per_second"
+    await window.press("Escape")
+    await window.until(f"{ROWS}.length === 3")
+    await window.click("#holders .chip.provider")
+    await window.until("return document.querySelector('#filter').value === 'slow:provider'")
+    await window.type("#filter", " nobody")
+    await window.until("return document.querySelector('#empty').innerText === 'No open stream fits the filter.'")
+
+
+async def test_of_many_streams_it_shows_the_first_and_finds_any(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated()
+    await _streams(lab, relay, *(f"many-{number:03}" for number in range(130)), rate=2)
+    await window.open(_page(relay.admin_port, "#sort=-age_seconds"))
+    await window.until("return document.querySelector('#shown').innerText === '130, the first 100'")
+    assert "many-129" not in await window.js(ROWS)
+    await window.type("#filter", "many-129")
+    await _shows(window, "many-129")
+    await window.js("const s = document.querySelector('#limit'); s.value = '250'; s.dispatchEvent(new Event('change'))")
+    await window.press("Escape")
+    await window.until(f"{ROWS}.length === 130")
+
+
+async def test_a_stream_is_followed_with_the_keys_until_its_end(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated()
+    _, second = await _streams(lab, relay, "first", "second")
+    await window.open(_page(relay.admin_port, "#sort=-age_seconds"))
+    await _shows(window, "first", "second")
+    await window.press("j", "j")
+    assert await window.js("return document.activeElement.dataset.id") == "second"
+    await window.press("Enter")
+    await window.until("return document.querySelector('#detail-state').innerText.startsWith('streaming')")
+    assert await window.text("#detail-id") == "second"
+    assert "simulated" in await window.text("#detail-fields")
+    assert await window.js("return document.activeElement.id") == "close"
+    second.close()
+    await window.until("return document.querySelector('#detail-state').innerText.startsWith('Ended: client gone')")
+    assert await window.js("return document.querySelector('#end').disabled")
+    await window.press("Escape")
+    assert await window.js("return document.querySelector('#detail').hidden")
+
+
+async def test_ending_a_stream_sends_the_token_that_was_typed_once(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated()
+    await _streams(lab, relay, "one")
+    await window.open(_page(relay.admin_port))
+    await _shows(window, "one")
+    # Answers of the relay's control pages, which are tested with these.
+    await window.js(
+        "window.asked = []; window.status = 401; const real = window.fetch;"
+        "window.fetch = (url, init) => init?.method !== 'POST' ? real(url, init) : (window.asked.push("
+        "[url, init.method, init.headers.authorization]), Promise.resolve(new Response('no', {status: window.status})))"
+    )
+    await window.click("#rows tr")
+    await window.click("#end")
+    assert await window.js("return document.activeElement.id") == "token"
+    await window.type("#token", "wrong")
+    await window.press("Enter")
+    said = "return document.querySelector('#end-result').innerText"
+    await window.until(f'{said} === "This is not the relay\'s admin token."')
+    await window.js("window.status = 200")
+    await window.type("#token", "right")
+    await window.click("#end")
+    await window.until(f"{said} === 'The relay ends it.'")
+    await window.js("window.status = 403")
+    await window.click("#end")
+    await window.until(f"{said}.includes('FLOW_ADMIN_TOKEN')")
+    url = "streams/one/end"
+    assert await window.js("return window.asked") == [
+        [url, "POST", f"Bearer {token}"] for token in ("wrong", "right", "right")
+    ]
+    assert await window.js("return [localStorage.length, document.querySelector('#token').value]") == [0, ""]
+    await window.click("#forget")
+    assert await window.js("return sessionStorage.length") == 0
+
+
+async def test_it_survives_a_restart_of_the_relay(lab: Lab, tmp_path: Path) -> None:
+    simulator, admin = await lab.simulator(), free_port()
+    settings = {"admin_listen": f"127.0.0.1:{admin}", "listen": f"127.0.0.1:{free_port()}"}
+    relay = await lab.process(simulator.url, **settings)
+    async with browser(tmp_path) as window:
+        await window.open(_page(admin))
+        await window.until(LIVE)
+        relay.signal(signal.SIGKILL)
+        await relay.exit_status()
+        await window.until("return document.querySelector('#state').dataset.state === 'lost'")
+        assert "asking again" in await window.text("#state")
+        assert await window.js("return document.body.classList.contains('stale')")
+        again = await lab.process(simulator.url, **settings)
+        await window.until(LIVE)
+        await window.until("return document.querySelector('#notice').innerText.includes('started again')")
+        wire = await lab.client(again.port)
+        await wire.send(chat(("x-request-id: after",), events=0, rate=20))
+        await _shows(window, "after")
+        complaints = await window.complaints()
+        assert all("ERR_CONNECTION_REFUSED" in each or "ERR_INCOMPLETE" in each for each in complaints), complaints
+
+
+async def test_hostile_names_are_text(lab: Lab, window: Browser) -> None:
+    _, relay, client = await lab.simulated()
+    body = orjson.dumps({"model": HOSTILE, "stream": True, "user": HOSTILE, "messages": []})
+    lines = ["Content-Type: application/json", simulate(events=0, rate=20)]
+    await client.send(request("POST", "/v1/chat/completions", lines, body=body))
+    await client.until(b"data: ")
+    await window.open(_page(relay.admin_port))
+    await window.until(f"{ROWS}.length === 1")
+    assert (await window.text("#rows")).startswith(HOSTILE)
+    await window.click("#rows tr")
+    await window.until("return document.querySelector('#detail-fields').innerText.includes('<img')")
+    client.close()
+    await window.until("return document.querySelector('#ends').innerText.includes('<img')")
+    assert await window.js("return [window.hurt ?? null, document.querySelectorAll('main img').length]") == [None, 0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_it_is_light_or_dark_as_the_system_or_the_reader_wants(lab: Lab, window: Browser, scheme: str) -> None:
+    _, relay, _ = await lab.simulated()
+    await window.prefer(scheme)
+    await window.open(_page(relay.admin_port))
+    theme = "return document.documentElement.dataset.theme"
+    assert await window.js(theme) == scheme
+    brightness = "return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)[0]"
+    assert (await window.js(brightness) > 128) is (scheme == "light")
+    await window.click("#theme")
+    assert await window.js(theme) == "light"
+    await window.press("t")
+    assert await window.js(theme) == "dark"
+    await window.open(_page(relay.admin_port, "?again"))
+    assert await window.js(theme) == "dark"
+
+
+@pytest.mark.parametrize("width", [400, 700, 1000, 1440])
+async def test_the_page_is_never_wider_than_its_window(lab: Lab, window: Browser, width: int) -> None:
+    _, relay, _ = await lab.simulated()
+    await _streams(lab, relay, "a" * 200, "short")
+    await window.size(width, 900)
+    await window.open(_page(relay.admin_port))
+    await window.until(f"{ROWS}.length === 2")
+    assert await window.js("return document.documentElement.scrollWidth <= innerWidth")
+    await window.click("#rows tr")
+    await window.until("return document.querySelector('#detail-state').innerText !== ''")
+    assert await window.js("return document.documentElement.scrollWidth <= innerWidth")
+    assert await window.js("return document.querySelector('#detail').getBoundingClientRect().left >= 0")
+
+
+async def test_what_the_page_may_do_is_bounded_by_its_policy(lab: Lab, tmp_path: Path) -> None:
+    _, relay, _ = await lab.simulated()
+    answer = await relay.page("/")
+    policy = answer.get("content-security-policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    async with browser(tmp_path) as window:
+        await window.open(_page(relay.admin_port))
+        await window.until(LIVE)
+        await window.js(
+            "const s = document.createElement('script');"
+            "try { s.textContent = 'window.hurt = 1'; document.body.append(s); } catch { }"
+        )
+        assert await window.js("return window.hurt ?? null") is None
+        assert any("Content Security Policy" in each or "TrustedScript" in each for each in await window.complaints())
+
+
+async def test_all_workers_are_on_the_page(lab: Lab, window: Browser) -> None:
+    simulator = await lab.simulator()
+    relay = await lab.process(simulator.url, workers=2)
+    wires = [await lab.client(relay.port) for _ in range(6)]
+    for number, wire in enumerate(wires):
+        await wire.send(chat((f"x-request-id: of-{number}",), events=0, rate=20))
+        await wire.until(b"data: ")
+    await window.open(_page(relay.admin_port, "#sort=request_id"))
+    await window.until(f"{ROWS}.length === 6")
+    await window.until("return document.querySelector('#relay').innerText.includes('worker 1 late')")
+    await window.click("#rows tr")
+    await window.until("return document.querySelector('#detail-fields').innerText.startsWith('Worker')")
+
+
+# The pictures of the documentation
+
+
+@pytest.mark.skipif(not os.environ.get("UPDATE_SCREENSHOTS"), reason="UPDATE_SCREENSHOTS is not set")
+async def test_pictures(lab: Lab, window: Browser, tmp_path: Path) -> None:
+    async with _busy_relay(lab, tmp_path) as relay:
+        await window.prefer("light")
+        await window.size(1280, 900)
+        await window.open(_page(relay.admin_port))
+        await asyncio.sleep(70)
+        await _keep(window, "page-light.png")
+        await window.click("#rows tr:nth-child(2)")
+        await window.prefer("dark")
+        await asyncio.sleep(8)
+        await _keep(window, "page-dark.png")
+        await window.press("Escape")
+        await window.prefer("light")
+        await window.size(400, 860)
+        await asyncio.sleep(2)
+        await _keep(window, "page-narrow.png")
+
+
+async def _keep(window: Browser, name: str) -> None:
+    """With 200 colours, in half of the bytes."""
+    images = pytest.importorskip("PIL.Image")
+    picture = images.open(io.BytesIO(await window.screenshot())).convert("RGB")
+    picture.quantize(200, dither=images.Dither.NONE).save(IMAGES / name, optimize=True)
+
+
+MODELS = {"gpt-4o": 42, "gpt-4o-mini": 80, "claude-sonnet-4": 55, "llama-3.1-70b": 30}
+
+
+@contextlib.asynccontextmanager
+async def _busy_relay(lab: Lab, folder: Path) -> AsyncIterator[RunningRelay]:
+    """Three providers, three tenants, and clients some of whom are slow."""
+    simulators = [await lab.simulator() for _ in range(3)]
+    limits = {
+        "acme": ["tokens_per_day = 250_000", "concurrent = 40"],
+        "globex": ["tokens_per_minute = 90_000"],
+        "initech": ["tokens_per_month = 2_000_000"],
+    }
+    tenants = [tenant(_key(name), *lines, name=name) for name, lines in limits.items()]
+    routes = [
+        f'[[routes]]\nmodels = ["{model}*"]\nupstreams = ["{upstream}"]\n'
+        for model, upstream in (("gpt", "openai"), ("claude", "anthropic"), ("llama", "vllm"))
+    ]
+    openai, anthropic, vllm = (simulator.url for simulator in simulators)
+    upstreams: dict[str, dict[str, object]] = {
+        "openai": {"url": openai, "max_concurrent": 40, "queue": 50},
+        "anthropic": {"url": anthropic},
+        "vllm": {"url": vllm, "max_concurrent": 12, "queue": 50},
+    }
+    config = toml(folder, upstreams, "\n".join([*tenants, *routes]))
+    relay = await lab.relay(None, config=config)
+    clients = [asyncio.create_task(_keep_asking(relay.port, number, list(limits))) for number in range(56)]
+    try:
+        yield relay
+    finally:
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+def _key(name: str) -> str:
+    return "flow-" + name[0] * 43
+
+
+async def _keep_asking(port: int, number: int, tenants: list[str]) -> None:
+    await asyncio.sleep(number * 0.15)
+    model, rate = list(MODELS.items())[number % len(MODELS)]
+    is_slow = number % 8 == 3
+    body = orjson.dumps({"model": model, "stream": True, "user": ("ann", "bob", "eve")[number % 3], "messages": []})
+    for turn in range(1000):
+        events = 250 + (number * 97 + turn * 193) % 900
+        script = simulate(events=events, rate=rate, first=0.2 + number % 5 * 0.15, size=900 if is_slow else 280)
+        lines = ["Content-Type: application/json", f"Authorization: Bearer {_key(tenants[number % 3])}", script]
+        wire = await Wire.connect(port, receive_buffer=4096 if is_slow else None)
+        try:
+            await wire.send(request("POST", "/v1/chat/completions", lines, body=body))
+            await _read(wire, 1500 if is_slow else 65536, pause=0.3 if is_slow else 0.0)
+        finally:
+            wire.close()
+        await asyncio.sleep(1 + number % 4)
+
+
+async def _read(wire: Wire, size: int, *, pause: float) -> None:
+    data = b"more"
+    while not data.endswith(b"0\r\n\r\n"):
+        data = await wire.receive(size)
+        await asyncio.sleep(pause)
