@@ -15,7 +15,7 @@ from flowserver.quota.tenants import end_of_day
 from flowserver.stores.redis_store import RedisStore
 from tests.support.bills import JSON, KEY, Till, answer
 from tests.support.h2_lab import h2_client
-from tests.support.lab import Lab, RunningRelay, chat, eventually
+from tests.support.lab import Lab, RunningRelay, chat, eventually, numbers
 from tests.support.provider import answering, ok
 from tests.support.redis import running_redis
 from tests.support.shared import sharing
@@ -151,6 +151,7 @@ async def test_a_stream_is_cut_where_its_money_ends_and_the_next_is_refused(
     [line] = await relay.access()
     assert line["end"] == "quota"
     assert 0.0135 <= line["cost_usd"] <= 0.015
+    assert len(numbers(body)) <= line["output_tokens"]
     status, code, message = _error(await _answer(lab, relay, _ask(events=5)))
     assert (status, code) == (429, "insufficient_quota")
     assert "money" in message

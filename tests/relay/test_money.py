@@ -19,6 +19,7 @@ from flowserver.quota.limits import SMALL_MONEY, Cause, is_of_money
 from flowserver.quota.prices import Price, PriceRow, PriceTable
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.account import Account, AccountSettings
+from flowserver.relay.event_filter import EventFilter
 from flowserver.relay.provider import Provider
 
 from ..support.quota import KEY, FakeLimiter, asking, quota, tenant
@@ -153,6 +154,19 @@ def test_an_event_waits_for_money_and_passes_when_it_comes() -> None:
     assert scene.resumed == 1
     assert event_filter.resume() == text
     assert not event_filter.is_waiting
+
+
+def test_no_more_passes_unseen_than_the_lease_pays_for() -> None:
+    """The fast path counts its events later."""
+    scene = Scene(FakeLimiter(left=2_000_000), limits=TenantLimits(usd_per_day=10**12))
+    event_filter = scene.answer()
+    for text in ("a", "b", "c", "d"):
+        event_filter.feed(CHAT.content(text))
+    assert isinstance(event_filter, EventFilter)
+    assert event_filter.room is not None
+    assert scene.account.quota is not None
+    assert scene.account.quota.money is not None
+    assert 0 < event_filter.room * OUT // 1000 <= scene.account.quota.money.left
 
 
 @pytest.mark.parametrize("other", [Verdict.PASS, Verdict.WAIT, Verdict.END])
