@@ -391,7 +391,8 @@ class Account:
             if not self._answered:
                 return 0, 0
             return self.request.input_estimate, self._terms.need if self._terms is not None else 0
-        tokens, cost = count.input + count.output, count.cost or 0
+        tokens = count.input + count.output
+        cost = 0 if self._terms is None else count.cost or 0
         answer_id = count.meter.answer_id
         if answer_id is None:
             return tokens, cost

@@ -16,6 +16,9 @@ def names_of(provider: Provider, model: str | None, answered: str | None = None)
     return names or [None]
 
 
+_NOT_LOOKED_UP = ""
+
+
 class AnswerCost:
     """`total` says what it costs in nano-dollars, `reserved` what it may cost while that is not known."""
 
@@ -27,9 +30,9 @@ class AnswerCost:
         self._provider = provider
         self._requested = model
         self._meter = meter
-        self._model: str | None = None
-        """As the answer has named it when this was looked up."""
-        self._tariff: Tariff | None = prices.tariff(provider.name, names_of(provider, model))
+        self._model: str | None = _NOT_LOOKED_UP
+        """As the answer had named it when the tariff was looked up."""
+        self._tariff: Tariff | None = None
         self._input = -1
         """Tokens of the request when `_base` and `_rate` were made."""
         self._base = 0
