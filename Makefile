@@ -84,8 +84,8 @@ format: $(VENV)/.installed-test ## put style and format right (ruff)
 types: $(VENV)/.installed-test $(VENV)/.installed-bench ## check types (mypy)
 	@$(IN_VENV) -m mypy
 
-docs: $(VENV)/.installed-test ## regenerate docs/settings.md and docs/metrics.md
-	@UPDATE_DOCS=1 $(IN_VENV) -m pytest tests/cli/test_reference.py
+docs: $(VENV)/.installed-test ## regenerate settings.md, metrics.md, mistakes.md and flowserver.1 in docs/
+	@UPDATE_DOCS=1 $(IN_VENV) -m pytest tests/cli/test_reference.py tests/cli/test_mistakes.py
 
 bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is installed
 	@$(IN_VENV) -m bench $(ARGS)

@@ -54,6 +54,7 @@ INTERPRETED = {
     "stores/directory.py",
     "stores/redis_store.py",
     "telemetry/process.py",
+    "net/port_holder.py",
     "upstream/aws.py",
 }
 

@@ -41,6 +41,8 @@ class EndReason(StrEnum):
     UPSTREAM_FAILED = "upstream_failed"
     RELAY_STOPPED = "relay_stopped"
     """The relay ended before the answer did: at the end of the drain time, or at a second signal."""
+    ENDED_BY_OPERATOR = "ended_by_operator"
+    """Somebody with the admin token, or at the control socket, ended it."""
     MEMORY = "memory"
     """Ended to free memory."""
 
@@ -139,6 +141,20 @@ DRAINED = RelayError(
     Party.RELAY,
     EndReason.RELAY_STOPPED,
     retry_after=1,
+)
+ENDED_BY_OPERATOR = RelayError(
+    403,  # client libraries try again after 429 and 5xx, and it would run anew
+    "ended_by_operator",
+    "The operator of this relay ended this request.",
+    Party.RELAY,
+    EndReason.ENDED_BY_OPERATOR,
+)
+NO_WEBSOCKET = RelayError(
+    426,
+    "websocket_not_allowed",
+    "No WebSocket passes by this route. Use HTTP requests, or set `websocket` of the route (FLOW_WEBSOCKET).",
+    Party.CLIENT,
+    EndReason.REFUSED,
 )
 LOOP = RelayError(
     508,

@@ -20,8 +20,8 @@ from flowserver.config.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Read by tests, not by the server: no setting.
-NOT_SETTINGS = frozenset({"FLOW_CORPUS"})
+# Read by tests, not by the server; misspelt to be found. No settings.
+NOT_SETTINGS = frozenset({"FLOW_CORPUS", "FLOW_UPSTEAM"})
 
 # Written so that this file does not hold what it looks for. Each with the one file that may have it.
 FORBIDDEN = {"../" + "shared": ".ci/run", "/" + "root/": None, "/" + "work/": None}

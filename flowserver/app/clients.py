@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ssl
 
+from ..config.errors import ConfigError
 from ..config.parsers import Auto, pinned
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..downstream.context import H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, ConnectionSettings, H2Settings
 from ..downstream.tls import TlsFiles, server_context
 from ..flow.bounded_buffer import Watermarks
 from ..http.h2_flood_guard import H2Limits
 from ..net.send_queue import UNSENT
+from .tls_files import problems_of
 
 
 def watermarks(config: Config) -> Watermarks:
@@ -21,9 +23,16 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     """Reads the certificates; None: clients connect without TLS. Raises ConfigError if they can't be used."""
     if config.tls_cert is None or config.tls_key is None:
         return None
+    problems = problems_of(config)
+    if problems:
+        raise ConfigError(problems)
     try:
         return server_context(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
     except OSError as error:
+        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+            text = f"{config.tls_key} is not the key of the certificate in {config.tls_cert}"
+            remedy = "name the two that belong together"
+            raise ConfigError([f"FLOW_TLS_CERT, FLOW_TLS_KEY: {text}; {remedy}"]) from None
         raise ConfigError([f"FLOW_TLS_CERT, FLOW_TLS_KEY, FLOW_TLS_CLIENT_CA: can't be used: {error}"]) from None
 
 

@@ -14,12 +14,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Ending:
     """Whether the process is to end, and whether at once."""
 
-    __slots__ = ("_hurried", "_log", "_wanted")
+    __slots__ = ("_hurried", "_is_drained", "_log", "_wanted")
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._wanted = asyncio.Event()
         self._hurried = asyncio.Event()
+        self._is_drained = False
+        """Whether an operator asked for the end, and no signal yet."""
 
     def watch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in SIGNALS:
@@ -28,11 +30,20 @@ class Ending:
     def on_signal(self, number: signal.Signals) -> None:
         """The first one asks for the end. A second one ends at once what still goes on, also if it comes while the
         relay is still serving (FLOW_DRAIN_DELAY)."""
-        if not self._wanted.is_set():
+        if self._is_drained:
+            self._is_drained = False
+        elif not self._wanted.is_set():
             self._wanted.set()
         elif not self._hurried.is_set():
             self._log.write("warning", "ending_at_once", signal=number.name, reason="a second signal")
             self._hurried.set()
+
+    def drain(self) -> None:
+        """Ask for the end, as a first signal does. The first signal that comes then is no second one: a container that
+        is drained before it is stopped gets one."""
+        if not self._wanted.is_set():
+            self._is_drained = True
+            self._wanted.set()
 
     def ask(self) -> None:
         """Ask for the end, without a signal."""

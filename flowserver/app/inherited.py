@@ -13,10 +13,10 @@ import socket
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 
-from ..config.settings import ConfigError
+from ..config.errors import ConfigError
 
 HANDOVER = "FLOWSERVER_HANDOVER"
-CLIENTS, ADMIN = "clients", "admin"
+CLIENTS, ADMIN, CONTROL = "clients", "admin", "control"
 _ANSWER = "answer"
 READY = b"ready"
 """A successor's answer; any other is the reason why it can't serve."""
@@ -32,7 +32,7 @@ class PassedSocket:
 
     listening: socket.socket
     use: str | None
-    """`CLIENTS` or `ADMIN`; None: its address tells."""
+    """`CLIENTS`, `ADMIN` or `CONTROL`; None: its address tells."""
 
 
 class Inherited:
@@ -118,9 +118,9 @@ def _socket(variable: str, descriptor: int) -> socket.socket:
 
 
 def _use(name: str, descriptor: int) -> str | None:
-    if name in (CLIENTS, ADMIN):
+    if name in (CLIENTS, ADMIN, CONTROL):
         return name
     if name in _UNSPECIFIC or name.endswith(".socket"):
         return None
-    text = f"LISTEN_FDNAMES: invalid name {name!r} of descriptor {descriptor}: expected {CLIENTS} or {ADMIN}"
+    text = f"LISTEN_FDNAMES: invalid name {name!r} of descriptor {descriptor}: expected {CLIENTS}, {ADMIN} or {CONTROL}"
     raise ConfigError([f"{text} (FileDescriptorName= of the socket unit)"])

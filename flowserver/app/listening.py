@@ -1,18 +1,20 @@
-"""The sockets at which a process listens: one or more for clients, and one for the admin pages."""
+"""The sockets at which a process listens: one or more for clients, one for the admin pages, and one for control."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config.addresses import Address
+from ..config.errors import ConfigError, NotNowError
 from ..config.parsers import Auto
-from ..config.settings import Config, ConfigError, NotNowError
+from ..config.settings import Config
 from ..downstream.listening import ListenError, SocketOptions, address_of, file_of, listen
 from ..downstream.unix_socket import SocketFile
 from ..net.send_queue import UNSENT, limit_unsent
-from .inherited import ADMIN, CLIENTS, Inherited, PassedSocket
+from .inherited import ADMIN, CLIENTS, CONTROL, Inherited, PassedSocket
+from .listen_remedy import listen_remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +24,18 @@ class ListeningSockets:
     clients: tuple[socket.socket, ...]
     admin: socket.socket | None
     """None: there are no admin pages."""
+    control: socket.socket | None = None
+    """None: there is no control socket."""
     files: tuple[SocketFile, ...] = ()
     """Those of Unix sockets, which go when nobody listens any more."""
+    control_file: SocketFile | None = None
+    """That of the control socket, which listens to the end: a drain can be watched and cut short there."""
 
     def by_use(self) -> list[tuple[str, int]]:
         """Their descriptors, as `inherited` takes them; empty once they are closed."""
         uses = [(CLIENTS, listening) for listening in self.clients]
         uses += [(ADMIN, self.admin)] if self.admin is not None else []
+        uses += [(CONTROL, self.control)] if self.control is not None else []
         return [(use, listening.fileno()) for use, listening in uses if listening.fileno() >= 0]
 
     def remove_files(self) -> None:
@@ -36,14 +43,20 @@ class ListeningSockets:
         for file in self.files:
             file.remove()
 
+    def remove_control_file(self) -> None:
+        """The same for the control socket."""
+        if self.control_file is not None:
+            self.control_file.remove()
+
     def close(self) -> None:
-        for listening in (*self.clients, self.admin):
+        for listening in (*self.clients, self.admin, self.control):
             if listening is not None:
                 listening.close()
 
 
 def listening_sockets(config: Config, given: Inherited | None = None) -> ListeningSockets:
-    """The sockets that the process was given; FLOW_LISTEN and FLOW_ADMIN_LISTEN are bound only where it was given none.
+    """The sockets that the process was given; FLOW_LISTEN, FLOW_ADMIN_LISTEN and FLOW_CONTROL_SOCKET are bound only
+    where it was given none.
 
     Raises ConfigError if an address can't be used, or nothing listens at a socket that was given, NotNowError if an
     address may be free later; none is bound then.
@@ -53,7 +66,9 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
     passed = given.sockets if given is not None else ()
     clients = [each.listening for each in passed if _use(each, config) == CLIENTS]
     admin = [each.listening for each in passed if _use(each, config) == ADMIN]
-    _check_admin(admin, config)
+    control = [each.listening for each in passed if _use(each, config) == CONTROL]
+    _check_single("the admin pages", "FLOW_ADMIN_LISTEN", admin, config.admin_listen)
+    _check_single("control", "FLOW_CONTROL_SOCKET", control, config.control_socket)
     if lowat is not None:
         for listening in (*clients, *admin):
             limit_unsent(listening, lowat)
@@ -61,17 +76,30 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
     setting = "FLOW_ADMIN_LISTEN"
     try:
         if not admin and config.admin_listen is not None:
-            admin = bound = listen((config.admin_listen,), options)
+            admin = listen((config.admin_listen,), options)
+            bound += admin
+        setting = "FLOW_CONTROL_SOCKET"
+        if not control and config.control_socket is not None:
+            control = listen((config.control_socket,), replace(options, is_owners=True))
+            bound += control
         setting = "FLOW_LISTEN"
         if not clients:
             clients = listen(config.listen, options)
+            bound += clients
     except ListenError as error:
         _close(bound)
-        raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}"]) from None
+        remedy = listen_remedy(error.address, error.code)
+        raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}; {remedy}"]) from None
     # Those of systemd are its own to remove.
-    owned = () if given is not None and passed and not given.is_successor else (*clients, *admin)
-    files = tuple(file for file in map(file_of, owned) if file is not None)
-    return ListeningSockets(tuple(clients), admin[0] if admin else None, files)
+    owned = bound if given is not None and passed and not given.is_successor else (*clients, *admin, *control)
+    files = [(listening, file) for listening in owned if (file := file_of(listening)) is not None]
+    return ListeningSockets(
+        tuple(clients),
+        admin[0] if admin else None,
+        control[0] if control else None,
+        files=tuple(file for listening, file in files if listening not in control),
+        control_file=next((file for listening, file in files if listening in control), None),
+    )
 
 
 def _use(passed: PassedSocket, config: Config) -> str:
@@ -79,6 +107,8 @@ def _use(passed: PassedSocket, config: Config) -> str:
     if passed.use is not None:
         return passed.use
     address = address_of(passed.listening)
+    if address == config.control_socket:
+        return CONTROL
     is_admin = config.admin_listen is not None and _is_same(address, config.admin_listen)
     return ADMIN if is_admin and not any(_is_same(address, each) for each in config.listen) else CLIENTS
 
@@ -87,13 +117,13 @@ def _is_same(address: Address, configured: Address) -> bool:
     return address == configured or (not configured.host and address == Address("::", configured.port))
 
 
-def _check_admin(admin: Sequence[socket.socket], config: Config) -> None:
-    if len(admin) > 1:
-        where = " and ".join(str(address_of(listening)) for listening in admin)
-        raise ConfigError([f"two sockets were passed for the admin pages, {where}: expected one"])
-    if admin and config.admin_listen is None:
-        text = "FLOW_ADMIN_LISTEN: it is off, but a socket was passed for the admin pages"
-        raise ConfigError([f"{text}, {address_of(admin[0])}; remove the one or the other"])
+def _check_single(what: str, setting: str, passed: Sequence[socket.socket], configured: Address | None) -> None:
+    if len(passed) > 1:
+        where = " and ".join(str(address_of(listening)) for listening in passed)
+        raise ConfigError([f"two sockets were passed for {what}, {where}: expected one"])
+    if passed and configured is None:
+        text = f"{setting}: it is off, but a socket was passed for {what}"
+        raise ConfigError([f"{text}, {address_of(passed[0])}; remove the one or the other"])
 
 
 def _close(sockets: Iterable[socket.socket]) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ..config.errors import ConfigError
 from ..config.parsers import Auto
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..downstream.context import OpenConnections
 from ..downstream.h1 import DownstreamH1
 from ..downstream.h2 import DownstreamH2

@@ -12,19 +12,22 @@ import signal
 import socket
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
 import uvloop
 
 from ..config.differences import differences
+from ..config.effective import effective
 from ..config.environment import read_again
+from ..config.errors import ConfigError
 from ..config.file import load_topology
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..config.topology import Topology
 from ..downstream.listening import address_of
 from ..net import reuse_port
+from ..routing.upstream_host import TAKEN_OUT
 from ..stores.shared_server import SharedStoreServer
 from ..telemetry.line_writer import PolledWriter
 from ..telemetry.log import Log
@@ -41,8 +44,10 @@ from .listening import ListeningSockets, listening_sockets
 from .memory import share_of
 from .open_log import open_log
 from .parent_admin import ParentAdmin
+from .parent_control import ParentControl
 from .provider_watch import unready
 from .providers import FlowLimits, build, shared_key
+from .reload_result import ReloadResult
 from .service_manager import ServiceManager, streams_open
 from .tenancy import check_tenants, memory_store
 from .worker import Seat, run_worker
@@ -154,8 +159,15 @@ class Parent:
         tell = Callbacks(self._on_all_ready, self._on_reloaded, self._on_lost)
         self.fleet = Fleet(self._loop, supervisor, log, self._fork, tell)
         self._phase = Phase.STARTING
+        self._control = ParentControl(self, self.fleet, log)
+        self._is_drained = False
+        """Whether an operator asked for the end, and no signal yet."""
+        self._is_handed_over = False
+        """Whether another process listens at the same sockets."""
+        self._log_level = config.log_level
+        """At the start."""
         self._admin = ParentAdmin(
-            config, log, self.fleet, is_leaving=lambda: self._is_told_to_end, unready=self._unready
+            config, log, self.fleet, self._control, is_leaving=lambda: self._is_told_to_end, unready=self._unready
         )
         self._service = ServiceManager(environ, log, self._figures)
         self._handover = Handover(log, self._sockets, self._on_taken_over)
@@ -167,11 +179,10 @@ class Parent:
     async def begin(self) -> None:
         """Start the admin pages, and take the signals over, which stay blocked."""
         loop = self._loop
-        if self._sockets.admin is not None:
-            await self._admin.start(self._sockets.admin)
+        await self._admin.start(self._sockets.admin, self._sockets.control)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        loop.add_signal_handler(signal.SIGHUP, self.begin_reload)
         loop.add_signal_handler(signal.SIGUSR2, self._on_upgrade)
         # uvloop keeps this signal for processes of its own, but wakes up by any.
         signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(self.fleet.reap))
@@ -209,6 +220,7 @@ class Parent:
                 control=control,
                 store=theirs,
                 memory=self._memory,
+                out=self._control.out,
             )
             keep = (control.fileno(), theirs.fileno())
             return fork(lambda: run_worker(seat), keep=keep, holds=(self, self._loop))
@@ -218,7 +230,11 @@ class Parent:
         return self._phase not in (Phase.STARTING, Phase.SERVING)
 
     def _unready(self) -> str | None:
-        troubles = {spec.name: self._store.trouble(shared_key(spec)) for spec in self._topology.upstreams}
+        out = self._control.out
+        troubles = {
+            spec.name: TAKEN_OUT if spec.name in out else self._store.trouble(shared_key(spec))
+            for spec in self._topology.upstreams
+        }
         return unready(self._config.ready, troubles)
 
     def _figures(self) -> str:
@@ -248,7 +264,8 @@ class Parent:
 
     # --- a new configuration ---------------------------------------------------------------------------------------
 
-    def _on_reload(self) -> None:
+    def begin_reload(self) -> None:
+        """Read the configuration again, as SIGHUP asks."""
         self._service.reloading()
         self._start(self._reload())
 
@@ -259,16 +276,21 @@ class Parent:
             self._topology = await read_configuration(config, self._environ, self._log, before)
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
+            self._admin.reloaded(is_good=False)
             self._service.ready("the last reload failed, see the log")
+            self._control.reloaded(ReloadResult(time.time(), problems=error.problems))
         else:
             self._config = config
+            self._admin.access.token = config.admin_token
             self._changes = differences(before, self._topology)
             self.fleet.reload()
 
     def _on_reloaded(self) -> None:
         names, ready = [spec.name for spec in self._topology.upstreams], len(self.fleet.supervisor.ready)
         self._log.write("info", "reloaded", upstreams=names, workers=ready, changes=self._changes)
+        self._admin.reloaded(is_good=not self.fleet.has_refused)
         self._service.ready()
+        self._control.reloaded(ReloadResult(time.time(), changes=self._changes))
 
     def _on_lost(self, death: Death) -> None:
         self._admin.lost(death)
@@ -277,6 +299,30 @@ class Parent:
         """A worker sends the store nonsense."""
         self._log.write("error", "worker_broken", worker=number, error=str(error))
         self.fleet.abort(number)
+
+    # --- control ---------------------------------------------------------------------------------------------------
+
+    @property
+    def upstreams(self) -> list[str]:
+        """The names of all providers."""
+        return [spec.name for spec in self._topology.upstreams]
+
+    def configuration(self) -> dict[str, Any]:
+        """As `config.effective` has it, with the providers that are out."""
+        changed = ("log_level",) if self._config.log_level != self._log_level else ()
+        told = effective(self._config, self._topology, self._environ, changed)
+        return {**told, "out": sorted(self._control.out)}
+
+    def use_log_level(self, level: str) -> None:
+        """Of its own log, and of workers that it starts from now on."""
+        self._log.level = level
+        self._config = replace(self._config, log_level=level)
+
+    def begin_drain(self) -> None:
+        """End, as a first signal asks. The first signal that comes then is no second one: see `Ending.drain`."""
+        if not self._is_told_to_end:
+            self._is_drained = True
+            self._begin_end(may_detach=False)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -287,19 +333,26 @@ class Parent:
     def _on_taken_over(self, successor: int) -> None:
         """Another process accepts from the same sockets, and answers for the admin pages."""
         self._phase = Phase.ENDING
+        self._is_handed_over = True
         self._service.hand_over(successor)
         self._admin.drain()
         self._drain()
 
     def _on_end(self, number: signal.Signals) -> None:
+        if self._is_drained:
+            self._is_drained = False
+            return
         if self._is_told_to_end:
             self._log.write("warning", "ending_at_once", signal=number.name, reason="a second signal")
             self._phase = Phase.ENDING
             self.fleet.stop()
             return
+        self._begin_end(may_detach=True)
+
+    def _begin_end(self, *, may_detach: bool) -> None:
         self._handover.end()
         self._service.stopping()
-        if self._config.detached_drain and self._given.sockets and self._phase is Phase.SERVING:
+        if may_detach and self._config.detached_drain and self._given.sockets and self._phase is Phase.SERVING:
             self._phase = Phase.DETACHING
             self.fleet.leave_loop()
         else:
@@ -317,6 +370,7 @@ class Parent:
             self._log.write("info", "detached", pid=os.getpid())
             self.fleet.has_children = False
             self._service.leave()
+            self._sockets.remove_control_file()
             self._admin.drain()
             self._drain()
 
@@ -340,6 +394,8 @@ class Parent:
         for task in self._tasks:
             task.cancel()
         self._service.close()
+        if not self._is_handed_over:
+            self._sockets.remove_control_file()
         await self._admin.close()
         self._store.close()
         self._sockets.close()

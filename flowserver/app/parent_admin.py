@@ -16,17 +16,21 @@ from ..flow.memory_budget import Level
 from ..net.hangup import EpollHangups
 from ..relay.uploads import Uploads
 from ..telemetry.admin import Admin
-from ..telemetry.admin_hosts import AdminHosts
+from ..telemetry.admin_access import AdminAccess
+from ..telemetry.admin_hosts import NO_BROWSER, AdminHosts
+from ..telemetry.control_pages import ControlPages
 from ..telemetry.live_objects import common
 from ..telemetry.log import Log
 from ..telemetry.merged_pages import MergedPages
 from ..telemetry.metrics import Metrics
+from ..telemetry.reload_figures import ReloadFigures
 from ..telemetry.slices import Slices
 from ..telemetry.worker_figures import RestartReason, WorkerState
 from ..workers.fleet import Answered, Fleet
 from ..workers.load import PRESSURE
 from ..workers.supervisor import Death, State
 from .clients import connection_settings, watermarks
+from .parent_control import ParentControl
 
 MAX_CONNECTIONS = 256
 
@@ -75,6 +79,7 @@ class ParentAdmin:
         config: Config,
         log: Log,
         fleet: Fleet,
+        control: ParentControl,
         *,
         is_leaving: Callable[[], bool],
         unready: Callable[[], str | None],
@@ -82,7 +87,8 @@ class ParentAdmin:
         """`is_leaving`: whether it is to be said that it is not ready any more; `unready` as in `MergedPages`."""
         loop = asyncio.get_running_loop()
         self.address: Address | None = None
-        self._metrics = Metrics(log)
+        self._reloads = ReloadFigures(time.time())
+        self._metrics = Metrics(log, genai=config.metrics_genai, reloads=self._reloads)
         self._hangups = EpollHangups(loop)
         slices = Slices(loop.call_soon, time.monotonic)
         self._pages = MergedPages(
@@ -93,10 +99,19 @@ class ParentAdmin:
             unready=unready,
             common=lambda: common(self._metrics.process, is_draining=is_leaving()),
         )
-        self._admin = admin = Admin(self._pages, AdminHosts(config.admin_hosts, config.admin_listen), loop.call_later)
-        context = ListenerContext(
+        self.access = AdminAccess(config.admin_token)
+        hosts = AdminHosts(config.admin_hosts, config.admin_listen)
+        self._admin = Admin(self._pages, hosts, loop.call_later, ControlPages(control, self.access))
+        self._control = Admin(self._pages, NO_BROWSER, loop.call_later, ControlPages(control, None))
+        self._listener, self._control_listener = (
+            Listener(self._context(config, pages)) for pages in (self._admin, self._control)
+        )
+
+    def _context(self, config: Config, pages: Admin) -> ListenerContext:
+        loop = asyncio.get_running_loop()
+        return ListenerContext(
             settings=connection_settings(config, watermarks(config), MAX_CONNECTIONS, is_public=False),
-            open_exchange=admin.open_exchange,
+            open_exchange=pages.open_exchange,
             observer=self._metrics,
             clock=time.monotonic,
             hangups=self._hangups,
@@ -104,25 +119,37 @@ class ParentAdmin:
                 config.max_uploads, clock=time.monotonic, later=loop.call_soon, busy_timeout=config.body_timeout
             ),
         )
-        self._listener = Listener(context)
 
-    async def start(self, listening: socket.socket) -> None:
-        self.address = address_of(listening)
-        await self._listener.start([listening])
+    async def start(self, listening: socket.socket | None, control: socket.socket | None) -> None:
+        """None: there are no admin pages, no control socket."""
+        if listening is not None:
+            self.address = address_of(listening)
+            await self._listener.start([listening])
+        if control is not None:
+            await self._control_listener.start([control])
 
     def lost(self, death: Death) -> None:
         """A worker was lost, and is replaced."""
         reason = RestartReason.SIGNAL if death.is_signal else RestartReason.EXIT
         self._pages.figures.restarted(RestartReason.SILENT if death.was_stuck else reason)
 
+    def reloaded(self, *, is_good: bool) -> None:
+        """The configuration was read again; see `ReloadFigures.ended`."""
+        self._reloads.ended(time.time(), is_good=is_good)
+
     def drain(self) -> None:
         """Stop accepting: another process answers."""
         self._admin.drain()
+        self._control.drain()
         self._listener.drain()
+        self._control_listener.drain()
 
     def sweep(self) -> None:
-        self._listener.sweep(time.monotonic())
+        now = time.monotonic()
+        self._listener.sweep(now)
+        self._control_listener.sweep(now)
 
     async def close(self) -> None:
         await self._listener.close()
+        await self._control_listener.close()
         self._hangups.close()

@@ -8,8 +8,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from ..config.errors import ConfigError
 from ..config.parsers import Auto, pinned
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
 from ..config.topology import RouteSpec, Topology, UpstreamSpec
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
@@ -45,6 +46,8 @@ from ..upstream.receive_window import (
 )
 from ..upstream.resolver import NameFigures, Resolver, fixed_address
 from ..upstream.signing import SigningConnector
+from ..upstream.tunnels import TunnelConnector
+from .tls_files import read_pem, without_certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,16 @@ def build(
     their connections if nothing that concerns those has changed.
     """
     dials, problems = [], []
+    websockets = {name for route in topology.routes if route.websocket for tier in route.tiers for name in tier}
     for spec in topology.upstreams:
         try:
-            dials.append(_Dial(config, spec, limits, resolver))
+            dial = _Dial(config, spec, limits, resolver)
+            if spec.name in websockets:
+                dial.open_tunnels()
+            dials.append(dial)
         except OSError as error:
-            where = f"FLOW_UPSTREAM_CA: {config.upstream_ca!r}" if spec.ca is None else f"{spec.place}.ca: {spec.ca!r}"
-            problems.append(f"{where} can't be used: {error}")
+            where = "FLOW_UPSTREAM_CA" if spec.ca is None else f"{spec.place}.ca"
+            problems.append(f"{where}: {_wrong_authorities(spec.ca or config.upstream_ca, error)}")
         except SigningUnavailable as error:
             problems.append(f"{spec.place}: {error}")
     if problems:
@@ -109,11 +116,22 @@ def build(
         dial.spec.name: _host(config, dial.spec, dial.connector(pool), before, shared)
         for dial, pool in zip(dials, pools, strict=True)
     }
+    for dial in dials:
+        if dial.tunnels is not None:
+            hosts[dial.spec.name].tunnels = dial.tunnels
     routes = [_route(config, route, hosts, before) for route in topology.routes]
     names = [
         (spec.name, resolver.figures(spec.url.host)) for spec in topology.upstreams if fixed_address(spec.url) is None
     ]
     return Providers(tuple(hosts.values()), tuple(pools), RouteTable(routes), topology.upstreams, tuple(names))
+
+
+def _wrong_authorities(path: str | None, error: OSError) -> str:
+    """Why the file of authorities can't be used; None: the system has none."""
+    if path is None:
+        return f"the system's authorities can't be used: {error}"
+    text, problem = read_pem(path)
+    return problem or without_certificate(path, text) or f"{path} can't be used: {error}"
 
 
 def _affinity(config: Config, route: RouteSpec) -> Affinity | None:
@@ -141,6 +159,7 @@ def _route(config: Config, spec: RouteSpec, hosts: dict[str, UpstreamHost], befo
         outliers=outliers,
         affinity=_affinity(config, spec),
         first_token=_first_token(spec),
+        websocket=spec.websocket,
     )
 
 
@@ -245,6 +264,8 @@ class _Dial:
     SigningUnavailable."""
 
     pool: Pool
+    tunnels: TunnelConnector | None = None
+    """Makes connections for WebSockets; None: no route leads any here."""
 
     def __init__(self, config: Config, spec: UpstreamSpec, limits: FlowLimits, resolver: Resolver) -> None:
         self.spec = spec
@@ -271,17 +292,30 @@ class _Dial:
         else:
             self._h1_flow = None
         buffers = KernelBuffers(buffer, self._h1_flow, _unsent(config))
+        self._resolver, self._buffers = resolver, buffers
         dialer = Dialer(
             spec.url,
             resolver,
             timeout=timeout,
-            tls=_tls(config, spec),
+            tls=_tls(config, spec, spec.protocol),
         )
         self._attempts = ConnectAttempts(dialer, self._make, multiplexed=multiplexed, buffers=buffers)
 
     def connector(self, pool: Pool) -> Connector:
         """A connector over `pool`, which signs requests if the provider needs that."""
         return pool if self._signer is None else SigningConnector(pool, self._signer)
+
+    def open_tunnels(self) -> None:
+        """WebSockets are led here. Raises OSError as above."""
+        spec, limits = self.spec, self._watermarks
+        self.tunnels = connector = TunnelConnector(spec.name, limits, most=spec.max_connections)
+
+        def make(multiplexed: bool) -> UpstreamH1:
+            return UpstreamH1(connector, limits, self._h1_flow)
+
+        tls = _tls(self._config, spec, "h1")
+        dialer = Dialer(spec.url, self._resolver, timeout=spec.connect_timeout, tls=tls)
+        connector.dial_by(ConnectAttempts(dialer, make, multiplexed=False, buffers=self._buffers))
 
     def __call__(self, connected: Connected, failed: Failed, whole: bool) -> Cancellable:
         return self._attempts(connected, failed, whole)
@@ -300,10 +334,10 @@ class _Dial:
         )
 
 
-def _tls(config: Config, spec: UpstreamSpec) -> ssl.SSLContext | None:
+def _tls(config: Config, spec: UpstreamSpec, protocol: str) -> ssl.SSLContext | None:
     if spec.url.scheme != "https":
         return None
-    protocols = {"auto": ["h2", "http/1.1"], "h1": ["http/1.1"], "h2": ["h2"]}[spec.protocol]
+    protocols = {"auto": ["h2", "http/1.1"], "h1": ["http/1.1"], "h2": ["h2"]}[protocol]
     return tls_context(spec.ca or config.upstream_ca, verify=spec.verify, protocols=protocols)
 
 

@@ -10,12 +10,16 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..config.addresses import Address
 from ..config.differences import differences
+from ..config.effective import effective
 from ..config.environment import read_again
+from ..config.errors import ConfigError
 from ..config.file import load_topology
-from ..config.settings import Config, ConfigError
+from ..config.settings import Config
+from ..config.sweep import sweep_interval
 from ..config.topology import Topology
 from ..dialects.estimate import Ratios
 from ..downstream.clients_by_address import ClientsByAddress
@@ -37,12 +41,15 @@ from ..routing.first_token import FirstTokenContext
 from ..routing.overload import OverloadGate, OverloadSettings
 from ..stores.shared_state import SharedState
 from ..telemetry.admin import Admin
-from ..telemetry.admin_hosts import AdminHosts
+from ..telemetry.admin_access import AdminAccess
+from ..telemetry.admin_hosts import NO_BROWSER, AdminHosts
+from ..telemetry.control_pages import ControlPages
 from ..telemetry.live_objects import common
 from ..telemetry.live_report import LiveReport
 from ..telemetry.live_tenants import TenantFigures
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
+from ..telemetry.reload_figures import ReloadFigures
 from ..telemetry.slices import Slices
 from ..telemetry.sources import OwnPages
 from ..upstream.resolver import Resolver
@@ -52,9 +59,13 @@ from .clients import connection_settings, tls_context, watermarks
 from .limit_log import LimitLog
 from .listening import ListeningSockets
 from .memory import Holders, MemoryWatch, share_of
+from .operations import Operations
+from .own_control import OwnControl
 from .provider_watch import ProviderWatch
 from .providers import FlowLimits, Providers, build
+from .reload_result import ReloadResult
 from .tenancy import Tenancy, check_tenants, price_table
+from .tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,8 @@ class WorkerPart:
     """Limits, and what is known of providers. The relay does not close it."""
     memory: int = UNBOUNDED
     """Bytes that it may have."""
+    out: frozenset[str] = frozenset()
+    """The providers that the operator has taken out."""
 
 
 class Relay:
@@ -97,7 +110,8 @@ class Relay:
         self._empty: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._limit_log = LimitLog(log)
-        self.metrics = Metrics(log)
+        reloads = ReloadFigures(time.time()) if part is None else None
+        self.metrics = Metrics(log, genai=config.metrics_genai, reloads=reloads)
         memory = share_of(config, 1, self._warn_of_memory) if part is None else part.memory
         self._memory_watch = self._watch_of(memory, part)
         self._memory = UNLIMITED if self._memory_watch is None else self._memory_watch.budget
@@ -117,25 +131,19 @@ class Relay:
         self._limits = FlowLimits(self._watermarks, self._memory)
         self._providers = build(config, topology, self._limits, self._resolver, shared=shared)
         self._tenancy = Tenancy(config, topology, shared)
-        self._sweep_interval = config.sweep_interval(*topology.swept_times)
+        self._sweep_interval = sweep_interval(config, *topology.swept_times)
         self._retired: list[Providers] = []
         """Providers of earlier configurations, while they have requests under way."""
+        operations = Operations(self.metrics, log, self._on_log_level, frozenset() if part is None else part.out)
+        self.control = OwnControl(operations, log, configuration=self._configuration, on_reload=self.reload)
         self._show(topology)
         self.metrics.overload = self.overload = self._build_overload()
         """Kept when the configuration is read again; None: FLOW_OVERLOAD_TARGET is off."""
+        self._tracing = Tracing.of(config, log)
         self._admission = self._build_admission()
         self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
-        most = config.max_connections_per_client
-        elsewhere = None if shared is None or most is None else shared.clients(most)
-        clients = ClientsByAddress(most, config.trusted_proxies, elsewhere)
-        self.metrics.clients_refused = clients.refused
-        self._open_connections = connections = OpenConnections(clients, None if part is None else part.load)
-        if part is not None:
-            self.metrics.streams_changed = part.load.streams_changed
-        self._clients = self._listener(
-            self._admission.open_exchange, config.max_connections, tls_context(config), connections
-        )
-        self._admin = self._build_admin()
+        self._clients = self._build_clients(part)
+        self._admin, self._control = self._build_admin()
         self.addresses: list[Address] = []
         """Where clients connect, with the actual ports."""
         self.admin_address: Address | None = None
@@ -163,6 +171,8 @@ class Relay:
         if sockets.admin is not None:
             await self._admin.start([sockets.admin])
             self.admin_address = address_of(sockets.admin)
+        if sockets.control is not None:
+            await self._control.start([sockets.control])
         await self._clients.start(sockets.clients)
         self.addresses = [address_of(listening) for listening in sockets.clients]
         self.begin()
@@ -176,8 +186,9 @@ class Relay:
         relay's would say that it is not ready."""
         self.is_handed_over = True
         self._clients.stop_accepting()
-        self._admin_pages.drain()
-        self._admin.drain()
+        for pages, listener in ((self._admin_pages, self._admin), (self._control_pages, self._control)):
+            pages.drain()
+            listener.drain()
 
     def leave(self) -> None:
         """Be no longer ready, for those who ask, and serve all the same."""
@@ -185,6 +196,8 @@ class Relay:
 
     def begin(self) -> None:
         """Start sweeping and checking: for a relay that is given its connections."""
+        if self._tracing is not None:
+            self._tracing.start()
         self._watch.follow(self._providers)
         self._schedule_sweep()
         self._watch_memory()
@@ -224,10 +237,19 @@ class Relay:
             self.read_again()
         except ConfigError as error:
             self._log.write("error", "reload_failed", problems=error.problems)
+            self._note_reload(is_good=False)
+            self.control.last = ReloadResult(time.time(), problems=error.problems)
             return False
         names = [host.name for host in self._providers.hosts]
-        self._log.write("info", "reloaded", upstreams=names, changes=differences(before, self._topology))
+        changes = differences(before, self._topology)
+        self._log.write("info", "reloaded", upstreams=names, changes=changes)
+        self.control.last = ReloadResult(time.time(), changes=changes)
+        self._note_reload(is_good=True)
         return True
+
+    def _note_reload(self, *, is_good: bool) -> None:
+        if self.metrics.reloads is not None:
+            self.metrics.reloads.ended(time.time(), is_good=is_good)
 
     def read_again(self) -> None:
         """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
@@ -243,8 +265,11 @@ class Relay:
         self._topology = topology
         self._retired.append(self._providers.without(providers))
         self._providers = providers
-        self._sweep_interval = self._config.sweep_interval(*topology.swept_times)
+        self._sweep_interval = sweep_interval(self._config, *topology.swept_times)
         self._clients.tls = tls
+        self._access.token = config.admin_token
+        if self._tracing is not None:
+            self._tracing.reconfigure(config)
         self._tenancy.reload(topology)
         self._admission.routing = self._routing()
         self._admission.accounts = replace(
@@ -261,15 +286,20 @@ class Relay:
         if self._memory_watch is not None:
             self._memory_watch.close()
         self._leave_name()
+        if self._sockets is not None and not self.is_handed_over:
+            self._sockets.remove_control_file()
         await self._clients.close()
         self._abandoned.close()
         await self._tenancy.close()
         await self._admin.close()
+        await self._control.close()
         for providers in (*self._retired, self._providers):
             for pool in providers.pools:
                 pool.close()
         self._resolver.close()
         self._hangups.close()
+        if self._tracing is not None:
+            await self._tracing.close()
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -306,7 +336,8 @@ class Relay:
         # Unique to this process, so that one relay behind another is not taken for a loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         cors = None if config.cors_origins is None else Cors(config.cors_origins)
-        return Admission(self._routing(), context, accounts, cors=cors)
+        self.metrics.tracer = tracer = None if self._tracing is None else self._tracing.tracer
+        return Admission(self._routing(), context, accounts, cors=cors, tracer=tracer)
 
     def _routing(self) -> RoutingContext:
         config = self._config
@@ -343,11 +374,25 @@ class Relay:
 
     def _show(self, topology: Topology) -> None:
         self.metrics.name_models(topology.models)
+        self.metrics.know_profiles({host.name: host.settings.quirks.name for host in self._providers.hosts})
         self.metrics.upstreams = self._providers.hosts
+        self.control.operations.follow(self._providers.hosts)
         self.metrics.pools = self._providers.pools
         self.metrics.names = self._providers.names
 
-    def _build_admin(self) -> Listener:
+    def _build_clients(self, part: WorkerPart | None) -> Listener:
+        config = self._config
+        most = config.max_connections_per_client
+        elsewhere = None if self._shared is None or most is None else self._shared.clients(most)
+        clients = ClientsByAddress(most, config.trusted_proxies, elsewhere)
+        self.metrics.clients_refused = clients.refused
+        self._open_connections = connections = OpenConnections(clients, None if part is None else part.load)
+        if part is not None:
+            self.metrics.streams_changed = part.load.streams_changed
+        return self._listener(self._admission.open_exchange, config.max_connections, tls_context(config), connections)
+
+    def _build_admin(self) -> tuple[Listener, Listener]:
+        """Of the admin pages, and of the control socket."""
         slices = Slices(self._loop.call_soon, time.monotonic)
         tenants = TenantFigures(self._tenancy, time.monotonic, time.time)
         self.live_report = LiveReport(self.metrics, tenants, clock=time.monotonic, wall=time.time)
@@ -361,8 +406,23 @@ class Relay:
             common=lambda: common(self.metrics.process, is_draining=self._is_leaving),
         )
         hosts = AdminHosts(self._config.admin_hosts, self._config.admin_listen)
-        self._admin_pages = Admin(pages, hosts, self._loop.call_later)
-        return self._listener(self._admin_pages.open_exchange, max_connections=256)
+        self._access = AdminAccess(self._config.admin_token)
+        later = self._loop.call_later
+        self._admin_pages = Admin(pages, hosts, later, ControlPages(self.control, self._access))
+        self._control_pages = Admin(pages, NO_BROWSER, later, ControlPages(self.control, None))
+        return (
+            self._listener(self._admin_pages.open_exchange, max_connections=256),
+            self._listener(self._control_pages.open_exchange, max_connections=16),
+        )
+
+    def _configuration(self) -> dict[str, Any]:
+        changed = ("log_level",) if self._log.level != self._config.log_level else ()
+        told = effective(replace(self._config, log_level=self._log.level), self._topology, self._environ, changed)
+        return {**told, "out": sorted(self.control.operations.out)}
+
+    def _on_log_level(self, level: str) -> None:
+        trace = self._log.state_changed if self._log.writes("debug") else None
+        self._admission.context = replace(self._admission.context, trace=trace)
 
     def _unready(self) -> str | None:
         if self._is_leaving:
@@ -438,6 +498,7 @@ class Relay:
         self.metrics.observe_lag(max(0.0, now - due))
         self._clients.sweep(now)
         self._admin.sweep(now)
+        self._control.sweep(now)
         self._abandoned.sweep(now)
         self._sweep_providers(now)
         self._watch_breakers(now)

@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 
-from ..config.settings import Config, ConfigError
+from ..config.errors import ConfigError
+from ..config.settings import Config
 from ..telemetry.log import Log
 from . import garbage
 from .ending import Ending
@@ -56,6 +58,8 @@ async def _serve(config: Config, log: Log, started: Callable[[Relay], None] | No
         raise
     await relay.start(sockets, given.source)
     handover = Handover(log, sockets, on_taken_over)
+    relay.control.on_drain = ending.drain
+    relay.control.on_reload = partial(_reload, relay, service)
     loop.add_signal_handler(signal.SIGHUP, _reload, relay, service)
     loop.add_signal_handler(signal.SIGUSR2, handover.begin)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WHILE_SERVING)

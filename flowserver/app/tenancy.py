@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..config.settings import Config, ConfigError
+from ..config.errors import ConfigError
+from ..config.settings import Config
 from ..config.topology import Topology
 from ..quota.identify import QuotaContext
 from ..quota.limits import Limit, LimitStore, Usage

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import orjson
 import uvloop
 
-from ..config.settings import Config, ConfigError
+from ..config.errors import ConfigError
+from ..config.settings import Config
 from ..config.topology import Topology
 from ..stores.shared_state import connect
 from ..telemetry.log import Log
@@ -25,6 +26,7 @@ from ..workers.channel import Channel, Kind, Message, as_sockets, framed
 from ..workers.load import LoadTable, WorkerLoad
 from . import garbage
 from .open_log import open_log
+from .parent_control import COMMAND
 from .relay import Relay, WorkerPart
 
 
@@ -42,6 +44,8 @@ class Seat:
     store: socket.socket
     memory: int
     """Bytes that it may have."""
+    out: frozenset[str] = frozenset()
+    """The providers that the operator has taken out."""
 
 
 def run_worker(seat: Seat) -> int:
@@ -62,7 +66,8 @@ def run_worker(seat: Seat) -> int:
 async def _work(seat: Seat, log: Log) -> None:
     load = WorkerLoad(seat.loads, seat.number)
     shared = await connect(seat.store)
-    relay = Relay(seat.config, log, seat.environ, WorkerPart(seat.topology, load, shared, seat.memory))
+    part = WorkerPart(seat.topology, load, shared, seat.memory, seat.out)
+    relay = Relay(seat.config, log, seat.environ, part)
     worker = _Worker(relay, log, load, seat.control)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -140,6 +145,11 @@ class _Worker:
             self._log.write("error", "connections_lost", count=lost)
 
     def _answer(self, question: bytes, what: bytes) -> None:
+        if what.startswith(COMMAND):
+            count = self._relay.control.operations.execute(orjson.loads(what.removeprefix(COMMAND)))
+            self._channel.send(Kind.ANSWER, b"%b\0%d" % (question, count))
+            return
+
         def made(parts: list[bytes] | None) -> None:
             self._channel.send(Kind.ANSWER, question if parts is None else b"".join((question, b"\0", *parts)))
 

@@ -6,7 +6,6 @@ figures come from the relay's admin pages and the provider's records.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -22,6 +21,7 @@ import orjson
 import uvloop
 
 from ..http.h1_chunked import ChunkDecoder
+from .usage import Parser
 
 SECONDS = 12.0
 """How long the scene lasts."""
@@ -159,11 +159,15 @@ class Scene:
 _NOTHING = {"bytes_down": 0}
 
 
+def parser() -> Parser:
+    parser = Parser(prog="flowserver demo", description="Show backpressure at work on this machine.")
+    parser.add_argument("--keep", action="store_true", help="keep provider and relay running afterwards, until Ctrl-C")
+    return parser
+
+
 def main(argv: list[str]) -> int:
     """Run the demo. Returns 0 if everything worked as promised, otherwise 1."""
-    parser = argparse.ArgumentParser(prog="flowserver demo", description="Show backpressure at work on this machine.")
-    parser.add_argument("--keep", action="store_true", help="keep provider and relay running afterwards, until Ctrl-C")
-    keep = parser.parse_args(argv).keep
+    keep = parser().read(argv).keep
     try:
         return uvloop.run(_demo(keep))
     except KeyboardInterrupt:

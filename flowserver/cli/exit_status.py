@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from ..config.settings import ConfigError, NotNowError
+from ..config.errors import ConfigError, NotNowError
 
 FAILURE = 1
 """Starting again may help: an address is in use, Redis does not answer."""

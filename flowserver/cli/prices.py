@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -10,11 +9,12 @@ from pathlib import Path
 
 from ..config.price_lists import ListError, read_list, toml_of
 from .exit_status import FAILURE, complain
+from .usage import Parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status: 0 for success, 2 for wrong usage, and see `exit_status`."""
-    options = _parser().parse_args(argv)
+    options = parser().read(argv)
     try:
         found = read_list(options.source.read_text(encoding="utf-8-sig"))
         if not found.prices:
@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flowserver prices", description="Manages the prices of tokens.")
+def parser() -> Parser:
+    parser = Parser(prog="flowserver prices", description="Manages the prices of tokens.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     update = commands.add_parser(
         "update",

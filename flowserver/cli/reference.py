@@ -11,16 +11,23 @@ from ..config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS,
 from ..config.prices import PRICE_KEYS
 from ..config.settings import SETTINGS
 from ..config.tenants import TENANT_KEYS
+from ..telemetry.exposition import Kind
+from ..telemetry.labels import MAX_MODELS, MAX_TENANTS
 from ..telemetry.snapshot import Table
 
 _SETTINGS = """# Settings
 
-All settings are environment variables. They are read once, at the start, and `flowserver check` prints them with every
-mistake in them. What belongs to one provider, route or tenant is set in the [file](#the-file) of `FLOW_CONFIG`.
+All settings are environment variables, and flags of `flowserver serve` and `flowserver check`, which stand in place of
+them: `--high-water 64k` of `FLOW_HIGH_WATER`. They are read once, at the start, and `flowserver check` prints them with
+every mistake in them. What belongs to one provider, route or tenant is set in the [file](#the-file) of `FLOW_CONFIG`.
 
-- Sizes are bytes, or have a unit: `65536`, `64k`, `1m`, `1g` (powers of 1024).
-- Times are seconds, or have a unit: `500ms`, `30`, `30s`, `5m`, `1h`.
+- An empty value is the default. Blanks around a value are not part of it.
+- Sizes are bytes, or have a unit: `65536`, `64k`, `1.5m`, `1g` (powers of 1024; `64KB` and `64 KiB` are the same).
+- Times are seconds, or have units: `500ms`, `30`, `30s`, `5m`, `1h30m`, `1d`.
+- Numbers may have underscores between their digits: `10_000`.
+- `true`, `yes` and `1` are `on`; `false`, `no` and `0` are `off`. A flag of a switch without a value is `on`.
 - Where a value can be `off`, `0` is the same.
+- A secret is no flag, as whoever lists processes would see it; a reference to one may be.
 - Addresses are `host:port`, `[v6]:port`, `:port` for all interfaces, IPv4 and IPv6, or `unix:/path` for a Unix socket.
 - A reference stands for a secret that is kept elsewhere: `env:NAME` in a variable, `file:PATH` in a file,
   `credential:NAME` in a credential of systemd. Blanks and line ends around it are removed. SIGHUP reads it again, but
@@ -37,6 +44,7 @@ _FILE = """
 
 `FLOW_CONFIG` names a TOML file; [flowserver.example.toml](../flowserver.example.toml) is an example. Times are seconds
 (`2.5`) or text with a unit (`"500ms"`). A key that is left out has the environment's value, where there is one.
+`flowserver config schema` prints its JSON Schema, for editors that complete and check what is written.
 """
 _METRICS = """# Metrics
 
@@ -53,6 +61,50 @@ _WORKERS = """
 
 The parent of several workers adds these.
 
+"""
+_GENAI = """
+## Names of OpenTelemetry
+
+`FLOW_METRICS_GENAI` chooses by which of OpenTelemetry's conventions for generative AI the figures of tokens are named.
+`old` is the default, as the convention asks of those that had them: most backends read these, and the new ones are
+still in development. To move, set `both`: nothing that reads the old names breaks, and queries can change one by one.
+Then `new` leaves the old ones out, so that the page is as short as before.
+
+| old: semantic-conventions 1.36 | new: semantic-conventions-genai 0.1.0 |
+|---|---|
+| sums of `gen_ai_client_token_usage` | `gen_ai_client_inference_usage_input_tokens_total`, `..._output_tokens_total` |
+| buckets of `gen_ai_client_token_usage` | `gen_ai_client_inference_operation_input_tokens`, `..._output_tokens` |
+| `gen_ai_server_time_to_first_token_seconds` | the same |
+| | of streams `gen_ai_client_inference_time_to_first_chunk_seconds` |
+| `gen_ai_server_time_per_output_token_seconds` | the same |
+| | `gen_ai_client_inference_duration_seconds`, `gen_ai_client_embeddings_duration_seconds` |
+
+With the old names `gen_ai_provider_name` is the name of the `[[upstreams]]` table. With the new ones it is what the
+convention calls such a provider (`openai`, `anthropic`, `aws.bedrock`), the relay's own name is in `upstream`, and
+`gen_ai_operation_name` tells chat from embeddings. `gen_ai_server_...` has the same names in both, and the new labels
+with `new` only. Tokens have `gen_ai_token_modality="unknown"`, since few providers tell them apart. Tokens of tenants
+are in `flow_tokens_total`. `gen_ai.client.inference.time_per_output_chunk` is left out: a histogram of chunks would
+cost each of them.
+
+## Cardinality
+
+Each label has a bound, so that no client can make the page grow without end:
+
+| label | most values |
+|---|---|
+| `upstream`, old `gen_ai_provider_name` | the providers that were configured since the start |
+| new `gen_ai_provider_name`, `gen_ai_operation_name` | one for each provider; 4 |
+| `gen_ai_request_model`, `model` | {models}, or as many as the configuration names; further ones share `other` |
+| `tenant` | the first {tenants} that come; further ones share `other` |
+| `status` | of `flow_requests_total` 6 classes, of `flow_responses_total` the statuses that providers send |
+| `error_type` | the ends, and the statuses that providers send |
+| `end`, `reason`, `code`, `cause`, `result`, `kind`, `limit`, `scope`, and the like | fixed lists |
+| `worker` | the workers and their parent |
+
+A series is there once it has something to tell, so what counts is what occurs. `flow_tokens_total` may have the most:
+one for each provider, model, tenant and kind of token that meet. The histograms of a provider, model and operation are
+up to {old} lines by the old names and {new} by the new ones, those of a provider another {times}. Users, sessions and
+ids of requests are no labels: the log has them.
 """
 _COLUMNS = ("metric", "type", "labels", "meaning")
 
@@ -82,7 +134,22 @@ def metrics_page(told: Iterable[Table], of_workers: Iterable[Table]) -> str:
     of_process = [table for table in told if table.name.startswith(("process_", "python_"))]
     own = [table for table in told if table not in of_process]
     process = f"## Of the process\n\n{_merged(of_process)}"
-    return f"{_METRICS}\n{_merged(own)}\n{process}{_WORKERS}{_table(_COLUMNS, map(_row, of_workers))}"
+    of_parent = _table(_COLUMNS, map(_row, of_workers))
+    return f"{_METRICS}\n{_merged(own)}\n{process}{_WORKERS}{of_parent}{_genai(own)}"
+
+
+def _genai(tables: Iterable[Table]) -> str:
+    """What is to be known beside the tables, with the bounds of labels."""
+    lines = {table.name: len(table.bounds) + 3 for table in tables if table.kind is Kind.HISTOGRAM}
+    usage = "gen_ai_client_token_usage"
+    new = [name for name in lines if name.startswith("gen_ai_client_inference")]
+    return _GENAI.format(
+        models=MAX_MODELS,
+        tenants=MAX_TENANTS,
+        old=lines[usage] + sum(number for name, number in lines.items() if name.startswith(("gen_ai_server", usage))),
+        new=sum(lines[name] for name in new),
+        times=sum(number for name, number in lines.items() if name.startswith("flow_upstream_")),
+    )
 
 
 def _groups() -> list[Group]:

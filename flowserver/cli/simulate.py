@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 import ssl
@@ -13,17 +12,20 @@ import uvloop
 from ..config.addresses import Address
 from ..config.parsers import parse_address
 from ..simulator.server import Simulator
+from .usage import Parser
+
+
+def parser() -> Parser:
+    parser = Parser(prog="flowserver simulate", description="A pretend provider: OpenAI, Anthropic, Gemini.")
+    parser.add_argument("--listen", default="127.0.0.1:9000", help="host:port; port 0 takes a free one")
+    parser.add_argument("--tls-cert", help="PEM file; with --tls-key the simulator speaks TLS")
+    parser.add_argument("--tls-key", help="PEM file")
+    return parser
 
 
 def main(argv: list[str]) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="flowserver simulate", description="A pretend provider: OpenAI, Anthropic, Gemini."
-    )
-    parser.add_argument("--listen", default="127.0.0.1:9000", help="host:port; port 0 takes a free one")
-    parser.add_argument("--tls-cert", help="PEM file; with --tls-key the simulator speaks TLS")
-    parser.add_argument("--tls-key", help="PEM file")
-    arguments = parser.parse_args(argv)
+    arguments = parser().read(argv)
     try:
         address = parse_address(arguments.listen)
         tls = _tls(arguments.tls_cert, arguments.tls_key)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..config.environment import load
+from ..config.errors import ConfigError
 from ..config.parsers import parse_time
-from ..config.settings import ConfigError
 from ..config.tenants import LIMITS, TenantError, limits_table, moment_text, read_tenant, table_of
 from ..quota.limits import MoneyQuota, StoreUnavailable, Usage
 from ..quota.money import usd_text
@@ -22,6 +22,8 @@ from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_li
 from ..stores.directory import Directory
 from ..stores.redis_store import RedisStore
 from .exit_status import FAILURE, complain, refused
+from .rows import print_rows
+from .usage import Parser
 
 REDIS_TIMEOUT = 5000.0
 """Milliseconds. Longer than the relay's own, since a person is waiting and no request is."""
@@ -33,7 +35,7 @@ class Failure(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command. Returns the exit status: 0 for success, 2 for wrong usage, and see `exit_status`."""
-    options = _parser().parse_args(argv)
+    options = parser().read(argv)
     try:
         if options.command == "key":
             _print_key()
@@ -50,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    parser = Parser(
         prog="flowserver tenants",
         description="Manages the tenants in the Redis of FLOW_REDIS_URL: who may use the relay, and how much.",
         epilog=f"Limits are {', '.join(LIMITS)}.",
@@ -137,7 +139,7 @@ async def _set(directory: Directory, options: argparse.Namespace) -> None:
 async def _list(directory: Directory, options: argparse.Namespace) -> None:
     found = [await directory.get(name) for name in await directory.names()]
     rows = [(tenant.name, _state(tenant), str(len(tenant.keys)), _limits(tenant)) for tenant in found if tenant]
-    _print_rows([("tenant", "state", "keys", "limits"), *rows])
+    print_rows([("tenant", "state", "keys", "limits"), *rows])
 
 
 async def _show(directory: Directory, options: argparse.Namespace) -> None:
@@ -183,7 +185,7 @@ async def _usage(url: str, lease_time: float, options: argparse.Namespace) -> No
         found = await store.usage(limits)
     finally:
         await store.close()
-    _print_rows([("limit", "used", "reserved", "of", "resets in"), *map(_usage_row, found)])
+    print_rows([("limit", "used", "reserved", "of", "resets in"), *map(_usage_row, found)])
 
 
 _COMMANDS: dict[str, Callable[[Directory, argparse.Namespace], Awaitable[None]]] = {
@@ -294,7 +296,7 @@ def _print_tenant(tenant: Tenant) -> None:
     rows += [("models", ", ".join(tenant.models) or "all"), ("paths", ", ".join(tenant.paths) or "all")]
     rows += [("limits", _limits(tenant)), ("each user", _pairs(limits_table(tenant.user)))]
     rows += [(", ".join(each.models), _pairs(limits_table(each.limits))) for each in tenant.model_limits]
-    _print_rows(rows)
+    print_rows(rows)
 
 
 def _state(tenant: Tenant) -> str:
@@ -323,9 +325,3 @@ def _span(seconds: float) -> str:
     if days:
         return f"{days}d {hours}h"
     return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s" if minutes else f"{rest}s"
-
-
-def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

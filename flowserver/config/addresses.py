@@ -23,6 +23,15 @@ class Address:
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"{_bracketed(self.host)}:{self.port}"
 
+    def leads_here(self, url: Url) -> bool:
+        """Whether a process of this machine that connects to `url` comes to this address, as far as it can be told
+        without a look-up."""
+        if self.path or url.socket:
+            return self.path == url.socket
+        own = self.host or "0.0.0.0"
+        near = _is_loopback(url.host) and (own in ("0.0.0.0", "::") or _is_loopback(own))
+        return url.port == self.port and (url.host == own or near)
+
 
 @dataclass(frozen=True, slots=True)
 class Url:
@@ -57,6 +66,10 @@ class Url:
         if self.socket:
             return f"{self.scheme}+unix://{quote(self.socket, safe='')}{self.path}"
         return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
 
 
 def _bracketed(host: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import StrEnum
 from typing import Any
 
 
@@ -14,6 +16,9 @@ class Kind:
 
     name: str
     parse: Callable[[Any], Any]
+    schema: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What a value in the TOML file may be, as a JSON Schema: all that `parse` takes, and little else. Empty, as it is
+    for kinds of the environment: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,32 @@ class Setting:
         return f"FLOW_{self.field.upper()}"
 
     @property
+    def flag(self) -> str:
+        return f"--{self.field.replace('_', '-')}"
+
+    @property
     def summary(self) -> str:
         """Its description's first sentence."""
         return self.doc.partition(". ")[0].removesuffix(".")
+
+
+class Origin(StrEnum):
+    """Where a setting's value comes from. A flag stands in place of the environment."""
+
+    DEFAULT = "default"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenSetting:
+    """A setting as it was written."""
+
+    name: str
+    """`FLOW_LISTEN`."""
+    shown: str
+    """The text, fit to be shown: of a secret its reference, or that it is set."""
+    origin: Origin
 
 
 def setting(default: str, kind: Kind, group: Group, *, secret: bool = False, **entry: Any) -> Any:
@@ -73,6 +101,12 @@ class Key:
     """As in `Setting`."""
     secret: bool = False
     """Whether messages must not show the value."""
+
+
+def suggestion(word: Any, known: Iterable[str]) -> str:
+    """The end of a message about `word`, which is none of `known`: the one that it resembles, if there is one."""
+    close = get_close_matches(word, list(known), n=1) if isinstance(word, str) else []
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def invalid(value: Any, error: ValueError, *, secret: bool = False) -> str:

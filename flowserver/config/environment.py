@@ -1,40 +1,70 @@
-"""From the environment to a configuration: parses and checks all settings, once at start-up."""
+"""From the environment and the command line to a configuration: parses and checks all settings, once at start-up."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from .entries import Setting, invalid
+from .entries import GivenSetting, Origin, Setting, invalid, suggestion
+from .errors import ConfigError
 from .kinds import FILE
+from .otel import resource_attributes
 from .parsers import pinned
 from .secrets import is_reference, path_of, resolve
-from .settings import SETTINGS, Config, ConfigError
+from .settings import SETTINGS, Config
 
 _HERE = Path()
+_NO_FLAGS: Mapping[str, str] = {}
+_QUOTED = re.compile(r"""(["'`]).*\1|[\u201c\u201d\u2018\u2019].*""", re.DOTALL)
+_VARIABLE = re.compile(r"\$\{\w+[^}]*\}|\$\([A-Za-z_]\w*\)|^\$[A-Za-z_]\w*(?=$|/)|(?<=:)\$[A-Z_][A-Z0-9_]*(?=@|$)")
+"""A variable of a shell, or of Kubernetes, which nobody has put its value in place of."""
 
 
-def load(environ: Mapping[str, str]) -> Config:
-    """Parse `environ`. Raises ConfigError with every problem found."""
+def load(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> Config:
+    """Parse `environ` and `flags`, values by the names of settings, which come first. An empty value is the default.
+    Raises ConfigError with every problem found."""
     problems: list[str] = []
     values: dict[str, Any] = {}
     references = []
     for entry in SETTINGS:
-        text = environ.get(entry.env, entry.default)
+        text, origin = _written(entry, environ, flags)
         try:
             values[entry.field] = _value(entry, text, environ)
         except ValueError as error:
-            problems.append(f"{entry.env}: {error}")
+            problems.append(f"{entry.flag if origin is Origin.FLAG else entry.env}: {error}")
         if entry.refers and is_reference(text):
             references.append((entry.field, text))
     if not problems:
         problems = _cross_check(values)
+    resource: tuple[tuple[str, str], ...] = ()
+    if values.get("otlp_endpoint") is not None:
+        try:
+            resource = resource_attributes(environ)
+        except ValueError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError(problems)
-    return Config(**values, references=tuple(references))
+    return Config(**values, references=tuple(references), resource=resource, given=given_settings(environ, flags))
+
+
+def given_settings(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> tuple[GivenSetting, ...]:
+    """All settings as they are written in `environ` and `flags`, whether they are valid or not."""
+    found = []
+    for entry in SETTINGS:
+        text, origin = _written(entry, environ, flags)
+        is_hidden = entry.secret and text and not (entry.refers and is_reference(text))
+        found.append(GivenSetting(entry.env, "(set)" if is_hidden else text, origin))
+    return tuple(found)
+
+
+def _written(entry: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> tuple[str, Origin]:
+    """A setting's text, without blanks around it such as the CR of a file with Windows' line ends."""
+    origin = Origin.FLAG if entry.env in flags else Origin.ENVIRONMENT
+    text = (flags if origin is Origin.FLAG else environ).get(entry.env, "").strip()
+    return (text, origin) if text else (entry.default, Origin.DEFAULT)
 
 
 def read_again(config: Config, environ: Mapping[str, str]) -> Config:
@@ -53,6 +83,7 @@ def read_again(config: Config, environ: Mapping[str, str]) -> Config:
 
 def _value(entry: Setting, text: str, environ: Mapping[str, str]) -> Any:
     """Raises ValueError with the whole message but for the setting's name."""
+    _check_spelling(entry, text)
     if entry.kind is FILE:
         return entry.kind.parse(path_of(text, environ))
     is_elsewhere = entry.refers and is_reference(text)
@@ -67,11 +98,23 @@ def _value(entry: Setting, text: str, environ: Mapping[str, str]) -> Any:
     return value
 
 
+def _check_spelling(entry: Setting, text: str) -> None:
+    """Raise ValueError for a value that a shell would have changed, and that came from a file that no shell reads."""
+    shown = "" if entry.secret else f" {text[:100]}"
+    if _QUOTED.fullmatch(text):
+        raise ValueError(f"invalid value{shown}: the quotes are a part of it; write it without them")
+    if _VARIABLE.search(text):
+        remedy = "give its value" + (", or a reference such as env:NAME" if entry.refers else "")
+        raise ValueError(f"invalid value{shown}: it has a variable that was not replaced by its value; {remedy}")
+    if entry.kind is FILE and text.startswith("~"):
+        raise ValueError(f"invalid value{shown}: only shells know what ~ is; give the whole path")
+
+
 def _cross_check(values: Mapping[str, Any]) -> list[str]:
     problems = []
     low, high = pinned(values["low_water"]), pinned(values["high_water"])
     if low is not None and high is not None and low >= high:
-        problems.append("FLOW_LOW_WATER: must be below FLOW_HIGH_WATER")
+        problems.append("FLOW_LOW_WATER: must be below FLOW_HIGH_WATER; leave out one of them, and it follows")
     elif high == 1:
         problems.append("FLOW_HIGH_WATER: must be above 1, since FLOW_LOW_WATER is below it")
     if (values["tls_cert"] is None) != (values["tls_key"] is None):
@@ -87,10 +130,5 @@ def unknown_settings(environ: Mapping[str, str]) -> list[str]:
     A warning and no error: orchestrators add variables of their own, such as FLOW_SERVICE_HOST for a service `flow`.
     """
     known = {entry.env for entry in SETTINGS}
-    lines = []
-    for name in sorted(environ):
-        if name.startswith("FLOW_") and name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            lines.append(f"{name}: there is no such setting{hint}")
-    return lines
+    unknown = sorted(name for name in environ if name.startswith("FLOW_") and name not in known)
+    return [f"{name}: there is no such setting{suggestion(name, known)}" for name in unknown]

@@ -14,14 +14,16 @@ from ..dialects.base import Auth
 from ..quota.prices import PriceRow
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE
-from .entries import Key
+from .entries import Key, suggestion
+from .errors import ConfigError
 from .file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
 from .parsers import parse_secret
 from .prices import PRICES_FILE_KEYS, PriceReader
-from .secrets import resolve
-from .settings import Config, ConfigError
+from .secrets import remedy_of, resolve
+from .settings import Config
 from .tables import TableReader, repeated
 from .tenants import TenantError, money_limits, read_tenants
+from .toml_errors import described
 from .topology import HealthSpec, OutlierSpec, RouteSpec, Topology, UpstreamSpec
 
 SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
@@ -42,6 +44,7 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     if config.config is None:
         topology = _single(config)
         _check_deadlines(topology, "FLOW_FIRST_TOKEN_TIMEOUT", "FLOW_FIRST_BYTE_TIMEOUT")
+        _check_loops(config, topology)
         return topology
     path = Path(config.config)
     reader = _FileReader(path, config, environ)
@@ -53,7 +56,22 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
     if problems:
         raise ConfigError(problems)
     _check_deadlines(topology, f"{path}: first_token_timeout", "first_byte_timeout")
+    _check_loops(config, topology)
     return topology
+
+
+def _check_loops(config: Config, topology: Topology) -> None:
+    """Raises ConfigError where the relay would be its own provider."""
+    admin = () if config.admin_listen is None else (("FLOW_ADMIN_LISTEN", config.admin_listen),)
+    own = (*(("FLOW_LISTEN", address) for address in config.listen), *admin)
+    problems = [
+        f"{spec.place}: {spec.url} is where this relay listens itself, by {setting}; give the provider's own address"
+        for spec in topology.upstreams
+        for setting, address in own
+        if address.leads_here(spec.url)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> None:
@@ -75,14 +93,17 @@ def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> N
 
 def _parse(path: Path, setting: str = "FLOW_CONFIG") -> dict[str, Any]:
     """The file's tables. A byte order mark is accepted. `setting` names it. Raises ConfigError."""
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
+        raise ConfigError([f"{path}: {described(error, text)}"]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{setting}: {path} can't be read: it is not UTF-8: {error}"]) from None
+        remedy = "save it as UTF-8 in your editor"
+        raise ConfigError([f"{setting}: {path} can't be read: it is not UTF-8: {error}; {remedy}"]) from None
     except OSError as error:
-        raise ConfigError([f"{setting}: {path} can't be read: {error}"]) from None
+        raise ConfigError([f"{setting}: {path} can't be read: {error.strerror}; {remedy_of(error)}"]) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
         raise ConfigError([f"{path}: {error}"]) from None
 
@@ -134,7 +155,7 @@ class _FileReader(TableReader):
         upstreams = [self._upstream(table, f"upstreams[{number}]") for number, table in enumerate(tables)]
         names = [table["name"] for table in tables if isinstance(table.get("name"), str)]
         for name in repeated(names):
-            self.problems.append(f"upstreams: the name {name!r} is used more than once")
+            self.problems.append(f"upstreams: the name {name!r} is used more than once; give each provider its own")
         routes = [self._route(table, f"routes[{number}]", names) for number, table in enumerate(file.get("routes", []))]
         if not upstreams and not self.problems:
             self.problems.append("upstreams: expected at least one [[upstreams]] table")
@@ -149,6 +170,7 @@ class _FileReader(TableReader):
             tuple(routes) or (_route_to(tuple(names), self._config),),
             tenants,
             open=file.get("open", False),
+            given=frozenset(self.given),
             prices=prices,
         )
 
@@ -200,7 +222,8 @@ class _FileReader(TableReader):
         tiers = values.pop("upstreams", ())
         for name in (name for tier in tiers for name in tier):
             if name not in names:
-                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
+                hint = suggestion(name, names) or f"; expected one of {', '.join(names)}"
+                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}{hint}")
         if values.get("affinity", "none") != "none" and tiers and all(len(tier) == 1 for tier in tiers):
             self.problems.append(f"{place}.affinity: {NOT_EQUAL}")
         return RouteSpec(

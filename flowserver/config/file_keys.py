@@ -6,12 +6,14 @@ import re
 from typing import Any
 
 from ..dialects.base import Auth
+from ..dialects.profiles import QUIRKS
 from ..http.h1_fields import TOKEN
 from ..http.messages import HOP_BY_HOP, REQUEST_OWN
-from .entries import Key, Kind
+from .entries import Key, Kind, suggestion
 from .parsers import (
     AUTO,
     MAX_COUNT,
+    MAX_TIME,
     Auto,
     check_positive,
     check_time,
@@ -22,10 +24,10 @@ from .parsers import (
     parse_time,
     parse_url,
 )
-from .prices import PRICES_FILE
+from .prices import PRICE_KEYS, PRICES_FILE
 from .secrets import FORMS, is_reference
-from .tables import FLAG, PATTERNS, TABLE, TEXT, whole_number
-from .tenants import CLASS, check_path
+from .tables import FLAG, PATTERNS, TEXT, table_of_keys, table_schema, whole_number
+from .tenants import CLASS, TENANT_KEYS, check_path
 
 _PROTOCOLS = ("auto", "h1", "h2")
 _AFFINITIES = ("session", "prefix", "none")
@@ -62,13 +64,13 @@ def _share(value: Any) -> float:
 
 def _protocol(value: Any) -> str:
     if value not in _PROTOCOLS:
-        raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}")
+        raise ValueError(f"expected one of {', '.join(_PROTOCOLS)}{suggestion(value, _PROTOCOLS)}")
     return str(value)
 
 
 def _affinity(value: Any) -> str:
     if value not in _AFFINITIES:
-        raise ValueError(f"expected one of {', '.join(_AFFINITIES)}")
+        raise ValueError(f"expected one of {', '.join(_AFFINITIES)}{suggestion(value, _AFFINITIES)}")
     return str(value)
 
 
@@ -163,56 +165,123 @@ def _count_or_auto(value: Any) -> int | Auto:
     return number
 
 
-def _array(name: str) -> Kind:
+def _array(name: str, keys: tuple[Key, ...]) -> Kind:
     def parse(value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
             raise ValueError(f"expected [[{name}]] tables")
         return value
 
-    return Kind("tables", parse)
+    return Kind("tables", parse, {"type": "array", "items": table_schema(keys)})
 
+
+_WRITTEN_TIME = {"type": "string", "pattern": r"^\s*[0-9][0-9.]*\s*([a-zA-Z][0-9a-zA-Z.\s]*)?$"}
+_OFF = {"enum": ["off", "none", "no", "false"]}
+_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 
 _COUNT = whole_number(1, MAX_COUNT)
-_TIME = Kind("time", _positive_time)
-_TIME_OR_OFF = Kind("time or `off`", _time_or_off)
+_TIME = Kind(
+    "time", _positive_time, {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIME}, _WRITTEN_TIME]}
+)
+_TIME_OR_OFF = Kind(
+    "time or `off`",
+    _time_or_off,
+    {"anyOf": [{"type": "number", "minimum": 0, "maximum": MAX_TIME}, _WRITTEN_TIME, _OFF]},
+)
+_URL = Kind(
+    "URL", lambda value: parse_url(TEXT.parse(value)), {"type": "string", "pattern": r"^\s*([hH][tT][tT][pP]).*://."}
+)
+_REFERENCE = Kind("reference", _reference, {"type": "string", "pattern": "^(env|file|credential):"})
+_PROTOCOL = Kind("`auto`, `h1` or `h2`", _protocol, {"enum": [*_PROTOCOLS]})
+_HEADERS = Kind("table", _headers, _STRINGS)
+_NAMES = Kind("table", _pairs, _STRINGS)
+_PROFILE = Kind("profile", lambda value: parse_dialect(TEXT.parse(value)), {"enum": sorted(QUIRKS)})
+_AUTH = Kind(", ".join(f"`{auth}`" for auth in Auth), lambda value: parse_auth(TEXT.parse(value)), {"enum": [*Auth]})
+_PATH = Kind("pattern", _path, {"type": "string", "pattern": r"^[/*?\[]"})
+_COUNT_OR_AUTO = Kind("number or `auto`", _count_or_auto, {"anyOf": [_COUNT.schema, {"const": "auto"}]})
+_TIERS = Kind(
+    "list",
+    _tiers,
+    {
+        "type": "array",
+        "minItems": 1,
+        "items": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]},
+    },
+)
+_AFFINITY = Kind("`session`, `prefix` or `none`", _affinity, {"enum": [*_AFFINITIES]})
+_SHARE = Kind("share", _share, {"type": "number", "minimum": 0, "maximum": 1})
+_DISCONNECT = Kind(
+    "`cancel` or `drain`", lambda value: parse_disconnect(TEXT.parse(value)), {"enum": ["cancel", "drain"]}
+)
+_TARGET = Kind("path", _target, {"type": "string", "pattern": '^/[!-"$-~]*$'})
+_POSITIVE_SHARE = Kind("share", _positive_share, {"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+_SHARE_OR_OFF = Kind("share or `off`", _share_or_off, {"anyOf": [_POSITIVE_SHARE.schema, {"const": "off"}]})
+_FACTOR_OR_OFF = Kind(
+    "number or `off`",
+    _factor_or_off,
+    {"anyOf": [{"type": "number", "exclusiveMinimum": 1, "maximum": 1000}, {"const": "off"}]},
+)
 
 # --- keys ---
 
-FILE_KEYS = (
+HEALTH_KEYS = (
     Key(
-        "open",
-        FLAG,
-        "Must be above the first table. true: the file has no tenants on purpose, so whoever reaches the relay may use "
-        "it. Without it, a reload refuses a file that has lost its tenants.",
+        "path",
+        _TARGET,
+        "Path and query that are asked for by GET, from the root of the server: what `url` has for a path does not "
+        "stand before it.",
+        required=True,
     ),
-    PRICES_FILE,
-    Key("upstreams", _array("upstreams"), "The providers."),
-    Key("routes", _array("routes"), "Which requests go to which provider; without routes, all go to all providers."),
-    Key("tenants", _array("tenants"), "Who may use the relay."),
-    Key("prices", _array("prices"), "What tokens cost. Without prices no cost is known."),
+    Key("interval", _TIME, "Time between two checks, give or take a tenth; 5s by default."),
+    Key("timeout", _TIME, "Time for a whole answer, less than `interval`; 2s by default."),
+    Key("failures", _COUNT, "Failed checks in a row after which the provider is not asked; 3 by default."),
+    Key("successes", _COUNT, "Passed checks in a row after which it is asked again; 2 by default."),
+    Key("expect", whole_number(200, 599), "Status of a check that passes; 200 by default."),
+)
+OUTLIER_KEYS = (
+    Key("interval", _TIME, "How often the providers are compared; 10s by default."),
+    Key(
+        "min_requests",
+        _COUNT,
+        "Requests in an interval without which nothing is judged, of a provider and of the others; 10 by default.",
+    ),
+    Key(
+        "max_errors",
+        _SHARE_OR_OFF,
+        "Share of requests with a 5xx status or without a whole answer from which on a provider is ejected, if the "
+        "others have less than half of it; 0.2 by default.",
+    ),
+    Key(
+        "max_slowness",
+        _FACTOR_OR_OFF,
+        "How many times as long as the others' median a provider may take, on average, to begin its answers; 3 by "
+        "default.",
+    ),
+    Key("slow_intervals", _COUNT, "Intervals in a row for which it may take longer; 3 by default."),
+    Key("ejection", _TIME, "Duration of a first ejection; the next ones in a row last longer. 30s by default."),
+    Key("max_ejected", _POSITIVE_SHARE, "Share of a tier that may be ejected at a time; 0.5 by default."),
 )
 UPSTREAM_KEYS = (
     Key("name", TEXT, "Name in routes, log and metrics.", required=True),
     Key(
         "url",
-        Kind("URL", lambda value: parse_url(TEXT.parse(value))),
+        _URL,
         "Base URL, http or https; `http+unix://%2Frun%2Fvllm.sock/v1` for a Unix socket.",
         required=True,
     ),
     Key(
         "api_key",
-        Kind("reference", _reference),
+        _REFERENCE,
         "Where the API key is kept that is sent in place of the client's. Without it the client's own key is passed "
         "on.",
         secret=True,
     ),
     Key(
         "protocol",
-        Kind("`auto`, `h1` or `h2`", _protocol),
+        _PROTOCOL,
         "HTTP version. auto (default): negotiated over TLS, else HTTP/1.1; h2 on a plain port is used without asking.",
     ),
-    Key("headers", Kind("table", _headers), "Headers added to each request; a value may be a reference.", secret=True),
-    Key("models", Kind("table", _pairs), "The client's model names and the provider's names for them."),
+    Key("headers", _HEADERS, "Headers added to each request; a value may be a reference.", secret=True),
+    Key("models", _NAMES, "The client's model names and the provider's names for them."),
     Key("weight", _COUNT, "Share of the load within a tier; 1 by default."),
     Key(
         "slow_start",
@@ -223,13 +292,13 @@ UPSTREAM_KEYS = (
     ),
     Key(
         "health",
-        TABLE,
+        table_of_keys(HEALTH_KEYS),
         'Active health checks, such as `{ path = "/health" }`; none by default. See below.',
     ),
     Key("max_connections", _COUNT, "Most connections to the provider; 10000 by default."),
     Key(
         "max_concurrent",
-        Kind("number or `auto`", _count_or_auto),
+        _COUNT_OR_AUTO,
         "Most requests at a time; no limit by default. auto: as many as the provider serves well, which the relay "
         "learns from its first tokens and refusals.",
     ),
@@ -259,22 +328,22 @@ UPSTREAM_KEYS = (
     Key("max_age", _TIME_OR_OFF, "In place of FLOW_UPSTREAM_MAX_AGE.", inherits="upstream_max_age", swept=True),
     Key(
         "dialect",
-        Kind("profile", lambda value: parse_dialect(TEXT.parse(value))),
+        _PROFILE,
         "Provider profile, such as `vllm`; detected from the host name by default.",
     ),
     Key(
         "auth",
-        Kind(", ".join(f"`{auth}`" for auth in Auth), lambda value: parse_auth(TEXT.parse(value))),
+        _AUTH,
         "How the provider takes its key; detected from the host name by default.",
     ),
     Key("ask_usage", FLAG, "In place of FLOW_ASK_USAGE.", inherits="ask_usage"),
 )
 ROUTE_KEYS = (
-    Key("path", Kind("pattern", _path), "Paths of the requests, such as `/v1/*`; all by default."),
+    Key("path", _PATH, "Paths of the requests, such as `/v1/*`; all by default."),
     Key("models", PATTERNS, "Models of the requests, such as `gpt-*`; all by default."),
     Key(
         "upstreams",
-        Kind("list", _tiers),
+        _TIERS,
         "Names of providers in the order of fallback; those of an inner list share the load.",
         required=True,
     ),
@@ -285,7 +354,7 @@ ROUTE_KEYS = (
     ),
     Key(
         "affinity",
-        Kind("`session`, `prefix` or `none`", _affinity),
+        _AFFINITY,
         "Which requests get the same provider of an inner list, so that its cache is of use: those of one `session`, "
         "or those that begin alike (`prefix`). none by default.",
     ),
@@ -298,59 +367,38 @@ ROUTE_KEYS = (
     ),
     Key(
         "hedge_share",
-        Kind("share", _share),
+        _SHARE,
         "Share of the requests, and of their input tokens, that a second provider may be asked for when the first one "
         "is late, such as 0.05; 0 by default. See [providers.md](providers.md#slow-first-tokens).",
     ),
     Key(
         "disconnect",
-        Kind("`cancel` or `drain`", lambda value: parse_disconnect(TEXT.parse(value))),
+        _DISCONNECT,
         "In place of FLOW_DISCONNECT.",
         inherits="disconnect",
     ),
+    Key("websocket", FLAG, "In place of FLOW_WEBSOCKET.", inherits="websocket"),
     Key(
         "outliers",
-        Kind("`true` or table", _outliers),
+        Kind("`true` or table", _outliers, {"anyOf": [{"const": True}, table_schema(OUTLIER_KEYS)]}),
         "Compares the providers of each tier, and leaves out for a while those that do worse than the others; off by "
         "default. See below.",
     ),
 )
-HEALTH_KEYS = (
+FILE_KEYS = (
     Key(
-        "path",
-        Kind("path", _target),
-        "Path and query that are asked for by GET, from the root of the server: what `url` has for a path does not "
-        "stand before it.",
-        required=True,
+        "open",
+        FLAG,
+        "Must be above the first table. true: the file has no tenants on purpose, so whoever reaches the relay may use "
+        "it. Without it, a reload refuses a file that has lost its tenants.",
     ),
-    Key("interval", _TIME, "Time between two checks, give or take a tenth; 5s by default."),
-    Key("timeout", _TIME, "Time for a whole answer, less than `interval`; 2s by default."),
-    Key("failures", _COUNT, "Failed checks in a row after which the provider is not asked; 3 by default."),
-    Key("successes", _COUNT, "Passed checks in a row after which it is asked again; 2 by default."),
-    Key("expect", whole_number(200, 599), "Status of a check that passes; 200 by default."),
-)
-OUTLIER_KEYS = (
-    Key("interval", _TIME, "How often the providers are compared; 10s by default."),
+    PRICES_FILE,
+    Key("upstreams", _array("upstreams", UPSTREAM_KEYS), "The providers."),
     Key(
-        "min_requests",
-        _COUNT,
-        "Requests in an interval without which nothing is judged, of a provider and of the others; 10 by default.",
+        "routes",
+        _array("routes", ROUTE_KEYS),
+        "Which requests go to which provider; without routes, all go to all providers.",
     ),
-    Key(
-        "max_errors",
-        Kind("share or `off`", _share_or_off),
-        "Share of requests with a 5xx status or without a whole answer from which on a provider is ejected, if the "
-        "others have less than half of it; 0.2 by default.",
-    ),
-    Key(
-        "max_slowness",
-        Kind("number or `off`", _factor_or_off),
-        "How many times as long as the others' median a provider may take, on average, to begin its answers; 3 by "
-        "default.",
-    ),
-    Key("slow_intervals", _COUNT, "Intervals in a row for which it may take longer; 3 by default."),
-    Key("ejection", _TIME, "Duration of a first ejection; the next ones in a row last longer. 30s by default."),
-    Key(
-        "max_ejected", Kind("share", _positive_share), "Share of a tier that may be ejected at a time; 0.5 by default."
-    ),
+    Key("tenants", _array("tenants", TENANT_KEYS), "Who may use the relay."),
+    Key("prices", _array("prices", PRICE_KEYS), "What tokens cost. Without prices no cost is known."),
 )

@@ -6,6 +6,7 @@ from ..dialects.base import Auth
 from . import parsers as p
 from .access_log import parse_access_log
 from .entries import Kind
+from .otel import parse_headers
 
 
 def _or_off(kind: Kind) -> Kind:
@@ -26,6 +27,7 @@ _BUFFER = Kind("size", p.parse_buffer)
 
 ADDRESSES = Kind("addresses", p.parse_addresses)
 ADDRESS_OR_OFF = _or_off(_ADDRESS)
+SOCKET_OR_OFF = _or_off(Kind("`unix:/PATH`", p.parse_unix))
 NETWORKS = Kind("networks", p.parse_networks)
 HOSTS = Kind("host names", p.parse_hosts)
 ORIGINS_OR_OFF = _or_off(Kind("origins", p.parse_origins))
@@ -33,6 +35,7 @@ FILE = _optional(Kind("path or `credential:NAME`", str))
 URL = _optional(Kind("URL", p.parse_url))
 REDIS_URL = _optional(Kind("URL or reference", p.parse_redis_url))
 KEY = _optional(Kind("key or reference", p.parse_secret))
+ADMIN_TOKEN = _optional(Kind("token or reference", p.parse_admin_token))
 
 SIZE = Kind("size", p.parse_size)
 SIZE_OR_AUTO_OR_OFF = Kind("size, `auto` or `off`", p.or_off(p.or_auto(p.parse_size)))
@@ -55,6 +58,9 @@ COUNT_OR_AUTO = _or_auto(COUNT)
 COUNT_OR_OFF = _or_off(COUNT)
 WORKERS = _or_auto(Kind("number", p.parse_workers))
 
+RATIO = Kind("number from 0 to 1", p.parse_ratio)
+HEADERS = Kind("list or reference", parse_headers)
+
 SWITCH = Kind("`on` or `off`", p.parse_switch)
 HALF_CLOSE = Kind("`leave` or `serve`", p.parse_half_close)
 DISCONNECT = Kind("`cancel` or `drain`", p.parse_disconnect)
@@ -62,6 +68,7 @@ MEMORY_LEVEL_OR_OFF = Kind("`tight`, `no_batch`, `full`, `cutting` or `off`", p.
 POLICY = Kind("`open` or `closed`", p.parse_policy)
 ACCESS_LOG = Kind("`on`, `errors`, `off` or `sample:SHARE`", parse_access_log)
 LOG_FORMAT = Kind("`auto`, `json` or `text`", p.parse_log_format)
+GENAI_NAMES = Kind("`old`, `new` or `both`", p.parse_genai_names)
 READY = Kind(", ".join(f"`{ready}`" for ready in p.Ready), p.parse_ready)
 LOG_LEVEL = Kind("`debug`, `info`, `warning` or `error`", p.parse_log_level)
 DIALECT = _optional(Kind("profile", p.parse_dialect))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, StrEnum
+from fractions import Fraction
 from ipaddress import ip_network
+from itertools import pairwise
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -14,20 +16,23 @@ from ..dialects.profiles import QUIRKS
 from ..errors import RelayError
 from ..http.paths import canonical_target
 from .addresses import DEFAULT_PORTS, Address, Networks, Url
+from .entries import suggestion
 
 _T = TypeVar("_T")
 
 
-_SIZE = re.compile(r"(\d{1,20})\s*(k|m|g)?i?b?", re.IGNORECASE)
-_TIME = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(ms|s|m|h)?", re.IGNORECASE)
+_NUMBER = r"\d{1,20}(?:\.\d{1,20})?"
+_SIZE = re.compile(rf"({_NUMBER})\s*(k|m|g)?i?b?", re.IGNORECASE)
+_PART_OF_TIME = re.compile(rf"({_NUMBER})\s*(ms|sec|s|min|m|h|d)\s*", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "m": 60.0, "sec": 1.0, "s": 1.0, "ms": 0.001}
 
 MAX_SIZE = 1 << 40
 MAX_COUNT = 1_000_000_000
 MAX_TIME = 8760 * 3600.0
 """Upper bounds of sizes, counts and times that have no lower one of their own: 1024g, a billion, 8760h (a year)."""
 MAX_WORKERS = 256
+MIN_ADMIN_TOKEN = 16
 MAX_BUFFER = 1 << 30
 """Of buffers: the kernel takes their sizes as signed 32-bit integers."""
 MAX_WINDOW = 2**31 - 1
@@ -35,7 +40,7 @@ MAX_WINDOW = 2**31 - 1
 
 
 def parse_size(text: str) -> int:
-    """`16384`, `64k`, `1m` -> bytes; units are powers of 1024."""
+    """`16384`, `64k`, `64 KiB`, `1.5m` -> bytes; units are powers of 1024."""
     return _size(text, 0, MAX_SIZE)
 
 
@@ -55,13 +60,19 @@ def parse_window(text: str) -> int:
 
 
 def _size(text: str, low: int, high: int) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
+    match = _SIZE.fullmatch(_ungrouped(text))
+    exact = Fraction(match[1]) * _FACTORS[(match[2] or "").lower()] if match else Fraction(1, 2)
+    if exact.denominator != 1:
         raise ValueError("expected a size such as 65536, 64k or 1m")
-    size = int(match[1]) * _FACTORS[(match[2] or "").lower()]
+    size = int(exact)
     if not low <= size <= high:
         raise ValueError(f"expected a size from {_size_text(low)} to {_size_text(high)}")
     return size
+
+
+def _ungrouped(number: str) -> str:
+    """`number` without the underscores that group its digits, as in Python and TOML, and without blanks around it."""
+    return re.sub(r"(?<=\d)_(?=\d)", "", number.strip())
 
 
 def _size_text(size: int) -> str:
@@ -70,11 +81,15 @@ def _size_text(size: int) -> str:
 
 
 def parse_time(text: str) -> float:
-    """`500ms`, `30s`, `5m`, `1h` or plain seconds -> seconds."""
-    match = _TIME.fullmatch(text.strip())
-    if not match:
+    """`500ms`, `30s`, `5m`, `1h30m`, `1d` or plain seconds -> seconds. Longer units come first, each once."""
+    number = text.strip()
+    if re.fullmatch(_NUMBER, number):
+        return check_time(float(number))
+    parts = [(float(part), _SECONDS[unit.lower()]) for part, unit in _PART_OF_TIME.findall(number)]
+    units = [unit for _, unit in parts]
+    if not parts or _PART_OF_TIME.sub("", number) or any(a <= b for a, b in pairwise(units)):
         raise ValueError("expected a time such as 500ms, 30s or 5m")
-    return check_time(float(match[1]) * _SECONDS[(match[2] or "").lower()])
+    return check_time(sum(part * unit for part, unit in parts))
 
 
 def check_time(seconds: float) -> float:
@@ -112,8 +127,16 @@ def check_positive(seconds: float) -> float:
     return seconds
 
 
+def parse_ratio(text: str) -> float:
+    """`0.25` -> 0.25."""
+    match = re.fullmatch(r"\s*([01](?:\.[0-9]{1,20})?|\.[0-9]{1,20})\s*", text)
+    if match is None or float(match[1]) > 1:
+        raise ValueError("expected a number from 0 to 1, such as 0.05")
+    return float(match[1])
+
+
 def parse_count(text: str) -> int:
-    number = text.strip()
+    number = _ungrouped(text)
     if not number.isdecimal() or len(number) > 20 or not 1 <= int(number) <= MAX_COUNT:
         raise ValueError(f"expected a whole number from 1 to {MAX_COUNT}")
     return int(number)
@@ -142,6 +165,8 @@ def _socket_path(path: str) -> str:
 def parse_address(text: str) -> Address:
     """`host:port`, `[v6]:port`, or `:port` for all interfaces, IPv4 and IPv6."""
     host, colon, port = text.strip().rpartition(":")
+    if not colon and port.isdecimal():
+        raise ValueError(f"expected an address such as 127.0.0.1:{port}, or :{port} for all interfaces")
     if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise ValueError("expected an address such as 127.0.0.1:8080 or [::1]:8080")
     if host.startswith("[") and host.endswith("]"):
@@ -160,6 +185,14 @@ def parse_listen(text: str) -> Address:
         return parse_address(text)
     except ValueError as error:
         raise ValueError(f"{error}, or a Unix socket such as unix:/run/flowserver.sock") from None
+
+
+def parse_unix(text: str) -> Address:
+    """`unix:/path`."""
+    kind, _, path = text.strip().partition(":")
+    if kind != "unix":
+        raise ValueError("expected a Unix socket such as unix:/run/flowserver/control.sock")
+    return Address("", 0, _socket_path(path))
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:
@@ -208,7 +241,7 @@ def parse_url(text: str) -> Url:
     if parts.scheme in ("unix", _OVER_UNIX) and not parts.hostname:
         raise ValueError(_SOCKET_URL)
     if parts.scheme not in ("http", "https", _OVER_UNIX) or not parts.hostname:
-        raise ValueError(expected)
+        raise ValueError(f"{expected}{_with_scheme(text.strip())}")
     if parts.query or parts.fragment or parts.username or parts.password:
         raise ValueError(f"{expected}, without query, fragment or credentials")
     over_unix = parts.scheme == _OVER_UNIX
@@ -227,6 +260,15 @@ def parse_url(text: str) -> Url:
     return Url(scheme, host, port or DEFAULT_PORTS[scheme], path.decode("ascii").rstrip("/"), place)
 
 
+def _with_scheme(text: str) -> str:
+    """The end of the message about a URL without a scheme: what it may be."""
+    match = re.fullmatch(r"([a-z0-9.-]+)(:\d+)?(/[\w./-]*)?", text, re.IGNORECASE)
+    if match is None or not match[1].strip("."):
+        return ""
+    is_near = match[1] == "localhost" or re.fullmatch(r"[\d.]+", match[1]) is not None
+    return f"; did you mean {'http' if is_near else 'https'}://{text}?"
+
+
 def _socket_of(authority: str) -> str:
     """The path of the Unix socket that stands, percent-encoded, where a URL has its host."""
     if ":" in authority:
@@ -237,7 +279,7 @@ def _socket_of(authority: str) -> str:
         raise ValueError(f"{_SOCKET_URL}: {error}") from None
 
 
-_OFF = re.compile(r"|off|none|0(\.0+)?(ms|s|m|h|k|g)?", re.IGNORECASE)
+_OFF = re.compile(r"|off|none|no|false|0(\.0+)?(ms|s|m|h|k|g)?", re.IGNORECASE)
 
 
 def optional(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
@@ -249,11 +291,11 @@ def optional(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
     return parser
 
 
-def parse_ready(text: str) -> Ready:
+def parse_genai_names(text: str) -> GenAiNames:
     try:
-        return Ready(text.strip().lower())
+        return GenAiNames(text.strip().lower())
     except ValueError:
-        raise ValueError(f"expected one of {', '.join(Ready)}") from None
+        raise ValueError(f"expected {GenAiNames.OLD}, {GenAiNames.NEW} or {GenAiNames.BOTH}") from None
 
 
 def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
@@ -264,9 +306,15 @@ def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
         try:
             return parse_optional(text)
         except ValueError as error:
-            raise ValueError(f"{error}, or off") from None
+            raise ValueError(_expected_too(error, "off")) from None
 
     return parser
+
+
+def _expected_too(error: ValueError, word: str) -> str:
+    """The message of `error` with one more word that is expected, before its guess."""
+    expected, hint, guess = str(error).partition("; did you mean")
+    return f"{expected}, or {word}{hint}{guess}"
 
 
 class Ready(StrEnum):
@@ -276,6 +324,16 @@ class Ready(StrEnum):
     ANY_UPSTREAM = "any_upstream"
     """At least one provider may be asked."""
     ALL_UPSTREAMS = "all_upstreams"
+
+
+class GenAiNames(StrEnum):
+    """By which version of OpenTelemetry's conventions for generative AI figures are named."""
+
+    OLD = "old"
+    """semantic-conventions 1.36"""
+    NEW = "new"
+    """semantic-conventions-genai 0.1.0"""
+    BOTH = "both"
 
 
 class Auto(Enum):
@@ -301,19 +359,23 @@ def or_auto(parse: Callable[[str], _T]) -> Callable[[str], _T | Auto]:
         try:
             return parse(text)
         except ValueError as error:
-            raise ValueError(f"{error}, or auto") from None
+            raise ValueError(_expected_too(error, "auto")) from None
 
     return parser
 
 
-def _one_of(*choices: str) -> Callable[[str], str]:
-    """A parser that takes one of these words, in upper or lower case."""
+_NO_ALIASES: Mapping[str, str] = {}
+
+
+def _one_of(*choices: str, aliases: Mapping[str, str] = _NO_ALIASES) -> Callable[[str], str]:
+    """A parser that takes one of these words, in upper or lower case. `aliases`: what else they are called."""
     expected = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
 
     def parser(text: str) -> str:
-        value = text.strip().lower()
+        word = text.strip().lower()
+        value = aliases.get(word, word)
         if value not in choices:
-            raise ValueError(f"expected {expected}")
+            raise ValueError(f"expected {expected}{suggestion(value, choices)}")
         return value
 
     return parser
@@ -324,14 +386,23 @@ parse_memory_level = _one_of("tight", "no_batch", "full", "cutting")
 parse_policy = _one_of("open", "closed")
 parse_half_close = _one_of("leave", "serve")
 parse_log_format = _one_of("auto", "json", "text")
-parse_log_level = _one_of("debug", "info", "warning", "error")
+parse_log_level = _one_of("debug", "info", "warning", "error", aliases={"warn": "warning", "err": "error"})
 parse_dialect = _one_of(*sorted(QUIRKS))
-_switch = _one_of("on", "off")
+_switch = _one_of(
+    "on",
+    "off",
+    aliases={**dict.fromkeys(("true", "yes", "1"), "on"), **dict.fromkeys(("false", "no", "0", "none"), "off")},
+)
 _auth = _one_of(*Auth)
+_ready = _one_of(*Ready)
 
 
 def parse_switch(text: str) -> bool:
     return _switch(text) == "on"
+
+
+def parse_ready(text: str) -> Ready:
+    return Ready(_ready(text))
 
 
 def parse_auth(text: str) -> Auth:
@@ -371,6 +442,13 @@ def _origin(text: str) -> str:
     scheme, host, port = match.groups()
     is_default = port is None or int(port) == DEFAULT_PORTS.get(scheme)
     return f"{scheme}://{host}" + ("" if is_default else f":{port}")
+
+
+def parse_admin_token(text: str) -> str:
+    """One that nobody guesses."""
+    if len(parse_secret(text)) < MIN_ADMIN_TOKEN:
+        raise ValueError(f"expected at least {MIN_ADMIN_TOKEN} characters; `openssl rand -hex 32` makes a token")
+    return text
 
 
 def parse_secret(text: str) -> str:

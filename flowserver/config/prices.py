@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..quota.prices import Price, PriceRow
-from .entries import Key, Kind
-from .tables import PATTERNS, TABLES, TEXT, TableReader, decimal_number, some_patterns, whole_number
+from .entries import Key, Kind, suggestion
+from .tables import PATTERNS, SOME_PATTERNS, TEXT, TableReader, decimal_number, tables_of_keys, whole_number
 
 PLACES = 6
 """Decimals of a price, in dollars per million tokens: one token then costs a whole number of pico-dollars."""
@@ -27,11 +27,15 @@ def _currency(value: Any) -> str:
 PRICE_KEYS = (
     Key(
         "models",
-        Kind("list of patterns", some_patterns),
+        SOME_PATTERNS,
         "Models that have these prices, such as `gpt-4o*`; the first table that fits holds.",
         required=True,
     ),
-    Key("upstreams", Kind("list of names", PATTERNS.parse), "Providers at which they hold; all by default."),
+    Key(
+        "upstreams",
+        Kind("list of names", PATTERNS.parse, PATTERNS.schema),
+        "Providers at which they hold; all by default.",
+    ),
     Key("input", _PRICE, "Dollars per million input tokens.", required=True),
     Key("output", _PRICE, "Dollars per million output tokens.", required=True),
     Key("cached_input", _PRICE, "The same of input that is read from the provider's cache; by default as `input`."),
@@ -42,14 +46,24 @@ PRICE_KEYS = (
         whole_number(1, 1_000_000_000),
         "They hold for requests of more input tokens only. A later table for the same models has those of the others.",
     ),
-    Key("currency", Kind("`USD`", _currency), "No other is known."),
+    Key("currency", Kind("`USD`", _currency, {"const": "USD"}), "No other is known."),
 )
-PRICES_FILE_KEYS = (Key("prices", TABLES, "Tables as in the main file.", required=True),)
+PRICES_FILE_KEYS = (Key("prices", tables_of_keys(PRICE_KEYS), "Tables as in the main file.", required=True),)
 
 
 def price_table(price: Price) -> dict[str, str]:
     """Its figures as a file has them."""
     return {name: _text(pico) for name, pico in asdict(price).items()}
+
+
+def price_row_table(row: PriceRow) -> dict[str, Any]:
+    """The whole table, with every key that it may have."""
+    return {
+        "models": list(row.models),
+        "upstreams": list(row.upstreams),
+        "above_input_tokens": row.above,
+        **price_table(row.price),
+    }
 
 
 def _text(pico: int) -> str:
@@ -70,7 +84,8 @@ class PriceReader(TableReader):
         values = self.read(table, place, PRICE_KEYS)
         for name in values.get("upstreams", ()):
             if name not in upstreams:
-                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}")
+                hint = suggestion(name, upstreams) or f"; expected one of {', '.join(upstreams)}"
+                self.problems.append(f"{place}.upstreams: there is no upstream {name!r}{hint}")
         if len(self.problems) > before:
             return None
         price = Price(

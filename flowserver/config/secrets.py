@@ -3,6 +3,7 @@ credential of systemd has, in settings and in the TOML file. Messages name the p
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,8 +59,19 @@ def _variable(name: str, environ: Mapping[str, str]) -> str:
         raise ValueError("expected 'env:NAME', where NAME is that of a variable")
     secret = environ.get(name, "").strip()
     if not secret:
-        raise ValueError(f"the variable {name} is not set")
+        raise ValueError(f"the variable {name} is not set; set it, or name another one")
     return secret
+
+
+def remedy_of(error: OSError) -> str:
+    """What to do about a file that can't be read."""
+    if isinstance(error, FileNotFoundError):
+        return f"create it, or name another one; a relative path begins in {os.getcwd()}"
+    if isinstance(error, IsADirectoryError):
+        return "name a file in it"
+    if isinstance(error, PermissionError):
+        return f"let user {os.geteuid()}, as whom this process runs, read it"
+    return "name another one"
 
 
 def _content(path: Path, what: str, remedy: str) -> str:

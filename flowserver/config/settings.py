@@ -1,21 +1,38 @@
 """The settings of the environment, as `environment` parses and checks them.
 
-Each field of `Config` is the one entry of its setting: name, default, kind of value, group, whether a reload or the
-sweep concerns it, and its description, from which docs/settings.md is generated.
+Each field of `Config`, its inherited ones included, is the one entry of its setting: name, default, kind of value,
+group, whether a reload or the sweep concerns it, and its description, from which docs/settings.md is generated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from ..dialects.base import Auth
 from .access_log import AccessLog
 from .addresses import Address, Networks, Url
-from .entries import Group, Setting, setting
+from .entries import GivenSetting, Setting, setting
+from .groups import (
+    BACKPRESSURE,
+    CLIENTS,
+    LEAVING,
+    LIMITS,
+    LISTENERS,
+    MEMORY,
+    OPERATION,
+    OVERLOAD,
+    PROVIDER_TIMEOUTS,
+    PROVIDERS,
+    RETRIES,
+    TOKENS,
+    UPLOADS,
+)
+from .h2_settings import H2Settings
 from .kinds import (
     ACCESS_LOG,
     ADDRESS_OR_OFF,
     ADDRESSES,
+    ADMIN_TOKEN,
     AUTH,
     BODY_SIZE,
     BUFFER,
@@ -28,6 +45,7 @@ from .kinds import (
     DISCONNECT,
     DRAIN_TARGET,
     FILE,
+    GENAI_NAMES,
     HALF_CLOSE,
     HOSTS,
     KEY,
@@ -44,6 +62,7 @@ from .kinds import (
     REDIS_URL,
     SIZE,
     SIZE_OR_AUTO_OR_OFF,
+    SOCKET_OR_OFF,
     SWITCH,
     TIME,
     TIME_OR_OFF,
@@ -51,46 +70,11 @@ from .kinds import (
     WINDOW_OR_AUTO,
     WORKERS,
 )
-from .parsers import Auto, Ready
-
-
-class ConfigError(Exception):
-    """One or more settings are wrong; `problems` has a line for each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
-class NotNowError(ConfigError):
-    """What is configured can't be had now, and may be later without any change to it: an address that is in use."""
-
-
-LISTENERS = Group("Listeners")
-PROVIDERS = Group(
-    "Providers", "Several providers, routes and tenants go into a file, see [providers.md](providers.md)."
-)
-PROVIDER_TIMEOUTS = Group("Provider connections and timeouts")
-CLIENTS = Group("Client connections and timeouts")
-UPLOADS = Group("Request bodies")
-MEMORY = Group("Memory", "See [memory](operating.md#memory).")
-BACKPRESSURE = Group("Backpressure", "See [choosing watermarks](operating.md#choosing-watermarks).")
-TOKENS = Group("Tokens", "See [tokens.md](tokens.md).")
-LEAVING = Group("Clients that leave, providers that are silent")
-RETRIES = Group("Retries and circuit breaker", "See [providers.md](providers.md#trying-again).")
-LIMITS = Group("Limits of tenants", "See [tenants.md](tenants.md).")
-OVERLOAD = Group("Overload", "See [operating.md](operating.md#more-requests-than-it-can-serve).")
-HTTP2 = Group("HTTP/2 with clients")
-FLOODS = Group(
-    "HTTP/2 floods",
-    "A client connection that exceeds one of these is closed with GOAWAY ENHANCE_YOUR_CALM. Counts decay over ten "
-    "seconds.",
-)
-OPERATION = Group("Operation")
+from .parsers import Auto, GenAiNames, Ready
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(H2Settings):
     """Everything that can be set. Sizes are bytes, times are seconds; None means off (or the kernel's default)."""
 
     listen: tuple[Address, ...] = setting(
@@ -136,8 +120,8 @@ class Config:
         "127.0.0.1:9090",
         ADDRESS_OR_OFF,
         LISTENERS,
-        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password, so keep it "
-        "on a private network.",
+        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password but for "
+        "what changes something (FLOW_ADMIN_TOKEN), so keep it on a private network.",
     )
     admin_hosts: frozenset[str] = setting(
         "",
@@ -145,6 +129,23 @@ class Config:
         LISTENERS,
         doc="Host names, separated by commas, by which `/metrics` and `/streams` may be requested, besides "
         "localhost and numeric addresses. Protects against DNS rebinding.",
+    )
+    admin_token: str | None = setting(
+        "",
+        ADMIN_TOKEN,
+        LISTENERS,
+        secret=True,
+        refers=True,
+        doc="Token, of 16 characters or more, with which the admin listener lets somebody end streams, take providers "
+        "out, drain, reload, and read the configuration. Empty: nobody may, see "
+        "[operating.md](operating.md#control-at-run-time).",
+    )
+    control_socket: Address | None = setting(
+        "off",
+        SOCKET_OR_OFF,
+        LISTENERS,
+        doc="Unix socket, such as `unix:/run/flowserver/control.sock`, of `flowserver ctl`. Whoever runs as the "
+        "relay's user (mode 0600) may do all there that FLOW_ADMIN_TOKEN allows, without a token.",
     )
     reuse_port: bool = setting(
         "off",
@@ -189,6 +190,9 @@ class Config:
     )
     upstream_dialect: str | None = setting(
         "", DIALECT, PROVIDERS, doc="Provider profile, such as `vllm` or `xai`. Empty: detected from the host name."
+    )
+    websocket: bool = setting(
+        "off", SWITCH, PROVIDERS, doc="Whether WebSockets pass, see [http.md](http.md#websockets)."
     )
     upstream_ca: str | None = setting(
         "",
@@ -468,48 +472,6 @@ class Config:
         OVERLOAD,
         doc="Time for which even the shortest delay has to be above FLOW_OVERLOAD_TARGET.",
     )
-    h2_stream_window: int | Auto = setting(
-        "auto",
-        WINDOW_OR_AUTO,
-        HTTP2,
-        doc="Bytes a client may send ahead on one stream. auto: 64k, and what its distance needs of a large body, if "
-        "FLOW_H2_CONNECTION_WINDOW is auto too.",
-    )
-    h2_connection_window: int | Auto = setting(
-        "auto",
-        WINDOW_OR_AUTO,
-        HTTP2,
-        doc="Bytes a client may send ahead on all streams of a connection together. auto: 1m, and what the windows of "
-        "its streams grow by.",
-    )
-    h2_max_streams: int = setting("250", COUNT, HTTP2, doc="Most streams at a time on one connection.")
-    h2_max_requests: int = setting("1000", COUNT, HTTP2, doc="Requests after which a connection is asked to close.")
-    h2_max_uploads: int = setting(
-        "32m", SIZE, HTTP2, doc="Bytes that the unfinished request bodies of one connection may hold in memory."
-    )
-    h2_ping_interval: float | None = setting(
-        "30s",
-        TIME_OR_OFF,
-        HTTP2,
-        swept=True,
-        doc="Silence after which a client is pinged, to detect dead connections. off: no pings.",
-    )
-    h2_max_resets: int = setting(
-        "200", COUNT, FLOODS, doc="Resets of requests that have just begun, or that are a client's fault."
-    )
-    h2_max_pings: int = setting("100", COUNT, FLOODS, doc="PING frames.")
-    h2_max_settings: int = setting("50", COUNT, FLOODS, doc="SETTINGS frames.")
-    h2_max_priorities: int = setting("1000", COUNT, FLOODS, doc="PRIORITY frames.")
-    h2_max_empty_frames: int = setting(
-        "100", COUNT, FLOODS, doc="Frames without content; a hundred frames with less than 9 bytes count as one."
-    )
-    h2_max_window_updates: int = setting(
-        "1000", COUNT, FLOODS, doc="WINDOW_UPDATE frames, beyond two for each DATA frame sent."
-    )
-    h2_max_stray_frames: int = setting("1000", COUNT, FLOODS, doc="Frames of unknown types or for ended streams.")
-    h2_max_continuations: int = setting(
-        "8", COUNT, FLOODS, doc="CONTINUATION frames of one request head, whatever the time."
-    )
     workers: int | Auto = setting(
         "1",
         WORKERS,
@@ -577,16 +539,23 @@ class Config:
         doc="Which exchanges have a line: all, those that failed, or none. sample:0.01: those that failed, and 1 % of "
         "the others.",
     )
+    metrics_genai: GenAiNames = setting(
+        "old",
+        GENAI_NAMES,
+        OPERATION,
+        doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those before "
+        "semantic-conventions-genai 0.1.0, its own, or both. See [metrics.md](metrics.md#names-of-opentelemetry).",
+    )
 
     references: tuple[tuple[str, str], ...] = ()
     """Fields whose settings say where the value is kept, and these settings."""
-
-    def sweep_interval(self, *others: float | None) -> float:
-        """Seconds between two looks at all deadlines: 1, or less when a deadline, one of `others` among them, is so
-        short that it needs it."""
-        own = (getattr(self, entry.field) for entry in SETTINGS if entry.swept)
-        shortest = min((time for time in (*others, *own) if time is not None), default=4.0)
-        return min(1.0, max(0.02, shortest / 4))
+    given: tuple[GivenSetting, ...] = field(default=(), compare=False, repr=False)
+    """All settings as they were written, and where."""
+    resource: tuple[tuple[str, str], ...] = ()
+    """What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say of the process; empty: nothing, or nothing is traced."""
 
 
-SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in fields(Config) if entry.metadata)
+_INHERITED = frozenset(entry.name for entry in fields(H2Settings))
+_LISTED = sorted(fields(Config), key=lambda entry: entry.name in _INHERITED)
+"""Those of `Config` itself come first."""
+SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in _LISTED if entry.metadata)

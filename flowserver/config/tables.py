@@ -8,7 +8,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any
 
-from .entries import Key, Kind, invalid
+from .entries import Key, Kind, invalid, suggestion
 
 
 class TableReader:
@@ -18,6 +18,8 @@ class TableReader:
         """`top_level`: keys that go above the first table, which is easily overlooked."""
         self._top_level = top_level
         self.problems: list[str] = []
+        self.given: set[str] = set()
+        """The places of all values that were read."""
 
     def read(self, table: dict[str, Any], place: str, keys: Sequence[Key]) -> dict[str, Any]:
         """The values of `table`, which is at `place` (empty: the file itself). Those that are invalid are left out."""
@@ -27,7 +29,8 @@ class TableReader:
             if place and name in self._top_level:
                 self.problems.append(f"{where}{name}: must be above the first table")
             elif name not in known:
-                self.problems.append(f"{where}{name}: unknown key: expected one of {', '.join(known)}")
+                hint = suggestion(name, known) or f": expected one of {', '.join(known)}"
+                self.problems.append(f"{where}{name}: unknown key{hint}")
         values: dict[str, Any] = {}
         for name, key in known.items():
             if name not in table:
@@ -36,6 +39,7 @@ class TableReader:
                 continue
             try:
                 values[name] = key.kind.parse(table[name])
+                self.given.add(f"{where}{name}")
             except ValueError as error:
                 self.problems.append(f"{where}{name}: {invalid(table[name], error, secret=key.secret)}")
         return values
@@ -89,11 +93,10 @@ def whole_number(low: int, high: int, remark: str = "") -> Kind:
             raise ValueError(f"expected a whole number from {low} to {high}{remark}")
         return value
 
-    return Kind("number", parse)
+    return Kind("number", parse, {"type": "integer", "minimum": low, "maximum": high})
 
 
-def some_patterns(value: Any) -> tuple[str, ...]:
-    """Patterns, at least one."""
+def _some_patterns(value: Any) -> tuple[str, ...]:
     patterns = _patterns(value)
     if not patterns:
         raise ValueError("expected a list of patterns such as ['gpt-*']")
@@ -118,13 +121,35 @@ def decimal_number(places: int, most: int, expected: str, *, least: int = 0) -> 
             raise ValueError(f"expected {'0' if not least else 'more than 0'} to {most}")
         return amount
 
-    return Kind("amount", parse)
+    low = {"minimum": 0} if least == 0 else {"exclusiveMinimum": 0}
+    number = {"type": "number", **low, "maximum": most}
+    return Kind("amount", parse, {"anyOf": [number, {"type": "string", "pattern": f"^{_DECIMAL.pattern}$"}]})
 
 
-_DECIMAL = re.compile(r"(\d{1,12})(?:\.(\d{1,40}))?", re.ASCII)
+_DECIMAL = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,40}))?")
 
-TEXT = Kind("text", _text)
-FLAG = Kind("true or false", _flag)
-PATTERNS = Kind("list of patterns", _patterns)
-TABLE = Kind("table", _table)
-TABLES = Kind("tables", _tables)
+TEXT = Kind("text", _text, {"type": "string", "minLength": 1})
+FLAG = Kind("true or false", _flag, {"type": "boolean"})
+PATTERNS = Kind("list of patterns", _patterns, {"type": "array", "items": {"type": "string", "minLength": 1}})
+SOME_PATTERNS = Kind("list of patterns", _some_patterns, {**PATTERNS.schema, "minItems": 1})
+
+
+def table_of_keys(keys: Sequence[Key]) -> Kind:
+    """A table within a table."""
+    return Kind("table", _table, table_schema(keys))
+
+
+def tables_of_keys(keys: Sequence[Key]) -> Kind:
+    """A list of them."""
+    return Kind("tables", _tables, {"type": "array", "items": table_schema(keys)})
+
+
+def table_schema(keys: Sequence[Key]) -> dict[str, Any]:
+    """What a table with these keys may have, as a JSON Schema."""
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {key.name: {**key.kind.schema, "description": key.doc} for key in keys},
+        "additionalProperties": False,
+    }
+    required = [key.name for key in keys if key.required]
+    return {**schema, "required": required} if required else schema

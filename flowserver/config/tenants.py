@@ -11,17 +11,17 @@ from typing import Any
 from ..quota.money import usd_text
 from ..quota.tenants import ModelLimits, Tenant, TenantKey, TenantLimits
 from ..quota.traffic_class import INTERACTIVE, TrafficClass, parse_class
-from .entries import Key, Kind
+from .entries import Key, Kind, suggestion
 from .tables import (
     FLAG,
     PATTERNS,
-    TABLE,
-    TABLES,
+    SOME_PATTERNS,
     TEXT,
     TableReader,
     decimal_number,
     repeated,
-    some_patterns,
+    table_of_keys,
+    tables_of_keys,
     whole_number,
 )
 
@@ -86,7 +86,10 @@ def _paths(value: Any) -> tuple[str, ...]:
 
 
 def _class(value: Any) -> TrafficClass:
-    return parse_class(TEXT.parse(value))
+    try:
+        return parse_class(TEXT.parse(value))
+    except ValueError as error:
+        raise ValueError(f"{error}{suggestion(value, TrafficClass)}") from None
 
 
 def check_path(pattern: str) -> str | None:
@@ -98,12 +101,13 @@ def check_path(pattern: str) -> str | None:
 
 # --- keys ---
 
-CLASS = Kind("`interactive` or `batch`", _class)
+CLASS = Kind("`interactive` or `batch`", _class, {"enum": [*TrafficClass]})
 
 _LIMIT = whole_number(1, MOST, "; without the key there is no limit")
 _USD = decimal_number(9, MOST_USD, "an amount in dollars such as 12.5; without the key there is no limit", least=1)
 _WEIGHT = whole_number(1, 1000)
-_DIGEST = Kind("64 hex digits", _digest)
+_DIGEST = Kind("64 hex digits", _digest, {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
+_MOMENT = Kind("time of day", _moment, {"type": "string", "format": "date-time"})
 
 LIMIT_KEYS = (
     Key("requests_per_minute", _LIMIT, "Requests per minute, refilled evenly."),
@@ -119,34 +123,46 @@ LIMIT_KEYS = (
     Key("usd_per_day", _USD, "Most dollars, by the prices, until the next midnight, UTC."),
     Key("usd_per_month", _USD, "Most dollars, by the prices, until the first of the next month, UTC."),
 )
+MODEL_LIMIT_KEYS = (
+    Key("models", SOME_PATTERNS, "Models that share these limits.", required=True),
+    *LIMIT_KEYS,
+)
+_KEY_KEYS = (
+    Key("sha256", _DIGEST, "SHA-256 of the key.", required=True, secret=True),
+    Key("expires", _MOMENT, "When it expires, such as `2027-01-01T00:00:00Z`."),
+)
 TENANT_KEYS = (
-    Key("name", Kind("name", _name), "Name in log and metrics.", required=True),
+    Key(
+        "name",
+        Kind("name", _name, {"type": "string", "pattern": f"^{_NAME.pattern}$"}),
+        "Name in log and metrics.",
+        required=True,
+    ),
     Key("key_sha256", _DIGEST, "SHA-256 of its only key; `flowserver tenants key` prints a new one.", secret=True),
     Key(
-        "keys", TABLES, "Several keys, each with `sha256` and, optionally, the time at which it `expires`.", secret=True
+        "keys",
+        tables_of_keys(_KEY_KEYS),
+        "Several keys, each with `sha256` and, optionally, the time at which it `expires`.",
+        secret=True,
     ),
     Key("disabled", FLAG, "true: its requests are refused."),
     Key("models", PATTERNS, "Models that it may use; all by default."),
     Key(
         "paths",
-        Kind("list of patterns", _paths),
+        Kind("list of patterns", _paths, PATTERNS.schema),
         "Paths that it may use; by default those whose tokens are counted, and the list of models.",
     ),
-    Key("user", TABLE, "Limits of each of its users; the same keys as below."),
-    Key("model_limits", TABLES, "Limits of `models`, a list of patterns, together; the same keys as below."),
+    Key("user", table_of_keys(LIMIT_KEYS), "Limits of each of its users; the same keys as below."),
+    Key(
+        "model_limits",
+        tables_of_keys(MODEL_LIMIT_KEYS),
+        "Limits of `models`, a list of patterns, together; the same keys as below.",
+    ),
     Key("class", CLASS, "The highest class of its requests: `interactive`, the default, or `batch`."),
     Key("weight", _WEIGHT, "Its share of a provider's places beside tenants that wait as well; 1 by default."),
     *LIMIT_KEYS,
 )
 _STORED_TENANT_KEYS = tuple(Key(key.name, PATTERNS, key.doc) if key.name == "paths" else key for key in TENANT_KEYS)
-MODEL_LIMIT_KEYS = (
-    Key("models", Kind("list of patterns", some_patterns), "Models that share these limits.", required=True),
-    *LIMIT_KEYS,
-)
-_KEY_KEYS = (
-    Key("sha256", _DIGEST, "SHA-256 of the key.", required=True, secret=True),
-    Key("expires", Kind("time of day", _moment), "When it expires, such as `2027-01-01T00:00:00Z`."),
-)
 LIMITS = tuple(key.name for key in LIMIT_KEYS)
 USD_LIMITS = frozenset(key.name for key in LIMIT_KEYS if key.kind is _USD)
 """The limits of money."""

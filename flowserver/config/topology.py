@@ -115,6 +115,8 @@ class RouteSpec:
     """Seconds; None: no limit."""
     hedge_share: float = 0.0
     """Of requests and their input tokens; 0: no hedges."""
+    websocket: bool = False
+    """Whether WebSockets pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Topology:
     """Whether the file says that it has no tenants on purpose."""
     prices: tuple[PriceRow, ...] = ()
     """In their order; empty: nothing has a price."""
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """The places of what the file sets for providers and routes, such as `upstreams[1].weight`."""
 
     @property
     def models(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from .common import count
 
 KEY_PATHS = KeyPaths(
     Auth.BEARER,
-    re.compile(r"/(?:completions|responses|embeddings|moderations|audio/[a-z]+|images/[a-z]+)(?:[/?]|$)"),
+    re.compile(r"/(?:completions|responses|embeddings|moderations|realtime|audio/[a-z]+|images/[a-z]+)(?:[/?]|$)"),
 )
 ACCOUNT_FIELDS = frozenset((b"openai-project",))
 HEARTBEAT = b": ping\n"

@@ -138,6 +138,8 @@ class DownstreamH1(SharedReads):
         """A FIN means that the client has left, as for nginx, Envoy and Go. The transport stays open for a client that
         still gets its answer."""
         stream = self.stream
+        if stream is not None and stream.message.is_tunnel:
+            return self._end_request_of_tunnel(stream)
         if self._waits_for_answer(stream):
             self._half_closed_at = self._context.clock()
             self._context.hangups.watch(self._fd, self._on_gone, half_close=False)
@@ -146,6 +148,15 @@ class DownstreamH1(SharedReads):
         if stream is not None and self._transport.get_write_buffer_size():
             self._transport.abort()  # a close would wait until the rest is written
         return False  # a whole answer still goes out
+
+    def _end_request_of_tunnel(self, stream: H1Stream) -> bool:
+        """The provider has `FIN_GRACE` to end the other direction, too."""
+        stream.request_whole = True
+        if not self._is_tls:
+            self._half_closed_at = self._context.clock()
+            self._context.hangups.watch(self._fd, self._on_gone, half_close=False)
+        stream.events.on_downstream_end()
+        return not self._is_tls
 
     def _waits_for_answer(self, stream: H1Stream | None) -> bool:
         """Whether a client that closed its sending side still gets its answer. TLS has no half-close here."""

@@ -22,12 +22,14 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 class ListenError(Exception):
-    """An address can't be listened on; the text says which, and why. `may_pass`: whether that may change by itself,
-    such as when another program has the address."""
+    """`address` can't be listened on; the text says why. `may_pass`: whether that may change by itself, such as when
+    another program has it. `code` is the system's error; None if it was none of the system's."""
 
-    def __init__(self, text: str, *, may_pass: bool) -> None:
+    def __init__(self, text: str, address: Address, *, may_pass: bool, code: int | None) -> None:
         super().__init__(text)
+        self.address = address
         self.may_pass = may_pass
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class SocketOptions:
     """For their connections: see `limit_unsent`. None: the kernel's."""
     reuse_port: bool = False
     """Whether other processes of this user may listen on the same address (SO_REUSEPORT)."""
+    is_owners: bool = False
+    """Whether a Unix socket is for this user alone, and not for its group."""
 
 
 def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.socket]:
@@ -51,7 +55,9 @@ def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.
             except (OSError, UnicodeError) as error:  # the latter: no name of a host
                 reason = getattr(error, "strerror", None) or error
                 may_pass = not isinstance(error, UnicodeError | PermissionError)
-                raise ListenError(f"can't listen on {address}: {reason}", may_pass=may_pass) from None
+                code = getattr(error, "errno", None)
+                text = f"can't listen on {address}: {reason}"
+                raise ListenError(text, address, may_pass=may_pass, code=code) from None
             undo.callback(listening.close)
             file = file_of(listening)
             if file is not None:
@@ -79,7 +85,7 @@ def address_of(listening: socket.socket) -> Address:
 
 def _bind(address: Address, options: SocketOptions) -> socket.socket:
     if address.path:
-        return listen_on_path(address.path, BACKLOG)
+        return listen_on_path(address.path, BACKLOG, is_owners=options.is_owners)
     if address.host:
         return _listen(socket.AF_INET6 if ":" in address.host else socket.AF_INET, address, options)
     try:

@@ -11,9 +11,11 @@ import stat
 _MASK = 0o117
 """What is masked of the file's mode. Connecting takes the right to write: owner and group have it, as whoever may
 connect to the relay may use it."""
-_IN_USE = "another process listens on it; end that one, or choose another path"
+_OWNERS_MASK = 0o177
+"""Of one that is for the relay's own user."""
+_IN_USE = "another process listens on it"
 _GONE = (-1, -1)
-_NO_SOCKET = "there is a file of this name that is no socket; remove it, or choose another path"
+_NO_SOCKET = "there is a file of this name that is no socket"
 
 
 class SocketFile:
@@ -35,18 +37,20 @@ class SocketFile:
                 os.unlink(self._path)
 
 
-def listen_on_path(path: str, backlog: int) -> socket.socket:
-    """A listening socket at `path`, in place of one that a dead process has left there. Raises OSError."""
+def listen_on_path(path: str, backlog: int, *, is_owners: bool = False) -> socket.socket:
+    """A listening socket at `path`, in place of one that a dead process has left there. `is_owners`: the group may not
+    connect. Raises OSError."""
+    mask = _OWNERS_MASK if is_owners else _MASK
     with contextlib.ExitStack() as undo:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(listening.close)
         try:
-            _bind(listening, path)
+            _bind(listening, path, mask)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             _remove_stale(path)
-            _bind(listening, path)
+            _bind(listening, path, mask)
         undo.callback(os.unlink, path)
         listening.listen(backlog)
         listening.setblocking(False)
@@ -54,8 +58,8 @@ def listen_on_path(path: str, backlog: int) -> socket.socket:
     return listening
 
 
-def _bind(listening: socket.socket, path: str) -> None:
-    before = os.umask(_MASK)  # not a chmod afterwards: until then anybody could connect
+def _bind(listening: socket.socket, path: str, mask: int) -> None:
+    before = os.umask(mask)  # not a chmod afterwards: until then anybody could connect
     try:
         listening.bind(path)
     finally:

@@ -36,16 +36,25 @@ class Readable(Protocol):
     def resume_reading(self) -> None: ...
 
 
+class PauseLog(Protocol):
+    """Hears of one stream's pauses when they are over."""
+
+    def paused(self, reason: Reason, since: float, until: float) -> None: ...
+
+
 class ReadGate:
     """The on/off of reading one stream, with the reasons that hold it shut.
 
     Shut while any reason is set. Setting a reason twice is once, so every pause meets exactly one resume.
     """
 
-    __slots__ = ("_clock", "_closed", "_reasons", "_since", "_stream", "_totals", "pauses", "seconds")
+    __slots__ = ("_clock", "_closed", "_log", "_reasons", "_since", "_stream", "_totals", "pauses", "seconds")
 
-    def __init__(self, stream: Readable, clock: Callable[[], float], totals: PauseTotals) -> None:
+    def __init__(
+        self, stream: Readable, clock: Callable[[], float], totals: PauseTotals, log: PauseLog | None = None
+    ) -> None:
         self._stream = stream
+        self._log = log
         self._clock = clock
         self._totals = totals
         self._closed = False
@@ -108,6 +117,9 @@ class ReadGate:
 
     def _account(self, reason: Reason) -> None:
         assert self._since is not None
-        seconds = self._clock() - self._since.pop(reason)
+        since, now = self._since.pop(reason), self._clock()
+        seconds = now - since
         self.seconds += seconds
         self._totals.seconds[reason] += seconds
+        if self._log is not None:
+            self._log.paused(reason, since, now)

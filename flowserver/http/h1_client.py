@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import h11
 
 from .h1_chunked import ChunkDecoder
-from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, VALUE, head_for_h11, write_fields
+from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, UPGRADE, VALUE, head_for_h11, write_fields
 from .h1_response_head import MAX_HEADERS, read_response_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body
 
@@ -36,6 +36,8 @@ def encode_request_head(request: RequestHead) -> bytes:
         framing = b"content-length: %d\r\n" % request.content_length
     elif request.has_body:
         framing = b"transfer-encoding: chunked\r\n"
+    elif request.is_tunnel:
+        framing = UPGRADE
     fields = write_fields(request.headers)
     return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.target, fields, framing)
 
@@ -209,21 +211,24 @@ class ResponseReader:
     body; a connection whose response was not whole is not used again.
     """
 
-    __slots__ = ("_buffer", "_h11", "_interim", "_method", "_scanned")
+    __slots__ = ("_buffer", "_h11", "_interim", "_method", "_scanned", "_switches")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._scanned = 0
         """Bytes of the buffer in which bare line feeds were looked for."""
         self._method = b""
+        self._switches = False
         self._interim = 0
         """1xx responses so far."""
         self._h11: h11.Connection | None = None
         """Reads the present response; None: it is plain so far."""
 
-    def expect(self, method: bytes) -> None:
-        """The next response answers a request by `method`."""
+    def expect(self, method: bytes, *, switches: bool = False) -> None:
+        """The next response answers a request by `method`. `switches`: which asks for another protocol, so that 101 is
+        a final head, behind which all bytes are that protocol's."""
         self._method = method
+        self._switches = switches
         self._interim = 0
         self._h11 = None
 
@@ -249,6 +254,8 @@ class ResponseReader:
         self._buffer, self._scanned = buffer[end + 4 :], 0
         raw = buffer[: end + 4]
         head, plain = read_response_head(raw)
+        if head is not None and head.status == 101 and self._switches:
+            return head
         if head is None or not plain or self._h11 is not None:
             head = self._read_by_h11(raw, head.headers if head is not None else None)
         if head.status < 200:
@@ -260,6 +267,9 @@ class ResponseReader:
     def begin_body(self, head: ResponseHead) -> tuple[ResponseBody, bytes]:
         """How the body of this final head is framed (RFC 9112 section 6.3), and its first bytes. Raises
         ResponseError."""
+        if head.status == 101:
+            first, self._buffer = self._buffer, b""
+            return BodyUntilClose(), first
         fields = head.fields
         chunked = b"transfer-encoding" in fields
         length = fields.get(b"content-length")

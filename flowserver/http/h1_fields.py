@@ -14,6 +14,8 @@ FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")
 """All fields of a head and its blank line, in strict form. The quantifiers are possessive, since backtracking can never
 succeed here: keeping its positions takes twice the time."""
 
+UPGRADE = b"upgrade: websocket\r\nconnection: Upgrade\r\n"
+"""The fields of a handshake that end at this hop (RFC 6455 section 4.1)."""
 
 _FOR_H11 = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"))
 

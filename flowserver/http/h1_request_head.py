@@ -27,6 +27,13 @@ _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 _TOO_LONG = bad_request(f"The request head is larger than {MAX_HEAD} bytes.", status=431, code="request_head_too_large")
 _TOO_MANY = bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
+UPGRADE_NOT_SUPPORTED = RelayError(
+    501,
+    "upgrade_not_supported",
+    "This relay changes to no protocol but WebSocket, by GET over HTTP/1.1 or by CONNECT over HTTP/2.",
+    Party.CLIENT,
+    _End.CLIENT_ERROR,
+)
 _LINE_FEED = bad_request("A line of the request head ends in a bare line feed. Lines end in CR LF.")
 
 
@@ -209,11 +216,7 @@ def _malformed_target() -> RelayError:
 
 def _check_upgrade(offer: bytes) -> RelayError | None:
     """An offer of h2c may be ignored (RFC 9110 section 7.8); a client that offers another protocol needs it."""
-    if offer.strip().lower() not in (b"h2c", b""):
-        return RelayError(
-            501, "upgrade_not_supported", "This relay does not upgrade connections.", Party.CLIENT, _End.CLIENT_ERROR
-        )
-    return None
+    return None if offer.strip().lower() in (b"h2c", b"", b"websocket") else UPGRADE_NOT_SUPPORTED
 
 
 def check_expect(headers: Headers) -> RelayError | None:

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import h11
 
 from ..errors import RelayError, bad_request
-from .h1_fields import encode_head, head_for_h11, insert_fields
+from .h1_chunked import FramingError
+from .h1_fields import UPGRADE, encode_head, head_for_h11, insert_fields
 from .h1_request_body import ChunkedBody
-from .h1_request_head import MAX_HEAD, parse_head
+from .h1_request_head import MAX_HEAD, UPGRADE_NOT_SUPPORTED, parse_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_alive
+from .websocket import asks_for_websocket
 
 _NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 """Fields that make a request one for h11."""
@@ -38,6 +40,10 @@ class Message(Protocol):
 
     @property
     def head_sent(self) -> bool: ...
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether it has become a tunnel, so that all bytes are its own, in both directions."""
 
     @property
     def reusable(self) -> bool:
@@ -78,6 +84,8 @@ def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
         return head
     if _is_plain(head):
         return head, PlainMessage(head)
+    if b"upgrade" in head.fields and head.fields[b"upgrade"].strip().lower() == b"websocket":
+        return _read_handshake(head)
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
     try:
         connection.receive_data(head_for_h11(raw[: raw.find(b"\r\n") + 2], head.headers))
@@ -87,6 +95,15 @@ def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
     if not isinstance(event, h11.Request):
         return bad_request("The request is malformed.")
     return head, H11Message(head, connection)
+
+
+def _read_handshake(head: RequestHead) -> tuple[RequestHead, Message] | RelayError:
+    if not asks_for_websocket(head):
+        return UPGRADE_NOT_SUPPORTED
+    if head.has_body:
+        return bad_request("The handshake of a WebSocket has no body.")
+    head.is_tunnel = head.has_body = True
+    return head, UpgradeMessage(head)
 
 
 def _is_plain(head: RequestHead) -> bool:
@@ -102,6 +119,7 @@ class PlainMessage:
     __slots__ = ("_closes", "_ended", "_left", "_method", "bodiless", "chunked", "head_sent")
 
     awaits_continue = False
+    is_tunnel = False
 
     def __init__(self, request: RequestHead) -> None:
         self._method = request.method
@@ -159,12 +177,61 @@ class PlainMessage:
         return data[:left], True, data[left:]
 
 
+class UpgradeMessage:
+    """A `Message`: a handshake and its answer. From the 101 on all bytes are the tunnel's, in both
+    directions. Any other answer ends the connection: what its client may have sent behind the handshake was meant for
+    the tunnel."""
+
+    __slots__ = ("_plain", "bodiless", "chunked", "is_tunnel")
+
+    may_skip = False
+    awaits_continue = False
+    reusable = False
+
+    def __init__(self, request: RequestHead) -> None:
+        self._plain = PlainMessage(request)
+        self.chunked = self.bodiless = False
+        self.is_tunnel = False
+
+    @property
+    def head_sent(self) -> bool:
+        return self.is_tunnel or self._plain.head_sent
+
+    def skip(self) -> int:
+        return 0
+
+    def interim(self, head: ResponseHead) -> bytes:
+        return self._plain.interim(head)
+
+    def head(self, head: ResponseHead, *, closes: bool) -> bytes:
+        if head.status == 101:
+            self.is_tunnel = True
+            return encode_head(101, b"Switching Protocols", head.headers, UPGRADE)
+        raw = self._plain.head(head, closes=True)
+        self.chunked, self.bodiless = self._plain.chunked, self._plain.bodiless
+        if head.status == 426:  # RFC 9110 section 15.5.22
+            raw = raw.replace(b"connection: close\r\n", b"upgrade: HTTP/1.1\r\nconnection: close, upgrade\r\n", 1)
+        return raw
+
+    def body(self, data: bytes) -> bytes:
+        return data
+
+    def end(self) -> bytes:
+        return b"" if self.is_tunnel else self._plain.end()
+
+    def feed(self, data: bytes) -> _BODY:
+        if data and not self.is_tunnel:
+            raise FramingError("bytes of a WebSocket before its handshake was answered")
+        return data, False, b""
+
+
 class H11Message:
     """A `Message` by h11. Chunks are read and written without it (see `h1_chunked`)."""
 
     __slots__ = ("_h11", "_is_1_1", "_method", "_upload", "bodiless", "chunked")
 
     may_skip = False
+    is_tunnel = False
 
     def __init__(self, request: RequestHead, connection: h11.Connection) -> None:
         self._h11 = connection

@@ -11,7 +11,15 @@ import re
 from itertools import chain
 
 from ..errors import RelayError, bad_request
-from .h1_request_head import AUTHORITY, MAX_HEADERS, MAX_URI, METHOD, check_expect, uri_too_long
+from .h1_request_head import (
+    AUTHORITY,
+    MAX_HEADERS,
+    MAX_URI,
+    METHOD,
+    UPGRADE_NOT_SUPPORTED,
+    check_expect,
+    uri_too_long,
+)
 from .messages import PSEUDO_AUTHORITY, Headers, RequestHead, first_values
 from .paths import request_target
 
@@ -22,7 +30,8 @@ _FIELDS = re.compile(rb"%b\0%b(?:\0%b\0%b)*+" % (_NAME, _VALUE, _NAME, _VALUE))
 _PROPER = re.compile(_VALUE)
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _PATH = re.compile(rb"/[\x21\x22\x24-\x7e]*")
-_PSEUDO = (b":method", b":scheme", b":authority", b":path")
+_PSEUDO = (b":method", b":scheme", b":authority", b":path", b":protocol")
+_NOT_SERVED = (b"CONNECT", b"TRACE")
 _CONNECTION_SPECIFIC = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"http2-settings")
 )
@@ -81,8 +90,10 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
     method, path = pseudo.get(b":method"), pseudo.get(b":path")
     if method is None or not METHOD.fullmatch(method):
         raise Malformed("no proper :method")
-    if method in (b"CONNECT", b"TRACE"):
-        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
+    is_tunnel = b":protocol" in pseudo
+    error = _method_error(pseudo, ended=ended) if is_tunnel or method in _NOT_SERVED else None
+    if error is not None:
+        return error
     if pseudo.get(b":scheme") not in (b"http", b"https"):
         raise Malformed("no proper :scheme")
     if not path:
@@ -110,7 +121,18 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
     values[PSEUDO_AUTHORITY] = pseudo.get(PSEUDO_AUTHORITY, values.get(b"host", b""))
     head = RequestHead(method, target, fields, content_length=content_length, has_body=not ended, fields=values)
     head.http_version = b"2"
+    head.is_tunnel = is_tunnel
     return head
+
+
+def _method_error(pseudo: dict[bytes, bytes], *, ended: bool) -> RelayError | None:
+    """Of an extended CONNECT (RFC 8441 section 4), or of a method that is not served."""
+    method, protocol = pseudo[b":method"], pseudo.get(b":protocol")
+    if protocol is None:
+        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
+    if method != b"CONNECT" or ended:
+        raise Malformed("a :protocol that does not belong to a CONNECT that stays open")
+    return None if protocol.lower() == b"websocket" else UPGRADE_NOT_SUPPORTED
 
 
 def _without_path(method: bytes, path: bytes) -> RelayError:

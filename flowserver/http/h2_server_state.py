@@ -133,6 +133,7 @@ class ServerState(BoundedState):
                 _Codes.MAX_CONCURRENT_STREAMS: max_streams,
                 _Codes.INITIAL_WINDOW_SIZE: stream_window,
                 _Codes.MAX_HEADER_LIST_SIZE: self.DEFAULT_MAX_HEADER_LIST_SIZE,
+                _Codes.ENABLE_CONNECT_PROTOCOL: 1,
             },
         )
         self._our_window = stream_window

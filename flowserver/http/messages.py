@@ -99,7 +99,9 @@ _ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id", UPST
 _ENDS_HERE_WITH_COOKIES = _ENDS_HERE_OF_RESPONSES | COOKIES
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
+_TRACE_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACEPARENT = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS))
+"""Of version 00, and as far as it has to be understood of later ones (W3C Trace Context section 4)."""
 
 
 class RequestHead:
@@ -118,6 +120,7 @@ class RequestHead:
         "has_body",
         "headers",
         "http_version",
+        "is_tunnel",
         "method",
         "target",
     )
@@ -139,6 +142,8 @@ class RequestHead:
         """b"1.0", b"1.1" or b"2"."""
         self.content_length = content_length
         self.has_body = has_body
+        self.is_tunnel = False
+        """Whether it asks for a WebSocket (RFC 6455, RFC 8441)."""
         self.body_follows = False
         """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
         self.awaits_whole = False
@@ -320,11 +325,18 @@ def request_for_upstream(
     if b"via" in head.fields:
         via = b", ".join([*(value for name, value in head.headers if name == b"via"), via])
     headers += ((b"accept-encoding", b"identity"), (b"via", via), (b"x-request-id", request_id))
-    return RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
+    sent = RequestHead(head.method, target, headers, content_length=head.content_length, has_body=head.has_body)
+    sent.is_tunnel = head.is_tunnel
+    return sent
+
+
+def is_traceparent(value: bytes) -> bool:
+    """Whether `value` is well formed, as far as its version is known."""
+    return _TRACEPARENT.fullmatch(value) is not None
 
 
 def _with_sane_trace(headers: Headers) -> Headers:
-    sane = [field for field in headers if field[0] != b"traceparent" or _TRACEPARENT.fullmatch(field[1])]
+    sane = [field for field in headers if field[0] != b"traceparent" or is_traceparent(field[1])]
     return sane if len(sane) == len(headers) else [field for field in sane if field[0] != b"tracestate"]
 
 

@@ -44,6 +44,15 @@ def price_missing(model: str | None, upstream: str) -> RelayError:
     return RelayError(403, "price_missing", text, Party.CLIENT, EndReason.LIMITED)
 
 
+UNCOUNTED_TUNNEL = RelayError(
+    403,
+    "not_counted",
+    "This key's use is limited in money, and what passes through this WebSocket can't be counted.",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
+
+
 def path_refused(tenant: Tenant, path: str) -> RelayError:
     text = f"This key may not use {bounded(path, PATH_BYTES)}."
     if not tenant.paths:

@@ -96,7 +96,7 @@ class QuotaSession:
     def _may_use(self, tenant: Tenant, request: RequestHead, model: str | None) -> bool:
         """Whether `tenant` may use `model`. A request that generates nothing needs none; of a list of models it gets to
         see its own."""
-        if request.has_body or request.method not in (b"GET", b"HEAD"):
+        if request.has_body or request.is_tunnel or request.method not in (b"GET", b"HEAD"):
             return allows_model(tenant, model)
         listed = listed_model(request.target.decode("ascii"))
         self.lists_models = listed is not None and bool(tenant.models)
@@ -161,6 +161,14 @@ class QuotaSession:
 
         self.lease = TokenLease(self._context.limiter, stream_id, resume=resume)
         self.lease.ask(profile.limits, need=need, done=decided)
+
+    @property
+    def refused_by(self) -> str | None:
+        """The key of the limit that refused the request; None: none did."""
+        for lease in (self.money, self.lease):
+            if lease is not None and lease.decision is not None and lease.decision.refused_by is not None:
+                return lease.decision.refused_by.key
+        return None
 
     def sweep(self, now: float) -> None:
         """About once a second."""

@@ -287,6 +287,12 @@ def _limits(
     return found
 
 
+def scope_and_name(key: str) -> tuple[str, str]:
+    """Of whom a limit with this key is, "tenant", "user" or "model", and what the setting is called that makes it."""
+    place, *rest = key.partition("}:")[2].split(":")
+    return place if rest and place in ("user", "model") else "tenant", rest[-1] if rest else place
+
+
 def end_of_day(now: float) -> float:
     """The next midnight, UTC, in seconds since the epoch."""
     return (now // DAY + 1) * DAY

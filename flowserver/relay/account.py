@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 from ..dialects.base import Format, Meter, RequestParams, Usage
 from ..dialects.limit_fields import X_RATELIMIT
+from ..dialects.realtime import RealtimeUsage, is_realtime
 from ..errors import EndReason, RelayError
 from ..http.messages import Headers, RequestHead, ResponseHead, response_for_downstream
 from ..quota.charged_answers import ChargedAnswers
 from ..quota.identify import QuotaContext
-from ..quota.lease import TokenLease
+from ..quota.lease import TokenLease, Verdict, worse
 from ..quota.limit_fields import for_tenants, limit_fields
 from ..quota.money import nano_dollars
 from ..quota.prices import MoneyTerms
-from ..quota.refusals import price_missing
+from ..quota.refusals import UNCOUNTED_TUNNEL, price_missing
 from ..quota.session import QuotaSession
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE, TrafficClass, lower
@@ -25,7 +26,9 @@ from .event_filter import AnyFilter, ModelListFilter
 from .provider import Provider
 from .request_reading import RequestReading
 from .request_rewrite import RequestRewrite
+from .request_trace import RequestTrace
 from .token_count import CountSettings, TokenCount
+from .tunnel_cost import TunnelCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,10 @@ class Account:
         "is_preflight",
         "is_repeated",
         "quota",
+        "realtime",
+        "realtime_cost",
         "request",
+        "trace",
         "traffic_class",
         "wants_body",
     )
@@ -81,7 +87,11 @@ class Account:
         self.is_limited = quota is not None and not self.is_preflight
         """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
         providers answer them without one."""
-        self.wants_body = known is not None or self.is_limited
+        self.realtime = RealtimeUsage() if request.is_tunnel and is_realtime(request.target.decode("ascii")) else None
+        """Of a WebSocket whose events are read; None: the request is for none."""
+        self.realtime_cost: TunnelCost | None = None
+        """None: no provider has answered, nothing has a price, or it is no such WebSocket."""
+        self.wants_body = known is not None or self.is_limited or request.is_tunnel
         """Whether the body has to be read: it is counted, or it names a model that a tenant may not use."""
         self.cors: Headers | None = None
         """The fields with the relay's word on who may read the answer; None: that is the provider's."""
@@ -99,6 +109,8 @@ class Account:
         """What its client, its tenant and its route allow at most, as far as they are known."""
         self.is_repeated = False
         """Whether the answer was charged before, and is fetched again."""
+        self.trace: RequestTrace | None = None
+        """None: tracing is off."""
 
     # --- the request -----------------------------------------------------------------------------------------------
 
@@ -132,7 +144,7 @@ class Account:
                 self.lower_class(self.tenant.traffic_class)
             done(error)
 
-        self.quota.identify(request, identified, counted=self.format is not None)
+        self.quota.identify(request, identified, counted=self.format is not None or self.realtime is not None)
 
     def request_error(self) -> RelayError | None:
         """Why the request may not go on as it is. To be called when its tenant and its body are known."""
@@ -158,8 +170,7 @@ class Account:
             done(error)
             return
         if quota.limits_money:
-            names_none = self.format is None and self.params.model is None  # what is not counted costs nothing
-            terms = self._money_terms(providers, generates=request.has_body and not names_none)
+            terms = self._money_terms(providers, request)
             if isinstance(terms, RelayError):
                 done(terms)
                 return
@@ -168,16 +179,26 @@ class Account:
 
         def admitted(error: RelayError | None) -> None:
             left = quota.quota_left
-            if left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None):
+            tells = left is not None and (left <= _ALWAYS_TOLD or self.params.max_tokens is not None)
+            if tells and self.realtime is None:
                 self.bound(left)  # the provider gets it as the bound, and ends the answer by itself
             done(error)
 
-        quota.admit(self.input, admitted, resume, terms=self._terms)
+        quota.admit(self._least_input, admitted, resume, terms=self._terms)
 
-    def _money_terms(self, providers: Iterable[Provider], *, generates: bool) -> MoneyTerms | RelayError:
-        """The dearest of `providers` decides, as any of them may be asked. An error: one has no price for the model,
-        which matters where the request `generates` something."""
-        prices, model, tokens = self._settings.prices, self.params.model, self.input
+    @property
+    def _least_input(self) -> int:
+        """Tokens that have to be left for it to start."""
+        return 1 if self.realtime is not None else self.input  # or a quota that is used up would admit it
+
+    def _money_terms(self, providers: Iterable[Provider], request: RequestHead) -> MoneyTerms | RelayError:
+        """The dearest of `providers` decides, as any of them may be asked. An error: it can't be known what the request
+        will cost."""
+        if request.is_tunnel and self.realtime is None:
+            return UNCOUNTED_TUNNEL
+        prices, model, tokens = self._settings.prices, self.params.model, self._least_input
+        is_counted = self.format is not None or model is not None  # what is not counted costs nothing
+        generates = self.realtime is not None or (request.has_body and is_counted)
         need = token = 0
         for provider in providers:
             tariff = prices.tariff(provider.name, names_of(provider, model)) if prices is not None else None
@@ -257,6 +278,9 @@ class Account:
         what they are."""
         self._answered = 200 <= head.status < 300
         self.request.forget()
+        prices, upstream = self._settings.prices, self.upstream
+        if self.realtime is not None and prices is not None and upstream is not None:
+            self.realtime_cost = TunnelCost(prices, upstream, self.params.model, self.realtime)
         if not self._answered:
             return False
         quota = self.quota
@@ -279,6 +303,22 @@ class Account:
         for alias, name in self.upstream.settings.models.items() if self.upstream is not None else ():
             aliases.setdefault(name, []).append(alias)
         return aliases
+
+    def read_event(self, text: bytes, size: int) -> None:
+        """An event of a WebSocket with `realtime`, see there."""
+        assert self.realtime is not None
+        report = self.realtime.read(text, size)
+        if report is not None and self.realtime_cost is not None:
+            self.realtime_cost.add(report)
+
+    def verdict(self) -> Verdict:
+        """Whether such a WebSocket may go on, by the tokens and the money that it has used."""
+        quota = self.quota
+        if quota is None:
+            return Verdict.PASS
+        lease, money = self.lease, quota.money
+        verdict = Verdict.PASS if lease is None else lease.verdict(self.input + self.output)
+        return verdict if money is None else worse(verdict, money.verdict(self.cost or 0))
 
     def passed_head(self, head: ResponseHead, request_id: bytes, upstream_id: bytes | None) -> ResponseHead:
         """A provider's head as the client gets it. Cookies go with the key: those that came for one of the relay's are
@@ -332,11 +372,15 @@ class Account:
     @property
     def input(self) -> int:
         """Tokens of the request: as reported, until then as estimated."""
+        if self.realtime is not None:
+            return self.realtime.input
         return self.count.input if self.count is not None else self.request.input_estimate
 
     @property
     def output(self) -> int:
         """Tokens emitted so far: the provider's count where it has reported one for this point, else an estimate."""
+        if self.realtime is not None:
+            return self.realtime.output
         return self.count.output if self.count is not None else 0
 
     @property
@@ -345,6 +389,8 @@ class Account:
         is no price."""
         if self.is_repeated:
             return 0
+        if self.realtime_cost is not None:
+            return self.realtime_cost.total
         return self.count.cost if self.count is not None else None
 
     @property
@@ -387,6 +433,8 @@ class Account:
         """Tokens and nano-dollars to charge: none for what no provider took on; the request alone where its API is not
         counted. An answer that is fetched by its id is charged once."""
         count = self.count
+        if self.realtime is not None:
+            return self.realtime.total, 0 if self._terms is None else self.cost or 0
         if count is None:
             if not self._answered:
                 return 0, 0

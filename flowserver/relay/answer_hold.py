@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..flow.drain_rate import DrainRate
 from ..flow.memory_budget import MemoryBudget
-from ..flow.read_gate import PauseTotals, Readable, ReadGate, Reason
+from ..flow.read_gate import PauseLog, PauseTotals, Readable, ReadGate, Reason
 from .limited_time import ClientSide, LimitedTime, WaitObserver
 
 
@@ -49,14 +49,21 @@ class AnswerHold:
 
     __slots__ = ("_clock", "_down", "_pace", "_up", "gate", "time")
 
-    def __init__(self, up: PacedProvider, down: PacedClient, context: HoldContext, first_byte_at: float | None) -> None:
-        """`first_byte_at`: of the answer's body; None: there was none yet."""
+    def __init__(
+        self,
+        up: PacedProvider,
+        down: PacedClient,
+        context: HoldContext,
+        first_byte_at: float | None,
+        log: PauseLog | None = None,
+    ) -> None:
+        """`first_byte_at`: of the answer's body; None: there was none yet. `log`: see `ReadGate`."""
         self._clock = context.clock
         self._up = up
         self._down = down
         began_at = context.clock() if first_byte_at is None else first_byte_at
         self._pace = DrainRate(context.drain_target, began_at, context.memory)
-        self.gate = ReadGate(up, context.clock, context.pauses)
+        self.gate = ReadGate(up, context.clock, context.pauses, log)
         self.time = LimitedTime(down, context.observer, first_byte_at)
 
     def __repr__(self) -> str:

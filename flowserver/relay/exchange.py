@@ -277,7 +277,7 @@ class Exchange(ExchangeFigures):
 
     def _hold_over(self, up: RoutedStream) -> AnswerHold:
         if self._hold is None:
-            self._hold = AnswerHold(up, self._down, self._context, self.first_byte_at)
+            self._hold = AnswerHold(up, self._down, self._context, self.first_byte_at, self.account.trace)
         return self._hold
 
     def _finish_answer(self) -> None:
@@ -295,7 +295,7 @@ class Exchange(ExchangeFigures):
         if self._state is _ENDED:
             return
         if self._upload_gate is None:
-            self._upload_gate = ReadGate(self._down, self._context.clock, self._context.pauses)
+            self._upload_gate = ReadGate(self._down, self._context.clock, self._context.pauses, self.account.trace)
         self._upload_gate.shut(Reason.UPSTREAM)
 
     def on_upstream_drained(self) -> None:

@@ -120,12 +120,13 @@ class ExchangeFigures:
         up, record = self._up, ExchangeRecord()
         record.request, record.heartbeats = self.request, self.heartbeats
         record.request_id, record.upstream_request_id = self.request_id, self.upstream_request_id
+        record.tunnel_seconds = None
         record.protocol, record.client = self._down.protocol, self._down.client.address
         record.upstream = up.upstream if up is not None else None
         record.attempts, record.queued = (up.attempts, up.queued) if up is not None else (0, 0.0)
         record.reused, record.state = up is not None and up.reused, self.state()
         record.status, record.end, record.error = self.status, self.end_reason, self.error
-        record.started_at, record.ended_at = self.started_at, self.ended_at
+        record.started_at, record.ended_at, record.waiting_since = self.started_at, self.ended_at, self.waiting_since
         record.first_byte_at, record.first_token_at = self.first_byte_at, self.first_token_at
         record.bytes_up, record.bytes_down, record.chunks_down = self.bytes_up, self.bytes_down, self.chunks_down
         record.fast_chunks = self._fast_path.chunks if self._fast_path is not None else 0

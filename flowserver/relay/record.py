@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..dialects.base import Usage
+from ..dialects.realtime import NAME as REALTIME
+from ..dialects.realtime import RealtimeUsage
 from ..errors import EndReason, RelayError
 from ..http.messages import RequestHead
 from ..quota.traffic_class import TrafficClass
 from .account import Account
 from .answer_hold import AnswerHold
 from .limited_time import Holder
+from .request_trace import RequestTrace
 
 MOMENT = 0.001
 """Seconds. A shorter time in the queue for a place is that of asking the parent of several workers for a free one."""
@@ -67,6 +70,12 @@ class AccountRecord:
     session: str | None
     lease_left: int | None
     """None: there is no lease."""
+    trace: RequestTrace | None
+    """None: tracing is off."""
+    refused_by: str | None
+    """The key of the limit that refused the request; None: none did."""
+    is_stream: bool
+    """Whether the request asks for a stream, as far as it is known."""
 
 
 @dataclass(slots=True, init=False)
@@ -78,6 +87,8 @@ class ExchangeRecord:
     upstream_request_id: bytes | None
     protocol: str
     """"h1" or "h2", on the client's side."""
+    tunnel_seconds: float | None
+    """For which it has been an open WebSocket; None: it is none."""
     client: str | None
     """Its address; None: it has none, over a Unix socket."""
     upstream: str | None
@@ -93,6 +104,8 @@ class ExchangeRecord:
     end: EndReason | None
     error: RelayError | None
     started_at: float
+    waiting_since: float
+    """When the provider asked last had the whole request; before that, when it was asked."""
     first_byte_at: float | None
     first_token_at: float | None
     ended_at: float | None
@@ -167,22 +180,33 @@ def account_record(account: Account) -> AccountRecord:
     quota = account.quota
     record = AccountRecord()
     record.dialect = account.format.name if account.format is not None else None
+    if account.realtime is not None:
+        record.dialect = REALTIME
     record.traffic_class = account.traffic_class
     record.model = account.model
     record.output = account.output
     record.cost = account.cost
     record.budget = account.budget
-    record.tenant = record.user = record.session = record.lease_left = None
+    record.trace = account.trace
+    if account.trace is not None:
+        account.trace.asked_for = account.params
+    record.tenant = record.user = record.session = record.lease_left = record.refused_by = None
+    record.is_stream = account.request.params.stream
     if quota is not None:
         record.tenant = quota.tenant.name if quota.tenant is not None else None
         record.user, record.session = quota.user, quota.session
-        record.lease_left = quota.lease.left if quota.lease is not None else None
+        lease = quota.lease
+        if lease is not None:
+            record.lease_left = lease.left
+        record.refused_by = quota.refused_by
     return record
 
 
 def token_record(account: Account) -> TokenRecord | None:
     """What `account` counted of an answer that is over; None: nothing was counted."""
     count = account.count
+    if account.realtime is not None:
+        return _realtime_record(account, account.realtime)
     if count is None:
         return None
     meter = count.meter
@@ -198,4 +222,20 @@ def token_record(account: Account) -> TokenRecord | None:
     record.uncounted = count.uncounted
     record.finish = meter.finish
     record.failure = meter.failed
+    return record
+
+
+def _realtime_record(account: Account, counted: RealtimeUsage) -> TokenRecord | None:
+    """Of a WebSocket; None: it reached no provider."""
+    upstream = account.upstream
+    if upstream is None:
+        return None
+    record = TokenRecord()
+    record.provider = upstream.settings.name
+    record.input, record.usage, record.is_estimate = counted.input, counted.usage, counted.is_estimate
+    record.is_disbelieved = record.is_repeated = False
+    cost = account.realtime_cost
+    record.is_unpriced = cost is not None and cost.tariff is None
+    record.estimated_output = record.finish = record.failure = None
+    record.uncounted = {}
     return record

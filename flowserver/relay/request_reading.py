@@ -9,6 +9,7 @@ from ..dialects import path_model
 from ..dialects.base import Format, RequestParams
 from ..dialects.conversation import ConversationStart
 from ..dialects.input_estimate import InputEstimate
+from ..dialects.realtime import models_in_query
 from ..errors import RelayError, bad_request
 from ..http.messages import RequestHead
 from ..names import model_name
@@ -69,7 +70,9 @@ class RequestReading:
             self._is_form = isinstance(self._body, FormBody)
             if finds_conversation and not self._is_form:
                 self.conversation = ConversationStart()
-        if self._body is None or path_model(self._target) is not None:
+        if self._request.is_tunnel:
+            self._read({"model": next(iter(models_in_query(self._target)), None)})
+        elif self._body is None or path_model(self._target) is not None:
             self._read({})
 
     @property
@@ -118,6 +121,8 @@ class RequestReading:
         """Why the request may not go on. `limited`: what can't be read may not, since it could not be counted."""
         body = self._body
         self._is_limited = limited
+        if self._request.is_tunnel and len(models_in_query(self._target)) > 1:
+            return bad_request("The query names more than one model.", code="ambiguous_model")
         if body is None:
             return None
         if body.error is not None and (body.is_ambiguous or limited):

@@ -8,6 +8,7 @@ from typing import Any
 from ..dialects import TABLE, path_model
 from ..dialects.api_paths import with_model
 from ..dialects.key_fields import auth_for, key_field
+from ..dialects.realtime import with_model_in_query
 from ..errors import RelayError
 from ..http.aws_signature import has_signature
 from ..http.messages import CREDENTIALS, RequestHead
@@ -87,6 +88,8 @@ class RequestRewrite:
         if model is None or renamed is None:
             return self._head.target
         path = self._head.target.decode("ascii")
+        if self._head.is_tunnel:
+            return with_model_in_query(path, renamed).encode("ascii")
         return with_model(path, model, renamed).encode("ascii") if path_model(path) == model else self._head.target
 
     def credential(self, target: Provider) -> tuple[bytes, bytes] | None:

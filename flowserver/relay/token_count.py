@@ -11,7 +11,7 @@ from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
 from ..events.registry import SCANNERS, BodyKind, body_kind, claimed_kind
 from ..http.messages import ResponseHead
-from ..quota.lease import TokenLease, Verdict
+from ..quota.lease import TokenLease, Verdict, worse
 from ..quota.prices import PriceTable
 from ..quota.session import QuotaSession
 from .answer_cost import AnswerCost
@@ -181,8 +181,7 @@ class TokenCount:
         """`verdict`, or the one on the money if that is worse. Both leases are asked, so that each takes more in
         time."""
         cost = self._cost.reserved(self.input, output) if self._cost is not None else 0
-        other = money.verdict(cost)
-        return other if verdict is Verdict.PASS or other is Verdict.END else verdict
+        return worse(verdict, money.verdict(cost))
 
     def room(self) -> int:
         """Bytes of content that pass for sure before `verdict` has to be called again."""

@@ -8,15 +8,19 @@ from itertools import count
 
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
+from ..dialects.realtime import is_realtime
 from ..errors import LOOP, TOO_MANY_OF_CLIENT, RelayError
 from ..flow.memory_budget import STREAM
 from ..http.messages import BUDGET, RequestHead, given_request_id, passed_through
+from ..http.websocket import handshake
 from ..quota.traffic_class import class_of
 from ..relay.account import Account, AccountSettings
 from ..relay.context import ExchangeContext
 from ..relay.cors import Cors, is_preflight
 from ..relay.exchange import Exchange
 from ..relay.interfaces import DownstreamStream
+from ..relay.request_trace import Tracer
+from ..relay.tunnel import Tunnel
 from .context import RoutingContext
 from .dispatcher import Dispatcher
 from .routes import join_target
@@ -28,7 +32,7 @@ _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 class Admission:
     """Opens exchanges; one for each worker."""
 
-    __slots__ = ("_context", "_cors", "_numbers", "_prefix", "accounts", "routing")
+    __slots__ = ("_cors", "_numbers", "_prefix", "_tracer", "accounts", "context", "routing")
 
     def __init__(
         self,
@@ -37,21 +41,31 @@ class Admission:
         accounts: AccountSettings,
         *,
         cors: Cors | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`cors` None: whether pages of other origins may use the API is left to the providers."""
+        """`cors` None: whether pages of other origins may use the API is left to the providers. `tracer` None: nothing
+        is traced."""
         self.accounts = accounts
         """Replaced, like `routing`, when the configuration is read again; exchanges under way keep theirs."""
         self.routing = routing
-        self._context = context
+        self.context = context
+        """Replaced when the level of the log changes."""
         self._cors = cors
+        self._tracer = tracer
         self._prefix = os.urandom(8).hex().encode("ascii")
         self._numbers = count(1)
 
     def open_exchange(self, request: RequestHead, downstream: DownstreamStream) -> Exchange:
         request_id = given_request_id(request) or self._new_request_id()
-        self._context.memory.spend(STREAM)
-        account = self._open_account(request)
-        exchange = Exchange(request, downstream, self._context, request_id=request_id, account=account)
+        self.context.memory.spend(STREAM)
+        exchange: Exchange
+        if request.is_tunnel:
+            request = handshake(request, is_read=is_realtime(request.target.decode("ascii")))
+            account = self._open_account(request)
+            exchange = Tunnel(request, downstream, self.context, request_id=request_id, account=account)
+        else:
+            account = self._open_account(request)
+            exchange = Exchange(request, downstream, self.context, request_id=request_id, account=account)
         asked = class_of(request)
         if downstream.client.is_over_limit:
             exchange.refuse(TOO_MANY_OF_CLIENT)
@@ -80,6 +94,8 @@ class Admission:
         account = Account(self.accounts, self._recognise(request), request)
         if self._cors is not None:
             account.cors = self._cors.fields(request)
+        if self._tracer is not None:
+            account.trace = self._tracer.begin(request)
         budget = request.find(BUDGET)
         if budget is not None and re.fullmatch(rb"[1-9][0-9]{0,8}", budget):
             account.bound(int(budget))

@@ -12,6 +12,7 @@ from ..http.messages import RequestHead, ResponseHead
 from ..relay.failures import is_unhealthy
 from ..relay.fast_path import FastPath
 from ..relay.interfaces import Clock, UpstreamEvents, UpstreamStream
+from ..relay.request_trace import AttemptTrace
 from .claim import Claim
 from .dispatch_events import NOBODY
 from .outliers import Outliers
@@ -72,6 +73,7 @@ class Attempt:
         "on_upstream_data",
         "send_data",
         "state",
+        "trace",
     )
 
     def __init__(
@@ -107,6 +109,8 @@ class Attempt:
         self.is_full = False
         """Whether it has stopped the upload."""
         self.state = _ASKED
+        self.trace: AttemptTrace | None = None
+        """None: the request is not traced."""
         self.began_at = self.asked_at = now = clock()
         host.started += 1
         self._is_probe = host.health.started(now)
@@ -122,7 +126,8 @@ class Attempt:
 
     def open(self, request: RequestHead) -> None:
         """Ask the provider; once, before anything else."""
-        self._stream = stream = self.host.connector.open(request, self)
+        connector = self.host.tunnels if request.is_tunnel else self.host.connector
+        self._stream = stream = connector.open(request, self)
         self.send_data = stream.send_data
 
     def send_end(self) -> None:
@@ -151,8 +156,7 @@ class Attempt:
     def accept(self, head_at: float | None = None) -> None:
         """The answer, whose head came at `head_at` (None: now), is passed on: there will be no other attempt."""
         self.state = _ANSWERED
-        self.host.answers += 1
-        self.host.head_seconds += (self._clock() if head_at is None else head_at) - self.began_at
+        self.host.head_times.observe((self._clock() if head_at is None else head_at) - self.began_at)
 
     def answer_to(self, events: UpstreamEvents) -> None:
         """`events` hears the rest of the answer."""
@@ -183,6 +187,8 @@ class Attempt:
 
     def on_upstream_head(self, head: ResponseHead) -> None:
         if self._owner is not None:
+            if self.trace is not None:
+                self.trace.answered(head.status, self._clock())
             self.host.note_limits(head.headers)
             self.host.health.succeeded()  # whatever it says, it answers
             self._is_probe = False
@@ -234,6 +240,8 @@ class Attempt:
         self._events = NOBODY
         self.on_upstream_data = NOBODY.on_upstream_data
         self.send_data = _ignore
+        if self.trace is not None and self.state is not _OVER:
+            self.trace.ended(self._clock(), is_passed_on=self.state is _ANSWERED)
         self.state = _OVER
         return stream
 
@@ -242,6 +250,8 @@ class Attempt:
         host, health = self.host, self.host.health
         if error is not None and error.party is Party.UPSTREAM:
             host.failures[error.end.value] += 1
+            if self.trace is not None:
+                self.trace.error = error
         if error is not None and is_unhealthy(error):
             now = self._clock()
             if self._outliers is not None:

@@ -17,6 +17,8 @@ from .routes import Route, choose
 from .upstream_host import UpstreamHost
 
 NOBODY: frozenset[UpstreamHost] = frozenset()
+OUT_RETRY = 5.0
+"""Seconds after which to ask again where the operator has taken all providers out."""
 NAMED = 4
 """Providers that an error names."""
 
@@ -71,7 +73,8 @@ def next_candidate(
     None when there is none.
 
     Where no provider of the route is healthy, those are asked that fail their checks or are ejected: what checks and
-    statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail.
+    statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail, and the operator knows
+    why a provider is taken out.
     """
     found = _first(route, tried, search, at_worst=False)
     if found is not None or not any(map(route.avoids, route.hosts)) or _has_healthy(route, search.now):
@@ -86,7 +89,7 @@ def _first(route: Route, tried: Collection[UpstreamHost], search: Search, *, at_
     for tier in route.tiers:
         free, full, queueing = [], [], []
         for host in tier:
-            if host in tried or not host.health.allows(now) or not is_welcome(host):
+            if host in tried or host.is_out or not host.health.allows(now) or not is_welcome(host):
                 continue
             if (host.checks.cause is not None or host in ejected) and not at_worst:
                 continue
@@ -102,7 +105,10 @@ def _first(route: Route, tried: Collection[UpstreamHost], search: Search, *, at_
 
 
 def _has_healthy(route: Route, now: float, *, beside: UpstreamHost | None = None) -> bool:
-    return any(host is not beside and host.health.allows(now) and not route.avoids(host) for host in route.hosts)
+    return any(
+        host is not beside and not host.is_out and host.health.allows(now) and not route.avoids(host)
+        for host in route.hosts
+    )
 
 
 def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> bool:
@@ -113,13 +119,13 @@ def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> b
 def unavailable(route: Route, waiter: Waiter, now: float, refusal: Refusal | None) -> RelayError:
     """Nobody may be asked: all providers of the route are unhealthy or full. `refusal`: what the last one that the
     request asked in vain for a place has told; None: none has."""
-    healthy = [host for host in route.hosts if host.health.allows(now) and not route.avoids(host)]
+    healthy = [host for host in route.hosts if not host.is_out and host.health.allows(now) and not route.avoids(host)]
     if refusal is not None and healthy:
         return queue_is_full(refusal)
     full = [host.places.refusal(waiter) for host in healthy if host.places.is_full(waiter)]
     if full:
         return queue_is_full(min(full, key=_wait))
-    wait = min(host.health.available_in(now) for host in route.hosts)
+    wait = min((host.health.available_in(now) for host in route.hosts if not host.is_out), default=OUT_RETRY)
     found = {host.name: trouble for host in route.hosts if (trouble := host.trouble(now)) is not None}
     why = "; ".join(f"{name} {trouble}" for name, trouble in list(found.items())[:NAMED])
     text = "No provider for this request is available now" + (f": {why}." if why else ".")

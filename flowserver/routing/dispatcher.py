@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from ..errors import EndReason, RelayError
+from ..errors import NO_WEBSOCKET, EndReason, RelayError
 from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..quota.traffic_class import BATCH
@@ -400,9 +400,10 @@ class Dispatcher(HostChoice):
 
     def _choose_route(self) -> None:
         path, model = self._request.path, self._account.params.model
-        needs_none = model is None and not self._request.has_body
+        is_tunnel = self._request.is_tunnel
+        needs_none = model is None and not self._request.has_body and not is_tunnel
         self._route = route = self._context.routes.find(path, model, any_model=needs_none)
-        if route is not None and route.first_token is not None:
+        if route is not None and route.first_token is not None and not is_tunnel:
             self._wait_for_first_token(route.first_token)
         error = no_route(self._request, self._account) if route is None else self._route_error(route)
         if error is not None:
@@ -423,6 +424,8 @@ class Dispatcher(HostChoice):
     def _route_error(self, route: Route) -> RelayError | None:
         """Why none of the route's providers may get the request."""
         account = self._account
+        if self._request.is_tunnel and not route.websocket:
+            return NO_WEBSOCKET
         if account.is_signed and (error := account.signature_error(route.hosts)) is not None:
             return error
         account.bound(route.max_tokens)
@@ -484,6 +487,10 @@ class Dispatcher(HostChoice):
             (self._request_id, self._context.pseudonym),
             repeatable=not self._omits_usage_option,
         )
+        trace = self._account.trace
+        if trace is not None:
+            is_hedge = attempt is not self._attempt
+            attempt.trace = trace.begin_attempt(attempt.host, attempt.began_at, is_hedge=is_hedge)
         attempt.open(request)
         if self._is_paused:
             attempt.pause_reading()

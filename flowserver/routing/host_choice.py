@@ -91,7 +91,7 @@ class HostChoice:
         return subjects(host, self._request, self._account.params.model)
 
     def _ask_if_healthy(self, host: UpstreamHost) -> None:
-        if host.health.allows(self._context.clock()):
+        if not host.is_out and host.health.allows(self._context.clock()):
             self._ask(host)
         else:
             self._choose_host()

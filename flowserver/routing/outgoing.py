@@ -32,6 +32,9 @@ def outgoing_request(
         body, longer = changed
     settings = host.settings
     passing = passing_fields(request, settings.headers, hidden=account.hidden_fields(host), secret=account.key)
+    trace = account.trace
+    if trace is not None and not (account.is_signed and b"traceparent" in request.fields):
+        passing = trace.carry(passing)
     headers: Headers = [(b"host", host.authority), *passing]
     credential = account.credential(host)
     if credential is not None:

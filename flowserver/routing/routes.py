@@ -34,7 +34,7 @@ class Route:
     answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
     `traffic_class`: the highest that its requests may have; `affinity`: which of a tier each prefers (None: any);
     `outliers` compares the hosts of each tier (None: nobody does); `first_token` None: an attempt takes as long as it
-    takes.
+    takes; `websocket`: WebSockets pass.
     """
 
     path: str
@@ -46,6 +46,7 @@ class Route:
     first_token: FirstTokenPolicy | None = None
     affinity: Affinity | None = None
     outliers: Outliers | None = None
+    websocket: bool = False
 
     def avoids(self, host: UpstreamHost) -> bool:
         """Whether `host` is asked only if there is nobody else: it fails its health checks, or is ejected."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .adaptive_limit import AdaptiveLimit
-from .adaptive_places import Sample
 
 
 class SharedLimit:
@@ -33,7 +33,8 @@ class SharedLimit:
     def adapt(self, queue: int | None) -> None:
         self._queue = queue
 
-    def first_tokens(self, open_: int, samples: Sequence[Sample]) -> None:
+    def first_tokens(self, open_: int, samples: Sequence[Sequence[Any]]) -> None:
+        """Each as `adaptive_places.Sample` has it; JSON made lists of them."""
         for kind, now, seconds in samples:
             self.learned.first_token(now, kind, seconds, open_)
 

@@ -190,7 +190,8 @@ class SharedProvider:
         self._scheduler.release(claim.tenant, tokens, is_batch=claim.is_batch, now=self._clock())
         self._serve()
 
-    def _on_charge(self, charges: list[tuple[str, int, bool]]) -> None:
+    def _on_charge(self, charges: list[list[Any]]) -> None:
+        """Each is a tenant, tokens, and whether they are of class batch."""
         for tenant, tokens, is_batch in charges:
             self._scheduler.charge(tenant, tokens, is_batch=is_batch)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..dialects import TABLE
 from ..http.messages import Headers
+from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.interfaces import Connector
 from ..relay.provider import Deadlines, ProviderSettings
 from ..relay.usage_option import UsageOption
@@ -17,6 +18,8 @@ from .circuit_breaker import BreakerState, CircuitBreaker
 from .cooldowns import Cooldowns
 from .first_token_times import FirstTokenTimes
 from .places import Places
+
+TAKEN_OUT = "was taken out by the operator"
 
 
 class ExtraAttempt(StrEnum):
@@ -57,7 +60,6 @@ class UpstreamHost:
         "_adaptation",
         "adaptive",
         "affinity",
-        "answers",
         "authority",
         "check_results",
         "checks",
@@ -71,10 +73,11 @@ class UpstreamHost:
         "fallbacks",
         "first_token_timeouts",
         "first_token_times",
-        "head_seconds",
+        "head_times",
         "health",
         "hedges",
         "hedges_won",
+        "is_out",
         "places",
         "queued_seconds",
         "ramp",
@@ -82,6 +85,7 @@ class UpstreamHost:
         "retries",
         "settings",
         "started",
+        "tunnels",
         "usage_option",
     )
 
@@ -98,7 +102,8 @@ class UpstreamHost:
         self.settings = settings
         self.authority = settings.url.authority.encode("ascii")
         self.deadlines = deadlines
-        self.connector = connector
+        self.connector = self.tunnels = connector
+        """`tunnels`: of those; its own where a route leads WebSockets here."""
         self.health = health
         self.cooldowns = cooldowns
         self.places = places
@@ -109,6 +114,8 @@ class UpstreamHost:
         """The verdict of active health checks."""
         self.check_results: Counter[str] = Counter()
         """Active health checks by their results."""
+        self.is_out = False
+        """Whether the operator has taken it out: it gets no new requests, also where there is no other."""
         self.ejected = 0
         """Routes whose outlier detection has ejected it."""
         self.ejections: Counter[str] = Counter()
@@ -136,10 +143,8 @@ class UpstreamHost:
         """Input tokens of attempts that were made in addition to the one that counts."""
         self.queued_seconds = 0.0
         """How long requests waited for a place."""
-        self.head_seconds = 0.0
-        """Seconds from the beginning of requests to their answers' heads."""
-        self.answers = 0
-        """Answers passed on."""
+        self.head_times = Histogram(WAIT_BUCKETS)
+        """Seconds from the beginning of requests to the heads of their answers, of answers passed on."""
         self.usage_option = UsageOption()
         self.remaining: dict[str, int] = {}
         """What its rate limits leave, by kind, according to its last answer."""
@@ -184,6 +189,16 @@ class UpstreamHost:
         return self.settings.name
 
     @property
+    def answers(self) -> int:
+        """Answers passed on."""
+        return self.head_times.count
+
+    @property
+    def head_seconds(self) -> float:
+        """Seconds from the beginning of requests to the heads of these answers."""
+        return self.head_times.sum
+
+    @property
     def open(self) -> int:
         """Requests under way."""
         return self.places.open
@@ -207,7 +222,7 @@ class UpstreamHost:
 
     def trouble(self, now: float) -> str | None:
         """Why it may not be asked, to be read behind its name; None: it may."""
-        return trouble(self.checks.cause, self.health.state(now))
+        return TAKEN_OUT if self.is_out else trouble(self.checks.cause, self.health.state(now))
 
 
 def trouble(cause: str | None, breaker: BreakerState) -> str | None:

@@ -59,3 +59,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+NO_BROWSER = AdminHosts(frozenset({"*"}), None)
+"""Of a Unix socket, which no browser reaches."""

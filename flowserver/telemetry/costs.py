@@ -21,12 +21,12 @@ class CostMetrics:
         self._unknown: Counter[tuple[str, str]] = Counter()
         """Answers."""
 
-    def exchange_ended(self, exchange: ExchangeRecord, upstream: str, model: str) -> None:
-        """`model` is its label."""
+    def exchange_ended(self, exchange: ExchangeRecord, upstream: str, model: str, tenant: str) -> None:
+        """`model` and `tenant` are labels."""
         account, tokens = exchange.account, exchange.tokens
         key = (upstream, model)
         if account.cost is not None:
-            self._cost.setdefault(key, Counter())[account.tenant or ""] += account.cost
+            self._cost.setdefault(key, Counter())[tenant] += account.cost
         elif tokens is not None and tokens.is_unpriced:
             self._unknown[key] += 1
 

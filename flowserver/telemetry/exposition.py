@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from prometheus_client.utils import floatToGoString
 
-from .histogram import Histogram
+from ..relay.histogram import Histogram
 
 Labels = dict[str, str]
 Sample = tuple[Labels, Sequence[float]]

@@ -1,4 +1,5 @@
-"""Which models have series of their own in the metrics. Names come from clients, so there must be a bound. No I/O."""
+"""Which models and tenants have series of their own in the metrics: there must be a bound. Names of models come from
+clients, and a directory of tenants may have any number of them. No I/O."""
 
 from __future__ import annotations
 
@@ -17,8 +18,27 @@ names that are never used again displace none that is in use."""
 LEAD = 2
 """How many times the tokens of the least used labelled model another one needs to take over its label. As tokens double
 each time, series come and go a few times only, however many names are made up."""
+MAX_TENANTS = 1000
+"""Tenants with a label of their own."""
 OTHER = "other"
-"""The label that all further models share."""
+"""The label that all further models share, or tenants."""
+
+
+class TenantLabels:
+    """Gives labels to tenants: to the first `MAX_TENANTS` that come, for good."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def label(self, tenant: str) -> str:
+        if tenant in self._given:
+            return tenant
+        if len(self._given) >= MAX_TENANTS:
+            return OTHER
+        self._given.add(tenant)
+        return tenant
 
 
 class ModelLabels:

@@ -58,6 +58,7 @@ def _row(host: UpstreamHost, now: float) -> dict[str, Any]:
         "name": host.name,
         "url": f"{settings.url.scheme}://{settings.url.authority}",
         "health": host.health.state(now).name.lower(),
+        "out": host.is_out,
         "available_in_seconds": round(host.health.available_in(now), 1),
         "open": host.open,
         "waiting": host.waiting,

@@ -108,6 +108,8 @@ class Log:
             "paused_ms": _ms(exchange.paused_seconds),
             "full_writes": round(exchange.writes_full / exchange.writes, 4) if exchange.writes else 0.0,
         }
+        if exchange.tunnel_seconds is not None:
+            fields["tunnel_ms"] = _ms(exchange.tunnel_seconds)
         if first is not None:
             limited = exchange.limited
             fields["slow"] = _PROVIDER if len(limited) == 1 else max(limited, key=limited.__getitem__)
@@ -118,6 +120,9 @@ class Log:
         fields |= _limits(exchange)
         if exchange.upstream_request_id is not None:
             fields["upstream_request_id"] = exchange.upstream_request_id.decode("ascii")
+        trace = exchange.account.trace
+        if trace is not None and trace.is_sampled:
+            fields["trace_id"] = trace.context.trace_id.hex()
         fields |= _tokens(exchange)
         if error is not None:
             fields["error"] = error.message

@@ -5,31 +5,35 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Protocol
 
+from ..config.parsers import GenAiNames
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
 from ..quota.money import usd_number
 from ..quota.traffic_class import BATCH, TrafficClass
+from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.interfaces import H2Totals
-from ..relay.limited_time import Holder
 from ..relay.record import MOMENT, ExchangeRecord, RecordedExchange
 from ..relay.uploads import Uploads
 from ..routing.circuit_breaker import CircuitBreaker
 from ..routing.overload import GIVE_WAY, OverloadGate
 from ..routing.upstream_host import UpstreamHost
 from ..routing.withheld_answer import WithheldFigures
+from .build_info import build_info
 from .exposition import Family, Labels, Merge, counter, counters, gauge, gauges, histograms, written
-from .histogram import Histogram
+from .labels import TenantLabels
 from .log import Log
 from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
+from .reload_figures import ReloadFigures
+from .requests import RequestMetrics
 from .snapshot import encoded
 from .tokens import TokenMetrics
+from .totals import NANO, Census, Totals
+from .traces import SpanTracer
 
-FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 HELD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -80,81 +84,8 @@ class StoreFigures(Protocol):
     def failover(self) -> FailoverFigures | None: ...
 
 
-NANO = 1_000_000_000
-
-
-class _Totals:
-    """What exchanges add up to. Each sum is of whole numbers, so that it is the same in whatever order it is made: a
-    total that is less by a rounding looks to Prometheus like a restart, and the whole of it like an increase."""
-
-    __slots__ = ("bytes_down", "bytes_up", "chunks", "fast_chunks", "heartbeats", "limited", "writes", "writes_full")
-
-    def __init__(self) -> None:
-        self.limited = dict.fromkeys(Holder, 0)
-        """Nanoseconds."""
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.chunks = 0
-        self.fast_chunks = 0
-        self.writes = 0
-        self.writes_full = 0
-        self.heartbeats = 0
-
-    def add(self, exchange: ExchangeRecord) -> None:
-        self.writes += exchange.writes
-        self.writes_full += exchange.writes_full
-        self.bytes_up += exchange.bytes_up
-        self.bytes_down += exchange.bytes_down
-        self.chunks += exchange.chunks_down
-        self.fast_chunks += exchange.fast_chunks
-        self.heartbeats += exchange.heartbeats
-        for holder, seconds in exchange.limited.items():
-            self.limited[holder] += round(seconds * NANO)
-
-
-AT_A_TIME = 20
-"""Exchanges that are added up in one piece of work."""
 LAST_ENDS = 50
 """Exchanges that are remembered after their end."""
-
-
-class _Census:
-    """Totals of ended and open exchanges, taken while the relay goes on.
-
-    Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
-    So no total is less than one of an earlier census.
-    """
-
-    __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
-
-    def __init__(self, ended: _Totals, live: set[RecordedExchange]) -> None:
-        self.totals = deepcopy(ended)
-        self._left = live.copy()
-        self.open = 0
-        self.paused = 0
-        self.without_tokens = 0
-        self.held = 0
-        self.tokens = 0
-
-    def look(self) -> Iterator[bytes]:
-        """Add up the open exchanges. Yields empty pieces in between."""
-        while self._left:
-            for _ in range(min(AT_A_TIME, len(self._left))):
-                self._add(self._left.pop().record())
-            yield b""
-
-    def exchange_ended(self, exchange: RecordedExchange, record: ExchangeRecord) -> None:
-        if exchange in self._left:
-            self._left.discard(exchange)
-            self.totals.add(record)
-
-    def _add(self, exchange: ExchangeRecord) -> None:
-        self.totals.add(exchange)
-        self.open += 1
-        self.paused += exchange.state == "paused"
-        self.without_tokens += exchange.state == "waiting_for_tokens"
-        self.held += exchange.held
-        self.tokens += exchange.account.output
 
 
 class Metrics:
@@ -164,7 +95,15 @@ class Metrics:
     seen while it runs and the path of a chunk touches nothing shared.
     """
 
-    def __init__(self, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        log: Log,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        genai: GenAiNames = GenAiNames.OLD,
+        reloads: ReloadFigures | None = None,
+    ) -> None:
+        """`reloads`: None where a parent tells of them."""
         self._log = log
         self._clock = clock
         self.open: set[RecordedExchange] = set()
@@ -179,6 +118,9 @@ class Metrics:
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
         self.memory: MemoryFigures | None = None
+        self.tracer: SpanTracer | None = None
+        """None: nothing is traced."""
+        self.reloads = reloads
         self.clients_refused: Mapping[str, int] = {}
         """Connections and requests, by reason, which the client listener counts."""
         self.connections = 0
@@ -189,25 +131,34 @@ class Metrics:
         """The newest is the last one."""
         self.ended_tokens = 0
         """That ended exchanges have emitted."""
-        self.ends = dict.fromkeys(EndReason, 0)
-        """Exchanges that ended, by reason."""
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
-        self._ended_totals = _Totals()
-        self._under_way: list[_Census] = []
-        self._first_byte = Histogram(FIRST_BYTE_BUCKETS)
+        self._ended_totals = Totals()
+        self._under_way: list[Census] = []
+        self._first_byte = Histogram(WAIT_BUCKETS)
         self._held = Histogram(HELD_BUCKETS)
         self._queue_waits: defaultdict[tuple[str, TrafficClass], Histogram] = defaultdict(_queue_histogram)
         """By provider and class."""
         self._lag = Histogram(LAG_BUCKETS)
         self.last_lag = 0.0
         """Seconds by which the last sweep was late."""
-        self.tokens = TokenMetrics()
+        self._tenants = TenantLabels()
+        self._requests = RequestMetrics()
+        self.tokens = TokenMetrics(genai)
         self.process = ProcessFigures()
+
+    @property
+    def ends(self) -> dict[EndReason, int]:
+        """Exchanges that ended, by reason."""
+        return self._requests.ends()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: they always have figures of their own."""
         self.tokens.name_models(models)
+
+    def know_profiles(self, profiles: Mapping[str, str]) -> None:
+        """The profiles of providers, by their names."""
+        self.tokens.know_profiles(profiles)
 
     # --- relay.interfaces.Observer ---
 
@@ -227,14 +178,19 @@ class Metrics:
         self.last_ends.append(record)
         for census in self._under_way:
             census.exchange_ended(exchange, record)
-        self.ends[record.end] += 1
         self._statuses[record.status] = self._statuses.get(record.status, 0) + 1
         if record.first_byte_at is not None:
             self._first_byte.observe(record.first_byte_at - record.started_at)
         if record.queued >= MOMENT:
             self._queue_waits[record.upstream or "", record.account.traffic_class].observe(record.queued)
-        self.tokens.exchange_ended(record)
+        tenant = record.account.tenant
+        tenant = self._tenants.label(tenant) if tenant else ""
+        self._requests.exchange_ended(record, record.end, tenant)
+        self.tokens.exchange_ended(record, tenant)
         self._log.access(record)
+        trace = record.account.trace
+        if trace is not None and trace.is_sampled and self.tracer is not None:
+            self.tracer.exchange_ended(record, trace)
 
     def waited(self, seconds: float) -> None:
         self._held.observe(seconds)
@@ -269,7 +225,7 @@ class Metrics:
         return self._told(encoded)
 
     def _told(self, form: Callable[[Family], Iterator[bytes]]) -> Generator[bytes, None, None]:
-        census = _Census(self._ended_totals, self.open)
+        census = Census(self._ended_totals, self.open)
         self._under_way.append(census)
         try:
             yield from census.look()
@@ -280,8 +236,11 @@ class Metrics:
         for family in (*(yield from self.process.collect()), *garbage_collection()):
             yield from form(family)
 
-    def _families(self, census: _Census) -> Iterator[Family]:
+    def _families(self, census: Census) -> Iterator[Family]:
         totals = census.totals
+        yield build_info()
+        if self.reloads is not None:
+            yield from self.reloads.families()
         yield gauge("flow_streams_open", "Exchanges in progress.", census.open, Merge.SUM)
         yield gauge("flow_streams_paused", "Exchanges whose provider is stopped now.", census.paused, Merge.SUM)
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
@@ -292,6 +251,7 @@ class Metrics:
         yield from self._pauses()
         yield from self._limited(totals)
         yield from self._ended()
+        yield from self._requests.collect([host.name for host in self.upstreams])
         yield from self._overload()
         yield from self._h2()
         yield from self._upstreams()
@@ -303,14 +263,16 @@ class Metrics:
         yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
         yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
         text = "From the request's head to the first byte of the answer's body."
-        yield histograms("flow_first_byte_seconds", text, FIRST_BYTE_BUCKETS, [({}, self._first_byte)])
+        yield histograms("flow_first_byte_seconds", text, WAIT_BUCKETS, [({}, self._first_byte)])
         text = "How late the once-a-second sweep came."
         yield histograms("flow_event_loop_lag_seconds", text, LAG_BUCKETS, [({}, self._lag)])
         text = "The same of the last one, so that a worker whose loop is busy stands out."
         yield gauge("flow_event_loop_lag_last_seconds", text, self.last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
+        if self.tracer is not None:
+            yield from self.tracer.families()
 
-    def _traffic(self, totals: _Totals) -> Iterator[Family]:
+    def _traffic(self, totals: Totals) -> Iterator[Family]:
         directions = (("down", totals.bytes_down), ("up", totals.bytes_up))
         yield counters("flow_body_bytes", "Body bytes relayed.", _labelled("direction", directions))
         if self.uploads is not None:
@@ -322,6 +284,7 @@ class Metrics:
         yield counter("flow_writes", "Chunks written towards clients.", totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
         yield counter("flow_writes_full", text, totals.writes_full)
+        yield from totals.tunnels.families()
 
     def _pauses(self) -> Iterator[Family]:
         names = [(reason, (reason.name or "").lower()) for reason in Reason]
@@ -331,7 +294,7 @@ class Metrics:
         text = "Seconds for which reading was stopped, of pauses that are over."
         yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
 
-    def _limited(self, totals: _Totals) -> Iterator[Family]:
+    def _limited(self, totals: Totals) -> Iterator[Family]:
         text = "Seconds of answers from their first bytes on, by who held them. network: the path to the client."
         limited = [({"by": str(holder)}, nanoseconds / NANO) for holder, nanoseconds in totals.limited.items()]
         yield counters("flow_limited_seconds", text, limited)
@@ -405,6 +368,9 @@ class Metrics:
         now = self._clock()
         for make, name, text, figure in _UPSTREAM_FIGURES:
             yield make(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
+        heads = [({"upstream": host.name}, host.head_times) for host in self.upstreams]
+        text = "From the beginning of requests to the heads of their answers, of answers passed on."
+        yield histograms("flow_upstream_head_seconds", text, WAIT_BUCKETS, heads)
         yield from self._queues()
         for name, text, label, counts in _UPSTREAM_COUNTS:
             samples = [
@@ -504,6 +470,12 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
     ),
     (
         _highest,
+        "flow_upstream_out",
+        "Whether the operator has taken the provider out.",
+        lambda host, now: float(host.is_out),
+    ),
+    (
+        _highest,
         "flow_upstream_ejected",
         "Routes from which outlier detection has ejected the provider.",
         lambda host, now: host.ejected,
@@ -516,12 +488,6 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
     ),
     (counters, "flow_upstream_requests", "Requests begun.", lambda host, now: host.started),
     (counters, "flow_upstream_answers", "Answers passed on.", lambda host, now: host.answers),
-    (
-        counters,
-        "flow_upstream_head_seconds",
-        "Seconds from the beginning of requests to the heads of their answers.",
-        lambda host, now: host.head_seconds,
-    ),
     (
         counters,
         "flow_upstream_queue_seconds",

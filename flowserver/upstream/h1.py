@@ -60,6 +60,7 @@ class H1Stream:
 
     __slots__ = (
         "_connection",
+        "_is_tunnel",
         "_sends_chunks",
         "_unsent",
         "_upload",
@@ -82,6 +83,7 @@ class H1Stream:
         self.on_data = events.on_upstream_data
         self.reused = connection.served > 0
         self._sends_chunks = request.has_body and request.content_length is None
+        self._is_tunnel = request.is_tunnel
         self._upload = _SENDING
         self._unsent = encode_request_head(request)
         """The head, while it waits for the body bytes that follow it at once."""
@@ -179,6 +181,8 @@ class H1Stream:
             self.send_head()
         if self._sends_chunks:
             self._write(b"0\r\n\r\n")
+        elif self._is_tunnel and self._connection.transport.can_write_eof():
+            self._connection.transport.write_eof()
 
     def _write_framed(self, data: bytes) -> None:
         framed = encode_chunk(data) if self._sends_chunks else data
@@ -204,7 +208,7 @@ class H1Stream:
         assert events is not None
         try:
             head = reader.feed(data)
-            while head is not None and head.status < 200:
+            while head is not None and head.status < 200 and head.status != 101:  # that one begins a tunnel
                 events.on_upstream_interim(head)
                 if self.events is None:
                     return
@@ -335,7 +339,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._stream = stream = H1Stream(self, request, events)
         self.served += 1
         self._until_fast_path = FAST_PATH_READS
-        self._reader.expect(request.method)
+        self._reader.expect(request.method, switches=request.is_tunnel)
         if not request.body_follows:
             stream.send_head()
         return stream

@@ -383,6 +383,18 @@ class _Phase(Enum):
     OVER = 2
 
 
+class StreamPool(Protocol):
+    """What a `WaitingStream` waits for."""
+
+    watermarks: Watermarks
+
+    def begin(self, connection: PooledConnection, request: RequestHead, events: UpstreamEvents) -> PooledStream:
+        """Put a request on a connection that has room for it."""
+
+    def leave(self, stream: WaitingStream) -> None:
+        """A stream no longer waits, since its client left."""
+
+
 class WaitingStream:
     """A `relay.interfaces.UpstreamStream` that exists before its connection does, and then leads on to it.
 
@@ -401,7 +413,7 @@ class WaitingStream:
         "_waiting",
     )
 
-    def __init__(self, pool: Pool, request: RequestHead, events: UpstreamEvents) -> None:
+    def __init__(self, pool: StreamPool, request: RequestHead, events: UpstreamEvents) -> None:
         self._pool = pool
         self._request = request
         self._events = events

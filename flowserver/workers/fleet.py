@@ -70,6 +70,8 @@ class Fleet:
         self._questions = count(1)
         self._has_begun = False
         self._is_reloading = False
+        self.has_refused = False
+        """Whether a worker could not use the configuration that was read last."""
         self.has_children = True
         """Whether the workers are this process's to wait for. Else the end of a channel is that of a worker."""
         self._wake = asyncio.Event()
@@ -276,6 +278,7 @@ class Fleet:
         """Make the workers read the configuration again, one after the other."""
         self.supervisor.generation += 1
         self._is_reloading = True
+        self.has_refused = False
         self._reload_next()
 
     def _reload_next(self) -> None:
@@ -288,6 +291,7 @@ class Fleet:
 
     def _on_reloaded(self, worker: Worker, problems: list[str]) -> None:
         if problems:
+            self.has_refused = True
             self._log.write("error", "reload_failed", worker=worker.number, problems=problems)
         self.supervisor.reloaded(worker)
         self._reload_next()

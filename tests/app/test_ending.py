@@ -70,3 +70,27 @@ async def test_a_mistake_in_the_work_is_seen() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await ending.unless_hurried(work())
+
+
+async def test_a_signal_after_a_drain_is_the_first_one() -> None:
+    scene = Scene()
+    ending = scene.ending
+    ending.drain()
+    await ending.wanted()
+    working = asyncio.ensure_future(ending.unless_hurried(asyncio.sleep(60)))
+    ending.drain()
+    ending.on_signal(signal.SIGTERM)
+    await asyncio.sleep(0.01)
+    assert not working.done()
+    ending.on_signal(signal.SIGTERM)
+    await working
+    [line] = scene.lines()
+    assert line["event"] == "ending_at_once"
+
+
+async def test_a_drain_after_a_signal_changes_nothing() -> None:
+    scene = Scene()
+    scene.ending.on_signal(signal.SIGTERM)
+    scene.ending.drain()
+    scene.ending.on_signal(signal.SIGTERM)
+    assert [line["event"] for line in scene.lines()] == ["ending_at_once"]

@@ -13,7 +13,8 @@ import pytest
 from flowserver.app.inherited import ADMIN, CLIENTS, Inherited, PassedSocket, handover_value, inherited
 from flowserver.app.listening import ListeningSockets, listening_sockets
 from flowserver.config.environment import load
-from flowserver.config.settings import Config, ConfigError
+from flowserver.config.errors import ConfigError
+from flowserver.config.settings import Config
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def _ports(sockets: ListeningSockets) -> tuple[list[int], int | None]:
 _SHOW = """
 import os, subprocess, sys
 from flowserver.app.inherited import inherited
-from flowserver.config.settings import ConfigError
+from flowserver.config.errors import ConfigError
 os.environ["LISTEN_PID"] = str(os.getpid() + {other})
 try:
     given = inherited(os.environ)
@@ -107,7 +108,7 @@ def test_those_for_another_process_are_left_alone(listening: list[socket.socket]
 @pytest.mark.parametrize(
     ("names", "count", "complaint"),
     [
-        ("metrics", "", "invalid name 'metrics' of descriptor 3: expected clients or admin"),
+        ("metrics", "", "invalid name 'metrics' of descriptor 3: expected clients, admin or control"),
         ("", "1x", "LISTEN_FDS: invalid value '1x': expected a number"),
         ("clients:admin", "2", "LISTEN_FDS: descriptor 4 is no"),
     ],

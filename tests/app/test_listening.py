@@ -8,7 +8,7 @@ import pytest
 
 from flowserver.app.listening import listening_sockets
 from flowserver.config.environment import load
-from flowserver.config.settings import ConfigError, NotNowError
+from flowserver.config.errors import ConfigError, NotNowError
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from flowserver.app.machine_memory import Allocator, ResidentMemory, available, cgroup_limits
 from flowserver.app.memory import PARENT, share_of
 from flowserver.config.environment import load
-from flowserver.config.settings import Config, ConfigError
+from flowserver.config.errors import ConfigError
+from flowserver.config.settings import Config
 from flowserver.flow.memory_budget import UNBOUNDED
 
 MB = 1 << 20

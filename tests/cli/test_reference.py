@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import orjson
+import pytest
 
+from flowserver.cli.man_page import man_page
 from flowserver.cli.reference import metrics_page, settings_page
 from flowserver.config.entries import Key
 from flowserver.config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
@@ -20,14 +25,17 @@ from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.stores.failover import FailoverStats
 from flowserver.telemetry.snapshot import Table, encoded
 from flowserver.telemetry.worker_figures import WorkerFigures, WorkerState
-from tests.support.lab import Lab, RunningRelay, chat
+from tests.support.lab import Lab, RunningRelay, chat, free_port
 from tests.support.provider import Caller
 from tests.support.snapshots import read_snapshot
-from tests.support.topology import toml
+from tests.support.topology import tenant, toml
 from tests.support.wire import request, response
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 TYPE = "Content-Type: application/json"
+KEY = "flow-" + "k" * 43
+AUTH = f"Authorization: Bearer {KEY}"
+REQUESTS = 6
 
 
 def _agrees(name: str, page: str) -> None:
@@ -40,6 +48,23 @@ def _agrees(name: str, page: str) -> None:
 
 def test_the_reference_of_settings_is_what_the_code_has() -> None:
     _agrees("settings.md", settings_page())
+
+
+def test_the_manual_page_is_what_the_code_has() -> None:
+    _agrees("flowserver.1", man_page())
+
+
+def test_the_manual_page_has_every_setting_and_is_valid() -> None:
+    page = man_page()
+    assert [entry.env for entry in SETTINGS if f"\\fB{entry.env}\\fR" not in page] == []
+    groff = shutil.which("groff")
+    if groff is None:
+        pytest.skip("groff is not installed")
+    written = subprocess.run(
+        [groff, "-man", "-ww", "-Tascii", "-P-cbou"], input=page, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert written.stderr == ""
+    assert re.search(r"^ +--high-water SIZE\|auto, FLOW_HIGH_WATER$", written.stdout, re.MULTILINE)
 
 
 def test_the_reference_has_every_setting_and_every_key() -> None:
@@ -64,6 +89,12 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     """A relay that has something to tell in every family of metrics."""
     usage = {"prompt_tokens": 7, "completion_tokens": 2**40}
     disbelieved = orjson.dumps({"choices": [{"message": {"content": "Hi"}}], "usage": usage})
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    detailed = orjson.dumps({"choices": [{"message": {"content": "Hi"}}], "usage": usage | details})
     turns = count()
 
     async def odd(caller: Caller) -> None:
@@ -71,6 +102,8 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
         answers = (
             response(disbelieved, headers=[TYPE, "x-ratelimit-remaining-tokens: 9"]),
             response(b"?", headers=[TYPE]),
+            response(detailed, headers=[TYPE]),
+            response(orjson.dumps({"data": [], "usage": {"prompt_tokens": 7}}), headers=[TYPE]),
         )
         if (turn := next(turns)) < len(answers):
             await caller.send(answers[turn])
@@ -80,17 +113,23 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     simulator, provider = await lab.simulator(), await lab.provider(odd)
     prices = '\n[[prices]]\nmodels = ["simulated"]\ninput = 1\noutput = 1\n'
     routes = '[[routes]]\npath = "/v1/*"\nmodels = ["odd"]\nupstreams = ["odd"]\n[[routes]]\nupstreams = ["usual"]'
+    routes += "\n" + tenant(KEY, f"requests_per_minute = {REQUESTS}")
     upstreams: dict[str, dict[str, object] | str] = {
         "usual": simulator.url.replace("127.0.0.1", "localhost"),
         "odd": {"url": provider.url, "max_concurrent": "auto"},
     }
-    relay = await lab.relay(None, config=toml(folder, upstreams, routes + prices), upstream_keepalive="off")
+    collector = f"http://127.0.0.1:{free_port()}"
+    config = toml(folder, upstreams, routes + prices)
+    settings = {"upstream_keepalive": "off", "otlp_endpoint": collector, "metrics_genai": "both"}
+    relay = await lab.relay(None, config=config, **settings)
     client = await lab.client(relay.port)
-    await client.send(chat(events=5))
+    await client.send(chat((AUTH,), events=5))
     await client.response()
-    for _ in range(3):
-        await client.send(request("POST", "/v1/chat/completions", [TYPE], body=b'{"model":"odd","messages":[]}'))
-        await client.response()
+    chats, embeddings = "/v1/chat/completions", "/v1/embeddings"
+    for path in (chats, chats, chats, embeddings, chats, chats):
+        await client.send(request("POST", path, [TYPE, AUTH], body=b'{"model":"odd","messages":[],"input":"Hi"}'))
+        status = (await client.response()).status
+    assert status == 429, "the last one is refused"
     await client.send(b"nonsense\r\n\r\n")
     await client.response()
     relay.relay.metrics.h2.goaways["ping_flood"] += 1

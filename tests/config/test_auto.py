@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.parsers import AUTO, or_auto, or_off, parse_count, parse_size, pinned
-from flowserver.config.settings import SETTINGS, ConfigError
+from flowserver.config.settings import SETTINGS
 from flowserver.flow.bounded_buffer import Watermarks
 
 KB = 1024
@@ -52,14 +53,14 @@ def test_a_number_is_a_number(name: str) -> None:
     assert getattr(load({"FLOW_HIGH_WATER": "256k", name: text}), OR_AUTO[name]) == value
 
 
-@pytest.mark.parametrize("text", ["off", "OFF", " none ", "0", ""])
+@pytest.mark.parametrize("text", ["off", "OFF", " none ", "0", "no", "False"])
 def test_off_is_another_thing_than_auto(text: str) -> None:
     config = load(dict.fromkeys(OR_OFF, text))
     assert (config.notsent_lowat, config.upstream_rcvbuf) == (None, None)
 
 
 @pytest.mark.parametrize("name", [name for name in OR_AUTO if name not in OR_OFF])
-@pytest.mark.parametrize("text", ["off", "", "0", "none"])
+@pytest.mark.parametrize("text", ["off", "0", "none"])
 def test_what_can_t_be_switched_off(name: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load({name: text})
@@ -68,7 +69,7 @@ def test_what_can_t_be_switched_off(name: str, text: str) -> None:
     assert problem.endswith(", or auto")
 
 
-@pytest.mark.parametrize("text", ["automatic", "aut", "auto 8k", "auto,", "au to", "'auto'", "-1"])
+@pytest.mark.parametrize("text", ["automatic", "aut", "auto 8k", "auto,", "au to", "-1"])
 @pytest.mark.parametrize("name", OR_AUTO)
 def test_a_wrong_value_is_told_with_name_value_and_what_else_is_expected(name: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -99,7 +100,9 @@ def test_parsers_can_be_nested() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [("8k", "8k"), ("9k", "8k")])
 def test_given_marks_have_an_order(low: str, high: str) -> None:
-    assert problems(low_water=low, high_water=high) == ["FLOW_LOW_WATER: must be below FLOW_HIGH_WATER"]
+    assert problems(low_water=low, high_water=high) == [
+        "FLOW_LOW_WATER: must be below FLOW_HIGH_WATER; leave out one of them, and it follows"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_the_drain_target_is_a_quarter_of_a_second() -> None:
     assert load({}).drain_target == 0.25
 
 
-@pytest.mark.parametrize("text", ["0", "0s", "off", "auto", "", "-1s"])
+@pytest.mark.parametrize("text", ["0", "0s", "off", "auto", "-1s"])
 def test_there_is_always_a_drain_target(text: str) -> None:
     [problem] = problems(drain_target=text)
     assert problem.startswith(f"FLOW_DRAIN_TARGET: invalid value {text!r}: expected a time ")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
-from flowserver.config.settings import ConfigError
 from flowserver.config.topology import RouteSpec, Topology
 from flowserver.dialects.base import Auth
 
@@ -176,7 +176,7 @@ def test_a_provider_has_the_environment_s_values_for_what_it_leaves_out(tmp_path
             "api_key = 'sk-very-secret'",
             "api_key: invalid value: expected 'env:NAME', 'file:PATH' or 'credential:NAME', not the key itself",
         ),
-        ("api_key = 'env:NONE'", "api_key: the variable NONE is not set"),
+        ("api_key = 'env:NONE'", "api_key: the variable NONE is not set; set it, or name another one"),
         ("ca = 'a@b\\u0000'", "ca: invalid value: expected text without control characters"),
     ],
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
 from flowserver.config.parsers import Ready
-from flowserver.config.settings import ConfigError
 from flowserver.config.topology import HealthSpec, OutlierSpec, Topology
 
 ONE = '[[upstreams]]\nname = "a"\nurl = "https://a.test"\n'
@@ -135,7 +135,7 @@ def test_mistakes_in_checks_are_told_with_their_place(tmp_path: Path, line: str,
         ("{ max_slowness = 1 }", "routes[0].outliers.max_slowness: invalid value 1: expected a number above 1"),
         ("{ max_ejected = 0 }", "routes[0].outliers.max_ejected: invalid value 0: expected a share"),
         ("{ interval = 0 }", "routes[0].outliers.interval: invalid value 0: expected a time above 0"),
-        ("{ errors = 1 }", "routes[0].outliers.errors: unknown key: expected one of interval, "),
+        ("{ errors = 1 }", "routes[0].outliers.errors: unknown key; did you mean max_errors?"),
     ],
 )
 def test_mistakes_in_outliers_are_told_with_their_place(tmp_path: Path, value: str, message: str) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from flowserver.config.differences import differences
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
 from flowserver.config.prices import PriceReader
-from flowserver.config.settings import ConfigError
 from flowserver.config.tenants import TenantError, limits_table, read_tenant, table_of
 from flowserver.config.topology import Topology
 from flowserver.quota.prices import Price, PriceRow

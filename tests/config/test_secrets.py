@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from flowserver.config.environment import load, read_again
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
 from flowserver.config.secrets import is_reference, path_of, resolve
-from flowserver.config.settings import Config, ConfigError
+from flowserver.config.settings import Config
 
 SECRET = "sk-very-secret"
 UPSTREAM = {"FLOW_UPSTREAM": "http://a.test"}
@@ -74,7 +75,7 @@ def test_redis_may_be_kept_elsewhere(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("env:MISSING", "the variable MISSING is not set"),
+        ("env:MISSING", "the variable MISSING is not set; set it, or name another one"),
         ("env:", "expected 'env:NAME', where NAME is that of a variable"),
         (f"env:{SECRET}", "expected 'env:NAME', where NAME is that of a variable"),
         ("file:", "expected 'env:NAME', 'file:PATH' or 'credential:NAME'"),

@@ -9,7 +9,9 @@ from itertools import pairwise
 import pytest
 
 from flowserver.config.addresses import Address, Url
+from flowserver.config.entries import Origin
 from flowserver.config.environment import load, unknown_settings
+from flowserver.config.errors import ConfigError
 from flowserver.config.parsers import (
     AUTO,
     parse_address,
@@ -24,18 +26,24 @@ from flowserver.config.parsers import (
     parse_time,
     parse_url,
 )
-from flowserver.config.settings import SETTINGS, Config, ConfigError
+from flowserver.config.settings import SETTINGS, Config
+from flowserver.config.sweep import sweep_interval
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("16384", 16384), ("64k", 65536), ("64K", 65536), ("64 KiB", 65536), ("1m", 1 << 20), ("2g", 2 << 30)],
+    [
+        *[("0", 0), ("16384", 16384), ("16_384", 16384), ("64k", 65536), ("64K", 65536), ("64 KiB", 65536)],
+        *[("64KB", 65536), ("1.5k", 1536), ("1m", 1 << 20), ("1MB", 1 << 20), ("0.5g", 1 << 29), ("2g", 2 << 30)],
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "k", "-1", "1.5k", "64x", "1e3", "0x10", "1 2"])
+@pytest.mark.parametrize(
+    "text", ["", "k", "-1", "1.5", "0.3k", "64x", "1e3", "0x10", "1 2", "1,5k", "_1", "1__0", "1k5"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="size"):
         parse_size(text)
@@ -119,13 +127,17 @@ def test_what_are_no_names_of_hosts(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("30", 30), ("1.5s", 1.5), ("5m", 300), ("1h", 3600)]
+    ("text", "seconds"),
+    [
+        *[("500ms", 0.5), ("30s", 30), ("30", 30), ("1.5s", 1.5), ("5m", 300), ("1h", 3600), ("1d", 86400)],
+        *[("1m30s", 90), ("1h 30m", 5400), ("5 min", 300), ("30sec", 30), ("1s500ms", 1.5), ("1M30S", 90)],
+    ],
 )
 def test_times(text: str, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1m30s", "inf", "nan"])
+@pytest.mark.parametrize("text", ["", "s", "-1s", "30s1m", "1m1m", "1m30", "1w", "1m-30s", "1m,30s", "inf", "nan"])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="time"):
         parse_time(text)
@@ -322,7 +334,7 @@ def test_the_largest_age_of_a_connection_can_be_none(text: str) -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    assert [entry.field for entry in SETTINGS] == [field.name for field in fields(Config) if field.metadata]
+    assert sorted(entry.field for entry in SETTINGS) == sorted(field.name for field in fields(Config) if field.metadata)
     for entry in SETTINGS:
         assert entry.doc.endswith("."), entry.env
         assert len(entry.doc.split(". ")) <= 2, entry.env
@@ -348,7 +360,7 @@ def test_a_message_says_what_else_is_expected() -> None:
     ]
 
 
-@pytest.mark.parametrize("off", ["0", "off", "none", "", "0s", "0.0", " OFF "])
+@pytest.mark.parametrize("off", ["0", "off", "none", "no", "false", "0s", "0.0", " OFF "])
 def test_what_can_be_switched_off(off: str) -> None:
     config = load({"FLOW_IDLE_TIMEOUT": off, "FLOW_ADMIN_LISTEN": "off", "FLOW_NOTSENT_LOWAT": "0"})
     assert (config.idle_timeout, config.admin_listen, config.notsent_lowat) == (None, None, None)
@@ -393,7 +405,7 @@ def test_what_is_no_url_of_redis_is_not_shown(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["two words", "k\N{LATIN SMALL LETTER E WITH ACUTE}y", "key\n"])
+@pytest.mark.parametrize("key", ["two words", "k\N{LATIN SMALL LETTER E WITH ACUTE}y", "k\ney"])
 def test_a_key_that_will_not_do_is_not_shown(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load({"FLOW_UPSTREAM_API_KEY": key})
@@ -426,11 +438,94 @@ def test_a_misspelt_setting_is_told_with_a_guess() -> None:
 
 
 def test_short_deadlines_are_looked_at_more_often() -> None:
-    assert load({}).sweep_interval() == 1.0
-    assert load({"FLOW_IDLE_TIMEOUT": "1ms"}).sweep_interval() == pytest.approx(0.02)
-    assert load({}).sweep_interval(None, 0.2, 30.0) == pytest.approx(0.05)
+    assert sweep_interval(load({})) == 1.0
+    assert sweep_interval(load({"FLOW_IDLE_TIMEOUT": "1ms"})) == pytest.approx(0.02)
+    assert sweep_interval(load({}), None, 0.2, 30.0) == pytest.approx(0.05)
     swept = [entry.env for entry in SETTINGS if entry.swept]
     assert {"FLOW_IDLE_TIMEOUT", "FLOW_UPSTREAM_MAX_AGE", "FLOW_HEARTBEAT"} <= set(swept)
     for name in swept:
         if name != "FLOW_LEASE_TIME":  # no shorter than a second
-            assert load({name: "400ms"}).sweep_interval() == pytest.approx(0.1), name
+            assert sweep_interval(load({name: "400ms"})) == pytest.approx(0.1), name
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\r"])
+def test_an_empty_value_is_the_default(empty: str) -> None:
+    emptied = {entry.env: empty for entry in SETTINGS}
+    assert load(emptied) == load({})
+    assert load({"FLOW_LOG_LEVEL": "debug"}, {"FLOW_LOG_LEVEL": empty}) == load({})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [*((text, True) for text in ("on", "true", "Yes", "1")), *((text, False) for text in ("off", "FALSE", "no", "0"))],
+)
+def test_switches_in_other_words(text: str, value: bool) -> None:
+    assert load({"FLOW_REUSE_PORT": text}).reuse_port is value
+
+
+def test_a_warning_may_be_cut_short() -> None:
+    assert [load({"FLOW_LOG_LEVEL": text}).log_level for text in ("warn", "WARNING", "err")] == [
+        *("warning", "warning", "error")
+    ]
+
+
+@pytest.mark.parametrize("text", ["drian", "Drained", "cancle"])
+def test_a_misspelt_word_is_told_with_a_guess(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected cancel or drain; did you mean (cancel|drain)\?"):
+        load({"FLOW_DISCONNECT": text})
+
+
+def test_a_flag_stands_in_place_of_the_environment() -> None:
+    environ = {
+        "FLOW_LOG_LEVEL": "debug",
+        "FLOW_HIGH_WATER": "9k",
+        "FLOW_UPSTREAM_API_KEY": "sk-1",
+        "REDIS": "redis://r",
+    }
+    config = load(environ, {"FLOW_HIGH_WATER": "64k", "FLOW_REDIS_URL": "env:REDIS"} | {"FLOW_LOW_WATER": ""})
+    assert (config.log_level, config.high_water) == ("debug", 65536)
+    given = {each.name: (each.shown, each.origin) for each in config.given if each.origin is not Origin.DEFAULT}
+    assert given == {
+        "FLOW_UPSTREAM_API_KEY": ("(set)", Origin.ENVIRONMENT),
+        "FLOW_HIGH_WATER": ("64k", Origin.FLAG),
+        "FLOW_REDIS_URL": ("env:REDIS", Origin.FLAG),
+        "FLOW_LOG_LEVEL": ("debug", Origin.ENVIRONMENT),
+    }
+
+
+def test_a_wrong_flag_is_told_as_such() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"FLOW_HIGH_WATER": "9k"}, {"FLOW_HIGH_WATER": "lots"})
+    assert caught.value.problems == [
+        "--high-water: invalid value 'lots': expected a size such as 65536, 64k or 1m, or auto"
+    ]
+
+
+@pytest.mark.parametrize("text", ["'64k'", '"64k"', "`64k`", "\u201c64k\u201d"])
+def test_quotes_around_a_value_are_told(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"FLOW_HIGH_WATER: invalid value .*: the quotes are a part of it"):
+        load({"FLOW_HIGH_WATER": text})
+
+
+@pytest.mark.parametrize("text", ["$KEY", "${KEY}", "$(KEY)", "${KEY:-sk-1}"])
+def test_a_variable_in_place_of_its_value_is_told(text: str) -> None:
+    with pytest.raises(ConfigError, match="a variable that was not replaced by its value") as caught:
+        load({"FLOW_UPSTREAM_API_KEY": text})
+    assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[("FLOW_CONFIG", "$HOME/flow.toml"), ("FLOW_REDIS_URL", "redis://:$REDIS_PASSWORD@127.0.0.1")],
+        ("FLOW_UPSTREAM", "http://${HOST}:80"),
+    ],
+)
+def test_a_variable_within_a_value_is_told(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: .*a variable that was not replaced"):
+        load({name: text})
+
+
+@pytest.mark.parametrize("key", ["sk-$ecret", "pa$$word", "$2b$12$abc", "a{b}"])
+def test_a_dollar_within_a_key_is_no_variable(key: str) -> None:
+    assert load({"FLOW_UPSTREAM_API_KEY": key}).upstream_api_key == key

@@ -9,11 +9,12 @@ from time import time
 import orjson
 import pytest
 
-from flowserver.config.settings import ConfigError
+from flowserver.config.errors import ConfigError
 from flowserver.quota.limits import MoneyQuota
 from flowserver.quota.tenants import end_of_day
 from flowserver.stores.redis_store import RedisStore
 from tests.support.bills import JSON, KEY, Till, answer
+from tests.support.collector import Collector, values
 from tests.support.h2_lab import h2_client
 from tests.support.lab import Lab, RunningRelay, chat, eventually, numbers
 from tests.support.provider import answering, ok
@@ -79,6 +80,13 @@ async def test_log_and_metrics_have_what_the_report_costs(lab: Lab, tmp_path: Pa
     name = "acme" if tenants else ""
     sample = f'flow_cost_usd_total{{model="simulated",tenant="{name}",upstream="only"}}'
     assert (await relay.metrics())[sample] == cost(PROMPT, 20)
+
+
+async def test_a_span_has_what_the_report_costs(lab: Lab, tmp_path: Path) -> None:
+    collector = Collector()
+    relay = await _relay(lab, tmp_path, otlp_endpoint=(await lab.provider(collector)).url)
+    await _answer(lab, relay, _ask(events=20))
+    assert values((await collector.one()).attributes)["flow.cost_usd"] == cost(PROMPT, 20)
 
 
 async def test_an_open_stream_shows_its_cost_so_far(lab: Lab, tmp_path: Path) -> None:

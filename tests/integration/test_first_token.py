@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flowserver.config.environment import load
+from flowserver.config.errors import ConfigError
 from flowserver.config.file import load_topology
-from flowserver.config.settings import ConfigError
 from flowserver.routing.first_token_times import ENOUGH
 from tests.support.h2_lab import ask, h2_client
 from tests.support.h2_provider import H2Server, H2Site

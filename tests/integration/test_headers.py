@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 
@@ -189,15 +191,29 @@ async def test_via_names_the_version_the_client_spoke(lab: Lab) -> None:
     assert str(provider.requests[0].get("via")).startswith("1.0 flowserver-")
 
 
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+    writer.close()
+
+
 async def test_a_relay_before_itself_is_a_loop(lab: Lab) -> None:
+    """By way of another port: its own address is refused at the start."""
     port = free_port()
-    relay = await lab.relay(f"http://127.0.0.1:{port}", listen=f"127.0.0.1:{port}", upstream_keepalive=0)
-    client = await lab.client(relay.port)
-    await client.send(request())
-    answer = await client.response()
-    assert answer.status == 508
-    assert orjson.loads(answer.body)["error"]["code"] == "loop_detected"
-    assert [line["status"] for line in await relay.access(2)] == [508, 508]
+
+    async def lead_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_relay, to_relay = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(_copy(reader, to_relay), _copy(from_relay, writer))
+
+    async with await asyncio.start_server(lead_back, "127.0.0.1", 0) as server:
+        detour = server.sockets[0].getsockname()[1]
+        relay = await lab.relay(f"http://127.0.0.1:{detour}", listen=f"127.0.0.1:{port}", upstream_keepalive=0)
+        client = await lab.client(relay.port)
+        await client.send(request())
+        answer = await client.response()
+        assert answer.status == 508
+        assert orjson.loads(answer.body)["error"]["code"] == "loop_detected"
+        assert [line["status"] for line in await relay.access(2)] == [508, 508]
 
 
 async def test_a_relay_before_another_is_none(lab: Lab) -> None:

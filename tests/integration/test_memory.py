@@ -11,14 +11,17 @@ from pathlib import Path
 import orjson
 import pytest
 
+from flowserver.http import messages
 from tests.support.h2_lab import Certificates, h2_client
 from tests.support.h2_wire import H2Wire
 from tests.support.lab import LISTENING, Lab, RelayProcess, chat, eventually, page, samples
 from tests.support.provider import Caller
-from tests.support.wire import Wire, request
+from tests.support.wire import Message, Wire, request
 
 MB = 1 << 20
-BUDGET = 80
+IS_PURE = messages.__file__.endswith(".py")
+BUDGET = 80 if IS_PURE else 120  # of which the compiled package takes more at the start
+WORKERS_BUDGET = 260 if IS_PURE else 320
 """MB. A process takes 48 of them, or 60 where coverage is measured."""
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"so much " * 500 + b'"},"finish_reason":null}]}\n\n'
 
@@ -160,14 +163,23 @@ async def test_idle_connections_are_closed_when_memory_is_full(lab: Lab, tmp_pat
     assert sum([await has_ended(client) for client in clients[:50]]) == 50
 
 
+async def unready(lab: Lab, process: RelayProcess) -> Message:
+    """What /readyz says when it is not ready. More clients come until then: a level may end again where more was
+    expected of streams than they hold, and the compiled package has another size at the start."""
+    for _ in range(60):
+        answer = await page(process.admin_port, "/readyz")
+        if answer.status == 503:
+            return answer
+        await stalled(lab, process, 20)
+    raise AssertionError("it stays ready")
+
+
 async def test_readiness_tells_of_memory(lab: Lab) -> None:
     provider = await lab.provider(flood)
     process = await lab.process(provider.url, memory=f"{BUDGET}m", stall_timeout="off", ready_memory="tight")
     assert (await page(process.admin_port, "/readyz")).status == 200
     await stalled(lab, process, 200)
-    await eventually(lambda: "tight" in levels(process))
-    answer = await page(process.admin_port, "/readyz")
-    assert (answer.status, answer.body) == (503, b"short of memory\n")
+    assert (await unready(lab, process)).body == b"short of memory\n"
     assert (await page(process.admin_port, "/healthz")).status == 200
 
 
@@ -192,15 +204,12 @@ async def test_a_budget_that_is_too_small_is_refused(workers: int) -> None:
 
 async def test_workers_share_it(lab: Lab) -> None:
     provider = await lab.provider(flood)
-    process = await lab.process(provider.url, memory="260m", workers=2, stall_timeout="off", ready_memory="tight")
+    process = await lab.process(
+        provider.url, memory=f"{WORKERS_BUDGET}m", workers=2, stall_timeout="off", ready_memory="tight"
+    )
     told = await figures(process)
-    assert told["flow_memory_budget_bytes"] == (260 - 64) // 2 * 2 * MB
+    assert told["flow_memory_budget_bytes"] == (WORKERS_BUDGET - 64) // 2 * 2 * MB
     assert (await page(process.admin_port, "/readyz")).status == 200
-    await stalled(lab, process, 600)
+    await stalled(lab, process, 400)
+    assert (await unready(lab, process)).body == b"no worker is ready\n"
     await eventually(lambda: {line["worker"] for line in process.lines if line["event"] == "memory_level"} == {0, 1})
-    for _ in range(50):  # a level may end again where more was expected of the streams than they hold
-        answer = await page(process.admin_port, "/readyz")
-        if answer.status == 503:
-            break
-        await stalled(lab, process, 20)
-    assert (answer.status, answer.body) == (503, b"no worker is ready\n")

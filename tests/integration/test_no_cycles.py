@@ -4,6 +4,7 @@ and a request's body can be megabytes."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections import Counter
@@ -11,6 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import InvalidStatus
 
 from flowserver.downstream.h1 import FIN_FOLLOWS
 from flowserver.routing.first_token_times import ENOUGH
@@ -19,6 +23,9 @@ from tests.support.h2_provider import H2Server, H2Site, ok, silent
 from tests.support.lab import Lab, RunningRelay, chat, eventually, free_port
 from tests.support.provider import Caller
 from tests.support.topology import tenant, toml
+from tests.support.websocket_peers import H2WebSocket
+from tests.support.websocket_peers import client as websocket
+from tests.support.websocket_peers import provider as websocket_provider
 from tests.support.wire import Wire, chunk, request
 
 OURS = ("flowserver.", "h2.", "h11.")
@@ -290,6 +297,90 @@ async def test_leaves_of_http_2(lab: Lab, tmp_path: Path, options: dict[str, obj
         await relay.access(1)
         _none_left()
     client.close()
+    await _over(relay, 1)
+    _none_left()
+
+
+async def _closed_by_client(relay: RunningRelay, socket: ClientConnection) -> None:
+    await socket.send("x" * 100_000)
+    await socket.recv()
+    await socket.close()
+
+
+async def _client_aborts(relay: RunningRelay, socket: ClientConnection) -> None:
+    socket.transport.abort()
+
+
+async def _closed_by_provider(relay: RunningRelay, socket: ClientConnection) -> None:
+    await socket.send("close")
+    await socket.wait_closed()
+
+
+async def _provider_aborts(relay: RunningRelay, socket: ClientConnection) -> None:
+    await socket.send("abort")
+    await socket.wait_closed()
+
+
+async def _stays_idle(relay: RunningRelay, socket: ClientConnection) -> None:
+    await socket.wait_closed()
+
+
+async def _drains(relay: RunningRelay, socket: ClientConnection) -> None:
+    await relay.relay.drain()
+    await socket.wait_closed()
+
+
+async def _obeying(connection: ServerConnection) -> None:
+    async for message in connection:
+        if message == "close":
+            await connection.close()
+        elif message == "abort":
+            connection.transport.abort()
+        else:
+            await connection.send(message)
+
+
+@pytest.mark.parametrize("path", ["/v1/socket", "/v1/realtime"])
+@pytest.mark.parametrize(
+    "end", [_closed_by_client, _client_aborts, _closed_by_provider, _provider_aborts, _stays_idle, _drains]
+)
+async def test_ends_of_tunnels(
+    lab: Lab, path: str, end: Callable[[RunningRelay, ClientConnection], Awaitable[None]]
+) -> None:
+    upstream = await websocket_provider(lab, _obeying)
+    relay = await lab.relay(upstream.url, websocket="on", idle_timeout="1s", drain_timeout="100ms")
+    gc.collect()
+    socket = await websocket(relay.port, path)
+    await end(relay, socket)
+    await _over(relay, 1)
+    _none_left()
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "connection", "refused"])
+async def test_ends_of_tunnels_over_http2(lab: Lab, how: str) -> None:
+    upstream = await websocket_provider(lab)
+    relay = await lab.relay(upstream.url, websocket="off" if how == "refused" else "on")
+    gc.collect()
+    socket = await H2WebSocket.open(lab, relay.port)
+    if how == "close":
+        await socket.close()
+        await socket.wire.answer(socket.stream_id)
+    elif how == "reset":
+        socket.wire.peer.reset(socket.stream_id)
+        await socket.wire.flush()
+    await asyncio.sleep(0.05)
+    socket.wire.close()
+    await _over(relay, 1)
+    _none_left()
+
+
+@pytest.mark.parametrize("allowed", ["on", "off"])
+async def test_a_handshake_that_is_refused(lab: Lab, allowed: str) -> None:
+    simulator = await lab.simulator()  # which has no WebSockets
+    relay = await lab.relay(simulator.url, websocket=allowed)
+    gc.collect()
+    with contextlib.suppress(InvalidStatus):
+        await websocket(relay.port)
     await _over(relay, 1)
     _none_left()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from flowserver.config.settings import ConfigError
+from flowserver.config.errors import ConfigError
 from tests.support.h2_lab import h2_client
 from tests.support.lab import Lab
 from tests.support.provider import answering

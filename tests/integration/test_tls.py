@@ -17,7 +17,7 @@ import trustme
 
 from flowserver.app.relay import Relay
 from flowserver.config.environment import load
-from flowserver.config.settings import ConfigError
+from flowserver.config.errors import ConfigError
 from flowserver.telemetry.log import Log
 from tests.support.lab import Lab, chat, eventually, numbers
 from tests.support.topology import toml

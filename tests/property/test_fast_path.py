@@ -68,5 +68,7 @@ def test_a_fast_path_changes_nothing(events: list[bytes], reads: list[float], as
     assert (answer.body, answer.whole) == (plainly[0].body, plainly[0].whole)
     record.request, record.request_id = plainly[1].request, plainly[1].request_id
     record.fast_chunks = 0
+    # How much a read brings is up to the size of its buffer, which is another one on each path.
+    record.chunks_down, record.writes = plainly[1].chunks_down, plainly[1].writes
     assert record == plainly[1]
     assert metrics == plainly[2]

@@ -90,6 +90,9 @@ def exchanges(draw: st.DrawFn) -> Ended:
         user=None,
         session=None,
         lease_left=None,
+        refused_by=None,
+        is_stream=False,
+        trace=None,
     )
     started = draw(TIMES)
     record = filled(
@@ -101,6 +104,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         upstream="a",
         attempts=1,
         queued=draw(TIMES),
+        waiting_since=started,
         reused=False,
         state=draw(st.sampled_from(["paused", "waiting_for_tokens", "streaming"])),
         status=draw(st.sampled_from([200, 404, 502])),
@@ -119,6 +123,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         writes=draw(COUNTS),
         writes_full=draw(COUNTS),
         heartbeats=draw(COUNTS),
+        tunnel_seconds=draw(st.one_of(st.none(), TIMES)),
         pauses=0,
         paused_seconds=0.0,
         limited=draw(st.dictionaries(st.sampled_from(Holder), TIMES)),

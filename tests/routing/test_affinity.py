@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import orjson
 import pytest
@@ -23,6 +24,8 @@ from .equals import choose, fill, hosts, key
 
 # --- the order ---
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 5), (3, 1), (1, 1, 1, 1, 1, 20)])
 def test_each_is_preferred_by_its_weight(weights: tuple[int, ...]) -> None:
@@ -37,6 +40,7 @@ def test_each_is_preferred_by_its_weight(weights: tuple[int, ...]) -> None:
 
 def test_all_processes_agree() -> None:
     code = (
+        f"import sys; sys.path.append({str(ROOT)!r})\n"
         "from tests.routing.equals import hosts, key; from flowserver.routing.affinity import order\n"
         "print([[host.name for host in order(key(number), hosts(1, 2, 3))] for number in range(50)])"
     )

@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -236,8 +236,9 @@ def _port(address: str) -> int:
 class RelayProcess:
     """`python -m flowserver serve` in a process of its own."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], flags: Sequence[str] = ()) -> None:
         self._environ = environ
+        self._flags = flags
         self._reading: asyncio.Task[None] | None = None
         self._reads = asyncio.Event()
         self._reads.set()
@@ -253,6 +254,7 @@ class RelayProcess:
             "-m",
             "flowserver",
             "serve",
+            *self._flags,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._stderr,
             env=inherited | dict(self._environ),
@@ -359,7 +361,13 @@ class Lab:
         environ = dict(LISTENING)
         if url is not None:
             environ["FLOW_UPSTREAM"] = url
-        process = RelayProcess(environ | {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()})
+        return await self.process_with(
+            (), environ | {f"FLOW_{name.upper()}": str(value) for name, value in settings.items()}
+        )
+
+    async def process_with(self, flags: Sequence[str], environ: Mapping[str, str]) -> RelayProcess:
+        """The same with flags, which stand in place of variables."""
+        process = RelayProcess(dict(LISTENING) | dict(environ), flags)
         await process.start()
         self._exits.push_async_callback(process.close)
         return process

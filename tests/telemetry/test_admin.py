@@ -12,10 +12,11 @@ from flowserver.config.addresses import Address
 from flowserver.errors import EndReason
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.exchange import Exchange
-from flowserver.telemetry.admin import PIECE, Admin
+from flowserver.telemetry.admin import Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
+from flowserver.telemetry.paced_answer import PIECE
 from flowserver.telemetry.slices import SLICE, Slices
 
 from ..support.clock import FakeClock

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowserver.relay.histogram import Histogram
 from flowserver.telemetry.exposition import Merge, counter, counters, gauge, gauges, histograms, written
-from flowserver.telemetry.histogram import Histogram
 
 
 class One:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowserver.relay.histogram import Histogram
 from flowserver.telemetry.exposition import Family, Merge, counter, counters, gauges, histograms, written
-from flowserver.telemetry.histogram import Histogram
 from flowserver.telemetry.merge import MAX_PAST, Ledger
 from flowserver.telemetry.snapshot import encoded
 

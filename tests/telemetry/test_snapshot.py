@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowserver.relay.histogram import Histogram
 from flowserver.telemetry.exposition import Family, Merge, counters, gauges, histograms, written
-from flowserver.telemetry.histogram import Histogram
 from flowserver.telemetry.snapshot import decoded, encoded
 
 from ..support.snapshots import read_snapshot

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowserver.config.parsers import GenAiNames
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.exchange import Exchange
 from flowserver.telemetry.labels import ANSWERS, AT_ONCE, MAX_MODELS, OTHER
@@ -36,10 +37,10 @@ MODEL = 'gen_ai_provider_name="api",gen_ai_request_model="m-1"'
 
 
 class Scene:
-    def __init__(self) -> None:
+    def __init__(self, names: GenAiNames = GenAiNames.OLD) -> None:
         self.clock = FakeClock()
         self.log = Log("error", io.BytesIO())
-        self.metrics = Metrics(self.log)
+        self.metrics = Metrics(self.log, genai=names)
         self.context = exchange_context(
             clock=self.clock, observer=self.metrics, pauses=self.metrics.pauses, max_body=100
         )

@@ -119,7 +119,7 @@ async function endStream(event) {
   byId("end").disabled = true;
   const id = view.follow;
   try {
-    const answer = await fetch(`streams/${encodeURIComponent(id)}/end`, {
+    const answer = await fetch(`streams/${encodeURIComponent(id).replaceAll("%2F", "/")}/end`, {
       method: "POST", headers: {authorization: `Bearer ${token}`}, cache: "no-store",
     });
     showEndResult(answer.status, (await answer.text()).trim().slice(0, 300));

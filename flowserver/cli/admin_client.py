@@ -1,0 +1,113 @@
+"""Asks a running relay's admin listener or control socket. For commands only: it blocks."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+TIMEOUT = 30.0
+"""Seconds for which a relay may be silent. A reload of many workers takes a while."""
+
+
+class AskError(Exception):
+    """The relay can't be reached, or refuses; the text says why. `status`: of its answer, 0 if there is none."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+Connected = Callable[[socket.socket], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AdminClient:
+    """Where a relay is asked: `unix:/path` or a URL; and with which token, if any."""
+
+    where: str
+    token: str | None = None
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """Returns the answer's body. Raises AskError if there is none, or its status is no success."""
+        with self.open(method, path, body) as answer:
+            return answer.read()
+
+    @contextmanager
+    def open(
+        self, method: str, path: str, body: bytes | None = None, connected: Connected | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The same for an answer that is read as it comes. What goes wrong while it is read is raised likewise.
+        `connected` gets the connection: whoever shuts it down ends the answer."""
+        base, connection = self._connection()
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            connection.request(method, base + path, body, headers)
+            if connected is not None:
+                connected(connection.sock)
+            answer = connection.getresponse()
+            if answer.status >= 300:
+                text = answer.read().decode(errors="replace").strip()
+                raise AskError(text or f"{self.where} answers {answer.status}", answer.status)
+            yield answer
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise AskError(f"{self.where} can't be asked: {reason}{_hint(error)}") from None
+        finally:
+            connection.close()
+
+    def _connection(self) -> tuple[str, http.client.HTTPConnection]:
+        """And the path that stands before all others. Raises AskError."""
+        kind, _, path = self.where.partition(":")
+        if kind == "unix":
+            return "", _UnixConnection(path)
+        url = urlsplit(self.where)
+        try:
+            port = url.port
+        except ValueError:
+            port = -1
+        if url.scheme not in ("http", "https") or not url.hostname or port == -1:
+            raise AskError(f"invalid address {self.where!r}: expected a URL such as http://127.0.0.1:9090")
+        base = url.path.rstrip("/")
+        if url.scheme == "https":
+            context = ssl.create_default_context()
+            return base, http.client.HTTPSConnection(url.hostname, port, timeout=TIMEOUT, context=context)
+        return base, http.client.HTTPConnection(url.hostname, port, timeout=TIMEOUT)
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "; does the relay run, with FLOW_CONTROL_SOCKET set to this path?"
+    if isinstance(error, ConnectionRefusedError):
+        return "; does the relay run?"
+    if isinstance(error, PermissionError):
+        return "; the socket is for the relay's own user"
+    return ""
+
+
+def read_token(path: str) -> str:
+    """The token that a file has. Raises AskError."""
+    try:
+        token = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not ASCII"
+        raise AskError(f"{path} can't be read: {reason}") from None
+    if not token or not token.isprintable():
+        raise AskError(f"{path}: expected a token in one line")
+    return token

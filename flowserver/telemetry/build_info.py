@@ -1,0 +1,17 @@
+"""Which build of which version this is."""
+
+from __future__ import annotations
+
+import platform
+
+from .. import __version__
+from ..http import messages
+from .exposition import Family, Merge, gauges
+
+BUILD = "pure" if messages.__file__.endswith(".py") else "compiled"
+"""See setup.py."""
+
+
+def build_info() -> Family:
+    labels = {"version": __version__, "build": BUILD, "python": platform.python_version()}
+    return gauges("flow_build_info", "1, with what runs as labels.", [(labels, 1.0)], Merge.MAX)
