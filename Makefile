@@ -23,13 +23,13 @@ unexport PYTHONHOME PYTHONPATH
 .DELETE_ON_ERROR:
 # Two installations into one virtual environment at a time would trip over each other.
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-newest lint format types docs bench clean
+.PHONY: help demo test test-all test-newest lint format types docs docs-site bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo 'Options for what is run: make test ARGS="-k sse -x". Another interpreter: make test PYTHON=python3.12'
 
-demo: $(VENV)/.installed-demo ## run the relay against a built-in provider with four clients (about 15 s)
+demo: $(VENV)/.installed ## run the relay against a built-in provider with four clients (about 15 s)
 	@$(VENV)/bin/flowserver demo $(ARGS)
 
 # Twice as many workers as cores: half of the tests' time is spent waiting.
@@ -84,8 +84,24 @@ format: $(VENV)/.installed-test ## put style and format right (ruff)
 types: $(VENV)/.installed-test $(VENV)/.installed-bench ## check types (mypy)
 	@$(IN_VENV) -m mypy
 
-docs: $(VENV)/.installed-test ## regenerate settings.md, metrics.md, mistakes.md and flowserver.1 in docs/
+docs: $(VENV)/.installed-test ## regenerate what docs/ has from the code, then build the site
 	@UPDATE_DOCS=1 $(IN_VENV) -m pytest tests/cli/test_reference.py tests/cli/test_mistakes.py
+	@$(MAKE) --no-print-directory docs-site
+
+SITE := .venv-docs
+
+# Not this package itself: what it has to say is in docs/.
+docs-site: $(SITE)/.builds-site ## build the site into build/site; a broken link or anchor fails (SERVE=1: serve it)
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs $(if $(SERVE),serve,build --strict)
+
+$(SITE)/.builds-site: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(SITE) $(SITE)/.made
+	@echo "Installing what builds the site into $(SITE)"
+	@$(SITE)/bin/python -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	    >$(SITE)/requirements.txt
+	@$(SITE)/bin/python -m pip --disable-pip-version-check --no-input install --quiet -r $(SITE)/requirements.txt
+	@touch $@
 
 bench: $(VENV)/.installed-bench ## measure the relay, beside nginx where it is installed
 	@$(IN_VENV) -m bench $(ARGS)
@@ -119,6 +135,11 @@ $(COMPILED)/.installed-test: $(SOURCES)
 	@echo "Compiling flowserver into $(COMPILED)"
 	@FLOWSERVER_COMPILE=1 $(COMPILED)/bin/python -m pip --disable-pip-version-check --no-input \
 	    install --quiet '.[test]'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	@echo "Installing flowserver into $(VENV)"
+	@$(PIP) install --quiet --editable .
 	@touch $@
 
 # One stamp for each extra of pyproject.toml: installed once, and again when pyproject.toml changes.

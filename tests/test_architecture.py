@@ -235,7 +235,7 @@ def test_only_declared_dependencies_are_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = import_names(project["dependencies"])
     optional = project["optional-dependencies"]
-    extras = {"cli/demo": import_names(optional["demo"]), "upstream/aws": import_names(optional["bedrock"])}
+    extras = {"upstream/aws": import_names(optional["bedrock"])}
     extras |= dict.fromkeys(("cli/top", "cli/top_screen", "cli/top_view"), import_names(optional["top"]))
     assert undeclared(load(), required, extras) == []
 

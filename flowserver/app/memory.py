@@ -55,7 +55,7 @@ TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
 there is nothing to return."""
 SAMPLE = 64
 """Connections whose kernel buffers are looked at in each count, on each side."""
-FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 17 * 1024, 17 * 1024, 14 * 1024
+FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 11 * 1024, 17 * 1024, 14 * 1024
 """What a client's connection takes, and over HTTP/2 or TLS besides; and a stream, beside what it holds."""
 FEW = 500
 """Connections and streams up to which a full garbage collection, which also gives up Python's free lists, takes less

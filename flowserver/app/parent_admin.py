@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from ..config.addresses import Address
 from ..config.settings import Config
@@ -145,9 +146,8 @@ class ParentAdmin:
         self._control_listener.drain()
 
     def sweep(self) -> None:
-        now = time.monotonic()
-        self._listener.sweep(now)
-        self._control_listener.sweep(now)
+        for _ in chain(self._listener.sweep(), self._control_listener.sweep()):
+            pass
 
     async def close(self) -> None:
         await self._listener.close()

@@ -8,7 +8,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,7 @@ from .own_control import OwnControl
 from .provider_watch import ProviderWatch
 from .providers import FlowLimits, Providers, build
 from .reload_result import ReloadResult
+from .sweeper import Sweeper
 from .tenancy import Tenancy, check_tenants, price_table
 from .tracing import Tracing
 
@@ -108,7 +109,6 @@ class Relay:
         self.is_handed_over = False
         """Whether another process accepts from the same sockets."""
         self._empty: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._limit_log = LimitLog(log)
         reloads = ReloadFigures(time.time()) if part is None else None
         self.metrics = Metrics(log, genai=config.metrics_genai, reloads=reloads)
@@ -131,7 +131,8 @@ class Relay:
         self._limits = FlowLimits(self._watermarks, self._memory)
         self._providers = build(config, topology, self._limits, self._resolver, shared=shared)
         self._tenancy = Tenancy(config, topology, shared)
-        self._sweep_interval = sweep_interval(config, *topology.swept_times)
+        interval = sweep_interval(config, *topology.swept_times)
+        self._sweeper = Sweeper(self._loop, self._sweep, self.metrics.observe_lag, interval, time.monotonic)
         self._retired: list[Providers] = []
         """Providers of earlier configurations, while they have requests under way."""
         operations = Operations(self.metrics, log, self._on_log_level, frozenset() if part is None else part.out)
@@ -199,7 +200,7 @@ class Relay:
         if self._tracing is not None:
             self._tracing.start()
         self._watch.follow(self._providers)
-        self._schedule_sweep()
+        self._sweeper.start()
         self._watch_memory()
 
     def adopt(self, connection: socket.socket, arrived: Callable[[], object]) -> None:
@@ -265,7 +266,7 @@ class Relay:
         self._topology = topology
         self._retired.append(self._providers.without(providers))
         self._providers = providers
-        self._sweep_interval = sweep_interval(self._config, *topology.swept_times)
+        self._sweeper.interval = sweep_interval(self._config, *topology.swept_times)
         self._clients.tls = tls
         self._access.token = config.admin_token
         if self._tracing is not None:
@@ -280,8 +281,7 @@ class Relay:
 
     async def close(self) -> None:
         """Close everything at once."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._sweeper.stop()
         self._watch.close()
         if self._memory_watch is not None:
             self._memory_watch.close()
@@ -474,12 +474,9 @@ class Relay:
                     gate=self.overload,
                     h2=self.metrics.h2,
                     is_tls=self._clients.tls is not None,
-                    relieve=self._relieve,
+                    relieve=self._sweeper.hurry,
                 )
             )
-
-    def _relieve(self) -> None:
-        self._clients.sweep(time.monotonic())
 
     def _short_of_memory(self) -> str | None:
         level = self._config.ready_memory
@@ -488,24 +485,18 @@ class Relay:
 
     # --- time ------------------------------------------------------------------------------------------------------
 
-    def _schedule_sweep(self) -> None:
-        interval = self._sweep_interval
-        self._timer = self._loop.call_later(interval, self._sweep, time.monotonic() + interval)
-
-    def _sweep(self, due: float) -> None:
-        """Check all deadlines of the process."""
+    def _sweep(self) -> Iterator[None]:
+        """Check all deadlines of the process, in steps."""
+        yield from self._clients.sweep()
+        yield from self._admin.sweep()
+        yield from self._control.sweep()
+        yield from self._abandoned.sweep(time.monotonic)
         now = time.monotonic()
-        self.metrics.observe_lag(max(0.0, now - due))
-        self._clients.sweep(now)
-        self._admin.sweep(now)
-        self._control.sweep(now)
-        self._abandoned.sweep(now)
         self._sweep_providers(now)
         self._watch_breakers(now)
         self.metrics.connections = self._clients.connections
         if self._empty is not None and not self._empty.done() and not self._clients.connections:
             self._empty.set_result(None)
-        self._schedule_sweep()
 
     def _watch_breakers(self, now: float) -> None:
         breakers = [(host.name, host.health) for host in self._providers.hosts]

@@ -13,7 +13,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ import orjson
 import uvloop
 
 from ..http.h1_chunked import ChunkDecoder
+from .demo_table import GREEN, RED, Display, Row
 from .usage import Parser
 
 SECONDS = 12.0
@@ -185,9 +186,9 @@ async def _demo(keep: bool) -> int:
         ]
         scene = Scene(clients, relay_port, admin_port, provider_port, relay_pid, ended)
         scene.memory_at_start = _resident(relay_pid)
-        with _display() as show:
-            await _play(scene, show)
-        passed = _verdict(scene)
+        display = Display()
+        await _play(scene, display)
+        passed = _verdict(scene, display)
         if keep:
             print("\nThe relay keeps running until Ctrl-C. Try:")
             print(
@@ -199,7 +200,7 @@ async def _demo(keep: bool) -> int:
     return 0 if passed else 1
 
 
-async def _play(scene: Scene, show: Callable[[Scene, float], None]) -> None:
+async def _play(scene: Scene, display: Display) -> None:
     fast, slow, stalled, leaving = scene.clients
     for client in scene.clients:
         await client.start(scene.relay_port)
@@ -219,7 +220,7 @@ async def _play(scene: Scene, show: Callable[[Scene, float], None]) -> None:
         if now >= LEAVE and leaving.left_at is None:
             leaving.leave()
         await scene.look()
-        show(scene, now)
+        display.show(now, scene.memory, _rows(scene))
         if fast.finished and resumed and stalled.finished:
             break
         await asyncio.sleep(0.25)
@@ -228,7 +229,7 @@ async def _play(scene: Scene, show: Callable[[Scene, float], None]) -> None:
     await scene.look()
 
 
-def _verdict(scene: Scene) -> bool:
+def _verdict(scene: Scene, display: Display) -> bool:
     """Print what was promised and what was seen."""
     fast, _, stalled, leaving = scene.clients
     excess = scene.pulled_while_stalled - scene.read_while_stalled
@@ -255,7 +256,7 @@ def _verdict(scene: Scene) -> bool:
     ]
     print()
     for good, text in checks:
-        print(f"  {'ok  ' if good else 'FAIL'}  {text}")
+        print(f"  {display.painted('ok  ', GREEN) if good else display.painted('FAIL', RED)}  {text}")
     passed = all(good for good, _ in checks)
     print("\nBackpressure reached the provider." if passed else "\nNot everything worked as promised.", flush=True)
     return passed
@@ -263,70 +264,16 @@ def _verdict(scene: Scene) -> bool:
 
 # --- showing -------------------------------------------------------------------------------------------------------
 
-_COLUMNS = ("client", "behaviour", "read KB", "pulled KB", "held KB", "pauses", "paused s", "provider says")
 
-
-def _rows(scene: Scene) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
+def _rows(scene: Scene) -> list[Row]:
+    rows = []
     for client in scene.clients:
-        stream = scene.streams.get(client.name, {})
-        rows.append(
-            (
-                client.name,
-                client.behaviour,
-                f"{scene.read.get(client.name, 0) / 1024:.1f}",
-                f"{stream.get('bytes_down', 0) / 1024:.1f}",
-                f"{stream.get('held_bytes', 0) / 1024:.1f}",
-                str(stream.get("pauses", 0)),
-                f"{stream.get('paused_seconds', 0):.1f}",
-                str(scene.provider.get(client.name, {}).get("state", "-")),
-            )
-        )
+        stream = scene.streams.get(client.name, _NOTHING)
+        provider = str(scene.provider.get(client.name, {}).get("state", "-"))
+        paused = float(stream.get("paused_seconds", 0))
+        read, pulled = scene.read.get(client.name, 0), int(stream["bytes_down"])
+        rows.append(Row(client.name, client.behaviour, read, pulled, paused, provider))
     return rows
-
-
-@contextlib.contextmanager
-def _display() -> Any:
-    """Shows a live table (in a terminal, with rich installed) or plain lines."""
-    if sys.stdout.isatty():
-        with contextlib.suppress(ImportError):
-            from rich.live import Live
-
-            with Live(refresh_per_second=8) as live:
-                yield lambda scene, now: live.update(_table(scene, now))
-            return
-    yield _Lines()
-
-
-def _table(scene: Scene, now: float) -> Any:
-    from rich.table import Table
-
-    title = f"flowserver demo  {now:4.1f} s   relay's memory {scene.memory / 1024 / 1024:.1f} MB"
-    table = Table(title=title)
-    for number, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="left" if number < 2 else "right")
-    for row in _rows(scene):
-        table.add_row(*row)
-    return table
-
-
-class _Lines:
-    """A block of plain lines every two seconds."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, scene: Scene, now: float) -> None:
-        if now < self._next:
-            return
-        self._next = now + 2.0
-        widths = (8, 16, 9, 10, 8, 7, 9, 14)
-        print(f"{now:4.1f} s, relay's memory {scene.memory / 1024 / 1024:.1f} MB")
-        for row in (_COLUMNS, *_rows(scene)):
-            cells = (
-                f"{cell:<{w}}" if n < 2 else f"{cell:>{w}}" for n, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            print("  " + " ".join(cells), flush=True)
 
 
 # --- processes -----------------------------------------------------------------------------------------------------

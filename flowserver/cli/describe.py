@@ -123,7 +123,7 @@ def _as_many(queue: int | None) -> str:
 
 def _whose_key(spec: UpstreamSpec) -> str:
     if spec.signs:
-        missing = "" if find_spec("botocore") else " (NOT INSTALLED: pip install 'flowserver[bedrock]')"
+        missing = "" if find_spec("botocore") else " (NOT INSTALLED: pip install botocore)"
         return f"signed with the relay's AWS credentials{missing}"
     return "the client's key" if spec.api_key is None else "its own key"
 

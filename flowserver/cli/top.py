@@ -17,7 +17,7 @@ from .usage import Parser
 
 ROWS = 100
 """Streams that the relay is asked for, of whatever number."""
-MISSING = "rich is not installed: pip install 'flowserver[top]'; `flowserver top --once --json` does without"
+MISSING = "rich is not installed: pip install rich; `flowserver top --once --json` does without"
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import cast
 
 from ..flow.memory_budget import Level
@@ -78,10 +78,13 @@ class Listener:
         """Those that are being adopted too."""
         return len(self._context.connections) + len(self._adopting)
 
-    def sweep(self, now: float) -> None:
-        """Look at all deadlines."""
-        for connection in list(self._context.connections):
-            connection.sweep(now)
+    def sweep(self) -> Iterator[None]:
+        """Look at all deadlines, at those of one connection in each step."""
+        connections, clock = self._context.connections, self._context.clock
+        for connection in list(connections):
+            if connection in connections:
+                connection.sweep(clock())
+                yield
 
     async def leave_group(self) -> bool:
         """Stop accepting, and lose no connection, where other processes listen on the same addresses: see

@@ -43,7 +43,7 @@ SHRINKAGE = {_NORMAL: 1.0, _TIGHT: 0.5, _NO_BATCH: 0.25, _FULL: 0.1, _CUTTING: 0
 """The share of the drain target that is left at each level."""
 
 CONNECTION = 24 * 1024
-"""What a client's connection has before it asks for anything: 20 KB over HTTP/2, and as much over TLS."""
+"""What a client's connection has before it asks for anything: 14 KB over HTTP/2, and 17 KB more over TLS."""
 STREAM = 96 * 1024
 """What a stream comes to hold once its client stalls: 39 KB here, and 60 in the kernel's buffers on both sides."""
 

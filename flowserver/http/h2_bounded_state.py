@@ -18,6 +18,31 @@ HEADER_TABLE = 4096
 _KNOWN = frozenset(int(code) for code in h2.settings.SettingCodes)
 
 
+class _Values(list[int]):
+    """What a setting is, and is to become."""
+
+    __slots__ = ()
+
+    def popleft(self) -> int:
+        return self.pop(0)
+
+
+class CompactSettings(h2.settings.Settings):
+    """h2 has a deque for each setting: 760 bytes that hold one number, and 9 KB a connection."""
+
+    def __init__(self, client: bool, initial_values: dict[h2.settings.SettingCodes, int] | None = None) -> None:
+        super().__init__(client, initial_values)
+        kept: dict[int, Any] = self._settings
+        for code, values in kept.items():
+            kept[code] = _Values(values)
+
+    def __setitem__(self, key: int, value: int) -> None:
+        super().__setitem__(key, value)
+        kept: dict[int, Any] = self._settings
+        if not isinstance(kept[key], _Values):
+            kept[key] = _Values(kept[key])
+
+
 class BoundedState(h2.connection.H2Connection):
     """The part that both sides need; each has a state of its own that extends it. Header fields are bytes, and no check
     of h2 applies to them."""
@@ -34,6 +59,7 @@ class BoundedState(h2.connection.H2Connection):
                 validate_outbound_headers=False,
             )
         )
+        self.remote_settings = CompactSettings(not client_side)
         self.decoder = HpackDecoder(self.DEFAULT_MAX_HEADER_LIST_SIZE)
         self.send_windows = SendWindows()
         """In place of h2's own, which count only what h2 sends."""

@@ -9,7 +9,7 @@ import h2.exceptions
 import h2.settings
 import h2.stream
 
-from .h2_bounded_state import BoundedState
+from .h2_bounded_state import BoundedState, CompactSettings
 from .messages import Headers
 
 _Codes = h2.settings.SettingCodes
@@ -39,7 +39,7 @@ class ClientState(BoundedState):
 
     def open(self, *, stream_window: int, connection_window: int) -> None:
         """Our SETTINGS, and a connection window of our own size."""
-        self.local_settings = h2.settings.Settings(
+        self.local_settings = CompactSettings(
             client=True,
             initial_values={
                 _Codes.ENABLE_PUSH: 0,

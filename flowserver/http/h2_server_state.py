@@ -14,7 +14,7 @@ import h2.windows
 import hpack
 
 from ..errors import RelayError
-from .h2_bounded_state import BoundedState
+from .h2_bounded_state import BoundedState, CompactSettings
 from .h2_frames import header_block, headers, last_data, window_update
 from .messages import Headers
 
@@ -127,7 +127,7 @@ class ServerState(BoundedState):
 
     def open(self, *, max_streams: int, stream_window: int, connection_window: int) -> None:
         """Our SETTINGS, and a connection window of our own size."""
-        self.local_settings = h2.settings.Settings(
+        self.local_settings = CompactSettings(
             client=False,
             initial_values={
                 _Codes.MAX_CONCURRENT_STREAMS: max_streams,

@@ -21,15 +21,16 @@ class ContentWatch:
     of an answer that is no stream, or not in a format that is known.
     """
 
-    __slots__ = ("_first", "_format", "_head", "_meter", "_params", "_scanner")
+    __slots__ = ("_first", "_format", "_head", "_meter", "_params", "_quirks", "_scanner")
 
     def __init__(self, known: Format | None, params: RequestParams, quirks: Quirks) -> None:
         """`known` None: a format that is not known."""
         self._format = known
         self._params = params
-        self._meter = known.meter(params, quirks, cuttable=False) if known is not None else None
+        self._quirks = quirks
+        self._meter: Meter | None = None
         self._scanner: Scanner | None = None
-        """None: it is no stream of events, or this is not known yet."""
+        """None, as the meter: it is no stream of events, or this is not known yet."""
         self._head: ResponseHead | None = None
         self._first = b""
         """The first bytes of the body, while they are too few to tell what it is."""
@@ -44,17 +45,18 @@ class ContentWatch:
 
     def feed(self, data: bytes) -> bool:
         """More of the body. Returns whether it has content by now."""
-        scanner, meter = self._scanner, self._meter
-        if meter is None or self._format is None or self._head is None:
+        known, scanner, meter = self._format, self._scanner, self._meter
+        if known is None or self._head is None:
             return not _is_nothing(data)
-        if scanner is None:
+        if scanner is None or meter is None:
             data = self._first = self._first + data
-            kind = kind_by_head(self._head) or self._kind_by_bytes(self._head, data, self._format)
+            kind = kind_by_head(self._head) or self._kind_by_bytes(self._head, data, known)
             if kind is BodyKind.UNDECIDED:
                 return False
             if kind not in SCANNERS:
                 return not _is_nothing(data)
             self._scanner = scanner = SCANNERS[kind](_MAX_EVENT)
+            self._meter = meter = known.meter(self._params, self._quirks, cuttable=False)
             self._first = b""
         for name, payload, _ in scanner.feed(data):
             meter.read(name, payload)

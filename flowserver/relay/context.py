@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,9 +41,12 @@ class Abandoned:
         since, before = self.exchanges[exchange]
         return now - since >= self.time or size - before >= self.size
 
-    def sweep(self, now: float) -> None:
+    def sweep(self, clock: Clock) -> Iterator[None]:
+        """Look at one exchange in each step."""
         for exchange in list(self.exchanges):
-            exchange.sweep(now)
+            if exchange in self.exchanges:
+                exchange.sweep(clock())
+                yield
 
     def close(self) -> None:
         for exchange in list(self.exchanges):

@@ -169,7 +169,7 @@ class Dispatcher(HostChoice):
         self._replay.finish()
         self._account.request.finish()
         if self._first_token is not None:
-            self._first_token.sent(self._account.input)
+            self._first_token.sent()
         if self._is_collecting:
             self._is_collecting = False
             self._proceed()
@@ -303,7 +303,7 @@ class Dispatcher(HostChoice):
             if other is None:
                 return False
         attempt.host.first_token_timeouts += 1
-        attempt.host.extra_tokens[ExtraAttempt.FIRST_TOKEN_TIMEOUT] += waiting.tokens or 0
+        attempt.host.extra_tokens[ExtraAttempt.FIRST_TOKEN_TIMEOUT] += waiting.tokens
         self._cancel_attempt(error)
         if other is not None:
             self._started_at += now - attempt.began_at  # the deadline says how long that may take
@@ -419,7 +419,7 @@ class Dispatcher(HostChoice):
             self, policy, self._events, request=self._account.request, context=self._context.first_token
         )
         if self._replay.is_whole:
-            waiting.sent(self._account.input)
+            waiting.sent()
 
     def _route_error(self, route: Route) -> RelayError | None:
         """Why none of the route's providers may get the request."""

@@ -69,11 +69,11 @@ class FirstToken:
         "_events",
         "_hedge",
         "_hedge_at",
+        "_is_sent",
         "_owner",
         "_policy",
         "_request",
         "_timer",
-        "tokens",
     )
 
     def __init__(
@@ -97,8 +97,8 @@ class FirstToken:
         self._hedge: Hedge | None = None
         self._hedge_at: float | None = None
         """When a hedge begins; None: none will, or it has."""
-        self.tokens: int | None = None
-        """Input tokens of the request; None: it is not whole."""
+        self._is_sent = False
+        """Whether the request is whole."""
 
     def __repr__(self) -> str:
         return f"<FirstToken {self._answer}{' hedged' if self._hedge is not None else ''}>"
@@ -124,14 +124,14 @@ class FirstToken:
             self._answer.drop()
         answer.attempt = attempt
         self._answer = answer
-        if self.tokens is not None:
+        if self._is_sent:
             self._start(answer)
 
-    def sent(self, tokens: int) -> None:
-        """The request is whole, with so many input tokens. To be called once."""
-        self.tokens = tokens
+    def sent(self) -> None:
+        """The request is whole. To be called once."""
+        self._is_sent = True
         if self._policy.hedge is not None:
-            self._policy.hedge.note(tokens)
+            self._policy.hedge.note(self.tokens)
         answer = self._answer
         if answer is not None and answer.state is WithheldState.WITHHOLDING:
             self._start(answer)
@@ -145,6 +145,11 @@ class FirstToken:
             self._pass_on(answer)
 
     @property
+    def tokens(self) -> int:
+        """Input tokens of the request as far as it has come: an estimate, made when it is wanted first."""
+        return self._request.input_estimate
+
+    @property
     def is_hedged(self) -> bool:
         """Whether two attempts are under way."""
         return self._hedge is not None
@@ -152,12 +157,12 @@ class FirstToken:
     @property
     def may_hedge(self) -> bool:
         """Whether there is a budget for a hedge."""
-        budget, tokens = self._policy.hedge, self.tokens
-        return budget is not None and tokens is not None and self._hedge is None and budget.allows(tokens)
+        budget = self._policy.hedge
+        return budget is not None and self._is_sent and self._hedge is None and budget.allows(self.tokens)
 
     def hedge(self, answer: WithheldAnswer, attempt: Attempt, *, asks_usage: bool) -> None:
         """`attempt`, which tells `answer`, is the hedge, and has the whole request."""
-        host, tokens = attempt.host, self.tokens or 0
+        host, tokens = attempt.host, self.tokens
         if self._policy.hedge is not None:
             self._policy.hedge.spend(tokens)
         host.hedges += 1

@@ -218,7 +218,7 @@ def aws_signer(host: str, clock: Clock) -> AwsSigner:
         import botocore.session
     except ImportError:
         raise SigningUnavailable(
-            "requests are signed with botocore, which is not installed: pip install 'flowserver[bedrock]'. "
+            "requests are signed with botocore, which is not installed: pip install botocore. "
             "With Amazon Bedrock API keys nothing is signed: give one as api_key, or set auth to 'bearer' if clients "
             "send theirs"
         ) from None

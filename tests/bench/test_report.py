@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.figures import CaseResult, Figure, Series
-from bench.plots import draw
+from bench.plots import axis_end, draw, number
 from bench.report import save
 
 RESULT = CaseResult(
@@ -54,7 +54,7 @@ def test_nothing_that_names_the_machine_is_kept(tmp_path: Path, monkeypatch: pyt
     assert "sk-planted" not in text
 
 
-def test_bars_and_curves_are_drawn(tmp_path: Path) -> None:
+def test_dots_and_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     drawn = draw([RESULT, CURVES], tmp_path, "run")
     assert [path.name for path in drawn] == ["run-events.svg", "run-incident.svg"]
@@ -67,10 +67,39 @@ def test_bars_and_curves_are_drawn(tmp_path: Path) -> None:
 def test_many_curves_are_drawn_in_rows(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     series = tuple(Series(f"quantity {number}", "nginx", "s", "seconds", ((0, 1), (1, 2))) for number in range(9))
-    few, many = (CaseResult(f"{count}", "", {}, (), (), series[:count]) for count in (4, 9))
+    few, many = (CaseResult(f"{count}", "", {}, (), (), series[:count]) for count in (3, 9))
     sizes = []
     for path in draw([few, many], tmp_path, "run"):
         _, _, width, height = map(float, path.read_text().partition('viewBox="')[2].partition('"')[0].split())
         sizes.append((width, height))
     assert sizes[1][0] == pytest.approx(sizes[0][0], rel=0.1)
     assert sizes[1][1] > 2.5 * sizes[0][1]
+
+
+def test_one_far_value_does_not_squash_the_others() -> None:
+    assert axis_end([15.0, 17.0, 25.0, 1316.0]) == 50.0
+    assert axis_end([15.0, 17.0, 25.0]) == pytest.approx(31.25)
+    assert axis_end([1.0, 100.0]) == 125.0, "of two, none is the odd one out"
+
+
+@pytest.mark.parametrize(("value", "text"), [(1316.2, "1,316"), (17.46, "17.5"), (0.0477, "0.0477"), (0.0, "0")])
+def test_numbers_are_as_a_person_writes_them(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_axes_are_linear_and_lines_have_names(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    import matplotlib
+
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    try:
+        wide = Series("memory", "nginx", "MB", "seconds", ((1.0, 1.0), (2.0, 5000.0)))
+        short = Series("memory", "naive", "MB", "seconds", ((1.0, 1.0), (1.5, 70.0)))
+        drawn = draw([CaseResult("incident", "curves", {}, (), (), (wide, short))], tmp_path, "run")
+    finally:
+        matplotlib.rcParams["svg.fonttype"] = "path"
+    text = drawn[0].read_text()
+    assert "nginx 5,000" in text
+    assert "naive 70" in text
+    assert ">0<" in text.replace("> 0<", ">0<"), "the axis begins at zero"
+    assert "10^" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from flowserver.cli import demo
 from flowserver.cli.demo import Client, Scene
+from flowserver.cli.demo_table import GREEN, YELLOW, Display, Row
 from flowserver.http.h1_chunked import encode_chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -60,7 +62,56 @@ def test_as_much_was_pulled_as_was_read_in_all_that_it_shows(
     monkeypatch.setattr(demo, "LEAVE", 1.0)
     demo.main([])  # too short for what it promises
     out = capsys.readouterr().out
-    rows = re.findall(r"^ +(fast|slow|stalled|leaving) .*?(\d+\.\d) +(\d+\.\d) +\d+\.\d +\d+ ", out, re.MULTILINE)
+    rows = re.findall(r"^(fast|slow|stalled|leaving) .*?(\d+\.\d) KB +(\d+\.\d) KB +\d+\.\d KB ", out, re.MULTILINE)
     assert len(rows) >= 8
     assert [row for row in rows if float(row[2]) < float(row[1])] == []
     assert {name for name, read, _ in rows if float(read) > 0} == {"fast", "slow", "stalled", "leaving"}
+
+
+ROWS = [
+    Row("fast", "reads at once", 500, 500, 0.0, "streaming"),
+    Row("stalled", "stops for 6.5 s", 20_000, 70_000, 12.3, "paused"),
+    Row("slow", "reads 40 KB/s", 123_456_789, 123_499_999, 999.9, "cancelled"),
+]
+MARKS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(out: io.StringIO, environment: dict[str, str]) -> str:
+    display = Display(out, environment)
+    display.show(1.0, 48_000_000, ROWS)
+    display.show(1.5, 48_000_000, ROWS)
+    display.show(3.5, 48_000_000, ROWS)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("environment", [{}, {"TERM": "xterm"}, {"TERM": "xterm", "NO_COLOR": "1"}])
+@pytest.mark.parametrize("out", [io.StringIO, Terminal])
+def test_the_table_has_room_in_80_columns(out: type[io.StringIO], environment: dict[str, str]) -> None:
+    lines = MARKS.sub("", shown(out(), environment)).splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("stalled"))
+    assert " ".join(row.split()) == "stalled stops for 6.5 s 19.5 KB 68.4 KB 48.8 KB 12.3 s paused"
+
+
+def test_a_terminal_has_colours_and_one_table() -> None:
+    text = shown(Terminal(), {"TERM": "xterm"})
+    assert text.count("\x1b[5A") == 2
+    assert f"\x1b[{YELLOW}mpaused\x1b[0m" in text
+    assert f"\x1b[{GREEN}mstreaming\x1b[0m" in text
+
+
+def test_colours_can_be_switched_off() -> None:
+    text = shown(Terminal(), {"TERM": "xterm", "NO_COLOR": "1"})
+    assert set(MARKS.findall(text)) == {"\x1b[5A", "\x1b[2K"}
+
+
+@pytest.mark.parametrize("out", [io.StringIO(), Terminal()])
+def test_elsewhere_plain_lines_come_every_two_seconds(out: io.StringIO) -> None:
+    text = shown(out, {"TERM": "dumb"} if out.isatty() else {"TERM": "xterm"})
+    assert "\x1b" not in text
+    assert text.count("flowserver demo") == 2

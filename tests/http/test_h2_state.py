@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import h2.exceptions
+import h2.settings
 import pytest
 
 from flowserver.errors import bad_request
@@ -46,6 +48,25 @@ def test_unknown_settings_leave_nothing_behind(make: Callable[[], BoundedState])
     for start in range(1000, 1760, 19):
         state.receive_data(frames.settings(*((code, 1) for code in range(start, start + 19))))
     assert len(state.remote_settings) <= 8
+
+
+@BOTH
+def test_settings_take_little_and_change_as_h2_changes_them(make: Callable[[], BoundedState]) -> None:
+    state, same = make(), make()
+    for settings in (state.local_settings, state.remote_settings):
+        assert all(sys.getsizeof(values) < 200 for values in vars(settings)["_settings"].values())
+    state.receive_data(frames.settings((frames.INITIAL_WINDOW, 99_999), (frames.MAX_STREAMS, 7)))
+    assert (state.remote_settings.initial_window_size, state.remote_settings.max_concurrent_streams) == (99_999, 7)
+    assert all(sys.getsizeof(values) < 200 for values in vars(state.remote_settings)["_settings"].values())
+    for each in (state, same):
+        each.update_settings({h2.settings.SettingCodes.MAX_FRAME_SIZE: 20_000})
+        each.update_settings({h2.settings.SettingCodes.MAX_FRAME_SIZE: 30_000})
+    assert state.local_settings.max_frame_size == 16_384, "not acknowledged"
+    state.receive_data(frames.settings(ack=True))
+    assert state.local_settings.max_frame_size == 20_000
+    state.receive_data(frames.settings(ack=True))
+    assert state.local_settings.max_frame_size == 30_000
+    assert same.local_settings != state.local_settings
 
 
 @BOTH

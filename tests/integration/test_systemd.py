@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,18 @@ async def test_it_starts_reloads_and_is_given_the_time_that_it_needs(lab: Lab, s
     assert await stopping == (0, "")
     shown = await systemd.show("flowserver", "Result", "ActiveState")
     assert shown == {"Result": "success", "ActiveState": "inactive"}
+
+
+async def test_the_control_socket_of_the_guide_is_roots_way_in(lab: Lab, systemd: Systemd) -> None:
+    guide = (UNITS.parent / "docs/guides/systemd.md").read_text(encoding="utf-8")
+    [lines] = re.findall(r"```ini\n\[Service\]\n(.*?)```", guide, re.DOTALL)
+    [path] = re.findall(r"=unix:(\S+)", lines)
+    simulator = await lab.simulator()
+    await systemd.start(own=_own(simulator.url, free_port(), free_port(), lines))
+    assert await systemd.systemctl("start", "flowserver") == (0, "")
+    control = (sys.executable, "-m", "flowserver", "ctl", "--socket", path)
+    assert await systemd.run(*control, "log-level", "warning") == (0, "the level of the log is warning\n")
+    assert (await systemd.run("stat", "--format=%a", path))[1].strip() == "600"
 
 
 async def _serving(systemd: Systemd) -> str:

@@ -790,10 +790,10 @@ def test_an_abandoned_answer_is_read_however_little_its_client_took() -> None:
 def test_an_abandoned_answer_has_its_time() -> None:
     scene = abandon(abandoned=Abandoned(30.0, 10_000))
     scene.clock.advance(29)
-    scene.abandoned.sweep(scene.clock())
+    list(scene.abandoned.sweep(scene.clock))
     assert scene.end is None
     scene.clock.advance(1)
-    scene.abandoned.sweep(scene.clock())
+    list(scene.abandoned.sweep(scene.clock))
     gone(scene)
     assert count_of(scene.account).is_estimate
 

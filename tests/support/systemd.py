@@ -154,8 +154,12 @@ class Systemd:
 
     async def systemctl(self, *arguments: str) -> tuple[int, str]:
         """Its exit status, and all it said."""
+        return await self.run("systemctl", *arguments)
+
+    async def run(self, *command: str) -> tuple[int, str]:
+        """The exit status of a command that root runs beside the services, and all it said."""
         into = ("nsenter", "--target", str(self._init), "--mount", "--pid", "--cgroup")
-        status, out, err = await run(*into, "systemctl", *arguments)
+        status, out, err = await run(*into, *command)
         return status, (out + err).decode()
 
     async def show(self, unit: str, *properties: str) -> dict[str, str]:

@@ -221,5 +221,5 @@ async def test_without_botocore_the_message_names_the_extra(monkeypatch: pytest.
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(SigningUnavailable, match=r"flowserver\[bedrock\]"):
+    with pytest.raises(SigningUnavailable, match="pip install botocore"):
         aws_signer("bedrock-runtime.us-east-1.amazonaws.com", FakeClock())

@@ -1,0 +1,77 @@
+"""Looks at all deadlines of a process again and again, in slices, so that relaying waits for one slice at most."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+SLICE = 0.001
+"""Seconds of work in one turn of the loop: to look at 2,500 streams in one go takes 30 ms to 60 ms."""
+
+
+class Sweeper:
+    """Begins a look each `interval` seconds, unless the one before is still under way."""
+
+    __slots__ = ("_clock", "_is_again", "_late", "_look", "_loop", "_steps", "_timer", "interval")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        look: Callable[[], Iterator[None]],
+        late: Callable[[float], None],
+        interval: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`look` does the work in small steps; `late` hears by how many seconds the loop was late each time."""
+        self.interval = interval
+        self._loop = loop
+        self._clock = clock
+        self._look = look
+        self._late = late
+        self._timer: asyncio.TimerHandle | None = None
+        self._steps: Iterator[None] | None = None
+        """The rest of the look that is under way."""
+        self._is_again = False
+        """Whether another look follows at once."""
+
+    def start(self) -> None:
+        due = self._clock() + self.interval
+        self._timer = self._loop.call_later(self.interval, self._begin, due)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._steps = None
+        self._is_again = False
+
+    def hurry(self) -> None:
+        """Look at everything now: what was looked at before in a look under way, is looked at again."""
+        if self._steps is not None:
+            self._is_again = True
+        elif self._timer is not None:
+            self._steps = self._look()
+            self._advance()
+
+    def _begin(self, due: float) -> None:
+        self._late(max(0.0, self._clock() - due))
+        self.start()
+        if self._steps is None:
+            self._steps = self._look()
+            self._advance()
+
+    def _advance(self) -> None:
+        """Do one slice. A look that fails is over; the next one begins in its time."""
+        steps, self._steps = self._steps, None
+        if steps is None:  # stopped meanwhile
+            return
+        until = self._clock() + SLICE
+        for _ in steps:
+            if self._clock() >= until:
+                self._steps = steps
+                break
+        else:
+            self._steps = self._look() if self._is_again else None
+            self._is_again = False
+        if self._steps is not None:
+            self._loop.call_soon(self._advance)
