@@ -178,7 +178,7 @@ def in_process(rounds: int, collector: Collector) -> None:
 
     def store_alone() -> None:
         stream_id = f"{{bench}}:{next(numbers)}"
-        limiter.admit(stream_id, limits, need=2, done=_ignore)
+        limiter.admit(stream_id, limits, need=2, want=258, done=_ignore)
         limiter.settle(stream_id, 20)
 
     around = AccountSettings(Ratios(), 1 << 20, 8192)
@@ -212,7 +212,7 @@ def _one(settings: AccountSettings) -> None:
     account.identify(HEAD, _ignore)
     account.request.feed(BODY)
     account.request.finish()
-    account.request_permit(HEAD, _ignore, _nothing)
+    account.request_permit(HEAD, _ignore, _nothing, providers=())
     account.answer_fields([(b"content-type", b"application/json"), (b"date", b"now")])
     account.settle()
 

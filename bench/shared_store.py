@@ -126,7 +126,7 @@ async def _round(limiter: StoreLimiter, settings: Settings) -> list[float]:
             if len(waits) == settings.requests:
                 over.set_result(None)
 
-        limiter.admit(stream_id, LIMITS, need=2, done=done)
+        limiter.admit(stream_id, LIMITS, need=2, want=2 + limiter.lease, done=done)
 
     for number in range(settings.requests):
         loop.call_at(started + number / settings.rate, begin)

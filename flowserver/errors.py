@@ -130,7 +130,7 @@ OUT_OF_MEMORY = RelayError(
 UNREADABLE = RelayError(
     429,
     "insufficient_quota",
-    "The quota of tokens is used up. The answer could not be read, so it ends here.",
+    "The quota is used up. The answer could not be read, so it ends here.",
     Party.CLIENT,
     EndReason.QUOTA,
 )

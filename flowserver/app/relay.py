@@ -65,7 +65,7 @@ from .provider_watch import ProviderWatch
 from .providers import FlowLimits, Providers, build
 from .reload_result import ReloadResult
 from .sweeper import Sweeper
-from .tenancy import Tenancy, check_tenants
+from .tenancy import Tenancy, check_tenants, price_table
 from .tracing import Tracing
 
 
@@ -273,7 +273,9 @@ class Relay:
             self._tracing.reconfigure(config)
         self._tenancy.reload(topology)
         self._admission.routing = self._routing()
-        self._admission.accounts = replace(self._admission.accounts, quota=self._tenancy.quota)
+        self._admission.accounts = replace(
+            self._admission.accounts, quota=self._tenancy.quota, prices=price_table(topology)
+        )
         self._show(topology)
         self._watch.follow(providers)
 
@@ -324,7 +326,11 @@ class Relay:
             trace=self._log.state_changed if self._log.writes("debug") else None,
         )
         accounts = AccountSettings(
-            Ratios(), max_event=config.max_event, hold=self._watermarks.high, quota=self._tenancy.quota
+            Ratios(),
+            max_event=config.max_event,
+            hold=self._watermarks.high,
+            quota=self._tenancy.quota,
+            prices=price_table(self._topology),
         )
         self.metrics.store = self._tenancy
         # Unique to this process, so that one relay behind another is not taken for a loop.

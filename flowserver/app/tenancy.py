@@ -11,6 +11,7 @@ from ..config.settings import Config
 from ..config.topology import Topology
 from ..quota.identify import QuotaContext
 from ..quota.limits import Limit, LimitStore, Usage
+from ..quota.prices import PriceTable
 from ..quota.tenants import Tenant, Tenants
 from ..routing.circuit_breaker import CircuitBreaker
 from ..stores.directory import Directory, KnownTenants
@@ -102,6 +103,11 @@ def memory_store(config: Config) -> MemoryStore:
     """The limits of one process, or of all workers in the parent's."""
     # On one machine no answer is lost, so nothing settles twice, and what is remembered of a request is memory.
     return MemoryStore(time.time, ttl=config.lease_time, remember=config.lease_time)
+
+
+def price_table(topology: Topology) -> PriceTable | None:
+    """None: nothing has a price."""
+    return PriceTable(topology.prices) if topology.prices else None
 
 
 def check_tenants(config: Config, before: Topology, after: Topology) -> None:

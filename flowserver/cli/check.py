@@ -84,7 +84,7 @@ def _check_as_json(flags: Mapping[str, str], connects: bool) -> int:
     problems: list[str] = []
     config: Config | None = None
     found: list[Finding] = []
-    told: dict[str, Any] = {"upstreams": [], "routes": [], "tenants": []}
+    told: dict[str, Any] = {"upstreams": [], "routes": [], "tenants": [], "prices": 0}
     doubtful: list[str] = []
     try:
         config, topology = _checked(flags)

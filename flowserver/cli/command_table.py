@@ -14,6 +14,7 @@ COMMANDS = {
     "ctl": "control a running relay: drain, end a stream, reload, ...",
     "top": "show what a running relay does, in a terminal",
     "tenants": "manage tenants, their keys and limits",
+    "prices": "turn a list of prices into the tables of the file",
     "demo": "run a simulated provider, a relay and four clients",
     "simulate": "run a simulated provider",
     "completion": "print a script that completes commands and flags",

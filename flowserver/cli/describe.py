@@ -28,6 +28,8 @@ def topology_lines(config: Config, topology: Topology) -> list[str]:
     lines = [*map(_upstream, topology.upstreams), *map(_route, topology.routes)]
     for tenant in topology.tenants:
         lines += [_tenant(tenant), *_uncounted_paths(tenant)]
+    if topology.prices:
+        lines.append(f"prices: {len(topology.prices)} tables")
     if config.redis_url is None and not topology.tenants:
         lines.append("no tenants: whoever reaches the relay may use it")
     if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):
@@ -42,11 +44,12 @@ def settings_json(given: tuple[GivenSetting, ...]) -> list[dict[str, Any]]:
     return [_setting(entry, each) for entry, each in zip(SETTINGS, given, strict=True)]
 
 
-def topology_json(topology: Topology) -> dict[str, list[dict[str, Any]]]:
+def topology_json(topology: Topology) -> dict[str, Any]:
     return {
         "upstreams": [_upstream_json(spec) for spec in topology.upstreams],
         "routes": [_route_json(route) for route in topology.routes],
         "tenants": [_tenant_json(tenant) for tenant in topology.tenants],
+        "prices": len(topology.prices),
     }
 
 

@@ -8,6 +8,7 @@ from textwrap import fill
 
 from ..config.entries import Group, Key, Setting
 from ..config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from ..config.prices import PRICE_KEYS
 from ..config.settings import SETTINGS
 from ..config.tenants import TENANT_KEYS
 from ..telemetry.exposition import Kind
@@ -93,7 +94,7 @@ Each label has a bound, so that no client can make the page grow without end:
 |---|---|
 | `upstream`, old `gen_ai_provider_name` | the providers that were configured since the start |
 | new `gen_ai_provider_name`, `gen_ai_operation_name` | one for each provider; 4 |
-| `gen_ai_request_model` | {models}, or as many as the configuration names; further ones share `other` |
+| `gen_ai_request_model`, `model` | {models}, or as many as the configuration names; further ones share `other` |
 | `tenant` | the first {tenants} that come; further ones share `other` |
 | `status` | of `flow_requests_total` 6 classes, of `flow_responses_total` the statuses that providers send |
 | `error_type` | the ends, and the statuses that providers send |
@@ -121,6 +122,7 @@ def settings_page() -> str:
         ("`[[routes]]`: which requests go to which provider", ROUTE_KEYS),
         ("`outliers` of a route, see [providers.md](providers.md#outliers)", OUTLIER_KEYS),
         ("`[[tenants]]`: who may use the relay, see [tenants.md](tenants.md)", TENANT_KEYS),
+        ("`[[prices]]`: what tokens cost, see [costs.md](costs.md)", PRICE_KEYS),
     ):
         parts.append(f"\n### {title}\n\n{_keys(keys)}")
     return "".join(parts)

@@ -16,7 +16,8 @@ from ..config.environment import load
 from ..config.errors import ConfigError
 from ..config.parsers import parse_time
 from ..config.tenants import LIMITS, TenantError, limits_table, moment_text, read_tenant, table_of
-from ..quota.limits import StoreUnavailable, Usage
+from ..quota.limits import MoneyQuota, StoreUnavailable, Usage
+from ..quota.money import usd_text
 from ..quota.tenants import Tenant, TenantKey, digest_of, shared_limits, user_limits
 from ..stores.directory import Directory
 from ..stores.redis_store import RedisStore
@@ -306,14 +307,15 @@ def _limits(tenant: Tenant) -> str:
     return _pairs(limits_table(tenant.limits))
 
 
-def _pairs(table: dict[str, int]) -> str:
+def _pairs(table: dict[str, int | str]) -> str:
     return " ".join(f"{name}={value}" for name, value in table.items()) or "none"
 
 
 def _usage_row(usage: Usage) -> tuple[str, ...]:
     name = usage.limit.key.partition("}:")[2]
     reset = "" if usage.reset is None else _span(usage.reset)
-    return name, str(usage.used), str(usage.reserved), str(usage.limit.limit), reset
+    shown = usd_text if isinstance(usage.limit, MoneyQuota) else str
+    return name, shown(usage.used), shown(usage.reserved), shown(usage.limit.limit), reset
 
 
 def _span(seconds: float) -> str:

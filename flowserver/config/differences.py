@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from ..quota.prices import PriceRow
 from ..quota.tenants import Tenant
 from .file_keys import UPSTREAM_KEYS
+from .prices import price_table
 from .tenants import table_of
 from .topology import RouteSpec, Topology, UpstreamSpec
 
@@ -23,6 +25,7 @@ def differences(before: Topology, after: Topology) -> list[str]:
         *_of_tables("upstreams", _upstreams(before), _upstreams(after)),
         *_of_tables("routes", _routes(before), _routes(after)),
         *_of_tables("tenants", _tenants(before.tenants), _tenants(after.tenants)),
+        *_of_tables("prices", _prices(before.prices), _prices(after.prices)),
     ]
     if before.open != after.open:
         found.append(f"open: {_shown(before.open)} -> {_shown(after.open)}")
@@ -43,6 +46,15 @@ def _routes(topology: Topology) -> _Tables:
 
 def _tenants(tenants: Iterable[Tenant]) -> _Tables:
     return {tenant.name: table_of(tenant) for tenant in tenants}
+
+
+def _prices(rows: Iterable[PriceRow]) -> _Tables:
+    """By what they are for; of several tables for the same, the first holds."""
+    tables: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        above = f" above {row.above}" if row.above else ""
+        tables.setdefault(" ".join([*row.models, *row.upstreams]) + above, price_table(row.price))
+    return tables
 
 
 def _values(spec: UpstreamSpec | RouteSpec) -> dict[str, Any]:

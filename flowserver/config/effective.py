@@ -11,6 +11,7 @@ from .access_log import AccessLog
 from .addresses import Address, Networks, Url
 from .entries import Key
 from .file_keys import ROUTE_KEYS, UPSTREAM_KEYS
+from .prices import price_row_table
 from .settings import SETTINGS, Config
 from .tenants import table_of
 from .topology import Topology
@@ -54,6 +55,7 @@ def effective(
         "upstreams": [_upstream(spec, topology, settings) for spec in topology.upstreams],
         "routes": routes,
         "tenants": tenants,
+        "prices": [_value(price_row_table(row), f"{file} or its prices_file") for row in topology.prices],
     }
 
 

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from ..dialects.base import Auth
+from ..quota.prices import PriceRow
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE
 from .entries import Key, suggestion
 from .errors import ConfigError
 from .file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS, check_header
 from .parsers import parse_secret
+from .prices import PRICES_FILE_KEYS, PriceReader
 from .secrets import remedy_of, resolve
 from .settings import Config
 from .tables import TableReader, repeated
-from .tenants import TenantError, read_tenants
+from .tenants import TenantError, money_limits, read_tenants
 from .toml_errors import described
 from .topology import HealthSpec, OutlierSpec, RouteSpec, Topology, UpstreamSpec
 
@@ -89,8 +91,8 @@ def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> N
         raise ConfigError(problems)
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """The file's tables. A byte order mark is accepted."""
+def _parse(path: Path, setting: str = "FLOW_CONFIG") -> dict[str, Any]:
+    """The file's tables. A byte order mark is accepted. `setting` names it. Raises ConfigError."""
     text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -99,9 +101,9 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: {described(error, text)}"]) from None
     except UnicodeDecodeError as error:
         remedy = "save it as UTF-8 in your editor"
-        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: it is not UTF-8: {error}; {remedy}"]) from None
+        raise ConfigError([f"{setting}: {path} can't be read: it is not UTF-8: {error}; {remedy}"]) from None
     except OSError as error:
-        raise ConfigError([f"FLOW_CONFIG: {path} can't be read: {error.strerror}; {remedy_of(error)}"]) from None
+        raise ConfigError([f"{setting}: {path} can't be read: {error.strerror}; {remedy_of(error)}"]) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
         raise ConfigError([f"{path}: {error}"]) from None
 
@@ -141,7 +143,7 @@ class _FileReader(TableReader):
     """Reads the file once."""
 
     def __init__(self, path: Path, config: Config, environ: Mapping[str, str]) -> None:
-        super().__init__(top_level=("open",))
+        super().__init__(top_level=("open", "prices_file"))
         self._path = path
         self._config = config
         self._environ = environ
@@ -159,12 +161,17 @@ class _FileReader(TableReader):
             self.problems.append("upstreams: expected at least one [[upstreams]] table")
         if file.get("open") and file.get("tenants"):
             self.problems.append("open: true is only allowed without [[tenants]]")
+        prices = self._prices(file, names)
+        tenants = self._tenants(file.get("tenants", []))
+        if not prices and not self.problems:
+            self.problems += _needing_prices(tenants)
         return Topology(
             tuple(spec for spec in upstreams if spec is not None),
             tuple(routes) or (_route_to(tuple(names), self._config),),
-            self._tenants(file.get("tenants", [])),
+            tenants,
             open=file.get("open", False),
             given=frozenset(self.given),
+            prices=prices,
         )
 
     def _upstream(self, table: dict[str, Any], place: str) -> UpstreamSpec | None:
@@ -239,9 +246,32 @@ class _FileReader(TableReader):
             )
         return OutlierSpec(**self.read(table, place, OUTLIER_KEYS))
 
+    def _prices(self, file: dict[str, Any], upstreams: list[str]) -> tuple[PriceRow, ...]:
+        """Those of the file itself, then those of its `prices_file`."""
+        own = PriceReader()
+        rows = own.prices(file.get("prices", []), upstreams)
+        self.problems += own.problems
+        if "prices_file" in file:
+            path = self._path.parent / file["prices_file"]
+            further = PriceReader()
+            tables = further.read(_parse(path, "prices_file"), "", PRICES_FILE_KEYS).get("prices", [])
+            rows += further.prices(tables, upstreams)
+            self.problems += [f"{path}: {problem}" for problem in further.problems]
+        return tuple(rows)
+
     def _tenants(self, tables: list[dict[str, Any]]) -> tuple[Tenant, ...]:
         try:
             return read_tenants(tables)
         except TenantError as error:
             self.problems += error.problems
             return ()
+
+
+def _needing_prices(tenants: tuple[Tenant, ...]) -> list[str]:
+    """A line for each tenant whose limits of money would refuse all of its requests."""
+    return [
+        f"tenants: {tenant.name} has {', '.join(names)}, and nothing has a price: add [[prices]] tables, or name a "
+        "file that has them in prices_file, above the first table"
+        for tenant in tenants
+        if (names := money_limits(tenant))
+    ]

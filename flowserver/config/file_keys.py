@@ -24,6 +24,7 @@ from .parsers import (
     parse_time,
     parse_url,
 )
+from .prices import PRICE_KEYS, PRICES_FILE
 from .secrets import FORMS, is_reference
 from .tables import FLAG, PATTERNS, TEXT, table_of_keys, table_schema, whole_number
 from .tenants import CLASS, TENANT_KEYS, check_path
@@ -391,6 +392,7 @@ FILE_KEYS = (
         "Must be above the first table. true: the file has no tenants on purpose, so whoever reaches the relay may use "
         "it. Without it, a reload refuses a file that has lost its tenants.",
     ),
+    PRICES_FILE,
     Key("upstreams", _array("upstreams", UPSTREAM_KEYS), "The providers."),
     Key(
         "routes",
@@ -398,4 +400,5 @@ FILE_KEYS = (
         "Which requests go to which provider; without routes, all go to all providers.",
     ),
     Key("tenants", _array("tenants", TENANT_KEYS), "Who may use the relay."),
+    Key("prices", _array("prices", PRICE_KEYS), "What tokens cost. Without prices no cost is known."),
 )

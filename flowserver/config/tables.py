@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from .entries import Key, Kind, invalid, suggestion
@@ -93,9 +96,42 @@ def whole_number(low: int, high: int, remark: str = "") -> Kind:
     return Kind("number", parse, {"type": "integer", "minimum": low, "maximum": high})
 
 
+def _some_patterns(value: Any) -> tuple[str, ...]:
+    patterns = _patterns(value)
+    if not patterns:
+        raise ValueError("expected a list of patterns such as ['gpt-*']")
+    return patterns
+
+
+def decimal_number(places: int, most: int, expected: str, *, least: int = 0) -> Kind:
+    """Amounts of up to `most`, numbers or text, in whole units of the last of so many decimal `places`; `least` in
+    these. A float is taken for what it was written as."""
+    unit: int = 10**places
+
+    def parse(value: Any) -> int:
+        text = format(Decimal(repr(value)), "f") if isinstance(value, float) and isfinite(value) else str(value)
+        found = _DECIMAL.fullmatch(text) if not isinstance(value, bool) else None
+        if found is None:
+            raise ValueError(f"expected {expected}")
+        whole, decimals = found[1], (found[2] or "").rstrip("0")
+        if len(decimals) > places:
+            raise ValueError(f"expected at most {places} decimals")
+        amount: int = int(whole) * unit + int(decimals.ljust(places, "0"))
+        if not least <= amount <= most * unit:
+            raise ValueError(f"expected {'0' if not least else 'more than 0'} to {most}")
+        return amount
+
+    low = {"minimum": 0} if least == 0 else {"exclusiveMinimum": 0}
+    number = {"type": "number", **low, "maximum": most}
+    return Kind("amount", parse, {"anyOf": [number, {"type": "string", "pattern": f"^{_DECIMAL.pattern}$"}]})
+
+
+_DECIMAL = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,40}))?")
+
 TEXT = Kind("text", _text, {"type": "string", "minLength": 1})
 FLAG = Kind("true or false", _flag, {"type": "boolean"})
 PATTERNS = Kind("list of patterns", _patterns, {"type": "array", "items": {"type": "string", "minLength": 1}})
+SOME_PATTERNS = Kind("list of patterns", _some_patterns, {**PATTERNS.schema, "minItems": 1})
 
 
 def table_of_keys(keys: Sequence[Key]) -> Kind:

@@ -8,13 +8,28 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from ..quota.money import usd_text
 from ..quota.tenants import ModelLimits, Tenant, TenantKey, TenantLimits
 from ..quota.traffic_class import INTERACTIVE, TrafficClass, parse_class
 from .entries import Key, Kind, suggestion
-from .tables import FLAG, PATTERNS, TEXT, TableReader, repeated, table_of_keys, tables_of_keys, whole_number
+from .tables import (
+    FLAG,
+    PATTERNS,
+    SOME_PATTERNS,
+    TEXT,
+    TableReader,
+    decimal_number,
+    repeated,
+    table_of_keys,
+    tables_of_keys,
+    whole_number,
+)
 
 MOST = 75_000_000_000
 """The largest limit. A bucket of this size is still counted exactly."""
+
+MOST_USD = 4_000_000
+"""Dollars. Twice this is still counted exactly, to the nano-dollar."""
 
 _BURSTS = {"request_burst": "requests_per_minute", "token_burst": "tokens_per_minute"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -62,13 +77,6 @@ def _moment(value: Any) -> float:
         raise ValueError(expected) from None
 
 
-def _some_patterns(value: Any) -> tuple[str, ...]:
-    patterns: tuple[str, ...] = PATTERNS.parse(value)
-    if not patterns:
-        raise ValueError("expected a list of patterns such as ['gpt-*']")
-    return patterns
-
-
 def _paths(value: Any) -> tuple[str, ...]:
     patterns: tuple[str, ...] = PATTERNS.parse(value)
     for pattern in patterns:
@@ -96,10 +104,10 @@ def check_path(pattern: str) -> str | None:
 CLASS = Kind("`interactive` or `batch`", _class, {"enum": [*TrafficClass]})
 
 _LIMIT = whole_number(1, MOST, "; without the key there is no limit")
+_USD = decimal_number(9, MOST_USD, "an amount in dollars such as 12.5; without the key there is no limit", least=1)
 _WEIGHT = whole_number(1, 1000)
 _DIGEST = Kind("64 hex digits", _digest, {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"})
 _MOMENT = Kind("time of day", _moment, {"type": "string", "format": "date-time"})
-_SOME_PATTERNS = Kind("list of patterns", _some_patterns, {**PATTERNS.schema, "minItems": 1})
 
 LIMIT_KEYS = (
     Key("requests_per_minute", _LIMIT, "Requests per minute, refilled evenly."),
@@ -111,9 +119,12 @@ LIMIT_KEYS = (
     Key("tokens_per_session", _LIMIT, "Most tokens of one session within a day of its first request."),
     Key("tokens_per_day", _LIMIT, "Most tokens until the next midnight, UTC."),
     Key("tokens_per_month", _LIMIT, "Most tokens until the first of the next month, UTC."),
+    Key("usd_per_session", _USD, "Most dollars, by the prices, of one session within a day of its first request."),
+    Key("usd_per_day", _USD, "Most dollars, by the prices, until the next midnight, UTC."),
+    Key("usd_per_month", _USD, "Most dollars, by the prices, until the first of the next month, UTC."),
 )
 MODEL_LIMIT_KEYS = (
-    Key("models", _SOME_PATTERNS, "Models that share these limits.", required=True),
+    Key("models", SOME_PATTERNS, "Models that share these limits.", required=True),
     *LIMIT_KEYS,
 )
 _KEY_KEYS = (
@@ -153,6 +164,8 @@ TENANT_KEYS = (
 )
 _STORED_TENANT_KEYS = tuple(Key(key.name, PATTERNS, key.doc) if key.name == "paths" else key for key in TENANT_KEYS)
 LIMITS = tuple(key.name for key in LIMIT_KEYS)
+USD_LIMITS = frozenset(key.name for key in LIMIT_KEYS if key.kind is _USD)
+"""The limits of money."""
 
 
 # --- reading and writing ---
@@ -203,8 +216,16 @@ def table_of(tenant: Tenant) -> dict[str, Any]:
     return {name: value for name, value in table.items() if value}
 
 
-def limits_table(limits: TenantLimits) -> dict[str, int]:
-    return {name: value for name, value in asdict(limits).items() if value is not None}
+def limits_table(limits: TenantLimits) -> dict[str, int | str]:
+    """Those that there are, as they may be written: amounts of money as text, which is exact."""
+    found = ((name, value) for name, value in asdict(limits).items() if value is not None)
+    return {name: usd_text(value) if name in USD_LIMITS else value for name, value in found}
+
+
+def money_limits(tenant: Tenant) -> list[str]:
+    """The names of the limits of money that it has, whoever of it they are for."""
+    each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits)]
+    return sorted({name for limits in each for name in limits_table(limits)} & USD_LIMITS)
 
 
 def moment_text(seconds: float) -> str:

@@ -6,9 +6,10 @@ import re
 from tomllib import TOMLDecodeError
 
 from .file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from .prices import PRICE_KEYS
 from .tenants import TENANT_KEYS
 
-_TABLES = (FILE_KEYS, UPSTREAM_KEYS, ROUTE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, TENANT_KEYS)
+_TABLES = (FILE_KEYS, UPSTREAM_KEYS, ROUTE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, TENANT_KEYS, PRICE_KEYS)
 _KNOWN = {key.name: not key.secret for keys in _TABLES for key in keys}
 """Names of keys, and whether their values may be shown."""
 _PLACE = re.compile(r"^(.*?) \(at line (\d+), column (\d+)\)$", re.DOTALL)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..dialects.base import Auth
 from ..dialects.profiles import quirks_for
 from ..names import MODEL_BYTES, bounded
+from ..quota.prices import PriceRow
 from ..quota.tenants import Tenant, is_pattern
 from ..quota.traffic_class import INTERACTIVE, TrafficClass
 from .addresses import Url
@@ -126,6 +127,8 @@ class Topology:
     """Those of the file; Redis may have more."""
     open: bool = False
     """Whether the file says that it has no tenants on purpose."""
+    prices: tuple[PriceRow, ...] = ()
+    """In their order; empty: nothing has a price."""
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """The places of what the file sets for providers and routes, such as `upstreams[1].weight`."""
 

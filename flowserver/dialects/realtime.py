@@ -70,8 +70,7 @@ class RealtimeUsage:
 
     @property
     def input(self) -> int:
-        unreported = self._last_input if self._estimate else 0
-        return (self.usage.input or 0) + unreported
+        return (self.usage.input or 0) + self.unreported[0]
 
     @property
     def output(self) -> int:
@@ -82,27 +81,34 @@ class RealtimeUsage:
         return self.input + self.output
 
     @property
+    def unreported(self) -> tuple[int, int]:
+        """Tokens of request and answer, by the estimate, since the last report."""
+        return (self._last_input if self._estimate else 0), round(self._estimate)
+
+    @property
     def is_estimate(self) -> bool:
         return self._estimate > 0
 
-    def read(self, text: bytes, size: int) -> None:
-        """An event that the provider sent; `text` may be what matters of `size` bytes. Malformed ones are ignored."""
+    def read(self, text: bytes, size: int) -> Usage | None:
+        """An event that the provider sent; `text` may be what matters of `size` bytes. Malformed ones are ignored.
+        Returns the report in it; None: there is none."""
         found = _TYPE.search(text, 0, _LOOKED_AT)
         kind = found[1] if found is not None else b""
         if kind.endswith(b".delta"):
             per_token = _PER_AUDIO_TOKEN if kind.endswith(b"audio.delta") else _PER_TEXT_TOKEN
             self._estimate += max(0, size - _ENVELOPE) / per_token
         elif text.find(b'"usage"') >= 0:
-            self._read_report(text)
+            return self._read_report(text)
+        return None
 
-    def _read_report(self, text: bytes) -> None:
+    def _read_report(self, text: bytes) -> Usage | None:
         event = parse(text)
         kind = event.get("type") if event is not None else None
         if event is None or type(kind) is not str or kind not in _REPORTS:
-            return
+            return None
         report = event.get("usage") or mapping(event.get("response")).get("usage")
         if type(report) is not dict:
-            return
+            return None
         new = Usage()
         read_usage(new, report)
         cached = count(mapping(report.get("input_token_details")).get("cached_tokens"))
@@ -110,6 +116,8 @@ class RealtimeUsage:
         usage.input = (usage.input or 0) + (new.input or 0)
         usage.output = (usage.output or 0) + (new.output or 0)
         if cached is not None:
+            new.cached = cached
             usage.cached = (usage.cached or 0) + cached
         if kind == "response.done":
             self._last_input = new.input or 0
+        return new

@@ -12,21 +12,22 @@ class ChargedAnswers:
     """Of one process. Other relays know nothing of it: an answer that is fetched through another one is charged there
     again, rather than nowhere."""
 
-    __slots__ = ("_tokens",)
+    __slots__ = ("_charged",)
 
     def __init__(self) -> None:
-        self._tokens: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._charged: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
 
-    def due(self, tenant: str, answer_id: str, tokens: int) -> int:
-        """What is still to be charged of the `tokens` that a fetched answer has; remembered as charged from now on."""
-        before = self._tokens.get((tenant, answer_id), 0)
-        self.note(tenant, answer_id, max(before, tokens))
-        return max(0, tokens - before)
+    def due(self, tenant: str, answer_id: str, tokens: int, cost: int) -> tuple[int, int]:
+        """What is still to be charged of the `tokens` and of the `cost` (nano-dollars) that a fetched answer has;
+        remembered as charged from now on."""
+        had, paid = self._charged.get((tenant, answer_id), (0, 0))
+        self.note(tenant, answer_id, max(had, tokens), max(paid, cost))
+        return max(0, tokens - had), max(0, cost - paid)
 
-    def note(self, tenant: str, answer_id: str, tokens: int) -> None:
+    def note(self, tenant: str, answer_id: str, tokens: int, cost: int) -> None:
         """An answer was generated, and is charged in full: its id may be one that came before, as some servers have
         clients choose it."""
-        self._tokens.pop((tenant, answer_id), None)
-        self._tokens[tenant, answer_id] = tokens
-        if len(self._tokens) > MOST:
-            self._tokens.popitem(last=False)
+        self._charged.pop((tenant, answer_id), None)
+        self._charged[tenant, answer_id] = (tokens, cost)
+        if len(self._charged) > MOST:
+            self._charged.popitem(last=False)

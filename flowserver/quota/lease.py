@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from .limits import MAX_TOKENS, Decision, Limit
+from .limits import MAX_MONEY, MAX_TOKENS, Decision, Limit
 
 
 class Verdict(Enum):
@@ -33,12 +33,17 @@ class LeaseState(Enum):
     SETTLED = "settled"
 
 
-_PASS = Verdict.PASS
+_PASS, _END = Verdict.PASS, Verdict.END
 _HELD, _EXTENDING = LeaseState.HELD, LeaseState.EXTENDING
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 ADMITTED = Decision(True, 0, ())
 """Where there is nothing to ask for."""
+
+
+def worse(one: Verdict, other: Verdict) -> Verdict:
+    """The one of two that lets less pass."""
+    return other if one is _PASS or other is _END else one
 
 
 class Limiter(Protocol):
@@ -49,8 +54,10 @@ class Limiter(Protocol):
     renewal: float
     """Seconds after which a lease that was not extended has to be renewed."""
 
-    def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        """Admit a stream, with a first lease of at least `need` tokens."""
+    def admit(
+        self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
+    ) -> None:
+        """Admit a stream, with a first lease of `want` tokens, or less where less is left, but at least `need`."""
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
         """It has used `used` in total and wants more; `done` gets the tokens granted on top."""
@@ -61,13 +68,18 @@ class Limiter(Protocol):
 
 class TokenLease:
     """The lease of one exchange: `ask`, then `verdict` for each event with content, `sweep` about once a second,
-    `settle` at the end."""
+    `settle` at the end.
+
+    Where money is limited, a second one of nano-dollars: `size` says how many are leased at a time.
+    """
 
     __slots__ = (
         "_done",
         "_limiter",
+        "_most",
         "_renewed_at",
         "_resume",
+        "_size",
         "_stream_id",
         "_used",
         "_waits",
@@ -77,9 +89,13 @@ class TokenLease:
         "state",
     )
 
-    def __init__(self, limiter: Limiter, stream_id: str, *, resume: Callable[[], None]) -> None:
-        """`resume` is called when a `Verdict.WAIT` is over."""
+    def __init__(
+        self, limiter: Limiter, stream_id: str, *, resume: Callable[[], None], size: int | None = None
+    ) -> None:
+        """`resume` is called when a `Verdict.WAIT` is over. `size` None: the lease is of tokens."""
         self._limiter = limiter
+        self._size = limiter.lease if size is None else size
+        self._most = MAX_TOKENS if size is None else MAX_MONEY
         self._stream_id = stream_id
         self._resume: Callable[[], None] | None = resume
         """None once it is settled. This and `_done` lead back to the owner of the lease: kept, each request would leave
@@ -113,7 +129,7 @@ class TokenLease:
             return
         self.counts = any(limit.counts_tokens for limit in limits)
         self._done = done
-        self._limiter.admit(self._stream_id, limits, need=need, done=self._on_decision)
+        self._limiter.admit(self._stream_id, limits, need=need, want=need + self._size, done=self._on_decision)
 
     def verdict(self, used: int) -> Verdict:
         """`used` tokens in all, the event that was just counted among them. Integers only, while the lease lasts.
@@ -121,12 +137,12 @@ class TokenLease:
         A lower figure than before is a report that corrects an estimate. The stream may use the difference again; if it
         does not, the difference comes back at the end.
         """
-        if used > MAX_TOKENS:  # nonsense; asking for all of it would take lease after lease
-            used = MAX_TOKENS
+        if used > self._most:  # nonsense; asking for all of it would take lease after lease
+            used = self._most
         self._used = used
         if not self.counts:
             return _PASS
-        if used + self._limiter.lease // 2 > self.granted and self.state is _HELD:
+        if used + self._size // 2 > self.granted and self.state is _HELD:
             self._extend()
         if used <= self.granted:
             return _PASS
@@ -137,7 +153,7 @@ class TokenLease:
         """Tokens beyond `used` that pass before more have to be asked for; 0 or less if that is due."""
         if not self.counts:
             return used + (1 << 62)
-        kept = self._limiter.lease // 2 if self.state is _HELD else 0
+        kept = self._size // 2 if self.state is _HELD else 0
         return self.granted - kept - used
 
     def sweep(self, now: float) -> None:
@@ -182,8 +198,7 @@ class TokenLease:
 
     def _extend(self) -> None:
         self.state = _EXTENDING
-        lease = self._limiter.lease
-        want = max(lease, self._used - self.granted + lease)
+        want = max(self._size, self._used - self.granted + self._size)
         self._limiter.extend(self._stream_id, self._covered, want, self._on_more)
 
     def _on_more(self, more: int) -> None:

@@ -4,6 +4,8 @@ A stream is admitted against all its limits at once and takes a **lease**: token
 reports what it used and takes more; when it ends it settles, and what it did not use comes back. A lease that nobody
 moves on expires, so that a relay that dies holds nothing for longer than the lease's life.
 
+Limits of money are the same in nano-dollars. A stream that has both is two to the store: see `money_stream`.
+
 Every key, and every stream's id, begins with its tenant in braces (`tenant_key`): in a Redis Cluster that puts all of a
 tenant on one node, where one script sees it all. One call names one tenant only, and each key once.
 """
@@ -20,11 +22,17 @@ SMALL_LEASE = 64
 """Tokens. Near a quota's end a lease is at most a quarter of what is left, so that one stream does not hold all of it
 while others starve; down to this size, so that the last tokens do not cost a call each."""
 
+SMALL_MONEY = 1_000_000
+"""Nano-dollars: the same for quotas of money."""
+
 MAX_PARTS = 1 << 52
 """A bucket counts in parts of tokens, in Redis as doubles: they are exact up to twice this."""
 
 MAX_TOKENS = 1 << 32
 """Of one stream. A larger figure is nonsense; up to this one, what is charged and given back stays exact in doubles."""
+
+MAX_MONEY = 1 << 44
+"""Nano-dollars of one stream, some 17,000 dollars: likewise."""
 
 PAST_QUOTA = 60.0
 """Seconds that a quota lives whose end has passed when it is first used: the clocks of relay and store differ, and
@@ -122,7 +130,14 @@ class Quota:
         return self.most
 
 
+class MoneyQuota(Quota):
+    """The same of nano-dollars. A stream's lease is either of tokens or of these."""
+
+    __slots__ = ()
+
+
 Limit = RequestBucket | TokenBucket | Slots | Quota
+"""A `MoneyQuota` is a `Quota`."""
 
 
 class Cause(Enum):
@@ -198,7 +213,7 @@ class LimitStore(Protocol):
         """
 
     async def settle(self, stream_id: str, used: int) -> bool:
-        """The stream is over: it is charged `used` in total, from 0 to `MAX_TOKENS`, whatever `extend` charged before.
+        """The stream is over: it is charged `used` in total, as far as `countable`, whatever `extend` charged before.
         Everything beyond that comes back, and its slot. A quota's period that has ended stays as it is.
 
         Returns False if there is nothing to settle, and changes nothing then: the stream has settled, with this figure
@@ -232,14 +247,31 @@ def check_tag(tag: str, limits: Sequence[Limit]) -> None:
             raise ValueError(f"{limit.key!r} is not a key of {tag}")
 
 
-def lease_size(want: int, left: int) -> int:
-    """Tokens of a quota's next lease: see `SMALL_LEASE`. 0 when nothing is `left`."""
-    return max(0, min(want, left, max(SMALL_LEASE, left // 4)))
+_MONEY = "$"
 
 
-def countable(tokens: int) -> int:
-    """`tokens` within what a stream can have: 0 to `MAX_TOKENS`."""
-    return 0 if tokens < 0 else min(tokens, MAX_TOKENS)
+def money_stream(stream_id: str) -> str:
+    """The id under which a stream holds its lease of money."""
+    return stream_id + _MONEY
+
+
+def is_of_money(stream_id: str) -> bool:
+    """Whether the lease of `stream_id` is of nano-dollars."""
+    return stream_id.endswith(_MONEY)
+
+
+def small_lease(limit: Quota) -> int:
+    return SMALL_MONEY if isinstance(limit, MoneyQuota) else SMALL_LEASE
+
+
+def lease_size(want: int, left: int, small: int = SMALL_LEASE) -> int:
+    """The size of a quota's next lease: see `SMALL_LEASE`. 0 when nothing is `left`."""
+    return max(0, min(want, left, max(small, left // 4)))
+
+
+def countable(amount: int, stream_id: str) -> int:
+    """`amount` within what a stream can have: 0 to `MAX_TOKENS`, or `MAX_MONEY`."""
+    return 0 if amount < 0 else min(amount, MAX_MONEY if is_of_money(stream_id) else MAX_TOKENS)
 
 
 def milliseconds(seconds: float) -> int:

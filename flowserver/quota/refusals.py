@@ -6,7 +6,7 @@ import math
 
 from ..errors import EndReason, Party, RelayError
 from ..names import PATH_BYTES, bounded
-from .limits import Cause, Decision
+from .limits import Cause, Decision, MoneyQuota
 from .tenants import Tenant
 
 
@@ -18,7 +18,8 @@ def refusal(decision: Decision) -> RelayError:
     if decision.cause is Cause.UNAVAILABLE:
         return NO_STORE
     if decision.cause is Cause.QUOTA:
-        text = f"The quota of tokens is used up ({_short(name)}). A new one starts when its period is over."
+        unit = "money" if isinstance(decision.refused_by, MoneyQuota) else "tokens"
+        text = f"The quota of {unit} is used up ({_short(name)}). A new one starts when its period is over."
         return _limited("insufficient_quota", text, after)
     if decision.cause is Cause.CONCURRENCY:
         text = f"As many streams as are allowed run at once ({_short(name)}). Try again when one is over."
@@ -30,6 +31,26 @@ def refusal(decision: Decision) -> RelayError:
 def model_refused(model: str | None) -> RelayError:
     text = f"This key may not use the model {model!r}, or there is no such model."
     return RelayError(404, "model_not_found", text, Party.CLIENT, EndReason.LIMITED)
+
+
+def price_missing(model: str | None, upstream: str) -> RelayError:
+    """A limited tenant's request for what has no price would pass uncounted."""
+    what = f"the model {model!r}" if model is not None else "a request that names no model"
+    text = (
+        f"There is no price for {what} at {upstream!r}, and this key's use is limited in money. Whoever runs the relay "
+        "has to give it one: a [[prices]] table whose `models` fit it, in the file of FLOW_CONFIG or in its "
+        "`prices_file`."
+    )
+    return RelayError(403, "price_missing", text, Party.CLIENT, EndReason.LIMITED)
+
+
+UNCOUNTED_TUNNEL = RelayError(
+    403,
+    "not_counted",
+    "This key's use is limited in money, and what passes through this WebSocket can't be counted.",
+    Party.CLIENT,
+    EndReason.LIMITED,
+)
 
 
 def path_refused(tenant: Tenant, path: str) -> RelayError:

@@ -11,7 +11,9 @@ from ..errors import RelayError
 from ..http.messages import RequestHead
 from .identify import QuotaContext, session_of, user_of
 from .lease import TokenLease
-from .limits import Decision, Quota
+from .limits import SMALL_MONEY, Decision, MoneyQuota, Quota, money_stream
+from .money import PICO, nano_dollars
+from .prices import MoneyTerms
 from .refusals import model_refused, path_refused, refusal
 from .tenants import LimitProfile, Tenant, allows_model, allows_path, key_of
 
@@ -30,6 +32,7 @@ class QuotaSession:
         "key",
         "lease",
         "lists_models",
+        "money",
         "quota_left",
         "session",
         "tenant",
@@ -48,6 +51,8 @@ class QuotaSession:
         """Whether the answer is a list of models, of which the tenant may see some only."""
         self.lease: TokenLease | None = None
         """None until the request asks to be admitted."""
+        self.money: TokenLease | None = None
+        """The lease of nano-dollars; None: no money is limited, or it was not asked for yet."""
         self.quota_left: int | None = None
         """Tokens that the answer may have by the quotas, as they were when it was admitted; None: there are none."""
 
@@ -102,23 +107,82 @@ class QuotaSession:
         """Tokens that one answer may have by the chosen limits; None: no bound."""
         return self._profile.budget if self._profile is not None else None
 
-    def admit(self, need: int, done: Callable[[RelayError | None], None], resume: Callable[[], None]) -> None:
-        """Ask for a first lease of `need` tokens and more. `done` is called at once or later. `resume` is called when
-        events that waited for tokens may pass."""
-        profile = self._profile
+    @property
+    def limits_money(self) -> bool:
+        """Whether one of the chosen limits is of money."""
+        return self._profile is not None and bool(self._profile.money)
+
+    def admit(
+        self,
+        need: int,
+        done: Callable[[RelayError | None], None],
+        resume: Callable[[], None],
+        *,
+        terms: MoneyTerms | None = None,
+    ) -> None:
+        """Ask for a first lease of `need` tokens and more, and of money where that is limited, by these `terms`. `done`
+        is called at once or later. `resume` is called when events that waited for either may pass."""
+        profile, limiter = self._profile, self._context.limiter
         assert profile is not None
+        # Not the request's id, which clients may choose: two requests with the same one would share a lease.
+        stream_id = f"{profile.tag}:{self._context.streams}-{next(_NUMBERS)}"
+        if terms is None or not profile.money:
+            self._admit_tokens(profile, stream_id, need, done, resume)
+            return
 
         def decided(decision: Decision) -> None:
             if decision.admitted:
-                self.quota_left = _left_of_quotas(decision, need)
-                done(None)
+                self.quota_left = _money_left(decision, terms)
+                self._admit_tokens(profile, stream_id, need, done, resume)
             else:
                 done(refusal(decision))
 
-        # Not the request's id, which clients may choose: two requests with the same one would share a lease.
-        stream_id = f"{profile.tag}:{self._context.streams}-{next(_NUMBERS)}"
+        # Before the rest, since a lease can be given back, and a request that was counted can't.
+        size = max(SMALL_MONEY, nano_dollars(limiter.lease * terms.token))
+        self.money = TokenLease(limiter, money_stream(stream_id), resume=resume, size=size)
+        self.money.ask(profile.money, need=terms.need, done=decided)
+
+    def _admit_tokens(
+        self,
+        profile: LimitProfile,
+        stream_id: str,
+        need: int,
+        done: Callable[[RelayError | None], None],
+        resume: Callable[[], None],
+    ) -> None:
+        def decided(decision: Decision) -> None:
+            if decision.admitted:
+                self.quota_left = _least(self.quota_left, _left_of_quotas(decision, need))
+                done(None)
+                return
+            if self.money is not None:
+                self.money.settle(0)
+            done(refusal(decision))
+
         self.lease = TokenLease(self._context.limiter, stream_id, resume=resume)
         self.lease.ask(profile.limits, need=need, done=decided)
+
+    @property
+    def refused_by(self) -> str | None:
+        """The key of the limit that refused the request; None: none did."""
+        for lease in (self.money, self.lease):
+            if lease is not None and lease.decision is not None and lease.decision.refused_by is not None:
+                return lease.decision.refused_by.key
+        return None
+
+    def sweep(self, now: float) -> None:
+        """About once a second."""
+        if self.lease is not None:
+            self.lease.sweep(now)
+        if self.money is not None:
+            self.money.sweep(now)
+
+    def settle(self, tokens: int, cost: int) -> None:
+        """The exchange is over, and is charged `tokens`, and `cost` nano-dollars."""
+        if self.lease is not None:
+            self.lease.settle(tokens)
+        if self.money is not None:
+            self.money.settle(cost)
 
     def visible_models(self, body: bytes, aliases: Mapping[str, list[str]]) -> bytes:
         """What the tenant may see of a list of models. `aliases`: a provider's names to those by which the relay's
@@ -130,3 +194,16 @@ class QuotaSession:
 def _left_of_quotas(decision: Decision, need: int) -> int | None:
     left = [state.remaining for state in decision.states if isinstance(state.limit, Quota)]
     return max(1, min(left) + decision.granted - need) if left else None
+
+
+def _money_left(decision: Decision, terms: MoneyTerms) -> int | None:
+    """The same by quotas of money: tokens that what is left pays for."""
+    left = [state.remaining for state in decision.states if isinstance(state.limit, MoneyQuota)]
+    if not left or not terms.token:
+        return None
+    return max(1, (min(left) + decision.granted - terms.need) * PICO // terms.token)
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    """None is no bound."""
+    return other if one is None else one if other is None else min(one, other)

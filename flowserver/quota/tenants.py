@@ -20,7 +20,7 @@ from ..dialects.api_paths import is_model_list, without_parameters
 from ..dialects.key_fields import KEY_FIELDS
 from ..http.messages import RequestHead
 from ..names import digest, user_name
-from .limits import Limit, Quota, RequestBucket, Slots, TokenBucket, tenant_key
+from .limits import Limit, MoneyQuota, Quota, RequestBucket, Slots, TokenBucket, tenant_key
 from .query_keys import key_in_query
 from .traffic_class import INTERACTIVE, TrafficClass
 
@@ -52,6 +52,10 @@ class TenantLimits:
     tokens_per_day: int | None = None
     """Until midnight, UTC."""
     tokens_per_month: int | None = None
+    usd_per_session: int | None = None
+    """Nano-dollars, as the next ones; the times are those of tokens."""
+    usd_per_day: int | None = None
+    usd_per_month: int | None = None
 
 
 NO_LIMITS = TenantLimits()
@@ -202,7 +206,9 @@ class LimitProfile(NamedTuple):
     until: float
     """When it expires, as quotas begin again then; seconds since the epoch."""
     limits: list[Limit]
-    """Not to be altered."""
+    """All but those of money. Not to be altered."""
+    money: list[Limit]
+    """Those of money, of which there is a lease of its own."""
     budget: int | None
     """As of `stream_budget`."""
     tag: str
@@ -232,8 +238,11 @@ class LimitProfileCache:
         profile = self._known.get(names)
         if profile is not None and profile.tenant is tenant and now < profile.until:
             return profile
-        limits = limits_for(tenant, user=user, session=session, model=model, now=now)
-        profile = LimitProfile(tenant, end_of_day(now), limits, stream_budget(tenant, model), tenant_key(tenant.name))
+        each = limits_for(tenant, user=user, session=session, model=model, now=now)
+        limits = [limit for limit in each if not isinstance(limit, MoneyQuota)]
+        money: list[Limit] = [limit for limit in each if isinstance(limit, MoneyQuota)]
+        budget = stream_budget(tenant, model)
+        profile = LimitProfile(tenant, end_of_day(now), limits, money, budget, tenant_key(tenant.name))
         self._known[names] = profile
         if len(self._known) > self._size:
             del self._known[next(iter(self._known))]
@@ -265,12 +274,16 @@ def _limits(
         found.append(TokenBucket(f"{begin}:tokens_per_minute", limits.token_burst or rate, rate))
     if limits.concurrent is not None:
         found.append(Slots(f"{begin}:concurrent", limits.concurrent))
-    if limits.tokens_per_session is not None and session:
-        found.append(Quota(f"{begin}:session:{_name(session)}:tokens_per_session", limits.tokens_per_session, ttl=DAY))
-    if limits.tokens_per_day is not None:
-        found.append(Quota(f"{begin}:tokens_per_day", limits.tokens_per_day, ends_at=end_of_day(now)))
-    if limits.tokens_per_month is not None:
-        found.append(Quota(f"{begin}:tokens_per_month", limits.tokens_per_month, ends_at=end_of_month(now)))
+    for quota, unit, per_session, per_day, per_month in (
+        (Quota, "tokens", limits.tokens_per_session, limits.tokens_per_day, limits.tokens_per_month),
+        (MoneyQuota, "usd", limits.usd_per_session, limits.usd_per_day, limits.usd_per_month),
+    ):
+        if per_session is not None and session:
+            found.append(quota(f"{begin}:session:{_name(session)}:{unit}_per_session", per_session, ttl=DAY))
+        if per_day is not None:
+            found.append(quota(f"{begin}:{unit}_per_day", per_day, ends_at=end_of_day(now)))
+        if per_month is not None:
+            found.append(quota(f"{begin}:{unit}_per_month", per_month, ends_at=end_of_month(now)))
     return found
 
 

@@ -12,11 +12,15 @@ from ..errors import EndReason, RelayError
 from ..http.messages import Headers, RequestHead, ResponseHead, response_for_downstream
 from ..quota.charged_answers import ChargedAnswers
 from ..quota.identify import QuotaContext
-from ..quota.lease import TokenLease
+from ..quota.lease import TokenLease, Verdict, worse
 from ..quota.limit_fields import for_tenants, limit_fields
+from ..quota.money import nano_dollars
+from ..quota.prices import MoneyTerms
+from ..quota.refusals import UNCOUNTED_TUNNEL, price_missing
 from ..quota.session import QuotaSession
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import INTERACTIVE, TrafficClass, lower
+from .answer_cost import names_of
 from .cors import is_preflight, with_cors
 from .event_filter import AnyFilter, ModelListFilter
 from .provider import Provider
@@ -24,6 +28,7 @@ from .request_reading import RequestReading
 from .request_rewrite import RequestRewrite
 from .request_trace import RequestTrace
 from .token_count import CountSettings, TokenCount
+from .tunnel_cost import TunnelCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Account:
         "_model_list",
         "_sent",
         "_settings",
+        "_terms",
         "budget",
         "cors",
         "count",
@@ -60,6 +66,7 @@ class Account:
         "is_repeated",
         "quota",
         "realtime",
+        "realtime_cost",
         "request",
         "trace",
         "traffic_class",
@@ -82,6 +89,8 @@ class Account:
         providers answer them without one."""
         self.realtime = RealtimeUsage() if request.is_tunnel and is_realtime(request.target.decode("ascii")) else None
         """Of a WebSocket whose events are read; None: the request is for none."""
+        self.realtime_cost: TunnelCost | None = None
+        """None: no provider has answered, nothing has a price, or it is no such WebSocket."""
         self.wants_body = known is not None or self.is_limited or request.is_tunnel
         """Whether the body has to be read: it is counted, or it names a model that a tenant may not use."""
         self.cors: Headers | None = None
@@ -90,6 +99,8 @@ class Account:
         """Tokens that the answer may have; None: no bound."""
         self._answered = False
         """Whether a provider took the request on."""
+        self._terms: MoneyTerms | None = None
+        """None: its tenant's use is not limited in money."""
         self.count: TokenCount | None = None
         """Of the answer; None before, and where it is not counted."""
         self._model_list: ModelListFilter | None = None
@@ -145,9 +156,11 @@ class Account:
         request: RequestHead,
         done: Callable[[RelayError | None], None],
         resume: Callable[[], None],
+        *,
+        providers: Iterable[Provider],
     ) -> None:
-        """May it start? `done` is called at once or later. `resume` is called when events that waited for tokens may
-        pass."""
+        """May it start, at one of `providers`? `done` is called at once or later. `resume` is called when events that
+        waited for tokens may pass."""
         quota, tenant = self.quota, self.tenant
         if quota is None or tenant is None:
             done(None)
@@ -156,6 +169,12 @@ class Account:
         if error is not None:
             done(error)
             return
+        if quota.limits_money:
+            terms = self._money_terms(providers, request)
+            if isinstance(terms, RelayError):
+                done(terms)
+                return
+            self._terms = terms
         self.bound(quota.stream_budget)
 
         def admitted(error: RelayError | None) -> None:
@@ -165,8 +184,31 @@ class Account:
                 self.bound(left)  # the provider gets it as the bound, and ends the answer by itself
             done(error)
 
-        need = 1 if self.realtime is not None else self.input  # or a quota that is used up would admit it
-        quota.admit(need, admitted, resume)
+        quota.admit(self._least_input, admitted, resume, terms=self._terms)
+
+    @property
+    def _least_input(self) -> int:
+        """Tokens that have to be left for it to start."""
+        return 1 if self.realtime is not None else self.input  # or a quota that is used up would admit it
+
+    def _money_terms(self, providers: Iterable[Provider], request: RequestHead) -> MoneyTerms | RelayError:
+        """The dearest of `providers` decides, as any of them may be asked. An error: it can't be known what the request
+        will cost."""
+        if request.is_tunnel and self.realtime is None:
+            return UNCOUNTED_TUNNEL
+        prices, model, tokens = self._settings.prices, self.params.model, self._least_input
+        is_counted = self.format is not None or model is not None  # what is not counted costs nothing
+        generates = self.realtime is not None or (request.has_body and is_counted)
+        need = token = 0
+        for provider in providers:
+            tariff = prices.tariff(provider.name, names_of(provider, model)) if prices is not None else None
+            if tariff is not None:
+                price = tariff.at(tokens)
+                need = max(need, nano_dollars(tokens * price.input))
+                token = max(token, price.dearest_output)
+            elif generates:
+                return price_missing(model, provider.name)
+        return MoneyTerms(need, token)
 
     # --- the request as a provider gets it -------------------------------------------------------------------------
 
@@ -226,9 +268,8 @@ class Account:
 
     def sweep(self, now: float) -> None:
         """About once a second."""
-        lease = self.lease
-        if lease is not None:
-            lease.sweep(now)
+        if self.quota is not None:
+            self.quota.sweep(now)
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
@@ -237,6 +278,9 @@ class Account:
         what they are."""
         self._answered = 200 <= head.status < 300
         self.request.forget()
+        prices, upstream = self._settings.prices, self.upstream
+        if self.realtime is not None and prices is not None and upstream is not None:
+            self.realtime_cost = TunnelCost(prices, upstream, self.params.model, self.realtime)
         if not self._answered:
             return False
         quota = self.quota
@@ -259,6 +303,22 @@ class Account:
         for alias, name in self.upstream.settings.models.items() if self.upstream is not None else ():
             aliases.setdefault(name, []).append(alias)
         return aliases
+
+    def read_event(self, text: bytes, size: int) -> None:
+        """An event of a WebSocket with `realtime`, see there."""
+        assert self.realtime is not None
+        report = self.realtime.read(text, size)
+        if report is not None and self.realtime_cost is not None:
+            self.realtime_cost.add(report)
+
+    def verdict(self) -> Verdict:
+        """Whether such a WebSocket may go on, by the tokens and the money that it has used."""
+        quota = self.quota
+        if quota is None:
+            return Verdict.PASS
+        lease, money = self.lease, quota.money
+        verdict = Verdict.PASS if lease is None else lease.verdict(self.input + self.output)
+        return verdict if money is None else worse(verdict, money.verdict(self.cost or 0))
 
     def passed_head(self, head: ResponseHead, request_id: bytes, upstream_id: bytes | None) -> ResponseHead:
         """A provider's head as the client gets it. Cookies go with the key: those that came for one of the relay's are
@@ -324,6 +384,16 @@ class Account:
         return self.count.output if self.count is not None else 0
 
     @property
+    def cost(self) -> int | None:
+        """Nano-dollars so far, of which an answer that was charged before costs none; None: it is not counted, or there
+        is no price."""
+        if self.is_repeated:
+            return 0
+        if self.realtime_cost is not None:
+            return self.realtime_cost.total
+        return self.count.cost if self.count is not None else None
+
+    @property
     def usage(self) -> Usage:
         """The provider's report so far."""
         return self.count.meter.usage if self.count is not None else Usage()
@@ -348,34 +418,37 @@ class Account:
     def settle(self, size: int = 0) -> None:
         """The exchange is over, with `size` bytes of an answer: charge what it used, and learn from what the provider
         reported."""
-        count, lease = self.count, self.lease
+        count = self.count
         if count is not None:
             count.close(size)
         elif self._model_list is not None:
             self._model_list.close()
-        charge = self._charge()
-        if lease is not None:
-            lease.settle(charge)
+        tokens, cost = self._charge()
+        if self.quota is not None:
+            self.quota.settle(tokens, cost)
         if count is not None:
             count.learn()
 
-    def _charge(self) -> int:
-        """Tokens to charge: none for what no provider took on; the request alone where its API is not counted. An
-        answer that is fetched by its id is charged once."""
+    def _charge(self) -> tuple[int, int]:
+        """Tokens and nano-dollars to charge: none for what no provider took on; the request alone where its API is not
+        counted. An answer that is fetched by its id is charged once."""
         count = self.count
         if self.realtime is not None:
-            return self.realtime.total
+            return self.realtime.total, 0 if self._terms is None else self.cost or 0
         if count is None:
-            return self.request.input_estimate if self._answered else 0
+            if not self._answered:
+                return 0, 0
+            return self.request.input_estimate, self._terms.need if self._terms is not None else 0
         tokens = count.input + count.output
+        cost = 0 if self._terms is None else count.cost or 0
         answer_id = count.meter.answer_id
         if answer_id is None:
-            return tokens
+            return tokens, cost
         tenant = self.tenant.name if self.tenant is not None else ""
         charged = self._settings.charged
         if self._method != b"GET":  # generated, not fetched
-            charged.note(tenant, answer_id, tokens)
-            return tokens
-        due = charged.due(tenant, answer_id, tokens)
-        self.is_repeated = due == 0
-        return due
+            charged.note(tenant, answer_id, tokens, cost)
+            return tokens, cost
+        tokens, cost = charged.due(tenant, answer_id, tokens, cost)
+        self.is_repeated = tokens == 0
+        return tokens, cost

@@ -37,6 +37,8 @@ class TokenRecord:
     """Whether the tokens of request or answer are the relay's own count, at least in part."""
     is_disbelieved: bool
     """Whether the provider's last report makes no sense."""
+    is_unpriced: bool
+    """Whether there are prices, and none for this model."""
     is_repeated: bool
     """Whether the answer was charged before and has been fetched again."""
     estimated_output: int | None
@@ -59,6 +61,8 @@ class AccountRecord:
     model: str | None
     output: int
     """Tokens emitted."""
+    cost: int | None
+    """Nano-dollars; None: it is not known."""
     budget: int | None
     """Tokens that the answer may have; None: no bound."""
     tenant: str | None
@@ -181,6 +185,7 @@ def account_record(account: Account) -> AccountRecord:
     record.traffic_class = account.traffic_class
     record.model = account.model
     record.output = account.output
+    record.cost = account.cost
     record.budget = account.budget
     record.trace = account.trace
     if account.trace is not None:
@@ -193,8 +198,7 @@ def account_record(account: Account) -> AccountRecord:
         lease = quota.lease
         if lease is not None:
             record.lease_left = lease.left
-            if lease.decision is not None and lease.decision.refused_by is not None:
-                record.refused_by = lease.decision.refused_by.key
+        record.refused_by = quota.refused_by
     return record
 
 
@@ -212,6 +216,7 @@ def token_record(account: Account) -> TokenRecord | None:
     record.usage = meter.usage
     record.is_estimate = count.is_estimate
     record.is_disbelieved = count.is_disbelieved
+    record.is_unpriced = count.is_unpriced
     record.is_repeated = account.is_repeated
     record.estimated_output = count.estimated
     record.uncounted = count.uncounted
@@ -229,6 +234,8 @@ def _realtime_record(account: Account, counted: RealtimeUsage) -> TokenRecord | 
     record.provider = upstream.settings.name
     record.input, record.usage, record.is_estimate = counted.input, counted.usage, counted.is_estimate
     record.is_disbelieved = record.is_repeated = False
+    cost = account.realtime_cost
+    record.is_unpriced = cost is not None and cost.tariff is None
     record.estimated_output = record.finish = record.failure = None
     record.uncounted = {}
     return record

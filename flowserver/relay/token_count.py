@@ -11,8 +11,10 @@ from ..dialects.estimate import Count, Ratios
 from ..errors import EndReason, RelayError
 from ..events.registry import SCANNERS, BodyKind, body_kind, claimed_kind
 from ..http.messages import ResponseHead
-from ..quota.lease import Verdict
+from ..quota.lease import TokenLease, Verdict, worse
+from ..quota.prices import PriceTable
 from ..quota.session import QuotaSession
+from .answer_cost import AnswerCost
 from .event_filter import AnyFilter, BodyCollector, EventFilter, OpaqueFilter
 from .request_rewrite import RequestRewrite
 
@@ -36,6 +38,8 @@ class CountSettings:
     ratios: Ratios
     max_event: int
     hold: int
+    prices: PriceTable | None = None
+    """None: nothing has a price."""
 
 
 class FinalCount(NamedTuple):
@@ -53,6 +57,7 @@ class TokenCount:
 
     __slots__ = (
         "_budget",
+        "_cost",
         "_count",
         "_final",
         "_foreign",
@@ -60,6 +65,7 @@ class TokenCount:
         "_is_over_budget",
         "_kind",
         "_lease",
+        "_money",
         "_params",
         "_quota_left",
         "_reading",
@@ -89,6 +95,7 @@ class TokenCount:
         self._format = known
         self._budget = budget
         self._lease = quota.lease if quota is not None else None
+        self._money = quota.money if quota is not None else None
         self._quota_left = quota.quota_left if quota is not None else None
         self._count = Count(settings.ratios.ratio(known, upstream=upstream.name, model=params.model))
         self._request_bound = params.max_tokens * params.answers if params.max_tokens else None  # 0 is no bound to some
@@ -102,6 +109,8 @@ class TokenCount:
         self._is_over_budget = False
         """Whether the budget ended the answer, not the lease."""
         self.meter = known.meter(params, upstream.settings.quirks, cuttable=self._is_cuttable)
+        prices = settings.prices
+        self._cost = AnswerCost(prices, upstream, params.model, self.meter) if prices is not None else None
         self.event_filter: AnyFilter | None = None
         """None until it is known what the answer is."""
         self.heartbeat: bytes | None = None
@@ -163,7 +172,16 @@ class TokenCount:
         if self._budget is not None and output > self._budget and self._kind is not BodyKind.OPAQUE:
             self._is_over_budget = True
             return Verdict.END
-        return Verdict.PASS if self._lease is None else self._lease.verdict(self.input + output)
+        if self._lease is None:
+            return Verdict.PASS
+        verdict = self._lease.verdict(self.input + output)
+        return verdict if self._money is None else self._money_verdict(self._money, output, verdict)
+
+    def _money_verdict(self, money: TokenLease, output: int, verdict: Verdict) -> Verdict:
+        """`verdict`, or the one on the money if that is worse. Both leases are asked, so that each takes more in
+        time."""
+        cost = self._cost.reserved(self.input, output) if self._cost is not None else 0
+        return worse(verdict, money.verdict(cost))
 
     def room(self) -> int:
         """Bytes of content that pass for sure before `verdict` has to be called again."""
@@ -171,6 +189,10 @@ class TokenCount:
         tokens = [] if self._budget is None else [self._budget - output]
         if self._lease is not None:
             tokens.append(self._lease.room(self.input + output))
+            if self._money is not None and self._cost is not None:
+                spent = self._cost.reserved(self.input, output)
+                more = self._cost.tokens_within(spent + self._money.room(spent), self.input)
+                tokens += [] if more is None else [more - output]
         return self._count.bytes_within(min(tokens)) if tokens else 0
 
     @property
@@ -186,6 +208,9 @@ class TokenCount:
             bounds.append(self._budget)
         if self._lease is not None and self._lease.counts:
             bounds.append(max(0, self._lease.granted - self.input))
+        if self._money is not None and self._cost is not None:
+            paid = self._cost.tokens_within(self._money.granted, self.input)
+            bounds += [] if paid is None else [paid]
         self.cut_at = min(bounds)
         events = self.meter.ending(self.input, self.cut_at)
         return self.event_filter.framed(events) if isinstance(self.event_filter, EventFilter) else events
@@ -224,6 +249,16 @@ class TokenCount:
             estimate = reported
         most = self._request_bound
         return estimate if most is None or estimate < most else most
+
+    @property
+    def cost(self) -> int | None:
+        """Nano-dollars of request and answer, so far or in the end; None: there is no price."""
+        return self._cost.total(self.input, self.output) if self._cost is not None else None
+
+    @property
+    def is_unpriced(self) -> bool:
+        """Whether there are prices, and none for this answer."""
+        return self._cost is not None and self._cost.tariff is None
 
     @property
     def _unread_tokens(self) -> int:

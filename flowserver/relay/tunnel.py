@@ -36,7 +36,7 @@ _CODES = {
 }
 
 _EARLY = bad_request("Bytes of a WebSocket came before its handshake was answered.")
-_OVER_QUOTA = RelayError(429, "insufficient_quota", "The quota of tokens is used up.", Party.CLIENT, EndReason.QUOTA)
+_OVER_QUOTA = RelayError(429, "insufficient_quota", "The quota is used up.", Party.CLIENT, EndReason.QUOTA)
 _OVER_BUDGET = RelayError(
     429, "token_budget", "The WebSocket has had as many tokens as one may.", Party.CLIENT, EndReason.BUDGET
 )
@@ -145,16 +145,15 @@ class Tunnel(Exchange):
 
     def _count(self, text: bytes, size: int) -> RelayError | None:
         """Count an event of the provider. An error: the tunnel ends behind it."""
-        assert self.account.realtime is not None
-        self.account.realtime.read(text, size)
+        self.account.read_event(text, size)
         return self._token_error()
 
     def _token_error(self) -> RelayError | None:
-        """Why the tunnel ends now, by the tokens that it has had; None: it may go on, at once or after a pause."""
-        account, lease = self.account, self.account.lease
+        """Why the tunnel ends now, by what it has had; None: it may go on, at once or after a pause."""
+        account = self.account
         if account.budget is not None and account.output >= account.budget:
             return _OVER_BUDGET
-        verdict = Verdict.PASS if lease is None else lease.verdict(account.input + account.output)
+        verdict = account.verdict()
         if verdict is Verdict.END:
             return _OVER_QUOTA
         if verdict is Verdict.WAIT and not self._waits:

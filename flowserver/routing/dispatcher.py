@@ -408,8 +408,9 @@ class Dispatcher(HostChoice):
         error = no_route(self._request, self._account) if route is None else self._route_error(route)
         if error is not None:
             self._fail(error)
-        elif self._account.is_limited:
-            self._account.request_permit(self._request, self._on_admitted, self._events.on_more_tokens)
+        elif self._account.is_limited and route is not None:
+            admitted, resume = self._on_admitted, self._events.on_more_tokens
+            self._account.request_permit(self._request, admitted, resume, providers=route.hosts)
         else:
             self._choose_host()
 

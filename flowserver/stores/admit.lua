@@ -31,7 +31,7 @@ for index, account in ipairs(accounts) do
   local cost = tokens and need or 1
   if left < cost then return answer(0, 0, index, wait_for(account, cost)) end
   if tokens then
-    granted = math.min(granted, math.max(need, account.kind == 'q' and lease_size(granted, left) or left))
+    granted = math.min(granted, math.max(need, account.kind == 'q' and lease_size(account, granted, left) or left))
   end
 end
 

@@ -1,4 +1,5 @@
--- What all scripts share; the arithmetic is that of counters.py. SMALL_LEASE and PAST_QUOTA are defined in front.
+-- What all scripts share; the arithmetic is that of counters.py. SMALL_LEASE, SMALL_MONEY and PAST_QUOTA are
+-- defined in front.
 --
 -- KEYS: leases, live, marker, then the limits of the call. ARGV: the stream; now (0: by this server's clock), ttl,
 -- remember and what the call adds, as one text; the limits, as one text of a kind and three numbers each. Few arguments,
@@ -31,7 +32,8 @@ local FOUR = '>dddd'
 
 local function text(number) return string.format('%.0f', number) end
 
--- Accounts: 'r' bucket of requests, 't' of tokens, 's' slots, 'q' quota.
+-- Accounts: 'r' bucket of requests, 't' of tokens, 's' slots, 'q' quota of tokens or of nano-dollars, which differ in how
+-- `small` a lease may become. In a call the latter is 'm'.
 
 -- A bucket is stored as what it lacks, in parts of a token; a full one is not stored.
 local function open_bucket(kind, key, refill, parts)
@@ -78,7 +80,9 @@ local function open_limits()
     a, b, c = tonumber(a), tonumber(b), tonumber(c)
     local account
     if kind == 's' then account = open_slots(key, a)
-    elseif kind == 'q' then account = open_quota(key, a, b, c)
+    elseif kind == 'q' or kind == 'm' then
+      account = open_quota(key, a, b, c)
+      account.small = kind == 'm' and SMALL_MONEY or SMALL_LEASE
     else
       account = open_bucket(kind, key, b, c)
       account.most = a
@@ -100,6 +104,7 @@ local function open_held(lease)
     else
       account = read_quota(item.key)
       if account and account.ends ~= item.ends then account = nil end
+      if account then account.small = item.small end
     end
     accounts[#accounts + 1] = account
   end
@@ -130,8 +135,8 @@ local function room(account)
   return account.most - math.ceil(account.lacks / account.parts)
 end
 
-local function lease_size(want, left)
-  return math.max(0, math.min(want, left, math.max(SMALL_LEASE, math.floor(left / 4))))
+local function lease_size(account, want, left)
+  return math.max(0, math.min(want, left, math.max(account.small, math.floor(left / 4))))
 end
 
 local function reset(account)
@@ -158,7 +163,7 @@ local function written(lease)
   for _, item in ipairs(lease.held) do
     local at = #flat
     flat[at + 1], flat[at + 2], flat[at + 3] = item.kind, item.key, item.ends or item.refill or 0
-    flat[at + 4] = item.parts or 0
+    flat[at + 4] = item.parts or item.small or 0
   end
   return cmsgpack.pack(flat)
 end
@@ -168,7 +173,7 @@ local function read(stored)
   local lease = {used = flat[1], total = flat[2], ends = flat[3], settled = flat[4], held = {}}
   for at = 5, #flat, 4 do
     local item = {kind = flat[at], key = flat[at + 1]}
-    if item.kind == 'q' then item.ends = flat[at + 2]
+    if item.kind == 'q' then item.ends, item.small = flat[at + 2], math.max(SMALL_LEASE, flat[at + 3])
     elseif item.kind == 't' then item.refill, item.parts = flat[at + 2], flat[at + 3] end
     lease.held[#lease.held + 1] = item
   end

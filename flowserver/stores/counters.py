@@ -19,6 +19,7 @@ from ..quota.limits import (
     Usage,
     lease_size,
     milliseconds,
+    small_lease,
 )
 
 
@@ -137,7 +138,7 @@ class SlotsAccount:
 class QuotaAccount:
     """One period of a quota: the next one has an account of its own."""
 
-    __slots__ = ("_ends", "_reserved", "_used", "limit")
+    __slots__ = ("_ends", "_reserved", "_small", "_used", "limit")
 
     cause = Cause.QUOTA
     counts_tokens = True
@@ -147,6 +148,7 @@ class QuotaAccount:
         self._used = 0
         self._reserved = 0
         self._ends = quota_end(limit, now)
+        self._small = small_lease(limit)
 
     def refresh(self, limit: Any, now: int) -> bool:
         """Use `limit` from now on. False: the period is over."""
@@ -157,7 +159,7 @@ class QuotaAccount:
         return self.limit.most - self._used - self._reserved
 
     def lease(self, want: int, room: int) -> int:
-        return lease_size(want, room)
+        return lease_size(want, room, self._small)
 
     def wait(self, amount: int, now: int) -> int | None:
         """Milliseconds until its end; None if leases are in the way, which may be returned sooner."""

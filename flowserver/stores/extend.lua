@@ -13,7 +13,7 @@ if used > lease.used then charge(lease, accounts, used) end
 
 local granted = want
 for _, account in ipairs(accounts) do
-  if account.kind == 'q' then granted = math.min(granted, lease_size(want, room(account))) end
+  if account.kind == 'q' then granted = math.min(granted, lease_size(account, want, room(account))) end
 end
 lease.total = lease.total + granted
 lease.ends = now + ttl

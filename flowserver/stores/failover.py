@@ -11,7 +11,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import TypeVar
 
-from ..quota.limits import Cause, Decision, Garbled, LeaseLost, Limit, LimitStore, StoreUnavailable, Usage
+from ..quota.limits import (
+    Cause,
+    Decision,
+    Garbled,
+    LeaseLost,
+    Limit,
+    LimitStore,
+    StoreUnavailable,
+    Usage,
+    is_of_money,
+)
 from ..relay.interfaces import Clock
 from ..routing.circuit_breaker import CircuitBreaker
 
@@ -34,7 +44,7 @@ class Policy(Enum):
 class FailoverStats:
     """Counts what happened while the store did not answer."""
 
-    __slots__ = ("failures", "refused", "requests", "tokens", "unsettled")
+    __slots__ = ("failures", "money", "refused", "requests", "tokens", "unsettled")
 
     def __init__(self) -> None:
         self.failures = 0
@@ -45,6 +55,8 @@ class FailoverStats:
         """Streams refused because there was no store."""
         self.tokens = 0
         """Tokens granted without the store: to its streams whose leases it could not extend."""
+        self.money = 0
+        """Nano-dollars, likewise."""
         self.unsettled = 0
         """Streams whose final charge was lost. They stay charged with what they had used when they last extended: later
         tokens are missing, and what was estimated too high is not returned."""
@@ -144,7 +156,10 @@ class FailoverStore:
         except StoreUnavailable:
             if self._policy is Policy.CLOSED:
                 return 0
-            self.stats.tokens += want
+            if is_of_money(stream_id):
+                self.stats.money += want
+            else:
+                self.stats.tokens += want
             return want
 
     async def settle(self, stream_id: str, used: int) -> bool:

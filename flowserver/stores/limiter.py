@@ -27,8 +27,10 @@ class StoreLimiter:
         self.renewal = life / 3
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        self._run(self._store.admit(stream_id, limits, need=need, want=need + self.lease), done, NOT_ADMITTED)
+    def admit(
+        self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
+    ) -> None:
+        self._run(self._store.admit(stream_id, limits, need=need, want=want), done, NOT_ADMITTED)
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
         self._run(self._store.extend(stream_id, used, want), done, 0)

@@ -97,7 +97,7 @@ class MemoryStore:
         self._refresh(lease, now)
         if live is None:
             self._revive(stream_id, lease)
-        used, granted = countable(used), countable(want)
+        used, granted = countable(used, stream_id), countable(want, stream_id)
         if used > lease.used:
             _charge(lease, used)
         for account in lease.held:
@@ -119,7 +119,7 @@ class MemoryStore:
         if lease is None or lease.settled:
             return False
         self._refresh(lease, now)
-        _charge(lease, countable(used))
+        _charge(lease, countable(used, stream_id))
         if live is not None:
             self._end(stream_id, live, now)
         else:

@@ -21,10 +21,12 @@ from redis.exceptions import InvalidResponse, NoScriptError, RedisClusterExcepti
 from ..quota.limits import (
     PAST_QUOTA,
     SMALL_LEASE,
+    SMALL_MONEY,
     Decision,
     LeaseLost,
     Limit,
     LimitState,
+    MoneyQuota,
     Quota,
     RequestBucket,
     Slots,
@@ -91,14 +93,15 @@ class RedisStore:
         return Decision(False, 0, states, cause_of(limit), limit, _seconds(wait))
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        want = countable(want)
-        reply = await self._run(_EXTEND, tag_of(stream_id), stream_id, countable(used), want)
+        used, want = countable(used, stream_id), countable(want, stream_id)
+        reply = await self._run(_EXTEND, tag_of(stream_id), stream_id, used, want)
         if reply == -1:
             raise LeaseLost(f"nothing is known of the stream {stream_id}")
         return _whole(reply, want)
 
     async def settle(self, stream_id: str, used: int) -> bool:
-        return bool(_whole(await self._run(_SETTLE, tag_of(stream_id), stream_id, countable(used)), 1))
+        used = countable(used, stream_id)
+        return bool(_whole(await self._run(_SETTLE, tag_of(stream_id), stream_id, used), 1))
 
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
         if not limits:
@@ -201,7 +204,8 @@ class _Script:
     __slots__ = ("digest", "text")
 
     def __init__(self, name: str) -> None:
-        constants = f"local SMALL_LEASE, PAST_QUOTA = {SMALL_LEASE}, {milliseconds(PAST_QUOTA)}\n"
+        values = f"{SMALL_LEASE}, {SMALL_MONEY}, {milliseconds(PAST_QUOTA)}"
+        constants = f"local SMALL_LEASE, SMALL_MONEY, PAST_QUOTA = {values}\n"
         folder = files(__package__)
         parts = [folder.joinpath(file).read_text(encoding="utf-8") for file in ("common.lua", f"{name}.lua")]
         self.text = constants + "\n".join(parts)
@@ -239,7 +243,8 @@ def _written_one(limit: Limit) -> str:
     if isinstance(limit, Slots):
         return f"s {limit.most} 0 0"
     if isinstance(limit, Quota):
-        return f"q {limit.most} {milliseconds(limit.ends_at or 0)} {milliseconds(limit.ttl or 0)}"
+        kind = "m" if isinstance(limit, MoneyQuota) else "q"
+        return f"{kind} {limit.most} {milliseconds(limit.ends_at or 0)} {milliseconds(limit.ttl or 0)}"
     return f"{'r' if isinstance(limit, RequestBucket) else 't'} {limit.capacity} {limit.refill} {limit.parts}"
 
 

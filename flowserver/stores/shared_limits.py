@@ -18,6 +18,7 @@ from ..quota.limits import (
     LeaseLost,
     Limit,
     LimitState,
+    MoneyQuota,
     Quota,
     RequestBucket,
     Slots,
@@ -40,7 +41,8 @@ def _written(limit: Limit) -> str:
     if isinstance(limit, Slots):
         return f"s {limit.most} {limit.key}"
     if isinstance(limit, Quota):
-        return f"q {limit.most} {limit.ends_at} {limit.ttl} {limit.key}"
+        kind = "m" if isinstance(limit, MoneyQuota) else "q"
+        return f"{kind} {limit.most} {limit.ends_at} {limit.ttl} {limit.key}"
     return f"{'t' if limit.counts_tokens else 'r'} {limit.capacity} {limit.refill} {limit.period} {limit.key}"
 
 
@@ -51,8 +53,9 @@ def read_limit(text: str) -> Limit:
         most, key = rest.split(" ", 1)
         return Slots(key, int(most))
     first, second, third, key = rest.split(" ", 3)
-    if kind == "q":
-        return Quota(key, int(first), _seconds(second), _seconds(third))
+    if kind in ("q", "m"):
+        quota = Quota if kind == "q" else MoneyQuota
+        return quota(key, int(first), _seconds(second), _seconds(third))
     bucket = TokenBucket if kind == "t" else RequestBucket
     return bucket(key, int(first), int(second), int(third))
 

@@ -26,14 +26,15 @@ class SharedStore:
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
         granted: int
-        [granted] = await self._channel.call("extend", stream_id, countable(used), countable(want))
+        used, want = countable(used, stream_id), countable(want, stream_id)
+        [granted] = await self._channel.call("extend", stream_id, used, want)
         if granted < 0:
             raise LeaseLost(f"nothing is known of the stream {stream_id}")
         return granted
 
     async def settle(self, stream_id: str, used: int) -> bool:
         settled: bool
-        [settled] = await self._channel.call("settle", stream_id, countable(used))
+        [settled] = await self._channel.call("settle", stream_id, countable(used, stream_id))
         return settled
 
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:

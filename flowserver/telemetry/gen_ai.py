@@ -8,6 +8,7 @@ OPERATIONS = {
     "openai-completions": "text_completion",
     "openai-embeddings": "embeddings",
     "openai-responses": "chat",
+    "openai-realtime": "chat",
     "openai-transcriptions": "generate_content",
     "openai-images": "generate_content",
     "anthropic-messages": "chat",

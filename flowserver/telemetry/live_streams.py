@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from ..quota.money import usd_number
 from ..relay.limited_time import Holder
 from ..relay.record import RecordedExchange
 from .metrics import Metrics
@@ -51,6 +52,7 @@ def figures(live: RecordedExchange, now: float) -> dict[str, Any]:
         "age_seconds": round(now - exchange.started_at, 3),
         "model": account.model,
         "tokens": account.output,
+        "cost_usd": None if account.cost is None else usd_number(account.cost),
         "unacknowledged_tokens": live.unacknowledged_tokens(),
         "budget": account.budget,
         "tenant": account.tenant,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from ..quota.limits import Limit, Usage
+from ..quota.limits import Limit, MoneyQuota, Usage
+from ..quota.money import usd_number
 from ..quota.tenants import Tenant, shared_limits
 from .live_census import Share
 
@@ -84,11 +85,12 @@ class TenantFigures:
 def _limit_row(usage: Usage) -> dict[str, Any]:
     # The key of a limit ends with the name of the setting; a model's limits have the pattern before it.
     _, *place, name = usage.limit.key.split(":")
+    shown = usd_number if isinstance(usage.limit, MoneyQuota) else int
     return {
         "name": name,
         "models": place[1] if len(place) == 2 else None,
-        "limit": usage.limit.limit,
-        "used": usage.used,
-        "reserved": usage.reserved,
+        "limit": shown(usage.limit.limit),
+        "used": shown(usage.used),
+        "reserved": shown(usage.reserved),
         "reset_seconds": usage.reset,
     }

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from ..config.access_log import EVERY_EXCHANGE, AccessLog, Logged
 from ..errors import Party, RelayError
+from ..quota.money import usd_number
 from ..quota.traffic_class import BATCH
 from ..relay.limited_time import Holder
 from ..relay.record import MOMENT, ExchangeRecord
@@ -220,6 +221,10 @@ def _tokens(exchange: ExchangeRecord) -> dict[str, Any]:
         "estimated": tokens.is_estimate,
         "finish": tokens.finish,
     }
+    if account.cost is not None:
+        fields["cost_usd"] = usd_number(account.cost)
+    elif tokens.is_unpriced:
+        fields["cost_usd"] = None
     if tokens.uncounted:
         fields["uncounted"] = dict(tokens.uncounted)
     if tokens.is_disbelieved:

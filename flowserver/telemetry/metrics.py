@@ -11,6 +11,7 @@ from typing import Protocol
 from ..config.parsers import GenAiNames
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import PauseTotals, Reason
+from ..quota.money import usd_number
 from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.histogram import WAIT_BUCKETS, Histogram
 from ..relay.interfaces import H2Totals
@@ -69,6 +70,7 @@ class FailoverFigures(Protocol):
     requests: int
     refused: int
     tokens: int
+    money: int
     unsettled: int
 
 
@@ -347,6 +349,8 @@ class Metrics:
         yield counter("flow_store_passed", text, failover.requests)
         yield counter("flow_store_refused", "Requests refused meanwhile.", failover.refused)
         yield counter("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", failover.tokens)
+        text = "Dollars, likewise."
+        yield counter("flow_store_usd", text, usd_number(failover.money))
         yield counter("flow_store_unsettled", "Streams whose end the shared store did not hear of.", failover.unsettled)
 
     def _upstreams(self) -> Iterator[Family]:

@@ -11,9 +11,10 @@ from functools import lru_cache
 from ..dialects.base import RequestParams
 from ..errors import EndReason, Party
 from ..names import PATH_BYTES, bounded
+from ..quota.money import usd_number
 from ..quota.traffic_class import BATCH, TrafficClass
 from ..relay.limited_time import Holder
-from ..relay.record import MOMENT, ExchangeRecord, TokenRecord
+from ..relay.record import MOMENT, AccountRecord, ExchangeRecord, TokenRecord
 from ..relay.request_trace import AttemptTrace, RequestTrace
 from . import otlp
 from .gen_ai import FETCH, OPERATIONS, provider_name
@@ -156,7 +157,7 @@ def _add_gen_ai(fields: list[bytes], exchange: ExchangeRecord, trace: RequestTra
     if asked.stream and first is not None:
         fields.append(real(SPAN_ATTRIBUTE, "gen_ai.response.time_to_first_chunk", first - exchange.started_at))
     if operation != FETCH:
-        _add_usage(fields, tokens, account.output)
+        _add_usage(fields, tokens, account)
 
 
 @lru_cache(maxsize=KEPT)
@@ -185,16 +186,18 @@ def _answer(model: str | None, finish: str | None, is_estimate: bool) -> bytes:
     return _texts(SPAN_ATTRIBUTE, ("gen_ai.response.model", model)) + reasons + estimate
 
 
-def _add_usage(fields: list[bytes], tokens: TokenRecord, output: int) -> None:
+def _add_usage(fields: list[bytes], tokens: TokenRecord, account: AccountRecord) -> None:
     usage = tokens.usage
     fields.append(integer(SPAN_ATTRIBUTE, "gen_ai.usage.input_tokens", tokens.input))
-    fields.append(integer(SPAN_ATTRIBUTE, "gen_ai.usage.output_tokens", output))
+    fields.append(integer(SPAN_ATTRIBUTE, "gen_ai.usage.output_tokens", account.output))
     if usage.cached:
         fields.append(integer(SPAN_ATTRIBUTE, "gen_ai.usage.cache_read.input_tokens", usage.cached))
     if usage.cache_written:
         fields.append(integer(SPAN_ATTRIBUTE, "gen_ai.usage.cache_write.input_tokens", usage.cache_written))
     if usage.reasoning:
         fields.append(integer(SPAN_ATTRIBUTE, "gen_ai.usage.reasoning.output_tokens", usage.reasoning))
+    if account.cost is not None:
+        fields.append(real(SPAN_ATTRIBUTE, "flow.cost_usd", usd_number(account.cost)))
 
 
 def _texts(tag: int, *attributes: tuple[str, str | None]) -> bytes:

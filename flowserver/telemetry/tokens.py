@@ -9,6 +9,7 @@ from ..config.parsers import GenAiNames
 from ..dialects.base import Usage
 from ..errors import EndReason
 from ..relay.record import ExchangeRecord
+from .costs import CostMetrics
 from .exposition import Family, counters
 from .genai_metrics import Figures, Key, common_families, new_families, old_families
 from .labels import ModelLabels
@@ -16,6 +17,8 @@ from .labels import ModelLabels
 _COMPLETE = EndReason.COMPLETE
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 _GOOD_ENDS = frozenset((_COMPLETE, EndReason.BUDGET, EndReason.QUOTA))
+_SWITCHED = 101
+"""The status of a WebSocket over HTTP/1.1."""
 _OTHER_ERROR = "_OTHER"
 """The conventions' word for an error without a name of its own."""
 
@@ -33,6 +36,7 @@ class TokenMetrics:
         self._uncounted: Counter[tuple[str, str]] = Counter()
         """By provider and reason."""
         self._disbelieved: Counter[str] = Counter()
+        self._costs = CostMetrics()
 
     def name_models(self, models: Iterable[str]) -> None:
         """The models that the configuration names: each of them has figures of its own."""
@@ -57,9 +61,10 @@ class TokenMetrics:
         if tokens.is_repeated:
             return
         prompt, output = tokens.input, account.output
-        answered = 200 <= exchange.status < 300
+        answered = 200 <= exchange.status < 300 or exchange.status == _SWITCHED
         key = tokens.provider, account.model or "", account.dialect or ""
-        figures = self._of(key, prompt + output, answered=answered)
+        label, figures = self._of(key, prompt + output, answered=answered)
+        self._costs.exchange_ended(exchange, tokens.provider, label, tenant)
         _count(figures, tenant, tokens.usage, prompt, output)
         if exchange.first_token_at is not None and exchange.ended_at is not None:
             first = exchange.first_token_at
@@ -97,13 +102,16 @@ class TokenMetrics:
         text = "Providers' last reports that make no sense, so that an estimate took their place."
         disbelieved = [({"gen_ai_provider_name": name}, number) for name, number in sorted(self._disbelieved.items())]
         yield counters("flow_reports_disbelieved", text, disbelieved)
+        yield from self._costs.collect()
 
     def _count_failure(self, exchange: ExchangeRecord, dialect: str) -> None:
         """A request that no provider answered with success."""
         key = exchange.upstream or "", exchange.account.model or "", dialect
-        _count_times(self._of(key, 0, answered=False), exchange, _error(exchange))
+        _, figures = self._of(key, 0, answered=False)
+        _count_times(figures, exchange, _error(exchange))
 
-    def _of(self, key: Key, tokens: int, *, answered: bool) -> Figures:
+    def _of(self, key: Key, tokens: int, *, answered: bool) -> tuple[str, Figures]:
+        """The model's label, and the figures under it."""
         upstream, model, dialect = key
         label, lost = self._labels.count(model, tokens, answered=answered)
         if lost is not None:
@@ -113,13 +121,14 @@ class TokenMetrics:
         figures = self._figures.get(key)
         if figures is None:
             figures = self._figures[key] = Figures()
-        return figures
+        return label, figures
 
     def _forget(self, model: str) -> None:
         """Its series end. Where they begin again they begin at zero, which Prometheus takes for a restart; what was
         counted is not added to another series, whose rate would show it a second time."""
         for key in [key for key in self._figures if key[1] == model]:
             del self._figures[key]
+        self._costs.forget(model)
 
 
 def _count(figures: Figures, tenant: str, usage: Usage, prompt: int, output: int) -> None:

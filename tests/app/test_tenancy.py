@@ -54,7 +54,7 @@ class Rig:
         assert isinstance(acme, Tenant)
         limits = limits_for(acme, user=None, session=None, model=None, now=self.quota().now())
         decisions: list[Decision] = []
-        self.quota().limiter.admit(f"{{{acme.name}}}:{name}", limits, need=1, done=decisions.append)
+        self.quota().limiter.admit(f"{{{acme.name}}}:{name}", limits, need=1, want=1 + 2048, done=decisions.append)
         [one] = decisions
         return one
 
@@ -113,7 +113,7 @@ async def test_without_its_redis_the_policy_decides(tmp_path: Path, policy: str,
     assert isinstance(acme, Tenant)
     limits = limits_for(acme, user=None, session=None, model=None, now=rig.quota().now())
     decisions: list[Decision] = []
-    rig.quota().limiter.admit("{acme}:1", limits, need=1, done=decisions.append)
+    rig.quota().limiter.admit("{acme}:1", limits, need=1, want=1 + 2048, done=decisions.append)
     assert decisions == []
     await finishes(rig.tenancy.close())  # which waits for what is under way
     assert [decision.admitted for decision in decisions] == [admitted]

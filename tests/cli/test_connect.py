@@ -168,7 +168,8 @@ def test_everything_as_json(
     monkeypatch.setenv("KEY_OF_TEST", "sk-secret")
     monkeypatch.setenv("FLOW_LOG_LEVEL", "debug")
     rest = "api_key = 'env:KEY_OF_TEST'\n[[routes]]\nmodels = ['m-*']\nupstreams = ['a']\n"
-    rest += f"[[tenants]]\nname = 'acme'\nkey_sha256 = '{'ab' * 32}'\ntokens_per_day = 5"
+    rest += f"[[tenants]]\nname = 'acme'\nkey_sha256 = '{'ab' * 32}'\ntokens_per_day = 5\nusd_per_day = 2.5\n"
+    rest += "[[prices]]\nmodels = ['m-*']\ninput = 1\noutput = 1\n"
     file = toml(tmp_path, {"a": "http://127.0.0.1:1"}, rest)
     page = as_json(capsys, "--config", file, "--connect", "--listen=127.0.0.1:0", "--admin-listen=off", status=1)
     assert (page["ok"], page["problems"]) == (False, [])
@@ -180,7 +181,11 @@ def test_everything_as_json(
     assert page["routes"] == [
         {"path": "*", "models": ["m-*"], "upstreams": [["a"]], "class": "interactive", "affinity": "none"}
     ]
-    assert (page["tenants"][0]["keys"], page["tenants"][0]["limits"]) == (1, {"tokens_per_day": 5})
+    assert (page["tenants"][0]["keys"], page["tenants"][0]["limits"]) == (
+        1,
+        {"tokens_per_day": 5, "usd_per_day": "2.5"},
+    )
+    assert page["prices"] == 1
     assert {each["what"]: each["ok"] for each in page["connections"]} == {
         "FLOW_CONFIG": True,
         "FLOW_LISTEN": True,

@@ -18,6 +18,7 @@ from flowserver.cli.man_page import man_page
 from flowserver.cli.reference import metrics_page, settings_page
 from flowserver.config.entries import Key
 from flowserver.config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from flowserver.config.prices import PRICE_KEYS
 from flowserver.config.settings import SETTINGS
 from flowserver.config.tenants import TENANT_KEYS
 from flowserver.routing.circuit_breaker import CircuitBreaker
@@ -68,7 +69,8 @@ def test_the_manual_page_has_every_setting_and_is_valid() -> None:
 
 def test_the_reference_has_every_setting_and_every_key() -> None:
     page = settings_page()
-    keys: tuple[Key, ...] = (*FILE_KEYS, *UPSTREAM_KEYS, *HEALTH_KEYS, *ROUTE_KEYS, *OUTLIER_KEYS, *TENANT_KEYS)
+    of_providers = (*UPSTREAM_KEYS, *HEALTH_KEYS, *ROUTE_KEYS, *OUTLIER_KEYS)
+    keys: tuple[Key, ...] = (*FILE_KEYS, *of_providers, *TENANT_KEYS, *PRICE_KEYS)
     assert [name for name in [entry.env for entry in SETTINGS] if page.count(f"\n| `{name}` |") != 1] == []
     assert [key.name for key in keys if f"\n| `{key.name}` |" not in page] == []
     assert [key.name for key in keys if not key.doc.endswith(".")] == []
@@ -109,6 +111,7 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
             caller.close()
 
     simulator, provider = await lab.simulator(), await lab.provider(odd)
+    prices = '\n[[prices]]\nmodels = ["simulated"]\ninput = 1\noutput = 1\n'
     routes = '[[routes]]\npath = "/v1/*"\nmodels = ["odd"]\nupstreams = ["odd"]\n[[routes]]\nupstreams = ["usual"]'
     routes += "\n" + tenant(KEY, f"requests_per_minute = {REQUESTS}")
     upstreams: dict[str, dict[str, object] | str] = {
@@ -116,7 +119,7 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
         "odd": {"url": provider.url, "max_concurrent": "auto"},
     }
     collector = f"http://127.0.0.1:{free_port()}"
-    config = toml(folder, upstreams, routes)
+    config = toml(folder, upstreams, routes + prices)
     settings = {"upstream_keepalive": "off", "otlp_endpoint": collector, "metrics_genai": "both"}
     relay = await lab.relay(None, config=config, **settings)
     client = await lab.client(relay.port)

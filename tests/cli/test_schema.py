@@ -15,6 +15,7 @@ from flowserver.cli.commands import run
 from flowserver.cli.config import file_schema
 from flowserver.config.entries import Key
 from flowserver.config.file_keys import FILE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, ROUTE_KEYS, UPSTREAM_KEYS
+from flowserver.config.prices import PRICE_KEYS
 from flowserver.config.tenants import TENANT_KEYS
 
 EXAMPLE = (Path(__file__).parent.parent.parent / "flowserver.example.toml").read_text(encoding="utf-8")
@@ -45,7 +46,15 @@ def test_the_tenants_of_the_example_are_valid() -> None:
 
 
 def test_every_key_is_described() -> None:
-    tables: Sequence[Sequence[Key]] = (FILE_KEYS, UPSTREAM_KEYS, ROUTE_KEYS, HEALTH_KEYS, OUTLIER_KEYS, TENANT_KEYS)
+    tables: Sequence[Sequence[Key]] = (
+        FILE_KEYS,
+        UPSTREAM_KEYS,
+        ROUTE_KEYS,
+        HEALTH_KEYS,
+        OUTLIER_KEYS,
+        TENANT_KEYS,
+        PRICE_KEYS,
+    )
     assert [key.name for keys in tables for key in keys if not key.kind.schema] == []
 
 
@@ -121,12 +130,27 @@ VALUES: list[Any] = [
         "http://a",
     ),
     *("https://a.test/v1", "http+unix://%2Fa", "ftp://a", "a.test", "/v1/*", "*", "v1", "/health?a=b", "/a#b", "vllm"),
-    *("bearer", "ab" * 32, "ab", "2027-01-01T00:00:00Z", "soon", [], ["a"], [["a", "b"], "c"], [[]], [1], {}),
+    *(
+        "bearer",
+        "ab" * 32,
+        "ab",
+        "12.5",
+        "USD",
+        "1e3",
+        "2027-01-01T00:00:00Z",
+        "soon",
+        [],
+        ["a"],
+        [["a", "b"], "c"],
+        [[]],
+        [1],
+        {},
+    ),
     *({"a": "b"}, {"a": 1}, {"path": "/health"}, {"interval": "5s"}, [{"sha256": "ab" * 32}], [{"models": ["a"]}]),
 ]
 
 
-KEYS: list[Key] = [*UPSTREAM_KEYS, *ROUTE_KEYS, *HEALTH_KEYS, *OUTLIER_KEYS, *TENANT_KEYS]
+KEYS: list[Key] = [*UPSTREAM_KEYS, *ROUTE_KEYS, *HEALTH_KEYS, *OUTLIER_KEYS, *TENANT_KEYS, *PRICE_KEYS]
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

@@ -179,6 +179,26 @@ def test_what_is_used(run: Run, server: RedisServer) -> None:
     assert rows[1:] == [["user:ann:tokens_per_day", "15", "25", "90"]]
 
 
+def test_limits_of_money_are_set_shown_and_used_in_dollars(run: Run, server: RedisServer) -> None:
+    run("add", "acme", "--user-limit", "usd_per_session=0.000000001")
+    assert "usd_per_day=12.5" in run("set", "acme", "--limit", "usd_per_day=12.5")
+    assert "usd_per_session=0.000000001" in run("show", "acme")
+    tenant = in_redis(server, lambda directory: directory.get("acme"))
+    assert tenant.limits.usd_per_day == 12_500_000_000
+
+    async def use() -> None:
+        store = RedisStore(server.url, deadline=10_000)
+        limits = limits_for(tenant, user=None, session=None, model=None, now=time.time())
+        assert (await store.admit("{acme}:1$", limits, need=10, want=1_500_000_000)).admitted
+        await store.extend("{acme}:1$", 250_000_001, 0)
+        await store.close()
+
+    asyncio.run(use())
+    rows = [re.split(r"  +", row)[:4] for row in run("usage", "acme").splitlines()]
+    assert rows == [["limit", "used", "reserved", "of"], ["usd_per_day", "0.250000001", "1.249999999", "12.5"]]
+    assert "usd_per_day" not in run("set", "acme", "--limit", "usd_per_day=off")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -199,6 +219,7 @@ def test_what_is_used(run: Run, server: RedisServer) -> None:
         (("add", "new", "--model-limit", "tokens_per_day=1"), "new.model_limits[0].models: "),
         (("add", "new", "--expires", "soon"), "new.keys[0].expires: "),
         (("set", "acme", "--limit", "tokens_per_day=x"), "acme.tokens_per_day: "),
+        (("set", "acme", "--limit", "usd_per_day=1.0000000001"), "acme.usd_per_day: "),
     ],
 )
 def test_what_does_not_work_is_told(run: Run, arguments: tuple[str, ...], told: str) -> None:

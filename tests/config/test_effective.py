@@ -78,6 +78,21 @@ def test_the_keys_of_the_file_are_told_with_their_places(tmp_path: Path) -> None
     assert tenant["tokens_per_day"] == {"value": 1000, "origin": f"{tmp_path}/flow.toml: tenants[0]"}
 
 
+def test_prices_are_told(tmp_path: Path) -> None:
+    [row] = told(tmp_path, FILE + '[[prices]]\nmodels = ["gpt-*"]\ninput = 2.5\noutput = 10\n')["prices"]
+    assert row["origin"] == f"{tmp_path}/flow.toml or its prices_file"
+    assert row["value"] == {
+        "models": ["gpt-*"],
+        "upstreams": [],
+        "above_input_tokens": 0,
+        "input": "2.5",
+        "output": "10",
+        "cached_input": "2.5",
+        "cache_write": "2.5",
+        "reasoning": "10",
+    }
+
+
 def test_no_secret_is_told(tmp_path: Path) -> None:
     shown = told(
         tmp_path,

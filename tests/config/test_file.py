@@ -209,7 +209,9 @@ def test_the_example_is_right() -> None:
 def test_the_tenants_of_the_example_are_right(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent.parent / "flowserver.example.toml").read_text()
     examples = text[text.index("# [[tenants]]") :].replace("\n# ", "\n").removeprefix("# ")
-    acme, batch = read(tmp_path, ONE + examples).tenants
+    found = read(tmp_path, ONE + examples)
+    acme, batch = found.tenants
+    assert [(row.models, row.price.input) for row in found.prices] == [(("gpt-4o", "gpt-4o-2*"), 2_500_000)]
     assert (acme.name, acme.limits.tokens_per_day, acme.user.requests_per_minute) == ("acme", 5_000_000, 20)
     assert [each.models for each in acme.model_limits] == [("gpt-4o", "gpt-4o-2*")]
     assert (batch.disabled, len(batch.keys)) == (True, 2)

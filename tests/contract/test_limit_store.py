@@ -9,19 +9,24 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import pytest
 
 from flowserver.quota.limits import (
+    MAX_MONEY,
     MAX_TOKENS,
     PAST_QUOTA,
     SMALL_LEASE,
+    SMALL_MONEY,
     Cause,
     LeaseLost,
     Limit,
     LimitStore,
+    MoneyQuota,
     Quota,
     RequestBucket,
     Slots,
     TokenBucket,
+    money_stream,
     tenant_key,
 )
+from flowserver.quota.money import NANO
 from flowserver.stores.memory import MemoryStore
 from flowserver.stores.redis_store import RedisStore
 from tests.support.clock import FakeClock
@@ -173,6 +178,63 @@ async def test_leases_are_small_near_the_end_of_a_quota(store: LimitStore, key: 
     while granted := await store.extend(key("c"), 112, 500):
         assert granted <= SMALL_LEASE
     assert await store.usage(limits) == ((limits[0], 112, 888, 60.0),)
+
+
+async def test_quotas_of_money_count_nano_dollars_exactly(store: LimitStore, key: Key) -> None:
+    """Millions of dollars, to the last nano-dollar."""
+    most = 4_000_000 * NANO
+    limits = (MoneyQuota(key("usd"), most, ends_at=START + 3600), MoneyQuota(key("usd of all"), most + 1, ttl=60))
+    streams = [money_stream(key(name)) for name in "abc"]
+    assert (await store.admit(streams[0], limits, need=1, want=12_345_678_901)).granted == 12_345_678_901
+    assert await store.extend(streams[0], 12_345_678_900, 10_000_000_001) == 10_000_000_001
+    assert await taken(store, limits) == [(12_345_678_900, 10_000_000_002)] * 2
+    assert await store.settle(streams[0], 17_000_000_003)
+    assert await taken(store, limits) == [(17_000_000_003, 0)] * 2
+    refused = await store.admit(streams[1], limits, need=most, want=most)
+    assert (refused.admitted, refused.cause, refused.refused_by) == (False, Cause.QUOTA, limits[0])
+    assert refused.retry_after == 3600.0
+    assert [state.remaining for state in refused.states] == [most - 17_000_000_003, most - 17_000_000_002]
+    left = most - 17_000_000_003
+    assert (await store.admit(streams[2], limits, need=left, want=left)).granted == left
+    assert await taken(store, limits) == [(17_000_000_003, left)] * 2
+
+
+async def test_leases_of_money_are_small_near_the_end_of_a_quota(store: LimitStore, key: Key) -> None:
+    limits = (MoneyQuota(key("usd"), 100 * SMALL_MONEY, ttl=60),)
+    streams = [money_stream(key(name)) for name in "ab"]
+    assert (await store.admit(streams[0], limits, need=1, want=60 * SMALL_MONEY)).granted == 25 * SMALL_MONEY
+    assert (
+        await store.admit(streams[1], limits, need=73 * SMALL_MONEY, want=74 * SMALL_MONEY)
+    ).granted == 73 * SMALL_MONEY
+    assert await store.extend(streams[0], 0, 60 * SMALL_MONEY) == SMALL_MONEY
+    assert await store.extend(streams[0], 0, 60 * SMALL_MONEY) == SMALL_MONEY
+    assert await store.extend(streams[0], 0, 60 * SMALL_MONEY) == 0
+
+
+async def test_a_stream_holds_tokens_and_money_apart(store: LimitStore, key: Key) -> None:
+    """Under two ids, so that each is used, extended and settled by itself."""
+    tokens, money = (Quota(key("tokens"), 1000, ttl=60),), (MoneyQuota(key("usd"), NANO, ttl=60),)
+    stream = key("a")
+    await store.admit(money_stream(stream), money, need=1, want=5_000_000)
+    await store.admit(stream, tokens, need=1, want=100)
+    assert await store.settle(stream, 30)
+    assert await taken(store, (*tokens, *money)) == [(30, 0), (0, 5_000_000)]
+    assert await store.extend(money_stream(stream), 4_000_000, 0) == 0
+    assert await store.settle(money_stream(stream), 4_500_000)
+    assert await taken(store, (*tokens, *money)) == [(30, 0), (4_500_000, 0)]
+
+
+async def test_an_expired_lease_of_money_is_taken_up_again(store: LimitStore, key: Key, clock: FakeClock) -> None:
+    limits = (MoneyQuota(key("usd"), NANO, ttl=3600),)
+    stream = money_stream(key("a"))
+    await store.admit(stream, limits, need=1, want=50_000_000)
+    await store.extend(stream, 20_000_000, 0)
+    clock.advance(TTL + 1)
+    assert await taken(store, limits) == [(20_000_000, 0)]
+    assert await store.extend(stream, 30_000_000, 40_000_000) == 40_000_000
+    assert await taken(store, limits) == [(30_000_000, 40_000_000)]
+    assert await store.settle(stream, 60_000_000)
+    assert await taken(store, limits) == [(60_000_000, 0)]
 
 
 async def test_tenants_are_not_mixed(store: LimitStore, key: Key) -> None:
@@ -515,6 +577,19 @@ async def test_an_absurd_figure_is_bounded_and_comes_back_to_the_token(
     assert await taken(store, limits) == [(33 + MAX_TOKENS, 0), (33 + MAX_TOKENS, 0)]
     await store.settle(key("a"), 7)
     assert await taken(store, limits) == [(40, 0), (40, 0)]
+
+
+@pytest.mark.parametrize("nonsense", [MAX_MONEY, MAX_MONEY + 1, 1 << 62])
+async def test_an_absurd_cost_is_bounded_and_comes_back_to_the_nano_dollar(
+    store: LimitStore, key: Key, *, nonsense: int
+) -> None:
+    limits = (MoneyQuota(key("usd"), 1000, ttl=3600),)
+    stream = money_stream(key("a"))
+    await store.admit(stream, limits, need=1, want=100)
+    assert await store.extend(stream, nonsense, nonsense) == 0
+    assert await taken(store, limits) == [(MAX_MONEY, 0)]
+    await store.settle(stream, 7)
+    assert await taken(store, limits) == [(7, 0)]
 
 
 async def test_very_many_streams_end_as_reported(store: LimitStore, key: Key) -> None:

@@ -53,6 +53,16 @@ def test_reports_add_up() -> None:
     assert not usage.is_estimate
 
 
+def test_each_report_is_told_by_itself() -> None:
+    usage = RealtimeUsage()
+    event = orjson.dumps({"type": "response.done", "response": {"usage": REPORT}})
+    for _ in range(2):
+        report = usage.read(event, len(event))
+        assert report is not None
+        assert (report.input, report.output, report.cached) == (132, 121, 64)
+    assert usage.read(b'{"type": "response.created", "response": {"usage": null}}', 50) is None
+
+
 def test_an_answer_under_way_is_estimated_until_it_is_reported() -> None:
     usage = RealtimeUsage()
     _read(usage, {"type": "response.done", "response": {"usage": REPORT}})

@@ -101,11 +101,11 @@ class Scene:
         tenants = quota(tenant(limits=TenantLimits(tokens_per_day=10_000)), limiter=limiter) if limiter else None
         request = asking(target=b"/v9/shout")
         known = WITH_SHOUT.recognise("/v9/shout")
-        self.account = Account(AccountSettings(Ratios(), 1 << 20, 8192, tenants), known, request)
+        self.account = Account(AccountSettings(Ratios(), 1 << 20, 8192, quota=tenants), known, request)
         self.account.bound(budget)
         self.account.identify(request, lambda error: None)
         assert read_request(self.account, BODY) is None
-        self.account.request_permit(request, lambda error: None, lambda: None)
+        self.account.request_permit(request, lambda error: None, lambda: None, providers=())
         self.down = RecordingDownstream()
         self.exchange = Exchange(request, self.down, exchange_context(), request_id=b"1", account=self.account)
         self.sent = ask(self.account, target(), BODY)

@@ -296,7 +296,7 @@ async def test_the_tokens_of_realtime_events_are_charged_and_end_the_tunnel(lab:
     async with client(relay.port, REALTIME, **AUTHORIZED) as socket:
         assert not socket.protocol.extensions
         seen = await _answer_all(socket)
-    assert (socket.close_code, socket.close_reason) == (1008, "The quota of tokens is used up.")
+    assert (socket.close_code, socket.close_reason) == (1008, "The quota is used up.")
     assert seen == 11
     [line] = await relay.access()
     assert (line["end"], line["input_tokens"], line["output_tokens"]) == ("quota", 660, 440)

@@ -3,131 +3,18 @@ estimate within bounds, and the store loses that and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowserver.dialects import recognise
-from flowserver.dialects.estimate import Ratios
-from flowserver.dialects.profiles import QUIRKS
-from flowserver.quota.identify import QuotaContext
-from flowserver.quota.limits import Decision, Limit, Quota
-from flowserver.quota.tenants import TenantLimits, Tenants
-from flowserver.relay.account import Account, AccountSettings
-from flowserver.relay.event_filter import EventFilter
-from flowserver.stores.limiter import StoreLimiter
-from flowserver.stores.memory import MemoryStore
+from flowserver.quota.tenants import TenantLimits
 
 from ..support.accounts import count_of
-from ..support.clock import FakeClock
-from ..support.quota import KEY, NOW, asking, tenant
-from ..support.recording import target
+from ..support.charges import Exchange
 from ..support.streams import INPUT, STREAMS, Stream
 
 QUOTA = 100_000
-LEASE = 20
 MOST = 1000
 """Tokens that each request bounds its answer to, where it has a bound."""
-
-
-class Slow:
-    """A `Limiter` whose calls reach the store when `go_on` is called, in their order."""
-
-    lease = LEASE
-    renewal = 20.0
-
-    def __init__(self, near: StoreLimiter) -> None:
-        self._near = near
-        self._under_way: list[Callable[[], None]] = []
-
-    def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        self._near.admit(stream_id, limits, need=need, done=done)
-
-    def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
-        self._under_way.append(lambda: self._near.extend(stream_id, used, want, done))
-
-    def settle(self, stream_id: str, used: int) -> None:
-        self._under_way.append(lambda: self._near.settle(stream_id, used))
-
-    def go_on(self) -> bool:
-        """Whether there was something to do."""
-        if self._under_way:
-            self._under_way.pop(0)()
-        return bool(self._under_way)
-
-
-class Exchange:
-    """What an exchange does with its account."""
-
-    def __init__(self, stream: Stream, *, quota: int, budget: int | None) -> None:
-        clock = FakeClock(NOW)
-        self._store = MemoryStore(clock)
-        self.limiter = Slow(StoreLimiter(self._store, lease=LEASE, life=60.0, is_local=True))
-        acme = tenant(limits=TenantLimits(tokens_per_day=quota))
-        context = QuotaContext(Tenants([acme]), self.limiter, clock)
-        settings = AccountSettings(Ratios(), max_event=1 << 20, hold=1 << 16, quota=context)
-        request = asking(key=KEY, target=stream.target.encode())
-        self.account = Account(settings, recognise(stream.target), request)
-        self.account.bound(budget)
-        self.account.request.open()
-        self.outcomes: list[object] = []
-        self.account.identify(request, self.outcomes.append)
-        body = orjson.dumps(stream.body)
-        self.account.request.feed(body)
-        self.account.request.finish()
-        self.account.request_permit(request, self.outcomes.append, self._resume)
-        self.account.ask(target(name="only", quirks=QUIRKS["openai-compatible"]), [body], repeatable=True)
-        self.account.open(stream.head)
-        self.is_cut = False
-
-    @property
-    def event_filter(self) -> EventFilter:
-        assert isinstance(self.account.event_filter, EventFilter)
-        return self.account.event_filter
-
-    def feed(self, data: bytes) -> None:
-        if not self.is_cut:
-            self.event_filter.feed(data)
-            self._look()
-
-    def _resume(self) -> None:
-        if not self.is_cut:
-            self.event_filter.resume()
-            self._look()
-
-    def _look(self) -> None:
-        if self.event_filter.spent and not self.is_cut:
-            self.is_cut = True
-            self.account.ending()
-
-    def wait(self) -> None:
-        """Let the store answer until nothing waits."""
-        while self.limiter.go_on() or self.event_filter.is_waiting:
-            pass
-
-    def settle(self) -> None:
-        self.account.settle()
-        self.wait()
-
-    @property
-    def charged(self) -> int:
-        """What the quota has lost, if it had as much, by what the next request finds."""
-        limits = self._limits()
-        found: list[Decision] = []
-        self.limiter.admit("{acme}:next", limits, need=0, done=found.append)
-        [decision] = found
-        [state] = decision.states
-        assert isinstance(state.limit, Quota)
-        return state.limit.limit - state.remaining - decision.granted
-
-    def _limits(self) -> Sequence[Limit]:
-        lease = self.account.lease
-        assert lease is not None
-        assert lease.decision is not None
-        return [state.limit for state in lease.decision.states]
-
 
 MARKUP = 8
 """Tokens that an estimate has for what frames an answer, at most."""
@@ -146,7 +33,7 @@ def test_the_store_loses_the_report_or_an_estimate(
 ) -> None:
     quota = data.draw(st.one_of(st.just(QUOTA), st.integers(600, 1000)), "quota")
     budget = data.draw(st.one_of(st.none(), st.integers(1, 200)), "budget")
-    exchange = Exchange(stream, quota=quota, budget=budget)
+    exchange = Exchange(stream, limits=TenantLimits(tokens_per_day=quota), budget=budget)
     assert exchange.outcomes == [None, None]
     account = exchange.account
     passes_all = data.draw(st.booleans(), "whole")

@@ -33,8 +33,10 @@ class Distant:
         self._near = near
         self.under_way: list[Callable[[], None]] = []
 
-    def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        self.under_way.append(lambda: self._near.admit(stream_id, limits, need=need, done=done))
+    def admit(
+        self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
+    ) -> None:
+        self.under_way.append(lambda: self._near.admit(stream_id, limits, need=need, want=want, done=done))
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
         self.under_way.append(lambda: self._near.extend(stream_id, used, want, done))

@@ -30,6 +30,8 @@ from ..support.workers import FakeWorkers, worker
 COUNTS = st.integers(0, 5000)
 TIMES = st.integers(0, 1 << 16).map(lambda number: number / 512)
 """Whole nanoseconds, and sums of them are exact in any order, so that pages can be compared."""
+COSTS = st.integers(0, 1 << 16).map(lambda number: number * 1_953_125)
+"""Nano-dollars: 512ths of a dollar, for the same reason."""
 NAMES = st.sampled_from(["a", 'b"', "c\\", "d\n"])
 
 
@@ -62,6 +64,7 @@ def token_records(draw: st.DrawFn) -> TokenRecord:
         usage=usage,
         is_estimate=False,
         is_disbelieved=draw(st.booleans()),
+        is_unpriced=draw(st.booleans()),
         is_repeated=draw(st.booleans()),
         estimated_output=None,
         uncounted=draw(st.dictionaries(st.sampled_from(["json", "size"]), COUNTS)),
@@ -80,6 +83,7 @@ def exchanges(draw: st.DrawFn) -> Ended:
         model=draw(NAMES),
         # So that the time for each token is exact too.
         output=draw(st.sampled_from([0, 1, 2, 3, 5, 9])),
+        cost=draw(st.one_of(st.none(), COSTS)),
         budget=None,
         traffic_class=draw(st.sampled_from(TrafficClass)),
         tenant=draw(st.one_of(st.none(), NAMES)),

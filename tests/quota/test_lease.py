@@ -396,9 +396,9 @@ async def test_an_extension_that_crosses_the_end_leaks_no_grant(settles_first: b
         lease, renewal = near.lease, near.renewal
 
         def admit(
-            self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]
+            self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
         ) -> None:
-            near.admit(stream_id, limits, need=need, done=done)
+            near.admit(stream_id, limits, need=need, want=want, done=done)
 
         def settle(self, stream_id: str, used: int) -> None:
             near.settle(stream_id, used)

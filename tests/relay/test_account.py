@@ -67,7 +67,7 @@ class Permitted:
         if self.outcomes == [None]:
             self.outcomes.clear()
             read_request(self.account, self.body)
-            self.account.request_permit(request, self.outcomes.append, lambda: None)
+            self.account.request_permit(request, self.outcomes.append, lambda: None, providers=[target()])
 
     @property
     def code(self) -> str | None:
@@ -114,7 +114,7 @@ def test_where_there_are_no_tenants_everybody_may_start() -> None:
     made = account(CHAT.target)
     outcomes: list[RelayError | None] = []
     made.identify(asking(key=None), outcomes.append)
-    made.request_permit(asking(), outcomes.append, lambda: None)
+    made.request_permit(asking(), outcomes.append, lambda: None, providers=[target()])
     assert outcomes == [None, None]
     assert made.lease is None
     fields = [(b"x-ratelimit-limit-requests", b"1")]

@@ -9,6 +9,8 @@ from websockets.frames import Frame, Opcode
 from flowserver.errors import EndReason, upstream_error
 from flowserver.flow.read_gate import PauseTotals, Reason
 from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.quota.limits import SMALL_MONEY
+from flowserver.quota.prices import Price, PriceRow, PriceTable
 from flowserver.quota.tenants import TenantLimits
 from flowserver.relay.provider import Deadlines
 from flowserver.relay.tunnel import CLOSING_TIME, Tunnel
@@ -50,7 +52,10 @@ def report(tokens: int) -> bytes:
 class Scene:
     """A tunnel that was started, and both its sides."""
 
-    def __init__(self, path: str = "/v1/socket", *, http2: bool = False, limiter: FakeLimiter | None = None) -> None:
+    def __init__(
+        self, path: str = "/v1/socket", *, http2: bool = False, limiter: FakeLimiter | None = None, price: int = 0
+    ) -> None:
+        """`price`: pico-dollars of an output token, of which there is a quota; 0: of tokens there is."""
         self.clock = FakeClock()
         self.observer = RecordingObserver()
         self.pauses = PauseTotals()
@@ -62,14 +67,15 @@ class Scene:
         request = RequestHead(b"GET", path.encode(), fields)
         request.is_tunnel = True
         request.http_version = b"2" if http2 else b"1.1"
-        limits = TenantLimits(tokens_per_minute=1_000_000)
+        limits = TenantLimits(usd_per_day=10**12) if price else TenantLimits(tokens_per_minute=1_000_000)
+        prices = PriceTable([PriceRow(("*",), Price(price, price, price, price, price))]) if price else None
         context_of_quota = quota(tenant(limits=limits), limiter=limiter) if limiter is not None else None
-        self.account = account(request=request, quota=context_of_quota)
+        self.account = account(request=request, quota=context_of_quota, prices=prices)
         self.tunnel = Tunnel(request, self.down, context, request_id=b"id-1", account=self.account)
         self.account.request.open()
         if limiter is not None:
             self.account.identify(request, lambda error: None)
-            self.account.request_permit(request, lambda error: None, self.tunnel.on_more_tokens)
+            self.account.request_permit(request, lambda error: None, self.tunnel.on_more_tokens, providers=[target()])
         self.tunnel.start(self.up)
         ask(self.account, target())
 
@@ -299,6 +305,40 @@ def test_it_waits_for_a_late_lease(left: int) -> None:
     assert scene.up.log == ["pause"]
     assert scene.tunnel.state() == "waiting_for_tokens"
     assert scene.pauses.pauses[Reason.QUOTA] == 1
+    while limiter.waiting:
+        limiter.answer()
+    if left:
+        assert scene.up.log == ["pause", "resume"]
+        assert scene.tunnel.state() == "tunnel"
+    else:
+        assert scene.close_code == 1008
+
+
+def test_money_is_drawn_from_a_lease_of_its_own_and_charged() -> None:
+    """A nano-dollar for each token: a lease is `SMALL_MONEY`, and a first token is paid in advance."""
+    limiter = FakeLimiter(left=5 * SMALL_MONEY // 2, lease=100)
+    scene = Scene("/v1/realtime", limiter=limiter, price=1000).open()
+    scene.tunnel.on_upstream_data(report(SMALL_MONEY))
+    scene.tunnel.on_upstream_data(report(SMALL_MONEY))
+    assert scene.tunnel.state() == "tunnel"
+    scene.tunnel.on_upstream_data(report(SMALL_MONEY))
+    assert scene.close_code == 1008
+    scene.tunnel.on_downstream_finished()
+    assert scene.end is EndReason.QUOTA
+    assert limiter.log[0] == ("admit", 1)
+    assert limiter.settled[-1] == 3 * SMALL_MONEY
+
+
+@pytest.mark.parametrize("left", [0, 10 * SMALL_MONEY])
+def test_it_waits_for_late_money(left: int) -> None:
+    limiter = FakeLimiter(left=10 * SMALL_MONEY, lease=100, delayed=True)
+    scene = Scene("/v1/realtime", limiter=limiter, price=1000)
+    limiter.answer()
+    scene.open()
+    limiter.left = left
+    scene.tunnel.on_upstream_data(report(2 * SMALL_MONEY))
+    assert scene.up.log == ["pause"]
+    assert scene.tunnel.state() == "waiting_for_tokens"
     while limiter.waiting:
         limiter.answer()
     if left:

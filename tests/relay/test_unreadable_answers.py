@@ -35,7 +35,7 @@ class Scene:
         made.request.open()
         made.request.feed(body)
         made.request.finish()
-        made.request_permit(request, lambda error: None, self.exchange.on_more_tokens)
+        made.request_permit(request, lambda error: None, self.exchange.on_more_tokens, providers=())
         ask(made, target(), body)
         self.exchange.start(self.up)
         self.exchange.on_downstream_end()

@@ -8,7 +8,18 @@ from typing import TypeVar
 
 import pytest
 
-from flowserver.quota.limits import Cause, Decision, Limit, Quota, Slots, StoreUnavailable, Usage
+from flowserver.quota.limits import (
+    Cause,
+    Decision,
+    Limit,
+    MoneyQuota,
+    Quota,
+    Slots,
+    StoreUnavailable,
+    Usage,
+    money_stream,
+)
+from flowserver.quota.money import NANO
 from flowserver.routing.circuit_breaker import CircuitBreaker
 from flowserver.stores.failover import AT_ONCE, FailoverStore, Policy
 from flowserver.stores.memory import MemoryStore
@@ -111,6 +122,16 @@ async def test_running_streams_of_a_lost_store(open_rig: Rig, closed_rig: Rig) -
         assert await rig.store.extend("{t}:a", 50, 20) == granted
         assert not await rig.store.settle("{t}:a", 50)
         assert (rig.stats.tokens, rig.stats.unsettled) == (granted, 1)
+
+
+async def test_money_that_nothing_granted_is_told_apart_from_tokens(open_rig: Rig, closed_rig: Rig) -> None:
+    for rig, granted in (open_rig, 2_000_000), (closed_rig, 0):
+        stream = money_stream("{t}:a")
+        limits = (MoneyQuota("{t}:usd", NANO, ttl=60),)
+        await rig.store.admit(stream, limits, need=1, want=1_000_000)
+        rig.remote.is_up = False
+        assert await rig.store.extend(stream, 900_000, 2_000_000) == granted
+        assert (rig.stats.money, rig.stats.tokens) == (granted, 0)
 
 
 async def test_a_lost_end_is_counted_and_leaves_the_charge_as_it_was(open_rig: Rig, closed_rig: Rig) -> None:

@@ -64,7 +64,7 @@ class Rig:
 
     async def admit(self, need: int = 10) -> Decision:
         before = len(self.decisions)
-        self.limiter.admit(ID, (QUOTA,), need=need, done=self.decisions.append)
+        self.limiter.admit(ID, (QUOTA,), need=need, want=need + self.limiter.lease, done=self.decisions.append)
         await eventually(lambda: len(self.decisions) > before)
         return self.decisions[-1]
 
@@ -106,7 +106,7 @@ async def test_a_refusal_is_passed_on(is_local: bool) -> None:
 def test_a_local_store_has_answered_when_the_call_returns() -> None:
     """There is not even a loop."""
     rig = Rig(is_local=True)
-    rig.limiter.admit(ID, (QUOTA,), need=1, done=rig.decisions.append)
+    rig.limiter.admit(ID, (QUOTA,), need=1, want=101, done=rig.decisions.append)
     rig.limiter.extend(ID, 5, 7, rig.more.append)
     assert [decision.admitted for decision in rig.decisions] == [True]
     assert rig.more == [7]
@@ -114,7 +114,7 @@ def test_a_local_store_has_answered_when_the_call_returns() -> None:
 
 async def test_another_store_answers_later() -> None:
     rig = Rig(is_local=False)
-    rig.limiter.admit(ID, (QUOTA,), need=1, done=rig.decisions.append)
+    rig.limiter.admit(ID, (QUOTA,), need=1, want=101, done=rig.decisions.append)
     assert rig.decisions == []
     await eventually(lambda: rig.decisions)
 
@@ -137,7 +137,7 @@ async def test_a_store_that_is_local_and_waits_is_an_error() -> None:
     rig = Rig(is_local=True)
     rig.store.gate = asyncio.Event()
     with pytest.raises(RuntimeError, match="local"):
-        rig.limiter.admit(ID, (QUOTA,), need=1, done=rig.decisions.append)
+        rig.limiter.admit(ID, (QUOTA,), need=1, want=101, done=rig.decisions.append)
     assert rig.decisions == []
 
 

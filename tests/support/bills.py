@@ -119,12 +119,14 @@ class Till:
         self.relay: RunningRelay
 
     @classmethod
-    async def of(cls, lab: Lab, folder: Path, *, upstream: dict[str, object] | None = None, **settings: object) -> Till:
-        """`upstream`: more of the provider's table in the configuration."""
+    async def of(
+        cls, lab: Lab, folder: Path, *, upstream: dict[str, object] | None = None, more: str = "", **settings: object
+    ) -> Till:
+        """`upstream`: more of the provider's table in the configuration; `more`: further tables."""
         till = cls(lab)
         provider = await lab.provider(till._serve)
         table = {"url": provider.url} | (upstream or {})
-        config = toml(folder, {"only": table}, tenant(KEY, f"tokens_per_day = {QUOTA}"))
+        config = toml(folder, {"only": table}, tenant(KEY, f"tokens_per_day = {QUOTA}") + more)
         till.relay = await lab.relay(None, config=config, **settings)
         return till
 

@@ -33,11 +33,13 @@ class FakeLimiter:
         self.limits: list[Limit] = []
         self._pending: list[Callable[[], None]] = []
 
-    def admit(self, stream_id: str, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
+    def admit(
+        self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
+    ) -> None:
         self.ids.add(stream_id)
         self.limits = list(limits)
         self.log.append(("admit", need))
-        self._later(lambda: done(self._decide(need)))
+        self._later(lambda: done(self._decide(want)))
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
         self.ids.add(stream_id)
@@ -66,10 +68,10 @@ class FakeLimiter:
         else:
             answer()
 
-    def _decide(self, need: int) -> Decision:
+    def _decide(self, want: int) -> Decision:
         if self.refuses is not None:
             return Decision(False, 0, (), self.refuses, self.limits[0], 2.5)
-        granted = self._take(need + self.lease)
+        granted = self._take(want)
         states = [LimitState(limit, self.left, 60.0) for limit in self.limits]
         return Decision(True, granted, tuple(states))
 

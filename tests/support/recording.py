@@ -14,6 +14,7 @@ from flowserver.flow.drain_rate import DrainRate
 from flowserver.flow.read_gate import PauseTotals
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.identify import QuotaContext
+from flowserver.quota.prices import PriceTable
 from flowserver.relay.account import Account, AccountSettings
 from flowserver.relay.context import Abandoned, ExchangeContext, Trace
 from flowserver.relay.event_filter import AnyFilter
@@ -354,11 +355,12 @@ def account(
     ratios: Ratios | None = None,
     quota: QuotaContext | None = None,
     max_event: int = 1 << 20,
+    prices: PriceTable | None = None,
 ) -> Account:
     """Of `request`, else of one to `target` that has a body."""
     ratios = ratios if ratios is not None else Ratios()
     request = request or RequestHead(b"POST", target.encode(), [], has_body=True)
-    settings = AccountSettings(ratios, max_event=max_event, hold=8192, quota=quota)
+    settings = AccountSettings(ratios, max_event=max_event, hold=8192, quota=quota, prices=prices)
     return Account(settings, recognise(request.target.decode()), request)
 
 

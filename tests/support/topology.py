@@ -7,9 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 
 
-def toml(folder: Path, upstreams: Mapping[str, Mapping[str, object] | str], routes: str = "") -> str:
-    """The path of a new FLOW_CONFIG file; each upstream is its URL, or a table. `routes` is TOML."""
-    lines = []
+def toml(folder: Path, upstreams: Mapping[str, Mapping[str, object] | str], routes: str = "", *, top: str = "") -> str:
+    """The path of a new FLOW_CONFIG file; each upstream is its URL, or a table. `routes` is TOML, and so is `top`, for
+    above the first table."""
+    lines = [top]
     for name, given in upstreams.items():
         table = {"url": given} if isinstance(given, str) else given
         lines += [

@@ -133,6 +133,7 @@ def test_live_streams_are_told(scene: Scene) -> None:
         "model": None,
         "tokens": 0,
         "unacknowledged_tokens": 0,
+        "cost_usd": None,
         "budget": None,
         "tenant": None,
         "user": None,

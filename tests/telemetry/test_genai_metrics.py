@@ -10,6 +10,7 @@ import pytest
 from flowserver.config.parsers import GenAiNames
 from flowserver.dialects import FORMATS
 from flowserver.dialects.profiles import quirks_for
+from flowserver.dialects.realtime import NAME as REALTIME
 from flowserver.errors import EndReason
 from flowserver.telemetry.gen_ai import OPERATIONS, provider_name
 
@@ -130,7 +131,7 @@ def test_the_page_is_well_formed_whatever_the_names(scene: Scene) -> None:
 
 
 def test_every_format_has_an_operation_of_the_conventions() -> None:
-    assert OPERATIONS.keys() == FORMATS.keys()
+    assert OPERATIONS.keys() == {*FORMATS, REALTIME}
     assert set(OPERATIONS.values()) <= LISTED_OPERATIONS
 
 

@@ -118,13 +118,16 @@ class Store:
 
 def test_tenants_are_told_with_what_they_have_used() -> None:
     clock = FakeClock()
-    store = Store(Tenant("acme", limits=TenantLimits(tokens_per_day=100, concurrent=5)), Tenant("free"))
+    store = Store(
+        Tenant("acme", limits=TenantLimits(tokens_per_day=100, concurrent=5, usd_per_day=2_500_000_000)), Tenant("free")
+    )
     figures = TenantFigures(store, clock, lambda: 1000.0)
     list(figures.refresh({}))
     acme, free = figures.rows({})
     assert [(limit["name"], limit["limit"], limit["used"], limit["reserved"]) for limit in acme["limits"]] == [
         ("concurrent", 5, 7, 2),
         ("tokens_per_day", 100, 7, 2),
+        ("usd_per_day", 2.5, 7e-9, 2e-9),
     ]
     assert (free["name"], free["limits"], free["streams"]) == ("free", [], 0)
 

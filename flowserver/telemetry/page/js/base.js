@@ -35,6 +35,10 @@ function decimal(value) {
   return value < 10 ? value.toFixed(1) : number(value);
 }
 
+function dollars(value) {
+  return `$${value !== 0 && value < 1 ? value.toPrecision(2) : value.toFixed(2)}`;
+}
+
 function bytes(value) {
   const units = ["B", "KB", "MB", "GB", "TB"];
   let unit = 0;

@@ -72,7 +72,7 @@ function showSplit(row) {
 const DETAILS = [
   ["worker", "Worker"], ["method", "Method"], ["path", "Path"], ["protocol", "Protocol"], ["client", "Client"],
   ["upstream", "Provider"], ["model", "Model"], ["tenant", "Tenant"], ["user", "User"], ["session", "Session"],
-  ["status", "Status"], ["lease_left", "Lease left"], ["unacknowledged_tokens", "Not acknowledged"],
+  ["status", "Status"], ["lease_left", "Lease left"], ["unacknowledged_tokens", "Not acknowledged"], ["cost_usd", "Cost"],
   ["bytes_up", "Request"], ["bytes_down", "Answer"], ["held_seconds", "Held for"],
 ];
 
@@ -92,6 +92,7 @@ function fieldText(name, value) {
   if (name.startsWith("bytes")) return bytes(value);
   if (name.endsWith("seconds")) return seconds(value);
   if (name === "unacknowledged_tokens") return `${number(value)} tokens`;
+  if (name === "cost_usd") return dollars(value);
   return typeof value === "number" ? number(value) : String(value);
 }
 

@@ -106,7 +106,8 @@ function showProviders(live) {
 
 const LIMITS = {
   requests_per_minute: "requests a minute", tokens_per_minute: "tokens a minute", concurrent: "at once",
-  tokens_per_day: "tokens today", tokens_per_month: "tokens this month", usd_per_day: "$ today",
+  tokens_per_day: "tokens today", tokens_per_month: "tokens this month", usd_per_day: "today",
+  usd_per_month: "this month",
 };
 
 function showTenants(live) {
@@ -114,7 +115,8 @@ function showTenants(live) {
   each(byId("tenants"), live.tenants, newCard, (card, tenant) => {
     const meters = tenant.limits.map((limit) => ({
       name: (LIMITS[limit.name] ?? limit.name.replaceAll("_", " ")) + (limit.models ? ` (${limit.models})` : ""),
-      value: `${number(limit.used)} of ${number(limit.limit)}`,
+      value: limit.name.startsWith("usd_")
+        ? `${dollars(limit.used)} of ${dollars(limit.limit)}` : `${number(limit.used)} of ${number(limit.limit)}`,
       share: limit.limit ? limit.used / limit.limit : 0,
       further: limit.limit ? limit.reserved / limit.limit : 0,
     }));
