@@ -21,7 +21,7 @@ from ..downstream.context import OpenConnections
 from ..downstream.h1 import DownstreamH1
 from ..downstream.h2 import DownstreamH2
 from ..errors import OUT_OF_MEMORY
-from ..flow.memory_budget import HYSTERESIS, STREAM, UNBOUNDED, Holding, Level, MemoryBudget, worst_first
+from ..flow.memory_budget import STREAM, UNBOUNDED, Holding, Level, MemoryBudget, worst_first
 from ..net.sockets import kernel_memory
 from ..quota.traffic_class import BATCH
 from ..relay.exchange import Exchange
@@ -55,6 +55,8 @@ CUT_INTERVAL = 0.02
 TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
 """Seconds between two attempts to return memory to the system; they double while it is of no use. It takes 0.1 ms where
 there is nothing to return."""
+IDLE_CLOSES = 0.88
+"""Share of the budget from which idle connections are closed: after large requests give way, before all others do."""
 SAMPLE = 128
 """Connections whose kernel buffers are looked at in each count, on each side."""
 FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 11 * 1024, 17 * 1024, 14 * 1024
@@ -347,9 +349,9 @@ class MemoryWatch:
             self._holders.relieve()
 
     def _close_idle(self, now: float) -> None:
-        """Make room below the level at which requests are refused, by connections that nobody uses."""
+        """Make room below IDLE_CLOSES, by connections that nobody uses."""
         budget, connections, held = self.budget, len(self._holders.connections), self.figures.holders
-        excess = budget.used - budget.mark(Level.NO_BATCH) + int(HYSTERESIS * budget.limit) - self._idle_freed
+        excess = budget.used - int(IDLE_CLOSES * budget.limit) - self._idle_freed
         if excess <= 0 or not connections:
             return
         each = max(FILLED_CONNECTION, (held.get("connections", 0) + held.get("tls", 0)) // connections)

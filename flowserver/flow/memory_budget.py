@@ -26,7 +26,7 @@ class Level(IntEnum):
     TIGHT = 1
     """Less is in flight for clients, and large request bodies wait."""
     NO_BATCH = 2
-    """New requests of class `batch` are refused, and connections closed that are idle for longest."""
+    """New requests of class `batch` and large ones are refused, and connections closed that are idle for longest."""
     FULL = 3
     """All new requests and connections are refused, and connections closed after their present answers."""
     CUTTING = 4

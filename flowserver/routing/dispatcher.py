@@ -23,6 +23,7 @@ from .dispatch_events import NOBODY, DispatchEvents
 from .first_token import FirstToken, Hedge
 from .host_choice import HostChoice
 from .outgoing import outgoing_request
+from .overload import LARGE
 from .refusals import REFUSALS, UNHEALTHY, no_route, note_refusal
 from .replay_buffer import ReplayBuffer, ReplayState
 from .routes import FirstTokenPolicy, Route
@@ -381,7 +382,8 @@ class Dispatcher(HostChoice):
     def _on_identified(self, error: RelayError | None) -> None:
         gate, account = self._context.overload, self._account
         if gate is not None and error is None and not account.is_preflight:
-            error = gate.refusal(account.traffic_class, account.tenant, self._started_at)
+            is_large = (self._request.content_length or 0) > LARGE
+            error = gate.refusal(account.traffic_class, account.tenant, self._started_at, is_large=is_large)
         if error is not None:
             self._fail(error)
             return

@@ -22,7 +22,10 @@ from ..relay.interfaces import H2Totals
 from .tenant_shares import TenantShares
 
 NO_BATCH, FULL = 2, 3
-"""Levels of memory from which on requests of class batch are refused, and all."""
+"""Levels of memory from which on requests of class batch and large ones are refused, and all."""
+LARGE = 1 << 20
+"""Bytes of a body above which a request gives way with those of class batch where memory is short. 97 % of all requests
+to models have less than 64 KB."""
 BETWEEN_LOOKS = 0.01
 """Seconds. A look costs two callbacks of the loop, 2 us."""
 MOST = 0.95
@@ -118,15 +121,17 @@ class OverloadGate:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    def refusal(self, traffic_class: TrafficClass, tenant: Tenant | None, now: float) -> RelayError | None:
+    def refusal(
+        self, traffic_class: TrafficClass, tenant: Tenant | None, now: float, *, is_large: bool = False
+    ) -> RelayError | None:
         """Why a request of this class may not start now; None: it may. `tenant` None: there are none, and all requests
-        count as one's."""
+        count as one's. `is_large`: its body is announced with more than LARGE."""
         if now >= self._look_at:
             self._look_at = now + BETWEEN_LOOKS
             self._loop_delay.measure(self._observe)
         if not self.is_overloaded and self.memory_level < NO_BATCH:
             return None
-        error = self._refusal_by_memory(traffic_class)
+        error = self._refusal_by_memory(traffic_class, is_large=is_large)
         return self._refusal_by_delay(traffic_class, tenant) if error is None else error
 
     def refusal_as_batch(self) -> RelayError | None:
@@ -138,11 +143,15 @@ class OverloadGate:
             error = self._refuse(BATCH, _BATCH)
         return error
 
-    def _refusal_by_memory(self, traffic_class: TrafficClass) -> RelayError | None:
-        if self.memory_level >= FULL or (self.memory_level == NO_BATCH and traffic_class is BATCH):
-            self.refused[traffic_class, "memory"] += 1
-            return self._one_of(_FOR_MEMORY[_BATCH if traffic_class is BATCH else _ALL])
-        return None
+    def _refusal_by_memory(self, traffic_class: TrafficClass, *, is_large: bool = False) -> RelayError | None:
+        if self.memory_level < FULL and traffic_class is not BATCH and not is_large:
+            return None
+        if self.memory_level < NO_BATCH:
+            return None
+        self.refused[traffic_class, "memory"] += 1
+        if traffic_class is BATCH:
+            return self._one_of(_FOR_MEMORY[_BATCH])
+        return self._one_of(_LARGE_FOR_MEMORY if is_large else _FOR_MEMORY[_ALL])
 
     def _refusal_by_delay(self, traffic_class: TrafficClass, tenant: Tenant | None) -> RelayError | None:
         batch, above, everyone = self.shares
@@ -234,3 +243,4 @@ def _by_who_gives_way(problem: str) -> tuple[tuple[RelayError, ...], ...]:
 
 _FOR_DELAY = _by_who_gives_way("has more to do than it can")
 _FOR_MEMORY = _by_who_gives_way("is short of memory")
+_LARGE_FOR_MEMORY = _errors("is short of memory, and large requests give way first", earliest=2, latest=10)

@@ -158,7 +158,7 @@ async def test_connections_that_are_idle_for_longest_make_room_for_requests(
         for _ in range(50):
             clients.append(await h2_client(lab, process.port, tls=context))
         closed = (await figures(process))["flow_memory_idle_closed_total"]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # those that are younger than a second stay
     assert closed, "so many are no load"
     assert "full" not in levels(process)
     assert peak(process) <= BUDGET * 1.05

@@ -184,6 +184,16 @@ def test_memory_refuses_by_its_level(level: int, refuses_batch: bool, refuses_pe
     assert (gate.refusal_as_batch() is not None) is refuses_batch
 
 
+@pytest.mark.parametrize(("level", "refuses"), [(0, False), (1, False), (NO_BATCH, True), (FULL, True)])
+def test_large_requests_give_way_before_small_ones_where_memory_is_short(level: int, *, refuses: bool) -> None:
+    gate = _without_time()
+    gate.memory_level = level
+    error = gate.refusal(INTERACTIVE, None, 1000.0, is_large=True)
+    assert (error is not None) is refuses
+    assert error is None or "large requests give way first" in error.message
+    assert (gate.refusal(INTERACTIVE, None, 1000.0) is not None) is (level == FULL)
+
+
 def test_without_a_target_no_delay_is_measured() -> None:
     loop = Later()
     gate = OverloadGate(
