@@ -52,6 +52,7 @@ class Account:
 
     __slots__ = (
         "_answered",
+        "_due",
         "_method",
         "_model_list",
         "_sent",
@@ -99,6 +100,8 @@ class Account:
         """Tokens that the answer may have; None: no bound."""
         self._answered = False
         """Whether a provider took the request on."""
+        self._due: int | None = None
+        """Nano-dollars that it is charged once it is over, where that is not what the answer costs; None: it is."""
         self._terms: MoneyTerms | None = None
         """None: its tenant's use is not limited in money."""
         self.count: TokenCount | None = None
@@ -385,10 +388,10 @@ class Account:
 
     @property
     def cost(self) -> int | None:
-        """Nano-dollars so far, of which an answer that was charged before costs none; None: it is not counted, or there
+        """Nano-dollars so far, in the end without what an answer was charged before; None: it is not counted, or there
         is no price."""
-        if self.is_repeated:
-            return 0
+        if self._due is not None:
+            return self._due
         if self.realtime_cost is not None:
             return self.realtime_cost.total
         return self.count.cost if self.count is not None else None
@@ -439,8 +442,8 @@ class Account:
             if not self._answered:
                 return 0, 0
             return self.request.input_estimate, self._terms.need if self._terms is not None else 0
-        tokens = count.input + count.output
-        cost = 0 if self._terms is None else count.cost or 0
+        tokens, whole = count.input + count.output, count.cost
+        cost = whole or 0
         answer_id = count.meter.answer_id
         if answer_id is None:
             return tokens, cost
@@ -451,4 +454,6 @@ class Account:
             return tokens, cost
         tokens, cost = charged.due(tenant, answer_id, tokens, cost)
         self.is_repeated = tokens == 0
+        if whole is not None:
+            self._due = cost
         return tokens, cost
