@@ -388,13 +388,15 @@ class Account:
 
     @property
     def cost(self) -> int | None:
-        """Nano-dollars so far, in the end without what an answer was charged before; None: it is not counted, or there
-        is no price."""
+        """Nano-dollars so far, in the end without what an answer was charged before; None: there is no price, or
+        nothing is counted and charged."""
         if self._due is not None:
             return self._due
         if self.realtime_cost is not None:
             return self.realtime_cost.total
-        return self.count.cost if self.count is not None else None
+        if self.count is not None:
+            return self.count.cost
+        return (self._request_cost or None) if self.realtime is None else None
 
     @property
     def usage(self) -> Usage:
@@ -432,6 +434,11 @@ class Account:
         if count is not None:
             count.learn()
 
+    @property
+    def _request_cost(self) -> int:
+        """Nano-dollars that are charged where the answer is not counted."""
+        return self._terms.need if self._terms is not None and self._answered else 0
+
     def _charge(self) -> tuple[int, int]:
         """Tokens and nano-dollars to charge: none for what no provider took on; the request alone where its API is not
         counted. An answer that is fetched by its id is charged once."""
@@ -439,9 +446,7 @@ class Account:
         if self.realtime is not None:
             return self.realtime.total, 0 if self._terms is None else self.cost or 0
         if count is None:
-            if not self._answered:
-                return 0, 0
-            return self.request.input_estimate, self._terms.need if self._terms is not None else 0
+            return (self.request.input_estimate, self._request_cost) if self._answered else (0, 0)
         tokens, whole = count.input + count.output, count.cost
         cost = whole or 0
         answer_id = count.meter.answer_id

@@ -136,6 +136,20 @@ async def test_whole_answers_of_every_api_cost_what_their_reports_say(lab: Lab, 
     assert bill.line["cost_usd"] == pytest.approx((INPUT * 0.1 + output * 0.4) / 1e6)
 
 
+async def test_what_is_not_counted_costs_the_same_everywhere(lab: Lab, tmp_path: Path) -> None:
+    provider = await lab.provider(ok)
+    config = toml(tmp_path, {"only": provider.url}, _file("usd_per_day = 1", 'paths = ["/v1/audio/*"]'))
+    relay = await lab.relay(None, config=config)
+    lines = ["Content-Type: application/json", f"Authorization: Bearer {KEY}"]
+    body = orjson.dumps({"model": "simulated", "input": "word " * 1000})
+    assert (await _answer(lab, relay, request("POST", "/v1/audio/speech", lines, body=body))).status == 200
+    [line] = await relay.access()
+    sample = 'flow_cost_usd_total{model="simulated",tenant="acme",upstream="only"}'
+    [shown] = orjson.loads((await relay.page("/live?once")).body)["tenants"]
+    [limit] = shown["limits"]
+    assert line["cost_usd"] == (await relay.metrics())[sample] == limit["used"] > cost(1000, 0)
+
+
 # Quotas
 
 
