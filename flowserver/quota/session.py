@@ -14,7 +14,7 @@ from .lease import TokenLease
 from .limits import SMALL_MONEY, Decision, MoneyQuota, Quota, money_stream
 from .money import PICO, nano_dollars
 from .prices import MoneyTerms
-from .refusals import model_refused, path_refused, refusal
+from .refusals import FALLBACK_MODELS, model_refused, path_refused, refusal
 from .tenants import LimitProfile, Tenant, allows_model, allows_path, key_of
 
 _NUMBERS = count(1)
@@ -91,6 +91,8 @@ class QuotaSession:
         self._profile = context.profiles.find(
             tenant, user=self.user, session=self.session, model=model, now=context.now()
         )
+        if params.has_fallbacks and (tenant.models or tenant.model_limits or self.limits_money):
+            return FALLBACK_MODELS
         return None
 
     def _may_use(self, tenant: Tenant, request: RequestHead, model: str | None) -> bool:

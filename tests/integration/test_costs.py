@@ -307,6 +307,26 @@ async def test_over_workers_streams_never_exceed(lab: Lab, tmp_path: Path) -> No
     assert 0.027 <= sum(line.get("cost_usd", 0) for line in lines) <= 0.03
 
 
+@pytest.mark.parametrize("name", ["models", "fallbacks"])
+@pytest.mark.parametrize(
+    "target", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/v1/chat/completions"]
+)
+async def test_models_to_fall_back_on_evade_no_limit(lab: Lab, tmp_path: Path, target: str, name: str) -> None:
+    """Gateways may answer with them: dearer ones, or such as have no price, or are not the tenant's to use."""
+    provider = await lab.provider(ok)
+    free = "flow-" + "o" * 43
+    keys = {"usd_per_day = 1": KEY, 'models = ["simulated"]': "flow-" + "m" * 43, "tokens_per_day = 10000": free}
+    tables = "".join(tenant(key, limit, name=f"t{at}") for at, (limit, key) in enumerate(keys.items()))
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, tables + PRICES))
+    body = orjson.dumps({"model": "simulated", "max_tokens": 100, name: ["dear"], "messages": [], "input": "Hello"})
+    for key in keys.values():
+        lines = ["Content-Type: application/json", f"Authorization: Bearer {key}"]
+        answer = await _answer(lab, relay, request("POST", target, lines, body=body))
+        assert (answer.status == 200) == (key == free)
+        assert key == free or b"one model, in `model`" in answer.body
+    assert len(provider.requests) == 1
+
+
 # The file
 
 
