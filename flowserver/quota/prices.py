@@ -73,6 +73,8 @@ class MoneyTerms(NamedTuple):
     """Nano-dollars of the request itself."""
     token: int
     """Pico-dollars of each token of its answer, at most."""
+    whole: int = 0
+    """Tokens that the answer may have before anybody can end it; 0: it is a stream."""
 
 
 class Tariff:

@@ -45,6 +45,9 @@ _ALWAYS_TOLD = 4096
 """Tokens. What is left of a quota becomes the bound of a request that has none only up to here: a bound above what its
 model can have is an error to a provider (every model can have this much), and changing a request costs CPU."""
 
+_LONG_ANSWER = 16_384
+"""Tokens: what many models can have at most. A whole answer without a bound may have as many."""
+
 
 class Account:
     """Made with the request's head; `request` is fed its body. `ask` for each attempt at a provider, `open` with the
@@ -172,13 +175,13 @@ class Account:
         if error is not None:
             done(error)
             return
+        self.bound(quota.stream_budget)
         if quota.limits_money:
             terms = self._money_terms(providers, request)
             if isinstance(terms, RelayError):
                 done(terms)
                 return
             self._terms = terms
-        self.bound(quota.stream_budget)
 
         def admitted(error: RelayError | None) -> None:
             left = quota.quota_left
@@ -211,7 +214,14 @@ class Account:
                 token = max(token, price.dearest_output)
             elif generates:
                 return price_missing(model, provider.name)
-        return MoneyTerms(need, token)
+        return MoneyTerms(need, token, self._whole_tokens if self.awaits_whole else 0)
+
+    @property
+    def _whole_tokens(self) -> int:
+        """Tokens that an answer may have that can't be ended."""
+        params = self.params
+        most = params.max_tokens * params.answers if params.max_tokens else _LONG_ANSWER
+        return most if self.budget is None else min(most, self.budget)
 
     # --- the request as a provider gets it -------------------------------------------------------------------------
 
