@@ -188,7 +188,9 @@ class TokenCount:
 
     def room(self) -> int:
         """Bytes of content that pass for sure before `verdict` has to be called again."""
-        output = max(self.output, self._estimate)  # which counts from where it disproves the request's own bound
+        output = self.output
+        if self._request_bound is not None:
+            output = max(output, self._estimate)  # which counts from where it disproves the bound
         tokens = [] if self._budget is None else [self._budget - output]
         if self._lease is not None:
             tokens.append(self._lease.room(self.input + output))

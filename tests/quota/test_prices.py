@@ -77,6 +77,12 @@ def test_the_first_table_that_fits_holds() -> None:
     assert len(table) == 3
 
 
+@pytest.mark.parametrize("name", ["gpt-4o", "GPT-4O", "Gpt-4o-Mini", "O3", "o3"])
+def test_a_name_in_another_case_is_no_cheaper(name: str) -> None:
+    table = PriceTable([row("gpt-4o*", "o3", input=5), row("*", input=0)])
+    assert input_price(table, name) == 5
+
+
 def test_a_table_may_be_for_some_providers_only() -> None:
     table = PriceTable([row("m", input=1, upstreams=("azure", "other")), row("m", input=2)])
     assert input_price(table, "m", upstream="azure") == 1
