@@ -106,7 +106,8 @@ class PriceTable:
     def __init__(self, rows: Iterable[PriceRow]) -> None:
         self._rows = list(rows)
         self._literal: dict[str, list[int]] = {}
-        """The rows that name a model as it is, by its name in lower case: lists of prices are long, and most of it is names."""
+        """The rows that name a model as it is, by its name in lower case: lists of prices are long, and most of them is
+        names."""
         self._patterns: list[tuple[int, Pattern[str]]] = []
         for number, row in enumerate(self._rows):
             for model in row.models:

@@ -184,7 +184,9 @@ def test_a_sane_request_id_is_kept(sane: bytes) -> None:
     assert given_request_id(RequestHead(b"GET", b"/", [(b"x-request-id", sane)])) == sane
 
 
-@pytest.mark.parametrize("odd", [b"", b"a b", b'"a"', b"x" * 129, b"\xe4", b"a\tb", b"a,b", b"..", b".", b"a/../b", b"./a", b"a/."])
+@pytest.mark.parametrize(
+    "odd", [b"", b"a b", b'"a"', b"x" * 129, b"\xe4", b"a\tb", b"a,b", b"..", b".", b"a/../b", b"./a", b"a/."]
+)
 def test_an_odd_request_id_is_not(odd: bytes) -> None:
     assert given_request_id(RequestHead(b"GET", b"/", [(b"x-request-id", odd)])) is None
 
