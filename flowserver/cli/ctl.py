@@ -101,7 +101,7 @@ def _drain(client: AdminClient, options: argparse.Namespace) -> None:
 
 
 def _end(client: AdminClient, options: argparse.Namespace) -> None:
-    told = _told(client, "POST", f"/streams/{quote(options.id)}/end")
+    told = _told(client, "POST", "/streams/end", os.fsencode(options.id))
     print(f"ended {_counted(told['ended'], 'stream')}")
 
 

@@ -20,11 +20,13 @@ from ..names import model_name, user_name
 from .api_paths import ends_with, find_model
 from .base import Auth, KeyPaths, Meter, Quirks, RequestParams
 from .common import (
+    FALLBACKS,
     NONSENSE,
     BaseFormat,
     JsonMeter,
     count,
     error_text,
+    has_fallbacks,
     json_text,
     lower,
     note_open,
@@ -269,6 +271,7 @@ class Anthropic(BaseFormat):
     account_fields = frozenset((b"anthropic-workspace-id",))
     reads = Reads(
         {
+            **FALLBACKS,
             "model": None,
             "stream": None,
             "max_tokens": None,
@@ -288,6 +291,7 @@ class Anthropic(BaseFormat):
             stream=body.get("stream") is True or (vertex is not None and vertex[1] == _STREAM),
             max_tokens=count(body.get("max_tokens")),
             user=user_name(metadata.get("user_id")) if isinstance(metadata, dict) else None,
+            has_fallbacks=has_fallbacks(body),
         )
 
     def path_model(self, target: str) -> str | None:

@@ -61,6 +61,8 @@ class RequestParams(NamedTuple):
     answers: int = 1
     """`choices` and the answers that are generated and not shown (`best_of`)."""
     user: str | None = None
+    has_fallbacks: bool = False
+    """Whether it names further models, which its provider may use in place of `model`."""
     usage: bool = True
     """Whether the client gets the provider's usage report: in most formats always, in some on demand."""
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from ..json_text.members import COUNT, Reads
 from .base import KeyPaths, Quirks, Usage
 from .event_template import Shortcut
 from .limit_fields import X_RATELIMIT
@@ -30,6 +31,9 @@ MAX_REASON = 64
 
 MAX_OPEN = 256
 """Blocks of an answer that are remembered as open, far more than providers have at once. The ending closes no more."""
+
+FALLBACKS: dict[str, Reads | str | None] = {"models": COUNT, "fallbacks": COUNT}
+"""Fields in which gateways (OpenRouter, LiteLLM) take models to be used in place of `model`."""
 
 MAX_ANNOUNCED = 16 << 10
 """Bytes of tools' names that wait for the content they are counted with; providers allow 128 for each."""
@@ -64,6 +68,11 @@ def largest(bounds: Sequence[Any]) -> int | None:
     counts = [count(bound) for bound in bounds]
     known = [bound for bound in counts if bound is not None]
     return max(known) if known and len(known) == len(counts) else None
+
+
+def has_fallbacks(body: Mapping[str, Any]) -> bool:
+    """Whether the members of `FALLBACKS` name any."""
+    return bool(body.get("models") or body.get("fallbacks"))
 
 
 def text(value: Any) -> str | None:

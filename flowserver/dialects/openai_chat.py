@@ -14,11 +14,13 @@ from .api_paths import deployment_of, ends_with
 from .base import KeyPaths, Quirks, RequestParams, Usage
 from .common import (
     DONE,
+    FALLBACKS,
     MAX_OPEN,
     BaseFormat,
     BaseMeter,
     count,
     error_text,
+    has_fallbacks,
     largest,
     lower,
     reason_text,
@@ -359,6 +361,7 @@ def _report(prompt: int, completion: int) -> dict[str, int]:
 _READS: dict[str, Reads | str | None] = {
     **dict.fromkeys(("model", "stream", *_LIMIT_FIELDS, _OWN_LIMIT, "n", "user", "safety_identifier")),
     "stream_options": Reads({"include_usage": None}),
+    **FALLBACKS,
 }
 
 
@@ -392,6 +395,7 @@ class OpenAIChat(BaseFormat):
             choices=choices,
             answers=choices,
             user=user_name(get("user")) or user_name(get("safety_identifier")),
+            has_fallbacks=has_fallbacks(body),
             usage=not stream or mapping(get("stream_options")).get("include_usage") is True,
         )
 

@@ -13,7 +13,19 @@ from ..json_text.members import Reads
 from ..names import model_name, user_name
 from .api_paths import api_path, deployment_of, ends_with
 from .base import KeyPaths, Quirks, RequestParams
-from .common import BaseFormat, BaseMeter, count, error_text, lower, reason_text, sse, text, unread_size
+from .common import (
+    FALLBACKS,
+    BaseFormat,
+    BaseMeter,
+    count,
+    error_text,
+    has_fallbacks,
+    lower,
+    reason_text,
+    sse,
+    text,
+    unread_size,
+)
 from .openai_common import ACCOUNT_FIELDS, HEARTBEAT, KEY_PATHS, entries, mapping, parse, read_usage
 from .openai_items import Items
 
@@ -238,7 +250,12 @@ class OpenAIResponses(BaseFormat):
     heartbeat: bytes | None = HEARTBEAT
     key_paths: KeyPaths | None = KEY_PATHS
     account_fields = ACCOUNT_FIELDS
-    reads = Reads(dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")))
+    reads = Reads(
+        {
+            **dict.fromkeys(("model", "stream", "max_output_tokens", "user", "safety_identifier", "background")),
+            **FALLBACKS,
+        }
+    )
 
     def serves(self, target: str) -> bool:
         return ends_with(target, "/responses", "/responses/compact")
@@ -253,6 +270,7 @@ class OpenAIResponses(BaseFormat):
             stream=body.get("stream") is True,
             max_tokens=count(body.get("max_output_tokens")),
             user=user_name(body.get("user")) or user_name(body.get("safety_identifier")),
+            has_fallbacks=has_fallbacks(body),
         )
 
     def path_model(self, target: str) -> str | None:

@@ -17,6 +17,7 @@ NAME = "openai-realtime"
 _MODELS = frozenset(("model", "deployment"))
 """Parameters of the query that name a model; the second is Azure's."""
 _REPORTS = frozenset(("response.done", "conversation.item.input_audio_transcription.completed"))
+_HEARD = b"conversation.item.input_audio_transcription.delta"
 _TYPE = re.compile(rb'"type"\s*+:\s*+"([^"\\]{1,80})"')
 _LOOKED_AT = 300
 """Bytes of an event in which its type is looked for."""
@@ -55,7 +56,7 @@ def _parameters(target: str) -> list[tuple[str, str]]:
 class RealtimeUsage:
     """The tokens of one tunnel: as reported, and an estimate of an answer that has not ended."""
 
-    __slots__ = ("_estimate", "_last_input", "usage")
+    __slots__ = ("_estimate", "_heard", "_last_input", "usage")
 
     def __init__(self) -> None:
         self.usage = Usage(input=0, output=0)
@@ -63,7 +64,9 @@ class RealtimeUsage:
         self._last_input = 0
         """Of the last answer: the next one has at least the same conversation for its input."""
         self._estimate = 0.0
-        """Tokens of what passed of an answer since the last report."""
+        """Tokens of what passed of an answer since the report of the last one."""
+        self._heard = 0.0
+        """Likewise of a transcript of what the client says, which is reported apart while an answer runs."""
 
     def __repr__(self) -> str:
         return f"<RealtimeUsage {self.input} + {self.output}>"
@@ -74,7 +77,7 @@ class RealtimeUsage:
 
     @property
     def output(self) -> int:
-        return (self.usage.output or 0) + round(self._estimate)
+        return (self.usage.output or 0) + self.unreported[1]
 
     @property
     def total(self) -> int:
@@ -83,22 +86,27 @@ class RealtimeUsage:
     @property
     def unreported(self) -> tuple[int, int]:
         """Tokens of request and answer, by the estimate, since the last report."""
-        return (self._last_input if self._estimate else 0), round(self._estimate)
+        return (self._last_input if self._estimate else 0), round(self._estimate + self._heard)
 
     @property
     def is_estimate(self) -> bool:
-        return self._estimate > 0
+        return self._estimate > 0 or self._heard > 0
 
     def read(self, text: bytes, size: int) -> Usage | None:
         """An event that the provider sent; `text` may be what matters of `size` bytes. Malformed ones are ignored.
         Returns the report in it; None: there is none."""
+        # First of all, as the type found below may be one that the client put into its metadata.
+        if text.find(b'"usage"') >= 0 and (report := self._read_report(text)) is not None:
+            return report
         found = _TYPE.search(text, 0, _LOOKED_AT)
         kind = found[1] if found is not None else b""
         if kind.endswith(b".delta"):
             per_token = _PER_AUDIO_TOKEN if kind.endswith(b"audio.delta") else _PER_TEXT_TOKEN
-            self._estimate += max(0, size - _ENVELOPE) / per_token
-        elif text.find(b'"usage"') >= 0:
-            return self._read_report(text)
+            tokens = max(0, size - _ENVELOPE) / per_token
+            if kind == _HEARD:
+                self._heard += tokens
+            else:
+                self._estimate += tokens
         return None
 
     def _read_report(self, text: bytes) -> Usage | None:
@@ -112,12 +120,14 @@ class RealtimeUsage:
         new = Usage()
         read_usage(new, report)
         cached = count(mapping(report.get("input_token_details")).get("cached_tokens"))
-        usage, self._estimate = self.usage, 0.0
+        usage = self.usage
         usage.input = (usage.input or 0) + (new.input or 0)
         usage.output = (usage.output or 0) + (new.output or 0)
         if cached is not None:
             new.cached = cached
             usage.cached = (usage.cached or 0) + cached
         if kind == "response.done":
-            self._last_input = new.input or 0
+            self._last_input, self._estimate = new.input or 0, 0.0
+        else:
+            self._heard = 0.0
         return new

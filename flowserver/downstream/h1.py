@@ -311,8 +311,9 @@ class DownstreamH1(SharedReads):
 
     @property
     def idle_since(self) -> float:
-        """Since when it waits for another request; infinity: it does not."""
-        return self._since if self.stream is None and self._served and self._reader.is_empty else math.inf
+        """Since when it waits for another request; infinity: it does not, or is closed once its last bytes are sent."""
+        is_idle = self.stream is None and self._served and self._reader.is_empty and not self._transport.is_closing()
+        return self._since if is_idle else math.inf
 
     def close_idle(self) -> None:
         self._transport.close()

@@ -98,7 +98,8 @@ COOKIES = frozenset((b"set-cookie", b"set-cookie2"))
 _ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id", UPSTREAM_ID}
 _ENDS_HERE_WITH_COOKIES = _ENDS_HERE_OF_RESPONSES | COOKIES
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_REQUEST_ID = re.compile(rb"(?!(?:.*/)?\.\.?(?:/|\Z))[A-Za-z0-9._:/+=-]{1,128}")
+"""No dot segments: in a path that names the request they would lead to another one."""
 _TRACE_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACEPARENT = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS))
 """Of version 00, and as far as it has to be understood of later ones (W3C Trace Context section 4)."""

@@ -19,10 +19,11 @@ class ChargedAnswers:
 
     def due(self, tenant: str, answer_id: str, tokens: int, cost: int) -> tuple[int, int]:
         """What is still to be charged of the `tokens` and of the `cost` (nano-dollars) that a fetched answer has;
-        remembered as charged from now on."""
+        remembered as charged from now on. That prices have risen makes no answer dearer that was charged in full."""
         had, paid = self._charged.get((tenant, answer_id), (0, 0))
         self.note(tenant, answer_id, max(had, tokens), max(paid, cost))
-        return max(0, tokens - had), max(0, cost - paid)
+        more = max(0, tokens - had)
+        return more, max(0, cost - paid) if more else 0
 
     def note(self, tenant: str, answer_id: str, tokens: int, cost: int) -> None:
         """An answer was generated, and is charged in full: its id may be one that came before, as some servers have

@@ -73,6 +73,8 @@ class MoneyTerms(NamedTuple):
     """Nano-dollars of the request itself."""
     token: int
     """Pico-dollars of each token of its answer, at most."""
+    whole: int = 0
+    """Tokens that the answer may have before anybody can end it; 0: it is a stream."""
 
 
 class Tariff:
@@ -96,21 +98,23 @@ class Tariff:
 
 
 class PriceTable:
-    """The `[[prices]]` tables in their order: the first that fits holds."""
+    """The `[[prices]]` tables in their order: the first that fits holds. In any case: to some providers it does not
+    matter, and a model that is spelled in another way must not have the price of others."""
 
     __slots__ = ("_found", "_literal", "_patterns", "_rows")
 
     def __init__(self, rows: Iterable[PriceRow]) -> None:
         self._rows = list(rows)
         self._literal: dict[str, list[int]] = {}
-        """The rows that name a model as it is, by its name: lists of prices are long, and most of it is names."""
+        """The rows that name a model as it is, by its name in lower case: lists of prices are long, and most of them is
+        names."""
         self._patterns: list[tuple[int, Pattern[str]]] = []
         for number, row in enumerate(self._rows):
             for model in row.models:
                 if is_pattern(model):
-                    self._patterns.append((number, compile(translate(model))))
+                    self._patterns.append((number, compile(translate(model.casefold()))))
                 else:
-                    self._literal.setdefault(model, []).append(number)
+                    self._literal.setdefault(model.casefold(), []).append(number)
         self._found: dict[tuple[str, str], Tariff | None] = {}
 
     def __len__(self) -> int:
@@ -137,7 +141,8 @@ class PriceTable:
         return found[key]
 
     def _find(self, upstream: str, model: str) -> Tariff | None:
-        numbers = {*self._literal.get(model, ()), *(number for number, fits in self._patterns if fits.match(model))}
+        name = model.casefold()
+        numbers = {*self._literal.get(name, ()), *(number for number, fits in self._patterns if fits.match(name))}
         rows: list[PriceRow] = []
         for number in sorted(numbers):
             row = self._rows[number]

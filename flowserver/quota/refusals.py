@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..errors import EndReason, Party, RelayError
+from ..errors import EndReason, Party, RelayError, bad_request
 from ..names import PATH_BYTES, bounded
 from .limits import Cause, Decision, MoneyQuota
 from .tenants import Tenant
@@ -31,6 +31,13 @@ def refusal(decision: Decision) -> RelayError:
 def model_refused(model: str | None) -> RelayError:
     text = f"This key may not use the model {model!r}, or there is no such model."
     return RelayError(404, "model_not_found", text, Party.CLIENT, EndReason.LIMITED)
+
+
+FALLBACK_MODELS = bad_request(
+    "The body names models to fall back on (`models` or `fallbacks`), and this key's use is limited by model or in "
+    "money. Name one model, in `model`.",
+    code="ambiguous_model",
+)
 
 
 def price_missing(model: str | None, upstream: str) -> RelayError:

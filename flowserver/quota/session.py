@@ -11,10 +11,10 @@ from ..errors import RelayError
 from ..http.messages import RequestHead
 from .identify import QuotaContext, session_of, user_of
 from .lease import TokenLease
-from .limits import SMALL_MONEY, Decision, MoneyQuota, Quota, money_stream
+from .limits import MAX_MONEY, SMALL_MONEY, Decision, MoneyQuota, Quota, money_stream
 from .money import PICO, nano_dollars
 from .prices import MoneyTerms
-from .refusals import model_refused, path_refused, refusal
+from .refusals import FALLBACK_MODELS, model_refused, path_refused, refusal
 from .tenants import LimitProfile, Tenant, allows_model, allows_path, key_of
 
 _NUMBERS = count(1)
@@ -91,6 +91,8 @@ class QuotaSession:
         self._profile = context.profiles.find(
             tenant, user=self.user, session=self.session, model=model, now=context.now()
         )
+        if params.has_fallbacks and (tenant.models or tenant.model_limits or self.limits_money):
+            return FALLBACK_MODELS
         return None
 
     def _may_use(self, tenant: Tenant, request: RequestHead, model: str | None) -> bool:
@@ -138,8 +140,8 @@ class QuotaSession:
                 done(refusal(decision))
 
         # Before the rest, since a lease can be given back, and a request that was counted can't.
-        size = max(SMALL_MONEY, nano_dollars(limiter.lease * terms.token))
-        self.money = TokenLease(limiter, money_stream(stream_id), resume=resume, size=size)
+        size = max(SMALL_MONEY, nano_dollars(max(limiter.lease, terms.whole) * terms.token))
+        self.money = TokenLease(limiter, money_stream(stream_id), resume=resume, size=min(size, MAX_MONEY))
         self.money.ask(profile.money, need=terms.need, done=decided)
 
     def _admit_tokens(

@@ -182,7 +182,7 @@ def allows_model(tenant: Tenant, model: str | None) -> bool:
 
 def stream_budget(tenant: Tenant, model: str | None) -> int | None:
     """Tokens of one answer at most; None: as many as it has."""
-    each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits if _fits(kind.models, model))]
+    each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits if _is_limited(kind, model))]
     return min((limits.tokens_per_stream for limits in each if limits.tokens_per_stream is not None), default=None)
 
 
@@ -194,7 +194,7 @@ def limits_for(tenant: Tenant, *, user: str | None, session: str | None, model: 
     found = _limits(tenant, tenant.limits, (), session, now)
     found += _limits(tenant, tenant.user, ("user", _name(user)), session, now)
     for kind in tenant.model_limits:
-        if _fits(kind.models, model):
+        if _is_limited(kind, model):
             found += _limits(tenant, kind.limits, _place(kind), session, now)
     return found
 
@@ -315,6 +315,13 @@ def _name(text: str | None) -> str:
     if _PLAIN.fullmatch(text):
         return text
     return digest(text)
+
+
+def _is_limited(kind: ModelLimits, model: str | None) -> bool:
+    """In any case: to some providers it does not matter."""
+    if model is None:
+        return False
+    return _fits(tuple(pattern.casefold() for pattern in kind.models), model.casefold())
 
 
 def _fits(patterns: tuple[str, ...], text: str | None) -> bool:

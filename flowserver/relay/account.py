@@ -45,6 +45,9 @@ _ALWAYS_TOLD = 4096
 """Tokens. What is left of a quota becomes the bound of a request that has none only up to here: a bound above what its
 model can have is an error to a provider (every model can have this much), and changing a request costs CPU."""
 
+_LONG_ANSWER = 16_384
+"""Tokens: what many models can have at most. A whole answer without a bound may have as many."""
+
 
 class Account:
     """Made with the request's head; `request` is fed its body. `ask` for each attempt at a provider, `open` with the
@@ -52,6 +55,7 @@ class Account:
 
     __slots__ = (
         "_answered",
+        "_due",
         "_method",
         "_model_list",
         "_sent",
@@ -99,6 +103,8 @@ class Account:
         """Tokens that the answer may have; None: no bound."""
         self._answered = False
         """Whether a provider took the request on."""
+        self._due: int | None = None
+        """Nano-dollars that it is charged once it is over, where that is not what the answer costs; None: it is."""
         self._terms: MoneyTerms | None = None
         """None: its tenant's use is not limited in money."""
         self.count: TokenCount | None = None
@@ -169,13 +175,13 @@ class Account:
         if error is not None:
             done(error)
             return
+        self.bound(quota.stream_budget)
         if quota.limits_money:
             terms = self._money_terms(providers, request)
             if isinstance(terms, RelayError):
                 done(terms)
                 return
             self._terms = terms
-        self.bound(quota.stream_budget)
 
         def admitted(error: RelayError | None) -> None:
             left = quota.quota_left
@@ -208,7 +214,14 @@ class Account:
                 token = max(token, price.dearest_output)
             elif generates:
                 return price_missing(model, provider.name)
-        return MoneyTerms(need, token)
+        return MoneyTerms(need, token, self._whole_tokens if self.awaits_whole else 0)
+
+    @property
+    def _whole_tokens(self) -> int:
+        """Tokens that an answer may have that can't be ended."""
+        params = self.params
+        most = params.max_tokens * params.answers if params.max_tokens else _LONG_ANSWER
+        return most if self.budget is None else min(most, self.budget)
 
     # --- the request as a provider gets it -------------------------------------------------------------------------
 
@@ -385,13 +398,15 @@ class Account:
 
     @property
     def cost(self) -> int | None:
-        """Nano-dollars so far, of which an answer that was charged before costs none; None: it is not counted, or there
-        is no price."""
-        if self.is_repeated:
-            return 0
+        """Nano-dollars so far, in the end without what an answer was charged before; None: there is no price, or
+        nothing is counted and charged."""
+        if self._due is not None:
+            return self._due
         if self.realtime_cost is not None:
             return self.realtime_cost.total
-        return self.count.cost if self.count is not None else None
+        if self.count is not None:
+            return self.count.cost
+        return (self._request_cost or None) if self.realtime is None else None
 
     @property
     def usage(self) -> Usage:
@@ -429,6 +444,11 @@ class Account:
         if count is not None:
             count.learn()
 
+    @property
+    def _request_cost(self) -> int:
+        """Nano-dollars that are charged where the answer is not counted."""
+        return self._terms.need if self._terms is not None and self._answered else 0
+
     def _charge(self) -> tuple[int, int]:
         """Tokens and nano-dollars to charge: none for what no provider took on; the request alone where its API is not
         counted. An answer that is fetched by its id is charged once."""
@@ -436,11 +456,9 @@ class Account:
         if self.realtime is not None:
             return self.realtime.total, 0 if self._terms is None else self.cost or 0
         if count is None:
-            if not self._answered:
-                return 0, 0
-            return self.request.input_estimate, self._terms.need if self._terms is not None else 0
-        tokens = count.input + count.output
-        cost = 0 if self._terms is None else count.cost or 0
+            return (self.request.input_estimate, self._request_cost) if self._answered else (0, 0)
+        tokens, whole = count.input + count.output, count.cost
+        cost = whole or 0
         answer_id = count.meter.answer_id
         if answer_id is None:
             return tokens, cost
@@ -451,4 +469,6 @@ class Account:
             return tokens, cost
         tokens, cost = charged.due(tenant, answer_id, tokens, cost)
         self.is_repeated = tokens == 0
+        if whole is not None:
+            self._due = cost
         return tokens, cost

@@ -28,6 +28,9 @@ _SILENT = 16_384
 """Bytes of an answer that may well have no content: heads of streams, heartbeats, partial pictures."""
 _SLACK = 64
 """Tokens that a report may have beyond the request's own bound: some providers count what frames an answer."""
+_ERROR = 32
+"""Tokens by which an estimate may be more than twice too high. What is beyond that was generated: the provider does not
+go by the request's own bound, as some ignore one of the names that a bound may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,8 @@ class TokenCount:
     def room(self) -> int:
         """Bytes of content that pass for sure before `verdict` has to be called again."""
         output = self.output
+        if self._request_bound is not None:
+            output = max(output, self._estimate)  # which counts from where it disproves the bound
         tokens = [] if self._budget is None else [self._budget - output]
         if self._lease is not None:
             tokens.append(self._lease.room(self.input + output))
@@ -244,11 +249,20 @@ class TokenCount:
         believable = self._is_believable(reported)
         if believable and meter.is_final:
             return reported
-        estimate = self._count.tokens(meter) + self._unread_tokens + self._foreign // 4
+        estimate = self._estimate
         if believable and reported > estimate:
             estimate = reported
         most = self._request_bound
-        return estimate if most is None or estimate < most else most
+        return estimate if most is None or estimate < most or self._exceeds(most) else most
+
+    @property
+    def _estimate(self) -> int:
+        """Tokens of what came, by its content and by the bytes that could not be read."""
+        return self._count.tokens(self.meter) + self._unread_tokens + self._foreign // 4
+
+    def _exceeds(self, most: int) -> bool:
+        """Whether the content that came is more than `most` tokens, however wrong the estimate may be."""
+        return self._count.tokens(self.meter) > 2 * most + _ERROR
 
     @property
     def cost(self) -> int | None:
@@ -271,7 +285,9 @@ class TokenCount:
         if output * _BYTES_PER_TOKEN < meter.content_bytes or output > MAX_OUTPUT * self._params.answers:
             return False
         most = self._request_bound
-        return most is None or output <= most + most // 10 + _SLACK + (meter.usage.reasoning or 0)
+        if most is None or output <= most + most // 10 + _SLACK + (meter.usage.reasoning or 0):
+            return True
+        return output <= 2 * self._count.tokens(meter)  # what came bears it out
 
     @property
     def is_disbelieved(self) -> bool:

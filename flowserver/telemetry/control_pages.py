@@ -129,6 +129,7 @@ class ControlPages:
         table: dict[bytes, dict[bytes, Act]] = {
             rb"/drain": {b"POST": self._drain},
             rb"/streams/(.+)/end": {b"POST": self._end},
+            rb"/streams/end": {b"POST": self._end_by_body},
             rb"/upstreams/(.+)/out": {b"POST": partial(self._move, OUT)},
             rb"/upstreams/(.+)/in": {b"POST": partial(self._move, IN)},
             rb"/log-level": {b"PUT": self._set_log_level},
@@ -185,6 +186,10 @@ class ControlPages:
                 asked.refuse(404, f"there is no open stream {name!r}; /streams lists them\n".encode())
 
         self._controlled.execute([END, name], done)
+
+    def _end_by_body(self, asked: _Asked, name: str, body: bytes) -> None:
+        """For ids that no path can name, as two slashes in one are refused."""
+        self._end(asked, body.decode("utf-8", "replace").strip(), b"")
 
     def _move(self, command: str, asked: _Asked, name: str, body: bytes) -> None:
         known = sorted(self._controlled.upstreams)

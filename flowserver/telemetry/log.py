@@ -207,7 +207,7 @@ def _tokens(exchange: ExchangeRecord) -> dict[str, Any]:
     if account.tenant is not None:
         fields |= {"tenant": account.tenant, "user": account.user, "session": account.session}
     if account.dialect is None:
-        return fields
+        return fields if account.cost is None else fields | {"cost_usd": usd_number(account.cost)}
     fields |= {"dialect": account.dialect, "model": account.model}
     if tokens is None:
         return fields

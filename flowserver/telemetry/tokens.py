@@ -53,6 +53,9 @@ class TokenMetrics:
         if tokens is None:
             if self._is_new and exchange.attempts and account.dialect is not None:
                 self._count_failure(exchange, account.dialect)
+            if account.cost is not None and exchange.upstream is not None:  # charged for what was asked, uncounted
+                label = self._label(account.model or "", 0, answered=True)
+                self._costs.exchange_ended(exchange, exchange.upstream, label, tenant)
             return
         for reason, number in tokens.uncounted.items():
             self._uncounted[tokens.provider, reason] += number
@@ -113,15 +116,19 @@ class TokenMetrics:
     def _of(self, key: Key, tokens: int, *, answered: bool) -> tuple[str, Figures]:
         """The model's label, and the figures under it."""
         upstream, model, dialect = key
-        label, lost = self._labels.count(model, tokens, answered=answered)
-        if lost is not None:
-            self._forget(lost)
+        label = self._label(model, tokens, answered=answered)
         if label is not model:
             key = upstream, label, dialect
         figures = self._figures.get(key)
         if figures is None:
             figures = self._figures[key] = Figures()
         return label, figures
+
+    def _label(self, model: str, tokens: int, *, answered: bool) -> str:
+        label, lost = self._labels.count(model, tokens, answered=answered)
+        if lost is not None:
+            self._forget(lost)
+        return label
 
     def _forget(self, model: str) -> None:
         """Its series end. Where they begin again they begin at zero, which Prometheus takes for a restart; what was

@@ -190,7 +190,11 @@ class Dialer:
             server_hostname=self._url.server_name,
             session=self._sessions.offer(),
         )
-        transport, _ = await _open_transport(loop, partial(_identity, tls), connection)
+        try:
+            transport, _ = await _open_transport(loop, partial(_identity, tls), connection)
+        except BaseException:
+            done.cancel()  # nobody waits for the handshake, which fails now
+            raise
         try:
             return _Connected(tls, await done)
         except ssl.SSLCertVerificationError as error:

@@ -92,3 +92,22 @@ def test_malformed_events_are_ignored(text: bytes) -> None:
     usage = RealtimeUsage()
     usage.read(text, len(text))
     assert usage.total == 0
+
+
+def test_what_the_client_names_hides_no_report() -> None:
+    usage = RealtimeUsage()
+    _read(usage, {"response": {"metadata": {"type": "x.delta"}, "usage": REPORT}, "type": "response.done"})
+    assert (usage.input, usage.output, usage.is_estimate) == (132, 121, False)
+
+
+def test_the_report_of_a_transcript_forgets_no_answer_that_runs() -> None:
+    usage = RealtimeUsage()
+    _read(usage, {"type": "response.output_text.delta", "delta": "x" * 4000})
+    _read(usage, {"type": "conversation.item.input_audio_transcription.delta", "delta": "x" * 4000})
+    both = usage.output
+    report = {"type": "tokens", "input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    _read(usage, {"type": "conversation.item.input_audio_transcription.completed", "usage": report})
+    assert 5 < usage.output < both
+    assert usage.is_estimate
+    _read(usage, {"type": "response.done", "response": {"usage": REPORT}})
+    assert (usage.output, usage.is_estimate) == (126, False)

@@ -179,12 +179,14 @@ def test_a_malformed_trace_is_dropped_with_its_state(trace: bytes) -> None:
     assert values(headers, b"traceparent") == values(headers, b"tracestate") == []
 
 
-@pytest.mark.parametrize("sane", [b"a", b"req_123-456.7:8/9+0=", b"x" * 128])
+@pytest.mark.parametrize("sane", [b"a", b"req_123-456.7:8/9+0=", b"x" * 128, b"a//b/", b"...", b"a..b/.c"])
 def test_a_sane_request_id_is_kept(sane: bytes) -> None:
     assert given_request_id(RequestHead(b"GET", b"/", [(b"x-request-id", sane)])) == sane
 
 
-@pytest.mark.parametrize("odd", [b"", b"a b", b'"a"', b"x" * 129, b"\xe4", b"a\tb", b"a,b"])
+@pytest.mark.parametrize(
+    "odd", [b"", b"a b", b'"a"', b"x" * 129, b"\xe4", b"a\tb", b"a,b", b"..", b".", b"a/../b", b"./a", b"a/."]
+)
 def test_an_odd_request_id_is_not(odd: bytes) -> None:
     assert given_request_id(RequestHead(b"GET", b"/", [(b"x-request-id", odd)])) is None
 

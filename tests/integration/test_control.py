@@ -175,6 +175,22 @@ async def test_an_id_that_is_unknown_used_twice_or_strange(lab: Lab) -> None:
         await client.rest()
 
 
+async def test_no_stream_has_an_id_that_ends_another_one_or_can_t_be_ended(lab: Lab) -> None:
+    """Browsers and curl resolve dot segments of a path that they put an id into."""
+    _, relay, _ = await lab.simulated(admin_token=TOKEN)
+    clients = [await streaming(lab, relay.port, name) for name in ("a//b/", "x/../../streams/victim", "victim")]
+    shown = await table(relay.admin_port, "GET", "/streams")
+    assert {row["request_id"] for row in shown} >= {"a//b/", "victim"}
+    assert not any(".." in row["request_id"] for row in shown)
+    for row in shown:
+        ended = await table(relay.admin_port, "POST", "/streams/end", token=TOKEN, body=row["request_id"].encode())
+        assert ended == {"ended": 1}
+    for client in clients:
+        await client.rest()
+    assert (await told(relay.admin_port, "POST", "/streams/end", token=TOKEN)).status == 404
+    assert (await told(relay.admin_port, "POST", "/streams/end", body=b"victim")).status == 401
+
+
 # --- providers ---
 
 

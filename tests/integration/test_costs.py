@@ -17,13 +17,13 @@ from tests.support.bills import JSON, KEY, Till, answer
 from tests.support.collector import Collector, values
 from tests.support.h2_lab import h2_client
 from tests.support.lab import Lab, RunningRelay, chat, eventually, numbers
-from tests.support.provider import answering, ok
+from tests.support.provider import Caller, answering, ok
 from tests.support.redis import running_redis
 from tests.support.shared import sharing
 from tests.support.streams import CHAT, INPUT, STREAMS, Stream
 from tests.support.topology import tenant, toml
 from tests.support.wholes import NO_OUTPUT, WHOLES, Whole
-from tests.support.wire import LAST_CHUNK, Message, chunk, request
+from tests.support.wire import LAST_CHUNK, Message, chunk, request, response
 
 MONEY = "{acme}:usd_per_day"
 PRICES = '[[prices]]\nmodels = ["simulated"]\ninput = 3\noutput = 15\n'
@@ -31,6 +31,7 @@ PROMPT = 2
 """Tokens of the request below, as the simulator counts them."""
 
 
+ASKED = {"model": "simulated", "messages": [{"role": "user", "content": "Go on."}]}
 TEXTS = ["Hello", " there", ", how", " are", " you", " today", "?"]
 
 each_stream = pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
@@ -134,6 +135,20 @@ async def test_whole_answers_of_every_api_cost_what_their_reports_say(lab: Lab, 
     bill = await till.play(whole.target, whole.body, given)
     output = 0 if whole in NO_OUTPUT else 12
     assert bill.line["cost_usd"] == pytest.approx((INPUT * 0.1 + output * 0.4) / 1e6)
+
+
+async def test_what_is_not_counted_costs_the_same_everywhere(lab: Lab, tmp_path: Path) -> None:
+    provider = await lab.provider(ok)
+    config = toml(tmp_path, {"only": provider.url}, _file("usd_per_day = 1", 'paths = ["/v1/audio/*"]'))
+    relay = await lab.relay(None, config=config)
+    lines = ["Content-Type: application/json", f"Authorization: Bearer {KEY}"]
+    body = orjson.dumps({"model": "simulated", "input": "word " * 1000})
+    assert (await _answer(lab, relay, request("POST", "/v1/audio/speech", lines, body=body))).status == 200
+    [line] = await relay.access()
+    sample = 'flow_cost_usd_total{model="simulated",tenant="acme",upstream="only"}'
+    [shown] = orjson.loads((await relay.page("/live?once")).body)["tenants"]
+    [limit] = shown["limits"]
+    assert line["cost_usd"] == (await relay.metrics())[sample] == limit["used"] > cost(1000, 0)
 
 
 # Quotas
@@ -291,6 +306,52 @@ async def test_over_workers_streams_never_exceed(lab: Lab, tmp_path: Path) -> No
         await asyncio.gather(*(_answer(lab, workers[number % 3], raw) for number in range(6)))
         lines = [line for worker in workers for line in await worker.access(2)]
     assert 0.027 <= sum(line.get("cost_usd", 0) for line in lines) <= 0.03
+
+
+@pytest.mark.parametrize("name", ["models", "fallbacks"])
+@pytest.mark.parametrize(
+    "target", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/v1/chat/completions"]
+)
+async def test_models_to_fall_back_on_evade_no_limit(lab: Lab, tmp_path: Path, target: str, name: str) -> None:
+    """Gateways may answer with them: dearer ones, or such as have no price, or are not the tenant's to use."""
+    provider = await lab.provider(ok)
+    free = "flow-" + "o" * 43
+    keys = {"usd_per_day = 1": KEY, 'models = ["simulated"]': "flow-" + "m" * 43, "tokens_per_day = 10000": free}
+    tables = "".join(tenant(key, limit, name=f"t{at}") for at, (limit, key) in enumerate(keys.items()))
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, tables + PRICES))
+    body = orjson.dumps({"model": "simulated", "max_tokens": 100, name: ["dear"], "messages": [], "input": "Hello"})
+    for key in keys.values():
+        lines = ["Content-Type: application/json", f"Authorization: Bearer {key}"]
+        answer = await _answer(lab, relay, request("POST", target, lines, body=body))
+        assert (answer.status == 200) == (key == free)
+        assert key == free or b"one model, in `model`" in answer.body
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("most", [{"max_tokens": 2000}, {}])
+async def test_whole_answers_at_once_do_not_spend_a_quota_many_times_over(
+    lab: Lab, tmp_path: Path, most: dict[str, int]
+) -> None:
+    """They can't be ended where the money does."""
+    [whole] = [each for each in WHOLES if each.name == "openai-chat"]
+    released = asyncio.Event()
+
+    async def serve(caller: Caller) -> None:
+        asked = orjson.loads((await caller.request()).body)
+        await released.wait()
+        tokens = min(2000, asked.get("max_tokens", 2000))
+        await caller.send(response(whole.answer("word " * tokens, tokens), ["Content-Type: application/json"]))
+
+    provider = await lab.provider(serve)
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": provider.url}, _file("usd_per_day = 0.6")))
+    lines = ["Content-Type: application/json", f"Authorization: Bearer {KEY}"]
+    raw = request("POST", "/v1/chat/completions", lines, body=orjson.dumps({**ASKED, **most}))
+    answers = [asyncio.create_task(_answer(lab, relay, raw)) for _ in range(100)]
+    await eventually(lambda: len(provider.requests) + len(relay.lines("access")) == len(answers))
+    released.set()
+    await asyncio.gather(*answers)
+    spent = sum(line.get("cost_usd", 0) for line in await relay.access(len(answers)))
+    assert 0.3 < spent < 0.9
 
 
 # The file

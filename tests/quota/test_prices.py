@@ -73,8 +73,13 @@ def test_the_first_table_that_fits_holds() -> None:
     assert input_price(table, "gpt-4o") == 1
     assert input_price(table, "gpt-5") == 2
     assert input_price(table, "claude") is None
-    assert input_price(table, "GPT-4o") is None
     assert len(table) == 3
+
+
+@pytest.mark.parametrize("name", ["gpt-4o", "GPT-4O", "Gpt-4o-Mini", "O3", "o3"])
+def test_a_name_in_another_case_is_no_cheaper(name: str) -> None:
+    table = PriceTable([row("gpt-4o*", "o3", input=5), row("*", input=0)])
+    assert input_price(table, name) == 5
 
 
 def test_a_table_may_be_for_some_providers_only() -> None:

@@ -211,7 +211,7 @@ def test_the_budget_of_an_answer_is_the_least_that_applies() -> None:
     per_model = ModelLimits(("gpt-*",), TenantLimits(tokens_per_stream=10))
     tenant = Tenant("acme", limits=ALL, user=TenantLimits(tokens_per_stream=50), model_limits=(per_model,))
     assert stream_budget(Tenant("acme"), "gpt-4o") is None
-    assert stream_budget(tenant, "gpt-4o") == 10
+    assert stream_budget(tenant, "gpt-4o") == stream_budget(tenant, "GPT-4o") == 10
     assert stream_budget(tenant, "o3") == 50
     assert stream_budget(tenant, None) == 50
 
@@ -253,6 +253,7 @@ def test_users_models_and_sessions_have_limits_of_their_own() -> None:
         "model:gpt-4*:session:s:tokens_per_session",
         "model:gpt-4*:tokens_per_day",
     ]
+    assert keys(limits(tenant, model="GPT-4O"))[-1] == "model:gpt-4*:tokens_per_day", "some providers take it"
     assert keys(limits(tenant)) == ["tokens_per_day", "user::tokens_per_day"]
     assert keys(shared_limits(tenant, NOW)) == [
         "tokens_per_day",

@@ -503,3 +503,22 @@ async def test_a_connection_hears_that_it_is_lost_where_nobody_waits_for_it_any_
     made, _Cancels.made = _Cancels.made, None
     assert made is not None
     await eventually(lambda: made.is_lost)
+
+
+async def test_a_handshake_that_nobody_waits_for_any_more_fails_in_silence(lab: Lab) -> None:
+    await lab.listen(ONE)  # which never answers it
+    problems: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: problems.append(context["message"]))
+    dialer = lab.dialer(ONE, tls=True)
+    for turns in range(30):
+        dial = asyncio.ensure_future(dialer.dial(ConnectAttempt, PREPARE))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        dial.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await dial
+        del dial
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert problems == []

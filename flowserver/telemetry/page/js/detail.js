@@ -119,8 +119,8 @@ async function endStream(event) {
   byId("end").disabled = true;
   const id = view.follow;
   try {
-    const answer = await fetch(`streams/${encodeURIComponent(id).replaceAll("%2F", "/")}/end`, {
-      method: "POST", headers: {authorization: `Bearer ${token}`}, cache: "no-store",
+    const answer = await fetch("streams/end", {
+      method: "POST", headers: {authorization: `Bearer ${token}`}, body: id, cache: "no-store",
     });
     showEndResult(answer.status, (await answer.text()).trim().slice(0, 300));
   } catch {
