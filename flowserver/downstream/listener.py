@@ -79,11 +79,16 @@ class Listener:
         return len(self._context.connections) + len(self._adopting)
 
     def sweep(self) -> Iterator[None]:
-        """Look at all deadlines, at those of one connection in each step."""
+        """Look at all deadlines, at those of one connection in each step. A connection that fails at it is ended, so
+        that those behind it have their turn the next time."""
         connections, clock = self._context.connections, self._context.clock
         for connection in list(connections):
             if connection in connections:
-                connection.sweep(clock())
+                try:
+                    connection.sweep(clock())
+                except Exception:
+                    connection.abort()
+                    raise
                 yield
 
     async def leave_group(self) -> bool:
