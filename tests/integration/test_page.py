@@ -156,6 +156,25 @@ async def test_a_stream_is_followed_with_the_keys_until_its_end(lab: Lab, window
     assert await window.js("return document.querySelector('#detail').hidden")
 
 
+async def test_money_is_told_in_dollars(lab: Lab, window: Browser, tmp_path: Path) -> None:
+    simulator = await lab.simulator()
+    key = _key("acme")
+    prices = '[[prices]]\nmodels = ["simulated"]\ninput = 3\noutput = 1500\n'
+    file = tenant(key, "usd_per_day = 2500", "tokens_per_day = 5000") + prices
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": simulator.url}, file))
+    wire = await lab.client(relay.port)
+    await wire.send(chat((f"Authorization: Bearer {key}",), events=0, rate=200))
+    await wire.until(b"data: ")
+    await window.open(_page(relay.admin_port))
+    tenants = "return document.querySelector('#tenants').innerText"
+    await window.until(f"{tenants}.includes('of $2,500.00')")
+    assert "dollars today" in await window.text("#tenants")
+    assert "of 5,000" in await window.text("#tenants")
+    await window.click("#rows tr")
+    cost = r"return /Cost\s+\$[0-9]+\.[0-9]{2}/.test(document.querySelector('#detail-fields').innerText)"
+    await window.until(cost)
+
+
 async def test_ending_a_stream_takes_the_token_that_was_typed_once(lab: Lab, window: Browser) -> None:
     _, relay, _ = await lab.simulated(admin_token="right-right-right")
     one, two, three = await _streams(lab, relay, "one", "two", "three")

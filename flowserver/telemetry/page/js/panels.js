@@ -106,8 +106,8 @@ function showProviders(live) {
 
 const LIMITS = {
   requests_per_minute: "requests a minute", tokens_per_minute: "tokens a minute", concurrent: "at once",
-  tokens_per_day: "tokens today", tokens_per_month: "tokens this month", usd_per_day: "today",
-  usd_per_month: "this month",
+  tokens_per_day: "tokens today", tokens_per_month: "tokens this month", usd_per_day: "dollars today",
+  usd_per_month: "dollars this month",
 };
 
 function showTenants(live) {
