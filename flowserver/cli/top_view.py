@@ -191,17 +191,15 @@ def _tenants(rows: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
 
 
 def _tenant(row: Mapping[str, Any], width: int) -> Text:
-    """With the limits of which least is left."""
-    fullest = sorted(row["limits"], key=lambda limit: -_share(limit))[: max(1, (width - 40) // 38)]
+    """With its limits, as far as there is room: first that of which least is left."""
     name = 16 if width < 100 else 26
-    parts = [part for limit in fullest for part in _limit(limit)]
-    return _line(
-        ("  ", ""),
-        f"{clipped(row['name'], name):<{name}}",
-        (" open ", "dim"),
-        f"{row['streams']:<6}",
-        *parts,
-    )
+    line = _line(f"  {clipped(row['name'], name):<{name}}", (" open ", "dim"), f"{row['streams']:<8}")
+    for number, limit in enumerate(sorted(row["limits"], key=lambda limit: -_share(limit))):
+        text = Text.assemble(*_limit(limit))
+        if number and line.cell_len + text.cell_len > width:
+            break
+        line.append_text(text)
+    return line
 
 
 def _limit(limit: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -210,7 +208,7 @@ def _limit(limit: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, str]]:
     share = _share(limit)
     style = "red" if share >= 0.95 else "yellow" if share >= 0.75 else ""
     about = limit["name"].replace("_per_", "/") + (f" ({limit['models']})" if limit["models"] else "")
-    return (f"  {about} ", "dim"), (f"{shown(limit['used'])} of {shown(limit['limit'])}", style)
+    return (f" {about} ", "dim"), (f"{shown(limit['used'])} of {shown(limit['limit'])} ", style)
 
 
 def _share(limit: Mapping[str, Any]) -> float:
@@ -261,7 +259,7 @@ def _cell(column: Column, row: Mapping[str, Any], width: int) -> Text:
         case "tokens_per_second":
             return Text(f"{value:.1f}" if value < 1000 else number(value))
         case "held_bytes" | "bytes_down":
-            return Text(size(value), style="yellow" if value and column.field == "held_bytes" else "")
+            return Text(size(value), style="dim" if not value else "yellow" if column.field == "held_bytes" else "")
         case "tokens" | "pauses":
             return Text(number(value))
         case "cost_usd":

@@ -135,9 +135,10 @@ def test_tenants_are_told_with_the_limits_of_which_least_is_left() -> None:
     lines = [line.strip() for line in drawn(once(shown, TopState(), 80), 80)]
     names = [line.split()[0] for line in lines[5:8]]
     assert names == ["over", "acme", "half"]
-    assert " ".join(lines[6].split()) == "acme open 15 usd/day $12.50 of $20.00"
+    first = "acme open 15 usd/day $12.50 of $20.00 tokens/day 9 of 20"
+    assert " ".join(lines[6].split()) == first
     lines = drawn(once(shown, TopState(), 120), 120)
-    assert " ".join(lines[6].split()) == "acme open 15 usd/day $12.50 of $20.00 tokens/day 9 of 20"
+    assert " ".join(lines[6].split()) == f"{first} concurrent 3 of 20"
 
 
 def test_the_limit_of_a_model_says_of_which() -> None:
