@@ -113,7 +113,7 @@ TOO_MANY_OF_CLIENT = RelayError(
 OVERLOADED = RelayError(
     503,
     "overloaded",
-    "This relay is short of memory. Try again shortly.",
+    "This relay is short of memory. Send the request again after the seconds in retry-after.",
     Party.RELAY,
     EndReason.REFUSED,
     retry_after=1,

@@ -116,6 +116,8 @@ class _Count:
 
     at: float = 0.0
     streams: int = 0
+    answers: int = 0
+    """Of these, requests that are whole."""
     moved: dict[bytes, int] = field(default_factory=dict)
     """Bytes that had passed by then, by request id: it keeps no exchange."""
 
@@ -223,8 +225,13 @@ class MemoryWatch:
         uploads.fit(small=budget.room(Level.NO_BATCH), large=max(0, left // 2 - uploads.held))
 
     def _pending(self) -> int:
-        """What streams may still come to hold that are more than before the last count but one."""
-        return max(0, len(self._holders.exchanges) - self._earlier.streams) * STREAM
+        """What answers may still come to hold that are more than before the last count but one. An upload holds what
+        is counted, and is stopped where memory is short."""
+        return max(0, self._answers() - self._earlier.answers) * STREAM
+
+    def _answers(self) -> int:
+        """Requests that are whole."""
+        return len(self._holders.exchanges) - self._holders.uploads.unfinished
 
     # --- counting ----------------------------------------------------------------------------------------------------
 
@@ -245,7 +252,7 @@ class MemoryWatch:
         """Count what is held, and by whom, in steps. `holdings` gets what each exchange holds, and how it moves."""
         holders, figures, before = self._holders, self.figures, self._count
         self._counted_at = now
-        count, connections = _Count(now, len(holders.exchanges)), len(holders.connections)
+        count, connections = _Count(now, len(holders.exchanges), self._answers()), len(holders.connections)
         elapsed = max(now - before.at, 0.001)
         answers = requests = events = 0
         for number, exchange in enumerate(list(self._exchanges()), 1):

@@ -74,7 +74,7 @@ _HOLD = 4 << 10
 """Most bytes that wait for more of a name, a scalar or the like."""
 LONG = 2000
 """A string of more bytes than these is an image, a file or the like if it looks encoded: its bytes say nothing."""
-_ENCODED = re.compile(rb"(?:data:[^,]{0,200},)?+(?:[A-Za-z0-9+/=_-]++|\\[nr/])*+\Z")
+_ENCODED = re.compile(rb"(?>(?:data:[^,]{0,200},)?)[A-Za-z0-9+/=_-]*+(?:\\[nr/][A-Za-z0-9+/=_-]*+)*+\Z")
 """Base64, in a URL or not, in lines or not."""
 _QUOTE, _OPEN, _CLOSE, _COMMA = b'"{},'
 _BRACKETS = b"[{"
@@ -83,7 +83,7 @@ _NO_TEXT = b"token"
 
 _ANY_NAME = b"|".join(re.escape(name) for name in sorted(_NAMES | _CONTAINERS))
 _skip_members = re.compile(
-    rb"(?:" + WS + rb'"(?!(?:' + _ANY_NAME + rb')")[^"\\]*+"' + WS + rb":" + WS + VALUE + WS + rb",)*+", re.DOTALL
+    rb"(?>(?:" + WS + rb'"(?!(?:' + _ANY_NAME + rb')")[^"\\]*+"' + WS + rb":" + WS + VALUE + WS + rb",)*)", re.DOTALL
 ).match
 """Whole members that do not matter, each with its comma."""
 _read_name = re.compile(rb"(" + STRING + rb")" + WS + rb":" + WS + rb"(?=.)", re.DOTALL).match

@@ -27,7 +27,7 @@ def container(levels: int, outside: bytes = rb'[^][{}"]') -> bytes:
     a string."""
     inner = b""
     for _ in range(levels):
-        inner = rb"[\[{](?:" + outside + rb"++|" + STRING + (rb"|" + inner if inner else b"") + rb")*+[\]}]"
+        inner = rb"[\[{](?>(?:" + outside + rb"++|" + STRING + (rb"|" + inner if inner else b"") + rb")*)[\]}]"
     return inner
 
 

@@ -104,6 +104,11 @@ class Uploads:
     def __repr__(self) -> str:
         return f"<Uploads {self.held} of {self.limit} bytes, {len(self._holding)} held, {len(self._waiting)} waiting>"
 
+    @property
+    def unfinished(self) -> int:
+        """Uploads that hold something."""
+        return len(self._holding)
+
     def reserve(self, upload: Upload, size: int) -> bool:
         """`upload` holds `size` bytes more. Returns whether it may go on."""
         self.held += size

@@ -9,7 +9,7 @@ Each process has a gate of its own, since it has a loop of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import EndReason, Party, RelayError
@@ -141,7 +141,7 @@ class OverloadGate:
     def _refusal_by_memory(self, traffic_class: TrafficClass) -> RelayError | None:
         if self.memory_level >= FULL or (self.memory_level == NO_BATCH and traffic_class is BATCH):
             self.refused[traffic_class, "memory"] += 1
-            return self._error(_BATCH if traffic_class is BATCH else _ALL)
+            return self._one_of(_FOR_MEMORY[_BATCH if traffic_class is BATCH else _ALL])
         return None
 
     def _refusal_by_delay(self, traffic_class: TrafficClass, tenant: Tenant | None) -> RelayError | None:
@@ -161,11 +161,10 @@ class OverloadGate:
 
     def _refuse(self, traffic_class: TrafficClass, why: int) -> RelayError:
         self.refused[traffic_class, "delay"] += 1
-        return self._error(why)
+        return self._one_of(_FOR_DELAY[why])
 
-    def _error(self, why: int) -> RelayError:
-        """One of several that differ in when clients may come back, so that they do not come back together."""
-        errors = _ERRORS[why]
+    def _one_of(self, errors: Sequence[RelayError]) -> RelayError:
+        """They differ in when clients may come back, so that they do not come back together."""
         return errors[int(self._random() * len(errors))]
 
     @property
@@ -217,17 +216,21 @@ class OverloadGate:
         return self.refused[BATCH, "delay"] + self.refused[INTERACTIVE, "delay"]
 
 
-def _errors(why: str, *, earliest: int, latest: int) -> tuple[RelayError, ...]:
-    message = f"This relay has more to do than it can{why}. Send the request again after the seconds in retry-after."
+def _errors(problem: str, *, earliest: int, latest: int) -> tuple[RelayError, ...]:
+    message = f"This relay {problem}. Send the request again after the seconds in retry-after."
     return tuple(
         RelayError(503, "overloaded", message, Party.RELAY, EndReason.REFUSED, retry_after=seconds)
         for seconds in range(earliest, latest + 1)
     )
 
 
-_ERRORS = (
-    _errors(", and requests of class batch give way first", earliest=2, latest=10),
-    _errors(", and yours are more than your share of it", earliest=1, latest=5),
-    _errors("", earliest=1, latest=3),
-)
-"""By who gives way."""
+def _by_who_gives_way(problem: str) -> tuple[tuple[RelayError, ...], ...]:
+    return (
+        _errors(f"{problem}, and requests of class batch give way first", earliest=2, latest=10),
+        _errors(f"{problem}, and yours are more than your share of it", earliest=1, latest=5),
+        _errors(problem, earliest=1, latest=3),
+    )
+
+
+_FOR_DELAY = _by_who_gives_way("has more to do than it can")
+_FOR_MEMORY = _by_who_gives_way("is short of memory")

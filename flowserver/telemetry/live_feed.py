@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ..errors import EndReason, RelayError
+from ..errors import EndReason
 from ..http.messages import ResponseHead
 from ..relay.interfaces import DownstreamStream
 from .live_views import View
+from .paced_answer import Paced
 from .slices import Done
 
 INTERVAL = 1.0
 """Seconds between two objects."""
 MOST_VIEWERS = 16
-PIECE = 1 << 16
-"""Bytes that are sent at a time, as far as the viewer takes them."""
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 _RETRY = b"retry: 1000\n\n"
 """Milliseconds after which a browser asks again when the connection is lost."""
@@ -34,22 +33,15 @@ class LiveSource(Protocol):
         """A line with an object for each of `views`."""
 
 
-class _Viewer:
-    """One connection: `relay.interfaces.DownstreamEvents`."""
+class _Viewer(Paced):
+    """One connection."""
 
-    __slots__ = ("_feed", "_is_full", "_is_over", "_rest", "_stream", "view")
-
-    tokens = 0
+    __slots__ = ("_feed", "view")
 
     def __init__(self, feed: LiveFeed, stream: DownstreamStream, view: View) -> None:
         self._feed = feed
-        self._stream = stream
         self.view = view
-        self._is_full = False
-        self._is_over = False
-        self._rest = memoryview(b"")
-        """Of the object that is being sent."""
-        stream.attach(self)
+        super().__init__(stream)
 
     def begin(self) -> None:
         self._stream.send_head(ResponseHead(200, _HEADERS))
@@ -72,34 +64,9 @@ class _Viewer:
         self._rest = memoryview(b"")
         self._stream.send_end()
 
-    def _send(self) -> None:
-        while self._rest and not self._is_full and not self._is_over:
-            piece, self._rest = self._rest[:PIECE], self._rest[PIECE:]
-            self._stream.send_data(bytes(piece))
-
-    def on_downstream_data(self, data: bytes) -> None: ...
-
-    def on_downstream_end(self) -> None: ...
-
-    def on_downstream_failed(self, error: RelayError) -> None: ...
-
     def on_downstream_reset(self, reason: EndReason) -> None:
-        self._is_over = True
-        self._rest = memoryview(b"")
+        super().on_downstream_reset(reason)
         self._feed.leave(self)
-
-    def on_downstream_blocked(self) -> None: ...
-
-    def on_downstream_full(self) -> None:
-        self._is_full = True
-
-    def on_downstream_drained(self) -> None:
-        self._is_full = False
-        self._send()
-
-    def on_downstream_finished(self) -> None: ...
-
-    def sweep(self, now: float) -> None: ...
 
     def on_drain_timeout(self) -> None:
         self._feed.leave(self)

@@ -1,4 +1,4 @@
-"""An answer of the admin pages, sent at the pace of its reader."""
+"""Answers of the admin pages, sent at the pace of their readers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ PIECE = 1 << 16
 """Bytes of a page that are sent at a time, as far as its reader takes them."""
 
 
-class PacedAnswer:
-    """One request whose answer may come later: `relay.interfaces.DownstreamEvents`. The request's body is ignored."""
+class Paced:
+    """An answer in the making: `relay.interfaces.DownstreamEvents`. The request's body is ignored."""
 
     __slots__ = ("_is_full", "_is_over", "_rest", "_stream")
 
@@ -22,24 +22,13 @@ class PacedAnswer:
         self._is_full = False
         self._is_over = False
         self._rest = memoryview(b"")
+        """What is still to be sent."""
         stream.attach(self)
-
-    def answer(self, status: int, kind: bytes, body: bytes, further: Headers | None = None) -> None:
-        if self._is_over:
-            return
-        headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
-        headers += further or []
-        self._stream.send_head(ResponseHead(status, headers, content_length=len(body)))
-        self._rest = memoryview(body)
-        self._send()
 
     def _send(self) -> None:
         while self._rest and not self._is_full and not self._is_over:
             piece, self._rest = self._rest[:PIECE], self._rest[PIECE:]
             self._stream.send_data(bytes(piece))
-        if not self._rest and not self._is_over:
-            self._is_over = True
-            self._stream.send_end()
 
     def on_downstream_data(self, data: bytes) -> None: ...
 
@@ -65,3 +54,24 @@ class PacedAnswer:
     def sweep(self, now: float) -> None: ...
 
     def on_drain_timeout(self) -> None: ...
+
+
+class PacedAnswer(Paced):
+    """One request whose answer may come later."""
+
+    __slots__ = ()
+
+    def answer(self, status: int, kind: bytes, body: bytes, further: Headers | None = None) -> None:
+        if self._is_over:
+            return
+        headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+        headers += further or []
+        self._stream.send_head(ResponseHead(status, headers, content_length=len(body)))
+        self._rest = memoryview(body)
+        self._send()
+
+    def _send(self) -> None:
+        super()._send()
+        if not self._rest and not self._is_over:
+            self._is_over = True
+            self._stream.send_end()

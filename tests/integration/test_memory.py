@@ -179,6 +179,7 @@ async def unready(lab: Lab, process: RelayProcess) -> Message:
         if answer.status == 503:
             return answer
         await stalled(lab, process, 20)
+        await asyncio.sleep(0.1)  # what they get has to come
     raise AssertionError("it stays ready")
 
 

@@ -178,6 +178,7 @@ def test_memory_refuses_by_its_level(level: int, refuses_batch: bool, refuses_pe
     for traffic_class, refuses in ((BATCH, refuses_batch), (INTERACTIVE, refuses_people)):
         error = gate.refusal(traffic_class, None, 1000.0)
         assert (error is not None) is refuses
+        assert error is None or "is short of memory" in error.message
         assert gate.refused[traffic_class, "memory"] == sum(gate.refused.values()) == refuses
         gate.refused[traffic_class, "memory"] = 0
     assert (gate.refusal_as_batch() is not None) is refuses_batch

@@ -14,10 +14,11 @@ from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.relay.exchange import Exchange
 from flowserver.telemetry.admin import Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
-from flowserver.telemetry.live_feed import INTERVAL, MOST_VIEWERS, PIECE
+from flowserver.telemetry.live_feed import INTERVAL, MOST_VIEWERS
 from flowserver.telemetry.live_views import MOST_ROWS, View
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.metrics import Metrics
+from flowserver.telemetry.paced_answer import PIECE
 from flowserver.telemetry.slices import SLICE, Done, Slices
 
 from ..support.clock import FakeClock
