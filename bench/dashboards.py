@@ -35,6 +35,8 @@ WINDOW = f"{5 * SCRAPE}s"
 """In place of Grafana's `$__rate_interval`: some looks."""
 SHOWN = 6
 """Curves of a panel that have a name in its legend."""
+WIDTH = 13.0
+"""Inches of a picture."""
 LETTER, HANDLE = 3.9, 16.0
 """Points that a letter of a legend takes, and the patch before it."""
 COLOURS = ("#0b7a75", "#d9a441", "#b784c9", "#c0504d", "#4f81bd", "#7a8793", "#8aa84b", "#5b4a72")
@@ -139,7 +141,7 @@ def _drawn(board: dict[str, Any], source: Prometheus) -> Figure:
 
     panels: list[Panel] = board["panels"]
     height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    figure = pyplot.figure(figsize=(13, 0.36 * height + 0.5))
+    figure = pyplot.figure(figsize=(WIDTH, 0.36 * height + 0.5))
     figure.suptitle(board["title"], x=0.01, y=0.995, ha="left", fontsize=13, fontweight="bold")
     seconds = round(source.end - source.begin)
     figure.text(0.99, 0.993, f"two relays under load, {seconds} seconds", ha="right", va="top", color="#777777")
@@ -222,7 +224,7 @@ def _legend(axes: Axes, names: list[tuple[str, str]]) -> None:
         shown.append(Patch(color="none", label=f"and {len(names) - SHOWN} more"))
     if shown:
         widest = HANDLE + max(len(str(patch.get_label())) for patch in shown) * LETTER
-        width = axes.get_window_extent().width * 72 / axes.get_figure(root=True).dpi
+        width = axes.get_position().width * WIDTH * 72
         columns = min(len(shown), max(1, int(width / widest)))
         axes.legend(
             handles=shown, loc="upper left", bbox_to_anchor=(0, -0.14), ncol=columns, frameon=False, fontsize=6.5,
