@@ -1,5 +1,5 @@
 """A minute in the life of two relays, for pictures of the dashboards: tenants with limits, slow clients, a provider
-that is full, and one that goes away for a while."""
+that is full, one that goes away for a while, and a model that has no price."""
 
 from __future__ import annotations
 
@@ -43,12 +43,21 @@ upstreams = ["gpu-rack"]
 [[routes]]
 upstreams = [["north", "south"]]
 
+[[prices]]
+models = ["gpt-4o"]
+input = 2.5
+output = 10
+[[prices]]
+models = ["gpt-4o-mini"]
+input = 0.15
+output = 0.6
+
 {tenants}
 """
 _LIMITS = {
     "acme": "requests_per_minute = 6000",
     "globex": "requests_per_minute = 150\n[tenants.user]\nconcurrent = 4",
-    "initech": "tokens_per_day = 60000",
+    "initech": "usd_per_day = 0.6",
     "hooli": 'class = "batch"',
 }
 

@@ -35,9 +35,15 @@ WINDOW = f"{5 * SCRAPE}s"
 """In place of Grafana's `$__rate_interval`: some looks."""
 SHOWN = 6
 """Curves of a panel that have a name in its legend."""
+WIDTH = 13.0
+"""Inches of a picture."""
+LETTER, HANDLE = 3.9, 16.0
+"""Points that a letter of a legend takes, and the patch before it."""
 COLOURS = ("#0b7a75", "#d9a441", "#b784c9", "#c0504d", "#4f81bd", "#7a8793", "#8aa84b", "#5b4a72")
 STATE_COLOURS = ("#8aa84b", "#d9a441", "#c0504d")
-UNITS = {"s": "s", "bytes": "KB", "reqps": "req/s", "percentunit": "%", "short": "", "none": ""}
+UNITS = {
+    "s": "s", "bytes": "KB", "reqps": "req/s", "percentunit": "%", "currencyUSD": "$", "short": "", "none": "",
+}  # fmt: skip
 SCALES = {"bytes": 1e-3, "percentunit": 100.0}
 
 Panel = dict[str, Any]
@@ -49,6 +55,13 @@ class Curve:
     times: list[float]
     """Seconds since the beginning."""
     values: list[float]
+
+    @property
+    def most(self) -> float:
+        return max((value for value in self.values if value == value), default=0.0)
+
+    def scaled(self, factor: float) -> Curve:
+        return Curve(self.label, self.times, [value * factor for value in self.values])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +141,7 @@ def _drawn(board: dict[str, Any], source: Prometheus) -> Figure:
 
     panels: list[Panel] = board["panels"]
     height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    figure = pyplot.figure(figsize=(13, 0.36 * height + 0.5))
+    figure = pyplot.figure(figsize=(WIDTH, 0.36 * height + 0.5))
     figure.suptitle(board["title"], x=0.01, y=0.995, ha="left", fontsize=13, fontweight="bold")
     seconds = round(source.end - source.begin)
     figure.text(0.99, 0.993, f"two relays under load, {seconds} seconds", ha="right", va="top", color="#777777")
@@ -136,8 +149,8 @@ def _drawn(board: dict[str, Any], source: Prometheus) -> Figure:
         place = panel["gridPos"]
         left, width = place["x"] / 24, place["w"] / 24
         top, tall = 0.975 - 0.965 * place["y"] / height, 0.965 * place["h"] / height
-        wide_label = 0.5 if panel["type"] == "bargauge" else 0.14
-        axes = figure.add_axes((left + width * wide_label, top - tall * 0.78, width * (0.97 - wide_label), tall * 0.58))
+        wide_label = {"bargauge": 0.5, "stat": 0.01 / width}.get(panel["type"], 0.14)
+        axes = figure.add_axes((left + width * wide_label, top - tall * 0.78, width * (0.96 - wide_label), tall * 0.58))
         figure.text(left + 0.01, top - tall * 0.03, panel["title"], fontweight="bold", va="top")
         _PAINTERS[panel["type"]](axes, panel, source)
     return figure
@@ -150,7 +163,7 @@ def _found(panel: Panel, source: Prometheus) -> list[Curve]:
         for target in panel["targets"]
         for curve in source.curves(target["expr"], target["legendFormat"], instant=target["instant"])
     ]
-    return [Curve(curve.label, curve.times, [value * scale for value in curve.values]) for curve in found]
+    return [curve.scaled(scale) for curve in found]
 
 
 def _unit(panel: Panel) -> str:
@@ -159,20 +172,24 @@ def _unit(panel: Panel) -> str:
 
 
 def _paint_series(axes: Axes, panel: Panel, source: Prometheus) -> None:
-    curves = sorted(_found(panel, source), key=lambda curve: -max(_numbers(curve), default=0.0))
+    curves = sorted(_found(panel, source), key=lambda curve: -curve.most)
+    unit, most = _unit(panel), max((curve.most for curve in curves), default=0.0)
+    if unit == "s" and 0 < most < 0.5:
+        curves, unit = [curve.scaled(1000) for curve in curves], "ms"
     colours = [COLOURS[number % len(COLOURS)] for number in range(len(curves))]
     stacked = panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] != "none"
     if stacked and curves:
         grid = sorted({at for curve in curves for at in curve.times})
         rows = [[dict(zip(curve.times, curve.values, strict=True)).get(at, 0.0) for at in grid] for curve in curves]
         rows = [[value if value == value else 0.0 for value in row] for row in rows]
-        axes.stackplot(grid, rows, colors=colours, alpha=0.75, linewidth=0)
+        axes.stackplot(grid, rows, colors=colours, linewidth=0)
     else:
         for curve, colour in zip(curves, colours, strict=True):
             axes.plot(*_with_gaps(curve), color=colour, linewidth=1.4)
-    axes.set_ylim(bottom=0, top=100 if panel["fieldConfig"]["defaults"].get("max") == 1 else None)
-    axes.set_xlim(0, source.end - source.begin)
-    axes.set_ylabel(_unit(panel))
+    is_whole = panel["fieldConfig"]["defaults"].get("max") == 1
+    axes.set_ylim(bottom=0, top=100 if is_whole else 1 if most == 0 else 1.08 * axes.get_ylim()[1])
+    _span(axes, source)
+    axes.set_ylabel(unit)
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
     if not curves:
@@ -180,6 +197,11 @@ def _paint_series(axes: Axes, panel: Panel, source: Prometheus) -> None:
         axes.set_yticks([])
         return
     _legend(axes, [(curve.label, colour) for curve, colour in zip(curves, colours, strict=True)])
+
+
+def _span(axes: Axes, source: Prometheus) -> None:
+    axes.set_xlim(0, source.end - source.begin)
+    axes.xaxis.set_major_formatter("{x:.0f} s")
 
 
 def _with_gaps(curve: Curve) -> tuple[list[float], list[float]]:
@@ -201,8 +223,11 @@ def _legend(axes: Axes, names: list[tuple[str, str]]) -> None:
     if len(names) > SHOWN:
         shown.append(Patch(color="none", label=f"and {len(names) - SHOWN} more"))
     if shown:
+        widest = HANDLE + max(len(str(patch.get_label())) for patch in shown) * LETTER
+        width = axes.get_position().width * WIDTH * 72
+        columns = min(len(shown), max(1, int(width / widest)))
         axes.legend(
-            handles=shown, loc="upper left", bbox_to_anchor=(0, -0.14), ncol=4, frameon=False, fontsize=6.5,
+            handles=shown, loc="upper left", bbox_to_anchor=(0, -0.14), ncol=columns, frameon=False, fontsize=6.5,
             handlelength=0.9, handleheight=0.7, columnspacing=1.0, borderaxespad=0.0,
         )  # fmt: skip
 
@@ -215,19 +240,23 @@ def _paint_stat(axes: Axes, panel: Panel, source: Prometheus) -> None:
     lines = []
     for curve in _found(panel, source):
         value = next((each for each in reversed(curve.values) if each == each), 0.0)
-        text = texts.get(f"{value:g}", f"{value:,.0f}" if value >= 10 else f"{value:.3g}")
-        lines.append(f"{text} {_unit(panel)}".strip() + (f"  {curve.label}" if curve.label else ""))
+        text = texts.get(f"{value:g}", _figure(value, _unit(panel)))
+        lines.append(text + (f"  {curve.label}" if curve.label else ""))
     size = 18 if len(lines) == 1 and len(lines[0]) < 12 else 9
-    axes.text(
-        -0.1, 0.5, "\n".join(lines) or "none", transform=axes.transAxes, fontsize=size, va="center", color="#0b7a75"
-    )
+    axes.text(0, 0.5, "\n".join(lines) or "none", transform=axes.transAxes, fontsize=size, va="center", color="#0b7a75")
+
+
+def _figure(value: float, unit: str) -> str:
+    if unit == "$":
+        return f"${value:,.2f}"
+    return f"{f'{value:,.0f}' if value >= 10 else f'{value:.3g}'} {unit}".strip()
 
 
 def _paint_bars(axes: Axes, panel: Panel, source: Prometheus) -> None:
     curves = sorted(_found(panel, source), key=lambda curve: curve.values[-1])
     axes.barh([curve.label for curve in curves], [curve.values[-1] for curve in curves], color=COLOURS[0], height=0.6)
     for number, curve in enumerate(curves):
-        axes.text(curve.values[-1], number, f" {curve.values[-1]:,.0f}", va="center", fontsize=7)
+        axes.text(curve.values[-1], number, f" {_figure(curve.values[-1], _unit(panel))}", va="center", fontsize=7)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.margins(x=0.25)
@@ -241,7 +270,7 @@ def _paint_states(axes: Axes, panel: Panel, source: Prometheus) -> None:
         for at, value in zip(curve.times, curve.values, strict=True):
             axes.barh(number, SCRAPE, left=at, color=STATE_COLOURS[min(2, round(value))], height=0.6, linewidth=0)
     axes.set_yticks(range(len(curves)), [curve.label for curve in curves])
-    axes.set_xlim(0, source.end - source.begin)
+    _span(axes, source)
     texts = [
         value["text"]
         for mapping in panel["fieldConfig"]["defaults"]["mappings"]
@@ -258,18 +287,16 @@ _PAINTERS = {
 }
 
 
-def _numbers(curve: Curve) -> list[float]:
-    return [value for value in curve.values if value == value]
-
-
 def _save(figure: Figure, path: Path) -> None:
-    """Small: few colours are enough."""
+    """Small, with few colours, among them those of the thinnest lines: a median cut would mix them."""
     from PIL import Image
 
     raw = BytesIO()
     figure.savefig(raw, dpi=95, facecolor="white")
     raw.seek(0)
-    Image.open(raw).convert("RGB").quantize(64).save(path, optimize=True)
+    Image.open(raw).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ Live = Mapping[str, Any]
 """One object of the feed."""
 MOST_UPSTREAMS = 6
 """Lines of providers."""
+MOST_TENANTS = 3
+"""Lines of tenants: those that are nearest to the end of one of their limits."""
 _SLOW = {"client": "yellow", "network": "magenta", "provider": "cyan", "relay": "red"}
 _STATES = {"paused": "yellow", "waiting_for_tokens": "red", "waiting": "blue", "abandoned": "dim", "flushing": "dim"}
 _SHORT_STATES = {"waiting_for_tokens": "no tokens"}
@@ -48,6 +50,7 @@ COLUMNS = (
     Column("provider", "upstream", 14, 115, is_number=False),
     Column("tenant", "tenant", 12, 130, is_number=False),
     Column("client", "client", 15, 150, is_number=False),
+    Column("cost", "cost_usd", 9, 165),
     Column("model", "model", 0, 0, is_number=False),
 )
 
@@ -89,6 +92,7 @@ def header(live: Live, width: int) -> list[RenderableType]:
         _memory(live),
         *[_upstream(row, width) for row in live["upstreams"][:MOST_UPSTREAMS]],
         *_more(live["upstreams"]),
+        *_tenants(live["tenants"], width),
         _ends(live),
     ]
 
@@ -181,6 +185,36 @@ def _more(upstreams: Sequence[object]) -> list[Text]:
     return [_line((f"  and {left} more providers", "dim"))] if left > 0 else []
 
 
+def _tenants(rows: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
+    limited = sorted((row for row in rows if row["limits"]), key=lambda row: -max(map(_share, row["limits"])))
+    return [_tenant(row, width) for row in limited[:MOST_TENANTS]]
+
+
+def _tenant(row: Mapping[str, Any], width: int) -> Text:
+    """With its limits, as far as there is room: first that of which least is left."""
+    name = 16 if width < 100 else 26
+    line = _line(f"  {clipped(row['name'], name):<{name}}", (" open ", "dim"), f"{row['streams']:<8}")
+    for number, limit in enumerate(sorted(row["limits"], key=lambda limit: -_share(limit))):
+        text = Text.assemble(*_limit(limit))
+        if number and line.cell_len + text.cell_len > width:
+            break
+        line.append_text(text)
+    return line
+
+
+def _limit(limit: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, str]]:
+    """`used` of a quota may be more than its limit: a provider has the last word."""
+    shown = dollars if limit["name"].startswith("usd_") else number
+    share = _share(limit)
+    style = "red" if share >= 0.95 else "yellow" if share >= 0.75 else ""
+    about = limit["name"].replace("_per_", "/") + (f" ({limit['models']})" if limit["models"] else "")
+    return (f" {about} ", "dim"), (f"{shown(limit['used'])} of {shown(limit['limit'])} ", style)
+
+
+def _share(limit: Mapping[str, Any]) -> float:
+    return float(limit["used"] / limit["limit"]) if limit["limit"] else 1.0
+
+
 def _ends(live: Live) -> Text:
     ends = sorted(live["ends_by_reason"].items(), key=lambda end: -int(end[1]))
     parts = [part for reason, count in ends for part in (f"  {reason} ", (number(count), "bold"))]
@@ -225,9 +259,11 @@ def _cell(column: Column, row: Mapping[str, Any], width: int) -> Text:
         case "tokens_per_second":
             return Text(f"{value:.1f}" if value < 1000 else number(value))
         case "held_bytes" | "bytes_down":
-            return Text(size(value), style="yellow" if value and column.field == "held_bytes" else "")
+            return Text(size(value), style="dim" if not value else "yellow" if column.field == "held_bytes" else "")
         case "tokens" | "pauses":
             return Text(number(value))
+        case "cost_usd":
+            return Text(dollars(value), style="dim" if not value else "")
     return Text(clipped(str(value), width))
 
 
@@ -277,8 +313,17 @@ def size(value: float) -> str:
     return f"{value:.1f}T"
 
 
+def dollars(value: float) -> str:
+    """To the cent; small ones, such as of a stream, to a hundredth of it."""
+    if 0 < value < 0.0001:
+        return "<$0.0001"
+    return f"${value:.4f}" if 0 < value < 0.1 else f"${value:,.2f}"
+
+
 def span(seconds: float) -> str:
     """In at most six characters."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f}ms" if seconds > 0 else "0s"
     if seconds < 100:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(int(seconds), 60)

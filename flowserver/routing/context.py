@@ -49,7 +49,7 @@ class RoutingContext:
 
 class DispatchState(Enum):
     PREPARING = "preparing"
-    """It is not known yet whose request it is, what it asks for, or whether its limits admit it."""
+    """It is not known yet whose request it is, what it asks for, whether its limits admit it, or which host to ask."""
     QUEUED = "queued"
     """Waits for a place at the host tried last."""
     BACKING_OFF = "backing off"

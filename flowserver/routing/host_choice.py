@@ -109,7 +109,8 @@ class HostChoice:
             self._fail(queue_is_full(refusal))
 
     def _note_wait(self, host: UpstreamHost, now: float) -> None:
-        """It waits no more at `host`."""
+        """It waits no more at `host`, nor anywhere until it has asked the next one."""
+        self.state = DispatchState.PREPARING
         host.queued_seconds += now - self._queued_at
         self.queued += now - self._queued_at
 
@@ -157,4 +158,5 @@ class HostChoice:
     def on_busy(self) -> None:
         """Choose again, now that this host is known to be full: another one may have a free place."""
         self._tried.pop()
+        self.state = DispatchState.PREPARING
         self._choose_host()

@@ -100,6 +100,7 @@ def _add(known: dict[str, Any], row: dict[str, Any]) -> None:
         known["failures"][name] = known["failures"].get(name, 0) + count
     for name, left in row["remaining"].items():
         known["remaining"][name] = min(left, known["remaining"].get(name, left))
+    known["out"] = known["out"] or row["out"]
     known["unhealthy"] = known["unhealthy"] or row["unhealthy"]
     known["ejected"] = max(known["ejected"], row["ejected"])
     known["ramp"] = min(known["ramp"], row["ramp"])

@@ -58,6 +58,7 @@ def live(*rows: dict[str, Any], **parts: object) -> dict[str, Any]:
         "tokens_per_second": 512.0,
     }
     whole: dict[str, Any] = {
+        "tenants": [],
         "time": 1000.0,
         "process": {"version": "1.2.3", "workers": 2, "connections": 40, "started_at": 700.0, "draining": False},
         "upstreams": [upstream, {**upstream, "name": "a provider with a very long name", "out": True, "answers": 0}],
@@ -104,7 +105,7 @@ def test_the_header_and_the_rows() -> None:
     assert "streams 2  paused 1  tokens/s 512  held 8.0K  slow client 1 provider 3" in lines[1]
     assert "memory 90.0M of 512M" in lines[2]
     assert "loop lag 0 140 ms" in lines[2]
-    assert " ".join(lines[3].split()) == "● openai open 12/50 wait 1 head 0.4s fail 1.0% tok/s 512"
+    assert " ".join(lines[3].split()) == "● openai open 12/50 wait 1 head 404ms fail 1.0% tok/s 512"
     assert lines[4].startswith("✕ a provider with")
     assert "complete 1,200  client_gone 3" in text
     assert " ".join(lines[-2].split()) == "877…000001 paused client 12.5s 41.7 1,234 8.0K 3 gpt-4o-mini-…"
@@ -115,6 +116,47 @@ def test_more_providers_than_there_is_room_for() -> None:
     [one, _] = live()["upstreams"]
     text = "\n".join(drawn(once(live(upstreams=[{**one, "name": f"p{n}"} for n in range(9)]), TopState(), 80), 80))
     assert "and 3 more providers" in text
+
+
+def tenant(name: str, **used: float) -> dict[str, Any]:
+    limits = [{"name": limit, "models": None, "limit": 20, "used": each, "reserved": 0} for limit, each in used.items()]
+    return {"name": name, "streams": 15, "limits": limits}
+
+
+def test_tenants_are_told_with_the_limits_of_which_least_is_left() -> None:
+    acme = tenant("acme", concurrent=3, tokens_per_day=9, usd_per_day=12.5)
+    others = [
+        tenant("unlimited"),
+        tenant("idle", concurrent=0),
+        tenant("over", concurrent=19),
+        tenant("half", usd_per_month=10),
+    ]
+    shown = live(tenants=[acme, *others])
+    lines = [line.strip() for line in drawn(once(shown, TopState(), 80), 80)]
+    names = [line.split()[0] for line in lines[5:8]]
+    assert names == ["over", "acme", "half"]
+    first = "acme open 15 usd/day $12.50 of $20.00 tokens/day 9 of 20"
+    assert " ".join(lines[6].split()) == first
+    lines = drawn(once(shown, TopState(), 120), 120)
+    assert " ".join(lines[6].split()) == f"{first} concurrent 3 of 20"
+
+
+def test_the_limit_of_a_model_says_of_which() -> None:
+    row = tenant("acme", usd_per_day=0.00002)
+    row["limits"][0]["models"] = "gpt-*"
+    text = "\n".join(drawn(once(live(tenants=[row]), TopState(), 80), 80))
+    assert "usd/day (gpt-*) <$0.0001 of $20.00" in text
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [(0, "$0.00"), (1e-9, "<$0.0001"), (0.0312, "$0.0312"), (0.25, "$0.25"), (1234.5, "$1,234.50")],
+)
+def test_what_a_stream_costs_is_shown_where_there_is_room(amount: float, shown: str) -> None:
+    rows = [stream(1, cost_usd=amount), stream(2, cost_usd=None)]
+    lines = drawn(once(live(*rows), TopState(), 165), 165)
+    assert shown in lines[-2]
+    assert "cost" not in "\n".join(drawn(once(live(*rows), TopState(), 150), 150))
 
 
 def test_it_says_what_keeps_it_from_showing_more() -> None:
@@ -141,6 +183,7 @@ def test_scrolling_ends_with_the_last_row() -> None:
 def test_figures_are_short(large: float, seconds: int) -> None:
     assert len(size(large)) <= 6
     assert len(span(float(seconds))) <= 6
+    assert len(span(seconds / 1e8)) <= 5
     assert len(number(large / 1e4)) <= 7
 
 

@@ -7,19 +7,26 @@ import asyncio
 import contextlib
 import io
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
 import pytest
+from rich.console import Console
 
+from flowserver.cli.top_state import TopState
+from flowserver.cli.top_view import screen
+from tests.support.admin import TOKEN, table
 from tests.support.browser import Browser, browser
 from tests.support.lab import Lab, RunningRelay, chat, free_port, simulate
 from tests.support.topology import tenant, toml
 from tests.support.wire import Wire, request
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
+STYLE = ROOT / "flowserver" / "telemetry" / "page" / "page.css"
 ROWS = "return [...document.querySelectorAll('#rows tr')].map(row => row.dataset.id)"
 LIVE = "return document.querySelector('#state').dataset.state === 'live'"
 SAID = "return document.querySelector('#end-result').innerText"
@@ -154,6 +161,34 @@ async def test_a_stream_is_followed_with_the_keys_until_its_end(lab: Lab, window
     assert await window.js("return document.querySelector('#end').disabled")
     await window.press("Escape")
     assert await window.js("return document.querySelector('#detail').hidden")
+
+
+async def test_money_is_told_in_dollars(lab: Lab, window: Browser, tmp_path: Path) -> None:
+    simulator = await lab.simulator()
+    key = _key("acme")
+    prices = '[[prices]]\nmodels = ["simulated"]\ninput = 3\noutput = 1500\n'
+    file = tenant(key, "usd_per_day = 2500", "tokens_per_day = 5000") + prices
+    relay = await lab.relay(None, config=toml(tmp_path, {"only": simulator.url}, file))
+    wire = await lab.client(relay.port)
+    await wire.send(chat((f"Authorization: Bearer {key}",), events=0, rate=200))
+    await wire.until(b"data: ")
+    await window.open(_page(relay.admin_port))
+    tenants = "return document.querySelector('#tenants').innerText"
+    await window.until(f"{tenants}.includes('of $2,500.00')")
+    assert "dollars today" in await window.text("#tenants")
+    assert "of 5,000" in await window.text("#tenants")
+    await window.click("#rows tr")
+    cost = r"return /Cost\s+\$[0-9]+\.[0-9]{2}/.test(document.querySelector('#detail-fields').innerText)"
+    await window.until(cost)
+
+
+async def test_a_provider_that_is_taken_out_is_shown_so(lab: Lab, window: Browser) -> None:
+    _, relay, _ = await lab.simulated(admin_token=TOKEN)
+    await window.open(_page(relay.admin_port))
+    await window.until("return document.querySelector('#providers').innerText.includes('healthy')")
+    [provider] = orjson.loads((await relay.page("/live?once")).body)["upstreams"]
+    await table(relay.admin_port, "POST", f"/upstreams/{provider['name']}/out", token=TOKEN)
+    await window.until("return document.querySelector('#providers').innerText.includes('taken out by an operator')")
 
 
 async def test_ending_a_stream_takes_the_token_that_was_typed_once(lab: Lab, window: Browser) -> None:
@@ -314,6 +349,7 @@ async def test_pictures(lab: Lab, window: Browser, tmp_path: Path) -> None:
         await window.open(_page(relay.admin_port))
         await asyncio.sleep(70)
         await _keep(window, "page-light.png")
+        _keep_top(orjson.loads((await relay.page("/live?once")).body))
         await window.click("#rows tr:nth-child(2)")
         await window.prefer("dark")
         await asyncio.sleep(8)
@@ -326,12 +362,28 @@ async def test_pictures(lab: Lab, window: Browser, tmp_path: Path) -> None:
 
 
 async def _keep(window: Browser, name: str) -> None:
-    """With 200 colours, in half of the bytes."""
+    """With 256 colours, in half of the bytes: those of the page's own style, as dots are too small to get one by
+    themselves, and as many others as there is room for."""
     images = pytest.importorskip("PIL.Image")
     picture = images.open(io.BytesIO(await window.screenshot())).convert("RGB")
-    picture.quantize(200, dither=images.Dither.NONE).save(IMAGES / name, optimize=True)
+    style = {bytes.fromhex(found) for found in re.findall(r"#([0-9a-f]{6})\b", STYLE.read_text(encoding="utf-8"))}
+    others = 256 - len(style)
+    palette = images.new("P", (1, 1))
+    palette.putpalette(bytes(picture.quantize(others).getpalette()[: 3 * others]) + b"".join(sorted(style)))
+    picture.quantize(palette=palette, dither=images.Dither.NONE).save(IMAGES / name, optimize=True)
 
 
+def _keep_top(live: dict[str, object]) -> None:
+    """What `flowserver top` shows of the same. Its picture asks no other host for a font."""
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(screen(live, TopState(), width=100, height=28))
+    drawing = console.export_svg(title="flowserver top")
+    drawing = re.sub(r"<!--.*?-->|@font-face \{.*?\}", "", drawing, flags=re.DOTALL)
+    drawing = drawing.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace")
+    (IMAGES / "top.svg").write_text("\n".join(line.rstrip() for line in drawing.splitlines() if line.strip()) + "\n")
+
+
+PRICES = {"gpt-4o": (2.5, 10), "gpt-4o-mini": (0.15, 0.6), "claude-sonnet-4": (3, 15), "llama-3.1-70b": (0.3, 0.4)}
 MODELS = {"gpt-4o": 42, "gpt-4o-mini": 80, "claude-sonnet-4": 55, "llama-3.1-70b": 30}
 
 
@@ -340,7 +392,7 @@ async def _busy_relay(lab: Lab, folder: Path) -> AsyncIterator[RunningRelay]:
     """Three providers, three tenants, and clients some of whom are slow."""
     simulators = [await lab.simulator() for _ in range(3)]
     limits = {
-        "acme": ["tokens_per_day = 250_000", "concurrent = 40"],
+        "acme": ["usd_per_day = 2.50", "concurrent = 40"],
         "globex": ["tokens_per_minute = 90_000"],
         "initech": ["tokens_per_month = 2_000_000"],
     }
@@ -349,13 +401,17 @@ async def _busy_relay(lab: Lab, folder: Path) -> AsyncIterator[RunningRelay]:
         f'[[routes]]\nmodels = ["{model}*"]\nupstreams = ["{upstream}"]\n'
         for model, upstream in (("gpt", "openai"), ("claude", "anthropic"), ("llama", "vllm"))
     ]
+    prices = [
+        f'[[prices]]\nmodels = ["{model}"]\ninput = {input}\noutput = {output}\n'
+        for model, (input, output) in PRICES.items()
+    ]
     openai, anthropic, vllm = (simulator.url for simulator in simulators)
     upstreams: dict[str, dict[str, object]] = {
         "openai": {"url": openai, "max_concurrent": 40, "queue": 50},
         "anthropic": {"url": anthropic},
         "vllm": {"url": vllm, "max_concurrent": 12, "queue": 50},
     }
-    config = toml(folder, upstreams, "\n".join([*tenants, *routes]))
+    config = toml(folder, upstreams, "\n".join([*tenants, *routes, *prices]))
     relay = await lab.relay(None, config=config)
     clients = [asyncio.create_task(_keep_asking(relay.port, number, list(limits))) for number in range(56)]
     try:

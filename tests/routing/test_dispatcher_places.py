@@ -80,6 +80,7 @@ def test_the_wait_has_its_end() -> None:
     assert events.log == []
     second.sweep(scene.clock.advance(0.1))
     assert events.log == ["failed 503"]
+    assert (second.queued, scene.hosts["a"].queued_seconds) == (5.0, 5.0)
     scene.leave(first)
     assert scene.open == 0
     assert scene.asked("a") == 1

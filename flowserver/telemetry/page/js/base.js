@@ -35,8 +35,12 @@ function decimal(value) {
   return value < 10 ? value.toFixed(1) : number(value);
 }
 
+const cents = new Intl.NumberFormat("en", {minimumFractionDigits: 2, maximumFractionDigits: 2});
+
+/** Of what a stream costs, cents would say nothing. */
 function dollars(value) {
-  return `$${value !== 0 && value < 1 ? value.toPrecision(2) : value.toFixed(2)}`;
+  if (value > 0 && value < 0.0001) return "< $0.0001";
+  return `$${value > 0 && value < 0.1 ? value.toFixed(4) : cents.format(value)}`;
 }
 
 function bytes(value) {

@@ -93,11 +93,12 @@ function showProviders(live) {
     if (late.failed > 0) remarks.push(`${number(late.failed)} failed of late`);
     if (upstream.available_in_seconds > 0) remarks.push(`tried again in ${seconds(upstream.available_in_seconds)}`);
     if (upstream.paused > 0) remarks.push(`${number(upstream.paused)} paused`);
+    if (upstream.out) remarks.push("taken out by an operator");
     if (upstream.unhealthy) remarks.push(upstream.unhealthy);
     if (upstream.ejected) remarks.push("ejected as an outlier");
     if (upstream.ramp < 1) remarks.push(`starts slowly, at ${Math.round(upstream.ramp * 100)} % of its weight`);
     for (const [kind, left] of Object.entries(upstream.remaining)) remarks.push(`${number(left)} ${kind} left`);
-    const isBad = upstream.unhealthy || upstream.ejected;
+    const isBad = upstream.out || upstream.unhealthy || upstream.ejected;
     showCard(card, {
       title: upstream.name, hue: isBad ? "bad" : hue, aside: isBad ? "out" : health, facts, meters, note: remarks.join(" · "),
     });
@@ -106,8 +107,8 @@ function showProviders(live) {
 
 const LIMITS = {
   requests_per_minute: "requests a minute", tokens_per_minute: "tokens a minute", concurrent: "at once",
-  tokens_per_day: "tokens today", tokens_per_month: "tokens this month", usd_per_day: "today",
-  usd_per_month: "this month",
+  tokens_per_day: "tokens today", tokens_per_month: "tokens this month", usd_per_day: "dollars today",
+  usd_per_month: "dollars this month",
 };
 
 function showTenants(live) {
@@ -172,7 +173,7 @@ function cpu(live) {
 
 const ENDS = {
   complete: "good", budget: "none", quota: "client", limited: "client", client_gone: "none", client_stalled: "client",
-  client_error: "client", refused: "client", relay_stopped: "relay",
+  client_error: "client", refused: "client", relay_stopped: "relay", ended_by_operator: "none",
 };
 const hueOfEnd = (end) => ENDS[end] ?? "bad";
 
