@@ -120,7 +120,7 @@ async def test_addresses_that_can_t_be_listened_on(tmp_path: Path) -> None:
     for listen, remedy in (
         ("192.0.2.1:80", "choose one of its own"),
         (f"unix:{tmp_path}/none/a.sock", f"create the folder {tmp_path}/none"),
-        (f"unix:{tmp_path}/file", "remove what is there"),
+        (f"unix:{tmp_path}/file", "remove the file"),
         ("a..b:80", "choose another address"),
     ):
         told = (await found(listen=listen))["FLOW_LISTEN"]

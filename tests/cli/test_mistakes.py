@@ -154,7 +154,7 @@ MISTAKES = [
         around=listening,
     ),
     Mistake(
-        *("a port below 1024 without the right to it", "FLOW_LISTEN", "choose a port from 1024 on"),
+        *("a port below 1024 without the right to it", "FLOW_LISTEN", "choose a port above 1023"),
         {**OK, "FLOW_LISTEN": "127.0.0.1:443", "FLOW_ADMIN_LISTEN": "off"},
         command=("serve",),
         without=(NO_BIND,),
@@ -214,11 +214,11 @@ MISTAKES = [
         {**OK, **TLS, "FLOW_TLS_CERT": "missing.pem"},
     ),
     Mistake(
-        *("certificate and key mixed up", "FLOW_TLS_CERT: server.key", "are the two files mixed up?"),
+        *("certificate and key mixed up", "FLOW_TLS_CERT: server.key", "are the two files swapped?"),
         {**OK, "FLOW_TLS_CERT": "server.key", "FLOW_TLS_KEY": "server.pem"},
     ),
     Mistake(
-        *("the key of another certificate", "FLOW_TLS_CERT, FLOW_TLS_KEY", "name the two that belong together"),
+        *("the key of another certificate", "FLOW_TLS_CERT, FLOW_TLS_KEY", "use a matching pair"),
         {**OK, **TLS, "FLOW_TLS_KEY": "other.key"},
     ),
     Mistake(
