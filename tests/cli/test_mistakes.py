@@ -192,7 +192,7 @@ MISTAKES = [
         {**OK, "FLOW_UPSTREAM_API_KEY": "env:MY_KEY"},
     ),
     Mistake(
-        *("a provider that does not run", "upstream 127.0.0.1", "does it run"),
+        *("a provider that does not run", "upstream 127.0.0.1", "is it running"),
         {"FLOW_UPSTREAM": f"http://127.0.0.1:{PORT}"},
         command=("check", "--connect", "--listen", "127.0.0.1:0", "--admin-listen", "off"),
         status=1,
