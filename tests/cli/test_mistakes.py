@@ -121,7 +121,7 @@ MISTAKES = [
     Mistake("a misspelt variable", "warning: FLOW_UPSTEAM", "did you mean FLOW_UPSTREAM?", {"FLOW_UPSTEAM": "x"}),
     Mistake("no provider", "FLOW_UPSTREAM: not set", "give the provider's base URL"),
     Mistake(
-        *("quotes that no shell removes", "FLOW_HIGH_WATER", "write it without them"),
+        *("quotes that no shell removes", "FLOW_HIGH_WATER", "remove them"),
         {**OK, "FLOW_HIGH_WATER": "'64k'"},
     ),
     Mistake(
@@ -131,7 +131,7 @@ MISTAKES = [
     Mistake("an unknown unit", "FLOW_HIGH_WATER", "a size such as 65536, 64k", {**OK, "FLOW_HIGH_WATER": "64 kilo"}),
     Mistake("a misspelt word", "FLOW_DISCONNECT", "did you mean drain?", {**OK, "FLOW_DISCONNECT": "drian"}),
     Mistake(
-        *("watermarks the wrong way round", "FLOW_LOW_WATER", "must be below FLOW_HIGH_WATER; leave out one"),
+        *("watermarks the wrong way round", "FLOW_LOW_WATER", "must be below FLOW_HIGH_WATER; set only one"),
         {**OK, "FLOW_LOW_WATER": "64k", "FLOW_HIGH_WATER": "16k"},
     ),
     Mistake(
@@ -265,7 +265,7 @@ MISTAKES = [
         f"{OPENAI}[[routes]]\nupstreams = ['opnai']",
     ),
     Mistake(
-        *("a regular expression for models", "warning: flow.toml: routes[0].models", "* is any text", FILE),
+        *("a regular expression for models", "warning: flow.toml: routes[0].models", "use * for any text", FILE),
         f"{ONE}[[routes]]\nmodels = ['^gpt-.*']\nupstreams = ['a']",
         status=0,
     ),
@@ -379,17 +379,17 @@ def _hold(number: int, told: str) -> None:
         assert row in rows, "docs/mistakes.md is out of date: run `make docs`"
 
 
-HEAD = """# Mistakes, and what is said of them
+HEAD = """# Mistakes in the configuration
 
-`flowserver check` finds these before a start, and `flowserver serve` refuses to begin with them: each message names the
-setting or the place in the file, and what to do. A `warning` keeps nothing from starting. `flowserver check --connect`
-also tries addresses, providers and Redis. Statuses are those of [operating.md](operating.md#what-the-commands-return).
+`flowserver check` finds these mistakes, and `flowserver serve` refuses to start with them. Each message names the
+setting or the place in the file, and the remedy. A `warning` does not prevent a start. `flowserver check --connect`
+also tests addresses, providers and Redis. Statuses are those of [operating.md](operating.md#what-the-commands-return).
 
-These are understood, and no mistakes: blanks and Windows' line ends around values, a byte order mark in the file, empty
+These are accepted: whitespace and Windows line ends around values, a byte order mark in the file, empty
 values (the default), `true`, `yes` and `1` for `on`, `warn` for `warning`, `64KB`, `64 KiB` and `65_536` for `64k`, and
 `1m30s`.
 
-| | mistake | written | said | status |
+| | mistake | input | message | status |
 |---|---|---|---|---|"""
 
 

@@ -114,7 +114,7 @@ def test_csv_has_prices_per_million_tokens() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "it is no JSON"),
+        ("{", "it is not JSON"),
         ("", "neither LiteLLM's JSON nor CSV"),
         ("model,input\nm,1\n", "output missing"),
         ("model,input,output\nm,1,x\n", "line 2: invalid price 'x'"),
