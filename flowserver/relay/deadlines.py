@@ -73,9 +73,7 @@ class DeadlineWatch:
             return _check_first_byte("The provider accepted no more of the request for", still, limits)
         if limits.body is None or still < limits.body:
             return None
-        message = (
-            f"The request body stalled for {limits.body:g} s (FLOW_BODY_TIMEOUT). Send it without a pause."
-        )
+        message = f"The request body stalled for {limits.body:g} s (FLOW_BODY_TIMEOUT). Send it without a pause."
         return RelayError(408, "body_timeout", message, Party.CLIENT, EndReason.BODY_TIMEOUT)
 
     def _check_answer(self, exchange: WatchedExchange, now: float) -> RelayError | None:

@@ -100,9 +100,7 @@ class TokenCount:
         self._money = quota.money if quota is not None else None
         self._quota_left = quota.quota_left if quota is not None else None
         self._count = Count(settings.ratios.ratio(known, upstream=upstream.name, model=params.model))
-        self._request_bound = (
-            params.max_tokens * params.answers if params.max_tokens else None
-        )  # or 0
+        self._request_bound = params.max_tokens * params.answers if params.max_tokens else None  # or 0
         """Most tokens by the request's own bound; None: it has none."""
         self._kind: BodyKind | None = None
         """None: not known yet."""

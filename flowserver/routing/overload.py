@@ -1,10 +1,11 @@
-"""Refuses requests while the relay itself has more to do than it can. No I/O.
+"""Refuses requests while the relay itself is overloaded. No I/O.
 
-The signal is time: what arrives waits for the event loop. When even the shortest wait of an interval is above the
-target (CoDel, RFC 8289), a share of the requests is refused, which grows and shrinks with the delay: first of class
-batch, then of tenants that have more than their share, then of all. Memory that runs out refuses by its level.
+The signal is queueing delay: how long input waits for the event loop. When even the shortest delay of an interval is
+above the target (CoDel, RFC 8289), a share of the requests is refused, which grows and shrinks with the delay: first of
+class batch, then of tenants that use more than their share, then of all. Requests are also refused by the level of
+memory.
 
-Each process has a gate of its own, since it has a loop of its own.
+Each process has its own gate, since it has its own event loop.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from ..relay.interfaces import H2Totals
 from .tenant_shares import TenantShares
 
 NO_BATCH, FULL = 2, 3
-"""Levels of memory from which on requests of class batch are refused, and all."""
+"""Memory levels from which on requests of class batch, and all requests, are refused."""
 BETWEEN_LOOKS = 0.01
-"""Seconds. A look costs two callbacks of the loop, 2 us."""
+"""Seconds between two measurements. One costs two callbacks of the event loop, 2 us."""
 MOST = 0.95
-"""The largest share of all requests that is refused for the delay: some show whether it is time to end."""
+"""The largest share of all requests that is refused for the delay: the others show when to stop."""
 
 _BATCH, _ABOVE, _ALL = range(3)
 GIVE_WAY = ("batch", "above_share", "all")
-"""Which requests give way, in this order: of class batch, of tenants above their share, all."""
+"""Which requests are refused, in this order: of class batch, of tenants above their share, all."""
 
 Shares = tuple[float, float, float]
-"""Of each of these, the share that is refused."""
+"""The share of each of these that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverloadSettings:
-    """Seconds: the longest delay that may stand, and for how long it has to until the relay counts as overloaded."""
+    """Seconds: the highest acceptable delay, and for how long it must be exceeded."""
 
     target: float
     interval: float
@@ -46,19 +47,19 @@ class OverloadSettings:
 
 @dataclass(frozen=True, slots=True)
 class OverloadChange:
-    """The relay is overloaded from now on, or no longer. `delay` is the one just measured, in seconds."""
+    """Overload has begun or ended. `delay`: the latest measurement, in seconds."""
 
     begins: bool
     delay: float
     seconds: float = 0.0
-    """How long it was, at its end, as the next two."""
+    """Duration of the overload; like the next two, only set at its end."""
     most: Shares = (0.0, 0.0, 0.0)
-    """The highest that was refused at a time."""
+    """The highest shares that were refused."""
     refused: int = 0
 
 
 class OverloadGate:
-    """Asked by each request as soon as it is known whose it is."""
+    """Decides on each request as soon as its tenant is known."""
 
     __slots__ = (
         "_began_at",
@@ -89,8 +90,8 @@ class OverloadGate:
         random: Callable[[], float],
         changed: Callable[[OverloadChange], None],
     ) -> None:
-        """`settings` None: time refuses nobody, memory may. `h2`: requests of one HTTP/2 connection start over several
-        turns of the loop."""
+        """`settings` None: only memory refuses requests. `h2`: requests of one HTTP/2 connection start over several
+        iterations of the event loop."""
         self._loop_delay = loop_delay
         self._h2 = h2
         self._random = random
@@ -98,29 +99,29 @@ class OverloadGate:
         target, interval = (1.0, 1.0) if settings is None else (settings.target, settings.interval)
         self._interval = interval
         self._standing = StandingDelay(target, interval)
-        # Once requests are refused, nothing is gained by a delay as long as the target: the relay does as much with a
-        # shorter one, and a refusal takes twice as long as the delay. Batch is there to give way before others notice.
+        # Once requests are refused, a delay as long as the target gains nothing: throughput is the same with a shorter
+        # one, and a refusal takes twice the delay. Batch must give way before others notice.
         self._pressure = Pressure(easy=target / 8, hard=target / 4)
         self._tenants = TenantShares()
         self._look_at = float("inf") if settings is None else 0.0
-        """When the next request has the delay measured."""
+        """From when on the next request triggers a measurement."""
         self._began_at = 0.0
         self._pressed_at = 0.0
-        """When the level was last above 0."""
+        """When the pressure was last above 0."""
         self._most: Shares = (0.0, 0.0, 0.0)
         self._refused_before = 0
         self.is_overloaded = False
         self.delay = 0.0
-        """The last one measured, in seconds."""
+        """The last measured delay, in seconds."""
         self.memory_level = 0
-        """0 normal, 1 tight, 2 no batch, 3 full, 4 cutting; written by whoever knows."""
+        """0 normal, 1 tight, 2 no batch, 3 full, 4 cutting; set by the memory watch."""
         self.refused = {(cls, reason): 0 for cls in TrafficClass for reason in ("delay", "memory")}
 
     # --- requests --------------------------------------------------------------------------------------------------
 
     def refusal(self, traffic_class: TrafficClass, tenant: Tenant | None, now: float) -> RelayError | None:
-        """Why a request of this class may not start now; None: it may. `tenant` None: there are none, and all requests
-        count as one's."""
+        """Why a request of this class may not start now; None: it may. `tenant` None: there are no tenants, and all
+        requests count as one tenant's."""
         if now >= self._look_at:
             self._look_at = now + BETWEEN_LOOKS
             self._loop_delay.measure(self._observe)
@@ -130,7 +131,7 @@ class OverloadGate:
         return self._refusal_by_delay(traffic_class, tenant) if error is None else error
 
     def refusal_as_batch(self) -> RelayError | None:
-        """The same for a request that has passed and turns out to be of class batch."""
+        """The same for an admitted request that turns out to be of class batch."""
         if not self.is_overloaded and self.memory_level < NO_BATCH:
             return None
         error = self._refusal_by_memory(BATCH)
@@ -164,15 +165,15 @@ class OverloadGate:
         return self._error(why)
 
     def _error(self, why: int) -> RelayError:
-        """One of several that differ in when clients may come back, so that they do not come back together."""
+        """One of several errors with different retry-after, so that clients do not come back together."""
         errors = _ERRORS[why]
         return errors[int(self._random() * len(errors))]
 
     @property
     def shares(self) -> Shares:
-        """What is refused for the delay now."""
+        """The shares that are refused for the delay now."""
         pressure = self._pressure
-        last = 2 if len(self._tenants) > 1 else 1  # one tenant alone has its share, whatever it has
+        last = 2 if len(self._tenants) > 1 else 1  # a single tenant is never above its share
         return pressure.share(0), pressure.share(1) if last == 2 else 0.0, min(MOST, pressure.share(last))
 
     # --- the delay -------------------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ class OverloadGate:
 
 
 def _errors(why: str, *, earliest: int, latest: int) -> tuple[RelayError, ...]:
-    message = f"This relay has more to do than it can{why}. Send the request again after the seconds in retry-after."
+    message = f"This relay is overloaded{why}. Send the request again after the seconds in retry-after."
     return tuple(
         RelayError(503, "overloaded", message, Party.RELAY, EndReason.REFUSED, retry_after=seconds)
         for seconds in range(earliest, latest + 1)
@@ -227,7 +228,7 @@ def _errors(why: str, *, earliest: int, latest: int) -> tuple[RelayError, ...]:
 
 _ERRORS = (
     _errors(", and requests of class batch give way first", earliest=2, latest=10),
-    _errors(", and yours are more than your share of it", earliest=1, latest=5),
+    _errors(", and you use more than your share of it", earliest=1, latest=5),
     _errors("", earliest=1, latest=3),
 )
-"""By who gives way."""
+"""By the reason of the refusal."""
