@@ -1,4 +1,4 @@
-"""An answer of the admin pages, sent at the pace of its reader."""
+"""An answer of the admin pages, sent at its reader's pace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..http.messages import Headers, ResponseHead
 from ..relay.interfaces import DownstreamStream
 
 PIECE = 1 << 16
-"""Bytes of a page that are sent at a time, as far as its reader takes them."""
+"""Bytes of a page that are sent at a time, as far as the reader accepts them."""
 
 
 class PacedAnswer:
