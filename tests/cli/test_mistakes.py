@@ -246,7 +246,7 @@ MISTAKES = [
     Mistake("a file that is not there", "FLOW_CONFIG: flow.toml", "create it, or name another one", FILE),
     Mistake("a folder in place of a file", "FLOW_CONFIG: .", "name a file in it", {"FLOW_CONFIG": "."}),
     Mistake(
-        *("a file that may not be read", "FLOW_CONFIG: secret.toml", "let user"),
+        *("a file that may not be read", "FLOW_CONFIG: secret.toml", "give user"),
         {"FLOW_CONFIG": "secret.toml"},
         without=NO_READ,
     ),

@@ -146,9 +146,7 @@ def test_mistakes_in_outliers_are_told_with_their_place(tmp_path: Path, value: s
 def test_outliers_need_somebody_to_compare_with(tmp_path: Path) -> None:
     text = TWO.replace('[["a", "b"]]', '["a", "b"]') + "outliers = true\n"
     [problem] = _problems(tmp_path, text)
-    assert problem == (
-        "routes[0].outliers: needs two or more providers to compare, in an inner list of `upstreams`"
-    )
+    assert problem == ("routes[0].outliers: needs two or more providers to compare, in an inner list of `upstreams`")
 
 
 @pytest.mark.parametrize("ready", list(Ready))
