@@ -91,8 +91,8 @@ def test_a_line_is_bounded() -> None:
         (binary(0x21, 0x11, bytes(11)), "too short"),
         (binary(0x21, 0x21, bytes(35)), "too short"),
         (binary(0x21, 0x31, bytes(215)), "too short"),
-        (SIGNATURE + b"\x21\x11\xff\xff", "at most 4096"),
-        (SIGNATURE + b"\x20\x00\x0f\xf1", "at most 4096"),
+        (SIGNATURE + b"\x21\x11\xff\xff", "the maximum is 4096"),
+        (SIGNATURE + b"\x20\x00\x0f\xf1", "the maximum is 4096"),
     ],
 )
 def test_a_binary_header_that_is_malformed_is_refused(data: bytes, why: str) -> None:
