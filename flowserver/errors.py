@@ -1,4 +1,4 @@
-"""Who erred, what the client is told, and how an exchange ended.
+"""Who caused an error, what the client is told, and how an exchange ended.
 
 Errors are values here, not exceptions: refusing a request or losing a provider is routine on a relay.
 """
@@ -35,7 +35,7 @@ class EndReason(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"
-    """Of an attempt only: another provider was asked instead."""
+    """Of an attempt only: the request moved to another provider."""
     IDLE_TIMEOUT = "idle_timeout"
     TOTAL_TIMEOUT = "total_timeout"
     UPSTREAM_FAILED = "upstream_failed"
@@ -51,10 +51,10 @@ class EndReason(StrEnum):
 class RelayError:
     """One refused or failed request.
 
-    `not_processed`: the provider provably did not begin with it, so that it may be sent again.
+    `not_processed`: the provider provably did not begin with the request, so it may be sent again.
 
-    `status` is the HTTP status of the answer, `code` a short stable word for programs, `message` says to a person
-    what happened and what to do, `retry_after` is in seconds (None: the header is not sent).
+    `status` is the HTTP status of the answer, `code` a short stable word for programs, `message` tells people what
+    happened and what to do, `retry_after` is in seconds (None: the header is not sent).
     """
 
     status: int
@@ -73,7 +73,7 @@ class RelayError:
 
 
 def bad_request(message: str, *, status: int = 400, code: str = "bad_request") -> RelayError:
-    """An error of the client's own making."""
+    """An error that the client caused."""
     return RelayError(status, code, message, Party.CLIENT, EndReason.CLIENT_ERROR)
 
 
@@ -87,7 +87,7 @@ def upstream_error(
 def body_too_large(limit: int) -> RelayError:
     """The request body exceeds `limit` bytes."""
     return bad_request(
-        f"The request body is larger than the {limit} bytes this relay takes (FLOW_MAX_BODY).",
+        f"The request body exceeds this relay's limit of {limit} bytes (FLOW_MAX_BODY).",
         status=413,
         code="body_too_large",
     )
@@ -104,8 +104,8 @@ TOO_MANY_CONNECTIONS = RelayError(
 TOO_MANY_OF_CLIENT = RelayError(
     429,
     "too_many_connections_of_client",
-    "Your address has as many connections open as it may (FLOW_MAX_CONNECTIONS_PER_CLIENT). Try again when one of them "
-    "has ended.",
+    "Your address has reached its limit of open connections (FLOW_MAX_CONNECTIONS_PER_CLIENT). Try again when one of "
+    "them has ended.",
     Party.CLIENT,
     EndReason.REFUSED,
     retry_after=1,
@@ -121,8 +121,8 @@ OVERLOADED = RelayError(
 OUT_OF_MEMORY = RelayError(
     503,
     "overloaded",
-    "This relay is out of memory, and this request held more of it than others. Try again shortly; if it is the size "
-    "of its body, raise FLOW_MEMORY.",
+    "This relay is out of memory, and this request held more of it than others. Try again shortly; if the request's "
+    "body is the cause, raise FLOW_MEMORY.",
     Party.RELAY,
     EndReason.MEMORY,
     retry_after=1,
@@ -130,20 +130,20 @@ OUT_OF_MEMORY = RelayError(
 UNREADABLE = RelayError(
     429,
     "insufficient_quota",
-    "The quota is used up. The answer could not be read, so it ends here.",
+    "The quota is used up. The answer could not be read, so it was cut here.",
     Party.CLIENT,
     EndReason.QUOTA,
 )
 DRAINED = RelayError(
     503,
     "draining",
-    "This relay went down before the answer was whole. Try again: another one should answer.",
+    "This relay shut down before the answer was complete. Try again: another relay should answer.",
     Party.RELAY,
     EndReason.RELAY_STOPPED,
     retry_after=1,
 )
 ENDED_BY_OPERATOR = RelayError(
-    403,  # client libraries try again after 429 and 5xx, and it would run anew
+    403,  # client libraries retry after 429 and 5xx, and the request would run again
     "ended_by_operator",
     "The operator of this relay ended this request.",
     Party.RELAY,
@@ -152,14 +152,14 @@ ENDED_BY_OPERATOR = RelayError(
 NO_WEBSOCKET = RelayError(
     426,
     "websocket_not_allowed",
-    "No WebSocket passes by this route. Use HTTP requests, or set `websocket` of the route (FLOW_WEBSOCKET).",
+    "This route does not allow WebSockets. Use HTTP requests, or set `websocket` on the route (FLOW_WEBSOCKET).",
     Party.CLIENT,
     EndReason.REFUSED,
 )
 LOOP = RelayError(
     508,
     "loop_detected",
-    "This request passed through this relay already. Check that FLOW_UPSTREAM does not lead back to the relay.",
+    "This request has passed through this relay before. Check that FLOW_UPSTREAM does not lead back to the relay.",
     Party.RELAY,
     EndReason.REFUSED,
 )

@@ -13,16 +13,16 @@ from typing import TypeVar
 
 MODEL_BYTES = 256
 PATH_BYTES = 256
-"""Of a path in a message."""
+"""Most bytes of a path in a message."""
 MAX_KEPT = 256
 """Length of the longest text whose results `cached` keeps for further requests."""
 USER_BYTES = 64
-"""Of a user's name, and of a session's."""
+"""Most bytes of the name of a user or a session."""
 
 _DIGITS = 64
 """Hexadecimal digits of a SHA-256."""
 _SHORT_DIGITS = 32
-"""Enough of them to tell names apart."""
+"""Digits that suffice to tell names apart."""
 
 
 def bounded(text: str, most: int) -> str:

@@ -1,4 +1,4 @@
-"""Tells the log when a circuit breaker has opened or closed: of providers, and of the store of limits."""
+"""Logs when a circuit breaker opens or closes: those of the providers, and that of the limit store."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from ..telemetry.log import Log
 
 
 class BreakerWatch:
-    """`look` at the breakers now and then. What opens and closes in between is not told, but counted in the metrics."""
+    """Call `look` now and then. A breaker that opens and closes in between is not logged, only counted in the
+    metrics."""
 
     __slots__ = ("_log", "_open")
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._open: dict[str, float] = {}
-        """Since when, by name."""
+        """Open breakers by name, and since when."""
 
     def look(self, breakers: Iterable[tuple[str, CircuitBreaker]], now: float) -> None:
-        """`breakers`: all of them, by the names that the log has for them; "" is the store of limits."""
+        """`breakers`: all of them, by the names that the log uses; "" is the limit store."""
         seen = set()
         for name, breaker in breakers:
             seen.add(name)
@@ -30,7 +31,7 @@ class BreakerWatch:
             elif not is_open and name in self._open:
                 seconds = round(now - self._open.pop(name), 3)
                 self._told("info", name, "store_back" if not name else "breaker_closed", after_seconds=seconds)
-        for name in self._open.keys() - seen:  # of a provider that is gone
+        for name in self._open.keys() - seen:  # the provider is gone
             del self._open[name]
 
     def _told(self, level: str, name: str, event: str, **fields: float) -> None:

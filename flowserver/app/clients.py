@@ -1,4 +1,4 @@
-"""What the configuration says about clients' connections."""
+"""The settings of clients' connections, from the configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def watermarks(config: Config) -> Watermarks:
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:
-    """Reads the certificates; None: clients connect without TLS. Raises ConfigError if they can't be used."""
+    """Load the certificates; None: clients connect without TLS. Raises ConfigError if they can't be used."""
     if config.tls_cert is None or config.tls_key is None:
         return None
     problems = problems_of(config)
@@ -31,7 +31,7 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     except OSError as error:
         if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
             text = f"{config.tls_key} is not the key of the certificate in {config.tls_cert}"
-            remedy = "name the two that belong together"
+            remedy = "use a matching pair"
             raise ConfigError([f"FLOW_TLS_CERT, FLOW_TLS_KEY: {text}; {remedy}"]) from None
         raise ConfigError([f"FLOW_TLS_CERT, FLOW_TLS_KEY, FLOW_TLS_CLIENT_CA: can't be used: {error}"]) from None
 
@@ -39,7 +39,7 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
 def connection_settings(
     config: Config, marks: Watermarks, max_connections: int, *, is_public: bool = True
 ) -> ConnectionSettings:
-    """`is_public`: of clients, and not of those who read the admin pages."""
+    """`is_public`: for clients; false: for the admin pages."""
     unsent = UNSENT if isinstance(config.notsent_lowat, Auto) else config.notsent_lowat
     return ConnectionSettings(
         marks,

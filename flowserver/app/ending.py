@@ -1,4 +1,4 @@
-"""How a process comes to its end: by signals, the first of which asks for it, and a second one for its haste."""
+"""How a process ends: the first signal starts a graceful end, a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Ending:
         self._wanted = asyncio.Event()
         self._hurried = asyncio.Event()
         self._is_drained = False
-        """Whether an operator asked for the end, and no signal yet."""
+        """Whether an operator has asked for the end, and no signal has arrived yet."""
 
     def watch_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in SIGNALS:
             loop.add_signal_handler(number, self.on_signal, number)
 
     def on_signal(self, number: signal.Signals) -> None:
-        """The first one asks for the end. A second one ends at once what still goes on, also if it comes while the
-        relay is still serving (FLOW_DRAIN_DELAY)."""
+        """The first signal starts the end. A second one ends everything at once, even while the relay is still serving
+        (FLOW_DRAIN_DELAY)."""
         if self._is_drained:
             self._is_drained = False
         elif not self._wanted.is_set():
@@ -39,14 +39,14 @@ class Ending:
             self._hurried.set()
 
     def drain(self) -> None:
-        """Ask for the end, as a first signal does. The first signal that comes then is no second one: a container that
-        is drained before it is stopped gets one."""
+        """Start the end, as a first signal does. The next signal still counts as the first: a container that is drained
+        before it is stopped gets one."""
         if not self._wanted.is_set():
             self._is_drained = True
             self._wanted.set()
 
     def ask(self) -> None:
-        """Ask for the end, without a signal."""
+        """Start the end, without a signal."""
         self._wanted.set()
 
     async def wanted(self) -> None:

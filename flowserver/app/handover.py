@@ -1,7 +1,7 @@
 """Replaces a running process by a new version of its program, on the same listening sockets.
 
-The successor is started as this process was, from what lies on the disk now, with the present environment. It inherits
-the listening sockets, and answers by a pipe once it accepts connections. From then on both processes may accept from
+The successor is started with this process's command line and environment, from what is on disk now. It inherits the
+listening sockets, and answers through a pipe once it accepts connections. From then on both processes may accept from
 the same queue, so no connection finds it closed. Only then does the old one begin to drain.
 """
 
@@ -22,29 +22,29 @@ from .inherited import HANDOVER, READY, handover_value
 from .listening import ListeningSockets
 
 READY_TIME = 60.0
-"""Seconds that a successor has to be ready."""
+"""Seconds within which a successor must be ready."""
 _LOOKS, _LOOK = 20, 0.05
-"""How often a process that has closed its pipe is looked at until it has ended, and the seconds between."""
+"""How often a successor that has closed its pipe is polled for its end, and the seconds in between."""
 _ANSWER_BYTES = 4096
-"""Bytes of an answer that are read."""
+"""Most bytes that are read of an answer."""
 
 
 class Phase(Enum):
     SERVING = auto()
     STARTING = auto()
-    """A successor was started and has not answered."""
+    """A successor was started and has not answered yet."""
     OVER = auto()
-    """A successor serves, or this process ends."""
+    """A successor serves, or this process is ending."""
 
 
 def own_command() -> list[str]:
-    """How this process was started."""
+    """The command line that this process was started with."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 
 class Handover:
-    """Starts a successor and waits for its answer. Whether this process serves clients or supervises others that do is
-    up to `on_taken_over`."""
+    """Starts a successor and waits for its answer. Works for a process that serves clients and for the parent of
+    workers: `on_taken_over` makes the difference."""
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class Handover:
         command: Sequence[str] | None = None,
         ready_time: float = READY_TIME,
     ) -> None:
-        """`on_taken_over` is called with the successor's process id once that serves: the listening sockets are to be
-        closed, and what is open here to be drained. `command`: None is this process's own."""
+        """`on_taken_over` is called with the successor's process id once the successor serves; it must close the
+        listening sockets and drain what is open here. `command`: None is this process's own."""
         self._log = log
         self._sockets = sockets
         self._on_taken_over = on_taken_over
@@ -73,22 +73,22 @@ class Handover:
         return f"<Handover {self._phase.name.lower()}{successor}>"
 
     def begin(self) -> None:
-        """Start a successor, unless there is one. Never raises: what fails is logged, and this process goes on."""
+        """Start a successor, unless there is one. Never raises: failures are logged, and this process continues."""
         if self._phase is not Phase.SERVING:
             reason = "a successor is being started" if self._phase is Phase.STARTING else "this process is ending"
             self._log.write("warning", "handover_ignored", reason=reason)
         elif os.getpid() == 1:
-            # A container ends with its first process, and all others in it.
+            # A container, with all processes in it, ends when its first process ends.
             self._log.write("error", "handover_failed", reason="this is process 1; start a new container instead")
         else:
             self._start()
 
     def end(self) -> None:
-        """This process ends: a successor that is not ready is ended too, and there will be no other."""
+        """This process is ending: a successor that is not ready is ended too, and no other will be started."""
         if self._phase is Phase.STARTING:
             self._stop_waiting()
             self._kill()
-            self._log.write("warning", "handover_failed", reason="the former process was told to end")
+            self._log.write("warning", "handover_failed", reason="the old process was told to end")
         self._phase = Phase.OVER
 
     def _start(self) -> None:
@@ -97,7 +97,7 @@ class Handover:
         sockets = self._sockets.by_use()
         descriptors = [descriptor for _, descriptor in sockets]
         environ = dict(os.environ) | {HANDOVER: handover_value(sockets, writing)}
-        environ.pop("WATCHDOG_PID", None)  # it names this process
+        environ.pop("WATCHDOG_PID", None)  # it is this process's id
         try:
             self._process = subprocess.Popen(
                 self._command, pass_fds=(*descriptors, writing), env=environ, stdin=subprocess.DEVNULL
@@ -127,7 +127,8 @@ class Handover:
             self._on_taken_over(self._process.pid)
 
     def _await_end(self, reason: str, looks: int) -> None:
-        """It is ending, and its last lines are to reach the log. `reason`: empty if it gave none."""
+        """The successor is ending: wait until it has, so that its last lines reach the log. `reason`: empty if it gave
+        none."""
         if self._process is None:  # this process ends too
             return
         if self._process.poll() is None and looks:
@@ -155,7 +156,7 @@ class Handover:
             self._timer.cancel()
 
     def _kill(self) -> None:
-        """End a successor that does not serve: it must not be ready later."""
+        """End a successor that does not serve, so that it does not become ready later."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -168,4 +169,4 @@ def _describe_end(status: int | None) -> str:
         return "the successor closed its pipe without an answer"
     if status < 0:
         return f"the successor was killed by {signal.Signals(-status).name}"
-    return f"the successor ended with status {status}; its last words are in this log or on standard error"
+    return f"the successor ended with status {status}; its last messages are in this log or on standard error"

@@ -1,4 +1,4 @@
-"""Runs the active health checks of this process: when, and for how long."""
+"""Schedules the active health checks of this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..routing.upstream_host import UpstreamHost
 from ..upstream.pool import Pool
 
 JITTER = 0.1
-"""Part of the interval by which checks come earlier or later, so that many relays do not check at once."""
+"""Checks vary by up to this part of the interval, so that many relays do not check at once."""
 
 
 class _Checker:
@@ -43,17 +43,17 @@ class _Checker:
         self._numbers = count(1)
         self._loop = asyncio.get_running_loop()
         self._probe: HealthProbe | None = None
-        """None: none is under way."""
+        """None: no check is under way."""
         self._began_at = 0.0
         host.checks.begin(failures=spec.failures, successes=spec.successes)
         self._timer = self._loop.call_later(spec.interval * random(), self._check)
 
     def serves(self, host: UpstreamHost, spec: HealthSpec) -> bool:
-        """Whether it is what `spec` wants."""
+        """Whether this checker is the one that `spec` describes."""
         return self._host is host and self._spec == spec
 
     def use(self, pool: Pool) -> None:
-        """The provider's connections are there from now on."""
+        """Use the connections of `pool` from now on."""
         self._pool = pool
 
     def cancel(self) -> None:
@@ -90,7 +90,7 @@ class _Checker:
 
 
 class HealthChecks:
-    """Those of the present configuration. Each has its own timer, and uses the provider's own connections."""
+    """The checks of the current configuration. Each has its own timer, and uses the provider's own connections."""
 
     __slots__ = ("_checkers", "_pseudonym", "_random")
 
@@ -101,7 +101,7 @@ class HealthChecks:
         self._checkers: dict[UpstreamHost, _Checker] = {}
 
     def follow(self, wanted: Iterable[tuple[UpstreamHost, Pool, HealthSpec | None]]) -> None:
-        """Check these from now on, and no others. Where nothing has changed the checks go on."""
+        """Check these from now on, and no others. Checks whose configuration has not changed continue."""
         before, self._checkers = self._checkers, {}
         for host, pool, spec in wanted:
             if spec is None:

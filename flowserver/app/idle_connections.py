@@ -1,4 +1,4 @@
-"""Closes connections that nobody uses where memory is short, those idle for longest first."""
+"""Closes idle connections when memory is short, those idle for longest first."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..downstream.h1 import DownstreamH1
 from ..downstream.h2 import DownstreamH2
 
 AT_ONCE = 64
-"""Connections that are closed in one turn of the loop: some milliseconds."""
+"""Connections that are closed in one iteration of the event loop: a few milliseconds."""
 CHOICE = 5
-"""From so many one is chosen. To look at all for the oldest ones would take longer than to close some."""
+"""The oldest of this many is closed. Finding the oldest of all would take longer than closing them."""
 LEAST = 1.0
-"""Seconds for which one must have been idle: its client may be about to use it."""
+"""Seconds that a connection must have been idle: its client may be about to use it."""
 
 
 class IdleConnections:
-    """Of one listener."""
+    """The idle connections of one listener."""
 
     __slots__ = ("_connections",)
 
@@ -28,7 +28,7 @@ class IdleConnections:
         self._connections = connections
 
     def close(self, number: int, now: float) -> int:
-        """Close up to so many, and AT_ONCE. Returns how many were."""
+        """Close up to `number` connections, at most AT_ONCE. Returns how many were closed."""
         number = min(number, AT_ONCE)
         every = list(self._connections)
         chosen = random.sample(every, min(len(every), CHOICE * number))
@@ -39,7 +39,7 @@ class IdleConnections:
 
 
 def idle_since(connection: Connection) -> float:
-    """Since when it waits for a request; infinity: it does not, or for its first one."""
+    """Since when the connection has waited for a request; infinity: it is in use, or waits for its first one."""
     if isinstance(connection, DownstreamH1):
         return connection.idle_since
     if isinstance(connection, DownstreamH2):
@@ -48,7 +48,7 @@ def idle_since(connection: Connection) -> float:
 
 
 def close(connection: Connection) -> None:
-    """Close an idle one."""
+    """Close an idle connection."""
     if isinstance(connection, DownstreamH2):
         connection.fail(ErrorCodes.NO_ERROR, "memory")
     elif isinstance(connection, DownstreamH1):

@@ -1,8 +1,8 @@
-"""What a process finds open when it begins: listening sockets of systemd, or of the process that it replaces.
+"""The listening sockets that a process inherits: from systemd, or from the process that it replaces.
 
-systemd, and programs that do as it does, pass descriptors from 3 on and say so in LISTEN_FDS, LISTEN_PID and
+systemd, and programs with the same protocol, pass descriptors from 3 on and announce them in LISTEN_FDS, LISTEN_PID and
 LISTEN_FDNAMES (sd_listen_fds(3)). A process that starts its own successor (see `handover`) names them in
-FLOWSERVER_HANDOVER, with the pipe that waits for the successor's answer.
+FLOWSERVER_HANDOVER, with the pipe for the successor's answer.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ HANDOVER = "FLOWSERVER_HANDOVER"
 CLIENTS, ADMIN, CONTROL = "clients", "admin", "control"
 _ANSWER = "answer"
 READY = b"ready"
-"""A successor's answer; any other is the reason why it can't serve."""
+"""A successor's answer if it serves; any other answer is the reason why it can't."""
 _FIRST = 3
 """SD_LISTEN_FDS_START."""
 _UNSPECIFIC = frozenset({"", "unknown", "connection", "stored"})
-"""Names that systemd and systemd-socket-activate give where none was set; a socket unit's own name is another."""
+"""Names that systemd and systemd-socket-activate give if none was set; the name of the socket unit is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class PassedSocket:
 
     listening: socket.socket
     use: str | None
-    """`CLIENTS`, `ADMIN` or `CONTROL`; None: its address tells."""
+    """`CLIENTS`, `ADMIN` or `CONTROL`; None: its address decides."""
 
 
 class Inherited:
-    """The sockets that a process was given, and who waits to hear whether it serves."""
+    """The sockets that were passed to a process, and the pipe on which its predecessor waits for an answer."""
 
     def __init__(self, source: str = "", sockets: Iterable[PassedSocket] = (), answer: int | None = None) -> None:
         """`source` is for log and messages. `answer`: a pipe's descriptor; None: nobody waits."""
@@ -46,28 +46,28 @@ class Inherited:
 
     @property
     def is_successor(self) -> bool:
-        """Whether an older process ends its service as soon as this one is ready."""
+        """Whether an older process drains as soon as this one is ready."""
         return self._answer is not None
 
     def ready(self) -> None:
-        """Tell the predecessor that its work is taken over."""
+        """Tell the predecessor that this process has taken over."""
         self._tell(READY)
 
     def failed(self, reasons: Iterable[str]) -> None:
-        """Tell the predecessor why it has to go on."""
+        """Tell the predecessor why this process can't take over."""
         self._tell("; ".join(reasons).encode())
 
     def _tell(self, answer: bytes) -> None:
         descriptor, self._answer = self._answer, None
         if descriptor is not None:
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the predecessor has ended
                 os.write(descriptor, answer)
             os.close(descriptor)
 
 
 def inherited(environ: MutableMapping[str, str]) -> Inherited:
-    """What this process was given. The variables are removed, so that programs started by this one do not take them for
-    theirs. Raises ConfigError if they name what is no listening socket."""
+    """The sockets that were passed to this process. The variables are removed, so that programs started by this one do
+    not take them for theirs. Raises ConfigError if they name something other than listening sockets."""
     handed, count, pid, names = [
         environ.pop(name, "") for name in (HANDOVER, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
     ]
@@ -100,17 +100,17 @@ def _handed_over(value: str) -> Inherited:
             os.set_inheritable(answer, False)
         else:
             sockets.append(PassedSocket(_socket(HANDOVER, int(descriptor)), use))
-    return Inherited("the former process", sockets, answer)
+    return Inherited("the old process", sockets, answer)
 
 
 def _socket(variable: str, descriptor: int) -> socket.socket:
     try:
         passed = socket.socket(fileno=descriptor)
     except OSError as error:
-        raise ConfigError([f"{variable}: descriptor {descriptor} is no socket: {error.strerror}"]) from None
+        raise ConfigError([f"{variable}: descriptor {descriptor} is not a socket: {error.strerror}"]) from None
     if passed.type != socket.SOCK_STREAM or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         passed.detach()
-        text = f"{variable}: descriptor {descriptor} is no listening stream socket; use ListenStream= and Accept=no"
+        text = f"{variable}: descriptor {descriptor} is not a listening stream socket; use ListenStream= and Accept=no"
         raise ConfigError([text])
     passed.set_inheritable(False)
     passed.setblocking(False)

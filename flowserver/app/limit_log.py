@@ -1,4 +1,4 @@
-"""Says in the log when what was learned of a provider's capacity has changed much."""
+"""Logs when the learned limit of a provider has changed much."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..routing.upstream_host import UpstreamHost
 from ..telemetry.log import Log
 
 _MUCH = 1.5
-"""Times as many, or as few."""
+"""Factor, in either direction, by which a limit has changed much."""
 _PAUSE = 10.0
 """Seconds between two lines about a provider."""
 
@@ -19,7 +19,7 @@ class LimitLog:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._told: dict[str, tuple[float, int]] = {}
-        """By provider: when it was told last, and which limit."""
+        """By provider: when its limit was logged last, and the limit logged."""
 
     def look(self, hosts: Iterable[UpstreamHost], now: float) -> None:
         """Called about once a second."""

@@ -1,4 +1,4 @@
-"""The sockets at which a process listens: one or more for clients, one for the admin pages, and one for control."""
+"""The sockets that a process listens on: one or more for clients, one for the admin pages, and one for control."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class ListeningSockets:
     control: socket.socket | None = None
     """None: there is no control socket."""
     files: tuple[SocketFile, ...] = ()
-    """Those of Unix sockets, which go when nobody listens any more."""
+    """The files of Unix sockets, which are removed when nobody listens any more."""
     control_file: SocketFile | None = None
-    """That of the control socket, which listens to the end: a drain can be watched and cut short there."""
+    """The file of the control socket, which listens until the end: a drain can be watched and cut short there."""
 
     def by_use(self) -> list[tuple[str, int]]:
-        """Their descriptors, as `inherited` takes them; empty once they are closed."""
+        """Their descriptors by use, as `inherited` expects them; empty once they are closed."""
         uses = [(CLIENTS, listening) for listening in self.clients]
         uses += [(ADMIN, self.admin)] if self.admin is not None else []
         uses += [(CONTROL, self.control)] if self.control is not None else []
         return [(use, listening.fileno()) for use, listening in uses if listening.fileno() >= 0]
 
     def remove_files(self) -> None:
-        """Nobody is to connect any more. To be called while they listen."""
+        """Remove the files, so that nobody connects any more. Call this while the sockets still listen."""
         for file in self.files:
             file.remove()
 
@@ -55,11 +55,11 @@ class ListeningSockets:
 
 
 def listening_sockets(config: Config, given: Inherited | None = None) -> ListeningSockets:
-    """The sockets that the process was given; FLOW_LISTEN, FLOW_ADMIN_LISTEN and FLOW_CONTROL_SOCKET are bound only
-    where it was given none.
+    """The sockets that were passed to the process; FLOW_LISTEN, FLOW_ADMIN_LISTEN and FLOW_CONTROL_SOCKET are bound
+    only if none was passed for them.
 
-    Raises ConfigError if an address can't be used, or nothing listens at a socket that was given, NotNowError if an
-    address may be free later; none is bound then.
+    Raises ConfigError if an address can't be used, or a passed socket does not fit the configuration, and NotNowError
+    if an address may be free later; no socket is bound then.
     """
     lowat = UNSENT if isinstance(config.notsent_lowat, Auto) else config.notsent_lowat
     options = SocketOptions(lowat, config.reuse_port)
@@ -90,7 +90,7 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
         _close(bound)
         remedy = listen_remedy(error.address, error.code)
         raise (NotNowError if error.may_pass else ConfigError)([f"{setting}: {error}; {remedy}"]) from None
-    # Those of systemd are its own to remove.
+    # systemd removes the files of its own sockets.
     owned = bound if given is not None and passed and not given.is_successor else (*clients, *admin, *control)
     files = [(listening, file) for listening in owned if (file := file_of(listening)) is not None]
     return ListeningSockets(
@@ -103,7 +103,7 @@ def listening_sockets(config: Config, given: Inherited | None = None) -> Listeni
 
 
 def _use(passed: PassedSocket, config: Config) -> str:
-    """What a socket that was given is for: as it was named, or by its address; else for clients."""
+    """What a passed socket is for: by its name, or by its address; else for clients."""
     if passed.use is not None:
         return passed.use
     address = address_of(passed.listening)
@@ -123,7 +123,7 @@ def _check_single(what: str, setting: str, passed: Sequence[socket.socket], conf
         raise ConfigError([f"two sockets were passed for {what}, {where}: expected one"])
     if passed and configured is None:
         text = f"{setting}: it is off, but a socket was passed for {what}"
-        raise ConfigError([f"{text}, {address_of(passed[0])}; remove the one or the other"])
+        raise ConfigError([f"{text}, {address_of(passed[0])}; remove one of the two"])
 
 
 def _close(sockets: Iterable[socket.socket]) -> None:

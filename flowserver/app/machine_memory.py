@@ -1,4 +1,4 @@
-"""Memory as Linux sees it: the process', its cgroup's, the machine's. Sizes in bytes."""
+"""Memory as Linux reports it: of the process, its cgroup, and the machine. Sizes in bytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
 """Parameters of mallopt(3)."""
 RETURNED = 128 * 1024
-"""Size from which what is freed goes back to the system at once. It is malloc's own at the start, which grows with each
-such piece that is freed: the pieces of large bodies would stay."""
+"""Size from which freed blocks are returned to the system at once. It is malloc's initial threshold, which would grow
+with each such block that is freed, so that blocks of large bodies would be kept."""
 
 
 class ResidentMemory:
-    """What this process has of the machine's memory."""
+    """The resident memory of this process."""
 
     __slots__ = ("_descriptor",)
 
@@ -34,8 +34,7 @@ class ResidentMemory:
 
 
 class Allocator:
-    """C's malloc. It keeps what is freed, and returns it when it is told to. Other libraries than glibc decide for
-    themselves."""
+    """C's malloc. glibc keeps freed memory until `trim` is called; other C libraries decide for themselves."""
 
     __slots__ = ("_trim",)
 
@@ -46,22 +45,23 @@ class Allocator:
         if tune is not None:
             tune(_M_MMAP_THRESHOLD, RETURNED)
             tune(_M_TRIM_THRESHOLD, 2 * RETURNED)
-            tune(_M_ARENA_MAX, 2)  # each thread that looks up a name may have one, and trimming takes time for each
+            tune(_M_ARENA_MAX, 2)  # each thread that looks up a name may have an arena, and each takes time to trim
 
     def trim(self) -> None:
-        """Return what is free to the system."""
+        """Return free memory to the system."""
         if self._trim is not None:
             self._trim(0)
 
 
 def available(root: Path = Path("/")) -> int:
-    """What the process may take: the least that its cgroup and those above it allow, and the machine has."""
+    """The memory that the process may use: the smallest limit of its cgroup and its ancestors, or the machine's
+    memory."""
     machine = os.sysconf("SC_PHYS_PAGES") * _PAGE
     return min([machine, *cgroup_limits(root)])
 
 
 def cgroup_limits(root: Path = Path("/")) -> Iterator[int]:
-    """The limits of the process' cgroup and of those above it, as far as they can be seen (cgroups(7))."""
+    """The limits of the process's cgroup and of its ancestors, as far as they are visible (cgroups(7))."""
     with suppress(OSError, ValueError):
         groups = dict(_groups((root / "proc/self/cgroup").read_text()))
         for line in (root / "proc/self/mountinfo").read_text().splitlines():
@@ -77,7 +77,7 @@ def cgroup_limits(root: Path = Path("/")) -> Iterator[int]:
 
 
 def _groups(text: str) -> Iterator[tuple[str, str]]:
-    """The process' groups by controllers; "" for that of version 2."""
+    """The process's groups by controller; "" for version 2."""
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
@@ -85,7 +85,7 @@ def _groups(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _below(group: str, subtree: str) -> str:
-    """Where a group is in a mount that shows `subtree` only, as in a container."""
+    """The path of a group within a mount that shows only `subtree`, as in a container."""
     if subtree == "/":
         return group.lstrip("/")
     return group[len(subtree) :].lstrip("/") if f"{group}/".startswith(f"{subtree}/") else ""
@@ -94,7 +94,7 @@ def _below(group: str, subtree: str) -> str:
 def _limits(mount: Path, group: str, name: str) -> Iterator[int]:
     folder = mount / group
     while True:
-        with suppress(OSError, ValueError):  # the root has no such file, and `max` is no number
+        with suppress(OSError, ValueError):  # the root has no such file, and `max` is not a number
             yield int((folder / name).read_text())
         if folder in (mount, folder.parent):
             return

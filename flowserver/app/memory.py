@@ -1,6 +1,7 @@
-"""Keeps a relay within its memory: looks at it, tells its holders how much there is, and ends streams where it has to.
+"""Keeps a relay within its memory budget: measures memory, tells its holders how much is left, and ends streams if it
+must.
 
-What is decided is `flow.memory_budget`'s.
+`flow.memory_budget` decides; this module measures and acts.
 """
 
 from __future__ import annotations
@@ -37,40 +38,42 @@ from .idle_connections import IdleConnections, idle_since
 from .machine_memory import Allocator, ResidentMemory, available
 
 PARENT = 64 << 20
-"""What a parent of several workers takes, limits of tenants included: 48 MB at the start."""
+"""Bytes for the parent of several workers, including tenants' limits: it uses 48 MB at the start."""
 LEAST = 1.5
-"""Times what a process takes before it serves anybody, that its share must be: below the first level something must
-fit."""
+"""A process's share must be at least this many times what it uses before it serves anybody, so that something fits
+below the first level."""
 MEBIBYTE = 1 << 20
 
 ACCOUNT_INTERVAL = 1.0
 """Seconds between two counts of what is held."""
 AT_A_TIME = 100
-"""Exchanges that are looked at in one turn of the loop: some 0.5 ms."""
+"""Exchanges that are counted in one iteration of the event loop: some 0.5 ms."""
 STUCK = 1.0
-"""Seconds for which all requests may be refused while streams of class batch end alone: what holds the memory then goes
-away by itself, or never."""
+"""Seconds during which, with all requests refused, only streams of class batch are ended. After that, other streams are
+ended too: memory that is still held may never be released."""
 CUT_INTERVAL = 0.02
-"""Seconds between two cuts where nothing else helps: a count before each takes 5 us a stream."""
+"""Seconds between two cuts at level CUTTING: the count before each takes 5 us per stream."""
 TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
-"""Seconds between two attempts to return memory to the system; they double while it is of no use. It takes 0.1 ms where
+"""Seconds between two attempts to return memory to the system; they double while it has no effect. It takes 0.1 ms if
 there is nothing to return."""
 IDLE_CLOSES = 0.88
 """Share of the budget from which idle connections are closed: after large requests give way, before all others do."""
 SAMPLE = 128
-"""Connections whose kernel buffers are looked at in each count, on each side."""
+"""Connections whose kernel buffers are measured in each count, on each side."""
 FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 11 * 1024, 17 * 1024, 14 * 1024
-"""What a client's connection takes, and over HTTP/2 or TLS besides; and a stream, beside what it holds."""
+"""Bytes of a client's connection, and more over HTTP/2 or TLS; and of a stream, without what it holds."""
 FEW = 500
-"""Connections and streams up to which a full garbage collection, which also gives up Python's free lists, takes less
-than 20 ms. Once a load is gone, these keep memory from being returned: 8 MB after 2,000 connections over HTTP/2."""
+"""With fewer connections and streams than this, a full garbage collection takes less than 20 ms. It also empties
+Python's free lists, which otherwise keep memory from being returned once a load is gone: 8 MB after 2,000 HTTP/2
+connections."""
 _COUNTED = object()
 CUTS = 64
-"""Streams that are ended in one turn of the loop: some ten milliseconds."""
+"""Streams that are ended in one iteration of the event loop: some ten milliseconds."""
 
 
 def share_of(config: Config, workers: int, warn: Callable[[str], None]) -> int:
-    """Bytes that each process which serves clients may have. Raises ConfigError if that is too little to begin with."""
+    """Bytes that each process which serves clients may use. `warn` is called if the machine has too little. Raises
+    ConfigError if FLOW_MEMORY is too small to start with."""
     wanted = config.memory
     if wanted is None:
         return UNBOUNDED
@@ -79,7 +82,7 @@ def share_of(config: Config, workers: int, warn: Callable[[str], None]) -> int:
     except OSError:
         if isinstance(wanted, Auto):
             return UNBOUNDED
-        raise ConfigError(["FLOW_MEMORY: can't be kept here: there is no /proc/self/statm; set it to off"]) from None
+        raise ConfigError(["FLOW_MEMORY: can't be enforced without /proc/self/statm; set it to off"]) from None
     least = int(LEAST * resident.read())
     resident.close()
     parent = PARENT if workers > 1 else 0
@@ -90,17 +93,17 @@ def share_of(config: Config, workers: int, warn: Callable[[str], None]) -> int:
     needed = -(-(least * workers + parent) // MEBIBYTE)
     of_workers = f" with {workers} workers" if workers > 1 else ""
     if not isinstance(wanted, Auto):
-        raise ConfigError([f"FLOW_MEMORY: too little{of_workers}: expected at least {needed}m, or off"])
-    warn(f"80 % of the memory are {total // MEBIBYTE}m, and at least {needed}m are needed{of_workers}")
+        raise ConfigError([f"FLOW_MEMORY: too small{of_workers}: expected at least {needed}m, or off"])
+    warn(f"80 % of the memory is {total // MEBIBYTE}m, but at least {needed}m is needed{of_workers}")
     return least
 
 
 @dataclass(slots=True, kw_only=True)
 class Holders:
-    """Who holds memory, and who is told how much there is."""
+    """The holders of memory, some of which are told how much is left."""
 
     exchanges: Collection[object]
-    """Those that are open: an exchange each, where they are not the admin pages'."""
+    """The open ones: each is an `Exchange`, except those of the admin pages."""
     connections: OpenConnections
     pools: Callable[[], Iterable[Pool]]
     uploads: Uploads
@@ -109,26 +112,26 @@ class Holders:
     is_tls: bool
     """Whether clients connect over TLS."""
     relieve: Callable[[], None]
-    """Looks at all connections and exchanges, which let go of what they need not have."""
+    """Makes all connections and exchanges release what they do not need."""
 
 
 @dataclass(slots=True)
 class _Count:
-    """What is held, as it was counted last."""
+    """One count of what is held."""
 
     at: float = 0.0
     streams: int = 0
     answers: int = 0
     """Of these, requests that are whole."""
     moved: dict[bytes, int] = field(default_factory=dict)
-    """Bytes that had passed by then, by request id: it keeps no exchange."""
+    """Bytes that had passed by then, by request id, so that it keeps no exchange alive."""
 
 
 class MemoryWatch:
-    """Looks at the memory of a process whenever it may have filled."""
+    """Checks the memory of a process whenever it may have filled."""
 
     def __init__(self, limit: int, log: Log, pressed: Callable[[int], None] | None = None) -> None:
-        """`pressed` is told each new level."""
+        """`pressed` is called with each new level."""
         self.budget = MemoryBudget(limit, self._on_spent)
         self.figures = MemoryFigures(self.budget)
         self._log = log
@@ -138,24 +141,24 @@ class MemoryWatch:
         self._resident: ResidentMemory
         self._allocator = Allocator()
         self._base = 0
-        """What the process took before it served anybody."""
+        """Bytes that the process used before it served anybody."""
         self._count = self._earlier = _Count()
-        """The last count of what is held, and the one before, a second ago or more."""
+        """The last count of what is held, and the one before it, at least a second older."""
         self._counted_at = 0.0
         self._counting: Iterator[None] | None = None
         """A count under way."""
         self._cut_at = 0.0
         self._full_since = 0.0
-        """Since when all are refused for what is used."""
+        """Since when all requests are refused because of used memory."""
         self._timer: asyncio.TimerHandle | None = None
         self._acted: Level = Level.NORMAL
-        """The level that was acted upon."""
+        """The level that was acted upon last."""
         self._trimmed_at = 0.0
         self._idle: IdleConnections
         self._idle_freed = 0
-        """What connections held that were closed since memory was last returned to the system."""
+        """Bytes of connections that were closed since memory was last returned to the system."""
         self._most_open = 0
-        """Connections and streams, since the last full garbage collection."""
+        """Most connections and streams since the last full garbage collection."""
         self._trim_after = TRIM_INTERVAL
         self._began = False
 
@@ -178,7 +181,7 @@ class MemoryWatch:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def _on_spent(self) -> None:
-        """Within whatever takes memory: what follows from the level is done later."""
+        """Called in the middle of other work, so a new level is acted upon later."""
         if self._began and self._look():
             self._loop.call_soon(self._act)
 
@@ -200,7 +203,7 @@ class MemoryWatch:
                 self._cut(self.budget.excess)
             elif not self.budget.must_free:
                 self._full_since = now
-            elif now - self._cut_at >= TRIM_INTERVAL:  # malloc returns memory now and then
+            elif now - self._cut_at >= TRIM_INTERVAL:  # time for malloc to return memory
                 self._cut_at = now
                 only_batch = now - self._full_since < STUCK
                 self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH) - self._idle_freed, only_batch=only_batch)
@@ -220,8 +223,9 @@ class MemoryWatch:
         return changes
 
     def _fit_uploads(self, uploads: Uploads) -> None:
-        """Large ones may have half of what the others leave below the first level, so that requests without large
-        bodies go on: the upload that goes on in any case comes on top, and what kernels hold of those that wait."""
+        """Large uploads may use half of what others leave below the first level, so that requests without large bodies
+        continue: the one upload that always proceeds comes on top, and so does what the kernel holds of those that
+        wait."""
         budget = self.budget
         left = budget.mark(Level.TIGHT) - budget.used + uploads.held
         uploads.fit(small=budget.room(Level.NO_BATCH), large=max(0, left // 2 - uploads.held))
@@ -243,7 +247,7 @@ class MemoryWatch:
                 yield exchange
 
     def _go_on_counting(self) -> None:
-        """A few exchanges in each turn of the loop: to look at thousands would hold up all the others."""
+        """Count a few exchanges per iteration of the event loop: counting thousands at once would delay all others."""
         if self._counting is not None and self._began:
             if next(self._counting, _COUNTED) is _COUNTED:
                 self._counting = None
@@ -251,7 +255,7 @@ class MemoryWatch:
                 self._loop.call_soon(self._go_on_counting)
 
     def _account(self, now: float, holdings: list[Holding[Exchange]] | None = None) -> Iterator[None]:
-        """Count what is held, and by whom, in steps. `holdings` gets what each exchange holds, and how it moves."""
+        """Count what is held, and by whom, in steps. `holdings` receives what each exchange holds, and its rate."""
         holders, figures, before = self._holders, self.figures, self._count
         self._counted_at = now
         count, connections = _Count(now, len(holders.exchanges), self._answers()), len(holders.connections)
@@ -284,7 +288,7 @@ class MemoryWatch:
         figures.kernel = self._kernel_memory()
 
     def _kernel_memory(self) -> int:
-        """An estimate, by samples: of idle clients, of the others, which may have far more, and of providers."""
+        """An estimate from samples of idle clients, of busy ones, which may hold far more, and of providers."""
         busy: list[DownstreamH1 | DownstreamH2] = []
         idle: list[DownstreamH1 | DownstreamH2] = []
         for each in self._holders.connections:
@@ -303,7 +307,7 @@ class MemoryWatch:
     # --- acting ------------------------------------------------------------------------------------------------------
 
     def _trim_if_due(self, now: float) -> None:
-        """Have malloc return what is free. What the process has may be far more than what it holds."""
+        """Make malloc return free memory. Resident memory may be far more than what is held."""
         open_now = len(self._holders.connections) + len(self._holders.exchanges)
         self._most_open = max(self._most_open, open_now)
         has_emptied = open_now < FEW and 2 * open_now < self._most_open - FEW // 10
@@ -322,7 +326,7 @@ class MemoryWatch:
         self._look()
 
     def _act(self) -> None:
-        """Do what follows from the level."""
+        """Act on a changed level."""
         budget, before = self.budget, self._acted
         if budget.level is before:
             return
@@ -376,7 +380,7 @@ class MemoryWatch:
 
     @property
     def _kernel_share(self) -> int:
-        """Of each stream."""
+        """Estimated kernel memory per stream."""
         return self.figures.kernel // max(1, len(self._holders.exchanges))
 
 
@@ -384,7 +388,7 @@ _T = TypeVar("_T")
 
 
 def _estimate(connections: Sequence[_T], size: Callable[[_T], int]) -> int:
-    """The sum of their sizes, by a sample."""
+    """The sum of their sizes, estimated from a sample."""
     if len(connections) <= SAMPLE:
         return sum(map(size, connections))
     return sum(map(size, random.sample(connections, SAMPLE))) * len(connections) // SAMPLE

@@ -27,7 +27,7 @@ def open_log(
 
 
 def _line_format(config: Config) -> LineFormat:
-    """Text where somebody reads along."""
+    """Text on a terminal."""
     if config.log_format == "auto":
         return text_line if os.isatty(1) else json_line
     return text_line if config.log_format == "text" else json_line

@@ -1,4 +1,4 @@
-"""What an operator may ask of a process that serves clients, at run time."""
+"""What an operator can do to a process that serves clients, at run time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Operations:
     def __init__(
         self, metrics: Metrics, log: Log, on_log_level: Callable[[str], None], out: frozenset[str] = frozenset()
     ) -> None:
-        """`on_log_level` is told of another one, which the log has by then."""
+        """`on_log_level` is called with a new level, after the log has it."""
         self._metrics = metrics
         self._log = log
         self._on_log_level = on_log_level
@@ -34,18 +34,18 @@ class Operations:
 
     @property
     def streams(self) -> int:
-        """Those that are open."""
+        """Number of open streams."""
         return len(self._metrics.open)
 
     def follow(self, hosts: Sequence[UpstreamHost]) -> None:
-        """These are the providers from now on. Whoever is out remains so, if it is still there."""
+        """Use these providers from now on. A provider that is out stays out, if it still exists."""
         self._hosts = hosts
         self.out &= {host.name for host in hosts}
         for host in hosts:
             host.is_out = host.name in self.out
 
     def execute(self, command: Sequence[str]) -> int:
-        """Returns the number of streams that were ended."""
+        """Carry out a command. Returns the number of streams that were ended."""
         verb, argument = command
         if verb == END:
             return self._end(argument)
@@ -57,14 +57,14 @@ class Operations:
         return 0
 
     def _end(self, request_id: str) -> int:
-        """End all streams of this id: clients may choose it, and may choose one twice."""
+        """End all streams with this id: clients may choose ids, and may use one twice."""
         wanted = request_id.encode()
         exchanges = [each for each in self._metrics.open if isinstance(each, Exchange)]
         found = [exchange for exchange in exchanges if exchange.request_id == wanted]
         for exchange in found:
             if exchange.error is None:
                 exchange.on_downstream_failed(ENDED_BY_OPERATOR)
-            else:  # it has failed, and its client does not take that
+            else:  # it has failed already, and its client does not read the error
                 exchange.cut(ENDED_BY_OPERATOR)
         return len(found)
 

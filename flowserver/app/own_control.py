@@ -1,4 +1,4 @@
-"""Control of a relay that is a process of its own."""
+"""Control of a relay that runs in a single process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OwnControl:
         self._configuration = configuration
         self.last = ReloadResult()
         self.on_reload = on_reload
-        """Reads the configuration again, and notes what came of it as `last`."""
+        """Reads the configuration again, and stores the result in `last`."""
         self.on_drain: Callable[[], None] | None = None
         """Ends the process, as a first SIGTERM does; None: the relay is not a process's only purpose."""
 
@@ -66,5 +66,5 @@ class OwnControl:
 
 
 def log_control(log: Log, action: str, argument: str, by: str) -> None:
-    """What operators do is of the same weight as what goes wrong."""
+    """Log what an operator does, as a warning."""
     log.write("warning", "control", action=action, **({"argument": argument} if argument else {}), by=by)

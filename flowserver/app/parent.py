@@ -1,5 +1,5 @@
 """The parent of several workers. It accepts clients' connections and hands them over, starts workers and replaces those
-that die, and tells them what it is told itself. It serves no client.
+that die, and passes on the signals and commands that it gets. It serves no client.
 
 It leaves its event loop whenever a worker is to be forked: see `workers.process`.
 """
@@ -56,9 +56,9 @@ from .worker import Seat, run_worker
 def serve_with_workers(
     config: Config, count: int, given: Inherited | None = None, environ: Mapping[str, str] = os.environ
 ) -> None:
-    """Run `count` workers until SIGTERM or SIGINT, then drain them; a second signal ends them at once. SIGHUP makes
-    them read the configuration again, one after the other. SIGUSR2 starts a new version of the program, which takes
-    over; see `Handover`.
+    """Run `count` workers until SIGTERM or SIGINT, then drain them; a second signal ends them at once. On SIGHUP they
+    read the configuration again, one after the other. SIGUSR2 starts a new version of the program, which takes over;
+    see `Handover`.
 
     `given` has the listening sockets that the process began with. Raises ConfigError if they can't start.
     """
@@ -87,15 +87,15 @@ async def _begun(config: Config, count: int, given: Inherited, environ: Mapping[
     sockets = Sockets(listening_sockets(config, given), given)
     parent = Parent(config, environ, log, Workers(count, memory), sockets, topology)
     await parent.begin()
-    garbage.settle()  # what is shared with the workers stays so: their collector does not write into it
+    garbage.settle()  # memory shared with the workers stays shared: their garbage collector does not write to it
     return parent
 
 
 async def read_configuration(
     config: Config, environ: Mapping[str, str], log: Log, before: Topology | None = None
 ) -> Topology:
-    """Read all that a worker will. Raises ConfigError if it could not use it, or if it has lost the tenants of
-    `before`."""
+    """Read everything that a worker will read. Raises ConfigError if a worker could not use it, or if it has lost the
+    tenants of `before`."""
     topology = load_topology(config, environ)
     if before is not None:
         check_tenants(config, before, topology)
@@ -108,7 +108,7 @@ async def read_configuration(
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many there are to be, and the bytes that each may have."""
+    """How many workers to run, and the bytes that each may use."""
 
     count: int
     memory: int
@@ -116,7 +116,7 @@ class Workers:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """Where the process listens, and who gave it that."""
+    """The listening sockets, and those that were passed to the process."""
 
     listening: ListeningSockets
     given: Inherited
@@ -126,14 +126,14 @@ class Phase(Enum):
     STARTING = auto()
     SERVING = auto()
     DETACHING = auto()
-    """About to leave the rest to a process of its own."""
+    """About to leave the drain to a copy of this process."""
     LEAVING = auto()
-    """Not ready any more, for load balancers to notice, and still serving."""
+    """No longer ready, so that load balancers notice, but still serving."""
     ENDING = auto()
 
 
 class Parent:
-    """Its fleet, its admin pages, and its signals."""
+    """The parent: its fleet, its admin pages, and its signals."""
 
     def __init__(
         self,
@@ -150,9 +150,9 @@ class Parent:
         self._sockets = sockets.listening
         self._given = sockets.given
         self._changes: list[str] = []
-        """By the last reload."""
+        """What the last reload changed."""
         self._topology = topology
-        """As it was read last: what a new worker gets, whatever the file says by then."""
+        """As last read: a new worker gets this, even if the file has changed since."""
         self._loop = asyncio.get_running_loop()
         self._memory = workers.memory
         supervisor = Supervisor(workers.count, config.worker_timeout)
@@ -161,11 +161,11 @@ class Parent:
         self._phase = Phase.STARTING
         self._control = ParentControl(self, self.fleet, log)
         self._is_drained = False
-        """Whether an operator asked for the end, and no signal yet."""
+        """Whether an operator has asked for the end, and no signal has arrived yet."""
         self._is_handed_over = False
-        """Whether another process listens at the same sockets."""
+        """Whether another process listens on the same sockets."""
         self._log_level = config.log_level
-        """At the start."""
+        """The level at the start."""
         self._admin = ParentAdmin(
             config, log, self.fleet, self._control, is_leaving=lambda: self._is_told_to_end, unready=self._unready
         )
@@ -174,21 +174,21 @@ class Parent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._store = SharedStoreServer(memory_store(config), time.monotonic, broken=self._on_broken)
         self._unserved: list[tuple[Worker, socket.socket]] = []
-        """Sockets of workers that were just forked, at which the store is to be served."""
+        """Sockets of just forked workers, on which the store is not yet served."""
 
     async def begin(self) -> None:
-        """Start the admin pages, and take the signals over, which stay blocked."""
+        """Start the admin pages, and install the signal handlers; the signals stay blocked."""
         loop = self._loop
         await self._admin.start(self._sockets.admin, self._sockets.control)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end, number)
         loop.add_signal_handler(signal.SIGHUP, self.begin_reload)
         loop.add_signal_handler(signal.SIGUSR2, self._on_upgrade)
-        # uvloop keeps this signal for processes of its own, but wakes up by any.
+        # uvloop reserves this signal for its own child processes, but any signal wakes it up.
         signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(self.fleet.reap))
 
     async def run(self, writer: PolledWriter) -> None:
-        """Until a worker is to be forked, or all is over."""
+        """Run until a worker has to be forked, or everything has ended."""
         beating = self._loop.create_task(self._beat(writer))
         while self._unserved:
             worker, sock = self._unserved.pop()
@@ -296,7 +296,7 @@ class Parent:
         self._admin.lost(death)
 
     def _on_broken(self, number: int, error: Exception) -> None:
-        """A worker sends the store nonsense."""
+        """A worker has sent the store an invalid message."""
         self._log.write("error", "worker_broken", worker=number, error=str(error))
         self.fleet.abort(number)
 
@@ -308,18 +308,18 @@ class Parent:
         return [spec.name for spec in self._topology.upstreams]
 
     def configuration(self) -> dict[str, Any]:
-        """As `config.effective` has it, with the providers that are out."""
+        """See `config.effective`; with the providers that are out."""
         changed = ("log_level",) if self._config.log_level != self._log_level else ()
         told = effective(self._config, self._topology, self._environ, changed)
         return {**told, "out": sorted(self._control.out)}
 
     def use_log_level(self, level: str) -> None:
-        """Of its own log, and of workers that it starts from now on."""
+        """Use this level for its own log, and for workers that it starts from now on."""
         self._log.level = level
         self._config = replace(self._config, log_level=level)
 
     def begin_drain(self) -> None:
-        """End, as a first signal asks. The first signal that comes then is no second one: see `Ending.drain`."""
+        """Start the end, as a first signal does. The next signal still counts as the first: see `Ending.drain`."""
         if not self._is_told_to_end:
             self._is_drained = True
             self._begin_end(may_detach=False)
@@ -360,9 +360,9 @@ class Parent:
             self._start(self._leave())
 
     def detach_if_due(self) -> None:
-        """End this process, and drain in a copy of it: whoever waits for its end may start the next one, on sockets
-        that are there all the time. Not on the loop: there is no thread, and from then on only the copy uses its epoll
-        set."""
+        """End this process, and drain in a copy of it, so that a service manager that waits for its end can start the
+        next one on sockets that stay open. Called while the event loop is not running: there is no thread then, and
+        afterwards only the copy uses the epoll set."""
         if self._phase is Phase.DETACHING:
             self._phase = Phase.ENDING
             if os.fork():
@@ -390,7 +390,7 @@ class Parent:
         self.fleet.drain(self._config.drain_timeout)
 
     async def close(self) -> None:
-        """All workers have ended."""
+        """Close everything, once all workers have ended."""
         for task in self._tasks:
             task.cancel()
         self._service.close()

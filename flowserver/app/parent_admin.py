@@ -37,12 +37,12 @@ MAX_CONNECTIONS = 256
 
 
 class _Workers:
-    """`merged_pages.Workers`. A process is known by its pid, its place by its number."""
+    """A `merged_pages.Workers`. A process is identified by its pid, its slot by its number."""
 
     def __init__(self, fleet: Fleet, is_leaving: Callable[[], bool], ready_memory: str | None) -> None:
         self._fleet = fleet
         self._unready = len(Level) if ready_memory is None else Level[ready_memory.upper()].value
-        """The level of memory from which a worker is not ready."""
+        """The memory level from which a worker is not ready."""
         self._is_leaving = is_leaving
 
     @property
@@ -73,7 +73,7 @@ class _Workers:
 
 
 class ParentAdmin:
-    """Answers while all workers are busy."""
+    """The admin pages of the parent, which answer even while all workers are busy."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class ParentAdmin:
         is_leaving: Callable[[], bool],
         unready: Callable[[], str | None],
     ) -> None:
-        """`is_leaving`: whether it is to be said that it is not ready any more; `unready` as in `MergedPages`."""
+        """`is_leaving`: whether to report that it is not ready any more; for `unready` see `MergedPages`."""
         loop = asyncio.get_running_loop()
         self.address: Address | None = None
         self._reloads = ReloadFigures(time.time())
@@ -122,7 +122,7 @@ class ParentAdmin:
         )
 
     async def start(self, listening: socket.socket | None, control: socket.socket | None) -> None:
-        """None: there are no admin pages, no control socket."""
+        """Start listening. None: there are no admin pages, or no control socket."""
         if listening is not None:
             self.address = address_of(listening)
             await self._listener.start([listening])
@@ -130,7 +130,7 @@ class ParentAdmin:
             await self._control_listener.start([control])
 
     def lost(self, death: Death) -> None:
-        """A worker was lost, and is replaced."""
+        """A worker has died, and is replaced."""
         reason = RestartReason.SIGNAL if death.is_signal else RestartReason.EXIT
         self._pages.figures.restarted(RestartReason.SILENT if death.was_stuck else reason)
 

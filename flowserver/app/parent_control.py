@@ -1,4 +1,5 @@
-"""Control of several workers, by their parent: it passes commands to them, and answers when all have done it."""
+"""Control of several workers by their parent: it passes commands to them, and answers when all have carried them
+out."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from .own_control import log_control
 from .reload_result import ReloadResult
 
 COMMAND = b"command "
-"""What a parent asks a worker to do, as JSON behind it; the answer is a number."""
+"""Prefix of a command to a worker, followed by JSON; the answer is a number."""
 ANSWER_TIME = 5.0
-"""Seconds for which workers are waited for."""
+"""Seconds to wait for workers' answers."""
 
 
 class ControlledParent(Protocol):
@@ -29,7 +30,7 @@ class ControlledParent(Protocol):
     def begin_reload(self) -> None: ...
 
     def use_log_level(self, level: str) -> None:
-        """Of its own, and of workers that it starts from now on."""
+        """Use this level for its own log, and for workers that it starts from now on."""
 
     def configuration(self) -> dict[str, Any]: ...
 
@@ -44,7 +45,7 @@ class _Command:
 
     def __init__(self, missing: set[int], done: Callable[[Executed], None]) -> None:
         self.missing = missing
-        """Workers by number."""
+        """Numbers of the workers that have not answered."""
         self.count = 0
         self.done: Callable[[Executed], None] | None = done
         """None: it has been called."""
@@ -63,8 +64,8 @@ class _Command:
 
 
 class ParentControl:
-    """A `control_pages.Controlled`. `out`: the providers that are taken out, which workers to come hear when they are
-    forked. A worker that dies in between is none to wait for: its successor is told what holds by then."""
+    """A `control_pages.Controlled`. `out`: the providers that are taken out, passed to new workers when they are
+    forked. Nobody waits for a worker that dies in between: its replacement starts with the state of that time."""
 
     __slots__ = ("_fleet", "_log", "_parent", "_waiting", "last", "out")
 
@@ -73,7 +74,7 @@ class ParentControl:
         self._fleet = fleet
         self._log = log
         self._waiting: list[Callable[[], None]] = []
-        """For the end of the reload that is under way."""
+        """Called at the end of the reload that is under way."""
         self.last = ReloadResult()
         self.out: frozenset[str] = frozenset()
 
@@ -96,7 +97,7 @@ class ParentControl:
         asked.end_if_all_have_answered()
 
     def _note(self, verb: str, argument: str) -> None:
-        """What workers to come have to know."""
+        """Remember what new workers need to know."""
         if verb == OUT:
             self.out |= {argument}
         elif verb == IN:

@@ -1,4 +1,4 @@
-"""Watches providers: active checks, slow starts, outliers, and what the log and /readyz say of all that."""
+"""Watches providers: active checks, slow starts, outliers, and what the log and /readyz report about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .providers import Providers
 
 
 class _Watched:
-    """One provider, as it was when it was looked at last."""
+    """The state of one provider at the last sweep."""
 
     __slots__ = ("cause", "slow_start")
 
@@ -26,7 +26,7 @@ class _Watched:
 
 
 class ProviderWatch:
-    """`sweep` is to be called about once a second."""
+    """Call `sweep` about once a second."""
 
     __slots__ = ("_checks", "_log", "_providers", "_watched")
 
@@ -72,7 +72,7 @@ class ProviderWatch:
 
     def _on_verdict(self, host: UpstreamHost, now: float) -> None:
         cause = host.checks.cause
-        if host.checks.is_appointed:  # one of several workers tells
+        if host.checks.is_appointed:  # one of several workers logs it
             if cause is None:
                 self._log.write("info", "upstream_healthy", upstream=host.name)
             else:
@@ -93,18 +93,19 @@ class ProviderWatch:
         self._send_away(host, now)
 
     def _send_away(self, host: UpstreamHost, now: float) -> None:
-        """Who waits for a place there is to look elsewhere, if there is somebody else."""
+        """Requests that wait for a place there go elsewhere, if there is another provider."""
         assert self._providers is not None
         if host.waiting and is_dispensable(host, self._providers.routes.routes, now):
             host.places.send_waiting_away()
 
 
 def unready(ready: Ready, troubles: dict[str, str | None]) -> str | None:
-    """Why providers make a relay unready, by their names and what keeps them from being asked (None: nothing)."""
+    """Why providers make a relay unready; None: they do not. `troubles`: by provider, why it is unavailable (None: it
+    is available)."""
     if ready is Ready.LISTENING:
         return None
     found = [f"{name} {trouble}" for name, trouble in troubles.items() if trouble is not None]
     if not found or (ready is Ready.ANY_UPSTREAM and len(found) < len(troubles)):
         return None
-    which = "no provider may be asked" if ready is Ready.ANY_UPSTREAM else "not every provider may be asked"
+    which = "no provider is available" if ready is Ready.ANY_UPSTREAM else "not every provider is available"
     return "; ".join([which, *found])

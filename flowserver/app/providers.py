@@ -52,24 +52,24 @@ from .tls_files import read_pem, without_certificate
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """Built from one reading of the configuration."""
+    """The providers and routes of one configuration."""
 
     hosts: tuple[UpstreamHost, ...]
     pools: tuple[Pool, ...]
     routes: RouteTable
     specs: tuple[UpstreamSpec, ...] = ()
-    """Those that the pools were built from, in the same order."""
+    """The specs that the pools were built from, in the same order."""
     names: tuple[tuple[str, NameFigures], ...] = ()
     """Providers whose host is a name, not an address, with the figures of its look-ups."""
 
     def without(self, later: Providers) -> Providers:
-        """The hosts and pools that `later` has not taken over."""
+        """The hosts and pools that `later` does not use."""
         hosts = tuple(host for host in self.hosts if host not in later.hosts)
         return Providers(hosts, tuple(pool for pool in self.pools if pool not in later.pools), RouteTable(()))
 
     @property
     def is_unused(self) -> bool:
-        """Whether no request is under way at any of them."""
+        """Whether no request is under way at any provider."""
         busy = any(host.open or host.waiting for host in self.hosts)
         return not busy and all(pool.is_unused for pool in self.pools)
 
@@ -90,11 +90,11 @@ def build(
     before: Providers | None = None,
     shared: SharedState | None = None,
 ) -> Providers:
-    """Needs a running event loop. Raises ConfigError before anything is changed. `shared`: places, breakers and
-    cooldowns hold over all workers; None: over this process alone.
+    """Build the providers. Needs a running event loop. Raises ConfigError before anything is changed. `shared`: places,
+    breakers and cooldowns are shared by all workers; None: they are this process's own.
 
-    Providers of the same name and URL are kept from `before` with their places, queues, health and figures, and with
-    their connections if nothing that concerns those has changed.
+    Providers with the same name and URL are kept from `before` with their places, queues, health and figures, and with
+    their connections if no setting of these has changed.
     """
     dials, problems = [], []
     websockets = {name for route in topology.routes if route.websocket for tier in route.tiers for name in tier}
@@ -127,7 +127,7 @@ def build(
 
 
 def _wrong_authorities(path: str | None, error: OSError) -> str:
-    """Why the file of authorities can't be used; None: the system has none."""
+    """Why the file of authorities can't be used; `path` None: the system's."""
     if path is None:
         return f"the system's authorities can't be used: {error}"
     text, problem = read_pem(path)
@@ -220,7 +220,7 @@ def _state(config: Config, settings: ProviderSettings, shared: SharedState | Non
 
 
 def shared_key(provider: UpstreamSpec | ProviderSettings) -> str:
-    """By which workers and their parent know a provider."""
+    """The key by which workers and their parent identify a provider."""
     return f"{provider.name} {provider.url}"
 
 
@@ -260,12 +260,11 @@ def _unsent(config: Config) -> int | None:
 
 
 class _Dial:
-    """The `pool.Dial` of the pool that it is given to. Raises OSError if its authorities can't be read, and
-    SigningUnavailable."""
+    """A `pool.Dial`. Raises OSError if the authorities can't be read, and SigningUnavailable."""
 
     pool: Pool
     tunnels: TunnelConnector | None = None
-    """Makes connections for WebSockets; None: no route leads any here."""
+    """Makes connections for WebSockets; None: no route sends any here."""
 
     def __init__(self, config: Config, spec: UpstreamSpec, limits: FlowLimits, resolver: Resolver) -> None:
         self.spec = spec
@@ -302,11 +301,11 @@ class _Dial:
         self._attempts = ConnectAttempts(dialer, self._make, multiplexed=multiplexed, buffers=buffers)
 
     def connector(self, pool: Pool) -> Connector:
-        """A connector over `pool`, which signs requests if the provider needs that."""
+        """`pool`, or a connector over it that signs requests if the provider needs that."""
         return pool if self._signer is None else SigningConnector(pool, self._signer)
 
     def open_tunnels(self) -> None:
-        """WebSockets are led here. Raises OSError as above."""
+        """Accept WebSockets, too. Raises OSError like the constructor."""
         spec, limits = self.spec, self._watermarks
         self.tunnels = connector = TunnelConnector(spec.name, limits, most=spec.max_connections)
 

@@ -71,22 +71,22 @@ from .tracing import Tracing
 
 @dataclass(frozen=True, slots=True)
 class WorkerPart:
-    """What a relay has from its parent that is one of several workers."""
+    """What a relay gets from its parent if it is one of several workers."""
 
     topology: Topology
-    """As the parent has read it."""
+    """As read by the parent."""
     load: WorkerLoad
-    """Where it tells what it has to do, and sees what the others have."""
+    """Where it publishes its load, and sees that of the others."""
     shared: SharedState
-    """Limits, and what is known of providers. The relay does not close it."""
+    """Limits, and the state of providers. The relay does not close it."""
     memory: int = UNBOUNDED
-    """Bytes that it may have."""
+    """Bytes of memory that it may use."""
     out: frozenset[str] = frozenset()
     """The providers that the operator has taken out."""
 
 
 class Relay:
-    """A running relay. `start`, then `drain` or `close`."""
+    """A relay. Call `start`, then `drain` or `close`."""
 
     def __init__(
         self,
@@ -95,15 +95,15 @@ class Relay:
         environ: Mapping[str, str] = os.environ,
         part: WorkerPart | None = None,
     ) -> None:
-        """`environ` has the variables that the file of FLOW_CONFIG names; `part` is a worker's. Raises ConfigError if
-        the configuration names no provider, or a file that can't be used."""
+        """`environ`: the variables that the file of FLOW_CONFIG refers to. `part`: None if it is not a worker. Raises
+        ConfigError if the configuration names no provider, or a file that can't be used."""
         self._config = config
         self._environ = environ
         self._shared = shared = None if part is None else part.shared
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._is_leaving = False
-        """Whether /readyz says that it is not ready any more."""
+        """Whether /readyz reports that it is not ready any more."""
         self._draining = False
         self._sockets: ListeningSockets | None = None
         self.is_handed_over = False
@@ -134,12 +134,12 @@ class Relay:
         interval = sweep_interval(config, *topology.swept_times)
         self._sweeper = Sweeper(self._loop, self._sweep, self.metrics.observe_lag, interval, time.monotonic)
         self._retired: list[Providers] = []
-        """Providers of earlier configurations, while they have requests under way."""
+        """Providers of earlier configurations that still have requests under way."""
         operations = Operations(self.metrics, log, self._on_log_level, frozenset() if part is None else part.out)
         self.control = OwnControl(operations, log, configuration=self._configuration, on_reload=self.reload)
         self._show(topology)
         self.metrics.overload = self.overload = self._build_overload()
-        """Kept when the configuration is read again; None: FLOW_OVERLOAD_TARGET is off."""
+        """Kept through reloads; None: neither FLOW_OVERLOAD_TARGET nor FLOW_MEMORY is on."""
         self._tracing = Tracing.of(config, log)
         self._admission = self._build_admission()
         self._watch = ProviderWatch(log, pseudonym=self._pseudonym, random=random.random)
@@ -161,13 +161,13 @@ class Relay:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it holds nothing for any client and no provider works for it."""
+        """Whether no client is connected and no provider has a request of this relay."""
         holds = self.connections or self.metrics.open or self._hangups.watched
         return not holds and all(providers.is_unused for providers in (*self._retired, self._providers))
 
     async def start(self, sockets: ListeningSockets, source: str = "") -> None:
-        """Start accepting at `sockets`, which are the relay's from then on, and sweeping. `source` tells where they
-        come from, for the log; empty: they were bound here."""
+        """Start accepting on `sockets`, which the relay owns from then on, and sweeping. `source`: who passed them, for
+        the log; empty: they were bound here."""
         self._sockets = sockets
         if sockets.admin is not None:
             await self._admin.start([sockets.admin])
@@ -183,8 +183,8 @@ class Relay:
         self._log.write("info", "listening", listen=listening, admin=admin, **passed)
 
     def hand_over(self) -> None:
-        """Stop accepting, as another process accepts from the same sockets. It answers for the admin pages too: this
-        relay's would say that it is not ready."""
+        """Stop accepting, because another process accepts from the same sockets. That process serves the admin pages
+        too: this relay's would say that it is not ready."""
         self.is_handed_over = True
         self._clients.stop_accepting()
         for pages, listener in ((self._admin_pages, self._admin), (self._control_pages, self._control)):
@@ -192,11 +192,11 @@ class Relay:
             listener.drain()
 
     def leave(self) -> None:
-        """Be no longer ready, for those who ask, and serve all the same."""
+        """Report that it is not ready any more, but go on serving."""
         self._is_leaving = True
 
     def begin(self) -> None:
-        """Start sweeping and checking: for a relay that is given its connections."""
+        """Start sweeping and checking, without listening: for a worker, which gets its connections by `adopt`."""
         if self._tracing is not None:
             self._tracing.start()
         self._watch.follow(self._providers)
@@ -224,15 +224,15 @@ class Relay:
             except TimeoutError:
                 self._log.write("warning", "drain_timeout", streams=len(self.metrics.open))
                 self._clients.end_drain()
-                await asyncio.sleep(0.1)  # so that broken ends and error answers leave
+                await asyncio.sleep(0.1)  # so that broken ends and error answers are sent
 
     def _leave_name(self) -> None:
-        """Nobody is to connect by a Unix socket's name any more, unless another process accepts there."""
+        """Remove the names of Unix sockets, unless another process accepts there."""
         if self._sockets is not None and not self.is_handed_over:
             self._sockets.remove_files()
 
     def reload(self) -> bool:
-        """`read_again`, and say in the log what came of it. False: it changed nothing."""
+        """`read_again`, and log the result. False: it failed, and nothing has changed."""
         before = self._topology
         try:
             self.read_again()
@@ -253,16 +253,16 @@ class Relay:
             self.metrics.reloads.ended(time.time(), is_good=is_good)
 
     def read_again(self) -> None:
-        """Read providers, routes, tenants and certificates again, for new requests and connections; those under way
-        are not affected. Raises ConfigError where the configuration is invalid, or has lost its tenants; that changes
-        nothing."""
+        """Read providers, routes, tenants and certificates again, for new requests and connections; those under way are
+        not affected. Raises ConfigError if the configuration is invalid, or has lost its tenants; nothing has changed
+        then."""
         config = read_again(self._config, self._environ)
         topology = load_topology(config, self._environ)
         check_tenants(config, self._topology, topology)
         tls = tls_context(config)
         providers = build(config, topology, self._limits, self._resolver, self._providers, self._shared)
         if config.redis_url != self._config.redis_url:
-            self._log.write("warning", "restart_needed", reason="FLOW_REDIS_URL refers to another value now")
+            self._log.write("warning", "restart_needed", reason="the value that FLOW_REDIS_URL refers to has changed")
         self._topology = topology
         self._retired.append(self._providers.without(providers))
         self._providers = providers
@@ -333,7 +333,7 @@ class Relay:
             prices=price_table(self._topology),
         )
         self.metrics.store = self._tenancy
-        # Unique to this process, so that one relay behind another is not taken for a loop.
+        # Unique to this process, so that one relay behind another is not mistaken for a loop.
         self._pseudonym = b"flowserver-" + os.urandom(6).hex().encode()
         cors = None if config.cors_origins is None else Cors(config.cors_origins)
         self.metrics.tracer = tracer = None if self._tracing is None else self._tracing.tracer
@@ -360,7 +360,7 @@ class Relay:
         )
 
     def _build_overload(self) -> OverloadGate | None:
-        """None: neither time nor memory is to refuse requests."""
+        """None: requests are refused neither for lack of time nor of memory."""
         target, interval = self._config.overload_target, self._config.overload_interval
         if target is None and self._memory_watch is None:
             return None
@@ -392,11 +392,11 @@ class Relay:
         return self._listener(self._admission.open_exchange, config.max_connections, tls_context(config), connections)
 
     def _build_admin(self) -> tuple[Listener, Listener]:
-        """Of the admin pages, and of the control socket."""
+        """The listeners of the admin pages and of the control socket."""
         slices = Slices(self._loop.call_soon, time.monotonic)
         tenants = TenantFigures(self._tenancy, time.monotonic, time.time)
         self.live_report = LiveReport(self.metrics, tenants, clock=time.monotonic, wall=time.time)
-        """What this process tells for the live feed."""
+        """This process's part of the live feed."""
         pages = OwnPages(
             self.metrics,
             slices,
@@ -436,7 +436,7 @@ class Relay:
         tls: ssl.SSLContext | None = None,
         connections: OpenConnections | None = None,
     ) -> Listener:
-        """`connections`: the relay's own; None: those of the admin pages."""
+        """`connections`: those of clients; None: the listener is for the admin pages."""
         context = ListenerContext(
             settings=connection_settings(
                 self._config, self._watermarks, max_connections, is_public=connections is not None

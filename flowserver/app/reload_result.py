@@ -1,4 +1,4 @@
-"""What came of the last reload."""
+"""The result of the last reload."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ReloadResult:
-    """`at`: seconds since the epoch, None: there was no reload. `problems`: why it changed nothing, empty if it did.
-    `changes` as in `config.differences`."""
+    """`at`: seconds since the epoch, None: there was no reload. `problems`: why it failed, empty if it succeeded. For
+    `changes` see `config.differences`."""
 
     at: float | None = None
     problems: Sequence[str] = ()
     changes: Sequence[str] = ()
 
     def table(self) -> dict[str, Any]:
-        """As the admin pages show it."""
+        """The result as the admin pages show it."""
         if self.at is None:
             return {"time": None, "result": "none", "changes": [], "problems": []}
         return {

@@ -27,8 +27,8 @@ async def serve(
     config: Config, log: Log, started: Callable[[Relay], None] | None = None, given: Inherited | None = None
 ) -> None:
     """Run a relay until SIGTERM or SIGINT, then drain it; a second signal ends it at once. SIGHUP reads the
-    configuration again. SIGUSR2 starts a new version of the program, which takes over; see `Handover`. A service
-    manager is told all that.
+    configuration again. SIGUSR2 starts a new version of the program, which takes over; see `Handover`. The service
+    manager is notified of each step.
 
     `given` has the listening sockets that the process began with. Raises ConfigError if it can't start.
     """
@@ -84,7 +84,7 @@ def _reload(relay: Relay, service: ServiceManager) -> None:
 
 
 async def _end(relay: Relay, config: Config, log: Log) -> None:
-    """Let load balancers notice, then drain. Where another process has taken over, they need not."""
+    """Give load balancers time to notice, unless another process has taken over, then drain."""
     if config.drain_delay and not relay.is_handed_over:
         relay.leave()
         log.write("info", "leaving", drain_in=config.drain_delay)

@@ -1,7 +1,7 @@
-"""Tells systemd how the process is: the protocol of sd_notify(3), datagrams of NAME=value lines to NOTIFY_SOCKET.
+"""Notifies systemd of the state of the process, by sd_notify(3): datagrams of NAME=value lines to NOTIFY_SOCKET.
 
-`Notices` knows what to say, `ServiceManager` sends it. A process that was not started by a service manager, or forked
-workers, have nobody to tell.
+`Notices` makes the notifications, `ServiceManager` sends them. Nothing is sent by forked workers, or by a process that
+was not started by a service manager.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from enum import Enum
 from ..telemetry.log import Log
 
 BEAT = 5.0
-"""Most seconds between two notices of how many streams there are."""
+"""Most seconds between two notifications of how many streams are open."""
 EXTENSION = 30.0
-"""Seconds from each beat of a process that is ending until systemd may kill it, whatever TimeoutStopSec says."""
+"""Seconds by which each notification of an ending process extends the time until systemd kills it."""
 RETRY = 0.1
-"""Seconds after which a notice is sent again that could not be sent, since systemd's queue had no room for example."""
+"""Seconds after which an unsent notification is retried, for example because systemd's queue was full."""
 MOST_UNSENT = 16
-"""Notices that wait for that; then the oldest is lost."""
+"""Most notifications that wait to be sent; beyond that the oldest is lost."""
 
 
 class Phase(Enum):
@@ -39,14 +39,14 @@ _LAST = (Phase.STOPPING, Phase.HANDED_OVER)
 
 
 class Notices:
-    """What to say, and in which phase. No I/O: each method returns a datagram, which is empty if there is nothing to
-    say."""
+    """What to send in each phase. No I/O: each method returns a datagram, which is empty if there is nothing to
+    send."""
 
     __slots__ = ("_clock", "_figures", "_has_watchdog", "_phase", "_problem")
 
     def __init__(self, figures: Callable[[], str], *, has_watchdog: bool, clock: Callable[[], int]) -> None:
-        """`figures` says what the process does at present, such as `3 streams open`; `clock` has CLOCK_MONOTONIC in
-        microseconds."""
+        """`figures` returns what the process does at present, such as `3 streams open`; `clock` returns CLOCK_MONOTONIC
+        in microseconds."""
         self._figures = figures
         self._has_watchdog = has_watchdog
         self._clock = clock
@@ -55,37 +55,38 @@ class Notices:
 
     @property
     def is_over(self) -> bool:
-        """Whether it says nothing any more."""
+        """Whether nothing more is to be sent."""
         return self._phase is Phase.HANDED_OVER
 
     def ready(self, problem: str = "") -> bytes:
-        """It serves, for the first time or after a reload. `problem`: what is wrong with the new configuration."""
+        """The process serves, for the first time or after a reload. `problem`: what is wrong with the new
+        configuration."""
         if self._phase in _LAST:
             return b""
         self._phase, self._problem = Phase.READY, problem
         return _datagram("READY=1", *self._beat())
 
     def reloading(self) -> bytes:
-        """It reads its configuration again: `ready` follows."""
+        """The process reads its configuration again: `ready` follows."""
         if self._phase in _LAST:
             return b""
         self._phase = Phase.RELOADING
         return _datagram("RELOADING=1", f"MONOTONIC_USEC={self._clock()}", *self._beat())
 
     def stopping(self) -> bytes:
-        """It has begun to end."""
+        """The process has begun to end."""
         if self.is_over:
             return b""
         self._phase, self._problem = Phase.STOPPING, ""
         return _datagram("STOPPING=1", *self._beat())
 
     def main_process(self, pid: int) -> bytes:
-        """Another process takes over as the service's main one, and speaks for it from now on."""
+        """Another process is the service's main process, and sends the notifications, from now on."""
         self._phase = Phase.HANDED_OVER
         return _datagram(f"MAINPID={pid}")
 
     def beat(self) -> bytes:
-        """To be sent regularly."""
+        """A notification to be sent regularly."""
         return b"" if self.is_over else _datagram(*self._beat())
 
     def _beat(self) -> list[str]:
@@ -103,7 +104,8 @@ def _datagram(*lines: str) -> bytes:
 
 
 def watchdog_time(environ: Mapping[str, str], pid: int) -> float | None:
-    """Seconds within which systemd wants a sign of life of process `pid`; None: it wants none (sd_watchdog_enabled)."""
+    """Seconds within which systemd expects a watchdog ping from process `pid`; None: it expects none
+    (sd_watchdog_enabled(3))."""
     time_text, pid_text = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not time_text.isdecimal() or int(time_text) == 0 or (pid_text and pid_text != str(pid)):
         return None
@@ -111,8 +113,8 @@ def watchdog_time(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class ServiceManager:
-    """The service manager that started this process. Its methods, but for the first, need a running event loop, and
-    never wait: while nobody turns the loop, there are no signs of life."""
+    """The service manager that started this process. All methods except the constructor need a running event loop, and
+    never wait. While the loop does not run, no watchdog pings are sent."""
 
     __slots__ = ("_address", "_has_complained", "_interval", "_log", "_notices", "_timer", "_unsent")
 
@@ -133,25 +135,25 @@ class ServiceManager:
         self._tell(self._notices.ready(problem))
 
     def reloading(self) -> None:
-        """It reads its configuration again. `ready` has to follow."""
+        """It reads its configuration again. Call `ready` afterwards."""
         self._tell(self._notices.reloading())
 
     def stopping(self) -> None:
-        """It has begun to end. As long as the loop turns, it is given the time that it takes."""
+        """It has begun to end. While the event loop runs, systemd gives it as much time as it needs."""
         self._tell(self._notices.stopping())
 
     def hand_over(self, pid: int) -> None:
-        """Process `pid`, a new version of this one, is the service's main process from now on. It speaks for itself:
-        nothing is told any more of this one."""
+        """Process `pid`, a new version of this one, is the service's main process from now on, and this one sends
+        nothing more."""
         self._tell(self._notices.main_process(pid))
 
     def leave(self) -> None:
-        """This process is not the service's any more: nothing is told of it."""
+        """This process no longer belongs to the service: send nothing more."""
         self._address = None
         self.close()
 
     def close(self) -> None:
-        """The process ends: nothing more is told."""
+        """The process ends: send nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -175,17 +177,17 @@ class ServiceManager:
         self._tell(b"" if self._unsent else self._notices.beat())
 
     def _send(self) -> None:
-        """Send what is to be told, in order, as far as there is room for it."""
+        """Send what is queued, in order, as far as systemd's queue has room."""
         assert self._address is not None
         try:
-            # A socket for each time, so that none is inherited by forked workers.
+            # A new socket each time, so that none is inherited by forked workers.
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
                 while self._unsent:
                     speaker.sendto(self._unsent[0], socket.MSG_DONTWAIT, self._address)
                     self._unsent.popleft()
         except BlockingIOError:
             pass
-        except OSError as error:  # perhaps there is no descriptor left, and that passes
+        except OSError as error:  # may pass: no descriptor left, for example
             if not self._has_complained:
                 self._has_complained = True
                 self._log.write("warning", "service_manager_unreachable", address=self._address, error=str(error))
@@ -196,8 +198,8 @@ def streams_open(count: int) -> str:
 
 
 def _address(text: str) -> str | None:
-    """The address of a socket from its name in the environment, where `@` begins an abstract one; None: there is
-    none of a kind that this process speaks to."""
+    """The address of the socket named in the environment, where `@` begins an abstract one; None: there is none, or of
+    a kind that is not supported."""
     if text.startswith("@"):
         return "\0" + text[1:]
     return text if text.startswith("/") else None

@@ -1,4 +1,4 @@
-"""Looks at all deadlines of a process again and again, in slices, so that relaying waits for one slice at most."""
+"""Checks all deadlines of a process regularly, in slices, so that relaying waits for one slice at most."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 SLICE = 0.001
-"""Seconds of work in one turn of the loop: to look at 2,500 streams in one go takes 30 ms to 60 ms."""
+"""Seconds of work in one iteration of the event loop: checking 2,500 streams in one go takes 30 ms to 60 ms."""
 
 
 class Sweeper:
-    """Begins a look each `interval` seconds, unless the one before is still under way."""
+    """Begins a sweep every `interval` seconds, unless the previous one is still under way."""
 
     __slots__ = ("_clock", "_is_again", "_late", "_look", "_loop", "_steps", "_timer", "interval")
 
@@ -22,7 +22,8 @@ class Sweeper:
         interval: float,
         clock: Callable[[], float],
     ) -> None:
-        """`look` does the work in small steps; `late` hears by how many seconds the loop was late each time."""
+        """`look` does the work in small steps; `late` is called each time with the seconds that the event loop was
+        late."""
         self.interval = interval
         self._loop = loop
         self._clock = clock
@@ -30,9 +31,9 @@ class Sweeper:
         self._late = late
         self._timer: asyncio.TimerHandle | None = None
         self._steps: Iterator[None] | None = None
-        """The rest of the look that is under way."""
+        """The rest of the sweep that is under way."""
         self._is_again = False
-        """Whether another look follows at once."""
+        """Whether another sweep follows at once."""
 
     def start(self) -> None:
         due = self._clock() + self.interval
@@ -46,7 +47,7 @@ class Sweeper:
         self._is_again = False
 
     def hurry(self) -> None:
-        """Look at everything now: what was looked at before in a look under way, is looked at again."""
+        """Sweep now: what a sweep under way has checked already is checked again."""
         if self._steps is not None:
             self._is_again = True
         elif self._timer is not None:
@@ -61,7 +62,7 @@ class Sweeper:
             self._advance()
 
     def _advance(self) -> None:
-        """Do one slice. A look that fails is over; the next one begins in its time."""
+        """Do one slice. A sweep that fails is over; the next one begins in its time."""
         steps, self._steps = self._steps, None
         if steps is None:  # stopped meanwhile
             return

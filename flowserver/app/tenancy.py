@@ -24,19 +24,19 @@ from ..stores.shared_state import SharedState
 STORE_FAILURES = 3
 """Consecutive failures after which the store is not called."""
 STORE_COOLDOWN = 1.0
-"""Seconds until it is tried again, with one call."""
+"""Seconds until the store is tried again, with one call."""
 
 
 class Tenancy:
     """The limits of one relay process. Needs a running event loop."""
 
     def __init__(self, config: Config, topology: Topology, shared: SharedState | None = None) -> None:
-        """`shared`: without Redis, limits hold over all workers; None: over this process alone."""
+        """`shared`: without Redis, limits hold across all workers; None: in this process only."""
         self._config = config
         self.breaker: CircuitBreaker | None = None
-        """Of the store that this process shares with others; None: there is none."""
+        """The breaker of the store that this process shares with others; None: there is none."""
         self.failover: FailoverStats | None = None
-        """What happened while it did not answer."""
+        """What happened while that store did not answer."""
         self._known: KnownTenants | None = None
         self._limiter = self._build_limiter(shared)
         everybody = QuotaContext(Tenants(()), self._limiter, time.time, self._known)
@@ -45,19 +45,19 @@ class Tenancy:
         self._everybody = everybody
 
     def reload(self, topology: Topology) -> None:
-        """Take the tenants of the new file. Counters are kept."""
+        """Use the tenants of the new file. Counters are kept."""
         self.quota = self._with(self._everybody, topology)
 
     def tenants(self) -> list[Tenant]:
-        """Those of the file, and those of the directory that were here lately."""
+        """The tenants in the file, and those in the directory that were used recently."""
         if self.quota is None:
             return []
         found = self.quota.profiles.tenants if self._known is not None else {}
         return list({**{tenant.name: tenant for tenant in self.quota.tenants.all}, **found}.values())
 
     def usage(self, limits: Sequence[Limit], done: Callable[[Sequence[Usage]], None]) -> None:
-        """What is taken of one tenant's limits. `done` is called at once or later; with nothing where the store does
-        not answer."""
+        """The current usage of one tenant's limits. `done` is called at once or later; with an empty sequence if the
+        store does not answer."""
         self._limiter.usage(limits, done)
 
     async def close(self) -> None:
@@ -100,19 +100,19 @@ class Tenancy:
 
 
 def memory_store(config: Config) -> MemoryStore:
-    """The limits of one process, or of all workers in the parent's."""
-    # On one machine no answer is lost, so nothing settles twice, and what is remembered of a request is memory.
+    """The limits of a single process, or of all workers in their parent."""
+    # On one machine no answer is lost, so nothing settles twice, and remembering requests would only cost memory.
     return MemoryStore(time.time, ttl=config.lease_time, remember=config.lease_time)
 
 
 def price_table(topology: Topology) -> PriceTable | None:
-    """None: nothing has a price."""
+    """None: no model has a price."""
     return PriceTable(topology.prices) if topology.prices else None
 
 
 def check_tenants(config: Config, before: Topology, after: Topology) -> None:
     """Raises ConfigError if the file has lost its tenants, for example because it was truncated: without tenants the
-    relay, with the providers' keys, is open to everybody who reaches it."""
+    relay, with the providers' keys, is open to anyone who can reach it."""
     if before.tenants and not after.tenants and not after.open:
         text = "its [[tenants]] are gone; if that is intended, set `open = true` above the first table"
         raise ConfigError([f"{config.config}: {text}"])

@@ -1,6 +1,6 @@
-"""The PEM files that TLS is configured with: which one is wrong, and how it is put right.
+"""The PEM files of the TLS configuration: which one is wrong, and how to fix it.
 
-OpenSSL's own messages tell neither the file nor what is the matter with it.
+OpenSSL's own messages name neither the file nor what is wrong with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PRIVATE_KEY = "PRIVATE KEY-----"
 
 
 def problems_of(config: Config) -> list[str]:
-    """A line for each of the listener's files that can't be used, without an attempt to match them."""
+    """A message for each of the listener's files that can't be used, without checking whether they match."""
     texts: dict[str, str] = {}
     problems = []
     for setting, path in (
@@ -42,12 +42,12 @@ def read_pem(path: str) -> tuple[str, str]:
 
 
 def without_certificate(path: str, text: str) -> str:
-    """What is wrong with a file that has to have a certificate; empty: it has one."""
+    """What is wrong with a file that must contain a certificate; empty: it contains one."""
     if _CERTIFICATE in text:
         return ""
     if _PRIVATE_KEY in text:
-        return f"{path} has a private key and no certificate; are the two files mixed up?"
-    return f"{path} has no certificate in PEM; convert one in DER by: openssl x509 -inform DER -in {path}"
+        return f"{path} contains a private key and no certificate; are the two files swapped?"
+    return f"{path} contains no certificate in PEM; convert one in DER with: openssl x509 -inform DER -in {path}"
 
 
 def _wrong_kinds(texts: dict[str, str], config: Config) -> list[str]:
@@ -57,8 +57,8 @@ def _wrong_kinds(texts: dict[str, str], config: Config) -> list[str]:
             problems.append(f"{setting}: {problem}")
     key, path = texts.get("FLOW_TLS_KEY", _PRIVATE_KEY), config.tls_key
     if _PRIVATE_KEY not in key:
-        problems.append(f"FLOW_TLS_KEY: {path} has no private key in PEM; name the file that has it")
+        problems.append(f"FLOW_TLS_KEY: {path} contains no private key in PEM; name the file that does")
     elif "ENCRYPTED" in key:
         remedy = f"write it without one: openssl pkey -in {path} -out NEW_FILE"
-        problems.append(f"FLOW_TLS_KEY: {path} is protected by a password, which nobody could enter; {remedy}")
+        problems.append(f"FLOW_TLS_KEY: {path} is protected by a password, which the relay cannot enter; {remedy}")
     return problems

@@ -1,4 +1,4 @@
-"""Traces, as they are configured."""
+"""Tracing, as configured."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..telemetry.span_exporter import SpanExporter, Told
 from ..telemetry.traces import SpanTracer
 
 _LOOK = 0.01
-"""Seconds between two looks at whether the end has come."""
+"""Seconds between two checks whether the exporter has finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """What a process traces with."""
+    """The tracer and exporter of a process."""
 
     tracer: SpanTracer
     exporter: SpanExporter
@@ -50,11 +50,11 @@ class Tracing:
         return cls(tracer, exporter)
 
     def start(self) -> None:
-        """In the process that is traced."""
+        """Start exporting. Call this in the process that is traced, after any fork."""
         self.exporter.start()
 
     async def close(self) -> None:
-        """Wait until what is left is sent, for `Pace.end` and a little at most."""
+        """Wait until the remaining spans are sent, for little more than `Pace.end` at most."""
         self.exporter.end()
         for _ in range(round((self.exporter.pace.end + 0.5) / _LOOK)):
             if not self.exporter.is_running:
@@ -62,13 +62,13 @@ class Tracing:
             await asyncio.sleep(_LOOK)
 
     def reconfigure(self, config: Config) -> None:
-        """Use the fields of `config` for what is sent from now on."""
+        """Send the header fields of `config` from now on."""
         if config.otlp_endpoint is not None:
             self.exporter.headers = _headers(config, config.otlp_endpoint)
 
 
 def collector_tls(config: Config) -> ssl.SSLContext | None:
-    """None: the collector is asked without TLS, or not at all. Raises ConfigError."""
+    """None: there is no collector, or it is reached without TLS. Raises ConfigError."""
     if config.otlp_endpoint is None or config.otlp_endpoint.scheme != "https":
         return None
     try:

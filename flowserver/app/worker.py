@@ -1,4 +1,4 @@
-"""A worker: a process with a relay whose connections come from its parent, and that does what the parent says."""
+"""A worker: a process with a relay that gets its connections and commands from its parent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .relay import Relay, WorkerPart
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """What a worker's process is made of."""
+    """What a worker process starts with."""
 
     number: int
     """From 0."""
@@ -43,19 +43,19 @@ class Seat:
     control: socket.socket
     store: socket.socket
     memory: int
-    """Bytes that it may have."""
+    """Bytes of memory that it may use."""
     out: frozenset[str] = frozenset()
     """The providers that the operator has taken out."""
 
 
 def run_worker(seat: Seat) -> int:
-    """Returns the exit status. For a process that was just forked."""
+    """Run in a process that was just forked. Returns the exit status."""
     log = open_log(seat.config, sink=DescriptorSink(1, is_shared=True), fields={"worker": seat.number})
     try:
         uvloop.run(_work(seat, log))
     except ConfigError as error:
         seat.control.setblocking(True)
-        with contextlib.suppress(OSError):  # the parent has gone
+        with contextlib.suppress(OSError):  # the parent is gone
             seat.control.sendall(framed(Kind.FAILED, orjson.dumps(error.problems)))
         return os.EX_CONFIG
     finally:
@@ -96,7 +96,7 @@ class _Worker:
         self._channel = Channel(asyncio.get_running_loop(), control, self._on_message, self._on_lost)
 
     async def run(self) -> None:
-        """Until the relay has drained, or is to be closed at once."""
+        """Run until the relay has drained, or has to be closed at once."""
         self._channel.send_json(Kind.READY, os.getpid())
         stop = asyncio.ensure_future(self._stop.wait())
         drain = asyncio.ensure_future(self._drain_when_told())
@@ -109,7 +109,7 @@ class _Worker:
         await self._relay.drain()
 
     def leave(self) -> None:
-        """SIGTERM, from somebody else than the parent, or to the whole group."""
+        """On SIGTERM from anyone but the parent, or to the whole process group."""
         if self._channel.is_closed:
             self._stop.set()
         else:
@@ -141,7 +141,7 @@ class _Worker:
         self._load.adopt(len(connections), lost)
         for connection in connections:
             self._relay.adopt(connection, self._load.arrived)
-        if lost:  # the kernel had no descriptor for them
+        if lost:  # no descriptor was left for them
             self._log.write("error", "connections_lost", count=lost)
 
     def _answer(self, question: bytes, what: bytes) -> None:

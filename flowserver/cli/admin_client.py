@@ -1,4 +1,4 @@
-"""Asks a running relay's admin listener or control socket. For commands only: it blocks."""
+"""A blocking client of a running relay's admin listener or control socket, for commands only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 TIMEOUT = 30.0
-"""Seconds for which a relay may be silent. A reload of many workers takes a while."""
+"""Seconds that a relay may take to answer. A reload of many workers takes a while."""
 
 
 class AskError(Exception):
-    """The relay can't be reached, or refuses; the text says why. `status`: of its answer, 0 if there is none."""
+    """The relay can't be reached, or refuses; the text says why. `status` is that of its answer, 0 if there is none."""
 
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
@@ -39,13 +39,13 @@ Connected = Callable[[socket.socket], None]
 
 @dataclass(frozen=True, slots=True)
 class AdminClient:
-    """Where a relay is asked: `unix:/path` or a URL; and with which token, if any."""
+    """`where`: `unix:/path` or a URL. `token`: None sends none."""
 
     where: str
     token: str | None = None
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """Returns the answer's body. Raises AskError if there is none, or its status is no success."""
+        """Returns the answer's body. Raises AskError if there is no answer, or its status is not a success."""
         with self.open(method, path, body) as answer:
             return answer.read()
 
@@ -53,8 +53,8 @@ class AdminClient:
     def open(
         self, method: str, path: str, body: bytes | None = None, connected: Connected | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """The same for an answer that is read as it comes. What goes wrong while it is read is raised likewise.
-        `connected` gets the connection: whoever shuts it down ends the answer."""
+        """The same for an answer that is read as it arrives; errors while reading are raised as AskError, too.
+        `connected` is called with the connection: shutting it down ends the answer."""
         base, connection = self._connection()
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
@@ -68,12 +68,12 @@ class AdminClient:
             yield answer
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise AskError(f"{self.where} can't be asked: {reason}{_hint(error)}") from None
+            raise AskError(f"{self.where} can't be reached: {reason}{_hint(error)}") from None
         finally:
             connection.close()
 
     def _connection(self) -> tuple[str, http.client.HTTPConnection]:
-        """And the path that stands before all others. Raises AskError."""
+        """The prefix of all paths, and a connection. Raises AskError."""
         kind, _, path = self.where.partition(":")
         if kind == "unix":
             return "", _UnixConnection(path)
@@ -93,21 +93,21 @@ class AdminClient:
 
 def _hint(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "; does the relay run, with FLOW_CONTROL_SOCKET set to this path?"
+        return "; is the relay running, with FLOW_CONTROL_SOCKET set to this path?"
     if isinstance(error, ConnectionRefusedError):
-        return "; does the relay run?"
+        return "; is the relay running?"
     if isinstance(error, PermissionError):
-        return "; the socket is for the relay's own user"
+        return "; only the relay's own user may use the socket"
     return ""
 
 
 def read_token(path: str) -> str:
-    """The token that a file has. Raises AskError."""
+    """Read a token from a file. Raises AskError."""
     try:
         token = Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not ASCII"
         raise AskError(f"{path} can't be read: {reason}") from None
     if not token or not token.isprintable():
-        raise AskError(f"{path}: expected a token in one line")
+        raise AskError(f"{path}: expected a token on one line")
     return token

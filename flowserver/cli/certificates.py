@@ -1,4 +1,4 @@
-"""When certificates expire: the relay serves them all the same, and clients refuse them."""
+"""Warns of certificates that expire: the relay serves them all the same, but clients refuse them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from ..config.settings import Config
 
 SOON = 14 * 86400.0
-"""Seconds before the end from which on it is told."""
+"""Seconds before the end from which on to warn."""
 
 _SEQUENCE = 0x30
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 
 
 def certificates_advice(config: Config, now: float) -> list[str]:
-    """What is to be told of the relay's own certificate. `now`: seconds since the epoch."""
+    """Warnings about the relay's own certificate. `now`: seconds since the epoch."""
     if config.tls_cert is None:
         return []
     try:
@@ -33,8 +33,8 @@ def certificates_advice(config: Config, now: float) -> list[str]:
 
 
 def validity(pem: str) -> tuple[float, float]:
-    """From when to when the first certificate of a PEM file is valid, in seconds since the epoch (RFC 5280 section
-    4.1). Raises ValueError."""
+    """The begin and end of validity of the first certificate of a PEM file, in seconds since the epoch (RFC 5280
+    section 4.1). Raises ValueError."""
     match = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
     if match is None:
         raise ValueError("no certificate")

@@ -1,4 +1,4 @@
-"""`flowserver check`: shows the configuration and every mistake in it, and tries what it names with --connect."""
+"""`flowserver check`: shows the configuration and every mistake in it; with --connect it also tests connections."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def parser() -> Parser:
     parser = Parser(
         prog="flowserver check",
         usage="flowserver check [--connect] [--json] [--SETTING VALUE ...]",
-        description=f"Show the settings, what the file of --config says, and every mistake. {ABOUT}",
-        epilog="Status 0: nothing is wrong; 1: something that it connects to is not there; 78: a setting is wrong.",
+        description=f"Show the settings, the content of the file of --config, and every mistake. {ABOUT}",
+        epilog="Status 0: nothing is wrong; 1: a connection failed; 78: a setting is wrong.",
     )
     parser.add_argument(
-        "--connect", action="store_true", help="try addresses, providers (DNS, TCP, TLS) and Redis too, for 5 s at most"
+        "--connect",
+        action="store_true",
+        help="also test addresses, providers (DNS, TCP, TLS) and Redis, within 5 s",
     )
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     add_flags(parser)
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _checked(flags: Mapping[str, str]) -> tuple[Config, Topology]:
-    """All that `serve` would read. Raises ConfigError."""
+    """Read everything that `serve` would read. Raises ConfigError."""
     config, topology = loaded(flags)
     tls_context(config)
     asyncio.run(_build(config, topology))
@@ -74,7 +76,7 @@ def _checked(flags: Mapping[str, str]) -> tuple[Config, Topology]:
 
 
 async def _build(config: Config, topology: Topology) -> None:
-    """As a relay does, to see that it can: authorities and what signs requests are read then. Raises ConfigError."""
+    """Build the providers as a relay does, which reads authorities and AWS credentials. Raises ConfigError."""
     resolver = Resolver()
     build(config, topology, FlowLimits(watermarks(config)), resolver)
     resolver.close()

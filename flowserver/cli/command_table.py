@@ -1,5 +1,5 @@
 """The commands. Each is a file here with `parser()`, its command line, and `main(arguments)`, which returns the exit
-status. A file is imported when its command is wanted: `serve` does without the others."""
+status. A file is imported only when its command is used, so `serve` does not load the others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ COMMANDS = {
     "check": "show the settings, and every mistake in them",
     "config": "print the JSON Schema of the file of --config",
     "ctl": "control a running relay: drain, end a stream, reload, ...",
-    "top": "show what a running relay does, in a terminal",
+    "top": "show a running relay's streams and providers in a terminal",
     "tenants": "manage tenants, their keys and limits",
-    "prices": "turn a list of prices into the tables of the file",
+    "prices": "convert a price list to [[prices]] tables",
     "demo": "run a simulated provider, a relay and four clients",
     "simulate": "run a simulated provider",
     "completion": "print a script that completes commands and flags",

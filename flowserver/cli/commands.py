@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     whole = parser()
     flag = command.partition("=")[0]
     if flag in {entry.flag for entry in SETTINGS}:
-        whole.error(f"{flag} goes behind the command: flowserver serve {' '.join(arguments[:2])}")
+        whole.error(f"{flag} goes after the command: flowserver serve {' '.join(arguments[:2])}")
     whole.read(arguments)
     return 0
 
@@ -28,16 +28,16 @@ def run(arguments: list[str]) -> int:
 def _run(command: str, arguments: list[str]) -> int:
     try:
         status: int = module_of(command).main(arguments)
-        if sys.stdout is not None:  # it may be closed
+        if sys.stdout is not None:  # None if it is closed
             sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     return status
 
 
 def parser() -> Parser:
-    """What help shows of all commands; each reads its own arguments."""
+    """For `flowserver --help`; each command parses its own arguments."""
     parser = Parser(
         prog="flowserver",
         description="An edge relay for LLM token streams with backpressure that reaches the provider.",

@@ -1,5 +1,5 @@
-"""`flowserver completion bash|zsh|fish`: a script that completes commands, flags and their values. It is made from the
-parsers of the commands, and starts no process when it completes."""
+"""`flowserver completion bash|zsh|fish`: a script that completes commands, flags and their values. The script is
+generated from the commands' parsers, and starts no process when it completes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Level:
     command: str
     """`serve`, or `tenants add`."""
     words: list[tuple[str, str]]
-    """Subcommands or words, and what they mean."""
+    """Subcommands or words, with their descriptions."""
     flags: list[tuple[str, str]]
 
 
@@ -134,7 +134,7 @@ def _zsh(levels: list[Level]) -> str:
         "    (( $#choices )) && _describe word choices",
         "    _describe flag flags",
         "}",
-        # As a file of $fpath it is called at once; read by eval or source it is registered.
+        # As a file in $fpath it is called at once; by eval or source it is registered.
         'if [[ $funcstack[1] == _flowserver ]]; then _flowserver "$@"; else compdef _flowserver flowserver; fi',
     ]
     return "\n".join(lines) + "\n"
@@ -145,7 +145,7 @@ def _inner_first(levels: list[Level]) -> list[Level]:
 
 
 def _pattern(level: Level) -> str:
-    """For `case` of bash and zsh: a command and what follows it."""
+    """A pattern for `case` of bash and zsh: a command and its subcommand."""
     return f'"{level.command}"' if " " in level.command else f'"{level.command} "*'
 
 

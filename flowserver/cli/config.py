@@ -1,4 +1,4 @@
-"""`flowserver config schema`: the JSON Schema of the file of FLOW_CONFIG, for editors and for checks in advance."""
+"""`flowserver config schema`: the JSON Schema of the file of FLOW_CONFIG, for editors and other tools."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def parser() -> Parser:
-    parser = Parser(prog="flowserver config", description="Tell about the file of --config (FLOW_CONFIG).")
+    parser = Parser(prog="flowserver config", description="Describe the file of --config (FLOW_CONFIG).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser(
         "schema",
         help="print its JSON Schema",
-        description="Print the JSON Schema (2020-12) of the file: what each table may have. `flowserver check` knows "
+        description="Print the JSON Schema (2020-12) of the file: the keys of each table. `flowserver check` finds "
         "more.",
     )
     return parser
@@ -33,5 +33,5 @@ def main(arguments: list[str]) -> int:
 
 
 def file_schema() -> dict[str, Any]:
-    """Made of the tables of keys, and of what their kinds say of values."""
+    """The JSON Schema, made from the tables of keys and the kinds of their values."""
     return {"$schema": _DIALECT, "title": "flowserver", **table_schema(FILE_KEYS)}

@@ -1,7 +1,7 @@
-"""`flowserver check --connect`: tries what the relay will need, at once and within a few seconds.
+"""`flowserver check --connect`: tests everything that the relay connects to, all at once and within a few seconds.
 
-Nothing is sent to a provider but the TLS handshake, and nothing is written to Redis. A relay that runs is not
-disturbed: sockets are bound and never listened on.
+Nothing is sent to a provider except the TLS handshake, and nothing is written to Redis. A running relay is not
+disturbed: sockets are bound, but never listen.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from ..upstream.resolver import Resolver, fixed_address
 from .certificates import valid_until
 
 LONGEST = 5.0
-"""Seconds that one trial may take."""
+"""Most seconds that one test may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one trial."""
+    """The result of one test."""
 
     what: str
     """`upstream openai`, or the name of a setting."""
@@ -50,7 +50,7 @@ class Finding:
 
 
 async def findings(config: Config, topology: Topology) -> list[Finding]:
-    """One for each file, address, provider and Redis. Never raises."""
+    """A result for each file, address and provider, and for Redis. Never raises."""
     resolver = Resolver()
     trials = [_upstream(config, spec, resolver) for spec in topology.upstreams]
     if config.redis_url is not None:
@@ -65,7 +65,7 @@ async def findings(config: Config, topology: Topology) -> list[Finding]:
 
 
 def _files(config: Config, topology: Topology) -> Iterable[Finding]:
-    """Those that are named. They were read already; a file that could not be has ended the check."""
+    """The files that are named. They have been read before: a file that can't be read ends the check earlier."""
     for setting, path in (
         ("FLOW_CONFIG", config.config),
         ("FLOW_TLS_CERT", config.tls_cert),
@@ -108,7 +108,7 @@ def _listener(setting: str, address: Address, config: Config) -> Finding:
             _try_path(address.path)
         else:
             _try_port(address, config.reuse_port)
-    except (OSError, UnicodeError) as error:  # the latter: no name of a host
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         code = getattr(error, "errno", None)
         if code == errno.EADDRINUSE:
             return _in_use(setting, address)
@@ -125,7 +125,7 @@ def _in_use(setting: str, address: Address) -> Finding:
 
 
 def _try_port(address: Address, reuse_port: bool) -> None:
-    """Bind and let go: as nothing listens there, no client is sent here meanwhile."""
+    """Bind and close: as the socket never listens, no client connects to it."""
     host = address.host or "0.0.0.0"
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,7 +181,7 @@ async def _upstream(config: Config, spec: UpstreamSpec, resolver: Resolver) -> F
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """A connection on which nothing is said."""
+    """A connection on which nothing is sent."""
 
     transport: asyncio.Transport
 
@@ -199,7 +199,7 @@ class _Connection(asyncio.BufferedProtocol):
     def described(self) -> str:
         tls = self.transport.get_extra_info("ssl_object")
         if tls is None:
-            return "is reached, without TLS"
+            return "can be reached, without TLS"
         spoken = tls.selected_alpn_protocol() or "http/1.1"
         certificate = tls.getpeercert(binary_form=True)
         until = f", certificate until {valid_until(certificate)}" if certificate else ""
@@ -209,14 +209,14 @@ class _Connection(asyncio.BufferedProtocol):
 def _dial_remedy(spec: UpstreamSpec, message: str) -> str:
     if "certificate" in message:
         if "expired" in message:
-            return "its certificate has to be renewed; is this machine's clock right?"
+            return "the certificate must be renewed; is this machine's clock right?"
         where = "FLOW_UPSTREAM_CA" if spec.place == "FLOW_UPSTREAM" else f"`ca` of {spec.place}"
-        return f"name the file of its authorities in {where}; if the name is wrong, the URL"
+        return f"name the file of its authorities in {where}, or correct the host name in the URL"
     if "TLS" in message:
-        return "does it speak TLS there? If not, write http:// for https://"
+        return "does it speak TLS on this port? If not, write http:// instead of https://"
     if spec.url.socket:
-        return "does it run, and may this user write to its socket?"
-    return f"does it run, is {spec.url.port} its port, and does a firewall let this machine through?"
+        return "is it running, and may this user write to its socket?"
+    return f"is it running, is {spec.url.port} its port, and does a firewall block this machine?"
 
 
 # --- Redis ---
@@ -230,8 +230,8 @@ async def _redis(url: str) -> Finding:
         await store.usage([limit])
     except (StoreUnavailable, OSError) as error:
         return Finding("FLOW_REDIS_URL", False, str(error), _redis_remedy(str(error)))
-    except Exception as error:  # of redis-py's own parsers and clients
-        return Finding("FLOW_REDIS_URL", False, f"Redis: {error}", "does Redis listen there?")
+    except Exception as error:  # redis-py's parsers and clients raise many kinds
+        return Finding("FLOW_REDIS_URL", False, f"Redis: {error}", "is Redis listening there?")
     finally:
         await store.close()
     return Finding("FLOW_REDIS_URL", True, "Redis answers, and runs the scripts")
@@ -243,5 +243,5 @@ def _redis_remedy(message: str) -> str:
     if "NOPERM" in message:
         return "let this user run EVAL, EVALSHA and the commands on flow:* keys (ACL SETUSER)"
     if "OOM" in message or "READONLY" in message:
-        return "name the primary, with memory to spare"
-    return "does Redis run there, and is rediss:// (TLS) needed or not?"
+        return "name the primary, and check that it has free memory"
+    return "is Redis running there, and does it need rediss:// (TLS)?"

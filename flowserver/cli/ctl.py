@@ -24,7 +24,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Run one command. Returns the exit status: 0 for success, 1 where the relay can't be asked or refuses, 2 for wrong
+    """Run one command. Returns the exit status: 0 for success, 1 if the relay can't be reached or refuses, 2 for wrong
     usage."""
     options = parser().read(argv)
     try:
@@ -40,13 +40,13 @@ def parser() -> Parser:
     made = Parser(
         prog="flowserver ctl",
         description="Controls a running relay.",
-        epilog="Without --socket and --url, the relay is asked at the socket of FLOW_CONTROL_SOCKET.",
+        epilog="Without --socket and --url, the socket of FLOW_CONTROL_SOCKET is used.",
     )
     where = made.add_mutually_exclusive_group()
     where.add_argument("--socket", metavar="PATH", help="the relay's control socket")
     where.add_argument("--url", metavar="URL", help="its admin listener, such as http://127.0.0.1:9090")
     made.add_argument(
-        "--token-file", metavar="FILE", help="file of the token for --url; else FLOW_ADMIN_TOKEN has the token"
+        "--token-file", metavar="FILE", help="file with the token for --url; default: the token in FLOW_ADMIN_TOKEN"
     )
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("drain", help="let it finish its streams and end, as SIGTERM does")
@@ -54,14 +54,14 @@ def parser() -> Parser:
     end.add_argument("id", metavar="ID", help="its request id")
     for name, about in (("out", "give a provider no new requests"), ("in", "give it requests again")):
         commands.add_parser(name, help=about).add_argument("name", metavar="NAME", help="the provider's name")
-    level = commands.add_parser("log-level", help="set the level of its log, until it ends")
+    level = commands.add_parser("log-level", help="set its log level, until it ends")
     level.add_argument("level", metavar="LEVEL", choices=LEVELS, help=", ".join(LEVELS))
     config = commands.add_parser("config", help="show its configuration, and where each value comes from")
     config.add_argument("--json", action="store_true", help="as JSON")
     reload = commands.add_parser("reload", help="make it read its configuration again, and show what has changed")
-    reload.add_argument("--show", action="store_true", help="only show what came of the last reload")
+    reload.add_argument("--show", action="store_true", help="only show the result of the last reload")
     streams = commands.add_parser("streams", help="list its open streams")
-    streams.add_argument("--json", action="store_true", help="as JSON, with all that is known of each")
+    streams.add_argument("--json", action="store_true", help="as JSON, with all fields")
     return made
 
 
@@ -112,7 +112,7 @@ def _move(client: AdminClient, options: argparse.Namespace) -> None:
 
 def _log_level(client: AdminClient, options: argparse.Namespace) -> None:
     told = _told(client, "PUT", "/log-level", options.level.encode())
-    print(f"the level of the log is {told['log_level']}")
+    print(f"the log level is {told['log_level']}")
 
 
 def _config(client: AdminClient, options: argparse.Namespace) -> None:
@@ -137,7 +137,7 @@ def _reload(client: AdminClient, options: argparse.Namespace) -> None:
             raise
         raise AskError("\n  ".join(["the reload failed:", *orjson.loads(str(error))["problems"]])) from None
     if told["result"] == "none":
-        print("there was no reload since it started")
+        print("no reload since it started")
         return
     print(f"{told['result']} at {told['time']}")
     for line in told["problems"] or told["changes"] or ["no differences"]:

@@ -1,6 +1,6 @@
 """`flowserver demo`: runs a provider, a relay and four clients on this machine, and shows what they do.
 
-Provider and relay are separate processes, so the memory shown is the relay's own. The clients run in this one. All
+Provider and relay are separate processes, so the memory shown is the relay's own. The clients run in this process. All
 figures come from the relay's admin pages and the provider's records.
 """
 
@@ -27,7 +27,7 @@ from .usage import Parser
 SECONDS = 12.0
 """How long the scene lasts."""
 STALL = (1.5, 8.0)
-"""When the stalled client stops reading, and when it goes on; seconds from the start."""
+"""When the stalled client stops reading, and when it resumes; seconds from the start."""
 LEAVE = 4.0
 SLOW_BYTES_PER_SECOND = 40_000
 _EVENT = re.compile(rb"tok(\d+)")
@@ -57,7 +57,7 @@ class Client(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         connection = socket.socket()
         connection.setblocking(False)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)  # its own buffer is not the point here
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)  # keep the client's own buffer small
         await loop.sock_connect(connection, ("127.0.0.1", port))
         await loop.create_connection(lambda: self, sock=connection)
 
@@ -85,7 +85,7 @@ class Client(asyncio.Protocol):
         text = self._tail + body
         last = 0
         for match in _EVENT.finditer(text):
-            if match.end() < len(text):  # the number may go on in the next read
+            if match.end() < len(text):  # the number may continue in the next read
                 self.events.append(int(match[1]))
                 last = match.end()
         self._tail = text[max(last, len(text) - 64) :]
@@ -95,7 +95,7 @@ class Client(asyncio.Protocol):
         return self._body.ended
 
     def take(self, count: int | None) -> None:
-        """Allow about `count` more bytes to be read, less what was read too much before. None: read everything."""
+        """Allow about `count` more bytes to be read, less any earlier excess. None: read everything."""
         assert self._transport is not None
         self._allowance = None if count is None else min(0, self._allowance or 0) + count
         if self._transport.is_closing():
@@ -112,14 +112,14 @@ class Client(asyncio.Protocol):
 
     @property
     def in_order(self) -> bool:
-        """Whether each event came once and in order."""
+        """Whether each event arrived once and in order."""
         first = self.events[0] if self.events else 0
         return self.events == list(range(first, first + len(self.events)))
 
 
 @dataclass
 class Scene:
-    """What was seen so far."""
+    """The observations so far."""
 
     clients: list[Client]
     relay_port: int
@@ -129,7 +129,7 @@ class Scene:
     ended: dict[str, dict[str, Any]]
     """Last figures of streams that have ended, from the relay's log."""
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the relay says of each client's stream: in /streams, or in the log when it has ended."""
+    """The relay's figures of each client's stream: from /streams, or from the log once it has ended."""
     read: dict[str, int] = field(default_factory=dict)
     """Body bytes that each client had read just before that."""
     provider: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -138,7 +138,7 @@ class Scene:
     """The relay's resident bytes."""
     memory_at_start: int = 0
     pulled_while_stalled: int = 0
-    """Bytes the relay had read for the stalled client just before it went on."""
+    """Bytes that the relay had read for the stalled client just before it resumed."""
     read_while_stalled: int = 0
 
     async def look(self) -> None:
@@ -150,7 +150,7 @@ class Scene:
             self.streams.update(self.ended)
             if all(self.streams.get(name, _NOTHING)["bytes_down"] >= count for name, count in read.items()):
                 break
-            await asyncio.sleep(0.02)  # it ended in between: its line in the log is on its way
+            await asyncio.sleep(0.02)  # it ended in between: its log line is still on its way
         self.read = read
         for record in await _get(self.provider_port, "/simulator/streams"):
             self.provider[record["id"]] = record
@@ -230,7 +230,7 @@ async def _play(scene: Scene, display: Display) -> None:
 
 
 def _verdict(scene: Scene, display: Display) -> bool:
-    """Print what was promised and what was seen."""
+    """Print each promise and what was observed."""
     fast, _, stalled, leaving = scene.clients
     excess = scene.pulled_while_stalled - scene.read_while_stalled
     cancelled = scene.provider.get("leaving", {}).get("cancelled")
@@ -281,8 +281,8 @@ def _rows(scene: Scene) -> list[Row]:
 
 @contextlib.asynccontextmanager
 async def _processes(ended: dict[str, dict[str, Any]]) -> AsyncIterator[tuple[int, int, int, int]]:
-    """A provider and a relay; gives their ports (provider, relay, admin) and the relay's pid. `ended` is filled from
-    the relay's log: see `Scene`."""
+    """Run a provider and a relay; yields their ports (provider, relay, admin) and the relay's pid. `ended` is filled
+    from the relay's log: see `Scene`."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FLOW_")}
     async with contextlib.AsyncExitStack() as stack:
         provider = await stack.enter_async_context(_process(["simulate", "--listen", "127.0.0.1:0"], clean))
@@ -355,7 +355,7 @@ async def _get(port: int, path: str) -> Any:
 
 
 def _resident(pid: int) -> int:
-    """Resident bytes of a process; 0 where /proc does not tell."""
+    """Resident bytes of a process; 0 if /proc can't be read."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0

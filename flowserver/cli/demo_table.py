@@ -10,7 +10,7 @@ from typing import TextIO
 
 GREEN, YELLOW, RED, BOLD, DIM = "32", "33", "31", "1", "2"
 COLUMNS = (("client", -8), ("what it does", -16), ("read", 10), ("pulled", 11), ("ahead", 10), ("paused", 9), ("", 2))
-"""Heading and width; negative: aligned to the left. Behind them is what the provider says."""
+"""Heading and width; negative: left-aligned. The provider's state follows them."""
 STATES = {"streaming": GREEN, "paused": YELLOW, "cancelled": RED, "done": DIM}
 AHEAD = 1024
 """Bytes from which on the provider counts as ahead of the client."""
@@ -30,14 +30,14 @@ class Row:
 
 
 class Display:
-    """Shows the rows of each look. `environment`: NO_COLOR switches colours off, TERM=dumb the redrawing."""
+    """Shows the rows. `environment`: NO_COLOR disables colours, TERM=dumb disables redrawing."""
 
     def __init__(self, out: TextIO | None = None, environment: Mapping[str, str] = os.environ) -> None:
         self._out = out or sys.stdout
         self._is_live = self._out.isatty() and environment.get("TERM", "dumb") != "dumb"
         self._is_coloured = self._is_live and not environment.get("NO_COLOR")
         self._drawn = 0
-        """Lines that stand there to be drawn over."""
+        """Number of lines to draw over."""
         self._next = 0.0
 
     def show(self, now: float, memory: int, rows: Sequence[Row]) -> None:
@@ -63,7 +63,7 @@ class Display:
         self._out.flush()
 
     def painted(self, text: str, colour: str) -> str:
-        """`text` in this colour where there are colours."""
+        """`text` in this colour, if colours are on."""
         return f"\x1b[{colour}m{text}\x1b[0m" if self._is_coloured else text
 
     def _line(self, row: Row) -> str:

@@ -1,4 +1,4 @@
-"""What a configuration says, in lines and as JSON. Nothing here shows a secret."""
+"""Shows a configuration, as lines and as JSON, without its secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..quota.tenants import Tenant, is_pattern, may_be_uncounted
 
 
 def settings_lines(given: tuple[GivenSetting, ...]) -> list[str]:
-    """A line for each setting: its value, where that is from, and what it means."""
+    """A line for each setting: its value, the origin of the value, and its meaning."""
     width = max(len(each.name) for each in given)
     pairs = zip(SETTINGS, given, strict=True)
     return [
@@ -31,7 +31,7 @@ def topology_lines(config: Config, topology: Topology) -> list[str]:
     if topology.prices:
         lines.append(f"prices: {len(topology.prices)} tables")
     if config.redis_url is None and not topology.tenants:
-        lines.append("no tenants: whoever reaches the relay may use it")
+        lines.append("no tenants: anyone who can reach the relay may use it")
     if config.redis_url is None and any(_counts(tenant) for tenant in topology.tenants):
         lines.append(
             "limits: this relay, with all its workers, counts for itself and forgets its counts when it ends; "
@@ -107,11 +107,11 @@ def _upstream(spec: UpstreamSpec) -> str:
     protocols = {"auto": "HTTP/2 or HTTP/1.1" if over_tls else "HTTP/1.1", "h1": "HTTP/1.1", "h2": "HTTP/2"}
     parts = [_whose_key(spec), protocols[spec.protocol], f"weight {spec.weight}"]
     if isinstance(spec.max_concurrent, Auto):
-        parts.append(f"as many requests at once as it serves well, {_as_many(spec.queue)} may wait")
+        parts.append(f"an adaptive limit of concurrent requests, {_as_many(spec.queue)} may wait")
     elif spec.max_concurrent is not None:
-        parts.append(f"{spec.max_concurrent} requests at once, {spec.queue or 0} may wait")
+        parts.append(f"{spec.max_concurrent} concurrent requests, {spec.queue or 0} may wait")
     if spec.health is not None:
-        parts.append(f"checked by {spec.health.path} every {spec.health.interval:g} s")
+        parts.append(f"checked at {spec.health.path} every {spec.health.interval:g} s")
     if not spec.verify:
         parts.append("ANY CERTIFICATE IS ACCEPTED")
     return f"upstream {spec.name}: {spec.url}, {', '.join(parts)}"
@@ -125,7 +125,7 @@ def _whose_key(spec: UpstreamSpec) -> str:
     if spec.signs:
         missing = "" if find_spec("botocore") else " (NOT INSTALLED: pip install botocore)"
         return f"signed with the relay's AWS credentials{missing}"
-    return "the client's key" if spec.api_key is None else "its own key"
+    return "the client's key" if spec.api_key is None else "the relay's key"
 
 
 def _route(route: RouteSpec) -> str:
@@ -135,7 +135,7 @@ def _route(route: RouteSpec) -> str:
 
 
 def _counts(tenant: Tenant) -> bool:
-    """Whether a limit counts more than one request."""
+    """Whether a limit spans more than one request."""
     each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits)]
     return any(limits_table(limits).keys() - {"tokens_per_stream"} for limits in each)
 

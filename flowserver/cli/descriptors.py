@@ -12,7 +12,7 @@ _OTHERS = 64
 
 
 def raise_limit() -> None:
-    """Take as many as the system gives: shells begin with 1024, for programs that can't do with more."""
+    """Raise the soft limit to the hard one: shells start with 1024, for programs that can't cope with more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
@@ -20,13 +20,13 @@ def raise_limit() -> None:
 
 
 def too_few(config: Config) -> str | None:
-    """What is to be told where FLOW_MAX_CONNECTIONS would run out of them; None: they suffice."""
+    """A warning if descriptors do not suffice for FLOW_MAX_CONNECTIONS; None: they do."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = config.max_connections + _OTHERS
     if hard == resource.RLIM_INFINITY or hard >= needed:
         return None
     return (
-        f"FLOW_MAX_CONNECTIONS: {config.max_connections} clients need {needed} descriptors, and this process gets "
+        f"FLOW_MAX_CONNECTIONS: {config.max_connections} clients need {needed} descriptors, but this process gets only "
         f"{hard}; raise the limit (LimitNOFILE= of systemd, ulimit -n), or set it to {max(1, (hard - _OTHERS) // 2)}, "
         "as providers need some too"
     )

@@ -1,4 +1,4 @@
-"""What the commands return to whoever started them, besides 0 for success and argparse's 2 for wrong usage."""
+"""Exit statuses of the commands, besides 0 for success and argparse's 2 for wrong usage."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from ..config.errors import ConfigError, NotNowError
 
 FAILURE = 1
-"""Starting again may help: an address is in use, Redis does not answer."""
+"""Trying again may help: an address is in use, Redis does not answer."""
 MISCONFIGURED = os.EX_CONFIG
-"""78, see sysexits(3). It will not: service managers are told not to try."""
+"""78, see sysexits(3). Trying again does not help: service managers should not restart it."""
 
 
 def complain(problems: Iterable[str]) -> None:
@@ -20,6 +20,6 @@ def complain(problems: Iterable[str]) -> None:
 
 
 def refused(error: ConfigError) -> int:
-    """Print what is wrong with the configuration. Returns the exit status."""
+    """Print the problems of the configuration. Returns the exit status."""
     complain(error.problems)
     return FAILURE if isinstance(error, NotNowError) else MISCONFIGURED

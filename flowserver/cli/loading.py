@@ -1,4 +1,4 @@
-"""Loads the configuration for a command, and says what is doubtful in it."""
+"""Loads the configuration for a command, and warns of doubtful values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .descriptors import too_few
 
 
 def loaded(flags: Mapping[str, str]) -> tuple[Config, Topology]:
-    """The configuration of environment, flags and file, after a warning of unknown variables. Raises ConfigError if it
+    """Load the configuration from environment, flags and file, and warn of unknown variables. Raises ConfigError if it
     is invalid."""
     warn(unknown_settings(os.environ))
     config = load(os.environ, flags)
@@ -25,7 +25,7 @@ def loaded(flags: Mapping[str, str]) -> tuple[Config, Topology]:
 
 
 def doubts(config: Config, topology: Topology) -> list[str]:
-    """A line for each setting that is valid and probably not what was meant."""
+    """A line for each setting that is valid but probably unintended."""
     shortage = too_few(config)
     return [
         *advice(config, topology),

@@ -18,19 +18,19 @@ flowserver \- an edge relay for LLM token streams with backpressure that reaches
 .SH SYNOPSIS
 """
 _SETTINGS = (
-    "Each is an environment variable, or a flag of \\fBserve\\fR and \\fBcheck\\fR, which stands in place of it. An "
+    "Each is an environment variable, or a flag of \\fBserve\\fR and \\fBcheck\\fR, which overrides it. An "
     "empty value is the default. Sizes are bytes, or have a unit (64k, 1m); times are seconds, or have a unit (500ms, "
     "5m, 1h30m)."
 )
 _STATUS = (
     ("0", "Success."),
-    ("1", "Something is not there now and may be later: an address in use, Redis, a provider."),
+    ("1", "Something is unavailable now and may recover: an address in use, Redis, a provider."),
     ("2", "Wrong usage of the command line."),
     ("78", "The configuration is wrong; starting again does not help."),
 )
 _SIGNALS = (
     ("SIGHUP", "Read the file of FLOW_CONFIG, certificates and secrets again."),
-    ("SIGTERM, SIGINT", "Drain, then end; a second one ends at once."),
+    ("SIGTERM, SIGINT", "Drain, then end; a second signal ends at once."),
     ("SIGUSR2", "Start the new version of the program, which takes over."),
 )
 
@@ -57,7 +57,7 @@ def man_page() -> str:
 
 
 def _shape(parser: argparse.ArgumentParser) -> str:
-    """What follows the command's name."""
+    """The arguments in the synopsis of a command."""
     settings = {entry.env for entry in SETTINGS}
     parts = []
     for action in actions_of(parser):
@@ -105,6 +105,6 @@ def _sentence(about: str) -> str:
 
 
 def _text(text: str) -> str:
-    """As roff reads it: backslashes and minus signs written as such, and no line that begins with a dot or a quote."""
+    """Escape text for roff: backslashes, minus signs, and lines that begin with a dot or a quote."""
     written = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{written}" if written[:1] in (".", "'") else written

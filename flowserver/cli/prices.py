@@ -1,4 +1,4 @@
-"""`flowserver prices`: makes the file of `prices_file` from a list of prices that the operator has."""
+"""`flowserver prices`: converts a price list to the file that `prices_file` names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         found = read_list(options.source.read_text(encoding="utf-8-sig"))
         if not found.prices:
-            raise ListError("there is no price per token in it")
+            raise ListError("it has no price per token")
     except (OSError, ListError, UnicodeDecodeError) as error:
         complain([f"--from: {options.source} can't be read: {error}"])
         return FAILURE
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         except OSError as error:
             complain([f"--to: {options.to} can't be written: {error}"])
             return FAILURE
-    left_out = f"; {found.left_out} entries without one were left out" if found.left_out else ""
+    left_out = f"; {found.left_out} entries without a price were skipped" if found.left_out else ""
     print(f"flowserver: {len(found.prices)} tables of prices per token{left_out}", file=sys.stderr)
     return 0
 
@@ -41,8 +41,8 @@ def parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     update = commands.add_parser(
         "update",
-        help="turn a list of prices into [[prices]] tables",
-        description="Turns a list of prices into the TOML file that `prices_file` names. Needs no network.",
+        help="convert a price list to [[prices]] tables",
+        description="Converts a price list to the TOML file that `prices_file` names. Needs no network.",
     )
     update.add_argument(
         "--from",
@@ -58,7 +58,7 @@ def parser() -> Parser:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write `path` whole or not at all: a relay may read it at any time."""
+    """Write `path` atomically: a relay may read it at any time."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         new.write_text(text, encoding="utf-8")

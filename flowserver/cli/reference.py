@@ -17,21 +17,22 @@ from ..telemetry.snapshot import Table
 
 _SETTINGS = """# Settings
 
-All settings are environment variables, and flags of `flowserver serve` and `flowserver check`, which stand in place of
-them: `--high-water 64k` of `FLOW_HIGH_WATER`. They are read once, at the start, and `flowserver check` prints them with
-every mistake in them. What belongs to one provider, route or tenant is set in the [file](#the-file) of `FLOW_CONFIG`.
+All settings are environment variables, and flags of `flowserver serve` and `flowserver check`, which override them:
+`--high-water 64k` overrides `FLOW_HIGH_WATER`. They are read once, at the start, and `flowserver check` prints them
+with every mistake in them. What belongs to one provider, route or tenant is set in the [file](#the-file) of
+`FLOW_CONFIG`.
 
-- An empty value is the default. Blanks around a value are not part of it.
+- An empty value means the default. Whitespace around a value is ignored.
 - Sizes are bytes, or have a unit: `65536`, `64k`, `1.5m`, `1g` (powers of 1024; `64KB` and `64 KiB` are the same).
 - Times are seconds, or have units: `500ms`, `30`, `30s`, `5m`, `1h30m`, `1d`.
 - Numbers may have underscores between their digits: `10_000`.
-- `true`, `yes` and `1` are `on`; `false`, `no` and `0` are `off`. A flag of a switch without a value is `on`.
-- Where a value can be `off`, `0` is the same.
-- A secret is no flag, as whoever lists processes would see it; a reference to one may be.
+- `true`, `yes` and `1` mean `on`; `false`, `no` and `0` mean `off`. A switch's flag without a value means `on`.
+- Where a value can be `off`, `0` means the same.
+- A secret can't be given as a flag, since anyone who lists processes would see it; a reference to one can.
 - Addresses are `host:port`, `[v6]:port`, `:port` for all interfaces, IPv4 and IPv6, or `unix:/path` for a Unix socket.
 - A reference stands for a secret that is kept elsewhere: `env:NAME` in a variable, `file:PATH` in a file,
-  `credential:NAME` in a credential of systemd. Blanks and line ends around it are removed. SIGHUP reads it again, but
-  for that of `FLOW_REDIS_URL`, which needs a restart.
+  `credential:NAME` in a credential of systemd. Whitespace around it is removed. SIGHUP reads it again, except that of
+  `FLOW_REDIS_URL`, which needs a restart.
 - A value out of bounds is refused at the start: sizes of buffers above 1g, other sizes above 1024g, counts above a
   billion, times above a year.
 """
@@ -43,18 +44,18 @@ _FILE = """
 ## The file
 
 `FLOW_CONFIG` names a TOML file; [flowserver.example.toml](../flowserver.example.toml) is an example. Times are seconds
-(`2.5`) or text with a unit (`"500ms"`). A key that is left out has the environment's value, where there is one.
-`flowserver config schema` prints its JSON Schema, for editors that complete and check what is written.
+(`2.5`) or text with a unit (`"500ms"`). A key that is left out takes the environment's value, if there is one.
+`flowserver config schema` prints its JSON Schema, for completion and checks in an editor.
 """
 _METRICS = """# Metrics
 
 `/metrics` of `FLOW_ADMIN_LISTEN` serves these in Prometheus' text format. Counters never decrease while the process
-runs. `flow_store_...` is there with `FLOW_REDIS_URL` only.
+runs. `flow_store_...` exists only with `FLOW_REDIS_URL`.
 
-Several workers have one page, made by their parent. The last column says how: with the `sum` of their figures, the
-`max` or the `min`, or with `each` worker's own, told apart by the label `worker` (`parent` for the parent itself). Sums
-of counters and histograms include workers that are gone. Of a worker that does not answer within a second, the last
-figures are shown, and `flow_worker_up` is 0.
+Several workers have one page, made by their parent. The last column says how their figures are combined: by `sum`,
+`max` or `min`, or as `each` worker's own, with the label `worker` (`parent` for the parent itself). Sums of counters
+and histograms include workers that are gone. For a worker that does not answer within a second, the last figures are
+shown, and `flow_worker_up` is 0.
 """
 _WORKERS = """
 ## Of workers
@@ -65,10 +66,10 @@ The parent of several workers adds these.
 _GENAI = """
 ## Names of OpenTelemetry
 
-`FLOW_METRICS_GENAI` chooses by which of OpenTelemetry's conventions for generative AI the figures of tokens are named.
-`old` is the default, as the convention asks of those that had them: most backends read these, and the new ones are
-still in development. To move, set `both`: nothing that reads the old names breaks, and queries can change one by one.
-Then `new` leaves the old ones out, so that the page is as short as before.
+`FLOW_METRICS_GENAI` selects which of OpenTelemetry's conventions for generative AI names the token metrics. `old` is
+the default, as the convention asks of existing implementations: most backends read the old names, and the new ones are
+still in development. To migrate, set `both`: nothing that reads the old names breaks, and queries can change one by
+one. Then set `new`, which leaves the old names out, so that the page is as short as before.
 
 | old: semantic-conventions 1.36 | new: semantic-conventions-genai 0.1.0 |
 |---|---|
@@ -79,38 +80,38 @@ Then `new` leaves the old ones out, so that the page is as short as before.
 | `gen_ai_server_time_per_output_token_seconds` | the same |
 | | `gen_ai_client_inference_duration_seconds`, `gen_ai_client_embeddings_duration_seconds` |
 
-With the old names `gen_ai_provider_name` is the name of the `[[upstreams]]` table. With the new ones it is what the
-convention calls such a provider (`openai`, `anthropic`, `aws.bedrock`), the relay's own name is in `upstream`, and
-`gen_ai_operation_name` tells chat from embeddings. `gen_ai_server_...` has the same names in both, and the new labels
-with `new` only. Tokens have `gen_ai_token_modality="unknown"`, since few providers tell them apart. Tokens of tenants
-are in `flow_tokens_total`. `gen_ai.client.inference.time_per_output_chunk` is left out: a histogram of chunks would
-cost each of them.
+With the old names `gen_ai_provider_name` is the name of the `[[upstreams]]` table. With the new ones it is the
+convention's name of such a provider (`openai`, `anthropic`, `aws.bedrock`), the relay's own name is in `upstream`, and
+`gen_ai_operation_name` distinguishes chat from embeddings. `gen_ai_server_...` has the same names in both, and the new
+labels only with `new`. Tokens have `gen_ai_token_modality="unknown"`, since few providers report modalities. Tokens by
+tenant are in `flow_tokens_total`. `gen_ai.client.inference.time_per_output_chunk` is left out: a histogram of chunks
+would cost CPU for each chunk.
 
 ## Cardinality
 
-Each label has a bound, so that no client can make the page grow without end:
+Each label has a bound, so that no client can make the page grow without limit:
 
 | label | most values |
 |---|---|
 | `upstream`, old `gen_ai_provider_name` | the providers that were configured since the start |
 | new `gen_ai_provider_name`, `gen_ai_operation_name` | one for each provider; 4 |
 | `gen_ai_request_model`, `model` | {models}, or as many as the configuration names; further ones share `other` |
-| `tenant` | the first {tenants} that come; further ones share `other` |
+| `tenant` | the first {tenants} to appear; further ones share `other` |
 | `status` | of `flow_requests_total` 6 classes, of `flow_responses_total` the statuses that providers send |
 | `error_type` | the ends, and the statuses that providers send |
 | `end`, `reason`, `code`, `cause`, `result`, `kind`, `limit`, `scope`, and the like | fixed lists |
 | `worker` | the workers and their parent |
 
-A series is there once it has something to tell, so what counts is what occurs. `flow_tokens_total` may have the most:
-one for each provider, model, tenant and kind of token that meet. The histograms of a provider, model and operation are
-up to {old} lines by the old names and {new} by the new ones, those of a provider another {times}. Users, sessions and
-ids of requests are no labels: the log has them.
+A series appears once it has a value, so only combinations that occur count. `flow_tokens_total` may have the most
+series: one for each combination of provider, model, tenant and kind of token. The histograms of a provider, model and
+operation take up to {old} lines with the old names and {new} with the new ones, those of a provider another {times}.
+Users, sessions and request ids are not labels: the log has them.
 """
 _COLUMNS = ("metric", "type", "labels", "meaning")
 
 
 def settings_page() -> str:
-    """docs/settings.md, made of the entries of all settings and of the file's keys."""
+    """The text of docs/settings.md, from the declarations of all settings and of the file's keys."""
     reloaded = ", ".join(f"`{entry.env}`" for entry in SETTINGS if entry.reloaded)
     parts = [_SETTINGS, f"\n{fill(_RELOAD.format(names=reloaded), 120, break_long_words=False)}\n"]
     parts += [_group(group, [entry for entry in SETTINGS if entry.group is group]) for group in _groups()]
@@ -129,7 +130,8 @@ def settings_page() -> str:
 
 
 def metrics_page(told: Iterable[Table], of_workers: Iterable[Table]) -> str:
-    """docs/metrics.md, made of what a process tells when each family has a sample, and of what a parent adds."""
+    """The text of docs/metrics.md. `told`: the metrics of a process, with a sample for each family; `of_workers`: what
+    a parent adds."""
     told = list(told)
     of_process = [table for table in told if table.name.startswith(("process_", "python_"))]
     own = [table for table in told if table not in of_process]
@@ -139,7 +141,7 @@ def metrics_page(told: Iterable[Table], of_workers: Iterable[Table]) -> str:
 
 
 def _genai(tables: Iterable[Table]) -> str:
-    """What is to be known beside the tables, with the bounds of labels."""
+    """The sections on names and on cardinality, with the bounds of labels."""
     lines = {table.name: len(table.bounds) + 3 for table in tables if table.kind is Kind.HISTOGRAM}
     usage = "gen_ai_client_token_usage"
     new = [name for name in lines if name.startswith("gen_ai_client_inference")]
@@ -176,7 +178,7 @@ def _row(table: Table) -> tuple[str, ...]:
 
 
 def _labels(table: Table) -> str:
-    """Those of its samples; a histogram's `le` goes without saying."""
+    """The labels of its samples, without a histogram's `le`."""
     names = dict.fromkeys(name for key in table.samples for name, _ in key)
     return ", ".join(f"`{name}`" for name in names)
 
@@ -201,5 +203,5 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _marked(text: str) -> str:
-    """`text` with the names of settings as code, and fit for a cell."""
+    """`text` with the names of settings marked as code, and escaped for a table cell."""
     return re.sub(r"(?<![`\w])(FLOW_\w+)", r"`\1`", text).replace("|", "\\|")

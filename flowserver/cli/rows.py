@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def print_rows(rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns as wide as their widest cell."""
+    """Print rows in columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -28,7 +28,7 @@ def parser() -> Parser:
         prog="flowserver serve",
         usage="flowserver serve [--SETTING VALUE ...]",
         description=f"Run the relay. {ABOUT}",
-        epilog="docs/settings.md says more of each.",
+        epilog="docs/settings.md describes each in full.",
     )
     add_flags(parser)
     return parser

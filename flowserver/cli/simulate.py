@@ -16,8 +16,8 @@ from .usage import Parser
 
 
 def parser() -> Parser:
-    parser = Parser(prog="flowserver simulate", description="A pretend provider: OpenAI, Anthropic, Gemini.")
-    parser.add_argument("--listen", default="127.0.0.1:9000", help="host:port; port 0 takes a free one")
+    parser = Parser(prog="flowserver simulate", description="Runs a simulated provider: OpenAI, Anthropic, Gemini.")
+    parser.add_argument("--listen", default="127.0.0.1:9000", help="host:port; port 0 chooses a free one")
     parser.add_argument("--tls-cert", help="PEM file; with --tls-key the simulator speaks TLS")
     parser.add_argument("--tls-key", help="PEM file")
     return parser

@@ -26,7 +26,7 @@ from .rows import print_rows
 from .usage import Parser
 
 REDIS_TIMEOUT = 5000.0
-"""Milliseconds. Longer than the relay's own, since a person is waiting and no request is."""
+"""Milliseconds. Longer than the relay's own, since a person is waiting, not a request."""
 
 
 class Failure(Exception):
@@ -66,7 +66,7 @@ def parser() -> Parser:
     add.add_argument("--expires", metavar="TIME", help="when its key expires, such as 2027-01-01T00:00:00Z")
     _add_options(_named(commands, "set", "change its limits, models or paths"))
     _named(commands, "show", "show one tenant")
-    rotate = _named(commands, "rotate", "replace its keys by a new one")
+    rotate = _named(commands, "rotate", "replace its keys with a new one")
     rotate.add_argument(
         "--grace", type=_time, default=0.0, metavar="TIME", help="how long the old keys remain valid, such as 1h"
     )
@@ -108,7 +108,7 @@ def _time(text: str) -> float:
 async def _run(options: argparse.Namespace) -> None:
     config = load(os.environ)
     if config.redis_url is None:
-        raise Failure("FLOW_REDIS_URL: not set; these tenants are kept in Redis, others in the file of FLOW_CONFIG")
+        raise Failure("FLOW_REDIS_URL: not set; this command manages tenants in Redis, not those of FLOW_CONFIG")
     if options.command == "usage":
         await _usage(config.redis_url, config.lease_time, options)
         return
@@ -269,7 +269,7 @@ def _set_limit(table: dict[str, Any], text: str) -> None:
 
 
 def _new_key() -> tuple[str, dict[str, str]]:
-    """A new key and its entry in a tenant's table. A key is 256 random bits, so its hash needs no salt."""
+    """Make a new key and its entry in a tenant's table. A key is 256 random bits, so its hash needs no salt."""
     key = f"flow-{secrets.token_urlsafe(32)}"
     return key, {"sha256": digest_of(key.encode()).hex()}
 

@@ -1,4 +1,4 @@
-"""Reads command lines: whole names of flags only, and a guess where one is misspelt."""
+"""Parses command lines: flags can't be abbreviated, and for a misspelt one there is a suggestion."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _WRONG_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser`, of subcommands too. Wrong usage ends the process with status 2."""
+    """An `ArgumentParser`, also for subcommands. Wrong usage ends the process with status 2."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """What `parse_args` returns, with a guess for what is unknown."""
+        """`parse_args`, with suggestions for unknown flags."""
         options, unknown = self.parse_known_args(arguments)
         if unknown:
             hint = next((hint for word in unknown if (hint := self._guess(word))), "")
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def _guess(self, word: str) -> str:
-        """The flag that was meant, also by the name of its variable."""
+        """A suggestion for an unknown flag, which may be the name of a variable."""
         name, _, value = word.partition("=")
         if re.fullmatch(r"FLOW_[A-Z0-9_]+", name) and value:
             return f"; a variable goes before the command: {word} {self.prog}"
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def all_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Those of `parser` and of its subcommands."""
+    """The actions of `parser` and of its subcommands."""
     for action in actions_of(parser):
         yield action
         for inner in subcommands(action).values():
@@ -54,12 +54,12 @@ def all_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """argparse has no public name for them."""
+    """The actions of `parser`; argparse has no public name for them."""
     return parser._actions  # noqa: SLF001
 
 
 def subcommands(action: argparse.Action) -> dict[str, argparse.ArgumentParser]:
-    """The parsers of subcommands by their names; empty: `action` has none."""
+    """The parsers of subcommands by name; empty if `action` has none."""
     choices = action.choices
     is_of_parsers = isinstance(choices, dict) and all(
         isinstance(each, argparse.ArgumentParser) for each in choices.values()

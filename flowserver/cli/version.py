@@ -8,7 +8,7 @@ from .usage import Parser
 
 
 def parser() -> Parser:
-    return Parser(prog="flowserver version", description="Print the version, and which build of it this is.")
+    return Parser(prog="flowserver version", description="Print the version, and the kind of build.")
 
 
 def main(arguments: list[str]) -> int:
@@ -19,6 +19,6 @@ def main(arguments: list[str]) -> int:
 
 
 def version() -> str:
-    """The version and which build of it this is (see setup.py)."""
+    """The version and the kind of build (see setup.py)."""
     build = "pure Python" if messages.__file__.endswith(".py") else "compiled"
     return f"{__version__} ({build})"

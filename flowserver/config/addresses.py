@@ -1,4 +1,4 @@
-"""Where something listens, where a provider is, and where clients come from. No I/O."""
+"""Listening addresses, providers' URLs, and clients' networks. No I/O."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Address:
     """Empty: all interfaces."""
     port: int
     path: str = ""
-    """That of a Unix socket, which has neither host nor port; empty: it is none."""
+    """Path of a Unix socket, which has neither host nor port; empty: it is not a Unix socket."""
 
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"{_bracketed(self.host)}:{self.port}"
 
     def leads_here(self, url: Url) -> bool:
-        """Whether a process of this machine that connects to `url` comes to this address, as far as it can be told
+        """Whether a process on this machine that connects to `url` reaches this address, as far as that is known
         without a look-up."""
         if self.path or url.socket:
             return self.path == url.socket
@@ -42,8 +42,7 @@ class Url:
     port: int
     path: str
     socket: str = ""
-    """Path of the Unix socket that leads there; empty: host and port do. The provider is told that its host is
-    localhost."""
+    """Path of the provider's Unix socket; empty: it is reached by host and port. The Host header is localhost then."""
 
     @property
     def authority(self) -> str:
@@ -53,13 +52,13 @@ class Url:
 
     @property
     def server_name(self) -> str:
-        """The host without the final dot of a fully qualified name: certificates and TLS have none (RFC 6066
+        """The host without the final dot of a fully qualified name, which certificates and TLS do not have (RFC 6066
         section 3)."""
         return self.host.removesuffix(".")
 
     @property
     def place(self) -> str:
-        """What connections are made to, for messages and as a name."""
+        """The address that connections are made to, for messages and as a name."""
         return self.socket or self.host
 
     def __str__(self) -> str:
@@ -81,7 +80,7 @@ IpAddress = IPv4Address | IPv6Address
 
 
 class Networks:
-    """A set of IP networks, and perhaps those who connect by a Unix socket."""
+    """A set of IP networks, and optionally Unix sockets."""
 
     __slots__ = ("_networks", "_text", "has_unix")
 
@@ -90,13 +89,13 @@ class Networks:
         self.has_unix = has_unix
         self._text = ",".join([*map(str, listed), *(["unix"] if has_unix else [])])
         self._networks: dict[tuple[int, int], set[int]] = {}
-        """The networks' bits by version and number of the other bits: a look-up for each such number."""
+        """The networks' prefixes by version and number of host bits: one look-up per such number."""
         for network in listed:
             other = network.max_prefixlen - network.prefixlen
             self._networks.setdefault((network.version, other), set()).add(int(network.network_address) >> other)
 
     def __contains__(self, address: IpAddress | None) -> bool:
-        """Whether `address` is in one of them. None: by a Unix socket."""
+        """Whether `address` is in one of them. None: a Unix socket."""
         if address is None:
             return self.has_unix
         version, number = address.version, int(address)
@@ -116,6 +115,6 @@ class Networks:
 
 
 def plain_address(address: IpAddress) -> IpAddress:
-    """An IPv4 address as such, also where an IPv6 socket shows it (RFC 4291 section 2.5.5.2)."""
+    """An IPv4-mapped IPv6 address as IPv4 (RFC 4291 section 2.5.5.2); others unchanged."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped

@@ -14,13 +14,13 @@ from .tenants import table_of
 from .topology import RouteSpec, Topology, UpstreamSpec
 
 _MOST = 50
-"""Differences that are told; of further ones the number is."""
+"""Most differences that are listed; further ones are only counted."""
 _SECRET = frozenset(key.name for key in UPSTREAM_KEYS if key.secret)
 _OWN = frozenset(("place", "name"))
 
 
 def differences(before: Topology, after: Topology) -> list[str]:
-    """A line for each difference, such as `upstreams.azure.weight: 1 -> 2`; of a secret only that it is another one."""
+    """A line for each difference, such as `upstreams.azure.weight: 1 -> 2`; for a secret only that it has changed."""
     found = [
         *_of_tables("upstreams", _upstreams(before), _upstreams(after)),
         *_of_tables("routes", _routes(before), _routes(after)),
@@ -40,7 +40,7 @@ def _upstreams(topology: Topology) -> _Tables:
 
 
 def _routes(topology: Topology) -> _Tables:
-    """By their place, which decides."""
+    """Routes by their position, which matters."""
     return {str(number): _values(spec) for number, spec in enumerate(topology.routes)}
 
 
@@ -49,7 +49,7 @@ def _tenants(tenants: Iterable[Tenant]) -> _Tables:
 
 
 def _prices(rows: Iterable[PriceRow]) -> _Tables:
-    """By what they are for; of several tables for the same, the first holds."""
+    """Prices by models and providers; of several tables for the same, the first holds."""
     tables: dict[str, dict[str, Any]] = {}
     for row in rows:
         above = f" above {row.above}" if row.above else ""
@@ -81,7 +81,7 @@ def _change(key: str, before: Any, after: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As a message shows it: short, and without its type."""
+    """A value as a message shows it: short, and without its type."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The configuration as it is in force, and where each value comes from. Secrets are masked. No I/O."""
+"""The configuration in force, and the origin of each value. Secrets are masked. No I/O."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ MASK = "***"
 DEFAULT, ENVIRONMENT, RUNTIME = "default", "environment", "changed at run time"
 _ALONE = "FLOW_UPSTREAM"
 _FIELDS = {"class": "traffic_class", "upstreams": "tiers"}
-"""Keys of routes whose fields have other names."""
+"""Keys of routes whose fields in `RouteSpec` have other names."""
 
 Value = dict[str, Any]
-"""`value`: sizes in bytes, times in seconds, null: off, none or the kernel's. `origin`: where it comes from."""
+"""`value`: sizes in bytes, times in seconds; null: off, none or the kernel's default. `origin`: where it comes from."""
 
 
 def effective(
     config: Config, topology: Topology, environ: Mapping[str, str], changed: Collection[str] = ()
 ) -> dict[str, Any]:
-    """All settings by their names, and the file's tables with a value for each key. `changed`: the fields of `config`
-    that are other than at the start."""
+    """All settings by name, and the file's tables with a value for each key. `changed`: the fields of `config` that
+    have changed since the start."""
     settings = {entry.env: _setting(config, entry.field, environ, changed) for entry in SETTINGS}
     file = config.config
     routes = [
@@ -63,7 +63,7 @@ def _setting(config: Config, name: str, environ: Mapping[str, str], changed: Col
     entry = next(each for each in SETTINGS if each.field == name)
     reference = dict(config.references).get(name)
     origin = RUNTIME if name in changed else ENVIRONMENT if entry.env in environ else DEFAULT
-    if reference is not None:  # which says where the secret is, and not what
+    if reference is not None:  # shows where the secret is kept, not the secret
         return {"value": reference, "origin": origin}
     return _value(getattr(config, name), origin, secret=entry.secret)
 
@@ -81,7 +81,7 @@ def _upstream(spec: Any, topology: Topology, settings: Mapping[str, Value]) -> d
 
 
 def _origin(key: Key, file: str, place: str, topology: Topology, settings: Mapping[str, Value]) -> str:
-    """Of the value of `key` in the table at `place`."""
+    """The origin of the value of `key` in the table at `place`."""
     if f"{place}.{key.name}" in topology.given:
         return f"{file}{place}.{key.name}"
     if key.inherits:
@@ -103,7 +103,7 @@ def _masked_keys(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it."""
+    """A value as JSON."""
     if isinstance(value, Enum):
         return plain(value.value)
     if value is None or isinstance(value, bool | int | float | str):

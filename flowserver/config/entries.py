@@ -1,4 +1,4 @@
-"""What an entry of the configuration says about one setting, or about one key of a table. No I/O."""
+"""Declarations of settings, and of the keys of tables. No I/O."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of value. `parse` takes it as it is written, text or TOML, and raises ValueError that says what is
-    expected; `name` is what the reference calls it."""
+    """A kind of value. `parse` takes the text or TOML value, and raises ValueError with what is expected; `name` is its
+    name in the reference."""
 
     name: str
     parse: Callable[[Any], Any]
     schema: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """What a value in the TOML file may be, as a JSON Schema: all that `parse` takes, and little else. Empty, as it is
+    """JSON Schema of the value in the TOML file: it allows everything that `parse` accepts, and little else. Empty, as
     for kinds of the environment: anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Settings that belong together, in the reference."""
+    """A group of settings in the reference."""
 
     title: str
     text: str = ""
@@ -31,22 +31,22 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One environment variable, and the field of `Config` that has its value."""
+    """The declaration of one environment variable, and of the field of `Config` with its value."""
 
     field: str
     default: str
-    """As the environment would write it."""
+    """The default, written as in the environment."""
     kind: Kind
     group: Group
     doc: str
     swept: bool = False
-    """Whether it is a time that the periodic sweep enforces, so that a short one makes the sweep more frequent."""
+    """Whether it is a time that the periodic sweep enforces; a short one makes the sweep more frequent."""
     reloaded: bool = False
     """Whether it names a file that a reload (SIGHUP) reads again."""
     secret: bool = False
-    """Whether its value is, or may hold, something that nobody should see."""
+    """Whether its value is, or may contain, a secret."""
     refers: bool = False
-    """Whether it may refer to where its value is kept: see `secrets`."""
+    """Whether its value may be a reference: see `secrets`."""
 
     @property
     def env(self) -> str:
@@ -63,7 +63,7 @@ class Setting:
 
 
 class Origin(StrEnum):
-    """Where a setting's value comes from. A flag stands in place of the environment."""
+    """Where a setting's value comes from. A flag overrides the environment."""
 
     DEFAULT = "default"
     ENVIRONMENT = "environment"
@@ -72,17 +72,17 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GivenSetting:
-    """A setting as it was written."""
+    """A setting as the user wrote it."""
 
     name: str
     """`FLOW_LISTEN`."""
     shown: str
-    """The text, fit to be shown: of a secret its reference, or that it is set."""
+    """The text for display: of a secret only its reference, or that it is set."""
     origin: Origin
 
 
 def setting(default: str, kind: Kind, group: Group, *, secret: bool = False, **entry: Any) -> Any:
-    """The entry of a setting, as a field of `Config`; see `Setting`."""
+    """Declare a setting, as a field of `Config`; see `Setting`."""
     metadata = {"default": default, "kind": kind, "group": group, "secret": secret, **entry}
     return field(repr=not secret, metadata=metadata)
 
@@ -96,7 +96,7 @@ class Key:
     doc: str
     required: bool = False
     inherits: str = ""
-    """The field of `Config` that has its value where the table does not; empty: none."""
+    """The field of `Config` that is used if the table lacks the key; empty: none."""
     swept: bool = False
     """As in `Setting`."""
     secret: bool = False
@@ -104,14 +104,14 @@ class Key:
 
 
 def suggestion(word: Any, known: Iterable[str]) -> str:
-    """The end of a message about `word`, which is none of `known`: the one that it resembles, if there is one."""
+    """The end of a message about `word`, which is not in `known`: the most similar word, if there is one."""
     close = get_close_matches(word, list(known), n=1) if isinstance(word, str) else []
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def invalid(value: Any, error: ValueError, *, secret: bool = False) -> str:
-    """The message for a value that could not be parsed. Lists, tables and secrets are not shown, nor text with an `@`,
-    which may be a URL with credentials."""
+    """The message for a value that could not be parsed. Lists, tables and secrets are not shown, nor is text with an
+    `@`, which may be a URL with credentials."""
     if secret or isinstance(value, list | dict) or (isinstance(value, str) and "@" in value):
         shown = ""
     elif isinstance(value, bool):

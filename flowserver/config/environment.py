@@ -1,4 +1,4 @@
-"""From the environment and the command line to a configuration: parses and checks all settings, once at start-up."""
+"""Parses and checks all settings from the environment and the command line, once at startup."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _HERE = Path()
 _NO_FLAGS: Mapping[str, str] = {}
 _QUOTED = re.compile(r"""(["'`]).*\1|[\u201c\u201d\u2018\u2019].*""", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{\w+[^}]*\}|\$\([A-Za-z_]\w*\)|^\$[A-Za-z_]\w*(?=$|/)|(?<=:)\$[A-Z_][A-Z0-9_]*(?=@|$)")
-"""A variable of a shell, or of Kubernetes, which nobody has put its value in place of."""
+"""A variable of a shell or of Kubernetes that was not replaced by its value."""
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> Config:
-    """Parse `environ` and `flags`, values by the names of settings, which come first. An empty value is the default.
-    Raises ConfigError with every problem found."""
+    """Parse `environ` and `flags`, which map names of settings to values; flags take precedence. An empty value means
+    the default. Raises ConfigError with every problem found."""
     problems: list[str] = []
     values: dict[str, Any] = {}
     references = []
@@ -51,7 +51,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> Co
 
 
 def given_settings(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FLAGS) -> tuple[GivenSetting, ...]:
-    """All settings as they are written in `environ` and `flags`, whether they are valid or not."""
+    """All settings as written in `environ` and `flags`, valid or not."""
     found = []
     for entry in SETTINGS:
         text, origin = _written(entry, environ, flags)
@@ -61,14 +61,14 @@ def given_settings(environ: Mapping[str, str], flags: Mapping[str, str] = _NO_FL
 
 
 def _written(entry: Setting, environ: Mapping[str, str], flags: Mapping[str, str]) -> tuple[str, Origin]:
-    """A setting's text, without blanks around it such as the CR of a file with Windows' line ends."""
+    """A setting's text, without whitespace around it such as the CR of a Windows line end."""
     origin = Origin.FLAG if entry.env in flags else Origin.ENVIRONMENT
     text = (flags if origin is Origin.FLAG else environ).get(entry.env, "").strip()
     return (text, origin) if text else (entry.default, Origin.DEFAULT)
 
 
 def read_again(config: Config, environ: Mapping[str, str]) -> Config:
-    """`config` with the values that are kept now where its settings refer to. Raises ConfigError."""
+    """`config` with the current values of its references. Raises ConfigError."""
     entries = {entry.field: entry for entry in SETTINGS}
     values, problems = {}, []
     for name, text in config.references:
@@ -82,7 +82,7 @@ def read_again(config: Config, environ: Mapping[str, str]) -> Config:
 
 
 def _value(entry: Setting, text: str, environ: Mapping[str, str]) -> Any:
-    """Raises ValueError with the whole message but for the setting's name."""
+    """Parse a value. Raises ValueError with the message, without the setting's name."""
     _check_spelling(entry, text)
     if entry.kind is FILE:
         return entry.kind.parse(path_of(text, environ))
@@ -94,27 +94,27 @@ def _value(entry: Setting, text: str, environ: Mapping[str, str]) -> Any:
         shown = invalid(secret, error, secret=entry.secret)
         raise ValueError(f"{text}: {shown}" if is_elsewhere else shown) from None
     if is_elsewhere and value is None:
-        raise ValueError(f"{text}: there is no value but `off`; if that is intended, leave the setting empty")
+        raise ValueError(f"{text}: its value is only `off`; if that is intended, leave the setting empty")
     return value
 
 
 def _check_spelling(entry: Setting, text: str) -> None:
-    """Raise ValueError for a value that a shell would have changed, and that came from a file that no shell reads."""
+    """Raise ValueError for a value with shell syntax, from a file that no shell reads."""
     shown = "" if entry.secret else f" {text[:100]}"
     if _QUOTED.fullmatch(text):
-        raise ValueError(f"invalid value{shown}: the quotes are a part of it; write it without them")
+        raise ValueError(f"invalid value{shown}: the quotes are part of the value; remove them")
     if _VARIABLE.search(text):
         remedy = "give its value" + (", or a reference such as env:NAME" if entry.refers else "")
-        raise ValueError(f"invalid value{shown}: it has a variable that was not replaced by its value; {remedy}")
+        raise ValueError(f"invalid value{shown}: a variable in it was not replaced by its value; {remedy}")
     if entry.kind is FILE and text.startswith("~"):
-        raise ValueError(f"invalid value{shown}: only shells know what ~ is; give the whole path")
+        raise ValueError(f"invalid value{shown}: ~ is only expanded by shells; give the full path")
 
 
 def _cross_check(values: Mapping[str, Any]) -> list[str]:
     problems = []
     low, high = pinned(values["low_water"]), pinned(values["high_water"])
     if low is not None and high is not None and low >= high:
-        problems.append("FLOW_LOW_WATER: must be below FLOW_HIGH_WATER; leave out one of them, and it follows")
+        problems.append("FLOW_LOW_WATER: must be below FLOW_HIGH_WATER; set only one of them, and the other follows")
     elif high == 1:
         problems.append("FLOW_HIGH_WATER: must be above 1, since FLOW_LOW_WATER is below it")
     if (values["tls_cert"] is None) != (values["tls_key"] is None):
@@ -125,10 +125,10 @@ def _cross_check(values: Mapping[str, Any]) -> list[str]:
 
 
 def unknown_settings(environ: Mapping[str, str]) -> list[str]:
-    """A line for each FLOW_ name that means nothing here.
+    """A line for each unknown FLOW_ name.
 
-    A warning and no error: orchestrators add variables of their own, such as FLOW_SERVICE_HOST for a service `flow`.
+    A warning, not an error: orchestrators add variables of their own, such as FLOW_SERVICE_HOST for a service `flow`.
     """
     known = {entry.env for entry in SETTINGS}
     unknown = sorted(name for name in environ if name.startswith("FLOW_") and name not in known)
-    return [f"{name}: there is no such setting{suggestion(name, known)}" for name in unknown]
+    return [f"{name}: unknown setting{suggestion(name, known)}" for name in unknown]

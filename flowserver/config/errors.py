@@ -1,4 +1,4 @@
-"""What is wrong with a configuration. No I/O."""
+"""Errors in a configuration. No I/O."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ class ConfigError(Exception):
 
 
 class NotNowError(ConfigError):
-    """What is configured can't be had now, and may be later without any change to it: an address that is in use."""
+    """The configuration can't be used now, but may be later without any change: an address is in use, for example."""

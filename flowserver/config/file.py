@@ -1,4 +1,4 @@
-"""The TOML file of FLOW_CONFIG: the providers, which requests go to which, and who may send them.
+"""Reads the TOML file of FLOW_CONFIG: providers, routes and tenants.
 
 Everything is checked at once; each mistake is reported with its place, such as `flowserver.toml: upstreams[1].url`.
 """
@@ -26,9 +26,9 @@ from .tenants import TenantError, money_limits, read_tenants
 from .toml_errors import described
 from .topology import HealthSpec, OutlierSpec, RouteSpec, Topology, UpstreamSpec
 
-SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; Amazon Bedrock API keys go with bearer"
+SIGNED_AND_KEYED = "aws-sigv4 signs requests and takes no key; use bearer for Amazon Bedrock API keys"
 
-NOT_EQUAL = "it chooses between the providers of an inner list, and `upstreams` has none, such as [['a', 'b']]"
+NOT_EQUAL = "it chooses between the providers of an inner list such as [['a', 'b']], but `upstreams` has none"
 
 _ONE_PROVIDER = {
     "upstream": "name the provider",
@@ -36,7 +36,7 @@ _ONE_PROVIDER = {
     "upstream_dialect": "give the provider's `dialect`",
     "upstream_auth": "give the provider's `auth`",
 }
-"""Settings of the only provider, and what to do instead where there is a file."""
+"""Settings of the only provider, and what to do instead with a file."""
 
 
 def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
@@ -61,11 +61,11 @@ def load_topology(config: Config, environ: Mapping[str, str]) -> Topology:
 
 
 def _check_loops(config: Config, topology: Topology) -> None:
-    """Raises ConfigError where the relay would be its own provider."""
+    """Raises ConfigError if the relay would be its own provider."""
     admin = () if config.admin_listen is None else (("FLOW_ADMIN_LISTEN", config.admin_listen),)
     own = (*(("FLOW_LISTEN", address) for address in config.listen), *admin)
     problems = [
-        f"{spec.place}: {spec.url} is where this relay listens itself, by {setting}; give the provider's own address"
+        f"{spec.place}: {spec.url} is an address of this relay itself ({setting}); give the provider's own address"
         for spec in topology.upstreams
         for setting, address in own
         if address.leads_here(spec.url)
@@ -75,11 +75,12 @@ def _check_loops(config: Config, topology: Topology) -> None:
 
 
 def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> None:
-    """Raises ConfigError where one deadline would never be reached for the other one, which ends the request."""
+    """Raises ConfigError if a first-token timeout can never fire, because a shorter first-byte timeout ends the
+    request."""
     specs = {spec.name: spec for spec in topology.upstreams}
     problems = [
-        f"{first_token}: {route.first_token_timeout:g} s is not reached by {name!r}, whose {first_byte} is "
-        f"{limit:g} s: make one shorter or the other longer"
+        f"{first_token}: {route.first_token_timeout:g} s never passes for {name!r}, whose {first_byte} is "
+        f"{limit:g} s: lower the former or raise the latter"
         for route in topology.routes
         for tier in route.tiers
         for name in tier
@@ -92,7 +93,8 @@ def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> N
 
 
 def _parse(path: Path, setting: str = "FLOW_CONFIG") -> dict[str, Any]:
-    """The file's tables. A byte order mark is accepted. `setting` names it. Raises ConfigError."""
+    """The file's tables. A byte order mark is accepted. `setting`: the setting that names the file. Raises
+    ConfigError."""
     text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -104,7 +106,7 @@ def _parse(path: Path, setting: str = "FLOW_CONFIG") -> dict[str, Any]:
         raise ConfigError([f"{setting}: {path} can't be read: it is not UTF-8: {error}; {remedy}"]) from None
     except OSError as error:
         raise ConfigError([f"{setting}: {path} can't be read: {error.strerror}; {remedy_of(error)}"]) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, or endlessly nested lists
         raise ConfigError([f"{path}: {error}"]) from None
 
 
@@ -129,7 +131,7 @@ def _single(config: Config) -> Topology:
 
 
 def _inherited(keys: tuple[Key, ...], config: Config) -> dict[str, Any]:
-    """The environment's values for what a table may set."""
+    """The environment's values for the keys of a table."""
     return {key.name: getattr(config, key.inherits) for key in keys if key.inherits}
 
 
@@ -149,7 +151,7 @@ class _FileReader(TableReader):
         self._environ = environ
 
     def topology(self) -> Topology:
-        """What the file says; `problems` has what is wrong with it."""
+        """The content of the file; `problems` lists what is wrong with it."""
         file = self.read(_parse(self._path), "", FILE_KEYS)
         tables = file.get("upstreams", [])
         upstreams = [self._upstream(table, f"upstreams[{number}]") for number, table in enumerate(tables)]
@@ -203,13 +205,13 @@ class _FileReader(TableReader):
         spec = HealthSpec(**values)
         if spec.timeout >= spec.interval:
             self.problems.append(
-                f"{place}.timeout: {spec.timeout:g} s must be less than the interval, {spec.interval:g} s, "
+                f"{place}.timeout: {spec.timeout:g} s must be below the interval, {spec.interval:g} s, "
                 "or checks would overlap"
             )
         return spec
 
     def _resolve(self, text: str) -> str:
-        """What `text` refers to, files beside this one among it."""
+        """The value that `text` refers to; paths of files are relative to this file."""
         return resolve(text, self._environ, self._path.parent)
 
     def _header(self, name: str, text: str) -> str:
@@ -241,13 +243,11 @@ class _FileReader(TableReader):
         if table is None:
             return None
         if tiers and all(len(tier) < 2 for tier in tiers):
-            self.problems.append(
-                f"{place}: needs a tier of two providers or more, which are compared: an inner list of `upstreams`"
-            )
+            self.problems.append(f"{place}: needs two or more providers to compare, in an inner list of `upstreams`")
         return OutlierSpec(**self.read(table, place, OUTLIER_KEYS))
 
     def _prices(self, file: dict[str, Any], upstreams: list[str]) -> tuple[PriceRow, ...]:
-        """Those of the file itself, then those of its `prices_file`."""
+        """The prices in the file itself, then those of its `prices_file`."""
         own = PriceReader()
         rows = own.prices(file.get("prices", []), upstreams)
         self.problems += own.problems
@@ -268,10 +268,10 @@ class _FileReader(TableReader):
 
 
 def _needing_prices(tenants: tuple[Tenant, ...]) -> list[str]:
-    """A line for each tenant whose limits of money would refuse all of its requests."""
+    """A line for each tenant whose limits in money would refuse all of its requests."""
     return [
-        f"tenants: {tenant.name} has {', '.join(names)}, and nothing has a price: add [[prices]] tables, or name a "
-        "file that has them in prices_file, above the first table"
+        f"tenants: {tenant.name} has {', '.join(names)}, but there are no prices: add [[prices]] tables, or name a "
+        "file of them in prices_file, above the first table"
         for tenant in tenants
         if (names := money_limits(tenant))
     ]

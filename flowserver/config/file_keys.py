@@ -1,4 +1,4 @@
-"""The keys of the file of FLOW_CONFIG: the kind of each value, and what it means. No I/O."""
+"""The keys of the file of FLOW_CONFIG: the kind of each value, and its meaning. No I/O."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _positive_time(value: Any) -> float:
 
 
 def _time_or_off(value: Any) -> float | None:
-    """As in the environment, `0` and "off" are None."""
+    """A time; `0` and "off" are None, as in the environment."""
     if isinstance(value, str):
         return or_off(parse_time)(TEXT.parse(value))
     return _time(value) or None
@@ -103,7 +103,7 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
         if not re.fullmatch(TOKEN, name.encode()):
             raise ValueError(f"{name!r} is not a header name")
         if name.lower() in _RESERVED:
-            raise ValueError(f"{name!r} is written by the relay itself")
+            raise ValueError(f"{name!r} is set by the relay itself")
         check_header(name, text)
     if len({name.lower() for name, _ in pairs}) < len(pairs):
         raise ValueError("expected each name once")
@@ -112,11 +112,11 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
 
 def check_header(name: str, text: str) -> None:
     if not re.fullmatch(r"([!-~]([\t -~]*[!-~])?)?", text):
-        raise ValueError(f"the value of {name!r} has characters that are not allowed in a header")
+        raise ValueError(f"the value of {name!r} contains characters that are not allowed in a header")
 
 
 def _reference(value: Any) -> str:
-    """The key itself does not belong in a file that others may see."""
+    """A reference to a secret; the secret itself does not belong in a file that others may see."""
     text: str = TEXT.parse(value)
     if not is_reference(text):
         raise ValueError(f"expected {FORMS}, not the key itself")
@@ -125,7 +125,7 @@ def _reference(value: Any) -> str:
 
 def _target(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value) or "#" in value:
-        raise ValueError("expected the path of a request, such as '/health': it begins with a slash, and is ASCII")
+        raise ValueError("expected the path of a request, such as '/health', in ASCII and with a slash in front")
     return value
 
 
@@ -148,7 +148,7 @@ def _factor_or_off(value: Any) -> float | None:
 
 
 def _outliers(value: Any) -> dict[str, Any]:
-    """`true` is a table without keys."""
+    """`true` means a table without keys."""
     if value is True:
         return {}
     if not isinstance(value, dict):
@@ -227,14 +227,13 @@ HEALTH_KEYS = (
     Key(
         "path",
         _TARGET,
-        "Path and query that are asked for by GET, from the root of the server: what `url` has for a path does not "
-        "stand before it.",
+        "Path and query of the GET request, from the root of the server: the path in `url` is not prepended.",
         required=True,
     ),
-    Key("interval", _TIME, "Time between two checks, give or take a tenth; 5s by default."),
-    Key("timeout", _TIME, "Time for a whole answer, less than `interval`; 2s by default."),
-    Key("failures", _COUNT, "Failed checks in a row after which the provider is not asked; 3 by default."),
-    Key("successes", _COUNT, "Passed checks in a row after which it is asked again; 2 by default."),
+    Key("interval", _TIME, "Time between two checks, plus or minus a tenth; 5s by default."),
+    Key("timeout", _TIME, "Time for a complete answer, below `interval`; 2s by default."),
+    Key("failures", _COUNT, "Failed checks in a row after which the provider gets no requests; 3 by default."),
+    Key("successes", _COUNT, "Passed checks in a row after which it gets requests again; 2 by default."),
     Key("expect", whole_number(200, 599), "Status of a check that passes; 200 by default."),
 )
 OUTLIER_KEYS = (
@@ -242,12 +241,12 @@ OUTLIER_KEYS = (
     Key(
         "min_requests",
         _COUNT,
-        "Requests in an interval without which nothing is judged, of a provider and of the others; 10 by default.",
+        "Least requests in an interval, of a provider and of the others, for a comparison; 10 by default.",
     ),
     Key(
         "max_errors",
         _SHARE_OR_OFF,
-        "Share of requests with a 5xx status or without a whole answer from which on a provider is ejected, if the "
+        "Share of requests with a 5xx status or an incomplete answer from which on a provider is ejected, if the "
         "others have less than half of it; 0.2 by default.",
     ),
     Key(
@@ -271,14 +270,13 @@ UPSTREAM_KEYS = (
     Key(
         "api_key",
         _REFERENCE,
-        "Where the API key is kept that is sent in place of the client's. Without it the client's own key is passed "
-        "on.",
+        "Reference to the API key that is sent in place of the client's. Without it the client's own key is passed on.",
         secret=True,
     ),
     Key(
         "protocol",
         _PROTOCOL,
-        "HTTP version. auto (default): negotiated over TLS, else HTTP/1.1; h2 on a plain port is used without asking.",
+        "HTTP version. auto (default): negotiated over TLS, else HTTP/1.1; h2 on a plain port uses prior knowledge.",
     ),
     Key("headers", _HEADERS, "Headers added to each request; a value may be a reference.", secret=True),
     Key("models", _NAMES, "The client's model names and the provider's names for them."),
@@ -286,8 +284,8 @@ UPSTREAM_KEYS = (
     Key(
         "slow_start",
         _TIME_OR_OFF,
-        "How long its share grows from a tenth to the whole when it comes back: its breaker closes, its checks pass "
-        "again, or its ejection is over. Off by default.",
+        "Time in which its share grows from a tenth to its full size when it comes back: its breaker closes, its "
+        "checks pass again, or its ejection is over. Off by default.",
         swept=True,
     ),
     Key(
@@ -299,13 +297,13 @@ UPSTREAM_KEYS = (
     Key(
         "max_concurrent",
         _COUNT_OR_AUTO,
-        "Most requests at a time; no limit by default. auto: as many as the provider serves well, which the relay "
-        "learns from its first tokens and refusals.",
+        "Most concurrent requests; no limit by default. auto: as many as the provider serves well, which the relay "
+        "learns from late first tokens and refusals.",
     ),
     Key(
         "queue",
         whole_number(0, MAX_COUNT),
-        'Most requests that wait for `max_concurrent`; 0 by default, and with "auto" as many as that is at the time.',
+        'Most requests that wait for `max_concurrent`; 0 by default, with "auto" as many as the current limit.',
     ),
     Key(
         "queue_timeout",
@@ -313,19 +311,19 @@ UPSTREAM_KEYS = (
         "Longest wait in the queue; then the next provider is tried, or the client gets 503. 5s by default.",
         swept=True,
     ),
-    Key("ca", TEXT, "PEM file of the authorities to trust, relative to this file. In place of FLOW_UPSTREAM_CA."),
-    Key("verify", FLAG, "false: any certificate is accepted. For tests only."),
-    Key("connect_timeout", _TIME, "In place of FLOW_CONNECT_TIMEOUT.", inherits="connect_timeout"),
+    Key("ca", TEXT, "PEM file of the authorities to trust, relative to this file. Overrides FLOW_UPSTREAM_CA."),
+    Key("verify", FLAG, "false: any certificate is accepted. Only for tests."),
+    Key("connect_timeout", _TIME, "Overrides FLOW_CONNECT_TIMEOUT.", inherits="connect_timeout"),
     Key(
         "first_byte_timeout",
         _TIME_OR_OFF,
-        "In place of FLOW_FIRST_BYTE_TIMEOUT.",
+        "Overrides FLOW_FIRST_BYTE_TIMEOUT.",
         inherits="first_byte_timeout",
         swept=True,
     ),
-    Key("idle_timeout", _TIME_OR_OFF, "In place of FLOW_IDLE_TIMEOUT.", inherits="idle_timeout", swept=True),
-    Key("keepalive", _TIME_OR_OFF, "In place of FLOW_UPSTREAM_KEEPALIVE.", inherits="upstream_keepalive", swept=True),
-    Key("max_age", _TIME_OR_OFF, "In place of FLOW_UPSTREAM_MAX_AGE.", inherits="upstream_max_age", swept=True),
+    Key("idle_timeout", _TIME_OR_OFF, "Overrides FLOW_IDLE_TIMEOUT.", inherits="idle_timeout", swept=True),
+    Key("keepalive", _TIME_OR_OFF, "Overrides FLOW_UPSTREAM_KEEPALIVE.", inherits="upstream_keepalive", swept=True),
+    Key("max_age", _TIME_OR_OFF, "Overrides FLOW_UPSTREAM_MAX_AGE.", inherits="upstream_max_age", swept=True),
     Key(
         "dialect",
         _PROFILE,
@@ -336,7 +334,7 @@ UPSTREAM_KEYS = (
         _AUTH,
         "How the provider takes its key; detected from the host name by default.",
     ),
-    Key("ask_usage", FLAG, "In place of FLOW_ASK_USAGE.", inherits="ask_usage"),
+    Key("ask_usage", FLAG, "Overrides FLOW_ASK_USAGE.", inherits="ask_usage"),
 )
 ROUTE_KEYS = (
     Key("path", _PATH, "Paths of the requests, such as `/v1/*`; all by default."),
@@ -350,38 +348,38 @@ ROUTE_KEYS = (
     Key(
         "class",
         CLASS,
-        "`batch`: its requests give way to others; `interactive`, the default, leaves them what their tenant's are.",
+        "`batch`: its requests give way to others; `interactive`, the default: the tenant's class applies.",
     ),
     Key(
         "affinity",
         _AFFINITY,
-        "Which requests get the same provider of an inner list, so that its cache is of use: those of one `session`, "
+        "Which requests go to the same provider of an inner list, so that its cache is reused: those of one `session`, "
         "or those that begin alike (`prefix`). none by default.",
     ),
     Key("max_tokens", _COUNT, "Most output tokens of one answer; FLOW_MAX_TOKENS applies as well."),
     Key(
         "first_token_timeout",
         _TIME_OR_OFF,
-        "In place of FLOW_FIRST_TOKEN_TIMEOUT.",
+        "Overrides FLOW_FIRST_TOKEN_TIMEOUT.",
         inherits="first_token_timeout",
     ),
     Key(
         "hedge_share",
         _SHARE,
-        "Share of the requests, and of their input tokens, that a second provider may be asked for when the first one "
+        "Share of the requests, and of their input tokens, that may be sent to a second provider when the first one "
         "is late, such as 0.05; 0 by default. See [providers.md](providers.md#slow-first-tokens).",
     ),
     Key(
         "disconnect",
         _DISCONNECT,
-        "In place of FLOW_DISCONNECT.",
+        "Overrides FLOW_DISCONNECT.",
         inherits="disconnect",
     ),
-    Key("websocket", FLAG, "In place of FLOW_WEBSOCKET.", inherits="websocket"),
+    Key("websocket", FLAG, "Overrides FLOW_WEBSOCKET.", inherits="websocket"),
     Key(
         "outliers",
         Kind("`true` or table", _outliers, {"anyOf": [{"const": True}, table_schema(OUTLIER_KEYS)]}),
-        "Compares the providers of each tier, and leaves out for a while those that do worse than the others; off by "
+        "Compares the providers of each tier, and ejects those that do worse than the others for a while; off by "
         "default. See below.",
     ),
 )
@@ -389,8 +387,8 @@ FILE_KEYS = (
     Key(
         "open",
         FLAG,
-        "Must be above the first table. true: the file has no tenants on purpose, so whoever reaches the relay may use "
-        "it. Without it, a reload refuses a file that has lost its tenants.",
+        "Must be above the first table. true: the file has no tenants on purpose, so anyone who can reach the relay "
+        "may use it. Without it, a reload refuses a file that has lost its tenants.",
     ),
     PRICES_FILE,
     Key("upstreams", _array("upstreams", UPSTREAM_KEYS), "The providers."),

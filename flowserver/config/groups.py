@@ -28,5 +28,5 @@ OPERATION = Group("Operation")
 TRACES = Group(
     "Traces",
     "See [operating.md](operating.md#traces). Of OpenTelemetry's own variables, `OTEL_SERVICE_NAME` and "
-    "`OTEL_RESOURCE_ATTRIBUTES` say what the spans are of.",
+    "`OTEL_RESOURCE_ATTRIBUTES` set the resource attributes.",
 )

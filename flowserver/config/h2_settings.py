@@ -19,18 +19,20 @@ class H2Settings(TraceSettings):
         "auto",
         WINDOW_OR_AUTO,
         HTTP2,
-        doc="Bytes a client may send ahead on one stream. auto: 64k, and what its distance needs of a large body, if "
+        doc="Bytes a client may send ahead on one stream. auto: 64k, or more for a large body over a distance, if "
         "FLOW_H2_CONNECTION_WINDOW is auto too.",
     )
     h2_connection_window: int | Auto = setting(
         "auto",
         WINDOW_OR_AUTO,
         HTTP2,
-        doc="Bytes a client may send ahead on all streams of a connection together. auto: 1m, and what the windows of "
-        "its streams grow by.",
+        doc="Bytes a client may send ahead on all streams of a connection together. auto: 1m, plus the growth of the "
+        "windows of its streams.",
     )
     h2_max_streams: int = setting("250", COUNT, HTTP2, doc="Most streams at a time on one connection.")
-    h2_max_requests: int = setting("1000", COUNT, HTTP2, doc="Requests after which a connection is asked to close.")
+    h2_max_requests: int = setting(
+        "1000", COUNT, HTTP2, doc="Requests after which a client is told to open a new connection."
+    )
     h2_max_uploads: int = setting(
         "32m", SIZE, HTTP2, doc="Bytes that the unfinished request bodies of one connection may hold in memory."
     )

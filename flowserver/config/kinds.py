@@ -18,7 +18,7 @@ def _or_auto(kind: Kind) -> Kind:
 
 
 def _optional(kind: Kind) -> Kind:
-    """May be empty."""
+    """A kind whose value may be empty."""
     return Kind(kind.name, p.optional(kind.parse))
 
 

@@ -1,4 +1,4 @@
-"""Lists of names and values as OpenTelemetry's variables have them: `name=value,name=value`, percent-encoded."""
+"""Lists of names and values in the syntax of OpenTelemetry's variables: `name=value,name=value`, percent-encoded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def parse_headers(text: str) -> tuple[tuple[str, str], ...]:
         if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
             raise ValueError(f"the field {name[:60]!r} has a name or value that HTTP can't carry")
         if name.lower() in _OWN_FIELDS:
-            raise ValueError(f"the field {name!r} is the relay's own; leave it out")
+            raise ValueError(f"the field {name!r} is set by the relay; remove it")
         headers.append((name.lower(), value))
     return tuple(headers)
 
 
 def resource_attributes(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say, of which the latter comes first. Raises ValueError with
-    the whole message."""
+    """The attributes from OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME; the latter takes precedence. Raises
+    ValueError with the whole message."""
     text = environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     try:
         attributes = dict(_members(text, "deployment.environment.name=prod,service.namespace=llm"))
@@ -48,4 +48,4 @@ def _members(text: str, example: str) -> Iterator[tuple[str, str]]:
         try:
             yield name, unquote(value.strip(), errors="strict")
         except UnicodeDecodeError:
-            raise ValueError(f"the value of {name[:60]!r} is no percent-encoded UTF-8") from None
+            raise ValueError(f"the value of {name[:60]!r} is not percent-encoded UTF-8") from None

@@ -1,4 +1,4 @@
-"""Parsers of settings: sizes, times, addresses, URLs. They raise ValueErrors that say what is expected."""
+"""Parsers of settings: sizes, times, addresses, URLs. They raise ValueError with what is expected."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SECONDS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "m": 60.0, "sec": 1.0, "s": 
 MAX_SIZE = 1 << 40
 MAX_COUNT = 1_000_000_000
 MAX_TIME = 8760 * 3600.0
-"""Upper bounds of sizes, counts and times that have no lower one of their own: 1024g, a billion, 8760h (a year)."""
+"""Upper bounds of sizes, counts and times that have no smaller one: 1024g, a billion, 8760h (a year)."""
 MAX_WORKERS = 256
 MIN_ADMIN_TOKEN = 16
 MAX_BUFFER = 1 << 30
-"""Of buffers: the kernel takes their sizes as signed 32-bit integers."""
+"""Upper bound of buffers: the kernel takes their sizes as signed 32-bit integers."""
 MAX_WINDOW = 2**31 - 1
-"""Of flow-control windows (RFC 9113 section 6.9.1)."""
+"""Upper bound of flow-control windows (RFC 9113 section 6.9.1)."""
 
 
 def parse_size(text: str) -> int:
@@ -45,17 +45,17 @@ def parse_size(text: str) -> int:
 
 
 def parse_buffer(text: str) -> int:
-    """A buffer that holds something."""
+    """The size of a buffer, above 0."""
     return _size(text, 1, MAX_BUFFER)
 
 
 def parse_body_size(text: str) -> int:
-    """A body that is not empty."""
+    """The size of a body, above 0."""
     return _size(text, 1, MAX_SIZE)
 
 
 def parse_window(text: str) -> int:
-    """A flow-control window (RFC 9113 section 6.9.1)."""
+    """The size of a flow-control window (RFC 9113 section 6.9.1)."""
     return _size(text, 65_535, MAX_WINDOW)
 
 
@@ -71,7 +71,7 @@ def _size(text: str, low: int, high: int) -> int:
 
 
 def _ungrouped(number: str) -> str:
-    """`number` without the underscores that group its digits, as in Python and TOML, and without blanks around it."""
+    """`number` without underscores between its digits, as in Python and TOML, and without whitespace around it."""
     return re.sub(r"(?<=\d)_(?=\d)", "", number.strip())
 
 
@@ -93,19 +93,19 @@ def parse_time(text: str) -> float:
 
 
 def check_time(seconds: float) -> float:
-    """`seconds`, unless they are negative or too many."""
+    """`seconds`, if it is neither negative nor too large; else raises ValueError."""
     if not 0 <= seconds <= MAX_TIME:
         raise ValueError("expected a time from 0 to 8760h, a year")
     return seconds
 
 
 def parse_positive_time(text: str) -> float:
-    """A time that must not be zero."""
+    """A time above zero."""
     return check_positive(parse_time(text))
 
 
 def parse_lease_time(text: str) -> float:
-    """A time in which a lease can be renewed before it expires."""
+    """A time long enough for a lease to be renewed before it expires."""
     seconds = parse_time(text)
     if seconds < 1:
         raise ValueError("expected a time of at least 1s")
@@ -113,7 +113,7 @@ def parse_lease_time(text: str) -> float:
 
 
 def parse_drain_target(text: str) -> float:
-    """A time that kernels' timers can keep to, and that bounds something."""
+    """A time that is neither too short for the kernel's timers nor too long to be a bound."""
     seconds = parse_time(text)
     if not 0.01 <= seconds <= 60:
         raise ValueError("expected a time from 10ms to 60s")
@@ -121,7 +121,7 @@ def parse_drain_target(text: str) -> float:
 
 
 def check_positive(seconds: float) -> float:
-    """`seconds`, unless they are zero."""
+    """`seconds`, if it is not zero; else raises ValueError."""
     if seconds <= 0:
         raise ValueError("expected a time above 0")
     return seconds
@@ -150,15 +150,15 @@ def parse_workers(text: str) -> int:
 
 
 MAX_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path: what the kernel takes (unix(7)), less the end."""
+"""Most bytes of a Unix socket's path: the kernel's limit (unix(7)) less the terminating null."""
 
 
 def _socket_path(path: str) -> str:
-    """The path of a Unix socket. Absolute, since the other side has a working directory of its own."""
+    """The path of a Unix socket, which must be absolute, since the other side may have another working directory."""
     if not path.startswith("/") or path.endswith("/") or not path.isprintable():
         raise ValueError("expected the absolute path of a Unix socket, such as /run/flowserver.sock")
     if len(path.encode()) > MAX_SOCKET_PATH:
-        raise ValueError(f"expected a path of at most {MAX_SOCKET_PATH} bytes, the most that a Unix socket can have")
+        raise ValueError(f"expected a path of at most {MAX_SOCKET_PATH} bytes, the limit for Unix sockets")
     return path
 
 
@@ -203,7 +203,7 @@ def parse_addresses(text: str) -> tuple[Address, ...]:
 
 
 def parse_networks(text: str) -> Networks:
-    """Networks, or single addresses, with commas; `unix` for Unix sockets."""
+    """Networks, or single addresses, separated by commas; `unix` for Unix sockets."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     try:
         networks = [ip_network(part) for part in parts if part.lower() != "unix"]
@@ -216,7 +216,7 @@ _HOST = re.compile(r"(\*|(\*\.)?[0-9a-z_]([0-9a-z_.-]*[0-9a-z_])?|[0-9a-f:.]*:[0
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """Host names or addresses without ports, with commas; `*.name` for all names below one, `*` for any."""
+    """Host names or addresses without ports, separated by commas; `*.name` for all subdomains, `*` for any."""
     hosts = frozenset(part.strip().lower().strip("[]").rstrip(".") for part in text.split(",") if part.strip())
     for host in hosts:
         if not _HOST.fullmatch(host):
@@ -225,7 +225,7 @@ def parse_hosts(text: str) -> frozenset[str]:
 
 
 _OVER_UNIX = "http+unix"
-_SOCKET_URL = "expected the socket's percent-encoded path for a host, as in http+unix://%2Frun%2Fvllm.sock/v1"
+_SOCKET_URL = "expected the socket's percent-encoded path as the host, as in http+unix://%2Frun%2Fvllm.sock/v1"
 
 
 def parse_url(text: str) -> Url:
@@ -236,7 +236,7 @@ def parse_url(text: str) -> Url:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
-        reason = "" if "@" in text else f" ({error})"  # it may repeat a part of credentials
+        reason = "" if "@" in text else f" ({error})"  # the error may repeat part of the credentials
         raise ValueError(f"{expected}{reason}") from None
     if parts.scheme in ("unix", _OVER_UNIX) and not parts.hostname:
         raise ValueError(_SOCKET_URL)
@@ -252,7 +252,7 @@ def parse_url(text: str) -> Url:
     except UnicodeError:
         raise ValueError(f"{expected}, with an ASCII path and a host name that DNS can carry") from None
     if re.search(r"[\x00-\x20\x7f]", parts.path + host):
-        raise ValueError(f"{expected}, without blanks or control characters")
+        raise ValueError(f"{expected}, without whitespace or control characters")
     path = canonical_target(parts.path.rstrip("/").encode("ascii") or b"/")
     if isinstance(path, RelayError):
         raise ValueError(f"{expected}. {path.message}")
@@ -261,7 +261,7 @@ def parse_url(text: str) -> Url:
 
 
 def _with_scheme(text: str) -> str:
-    """The end of the message about a URL without a scheme: what it may be."""
+    """The end of the message about a URL without a scheme: a suggestion."""
     match = re.fullmatch(r"([a-z0-9.-]+)(:\d+)?(/[\w./-]*)?", text, re.IGNORECASE)
     if match is None or not match[1].strip("."):
         return ""
@@ -270,7 +270,7 @@ def _with_scheme(text: str) -> str:
 
 
 def _socket_of(authority: str) -> str:
-    """The path of the Unix socket that stands, percent-encoded, where a URL has its host."""
+    """The path of a Unix socket from its percent-encoded form in place of the URL's host."""
     if ":" in authority:
         raise ValueError(f"{_SOCKET_URL}, without a port")
     try:
@@ -299,7 +299,7 @@ def parse_genai_names(text: str) -> GenAiNames:
 
 
 def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
-    """The same for what is usually on: messages mention `off`."""
+    """The same for a value that is usually on: messages mention `off`."""
     parse_optional = optional(parse)
 
     def parser(text: str) -> _T | None:
@@ -312,22 +312,22 @@ def or_off(parse: Callable[[str], _T]) -> Callable[[str], _T | None]:
 
 
 def _expected_too(error: ValueError, word: str) -> str:
-    """The message of `error` with one more word that is expected, before its guess."""
+    """The message of `error` with one more expected word, before its suggestion."""
     expected, hint, guess = str(error).partition("; did you mean")
     return f"{expected}, or {word}{hint}{guess}"
 
 
 class Ready(StrEnum):
-    """What /readyz asks for."""
+    """What /readyz depends on."""
 
     LISTENING = "listening"
     ANY_UPSTREAM = "any_upstream"
-    """At least one provider may be asked."""
+    """At least one provider must be available."""
     ALL_UPSTREAMS = "all_upstreams"
 
 
 class GenAiNames(StrEnum):
-    """By which version of OpenTelemetry's conventions for generative AI figures are named."""
+    """Which version of OpenTelemetry's conventions for generative AI names the metrics."""
 
     OLD = "old"
     """semantic-conventions 1.36"""
@@ -337,7 +337,7 @@ class GenAiNames(StrEnum):
 
 
 class Auto(Enum):
-    """A value that the relay chooses by itself, and changes."""
+    """A value that the relay chooses and adapts."""
 
     AUTO = "auto"
 
@@ -346,12 +346,12 @@ AUTO = Auto.AUTO
 
 
 def pinned(value: _T | Auto) -> _T | None:
-    """The value; None where it is left to the relay."""
+    """The value; None if it is left to the relay."""
     return None if isinstance(value, Auto) else value
 
 
 def or_auto(parse: Callable[[str], _T]) -> Callable[[str], _T | Auto]:
-    """The same for what the relay can choose by itself: messages mention `auto`."""
+    """The same for a value that the relay can choose: messages mention `auto`."""
 
     def parser(text: str) -> _T | Auto:
         if text.strip().lower() == AUTO.value:
@@ -368,7 +368,7 @@ _NO_ALIASES: Mapping[str, str] = {}
 
 
 def _one_of(*choices: str, aliases: Mapping[str, str] = _NO_ALIASES) -> Callable[[str], str]:
-    """A parser that takes one of these words, in upper or lower case. `aliases`: what else they are called."""
+    """A parser that accepts one of these words, in upper or lower case. `aliases`: other spellings."""
     expected = " or ".join(choices) if len(choices) == 2 else f"one of {', '.join(choices)}"
 
     def parser(text: str) -> str:
@@ -410,7 +410,7 @@ def parse_auth(text: str) -> Auth:
 
 
 def parse_redis_url(text: str) -> str:
-    """A URL for the Redis client, checked for mistakes that the client reports late or not at all."""
+    """A URL for the Redis client, checked for mistakes that the client would report late or not at all."""
     expected = "expected a URL such as redis://127.0.0.1:6379/0 (redis, rediss, either with +cluster, or unix)"
     url = text.strip()
     try:
@@ -428,7 +428,7 @@ _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(
 
 
 def parse_origins(text: str) -> tuple[str, ...]:
-    """Origins with commas as browsers write them, in lower case and without the scheme's own port; or `*`."""
+    """Origins separated by commas, in browsers' form: in lower case and without the scheme's default port; or `*`."""
     parts = [part.strip().lower() for part in text.split(",") if part.strip()]
     if parts == ["*"]:
         return ("*",)
@@ -445,13 +445,13 @@ def _origin(text: str) -> str:
 
 
 def parse_admin_token(text: str) -> str:
-    """One that nobody guesses."""
+    """A token that is long enough not to be guessed."""
     if len(parse_secret(text)) < MIN_ADMIN_TOKEN:
-        raise ValueError(f"expected at least {MIN_ADMIN_TOKEN} characters; `openssl rand -hex 32` makes a token")
+        raise ValueError(f"expected at least {MIN_ADMIN_TOKEN} characters; `openssl rand -hex 32` generates one")
     return text
 
 
 def parse_secret(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("expected a key in printable ASCII without blanks")
+        raise ValueError("expected a key in printable ASCII without spaces")
     return text

@@ -1,7 +1,7 @@
-"""Public lists of prices, as `[[prices]]` tables. No I/O.
+"""Converts public price lists to `[[prices]]` tables. No I/O.
 
-Read are LiteLLM's list (a JSON object of models, each with dollars per token) and CSV (dollars per million tokens, with
-the names of the tables' keys in its first line). What they say beside that is ignored.
+It reads LiteLLM's list (a JSON object of models, each with dollars per token) and CSV (dollars per million tokens, with
+the names of the tables' keys in its first line). Everything else in them is ignored.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PER_TOKEN = {
 }
 """LiteLLM's names, and the keys of a table."""
 _ABOVE = re.compile(r"(\w+)_above_(\d+)k_tokens", re.ASCII)
-"""LiteLLM's names of prices for requests of more than so many thousand input tokens."""
+"""LiteLLM's names of prices for requests with more than a number of thousand input tokens."""
 _KEYS = tuple(_PER_TOKEN.values())
 _STEP = Decimal(1).scaleb(-PLACES)
 _MILLION = Decimal(1_000_000)
 _INPUT_ONLY = "embedding"
-"""What LiteLLM calls models that have no output, and may have no price of it."""
+"""LiteLLM's mode of models without output, which may have no output price."""
 
 
 class ListError(ValueError):
@@ -48,19 +48,19 @@ class ListedPrice:
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """`left_out`: entries that have no price per token, or none of their output."""
+    """`left_out`: number of entries without a price per token, or without one for their output."""
 
     prices: tuple[ListedPrice, ...]
     left_out: int
 
 
 def read_list(text: str) -> PriceList:
-    """The prices in `text`, of either form. Raises ListError."""
+    """The prices in `text`, in either format. Raises ListError."""
     return _read_json(text) if text.lstrip().startswith("{") else _read_csv(text)
 
 
 def toml_of(found: PriceList) -> str:
-    """The file that `prices_file` names; the same for the same prices, in whatever order they are listed."""
+    """The file that `prices_file` names. The same prices, in any order, give the same file."""
     return _HEAD + "".join(_table(price) for price in found.prices)
 
 
@@ -75,7 +75,7 @@ def _table(price: ListedPrice) -> str:
 
 
 def _quoted(model: str) -> str:
-    """As TOML has it. A name is no pattern: what would be a wildcard in it stands for itself."""
+    """A name as a TOML string, with wildcards escaped, since it is not a pattern."""
     return json.dumps(re.sub(r"[*?[]", r"[\g<0>]", model), ensure_ascii=False)
 
 
@@ -86,9 +86,9 @@ def _read_json(text: str) -> PriceList:
     try:
         listed = json.loads(text, parse_float=Decimal, parse_int=Decimal)
     except (ValueError, RecursionError) as error:
-        raise ListError(f"it is no JSON: {error}") from None
+        raise ListError(f"it is not JSON: {error}") from None
     entries = {name: entry for name, entry in listed.items() if _is_name(name) and isinstance(entry, dict)}
-    entries.pop("sample_spec", None)  # a description of the others
+    entries.pop("sample_spec", None)  # documentation, not a model
     read = {name: _entry(entry) for name, entry in entries.items()}
     left_out = sum(not steps for steps in read.values())
     named = _with_bare_names({name: steps for name, steps in read.items() if steps})
@@ -96,11 +96,11 @@ def _read_json(text: str) -> PriceList:
 
 
 _Steps = dict[int, dict[str, Decimal]]
-"""Prices by key, by the input tokens above which they hold."""
+"""Prices by key, for each number of input tokens above which they hold."""
 
 
 def _entry(entry: dict[str, Any]) -> _Steps:
-    """Empty: it has no price per token."""
+    """The prices of an entry; empty if it has no price per token."""
     steps: _Steps = {0: {}}
     for name, value in entry.items():
         found = _ABOVE.fullmatch(name)
@@ -117,8 +117,8 @@ def _entry(entry: dict[str, Any]) -> _Steps:
 
 
 def _with_bare_names(named: dict[str, _Steps]) -> dict[str, _Steps]:
-    """`named`, and the names behind the provider that stands before them, where those are not listed and have one price
-    only: requests name `gpt-x`, the list may have `azure/gpt-x` alone."""
+    """`named`, and each name without its provider prefix, unless that is listed or ambiguous: requests name `gpt-x`,
+    while the list may have only `azure/gpt-x`."""
     bare: dict[str, list[_Steps]] = {}
     for name, steps in named.items():
         if "/" in name:
@@ -130,7 +130,7 @@ def _with_bare_names(named: dict[str, _Steps]) -> dict[str, _Steps]:
 
 
 def _in_order(named: Mapping[str, _Steps]) -> Iterator[ListedPrice]:
-    """By name; of one model those for the largest requests first, as the first that fits holds."""
+    """By name; for one model those for the largest requests first, since the first match holds."""
     for name in sorted(named):
         for above in sorted(named[name], reverse=True):
             yield ListedPrice(name, named[name][above], above)
@@ -156,13 +156,13 @@ def _read_csv(text: str) -> PriceList:
         except ValueError as error:
             raise ListError(f"line {number}: {error}") from None
         if not {"input", "output"} <= prices.keys() or above < 0 or not _is_name(row["model"]):
-            raise ListError(f"line {number}: expected a model, and a price of input and of output")
+            raise ListError(f"line {number}: expected a model, an input price and an output price")
         named.setdefault(row["model"], {})[above] = prices
     return PriceList(tuple(_in_order(named)), 0)
 
 
 def _full(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, str]]:
-    """Without columns that have no name, and without what a short line lacks."""
+    """The rows without unnamed columns, and without values that a short line lacks."""
     for row in rows:
         yield {name: value.strip() for name, value in row.items() if isinstance(name, str) and isinstance(value, str)}
 
@@ -175,8 +175,8 @@ def _price(text: str) -> Decimal:
 
 
 def _decimal(value: object, times: Decimal) -> Decimal | None:
-    """`value` so many `times`, to the decimals that a table may have: what lies behind them is the noise of floats.
-    None: it is no price."""
+    """`value` times `times`, rounded to the decimals of a table, which removes floating-point noise. None: it is not a
+    price."""
     try:
         number = Decimal(value) if isinstance(value, str | Decimal) else None
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""The `[[prices]]` tables, of the main file and of the one that it names in `prices_file`. No I/O."""
+"""The `[[prices]]` tables, in the main file and in the one that `prices_file` names. No I/O."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .entries import Key, Kind, suggestion
 from .tables import PATTERNS, SOME_PATTERNS, TEXT, TableReader, decimal_number, tables_of_keys, whole_number
 
 PLACES = 6
-"""Decimals of a price, in dollars per million tokens: one token then costs a whole number of pico-dollars."""
+"""Most decimals of a price in dollars per million tokens: one token then costs a whole number of pico-dollars."""
 MOST_PRICE = 1_000_000
-"""Dollars per million tokens."""
+"""Highest price, in dollars per million tokens."""
 
 _PRICE = decimal_number(PLACES, MOST_PRICE, "a price in dollars per million tokens such as 2.5 or '0.0375'")
 
@@ -28,36 +28,37 @@ PRICE_KEYS = (
     Key(
         "models",
         SOME_PATTERNS,
-        "Models that have these prices, such as `gpt-4o*`; the first table that fits holds.",
+        "Models that have these prices, such as `gpt-4o*`; the first matching table holds.",
         required=True,
     ),
     Key(
         "upstreams",
         Kind("list of names", PATTERNS.parse, PATTERNS.schema),
-        "Providers at which they hold; all by default.",
+        "Providers to which they apply; all by default.",
     ),
     Key("input", _PRICE, "Dollars per million input tokens.", required=True),
     Key("output", _PRICE, "Dollars per million output tokens.", required=True),
-    Key("cached_input", _PRICE, "The same of input that is read from the provider's cache; by default as `input`."),
-    Key("cache_write", _PRICE, "The same of input that is written to the cache; by default as `input`."),
-    Key("reasoning", _PRICE, "The same of output that is reasoning; by default as `output`."),
+    Key("cached_input", _PRICE, "The same for input that is read from the provider's cache; by default as `input`."),
+    Key("cache_write", _PRICE, "The same for input that is written to the cache; by default as `input`."),
+    Key("reasoning", _PRICE, "The same for reasoning output; by default as `output`."),
     Key(
         "above_input_tokens",
         whole_number(1, 1_000_000_000),
-        "They hold for requests of more input tokens only. A later table for the same models has those of the others.",
+        "They apply only to requests with more input tokens than this. A later table for the same models has the "
+        "others' prices.",
     ),
-    Key("currency", Kind("`USD`", _currency, {"const": "USD"}), "No other is known."),
+    Key("currency", Kind("`USD`", _currency, {"const": "USD"}), "The only currency."),
 )
 PRICES_FILE_KEYS = (Key("prices", tables_of_keys(PRICE_KEYS), "Tables as in the main file.", required=True),)
 
 
 def price_table(price: Price) -> dict[str, str]:
-    """Its figures as a file has them."""
+    """The prices as in a file."""
     return {name: _text(pico) for name, pico in asdict(price).items()}
 
 
 def price_row_table(row: PriceRow) -> dict[str, Any]:
-    """The whole table, with every key that it may have."""
+    """The table with all its keys."""
     return {
         "models": list(row.models),
         "upstreams": list(row.upstreams),
@@ -75,7 +76,7 @@ class PriceReader(TableReader):
     """Reads `[[prices]]` tables."""
 
     def prices(self, tables: Sequence[dict[str, Any]], upstreams: Collection[str]) -> list[PriceRow]:
-        """The rows of `tables`, without those that are wrong. `upstreams`: the names of providers that there are."""
+        """The rows of `tables`, without invalid ones. `upstreams`: the names of all providers."""
         rows = (self._row(table, f"prices[{number}]", upstreams) for number, table in enumerate(tables))
         return [row for row in rows if row is not None]
 
@@ -101,6 +102,6 @@ class PriceReader(TableReader):
 PRICES_FILE = Key(
     "prices_file",
     TEXT,
-    "Must be above the first table. A TOML file of further `[[prices]]` tables, relative to this file, whose own come "
-    "first.",
+    "Must be above the first table. A TOML file of further `[[prices]]` tables, relative to this file, whose tables "
+    "come first.",
 )

@@ -1,5 +1,5 @@
-"""Secrets that are kept elsewhere. `env:NAME`, `file:PATH` and `credential:NAME` stand for what a variable, a file or a
-credential of systemd has, in settings and in the TOML file. Messages name the place, never what is there."""
+"""References to secrets. In settings and in the TOML file, `env:NAME`, `file:PATH` and `credential:NAME` stand for the
+content of a variable, a file or a systemd credential. Messages show the reference, never the content."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def is_reference(text: str) -> bool:
 
 
 def resolve(text: str, environ: Mapping[str, str], folder: Path) -> str:
-    """What `text` refers to, without blanks and line ends around it, or a literal as it is. Paths are relative to
-    `folder`. Raises ValueError if there is nothing."""
+    """The secret that `text` refers to, without whitespace around it; a literal is returned unchanged. Paths are
+    relative to `folder`. Raises ValueError if there is nothing."""
     match = _REFERENCE.fullmatch(text)
     if match is None:
         return text
@@ -36,15 +36,15 @@ def resolve(text: str, environ: Mapping[str, str], folder: Path) -> str:
 
 
 def path_of(text: str, environ: Mapping[str, str]) -> str:
-    """The path of a file that a setting names: a credential's, or `text` itself. Raises ValueError."""
+    """The path of a file that a setting names: of a credential, or `text` itself. Raises ValueError."""
     kind, _, where = text.partition(":")
     return str(credential(where, environ)) if kind == "credential" else text
 
 
 def credential(name: str, environ: Mapping[str, str]) -> Path:
-    """The file of a credential (systemd.exec(5), LoadCredential). Raises ValueError if there can be none."""
+    """The file of a credential (LoadCredential, systemd.exec(5)). Raises ValueError if there can be none."""
     if not _CREDENTIAL.fullmatch(name):
-        raise ValueError("expected 'credential:NAME', where NAME is no path")
+        raise ValueError("expected 'credential:NAME', where NAME is not a path")
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     if not directory:
         raise ValueError(
@@ -56,7 +56,7 @@ def credential(name: str, environ: Mapping[str, str]) -> Path:
 
 def _variable(name: str, environ: Mapping[str, str]) -> str:
     if not _VARIABLE.fullmatch(name):
-        raise ValueError("expected 'env:NAME', where NAME is that of a variable")
+        raise ValueError("expected 'env:NAME', where NAME is a variable's name")
     secret = environ.get(name, "").strip()
     if not secret:
         raise ValueError(f"the variable {name} is not set; set it, or name another one")
@@ -70,16 +70,16 @@ def remedy_of(error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
         return "name a file in it"
     if isinstance(error, PermissionError):
-        return f"let user {os.geteuid()}, as whom this process runs, read it"
+        return f"give user {os.geteuid()}, who runs this process, permission to read it"
     return "name another one"
 
 
 def _content(path: Path, what: str, remedy: str) -> str:
     try:
         secret = path.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:  # the message of which has what is there
+    except UnicodeDecodeError:  # its message contains the content
         raise ValueError(f"{what} can't be read: it is not UTF-8") from None
-    except (OSError, ValueError) as error:  # the latter: a path with a null
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = getattr(error, "strerror", None) or "no path"
         raise ValueError(f"{what} can't be read: {reason}; {remedy}") from None
     if not secret:

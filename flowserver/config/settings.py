@@ -1,6 +1,6 @@
 """The settings of the environment, as `environment` parses and checks them.
 
-Each field of `Config`, its inherited ones included, is the one entry of its setting: name, default, kind of value,
+Each field of `Config`, including inherited ones, is the one declaration of its setting: name, default, kind of value,
 group, whether a reload or the sweep concerns it, and its description, from which docs/settings.md is generated.
 """
 
@@ -106,22 +106,22 @@ class Config(H2Settings):
         SWITCH,
         LISTENERS,
         doc="Whether each client connection begins with a PROXY protocol header (version 1 or 2), which names the "
-        "client; without one it is closed. Whoever reaches FLOW_LISTEN can then claim any address, unless "
-        "FLOW_TRUSTED_PROXIES says who may.",
+        "client; without one it is closed. Anyone who can reach FLOW_LISTEN can then claim any address, unless "
+        "FLOW_TRUSTED_PROXIES restricts who may.",
     )
     trusted_proxies: Networks = setting(
         "",
         NETWORKS,
         LISTENERS,
-        doc="Networks, separated by commas, whose proxies are believed when `Forwarded` or `X-Forwarded-For` name a "
-        "client; `unix` for all who connect by a Unix socket. See [operating.md](operating.md#behind-a-proxy).",
+        doc="Networks, separated by commas, whose proxies are trusted when `Forwarded` or `X-Forwarded-For` name a "
+        "client; `unix` for connections by a Unix socket. See [operating.md](operating.md#behind-a-proxy).",
     )
     admin_listen: Address | None = setting(
         "127.0.0.1:9090",
         ADDRESS_OR_OFF,
         LISTENERS,
-        doc="Address, or Unix socket, of health checks, metrics and live streams. It asks for no password but for "
-        "what changes something (FLOW_ADMIN_TOKEN), so keep it on a private network.",
+        doc="Address, or Unix socket, of health checks, metrics and live streams. Reading them needs no password "
+        "(control needs FLOW_ADMIN_TOKEN), so keep it on a private network.",
     )
     admin_hosts: frozenset[str] = setting(
         "",
@@ -136,16 +136,16 @@ class Config(H2Settings):
         LISTENERS,
         secret=True,
         refers=True,
-        doc="Token, of 16 characters or more, with which the admin listener lets somebody end streams, take providers "
-        "out, drain, reload, and read the configuration. Empty: nobody may, see "
+        doc="Token, of 16 characters or more, for control on the admin listener: to end streams, take providers out, "
+        "drain, reload, and read the configuration. Empty: nobody may, see "
         "[operating.md](operating.md#control-at-run-time).",
     )
     control_socket: Address | None = setting(
         "off",
         SOCKET_OR_OFF,
         LISTENERS,
-        doc="Unix socket, such as `unix:/run/flowserver/control.sock`, of `flowserver ctl`. Whoever runs as the "
-        "relay's user (mode 0600) may do all there that FLOW_ADMIN_TOKEN allows, without a token.",
+        doc="Unix socket for `flowserver ctl`, such as `unix:/run/flowserver/control.sock`. Processes of the "
+        "relay's user (mode 0600) may do everything there that FLOW_ADMIN_TOKEN allows, without a token.",
     )
     reuse_port: bool = setting(
         "off",
@@ -258,8 +258,8 @@ class Config(H2Settings):
         "auto",
         WINDOW_OR_AUTO,
         PROVIDER_TIMEOUTS,
-        doc="HTTP/2: bytes a provider may send ahead on one stream. auto: 16k, and then what the client's pace and the "
-        "distance of the provider need.",
+        doc="HTTP/2: bytes a provider may send ahead on one stream. auto: 16k at first, then as the client's pace and "
+        "the provider's distance require.",
     )
     max_connections: int = setting(
         "10000", COUNT, CLIENTS, doc="Most client connections at a time; further ones get 503."
@@ -268,8 +268,8 @@ class Config(H2Settings):
         "off",
         COUNT_OR_OFF,
         CLIENTS,
-        doc="Most connections of one address at a time, or of one IPv6 network of 64 bits; further ones get 429. "
-        "Requests by FLOW_TRUSTED_PROXIES count instead of their connections.",
+        doc="Most connections of one address, or one IPv6 /64 network, at a time; further ones get 429. "
+        "For FLOW_TRUSTED_PROXIES, requests count instead of connections.",
     )
     head_timeout: float | None = setting(
         "10s",
@@ -294,8 +294,8 @@ class Config(H2Settings):
         "off",
         COUNT_OR_OFF,
         CLIENTS,
-        doc="Tokens that may come from the provider while their client acknowledges nothing, as far as buffers hold "
-        "them; then it is cut as by FLOW_STALL_TIMEOUT. off: only time counts.",
+        doc="Tokens that may arrive from the provider while the client acknowledges nothing, as far as buffers hold "
+        "them; then the client is cut as by FLOW_STALL_TIMEOUT. off: only time counts.",
     )
     max_body: int = setting("64m", BODY_SIZE, UPLOADS, doc="Largest request body in bytes; larger ones get 413.")
     max_uploads: int = setting(
@@ -313,56 +313,56 @@ class Config(H2Settings):
         "auto",
         SIZE_OR_AUTO_OR_OFF,
         MEMORY,
-        doc="Memory that the relay may have, with all its workers and what the kernel holds in its sockets. auto: 80 % "
-        "of its cgroup's limit, or of the machine's memory; off: as much as it takes.",
+        doc="Memory that the relay may use, including all its workers and the kernel buffers of its sockets. auto: 80 "
+        "% of its cgroup's limit, or of the machine's memory; off: unlimited.",
     )
     ready_memory: str | None = setting(
         "full",
         MEMORY_LEVEL_OR_OFF,
         MEMORY,
-        doc="Level of memory from which `/readyz` says 503: `tight`, `no_batch`, `full` or `cutting`. off: it never "
-        "does for that.",
+        doc="Memory level from which `/readyz` says 503: `tight`, `no_batch`, `full` or `cutting`. off: memory never "
+        "makes it say so.",
     )
     drain_target: float = setting(
         "250ms",
         DRAIN_TARGET,
         BACKPRESSURE,
-        doc="How far ahead of a client its answer may be: as much as it takes in this time.",
+        doc="How far an answer may be ahead of its client: as much as the client reads in this time.",
     )
     high_water: int | Auto = setting(
         "auto",
         BUFFER_OR_AUTO,
         BACKPRESSURE,
-        doc="Bytes held for one stream at which reading from its provider stops. auto: 8k, and less for a client that "
-        "takes little in FLOW_DRAIN_TARGET, the less the steadier it is.",
+        doc="Bytes held for one stream at which reading from its provider stops. auto: 8k, or less for a client that "
+        "reads slowly and steadily.",
     )
     low_water: int | Auto = setting(
         "auto",
         BUFFER_OR_AUTO,
         BACKPRESSURE,
-        doc="Bytes in a client's transport at which chunks begin to wait; must be below FLOW_HIGH_WATER. auto: 4k, and "
+        doc="Bytes in a client's transport at which chunks begin to wait; must be below FLOW_HIGH_WATER. auto: 4k, or "
         "less for a slow client.",
     )
     prefetch_chunks: int | Auto = setting(
         "auto",
         COUNT_OR_AUTO,
         BACKPRESSURE,
-        doc="Number of chunks that may wait for a slow client before reading from its provider stops. auto: 16, and "
-        "FLOW_HIGH_WATER alone once the client's pace is known.",
+        doc="Chunks that may wait for a slow client before reading from its provider stops. auto: 16, and only "
+        "FLOW_HIGH_WATER once the client's pace is known.",
     )
     notsent_lowat: int | Auto | None = setting(
         "auto",
         BUFFER_OR_AUTO_OR_OFF,
         BACKPRESSURE,
-        doc="Unsent bytes that the kernel may hold for a client, or of an upload for its provider (TCP_NOTSENT_LOWAT). "
-        "auto: 16k, less for a slow client, 256k of an upload; off: the kernel's default.",
+        doc="Unsent bytes that the kernel may hold for a client, or for a provider during an upload "
+        "(TCP_NOTSENT_LOWAT). auto: 16k, less for a slow client, 256k for an upload; off: the kernel's default.",
     )
     upstream_rcvbuf: int | Auto | None = setting(
         "auto",
         BUFFER_OR_AUTO_OR_OFF,
         BACKPRESSURE,
         doc="Size of the kernel's receive buffer for an HTTP/1.1 connection to a provider (SO_RCVBUF). auto: follows "
-        "the client's pace and the distance of the provider; off: the kernel's default.",
+        "the client's pace and the provider's distance; off: the kernel's default.",
     )
     ask_usage: bool = setting(
         "on",
@@ -375,13 +375,13 @@ class Config(H2Settings):
         "off",
         COUNT_OR_OFF,
         TOKENS,
-        doc='Most output tokens of one answer, at which it ends with a "length" ending. off: no limit.',
+        doc='Most output tokens of one answer; there it gets a "length" ending. off: no limit.',
     )
     max_event: int = setting(
         "1m",
         BUFFER,
         TOKENS,
-        doc="Largest event, in bytes, that is parsed whole. Of a larger one only the fields that count tokens "
+        doc="Largest event, in bytes, that is parsed whole. In a larger one only the fields that count tokens "
         "are read.",
     )
     heartbeat: float | None = setting(
@@ -389,7 +389,7 @@ class Config(H2Settings):
         TIME_OR_OFF,
         LEAVING,
         swept=True,
-        doc="Silence of a provider after which the client gets a sign of life, so that it does not time out. "
+        doc="Silence of a provider after which the client gets a heartbeat, so that its connection does not time out. "
         "off: none.",
     )
     half_close: str = setting(
@@ -403,7 +403,7 @@ class Config(H2Settings):
         "cancel",
         DISCONNECT,
         LEAVING,
-        doc="What happens when a client leaves during an answer: `cancel` it, or `drain` it to learn its token usage.",
+        doc="What happens to an answer whose client leaves: `cancel` it, or `drain` it to learn its token usage.",
     )
     disconnect_time: float = setting(
         "60s", TIME, LEAVING, swept=True, doc="Longest time for which an answer without a client is drained."
@@ -420,20 +420,20 @@ class Config(H2Settings):
         SWITCH,
         RETRIES,
         doc="Whether the next provider is tried when one broke off before its answer. The first may have "
-        "started work, so `off` prevents that a request runs twice.",
+        "started work, so use `off` if a request must not run twice.",
     )
     first_token_timeout: float | None = setting(
         "off",
         TIME_OR_OFF,
         RETRIES,
-        doc="Time within which an attempt must show content, or it is cancelled and the next provider is asked. Until "
+        doc="Time within which an attempt must show content, or the request moves to the next provider. Until "
         "then the client gets nothing, no heartbeat either: see [providers.md](providers.md#slow-first-tokens).",
     )
     breaker_failures: int = setting(
         "5", COUNT, RETRIES, doc="Consecutive failures after which a provider gets no more requests."
     )
     breaker_cooldown: float = setting(
-        "5s", TIME, RETRIES, doc="Time after which such a provider is tried again, with one request."
+        "5s", TIME, RETRIES, doc="Time after which one request tries such a provider again."
     )
     redis_url: str | None = setting(
         "",
@@ -443,7 +443,7 @@ class Config(H2Settings):
         refers=True,
         doc="Redis that holds tenants and shares their limits between relays. Empty: each relay counts for itself.",
     )
-    redis_timeout: float = setting("50ms", POSITIVE_TIME, LIMITS, doc="Longest time to wait for an answer of Redis.")
+    redis_timeout: float = setting("50ms", POSITIVE_TIME, LIMITS, doc="Longest time to wait for an answer from Redis.")
     limits_policy: str = setting(
         "open",
         POLICY,
@@ -463,27 +463,27 @@ class Config(H2Settings):
         "20ms",
         POSITIVE_TIME_OR_OFF,
         OVERLOAD,
-        doc="Longest delay of the event loop that may stand for FLOW_OVERLOAD_INTERVAL; then requests are refused with "
-        "503, first those of class `batch`. off: requests wait, however long.",
+        doc="Highest acceptable delay of the event loop; if it is exceeded for FLOW_OVERLOAD_INTERVAL, requests are "
+        "refused with 503, first those of class `batch`. off: requests wait, however long.",
     )
     overload_interval: float = setting(
         "200ms",
         POSITIVE_TIME,
         OVERLOAD,
-        doc="Time for which even the shortest delay has to be above FLOW_OVERLOAD_TARGET.",
+        doc="Time during which even the shortest delay must exceed FLOW_OVERLOAD_TARGET.",
     )
     workers: int | Auto = setting(
         "1",
         WORKERS,
         OPERATION,
-        doc="Number of processes that serve clients, under a parent that starts them; auto: one for each core that it "
+        doc="Number of worker processes, under a parent that starts them; auto: one for each core that the relay "
         "may use. 1: a single process without a parent.",
     )
     worker_timeout: float = setting(
         "30s",
         POSITIVE_TIME,
         OPERATION,
-        doc="Longest time for a worker to start, and to answer its parent; then it is killed and replaced.",
+        doc="Longest time for a worker to start, or to answer its parent; then it is killed and replaced.",
     )
     drain_timeout: float = setting(
         "5m",
@@ -502,60 +502,59 @@ class Config(H2Settings):
         "listening",
         READY,
         OPERATION,
-        doc="What `/readyz` asks for beside a relay that serves: nothing, that some provider may be asked, or that "
-        "every one may. With the last two a provider that is down may take all relays out of their load balancer.",
+        doc="What `/readyz` requires besides a relay that serves: nothing, one available provider, or that all "
+        "are. With the last two, a provider that is down may take all relays out of their load balancer.",
     )
     detached_drain: bool = setting(
         "off",
         SWITCH,
         OPERATION,
         doc="Whether a parent of workers with passed sockets ends at once on SIGTERM, and a copy of it drains, so that "
-        "systemd starts the next one meanwhile. See [systemd/](../systemd/README.md#restarts).",
+        "systemd can start the next one meanwhile. See [systemd/](../systemd/README.md#restarts).",
     )
     fast_path: bool = setting(
         "on",
         SWITCH,
         OPERATION,
-        doc="Whether events that differ only in their text take the fast path. off, to look for a fault: the bytes are "
+        doc="Whether events that differ only in their text take the fast path. off is for debugging: the bytes are "
         "the same.",
     )
     log_level: str = setting(
         "info",
         LOG_LEVEL,
         OPERATION,
-        doc="Least severity that is logged. Access lines are `info`, those of failures of the relay or a provider "
-        "`warning`, and the states of each exchange `debug`.",
+        doc="Lowest level that is logged. Access lines are `info`, those of failures of the relay or a provider "
+        "`warning`, and state changes of each exchange `debug`.",
     )
     log_format: str = setting(
         "auto",
         LOG_FORMAT,
         OPERATION,
-        doc="How lines are written; auto: as text on a terminal, else as JSON objects.",
+        doc="Format of the log; auto: text on a terminal, else JSON.",
     )
     access_log: AccessLog = setting(
         "on",
         ACCESS_LOG,
         OPERATION,
-        doc="Which exchanges have a line: all, those that failed, or none. sample:0.01: those that failed, and 1 % of "
-        "the others.",
+        doc="Which exchanges are logged: all, failed ones, or none. sample:0.01: failed ones, and 1 % of the others.",
     )
     metrics_genai: GenAiNames = setting(
         "old",
         GENAI_NAMES,
         OPERATION,
-        doc="Which names of OpenTelemetry's conventions for generative AI `/metrics` has: those before "
-        "semantic-conventions-genai 0.1.0, its own, or both. See [metrics.md](metrics.md#names-of-opentelemetry).",
+        doc="Which of OpenTelemetry's names for generative AI `/metrics` has: those before "
+        "semantic-conventions-genai 0.1.0, those of it, or both. See [metrics.md](metrics.md#names-of-opentelemetry).",
     )
 
     references: tuple[tuple[str, str], ...] = ()
-    """Fields whose settings say where the value is kept, and these settings."""
+    """Fields whose settings are references, with these settings."""
     given: tuple[GivenSetting, ...] = field(default=(), compare=False, repr=False)
-    """All settings as they were written, and where."""
+    """All settings as written, with their origins."""
     resource: tuple[tuple[str, str], ...] = ()
-    """What OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME say of the process; empty: nothing, or nothing is traced."""
+    """Resource attributes from OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME; empty: none, or nothing is traced."""
 
 
 _INHERITED = frozenset(entry.name for entry in fields(H2Settings))
 _LISTED = sorted(fields(Config), key=lambda entry: entry.name in _INHERITED)
-"""Those of `Config` itself come first."""
+"""The fields of `Config` itself come first."""
 SETTINGS = tuple(Setting(entry.name, **entry.metadata) for entry in _LISTED if entry.metadata)

@@ -15,14 +15,14 @@ class TableReader:
     """Collects problems instead of stopping at the first; each begins with its place, such as `upstreams[1].url`."""
 
     def __init__(self, top_level: Sequence[str] = ()) -> None:
-        """`top_level`: keys that go above the first table, which is easily overlooked."""
+        """`top_level`: keys that belong above the first table, a common mistake that gets a message of its own."""
         self._top_level = top_level
         self.problems: list[str] = []
         self.given: set[str] = set()
         """The places of all values that were read."""
 
     def read(self, table: dict[str, Any], place: str, keys: Sequence[Key]) -> dict[str, Any]:
-        """The values of `table`, which is at `place` (empty: the file itself). Those that are invalid are left out."""
+        """The values of `table`, which is at `place` (empty: the file itself), without invalid ones."""
         where = f"{place}." if place else ""
         known = {key.name: key for key in keys}
         for name in table:
@@ -86,7 +86,7 @@ def _tables(value: Any) -> list[dict[str, Any]]:
 
 
 def whole_number(low: int, high: int, remark: str = "") -> Kind:
-    """Whole numbers within these bounds; `remark` ends the message about others."""
+    """Whole numbers within these bounds; `remark` is appended to the message about others."""
 
     def parse(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -104,8 +104,8 @@ def _some_patterns(value: Any) -> tuple[str, ...]:
 
 
 def decimal_number(places: int, most: int, expected: str, *, least: int = 0) -> Kind:
-    """Amounts of up to `most`, numbers or text, in whole units of the last of so many decimal `places`; `least` in
-    these. A float is taken for what it was written as."""
+    """Amounts up to `most`, numbers or text, as whole multiples of the last decimal place; `least` in these. A float is
+    taken as written."""
     unit: int = 10**places
 
     def parse(value: Any) -> int:
@@ -140,12 +140,12 @@ def table_of_keys(keys: Sequence[Key]) -> Kind:
 
 
 def tables_of_keys(keys: Sequence[Key]) -> Kind:
-    """A list of them."""
+    """A list of such tables."""
     return Kind("tables", _tables, {"type": "array", "items": table_schema(keys)})
 
 
 def table_schema(keys: Sequence[Key]) -> dict[str, Any]:
-    """What a table with these keys may have, as a JSON Schema."""
+    """The JSON Schema of a table with these keys."""
     schema: dict[str, Any] = {
         "type": "object",
         "properties": {key.name: {**key.kind.schema, "description": key.doc} for key in keys},

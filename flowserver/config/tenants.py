@@ -1,4 +1,4 @@
-"""A tenant as a table: of the TOML file, and of the JSON that a directory keeps. No I/O."""
+"""Tenants as tables: in the TOML file, and in the JSON of a directory. No I/O."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .tables import (
 )
 
 MOST = 75_000_000_000
-"""The largest limit. A bucket of this size is still counted exactly."""
+"""The largest limit. A token bucket of this size is still counted exactly."""
 
 MOST_USD = 4_000_000
-"""Dollars. Twice this is still counted exactly, to the nano-dollar."""
+"""The largest limit in dollars. Twice this is still counted exactly, to the nano-dollar."""
 
 _BURSTS = {"request_burst": "requests_per_minute", "token_burst": "tokens_per_minute"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -62,8 +62,8 @@ def _digest(value: Any) -> bytes:
 
 
 def _moment(value: Any) -> float:
-    """A time of TOML, or such a text, in seconds since the epoch."""
-    expected = "expected a time with its zone such as '2027-01-01T00:00:00Z'"
+    """A TOML time, or text in its format, as seconds since the epoch."""
+    expected = "expected a time with a zone such as '2027-01-01T00:00:00Z'"
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -93,10 +93,10 @@ def _class(value: Any) -> TrafficClass:
 
 
 def check_path(pattern: str) -> str | None:
-    """What is wrong with a pattern of paths; None: nothing."""
+    """What is wrong with a path pattern; None: nothing."""
     if pattern.startswith(("/", "*", "?", "[")):
         return None
-    return f"{pattern!r} matches no path, as each begins with a slash; did you mean {'/' + pattern!r}?"
+    return f"{pattern!r} matches no path, as paths begin with a slash; did you mean {'/' + pattern!r}?"
 
 
 # --- keys ---
@@ -111,10 +111,10 @@ _MOMENT = Kind("time of day", _moment, {"type": "string", "format": "date-time"}
 
 LIMIT_KEYS = (
     Key("requests_per_minute", _LIMIT, "Requests per minute, refilled evenly."),
-    Key("request_burst", _LIMIT, "Most requests at once; by default as many as per minute."),
+    Key("request_burst", _LIMIT, "Most requests in a burst; by default as many as per minute."),
     Key("tokens_per_minute", _LIMIT, "Input and output tokens per minute, refilled evenly."),
-    Key("token_burst", _LIMIT, "Most tokens at once; by default as many as per minute."),
-    Key("concurrent", _LIMIT, "Most requests at a time."),
+    Key("token_burst", _LIMIT, "Most tokens in a burst; by default as many as per minute."),
+    Key("concurrent", _LIMIT, "Most concurrent requests."),
     Key("tokens_per_stream", _LIMIT, "Most output tokens of one answer."),
     Key("tokens_per_session", _LIMIT, "Most tokens of one session within a day of its first request."),
     Key("tokens_per_day", _LIMIT, "Most tokens until the next midnight, UTC."),
@@ -158,14 +158,14 @@ TENANT_KEYS = (
         tables_of_keys(MODEL_LIMIT_KEYS),
         "Limits of `models`, a list of patterns, together; the same keys as below.",
     ),
-    Key("class", CLASS, "The highest class of its requests: `interactive`, the default, or `batch`."),
-    Key("weight", _WEIGHT, "Its share of a provider's places beside tenants that wait as well; 1 by default."),
+    Key("class", CLASS, "The highest class of its requests: `interactive` (default) or `batch`."),
+    Key("weight", _WEIGHT, "Its share of a provider's places, relative to other waiting tenants; 1 by default."),
     *LIMIT_KEYS,
 )
 _STORED_TENANT_KEYS = tuple(Key(key.name, PATTERNS, key.doc) if key.name == "paths" else key for key in TENANT_KEYS)
 LIMITS = tuple(key.name for key in LIMIT_KEYS)
 USD_LIMITS = frozenset(key.name for key in LIMIT_KEYS if key.kind is _USD)
-"""The limits of money."""
+"""The limits in money."""
 
 
 # --- reading and writing ---
@@ -217,13 +217,13 @@ def table_of(tenant: Tenant) -> dict[str, Any]:
 
 
 def limits_table(limits: TenantLimits) -> dict[str, int | str]:
-    """Those that there are, as they may be written: amounts of money as text, which is exact."""
+    """The limits that are set, as in a file; amounts of money are text, which is exact."""
     found = ((name, value) for name, value in asdict(limits).items() if value is not None)
     return {name: usd_text(value) if name in USD_LIMITS else value for name, value in found}
 
 
 def money_limits(tenant: Tenant) -> list[str]:
-    """The names of the limits of money that it has, whoever of it they are for."""
+    """The names of the tenant's limits in money, including those of users and models."""
     each = [tenant.limits, tenant.user, *(kind.limits for kind in tenant.model_limits)]
     return sorted({name for limits in each for name in limits_table(limits)} & USD_LIMITS)
 
@@ -242,7 +242,7 @@ class _TenantReader(TableReader):
     """Reads the tables of tenants."""
 
     def tenant(self, table: dict[str, Any], place: str, keys: Sequence[Key]) -> Tenant:
-        """The tenant of `table`, without what is wrong."""
+        """The tenant of `table`, without invalid parts."""
         values = self.read(table, place, keys)
         digests = [TenantKey(values["key_sha256"])] if "key_sha256" in values else []
         return Tenant(

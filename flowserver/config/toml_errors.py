@@ -1,4 +1,4 @@
-"""What is wrong with a file that is no TOML, and how it is put right. No I/O."""
+"""Explains syntax errors in TOML, and how to fix them. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=\s*(.*)")
 
 
 def described(error: TOMLDecodeError, text: str) -> str:
-    """The message for `error`, which `text` has: its place, that line as far as it holds no secret, and a remedy."""
+    """The message for `error` in `text`: its position, the line without secrets, and a remedy."""
     match = _PLACE.match(str(error))
     if match is None:
         remedy = _remedy(str(error), "") or "is a bracket, brace or quote not closed?"
@@ -30,7 +30,7 @@ def described(error: TOMLDecodeError, text: str) -> str:
 
 
 def _shown(line: str) -> str:
-    """`line`, without what may be a secret."""
+    """`line`, without possible secrets."""
     match = _KEY.match(line)
     if match is None:
         return line.strip()[:80] if line.lstrip().startswith("[") else "..."
@@ -48,11 +48,11 @@ def _remedy(reason: str, line: str) -> str:
     if "Invalid value" in reason and value[:1] not in ('"', "'", "[", "{"):
         return 'text needs quotes, as in key = "text"'
     if "overwrite" in reason or "Cannot declare" in reason:
-        return "it is there twice: remove one, or begin another table with [[...]]"
+        return "it occurs twice: remove one, or start another table with [[...]]"
     if "Expected '=' after a key" in reason:
         return 'write key = "value"'
     if "Unterminated string" in reason or "Illegal character" in reason:
-        return "the quotes are not closed in this line"
+        return "the quotes are not closed on this line"
     if "Unescaped" in reason:
-        return "write \\\\ for a backslash, or put the text between single quotes"
+        return "write \\\\ for a backslash, or use single quotes"
     return ""

@@ -1,4 +1,4 @@
-"""What the file of FLOW_CONFIG says, checked: providers, routes and tenants. No I/O."""
+"""The checked content of the file of FLOW_CONFIG: providers, routes and tenants. No I/O."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class HealthSpec:
     """The `health` table of a provider. Times in seconds."""
 
     path: str
-    """With the query, if there is one; the URL's own path does not stand before it."""
+    """Including any query; the URL's own path is not prepended."""
     interval: float = 5.0
     timeout: float = 2.0
     failures: int = 3
     successes: int = 2
     expect: int = 200
-    """Status."""
+    """Expected status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class OutlierSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSpec:
-    """One `[[upstreams]]` table, with the environment's values for what it leaves out. Times in seconds; None is off,
-    or no limit."""
+    """One `[[upstreams]]` table, with the environment's values for missing keys. Times in seconds; None is off, or no
+    limit."""
 
     place: str = field(compare=False)
-    """Where it comes from, for messages: `flowserver.toml: upstreams[1]`, or `FLOW_UPSTREAM`."""
+    """Its place, for messages: `flowserver.toml: upstreams[1]`, or `FLOW_UPSTREAM`."""
     name: str
     url: Url
     api_key: str | None = field(default=None, repr=False)
@@ -56,7 +56,7 @@ class UpstreamSpec:
     protocol: str = "auto"
     """"auto": by ALPN over TLS, HTTP/1.1 else; "h2" on a plain port: with prior knowledge."""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Added to each request, in place of the client's of the same name."""
+    """Added to each request; they replace the client's of the same name."""
     models: tuple[tuple[str, str], ...] = ()
     """The client's model names to the provider's."""
     weight: int = 1
@@ -69,7 +69,7 @@ class UpstreamSpec:
     """None: as many as there are places if `max_concurrent` is AUTO, else 0."""
     queue_timeout: float = 5.0
     ca: str | None = None
-    """None: the environment's, or the system's."""
+    """Authorities; None: the environment's, or the system's."""
     verify: bool = True
     connect_timeout: float
     first_byte_timeout: float | None
@@ -80,12 +80,12 @@ class UpstreamSpec:
     dialect: str | None = None
     """Provider profile; None: detected from the host name."""
     auth: Auth | None = None
-    """How it takes its key; None: detected from `dialect`, the host name or, failing both, each request."""
+    """How the provider takes its key; None: detected from `dialect`, the host name or, failing both, each request."""
     ask_usage: bool
 
     @property
     def own_auth(self) -> Auth | None:
-        """How it takes its key: as configured, else as known for this provider."""
+        """How the provider takes its key: as configured, else as known for this provider."""
         return self.auth if self.auth is not None else quirks_for(self.dialect, self.url.host).auth
 
     @property
@@ -104,17 +104,17 @@ class RouteSpec:
     disconnect: str
     """`cancel` or `drain`."""
     max_tokens: int | None = None
-    """None: no bound but the environment's."""
+    """None: only the environment's bound applies."""
     traffic_class: TrafficClass = INTERACTIVE
-    """The highest that its requests may have."""
+    """The highest class that its requests may have."""
     affinity: str = "none"
     """`session`, `prefix` or `none`."""
     outliers: OutlierSpec | None = None
-    """None: none are looked for."""
+    """None: no outlier detection."""
     first_token_timeout: float | None = None
     """Seconds; None: no limit."""
     hedge_share: float = 0.0
-    """Of requests and their input tokens; 0: no hedges."""
+    """Share of requests and of their input tokens; 0: no hedges."""
     websocket: bool = False
     """Whether WebSockets pass."""
 
@@ -124,17 +124,17 @@ class Topology:
     upstreams: tuple[UpstreamSpec, ...]
     routes: tuple[RouteSpec, ...]
     tenants: tuple[Tenant, ...] = ()
-    """Those of the file; Redis may have more."""
+    """The tenants in the file; Redis may have more."""
     open: bool = False
     """Whether the file says that it has no tenants on purpose."""
     prices: tuple[PriceRow, ...] = ()
-    """In their order; empty: nothing has a price."""
+    """In their order; empty: no model has a price."""
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
-    """The places of what the file sets for providers and routes, such as `upstreams[1].weight`."""
+    """The keys that the file sets for providers and routes, such as `upstreams[1].weight`."""
 
     @property
     def models(self) -> frozenset[str]:
-        """The names of models in it, without patterns."""
+        """The names of models in the file, without patterns."""
         names: set[str] = set()
         for upstream in self.upstreams:
             names.update(name for pair in upstream.models for name in pair)
@@ -147,7 +147,7 @@ class Topology:
 
     @property
     def swept_times(self) -> list[float | None]:
-        """Its times that the periodic sweep enforces, and those within which it is to see what has changed."""
+        """The times that determine how often the periodic sweep must run."""
         swept = [key.name for key in UPSTREAM_KEYS if key.swept]
         times: list[float | None] = [getattr(spec, name) for spec in self.upstreams for name in swept]
         times += [spec.health.interval for spec in self.upstreams if spec.health is not None]

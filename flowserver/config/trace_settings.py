@@ -27,8 +27,8 @@ class TraceSettings:
         TRACES,
         secret=True,
         refers=True,
-        doc="Fields sent to the collector, such as `authorization=Bearer%20...`, separated by commas; values are "
-        "percent-encoded.",
+        doc="Header fields sent to the collector, such as `authorization=Bearer%20...`, separated by commas; values "
+        "are percent-encoded.",
     )
     otlp_ca: str | None = setting(
         "",
@@ -41,6 +41,6 @@ class TraceSettings:
         "1",
         RATIO,
         TRACES,
-        doc="Share of requests that are traced, from 0 to 1. Where the client sends a `traceparent`, its own decision "
+        doc="Share of requests that are traced, from 0 to 1. If the client sends a `traceparent`, its own decision "
         "holds instead.",
     )

@@ -1,4 +1,4 @@
-"""Wire formats of LLM APIs: how to count the tokens of an answer that passes, and how to end it early."""
+"""Wire formats of LLM APIs: how to count the tokens of an answer as it passes, and how to end it early."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLE = FormatTable(
         BEDROCK_INVOKE,
     )
 )
-"""All that are known: a new one is a file with its format, and a line here."""
+"""All known formats: a new one is a file and a line here."""
 
 FORMATS = TABLE.formats
 recognise = TABLE.recognise

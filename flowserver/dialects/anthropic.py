@@ -44,8 +44,8 @@ _ACTIONS = (_STREAM, ":rawpredict")
 """Vertex AI's, as `find_model` takes them."""
 
 _CONTENT = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
-"""Kind of delta -> its field with content. Signatures, citations and compactions are none: what a compaction writes is
-not in the answer's own output tokens either."""
+"""Kind of delta -> its field with content. Not signatures, citations and compactions: a compaction's text is not in the
+answer's output tokens either."""
 
 _DELTA = b"content_block_delta"
 
@@ -70,10 +70,10 @@ class AnthropicMeter(JsonMeter):
         super().__init__()
         self._params = params
         self._fresh: int | None = None
-        """Input tokens that have nothing to do with the cache, as Anthropic counts its `input_tokens`."""
+        """Input tokens neither read from the cache nor written to it: Anthropic's `input_tokens`."""
         self._started = False
         self._open: dict[int, None] = {}
-        """Indexes of the content blocks that have no end yet, in their order."""
+        """Indexes of the content blocks that have not ended, in order."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         if self._count_if_fits(data):
@@ -102,7 +102,7 @@ class AnthropicMeter(JsonMeter):
             self._read_frame(kind, event)
 
     def _read_frame(self, kind: object, event: Any) -> None:
-        """An event between those with content."""
+        """An event without content."""
         if kind == "content_block_start":
             self._open_block(event["index"], event["content_block"])
         elif kind == "content_block_stop":
@@ -132,10 +132,9 @@ class AnthropicMeter(JsonMeter):
         self._report(message.get("usage") or {})
 
     def _report(self, report: Any) -> int | None:
-        """A usage report: totals so far, which replace the ones before, field by field. Returns its output, if it has
-        one.
+        """A usage report: totals so far, which replace earlier ones field by field. Returns its output, if any.
 
-        What ran before the answer itself, a compaction or another model's advice, is reported in `iterations` only.
+        Steps before the answer itself (a compaction, another model's advice) are reported in `iterations` only.
         """
         usage = self.usage
         self._fresh = count(report.get("input_tokens"), self._fresh)
@@ -153,7 +152,7 @@ class AnthropicMeter(JsonMeter):
         return output
 
     def _add_up(self, steps: list[Any], output: int) -> int:
-        """All that a request with several steps has used; it is never less than what is reported of the last one."""
+        """The tokens of all steps of a request; never less than what is reported for the last one."""
         usage = self.usage
         fields = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
         sums = [sum(count(step.get(field), 0) or 0 for step in steps) for field in fields]
@@ -182,8 +181,8 @@ class AnthropicMeter(JsonMeter):
         self._note_report(output)
 
     def ending(self, prompt: int, output: int) -> bytes:
-        """A tool call whose input is not whole stays so, as with the provider's own limit: client libraries parse what
-        there is of it. Also right before `message_start`, though a stream without content needs no cut."""
+        """A tool call with incomplete input stays incomplete, as at the provider's own limit: client libraries parse
+        what there is. Also right before `message_start`, though a stream without content needs no cut."""
         return b"".join(sse(event, event["type"]) for event in self._ending(prompt, output))
 
     def _ending(self, prompt: int, output: int) -> list[dict[str, Any]]:
@@ -212,7 +211,7 @@ class AnthropicMeter(JsonMeter):
         }
 
     def _usage(self, prompt: int, output: int) -> dict[str, int]:
-        """`input_tokens` are what of the prompt has nothing to do with the cache."""
+        """`input_tokens` leave out those read from the cache or written to it."""
         known = {
             "input_tokens": max(0, prompt - (self.usage.cached or 0) - (self.usage.cache_written or 0)),
             "cache_creation_input_tokens": self.usage.cache_written,
@@ -225,7 +224,7 @@ class AnthropicMeter(JsonMeter):
 
 
 _TEMPLATES = TemplateFinder(frozenset(("thinking",)), padded_with_blanks=True)
-"""The padding is against listeners who recognise tokens by their sizes."""
+"""The padding hides the sizes of tokens from eavesdroppers."""
 
 
 def _template_of(data: bytes) -> EventTemplate | None:
@@ -240,7 +239,7 @@ def _template_of(data: bytes) -> EventTemplate | None:
 
 @lru_cache(256)
 def _moment(seconds: int) -> bytes:
-    """Cached: quotas end at the same moment for all, and full buckets are full now."""
+    """Cached: a quota ends at the same moment for everybody, and full buckets are full now."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode("ascii")
 
 
@@ -300,7 +299,7 @@ class Anthropic(BaseFormat):
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """Thinking has a budget that must stay below `max_tokens`, and is the client's choice between cost and quality.
-        So where `most` does not reach that far, `max_tokens` is lowered to just above the budget: the cut does the
+        So if `most` is below the budget, `max_tokens` is lowered to just above the budget, and the cut does the
         rest."""
         thinking = body.get("thinking")
         budget = count(thinking.get("budget_tokens")) if isinstance(thinking, dict) else None

@@ -1,7 +1,7 @@
 """How providers read the paths of their APIs: leniently, and each in its own way. No I/O.
 
-Some servers ignore case, trailing slashes or `;parameters`, and nearly all decode a path once. An API is recognised
-however it is spelt, since what is not recognised is not counted.
+Some servers ignore case, trailing slashes or `;parameters`, and nearly all decode a path once. An API is recognised in
+any spelling, since an unrecognised one is not counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEPLOYED = (
 
 
 def api_path(target: str) -> str:
-    """The path of `target` decoded once, without `;parameters` and trailing slashes; in the case that it came in."""
+    """The path of `target`, decoded once, without `;parameters` and trailing slashes; its case is kept."""
     return _readings(target)[0][0]
 
 
@@ -45,8 +45,8 @@ def ends_with(target: str, *ends: str) -> bool:
 
 
 def find_model(target: str, holders: tuple[str, ...], ends: tuple[str, ...]) -> tuple[str, str] | None:
-    """The model in the path of `target`, in its own case, and which of `ends` follows it at the end of the path. The
-    model stands behind the last of `holders`, such as "/models/". All are in lower case. None: there is none."""
+    """The model in the path of `target`, in its own case, and which of `ends` follows it. The model comes after the
+    last of `holders`, such as "/models/". Both are in lower case. None: no model."""
     for path, folded in _readings(target):
         end = next((end for end in ends if folded.endswith(end)), None)
         if end is None:
@@ -65,8 +65,8 @@ def deployment_of(target: str) -> str | None:
 
 
 def with_model(target: str, model: str, other: str) -> str:
-    """`target` with `other` in place of `model` in its path; as it is where no segment is just that name, or that name
-    and an action such as `:generateContent`."""
+    """`target` with `other` in place of `model` in its path; unchanged if no segment is just that name, with or without
+    an action such as `:generateContent`."""
     path, mark, query = target.partition("?")
     segments = path.split("/")
     for index in range(len(segments) - 1, 0, -1):
@@ -79,7 +79,7 @@ def with_model(target: str, model: str, other: str) -> str:
 
 
 def without_parameters(path: str) -> str:
-    """`path` as Java's servers read it."""
+    """`path` as Java servers read it."""
     return _PARAMETERS.sub("", path) if ";" in path else path
 
 
@@ -89,8 +89,8 @@ def is_model_list(path: str) -> bool:
 
 
 def _readings(target: str) -> tuple[tuple[str, str], ...]:
-    """The ways in which providers may read the path of `target`, each as it is and in lower case. Servers without path
-    parameters see a model and Google's action behind a semicolon, others ignore them."""
+    """The ways in which providers may read the path of `target`, each unchanged and in lower case. Some servers ignore
+    what follows a semicolon; others may find a model or Google's action there."""
     return _read(target.partition("?")[0])
 
 

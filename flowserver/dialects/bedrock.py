@@ -51,7 +51,7 @@ _ERROR_TYPES = {
 
 _METRICS = "amazon-bedrock-invocationMetrics"
 
-# Models that are not Anthropic's: the field with the text in a chunk of InvokeModel -> the chunk that ends the stream.
+# Models other than Anthropic's: the field with the text in a chunk of InvokeModel -> the chunk that ends the stream.
 _ENDINGS: dict[str, dict[str, Any]] = {
     "completion": {"completion": "", "stop_reason": "max_tokens", "stop": None},
     "generation": {"generation": "", "stop_reason": "length"},
@@ -94,8 +94,8 @@ class ConverseMeter(JsonMeter):
         self._name = b""
         self._started = False
         self._open: dict[int, None] = {}
-        """Indexes of the content blocks that have no end yet, in their order. A text has no start, so the block of a
-        withheld first delta is in here too: better an end too many than a block without."""
+        """Indexes of the content blocks that have not ended, in order. A text has no start event, so the block of a
+        withheld first delta is in here too: one end too many is better than a block without one."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         self._name = name
@@ -132,7 +132,7 @@ class ConverseMeter(JsonMeter):
             note_open(self._open, index)
 
     def _read_delta(self, delta: Any) -> None:
-        """Results of tools that run at the provider, and citations, are not generated."""
+        """Citations and the results of the provider's own tools are not generated."""
         if content := delta.get("text"):
             self._add(content)
         elif tool := delta.get("toolUse"):
@@ -144,7 +144,7 @@ class ConverseMeter(JsonMeter):
             self.citations += 1
 
     def report(self, report: Any) -> None:
-        """`inputTokens` leave the cache out. InvokeModel spells what was read from it with a Count at the end."""
+        """`inputTokens` leave out the cache. In InvokeModel the name of the tokens read from it ends in Count."""
         fresh, usage = count(report.get("inputTokens")), self.usage
         usage.cached, usage.cache_written = _cache(report)
         usage.input = None if fresh is None else total(fresh, usage.cached, usage.cache_written)
@@ -170,7 +170,7 @@ class ConverseMeter(JsonMeter):
         return b"".join(encode_frame(event, name) for name, event in self.ending_events(prompt, output))
 
     def ending_events(self, prompt: int, output: int) -> list[tuple[str, dict[str, Any]]]:
-        """Names and payloads; none where the stream has ended."""
+        """Names and payloads; none if the stream has ended."""
         if self.finished:
             return []
         events: list[tuple[str, dict[str, Any]]] = [] if self._started else [("messageStart", {"role": "assistant"})]
@@ -193,8 +193,8 @@ class ConverseMeter(JsonMeter):
 
 class InvokeMeter(AnthropicMeter):
     """InvokeModelWithResponseStream: frames with chunks of the model's own form. Anthropic's are the events of its
-    Messages API, Nova's those of Converse, each in an object under its name; of other models' the text is known, and
-    what Bedrock itself counts."""
+    Messages API, Nova's those of Converse, each in an object under its name. Of other models the text is read, and what
+    Bedrock itself counts."""
 
     __slots__ = ("_converse", "_field", "_name", "_reported")
 
@@ -202,11 +202,11 @@ class InvokeMeter(AnthropicMeter):
         super().__init__(params)
         self._name = b""
         self._converse: ConverseMeter | None = None
-        """Of a model that speaks in Converse's events; None: it did not, so far."""
+        """For a model that sends Converse's events; None: none so far."""
         self._field: str | None = None
-        """Where another model puts its text; None: nothing of the kind was seen."""
+        """The field in which another model puts its text; None: not seen yet."""
         self._reported: tuple[int | None, int | None] = (None, None)
-        """Input and output tokens in the head of the answer, where Bedrock reports them of one that is no stream."""
+        """Input and output tokens in the head of an answer that is not a stream."""
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
         known = [fields.get(b"x-amzn-bedrock-%b-token-count" % kind, b"") for kind in (b"input", b"output")]
@@ -232,7 +232,7 @@ class InvokeMeter(AnthropicMeter):
             self._read_metrics(metrics)
 
     def _read_metrics(self, metrics: Any) -> None:
-        """What is billed: it may differ from what the model itself reports."""
+        """The billed tokens, which may differ from the model's own report."""
         self.finished = True
         usage, fresh = self.usage, count(metrics.get("inputTokenCount"))
         if fresh is not None:
@@ -319,8 +319,8 @@ class InvokeMeter(AnthropicMeter):
         return events
 
     def ending(self, prompt: int, output: int) -> bytes:
-        """Also after the last chunk where it may have had content and been withheld; b"" where nothing told the model's
-        form yet."""
+        """Also after the last chunk if that may have had content and been withheld; b"" if the model's form is not
+        known yet."""
         return b"".join(
             encode_frame({"bytes": b2a_base64(orjson.dumps(event), newline=False).decode()}, "chunk")
             for event in self._ending(prompt, output)
@@ -354,7 +354,7 @@ has one for each kind of model."""
 
 
 def _limits(body: Mapping[str, Any], bounds: Mapping[str, tuple[str, ...]]) -> list[tuple[Any, str]]:
-    """Each bound in a request: the object that has it, and its name there."""
+    """Each limit in a request: the object that has it, and its name there."""
     found: list[tuple[Any, str]] = []
     for config, names in bounds.items():
         held = body.get(config) if config else body
@@ -404,7 +404,7 @@ class Bedrock(BaseFormat):
         return text(found[0]) if found else None
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """InvokeModel: only where the request has a bound itself, in its model's own field."""
+        """InvokeModel: only if the request has a limit itself, in its model's own field."""
         changed = [lower(where, field, most) for where, field in _limits(body, self._bounds)]
         if not changed and self._converse and (config := section(body, "inferenceConfig")) is not None:
             return lower(config, "maxTokens", most)

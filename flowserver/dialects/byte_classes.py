@@ -15,13 +15,12 @@ from __future__ import annotations
 from operator import mul
 
 PENDING = 4096
-"""The most bytes that wait for their classification."""
+"""Most bytes that wait to be classified."""
 
 _SOON = 256
 """Bytes that wait until the tokens are needed: a slice takes 2 us before its first byte, as much as 200 bytes."""
 _FIRST_RATE = 0.23
-"""Tokens for a byte that waits, before any was classified: less than in most texts, as what was charged can't be taken
-back."""
+"""Tokens per waiting byte before any is classified: fewer than in most texts, since a charge can't be taken back."""
 
 
 def _kind(byte: int) -> str:
@@ -44,7 +43,7 @@ def _table(kind: str, *, of: str = "") -> bytes:
 
 
 _KINDS = bytes(ord(_kind(byte)) for byte in range(256))
-# A word is a run of letters; so is one character of Chinese, a sign or an emoji, whose first byte is none.
+# A word is a run of letters. A Chinese character, a sign or an emoji is a word too; its first byte is not a letter.
 _WORDS = _table("a", of="aAcLCI")
 _NUMBERS = _table("0", of="0")
 _SIGNS = _table(".", of=".")
@@ -72,7 +71,7 @@ _ASCII_CLASSES = 9
 
 
 class ByteClasses:
-    """The counts of one text, which comes in pieces: how it was cut makes no difference.
+    """The counts of one text that arrives in pieces, however it was cut.
 
     Append pieces of UTF-8 to `pending`, and call `settle` when there are more than `PENDING` bytes.
     """
@@ -87,7 +86,7 @@ class ByteClasses:
         """The kind of the last byte that was classified."""
         self._size = 0
         self._tokens = 0.0
-        """Of the `_size` bytes that were classified."""
+        """Tokens of the `_size` bytes classified so far."""
         self._rate = _FIRST_RATE
 
     @property
@@ -111,7 +110,7 @@ class ByteClasses:
         pending = self.pending
         if not pending:
             return
-        # The last kind goes before, so that what goes on from one piece to the next is one word, number or run.
+        # The last kind is prepended, so that a word, number or run that continues from the last piece counts once.
         kinds = self._last + pending.translate(_KINDS)
         first = self._last
         counts = self._counts
@@ -136,7 +135,7 @@ class ByteClasses:
 
     @property
     def tokens(self) -> float:
-        """The last bytes are taken to be like the ones before. Call `settle` before for the exact sum."""
+        """Assumes that pending bytes are like the ones before. Call `settle` first for the exact sum."""
         waiting = len(self.pending)
         if waiting >= _SOON:
             self.settle()

@@ -25,7 +25,7 @@ class CohereMeter(JsonMeter):
         super().__init__()
         self._started = False
         self._open: dict[tuple[str, int], None] = {}
-        """What has no end yet, in its order: the type of its end, and its index."""
+        """What has not ended yet, in order: the type of its end event, and its index."""
 
     def _read(self, event: Any) -> None:
         kind = event["type"]
@@ -66,7 +66,7 @@ class CohereMeter(JsonMeter):
         self._report(delta.get("usage") or {})
 
     def _report(self, report: Any) -> None:
-        """Tokens as the model took them: fewer are billed, but a token limit means these."""
+        """The model's own tokens: fewer are billed, but token limits refer to these."""
         tokens = report.get("tokens") or {}
         self.usage.input = count(tokens.get("input_tokens"))
         self.usage.reasoning = count(tokens.get("reasoning_tokens"))

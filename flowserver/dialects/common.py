@@ -18,7 +18,7 @@ NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
 """Exceptions that reading malformed JSON, or JSON of an unexpected shape, raises."""
 
 MAX_COUNT = 2**53
-"""Counts from here on are nonsense: not every JSON library keeps them whole."""
+"""Counts from here on are nonsense: not every JSON library keeps them exact."""
 
 DONE = b"[DONE]"
 """The last event of many streams."""
@@ -40,7 +40,7 @@ MAX_ANNOUNCED = 16 << 10
 
 
 def count(value: Any, missing: int | None = None) -> int | None:
-    """`value` as a count; `missing` if it is none. Texts are counts too: Google's APIs allow them, and servers in
+    """`value` as a count; `missing` if it is not one. Texts are counts too: Google's APIs allow them, and servers in
     Python accept any form of them (" +1_0.0")."""
     if value is None:
         return missing
@@ -63,8 +63,8 @@ def total(*counts: int | None) -> int | None:
 
 
 def largest(bounds: Sequence[Any]) -> int | None:
-    """The largest of several bounds of one answer, which holds whichever the provider goes by. None: there is none, or
-    one of them is no valid count."""
+    """The largest of several limits of one answer: an upper bound whichever the provider uses. None: no limit, or one
+    is not a valid count."""
     counts = [count(bound) for bound in bounds]
     known = [bound for bound in counts if bound is not None]
     return max(known) if known and len(known) == len(counts) else None
@@ -76,17 +76,17 @@ def has_fallbacks(body: Mapping[str, Any]) -> bool:
 
 
 def text(value: Any) -> str | None:
-    """`value` if it is a text that is not empty."""
+    """`value` if it is a non-empty string."""
     return value if isinstance(value, str) and value else None
 
 
 def reason_text(value: Any) -> str | None:
-    """The first `MAX_REASON` characters of `value`; None if it is no text, or empty."""
+    """The first `MAX_REASON` characters of `value`; None if it is not a string, or empty."""
     return value[:MAX_REASON] if isinstance(value, str) and value else None
 
 
 def note_open(blocks: dict[Key, None], key: Key) -> None:
-    """Add `key` to the open blocks, if they are not too many."""
+    """Add `key` to the open blocks, unless there are too many."""
     if len(blocks) < MAX_OPEN:
         blocks[key] = None
 
@@ -97,7 +97,7 @@ def unread_size(data: bytes) -> int:
 
 
 def json_text(value: Any) -> str:
-    """`value` as JSON. Raises TypeError where it is nested too deep."""
+    """`value` as JSON. Raises TypeError if it is nested too deep."""
     return orjson.dumps(value).decode()
 
 
@@ -109,7 +109,7 @@ def error_text(error: Any) -> str:
 
 
 def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The object `name` in `body`, created if missing; None if it is no object, which the provider refuses."""
+    """The object `name` in `body`, created if missing; None if it is not an object, which the provider will refuse."""
     if body.get(name) is None:
         body[name] = {}
     found = body[name]
@@ -117,7 +117,7 @@ def section(body: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bool:
-    """Lower `fields[name]` to `most`, or set it. Returns whether it changed. A value below `least` is no bound."""
+    """Lower `fields[name]` to `most`, or set it. Returns whether it changed. A value below `least` means no limit."""
     bound = count(fields.get(name))
     if bound is not None and least <= bound <= most:
         return False
@@ -126,13 +126,13 @@ def lower(fields: dict[str, Any], name: str, most: int, *, least: int = 0) -> bo
 
 
 def sse(event: Mapping[str, Any], name: str = "") -> bytes:
-    """A server-sent event; without its `event:` line where it has no name."""
+    """A server-sent event; without an `event:` line if it has no name."""
     line = f"event: {name}\n".encode() if name else b""
     return b"%bdata: %b\n\n" % (line, orjson.dumps(event))
 
 
 class BaseFormat:
-    """What holds for most formats."""
+    """Defaults for most formats."""
 
     __slots__ = ()
 
@@ -173,7 +173,7 @@ class BaseMeter(Shortcut):
         that opens something must not be withheld."""
 
     def _note_report(self, output: int | None) -> None:
-        """The provider's last report has `output`; None: it should have, and has not."""
+        """The provider's final report has `output`; None: it should, but does not."""
         if output is None:
             self._reported_at = -1
         else:
@@ -189,7 +189,7 @@ class BaseMeter(Shortcut):
         self.unread += len(written[room:])
 
     def _with_announced(self, written: bytes) -> bytes:
-        """Content, behind the names that wait for it."""
+        """Content, after the names that wait for it."""
         if self._announced:
             written = self._announced + written
             self._announced = b""
@@ -219,7 +219,7 @@ class JsonMeter(BaseMeter):
         return self._try(self._read_whole, answer)
 
     def _try(self, read: Callable[[Any], None], value: Any) -> bool:
-        """Whether it made sense, at least in part."""
+        """Returns whether it made sense, at least in part."""
         before = self.content_bytes
         makes_sense = True
         try:
@@ -245,7 +245,7 @@ class JsonMeter(BaseMeter):
             self.content.add(written)
 
     def _add_call(self, name: str, arguments: str) -> None:
-        """A whole call of a tool."""
+        """A complete tool call."""
         self._add(name + arguments)
         self.calls += 1
 

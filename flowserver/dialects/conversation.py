@@ -1,7 +1,7 @@
-"""What the turns of one conversation have in common: its name in a request's body, and how it begins. No I/O.
+"""What the requests of one conversation have in common: its name in the body, and how it begins. No I/O.
 
-A chat grows at its end, so its instructions and its first message are in each of its requests. The names of their
-members are the same in most APIs, also in those that are not counted here, so there is one table for all.
+A chat grows at its end, so its instructions and its first message are in each of its requests. Most APIs use the same
+member names, also those that are not counted here, so there is one table for all.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ..json_text.members import SPAN, JsonMembers, Member, Reads
 from ..names import user_name
 
 TEXT_BYTES = 1024
-"""Bytes of each text that count. A prompt that is one text, and grows at its end, is the same from there on."""
+"""Bytes of each text that are used. So a prompt that is one text and grows at its end stays the same."""
 WINDOW = 1 << 17
-"""Bytes of a member's value in which texts are looked for."""
+"""Bytes of a member's value that are searched for texts."""
 
 _INSTRUCTIONS = (("system",), ("instructions",), ("systemInstruction",), ("system_instruction",))
 _MESSAGES = (("messages",), ("contents",), ("input",), ("prompt",), ("inputs",), ("text",))
@@ -31,17 +31,18 @@ _READS = Reads(
 _INSTRUCTING = (b"system", b"developer")
 """Roles of messages that come before the first one of the conversation."""
 _NO_TEXT = frozenset((b"role", b"type", b"ttl", b"id", b"status"))
-"""Names of texts that say nothing, or another thing in the next turn: markers for caches move on with the end of the
-conversation."""
+"""Names of texts that say nothing, or that change with each turn: cache markers move along with the conversation's
+end."""
 
 _TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)(?:"[ \t\r\n]*+(:)?|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
-"""A text, which may go on behind the window, with a colon if it is a name; or a bracket."""
+"""A text, which may continue past the window, with a colon if it is a name; or a bracket."""
 _TEXT, _NAME, _OPENING = 1, 2, 3
 """Its groups."""
 
 
 class ConversationStart:
-    """`feed` it the body as it comes, then `finish`. What it can't read it does not find: no request fails for it."""
+    """`feed` it the body as it arrives, then `finish`. Unreadable parts are ignored: no request fails because of
+    them."""
 
     __slots__ = ("_members",)
 
@@ -57,7 +58,7 @@ class ConversationStart:
     @property
     def name(self) -> str | None:
         """The conversation's name, bounded: OpenAI's `prompt_cache_key`, else its `conversation`; None: it has none.
-        `previous_response_id` is another one in each turn."""
+        Not `previous_response_id`, which changes with each turn."""
         if self._members.problem is not None:
             return None
         values = self._members.values
@@ -68,8 +69,8 @@ class ConversationStart:
 
     def texts(self, pieces: Sequence[bytes]) -> list[bytes]:
         """How the conversation in the body `pieces` begins: the texts of its instructions, then those of its messages
-        up to the first that is no instruction, `TEXT_BYTES` of each as they are written there. Without what such a body
-        has (it is no JSON, or of an unknown kind): the first bytes of it. Empty only where the body is."""
+        up to the first that is not an instruction, `TEXT_BYTES` of each, still escaped. If there are none (not JSON, or
+        of an unknown kind): the body's first bytes. Empty only if the body is."""
         found: list[bytes] = []
         members = self._members.members if self._members.problem is None else {}
         for path in _INSTRUCTIONS:
@@ -102,7 +103,7 @@ def _part(pieces: Sequence[bytes], start: int, end: int) -> bytes:
 
 
 def _texts(value: bytes, *, is_talk: bool) -> Iterator[bytes]:
-    """The texts in a value. `is_talk`: of a list only those up to the first message that is no instruction."""
+    """The texts in a value. `is_talk`: in a list, only up to the first message that is not an instruction."""
     level = 0
     name = role = b""
     for token in _TOKEN.finditer(value):

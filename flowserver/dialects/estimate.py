@@ -1,4 +1,5 @@
-"""Estimates how many tokens a stream has emitted, as most providers report them only at its end. No tokenizer, no I/O.
+"""Estimates how many tokens a stream has emitted, since most providers report them only at its end. No tokenizer, no
+I/O.
 
 The estimate has three parts:
 
@@ -6,11 +7,10 @@ The estimate has three parts:
   the family of models.
 - Events: many providers send one token in each. If there are about as many events as tokens, the events count; if
   there are more, they count too, because an event with content hardly ever has less than a token.
-- Markup that is billed and not shown: for the end of an answer, for tool calls, for citations.
+- Markup that is billed but not shown: for the end of an answer, for tool calls, for citations.
 
 Factor and markup are fitted for each family on recorded streams (`python -m bench.estimates`); docs/tokens.md has the
-errors, measured on recordings of repositories that had no part in the fit. Hidden reasoning shows in the final report
-only.
+errors, measured on recordings from repositories not used in the fit. Hidden reasoning appears in the final report only.
 
 The reports of finished streams correct the estimates for the same upstream and model. For recordings in random order
 that lowered the median error from 7.3 to 4.9 % where one of the same model came before; corrections by format or by
@@ -37,10 +37,10 @@ _FADING = 0.99
 _MOST_CORRECTION = log(8)
 """Up or down, by one stream."""
 _LEAST_TOKENS = 50
-"""Shorter streams teach nothing: the tokens that frame an answer outweigh their own."""
+"""Nothing is learned from shorter streams: the tokens that frame an answer outweigh their own."""
 
 _LEAST_BYTES, _MOST_BYTES = 1, 12
-"""Bytes per token, in estimates and in reports that are believed. A report outside of this counts something else, or is
+"""Bytes per token, in estimates and in credible reports. A report outside this range counts something else, or is
 nonsense."""
 
 _WHOLE_REASONING = 3
@@ -54,7 +54,7 @@ class Family:
     factor: float
     """Per token of a usual tokenizer."""
     end: float
-    """For an answer that came to its own end."""
+    """For an answer that ended by itself."""
     call: float
     first_call: float
     """For the first call of a tool, in addition to what each takes."""
@@ -77,7 +77,7 @@ def family_of(format: str, model: str | None) -> str:
 
 
 class Content(NamedTuple):
-    """The counts that an estimate is made from."""
+    """The counts that an estimate is based on."""
 
     content_bytes: int
     content_events: int
@@ -105,10 +105,10 @@ class Ratio:
 
     family: Family
     correction: float = 1.0
-    """By what was learned of the model."""
+    """Learned from the model's earlier streams."""
 
     def shown(self, content: Content) -> float:
-        """Tokens of the text, within the bounds that hold for reports."""
+        """Tokens of the text, within the limits of credible reports."""
         return _shown(self, content.content_bytes, content.content_events, content.text_tokens)
 
     def markup(self, content: Content, *, ended: bool) -> float:
@@ -135,7 +135,7 @@ def _shown(ratio: Ratio, content_bytes: int, content_events: float, text_tokens:
 
 
 class Count:
-    """The running count of one stream. It never falls: what was charged is not taken back before the end.
+    """The running count of one stream. It never falls: charges are not taken back before the end.
 
     Before the answer's end it rises by a token for each byte at most, from one call to the next, markup and reports
     left out, so that `bytes_within` holds whatever the content is.
@@ -149,15 +149,15 @@ class Count:
         self._reported = 0
         """The latest running report; 0 before the first."""
         self._reported_at = _NOTHING
-        """Where that was true."""
+        """`Meter.content_bytes` at that report."""
         self._shown = 0.0
-        """What came since, in tokens, markup left out: when `tokens` was last read."""
+        """Tokens since that report, without markup, at the last call of `tokens`."""
         self._counted_at = 0
         """`Meter.content_bytes` then."""
 
     def tokens(self, meter: Meter) -> int:
-        """Output tokens until now: the running report if there is one, and an estimate of what came since. Right after
-        each event is the best time to call it, because a report is taken to be about all that the meter has read."""
+        """Output tokens so far: the running report, if any, plus an estimate of what followed. Best called right after
+        each event, because a report is assumed to cover everything that the meter has read."""
         if meter.finish is not None or meter.finished:
             meter.content.settle()
             self._note_report(meter)
@@ -202,7 +202,7 @@ class Count:
 
 
 def content_of(meter: Meter) -> Content:
-    """What it has read so far."""
+    """What `meter` has read so far."""
     return Content(meter.content_bytes, meter.content_events, meter.content.tokens, meter.calls, meter.citations)
 
 
@@ -229,7 +229,7 @@ class Ratios:
         return len(self._models)
 
     def ratio(self, format: Format, *, upstream: str, model: str | None) -> Ratio:
-        """The present ratio for one stream. `model` as the request names it, bounded (see `names`)."""
+        """The current ratio for one stream. `model` as the request names it, bounded (see `names`)."""
         family = FAMILIES[family_of(format.name, model)]
         key = _key(format, upstream, model)
         if (evidence := self._models.get(key)) is None:
@@ -238,7 +238,7 @@ class Ratios:
         return Ratio(family, evidence.correction)
 
     def learn(self, format: Format, meter: Meter, *, upstream: str, model: str | None) -> None:
-        """Learn from a stream that is over, if its report is of use. Not for whole answers, which have one piece."""
+        """Learn from a finished stream, if its report is usable. Not for whole answers, which have one piece."""
         reported = _reported_text(meter)
         if reported is None:
             return
@@ -286,8 +286,8 @@ def shown_tokens(meter: Meter) -> int | None:
 
 
 def _reported_text(meter: Meter) -> int | None:
-    """`shown_tokens` of an answer that came to its own end; None: it teaches nothing. Before its end a report may be
-    there that is about the beginning only."""
+    """`shown_tokens` of an answer that came to its own end; None: it teaches nothing. Before its end there may be a
+    report on the beginning only."""
     is_over = meter.finish is not None or meter.finished
     tokens = shown_tokens(meter) if is_over and meter.failed is None else None
     if tokens is None:

@@ -14,7 +14,7 @@ from .base import Template
 from .byte_classes import PENDING, ByteClasses
 
 RELEARN = 8
-"""Content events between two attempts to find a template, as one takes twice as long as parsing an event."""
+"""Content events between two attempts to find a template: an attempt takes twice as long as parsing an event."""
 
 _MOST_AROUND = 2048
 """Bytes around the text of an event that may become a template: compiled ones are kept for all streams."""
@@ -31,7 +31,7 @@ Reader = Callable[[bytes, int], re.Match[bytes] | None]
 
 @lru_cache(maxsize=128)
 def _reader(text: bytes, middle: bytes, padding: bytes, tail: bytes) -> Reader:
-    """Matches a text and all that is behind it. The same for all streams of a provider, mostly."""
+    """Matches a text and everything after it. Mostly the same for all streams of a provider."""
     return re.compile(text + re.escape(middle) + padding + re.escape(tail)).fullmatch
 
 
@@ -39,8 +39,8 @@ class EventTemplate:
     """The bytes around the text of an event: head, text, middle, padding (a regular expression; b"": there is none),
     tail.
 
-    It is proven by parsing the event that it was taken from with another text and another padding. So an event that
-    matches is the same JSON but for these two. Matching takes a quarter of the time of parsing.
+    It is verified by parsing its event again with another text and another padding. So an event that matches is the
+    same JSON except for these two. Matching takes a quarter of the time of parsing.
     """
 
     __slots__ = ("_middle", "_padding", "_start", "_tail", "head", "read", "reasoning")
@@ -84,7 +84,7 @@ class EventTemplate:
 
 
 class Shortcut:
-    """The part of a `base.Meter` that counts events by their template, where its format has one."""
+    """The part of a `base.Meter` that counts events by their template, if the format has one."""
 
     __slots__ = (
         "_learned",
@@ -131,8 +131,8 @@ class Shortcut:
         return True
 
     def _expect(self, found: EventTemplate | None, name: bytes = b"") -> None:
-        """The next events have this `name` (b"": none) and data that fit `found`. None: what they look like is not
-        known, or they may say something else."""
+        """The next events have this `name` (b"": none) and data that fit `found`. None: not known, or they may have
+        something else."""
         self._payload = found
         self._wire = found.on_the_wire(name) if found is not None else None
 
@@ -165,7 +165,7 @@ class TemplateFinder:
     padded: tuple[str, ...] = ()
     """The fields of an event that may have padding of a random length."""
     padded_with_blanks: bool = False
-    """Whether blanks behind an event are such padding."""
+    """Whether blanks after an event are such padding."""
 
     def find(self, data: bytes, event: dict[str, Any], holder: dict[str, Any], field: str) -> EventTemplate | None:
         """The template of `data`, which is `event` unparsed, around the text of `field` in `holder`, an object in it;
@@ -182,7 +182,7 @@ class TemplateFinder:
         return EventTemplate(head, middle, padding, tail, reasoning=field in self.reasoning) if proven else None
 
     def _padding(self, rest: bytes, event: dict[str, Any]) -> tuple[bytes, bytes, bytes, bytes]:
-        """What is behind the text as (middle, padding, tail), and with other padding, which `event` gets too."""
+        """What follows the text as (middle, padding, tail), and with other padding, which is put into `event` too."""
         for name in self.padded:
             if type(event.get(name)) is str and (split := _split(rest, name, event[name])) and split[0]:
                 middle, there, tail = split
@@ -209,7 +209,7 @@ def _parse(data: bytes) -> object:
 
 
 def _split(data: bytes, field: str, value: str) -> tuple[bytes, bytes, bytes]:
-    """`data` before, in, and behind the first place that reads `field` with this value; nothing before: nowhere."""
+    """`data` before, in and after the first `field` with this value; if the first part is empty, there is none."""
     text = value.encode()
     before, found, behind = data.partition(b'"%b":"%b"' % (field.encode(), text))
     return (before + found[: -len(text) - 1], text, b'"' + behind) if found else (b"", text, b"")

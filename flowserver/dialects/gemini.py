@@ -24,7 +24,7 @@ _STREAM = ":streamgeneratecontent"
 _ACTIONS = (_STREAM, ":generatecontent")
 """As `find_model` takes them."""
 
-# JSON of protocol buffers: every field may be spelled in two ways.
+# Protobuf JSON: every field may be spelled in two ways.
 _CONFIG = ("generationConfig", "generation_config")
 _MOST = ("maxOutputTokens", "max_output_tokens")
 _CHOICES = ("candidateCount", "candidate_count")
@@ -45,8 +45,8 @@ _STATUSES = {
 
 
 class GeminiMeter(JsonMeter):
-    """Gemini's events bear usage reports, but no running counts: Vertex AI sends none before the end, others count per
-    step of an answer, or stay behind the content."""
+    """Gemini's events have usage reports, but no exact running counts: Vertex AI sends none before the end, others
+    count per step of an answer, or lag behind the content."""
 
     __slots__ = ("_params",)
 
@@ -70,7 +70,7 @@ class GeminiMeter(JsonMeter):
             self.citations = max(self.citations, len(searches))
             for part in (candidate.get("content") or {}).get("parts") or ():
                 self._read_part(part)
-        # Without candidates it is about all that came, or what is kept of an event that is too large to be read whole.
+        # Without candidates it covers everything before, or is what is kept of an event too large to be read whole.
         self._report(event.get("usageMetadata") or {}, is_last=self.finished or candidates is None)
 
     def _finish(self, reason: str) -> None:
@@ -78,8 +78,8 @@ class GeminiMeter(JsonMeter):
         self.finished = True
 
     def _report(self, report: Any, *, is_last: bool) -> None:
-        """A usage report: it replaces the one before. What the provider's own tools read stands apart, and is billed as
-        input. One that comes with the end or behind it is the last."""
+        """A usage report: it replaces the one before. What the provider's own tools read is a separate count, billed as
+        input. A report with or after the end is the last."""
         usage = self.usage
         prompt, tools = count(report.get("promptTokenCount")), count(report.get("toolUsePromptTokenCount"))
         usage.input = total(prompt, tools) if prompt is not None else usage.input
@@ -114,8 +114,8 @@ class GeminiMeter(JsonMeter):
             self._read(event)
 
     def ending(self, prompt: int, output: int) -> bytes:
-        """Every candidate ends, also one that has ended: its end may be in an event with content, which may have been
-        withheld. With an empty text, because client libraries keep no turn without parts in a chat's history."""
+        """Ends every candidate, even one that has ended: its end may be in a withheld event with content. With an empty
+        text, because client libraries drop turns without parts from a chat's history."""
         content = {"parts": [{"text": ""}], "role": "model"}
         choices = min(self._params.choices, _MOST_CHOICES)
         candidates = [{"content": content, "finishReason": "MAX_TOKENS", "index": index} for index in range(choices)]
@@ -132,7 +132,7 @@ class GeminiMeter(JsonMeter):
         return usage | {"thoughtsTokenCount": thoughts} if thoughts else usage
 
     def failure(self, error: RelayError) -> bytes:
-        """As Google does it: the bare error, which is no server-sent event. The official libraries raise it."""
+        """Like Google: the bare error, which is not a server-sent event. The official libraries raise it."""
         return _error(error) + b"\n\n"
 
 

@@ -87,9 +87,9 @@ class InputMarkup:
     """Constants that all families share, in tokens."""
 
     message: float
-    """For each message behind the first."""
+    """For each message after the first."""
     tool: float
-    """For each tool behind the first."""
+    """For each tool after the first."""
 
 
 INPUT_MARKUP = InputMarkup(message=3.5, tool=6.6)
@@ -135,7 +135,7 @@ class InputContent:
 
 
 class InputEstimate:
-    """The estimate of one body, which comes in pieces: how it was cut makes no difference."""
+    """The estimate of one body that arrives in pieces, however it was cut."""
 
     __slots__ = (
         "_attachments",
@@ -160,9 +160,9 @@ class InputEstimate:
         """Whether the last block ended within one."""
         self._attachments = 0
         self._size = 0
-        """Bytes but for attachments."""
+        """Bytes without attachments."""
         self._looked = 0
-        """Of these, the ones that were read."""
+        """The part of `_size` that was read."""
         self._texts = ByteClasses()
         self._messages = 0
         self._types = 0
@@ -179,7 +179,7 @@ class InputEstimate:
         del pending[:end]
 
     def content(self) -> InputContent:
-        """The counts so far. Call it at the end only: the last block is taken to be whole."""
+        """The counts so far. Call it at the end only: it treats the last block as complete."""
         if self._pending:
             rest = bytes(self._pending)
             self._pending.clear()
@@ -261,7 +261,7 @@ def _is_bare_text(block: bytes) -> bool:
 
 
 def _plain(text: bytes) -> bytes:
-    """Text without the escapes of JSON, about."""
+    """Text roughly without JSON's escapes."""
     if b"\\" not in text:
         return text
     if b"\\u" in text and text.isascii():

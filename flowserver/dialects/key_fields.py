@@ -19,7 +19,7 @@ _FIELDS: dict[Auth, tuple[bytes, bytes]] = {
 }
 
 KEY_FIELDS = tuple(name for name, _ in _FIELDS.values())
-"""The names of all fields that APIs take keys in."""
+"""The names of all fields in which APIs take keys."""
 
 _GATEWAYS = (
     # Azure: a model's deployment, or a version that no other API asks for in this way.
@@ -27,19 +27,19 @@ _GATEWAYS = (
     # OpenAI's API at Google or Groq; Google's at Vertex AI.
     KeyPaths(Auth.BEARER, re.compile(r"/openai/|/projects/[^/?]+/locations/")),
 )
-"""Targets of providers that serve APIs of others, and take keys in their own way."""
+"""Targets of providers that serve other vendors' APIs but take keys in their own way."""
 
 
 def key_field(auth: Auth, key: bytes) -> tuple[bytes, bytes]:
-    """The field that shows `key`."""
+    """The header field that carries `key`."""
     name, prefix = _FIELDS[auth]
     return name, prefix + key
 
 
 def auth_for(own: Auth | None, quirks: Quirks, target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
-    """How to show a key on a request to `target`, a path and query, whose client sent `fields`.
+    """How to send a key with a request to `target`, a path and query, whose client sent `fields`.
 
-    `own` is what the provider's configuration says (None: nothing), which goes before all.
+    `own` is the provider's configuration (None: nothing), which takes precedence.
     """
     if own is not None:
         return own
@@ -57,7 +57,7 @@ def auth_of(target: bytes) -> Auth | None:
 
 
 def _shown(target: bytes, fields: Mapping[bytes, bytes]) -> Auth:
-    """As the client shows its own key: for paths of several APIs, such as `GET /v1/models`, nothing else shows it."""
+    """As the client sends its own key: the only hint for paths that several APIs share, such as `GET /v1/models`."""
     if b"anthropic-version" in fields:
         return Auth.X_API_KEY
     for auth, (name, _) in _FIELDS.items():

@@ -1,4 +1,4 @@
-"""The fields of answers in which APIs report what their rate limits leave. No I/O."""
+"""The fields of answers in which APIs report their remaining rate limits. No I/O."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LimitFields:
-    """Of one API."""
+    """The rate limit fields of one API."""
 
     requests: tuple[bytes, bytes, bytes]
-    """Names: the limit, what remains of it, and when it is whole again."""
+    """Names: the limit, what remains of it, and when it is full again."""
     tokens: tuple[bytes, bytes, bytes]
     reset: Callable[[float, float], bytes]
-    """Writes the third one: `now` in seconds since the epoch, and the seconds from then."""
+    """Formats the third one, from `now` in seconds since the epoch and the seconds until then."""
     prefix: bytes
-    """What all names of remaining amounts begin with."""
+    """The prefix of all names of remaining amounts."""
     remaining: re.Pattern[bytes]
     """Matches these names; its group is the kind of limit, such as "tokens"."""
 

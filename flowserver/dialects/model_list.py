@@ -17,7 +17,7 @@ _NAMES = ("id", "name", "model")
 _EDGES = {"first_id": 0, "last_id": -1}
 """Anthropic's names of the first and last model on a page."""
 _GOOGLE = "models/"
-"""What stands before a model's name in Google's lists."""
+"""The prefix of a model's name in Google's lists."""
 
 EMPTY = b'{"object":"list","data":[]}'
 
@@ -29,8 +29,8 @@ def listed_model(target: str) -> str | None:
 
 
 def visible_models(body: bytes, allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> bytes:
-    """The list in `body` with the models that `allows` says yes to, by their names or, where a name has some, by its
-    `aliases`, under which they are shown then. `EMPTY` if it can't be read, or not written again."""
+    """The list in `body` with only the models that `allows` accepts; a model with `aliases` is checked and shown by
+    these. `EMPTY` if it can't be read or rewritten."""
     try:
         shown = _filtered(orjson.loads(body), allows, aliases)
         return EMPTY if shown is None else orjson.dumps(shown)
@@ -39,7 +39,7 @@ def visible_models(body: bytes, allows: Callable[[str], bool], aliases: Mapping[
 
 
 def _filtered(answer: Any, allows: Callable[[str], bool], aliases: Mapping[str, list[str]]) -> Any:
-    """None: it is neither a list nor a model that may be seen."""
+    """None: neither a list nor a visible model."""
     if isinstance(answer, list):
         return _visible(answer, allows, aliases)
     if not isinstance(answer, dict):

@@ -49,7 +49,7 @@ class OllamaMeter(JsonMeter):
     def _end(self, event: Any) -> None:
         self.finished = True
         self.finish = reason_text(event.get("done_reason"))
-        # Missing where the whole prompt was in the cache.
+        # Missing if the whole prompt was in the cache.
         self.usage.input = count(event.get("prompt_eval_count"))
 
     def _read_message(self, message: Any) -> None:
@@ -106,7 +106,7 @@ class Ollama(BaseFormat):
         )
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """A `num_predict` that is not above 0 asks for no bound."""
+        """A `num_predict` of 0 or less means no limit."""
         options = section(body, "options")
         return options is not None and lower(options, "num_predict", most, least=1)
 

@@ -33,7 +33,7 @@ from .openai_common import ACCOUNT_FIELDS, HEARTBEAT, KEY_PATHS, entries, mappin
 _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
 """What all chunks of a stream have in common."""
 _MOST_CHOICES = 128
-"""What OpenAI takes in a request: of more that did not begin yet, `ending` ends no more."""
+"""OpenAI's limit in a request. Beyond it, `ending` ignores choices that have not begun."""
 _MOST_SAMPLE = 1 << 16
 """Bytes of a chunk that is kept. A larger one leaves the one before it in place."""
 _MOST_FIELD = 256
@@ -46,7 +46,7 @@ _OWN_LIMIT = "n_predict"
 """llama.cpp's own, which takes precedence there."""
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 _TEMPLATES = TemplateFinder(frozenset(_TEXT_FIELDS[1:]), padded=("obfuscation", "p"))
-"""OpenAI's and Mistral's padding is against listeners who recognise tokens by their sizes."""
+"""OpenAI's and Mistral's padding hides the sizes of tokens from eavesdroppers."""
 
 
 _NONE: frozenset[int] = frozenset()
@@ -58,7 +58,7 @@ class ChatMeter(BaseMeter):
 
     _object = "chat.completion.chunk"
     _empty: ClassVar[dict[str, Any]] = {"delta": {}}
-    """How a choice shows that it has no content."""
+    """A choice without content."""
 
     __slots__ = (
         "_by_choice",
@@ -83,13 +83,13 @@ class ChatMeter(BaseMeter):
         """Indexes of choices that have begun, `MAX_OPEN` at most; of others no end is noted or made."""
         self._closed = _NONE
         self._closing: Set[int] = _NONE
-        """Choices that the last event closed, where it has content: the client may not get to see it."""
+        """Choices closed by the last event, if that has content: it may be withheld from the client."""
         self._by_choice: dict[int, int] = {}
-        """Output tokens of each choice, where a provider reports them one by one and not yet all together."""
+        """Output tokens of each choice, if a provider reports them one by one and has not yet reported the total."""
         self._reported = False
         """Whether the client has the final usage report, or would not get it anyway."""
         self._sample = b""
-        """A chunk of this stream, for what they have in common; b"": none yet, or not needed."""
+        """A chunk of this stream, for the fields that all have in common; b"": none yet, or not needed."""
 
     def read(self, name: bytes, data: bytes) -> bool | bytes:
         if self._count_if_fits(data):
@@ -131,7 +131,7 @@ class ChatMeter(BaseMeter):
         elif self._by_choice and closing:
             self._add_up_choices(closing)
         if closing or report or error:
-            # What these say of the stream may not hold after one more event, which a template would not see.
+            # What these say about the stream may change with the next event, which a template would not notice.
             self._expect(None)
         elif content and len(choices) == 1 and self.content_events - self._learned >= RELEARN:
             self._learn(data, event, self.content_bytes - content_bytes)
@@ -147,7 +147,7 @@ class ChatMeter(BaseMeter):
             self._expect(found)
 
     def _read_choices(self, choices: list[dict[str, Any]]) -> set[int]:
-        """Count their content. The ones that end here."""
+        """Count their content. Returns the ones that end here."""
         closing: set[int] = set()
         seen = self._seen
         for choice in choices:
@@ -196,7 +196,7 @@ class ChatMeter(BaseMeter):
         self.content_bytes += shown + reasoning
 
     def _size(self, value: object) -> int:
-        """Bytes of a text that is content, which it takes down; 0 for anything else."""
+        """Bytes of a text that is content, which it records; 0 for anything else."""
         if type(value) is not str:
             return 0
         written = value.encode()
@@ -222,12 +222,12 @@ class ChatMeter(BaseMeter):
         return name + self._size(called.get("arguments")) + self._size(called.get("input"))
 
     def _are_closed(self, choices: list[dict[str, Any]]) -> bool:
-        """Whether all of `choices` had ended before: what is reported of them now is reported of the whole answer."""
+        """Whether all of `choices` had ended before: then a report on them is a report on the whole answer."""
         closed = self._closed
         return bool(closed) and all(_index(choice) in closed for choice in choices)
 
     def _read_report(self, report: dict[str, Any], choices: list[dict[str, Any]], *, content: bool, late: bool) -> None:
-        """`late`: it comes behind the end of its choices, if it has any."""
+        """`late`: it comes after the end of its choices, if it has any."""
         several = self._params.choices > 1
         if choices and several and not late:
             # Of one choice: vLLM's running count.
@@ -332,8 +332,8 @@ def _index(choice: dict[str, Any]) -> int:
 
 
 def _without_report(data: bytes, event: dict[str, Any]) -> bool | bytes:
-    """What a client that asked for no usage gets of an event that has it, behind the end of its choices if it has any:
-    what else is in it."""
+    """What a client that did not ask for usage gets of an event with usage, which comes after the end of its choices,
+    if any: the rest of it."""
     return False if _REPORT_ONLY.issuperset(event) else without_member(data, "usage") or False
 
 
@@ -366,7 +366,7 @@ _READS: dict[str, Reads | str | None] = {
 
 
 def _most(body: Mapping[str, Any]) -> int | None:
-    """The bound of each answer, whichever field its provider goes by; None: one of them is none."""
+    """The limit of each answer, whichever field its provider uses; None: one of them is not a count."""
     bounds = [body[field] for field in _LIMIT_FIELDS if body.get(field) is not None]
     if not bounds:
         return None
@@ -426,7 +426,7 @@ class OpenAIChat(BaseFormat):
 
 
 _OWN_BOUND = 16
-"""Tokens of a completion that has no bound."""
+"""The API's default limit, in tokens."""
 
 
 def _prompts(body: Mapping[str, Any]) -> int:
@@ -447,12 +447,12 @@ class OpenAICompletions(OpenAIChat):
         return ends_with(target, "/completions") and not ends_with(target, "/chat/completions")
 
     def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
-        """One answer for each prompt, `n` times; of `best_of` that are generated for each the best are shown."""
+        """`n` answers for each prompt, the best of `best_of` that are generated."""
         params = super().read_params(target, body)
         return params._replace(choices=params.choices * _prompts(body), answers=_answers(body))
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """A request that has no bound gets none that is above its API's own: 16 tokens (OpenAI, vLLM)."""
+        """A request without a limit gets none above the API's own default: 16 tokens (OpenAI, vLLM)."""
         each = max(1, most // _answers(body))
         fields = [field for field in (*_LIMIT_FIELDS, _OWN_LIMIT) if body.get(field) is not None]
         if fields[:1] in ([], [_OWN_LIMIT]) and each < _OWN_BOUND:

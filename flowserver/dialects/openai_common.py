@@ -1,4 +1,4 @@
-"""What the formats of OpenAI share: careful reading of JSON, usage reports. No I/O."""
+"""Shared by OpenAI's formats: careful reading of JSON, usage reports. No I/O."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mapping(value: object) -> dict[str, Any]:
 
 
 def entries(value: object) -> list[dict[str, Any]]:
-    """The objects in the list `value`; none if it is no list."""
+    """The objects in the list `value`; empty if it is not a list."""
     return [entry for entry in value if type(entry) is dict] if type(value) is list else []
 
 
@@ -46,11 +46,11 @@ def size_of(value: object) -> int:
 
 
 def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = False) -> int | None:
-    """Take a report over into `usage`; both spellings, prompt/completion and input/output. What it leaves out stays.
-    Returns its output tokens; None: it has none that make sense.
+    """Copy a report into `usage`, in either spelling, prompt/completion or input/output. Missing values stay unchanged.
+    Returns its output tokens; None: missing or nonsense.
 
     Some have names of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning. Some count
-    reasoning, audio or what their own tools read apart from both sums: the total shows it.
+    reasoning, audio or their own tools' input separately from both sums: only the total includes it.
     """
     get = report.get
     prompt, output = count(get("prompt_tokens")), count(get("completion_tokens"))
@@ -76,7 +76,7 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
 
 
 def _apart(usage: Usage, output: int, total: int | None, *, reasoning_apart: bool) -> int:
-    """Output tokens that a report has in addition to its `output`. What else its total has is added to the input."""
+    """Output tokens that a report has in addition to its `output`. The rest of its total is added to the input."""
     reasoning = usage.reasoning or 0
     if total is None:
         return reasoning if reasoning_apart else 0

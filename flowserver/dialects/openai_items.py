@@ -1,4 +1,4 @@
-"""What of a Responses stream is open, and the events that close it early. No I/O."""
+"""The open parts of a Responses stream, and the events that close them early. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .openai_common import entries, mapping, parse
 KEPT = 640 << 10
 """Most bytes of an answer that are kept for its ending: almost twice what the longest answers have."""
 ENTRY = 1024
-"""Bytes that an item or a part takes in addition to what was sent of it."""
+"""Overhead of an item or a part in memory, in bytes."""
 _MOST_ID = 256
 """Characters of an id in the ending."""
 
@@ -57,16 +57,16 @@ class _Part:
         """`event` is the first event about it."""
         self.whereabouts = _whereabouts(event)
         self.opening = opening
-        """The first event's type, if it announced a part."""
+        """The first event's type if it announced a part, else empty."""
         self.data = data
         """That event unparsed, which takes much less memory; b"" if it did not."""
         self.kind: str | None = None
         """The deltas' type without ".delta"; None: none came."""
         self.text = bytearray()
         self.done = False
-        """Whether the text's own end came."""
+        """Whether the text's own end has arrived."""
         self.closed = False
-        """Whether the part's end came."""
+        """Whether the part's end has arrived."""
 
     @property
     def size(self) -> int:
@@ -74,17 +74,16 @@ class _Part:
 
 
 class Items:
-    """The output items so far: finished ones as they came, the others with their parts.
+    """The output items so far: finished ones unchanged, the others with their parts.
 
-    Past `KEPT` bytes all of it is forgotten and nothing is kept any more. `ending` closes nothing then, and has no
-    output.
+    Beyond `KEPT` bytes everything is dropped and nothing more is kept. `ending` then closes nothing and has no output.
     """
 
     __slots__ = ("_finished", "_is_full", "_open", "_parts", "_size")
 
     def __init__(self) -> None:
         self._open: dict[int | None, bytes] = {}
-        """Events, not parsed again before they are needed."""
+        """Events, unparsed until they are needed."""
         self._finished: dict[int | None, bytes] = {}
         self._parts: dict[Place, _Part] = {}
         self._size = 0
@@ -155,7 +154,7 @@ class Items:
             self._parts.clear()
 
     def ending(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The events that close what is open, and all output items as they are then."""
+        """The events that close what is open, and all output items in their final state."""
         events: list[dict[str, Any]] = []
         output = {index: _item(data) for index, data in self._finished.items()}
         for index, data in self._open.items():

@@ -20,7 +20,7 @@ _TEXT_DELTA = "transcript.text.delta"
 
 
 class MediaMeter(JsonMeter):
-    """Text is counted as it comes; of images only the report has tokens. Whisper reports seconds, not tokens, so its
+    """Text is counted as it arrives; for images only the report has tokens. Whisper reports seconds, not tokens, so its
     answers are estimated."""
 
     has_text = False
@@ -92,7 +92,7 @@ class OpenAIMedia(BaseFormat):
         return deployment_of(target)
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """There is nothing in these requests that bounds tokens."""
+        """These requests have no field that limits tokens."""
         return False
 
     def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> Meter:

@@ -30,7 +30,7 @@ from .openai_common import ACCOUNT_FIELDS, HEARTBEAT, KEY_PATHS, entries, mappin
 from .openai_items import Items
 
 LEAST_LIMIT = 16
-"""What the API takes at least as `max_output_tokens`."""
+"""The least `max_output_tokens` that the API accepts."""
 
 _MOST_CREATED = 128 << 10
 """Bytes of the first event that are kept; it repeats the request's instructions and tools."""
@@ -38,7 +38,7 @@ _MOST_ID = 256
 """Characters of a response's id in the ending."""
 
 _TYPE = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]*)"')
-"""Events are named by their type, which they begin with too."""
+"""An event's name is its type, and its data begins with the type too."""
 _DELTAS = {
     b"response.%b.delta" % kind: f"response.{kind.decode()}"
     for kind in (
@@ -57,13 +57,13 @@ _REASONING = frozenset(("response.reasoning_text", "response.reasoning_summary_t
 _OPENING = b"response.output_item.added"
 _ENDS = frozenset((b"response.completed", b"response.incomplete", b"response.failed"))
 _READ = _ENDS | {b"response.created", _OPENING, b"error"}
-"""Other events that matter even where nothing is to be kept."""
+"""Other events that matter even if nothing is kept."""
 _UNREAD = re.compile(rb"response\.(?:in_progress|queued|.*(?:_call\.|partial|annotation|audio).*)")
 """Events that change nothing here: some have 100 KB, so they are not even parsed."""
 
 
 class ResponsesMeter(BaseMeter):
-    """What opens and closes things has no content: a tool's name is counted with the first of its arguments."""
+    """Events that open and close have no content: a tool's name is counted with its first arguments."""
 
     __slots__ = (
         "_created",
@@ -80,7 +80,7 @@ class ResponsesMeter(BaseMeter):
         self._sequence = -1
         """The number of the last event."""
         self._created = b""
-        """The stream's first event, in short if it is long; b"": it did not come, or is not needed."""
+        """The stream's first event, in short if it is long; b"": not arrived yet, or not needed."""
         self._items = Items() if cuttable else None
 
     def read(self, name: bytes, data: bytes) -> bool:
@@ -132,7 +132,7 @@ class ResponsesMeter(BaseMeter):
             elif item.get("type") != "message":
                 self.other_output = True  # reasoning, which may stay hidden
         elif name == b"error":
-            # Its fields lie in the event itself by the documents, in an object in fact.
+            # By the documentation its fields are in the event itself; in reality, in an object.
             self.failed = error_text(event.get("error") or event.get("message") or event.get("code"))
         elif name == b"response.created":
             response = mapping(event.get("response"))
@@ -146,7 +146,7 @@ class ResponsesMeter(BaseMeter):
             self._items.change(name.decode(errors="replace"), event, data)
 
     def _read_response(self, response: dict[str, Any]) -> None:
-        """The response as it is in the end."""
+        """The final state of the response."""
         self.model = model_name(response.get("model")) or self.model
         details = mapping(response.get("incomplete_details"))
         self.finish = reason_text(details.get("reason")) or reason_text(response.get("status"))
@@ -188,11 +188,11 @@ class ResponsesMeter(BaseMeter):
             return self._ending(prompt, output, None)
 
     def _ending(self, prompt: int, output: int, kept: Items | None) -> bytes:
-        """`kept` None: without anything that the provider has nested."""
+        """`kept` None: without anything nested by the provider."""
         response = mapping((parse(self._created) or {}).get("response"))
         events: list[dict[str, Any]] = []
         if not response:
-            # The client library wants to see it first.
+            # The client library expects it first.
             response = _brief({"model": self._params.model})
             events.append({"type": "response.created", "response": response})
         elif kept is None:
@@ -261,7 +261,7 @@ class OpenAIResponses(BaseFormat):
         return ends_with(target, "/responses", "/responses/compact")
 
     def stores(self, target: str) -> bool:
-        """A response that ran in the background, or one that came before."""
+        """A response that ran in the background, or an earlier one."""
         return _STORED.fullmatch(api_path(target)) is not None
 
     def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
@@ -277,7 +277,7 @@ class OpenAIResponses(BaseFormat):
         return deployment_of(target)
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
-        """Not below what the API takes: the cut sees to the rest."""
+        """Not below what the API accepts: the cut does the rest."""
         return lower(body, "max_output_tokens", max(most, LEAST_LIMIT))
 
     def meter(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> ResponsesMeter:

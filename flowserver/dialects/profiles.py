@@ -15,7 +15,7 @@ _BEDROCK = tuple(
     for fips in ("", "-fips")
     for domain in ("amazonaws.com", "amazonaws.com.cn", "api.aws")
 )
-"""With those of its endpoints in private networks."""
+"""Includes its endpoints in private networks."""
 
 _KNOWN = (
     Quirks(
@@ -39,11 +39,11 @@ _KNOWN = (
         auth=Auth.BEARER,
     ),
     Quirks("bedrock", _BEDROCK, auth=Auth.AWS_SIGV4),
-    # Takes no stream_options (422); reports unasked, with the last event of each stream.
+    # Rejects stream_options (422); always reports usage, with the last event of each stream.
     Quirks("mistral", ("api.mistral.ai", "codestral.mistral.ai"), usage_option=False, auth=Auth.BEARER),
-    # Reports unasked, a running count with each event.
+    # Always reports usage, as a running count with each event.
     Quirks("perplexity", ("api.perplexity.ai",), usage_option=False, auth=Auth.BEARER),
-    # Chat completions only; in its /responses the sum is whole.
+    # Chat completions only; in its /responses the sum is complete.
     Quirks(
         "xai",
         ("api.x.ai", "*.api.x.ai"),
@@ -63,7 +63,7 @@ _KNOWN = (
     Quirks("deepinfra", ("api.deepinfra.com",), auth=Auth.BEARER),
     Quirks("moonshot", ("api.moonshot.ai", "api.moonshot.cn"), auth=Auth.BEARER),
     Quirks("zai", ("api.z.ai", "open.bigmodel.cn"), auth=Auth.BEARER),
-    # A gateway to many, each with a field of its own.
+    # A gateway to many providers, each with its own field.
     Quirks("cloudflare", ("api.cloudflare.com", "gateway.ai.cloudflare.com")),
     Quirks("vercel", ("ai-gateway.vercel.sh",), auth=Auth.BEARER),
     Quirks("snowflake", ("*.snowflakecomputing.com",), auth=Auth.BEARER),

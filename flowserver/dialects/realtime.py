@@ -20,7 +20,7 @@ _REPORTS = frozenset(("response.done", "conversation.item.input_audio_transcript
 _HEARD = b"conversation.item.input_audio_transcription.delta"
 _TYPE = re.compile(rb'"type"\s*+:\s*+"([^"\\]{1,80})"')
 _LOOKED_AT = 300
-"""Bytes of an event in which its type is looked for."""
+"""Bytes of an event that are searched for its type."""
 _PER_AUDIO_TOKEN = 3200
 """Bytes of base64 of audio that are a token: 50 ms of 24,000 samples of 16 bits a second."""
 _PER_TEXT_TOKEN = 4
@@ -34,7 +34,7 @@ def is_realtime(target: str) -> bool:
 
 
 def models_in_query(target: str) -> list[str]:
-    """The models that the query of `target` names, in any spelling: more than one can be read in two ways."""
+    """The models that the query of `target` names, in any spelling: if there is more than one, servers may disagree."""
     return [unquote(value) for name, value in _parameters(target) if unquote(name).lower() in _MODELS]
 
 
@@ -62,7 +62,7 @@ class RealtimeUsage:
         self.usage = Usage(input=0, output=0)
         """The sum of all reports."""
         self._last_input = 0
-        """Of the last answer: the next one has at least the same conversation for its input."""
+        """Input of the last answer: the next one has at least the same conversation as input."""
         self._estimate = 0.0
         """Tokens of what passed of an answer since the report of the last one."""
         self._heard = 0.0

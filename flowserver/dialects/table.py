@@ -1,4 +1,4 @@
-"""The table of formats, and what follows from it: which format a path means, how keys and limits are named. No I/O."""
+"""The table of formats, and what follows from it: the format of a path, the fields of keys and limits. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import Auth, Format
 
 
 class FormatTable:
-    """`formats`: the first one that serves a path has it."""
+    """`formats`: the first one that serves a path is chosen."""
 
     __slots__ = (
         "_limit_patterns",
@@ -36,18 +36,18 @@ class FormatTable:
         self._serving, self._storing = cached(serving), cached(storing)
         key_paths = dict.fromkeys(known.key_paths for known in formats if known.key_paths is not None)
         self.key_paths = sorted(key_paths, key=lambda each: each.auth is Auth.BEARER)
-        """How APIs take keys. Those with a field of their own come first: Bearer is what most share."""
+        """How APIs take keys. Those with a field of their own come first: Bearer is shared by most."""
         limit_fields = list(dict.fromkeys(known.limit_fields for known in formats))
         self.limit_fields = tuple(name for each in limit_fields for name in (*each.requests, *each.tokens))
         """The names of all fields that report limits to clients."""
         self.limit_prefixes = tuple(each.prefix for each in limit_fields)
-        """What the names of fields begin with that `remaining_kind` knows."""
+        """Prefixes of the field names that `remaining_kind` knows."""
         self.account_fields = frozenset[bytes]().union(*(known.account_fields for known in formats))
         """Fields of answers that identify the account at a provider."""
         self._limit_patterns = [each.remaining for each in limit_fields]
 
     def recognise(self, target: str) -> Format | None:
-        """The format of requests to `target`, a path and query; None: not one that is counted."""
+        """The format of requests to `target`, a path and query; None: not a counted API."""
         return self._serving(target.partition("?")[0])
 
     def recognise_stored(self, target: str) -> Format | None:

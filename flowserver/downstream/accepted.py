@@ -1,4 +1,4 @@
-"""The beginning of a client's connection: whose it is, by its socket or by the PROXY protocol, and whether it is taken.
+"""The beginning of a client's connection: its address, by its socket or the PROXY protocol, and whether it is accepted.
 
 Whatever accepts sockets, this process or another one, each connection begins as an `Accepted`.
 """
@@ -19,7 +19,7 @@ from .detect import Handshake, ProtocolDetector
 
 
 class Accepted(asyncio.Protocol):
-    """A connection that was just made. It hands the transport on at once."""
+    """A connection that was just made. It passes the transport on at once."""
 
     __slots__ = ("_context", "_tls")
 
@@ -31,7 +31,7 @@ class Accepted(asyncio.Protocol):
         raw = cast(asyncio.Transport, transport)
         address = _address_of(raw)
         unsent = self._context.settings.unsent
-        if address is None and unsent is not None:  # of TCP the listening socket hands it down
+        if address is None and unsent is not None:  # TCP connections inherit it from the listening socket
             limit_unsent(raw.get_extra_info("socket"), unsent)
         if self._context.settings.reads_proxy_header:
             waiting = ProxiedConnection(self._context, self._tls, address)
@@ -48,7 +48,7 @@ def begin(
     address: str | None,
     first: bytes = b"",
 ) -> None:
-    """Take or refuse a connection from `address` (None: by a Unix socket), of which `first` was read already."""
+    """Accept or refuse a connection from `address` (None: a Unix socket), of which `first` was read already."""
     client = context.clients.connected(address)
     if client.is_over_limit:
         context.clients.refused["client_connections"] += 1
@@ -70,13 +70,13 @@ def begin(
 
 
 def _address_of(transport: asyncio.Transport) -> str | None:
-    """The address of whoever connected; None by a Unix socket."""
+    """The peer's address; None for a Unix socket."""
     peer = transport.get_extra_info("peername")
     return peer[0] if isinstance(peer, tuple) else None
 
 
 class ProxiedConnection(SharedReads):
-    """A connection until its header of the PROXY protocol has come."""
+    """A connection until its PROXY protocol header has arrived."""
 
     __slots__ = ("_context", "_peer", "_reader", "_since", "_tls", "_transport", "client")
 
@@ -94,7 +94,7 @@ class ProxiedConnection(SharedReads):
         self._context.connections.add(self)
         clients = self._context.clients
         if clients.has_trusted and not clients.connected(self._peer).is_trusted:
-            self._refuse("only those of FLOW_TRUSTED_PROXIES may send a header of the PROXY protocol")
+            self._refuse("only FLOW_TRUSTED_PROXIES may send a PROXY protocol header")
 
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
@@ -110,9 +110,9 @@ class ProxiedConnection(SharedReads):
             begin(self._context, self._tls, self._transport, source, header.rest)
 
     def eof_received(self) -> bool:
-        """A connection without a byte is a probe whether anybody listens, which load balancers make."""
+        """A connection without a byte is a load balancer's probe."""
         if not self._reader.is_empty:
-            self._refuse("it ended within its header of the PROXY protocol")
+            self._refuse("it ended within its PROXY protocol header")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -131,7 +131,7 @@ class ProxiedConnection(SharedReads):
             if now - self._since >= DRAIN_GRACE:
                 self._transport.close()
         elif limit is not None and now - self._since >= limit and not self._transport.is_closing():
-            self._refuse(f"it had no whole header of the PROXY protocol after {limit:g} s (FLOW_HEAD_TIMEOUT)")
+            self._refuse(f"it had no complete PROXY protocol header after {limit:g} s (FLOW_HEAD_TIMEOUT)")
 
     def drain(self) -> None:
         self._since = self._context.clock()

@@ -1,10 +1,10 @@
-"""Whose a connection or a request is, by address, and how much each client may have open at a time.
+"""Which client a connection or a request belongs to, by address, and how much each client may have open.
 
-A client is an IPv4 address, or an IPv6 network of 64 bits, as that is what one of them is given (RFC 6177). Whoever
-connects by a Unix socket is one client, without an address.
+A client is an IPv4 address, or an IPv6 /64 network, since a single host is given a whole one (RFC 6177). All
+connections by Unix sockets are one client, without an address.
 
-A client has open: its connections, and the requests that trusted proxies pass on for it, whose connections are shared
-and are nobody's. A proxy's request that does not say whose it is counts as one of the proxy.
+What counts as open are a client's connections, and the requests that trusted proxies pass on for it; trusted proxies'
+connections are shared and not counted. A proxy's request that names no client counts as the proxy's own.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from ..http.forwarded import Node, forwarded, x_forwarded_for
 from ..http.messages import RequestHead
 
 _PREFIX = 64
-"""Bits of an IPv6 address by which clients are told apart."""
+"""Bits of an IPv6 address that identify a client."""
 _MAPPED = "::ffff:"
 """How an IPv6 socket shows an IPv4 address (RFC 4291 section 2.5.5.2)."""
 _BY_UNIX = -1
-"""The key of those who have no address."""
+"""The key of clients without an address."""
 NOBODY = Networks()
 
 
 class Client:
-    """Whose a connection or a request is."""
+    """The client of a connection or a request."""
 
     __slots__ = ("address", "is_over_limit", "is_trusted", "key")
 
     def __init__(self, address: str | None, key: int | None = None, *, is_trusted: bool = False) -> None:
         self.address = address
-        """As text; None: it is not known, or a Unix socket has none."""
+        """As text; None: unknown, or a Unix socket."""
         self.key = key
-        """By which it is counted; None: it is not."""
+        """The key by which it is counted; None: it is not counted."""
         self.is_trusted = is_trusted
-        """Whether it is a proxy whose requests say whose they are."""
+        """Whether it is a trusted proxy, whose requests name their clients."""
         self.is_over_limit = False
-        """Whether this client had as much open as it may when this began."""
+        """Whether the client had reached its limit when this began."""
 
     def __repr__(self) -> str:
         marks = [mark for mark, holds in (("trusted", self.is_trusted), ("over limit", self.is_over_limit)) if holds]
@@ -50,14 +50,14 @@ UNKNOWN = Client(None)
 
 
 class Elsewhere(Protocol):
-    """Counts over several processes what clients have open, by their keys."""
+    """Counts what clients have open in several processes, by key."""
 
     def enter(self, key: int) -> None: ...
 
     def leave(self, key: int) -> None: ...
 
     def is_full(self, key: int) -> bool:
-        """Whether a client has as much open as it may, in all of them together."""
+        """Whether a client has reached its limit, over all processes."""
 
 
 class ClientsByAddress:
@@ -66,16 +66,16 @@ class ClientsByAddress:
     __slots__ = ("_elsewhere", "_most", "_open", "_trusted", "refused")
 
     def __init__(self, most: int | None = None, trusted: Networks = NOBODY, elsewhere: Elsewhere | None = None) -> None:
-        """`most` connections, and requests of trusted proxies, each client may have open; None: no limit. `elsewhere`:
-        None if there are no other processes."""
+        """`most`: connections, and requests by trusted proxies, that each client may have open; None: no limit.
+        `elsewhere`: None if there are no other processes."""
         self._most = most
         self._elsewhere = elsewhere
         self._trusted = trusted
         self._open: dict[int, int] = {}
-        """By key, of those that have anything open."""
+        """By key, for clients with anything open."""
         self.refused = dict.fromkeys(("client_connections", "client_requests", "proxy_header", "tls_handshake"), 0)
-        """Connections and requests that were refused, by reason: a client's connections, or its requests by trusted
-        proxies, above the limit; no valid header of the PROXY protocol."""
+        """Refused connections and requests by reason: a client's connections, or its requests by trusted proxies, above
+        the limit; no valid PROXY protocol header; a failed TLS handshake."""
 
     def __repr__(self) -> str:
         return f"<ClientsByAddress most={self._most} clients={len(self._open)}>"
@@ -88,17 +88,17 @@ class ClientsByAddress:
     # --- who it is ---
 
     def connected(self, text: str | None) -> Client:
-        """A connection begins from the address that is `text`, as sockets show it; None: by a Unix socket."""
+        """A connection begins from the address `text`, in the sockets' form; None: a Unix socket."""
         if text is not None and text.startswith(_MAPPED) and "." in text:
             text = text[len(_MAPPED) :]
         if self._most is None and not self._trusted:
-            return Client(text)  # to parse an address takes as long as half of this connection's beginning
+            return Client(text)  # parsing an address would take half as long as the rest of a connection's start
         address = None if text is None else plain_address(ip_address(text))
         return self._judged(text, self._key(address), is_trusted=address in self._trusted)
 
     def requested(self, proxy: Client, request: RequestHead) -> Client:
-        """A request begins on a connection of the trusted `proxy`: whose it says it is, as far as that can be trusted.
-        It counts until `leave`."""
+        """A request begins on a connection of the trusted `proxy`. Returns its client, as far as the named one can be
+        trusted. It counts until `leave`."""
         address = self._told_by(request)
         client = self._judged(
             proxy.address if address is None else str(address), proxy.key if address is None else self._key(address)
@@ -125,8 +125,8 @@ class ClientsByAddress:
         return number if address.version == 4 else (1 << _PREFIX) + (number >> _PREFIX)
 
     def _told_by(self, request: RequestHead) -> IpAddress | None:
-        """The client by the fields of a trusted proxy's request; None if they do not tell. Where both fields are there
-        and disagree, the proxy writes one of them and has let a client's own word pass in the other."""
+        """The client by the fields of a trusted proxy's request; None if unknown. If both fields are present and
+        disagree, one is the proxy's, and the other may have been passed on from the client."""
         fields = request.fields
         if b"forwarded" not in fields:
             return self._walk(x_forwarded_for(request)) if b"x-forwarded-for" in fields else None
@@ -136,8 +136,8 @@ class ClientsByAddress:
         return told
 
     def _walk(self, nodes: Iterator[Node]) -> IpAddress | None:
-        """The first address that is no trusted proxy's, from the nearest on; the last one before an entry that is
-        none. None: there is not one."""
+        """The first address that is not a trusted proxy's, from the nearest on; or the last one before an entry that is
+        not an address. None: there is none."""
         reached: IpAddress | None = None
         for node in nodes:
             if node is None:
@@ -150,11 +150,12 @@ class ClientsByAddress:
     # --- what it has open ---
 
     def open(self, client: Client) -> int:
-        """How much `client` has open, as far as that is counted."""
+        """How much `client` has open, as far as it is counted."""
         return 0 if client.key is None else self._open.get(client.key, 0)
 
     def is_far_over(self, client: Client) -> bool:
-        """Whether `client` is to be closed without an answer: those to connections above the limit are bounded too."""
+        """Whether to close `client`'s connection without an answer: answers to connections above the limit are bounded,
+        too."""
         most = self._most
         return client.is_over_limit and most is not None and self.open(client) >= most + max(1, most // 10)
 

@@ -1,4 +1,4 @@
-"""What the client connections of one listener share, whatever protocol they speak."""
+"""What the client connections of one listener share, in any protocol."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..relay.uploads import Uploads
 from .clients_by_address import Client, ClientsByAddress
 
 DRAIN_GRACE = 3.0
-"""Seconds that a connection without a request has to send one once a drain has begun. Its client may have sent it
-already, or believe that the connection serves; closed at once, it would lose that request."""
+"""Seconds within which a connection without a request may send one after a drain has begun. Its client may be sending
+it already, and would lose it if the connection were closed at once."""
 H2_STREAM_WINDOW = 64 * 1024
 H2_CONNECTION_WINDOW = 1024 * 1024
 
@@ -29,7 +29,7 @@ class H2Settings:
     stream_window: int = H2_STREAM_WINDOW
     connection_window: int = H2_CONNECTION_WINDOW
     windows_grow: bool = False
-    """Whether they do, with the clients' distance."""
+    """Whether windows grow with the clients' distance."""
     max_streams: int = 250
     max_requests: int = 1000
     max_uploads: int = 32 * 1024 * 1024
@@ -48,7 +48,7 @@ class ConnectionSettings:
     keepalive_timeout: float | None
     stall_timeout: float | None
     stall_tokens: int | None = None
-    """Tokens that may come for a client while it acknowledges nothing."""
+    """Tokens that may arrive for a client while it acknowledges nothing."""
     unsent: int | None = None
     """Bytes that the kernel may hold unsent for a client, see `net.send_queue`; None: its own bound."""
     limits_unsent: bool = False
@@ -57,20 +57,20 @@ class ConnectionSettings:
     """Whether HTTP/1.1 clients that close their sending side still get their answers; otherwise they count as gone."""
     h2: H2Settings = field(default_factory=H2Settings)
     reads_proxy_header: bool = False
-    """Whether each connection begins with a header of the PROXY protocol."""
+    """Whether each connection begins with a PROXY protocol header."""
 
 
 class Connection(Protocol):
     """A client's connection, as its listener sees it."""
 
     client: Client
-    """Never another one while it is open."""
+    """Does not change while the connection is open."""
 
     def sweep(self, now: float) -> None:
         """Check the deadlines of this connection and of its exchanges."""
 
     def drain(self) -> None:
-        """Close after the answer to the present request, or to the next one if it comes within `DRAIN_GRACE`."""
+        """Close after the answer to the current request, or to the next one if it arrives within `DRAIN_GRACE`."""
 
     def end_drain(self) -> None:
         """The drain time is over."""
@@ -80,7 +80,8 @@ class Connection(Protocol):
 
 
 class DrainState:
-    """Whether a listener drains. Connections ask it that open meanwhile: their sockets were accepted before."""
+    """Whether a listener drains. Also used by connections that open during the drain, whose sockets were accepted
+    before."""
 
     __slots__ = ("has_begun",)
 
@@ -92,14 +93,14 @@ class ConnectionCount(Protocol):
     """Counts connections over several processes."""
 
     def changed(self, connections: int) -> None:
-        """So many are open in this process now."""
+        """`connections` are open in this process now."""
 
     def elsewhere(self) -> int:
-        """How many are open in the others."""
+        """Number of open connections in other processes."""
 
 
 class OpenConnections:
-    """The connections of one listener, which count as their clients'."""
+    """The open connections of one listener, counted for their clients."""
 
     __slots__ = ("_count", "_open", "clients")
 
@@ -125,7 +126,7 @@ class OpenConnections:
             self._count.changed(len(self._open))
 
     def discard(self, connection: Connection) -> None:
-        """Harmless when it is not there, as where another one has taken over."""
+        """Harmless if it is not there, because another one has taken over."""
         if connection in self._open:
             self._open.remove(connection)
             self.clients.leave(connection.client)
@@ -133,7 +134,7 @@ class OpenConnections:
                 self._count.changed(len(self._open))
 
     def exceed(self, limit: int) -> bool:
-        """Whether there is no room for another one below `limit`, which holds over all processes."""
+        """Whether another one would exceed `limit`, which holds across all processes."""
         return len(self._open) + (0 if self._count is None else self._count.elsewhere()) >= limit
 
 
@@ -150,17 +151,17 @@ class ListenerContext:
     """Bounds what unfinished uploads may hold."""
     h2_totals: H2Totals = field(default_factory=H2Totals)
     connections: OpenConnections = field(default_factory=OpenConnections)
-    """Those that are open."""
+    """The open connections."""
     drain: DrainState = field(default_factory=DrainState)
     memory: MemoryBudget = UNLIMITED
 
     @property
     def clients(self) -> ClientsByAddress:
-        """Whose they are."""
+        """The clients of the connections."""
         return self.connections.clients
 
     def refusal(self, client: Client) -> RelayError | None:
-        """Why a further connection of `client` is refused; None: it is not."""
+        """Why a new connection of `client` is refused; None: it is not."""
         self.memory.spend(CONNECTION)
         if self.memory.is_full:
             return OVERLOADED

@@ -20,7 +20,7 @@ from .h2 import DownstreamH2
 
 
 class ProtocolDetector(SharedReads):
-    """Reads the first bytes and hands the transport over to the protocol that they belong to."""
+    """Reads the first bytes and hands the transport over to the right protocol."""
 
     __slots__ = ("_context", "_first", "_since", "_transport", "client")
 
@@ -37,7 +37,7 @@ class ProtocolDetector(SharedReads):
         if tls is not None:
             self._become(DownstreamH2 if tls.selected_alpn_protocol() == "h2" else DownstreamH1)
         elif self._context.refusal(self.client) is not None:
-            self._become(DownstreamH1)  # which refuses
+            self._become(DownstreamH1)  # which refuses it
         else:
             self._context.connections.add(self)
 
@@ -95,7 +95,7 @@ class Handshake:
         return ProtocolDetector(self._context, self.client)
 
     def _on_failed(self, error: Exception) -> None:
-        """A connection that is closed without more ado is a probe whether anybody listens."""
+        """A connection that is closed without a byte is a probe."""
         context = self._context
         context.connections.discard(self)
         if isinstance(error, ssl.SSLError):
@@ -110,7 +110,7 @@ class Handshake:
             self.transport.abort()
 
     def drain(self) -> None:
-        """Its client is about to send a request: it goes on."""
+        """Its client is about to send a request, so it continues."""
 
     def end_drain(self) -> None:
         self.transport.abort()

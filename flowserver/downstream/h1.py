@@ -33,23 +33,23 @@ from .h1_stream import H1Stream
 from .linger import Linger
 
 MAX_PIPELINED = 64 * 1024
-"""Bytes of further requests that are read ahead while one is answered."""
+"""Most bytes of pipelined requests that are read ahead while one is answered."""
 FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
 FIN_GRACE = 3.0
-"""Seconds that such a client has for its answer: it can't be told from one that left at once."""
+"""Seconds that such a client has for its answer: it can't be distinguished from one that has left."""
 
 
 class EncryptedTransport(Protocol):
     """A transport over TLS, such as `net.tls_transport.TlsTransport`."""
 
     def shut(self) -> asyncio.Transport:
-        """Say goodbye and hand over the plain transport below."""
+        """Send close_notify and hand over the plain transport below."""
 
 
 class DownstreamH1(SharedReads):
-    """A client's connection. Requests are served one after the other, also when they are pipelined."""
+    """A client's connection. Requests are served one after the other, even if they are pipelined."""
 
     __slots__ = (
         "_blocked",
@@ -81,7 +81,7 @@ class DownstreamH1(SharedReads):
         self.client = client
         self._reader = HeadReader()
         self._known: RepeatedHead | None = None
-        """The last head; None: it was the first, which may well be the only one, or is not plain, or has no length."""
+        """The last head; None: it was the first, which may be the only one, or it is not plain, or has no length."""
         self.stream: H1Stream | None = None
         self.must_close = False
         """Whether the next response is the last of this connection."""
@@ -90,18 +90,18 @@ class DownstreamH1(SharedReads):
         self._reading = True
         self._blocked = False
         self._half_closed_at: float | None = None
-        """When a client closed its sending side that still gets its answer."""
+        """When a client that still gets its answer closed its sending side."""
         self._is_paced = False
-        """Whether transport and kernel hold less than usual."""
+        """Whether transport and kernel are limited to a slow client's pace."""
         self._is_over = False
         """Whether the transport was handed over: see `Linger`."""
         self._held = b""
-        """A head that leaves with the first bytes of its body."""
+        """A head that is sent with the first bytes of its body."""
         self._skipped = 0
-        """Bytes still to drop of a body whose answer was early."""
+        """Bytes still to drop of a body that was answered early."""
         self._served = 0
         self._since = context.clock()
-        """When the wait for the present head began, or the present request was whole."""
+        """When the wait for the current head began, or the current request was complete."""
 
     def __repr__(self) -> str:
         state = "lingering" if self._is_over else "closing" if self._transport.is_closing() else "open"
@@ -148,7 +148,7 @@ class DownstreamH1(SharedReads):
         self._drop_stream(EndReason.CLIENT_GONE)
         if stream is not None and self._transport.get_write_buffer_size():
             self._transport.abort()  # a close would wait until the rest is written
-        return False  # a whole answer still goes out
+        return False  # a complete answer is still sent
 
     def _end_request_of_tunnel(self, stream: H1Stream) -> bool:
         """The provider has `FIN_GRACE` to end the other direction, too."""
@@ -174,7 +174,7 @@ class DownstreamH1(SharedReads):
         self._context.hangups.forget(self._fd, self._on_gone)
         self._context.connections.discard(self)
         self._drop_stream(EndReason.CLIENT_GONE)
-        self.write = self._transport.write  # instead of its own method, a cycle that would be left to be collected
+        self.write = self._transport.write  # replaces its own method, which would be a reference cycle
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -193,7 +193,7 @@ class DownstreamH1(SharedReads):
     # --- for the stream ---
 
     def writer(self, write: Callable[[bytes], None], events: DownstreamEvents) -> BoundedWriter:
-        """For a stream whose chunks have to wait."""
+        """A writer for a stream whose chunks have to wait."""
         return BoundedWriter(
             self._transport,
             self._context.settings.watermarks,
@@ -207,7 +207,7 @@ class DownstreamH1(SharedReads):
         return writer.held if writer is not None else self._transport.get_write_buffer_size()
 
     def keep_pace(self, pace: DrainRate) -> Watermarks:
-        """Have transport and kernel hold no more than suits a client of this pace. Returns the marks for the writer."""
+        """Limit transport and kernel to a client with this pace. Returns the watermarks for the writer."""
         settings = self._context.settings
         if settings.limits_unsent:
             self.send_queue.limit(pace.mark(UNSENT))
@@ -217,14 +217,14 @@ class DownstreamH1(SharedReads):
         return marks
 
     def _end_pace(self) -> None:
-        """The next answer begins as the first did."""
+        """Reset the limits for the next answer."""
         if self._is_paced:
             self._is_paced = False
             self.send_queue.end_limit()
             self._context.settings.watermarks.limit_transport(self._transport)
 
     def hold(self, head: bytes) -> None:
-        """Keep a head until the next write, which follows in this turn, or its stream's end."""
+        """Keep a head until the next write, which follows in the same event, or the stream's end."""
         self._held = head
         self.write = self._write_with_head
 
@@ -234,7 +234,7 @@ class DownstreamH1(SharedReads):
         self._transport.write(head + data)
 
     def pause_reading(self) -> None:
-        """Stop reading the client. From then on the watcher reports when it leaves."""
+        """Stop reading the client. From then on the hang-up watcher reports when it leaves."""
         if self._reading and self._half_closed_at is None:
             self._reading = False
             self._transport.pause_reading()
@@ -265,7 +265,7 @@ class DownstreamH1(SharedReads):
         return self.must_close or (self._half_closed_at is not None and not self._pipelined)
 
     def on_response_done(self, stream: H1Stream) -> None:
-        """The answer is handed to the transport: go on with the next request, or close."""
+        """The answer was passed to the transport: go on with the next request, or close."""
         if self._held:
             self._write_with_head(b"")
         self.stream = None
@@ -282,7 +282,7 @@ class DownstreamH1(SharedReads):
             self._serve_pipelined()
 
     def on_broken_off(self, *, reset: bool) -> None:
-        """Close without a proper end; `reset` where a plain close would look like one."""
+        """Close without a proper end; `reset` if a plain close would look like one."""
         if self._held:
             self._write_with_head(b"")
         stream, self.stream = self.stream, None
@@ -295,7 +295,7 @@ class DownstreamH1(SharedReads):
     # --- for the listener ---
 
     def sweep(self, now: float) -> None:
-        """Look at the deadlines of this connection and of its exchange."""
+        """Check the deadlines of this connection and of its exchange."""
         settings = self._context.settings
         if self._is_stalled(now, settings):
             self.cut(EndReason.CLIENT_STALLED)
@@ -326,7 +326,7 @@ class DownstreamH1(SharedReads):
         return tokens is not None and stream is not None and stream.stalled_tokens() >= tokens
 
     def drain(self) -> None:
-        """Take no further request, or one more if none is being served: see `DRAIN_GRACE`."""
+        """Accept no more requests, or one more if none is being served: see `DRAIN_GRACE`."""
         self.must_close = True
         if self.stream is None and self._reader.is_empty:
             self._since = self._context.clock()
@@ -336,12 +336,12 @@ class DownstreamH1(SharedReads):
         if self.stream is not None:
             self.stream.events.on_drain_timeout()
         if self.stream is not None:
-            self.abort()  # what waits for the client would hold up the end
+            self.abort()  # waiting bytes would delay the end
         elif not self._transport.is_closing():
             self._transport.close()
 
     def abort(self) -> None:
-        """The relay ends. Close at once, with a reset: the end of what the kernel still holds must not pass for the
+        """The relay ends. Close at once, with a reset: the end of what the kernel still holds must not look like the
         answer's end."""
         self.cut(EndReason.RELAY_STOPPED)
 
@@ -361,7 +361,7 @@ class DownstreamH1(SharedReads):
             self._since = self._context.clock()
         self._parsing = True
         while data and self.stream is None and not self._transport.is_closing() and not self._is_over:
-            if self._blocked:  # answers without a body wait nowhere: they would pile up in the transport
+            if self._blocked:  # answers without a body never wait: they would pile up in the transport
                 self._keep_for_later(data)
                 break
             result = self._reader.feed(data)
@@ -396,7 +396,7 @@ class DownstreamH1(SharedReads):
         return request
 
     def _serve_pipelined(self) -> None:
-        """Go on with the requests that were read ahead, unless the client still lags."""
+        """Serve the requests that were read ahead, unless the client still lags."""
         if not self._blocked and not self._is_over:
             self.resume_reading()
             if self._pipelined:
@@ -405,12 +405,12 @@ class DownstreamH1(SharedReads):
                 self._receive_heads(data)
 
     def _start(self, stream: H1Stream, data: bytes) -> bytes:
-        """Open the exchange and hand it what is there of the body. Returns what follows the request, if its answer
+        """Open the exchange and pass it the available part of the body. Returns what follows the request, if its answer
         is over already."""
-        self.stream = cast("H1Stream | None", stream)  # an answer that is there at once ends it
+        self.stream = cast("H1Stream | None", stream)  # an immediate answer ends it
         stream.request_whole = not stream.request.has_body
         if stream.request_whole:
-            stream.message.feed(b"")  # tells the end, which an answer that is there at once must find behind it
+            stream.message.feed(b"")  # signals the end, which must precede an immediate answer
             self._keep_for_later(data)
         self._context.open_exchange(stream.request, stream)
         if self.stream is stream:
@@ -454,12 +454,12 @@ class DownstreamH1(SharedReads):
             self._serve_pipelined()
 
     def _end_request(self, stream: H1Stream) -> None:
-        """The request is whole."""
+        """The request is complete."""
         stream.events.on_downstream_end()
-        self._since = self._context.clock()  # not before, since that took time, and a FIN may wait already
+        self._since = self._context.clock()  # not earlier: that took time, and a FIN may wait already
 
     def _keep_for_later(self, data: bytes) -> None:
-        """Pipelined requests wait until the present one is answered, bounded."""
+        """Keep pipelined requests, within bounds, until the current one is answered."""
         self._pipelined += data
         if len(self._pipelined) >= MAX_PIPELINED:
             self.pause_reading()
@@ -483,7 +483,7 @@ class DownstreamH1(SharedReads):
         self._close(linger=True)
 
     def _close(self, *, linger: bool) -> None:
-        """Close behind what is written. `linger` where the client may still be sending."""
+        """Close after what is written. `linger` if the client may still be sending."""
         if not linger or self._half_closed_at is not None or self._transport.is_closing():
             self._transport.close()
             return
@@ -506,7 +506,7 @@ class DownstreamH1(SharedReads):
 
     def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
         waited = now - self._since
-        if self._reader.is_empty and self.must_close:  # it drains
+        if self._reader.is_empty and self.must_close:  # during a drain
             if waited >= DRAIN_GRACE:
                 self._transport.close()
         elif self._reader.is_empty and self._served:
@@ -525,5 +525,5 @@ class DownstreamH1(SharedReads):
 
 
 def _head_timeout(seconds: float) -> RelayError:
-    message = f"The request head was not whole after {seconds:g} s (FLOW_HEAD_TIMEOUT)."
+    message = f"The request head was not complete after {seconds:g} s (FLOW_HEAD_TIMEOUT)."
     return RelayError(408, "head_timeout", message, Party.CLIENT, EndReason.CLIENT_ERROR)

@@ -24,13 +24,13 @@ _GATE, _ROOM = 1, 2
 
 
 class _Ending(Enum):
-    """How the response ends, once that is known."""
+    """How the response ends, once known."""
 
     CLEAN = 0
     BROKEN = 1
 
 
-_CLEAN, _BROKEN = _Ending  # in Python 3.11 to look up a member of an enumeration takes a call
+_CLEAN, _BROKEN = _Ending  # in Python 3.11 looking up an enum member costs a call
 
 
 class StreamConnection(Protocol):
@@ -41,7 +41,7 @@ class StreamConnection(Protocol):
     write: Callable[[bytes], None]
     send_queue: SendQueue
     client: Client
-    """Who connected."""
+    """The client of the connection."""
 
     @property
     def uploads(self) -> Uploads: ...
@@ -51,19 +51,19 @@ class StreamConnection(Protocol):
 
     @property
     def is_last_response(self) -> bool:
-        """Whether the connection ends with the present response."""
+        """Whether the connection ends with the current response."""
 
     def hold(self, head: bytes) -> None:
-        """Keep a head until the next write, which follows in this turn, or its stream's end."""
+        """Keep a head until the next write, which follows in the same event, or the stream's end."""
 
     def writer(self, write: Callable[[bytes], None], events: DownstreamEvents) -> BoundedWriter:
-        """For a stream whose chunks have to wait."""
+        """A writer for a stream whose chunks have to wait."""
 
     def held(self, writer: BoundedWriter | None) -> int:
         """Bytes that wait in `writer`, if there is one, and in the transport."""
 
     def keep_pace(self, pace: DrainRate) -> Watermarks:
-        """Have transport and kernel hold no more than suits a client of this pace. Returns the marks for the writer."""
+        """Limit transport and kernel to a client with this pace. Returns the watermarks for the writer."""
 
     def pause_reading(self) -> None: ...
 
@@ -73,10 +73,10 @@ class StreamConnection(Protocol):
         """End the request and the connection at once, with a reset."""
 
     def on_response_done(self, stream: H1Stream) -> None:
-        """The response was handed to the transport."""
+        """The response was passed to the transport."""
 
     def on_broken_off(self, *, reset: bool) -> None:
-        """Close without a proper end; `reset` where a plain close would look like one."""
+        """Close without a proper end; `reset` if a plain close would look like one."""
 
 
 class H1Stream(HeldUpload):
@@ -113,11 +113,11 @@ class H1Stream(HeldUpload):
         self.request_whole = False
         self.events: DownstreamEvents
         self._writer: BoundedWriter | None = None
-        """None: the transport took all of it at once so far, which is usual."""
+        """None: the transport has accepted everything at once so far, as usual."""
         self._writes = 0
-        """Chunks that did not pass the writer."""
+        """Chunks that bypassed the writer."""
         self._stalled: Activity | None = None
-        """Of the tokens, while the client takes nothing; None: nobody asked yet."""
+        """Progress of tokens while the client accepts nothing; None: not requested yet."""
         self._chunked = False
         self._bodiless = False
         self._ending: _Ending | None = None
@@ -161,7 +161,7 @@ class H1Stream(HeldUpload):
             writer.send(data)
         else:  # the path of every token
             self._writes += 1
-            write = connection.write  # a call of the attribute itself would look it up the slow way
+            write = connection.write  # calling the attribute directly would use the slow look-up
             write(encode_chunk(data) if self._chunked else self.message.body(data))
 
     def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
@@ -224,7 +224,7 @@ class H1Stream(HeldUpload):
         return self.message.head_sent
 
     def stalled_tokens(self) -> float:
-        """Tokens that came since the client last acknowledged anything, to the precision of these calls."""
+        """Tokens that arrived since the client last acknowledged anything, to the precision of these calls."""
         if self._stalled is None:
             self._stalled = Activity()
         return self._stalled.still_for(self.events.tokens, self._connection.send_queue.progress())

@@ -4,8 +4,8 @@ h2 holds settings, stream states and receive windows (`h2_server_state`). `h2_fl
 frames, `h2_reader` dispatches them, `h2_request_head` checks heads, `h2_send_window` has the windows for sending, and
 `h2_stream` makes DATA frames. GOAWAY never reaches h2, which would end the connection while streams are still running.
 
-An event is written at once if nothing is queued before it; everything else leaves in one write at the end of a turn of
-the event loop.
+An event is written at once if nothing is queued before it; everything else is sent in one write at the end of an
+iteration of the event loop.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from .liveness import Liveness
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
 STARTS = 16
-"""Requests that start in one turn of the event loop: each takes as long as many frames."""
+"""Requests that start in one iteration of the event loop: each takes as long as many frames."""
 LINGER = 1.0
 """Seconds between the two GOAWAYs, and for the last bytes of a broken connection to arrive."""
 
 _Code = h2.errors.ErrorCodes
 
 _ANSWERS, _TURN = 1, 2
-"""Why a client is not read: it does not read our answers to its pings and the like; or the turn of the event loop was
-too short for what was read."""
+"""Why a client is not read: it does not read our answers to its pings and the like; or one iteration of the event loop
+was too short for what was read."""
 
 
 class Phase(Enum):
@@ -62,7 +62,7 @@ class Phase(Enum):
     CLOSING = "closing"
     """The second was sent: later requests are refused."""
     ENDED = "ended"
-    """All is written, and the last bytes are still to arrive."""
+    """Everything is written, and the last bytes may still be on their way."""
     FAILED = "failed"
     """As ENDED, but streams were broken off."""
 
@@ -129,10 +129,10 @@ class DownstreamH2(SharedReads):
         self._ready: deque[H2Stream] = deque()
         self.starved = StarvedStreams(context.clock)
         self.sent = 0
-        """Body bytes that went into frames, of all streams."""
+        """Body bytes sent in frames, of all streams."""
         self._sent_at_look = self._requests = 0
         self._control: list[bytes] = []
-        """Frames to send that h2 does not know of."""
+        """Frames to send that bypass h2."""
         self.flush_due = self.is_blocked = False
         self._last_stream = NO_STREAM_YET
         """Requests above it are refused: set by the second GOAWAY."""
@@ -186,7 +186,7 @@ class DownstreamH2(SharedReads):
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Take another turn for what was read."""
+        """Handle more of what was read, in the next iteration."""
         if self.is_over or self._transport.is_closing():
             return
         self.guard.splitter.rest()
@@ -203,7 +203,7 @@ class DownstreamH2(SharedReads):
         return self.is_over or (not self._pending and self.guard.splitter.left > 0)
 
     def _take_in(self, data: bytes) -> None:
-        """Handle what was read, as far as the turn goes. Requests start after all frames of a read."""
+        """Handle what was read, as far as one iteration allows. Requests start after all frames of a read."""
         try:
             self._reader.feed(data, self.clock())
             if self._pending and self.guard.splitter.left > 0:
@@ -211,7 +211,7 @@ class DownstreamH2(SharedReads):
         except Violation as violation:
             self.fail(violation.code, violation.reason)
         unsent = self._h2.unsent
-        if unsent > WRITE_SIZE:  # one turn may have many reads, and reading must stop in time
+        if unsent > WRITE_SIZE:  # one iteration may have many reads, and reading must stop in time
             self._flush()
         elif unsent or self._phase is not Phase.OPEN:  # answers of h2's own; or no stream may be left
             self._schedule_flush()
@@ -221,7 +221,7 @@ class DownstreamH2(SharedReads):
         if self.streams and self._transport.get_write_buffer_size():
             self._transport.abort()  # a close would wait until the rest is written
         self._drop_all(EndReason.CLIENT_GONE)
-        return False  # whole answers still go out
+        return False  # complete answers are still sent
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._context.hangups.forget(self._fd, self._on_gone)
@@ -284,7 +284,7 @@ class DownstreamH2(SharedReads):
 
     def keep_pace(self, pace: DrainRate) -> Watermarks:
         settings = self._context.settings
-        if settings.limits_unsent and len(self.streams) == 1:  # or others would be limited too
+        if settings.limits_unsent and len(self.streams) == 1:  # otherwise other streams would be limited too
             self.send_queue.limit(pace.mark(UNSENT))
         return settings.watermarks.paced(pace)
 
@@ -423,11 +423,11 @@ class DownstreamH2(SharedReads):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what is queued at the end of a turn: h2's frames first, then the streams in turn."""
+        """Write what is queued at the end of an iteration: h2's frames first, then the streams in turn."""
         self.flush_due = False
         if self.is_over or self._transport.is_closing():
             return
-        out = [self._h2.data_to_send(), *self._control]  # a connection begins with SETTINGS, also one that drains
+        out = [self._h2.data_to_send(), *self._control]  # a connection begins with SETTINGS, even during a drain
         self._control.clear()
         size = 0
         ready = self._ready
@@ -465,7 +465,7 @@ class DownstreamH2(SharedReads):
             pass
         elif not is_starved:
             self.queue(stream)
-        else:  # a stream that was served just now queues behind those that were not
+        else:  # a stream that was just served queues behind the others
             stream.is_queued = True
             self.starved.add(stream)
         return size

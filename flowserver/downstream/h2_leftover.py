@@ -1,7 +1,7 @@
 """Reads and drops the rest of HTTP/2 requests that were answered before they were complete. No I/O.
 
-RFC 9113 section 8.1 allows a RST_STREAM behind such an answer, and several clients (curl, httpx) lose the answer to it
-when they are still sending. So the rest is read and dropped for a while, and only then reset.
+RFC 9113 section 8.1 allows a RST_STREAM after such an answer, but several clients (curl, httpx) lose the answer then if
+they are still sending. So the rest is read and dropped for a while, and only then reset.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class LeftoverUploads:
         return stream_id in self._rests
 
     def leave(self, stream_id: int, now: float) -> None:
-        """The answer on this stream is complete and the request is not."""
+        """The answer on this stream is complete, but the request is not."""
         if len(self._rests) < self._most:
             self._rests[stream_id] = _Rest(now)
         else:
             self._reset(stream_id)
 
     def remove(self, stream_id: int) -> None:
-        """The request is whole or was reset."""
+        """The request is complete or was reset."""
         self._rests.pop(stream_id, None)
 
     def drop(self, stream_id: int, length: int, now: float) -> None:

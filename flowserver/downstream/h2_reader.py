@@ -48,11 +48,12 @@ from .h2_stream import H2Stream
 
 
 class FrameReceiver(Protocol):
-    """The connection, which is told what the frames mean. Its calls may raise Violation, where a client floods it."""
+    """The connection, which receives the meaning of the frames. Its methods may raise Violation if the client
+    floods."""
 
     clock: Clock
     streams: dict[int, H2Stream]
-    """Those that are open, by their ids."""
+    """Open streams by id."""
     leftovers: LeftoverUploads
 
     @property
@@ -86,7 +87,7 @@ class FrameReceiver(Protocol):
 
 
 class FrameReader:
-    """Reads the frames of one connection and tells it what they mean."""
+    """Reads the frames of one connection and calls its methods."""
 
     __slots__ = ("_connection", "_guard", "_preface", "_state", "_streams", "header_block_since", "seen_settings")
     __deletable__ = ("_connection",)
@@ -99,7 +100,7 @@ class FrameReader:
         self._preface = b""
         self.seen_settings = False
         self.header_block_since: float | None = None
-        """When a header block began that has not ended yet."""
+        """When an unfinished header block began."""
 
     def feed(self, data: bytes, now: float) -> None:
         """Handle the bytes of one read. Raises Violation."""
@@ -144,7 +145,7 @@ class FrameReader:
         if kind == DATA:
             return self._receive_data(frame)
         if kind == GOAWAY and not frame.stream_id and len(frame.raw) >= 17:
-            self._connection.begin_goaway("client")  # it opens no more streams; those that are open go on
+            self._connection.begin_goaway("client")  # the client opens no more streams; open ones continue
             return True
         if kind == WINDOW_UPDATE:
             return self._receive_window_update(frame)

@@ -1,4 +1,4 @@
-"""Streams of an HTTP/2 connection whose turn came while the connection's window was shut."""
+"""Streams of an HTTP/2 connection whose turn came while the connection's window was closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from .h2_stream import H2Stream
 
 
 class StarvedStreams:
-    """In the order of their turns, with the time for which there were any: the client opens that window."""
+    """These streams in the order of their turns, and the total time with any of them, in which the client kept the
+    window closed."""
 
     __slots__ = ("_clock", "_seconds", "_streams", "since")
 
@@ -31,14 +32,14 @@ class StarvedStreams:
         self._settle()
 
     def take_last_first(self) -> list[H2Stream]:
-        """All of them, in reverse order: they have the window that was opened."""
+        """Take all of them, in reverse order: they get the opened window first."""
         streams = list(reversed(self._streams))
         self._streams.clear()
         self._settle()
         return streams
 
     def seconds(self, now: float) -> float:
-        """How long there were any so far."""
+        """Total seconds with any such streams so far."""
         return self._seconds if self.since is None else self._seconds + now - self.since
 
     def _settle(self) -> None:

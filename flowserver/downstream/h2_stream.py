@@ -23,11 +23,11 @@ from .h2_upload_windows import UploadWindows
 from .held_upload import HeldUpload
 
 FRESH = 0.01
-"""Seconds within which a reset makes a request useless: floods are made of these."""
+"""A request that is reset within this many seconds is useless: floods consist of these."""
 
 
 class Ending(Enum):
-    """How an answer ends behind what waits."""
+    """How an answer ends after waiting bytes."""
 
     CLEAN = "clean"
     BROKEN = "broken"
@@ -40,7 +40,7 @@ class WindowTime(Protocol):
     """Since when; None: none does."""
 
     def seconds(self, now: float) -> float:
-        """How long some did so far."""
+        """Total seconds so far with waiting streams."""
 
 
 class StreamConnection(Protocol):
@@ -54,15 +54,15 @@ class StreamConnection(Protocol):
     windows: SendWindows
     send_queue: SendQueue
     client: Client
-    """Who connected."""
+    """The client of the connection."""
     clients: ClientsByAddress
     upload_windows: UploadWindows
     sent: int
-    """Body bytes that went into frames, of all streams."""
+    """Body bytes sent in frames, of all streams."""
     flush_due: bool
-    """Frames wait for the end of this turn of the event loop."""
+    """Frames wait for the end of this iteration of the event loop."""
     is_blocked: bool
-    """The transport takes no more."""
+    """The transport accepts no more."""
 
     @property
     def streams(self) -> Collection[int]:
@@ -86,13 +86,13 @@ class StreamConnection(Protocol):
         """Reset a stream at once, through no fault of its client."""
 
     def keep_pace(self, pace: DrainRate) -> Watermarks:
-        """Have the kernel hold no more than suits a client of this pace. Returns the stream's marks."""
+        """Limit the kernel to a client with this pace. Returns the stream's watermarks."""
 
 
 class H2Stream(HeldUpload):
     """Holds chunks until the connection's next write takes them, as far as the stream's window allows.
 
-    A shut window stops its own stream only: the buffer fills, the gate shuts, the provider waits.
+    A closed window stops only its own stream: the buffer fills, the gate closes, the provider waits.
     """
 
     protocol = "h2"
@@ -140,7 +140,7 @@ class H2Stream(HeldUpload):
         self._began_at = connection.clock()
         self._watermarks: Watermarks = connection.watermarks
         self.state = state
-        """h2's own."""
+        """h2's own state of the stream."""
         self.stream_id = stream_id
         self.window = connection.windows.open(stream_id)
         self.request = request
@@ -151,38 +151,38 @@ class H2Stream(HeldUpload):
         """None until the exchange is opened."""
         self.head_sent = False
         self.is_open = True
-        """Whether the connection has it."""
+        """Whether the connection still has it."""
         self.is_queued = False
-        """Whether it stands in the connection's queue of streams to serve."""
+        """Whether it is in the connection's queue of streams to serve."""
         self.sent = 0
-        """Body bytes that went into frames."""
+        """Body bytes sent in frames."""
         self.sent_mark = connection.sent
-        """`sent` of the whole connection when this stream last sent."""
+        """The connection's `sent` when this stream last sent."""
         self._buffer = ChunkQueue()
         self._early: list[tuple[bytes, int]] = []
         self._body_left = request.content_length
         self.frame_tail = data_tail(stream_id)
         """The end of its DATA frames' headers."""
         self._reserved = 0
-        """Bytes of the windows that were reserved last."""
+        """Bytes of the windows in the last reservation."""
         self._reserve_left = 0
-        """How many of them are not sent yet."""
+        """How many of these are not used yet."""
         self._bodiless = False
         self._ending: Ending | None = None
         self._full = False
         self._reading = True
         self._uncredited = 0
-        """Bytes of the body for which neither window was opened, since the provider lags."""
+        """Bytes of the body for which neither window was opened, because the provider lags."""
         self._withheld = 0
-        """Bytes for which only the connection's window was opened, since unfinished uploads hold too much. The upload
-        that may proceed needs the connection's window too."""
+        """Bytes for which only the connection's window was opened, because unfinished uploads hold too much. The upload
+        that may proceed needs the connection's window, too."""
         self._window_shut_at: float | None = None
         self._shut_seconds = 0.0
-        """How long its window was shut before."""
+        """How long its window was closed in earlier stalls."""
         self._stall_mark = -1
         self._stall_since = 0.0
         self._stalled: Activity | None = None
-        """Of the tokens, while the client takes nothing; None: nobody asked yet."""
+        """Progress of tokens while the client accepts nothing; None: not requested yet."""
         self._writes = 0
         self._writes_full = 0
 
@@ -227,8 +227,8 @@ class H2Stream(HeldUpload):
                 self.events.on_downstream_full()
 
     def _pass_on(self, data: bytes) -> None:
-        """`send_data` for a stream that is known to be open: the path of every token. It draws on what the stream
-        has reserved of its windows and looks at nothing else of its own: each further object is a cache miss."""
+        """`send_data` for a stream that is known to be open: the path of every token. It uses the stream's reservation
+        of its windows and touches nothing else of the stream: each further object is a cache miss."""
         size = len(data)
         connection = self._connection
         left = self._reserve_left - size
@@ -239,7 +239,7 @@ class H2Stream(HeldUpload):
         self._writes += 1
         connection.sent += size
         connection.guard.update_credit += 2  # `FrameGuard.note_sent`, a call of which would be 2 % of an event
-        write = connection.write  # a call of the attribute itself would look it up the slow way
+        write = connection.write  # calling the attribute directly would use the slow look-up
         write(BEGINNINGS[size] + self.frame_tail + data)
 
     def _pass_on_slowly(self, data: bytes) -> None:
@@ -249,7 +249,7 @@ class H2Stream(HeldUpload):
             self._reserve_left = self._reserved = self._connection.windows.reserve(self.window)
 
     def release(self) -> None:
-        """Return what is left of what it reserved of its windows."""
+        """Return the unused part of its reservation."""
         used = self._reserved - self._reserve_left
         if used:
             self.sent += used
@@ -272,7 +272,7 @@ class H2Stream(HeldUpload):
             self._connection.cut_stream(self.stream_id, reason)
 
     def pause_reading(self) -> None:
-        """Withhold the window: the client may send what it has been granted, and no more."""
+        """Withhold the window: the client may send what it has been granted, but no more."""
         self._reading = False
 
     def resume_reading(self) -> None:
@@ -305,7 +305,7 @@ class H2Stream(HeldUpload):
         return connection.clock() if self._buffer.size > self.window.left else None
 
     def client_seconds(self, now: float) -> float | None:
-        """A window of the stream, the connection or TCP, whichever was shut."""
+        """The time that a window of the stream, the connection or TCP was closed."""
         connection = self._connection
         by_tcp = connection.send_queue.receive_limited()
         if by_tcp is None:
@@ -314,8 +314,8 @@ class H2Stream(HeldUpload):
         return by_tcp + connection.starved.seconds(now) + self._shut_seconds + shut
 
     def unacknowledged(self) -> int:
-        """Of what waits in the transport and the kernel nothing behind its last frame is its own, and of the rest an
-        equal share among the open streams."""
+        """Bytes after its last frame in transport and kernel belong to others; of the rest an equal share among the
+        open streams counts."""
         connection = self._connection
         if not self.is_open:
             return 0
@@ -395,7 +395,7 @@ class H2Stream(HeldUpload):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether no work was done for it yet: no answer's head was sent, and it ran for a moment only."""
+        """Whether it has caused no work yet: no head was sent, and it ran only for a moment."""
         return self.events is None or (not self.head_sent and self._connection.clock() - self._began_at < FRESH)
 
     # --- the connection's side: answers ---
@@ -450,15 +450,15 @@ class H2Stream(HeldUpload):
 
     def stalled_for(self, now: float, *, excused: bool) -> float:
         """Returns the seconds for which the client has accepted nothing of what waits, to the precision of these calls.
-        `excused`: not its fault at present."""
+        `excused`: it is not the client's fault at present."""
         if excused or not self.wants_to_send or self.sent != self._stall_mark:
             self._stall_mark = self.sent
             self._stall_since = now
         return now - self._stall_since
 
     def stalled_tokens(self, progress: tuple[int, int] | None) -> float:
-        """Tokens that came since the client last took anything, to the precision of these calls. `progress` is its
-        connection's, see `SendQueue`."""
+        """Tokens that arrived since the client last accepted anything, to the precision of these calls. `progress` is
+        the connection's, see `SendQueue`."""
         if self.events is None:
             return 0
         if self._stalled is None:
@@ -466,7 +466,8 @@ class H2Stream(HeldUpload):
         return self._stalled.still_for(self.events.tokens, self._progress(progress))
 
     def _progress(self, progress: tuple[int, int] | None) -> tuple[int, int] | None:
-        """The connection's. Where windows keep bytes here, and all frames have arrived, it is their opening."""
+        """The connection's progress; if windows hold bytes here and all frames have arrived, progress is the opening of
+        a window."""
         connection = self._connection
         queue, windows = connection.send_queue, connection.windows
         is_shut = self._buffer.size > 0 and min(self.window.left, windows.left) <= 0

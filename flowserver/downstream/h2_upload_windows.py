@@ -13,9 +13,9 @@ from ..net.sockets import round_trip
 from ..relay.interfaces import Clock
 
 WIDEST = 4 * 1024 * 1024
-"""Bytes of a stream's window."""
+"""Most bytes of a stream's window."""
 MOST = 16 * 1024 * 1024
-"""Bytes by which the connection's may grow."""
+"""Most bytes by which the connection's window may grow."""
 
 
 class _Upload:
@@ -28,12 +28,12 @@ class _Upload:
         self.extra = 0
         """Bytes by which its window has grown."""
         self.passed = 0
-        """Bytes since it was last looked at."""
+        """Bytes since it was last checked."""
 
 
 class UploadWindows:
-    """Of one connection. A window that is too small for the client's distance grows as it is used up, the connection's
-    with it."""
+    """The upload windows of one connection. A window that is too small for the client's distance grows as it is used
+    up, and the connection's with it."""
 
     __slots__ = (
         "_clock",
@@ -54,14 +54,14 @@ class UploadWindows:
         *,
         grow: bool,
     ) -> None:
-        """`on_frame`: there is something to send. `grow`: whether they do."""
+        """`on_frame`: called when there is something to send. `grow`: whether windows grow."""
         self._state = state
         self._socket = cast(socket.socket, transport.get_extra_info("socket"))
         self._clock = clock
         self._on_frame = on_frame
         self._grows = grow
         self._granted = 0
-        """Bytes by which the connection's window has grown: that can't be taken back, and serves all later uploads."""
+        """Bytes by which the connection's window has grown: that can't be revoked, and serves all later uploads."""
         self._uploads: dict[int, _Upload] = {}
         """By stream id."""
 
@@ -69,7 +69,7 @@ class UploadWindows:
         return f"<UploadWindows uploads={len(self._uploads)}>"
 
     def let_go(self) -> None:
-        """The connection is lost: no cycle is to be left."""
+        """The connection is lost: break the reference cycle."""
         self._on_frame = _nothing
 
     def forget(self, stream_id: int) -> None:
@@ -112,8 +112,8 @@ class UploadWindows:
             self._state.widen(stream, extra, connection=self._needed())
 
     def _needed(self) -> int:
-        """Bytes to add to the connection's window, so that it covers the growth of its streams': one stalled upload
-        would hold up the others."""
+        """Bytes to add to the connection's window, so that it covers the growth of its streams' windows: otherwise one
+        stalled upload would hold up the others."""
         needed = max(0, sum(upload.extra for upload in self._uploads.values()) - self._granted)
         self._granted += needed
         return needed

@@ -11,10 +11,10 @@ class HeldUpload:
     __slots__ = ("_upload", "_uploads")
 
     def __init__(self, uploads: Uploads) -> None:
-        """`uploads` is the bound that it counts towards."""
+        """`uploads`: the bound that it counts towards."""
         self._uploads = uploads
         self._upload: Upload | None = None
-        """None: nothing is held, which is usual."""
+        """None: nothing is held, as usual."""
 
     def stop_upload(self) -> None:
         raise NotImplementedError

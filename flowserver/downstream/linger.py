@@ -2,7 +2,7 @@
 
 Closing while bytes are unread, or still arrive, makes the kernel send a reset, which may destroy an answer that the
 client has not read yet: most clients send their whole request first. So the relay closes its sending side only, and
-reads and drops what still comes.
+reads and drops what still arrives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .clients_by_address import Client
 from .context import ListenerContext
 
 LINGER_TIME = 30.0
-"""Seconds that a client has for the rest of its request once its answer has left."""
+"""Seconds that a client has for the rest of its request once its answer is sent."""
 LINGER_SILENCE = 5.0
 """Seconds without bytes after which it is given up."""
 LINGER_RATE = 16 << 20
@@ -39,7 +39,7 @@ class DropBudget:
 
 
 class Linger(SharedReads):
-    """Takes over a plain transport after the last byte of an answer, until the client closes or its time is up."""
+    """Takes over a plain transport after the last byte of an answer, until the client closes or its time is over."""
 
     __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_send_queue", "_transport", "client")
 
@@ -87,17 +87,17 @@ class Linger(SharedReads):
             self._transport.abort()
             return
         if self._transport.get_write_buffer_size():
-            self._began = self._heard = now  # the end of the answer is on its way to a slow client
+            self._began = self._heard = now  # the end of the answer is still on its way to a slow client
         if now - self._began >= LINGER_TIME or now - self._heard >= LINGER_SILENCE:
             self._transport.abort()
             return
         self._budget.refill(now)
         if self._budget.left > 0 and not self._transport.is_closing() and not self._transport.is_reading():
-            self._heard = now  # what it sent meanwhile waits in the kernel
+            self._heard = now  # what it has sent in the meantime waits in the kernel
             self._transport.resume_reading()
 
     def drain(self) -> None:
-        """The answer has left; its client gets the time that it needs to read it."""
+        """The answer is sent; its client gets the time it needs to read it."""
 
     def end_drain(self) -> None:
         self._transport.close()

@@ -15,8 +15,8 @@ from .context import ListenerContext
 from .listening import BACKLOG
 
 ACCEPTS = 16
-"""Connections of one socket that are accepted in a turn of the loop. By itself uvloop accepts one, so that where turns
-are long, under load, new clients would wait for seconds."""
+"""Connections of one socket that are accepted per iteration of the event loop. uvloop itself accepts one, so under
+load, with long iterations, new clients would wait for seconds."""
 
 
 def _nothing() -> None: ...
@@ -28,28 +28,28 @@ class Listener:
     def __init__(self, context: ListenerContext, *, tls: ssl.SSLContext | None = None) -> None:
         self._context = context
         self.tls = tls
-        """For new connections; None: plain."""
+        """The TLS context for new connections; None: plain."""
         self._servers: list[asyncio.Server] = []
         self._sockets: list[socket.socket] = []
-        """Those that listen."""
+        """The listening sockets."""
         self._accepted = 0
-        """Connections so far."""
+        """Number of connections so far."""
         self._adopting: set[asyncio.Task[None]] = set()
         self._accepts_more = False
-        """Whether it is about to look for further connections."""
+        """Whether it is about to accept further connections."""
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
-        """Accept the connections of `sockets`, which listen already, and are closed with the listener."""
+        """Accept connections on `sockets`, which listen already, and are closed with the listener."""
         loop = asyncio.get_running_loop()
         for listening in sockets:
-            # It listens anew, with the backlog that it is told.
+            # start_serving calls listen again, with this backlog.
             listens = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
             self._servers.append(await listens(self._open, sock=listening, backlog=BACKLOG))
             self._sockets.append(listening)
 
     def adopt(self, connection: socket.socket, arrived: Callable[[], object] = _nothing) -> None:
-        """Take a connection that was accepted elsewhere. `arrived` is called when it is among `connections`, or is not
-        to be."""
+        """Take a connection that was accepted elsewhere. `arrived` is called once it counts in `connections`, or has
+        failed."""
         loop = asyncio.get_running_loop()
         arrival = _Arrival(self._open, arrived)
         adopting = loop.connect_accepted_socket(lambda: arrival, connection)
@@ -63,7 +63,7 @@ class Listener:
             self._accepts_more = True
             asyncio.get_running_loop().call_soon(self._accept_more)
         memory, limit = self._context.memory, self._context.settings.max_connections
-        # The answers to those above the limits are bounded too; a TLS handshake costs more than one.
+        # Answers to connections above the limits are bounded too; a TLS handshake costs more than one.
         is_hopeless = memory.is_full and (self.tls is not None or memory.level is Level.CUTTING)
         if is_hopeless or self._context.connections.exceed(limit + max(1, limit // 10)):
             return _Refusal()
@@ -75,7 +75,7 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """Those that are being adopted too."""
+        """Number of connections, including those being adopted."""
         return len(self._context.connections) + len(self._adopting)
 
     def sweep(self) -> Iterator[None]:
@@ -92,7 +92,7 @@ class Listener:
                 yield
 
     async def leave_group(self) -> bool:
-        """Stop accepting, and lose no connection, where other processes listen on the same addresses: see
+        """Stop accepting, without losing a connection, if other processes listen on the same addresses: see
         `net.reuse_port`. Returns False if there are none, and then still accepts."""
         if not await reuse_port.leave(self._sockets, self.adopt, lambda: self._accepted):
             return False
@@ -100,7 +100,7 @@ class Listener:
         return True
 
     def drain(self) -> None:
-        """Take no new connection; the others end with their present answer, or their next one if they are idle."""
+        """Accept no new connections; the others end after their current answer, or their next one if they are idle."""
         self._context.drain.has_begun = True
         reuse_port.accept_waiting(self._sockets, self.adopt)
         self.stop_accepting()
@@ -108,7 +108,7 @@ class Listener:
             connection.drain()
 
     async def settle(self) -> None:
-        """Wait until `connections` has all that were accepted: a protocol gets its transport a turn later."""
+        """Wait until `connections` includes all accepted ones: a protocol gets its transport an iteration later."""
         await asyncio.sleep(0)
         while self._adopting:
             await asyncio.wait(self._adopting)
@@ -127,14 +127,14 @@ class Listener:
         self._servers.clear()
 
     def stop_accepting(self) -> None:
-        """Close the listening sockets. Where other processes hold them too, these go on accepting."""
+        """Close the listening sockets. Other processes that hold them go on accepting."""
         self._sockets.clear()
         for server in self._servers:
             server.close()
 
 
 class _Arrival(asyncio.Protocol):
-    """An adopted connection until it is made. What its process has to do is told without a gap."""
+    """An adopted connection until it is made, so that the process's load is reported without a gap."""
 
     __slots__ = ("_arrived", "_open")
 
@@ -161,7 +161,7 @@ async def _adopted(adopting: Coroutine[object, object, object], arrival: _Arriva
 
 
 class _Refusal(asyncio.Protocol):
-    """Closes without a word."""
+    """Closes without an answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()

@@ -14,16 +14,15 @@ from ..net.send_queue import limit_unsent
 from .unix_socket import SocketFile, listen_on_path
 
 BACKLOG = 4096
-"""Connections that may wait until they are accepted. What comes beyond is dropped by the kernel, and tried again by its
-client after a second."""
+"""Connections that may wait to be accepted. The kernel drops further ones, which their clients retry after a second."""
 
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
-"""Errors of a system without IPv6."""
+"""Errors on a system without IPv6."""
 
 
 class ListenError(Exception):
-    """`address` can't be listened on; the text says why. `may_pass`: whether that may change by itself, such as when
-    another program has it. `code` is the system's error; None if it was none of the system's."""
+    """`address` can't be listened on; the text says why. `may_pass`: whether that may change by itself, for example
+    because another program uses it. `code` is the system's errno; None if there is none."""
 
     def __init__(self, text: str, address: Address, *, may_pass: bool, code: int | None) -> None:
         super().__init__(text)
@@ -34,14 +33,14 @@ class ListenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SocketOptions:
-    """What listening sockets are set to."""
+    """Options of listening sockets."""
 
     notsent_lowat: int | None = None
-    """For their connections: see `limit_unsent`. None: the kernel's."""
+    """For their connections: see `limit_unsent`. None: the kernel's default."""
     reuse_port: bool = False
     """Whether other processes of this user may listen on the same address (SO_REUSEPORT)."""
     is_owners: bool = False
-    """Whether a Unix socket is for this user alone, and not for its group."""
+    """Whether a Unix socket is only for this user, not for its group."""
 
 
 def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.socket]:
@@ -52,7 +51,7 @@ def listen(addresses: Iterable[Address], options: SocketOptions) -> list[socket.
         for address in addresses:
             try:
                 listening = _bind(address, options)
-            except (OSError, UnicodeError) as error:  # the latter: no name of a host
+            except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
                 reason = getattr(error, "strerror", None) or error
                 may_pass = not isinstance(error, UnicodeError | PermissionError)
                 code = getattr(error, "errno", None)
@@ -78,7 +77,7 @@ def file_of(listening: socket.socket) -> SocketFile | None:
 
 
 def address_of(listening: socket.socket) -> Address:
-    """Where `listening` listens, with its real port."""
+    """The address of `listening`, with its actual port."""
     name = listening.getsockname()
     return Address("", 0, name) if listening.family == socket.AF_UNIX else Address(*name[:2])
 
@@ -99,7 +98,7 @@ def _bind(address: Address, options: SocketOptions) -> socket.socket:
 def _listen(
     family: socket.AddressFamily, address: Address, options: SocketOptions, *, both: bool = False
 ) -> socket.socket:
-    """`both`: an IPv6 socket takes IPv4 clients too, whatever the system's default is."""
+    """`both`: an IPv6 socket also accepts IPv4 clients, whatever the system's default."""
     with contextlib.ExitStack() as undo:
         listening = socket.socket(family, socket.SOCK_STREAM)
         undo.callback(listening.close)

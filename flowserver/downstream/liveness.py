@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Liveness:
-    """A client that has said nothing for `interval` seconds (None: off) is pinged (RFC 9113 section 6.7)."""
+    """A client that has been silent for `interval` seconds (None: off) is pinged (RFC 9113 section 6.7)."""
 
     __slots__ = ("_asked_at", "_heard", "_interval", "_quiet_since")
 

@@ -1,4 +1,4 @@
-"""The TLS that clients speak to the relay."""
+"""TLS between clients and the relay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2", "http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # No password: OpenSSL would ask the terminal for that of an encrypted key, and a running relay would wait for it.
+    # An empty password: for an encrypted key OpenSSL would otherwise prompt on the terminal, and block a running relay.
     context.load_cert_chain(files.certificate, files.key, password="")
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)

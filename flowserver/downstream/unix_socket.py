@@ -1,4 +1,4 @@
-"""Listening on a Unix socket: a file, which outlives whoever made it (unix(7))."""
+"""Listening on a Unix socket: a file, which outlives the process that created it (unix(7))."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import socket
 import stat
 
 _MASK = 0o117
-"""What is masked of the file's mode. Connecting takes the right to write: owner and group have it, as whoever may
-connect to the relay may use it."""
+"""The umask for the file. Connecting needs write permission: only owner and group have it, since anyone who can connect
+may use the relay."""
 _OWNERS_MASK = 0o177
-"""Of one that is for the relay's own user."""
+"""The umask for a socket of the relay's own user."""
 _IN_USE = "another process listens on it"
 _GONE = (-1, -1)
-_NO_SOCKET = "there is a file of this name that is no socket"
+_NO_SOCKET = "there is a file with this name that is not a socket"
 
 
 class SocketFile:
-    """The file of a Unix socket that this process has bound, or was left by the one that had."""
+    """The file of a Unix socket that this process has bound or inherited."""
 
     __slots__ = ("_identity", "_path")
 
@@ -29,8 +29,8 @@ class SocketFile:
         self._identity = _identity(path)
 
     def remove(self) -> None:
-        """Remove it, once, unless it is another's by now. To be called while the socket is open, since its number may
-        be another file's after that."""
+        """Remove it, once, unless it belongs to another process by now. Call this while the socket is open, since its
+        inode number may be reused after that."""
         with contextlib.suppress(OSError):
             if _identity(self._path) == self._identity:
                 self._identity = _GONE
@@ -38,8 +38,8 @@ class SocketFile:
 
 
 def listen_on_path(path: str, backlog: int, *, is_owners: bool = False) -> socket.socket:
-    """A listening socket at `path`, in place of one that a dead process has left there. `is_owners`: the group may not
-    connect. Raises OSError."""
+    """A listening socket at `path`, replacing one left by a dead process. `is_owners`: the group may not connect.
+    Raises OSError."""
     mask = _OWNERS_MASK if is_owners else _MASK
     with contextlib.ExitStack() as undo:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -59,7 +59,7 @@ def listen_on_path(path: str, backlog: int, *, is_owners: bool = False) -> socke
 
 
 def _bind(listening: socket.socket, path: str, mask: int) -> None:
-    before = os.umask(mask)  # not a chmod afterwards: until then anybody could connect
+    before = os.umask(mask)  # not by chmod afterwards: until then anybody could connect
     try:
         listening.bind(path)
     finally:

@@ -1,1 +1,1 @@
-"""Where the events of a passing stream begin and end. No I/O."""
+"""Finds the events of a stream as it passes. No I/O."""

@@ -1,4 +1,4 @@
-"""Where the frames of a passing application/vnd.amazon.eventstream end, and what is in them. No I/O.
+"""Reads the frames of application/vnd.amazon.eventstream as they pass. No I/O.
 
 A frame, in network order: its length (4 bytes), the length of its headers (4), the CRC of these eight (4); headers;
 payload; the CRC of it all (4). https://smithy.io/2.0/aws/amazon-eventstream.html
@@ -19,7 +19,7 @@ _LEAST = 16
 
 _STRING = 7
 _FIXED_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-"""Bytes of a header's value by its type; types 6 and 7 have their length in front."""
+"""Bytes of a header's value by its type; values of types 6 and 7 are preceded by their length."""
 _SIZED = (6, _STRING)
 
 _MAX_KEPT = 1024
@@ -28,10 +28,10 @@ _MAX_KEPT = 1024
 
 class EventStreamScanner(ScannerState[LargeFrame]):
     """A `Scanner`. An event's name is its `:event-type`; for an exception `:exception-type` and for an error
-    `:error-code`, each behind a "!".
+    `:error-code`, each after a "!".
 
-    The CRC of a whole frame is left to the client. A frame's start is checked, for all that follows hangs on it: when
-    it is wrong the scanner is `broken` and reads nothing any more.
+    The CRC of a whole frame is left to the client. A frame's prelude is checked, since everything after depends on it:
+    if it is wrong, the scanner is `broken` and reads no more.
     """
 
     __slots__ = ("_headers", "_name", "_need")
@@ -39,10 +39,10 @@ class EventStreamScanner(ScannerState[LargeFrame]):
     def __init__(self, max_event: int) -> None:
         super().__init__(max_event)
         self._need = PRELUDE_SIZE
-        """Bytes to have before there is something to do."""
+        """Bytes needed before the next step."""
         self._headers = b""
         self._name = b""
-        """The name that the headers above came to: most frames have the ones of the frame before."""
+        """The name from the headers above: most frames repeat those of the frame before."""
 
     def finish(self) -> list[Event]:
         return []
@@ -67,12 +67,12 @@ class EventStreamScanner(ScannerState[LargeFrame]):
         return self._scan(data, held)
 
     def _end_large(self, large: LargeFrame, end: int) -> list[Event]:
-        """The frame that is too large is all there."""
+        """The frame that is too large is complete."""
         found = self._finish_large(large)
         return [(self._name_in(large.headers), found[1], end)] if found else []
 
     def _scan(self, data: bytes, held: int) -> list[Event]:
-        """Frames from the first byte of `data` on, of which `held` were fed before."""
+        """The frames from the start of `data`, of which `held` bytes were fed before."""
         events: list[Event] = []
         size = len(data)
         begin = 0
@@ -117,7 +117,8 @@ class EventStreamScanner(ScannerState[LargeFrame]):
 
 
 def read_prelude(data: bytes, begin: int = 0) -> tuple[int, int] | None:
-    """The lengths of the frame that begins there and of its headers; None: none does. `PRELUDE_SIZE` bytes are read."""
+    """The lengths of the frame that begins there and of its headers; None: no frame does. Reads `PRELUDE_SIZE`
+    bytes."""
     total: int
     headers: int
     total, headers, crc = _PRELUDE.unpack_from(data, begin)
@@ -125,7 +126,7 @@ def read_prelude(data: bytes, begin: int = 0) -> tuple[int, int] | None:
 
 
 def read_headers(data: bytes) -> dict[bytes, bytes]:
-    """The headers of one frame that are strings, up to the first that makes no sense."""
+    """The string headers of one frame, up to the first malformed one."""
     found: dict[bytes, bytes] = {}
     position = 0
     while position < len(data):

@@ -1,4 +1,4 @@
-"""Finds the elements of a JSON array that passes: a stream as Gemini sends it without `alt=sse`. No I/O."""
+"""Finds the elements of a JSON array as it passes: Gemini's form of a stream without `alt=sse`. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .scanner import Event, moved
 
 _COMMA, _OPEN, _CLOSE = b",[]"
 _STARTS = b'"[{'
-"""First bytes of values that have an end of their own; a scalar ends where something else follows."""
+"""First bytes of values with a closing byte; a scalar ends where something else follows."""
 _MAX_SCALAR = 4 << 10
 
 
@@ -18,21 +18,21 @@ class _Place(Enum):
     START = auto()
     """Before the array."""
     OPENED = auto()
-    """An element comes first, or the end."""
+    """The first element or the end comes next."""
     ELEMENT = auto()
-    """An element has to come."""
+    """An element must come next."""
     WITHIN = auto()
     """In an element."""
     BEHIND = auto()
-    """Behind an element: a comma comes, or the end."""
+    """After an element: a comma or the end comes next."""
     END = auto()
 
 
 class JsonArrayScanner(ScannerState[LargeLine]):
     """A `Scanner`. Each element is an event without a name; numbers, booleans and nulls are ignored.
 
-    The only boundaries are behind elements and the blanks after them: not behind a comma, the opening bracket or the
-    closing one. A stream that is not an array is `broken`.
+    The only boundaries are after elements and the blanks that follow them: not after a comma or a bracket of the array.
+    A stream that is not an array is `broken`.
     """
 
     __slots__ = ("_end", "_place")
@@ -46,7 +46,7 @@ class JsonArrayScanner(ScannerState[LargeLine]):
         return []
 
     def closing(self, passed_any: bool, *, opened: bool = False) -> tuple[bytes, bytes]:
-        """What to put before and behind one more element that ends the array at a boundary.
+        """What to put before and after one more element that ends the array at a boundary.
 
         `passed_any`: whether an element has passed. `opened`: whether the bracket that opens the array has.
         """
@@ -99,7 +99,7 @@ class JsonArrayScanner(ScannerState[LargeLine]):
         return at
 
     def _element(self, data: bytes, at: int, events: list[Event]) -> int:
-        """Reads an element; returns the offset behind it, or behind `data`."""
+        """Reads an element; returns the offset after it, or after `data`."""
         if data[at] not in _STARTS:
             return self._scalar(data, at)
         whole = find_value(data, at)
@@ -126,7 +126,7 @@ class JsonArrayScanner(ScannerState[LargeLine]):
         return end
 
     def _go_on(self, data: bytes, events: list[Event]) -> int:
-        """More of an element; returns the offset behind it, or behind `data`."""
+        """More of an element; returns the offset after it, or after `data`."""
         end = self._end.find(data, 0)
         if not end:
             self._hold(data)

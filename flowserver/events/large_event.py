@@ -1,4 +1,5 @@
-"""Reads events that are too large to be held, as they come: their names and, of their payload, what matters. No I/O."""
+"""Reads events that are too large to be held, as they arrive: their names, and what matters of their payload. No
+I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Generic, TypeVar
 from ..json_text.reducer import JsonReducer
 
 _MAX_NAME = 4 << 10
-"""Most bytes of a line that is not known yet, and of an event's name."""
+"""Most bytes of a line whose field is not known yet, and of an event's name."""
 _MAX_HEADERS = 16 << 10
 """Most bytes of a frame's headers; Bedrock's have 80 to 120."""
 _PRELUDE = 12
@@ -25,11 +26,11 @@ class LargeLine:
         self._size = 0
         """Bytes of its payload."""
         self._broke_off = False
-        """Whether it has ended and was JSON as far as it came."""
+        """Whether it has ended early, as valid JSON so far."""
 
     @property
     def unread_text(self) -> int:
-        """Bytes of text that were passed over; of a payload that is no JSON, all bytes."""
+        """Bytes of text that were skipped; of a payload that is not JSON, all bytes."""
         return self._size if self._is_no_json else self._reducer.text_bytes
 
     @property
@@ -38,7 +39,7 @@ class LargeLine:
 
     @property
     def broken(self) -> bool:
-        """Its payload can't be read as JSON."""
+        """Whether its payload can't be read as JSON."""
         return self._is_no_json or self._broke_off
 
     @property
@@ -65,7 +66,7 @@ Reader = TypeVar("Reader", bound=LargeLine)
 
 
 class ScannerState(Generic[Reader]):
-    """State that all scanners have: the event that has not ended, and counts of those that are too large to be held."""
+    """State of all scanners: the event that has not ended, and counts of those too large to be held."""
 
     __slots__ = ("_attachments", "_held", "_large", "_max", "_oversized", "_unread_text", "at_boundary", "broken")
 
@@ -76,7 +77,7 @@ class ScannerState(Generic[Reader]):
         self.at_boundary = True
         self.broken = False
         self._large: Reader | None = None
-        """Reads the present event, where it is one of them."""
+        """Reads the current event if it is too large."""
         self._oversized = 0
         self._unread_text = 0
         self._attachments = 0
@@ -98,13 +99,14 @@ class ScannerState(Generic[Reader]):
         return self._attachments + (self._large.attachments if self._large is not None else 0)
 
     def _take(self) -> bytes:
-        """Returns what is held, and holds it no longer."""
+        """Returns the held bytes and drops them."""
         held = bytes(self._held)
         self._held.clear()
         return held
 
     def _finish_large(self, large: Reader) -> tuple[bytes, bytes] | None:
-        """Counts a large event that has ended. Returns its name and payload; None: it has no payload, or no JSON."""
+        """Counts a large event that has ended. Returns its name and payload; None: it has no payload, or one that is
+        not JSON."""
         found = large.finish()
         self._oversized += large.broken
         self._unread_text += large.unread_text
@@ -121,7 +123,7 @@ class LargeFrame(LargeLine):
     _CRC = 4
 
     def __init__(self, total: int, headers: int) -> None:
-        """`total`, `headers`: bytes of the frame and of its headers, as its prelude says."""
+        """`total`, `headers`: bytes of the frame and of its headers, from its prelude."""
         super().__init__()
         self.left = total - _PRELUDE
         """Bytes to come."""
@@ -150,7 +152,7 @@ class LargeFrame(LargeLine):
 
 
 class _Line(Enum):
-    """Of a line that has not ended."""
+    """The kind of a line that has not ended."""
 
     UNKNOWN = auto()
     DATA = auto()
@@ -158,7 +160,7 @@ class _Line(Enum):
 
 
 class LargeEvent(LargeLine):
-    """A server-sent event: its lines, with any line ends. Blank ones change nothing."""
+    """A server-sent event: its lines, with any line ends. Blank lines are ignored."""
 
     __slots__ = ("_has_data", "_held", "_line", "_name")
 
@@ -168,7 +170,7 @@ class LargeEvent(LargeLine):
         self._has_data = False
         self._line = _Line.UNKNOWN
         self._held = b""
-        """The beginning of a line that is not known yet."""
+        """The beginning of a line whose field is not known yet."""
 
     def feed(self, data: bytes) -> int:
         size = len(data)

@@ -6,8 +6,8 @@ from .scanner import Event, LineScanner, moved
 
 
 class NdjsonScanner(LineScanner):
-    """application/x-ndjson: one JSON text in each line. Lines end with LF or CRLF, the last one with the stream if with
-    nothing else; empty ones are no events."""
+    """application/x-ndjson: one JSON text in each line. Lines end with LF or CRLF, the last one possibly with the
+    stream; empty lines are not events."""
 
     __slots__ = ()
 

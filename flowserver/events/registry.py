@@ -1,4 +1,4 @@
-"""The kinds of answers' bodies: detected by media type and first bytes, each with its scanner. No I/O."""
+"""The kinds of answer bodies, detected by media type and first bytes, and their scanners. No I/O."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SCANNERS: Mapping[BodyKind, Callable[[int], Scanner]] = MappingProxyType(
         BodyKind.EVENTSTREAM: EventStreamScanner,
     }
 )
-"""Of the kinds that are streams, each made with the largest size of an event that is held."""
+"""Scanners of the kinds that are streams; the argument is the largest size of an event that is held."""
 
 _NDJSON_TYPES = frozenset(
     {
@@ -64,7 +64,7 @@ _field_name = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % _LONGEST_NAME).match
 
 @lru_cache(64)
 def _labelled(media_type: bytes) -> BodyKind | None:
-    """The kind that a content-type claims; None if it claims none of these."""
+    """The kind that a content-type claims; None: none of these."""
     name = media_type.partition(b";")[0].strip().lower()
     if name == b"text/event-stream":
         return BodyKind.SSE
@@ -99,7 +99,7 @@ def body_kind(media_type: bytes, first: bytes, *, compressed: bool) -> BodyKind:
 
 
 def is_blank(first: bytes) -> bool:
-    """Whether the first bytes of a body are nothing but blanks, which decide nothing and may be passed on."""
+    """Whether the first bytes of a body are only blanks, which decide nothing and may be passed on."""
     return bool(first) and not first.removeprefix(BOM).strip(BLANKS)
 
 
@@ -118,8 +118,8 @@ def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
 
 
 def _is_followed(text: bytes) -> bool:
-    """Whether a line with one object is followed by another object. Few answers have a line that begins with one, and
-    to find where a value ends takes a tenth of the time of a small answer."""
+    """Whether a line with one object is followed by another object. Few answers begin with such a line, and finding the
+    end of a value takes a tenth of the time of a small answer."""
     if b"\n" not in text or _object_on_new_line(text) is None:
         return False
     match = find_value(text)
@@ -130,7 +130,7 @@ def _is_followed(text: bytes) -> bool:
 
 
 def _frame(first: bytes) -> BodyKind | None:
-    """Whether these are frames; None: they are not."""
+    """The kind if these are Amazon's frames; None: they are not."""
     if len(first) >= PRELUDE_SIZE:
         return BodyKind.EVENTSTREAM if read_prelude(first) is not None else None
     # A frame is shorter than 16 MB, so it begins with a zero byte.
@@ -138,7 +138,7 @@ def _frame(first: bytes) -> BodyKind | None:
 
 
 def _other_field(text: bytes) -> BodyKind:
-    """Whether events begin with a field of another name, which is allowed and passed over, or this is just text."""
+    """Whether these are events that begin with an unknown field, which is allowed and ignored, or just text."""
     name = _field_name(text)
     end = name.end() if name else 0
     if end == len(text) < _LONGEST_NAME:

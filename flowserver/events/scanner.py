@@ -1,4 +1,4 @@
-"""What finds the ends of a stream's events, whatever its format. No I/O."""
+"""The interface of what finds a stream's events, in any format. No I/O."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import ClassVar, Protocol
 from .large_event import LargeLine, ScannerState
 
 Event = tuple[bytes, bytes, int]
-"""Name, payload, and the offset just behind the event in the very bytes that `feed` was given; never 0."""
+"""Name, payload, and the offset just after the event in the bytes last passed to `feed`; never 0."""
 
 
 class Scanner(Protocol):
-    """Finds the events of one stream. Between two calls it holds no more than the bytes of one event within bounds."""
+    """Finds the events of one stream. Between two calls it holds at most the bytes of one event of limited size."""
 
     @property
     def at_boundary(self) -> bool:
-        """Whether the bytes so far end where an event ends, so that another may be put in here."""
+        """Whether the bytes so far end with an event, so that another may be inserted here."""
 
     @property
     def held(self) -> int:
@@ -23,32 +23,32 @@ class Scanner(Protocol):
 
     @property
     def oversized(self) -> int:
-        """Events larger than the bound that are no JSON. They pass without being read and `feed` does not return them.
+        """Events larger than the limit that are not JSON. They pass unread, and `feed` does not return them.
 
-        Of the others that are so large, `feed` returns what a `JsonReducer` keeps.
+        Of JSON events larger than the limit, `feed` returns what a `JsonReducer` keeps.
         """
 
     @property
     def unread_text(self) -> int:
-        """Bytes of text that were passed over in events larger than the bound; all bytes of those that are no JSON."""
+        """Bytes of text that were skipped in events larger than the limit; all bytes of those that are not JSON."""
 
     @property
     def attachments(self) -> int:
-        """Images, files and the like that were passed over there."""
+        """Images, files and the like that were skipped there."""
 
     @property
     def broken(self) -> bool:
-        """The stream is malformed: no event or boundary is found any more."""
+        """Whether the stream is malformed: no more events or boundaries are found."""
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in `data`. Never raises."""
 
     def finish(self) -> list[Event]:
-        """The stream is over: the event that ends with it, if that ends events here."""
+        """The stream is over. Returns the event that ends with it, if events may end so in this format."""
 
 
 class LineScanner(ScannerState[LargeLine]):
-    """Holds the bytes of an event that has not ended; of one that is too large, the last byte. `max_event` does not
+    """Holds the bytes of an event that has not ended; if it is too large, only the last byte. `max_event` does not
     include the blank line or the line feed that closes an event."""
 
     __slots__ = ()
@@ -65,7 +65,7 @@ class LineScanner(ScannerState[LargeLine]):
             data = bytes(self._held)
         if self._large is not None:
             self._large.feed(data)
-            # The last byte may be a line end, which makes one that follows a blank line.
+            # The last byte may be a line end: another one right after it makes a blank line.
             self._held = self._held[-1:]
         self.at_boundary = not self._held
 
@@ -79,5 +79,5 @@ class LineScanner(ScannerState[LargeLine]):
 
 
 def moved(events: list[Event], by: int) -> list[Event]:
-    """The same, so many bytes further on."""
+    """The same events with `by` added to their offsets."""
     return [(name, payload, end + by) for name, payload, end in events]

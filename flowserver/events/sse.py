@@ -1,7 +1,7 @@
-"""Where the events of a passing stream end, and what is in them: server-sent events and JSON lines. No I/O.
+"""Reads server-sent events as they pass. No I/O.
 
-Scanners only look: the bytes themselves go on as they came. One event in one piece is the usual shape and costs 0.3 us;
-everything else takes the slow path, with the same events; tests compare both with a naive reading of the rules.
+Scanners only read: the bytes are passed on unchanged. One event in one piece is the usual case and costs 0.3 us;
+everything else takes the slow path, with the same results. Tests compare both with a naive reading of the rules.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _ANY_BLANK = re.compile(rb"[\r\n](?:\r\n?|(?<!\r)\n)")
 
 
 def _blank_line(text: bytes) -> re.Pattern[bytes]:
-    """What finds a blank line in `text`, with the last byte of the line end before it.
+    """A pattern for the blank line in `text`, with the last byte of the line end before it.
 
-    Carriage returns alone are line ends too, but no provider sends them, and searching for them takes 6 ns a byte, not
+    Lone carriage returns are line ends too, but no provider sends them, and searching for them takes 6 ns a byte, not
     0.7.
     """
     return _ANY_BLANK if _CR in text and _LONE_CR.search(text) else _BLANK
@@ -31,7 +31,7 @@ def _blank_line(text: bytes) -> re.Pattern[bytes]:
 class SseScanner(LineScanner):
     """text/event-stream, by the rules of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
-    Names and payloads stay bytes, valid UTF-8 or not. A block of lines without data is no event, but it ends at a
+    Names and payloads stay bytes, valid UTF-8 or not. A block of lines without data is not an event, but ends at a
     boundary.
     """
 
@@ -39,18 +39,18 @@ class SseScanner(LineScanner):
     _reader = LargeEvent
 
     def finish(self) -> list[Event]:
-        """Most clients ignore an event that no blank line ends, but the provider sent it."""
+        """Most clients ignore an event without a blank line at its end, but the provider sent it."""
         return self.feed(b"\n\n") if self._held else []
 
     def __init__(self, max_event: int) -> None:
         super().__init__(max_event)
         self._started = False
-        """Past the place where a byte order mark may be."""
+        """Whether the place of a byte order mark has passed."""
 
     def feed(self, data: bytes) -> list[Event]:
         size = len(data)
         if self.at_boundary and self._started and size <= self._max:
-            # The usual shapes: one event, of a line of data or of its name and a line of data.
+            # The usual cases: one event, a line of data with or without a name before it.
             line, _, rest = data.partition(b"\n")
             if rest == b"\n":
                 if line[:6] == b"data: " and _CR not in line:
@@ -65,7 +65,7 @@ class SseScanner(LineScanner):
         return self._scan(data) if self._started else self._start(data)
 
     def _start(self, data: bytes) -> list[Event]:
-        """The first bytes of the stream: a byte order mark there is no part of the first line."""
+        """The first bytes of the stream: a byte order mark there is not part of the first line."""
         held = len(self._held)
         head = (bytes(self._held) + data[:3])[:3]
         if len(head) < 3 and _BOM.startswith(head):
@@ -96,9 +96,10 @@ class SseScanner(LineScanner):
         return events
 
     def _read_plain(self, data: bytes, held: int, events: list[Event]) -> int:
-        """The events in `data`, of which `held` bytes were fed before; returns where what has not ended begins.
+        """The events in `data`, of which `held` bytes were fed before; returns where the unfinished event begins.
 
-        With line feeds only. To go from line to line takes three quarters of the time of going from blank to blank.
+        With line feeds only. Going line by line takes three quarters of the time of going from blank line to blank
+        line.
         """
         begin = end = 0
         block: list[bytes] = []
@@ -119,7 +120,7 @@ class SseScanner(LineScanner):
         return begin
 
     def _read_any(self, data: bytes, held: int, events: list[Event]) -> int:
-        """The same where there are carriage returns."""
+        """The same if there are carriage returns."""
         begin = 0
         for blank in _blank_line(data).finditer(data):
             self._read(data[begin : blank.start() + 1], blank.end() - held, events)
@@ -127,7 +128,7 @@ class SseScanner(LineScanner):
         return begin
 
     def _read(self, lines: bytes, end: int, events: list[Event]) -> None:
-        """A block of any shape."""
+        """A block of lines of any form."""
         lines = _without_blanks(lines)
         if len(lines) > self._max:
             events += self._end_large(lines, end)
@@ -136,7 +137,7 @@ class SseScanner(LineScanner):
 
 
 def _without_blanks(lines: bytes) -> bytes:
-    """Line ends that open a block are blank lines, or the line feed of a CRLF that was split."""
+    """Line ends at the start of a block are blank lines, or the line feed of a split CRLF."""
     return lines.lstrip(b"\r\n")
 
 

@@ -16,22 +16,22 @@ _MAX_LENGTH = 1 << 63
 
 
 class FrameError(Exception):
-    """The bytes break RFC 6455. The text says what their sender did: "sent a masked frame"."""
+    """The bytes violate RFC 6455. The text says what the sender did: "sent a masked frame"."""
 
 
 class TextMessage(NamedTuple):
-    """A whole one."""
+    """A complete text message."""
 
     end: int
-    """Where it ends in what was fed last."""
+    """Where it ends in the bytes last fed."""
     text: bytes
-    """Of a message of more than `KEPT` bytes what matters of its JSON; b"": it is none."""
+    """Of a message of more than `KEPT` bytes, what matters of its JSON; b"": it is not JSON."""
     size: int
-    """Bytes that it had."""
+    """Bytes of the original message."""
 
 
 class MessageReader:
-    """Reads the frames of one server, without extensions: `feed` it all bytes behind the handshake."""
+    """Reads the frames of one server, without extensions: `feed` it all bytes after the handshake."""
 
     __slots__ = ("_head", "_is_final", "_kept", "_large", "_left", "_message", "_opcode", "_size", "closed")
 
@@ -39,15 +39,15 @@ class MessageReader:
         self._head = b""
         """The beginning of a frame's header."""
         self._left = 0
-        """Bytes to come of the present frame's payload."""
+        """Bytes to come of the current frame's payload."""
         self._opcode = _CONTINUATION
-        """Of the present frame."""
+        """Of the current frame."""
         self._is_final = True
         self._message: int | None = None
-        """The opcode of the message under way; None: there is none."""
+        """The opcode of the unfinished message; None: there is none."""
         self._kept = bytearray()
         self._large: LargeLine | None = None
-        """Reads the message under way, where it is a large text."""
+        """Reads the unfinished message if it is a large text."""
         self._size = 0
         self.closed = False
         """Whether the server has sent a Close frame."""
@@ -57,7 +57,7 @@ class MessageReader:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether a frame begins next, which may be a control frame of somebody else's."""
+        """Whether a frame begins next, so that a control frame may be inserted here."""
         return not self._head and not self._left
 
     @property
@@ -86,7 +86,7 @@ class MessageReader:
         return found
 
     def _read_head(self, data: bytes, start: int) -> int:
-        """Begin a frame, if its header is whole. Returns where its payload begins."""
+        """Begin a frame if its header is complete. Returns where its payload begins."""
         before = len(self._head)
         head = self._head + data[start : start + 10 - before]
         size = _head_size(head)
@@ -101,7 +101,7 @@ class MessageReader:
     def _begin_frame(self, first: int) -> None:
         self._opcode, self._is_final = first & 0x0F, first & 0x80 != 0
         if first & 0x70:
-            raise FrameError("used an extension that nobody agreed on")
+            raise FrameError("used an extension that was not negotiated")
         if self._opcode not in _KNOWN:
             raise FrameError("sent a frame of an unknown kind")
         if self._opcode >= _CLOSE:
@@ -125,7 +125,7 @@ class MessageReader:
             self._kept.clear()
 
     def _end_frame(self) -> bytes | None:
-        """The present frame is whole. Returns the text that ends with it, if one does."""
+        """The current frame is complete. Returns the text that ends with it, if one does."""
         if self._opcode >= _CLOSE or not self._is_final:
             return None
         message, self._message = self._message, None
@@ -154,5 +154,5 @@ def _payload_length(head: bytes, size: int) -> int:
         return head[1]
     length = int.from_bytes(head[2:size], "big")
     if length < (126 if size == 4 else 1 << 16) or length >= _MAX_LENGTH:
-        raise FrameError("sent a length of no proper form")
+        raise FrameError("sent a malformed length")
     return length

@@ -7,24 +7,24 @@ import re
 from ..json_text.reducer import JsonReducer
 from ..json_text.scan import BLANKS, BOM, NO_BRACKETS, level_after, unescaped
 
-# These are looked for in the last few bytes of a string.
+# Searched for in the last few bytes of a string.
 _TAIL = 12
 _half_escape = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?|(?:u[0-9a-fA-F]{0,3})?)\Z"
 ).search
-"""An escape that is not all there; a pair of surrogates is one."""
+"""An incomplete escape; a surrogate pair counts as one."""
 _half_character = re.compile(rb"(?:[\xc0-\xff]|[\xe0-\xff][\x80-\xbf]|[\xf0-\xff][\x80-\xbf]{2})\Z").search
 _WORD = b"+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LITERALS = (b"true", b"false", b"null")
 _MATCHING = bytes.maketrans(b"[{", b"]}")
 _DEEPEST = 1000
-"""Open brackets in a text that other JSON readers still take."""
+"""Most open brackets that other JSON readers accept."""
 _LEVELS = 30
 _brackets = re.compile(rb"[][{}]").findall
 
 
 class WholeBody:
-    """Holds up to `limit` bytes; a larger answer is reduced as it comes (see `JsonReducer`)."""
+    """Holds up to `limit` bytes; a larger answer is reduced as it arrives (see `JsonReducer`)."""
 
     __slots__ = ("_held", "_limit", "_reducer", "size")
 
@@ -41,17 +41,17 @@ class WholeBody:
 
     @property
     def is_reduced(self) -> bool:
-        """Whether this was too large to be held."""
+        """Whether the answer was too large to be held."""
         return self._reducer is not None
 
     @property
     def text_bytes(self) -> int:
-        """Bytes of text in a large answer that were passed over."""
+        """Bytes of text in a large answer that were skipped."""
         return self._reducer.text_bytes if self._reducer is not None else 0
 
     @property
     def attachments(self) -> int:
-        """Images, files and the like in a large answer that were passed over."""
+        """Images, files and the like in a large answer that were skipped."""
         return self._reducer.attachments if self._reducer is not None else 0
 
     def feed(self, data: bytes) -> None:
@@ -64,25 +64,25 @@ class WholeBody:
             self._reduce()
 
     def read(self) -> bytes | None:
-        """The whole answer, or what matters of it; None: it is large and no JSON."""
+        """The whole answer, or what matters of it; None: it is large and not JSON."""
         if self._reducer is not None:
             return self._reducer.finish_whole()
         return bytes(self._held).removeprefix(BOM)
 
     def reduced(self) -> bytes | None:
-        """What matters of an answer that was held and is no strict JSON, such as one with NaN in it; None: it is none
-        at all, or was reduced before."""
+        """What matters of a held answer that is not strict JSON, for example with NaN in it; None: it is not JSON at
+        all, or was reduced before."""
         return None if self._reducer is not None else self._reduce().finish_whole()
 
     def partial(self) -> bytes | None:
-        """The answer so far as JSON, with what is open closed; None: nothing can be made of it."""
+        """The answer so far as JSON, with everything open closed; None: that is not possible."""
         if self._reducer is None:
             return repaired(bytes(self._held).removeprefix(BOM))
         reduced = self._reducer.finish()
         return None if self._reducer.broken else reduced
 
     def _reduce(self) -> JsonReducer:
-        """From here on nothing is held."""
+        """From here on the answer is reduced, not held."""
         self._reducer = reducer = JsonReducer()
         reducer.feed_all(bytes(self._held))
         self._held.clear()
@@ -90,10 +90,10 @@ class WholeBody:
 
 
 def repaired(text: bytes) -> bytes | None:
-    """The beginning of a JSON text, made a whole one; None: there is no object or array in it yet.
+    """The beginning of a JSON text, completed; None: there is no object or array in it yet.
 
-    An open string is closed, a name without a value and a number that may go on are dropped. Of what is no JSON comes
-    something that is none either.
+    An open string is closed, a name without a value and a number that may go on are dropped. If `text` is not JSON,
+    neither is the result.
     """
     text = text.rstrip(BLANKS)
     parts = unescaped(text).split(b'"')
@@ -112,7 +112,8 @@ def repaired(text: bytes) -> bytes | None:
 
 
 def _open_brackets(outside: bytes) -> list[bytes] | None:
-    """The brackets that are open behind `outside`, text without strings; None: they don't match, or are too many."""
+    """The brackets still open at the end of `outside`, text without strings; None: they don't match, or there are too
+    many."""
     if level_after(outside, 0) > _DEEPEST:
         return None
     stack: list[bytes] = []
@@ -125,7 +126,7 @@ def _open_brackets(outside: bytes) -> list[bytes] | None:
 
 
 def _without_pairs(brackets: bytes) -> bytes:
-    """Without most that match: ten times as fast as a stack, for nearly all are nested a few levels deep."""
+    """Without most matching pairs: ten times as fast as a stack, since nearly all are nested only a few levels deep."""
     for _ in range(_LEVELS):
         fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
         if len(fewer) == len(brackets):
@@ -135,24 +136,24 @@ def _without_pairs(brackets: bytes) -> bytes:
 
 
 def _is_value(before: bytes, stack: list[bytes]) -> bool:
-    """Whether a string behind `before` is a value, not a name."""
+    """Whether a string after `before` is a value, not a name."""
     return stack[-1] == b"[" or before.rstrip(BLANKS).endswith(b":")
 
 
 def _closed(text: bytes, string: bytes) -> bytes:
-    """`text` with its last string closed, which is `string` when it is unescaped."""
+    """`text` with its last string closed; `string` is that string."""
     half = _half_escape(string[-_TAIL:]) or _half_character(string[-_TAIL:])
     return (text[: -len(half[0])] if half else text) + b'"'
 
 
 def _without_word(text: bytes, outside: bytes) -> bytes:
-    """Without the number or the half literal that ends it. `outside`: what stands behind the last string."""
+    """Without an incomplete number or literal at its end. `outside`: the text after the last string."""
     word = outside[len(outside.rstrip(_WORD)) :]
     return text if not word or word in _LITERALS else text[: -len(word)].rstrip(BLANKS)
 
 
 def _without_half_member(text: bytes, parts: list[bytes], stack: list[bytes]) -> bytes:
-    """Without the name that ends it, or the comma. `parts`: of the text, split at its quotes."""
+    """Without a name or comma at its end. `parts`: the text, split at its quotes."""
     if text.endswith(b":"):
         text = text[:-1].rstrip(BLANKS)
         is_name = text.endswith(b'"')

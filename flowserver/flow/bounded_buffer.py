@@ -14,19 +14,19 @@ from .drain_rate import DrainRate
 
 
 class LimitedTransport(Protocol):
-    """What `Watermarks` asks of a transport."""
+    """The part of a transport that `Watermarks` needs."""
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
 
 HIGH, LOW, CHUNKS = 8 * 1024, 4 * 1024, 16
-"""The marks for a client of whom nothing is known."""
+"""The default watermarks, for a client of unknown pace."""
 
 
 class Watermarks:
     """Water marks of one stream: `high` and `low` in bytes, `chunks` the most chunks that may wait.
 
-    A mark that is not given follows the client's pace: see `paced`.
+    A watermark that is not given follows the client's pace: see `paced`.
     """
 
     __slots__ = ("_pinned", "chunks", "high", "low")
@@ -47,7 +47,7 @@ class Watermarks:
         return chunks >= self.chunks or size >= self.high
 
     def paced(self, pace: DrainRate) -> Watermarks:
-        """Those for a client of this pace."""
+        """The watermarks for a client with this pace."""
         high_is_pinned, low_is_pinned, chunks_are_pinned = self._pinned
         low = self.low if low_is_pinned else pace.mark(self.low)
         high = self.high if high_is_pinned else pace.mark(self.high)
@@ -57,33 +57,33 @@ class Watermarks:
         return f"<Watermarks high={self.high} low={self.low} chunks={self.chunks}>"
 
     def limit_transport(self, transport: LimitedTransport) -> None:
-        """Have the transport say stop above the low mark, and go when it is empty.
+        """Make the transport pause above the low watermark, and resume when it is empty.
 
-        The kernel still has its own unsent bytes then, so the wire does not run dry. Always to be called: uvloop's
-        default low mark is 16 bytes.
+        The kernel still has unsent bytes then, so the wire does not run dry. Always call this: uvloop's default low
+        mark is 16 bytes.
         """
         transport.set_write_buffer_limits(high=self.low, low=0)
 
 
 _ANY = 1 << 30
-"""Chunks: their bytes alone count."""
+"""Any number of chunks: only their bytes count."""
 ONE_WRITE = 1 << 18
-"""Bytes that are joined for one write: a large request that waited whole would be copied whole, in one turn."""
+"""Most bytes that are joined for one write: a large request that waits would otherwise be copied at once."""
 
 
 class ChunkQueue:
-    """Chunks that wait for a reader. They leave joined: a lagging reader gets few large writes."""
+    """Chunks that wait for a reader. They are joined: a lagging reader gets few large writes."""
 
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
         self._chunks: deque[bytes] | tuple[()] = ()
-        """A deque once something waited, which is seldom: there are three buffers to a request."""
+        """A deque once something has waited, which is rare: a request has three of these buffers."""
         self.size = 0
-        """Bytes that wait."""
+        """Waiting bytes."""
 
     def __len__(self) -> int:
-        """Chunks that wait."""
+        """Number of waiting chunks."""
         return len(self._chunks)
 
     def __repr__(self) -> str:
@@ -96,14 +96,14 @@ class ChunkQueue:
         self.size += len(data)
 
     def take(self, limit: int | None = None) -> bytes:
-        """Take what waits, in order, joined: at most `limit` bytes (None: all), b"" when nothing does."""
+        """Take waiting bytes, in order and joined: at most `limit` bytes (None: all); b"" if nothing waits."""
         chunks = self._chunks
         if not isinstance(chunks, deque):
             return b""
         if limit is not None and limit < self.size:
             return self._take_some(chunks, limit)
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self.clear()  # the deque of a stream that waited once would take 760 bytes to its end
+        self.clear()  # else a stream that waited once would keep a deque of 760 bytes to its end
         return data
 
     def _take_some(self, chunks: deque[bytes], limit: int) -> bytes:
@@ -125,7 +125,7 @@ class ChunkQueue:
 
 
 class WriteTransport(Protocol):
-    """What a `BoundedWriter` asks of its transport."""
+    """The part of a transport that a `BoundedWriter` needs."""
 
     def get_write_buffer_size(self) -> int: ...
 
@@ -134,9 +134,9 @@ def _nothing(*_: object) -> None: ...
 
 
 class BoundedWriter:
-    """A stream's body on its way into one transport.
+    """Writes a stream's body to a transport, within bounds.
 
-    While the transport takes bytes, each chunk is handed to `write` at once. While it is blocked (between its
+    While the transport accepts bytes, each chunk is passed to `write` at once. While it is blocked (between its
     pause_writing and resume_writing) chunks wait. `on_full` is called once when what is held (in the transport and
     here) reaches the high mark or too many chunks wait, `on_drained` once when the transport has taken them. Held bytes
     are therefore at most the high mark and one read. The transport's own mark is the low one (`limit_transport`).
@@ -176,9 +176,9 @@ class BoundedWriter:
         self.blocked = blocked
         self.full = False
         self.writes = 0
-        """Chunks that came."""
+        """Number of chunks."""
         self.writes_full = 0
-        """Of these, the ones that found the transport blocked and had to wait."""
+        """How many of these found the transport blocked and had to wait."""
 
     def __repr__(self) -> str:
         state = "full" if self.full else "blocked" if self.blocked else "open"
@@ -201,7 +201,7 @@ class BoundedWriter:
             self._buffer.push(data)
             self._check_full()
         else:
-            write = self._write  # a call of the attribute itself would look it up the slow way
+            write = self._write  # calling the attribute directly would use the slow look-up
             write(data)
 
     def block(self) -> None:
@@ -210,11 +210,11 @@ class BoundedWriter:
         self._check_full()
 
     def keep_pace(self, watermarks: Watermarks) -> None:
-        """Use these marks from now on."""
+        """Use these watermarks from now on."""
         self._watermarks = watermarks
 
     def unblock(self) -> None:
-        """The transport is below its low mark: what waited goes on, and the source with it."""
+        """The transport is below its low mark: write what waited, and resume the source."""
         self.blocked = False
         while self._buffer.size and not self.blocked:  # a write may block again at once
             self._write(self._buffer.take(ONE_WRITE))
@@ -223,12 +223,11 @@ class BoundedWriter:
             self._on_drained()
 
     def clear(self) -> None:
-        """Forget what waits: the stream is aborted."""
+        """Drop what waits: the stream is aborted."""
         self._buffer.clear()
 
     def release(self) -> None:
-        """The stream is over. Lets go of those it called, which hold it too: the collector of cycles is to have nothing
-        to do for a request."""
+        """The stream is over. Drops the callbacks, which refer back to this, so that no reference cycle is left."""
         self._write = self._on_full = self._on_drained = _nothing
 
     def _check_full(self) -> None:

@@ -1,8 +1,8 @@
-"""How fast a client takes its answer, and how far ahead of it a provider may be. No I/O, no clock.
+"""How fast a client reads its answer, and how far ahead of it a provider may be. No I/O, no clock.
 
-What is in flight is bounded by time, not by a number of bytes: a client that is slower than its provider gets as much
-ahead as it takes in the target time (`FLOW_DRAIN_TARGET`), and what is on the way from the provider besides. A client
-that keeps up gets what its provider sends. Rates are in bytes a second, times in seconds.
+What is in flight is bounded by time, not by a number of bytes: a provider may be ahead of a slower client by what the
+client reads in the target time (`FLOW_DRAIN_TARGET`), plus what is in flight from the provider. A client that keeps up
+gets what its provider sends. Rates are in bytes a second, times in seconds.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Callable
 from .memory_budget import UNLIMITED, MemoryBudget
 
 LEAST = 512
-"""Bytes that may wait at each place in any case: some events."""
+"""Least bytes that may wait at each place: a few events."""
 SPAN = 8
-"""Target times over which a client's evenness is told: kernels acknowledge in lumps, which shorter ones would show."""
+"""Target times over which a client's evenness is measured: kernels acknowledge in lumps, which shorter spans would
+show."""
 MOMENT = 0.01
-"""Seconds over which a rate can be told: buffers fill in less."""
+"""Least seconds for measuring a rate: buffers fill in less."""
 NEARBY = 0.001
 """Round trips shorter than this need no wider window: 12 KiB in a millisecond are 12 MB/s."""
 
@@ -37,23 +38,23 @@ class DrainRate:
     )
 
     def __init__(self, target: float, now: float, memory: MemoryBudget = UNLIMITED) -> None:
-        """`memory` says what share of the target there is room for."""
+        """`memory` limits the share of the target that there is room for."""
         self._target = target
         self._memory = memory
         self._since = self._span_since = now
         self._acknowledged = self._span_acknowledged = 0
         self._span_rate = 0.0
-        """That of the last whole span, see SPAN."""
+        """The rate of the last complete span, see SPAN."""
         self.rate = 0.0
         self.unevenness = 0.5
-        """How far the rates of successive spans differ: from 0, it is steady, to 1, it comes and goes. At first it is
-        not known."""
+        """How much the rates of successive spans differ: from 0, steady, to 1, bursty. The initial value means
+        unknown."""
 
     def __repr__(self) -> str:
         return f"<DrainRate {self.rate:.0f} bytes/s unevenness={self.unevenness:.2f}>"
 
     def measure(self, now: float, acknowledged: int) -> None:
-        """So many bytes in all were acknowledged by `now`. What came in no time is measured with what follows."""
+        """`acknowledged` bytes in total by `now`. Bytes acknowledged within a moment are measured with what follows."""
         elapsed = now - self._since
         if elapsed <= 0:
             return
@@ -69,25 +70,25 @@ class DrainRate:
         rate = (self._acknowledged - self._span_acknowledged) / (now - self._span_since)
         most = max(rate, self._span_rate)
         if self._span_rate:
-            difference = max(0.0, 2 * abs(rate - self._span_rate) / most - 1)  # lumps make up to a half
+            difference = max(0.0, 2 * abs(rate - self._span_rate) / most - 1)  # lumps account for up to a half
             self.unevenness += (difference - self.unevenness) / 2
         self._span_rate, self._span_since, self._span_acknowledged = rate, now, self._acknowledged
 
     def waiting(self, most: int) -> int:
-        """Bytes that may wait for the client at one place: its `waiting_bound`, and the more of `most` the less even it
-        is. A steady client needs no reserve."""
+        """Bytes that may wait for the client at one place: its `waiting_bound`, plus a part of `most` that grows with
+        its unevenness. A steady client needs no reserve."""
         share = self._memory.target_share
         most = min(most, max(LEAST, int(share * most)))
         steady = waiting_bound(self.rate, share * self._target, most)
         return steady + int(self.unevenness * (most - steady))
 
     def mark(self, most: int) -> int:
-        """At how many of them a place takes no more: a read before, since what is written then is taken whole."""
+        """The watermark at which a place accepts no more: one read earlier, since a write is accepted whole."""
         return max(1, min(most, self.waiting(most + LEAST) - LEAST))
 
 
 class PaceMeter:
-    """Measures at what rate a receiver takes what a window lets through."""
+    """Measures the rate at which a receiver reads through a window."""
 
     __slots__ = ("_passed", "_since", "_unacknowledged")
 
@@ -99,12 +100,12 @@ class PaceMeter:
         self._passed = 0
         """Bytes since then."""
         self._unacknowledged = 0
-        """Bytes that were on their way to the receiver then."""
+        """Bytes that were in flight to the receiver then."""
 
     def measure(self, now: float, passed: int, least: float, unacknowledged: Callable[[], int]) -> float | None:
-        """Returns the rate since this was last told, with `passed` further bytes. `unacknowledged` tells the bytes that
-        are on their way to the receiver. None: that is less than `least` seconds ago, such as a round trip, and bursts
-        would pass for rates."""
+        """Returns the rate since the last measurement, with `passed` further bytes. `unacknowledged` returns the bytes
+        in flight to the receiver. None: less than `least` seconds have passed, such as a round trip, and bursts would
+        look like rates."""
         self._passed += passed
         elapsed = now - self._since
         if elapsed < max(least, MOMENT):
@@ -116,14 +117,14 @@ class PaceMeter:
 
 
 def upstream_bound(rate: float, round_trip: float, target: float, most: int) -> int:
-    """Bytes that a provider may send ahead of a client that takes `rate`, at a distance of `round_trip`: what is on its
-    way, twice, so that a stream that a window holds up gets a wider one; and the client's share of the target, `most`
+    """Bytes that a provider may send ahead of a client that reads at `rate`, at a distance of `round_trip`: twice what
+    is in flight, so that a stream limited by its window gets a wider one; plus the client's share of the target, `most`
     at most."""
     on_its_way = 0 if round_trip < NEARBY else int(2 * rate * round_trip)
     return on_its_way + waiting_bound(rate, target, most)
 
 
 def waiting_bound(rate: float, target: float, most: int) -> int:
-    """Bytes that may wait for such a client at each of the four places on the way: the provider's connection, the
-    relay's memory, the client's transport and its kernel."""
+    """Bytes that may wait for such a client at each of the four places: the provider's connection, the relay's memory,
+    the client's transport and its kernel buffer."""
     return min(most, max(LEAST, int(rate * target / 4)))

@@ -1,7 +1,7 @@
-"""How long what arrives now waits for an event loop. No I/O: loop and clock are handed in.
+"""How long new input waits for an event loop. No I/O: loop and clock are passed in.
 
-An event loop handles what is ready in turns. What arrives during a turn waits for the rest of it, and then until the
-next turn comes to it.
+An event loop handles ready events in iterations. Input that arrives during one waits for the rest of it, and then for
+its turn in the next.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Found = Callable[[float, float], None]
-"""Takes a delay in seconds, and the time."""
+"""Is called with a delay in seconds, and the time."""
 
 
 class LoopDelay:
-    """Measures the rest of one turn and the whole of the next: two callbacks of the loop, and none in between."""
+    """Measures the rest of one iteration and the whole of the next, with two callbacks of the loop."""
 
     __slots__ = ("_clock", "_found", "_later", "_since", "_soon")
 
@@ -28,11 +28,11 @@ class LoopDelay:
         self._soon = soon
         self._later = later
         self._found: Found | None = None
-        """Who hears of the measurement under way; None: there is none."""
+        """The callback of the measurement under way; None: there is none."""
         self._since = 0.0
 
     def measure(self, found: Found, *, after: float = 0.0) -> None:
-        """Once, in `after` seconds; nothing while another measurement is under way."""
+        """Measure once, in `after` seconds; ignored while another measurement is under way."""
         if self._found is not None:
             return
         self._found = found

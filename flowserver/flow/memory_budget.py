@@ -1,8 +1,7 @@
-"""How much memory a process may have, and what is done as it fills. No I/O, no clock.
+"""The memory budget of a process, and the levels as it fills. No I/O, no clock.
 
-What counts is the larger of two figures: what the process has resident, and what its holders account for. To that come
-what the kernel holds in its sockets, and what requests that were admitted a moment ago may still come to hold. Sizes
-are in bytes, times in seconds.
+Used memory is the larger of resident memory and what its holders account for, plus what the kernel holds in its
+sockets, plus what newly admitted requests may still come to hold. Sizes are in bytes, times in seconds.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from typing import Generic, TypeVar
 
 UNBOUNDED = 1 << 62
 FILL_RATE = 1 << 30
-"""Bytes a second by which memory may grow: what a loopback interface and one thread carry."""
+"""Fastest growth of memory in bytes a second: what a loopback interface and one thread can carry."""
 SOONEST, LATEST = 0.005, 0.25
-"""Seconds between two looks at the memory, at least and at most."""
+"""Least and most seconds between two checks of the memory."""
 
 
 class Level(IntEnum):
-    """What is done while memory is short. Each does what those below do, too."""
+    """What is done while memory is short. Each level includes those below."""
 
     NORMAL = 0
     TIGHT = 1
@@ -28,60 +27,59 @@ class Level(IntEnum):
     NO_BATCH = 2
     """New requests of class `batch` and large ones are refused, and connections closed that are idle for longest."""
     FULL = 3
-    """All new requests and connections are refused, and connections closed after their present answers."""
+    """All new requests and connections are refused, and connections are closed after their current answers."""
     CUTTING = 4
     """The streams that hold most and move least are ended."""
 
 
-_NORMAL, _TIGHT, _NO_BATCH, _FULL, _CUTTING = Level  # in Python 3.11 to look up a member takes a call
+_NORMAL, _TIGHT, _NO_BATCH, _FULL, _CUTTING = Level  # in Python 3.11 looking up a member costs a call
 
 MARKS = {_TIGHT: 0.70, _NO_BATCH: 0.85, _FULL: 0.92, _CUTTING: 0.97}
 """The share of the budget at which each level begins."""
 HYSTERESIS = 0.03
-"""A level ends so far below its beginning."""
+"""A level ends this far below its mark."""
 SHRINKAGE = {_NORMAL: 1.0, _TIGHT: 0.5, _NO_BATCH: 0.25, _FULL: 0.1, _CUTTING: 0.1}
-"""The share of the drain target that is left at each level."""
+"""The share of the drain target at each level."""
 
 CONNECTION = 24 * 1024
-"""What a client's connection has before it asks for anything: 14 KB over HTTP/2, and 17 KB more over TLS."""
+"""Bytes of a client's new connection: 14 KB over HTTP/2, and 17 KB more over TLS."""
 STREAM = 96 * 1024
-"""What a stream comes to hold once its client stalls: 39 KB here, and 60 in the kernel's buffers on both sides."""
+"""Bytes of a stream once its client has stalled: 39 KB here, and 60 in the kernel's buffers on both sides."""
 
 
 def _nothing() -> None: ...
 
 
 class MemoryBudget:
-    """One process'. `spend` is told what may grow fast, so that memory is looked at in time: the next look is due when
-    the allowance of the last one is spent, or after `next_look`."""
+    """The budget of one process. Call `spend` before anything that may grow fast, so that memory is checked in time:
+    the next check is due when the allowance since the last one is spent, or after `next_look`."""
 
     __slots__ = ("_allowance", "_spent", "level", "limit", "must_free", "target_share", "used")
 
     def __init__(self, limit: int = UNBOUNDED, spent: Callable[[], None] = _nothing) -> None:
-        """`spent` is called when the allowance is; it looks at the memory, and tells what it sees by `look`."""
+        """`spent` is called when the allowance is used up; it must check the memory and call `look`."""
         self.limit = limit
         self._spent = spent
         self._allowance = 0 if limit < UNBOUNDED else UNBOUNDED
         self.level = _NORMAL
         self.used = 0
         self.must_free = False
-        """Whether nothing may stay that nobody uses at present: the process is FULL by what is used, not by what is
-        expected."""
+        """Whether memory must be freed: the process is FULL by used memory, not by pending."""
         self.target_share = 1.0
-        """Of the drain target, by the level: less is in flight for clients where memory is short."""
+        """Share of the drain target at the current level: less is in flight for clients if memory is short."""
 
     def __repr__(self) -> str:
         return f"<MemoryBudget {self.level.name} {self.used} of {self.limit} bytes>"
 
     def spend(self, size: int) -> None:
-        """So many bytes may be held soon."""
+        """`size` bytes may be held soon."""
         self._allowance -= size
         if self._allowance < 0:
             self._spent()
 
     def look(self, used: int, pending: int = 0) -> bool:
-        """So many bytes are used now, and so many more may be soon, for which nothing is cut. Returns whether that
-        changes the level."""
+        """Set the level: `used` bytes are used, and `pending` more may be soon, for which nothing is cut. Returns
+        whether the level changes."""
         self.used = used
         expected = used + pending
         self._allowance = max(self.limit // 400, min(self.limit // 50, (self.mark(_FULL) - expected) // 2))
@@ -104,30 +102,30 @@ class MemoryBudget:
         return level
 
     def mark(self, level: Level) -> int:
-        """Where a level above NORMAL begins."""
+        """The bytes at which a level above NORMAL begins."""
         return int(MARKS[level] * self.limit)
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing new is taken."""
+        """Whether nothing new is admitted."""
         return self.level >= _FULL
 
     def room(self, level: Level) -> int:
-        """Bytes until that level begins."""
+        """Bytes left until that level begins."""
         return max(0, self.mark(level) - self.used)
 
     def next_look(self) -> float:
-        """Seconds until memory is to be looked at again: it can't fill in less."""
+        """Seconds until the next check: memory can't fill in less."""
         return min(LATEST, max(SOONEST, self.room(_CUTTING) / FILL_RATE))
 
     @property
     def excess(self) -> int:
-        """Bytes to be freed now, so that no more has to be."""
+        """Bytes that must be freed now."""
         return self.used - self.mark(_CUTTING) + int(HYSTERESIS * self.limit) if self.level is _CUTTING else 0
 
 
 UNLIMITED = MemoryBudget()
-"""That of a process without one."""
+"""The budget of a process without one."""
 
 _T = TypeVar("_T")
 
@@ -142,12 +140,12 @@ class Holding(Generic[_T]):
         self.holder = holder
         self.held = held
         self.drain_time = held / max(rate, 1.0)
-        """Seconds until it is gone, at that rate."""
+        """Seconds until it has drained, at that rate."""
 
 
 def worst_first(holdings: Iterable[Holding[_T]], excess: int, overhead: int) -> list[_T]:
-    """Who has to go so that `excess` bytes become free: those that hold most and move least, by the time for which what
-    they hold will stay. `overhead`: what ends with each of them, beside that."""
+    """Choose holders to end so that `excess` bytes become free: those with the longest drain time first. `overhead`:
+    bytes that each of them frees in addition."""
     chosen: list[_T] = []
     for holding in sorted(holdings, key=attrgetter("drain_time"), reverse=True):
         if excess <= 0 or not holding.held:

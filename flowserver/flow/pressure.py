@@ -1,4 +1,4 @@
-"""How much work has to be refused, steered by the delay of the rest. No I/O, no clock.
+"""The share of work to refuse, controlled by the delay of the rest. No I/O, no clock.
 
 A PI controller, as in PIE (RFC 8033 section 4.2). Since the delay follows the load steeply (a loop whose load is 95 %
 of what it can do takes 20 times its idle turn, at 99.5 % 200 times), its integral part looks at the logarithm.
@@ -12,24 +12,25 @@ INTEGRAL = 1.5
 """Steps per second and per doubling of the delay beyond its set point."""
 PROPORTIONAL = 16.0
 """Steps per second of delay. Simulated with 400 to 2,000 clients (tests/support/busy_loop.py): with half of it the
-delay swings more, with twice as much the level, where a turn of the loop takes longer than the time between two looks.
+delay oscillates more, with twice as much the level does, if an iteration takes longer than the time between two
+measurements.
 """
 MOST_DOUBLINGS = 2.0
 _SHORTEST, _LONGEST_LAPSE = 1e-6, 0.25
 
 
 class Pressure:
-    """`level` is 0 while nothing is refused. In the first step from there to 1 more and more is refused of what gives
-    way first, in the next one also of what comes after that."""
+    """The controller. `level` is 0 while nothing is refused. From 0 to 1 a growing share of what gives way first is
+    refused, from 1 to 2 also of what comes next, and so on."""
 
     __slots__ = ("_ceiling", "_delay", "_easy", "_hard", "_steered_at", "level")
 
     def __init__(self, *, easy: float, hard: float) -> None:
-        """The delays in seconds that are aimed at: `easy` in the first step, `hard` beyond."""
+        """The target delays in seconds: `easy` in the first step, `hard` beyond."""
         self._easy = easy
         self._hard = hard
         self._ceiling = 16 * hard
-        """What is above counts as this: such a delay tells how many wait rather than by how much the load is too much.
+        """Longer delays count as this: they reflect how many wait rather than the overload.
         """
         self._delay = 0.0
         self._steered_at = 0.0
@@ -42,7 +43,7 @@ class Pressure:
         self.steer(delay, now, steps=1)
 
     def steer(self, delay: float, now: float, *, steps: int) -> None:
-        """`delay` was measured now. `steps` is how many there are."""
+        """Update with a `delay` measured at `now`. `steps`: the number of steps."""
         lapse = min(_LONGEST_LAPSE, now - self._steered_at)
         self._steered_at = now
         delay = min(delay, self._ceiling)
@@ -55,5 +56,5 @@ class Pressure:
         self.level = min(high, max(low, self.level + change))
 
     def share(self, step: int) -> float:
-        """Of what gives way in this step, 0 being the first, the share that is refused."""
+        """The share that is refused in this step, counted from 0."""
         return min(1.0, max(0.0, self.level - step))

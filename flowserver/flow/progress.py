@@ -1,10 +1,10 @@
-"""Whether anything still moves. No I/O, no clock."""
+"""Detects a lack of progress. No I/O, no clock."""
 
 from __future__ import annotations
 
 
 class Activity:
-    """Notices by a look now and then that nothing moves any more: nothing to do per chunk."""
+    """Detects by occasional checks that nothing moves any more, without work per chunk."""
 
     __slots__ = ("_mark", "_since")
 
@@ -13,8 +13,8 @@ class Activity:
         self._since = 0.0
 
     def still_for(self, now: float, *mark: object) -> float:
-        """By how much `now`, seconds or any other count, has grown since `mark` last changed, as far as looks can tell;
-        0 if it is None: nothing has to move."""
+        """How much `now`, seconds or any other count, has grown since `mark` last changed, to the precision of the
+        checks; 0 if `mark` is None: nothing has to move."""
         if mark != self._mark or mark == (None,):
             self._mark = mark
             self._since = now

@@ -1,4 +1,4 @@
-"""The on/off of reading one stream, with the reasons that hold it shut. No I/O."""
+"""A gate for reading one stream, with the reasons that keep it closed. No I/O."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Protocol
 
 
 class Reason(IntFlag):
-    """Why a gate is shut. A bit each, so that several can hold one gate."""
+    """Why a gate is closed. Each is a bit, so that several can hold one gate."""
 
     DOWNSTREAM = 1
-    """The client takes no more: answers."""
+    """The client accepts no more of the answer."""
     UPSTREAM = 2
-    """The provider takes no more: uploads."""
+    """The provider accepts no more of the upload."""
     QUOTA = 4
-    """The tokens of the next lease are not there yet: answers."""
+    """The answer waits for its next lease of tokens."""
 
 
 class PauseTotals:
@@ -37,15 +37,15 @@ class Readable(Protocol):
 
 
 class PauseLog(Protocol):
-    """Hears of one stream's pauses when they are over."""
+    """Is told of one stream's pauses when they are over."""
 
     def paused(self, reason: Reason, since: float, until: float) -> None: ...
 
 
 class ReadGate:
-    """The on/off of reading one stream, with the reasons that hold it shut.
+    """A gate for reading one stream, with the reasons that keep it closed.
 
-    Shut while any reason is set. Setting a reason twice is once, so every pause meets exactly one resume.
+    It is closed while any reason is set. Setting a reason twice counts once, so every pause has exactly one resume.
     """
 
     __slots__ = ("_clock", "_closed", "_log", "_reasons", "_since", "_stream", "_totals", "pauses", "seconds")
@@ -60,11 +60,11 @@ class ReadGate:
         self._closed = False
         self._reasons = 0
         self._since: dict[Reason, float] | None = None
-        """Since when each reason holds; None: none ever did, which is usual."""
+        """Since when each reason holds; None: none ever did, as usual."""
         self.pauses = 0
-        """How often the gate went from open to shut."""
+        """How often the gate was closed."""
         self.seconds = 0.0
-        """How long reasons held it shut, pauses that still last left out: see `paused_seconds`."""
+        """How long it was closed, without a pause that still lasts: see `paused_seconds`."""
 
     def __repr__(self) -> str:
         state = f"shut by {self.reasons.name}" if self._reasons else "closed" if self._closed else "open"
@@ -100,7 +100,7 @@ class ReadGate:
             self._stream.resume_reading()
 
     def close(self) -> None:
-        """The stream is over: settle the accounts and touch its reading no more."""
+        """The stream is over: finish the accounts, and no longer pause or resume it."""
         self._closed = True
         if self._reasons:
             for reason in Reason:
@@ -109,7 +109,7 @@ class ReadGate:
             self._reasons = 0
 
     def paused_seconds(self) -> float:
-        """How long reasons held this gate shut, until now."""
+        """How long this gate was closed, until now."""
         if not self._since:
             return self.seconds
         now = self._clock()

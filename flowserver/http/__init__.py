@@ -1,1 +1,1 @@
-"""HTTP on the wire, without I/O: heads, chunks, frames, and what may pass between the two sides."""
+"""HTTP on the wire, without I/O: heads, chunks, frames, and the fields that are passed on between the two sides."""

@@ -1,4 +1,4 @@
-"""Requests that their clients signed for AWS. No I/O."""
+"""Requests that clients have signed for AWS. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMES_IN_QUERY = re.compile(rb"(?:^|&)X-Amz-SignedHeaders=([^&]+)", re.IGNORECA
 
 
 def has_signature(request: RequestHead) -> bool:
-    """Whether its client signed `request`. Most are told at a look."""
+    """Whether the client has signed `request`. Usually decided by a single look-up."""
     shown = request.find(b"authorization")
     if (shown is None or shown[:1] not in (b"A", b"a")) and request.target.find(b"?") < 0:
         return False

@@ -1,8 +1,8 @@
 """Finds fields in a form that arrives in pieces: multipart/form-data (RFC 7578, RFC 2046 section 5.1). No I/O.
 
-Files are passed over without being kept. Anything that two readers could read differently is a problem: a field
-that matters and is there twice or in another case, boundaries that only some readers recognise, and parts whose head is
-not in the plain form that client libraries write.
+Files are skipped, not kept. Anything that two readers could read differently is a problem: a field that matters and
+appears twice or in another case, boundaries that only some readers recognise, and parts whose head is not in the plain
+form that client libraries write.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _PLAIN_ENCODINGS = frozenset((b"7bit", b"8bit", b"binary"))
 
 
 def has_plain_charset(content_type: bytes) -> bool:
-    """Whether names and values in a body of this type are what they look like: UTF-7, for one, has other letters."""
+    """Whether names and values in a body of this type are what they look like: in UTF-7, for one, they are not."""
     return all(charset.strip(b" \t\"'").lower() in _CHARSETS for charset in _CHARSET.findall(content_type))
 
 
 class _State(Enum):
     PREAMBLE = 0
     DELIMITER = 1
-    """Behind a boundary: a line end, or the two hyphens of the last one."""
+    """After a boundary: a line end, or the two hyphens of the last one."""
     HEAD = 2
     VALUE = 3
-    """In a part that is kept."""
+    """In a part whose content is kept."""
     PASSED_OVER = 4
     CLOSED = 5
-    """Behind the last boundary's hyphens: a line end, or the end of the body."""
+    """After the last boundary's hyphens: a line end, or the end of the body."""
     EPILOGUE = 6
 
 
@@ -76,7 +76,7 @@ class FormMembers:
         """Where the content of the part begins."""
         self.values: dict[str, str] = {}
         self.model_place: tuple[int, int] | None = None
-        """Where the model's name stands in the body."""
+        """Where in the body the model's name is."""
         self.problem: Problem | None = None
 
     def feed(self, data: bytes) -> None:
@@ -120,7 +120,7 @@ class FormMembers:
         return position + 2
 
     def _close(self, data: bytes, position: int) -> int:
-        """Some readers take what else follows the hyphens for a part's content."""
+        """Anything else after the hyphens is a part's content to some readers."""
         following = data[position : position + 2]
         if not b"\r\n".startswith(following):
             self.problem = Problem("the last boundary is not followed by a line end")
@@ -129,7 +129,7 @@ class FormMembers:
         return position
 
     def _head(self, data: bytes, position: int) -> int:
-        """The head of a part. It is looked at as soon as it is whole, before any of the part's content."""
+        """The head of a part. It is checked as soon as it is complete, before any of the part's content."""
         end = data.find(b"\r\n\r\n", position)
         head = data[position : end if end >= 0 else len(data)]
         if data.startswith(b"\r\n", position):
@@ -218,14 +218,14 @@ def _has_odd_ends(head: bytes) -> bool:
 
 
 def _fields(head: bytes) -> dict[bytes, bytes] | None:
-    """The fields of a part's head, their names in lower case; None: a line is none, or a name is there twice."""
+    """The fields of a part's head, names in lower case; None: a line is not a field, or a name appears twice."""
     lines = [_FIELD.fullmatch(line) for line in head.split(b"\r\n")]
     fields = {line[1].lower(): line[2].strip(b" \t") for line in lines if line is not None}
     return fields if len(fields) == len(lines) else None
 
 
 def _name(disposition: bytes) -> tuple[bytes, bool] | None:
-    """(a part's name, whether it is a file); None if they are not in plain form. Readers differ in escapes."""
+    """(a part's name, whether it is a file); None if they are not in plain form: readers differ about escapes."""
     kind = _KIND.match(disposition)
     position = kind.end() if kind is not None else 0
     parameters: list[tuple[bytes, bytes]] = []

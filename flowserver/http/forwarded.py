@@ -1,7 +1,7 @@
-"""The addresses that proxies say they got a request from: Forwarded (RFC 7239) and X-Forwarded-For. No I/O.
+"""The addresses from which proxies say they received a request: Forwarded (RFC 7239), X-Forwarded-For. No I/O.
 
-Each proxy appends the address of whoever connected to it. So the last entry is the nearest proxy's word, and those
-before it are only as good as whoever sent them.
+Each proxy appends the address of whoever connected to it. So the last entry comes from the nearest proxy; earlier ones
+are only as trustworthy as their senders.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from .messages import RequestHead
 
 MAX_HOPS = 16
-"""Entries that are looked at."""
+"""Most entries that are read."""
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR = rf'({_TOKEN})=(?:({_TOKEN})|"([^"\\,]*)")'  # nothing that is of use here needs a comma or an escape
+_PAIR = rf'({_TOKEN})=(?:({_TOKEN})|"([^"\\,]*)")'  # no value that is used here needs a comma or an escape
 _ELEMENT = re.compile(rf"{_PAIR}(?:;{_PAIR})*")
 _PAIRS = re.compile(_PAIR)
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa-f]*:[0-9A-Fa-f:.]*)")
 """An address with or without a port; IPv6 without brackets only where there is no port."""
 
 Node = IPv4Address | IPv6Address | None
-"""None: an entry that is no address, such as `unknown`, or that is malformed."""
+"""None: an entry that is malformed or not an address, such as `unknown`."""
 
 
 def forwarded(request: RequestHead) -> Iterator[Node]:
@@ -53,7 +53,7 @@ def _forwarded_node(element: str) -> Node:
 
 
 def parse_node(text: str) -> Node:
-    """An address, whose port is left out (RFC 7239 section 6)."""
+    """An address without its port (RFC 7239 section 6)."""
     match = _NODE.fullmatch(text)
     if match is None:
         return None

@@ -28,7 +28,7 @@ def _size_lines(longest: int) -> list[bytes]:
 
 SIZE_LINES = _size_lines(4096)
 """Length of a whole chunk -> its size line, as nearly all servers write it; where no chunk has that length, a line that
-begins none."""
+matches nothing."""
 
 
 class FramingError(Exception):
@@ -41,8 +41,8 @@ def encode_chunk(data: bytes) -> bytes:
 
 
 def take_chunks(data: bytes, position: int, pieces: list[bytes]) -> int:
-    """Append the contents of the chunks from `position` on to `pieces`, as long as they are whole and their size lines
-    are plain. Returns the position behind the last of them."""
+    """Append the contents of the chunks from `position` on to `pieces`, as long as they are complete and their size
+    lines are plain. Returns the position after the last of them."""
     while True:
         end = data.find(b"\r\n", position, position + 5)
         size = _COMMON_SIZES.get(data[position:end]) if end >= 0 else None
@@ -66,8 +66,7 @@ class ChunkDecoder:
 
     def __init__(self) -> None:
         self._left = 0
-        """What is missing of the current chunk: its bytes and the two of its CRLF; 0 between chunks, -1 behind the
-        last."""
+        """Missing bytes of the current chunk, its CRLF included; 0 between chunks, -1 after the last."""
         self._line = b""
         """An incomplete size line."""
         self.ended = False
@@ -75,7 +74,7 @@ class ChunkDecoder:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether a chunk begins next, or the end."""
+        """Whether a chunk or the end comes next."""
         return not self._left and not self._line
 
     def feed(self, data: bytes) -> bytes:
@@ -109,7 +108,7 @@ class ChunkDecoder:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _take(self, data: bytes, position: int, pieces: list[bytes]) -> int:
-        """Chunk bytes from `position` on, then the CRLF behind them."""
+        """Chunk bytes from `position` on, then their CRLF."""
         body = self._left - 2
         if body > 0:
             piece = data[position : position + body]

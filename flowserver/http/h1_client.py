@@ -25,12 +25,12 @@ _FIELD_VALUE = re.compile(VALUE)
 
 
 class ResponseError(Exception):
-    """The bytes are no response. The text says what their sender did: "sent a malformed trailer"."""
+    """The bytes are not a response. The text says what the sender did: "sent a malformed trailer"."""
 
 
 def encode_request_head(request: RequestHead) -> bytes:
-    """The head as it is sent. Its framing is derived anew (RFC 9112 section 6); the other fields were checked when they
-    came in."""
+    """The head as it is sent. Framing is derived anew (RFC 9112 section 6); the other fields were checked on
+    arrival."""
     framing = b""
     if request.content_length is not None:
         framing = b"content-length: %d\r\n" % request.content_length
@@ -45,12 +45,12 @@ def encode_request_head(request: RequestHead) -> bytes:
 class ResponseBody(Protocol):
     """The body of one response.
 
-    `feed` takes bytes until `ended`; from then on each `feed` is followed by `read_end`, until the response is whole.
+    `feed` takes bytes until `ended`; after that, call `read_end` after each `feed` until the response is complete.
     """
 
     @property
     def ended(self) -> bool:
-        """Whether all bytes of the body have come."""
+        """Whether all bytes of the body have arrived."""
 
     @property
     def at_boundary(self) -> bool:
@@ -58,22 +58,22 @@ class ResponseBody(Protocol):
 
     @property
     def until_close(self) -> bool:
-        """Whether the end of the connection is the end of the body."""
+        """Whether the body ends with the connection."""
 
     @property
     def keeps_alive(self) -> bool:
-        """Whether the connection can carry another request, once the response is whole: False when surplus bytes
-        followed it."""
+        """Whether the connection can carry another request once the response is complete: False if surplus bytes
+        followed."""
 
     def feed(self, data: bytes) -> bytes:
         """The body bytes in `data`. Raises FramingError where chunks are malformed, else ResponseError."""
 
     def read_end(self) -> bool:
-        """Whether the response is whole. Raises ResponseError."""
+        """Whether the response is complete. Raises ResponseError."""
 
 
 class SizedBody:
-    """A `ResponseBody` of so many bytes."""
+    """A `ResponseBody` of known length."""
 
     __slots__ = ("_left", "ended", "keeps_alive")
 
@@ -99,7 +99,7 @@ class SizedBody:
 
 
 class BodyUntilClose:
-    """A `ResponseBody` that the end of the connection ends."""
+    """A `ResponseBody` that ends with the connection."""
 
     __slots__ = ()
 
@@ -128,7 +128,7 @@ class ChunkedBody(ChunkDecoder):
         self._h11 = connection
         self._is_whole = False
         self._scanned = 0
-        """Bytes of `rest` in which bare line feeds were looked for."""
+        """Bytes of `rest` already searched for bare line feeds."""
         self.keeps_alive = True
 
     def read_end(self) -> bool:
@@ -168,7 +168,7 @@ class ChunkedBody(ChunkDecoder):
 
 
 class H11Body:
-    """A `ResponseBody` by h11, which has read the head; chunks are not its business."""
+    """A `ResponseBody` by h11, which has read the head. Not for chunks."""
 
     __slots__ = ("_h11", "ended", "keeps_alive", "until_close")
 
@@ -188,7 +188,7 @@ class H11Body:
         return self._next_data()
 
     def _next_data(self) -> bytes:
-        """What h11 has of the body."""
+        """The body bytes that h11 has."""
         pieces = []
         try:
             while isinstance(event := self._h11.next_event(), h11.Data):
@@ -205,10 +205,10 @@ class H11Body:
 
 
 class ResponseReader:
-    """Reads the response heads of one connection, and tells how each body is to be read.
+    """Reads the response heads of one connection and says how each body is framed.
 
-    `expect` says what was asked. `feed` until it returns a final head, of which `begin_body` gives the reader of the
-    body; a connection whose response was not whole is not used again.
+    Call `expect` for each request, `feed` until it returns a final head, then `begin_body` for the body's reader. A
+    connection whose response was incomplete is not used again.
     """
 
     __slots__ = ("_buffer", "_h11", "_interim", "_method", "_scanned", "_switches")
@@ -216,17 +216,17 @@ class ResponseReader:
     def __init__(self) -> None:
         self._buffer = b""
         self._scanned = 0
-        """Bytes of the buffer in which bare line feeds were looked for."""
+        """Bytes of the buffer already searched for bare line feeds."""
         self._method = b""
         self._switches = False
         self._interim = 0
         """1xx responses so far."""
         self._h11: h11.Connection | None = None
-        """Reads the present response; None: it is plain so far."""
+        """Reads the current response; None: it is plain so far."""
 
     def expect(self, method: bytes, *, switches: bool = False) -> None:
-        """The next response answers a request by `method`. `switches`: which asks for another protocol, so that 101 is
-        a final head, behind which all bytes are that protocol's."""
+        """The next response answers a request by `method`. `switches`: it asks for another protocol, so 101 is a final
+        head, and all bytes after it belong to that protocol."""
         self._method = method
         self._switches = switches
         self._interim = 0
@@ -234,16 +234,16 @@ class ResponseReader:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no byte of a head waits for the others."""
+        """Whether no incomplete head is held."""
         return not self._buffer
 
     def feed(self, data: bytes) -> ResponseHead | None:
-        """The next head, interim or final; None: it is incomplete. Behind an interim one another may be there already,
-        to be asked for by b"". Raises ResponseError."""
+        """The next head, interim or final; None: it is incomplete. After an interim one another may be there already:
+        call again with b"". Raises ResponseError."""
         buffer = self._buffer + data if self._buffer else data
         end = buffer.find(b"\r\n\r\n")
         if not b"HTTP/1.".startswith(buffer[:7]):
-            raise ResponseError("sent something that is no HTTP/1.1")
+            raise ResponseError("sent something that is not HTTP/1.1")
         if (end if end >= 0 else len(buffer)) > MAX_HEAD:
             raise ResponseError(f"sent a head of more than {MAX_HEAD} bytes")
         if end < 0:
@@ -276,9 +276,9 @@ class ResponseReader:
         if chunked and length is not None:
             raise ResponseError("sent both Transfer-Encoding and Content-Length")
         if length is not None and not IS_LENGTH(length):
-            length = length.partition(b",")[0].strip()  # h11 takes equal ones for one
+            length = length.partition(b",")[0].strip()  # h11 merges equal ones
             if not IS_LENGTH(length):
-                raise ResponseError("sent a Content-Length that is none")
+                raise ResponseError("sent an invalid Content-Length")
         left = head.content_length = int(length) if length is not None else None
         if has_no_body(self._method, head.status):
             left, chunked = 0, False
@@ -297,7 +297,7 @@ class ResponseReader:
             raise ResponseError("sent a head with bare line feeds")
         if self._h11 is None:
             self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-            # Of the request it needs to know the method only.
+            # It only needs to know the request's method.
             self._h11.send(h11.Request(method=self._method, target=b"/", headers=[(b"host", b"")], _parsed=True))
             self._h11.send(h11.EndOfMessage())
         try:

@@ -7,7 +7,7 @@ import re
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-"""Some programs take it for the end of a line, others do not (RFC 9112 section 2.2)."""
+"""It ends a line to some programs, not to others (RFC 9112 section 2.2)."""
 IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 """A Content-Length of a reasonable size."""
 FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")
@@ -15,7 +15,7 @@ FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")
 succeed here: keeping its positions takes twice the time."""
 
 UPGRADE = b"upgrade: websocket\r\nconnection: Upgrade\r\n"
-"""The fields of a handshake that end at this hop (RFC 6455 section 4.1)."""
+"""The hop-by-hop fields of a handshake (RFC 6455 section 4.1)."""
 
 _FOR_H11 = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"))
 
@@ -46,6 +46,6 @@ def encode_head(status: int, reason: bytes, fields: list[tuple[bytes, bytes]], f
 
 
 def insert_fields(head: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """`head`, as h11 wrote it, with more fields behind its first line."""
+    """`head`, as h11 wrote it, with more fields after its first line."""
     start = head.index(b"\r\n") + 2
     return head[:start] + write_fields(fields) + head[start:]

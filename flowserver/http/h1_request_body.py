@@ -12,7 +12,7 @@ from .h1_fields import BARE_LINE_FEED, FIELDS
 from .h1_request_head import MAX_HEAD
 
 _FORBIDDEN = (b"content-length", b"transfer-encoding", b"host")
-"""Trailers must not say where the message ends or whom it is for (RFC 9110 section 6.5.1)."""
+"""Trailers must not define framing or routing (RFC 9110 section 6.5.1)."""
 
 
 class ChunkedBody:
@@ -24,15 +24,15 @@ class ChunkedBody:
         self._decoder = ChunkDecoder()
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
-        """Returns the body bytes in `data`, and the end of the body with everything behind it once that is whole (b""
-        before). Raises FramingError."""
+        """Returns the body bytes in `data`, and the body's end with everything after it (b"" until that is complete).
+        Raises FramingError."""
         body = self._decoder.feed(data)
         end = self._decoder.rest
         return body, _check_end(end) if end else b""
 
 
 def _check_end(end: bytes) -> bytes:
-    """`end` when it is whole, else b"". Raises FramingError."""
+    """`end` when it is complete, else b"". Raises FramingError."""
     blank = end.find(b"\r\n\r\n")
     trailers = end[end.find(b"\n") + 1 : blank + 4 if blank >= 0 else len(end)]
     if BARE_LINE_FEED.search(trailers):
@@ -45,5 +45,5 @@ def _check_end(end: bytes) -> bytes:
         raise FramingError("a trailer is malformed")
     for line in trailers.split(b"\r\n"):
         if line.partition(b":")[0].lower() in _FORBIDDEN:
-            raise FramingError("a trailer is there that only a head may have")
+            raise FramingError("a trailer has a field that is only allowed in a head")
     return end

@@ -20,7 +20,7 @@ MAX_HEADERS = 100
 MAX_URI = 8 * 1024
 
 METHOD = re.compile(TOKEN)
-# A method is short, so that a target is recognised as too long before its end has come.
+# Methods are short, so a target is recognised as too long before it ends.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
@@ -30,11 +30,11 @@ _TOO_MANY = bad_request(f"The request has more than {MAX_HEADERS} headers.", sta
 UPGRADE_NOT_SUPPORTED = RelayError(
     501,
     "upgrade_not_supported",
-    "This relay changes to no protocol but WebSocket, by GET over HTTP/1.1 or by CONNECT over HTTP/2.",
+    "The only protocol this relay upgrades to is WebSocket, by GET over HTTP/1.1 or CONNECT over HTTP/2.",
     Party.CLIENT,
     _End.CLIENT_ERROR,
 )
-_LINE_FEED = bad_request("A line of the request head ends in a bare line feed. Lines end in CR LF.")
+_LINE_FEED = bad_request("A line of the request head ends in a bare line feed. Lines must end in CR LF.")
 
 
 class HeadReader:
@@ -49,11 +49,11 @@ class HeadReader:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no byte of a head has come yet."""
+        """Whether no byte of a head has arrived yet."""
         return not self._buffer
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
-        """A whole raw head and what follows it; an error; or None while the head is incomplete."""
+        """A complete raw head and what follows it; an error; or None while the head is incomplete."""
         buffer = self._buffer
         if not buffer and not data.startswith(b"\r"):
             end = data.find(b"\r\n\r\n") + 4
@@ -88,7 +88,7 @@ class HeadReader:
 
 
 def parse_head(raw: bytes) -> RequestHead | RelayError:
-    """Parse the whole head `raw`, and check it."""
+    """Parse and check the complete head `raw`."""
     line_end = raw.find(b"\r\n")
     line = _REQUEST_LINE.fullmatch(raw, 0, line_end + 2)
     if line is None or FIELDS.fullmatch(raw, line_end + 2) is None or len(line[2]) > MAX_URI:
@@ -100,8 +100,8 @@ def parse_head(raw: bytes) -> RequestHead | RelayError:
 
 
 class RepeatedHead:
-    """A valid head that the next one is compared with: the heads of a connection nearly always differ only in
-    Content-Length. A comparison takes a tenth of the time that parsing does."""
+    """A valid head to compare the next one with: the heads of a connection nearly always differ only in Content-Length.
+    Comparing takes a tenth of the time of parsing."""
 
     __slots__ = ("_after", "_before", "_head", "_place")
 
@@ -131,11 +131,11 @@ def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> Relay
     if line_end > MAX_URI and (line is None or len(line[2]) > MAX_URI):
         return uri_too_long()
     if line is None:
-        return bad_request("The request line is malformed: METHOD /target HTTP/1.1 is wanted.")
+        return bad_request("The request line is malformed: it must be METHOD /target HTTP/1.1.")
     if raw.count(b"\r\n") - 2 > MAX_HEADERS:
         return _TOO_MANY
     return bad_request(
-        "A header is malformed: no blank before the colon, no folded line and no control character may be there."
+        "A header is malformed: blanks before the colon, folded lines and control characters are not allowed."
     )
 
 
@@ -173,10 +173,10 @@ def _check_framing(line: re.Match[bytes], headers: Headers, fields: dict[bytes, 
         return bad_request("Content-Length appears more than once, or is not a number of a reasonable size. Send one.")
     method = line[1]
     if method in (b"CONNECT", b"TRACE"):
-        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
+        return bad_request(f"This relay does not serve {method.decode()}.", status=405, code="method_not_allowed")
     if b"transfer-encoding" in fields:
         if length is not None:
-            return bad_request("Transfer-Encoding and Content-Length do not go together. Send one.")
+            return bad_request("Transfer-Encoding and Content-Length exclude each other. Send one.")
         if line[3] != b"1.1":
             return bad_request("Transfer-Encoding needs HTTP/1.1.")
     return None
@@ -186,7 +186,7 @@ def _check_fields(version: bytes, headers: Headers, fields: dict[bytes, bytes]) 
     host = fields.get(b"host")
     repeats = len(fields) != len(headers)
     if (host is None and version == b"1.1") or (repeats and _times(b"host", headers) > 1):
-        return bad_request("Exactly one Host header is wanted.")
+        return bad_request("Exactly one Host header is required.")
     if host is not None and not AUTHORITY.fullmatch(host):
         return bad_request("The Host header is malformed.")
     error = _check_upgrade(fields[b"upgrade"]) if b"upgrade" in fields else None
@@ -202,7 +202,7 @@ def _origin_form(target: bytes, host: bytes | None) -> bytes | RelayError:
         return _malformed_target()
     authority, path = absolute.groups()
     if authority.lower() != (host or authority).lower():
-        return bad_request("The target names another host than the Host header.")
+        return bad_request("The request target and the Host header name different hosts.")
     return path if path.startswith(b"/") else b"/" + path
 
 
@@ -211,11 +211,11 @@ def _times(name: bytes, headers: Headers) -> int:
 
 
 def _malformed_target() -> RelayError:
-    return bad_request("The request target is malformed: /path?query is wanted.")
+    return bad_request("The request target is malformed: it must be /path?query.")
 
 
 def _check_upgrade(offer: bytes) -> RelayError | None:
-    """An offer of h2c may be ignored (RFC 9110 section 7.8); a client that offers another protocol needs it."""
+    """An offer of h2c may be ignored (RFC 9110 section 7.8); a client that offers any other protocol needs it."""
     return None if offer.strip().lower() in (b"h2c", b"", b"websocket") else UPGRADE_NOT_SUPPORTED
 
 
@@ -223,7 +223,7 @@ def check_expect(headers: Headers) -> RelayError | None:
     """Only 100-continue is known (RFC 9110 section 10.1.1)."""
     expect = find(headers, b"expect")
     if expect is not None and expect.strip().lower() != b"100-continue":
-        return bad_request("Only 'Expect: 100-continue' is served.", status=417, code="expectation_failed")
+        return bad_request("The only supported Expect is 100-continue.", status=417, code="expectation_failed")
     return None
 
 

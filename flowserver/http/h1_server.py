@@ -20,38 +20,38 @@ from .messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_ali
 from .websocket import asks_for_websocket
 
 _NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
-"""Fields that make a request one for h11."""
+"""Requests with one of these fields are left to h11."""
 
 MAX_SKIPPED = 64 * 1024
-"""Bytes that may be left of a request's body for its connection to go on behind an early answer. To drop them costs
-less than another connection, which costs ten times as much over TLS."""
+"""If no more than this is left of a request's body after an early answer, in bytes, it is dropped and the connection
+kept. That costs less than a new connection, over TLS a tenth."""
 
 _BODY = tuple[bytes, bool, bytes]
-"""Bytes of the body, whether the request is whole now, and what follows it."""
+"""Bytes of the body, whether the request is now complete, and what follows it."""
 
 
 class Message(Protocol):
-    """One request, whose head was read, and its answer."""
+    """One request, whose head has been read, and its answer."""
 
     chunked: bool
-    """Whether the answer is chunked; known once its head is sent, as the next."""
+    """Whether the answer is chunked; known once its head is sent, like the next field."""
     bodiless: bool
-    """Whether the answer has no body, whatever its head says."""
+    """Whether the answer has no body, regardless of its head."""
 
     @property
     def head_sent(self) -> bool: ...
 
     @property
     def is_tunnel(self) -> bool:
-        """Whether it has become a tunnel, so that all bytes are its own, in both directions."""
+        """Whether it has become a tunnel, which all bytes belong to, in both directions."""
 
     @property
     def reusable(self) -> bool:
-        """Whether request and answer are whole, and another request may follow."""
+        """Whether request and answer are complete, and another request may follow."""
 
     @property
     def may_skip(self) -> bool:
-        """Whether little enough is left of the body, if any, that it need not end the connection."""
+        """Whether so little of the body is left, if any, that the connection can be kept."""
 
     def skip(self) -> int:
         """The answer was early. Returns how many bytes of the body to drop, after which another request may follow; 0
@@ -68,17 +68,17 @@ class Message(Protocol):
         """The final head. `closes`: the connection ends with this answer."""
 
     def body(self, data: bytes) -> bytes:
-        """Body bytes of an answer that is not chunked, as they go out."""
+        """Body bytes of an answer that is not chunked, as sent."""
 
     def end(self) -> bytes:
-        """The bytes that end the answer on the wire; b"" if none do."""
+        """The bytes that end the answer on the wire, if any."""
 
     def feed(self, data: bytes) -> _BODY:
         """The body bytes in `data`. Raises FramingError or h11.RemoteProtocolError if they are malformed."""
 
 
 def read_request(raw: bytes) -> tuple[RequestHead, Message] | RelayError:
-    """Check the whole head `raw`."""
+    """Check the complete head `raw`."""
     head = parse_head(raw)
     if isinstance(head, RelayError):
         return head
@@ -101,7 +101,7 @@ def _read_handshake(head: RequestHead) -> tuple[RequestHead, Message] | RelayErr
     if not asks_for_websocket(head):
         return UPGRADE_NOT_SUPPORTED
     if head.has_body:
-        return bad_request("The handshake of a WebSocket has no body.")
+        return bad_request("A WebSocket handshake must not have a body.")
     head.is_tunnel = head.has_body = True
     return head, UpgradeMessage(head)
 
@@ -178,9 +178,8 @@ class PlainMessage:
 
 
 class UpgradeMessage:
-    """A `Message`: a handshake and its answer. From the 101 on all bytes are the tunnel's, in both
-    directions. Any other answer ends the connection: what its client may have sent behind the handshake was meant for
-    the tunnel."""
+    """A `Message`: a handshake and its answer. From the 101 on all bytes are the tunnel's, in both directions. Any
+    other answer ends the connection: bytes after the handshake were meant for the tunnel."""
 
     __slots__ = ("_plain", "bodiless", "chunked", "is_tunnel")
 
@@ -271,7 +270,7 @@ class H11Message:
         self.bodiless = has_no_body(self._method, head.status)
         # With neither a length nor chunks (HTTP/1.0) the connection's end is the body's end.
         self.chunked = head.content_length is None and self._is_1_1
-        # The other fields were checked when they came in and pass beside h11.
+        # The other fields were checked on arrival and bypass h11.
         event = h11.Response(status_code=head.status, headers=framing, reason=head.reason, _parsed=True)
         return insert_fields(self._h11.send(event) or b"", head.headers)
 

@@ -1,4 +1,4 @@
-"""h2's state of a connection, bounded: what the other side says makes nothing grow at will. No I/O."""
+"""h2's state of a connection, bounded: the other side can't make it grow at will. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KNOWN = frozenset(int(code) for code in h2.settings.SettingCodes)
 
 
 class _Values(list[int]):
-    """What a setting is, and is to become."""
+    """The current and pending values of a setting."""
 
     __slots__ = ()
 
@@ -65,7 +65,8 @@ class BoundedState(h2.connection.H2Connection):
         """In place of h2's own, which count only what h2 sends."""
 
     def let_go(self) -> None:
-        """It is over. h2 keeps methods of its own, a cycle that would be left to be collected."""
+        """Call this when it is over. h2 refers to its own methods: a cycle that the garbage collector would have to
+        find."""
         self._frame_dispatch_table.clear()
 
     @property
@@ -104,6 +105,6 @@ class BoundedState(h2.connection.H2Connection):
         if encoder.header_table_size > HEADER_TABLE:
             encoder.header_table_size = HEADER_TABLE
         changes = encoder.table_size_changes
-        if len(changes) > 1:  # the smallest and the last are to be told (RFC 7541 section 4.2)
+        if len(changes) > 1:  # the smallest and the last must be signalled (RFC 7541 section 4.2)
             changes[:] = [min(changes), changes[-1]]
         return frames

@@ -1,4 +1,4 @@
-"""h2's state of a connection to a provider, adapted: what crosses a reset breaks one stream at most. No I/O."""
+"""h2's state of a connection to a provider, adapted: frames that cross a reset break one stream at most. No I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClientStream(h2.stream.H2Stream):
     def receive_headers(
         self, headers: Any, end_stream: bool, header_encoding: bool | str | None
     ) -> tuple[list[Any], list[h2.events.Event]]:
-        if self.closed:  # h2 would end the connection where an interim response crosses our reset
+        if self.closed:  # h2 would end the connection if an interim response crosses our reset
             raise h2.exceptions.StreamClosedError(self.stream_id)
         return super().receive_headers(headers, end_stream, header_encoding)
 

@@ -1,9 +1,9 @@
 """A guard in front of h2, on both sides: splits bytes into frames and counts those that floods are made of. No I/O.
 
 h2 buffers an over-long frame whole before it refuses it, and puts no limit on resets, pings, settings, empty frames,
-window updates or priorities, each of which costs more to answer than to send. Each is a leaky bucket here: so many at
-once, refilled in `PERIOD`. Only what achieves nothing is counted: neither frames with more content than header, nor
-resets of requests that were being worked on.
+window updates or priorities, each of which costs more to answer than to send. Here each has a leaky bucket, which
+refills in `PERIOD`. Only useless frames are counted: neither those with more content than header, nor resets of
+requests already in progress.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class H2Limits:
 
 
 PROVIDER = H2Limits(
-    pings=1000,  # gRPC servers measure the path by them while they get a body
+    pings=1000,  # gRPC servers measure bandwidth with them while they receive a body
     settings=100,
     priorities=100,
     empty_frames=1000,
@@ -137,8 +137,8 @@ class FrameGuard:
         """WINDOW_UPDATEs that the frames sent since the last one justify."""
 
     def split(self, data: bytes) -> Iterable[Frame]:
-        """The whole frames that `data` completes, as far as the turn goes; none is counted. Raises FrameTooLong."""
-        only = self.splitter.only(data)  # an event is a read of its own, nearly always
+        """The frames that `data` completes, up to the turn's limit; none is counted. Raises FrameTooLong."""
+        only = self.splitter.only(data)  # an event nearly always arrives in a read of its own
         return self.splitter.feed(data) if only is None else (only,)
 
     def frames(self, data: bytes, now: float) -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""HTTP/2 frames (RFC 9113 section 4), split and made without h2 where it is too slow or can't do it. No I/O.
+"""HTTP/2 frames (RFC 9113 section 4), split and made without h2 where h2 is too slow or can't do it. No I/O.
 
 Both sides use it. Frames are split here before `h2_flood_guard` counts them. A provider's DATA is read here alone:
 h2 takes 9.1 us to receive a DATA frame and acknowledge it. The head of an answer is written as literals, which a
@@ -21,16 +21,16 @@ END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
 PRIORITIZED = 0x20
-"""A HEADERS frame with fields of priority."""
+"""A HEADERS frame with priority fields."""
 
 MAX_INCREMENT = 0x7FFFFFFF
-"""Of a window: what 31 bits hold, beside one that is reserved."""
+"""Of a window: 31 bits; one more is reserved."""
 NO_STREAM_YET = 0x7FFFFFFF
 """The last stream id of a GOAWAY that only warns (RFC 9113 section 6.8)."""
 
 
 class Frame(NamedTuple):
-    """One whole frame; `raw` has its header too."""
+    """One complete frame; `raw` includes its header."""
 
     kind: int
     flags: int
@@ -63,7 +63,7 @@ class FrameSplitter:
         self.left = TURN
 
     def only(self, data: bytes) -> Frame | None:
-        """`data` as one whole frame, as an event of a stream comes; None: `feed` it."""
+        """`data` as one complete frame, the usual form of a stream's event; None: `feed` it."""
         size = len(data)
         if self._held or not 9 <= size <= MAX_FRAME + 9 or self.left <= 0:
             return None
@@ -74,7 +74,7 @@ class FrameSplitter:
         return _new(Frame, (kind, flags, stream_id & 0x7FFFFFFF, data))
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The whole frames that `data` completes, as far as the turn goes. Raises FrameTooLong."""
+        """The frames that `data` completes, up to the turn's limit. Raises FrameTooLong."""
         if self._held:
             data = self._held + data
         position, size = 0, len(data)
@@ -115,7 +115,7 @@ def data_tail(stream_id: int) -> bytes:
 
 
 def goaway(last_stream_id: int, code: int, debug: str = "") -> bytes:
-    """A GOAWAY frame (RFC 9113 section 6.8). Made here, since h2 takes one it sends for the end of the connection."""
+    """A GOAWAY frame (RFC 9113 section 6.8). Made here, since h2 ends the connection once it sends one."""
     payload = last_stream_id.to_bytes(4, "big") + code.to_bytes(4, "big") + debug.encode("ascii", "replace")
     return len(payload).to_bytes(3, "big") + bytes((GOAWAY, 0)) + b"\0\0\0\0" + payload
 
@@ -132,7 +132,7 @@ def increment_of(frame: Frame) -> int | None:
 
 
 def headers(stream_id: int, block: bytes) -> bytes:
-    """A HEADERS frame with a whole header block, that does not end its stream."""
+    """A HEADERS frame with a complete header block that does not end its stream."""
     return len(block).to_bytes(3, "big") + bytes((HEADERS, END_HEADERS)) + stream_id.to_bytes(4, "big") + block
 
 

@@ -1,8 +1,8 @@
 """Reads and checks the heads of HTTP/2 requests (RFC 9113 section 8.3).
 
-h2 lets through a method or path with blanks, an absolute URL as path, userinfo in the authority, control bytes in
-values, and odd names: each would write another request into an HTTP/1.1 connection. Here h2's own checks are off, since
-they end the whole connection; what is malformed costs its sender one stream.
+h2 accepts a method or path with blanks, an absolute URL as path, userinfo in the authority, control bytes in values,
+and odd names: each could smuggle another request into an HTTP/1.1 connection. Here h2's own checks are off, since they
+end the whole connection; what is malformed costs its sender one stream.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _split(headers: Headers) -> tuple[dict[bytes, bytes], Headers]:
     if fields:
         text = b"\0".join(chain.from_iterable(fields))
         if text.count(b"\0") != 2 * len(fields) - 1 or not _FIELDS.fullmatch(text):
-            raise Malformed("a name or value of no proper form, or a pseudo-header field that is late or unknown")
+            raise Malformed("an invalid name or value, or a pseudo-header field that is late or unknown")
     return pseudo, fields
 
 
@@ -126,10 +126,10 @@ def _read(pseudo: dict[bytes, bytes], fields: Headers, *, ended: bool) -> Reques
 
 
 def _method_error(pseudo: dict[bytes, bytes], *, ended: bool) -> RelayError | None:
-    """Of an extended CONNECT (RFC 8441 section 4), or of a method that is not served."""
+    """The error of an extended CONNECT (RFC 8441 section 4), or of a method that is not served."""
     method, protocol = pseudo[b":method"], pseudo.get(b":protocol")
     if protocol is None:
-        return bad_request(f"{method.decode()} is not served here.", status=405, code="method_not_allowed")
+        return bad_request(f"This relay does not serve {method.decode()}.", status=405, code="method_not_allowed")
     if method != b"CONNECT" or ended:
         raise Malformed("a :protocol that does not belong to a CONNECT that stays open")
     return None if protocol.lower() == b"websocket" else UPGRADE_NOT_SUPPORTED
@@ -137,7 +137,7 @@ def _method_error(pseudo: dict[bytes, bytes], *, ended: bool) -> RelayError | No
 
 def _without_path(method: bytes, path: bytes) -> RelayError:
     if path == b"*" and method == b"OPTIONS":
-        return bad_request("OPTIONS * is not served here.")
+        return bad_request("This relay does not serve OPTIONS *.")
     raise Malformed("no proper :path")
 
 

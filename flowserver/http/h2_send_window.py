@@ -1,7 +1,7 @@
 """Send windows of an HTTP/2 connection and its streams (RFC 9113 section 6.9). No I/O.
 
-h2 keeps windows for the DATA frames that it makes itself. Here DATA is framed beside it, on both sides, so these are
-the windows that hold, and h2 sees no WINDOW_UPDATE for the connection or for a stream that is under way.
+h2 keeps windows for the DATA frames that it makes itself. Here DATA is framed without it, on both sides, so these are
+the windows that count, and h2 sees no WINDOW_UPDATE for the connection or an open stream.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class SendWindows:
         return size
 
     def reserve(self, window: StreamWindow) -> int:
-        """Take `RESERVE` bytes for a stream, which sends them without a look at the windows. Returns how many it took:
-        0 where they are scarce. `release` what is left before anything else depends on this stream's window."""
+        """Take `RESERVE` bytes for a stream, which sends them without checking the windows. Returns how many it took: 0
+        where they are scarce. `release` what is left before anything else depends on this stream's window."""
         if window.left < RESERVE or self.left < RESERVE * len(self._streams):
             return 0
         window.left -= RESERVE
@@ -81,12 +81,12 @@ class SendWindows:
     def update_stream(self, window: StreamWindow, increment: int) -> None:
         """WINDOW_UPDATE of a stream. Raises FlowControlError: the stream must be reset (section 6.9.1).
 
-        What the stream has reserved is not looked at, so an overflow by less than that passes.
+        What the stream has reserved is ignored, so an overflow by less than that goes unnoticed.
         """
         window.left = _sum(window.left, increment)
 
     def change_initial(self, size: int) -> None:
-        """SETTINGS_INITIAL_WINDOW_SIZE, which applies to open streams too, and not to the connection (section 6.9.2).
+        """SETTINGS_INITIAL_WINDOW_SIZE: applies to open streams too, but not to the connection (section 6.9.2).
 
         Raises FlowControlError: the connection must end.
         """

@@ -27,7 +27,7 @@ _States = h2.stream.StreamState
 
 
 def _widen(window: h2.windows.WindowManager, size: int) -> None:
-    """Its own `window_opened` makes it no wider than what is left of it and `size`."""
+    """h2's `window_opened` widens it no further than what is left of it plus `size`."""
     window.max_window_size += size
     window.current_window_size += size
 
@@ -123,7 +123,7 @@ class ServerState(BoundedState):
         self._forget_at = _FORGET_AT
         super().__init__(client_side=False)
         self._our_window = self.local_settings.initial_window_size
-        """What a request's stream begins with."""
+        """The initial window of a request's stream."""
 
     def open(self, *, max_streams: int, stream_window: int, connection_window: int) -> None:
         """Our SETTINGS, and a connection window of our own size."""
@@ -184,8 +184,8 @@ class ServerState(BoundedState):
             raise self._broken(error) from None
 
     def acknowledge(self, stream: ServerStream, length: int) -> bool:
-        """`length` bytes of a stream's body are consumed: opens both windows once enough were, the stream's own while
-        more may follow on it. Returns whether a frame was made."""
+        """`length` bytes of a stream's body are consumed: opens both windows once enough are, the stream's only while
+        more may follow. Returns whether a frame was made."""
         made = self.credit_connection(length)
         return self.credit_stream(stream, length) or made
 

@@ -1,7 +1,7 @@
 """Decodes header blocks of requests (RFC 7541): hpack's decoder with a faster loop.
 
-As strict as hpack's and with its table, so that what settings change goes on working; but it calls no log, makes no
-object per field, and reads short integers where they stand.
+As strict as hpack's and with its table, so that changed settings apply; but it does not log, makes no object per field,
+and reads short integers in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Field = tuple[bytes, bytes]
 
 _STATIC: dict[int, _Field] = dict(enumerate(HeaderTable.STATIC_TABLE, 1))
 _ENTRY = 32
-"""Size of a field beyond its bytes (RFC 7541 section 4.1)."""
+"""Overhead of a field in the table, in bytes (RFC 7541 section 4.1)."""
 _MOST_RESIZES = 8
 """Table size updates in one block; two are useful (RFC 7541 section 4.2), and 16 KB of them take 13 ms."""
 _LONGEST_INTEGER = 5
@@ -30,7 +30,7 @@ class HpackDecoder(hpack.Decoder):
     def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:
         """Returns the fields of the whole header block `data`, in order; as plain tuples of bytes if `raw`.
 
-        Raises hpack.HPACKDecodingError: the connection is to end then, since the table is no longer the client's.
+        Raises hpack.HPACKDecodingError: the connection must end then, since the tables differ.
         """
         if not raw:
             return super().decode(data, raw)
@@ -86,7 +86,7 @@ class HpackDecoder(hpack.Decoder):
             fields.append(field)
             left -= len(field[0]) + len(field[1]) + _ENTRY
             if left < 0:
-                raise hpack.OversizedHeaderListError("The header list is larger than is taken")
+                raise hpack.OversizedHeaderListError("The header list is too large")
         return fields
 
     def _resize(self, data: bytes, position: int) -> int:

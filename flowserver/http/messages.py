@@ -27,18 +27,18 @@ HOP_BY_HOP = frozenset(
 """Fields that end at this hop (RFC 9110 section 7.6.1), the non-standard but common ones included."""
 
 BUDGET = b"x-flow-max-tokens"
-"""A client's own bound on the tokens of its answer; it can lower the relay's and not raise it."""
+"""A client's own limit on the tokens of its answer; it can lower the relay's, not raise it."""
 
 USER = b"x-flow-user"
-"""Who within a tenant asks; counted for itself where users have limits."""
+"""The user within a tenant; counted separately if users have limits."""
 SESSION = b"x-flow-session"
-"""What the request belongs to; counted for itself where sessions have limits."""
+"""The session of the request; counted separately if sessions have limits."""
 
 CLASS = b"x-flow-class"
-"""`interactive` or `batch`: a client's own word on whether somebody waits for its answer."""
+"""`interactive` or `batch`: the client says whether somebody waits for the answer."""
 
 PSEUDO_AUTHORITY = b":authority"
-"""Among the fields of an HTTP/2 request, but not among its headers: what Host is to HTTP/1.1."""
+"""A pseudo-header field of HTTP/2, in the place of HTTP/1.1's Host."""
 
 REQUEST_OWN = frozenset(
     (b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id", b"via", BUDGET, USER, SESSION, CLASS)
@@ -56,7 +56,7 @@ CREDENTIALS = frozenset(
         b"x-amz-content-sha256",
     )
 )
-"""Fields in which the APIs of providers take keys, and those that go with an AWS signature."""
+"""Fields in which providers' APIs expect keys, and those of an AWS signature."""
 
 PRIVATE = frozenset(
     (
@@ -75,15 +75,15 @@ PRIVATE = frozenset(
         b"cf-connecting-ipv6",
     )
 )
-"""Request fields that tell of the user and of the network before the relay. None of a provider's business, like those
-that begin with `x-forwarded-`."""
+"""Request fields that reveal the user or the network in front of the relay. Not for providers, like those that begin
+with `x-forwarded-`."""
 _FORWARDED = b"x-forwarded-"
 
 METHOD_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
-"""Fields by which some servers take a request for one of another method than its own, by which the relay decides."""
+"""Fields that override the method for some servers; the relay decides by the request's own."""
 
 UPSTREAM_ID = b"x-upstream-request-id"
-"""The provider's own id of a request, as clients get it."""
+"""The provider's own id of a request, as sent to clients."""
 _UPSTREAM_IDS = (
     b"x-request-id",
     b"request-id",
@@ -102,7 +102,7 @@ _REQUEST_ID = re.compile(rb"(?!(?:.*/)?\.\.?(?:/|\Z))[A-Za-z0-9._:/+=-]{1,128}")
 """No dot segments: in a path that names the request they would lead to another one."""
 _TRACE_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACEPARENT = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS))
-"""Of version 00, and as far as it has to be understood of later ones (W3C Trace Context section 4)."""
+"""Version 00, and the part of later versions that must be understood (W3C Trace Context section 4)."""
 
 
 class RequestHead:
@@ -146,16 +146,16 @@ class RequestHead:
         self.is_tunnel = False
         """Whether it asks for a WebSocket (RFC 6455, RFC 8441)."""
         self.body_follows = False
-        """Whether body bytes are handed over right behind the head, in the same turn: both may leave in one write."""
+        """Whether body bytes follow in the same turn of the event loop: head and body may go out in one write."""
         self.awaits_whole = False
-        """Whether its answer is known to be no stream."""
+        """Whether its answer is known not to be a stream."""
         self._fields = fields
-        """First values of `headers`; None: not looked for yet."""
+        """First values of `headers`; None: not collected yet."""
         self._passing: Headers | None = None
-        """None: nobody asked yet."""
+        """None: not computed yet."""
 
     def of_length(self, place: int, length: bytes, *, has_body: bool) -> RequestHead:
-        """The same but for its Content-Length, the field at `place`, of which there is one."""
+        """The same head with another Content-Length; `place` is the index of its only such field."""
         headers, fields = self.headers.copy(), self.fields.copy()
         headers[place] = (b"content-length", length)
         fields[b"content-length"] = length
@@ -173,8 +173,8 @@ class RequestHead:
 
     @property
     def passing(self) -> Headers:
-        """The fields that go on to a provider, of which the length is none; not to be altered. A malformed traceparent
-        is dropped (W3C Trace Context section 3.2.2.3), a sane one passes."""
+        """The fields passed on to a provider, without Content-Length; must not be modified. A malformed traceparent is
+        dropped (W3C Trace Context section 3.2.2.3)."""
         passing = self._passing
         if passing is None:
             kept = end_to_end(self, _ENDS_HERE_OF_REQUESTS)
@@ -186,7 +186,7 @@ class RequestHead:
 
     @property
     def fields(self) -> dict[bytes, bytes]:
-        """The first value of each field. A request is asked for ten of them, of which it has two or three."""
+        """The first value of each field. Ten of them are looked up per request, which has two or three."""
         fields = self._fields
         if fields is None:
             fields = self._fields = first_values(self.headers)
@@ -199,7 +199,7 @@ class RequestHead:
 
     @property
     def path(self) -> bytes:
-        """The target without its query, which may hold what no log should (keys, prompts)."""
+        """The target without its query, which may hold things that must not be logged (keys, prompts)."""
         return self.target.partition(b"?")[0]
 
 
@@ -254,12 +254,12 @@ def first_values(headers: Headers) -> dict[bytes, bytes]:
 
 
 def keeps_alive(headers: Headers) -> bool:
-    """Whether nothing but the usual is said of the connection of an HTTP/1.1 message (RFC 9112 section 9.3)."""
+    """Whether the fields of an HTTP/1.1 message leave its connection open (RFC 9112 section 9.3)."""
     return all(value.lower() == b"keep-alive" for name, value in headers if name == b"connection")
 
 
 def end_to_end(head: RequestHead | ResponseHead, dropped: frozenset[bytes] = HOP_BY_HOP) -> Headers:
-    """Its fields without those in `dropped`, which has the ones that end at this hop, and those Connection names."""
+    """Its fields without those in `dropped`, which includes the hop-by-hop ones, and those that Connection names."""
     headers = head.headers
     kept = [field for field in headers if field[0] not in dropped]
     if head.find(b"connection") is not None:
@@ -277,8 +277,8 @@ def given_request_id(request: RequestHead) -> bytes | None:
 
 
 def upstream_request_id(head: ResponseHead, request_id: bytes) -> bytes | None:
-    """The provider's own id of the request: what its support asks for. None: it has none that is sane, or it repeats
-    `request_id`, the relay's."""
+    """The provider's own id of the request, which its support asks for. None: it is missing or not sane, or it repeats
+    the relay's `request_id`."""
     fields = head.fields
     for name in _UPSTREAM_IDS:
         value = fields.get(name)
@@ -288,7 +288,7 @@ def upstream_request_id(head: ResponseHead, request_id: bytes) -> bytes | None:
 
 
 def passed_through(headers: Headers, pseudonym: bytes) -> bool:
-    """Whether a Via field says that this very relay saw the request before (RFC 9110 section 7.6.3)."""
+    """Whether a Via field says that this same relay has seen the request before (RFC 9110 section 7.6.3)."""
     return any(name == b"via" and pseudonym in value for name, value in headers)
 
 
@@ -299,10 +299,10 @@ def passing_fields(
     hidden: Set[bytes] = frozenset(),
     secret: bytes | None = None,
 ) -> Headers:
-    """The client's fields that go on to the provider.
+    """The client's fields that are passed on to the provider.
 
-    Left out are those that `replaced` has others of the same name for, those named in `hidden`, and any that has
-    `secret` in it, the key that the client showed to the relay.
+    Left out are those that `replaced` replaces, those named in `hidden`, and any that contains `secret`, the client's
+    key for the relay.
     """
     passing = head.passing
     if secret is not None:
@@ -318,9 +318,9 @@ def passing_fields(
 def request_for_upstream(
     head: RequestHead, target: bytes, headers: Headers, *, pseudonym: bytes, request_id: bytes
 ) -> RequestHead:
-    """The request as the provider gets it, with `headers`, which are completed by those that all requests have.
+    """The request as sent to the provider: `headers`, plus those that all requests have.
 
-    Identity encoding is asked for, since a relay that counts must be able to read.
+    It asks for identity encoding, since the relay must read answers to count tokens.
     """
     via = head.http_version + b" " + pseudonym
     if b"via" in head.fields:
@@ -344,7 +344,7 @@ def _with_sane_trace(headers: Headers) -> Headers:
 def response_for_downstream(
     head: ResponseHead, *, request_id: bytes, upstream_id: bytes | None = None, passes_cookies: bool = True
 ) -> ResponseHead:
-    """The provider's response head as the client gets it; the framing is derived anew from `content_length`.
+    """The provider's response head as sent to the client; the framing is derived anew from `content_length`.
     `upstream_id` is the provider's own id of the request."""
     headers = end_to_end(head, _ENDS_HERE_OF_RESPONSES if passes_cookies else _ENDS_HERE_WITH_COOKIES)
     headers.append((b"x-request-id", request_id))

@@ -1,8 +1,8 @@
 """One canonical form of request targets (RFC 3986 section 6.2.2). No I/O.
 
-What the relay checks must be what the provider serves. So every path is brought into one form before anything looks at
-it, and a path that two servers can read in two ways is refused: as dot segments, as a slash inside a segment, as one
-segment or none.
+The path that the relay checks must be the one that the provider serves. So every path is normalised before anything
+reads it, and a path that servers may read in two ways is refused: with dot segments, encoded slashes, or empty
+segments.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .messages import Headers
 MAX_SHOWN = 80
 """Characters of a segment that an error message repeats."""
 
-# Segments that begin with a dot or have parameters are looked at one by one, few as they are.
+# Segments that begin with a dot or have parameters are rare, and checked one by one.
 _IS_PLAIN = re.compile(rb"(?:/[^/%\\.;?][^/%\\;?]*+)*+/?+(?:\?.*+)?+").fullmatch
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ESCAPED_TWICE = re.compile(rb"%(?:25)*(?:2[ef]|5c|00)", re.IGNORECASE)
-"""In what is decoded already: escapes of dot, slash, backslash and NUL, for a provider that decodes again."""
+"""In a decoded path: escapes of dot, slash, backslash and NUL, in case a provider decodes again."""
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 _SIGNED = (b"aws4-hmac-sha256", b"aws4-ecdsa-p256-sha256")
@@ -30,10 +30,10 @@ _SIGNED_QUERY = re.compile(rb"(?:^|&)x-amz-signature=", re.IGNORECASE)
 
 
 def canonical_target(target: bytes) -> bytes | RelayError:
-    """`target`, an origin-form target of visible ASCII, with its path in canonical form and its query as it is.
+    """`target`, an origin-form target of visible ASCII, with its path in canonical form and its query unchanged.
 
-    Escapes of unreserved characters are decoded, once; the others have upper-case digits. A RelayError names the
-    segment that can't be passed on, and why. A path in canonical form already takes 0.3 us.
+    Escapes of unreserved characters are decoded, once; the others have upper-case digits. A RelayError says which
+    segment can't be passed on, and why. A path in canonical form already takes 0.3 us.
     """
     if _IS_PLAIN(target):
         return target
@@ -50,8 +50,8 @@ def canonical_target(target: bytes) -> bytes | RelayError:
 
 
 def request_target(target: bytes, headers: Headers) -> bytes | RelayError:
-    """The canonical form of a request's target. An AWS signature covers the path as it was sent: a signed request
-    whose path would change is refused, since the provider would only say that the signature is wrong."""
+    """The canonical form of a request's target. An AWS signature covers the path as sent: a signed request whose path
+    would change is refused, since the provider would only report a wrong signature."""
     canonical = canonical_target(target)
     if isinstance(canonical, RelayError) or canonical == target or not is_signed(target, headers):
         return canonical
@@ -76,7 +76,7 @@ def _canonical_escape(escape: re.Match[bytes]) -> bytes:
 
 
 def _problem(segment: bytes) -> str | None:
-    """What is wrong with one segment and how to put it right, as the rest of a sentence; None: nothing."""
+    """What is wrong with one segment and how to fix it, as the rest of a sentence; None: nothing."""
     if not segment:
         return "is empty. Send one slash between two segments."
     if b"\\" in segment:
@@ -98,7 +98,7 @@ def _problem(segment: bytes) -> str | None:
 
 
 def _problem_of_name(decoded: bytes) -> str | None:
-    """The same for what a segment means. Java's servers drop `;parameters` before they resolve dot segments."""
+    """The same for a decoded segment. Java servers drop `;parameters` before they resolve dot segments."""
     name = decoded.partition(b";")[0]
     if name in (b".", b".."):
         return "is a dot segment. Send the path with its dot segments resolved."

@@ -1,7 +1,7 @@
-"""The PROXY protocol's header, by which a proxy in front says whose connection it passes on. No I/O.
+"""The PROXY protocol's header, in which a proxy in front names the client of a connection. No I/O.
 
-Source: haproxy's doc/proxy-protocol.txt, sections 2.1 (version 1, a line of text) and 2.2 (version 2, binary). It is
-the first thing on a connection, in the clear also before TLS.
+Source: haproxy's doc/proxy-protocol.txt, sections 2.1 (version 1, a line of text) and 2.2 (version 2, binary). It comes
+first on a connection, unencrypted even before TLS.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ _BINARY = b"\r\n\r\n\x00\r\nQUIT\n"
 _BINARY_HEAD = len(_BINARY) + 4
 """Bytes until the length is known."""
 MAX_TEXT = 107
-"""Bytes of a header of version 1, the line's end included: what the specification says suffices for all of them."""
+"""Most bytes of a version 1 header, with its line end: enough for all of them, as the specification says."""
 MAX_BINARY = 4096
-"""Bytes of a header of version 2. With certificates in it some are larger than a thousand."""
+"""Most bytes of a version 2 header. With certificates some exceed a thousand."""
 _PORT = re.compile(r"0|[1-9][0-9]{0,4}")
 _LOCAL, _PROXY = 0x20, 0x21
 """Version and command: the proxy speaks for itself, as in a health check; or for a client."""
@@ -27,23 +27,23 @@ _UNSUPPORTED = frozenset((0x00, 0x12, 0x22, 0x32))
 
 
 class ProxyHeaderError(Exception):
-    """What came is no such header; the text says why."""
+    """The bytes are not such a header; the text says why."""
 
 
 class ProxyHeader:
-    """A header that is whole."""
+    """A complete header."""
 
     __slots__ = ("rest", "source")
 
     def __init__(self, source: IPv4Address | IPv6Address | None, rest: bytes) -> None:
         self.source = source
-        """The client's address; None: the header names none, so that the connection's own address holds."""
+        """The client's address; None: the header names none, so the connection's own address applies."""
         self.rest = rest
-        """What came behind the header."""
+        """What followed the header."""
 
 
 class ProxyHeaderReader:
-    """Reads the header of one connection, in whatever pieces it comes."""
+    """Reads the header of one connection, in whatever pieces it arrives."""
 
     __slots__ = ("_data",)
 
@@ -52,11 +52,11 @@ class ProxyHeaderReader:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has come yet."""
+        """Whether nothing has arrived yet."""
         return not self._data
 
     def feed(self, data: bytes) -> ProxyHeader | None:
-        """Returns the header once it is whole. Raises ProxyHeaderError. Not to be called after either."""
+        """Returns the header once it is complete. Raises ProxyHeaderError. Do not call it after either."""
         self._data += data
         if _begins(self._data, _BINARY):
             return _read_binary(self._data)
@@ -66,7 +66,7 @@ class ProxyHeaderReader:
 
 
 def _begins(data: bytes, signature: bytes) -> bool:
-    """Whether `data` may be the beginning of what begins with `signature`."""
+    """Whether `data` may be the beginning of a header that begins with `signature`."""
     return data.startswith(signature[: len(data)])
 
 
@@ -87,17 +87,17 @@ def _text_source(line: bytes) -> IPv4Address | IPv6Address | None:
     try:
         _, protocol, *fields = line.decode("ascii").split(" ")
     except UnicodeDecodeError:
-        raise ProxyHeaderError("its header is no ASCII text") from None
+        raise ProxyHeaderError("its header is not ASCII text") from None
     if protocol == "UNKNOWN":  # the rest of the line is to be ignored
         return None
     if protocol not in ("TCP4", "TCP6"):
         raise ProxyHeaderError("its header names neither TCP4, TCP6 nor UNKNOWN")
     if len(fields) != 4 or not all(_PORT.fullmatch(port) and int(port) < 65536 for port in fields[2:]):
-        raise ProxyHeaderError("its header has not two addresses and two ports")
+        raise ProxyHeaderError("its header does not have two addresses and two ports")
     try:
         source, _ = [IPv4Address(field) if protocol == "TCP4" else _ipv6(field) for field in fields[:2]]
     except AddressValueError:
-        raise ProxyHeaderError(f"its header has an address that is none of {protocol}") from None
+        raise ProxyHeaderError(f"its header has an address that is not {protocol}") from None
     return source
 
 
@@ -118,7 +118,7 @@ def _read_binary(data: bytes) -> ProxyHeader | None:
     if command not in (_LOCAL, _PROXY):
         raise ProxyHeaderError("its header has an unknown version or command")
     if end > MAX_BINARY:
-        raise ProxyHeaderError(f"its header has {end} bytes; at most {MAX_BINARY} are taken")
+        raise ProxyHeaderError(f"its header has {end} bytes; the maximum is {MAX_BINARY}")
     if command == _PROXY:
         _check_family(family, end - _BINARY_HEAD)
     if len(data) < end:
@@ -135,7 +135,7 @@ def _check_family(family: int, size: int) -> None:
 
 
 def _binary_source(family: int, addresses: bytes) -> IPv4Address | IPv6Address | None:
-    """What follows the addresses (TLVs) is left alone."""
+    """What follows the addresses (TLVs) is ignored."""
     if family == 0x11:
         return IPv4Address(addresses[:4])
     return IPv6Address(addresses[:16]) if family == 0x21 else None

@@ -1,4 +1,4 @@
-"""The fields by which a trace goes on from one program to the next (W3C Trace Context). No I/O."""
+"""The fields that carry a trace from one program to the next (W3C Trace Context). No I/O."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ TRACESTATE = b"tracestate"
 
 SAMPLED = 0x01
 _KEPT_FLAGS = 0x03
-"""Sampled, and that the trace id is random (Level 2 section 3.2.2.5.2); the others are unknown, and sent as zero."""
+"""Sampled, and random trace id (Level 2 section 3.2.2.5.2); the others are unknown and sent as zero."""
 _MOST_STATE = 512
-"""Bytes of tracestate that are read: what everybody has to pass on (section 3.3.1.5)."""
+"""Most bytes of tracestate: what every program must be able to pass on (section 3.3.1.5)."""
 _MEMBER = re.compile(rb"[ -~]*")
 
 
 class TraceParent(NamedTuple):
-    """Whose child a span is. Ids are bytes, as OTLP has them."""
+    """The parent of a span. Ids are bytes, as in OTLP."""
 
     trace_id: bytes
     span_id: bytes
@@ -35,7 +35,7 @@ class TraceParent(NamedTuple):
 
 
 def trace_parent(request: RequestHead) -> TraceParent | None:
-    """The span that `request` came from; None: it tells of none, or not as it should."""
+    """The span that `request` came from; None: traceparent is missing or malformed."""
     value = request.find(TRACEPARENT)
     if value is None or not is_traceparent(value):
         return None
@@ -46,7 +46,7 @@ def trace_parent(request: RequestHead) -> TraceParent | None:
 
 
 def trace_state(request: RequestHead) -> bytes:
-    """The tracestate of `request`, of all its fields together; empty where there is none that is sane and short."""
+    """The tracestate of `request`, all its fields joined; empty if missing, malformed or too long."""
     if request.find(TRACESTATE) is None:
         return b""
     state = b",".join(value for name, value in request.headers if name == TRACESTATE)

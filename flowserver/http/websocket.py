@@ -1,7 +1,7 @@
 """Handshakes of WebSockets: RFC 6455 section 4 over HTTP/1.1, RFC 8441 over HTTP/2. No I/O.
 
-Behind its parser a handshake looks the same however it came: a GET without a body, `is_tunnel`, that shows its key as
-other requests do.
+Once parsed, a handshake looks the same over both: a GET without a body, `is_tunnel`, with its key in the same field as
+other requests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXTENSIONS = b"sec-websocket-extensions"
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_PROTOCOL = b"openai-insecure-api-key."
-"""How browsers, which can't set fields of a handshake, show a key to OpenAI's API: as one of the subprotocols."""
+"""Browsers can't set fields of a handshake: they send a key to OpenAI's API as one of the subprotocols."""
 
 
 def asks_for_websocket(head: RequestHead) -> bool:
@@ -32,9 +32,8 @@ def asks_for_websocket(head: RequestHead) -> bool:
 
 
 def handshake(request: RequestHead, *, is_read: bool) -> RequestHead:
-    """`request`, which `is_tunnel`, as all others are that lead on to a provider: over HTTP/1.1, without a body, and
-    with a key that it shows as a subprotocol in the field where such keys are. `is_read`: the relay reads what passes,
-    so that no extension may change it."""
+    """`request`, which `is_tunnel`, in the form of all others: over HTTP/1.1, without a body, and with a key from its
+    subprotocols moved to the usual field. `is_read`: the relay reads the messages, so no extension may change them."""
     headers = request.headers
     if is_read:
         headers = [field for field in headers if field[0] != EXTENSIONS]
@@ -75,6 +74,6 @@ def is_accepted(request: RequestHead, head: ResponseHead) -> bool:
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A server's Close frame (RFC 6455 section 5.5.1). `reason` is cut where it is too long."""
+    """A server's Close frame (RFC 6455 section 5.5.1). `reason` is cut if it is too long."""
     payload = code.to_bytes(2, "big") + reason.encode()[:123].decode(errors="ignore").encode()
     return bytes((0x88, len(payload))) + payload

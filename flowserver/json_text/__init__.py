@@ -1,1 +1,1 @@
-"""Reads and changes JSON text without making a tree of it. No I/O."""
+"""Reads and changes JSON text without parsing it into a tree. No I/O."""

@@ -1,4 +1,4 @@
-"""Changes members of a JSON object in place: all other bytes stay as they came. No I/O.
+"""Changes members of a JSON object in place: all other bytes stay unchanged. No I/O.
 
 So numbers of any length, lone surrogates, the order of names and white space reach the provider as they were written.
 """
@@ -14,7 +14,7 @@ from .members import JsonMembers, Reads
 
 
 class Edit(NamedTuple):
-    """Bytes from `start` to `end` of a text become `text`."""
+    """Replaces the bytes from `start` to `end` with `text`."""
 
     start: int
     end: int
@@ -68,7 +68,8 @@ def apply(changes: Sequence[Edit], pieces: Sequence[bytes]) -> list[bytes]:
 
 
 def without_member(text: bytes, name: str) -> bytes | None:
-    """The JSON object `text` without the member `name`; None if it does not have it exactly once, or can't be read."""
+    """The JSON object `text` without the member `name`; None if it does not appear exactly once, or the object can't be
+    read."""
     found = JsonMembers(Reads({name: None}), most_scalar=len(text))
     found.feed(text)
     found.finish()

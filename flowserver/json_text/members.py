@@ -3,8 +3,8 @@
 No tree is built: values that do not matter are skipped, whatever their size, by the C functions that search bytes. So
 a request of 32 MB costs its own bytes and some milliseconds. `edits` changes what was found, in place.
 
-Anything that two readers could read differently is a problem: a name that matters and appears twice, or in another
-case (Go's reader ignores case), comments, escapes that JSON does not have in a name, anything behind the object.
+Anything that two readers could read differently is a problem: a name that matters and appears twice or in another case
+(Go's reader ignores case), comments, invalid escapes in a name, anything after the object.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import orjson
 from .scan import BOM, STRING, WS, NotStrict, ValueEnd, container, find_string, skip_blanks, word_end
 
 MOST_SCALAR = 8192
-"""Bytes of a text or number that matters; a longer one is a problem."""
+"""Most bytes of a string or number that matters; a longer one is a problem."""
 MOST_NAME = 1024
-"""Bytes of a name as written; a longer one is a problem. Some readers drop escapes that mean
-nothing, so a long name may still be one that matters."""
+"""Most bytes of a name as written; a longer one is a problem. Some readers drop meaningless escapes, so a long name may
+still be one that matters."""
 _SMALL_VALUE = 256
 """Bytes of a container that may be skipped in one step."""
 MOST_MEMBERS = 500
@@ -32,9 +32,9 @@ MOST_VALUES = 2000
 """Values of an array that are counted; more are a problem."""
 
 COUNT = "count"
-"""Of an array: how many values it has if these are texts, arrays or objects, else 1; of anything else: 1."""
+"""Of an array: the number of its values if these are strings, arrays or objects, else 1; of anything else: 1."""
 SPAN = "span"
-"""Of any value: only where it stands, whatever its size."""
+"""Of any value: only its position, whatever its size."""
 
 
 class Reads:
@@ -46,13 +46,13 @@ class Reads:
     def __init__(self, names: Mapping[str, Reads | str | None], aliases: Mapping[str, str] | None = None) -> None:
         spellings = {name: name for name in names} | dict(aliases or {})
         self.exact = {spelling.encode(): (spelling, name, names[name]) for spelling, name in spellings.items()}
-        """Spelling -> itself as text, the name it stands for, what is read of it."""
+        """Spelling -> itself as a string, the name it stands for, what is read of it."""
         self._folded = {folded(spelling) for spelling in self.exact}
         self._dull: set[bytes] = set()
-        """Other names that were seen; to fold one takes a third of the time of reading a member."""
+        """Other names seen so far; folding one takes a third of the time of reading a member."""
 
     def is_variant(self, name: bytes) -> bool:
-        """Whether `name`, which is no spelling in `exact`, is one of them to a lenient reader."""
+        """Whether a lenient reader would take `name`, which is not in `exact`, for one that is."""
         if name in self._dull:
             return False
         if folded(name) in self._folded:
@@ -68,18 +68,18 @@ def folded(name: bytes) -> str:
 
 
 class Member(NamedTuple):
-    """Where the value of a member stands in the whole text."""
+    """Where in the whole text the value of a member is."""
 
     start: int
     end: int
     close: int = 0
-    """Of an object: where its closing brace stands."""
+    """Of an object: the position of its closing brace."""
     is_empty: bool = False
     """Of an object: whether it has no members."""
 
 
 class Problem(NamedTuple):
-    """Why a text can't be read. `is_ambiguous`: it is JSON, but two readers could read it in two ways."""
+    """Why a text can't be read. `is_ambiguous`: it is JSON, but readers may differ about it."""
 
     text: str
     is_ambiguous: bool = False
@@ -88,18 +88,18 @@ class Problem(NamedTuple):
 class _State(Enum):
     START = 0
     NAME_OR_CLOSE = 1
-    """Behind an opening brace."""
+    """After an opening brace."""
     NAME = 2
-    """Behind a comma."""
+    """After a comma."""
     COLON = 3
-    """Behind a name whose colon did not come with it."""
+    """After a name whose colon has not arrived yet."""
     VALUE = 4
     AFTER = 5
-    """Behind a value."""
+    """After a value."""
     SKIPPED = 6
-    """Inside a text or a container that is skipped."""
+    """Inside a string or a container that is skipped."""
     END = 7
-    """Behind the object: white space only."""
+    """After the object: white space only."""
 
 
 # In Python 3.11 to look up a member of an enumeration takes a call.
@@ -108,7 +108,8 @@ _START, _NAME_OR_CLOSE, _NAME, _COLON, _VALUE, _AFTER, _SKIPPED, _END = _State
 
 _SCALAR = rb"[-+.0-9A-Za-z]{1,%d}+" % MOST_SCALAR
 _CONTAINER = container(13, rb"""[^][{}"/#'\\]""")
-"""Without what strict JSON does not have, which others could take for a comment or a text (see `ValueEnd`)."""
+"""Without bytes that strict JSON does not allow there, and that others could take for a comment or a string (see
+`ValueEnd`)."""
 _NAMED = re.compile(rb"%b(%b)%b:%b" % (WS, STRING, WS, WS), re.DOTALL).match
 _MEMBER = re.compile(
     rb'%b"([^"\\]{,%d}+)"%b:%b(%b|%b|%b)%b([,}])' % (WS, MOST_NAME, WS, WS, STRING, _SCALAR, _CONTAINER, WS),
@@ -145,7 +146,7 @@ class _Malformed(Exception):
 
 
 class JsonMembers:
-    """`feed` the text as it comes, then `finish`. Once there is a `problem`, nothing more is read."""
+    """`feed` the text as it arrives, then `finish`. Once there is a `problem`, nothing more is read."""
 
     __slots__ = (
         "_end",
@@ -167,22 +168,22 @@ class JsonMembers:
         self._most_scalar = most_scalar
         self._state = _START
         self._offset = 0
-        """Bytes before the ones that are read now."""
+        """Offset in the whole text of the bytes being read."""
         self._held = b""
         """The beginning of a name or of a value that matters."""
         self._frames: list[_Frame] = []
         self._pending: tuple[str, str, Reads | str | None] | None = None
-        """The member whose value comes; None: it does not matter."""
+        """The member whose value comes next; None: it does not matter."""
         self._start = 0
-        """Where the value that is skipped begins."""
+        """Where the skipped value begins."""
         self._end = ValueEnd(strict=True)
         """Finds its end."""
         self.problem: Problem | None = None
         self.values: dict[str, Any] = {}
-        """What matters, by the names as they are spelt: scalars as orjson reads them, objects as dicts of what matters
-        in them, counts, 1 for a `SPAN`; None, False, 0 or [] where something else stands in an object's place."""
+        """What matters, by the names as spelt: scalars as orjson reads them, objects as dicts of what matters in them,
+        counts, 1 for a `SPAN`; None, False, 0 or [] for a value that should be an object but is not."""
         self.members: dict[tuple[str, ...], Member] = {}
-        """Where each of these stands; the path to it as spelt. `()` is the whole object."""
+        """The position of each, by its path as spelt. `()` is the whole object."""
 
     @property
     def ended(self) -> bool:
@@ -262,7 +263,7 @@ class JsonMembers:
         return match.end()
 
     def _plain_members(self, data: bytes, position: int) -> int:
-        """Takes one step for a whole member where it can, in place of four; returns where it stopped."""
+        """Reads each whole member in one step instead of four, where possible; returns where it stopped."""
         frame = self._frames[-1]
         reads = frame.reads
         assert reads is not None
@@ -289,7 +290,7 @@ class JsonMembers:
         return position
 
     def _odd_name(self, data: bytes, position: int) -> int:
-        """The end of the object, a name that is not whole, or one whose colon is not there yet."""
+        """The end of the object, an incomplete name, or one whose colon has not arrived yet."""
         position = skip_blanks(data, position)
         first = data[position : position + 1]
         if first == _CLOSE and self._state is _NAME_OR_CLOSE:
@@ -332,7 +333,7 @@ class JsonMembers:
         position = skip_blanks(data, position)
         if position < len(data):
             if data[position : position + 1] != b":":
-                raise _Malformed("a colon is expected behind a name")
+                raise _Malformed("a colon is expected after a name")
             self._state = _VALUE
             position += 1
         return position
@@ -393,7 +394,7 @@ class JsonMembers:
         self.members[(*frame.path, spelling)] = Member(start, start + len(raw))
 
     def _skip_rest(self, frame: _Frame) -> None:
-        """An array that has a number is one value: of tokens, mostly, and there may be a million of them."""
+        """An array with a number in it counts as one value: mostly token ids, maybe a million of them."""
         self._frames.pop()
         above = self._frames[-1]
         spelling = frame.path[-1]
@@ -434,11 +435,11 @@ class JsonMembers:
         if byte == (_CLOSE if is_object else b"]"):
             return self._close(position) + 1
         if byte:
-            raise _Malformed("a comma or a closing bracket is expected behind a value")
+            raise _Malformed("a comma or a closing bracket is expected after a value")
         return position
 
     def _close(self, position: int) -> int:
-        """The container that is read ends at `position`."""
+        """The current container ends at `position`."""
         frame = self._frames.pop()
         close = self._offset + position
         if not self._frames:
@@ -455,7 +456,7 @@ class JsonMembers:
     # --- what is skipped ---
 
     def _begin_skipped(self, data: bytes, position: int) -> int:
-        """A text or a container begins that is skipped."""
+        """Begin to skip a string or a container."""
         self._start = self._offset + position
         self._end.begin(data[position])
         self._state = _SKIPPED
@@ -465,11 +466,12 @@ class JsonMembers:
         try:
             end = self._end.find(data, position)
         except NotStrict:
-            raise _Malformed("it has a comment, a stray backslash or a text that is not in double quotes") from None
+            raise _Malformed("it has a comment, a stray backslash or a string that is not in double quotes") from None
         return self._skipped(end) if end else len(data)
 
     def _skipped(self, end: int) -> int:
-        """What began at `_start` ends. A container that stands where something else matters can be replaced."""
+        """The skipped value that began at `_start` ends. A container in place of something else that matters can be
+        replaced."""
         self._state = _AFTER
         if self._pending is not None and (frame := self._frames[-1]).reads is not None:
             self.members[(*frame.path, self._pending[0])] = Member(self._start, self._offset + end)
@@ -484,7 +486,7 @@ def _unescaped(raw: bytes) -> bytes:
     try:
         name: str = json.loads(f'"{raw.decode(errors="ignore")}"', strict=False)
     except json.JSONDecodeError:
-        raise _Malformed("a name has an escape that JSON does not have") from None
+        raise _Malformed("a name has an invalid escape") from None
     return name.encode(errors="surrogatepass")
 
 

@@ -1,7 +1,7 @@
-"""Reads one JSON text of any size as it comes, keeps the few members that matter, and holds little more. No I/O.
+"""Reads one JSON text of any size as it arrives, and keeps little more than the few members that matter. No I/O.
 
 An answer of many megabytes (images, embeddings, log probabilities) has its usage report somewhere at its top. The
-reader looks into the top-level object and into a few known objects in it; every other value is passed over.
+reader looks into the top-level object and into a few known objects in it; all other values are skipped.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _NAMES = _REPORTS | {
 }
 _CONTAINERS = frozenset({b"delta", b"message", b"metadata", b"response", b"x_groq"})
 _DEEPEST = 3
-"""Levels of objects that are looked into, the top-level one among them."""
+"""Levels of objects that are read, including the top-level one."""
 
 _MAX_KEPT = 4 << 10
 _MAX_REPORT = 16 << 10
 """Most bytes of a value that is kept, and of a usage report."""
 _ROOM = 28 << 10
 _REPORT_ROOM = 32 << 10
-"""Most bytes of all values that are kept, and of all reports: no other member can use up a report's room."""
+"""Most bytes of all values that are kept, and of all reports: other members can't use up a report's room."""
 _MAX_LOOKED_AT = 500
 """Members that matter, in one text: each takes a few microseconds. Real answers have about twenty."""
 
@@ -71,7 +71,7 @@ _BLOCK = 64 << 10
 _FIRST_WINDOW = 256
 """Bytes of a skipped container that are scanned first: most are short."""
 _HOLD = 4 << 10
-"""Most bytes that wait for more of a name, a scalar or the like."""
+"""Most bytes of an incomplete name, scalar or the like."""
 LONG = 2000
 """A string of more bytes than these is an image, a file or the like if it looks encoded: its bytes say nothing."""
 _ENCODED = re.compile(rb"(?>(?:data:[^,]{0,200},)?)[A-Za-z0-9+/=_-]*+(?:\\[nr/][A-Za-z0-9+/=_-]*+)*+\Z")
@@ -94,12 +94,12 @@ _Kept = dict[bytes, "bytes | _Kept"]
 
 
 class _Next(Enum):
-    """What may come next, outside of values that are passed over."""
+    """What may come next, outside of skipped values."""
 
     TEXT = auto()
     """The text itself."""
     FIRST_MEMBER = auto()
-    """Or the end of an object that is empty."""
+    """Or the end of an empty object."""
     MEMBER = auto()
     COMMA = auto()
     """Or the end of the object."""
@@ -113,9 +113,9 @@ class JsonReducer:
       three: names, states, errors and usage reports. Elsewhere, in arrays and in strings nothing is believed.
     - Of members with the same name the last one counts, as for other JSON readers. A value of more than 4 KB is left
       out (a usage report: 16 KB).
-    - A text that is no object is reduced to an empty one.
-    - Of values that are passed over it is only checked that their brackets are balanced. A name, a number or a run of
-      blanks of more than 4 KB may make the text `broken`, and so do hundreds of members that matter.
+    - A text that is not an object is reduced to an empty one.
+    - Skipped values are only checked for balanced brackets. A name, a number or a run of blanks of more than 4 KB may
+      make the text `broken`, and so do hundreds of members that matter.
     """
 
     __slots__ = (
@@ -140,31 +140,31 @@ class JsonReducer:
     def __init__(self) -> None:
         self._next = _Next.TEXT
         self._held = b""
-        """What was fed but waits for more."""
+        """Bytes that were fed but are incomplete."""
         self._root: _Kept = {}
         self._stack: list[_Kept] = []
-        """The objects that are looked into here."""
+        """The objects being read here."""
         self._depth = 0
-        """Open containers of a value that is passed over."""
+        """Open containers of a skipped value."""
         self._window = _FIRST_WINDOW
-        """Bytes of it to look at next."""
+        """Bytes of it to scan next."""
         self._is_long = False
         """Within a long string."""
         self._is_text = False
         self._escaped = False
-        """Behind a backslash in it."""
+        """After a backslash in it."""
         self._looked_at = 0
         self._room = _ROOM
         self._report_room = _REPORT_ROOM
         self.text_bytes = 0
-        """Bytes of the string values that were passed over and look like text, to estimate their tokens. An escape of
-        six bytes counts as three."""
+        """Bytes of skipped string values that look like text, to estimate their tokens. An escape of six bytes counts
+        as three."""
         self.attachments = 0
         """String values that do not look like text: long and without a blank."""
         self.broken = False
-        """This is no JSON."""
+        """Whether this is not JSON."""
         self.ended = False
-        """The text is complete."""
+        """Whether the text is complete."""
 
     def feed(self, data: bytes) -> int:
         """Bytes of `data` that belong to the text: all of them, or fewer if it ends before."""
@@ -179,12 +179,12 @@ class JsonReducer:
         return size if self.broken else done
 
     def feed_all(self, data: bytes) -> None:
-        """The same where nothing may follow the text but blanks."""
+        """The same if only blanks may follow the text."""
         if data[self.feed(data) :].strip(BLANKS):
             self.broken = True
 
     def finish_whole(self) -> bytes | None:
-        """As `finish`; None: this was not one whole JSON text, so it is `broken`."""
+        """As `finish`; None: this was not one complete JSON text, so it is `broken`."""
         reduced = self.finish()
         self.broken |= not self.ended
         return None if self.broken else reduced
@@ -262,7 +262,7 @@ class JsonReducer:
         return self._value(name, buffer, start, at)
 
     def _escaped_member(self, name: bytes, buffer: bytes, start: int, at: int) -> int:
-        """One whose name has escapes: it may be one that matters."""
+        """A member whose name has escapes: it may be one that matters."""
         try:
             decoded: str = orjson.loads(name)
         except orjson.JSONDecodeError:
@@ -281,7 +281,7 @@ class JsonReducer:
         return self._pass_value(buffer, start, at)
 
     def _look(self) -> None:
-        """At one more member that matters."""
+        """Count one more member that matters."""
         self._looked_at += 1
         if self._looked_at > _MAX_LOOKED_AT:
             self.broken = True
@@ -337,7 +337,7 @@ class JsonReducer:
     # --- values that are passed over --------------------------------------------------------------------------------
 
     def _pass_value(self, buffer: bytes, start: int, at: int) -> int:
-        """The value at `at` is passed over; `start` is where its member begins, with its name."""
+        """Skip the value at `at`; `start` is where its member begins, with its name."""
         first = buffer[at]
         if first in _BRACKETS:
             self._depth = 1
@@ -388,7 +388,7 @@ class JsonReducer:
             self.text_bytes += len(text) - 3 * text.count(b"\\u")
 
     def _pass_container(self, buffer: bytes, position: int) -> int:
-        """More of a container: up to its end, or to the last place where no value is half there."""
+        """More of a container: up to its end, or to the last place between two values."""
         window = self._window
         while position < len(buffer):
             block = unescaped(buffer[position : position + window])
@@ -410,7 +410,7 @@ class JsonReducer:
         return position
 
     def _pass_odd(self, block: bytes, parts: list[bytes]) -> int:
-        """A large block without a place to break: within a long string, or no JSON. Returns what was passed."""
+        """A large block without a place to break: within a long string, or not JSON. Returns the bytes skipped."""
         open_string = parts.pop() if len(parts) % 2 == 0 else b""
         self._tally(parts)
         if len(open_string) <= LONG:
@@ -421,7 +421,7 @@ class JsonReducer:
     def _tally(self, parts: list[bytes]) -> None:
         """Count the string values in unescaped text, split at its quotes, that begins and ends outside of strings.
 
-        A string with a colon behind it is a name, if it is not long.
+        A string followed by a colon is a name, unless it is long.
         """
         strings, behind = parts[1::2], parts[2::2]
         values = [
@@ -461,9 +461,9 @@ def _text_size(string: bytes) -> int:
 
 
 def _last_break(parts: list[bytes], size: int) -> int:
-    """The offset behind the last comma or bracket outside of strings in `parts` of a text of that size; 0: none.
+    """The offset after the last comma or bracket outside of strings in `parts` of a text of that size; 0: none.
 
-    Behind it no name is parted from its value. There are at most two strings between one and the next.
+    A break there never separates a name from its value. There are at most two strings between one and the next.
     """
     last = len(parts) - 1
     last -= last % 2
@@ -479,7 +479,7 @@ def _last_break(parts: list[bytes], size: int) -> int:
 
 
 def _end_of_value(buffer: bytes, at: int, most: int) -> int | None:
-    """Where the value at `at` ends; 0: not within `buffer`, or within `most` bytes; None: this is no value."""
+    """Where the value at `at` ends; 0: not within `buffer`, or within `most` bytes; None: this is not a value."""
     first = buffer[at]
     if first == _QUOTE:
         match = find_string(buffer, at, at + most)
@@ -505,7 +505,7 @@ def _written(kept: _Kept) -> bytes:
 
 
 def reduce_json(data: bytes) -> bytes:
-    """The members that matter of a whole JSON text; an empty object if it is none."""
+    """The members that matter of a complete JSON text; an empty object if it is not JSON."""
     reducer = JsonReducer()
     reducer.feed_all(data)
     return reducer.finish_whole() or b"{}"

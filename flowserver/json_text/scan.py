@@ -15,16 +15,16 @@ BOM = b"\xef\xbb\xbf"
 BLANKS = b" \t\n\r"
 WS = rb"[ \t\n\r]*+"
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-"""A string from quote to quote. What is in it is not checked."""
+"""A string from quote to quote. Its content is not checked."""
 SCALAR = rb"(?:-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null)"
 
 _NESTED = 64
-"""Levels of containers that `VALUE` knows. Ones that are nested deeper are left to `closing`."""
+"""Levels of containers that `VALUE` matches. Deeper ones are left to `closing`."""
 
 
 def container(levels: int, outside: bytes = rb'[^][{}"]') -> bytes:
-    """A regular expression for containers of so many levels at most. `outside`: a byte that is neither a bracket nor in
-    a string."""
+    """A regular expression for containers of at most `levels` levels. `outside`: a byte that is neither a bracket nor
+    in a string."""
     inner = b""
     for _ in range(levels):
         inner = rb"[\[{](?>(?:" + outside + rb"++|" + STRING + (rb"|" + inner if inner else b"") + rb")*)[\]}]"
@@ -46,7 +46,7 @@ _FIRST_WINDOW, _LAST_WINDOW = 256, 64 << 10
 """Bytes that are scanned in one step: few at first, since most values are short."""
 _QUOTE, _BACKSLASH = b'"\\'
 _NOT_STRICT = (b"/", b"#", b"'", b"\\")
-"""Stand in strings only, in strict JSON. Others begin comments with them, or strings."""
+"""Only allowed in strings in strict JSON. To lenient readers they begin comments or strings."""
 _OPENING, _CLOSING = 1, 255
 _SIGNS = bytes.maketrans(b"[{]}", bytes([_OPENING, _OPENING, _CLOSING, _CLOSING]))
 NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -60,26 +60,26 @@ def skip_blanks(data: bytes, position: int) -> int:
 
 
 def word_end(data: bytes, position: int, limit: int = sys.maxsize) -> int:
-    """The offset behind the word at `position`, letters and digits as scalars have them, or `limit` if it is longer."""
+    """The offset after the word at `position` (letters and digits, as in scalars), or `limit` if it is longer."""
     word = _word(data, position, limit)
     assert word is not None
     return word.end()
 
 
 def unescaped(text: bytes) -> bytes:
-    r"""`text` with what its backslashes escape masked where that is a quote or a backslash, so that each quote left is
-    the end of a string. As long as `text`, which must not begin behind a backslash. `\u` and `\n` stay."""
+    r"""`text` with escaped quotes and backslashes masked, so that each quote left begins or ends a string. The length
+    stays. `text` must not begin after a backslash. `\u` and `\n` stay."""
     return text.replace(b"\\\\", b"\\.").replace(b'\\"', b"\\.") if b"\\" in text else text
 
 
 def level_after(outside: bytes, level: int) -> int:
-    """How many containers are open behind `outside`, text without strings, if `level` were open before it."""
+    """How many containers are open after `outside`, text without strings, if `level` were open before it."""
     brackets = outside.translate(_SIGNS, NO_BRACKETS)
     return level + 2 * brackets.count(_OPENING) - len(brackets)
 
 
 def closing(parts: list[bytes], level: int) -> int:
-    """Where `level` open containers are closed, as the offset just behind the last bracket; 0: not in here.
+    """Where `level` open containers are closed, as the offset just after the last bracket; 0: not in here.
 
     `parts`: unescaped text, split at its quotes. It begins outside of strings.
     """
@@ -101,7 +101,7 @@ def closing(parts: list[bytes], level: int) -> int:
 
 
 def _place_of(outside: bytes, number: int) -> int:
-    """The offset just behind the bracket of that number, counted from 1."""
+    """The offset just after the bracket of that number, counted from 1."""
     low, high = 0, len(outside)
     while high - low > 1:
         middle = (low + high) // 2
@@ -115,16 +115,16 @@ def _place_of(outside: bytes, number: int) -> int:
 
 
 class NotStrict(Exception):
-    """Outside of strings stands a byte that strict JSON has in strings only."""
+    """There is a byte outside of strings that strict JSON only allows inside."""
 
 
 class ValueEnd:
-    """Finds where a string or a container ends that comes in pieces."""
+    """Finds the end of a string or a container that arrives in pieces."""
 
     __slots__ = ("_escaped", "_in_string", "_level", "_strict")
 
     def __init__(self, *, strict: bool = False) -> None:
-        """`strict`: whether comments and the like are looked for."""
+        """`strict`: whether to look for comments and the like."""
         self._strict = strict
         self._level = 0
         self._in_string = False
@@ -137,7 +137,7 @@ class ValueEnd:
         self._escaped = False
 
     def find(self, data: bytes, position: int) -> int:
-        """The offset behind the value, which goes on at `position`; 0: it goes on behind `data`. Raises NotStrict."""
+        """The offset after the value, which continues at `position`; 0: it does not end in `data`. Raises NotStrict."""
         window = _FIRST_WINDOW
         while position < len(data):
             if self._in_string:
@@ -160,7 +160,7 @@ class ValueEnd:
         return 0
 
     def _find_quote(self, data: bytes, position: int) -> int:
-        """The offset behind the string that `position` is in; 0: it goes on behind `data`."""
+        """The offset after the string that `position` is in; 0: it does not end in `data`."""
         position += self._escaped
         self._escaped = False
         end = data.find(b'"', position)

@@ -1,1 +1,1 @@
-"""What the relay asks of sockets and transports, for both sides."""
+"""Sockets and transports, for both sides."""

@@ -1,4 +1,4 @@
-"""Notices that a client closed its connection while its transport is not being read.
+"""Detects that a client has closed its connection while its transport is not being read.
 
 A transport that does not read (its upload is held back, or the client closed its sending side) does not notice a close.
 One epoll set for all such sockets does: the kernel always reports errors and hang-ups to it, and a FIN on request.
@@ -21,7 +21,7 @@ class HangupWatcher(Protocol):
         also when the client closes its sending side, though bytes may wait before its FIN."""
 
     def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """The opposite of `watch` with the same arguments; harmless when it is not watched."""
+        """The opposite of `watch` with the same arguments; harmless if it is not watched."""
 
 
 class EpollHangups:
@@ -39,7 +39,7 @@ class EpollHangups:
 
     @property
     def watched(self) -> int:
-        """Connections that are watched."""
+        """Number of watched connections."""
         return len(self._callbacks)
 
     def watch(self, descriptor: int, callback: Callable[[], None], *, half_close: bool) -> None:
@@ -47,7 +47,7 @@ class EpollHangups:
             return
         # The number may still be registered for a socket that is closed, whose protocol has not been told yet.
         self._callbacks[descriptor] = callback
-        events = select.EPOLLRDHUP if half_close else 0  # EPOLLERR and EPOLLHUP need no asking
+        events = select.EPOLLRDHUP if half_close else 0  # EPOLLERR and EPOLLHUP are always reported
         try:
             self._epoll.register(descriptor, events)
         except FileExistsError:

@@ -1,4 +1,4 @@
-"""Who listens at an address: what Linux tells of other processes (proc(5)), as far as this one may look."""
+"""Finds the process that listens on an address (proc(5)), as far as this process may see it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Holder(NamedTuple):
 
     pid: int
     command: str
-    """Its command line, cut short."""
+    """Its command line, shortened."""
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.command})"

@@ -1,4 +1,4 @@
-"""The on/off of reading one transport, with the reasons that hold it off."""
+"""Pauses reading of one transport, with reasons."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class ReadTransport(Protocol):
-    """What `ReadPause` asks of its transport; uvloop's are no subclass of asyncio's."""
+    """The part of a transport that `ReadPause` needs; uvloop's transports are not subclasses of asyncio's."""
 
     def is_closing(self) -> bool: ...
 
@@ -16,14 +16,14 @@ class ReadTransport(Protocol):
 
 
 class ReadPause:
-    """Reads while no reason holds. A reason is a bit of the user's choice; setting it twice is once."""
+    """Reads while no reason is set. A reason is a bit chosen by the user; setting it twice counts once."""
 
     __slots__ = ("_transport", "reasons")
 
     def __init__(self, transport: ReadTransport) -> None:
         self._transport = transport
         self.reasons = 0
-        """Those that hold."""
+        """The reasons that are set."""
 
     def __repr__(self) -> str:
         return f"<ReadPause reasons={self.reasons:#b}>"
@@ -34,7 +34,7 @@ class ReadPause:
         self.reasons |= reason
 
     def resume(self, reason: int) -> None:
-        """Nothing happens on a transport that is closing: it is never read again."""
+        """Does nothing on a closing transport, which is never read again."""
         if self.reasons & reason and not self._transport.is_closing():
             self.reasons &= ~reason
             if not self.reasons:

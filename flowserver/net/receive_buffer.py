@@ -1,7 +1,7 @@
 """The receive buffer of a provider's connection: how far a provider may send ahead (socket(7), tcp(7)).
 
-Set before the connection is made, SO_RCVBUF pins the window's scale, so that the window stays below 64 KB for ever. So
-the kernel's lock is taken off again right away (SO_BUF_LOCK, Linux 5.16): the first window is small, and the scale is
+If set before connecting, SO_RCVBUF pins the window scale, so that the window stays below 64 KB for ever. So the
+kernel's lock on the buffer is removed right away (SO_BUF_LOCK, Linux 5.16): the first window is small, but the scale is
 that of the largest buffer.
 """
 
@@ -15,9 +15,9 @@ from .sockets import round_trip
 
 _SO_BUF_LOCK = 72
 PINNED = 12 * 1024
-"""Bytes, where a buffer can't grow again."""
+"""Bytes of a buffer that can't grow again."""
 WIDE = 128 * 1024
-"""Where the kernel's own tuning begins, which doubles what a round trip used up (net.ipv4.tcp_rmem, by default)."""
+"""Where the kernel's own tuning starts, which doubles the window per round trip (default of net.ipv4.tcp_rmem)."""
 
 
 def begin_narrow(connection: socket.socket, bound: int, *, may_grow: bool) -> None:
@@ -30,7 +30,7 @@ def begin_narrow(connection: socket.socket, bound: int, *, may_grow: bool) -> No
 
 
 def size(connection: socket.socket) -> int:
-    """Bytes, as they are set: the kernel takes twice as much, for what it needs besides."""
+    """The buffer's size in bytes as set; the kernel doubles it for its overhead."""
     try:
         return connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
     except (OSError, ValueError):
@@ -45,7 +45,7 @@ def can_follow(connection: socket.socket) -> bool:
 def bound_window(connection: socket.socket, bound: int, before: int) -> None:
     """Bound the window from now on, which was bounded to `before` bytes (0: not yet). What was granted before stays
     granted. A bound beyond WIDE is one to the kernel's own tuning."""
-    with contextlib.suppress(OSError, ValueError):  # ValueError is uvloop's, of one that is closed
+    with contextlib.suppress(OSError, ValueError):  # uvloop raises ValueError for a closed one
         if bound <= WIDE or before <= WIDE:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(bound, WIDE))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, bound)
@@ -54,7 +54,7 @@ def bound_window(connection: socket.socket, bound: int, before: int) -> None:
 
 
 def leave_to_kernel(connection: socket.socket) -> None:
-    """Have the kernel let the window grow as it is used up. Where it can't be asked to, the window stays."""
+    """Let the kernel grow the window as it is used up. If that is not possible, the window stays."""
     if _unlock(connection):
         with contextlib.suppress(OSError, ValueError):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE)
@@ -63,7 +63,7 @@ def leave_to_kernel(connection: socket.socket) -> None:
 
 
 def _unlock(connection: socket.socket) -> bool:
-    """Have the kernel tune the buffer again. Returns False where it can't be asked to."""
+    """Let the kernel tune the buffer again. Returns False if that is not possible."""
     if sys.platform != "linux":
         return False
     try:

@@ -1,8 +1,8 @@
-"""Leaving a group of sockets that listen on one address by SO_REUSEPORT, without losing a connection.
+"""Leaves a group of sockets that listen on one address by SO_REUSEPORT, without losing a connection.
 
-The kernel spreads connections over the group by a hash. One that waits to be accepted at a socket that closes is reset,
-and so is a handshake under way. A program of one instruction steers new connections to another socket before: it
-returns a number, counted from 0 in the order in which the sockets began to listen; the last one takes the place of one
+The kernel spreads connections over the group by a hash. Connections that wait at a socket are reset when it closes, and
+so are handshakes under way. So before that, a program of one instruction steers new connections to another socket: it
+returns a number, counted from 0 in the order in which the sockets began to listen; the last one takes the number of one
 that leaves. Numbers beyond the end fall back to the hash.
 """
 
@@ -38,18 +38,18 @@ older than the first repetition of its packets."""
 LONGEST_LEAVE = 10.0
 """Seconds after which it is closed all the same."""
 _LOOK = 0.1
-"""Seconds between two looks at what came."""
+"""Seconds between two checks for new connections."""
 _MOST_WAITING = 1 << 16
-"""Connections that are accepted in one go."""
+"""Most connections that are accepted at once."""
 
 Adopt = Callable[[socket.socket], None]
-"""Takes a connection that was accepted here."""
+"""Takes over a connection that was accepted here."""
 
 
 async def leave(sockets: Sequence[socket.socket], adopt: Adopt, accepted: Callable[[], int]) -> bool:
-    """Have other processes get new connections, until none is under way at `sockets`, which may then be closed.
-    Meanwhile they have to be accepted from as before; `accepted` tells how many connections that were so far. Returns
-    False at once if no other process listens there.
+    """Steer new connections to other processes until none is under way at `sockets`, which may then be closed.
+    Meanwhile the caller must go on accepting; `accepted` returns the number of connections so far. Returns False at
+    once if no other process listens there.
 
     A client whose SYN was answered here has only this socket to complete its handshake with.
     """
@@ -67,7 +67,8 @@ async def leave(sockets: Sequence[socket.socket], adopt: Adopt, accepted: Callab
 
 
 def accept_waiting(sockets: Iterable[socket.socket], adopt: Adopt, *, most: int = _MOST_WAITING) -> None:
-    """Accept what the kernel has ready, which would be reset with the end of the listening socket; `most` of each."""
+    """Accept connections that wait in the kernel, which would be reset when the listening socket closes; `most` of
+    each."""
     for listening in sockets:
         for _ in range(most):
             try:
@@ -77,23 +78,23 @@ def accept_waiting(sockets: Iterable[socket.socket], adopt: Adopt, *, most: int 
 
 
 def _steer_all_away(sockets: Iterable[socket.socket], adopt: Adopt) -> bool:
-    """Whether there is another process for any of them."""
+    """Returns whether another process listens on any of the addresses."""
     found = [steer_away(each, adopt) for each in sockets if each.family in (socket.AF_INET, socket.AF_INET6)]
     return True in found
 
 
 def join(listening: socket.socket) -> None:
-    """End what others that have left may have set: all sockets of the group get connections again."""
+    """Remove a program set by processes that have left: all sockets of the group get connections again."""
     with contextlib.suppress(OSError):  # nothing is set
         listening.setsockopt(socket.SOL_SOCKET, _DETACH_PROGRAM, 0)
 
 
 def steer_away(listening: socket.socket, adopt: Adopt) -> bool:
-    """Have new connections go to another socket of the group, the youngest if that is not `listening` itself. Returns
-    False if there is no other, or the kernel refuses. `adopt` is given the connections that are accepted on the way.
+    """Steer new connections to another socket of the group, the newest if that is not `listening` itself. Returns False
+    if there is no other, or the kernel refuses. `adopt` gets the connections that are accepted meanwhile.
 
-    The number of `listening` is not known, and others change theirs: so a connection of its own tells whether it
-    comes back.
+    The number of `listening` is not known, and others may change theirs: so a test connection shows whether it comes
+    back.
     """
     try:
         size = _group_size(listening)
@@ -114,7 +115,7 @@ def _attach(listening: socket.socket, number: int) -> None:
 
 
 def _goes_elsewhere(listening: socket.socket, adopt: Adopt) -> bool:
-    """Whether a new connection goes to another socket. Raises OSError if there is no telling."""
+    """Whether a new connection goes to another socket. Raises OSError if that can't be found out."""
     host, *rest = listening.getsockname()
     with socket.socket(listening.family, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
@@ -130,7 +131,7 @@ def _goes_elsewhere(listening: socket.socket, adopt: Adopt) -> bool:
 
 
 def _accepts(listening: socket.socket, port: int, adopt: Adopt) -> bool:
-    """Whether the connection from `port` of this machine is among those that wait."""
+    """Whether the connection from the local `port` is among those that wait."""
     found = False
     while True:
         try:

@@ -7,7 +7,7 @@ import asyncio
 READ_SIZE = 16 * 1024
 """Most bytes of one read. uvloop's default is 256 KiB, which is what each upload could make the relay hold."""
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
-"""Where all connections read to: what came is copied out before the next read."""
+"""The buffer that all connections read into: data is copied out before the next read."""
 
 
 class SharedReads(asyncio.BufferedProtocol):

@@ -1,4 +1,4 @@
-"""A connection as Linux sees it: what waits to be read, what was acknowledged (struct tcp_info)."""
+"""What Linux knows about a connection: waiting input, acknowledged output (struct tcp_info)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import select
 import socket
 import sys
 
-_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux'; others tell of an end by POLLHUP alone, which needs no asking
+_HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere an end is reported by POLLHUP, which is always on
 
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
@@ -26,16 +26,17 @@ class IdleProbe:
     __slots__ = ("_poll", "_silent", "_transport")
 
     def __init__(self, transport: asyncio.BaseTransport, *, silent: bool) -> None:
-        """`silent`: the provider must not have sent anything either."""
+        """`silent`: it must not have sent anything either."""
         self._transport = transport
         self._silent = silent
         self._poll: select.poll | None = None
 
     def is_reusable(self, *, again: bool) -> bool:
-        """False if the provider has closed, or sent something where it must be silent; True if the kernel can't tell.
+        """False if the provider has closed, or sent something although it must be silent; True if the kernel can't
+        tell.
 
-        `again` keeps the poll object for the next time, which makes that 0.3 us. Most connections of a stream are used
-        once only, and are spared its memory.
+        `again` keeps the poll object for the next call, which then takes 0.3 us. Most connections of streams are used
+        only once, and save its memory.
         """
         poll = self._poll
         if poll is None:
@@ -49,13 +50,13 @@ class IdleProbe:
 
 
 def is_local(connection: socket.socket) -> bool:
-    """Whether it is a Unix socket, of which nothing is ever under way to another machine."""
+    """Whether it is a Unix socket, with which nothing is ever in flight."""
     return connection.family == socket.AF_UNIX
 
 
 def tcp_info(transport: asyncio.BaseTransport, length: int) -> bytes | None:
-    """The first `length` bytes of struct tcp_info (linux/tcp.h). None: it is no TCP, or closed, or the kernel has
-    less."""
+    """The first `length` bytes of struct tcp_info (linux/tcp.h). None: it is not TCP, or closed, or the kernel has
+    fewer."""
     return _info(transport.get_extra_info("socket"), length)
 
 
@@ -70,7 +71,7 @@ def _info(connection: socket.socket, length: int) -> bytes | None:
 
 
 def kernel_memory(transport: asyncio.BaseTransport) -> int:
-    """Bytes that the kernel's buffers of a connection take, as a cgroup counts them; 0 if it can't tell."""
+    """Bytes of a connection's kernel buffers, as a cgroup counts them; 0 if unknown."""
     if not sys.platform.startswith("linux"):
         return 0
     try:
@@ -82,8 +83,8 @@ def kernel_memory(transport: asyncio.BaseTransport) -> int:
 
 
 def unacknowledged(transport: asyncio.BaseTransport) -> int | None:
-    """Bytes that our kernel was given and the provider's has not acknowledged, also after a reset; None if the kernel
-    can't tell."""
+    """Bytes that our kernel has accepted and the provider's has not acknowledged, also after a reset; None if the
+    kernel can't tell."""
     info = tcp_info(transport, 216)  # all of it since Linux 4.19
     if info is None:
         return None
@@ -93,7 +94,7 @@ def unacknowledged(transport: asyncio.BaseTransport) -> int | None:
 
 
 def round_trip(connection: socket.socket) -> float:
-    """Seconds, the least that was seen (tcpi_min_rtt); 0 if the kernel can't tell."""
+    """The shortest measured round trip in seconds (tcpi_min_rtt); 0 if the kernel can't tell."""
     microseconds = _tcp_figure(connection, 148)
     return microseconds / 1e6 if microseconds != _UNKNOWN else 0.0
 
@@ -110,9 +111,9 @@ def _tcp_figure(connection: socket.socket, offset: int) -> int:
 
 
 def acknowledge_less(transport: asyncio.BaseTransport) -> None:
-    """Switch to delayed acknowledgements, for events that come one by one: of every second segment, or after 40 ms
-    (tcp(7), TCP_QUICKACK). Otherwise each read sends an acknowledgement, a twentieth of what an event costs. The kernel
-    returns to that by itself once it had to wait so long."""
+    """Switch to delayed acknowledgements, for events that arrive one by one: of every second segment, or after 40 ms
+    (tcp(7), TCP_QUICKACK). Otherwise each read sends an acknowledgement, a twentieth of an event's cost. The kernel
+    switches back by itself after a wait of 40 ms."""
     if hasattr(socket, "TCP_QUICKACK"):
         with contextlib.suppress(OSError):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)

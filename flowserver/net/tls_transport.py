@@ -2,7 +2,7 @@
 
 uvloop's holds up to 512 KiB of writes by default, some 67 KiB more that it does not count, and 330 KiB for a connection
 that once read much. Here all connections read into one shared buffer, decrypt no more than their protocols take, and
-hold no writes: what waits is in the plain transport, so that its water marks and counts are exact.
+buffer no writes: what waits is in the plain transport, so that its watermarks and counts are exact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 READ_SIZE = 16 * 1024
 _READ_BUFFER = memoryview(bytearray(READ_SIZE))
-"""Where all connections read to: what came is in OpenSSL's buffer before the next read."""
+"""The buffer that all connections read into: data is passed to OpenSSL's buffer before the next read."""
 
 Established = Callable[["TlsTransport"], asyncio.Protocol | asyncio.BufferedProtocol]
 """Returns the protocol of an established connection; what was negotiated is in `get_extra_info`."""
@@ -40,7 +40,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         server_hostname: str | None = None,
         session: ssl.SSLSession | None = None,
     ) -> None:
-        """`session`, of an earlier connection with the same context, saves the costly part of the handshake."""
+        """`session`, of an earlier connection with the same context, saves the expensive part of the handshake."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -51,7 +51,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._protocol: Any = None
         """None until the handshake is done."""
         self._get_buffer: Callable[[int], memoryview] | None = None
-        """None where the protocol takes bytes."""
+        """None if the protocol takes bytes."""
         self._raw: asyncio.Transport
         self._is_made = False
         self._reading = True
@@ -91,7 +91,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self.deliver()
 
     def deliver(self) -> None:
-        """Decrypt into the protocol's own buffer, until there is nothing or it wants no more."""
+        """Decrypt into the protocol's own buffer, until nothing is left or reading is paused."""
         if self._delivering:
             return
         self._delivering = True
@@ -122,7 +122,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._ended = True
         if self._protocol is not None:
             self._protocol.eof_received()
-        self.close()  # TLS knows no half-closed connection here
+        self.close()  # half-closed TLS connections are not supported
 
     def eof_received(self) -> bool:
         """The other side closed. Without a close_notify that may be an attacker's doing, so it is not a clean end."""
@@ -197,7 +197,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._raw.abort()
 
     def shut(self) -> asyncio.Transport:
-        """Send close_notify and hand over the plain transport; whatever still comes is not decrypted."""
+        """Send close_notify and hand over the plain transport; what still arrives is not decrypted."""
         self._closing = True
         self._say_goodbye()
         self._protocol = None
@@ -223,7 +223,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """For the next connection to the same provider; with TLS 1.3 it exists once the first answer has come."""
+        """The session for the next connection to the same provider; with TLS 1.3 it exists once the first answer has
+        arrived."""
         return self._tls.session
 
     @property
@@ -253,9 +254,9 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self.deliver()
 
     def _read(self) -> bool:
-        """One piece for the protocol; False at the end. Raises ssl.SSLError."""
+        """Pass one piece to the protocol; False at the end. Raises ssl.SSLError."""
         if self._get_buffer is None:
-            # As much as there can be, since OpenSSL's buffer for it is made beforehand.
+            # As much as is available, since OpenSSL allocates the buffer beforehand.
             data = self._tls.read(min(self._incoming.pending + self._tls.pending(), READ_SIZE))
             if data:
                 self._protocol.data_received(data)
@@ -288,7 +289,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
 class _Whole(asyncio.Protocol):
     """Protocol of the plain transport while the one above takes bytes (`data_received`). A BufferedProtocol costs
-    uvloop a callback and two objects more for each read."""
+    uvloop an extra callback and two extra objects per read."""
 
     __slots__ = ("_incoming", "_read", "_take", "_tls", "_write")
 
@@ -307,12 +308,11 @@ class _Whole(asyncio.Protocol):
         self._take = take
 
     def data_received(self, data: bytes) -> None:
-        """As `deliver`, for the usual case that a read is one record with one event: nothing is asked that is known
-        then."""
+        """Like `deliver`, but optimised for the usual case that a read is one record with one event."""
         write, read, take = self._write, self._read, self._take
         write(data)
         size = len(data)
-        if size > READ_SIZE:  # OpenSSL's buffer for it is made beforehand
+        if size > READ_SIZE:  # OpenSSL allocates the buffer beforehand
             size = READ_SIZE
         try:
             piece = read(size)

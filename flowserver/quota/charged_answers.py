@@ -1,16 +1,16 @@
-"""Answers that can be fetched again by their id, and what they were charged: each is paid for once. No I/O."""
+"""Answers that can be fetched again by their id, and what they were charged, so that each is charged once. No I/O."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 MOST = 20_000
-"""Answers that are remembered; the ones charged longest ago are forgotten, and charged again when they are fetched."""
+"""Most answers that are remembered; those charged longest ago are forgotten, and charged again if they are fetched."""
 
 
 class ChargedAnswers:
-    """Of one process. Other relays know nothing of it: an answer that is fetched through another one is charged there
-    again, rather than nowhere."""
+    """The charged answers of one process. Other relays do not share them: an answer that is fetched through another
+    relay is charged there again, rather than nowhere."""
 
     __slots__ = ("_charged",)
 
@@ -26,8 +26,8 @@ class ChargedAnswers:
         return more, max(0, cost - paid) if more else 0
 
     def note(self, tenant: str, answer_id: str, tokens: int, cost: int) -> None:
-        """An answer was generated, and is charged in full: its id may be one that came before, as some servers have
-        clients choose it."""
+        """An answer was generated, and is charged in full, even if its id was used before: some servers let clients
+        choose ids."""
         self._charged.pop((tenant, answer_id), None)
         self._charged[tenant, answer_id] = (tokens, cost)
         if len(self._charged) > MOST:

@@ -17,16 +17,17 @@ from .tenants import LimitProfileCache, Tenant, Tenants, key_of
 
 
 class Directory(Protocol):
-    """Tenants that are kept elsewhere."""
+    """Tenants that are kept outside the configuration."""
 
     def find(self, key: bytes, done: Callable[[Tenant | None, bool], None]) -> None:
-        """Whose `key` is, at once or later. The second is False when that could not be found out."""
+        """Find the tenant of `key`; `done` is called at once or later. Its second argument is False if the tenant could
+        not be looked up."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaContext:
     """What the exchanges of a relay with tenants share. `directory` None: all tenants are in the configuration. `now`
-    is seconds since the epoch."""
+    returns seconds since the epoch."""
 
     tenants: Tenants
     limiter: Limiter
@@ -34,10 +35,10 @@ class QuotaContext:
     directory: Directory | None = None
     profiles: LimitProfileCache = field(default_factory=LimitProfileCache)
     streams: str = field(default_factory=lambda: os.urandom(8).hex())
-    """How the ids of this relay's streams begin: made here, as workers are forked from one process."""
+    """Prefix of the ids of this process's streams: made per instance, since workers are forked from one process."""
 
     def identify(self, request: RequestHead, done: Callable[[Tenant | RelayError], None]) -> None:
-        """Whose request it is, at once or later."""
+        """Find the tenant of a request; `done` is called at once or later."""
         key = key_of(request)
         if key is None:
             done(SIGNED_WITHOUT_KEY if has_signature(request) else NO_KEY)
@@ -52,7 +53,7 @@ class QuotaContext:
 
 
 def user_of(request: RequestHead, named: str | None) -> str | None:
-    """The user within a tenant: by header, else as the request's own field says."""
+    """The user within a tenant: from the header, else from the request's own field."""
     value = request.find(USER)
     return user_name(_text(value)) if value else user_name(named)
 
@@ -63,7 +64,7 @@ def session_of(request: RequestHead) -> str | None:
 
 
 def _text(value: bytes) -> str:
-    """A name in UTF-8, as bodies have it; else each byte is a character."""
+    """Decode a name as UTF-8, like names in bodies; if that fails, each byte is a character."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What one exchange may use of its tenant's limits: leased in advance, used without asking, returned at the end.
+"""What one exchange may use of its tenant's limits: leased in advance, used without further calls, returned at the end.
 
 No I/O: the limiter answers by callbacks, at once or later.
 """
@@ -13,13 +13,13 @@ from .limits import MAX_MONEY, MAX_TOKENS, Decision, Limit
 
 
 class Verdict(Enum):
-    """What happens to the event that was just counted."""
+    """What to do with the event that was just counted."""
 
     PASS = 0
     WAIT = 1
-    """It may pass once more tokens are granted; they have been asked for."""
+    """It may pass once more tokens are granted; they have been requested."""
     END = 2
-    """It exceeds what may pass: the stream ends before it."""
+    """It exceeds the limit: the stream ends before it."""
 
 
 class LeaseState(Enum):
@@ -27,7 +27,7 @@ class LeaseState(Enum):
     """The stream is not admitted yet."""
     HELD = "held"
     EXTENDING = "extending"
-    """More tokens have been asked for."""
+    """More tokens have been requested."""
     EXHAUSTED = "exhausted"
     """No more tokens are available, or the stream was refused."""
     SETTLED = "settled"
@@ -38,16 +38,16 @@ _HELD, _EXTENDING = LeaseState.HELD, LeaseState.EXTENDING
 """Python 3.11 takes 75 ns to look up a member of an enumeration."""
 
 ADMITTED = Decision(True, 0, ())
-"""Where there is nothing to ask for."""
+"""The decision if there is no limit to check."""
 
 
 def worse(one: Verdict, other: Verdict) -> Verdict:
-    """The one of two that lets less pass."""
+    """The stricter of the two."""
     return other if one is _PASS or other is _END else one
 
 
 class Limiter(Protocol):
-    """A limit store as a lease sees it. Its failures are decisions too: it never raises."""
+    """A limit store as a lease sees it. It never raises: failures are decisions, too."""
 
     lease: int
     """Tokens of one lease."""
@@ -57,20 +57,21 @@ class Limiter(Protocol):
     def admit(
         self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
     ) -> None:
-        """Admit a stream, with a first lease of `want` tokens, or less where less is left, but at least `need`."""
+        """Admit a stream, with a first lease of `want` tokens, or fewer if fewer are left, but at least `need`."""
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
-        """It has used `used` in total and wants more; `done` gets the tokens granted on top."""
+        """The stream has used `used` tokens in total and requests `want` more; `done` is called with the number
+        granted."""
 
     def settle(self, stream_id: str, used: int) -> None:
-        """It is over, and is charged `used` in total."""
+        """The stream is over, and is charged `used` tokens in total."""
 
 
 class TokenLease:
     """The lease of one exchange: `ask`, then `verdict` for each event with content, `sweep` about once a second,
     `settle` at the end.
 
-    Where money is limited, a second one of nano-dollars: `size` says how many are leased at a time.
+    If money is limited there is a second lease, of nano-dollars: `size` is the amount leased at a time.
     """
 
     __slots__ = (
@@ -92,17 +93,18 @@ class TokenLease:
     def __init__(
         self, limiter: Limiter, stream_id: str, *, resume: Callable[[], None], size: int | None = None
     ) -> None:
-        """`resume` is called when a `Verdict.WAIT` is over. `size` None: the lease is of tokens."""
+        """`resume` is called when a `Verdict.WAIT` is over. `size` None: the lease is of tokens, in the limiter's
+        size."""
         self._limiter = limiter
         self._size = limiter.lease if size is None else size
         self._most = MAX_TOKENS if size is None else MAX_MONEY
         self._stream_id = stream_id
         self._resume: Callable[[], None] | None = resume
-        """None once it is settled. This and `_done` lead back to the owner of the lease: kept, each request would leave
-        a cycle to the garbage collector."""
+        """None once it is settled. This and `_done` refer to the lease's owner: if kept, each request would leave a
+        reference cycle."""
         self._done: Callable[[Decision], None] | None = None
         self._waits = False
-        """Whether an event waits for more tokens. With a limiter that answers at once none does."""
+        """Whether an event waits for more tokens. That never happens with a limiter that answers at once."""
         self.counts = False
         """Whether one of the limits is of tokens."""
         self.state = LeaseState.ASKED
@@ -111,7 +113,7 @@ class TokenLease:
         self.granted = 0
         """Tokens leased so far."""
         self.decision: Decision | None = None
-        """How admission went; None before."""
+        """The result of the admission; None before."""
 
     def __repr__(self) -> str:
         waits = ", an event waits" if self._waits else ""
@@ -123,7 +125,7 @@ class TokenLease:
         return max(0, self.granted - self._used)
 
     def ask(self, limits: Sequence[Limit], *, need: int, done: Callable[[Decision], None]) -> None:
-        """May it start? `need` tokens are used at once, by its request."""
+        """Ask for admission. `need` tokens are used at once, by the request itself."""
         if not limits:
             done(ADMITTED)
             return
@@ -132,12 +134,13 @@ class TokenLease:
         self._limiter.admit(self._stream_id, limits, need=need, want=need + self._size, done=self._on_decision)
 
     def verdict(self, used: int) -> Verdict:
-        """`used` tokens in all, the event that was just counted among them. Integers only, while the lease lasts.
+        """Decide on the event that was just counted; `used`: all tokens so far, including it. While the lease lasts,
+        this is integer arithmetic only.
 
-        A lower figure than before is a report that corrects an estimate. The stream may use the difference again; if it
-        does not, the difference comes back at the end.
+        A lower figure than before is a report that corrects an estimate. The stream may use the difference again;
+        otherwise it is returned at the end.
         """
-        if used > self._most:  # nonsense; asking for all of it would take lease after lease
+        if used > self._most:  # an impossible figure; requesting all of it would take lease after lease
             used = self._most
         self._used = used
         if not self.counts:
@@ -150,14 +153,14 @@ class TokenLease:
         return Verdict.WAIT if self._waits else Verdict.END
 
     def room(self, used: int) -> int:
-        """Tokens beyond `used` that pass before more have to be asked for; 0 or less if that is due."""
+        """Tokens beyond `used` that may pass before more must be requested; 0 or less if that is due."""
         if not self.counts:
             return used + (1 << 62)
         kept = self._size // 2 if self.state is _HELD else 0
         return self.granted - kept - used
 
     def sweep(self, now: float) -> None:
-        """A slow stream's lease must not expire."""
+        """Renew the lease of a slow stream before it expires."""
         if self._renewed_at is None:
             self._renewed_at = now
         elif now - self._renewed_at >= self._limiter.renewal and self._holds_lease:
@@ -165,8 +168,8 @@ class TokenLease:
             self._limiter.extend(self._stream_id, self._covered, 0, _nothing)
 
     def settle(self, used: int) -> None:
-        """The exchange is over: `used` tokens are charged in total, and the rest of the lease is returned. Safe at any
-        time, and to be repeated."""
+        """The exchange is over: charge `used` tokens in total, and return the rest of the lease. Safe at any time, and
+        to repeat."""
         holds_lease, self.state = self._holds_lease, LeaseState.SETTLED
         self._resume = self._done = None
         if holds_lease:
@@ -174,12 +177,13 @@ class TokenLease:
 
     @property
     def _covered(self) -> int:
-        """What is used of the lease. An event beyond it has not passed: charged now, it would be charged twice."""
+        """The used part of the lease. An event beyond it has not passed yet: if charged now, it would be charged
+        twice."""
         return min(self._used, self.granted)
 
     @property
     def _holds_lease(self) -> bool:
-        """Whether the limiter has tokens of this stream to settle."""
+        """Whether the limiter holds tokens of this stream."""
         return self.decision is not None and self.decision.admitted and self.state is not LeaseState.SETTLED
 
     # --- answers of the limiter ------------------------------------------------------------------------------------
@@ -214,4 +218,4 @@ class TokenLease:
 
 
 def _nothing(more: int) -> None:
-    """A renewal brings nothing."""
+    """Ignore the result of a renewal."""

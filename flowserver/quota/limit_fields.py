@@ -1,4 +1,4 @@
-"""Limits in the head of an answer: a tenant's own in place of those of the account at the provider. No I/O."""
+"""Rate-limit fields of an answer: the tenant's own replace those of the provider's account. No I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .limits import Decision, LimitState, RequestBucket, Slots
 
 
 def for_tenants(headers: Headers) -> Headers:
-    """An answer's fields without those about the account at the provider: its limits, its organisation."""
+    """An answer's fields without those about the relay's account at the provider: its limits, its organisation."""
     return [field for field in headers if not _is_of_account(field[0])]
 
 
@@ -26,7 +26,8 @@ _PARTS_OF_ACCOUNTS = (b"ratelimit", b"organization", b"organisation")
 
 
 def limit_fields(decision: Decision | None, names: LimitFields, *, now: float) -> Headers:
-    """Fields with what is left, as the API's own client libraries read them: the tightest limit of each kind."""
+    """Fields with the remaining amounts, in the form that the API's client libraries read: the tightest limit of each
+    kind."""
     if decision is None:
         return []
     fields: Headers = []
@@ -43,7 +44,7 @@ def limit_fields(decision: Decision | None, names: LimitFields, *, now: float) -
 
 
 def _tightest(decision: Decision) -> tuple[LimitState | None, LimitState | None]:
-    """What is left least of requests, and of tokens."""
+    """The limit with the least left, for requests and for tokens."""
     requests: LimitState | None = None
     tokens: LimitState | None = None
     for state in decision.states:

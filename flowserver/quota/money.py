@@ -1,11 +1,12 @@
-"""Amounts of money: whole nano-dollars, so that sums are exact in whatever order they are made. No I/O."""
+"""Amounts of money: whole nano-dollars, so that sums are exact in any order. No I/O."""
 
 from __future__ import annotations
 
 NANO = 1_000_000_000
-"""Nano-dollars of a dollar."""
+"""Nano-dollars per dollar."""
 PICO = 1000
-"""Pico-dollars of a nano-dollar. Prices of a token are in these: a dollar per million tokens is a million of them."""
+"""Pico-dollars per nano-dollar. Prices per token are in pico-dollars: a dollar per million tokens is a million of
+them."""
 
 
 def usd_text(nano: int) -> str:
@@ -15,7 +16,7 @@ def usd_text(nano: int) -> str:
 
 
 def usd_number(nano: int) -> float:
-    """The nearest number of dollars, to be shown and not to be added up."""
+    """The nearest float of dollars, for display, not for sums."""
     return nano / NANO
 
 

@@ -1,6 +1,6 @@
-"""What tokens cost: the tables of prices, and which of them holds for an answer. No I/O.
+"""What tokens cost: the price tables, and which of them applies to an answer. No I/O.
 
-Amounts are whole pico-dollars (see `money`), so a bill is exact, and rounded once: up, to a nano-dollar.
+Amounts are whole pico-dollars (see `money`), so a bill is exact, and is rounded once: up, to a nano-dollar.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from .money import nano_dollars
 from .tenants import is_pattern
 
 ANY = "*"
-"""The pattern for models that no other table knows."""
+"""The pattern for models that no other table matches."""
 MOST_FOUND = 4096
-"""Look-ups that are remembered; clients make up names of models."""
+"""Most look-ups that are remembered: clients may invent model names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Of one token of each kind, in pico-dollars."""
+    """Prices of one token of each kind, in pico-dollars."""
 
     input: int
     output: int
     cached_input: int
-    """Of input that was read from the provider's cache."""
+    """Input that was read from the provider's cache."""
     cache_write: int
-    """Of input that was written to it."""
+    """Input that was written to the cache."""
     reasoning: int
-    """Of output that was reasoning."""
+    """Output that was reasoning."""
 
     @property
     def dearest_output(self) -> int:
-        """What an output token costs at most: while an answer runs nobody knows which are reasoning."""
+        """The highest price of an output token: while an answer runs nobody knows which tokens are reasoning."""
         return max(self.output, self.reasoning)
 
     def of_input(self, tokens: int, usage: Usage) -> int:
-        """Pico-dollars of a request of `tokens` tokens, of which `usage` says how many were cached."""
+        """Pico-dollars of a request of `tokens` tokens; `usage` says how many of them were cached."""
         cached = min(max(0, usage.cached or 0), tokens)
         written = min(max(0, usage.cache_written or 0), tokens - cached)
         plain = tokens - cached - written
         return plain * self.input + cached * self.cached_input + written * self.cache_write
 
     def cost(self, input: int, output: int, usage: Usage) -> int:
-        """Nano-dollars of `input` and `output` tokens, of which `usage` says how many were cached or reasoning."""
+        """Nano-dollars of `input` and `output` tokens; `usage` says how many of them were cached or reasoning."""
         reasoning = min(max(0, usage.reasoning or 0), output)
         pico = self.of_input(input, usage) + (output - reasoning) * self.output + reasoning * self.reasoning
         return nano_dollars(pico)
@@ -63,11 +63,11 @@ class PriceRow:
     upstreams: tuple[str, ...] = ()
     """Names of providers; empty: all."""
     above: int = 0
-    """It holds for requests of more input tokens than this only."""
+    """It applies only to requests with more input tokens than this."""
 
 
 class MoneyTerms(NamedTuple):
-    """By which a request is admitted where money is limited, before anybody knows what it will cost."""
+    """The terms for admitting a request whose money is limited, before its cost is known."""
 
     need: int
     """Nano-dollars of the request itself."""
@@ -83,10 +83,10 @@ class Tariff:
     __slots__ = ("_base", "_steps", "is_for_all")
 
     def __init__(self, rows: Sequence[PriceRow]) -> None:
-        """`rows` in the order of the tables; the last one holds for requests of any size."""
+        """`rows` in the order of the tables; the last one applies to requests of any size."""
         self._base = rows[-1].price
         self.is_for_all = ANY in rows[-1].models
-        """Whether it is that of models that have no other."""
+        """Whether it is the tariff for all models without another one."""
         self._steps = [(row.above, row.price) for row in rows[:-1]]
 
     def at(self, input: int) -> Price:
@@ -121,8 +121,8 @@ class PriceTable:
         return len(self._rows)
 
     def tariff(self, upstream: str, models: Iterable[str | None]) -> Tariff | None:
-        """The tariff of the first of `models`, names of one model, that has one at `upstream`; None: none has. A table
-        for all models (`ANY`) holds where no name has another, and for a model without a name (None)."""
+        """The tariff at `upstream` of the first of `models`, names of one model, that has one; None: none has. A table
+        for all models (`ANY`) applies if no name has another, and to a model without a name (None)."""
         for_all: Tariff | None = None
         for model in models:
             tariff = self._known(upstream, model or "")
@@ -150,4 +150,4 @@ class PriceTable:
                 rows.append(row)
                 if not row.above:
                     return Tariff(rows)
-        return None  # tables for large requests alone are no price of the others
+        return None  # tables for large requests only do not price the others

@@ -1,4 +1,4 @@
-"""Keys in the query of a request's target, where some APIs take them too. No I/O."""
+"""Keys in the query of a request's target, where some APIs accept them too. No I/O."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from urllib.parse import unquote_to_bytes
 
 _NAMES = frozenset((b"key", b"$key", b"api_key", b"api-key", b"apikey", b"access_token", b"oauth_token"))
 _OF_SIGNATURES = b"x-amz-"
-"""How the parameters of a request begin that is signed in its query (AWS)."""
+"""Prefix of the parameters of a request that is signed in its query (AWS)."""
 
 
 def key_in_query(target: bytes) -> bytes | None:
-    """The key in `?key=`, where Gemini's API takes one; None: there is none."""
+    """The key in `?key=`, which Gemini's API accepts; None: there is none."""
     if target.find(b"?") < 0:
         return None
     for parameter in target.partition(b"?")[2].split(b"&"):
@@ -21,8 +21,8 @@ def key_in_query(target: bytes) -> bytes | None:
 
 
 def without_keys(target: bytes, secret: bytes | None = None) -> bytes:
-    """`target` without the parameters that are a key or belong to a signature, and those with `secret` in them. What is
-    left of it stays byte for byte as it is."""
+    """`target` without parameters that are a key, belong to a signature, or contain `secret`. The rest stays unchanged,
+    byte for byte."""
     if target.find(b"?") < 0:
         return target
     path, _, query = target.partition(b"?")

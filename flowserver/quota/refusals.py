@@ -11,7 +11,8 @@ from .tenants import Tenant
 
 
 def refusal(decision: Decision) -> RelayError:
-    """The error for a refused request: an exhausted quota is not a rate, and waiting helps with one of them only."""
+    """The error for a refused request. An exhausted quota is distinguished from a rate, since only with a rate does
+    waiting help."""
     wait = decision.retry_after
     after = max(1, math.ceil(wait)) if wait is not None else None
     name = decision.refused_by.key if decision.refused_by is not None else ""
@@ -19,10 +20,10 @@ def refusal(decision: Decision) -> RelayError:
         return NO_STORE
     if decision.cause is Cause.QUOTA:
         unit = "money" if isinstance(decision.refused_by, MoneyQuota) else "tokens"
-        text = f"The quota of {unit} is used up ({_short(name)}). A new one starts when its period is over."
+        text = f"The quota of {unit} is used up ({_short(name)}). It is renewed when its period is over."
         return _limited("insufficient_quota", text, after)
     if decision.cause is Cause.CONCURRENCY:
-        text = f"As many streams as are allowed run at once ({_short(name)}). Try again when one is over."
+        text = f"The limit of concurrent requests is reached ({_short(name)}). Try again when one of them has ended."
         return _limited("concurrency_limit_exceeded", text, after or 1)
     text = f"The rate limit is reached ({_short(name)}). Try again after the time in retry-after."
     return _limited("rate_limit_exceeded", text, after)
@@ -41,11 +42,11 @@ FALLBACK_MODELS = bad_request(
 
 
 def price_missing(model: str | None, upstream: str) -> RelayError:
-    """A limited tenant's request for what has no price would pass uncounted."""
+    """The error for a tenant with limits in money whose request has no price: it would pass uncounted."""
     what = f"the model {model!r}" if model is not None else "a request that names no model"
     text = (
-        f"There is no price for {what} at {upstream!r}, and this key's use is limited in money. Whoever runs the relay "
-        "has to give it one: a [[prices]] table whose `models` fit it, in the file of FLOW_CONFIG or in its "
+        f"There is no price for {what} at {upstream!r}, and this key has limits in money. The relay's operator can add "
+        "one: a [[prices]] table whose `models` match, in the file of FLOW_CONFIG or in its "
         "`prices_file`."
     )
     return RelayError(403, "price_missing", text, Party.CLIENT, EndReason.LIMITED)
@@ -54,7 +55,7 @@ def price_missing(model: str | None, upstream: str) -> RelayError:
 UNCOUNTED_TUNNEL = RelayError(
     403,
     "not_counted",
-    "This key's use is limited in money, and what passes through this WebSocket can't be counted.",
+    "This key has limits in money, and the traffic of this WebSocket can't be counted.",
     Party.CLIENT,
     EndReason.LIMITED,
 )
@@ -64,7 +65,7 @@ def path_refused(tenant: Tenant, path: str) -> RelayError:
     text = f"This key may not use {bounded(path, PATH_BYTES)}."
     if not tenant.paths:
         text += (
-            " It may use the APIs whose tokens are counted, and the list of models. Whoever runs the relay has to list"
+            " It may use the APIs whose tokens are counted, and the list of models. The relay's operator can add"
             " other paths in the tenant's `paths`."
         )
     return RelayError(403, "permission_denied", text, Party.CLIENT, EndReason.LIMITED)
@@ -82,14 +83,14 @@ def _limited(code: str, text: str, after: int | None) -> RelayError:
 NO_KEY = RelayError(
     401,
     "missing_api_key",
-    "This relay wants a key of its own, in the field where the API takes keys (Authorization: Bearer ...).",
+    "This relay requires a relay key, in the API's own field for keys (Authorization: Bearer ...).",
     Party.CLIENT,
     EndReason.LIMITED,
 )
 SIGNED_WITHOUT_KEY = RelayError(
     401,
     "missing_api_key",
-    "This relay needs a key of its own, and can't check an AWS signature. Send the key as Authorization: Bearer, which "
+    "This relay requires a relay key, and can't check an AWS signature. Send the key as Authorization: Bearer, which "
     "AWS SDKs do when AWS_BEARER_TOKEN_BEDROCK is set to it.",
     Party.CLIENT,
     EndReason.LIMITED,
@@ -97,14 +98,14 @@ SIGNED_WITHOUT_KEY = RelayError(
 UNKNOWN_KEY = RelayError(
     401,
     "invalid_api_key",
-    "This relay does not know the key, or it is no longer valid. Ask whoever runs the relay for another.",
+    "The key is unknown to this relay, or no longer valid. Ask the relay's operator for another one.",
     Party.CLIENT,
     EndReason.LIMITED,
 )
 NO_STORE = RelayError(
     503,
     "limits_unavailable",
-    "Limits can't be checked now, and nothing may pass without. Try again shortly.",
+    "Limits can't be checked now, and nothing may pass unchecked. Try again shortly.",
     Party.RELAY,
     EndReason.LIMITED,
     retry_after=1,

@@ -18,13 +18,13 @@ from .refusals import FALLBACK_MODELS, model_refused, path_refused, refusal
 from .tenants import LimitProfile, Tenant, allows_model, allows_path, key_of
 
 _NUMBERS = count(1)
-"""With the relay's own prefix the ids of streams in a store that relays share. Random bytes for each would cost 17 us.
+"""With the process's prefix these make unique ids of streams in a shared store. Random bytes for each would cost 17 us.
 """
 
 
 class QuotaSession:
-    """`identify` by the head, `choose_limits` when the body is read, then `admit`. From then on `lease` is
-    drawn on, and settled at the end."""
+    """One request of a tenant: `identify` with the head, `choose_limits` when the body is read, then `admit`. From then
+    on it uses `lease`, which is settled at the end."""
 
     __slots__ = (
         "_context",
@@ -43,18 +43,18 @@ class QuotaSession:
         self._context = context
         self._profile: LimitProfile | None = None
         self.key: bytes | None = None
-        """The tenant's key, as the client shows it; None before it is identified."""
+        """The tenant's key, as sent by the client; None before it is identified."""
         self.tenant: Tenant | None = None
         self.user: str | None = None
         self.session: str | None = None
         self.lists_models = False
-        """Whether the answer is a list of models, of which the tenant may see some only."""
+        """Whether the answer is a list of models, of which the tenant may see only some."""
         self.lease: TokenLease | None = None
-        """None until the request asks to be admitted."""
+        """None until `admit`."""
         self.money: TokenLease | None = None
-        """The lease of nano-dollars; None: no money is limited, or it was not asked for yet."""
+        """The lease of nano-dollars; None: money is not limited, or `admit` was not called yet."""
         self.quota_left: int | None = None
-        """Tokens that the answer may have by the quotas, as they were when it was admitted; None: there are none."""
+        """Tokens that the quotas allowed the answer at its admission; None: there are no quotas."""
 
     @property
     def now(self) -> float:
@@ -62,8 +62,8 @@ class QuotaSession:
         return self._context.now()
 
     def identify(self, request: RequestHead, done: Callable[[RelayError | None], None], *, counted: bool) -> None:
-        """Find the tenant. `done` is called at once or later; with an error where the request may not go on. `counted`:
-        its API is one whose tokens are counted."""
+        """Find the tenant. `done` is called at once or later; with an error if the request must be refused. `counted`:
+        its API's tokens are counted."""
 
         def identified(found: Tenant | RelayError) -> None:
             if isinstance(found, RelayError):
@@ -80,8 +80,8 @@ class QuotaSession:
         self._context.identify(request, identified)
 
     def choose_limits(self, tenant: Tenant, request: RequestHead, params: RequestParams) -> RelayError | None:
-        """Choose the limits of `tenant` that hold for this user, session and model. An error: the model is not the
-        tenant's to use."""
+        """Choose the limits of `tenant` for this user, session and model. Returns an error if the tenant may not use
+        the model."""
         model = params.model
         if not self._may_use(tenant, request, model):
             return model_refused(model)
@@ -96,8 +96,8 @@ class QuotaSession:
         return None
 
     def _may_use(self, tenant: Tenant, request: RequestHead, model: str | None) -> bool:
-        """Whether `tenant` may use `model`. A request that generates nothing needs none; of a list of models it gets to
-        see its own."""
+        """Whether `tenant` may use `model`. A request that generates nothing needs no model; a list of models is
+        filtered."""
         if request.has_body or request.is_tunnel or request.method not in (b"GET", b"HEAD"):
             return allows_model(tenant, model)
         listed = listed_model(request.target.decode("ascii"))
@@ -106,12 +106,12 @@ class QuotaSession:
 
     @property
     def stream_budget(self) -> int | None:
-        """Tokens that one answer may have by the chosen limits; None: no bound."""
+        """Tokens that the chosen limits allow one answer; None: no bound."""
         return self._profile.budget if self._profile is not None else None
 
     @property
     def limits_money(self) -> bool:
-        """Whether one of the chosen limits is of money."""
+        """Whether one of the chosen limits is in money."""
         return self._profile is not None and bool(self._profile.money)
 
     def admit(
@@ -122,11 +122,11 @@ class QuotaSession:
         *,
         terms: MoneyTerms | None = None,
     ) -> None:
-        """Ask for a first lease of `need` tokens and more, and of money where that is limited, by these `terms`. `done`
-        is called at once or later. `resume` is called when events that waited for either may pass."""
+        """Request a first lease of at least `need` tokens, and of money by `terms` if that is limited. `done` is called
+        at once or later. `resume` is called when events that waited for either may pass."""
         profile, limiter = self._profile, self._context.limiter
         assert profile is not None
-        # Not the request's id, which clients may choose: two requests with the same one would share a lease.
+        # Not the request id, which clients may choose: two requests with the same id would share a lease.
         stream_id = f"{profile.tag}:{self._context.streams}-{next(_NUMBERS)}"
         if terms is None or not profile.money:
             self._admit_tokens(profile, stream_id, need, done, resume)
@@ -173,22 +173,22 @@ class QuotaSession:
         return None
 
     def sweep(self, now: float) -> None:
-        """About once a second."""
+        """Called about once a second."""
         if self.lease is not None:
             self.lease.sweep(now)
         if self.money is not None:
             self.money.sweep(now)
 
     def settle(self, tokens: int, cost: int) -> None:
-        """The exchange is over, and is charged `tokens`, and `cost` nano-dollars."""
+        """The exchange is over: charge `tokens`, and `cost` nano-dollars."""
         if self.lease is not None:
             self.lease.settle(tokens)
         if self.money is not None:
             self.money.settle(cost)
 
     def visible_models(self, body: bytes, aliases: Mapping[str, list[str]]) -> bytes:
-        """What the tenant may see of a list of models. `aliases`: a provider's names to those by which the relay's
-        clients ask for them."""
+        """A list of models, filtered to what the tenant may see. `aliases`: a provider's model names to the names that
+        the relay's clients use."""
         tenant = self.tenant
         return visible_models(body, lambda name: tenant is None or allows_model(tenant, name), aliases)
 
@@ -199,7 +199,7 @@ def _left_of_quotas(decision: Decision, need: int) -> int | None:
 
 
 def _money_left(decision: Decision, terms: MoneyTerms) -> int | None:
-    """The same by quotas of money: tokens that what is left pays for."""
+    """The same for quotas of money: tokens that the money left pays for."""
     left = [state.remaining for state in decision.states if isinstance(state.limit, MoneyQuota)]
     if not left or not terms.token:
         return None
@@ -207,5 +207,5 @@ def _money_left(decision: Decision, terms: MoneyTerms) -> int | None:
 
 
 def _least(one: int | None, other: int | None) -> int | None:
-    """None is no bound."""
+    """The smaller one; None means no bound."""
     return other if one is None else one if other is None else min(one, other)

@@ -1,7 +1,7 @@
 """Who may use the relay, and how much of it: tenants, their keys and their limits. No I/O.
 
-Of a key only its SHA-256 is known. A key is random and long, so a plain hash protects it; and it is looked up by its
-hash, so the time this takes reveals nothing of other keys.
+Only the SHA-256 of a key is stored. A key is random and long, so a plain hash protects it; it is looked up by its hash,
+so the time of a look-up reveals nothing about other keys.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ DAY = 86_400
 _ISSUED = re.compile(rb"flow-[A-Za-z0-9_-]{43}")
 _WILDCARD = re.compile(r"[*?]|\[!?\]?[^\]]*\]")
 _PLAIN = re.compile(r"[!-\"$-9;-z|~]{1,64}")
-"""Names that are part of a limit's key as they are: neither long nor with blanks, colons, braces or a hash sign."""
+"""Names that are used unchanged in a limit's key: short, and without spaces, colons, braces or a hash sign."""
 
 
 @dataclass(frozen=True, slots=True)
 class TenantLimits:
-    """None: no limit."""
+    """The limits of a tenant, user or model. None: no limit."""
 
     requests_per_minute: int | None = None
     request_burst: int | None = None
-    """Requests that may come at once; None: as many as in a minute."""
+    """Requests in a burst; None: as many as per minute."""
     tokens_per_minute: int | None = None
     token_burst: int | None = None
-    """Tokens at once; None: as many as in a minute."""
+    """Tokens in a burst; None: as many as per minute."""
     concurrent: int | None = None
-    """Requests at once."""
+    """Concurrent requests."""
     tokens_per_stream: int | None = None
-    """Of one answer; see `stream_budget`, as no store has to count it."""
+    """Of one answer; see `stream_budget`: no store has to count it."""
     tokens_per_session: int | None = None
     """Within a day from the session's first request."""
     tokens_per_day: int | None = None
     """Until midnight, UTC."""
     tokens_per_month: int | None = None
     usd_per_session: int | None = None
-    """Nano-dollars, as the next ones; the times are those of tokens."""
+    """Nano-dollars, like the next ones; the periods are those of tokens."""
     usd_per_day: int | None = None
     usd_per_month: int | None = None
 
@@ -71,7 +71,7 @@ class TenantKey:
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What all models that fit one of the patterns may use together."""
+    """Limits for all models that match one of the patterns, together."""
 
     models: tuple[str, ...]
     limits: TenantLimits
@@ -85,20 +85,20 @@ class Tenant:
     models: tuple[str, ...] = ()
     """Shell patterns, as for the paths; empty: all."""
     paths: tuple[str, ...] = ()
-    """Empty: those of the APIs that are counted, and of the list of models."""
+    """Empty: the paths of the counted APIs and of the list of models."""
     limits: TenantLimits = TenantLimits()
-    """Of all its requests together."""
+    """For all its requests together."""
     user: TenantLimits = TenantLimits()
-    """Of each of its users. Requests that name no user are one user."""
+    """For each of its users. Requests that name no user count as one user."""
     model_limits: tuple[ModelLimits, ...] = ()
     traffic_class: TrafficClass = INTERACTIVE
-    """The highest that its requests may have."""
+    """The highest class that its requests may have."""
     weight: int = 1
-    """Its share of a provider's places beside other tenants that wait for them."""
+    """Its share of a provider's places, relative to other waiting tenants."""
 
     @property
     def has_limits(self) -> bool:
-        """Whether it may not use everything without end."""
+        """Whether it has any limit."""
         return bool(self.models or self.model_limits or self.limits != NO_LIMITS or self.user != NO_LIMITS)
 
 
@@ -120,7 +120,7 @@ class Tenants:
 
 
 def refusal(tenant: Tenant | None, digest: bytes, now: float) -> str | None:
-    """Why a key may not be used: `unknown`, `expired` or `disabled`; None: it may."""
+    """Why a key can't be used: `unknown`, `expired` or `disabled`; None: it can."""
     keys = tenant.keys if tenant is not None else ()
     key = next((key for key in keys if hmac.compare_digest(key.sha256, digest)), None)
     if tenant is None or key is None:
@@ -135,12 +135,12 @@ def digest_of(key: bytes) -> bytes:
 
 
 def was_issued(key: bytes) -> bool:
-    """Whether it looks like a key that `flowserver tenants` made; no other can be in a directory."""
+    """Whether it looks like a key made by `flowserver tenants`; a directory has no others."""
     return _ISSUED.fullmatch(key) is not None
 
 
 def key_of(request: RequestHead) -> bytes | None:
-    """The key a client shows, in whichever field its API takes one, else in the query as `?key=`; None: there is
+    """The key that a client sends, in whichever field its API accepts one, else in the query as `?key=`; None: there is
     none."""
     fields = request.fields
     for name in KEY_FIELDS:
@@ -155,8 +155,8 @@ def key_of(request: RequestHead) -> bytes | None:
 
 
 def allows_path(tenant: Tenant, request: RequestHead, *, counted: bool) -> bool:
-    """`counted`: the request is of an API whose tokens are counted. Patterns have to fit the path both with and without
-    its `;parameters`, as the provider may read it either way."""
+    """`counted`: the request's API is counted. Patterns must match the path both with and without its `;parameters`, as
+    the provider may read it either way."""
     if not tenant.paths and counted:
         return True
     path = request.path.decode("latin-1")
@@ -166,12 +166,12 @@ def allows_path(tenant: Tenant, request: RequestHead, *, counted: bool) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether it fits more than one text."""
+    """Whether it may match more than one text."""
     return _WILDCARD.search(text) is not None
 
 
 def may_be_uncounted(pattern: str) -> bool:
-    """Whether a pattern of `paths` fits requests whose tokens are not counted, the list of models aside."""
+    """Whether a pattern in `paths` matches requests whose tokens are not counted, apart from the list of models."""
     filled = [_WILDCARD.sub(text, pattern) for text in ("x", "x/x")]
     return not all(recognise(path) is not None or is_model_list(path) for path in filled)
 
@@ -187,9 +187,9 @@ def stream_budget(tenant: Tenant, model: str | None) -> int | None:
 
 
 def limits_for(tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float) -> list[Limit]:
-    """All limits that a request has to pass, each with a key of its own. `now` in seconds since the epoch.
+    """All limits that a request must pass, each with a key of its own. `now` in seconds since the epoch.
 
-    None: the request names no user, session or model. Without a session the limit of sessions says nothing.
+    None: the request names no user, session or model. Without a session the session limits do not apply.
     """
     found = _limits(tenant, tenant.limits, (), session, now)
     found += _limits(tenant, tenant.user, ("user", _name(user)), session, now)
@@ -200,24 +200,23 @@ def limits_for(tenant: Tenant, *, user: str | None, session: str | None, model: 
 
 
 class LimitProfile(NamedTuple):
-    """What holds for all requests of one tenant, user, session and model."""
+    """The limits of all requests of one tenant, user, session and model."""
 
     tenant: Tenant
     until: float
-    """When it expires, as quotas begin again then; seconds since the epoch."""
+    """When it expires because quotas are renewed; seconds since the epoch."""
     limits: list[Limit]
-    """All but those of money. Not to be altered."""
+    """All except those in money. Do not modify."""
     money: list[Limit]
-    """Those of money, of which there is a lease of its own."""
+    """The limits in money, which have a lease of their own."""
     budget: int | None
-    """As of `stream_budget`."""
+    """See `stream_budget`."""
     tag: str
-    """With which the ids of its streams begin."""
+    """Prefix of the ids of its streams."""
 
 
 class LimitProfileCache:
-    """The profiles of earlier requests: to make one for each request takes 10 us. Of more than `size` the oldest are
-    forgotten."""
+    """A cache of profiles, as making one takes 10 us. It keeps `size` of them, and forgets the oldest."""
 
     __slots__ = ("_known", "_size")
 
@@ -227,7 +226,7 @@ class LimitProfileCache:
 
     @property
     def tenants(self) -> dict[str, Tenant]:
-        """Those whose profiles are known, by name."""
+        """Tenants with cached profiles, by name."""
         return {profile.tenant.name: profile.tenant for profile in self._known.values()}
 
     def find(
@@ -250,7 +249,7 @@ class LimitProfileCache:
 
 
 def shared_limits(tenant: Tenant, now: float) -> list[Limit]:
-    """Those that do not depend on user and session, for all models: what there is to show of a tenant."""
+    """The limits that do not depend on user and session, for all models, for display."""
     found = _limits(tenant, tenant.limits, (), None, now)
     for kind in tenant.model_limits:
         found += _limits(tenant, kind.limits, _place(kind), None, now)
@@ -258,14 +257,14 @@ def shared_limits(tenant: Tenant, now: float) -> list[Limit]:
 
 
 def user_limits(tenant: Tenant, user: str | None, now: float) -> list[Limit]:
-    """`user` as an operator writes it, in full."""
+    """The limits of one user. `user`: the full name, as written by an operator."""
     return _limits(tenant, tenant.user, ("user", _name(user_name(user))), None, now)
 
 
 def _limits(
     tenant: Tenant, limits: TenantLimits, place: tuple[str, ...], session: str | None, now: float
 ) -> list[Limit]:
-    """The keys end with the settings' names, as clients and operators read them."""
+    """Keys end with the settings' names, since clients and operators read them."""
     begin = tenant_key(tenant.name, *place)
     found: list[Limit] = []
     if (rate := limits.requests_per_minute) is not None:
@@ -288,7 +287,7 @@ def _limits(
 
 
 def scope_and_name(key: str) -> tuple[str, str]:
-    """Of whom a limit with this key is, "tenant", "user" or "model", and what the setting is called that makes it."""
+    """The scope of the limit with this key ("tenant", "user" or "model"), and the name of its setting."""
     place, *rest = key.partition("}:")[2].split(":")
     return place if rest and place in ("user", "model") else "tenant", rest[-1] if rest else place
 
@@ -309,7 +308,7 @@ def _place(kind: ModelLimits) -> tuple[str, str]:
 
 
 def _name(text: str | None) -> str:
-    """As part of a key: a name of any length comes from a client, and a colon in it could make it another's."""
+    """A name for use in a key: clients choose names of any length, and a colon could make a key look like another's."""
     if not text:
         return ""
     if _PLAIN.fullmatch(text):

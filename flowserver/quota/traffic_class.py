@@ -12,7 +12,7 @@ class TrafficClass(StrEnum):
     INTERACTIVE = "interactive"
     """Somebody waits."""
     BATCH = "batch"
-    """It may take longer, or be refused and sent again."""
+    """The answer may take longer, or the request may be refused and sent again."""
 
 
 INTERACTIVE, BATCH = TrafficClass.INTERACTIVE, TrafficClass.BATCH
@@ -27,12 +27,12 @@ def parse_class(text: str) -> TrafficClass:
 
 
 def lower(first: TrafficClass, second: TrafficClass) -> TrafficClass:
-    """The one that gives way."""
+    """The lower of the two."""
     return BATCH if BATCH in (first, second) else INTERACTIVE
 
 
 def class_of(request: RequestHead) -> TrafficClass | RelayError:
-    """The class that the client asks for with `x-flow-class`, as it may be lower than its tenant's and not higher."""
+    """The class that the client requests with `x-flow-class`, which can only lower its tenant's."""
     value = request.find(CLASS)
     if value is None:
         return INTERACTIVE

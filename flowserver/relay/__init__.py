@@ -1,1 +1,1 @@
-"""The middle of the relay: one exchange at a time, between two streams it knows by their ports only."""
+"""The core of the relay: one exchange at a time, between two streams that it knows only by their interfaces."""

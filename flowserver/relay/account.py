@@ -1,4 +1,4 @@
-"""What one exchange asks for, may use, and is charged: one facade for request, quota and token count. No I/O."""
+"""The account of one exchange: a facade for its request, quota and token count. No I/O."""
 
 from __future__ import annotations
 
@@ -38,20 +38,21 @@ class AccountSettings(CountSettings):
     quota: QuotaContext | None = None
     """None: no tenants, all clients may use the relay without limits."""
     charged: ChargedAnswers = field(default_factory=ChargedAnswers)
-    """Of the process: it is kept when the configuration is read again."""
+    """Belongs to the process: it is kept through reloads."""
 
 
 _ALWAYS_TOLD = 4096
-"""Tokens. What is left of a quota becomes the bound of a request that has none only up to here: a bound above what its
-model can have is an error to a provider (every model can have this much), and changing a request costs CPU."""
+"""Tokens. A request without a bound gets the rest of its quota as its bound only if that is at most this many:
+providers refuse a bound above their model's maximum (every model allows this much), and changing a request costs
+CPU."""
 
 _LONG_ANSWER = 16_384
 """Tokens: what many models can have at most. A whole answer without a bound may have as many."""
 
 
 class Account:
-    """Made with the request's head; `request` is fed its body. `ask` for each attempt at a provider, `open` with the
-    answer's head, `settle` at the end."""
+    """Created with the request's head; feed `request` the body. Call `ask` for each attempt at a provider, `open` with
+    the answer's head, `settle` at the end."""
 
     __slots__ = (
         "_answered",
@@ -83,38 +84,38 @@ class Account:
         self.is_preflight = is_preflight(request)
         self._method = request.method
         self.format = known
-        """None: no format that is known, so nothing is counted."""
+        """None: the format is unknown, so nothing is counted."""
         self.request = RequestReading(request, known)
         self._sent = RequestRewrite(request, self.request, has_tenants=quota is not None)
         self.quota = QuotaSession(quota) if quota is not None else None
         """None: there are no tenants."""
         self.is_limited = quota is not None and not self.is_preflight
-        """Whether `identify` and `request_permit` have something to say. Browsers send preflights without a key, and
-        providers answer them without one."""
+        """Whether `identify` and `request_permit` apply. Browsers send preflights without a key, and providers answer
+        them without one."""
         self.realtime = RealtimeUsage() if request.is_tunnel and is_realtime(request.target.decode("ascii")) else None
-        """Of a WebSocket whose events are read; None: the request is for none."""
+        """Usage of a WebSocket whose events are read; None: it is not such a request."""
         self.realtime_cost: TunnelCost | None = None
-        """None: no provider has answered, nothing has a price, or it is no such WebSocket."""
+        """None: no provider has answered, there are no prices, or it is not such a WebSocket."""
         self.wants_body = known is not None or self.is_limited or request.is_tunnel
-        """Whether the body has to be read: it is counted, or it names a model that a tenant may not use."""
+        """Whether the body must be read: to count it, or because it may name a model that the tenant may not use."""
         self.cors: Headers | None = None
-        """The fields with the relay's word on who may read the answer; None: that is the provider's."""
+        """The relay's CORS fields; None: the provider decides who may read the answer."""
         self.budget: int | None = None
-        """Tokens that the answer may have; None: no bound."""
+        """Most tokens of the answer; None: no bound."""
         self._answered = False
         """Whether a provider took the request on."""
         self._due: int | None = None
         """Nano-dollars that it is charged once it is over, where that is not what the answer costs; None: it is."""
         self._terms: MoneyTerms | None = None
-        """None: its tenant's use is not limited in money."""
+        """None: its tenant has no limits in money."""
         self.count: TokenCount | None = None
-        """Of the answer; None before, and where it is not counted."""
+        """None before the answer begins, and if it is not counted."""
         self._model_list: ModelListFilter | None = None
-        """None: the answer is not a list of models, or all may be seen."""
+        """None: the answer is not a list of models, or the client may see all of it."""
         self.traffic_class = INTERACTIVE
-        """What its client, its tenant and its route allow at most, as far as they are known."""
+        """The highest class that its client, tenant and route allow, as far as they are known."""
         self.is_repeated = False
-        """Whether the answer was charged before, and is fetched again."""
+        """Whether the answer was charged before, and is now fetched again."""
         self.trace: RequestTrace | None = None
         """None: tracing is off."""
 
@@ -127,20 +128,21 @@ class Account:
 
     @property
     def awaits_whole(self) -> bool:
-        """Whether the answer is known to be no stream."""
+        """Whether the answer is known not to be a stream."""
         return self.format is not None and self.request.values is not None and not self.params.stream
 
     def bound(self, most: int | None) -> None:
-        """Have the answer end at `most` tokens, or before by another bound."""
+        """End the answer at `most` tokens, unless another bound is lower."""
         if most is not None:
             self.budget = most if self.budget is None else min(self.budget, most)
 
     def lower_class(self, most: TrafficClass) -> None:
-        """Give the request no higher class than `most`."""
+        """Lower the request's class to at most `most`."""
         self.traffic_class = lower(self.traffic_class, most)
 
     def identify(self, request: RequestHead, done: Callable[[RelayError | None], None]) -> None:
-        """Whose request is it? `done` is called at once or later; with an error where it may not use this relay."""
+        """Find the request's tenant. `done` is called at once or later; with an error if the request must be
+        refused."""
         if self.quota is None:
             done(None)
             return
@@ -153,7 +155,7 @@ class Account:
         self.quota.identify(request, identified, counted=self.format is not None or self.realtime is not None)
 
     def request_error(self) -> RelayError | None:
-        """Why the request may not go on as it is. To be called when its tenant and its body are known."""
+        """Why the request must be refused. Call this once its tenant and its body are known."""
         limited = self.tenant is not None and self.tenant.has_limits
         return self.request.error(limited=limited or (self.budget is not None and self.format is not None))
 
@@ -165,8 +167,8 @@ class Account:
         *,
         providers: Iterable[Provider],
     ) -> None:
-        """May it start, at one of `providers`? `done` is called at once or later. `resume` is called when events that
-        waited for tokens may pass."""
+        """Ask for admission, for one of `providers`. `done` is called at once or later. `resume` is called when events
+        that waited for tokens may pass."""
         quota, tenant = self.quota, self.tenant
         if quota is None or tenant is None:
             done(None)
@@ -194,12 +196,12 @@ class Account:
 
     @property
     def _least_input(self) -> int:
-        """Tokens that have to be left for it to start."""
-        return 1 if self.realtime is not None else self.input  # or a quota that is used up would admit it
+        """Tokens that must be left for it to start."""
+        return 1 if self.realtime is not None else self.input  # 0 would be admitted by an exhausted quota
 
     def _money_terms(self, providers: Iterable[Provider], request: RequestHead) -> MoneyTerms | RelayError:
-        """The dearest of `providers` decides, as any of them may be asked. An error: it can't be known what the request
-        will cost."""
+        """The highest price of `providers` counts, as any of them may get the request. Returns an error if the cost
+        can't be known."""
         if request.is_tunnel and self.realtime is None:
             return UNCOUNTED_TUNNEL
         prices, model, tokens = self._settings.prices, self.params.model, self._least_input
@@ -226,12 +228,12 @@ class Account:
     # --- the request as a provider gets it -------------------------------------------------------------------------
 
     def ask(self, target: Provider, pieces: Sequence[bytes], *, repeatable: bool) -> tuple[list[bytes], int] | None:
-        """`RequestRewrite.body` within the budget, for an attempt at `target`."""
+        """`RequestRewrite.body` for an attempt at `target`, bounded by the budget."""
         return self._sent.body(target, pieces, most=self.budget, repeatable=repeatable)
 
     @property
     def asks_usage(self) -> bool:
-        """Whether the last attempt has the option for a usage report, which the client did not set."""
+        """Whether the relay added the option for a usage report to the last attempt."""
         return self._sent.asks_usage
 
     @property
@@ -240,16 +242,16 @@ class Account:
         return self._sent.upstream
 
     def sent_to(self, target: Provider, *, asks_usage: bool) -> None:
-        """Of several attempts that are under way the one at `target` counts: `asks_usage` was true for it, or not."""
+        """Of several attempts under way, the one at `target` counts; `asks_usage` is what it was for that attempt."""
         self._sent.sent_to(target, asks_usage=asks_usage)
 
     @property
     def is_signed(self) -> bool:
-        """Whether the request has an AWS signature, which a provider may get."""
+        """Whether the request has an AWS signature that may be passed to a provider."""
         return self._sent.is_signed
 
     def signature_error(self, targets: Iterable[Provider]) -> RelayError | None:
-        """Why none of `targets` could take the request with its client's signature; None: one may."""
+        """Why none of `targets` can accept the client's signature; None: one may."""
         return self._sent.signature_error(targets)
 
     def target_for(self, target: Provider) -> bytes:
@@ -257,7 +259,7 @@ class Account:
         return self._sent.target(target, self.key)
 
     def credential(self, target: Provider) -> tuple[bytes, bytes] | None:
-        """The field with the provider's key; None: the client's own passes, or there is none."""
+        """The field with the provider's key; None: the client's own key passes, or there is none."""
         return None if self.is_preflight else self._sent.credential(target)
 
     def hidden_fields(self, target: Provider) -> frozenset[bytes]:
@@ -272,7 +274,7 @@ class Account:
 
     @property
     def key(self) -> bytes | None:
-        """The key of the relay's own that the client shows; None: it has none, or keys are the providers'."""
+        """The relay key that the client sends; None: it sends none, or keys are the providers'."""
         return self.quota.key if self.quota is not None else None
 
     @property
@@ -280,15 +282,15 @@ class Account:
         return self.quota.lease if self.quota is not None else None
 
     def sweep(self, now: float) -> None:
-        """About once a second."""
+        """Called about once a second."""
         if self.quota is not None:
             self.quota.sweep(now)
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
     def open(self, head: ResponseHead) -> bool:
-        """Read the answer's head. Whether the first bytes have to be seen before it is passed on, since it does not say
-        what they are."""
+        """Read the answer's head. Returns whether the body's first bytes are needed before it is passed on, because it
+        does not determine the format."""
         self._answered = 200 <= head.status < 300
         self.request.forget()
         prices, upstream = self._settings.prices, self.upstream
@@ -305,27 +307,27 @@ class Account:
         return self.count.open(head)
 
     def look(self, head: ResponseHead, first: bytes, *, is_all: bool = False) -> bool:
-        """Decide by the first bytes of the body how it is read. False: they are too few for that, and not `is_all` that
-        there is."""
+        """Decide by the body's first bytes how it is read. Returns False if they are too few; `is_all`: no more will
+        follow."""
         return self.count is None or self.count.look(head, first, is_all=is_all)
 
     @property
     def _aliases(self) -> dict[str, list[str]]:
-        """The provider's names of models to those by which the relay's clients ask for them."""
+        """The provider's model names, mapped to the names that the relay's clients use."""
         aliases: dict[str, list[str]] = {}
         for alias, name in self.upstream.settings.models.items() if self.upstream is not None else ():
             aliases.setdefault(name, []).append(alias)
         return aliases
 
     def read_event(self, text: bytes, size: int) -> None:
-        """An event of a WebSocket with `realtime`, see there."""
+        """An event of a WebSocket, see `realtime`."""
         assert self.realtime is not None
         report = self.realtime.read(text, size)
         if report is not None and self.realtime_cost is not None:
             self.realtime_cost.add(report)
 
     def verdict(self) -> Verdict:
-        """Whether such a WebSocket may go on, by the tokens and the money that it has used."""
+        """Whether such a WebSocket may continue, by the tokens and the money that it has used."""
         quota = self.quota
         if quota is None:
             return Verdict.PASS
@@ -334,8 +336,8 @@ class Account:
         return verdict if money is None else worse(verdict, money.verdict(self.cost or 0))
 
     def passed_head(self, head: ResponseHead, request_id: bytes, upstream_id: bytes | None) -> ResponseHead:
-        """A provider's head as the client gets it. Cookies go with the key: those that came for one of the relay's are
-        no one client's."""
+        """A provider's head as the client gets it. If the relay's key was sent, cookies are dropped: they belong to no
+        single client."""
         passes_cookies = self.upstream is None or not self._sent.hides_keys(self.upstream)
         passed = response_for_downstream(
             head, request_id=request_id, upstream_id=upstream_id, passes_cookies=passes_cookies
@@ -344,7 +346,7 @@ class Account:
         return passed
 
     def answer_fields(self, headers: Headers) -> Headers:
-        """An answer's fields as the client gets them: a tenant has limits of its own in place of the provider's."""
+        """An answer's fields as the client gets them: a tenant's own limits replace the provider's."""
         quota = self.quota
         if quota is not None:
             headers = for_tenants(headers) + limit_fields(
@@ -359,11 +361,11 @@ class Account:
         return error.body() if self.format is None else self.format.error(error)
 
     def failure(self, error: RelayError) -> bytes:
-        """The event that reports a failure in mid-stream; b"": nothing can."""
+        """The event that reports a failure mid-stream; b"": the format has none."""
         return self.count.failure(error) if self.count is not None else b""
 
     def ending(self) -> bytes:
-        """What ends the stream here, at its budget."""
+        """The bytes that end the stream at its budget."""
         return self.count.ending() if self.count is not None else b""
 
     # --- its figures -----------------------------------------------------------------------------------------------
@@ -374,12 +376,13 @@ class Account:
 
     @property
     def meter(self) -> Meter | None:
-        """Of the answer; None before, and where it is not counted."""
+        """None before the answer begins, and if it is not counted."""
         return self.count.meter if self.count is not None else None
 
     @property
     def heartbeat(self) -> bytes | None:
-        """What may be put between two events of the answer; None: nothing, or it is not there yet."""
+        """The bytes of a heartbeat between two events of the answer; None: none is possible, or the answer has not
+        begun."""
         return self.count.heartbeat if self.count is not None else None
 
     @property
@@ -415,12 +418,12 @@ class Account:
 
     @property
     def model(self) -> str | None:
-        """As the answer names it, else as the request does."""
+        """The model as named by the answer, else by the request."""
         return (self.count.meter.model if self.count is not None else None) or self.params.model
 
     @property
     def cut_at(self) -> int | None:
-        """Tokens that had passed when the relay cut the stream; None: it did not."""
+        """Tokens that had passed when the relay cut the stream; None: it was not cut."""
         return self.count.cut_at if self.count is not None else None
 
     @property
@@ -431,8 +434,8 @@ class Account:
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def settle(self, size: int = 0) -> None:
-        """The exchange is over, with `size` bytes of an answer: charge what it used, and learn from what the provider
-        reported."""
+        """The exchange is over, after `size` bytes of the answer: charge what it used, and learn from the provider's
+        report."""
         count = self.count
         if count is not None:
             count.close(size)
@@ -450,8 +453,8 @@ class Account:
         return self._terms.need if self._terms is not None and self._answered else 0
 
     def _charge(self) -> tuple[int, int]:
-        """Tokens and nano-dollars to charge: none for what no provider took on; the request alone where its API is not
-        counted. An answer that is fetched by its id is charged once."""
+        """Tokens and nano-dollars to charge: none if no provider accepted the request; only the request if its API is
+        not counted. An answer that is fetched by its id is charged once."""
         count = self.count
         if self.realtime is not None:
             return self.realtime.total, 0 if self._terms is None else self.cost or 0

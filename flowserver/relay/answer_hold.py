@@ -1,4 +1,4 @@
-"""What holds an answer back: the gate of its provider, who shut it, and the pace of its client. No I/O."""
+"""What holds an answer up: the gate to its provider, who closed it, and the client's pace. No I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .limited_time import ClientSide, LimitedTime, WaitObserver
 
 
 class PacedClient(ClientSide, Protocol):
-    """The client's side of an answer, as far as the client's pace is concerned."""
+    """The client's side of an answer: the part that concerns the client's pace."""
 
     def unacknowledged(self) -> int: ...
 
@@ -20,13 +20,13 @@ class PacedClient(ClientSide, Protocol):
 
 
 class PacedProvider(Readable, Protocol):
-    """The provider's side."""
+    """The provider's side: the part that concerns the client's pace."""
 
     def keep_pace(self, pace: DrainRate) -> None: ...
 
 
 class HoldContext(Protocol):
-    """What an answer's hold needs of its exchange's context."""
+    """The part of an exchange's context that this needs."""
 
     @property
     def clock(self) -> Callable[[], float]: ...
@@ -45,7 +45,8 @@ class HoldContext(Protocol):
 
 
 class AnswerHold:
-    """Of one answer. Made when something other than its provider holds it first, which is seldom."""
+    """The hold of one answer. Created when something other than the provider first holds the answer up, which is
+    rare."""
 
     __slots__ = ("_clock", "_down", "_pace", "_up", "gate", "time")
 
@@ -57,7 +58,7 @@ class AnswerHold:
         first_byte_at: float | None,
         log: PauseLog | None = None,
     ) -> None:
-        """`first_byte_at`: of the answer's body; None: there was none yet. `log`: see `ReadGate`."""
+        """`first_byte_at`: when the first byte of the answer's body came; None: not yet. `log`: see `ReadGate`."""
         self._clock = context.clock
         self._up = up
         self._down = down
@@ -78,12 +79,12 @@ class AnswerHold:
         self.time.release(reason, self._clock())
 
     def drained(self, passed: int) -> None:
-        """The client has blocked, and takes more now: it is the bottleneck. `passed`: bytes of the answer so far."""
+        """The client had blocked and reads again: it is the bottleneck. `passed`: bytes of the answer so far."""
         self._pace.measure(self._clock(), passed - self._down.unacknowledged())
         self._up.keep_pace(self._pace)
         self._down.keep_pace(self._pace)
         self.open(Reason.DOWNSTREAM)
 
     def wait_for_end(self) -> None:
-        """The answer is whole, and the rest of it waits for the client's side."""
+        """The answer is complete, and the rest of it waits for the client's side."""
         self.time.hold_to_end(self._clock())

@@ -1,4 +1,4 @@
-"""Notices the first content of an answer, in whatever format it is. No I/O."""
+"""Detects the first content of an answer, in any format. No I/O."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from ..http.messages import ResponseHead
 from .token_count import kind_by_bytes, kind_by_head
 
 _MAX_EVENT = 1 << 16
-"""Bytes of an event that is read whole. A larger one has content, or an echo of the request that a scanner reduces."""
+"""Bytes of an event that is read whole. A larger one has content, or echoes the request, which a scanner reduces."""
 
 
 class ContentWatch:
-    """On one answer: `open` with its head, then `feed` until it shows content.
+    """Watches one answer: call `open` with its head, then `feed` until it shows content.
 
-    Content is output of the model in any form: text, reasoning, the call of a tool, sound, a picture. Heartbeats,
-    comments, roles, and what else providers send before they generate, are none. The end of an answer, an error in it,
-    and what can't be read count as content, since nothing better is to come. So does the first byte, blanks left out,
-    of an answer that is no stream, or not in a format that is known.
+    Content is output of the model in any form: text, reasoning, a tool call, audio, an image. Heartbeats, comments,
+    roles, and whatever else providers send before they generate do not count. The end of an answer, an error in it, and
+    unreadable data count as content, since nothing better will follow. So does the first byte that is not whitespace of
+    an answer that is not a stream, or in an unknown format.
     """
 
     __slots__ = ("_first", "_format", "_head", "_meter", "_params", "_quirks", "_scanner")
 
     def __init__(self, known: Format | None, params: RequestParams, quirks: Quirks) -> None:
-        """`known` None: a format that is not known."""
+        """`known` None: the format is unknown."""
         self._format = known
         self._params = params
         self._quirks = quirks
         self._meter: Meter | None = None
         self._scanner: Scanner | None = None
-        """None, as the meter: it is no stream of events, or this is not known yet."""
+        """None, like the meter: it is not a stream of events, or this is not known yet."""
         self._head: ResponseHead | None = None
         self._first = b""
-        """The first bytes of the body, while they are too few to tell what it is."""
+        """The first bytes of the body, while they are too few to determine its format."""
 
     def __repr__(self) -> str:
         kind = "undecided" if self._scanner is None else type(self._scanner).__name__
@@ -44,7 +44,7 @@ class ContentWatch:
         self._head = head
 
     def feed(self, data: bytes) -> bool:
-        """More of the body. Returns whether it has content by now."""
+        """Read more of the body. Returns whether content has been seen."""
         known, scanner, meter = self._format, self._scanner, self._meter
         if known is None or self._head is None:
             return not _is_nothing(data)
@@ -67,7 +67,7 @@ class ContentWatch:
 
 
 def _is_nothing(data: bytes) -> bool:
-    """Whether these are but the blanks with which some providers show that they are working."""
+    """Whether this is only whitespace, which some providers send to show that they are working."""
     return not data or is_blank(data)
 
 

@@ -22,13 +22,13 @@ class Swept(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """Exchanges whose clients have left and whose answers are read to their end all the same, so that the provider's
-    own count is known: `time` seconds and `size` bytes at most from then on."""
+    """Exchanges whose clients have left, but whose answers are read to their end to learn the provider's own count: for
+    at most `time` seconds and `size` bytes after the client left."""
 
     time: float
     size: int
     exchanges: dict[Swept, tuple[float, int]] = field(default_factory=dict)
-    """When each client left, and how many bytes had come by then."""
+    """When each client left, and how many bytes had arrived by then."""
 
     def add(self, exchange: Swept, now: float, size: int) -> None:
         self.exchanges[exchange] = (now, size)
@@ -37,12 +37,12 @@ class Abandoned:
         self.exchanges.pop(exchange, None)
 
     def is_enough(self, exchange: Swept, now: float, size: int) -> bool:
-        """Whether the answer, with `size` bytes by now, is not read any further."""
+        """Whether to stop reading the answer, of which `size` bytes have arrived."""
         since, before = self.exchanges[exchange]
         return now - since >= self.time or size - before >= self.size
 
     def sweep(self, clock: Clock) -> Iterator[None]:
-        """Look at one exchange in each step."""
+        """Check one exchange in each step."""
         for exchange in list(self.exchanges):
             if exchange in self.exchanges:
                 exchange.sweep(clock())
@@ -54,7 +54,7 @@ class Abandoned:
 
 
 Trace = Callable[[bytes, str, str], None]
-"""Hears of each change of state: the exchange's id, the state before, and the state now."""
+"""Called at each change of state, with the exchange's id, the old state and the new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +67,12 @@ class ExchangeContext:
     pauses: PauseTotals
     max_body: int
     drain_target: float = 0.25
-    """Seconds for which a client's pace may keep bytes on their way to it: see `flow.drain_rate`."""
+    """Seconds that bytes may be in flight to a client, at its pace: see `flow.drain_rate`."""
     memory: MemoryBudget = field(default=UNLIMITED)
     heartbeat: float | None = None
-    """Seconds of silence after which a stream's client is shown that the connection lives; None: never."""
+    """Seconds of silence after which a stream's client gets a heartbeat; None: never."""
     abandoned: Abandoned = field(default_factory=lambda: Abandoned(60.0, 1 << 20))
     fast_path: bool = True
     """Whether template events may take the fast path."""
     trace: Trace | None = None
-    """None: nobody listens."""
+    """None: state changes are not traced."""

@@ -9,13 +9,13 @@ from ..errors import RelayError, bad_request
 from ..http.messages import Headers, RequestHead
 
 ANY = "*"
-"""Stands for all origins."""
+"""Means all origins."""
 REQUEST_FIELDS = frozenset((b"origin", b"access-control-request-method", b"access-control-request-headers"))
-"""The fields that browsers add about pages, for whoever answers them, the relay or the provider."""
+"""The request fields of cross-origin requests, for whoever answers them, the relay or the provider."""
 
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _MAX_AGE = b"7200"
-"""Seconds for which a browser may remember an answer; none keeps it for longer than Chromium does."""
+"""Seconds for which a browser may cache a preflight's answer: Chromium's maximum."""
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ \t]*,[ \t]*[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _EXPOSED = b", ".join(
     (
@@ -28,23 +28,23 @@ _EXPOSED = b", ".join(
         *TABLE.limit_fields,
     )
 )
-"""Fields of an answer that pages may read, in addition to the few that all may."""
+"""Fields of an answer that pages may read, in addition to the safelisted ones."""
 
 
 def is_preflight(request: RequestHead) -> bool:
-    """Whether a browser asks what a page may send. Such requests never carry a key."""
+    """Whether it is a browser's preflight. Preflights never carry a key."""
     if request.method != b"OPTIONS" or request.has_body:
         return False
     return request.find(b"origin") is not None and request.find(b"access-control-request-method") is not None
 
 
 def with_cors(headers: Headers, cors: Headers) -> Headers:
-    """An answer's fields with the relay's own word on origins, `cors`, in place of the provider's."""
+    """An answer's fields with the relay's own CORS fields, `cors`, in place of the provider's."""
     return [field for field in headers if not field[0].startswith(b"access-control-")] + cors
 
 
 class Cors:
-    """`origins` as browsers write them, in lower case, or `ANY`."""
+    """`origins`: in the form that browsers send, in lower case, or `ANY`."""
 
     __slots__ = ("_any", "_origins")
 
@@ -56,7 +56,7 @@ class Cors:
         return self._any or origin.lower() in self._origins
 
     def fields(self, request: RequestHead) -> Headers:
-        """The fields for an answer to `request`."""
+        """The CORS fields for an answer to `request`."""
         varies = (b"vary", b"Origin")
         origin = request.find(b"origin")
         if origin is None or not self.allows(origin):
@@ -68,7 +68,7 @@ class Cors:
         origin = request.find(b"origin") or b""
         if not self.allows(origin):
             shown = origin[:80].decode("latin-1")
-            message = f"Pages of {shown} may not use this relay. FLOW_CORS_ORIGINS names the origins that may."
+            message = f"Pages from {shown} may not use this relay. FLOW_CORS_ORIGINS lists the origins that may."
             return bad_request(message, status=403, code="origin_not_allowed")
         fields: Headers = [
             (b"vary", b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),

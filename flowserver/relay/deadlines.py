@@ -1,6 +1,6 @@
 """The deadlines of one exchange, checked about once a second. No I/O.
 
-Each has its own reason, and stands still while the relay itself holds things up.
+Each has its own end reason, and is suspended while the relay itself holds things up.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from .provider import Deadlines
 
 
 class WatchedExchange(Protocol):
-    """An exchange, as far as its deadlines look at it."""
+    """An exchange, as seen by its deadlines."""
 
     deadlines: Deadlines
     started_at: float
     waiting_since: float
-    """When the present wait for the provider began."""
+    """When the current wait for the provider began."""
     first_byte_at: float | None
     request_whole: bool
     bytes_up: int
@@ -33,15 +33,15 @@ class WatchedExchange(Protocol):
 
     @property
     def upload_is_stopped(self) -> bool:
-        """Whether the client is held back since the provider lags."""
+        """Whether the client is held back because the provider lags."""
 
     @property
     def upload_waits(self) -> bool:
-        """Whether the client is held back since unfinished uploads hold too much."""
+        """Whether the client is held back because unfinished uploads hold too much."""
 
 
 class DeadlineWatch:
-    """Notices what has stopped. Made at the first check: most exchanges are over before."""
+    """Detects what has stopped. Created at the first check: most exchanges are over before."""
 
     __slots__ = ("_output", "_progress")
 
@@ -50,7 +50,7 @@ class DeadlineWatch:
         self._output = Activity()
 
     def check(self, exchange: WatchedExchange, now: float) -> RelayError | None:
-        """The error with which `exchange` ends now; None: it goes on."""
+        """The error with which `exchange` must end now; None: it continues."""
         limits = exchange.deadlines
         if limits.total is not None and now - exchange.started_at >= limits.total:
             return timeout("The answer took", limits.total, "FLOW_TOTAL_TIMEOUT", EndReason.TOTAL_TIMEOUT)
@@ -61,7 +61,7 @@ class DeadlineWatch:
         return self._check_answer(exchange, now)
 
     def silence(self, now: float, writes: int, *, paused: bool) -> float:
-        """Seconds for which the client, which got so many `writes`, has got nothing, pauses left out."""
+        """Seconds without a write to the client, pauses excluded. `writes`: number of writes so far."""
         still = self._output.still_for(now, writes, paused)
         return 0.0 if paused else still
 
@@ -70,10 +70,10 @@ class DeadlineWatch:
         progress = (exchange.bytes_up, exchange.bytes_down, held_back, exchange.upload_waits)
         still = self._progress.still_for(now, "up", *progress)
         if held_back:
-            return _check_first_byte("The provider took no more of the request for", still, limits)
+            return _check_first_byte("The provider accepted no more of the request for", still, limits)
         if limits.body is None or still < limits.body:
             return None
-        message = f"The request body stopped for {limits.body:g} s (FLOW_BODY_TIMEOUT). Send it without pauses."
+        message = f"The request body stalled for {limits.body:g} s (FLOW_BODY_TIMEOUT). Send it without a pause."
         return RelayError(408, "body_timeout", message, Party.CLIENT, EndReason.BODY_TIMEOUT)
 
     def _check_answer(self, exchange: WatchedExchange, now: float) -> RelayError | None:
@@ -83,7 +83,7 @@ class DeadlineWatch:
         still = self._progress.still_for(now, "down", exchange.bytes_down, paused)
         if paused or still < limit:
             return None
-        return timeout("The provider fell silent for", limit, "FLOW_IDLE_TIMEOUT", EndReason.IDLE_TIMEOUT)
+        return timeout("The provider was silent for", limit, "FLOW_IDLE_TIMEOUT", EndReason.IDLE_TIMEOUT)
 
 
 def _check_first_byte(what: str, seconds: float, limits: Deadlines) -> RelayError | None:

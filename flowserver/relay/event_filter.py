@@ -1,5 +1,5 @@
-"""Reads an answer while it passes: events are counted as they complete, and the bytes go on unchanged, but for an event
-that the client did not ask for and for the end of its budget. No I/O."""
+"""Reads an answer while it passes: events are counted when they are complete, and the bytes pass unchanged, except for
+events that the client did not ask for and for the end of its budget. No I/O."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from ..events.whole_body import WholeBody
 from ..quota.lease import Verdict
 
 _MOST_HELD = 1 << 18
-"""Bytes of a whole answer that are parsed at once, in some milliseconds; a larger one is reduced as it comes."""
+"""Largest whole answer, in bytes, that is parsed at once, in some milliseconds; a larger one is reduced as it
+arrives."""
 _LONGEST_LIST = 1 << 22
-"""Bytes of a list of models; the longest have half a megabyte."""
+"""Most bytes of a list of models; the longest known have half a megabyte."""
 _BYTES_A_TOKEN = 4
 _ATTACHED = 1000
-"""Tokens that an image or a file counts for, whose bytes say nothing."""
+"""Tokens counted for an image or a file, whose bytes do not tell."""
 
 
 def _tokens_of(size: int, attachments: int) -> int:
-    """Tokens by bytes alone, for what was not read."""
+    """Tokens estimated from bytes alone, for what was not read."""
     return -(-size // _BYTES_A_TOKEN) + attachments * _ATTACHED
 
 
 class Budget(Protocol):
-    """Says how far a stream may go."""
+    """Decides how far a stream may go."""
 
     def verdict(self) -> Verdict:
-        """On what the meter has read by now."""
+        """The verdict on everything that the meter has read."""
 
     def room(self) -> int:
-        """Bytes of content that would pass now."""
+        """Bytes of content that may pass now."""
 
 
 class EventFilter:
-    """On a stream of events.
+    """The filter of a stream of events.
 
-    `withholds`: events that the meter does not want passed are left out. Where they are, or where there is a budget, up
-    to `hold` bytes of an unfinished event wait here for its end; a longer event passes in parts.
+    `withholds`: events that the meter marks are removed. In that case, or with a budget, up to `hold` bytes of an
+    unfinished event wait here for its end; a longer event passes in parts.
     """
 
     __slots__ = (
@@ -71,26 +72,27 @@ class EventFilter:
         self._passes_all = not withholds
         self._budget = budget
         self.edits = withholds or budget is not None
-        """Whether what passes may be less or more than what came."""
+        """Whether the output may differ in size from the input."""
         self._hold = hold if self.edits else 0
         self._held: list[bytes] = []
         self._held_size = 0
         self._passing = False
         """Whether the beginning of an unfinished event has passed."""
         self._passed_any = False
-        """Whether an event has passed, where events are sorted."""
+        """Whether an event has passed; only maintained by `_sort`."""
         self._unended = 0
-        """Bytes behind the last event: of one that has not ended, or of what makes no sense."""
+        """Bytes after the last event: of an unfinished one, or malformed."""
         self._fresh = False
-        """Whether the next byte begins an event; before the first one it may belong to a byte order mark."""
+        """Whether the next byte begins an event; at the start it may belong to a byte order mark."""
         self._parked: tuple[bytes, list[Event], int] | None = None
-        """Events that may not pass yet, the first one counted, the bytes they are in, and where they begin there."""
+        """The bytes of events that may not pass yet, these events, of which the first one is counted, and where they
+        begin."""
         self._late: list[bytes] = []
-        """What came behind them."""
+        """What arrived after them."""
         self.holds_back = False
-        """Whether an event waits, or the budget is reached: what `feed` returned is not all."""
+        """Whether an event waits, or the budget is reached: `feed` has not returned everything."""
         self.spent = False
-        """The budget is reached: what `feed` returned is the last that may pass, and it ends with an event."""
+        """The budget is reached: what `feed` returned is the last to pass, and it ends with a complete event."""
 
     def __repr__(self) -> str:
         state = "spent" if self.spent else "waiting" if self.is_waiting else "passing"
@@ -99,31 +101,31 @@ class EventFilter:
 
     @property
     def held(self) -> int:
-        """Bytes that wait here, or of an event that has not ended."""
+        """Bytes that wait here, or belong to an unfinished event."""
         late = sum(map(len, self._late)) + (len(self._parked[0]) if self._parked is not None else 0)
         return self._held_size + late + self._scanner.held
 
     @property
     def at_boundary(self) -> bool:
-        """Whether what has passed ends with an event: something may be put in here."""
+        """Whether the output so far ends with a complete event, so that something may be inserted."""
         return not self._passing
 
     @property
     def uncounted(self) -> dict[str, int]:
-        """Events that could not be read, by reason. A stream that makes no sense, in all or in part, is one."""
+        """Events that could not be read, by reason. A malformed stream, or a malformed part of one, counts as one."""
         scanner = self._scanner
         found = {"large_event": scanner.oversized, "malformed": int(scanner.broken or self.meter.unread > 0)}
         return {reason: events for reason, events in found.items() if events}
 
     @property
     def unread_tokens(self) -> int:
-        """Tokens that large events have, by the bytes of their texts, and what makes no sense, by its bytes."""
+        """Tokens of large events, estimated from the bytes of their texts, and of malformed data, from its bytes."""
         scanner = self._scanner
         senseless = self._unended if scanner.broken else 0
         return _tokens_of(scanner.unread_text + senseless + self.meter.unread, scanner.attachments)
 
     def framed(self, events: bytes) -> bytes:
-        """Server-sent `events`, which end the stream here, as they stand in an answer of this kind."""
+        """Server-sent `events`, which end the stream here, in the framing of this answer."""
         scanner = self._scanner
         if isinstance(scanner, JsonArrayScanner):
             before, behind = scanner.closing(self._passed_any)
@@ -133,12 +135,12 @@ class EventFilter:
         return events
 
     def close(self) -> None:
-        """Nothing more comes, whether the answer is whole or not. The budget holds this too: no cycle is left to be
-        collected."""
+        """Nothing more will arrive, whether the answer is complete or not. Breaks the reference cycle with the
+        budget."""
         self._budget = None
 
     def feed(self, data: bytes) -> bytes:
-        """What is to be passed on of `data` and of what was held; the same object wherever it can be."""
+        """The bytes to pass on, from `data` and from what was held; the same object whenever possible."""
         if self._parked is not None:
             self._late.append(data)
             return b""
@@ -157,19 +159,19 @@ class EventFilter:
 
     @property
     def room(self) -> int | None:
-        """Bytes of content in template events that may pass without `feed`; None: nothing may."""
+        """Bytes of content that may pass in template events without `feed`; None: nothing may."""
         if not self._fresh or self.holds_back or self.meter.template is None:
             return None
         return PENDING if self._budget is None else min(PENDING, self._budget.room())
 
     def count_template(self, events: int, content_bytes: int) -> None:
-        """So many passed, within the room that there was."""
+        """Count events that passed without `feed`, within `room`."""
         self.meter.count_template(events, content_bytes)
         if self._budget is not None:
-            self._budget.verdict()  # which asks for more in time
+            self._budget.verdict()  # requests more tokens in time
 
     def finish(self) -> bytes:
-        """The answer is whole: what is held passes."""
+        """The answer is complete: returns what is held."""
         rest = b"".join(self._held)
         for name, payload, _ in self._scanner.finish():
             keep = self.meter.read(name, payload) or self._passes_all
@@ -179,7 +181,7 @@ class EventFilter:
         return rest
 
     def resume(self) -> bytes:
-        """More may pass now, or nothing any more: what is to be passed on of what waited."""
+        """The verdict may have changed: returns what may pass of what waited."""
         if self._parked is None:
             return b""
         data, events, start = self._parked
@@ -192,11 +194,13 @@ class EventFilter:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an event waits for leave to pass. What comes meanwhile is kept: the provider is to be stopped."""
+        """Whether an event waits for permission to pass. What arrives meanwhile is kept, so the provider must be
+        stopped."""
         return self._parked is not None
 
     def _sort(self, data: bytes, events: list[Event], *, start: int = 0, counted: bool = False) -> bytes:
-        """`events` end in `data` and begin at `start`. `counted`: the first one was read already."""
+        """Pass, hold or remove `events`, which end in `data`; they begin at `start`. `counted`: the first one was
+        counted before."""
         passing: list[bytes] = []
         for number, (name, payload, end) in enumerate(events):
             keep: bool | bytes = True
@@ -207,7 +211,7 @@ class EventFilter:
             else:
                 content_events = self.meter.content_events
                 keep = self.meter.read(name, payload) or self._passes_all
-                # Only content is ever too much: a report that comes late changes nothing any more.
+                # Only content can exceed the budget: a late report changes nothing.
                 if self._budget is not None and self.meter.content_events != content_events:
                     verdict = self._budget.verdict()
             if verdict is Verdict.WAIT:
@@ -220,7 +224,7 @@ class EventFilter:
                 whole = [*self._held, data[start:end]]
                 passing += whole if keep is True or self._passing else [_altered(b"".join(whole), payload, keep)]
             elif (self._held[0] if self._held else data[start:end]).startswith(b"\n"):
-                passing.append(b"\n")  # of the blank line before, a CR LF that two reads share
+                passing.append(b"\n")  # completes the blank line before: a CR LF split between two reads
             self._held.clear()
             self._held_size = 0
             self._passing = False
@@ -233,7 +237,7 @@ class EventFilter:
         return passing[0] if len(passing) == 1 else b"".join(passing)
 
     def _rest(self, rest: bytes, passing: list[bytes]) -> None:
-        """What follows the last complete event: the beginning of the next one, or comments."""
+        """Handle what follows the last complete event: the beginning of the next one, or comments."""
         self._held.append(rest)
         self._held_size += len(rest)
         if self._scanner.at_boundary or self._passing or self._held_size > self._hold:
@@ -244,17 +248,17 @@ class EventFilter:
 
 
 _payloads = re.compile(rb"^data: (\{.*\})$", re.MULTILINE).findall
-"""The JSON objects in server-sent events of the relay's own, which have a line for each."""
+"""Finds the JSON objects in the relay's own server-sent events, which have one line each."""
 
 
 def _altered(event: bytes, payload: bytes, new: bytes | bool) -> bytes:
-    """An event as it stands on the wire, with another payload."""
+    """An event's bytes with its payload replaced."""
     assert isinstance(new, bytes)
     return event.replace(payload, new, 1) if payload in event else b"data: %b\n\n" % new
 
 
 class _NoEvents:
-    """The filter of an answer without events: nothing in it waits, and nothing can be put between."""
+    """The filter of an answer without events: nothing waits in it, and nothing can be inserted."""
 
     __slots__ = ()
 
@@ -269,8 +273,8 @@ class _NoEvents:
 
 
 class BodyCollector(_NoEvents):
-    """On an answer that is no stream: collected as it passes, or reduced to what matters where it is large, and read at
-    its end. One that breaks off is read as far as it came."""
+    """The filter of an answer that is not a stream: it is collected as it passes, or reduced if it is large, and read
+    at its end. One that breaks off is read as far as it arrived."""
 
     __slots__ = ("_body", "_is_read", "_is_senseless", "meter")
 
@@ -311,14 +315,14 @@ class BodyCollector(_NoEvents):
     def _read(self, body: bytes | None) -> None:
         self._is_read = True
         if body is not None and not self.meter.read_whole(body):
-            body = self._body.reduced()  # what matters can be read of much that is no JSON
+            body = self._body.reduced()  # the relevant fields can be read even from much that is not valid JSON
             if body is not None and not self.meter.read_whole(body):
                 body = None
         self._is_senseless = body is None and self._body.size > 0
 
 
 class OpaqueFilter(_NoEvents):
-    """On an answer that can't be read: it is counted by its bytes, and ends where its tenant's tokens do."""
+    """The filter of an unreadable answer: it is counted by its bytes, and cut when its tenant's tokens are used up."""
 
     __slots__ = ("_budget", "_held", "_size", "holds_back", "is_waiting", "meter", "spent")
 
@@ -326,7 +330,7 @@ class OpaqueFilter(_NoEvents):
         self.meter = meter
         self._budget = budget
         self._held: list[bytes] = []
-        """What waits for tokens."""
+        """Data that waits for tokens."""
         self._size = 0
         self.holds_back = False
         self.is_waiting = False
@@ -382,7 +386,7 @@ class OpaqueFilter(_NoEvents):
 
 
 class ModelListFilter(_NoEvents):
-    """On a list of models: held until it is whole, since a tenant sees its own models only."""
+    """The filter of a list of models: held until it is complete, since a tenant may see only its own models."""
 
     __slots__ = ("_parts", "_select", "_size", "meter")
 
@@ -391,7 +395,7 @@ class ModelListFilter(_NoEvents):
     edits = True
 
     def __init__(self, select: Callable[[bytes], bytes]) -> None:
-        """`select` makes of a list what may be seen of it. One that is too long comes to it as b""."""
+        """`select` reduces a list to what the client may see. It gets b"" for a list that is too long."""
         self.meter: Meter | None = None
         self._select = select
         self._parts: list[bytes] = []

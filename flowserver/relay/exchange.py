@@ -22,13 +22,13 @@ from .interfaces import DownstreamStream, RoutedStream
 from .provider import Provider
 from .state import State
 
-# In Python 3.11 looking up a member of an enumeration takes a call.
+# In Python 3.11 looking up an enum member costs a call.
 _COMPLETE = EndReason.COMPLETE
 _WAITING, _STREAMING, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
 
 
 class Exchange(ExchangeFigures):
-    """One request and its response. See `State` for its course."""
+    """One request and its response. See `State` for its states."""
 
     __slots__ = ()
 
@@ -52,14 +52,14 @@ class Exchange(ExchangeFigures):
         self._state = state
 
     def _leave_provider(self) -> None:
-        """Need the provider no more: the answer is whole, as far as it will be."""
+        """Release the provider: nothing more of the answer is needed."""
         if self._state < _FLUSHING:
             self._move_to(_FLUSHING if self._state is not _ABANDONED else _SETTLING)
 
     # --- beginning -------------------------------------------------------------------------------------------------
 
     def start(self, stream: RoutedStream) -> None:
-        """Ask for an answer over `stream`."""
+        """Send the request over `stream`."""
         self._context.observer.exchange_started(self)
         length = self.request.content_length
         if length is not None and length > self._context.max_body:
@@ -69,12 +69,12 @@ class Exchange(ExchangeFigures):
         stream.start()
 
     def refuse(self, error: RelayError) -> None:
-        """Answer without asking a provider."""
+        """Answer with an error, without a provider."""
         self._context.observer.exchange_started(self)
         self._fail(error)
 
     def answer(self, status: int, headers: Headers) -> None:
-        """Answer without a body, and without asking a provider."""
+        """Answer without a body, and without a provider."""
         self._context.observer.exchange_started(self)
         self._leave_provider()
         self.status = status
@@ -86,7 +86,7 @@ class Exchange(ExchangeFigures):
     def on_downstream_data(self, data: bytes) -> None:
         self.bytes_up += len(data)
         if self._up is None or self._state >= _FLUSHING:
-            return  # refused, or answered before the upload was over: the rest is of no use
+            return  # refused, or answered before the upload was complete: the rest is not needed
         if self.bytes_up > self._context.max_body:
             self._fail(body_too_large(self._context.max_body))
         else:
@@ -133,13 +133,13 @@ class Exchange(ExchangeFigures):
         self._fail(DRAINED)
 
     def on_provider(self, provider: Provider, now: float) -> None:
-        """This provider is asked now; its deadlines apply from now on."""
+        """The request goes to this provider, whose deadlines apply from now on."""
         self.deadlines = provider.deadlines
         self.waiting_since = now
 
     def _is_drained_after(self, reason: EndReason) -> bool:
-        """Whether the answer is read to its end though nobody gets it: where the provider charges for all of it, by the
-        route's choice."""
+        """Whether the answer is read to its end although the client has left: the route says so if its provider charges
+        for all of it."""
         return (
             reason is EndReason.CLIENT_GONE
             and self._up is not None
@@ -151,11 +151,11 @@ class Exchange(ExchangeFigures):
     # --- the provider's side ---------------------------------------------------------------------------------------
 
     def on_upstream_interim(self, head: ResponseHead) -> None:
-        if head.status != 100:  # that one answers an Expect that ended here
+        if head.status != 100:  # 100 would answer an Expect that the relay has answered itself
             self._down.send_interim(self.account.passed_head(head, self.request_id, None))
 
     def on_upstream_head(self, head: ResponseHead) -> None:
-        """A head that does not say what the body is waits for the body's first bytes."""
+        """Pass the head on, unless the body's first bytes are needed to determine its format."""
         self._head = head
         self.upstream_request_id = upstream_request_id(head, self.request_id)
         if not self.account.open(head):
@@ -172,8 +172,8 @@ class Exchange(ExchangeFigures):
         self._down.send_head(passed)
 
     def _look(self, head: ResponseHead, data: bytes, *, is_all: bool = False) -> bytes:
-        """Detect by its first bytes what the body is. Returns the bytes to read now: none while they are too few, but
-        for the blanks with which some providers show that they are working."""
+        """Detect the body's format by its first bytes. Returns the bytes to process now: none while they are too few,
+        except whitespace, which some providers send to show that they are working."""
         self._first += data
         if self.account.look(head, self._first, is_all=is_all):
             self._head = None
@@ -217,7 +217,7 @@ class Exchange(ExchangeFigures):
             self._fast_path.close()
 
     def _note_first(self) -> None:
-        """Note when the first byte came, and the first token where tokens are counted."""
+        """Record when the first byte arrived, and the first token if tokens are counted."""
         if self.first_byte_at is None:
             self.first_byte_at = self._context.clock()
             if self._hold is not None:
@@ -238,14 +238,14 @@ class Exchange(ExchangeFigures):
             if self.is_over:
                 return
         if self._up is not None and self._up.times_content:
-            self._up.on_first_content()  # of a whole answer, whose content is read at its end
+            self._up.on_first_content()  # a whole answer is read only at its end
         self._leave_provider()
         if self._filter is not None and self._filter.is_waiting:
-            return  # for tokens: what came passes when they are there
+            return  # waits for tokens
         self._finish_answer()
 
     def on_more_tokens(self) -> None:
-        """Pass on events that waited for tokens, or end the answer if there are none."""
+        """Pass on events that waited for tokens, or end the answer if none are left."""
         event_filter = self._filter
         if event_filter is None or not event_filter.is_waiting or self._state is _ENDED:
             return
@@ -257,8 +257,7 @@ class Exchange(ExchangeFigures):
             self._hold.open(Reason.QUOTA)
 
     def _pass_on(self, event_filter: AnyFilter, data: bytes) -> bool:
-        """Pass on what `event_filter` let through, where that is not simply what it got. Returns whether more may
-        follow now."""
+        """Pass on `data` from `event_filter`, if it may edit or hold data. Returns whether more may follow now."""
         if event_filter.spent:
             self._cut_off(data)
             return False
@@ -271,7 +270,7 @@ class Exchange(ExchangeFigures):
         return True
 
     def _shut(self, reason: Reason) -> None:
-        """Stop the provider, if there is one still."""
+        """Stop the provider, if there still is one."""
         if self._up is not None and self._state < _FLUSHING:
             self._hold_over(self._up).shut(reason)
 
@@ -283,7 +282,7 @@ class Exchange(ExchangeFigures):
     def _finish_answer(self) -> None:
         self._close_fast_path()
         rest = self._filter.finish() if self._filter is not None else b""
-        self._drop_upstream()  # the place at the provider is charged for what the answer is known to have by then
+        self._drop_upstream()  # this charges the place at the provider by what is known of the answer
         if rest:
             self._down.send_data(rest)
         self._finish()
@@ -303,14 +302,13 @@ class Exchange(ExchangeFigures):
             self._upload_gate.open(Reason.UPSTREAM)
 
     def _may_edit(self) -> bool:
-        """Whether the body may become longer or shorter than the provider's."""
+        """Whether the body's length may change."""
         if self._filter is None:
             return self._head is not None and self.account.meter is not None  # not known yet
         return self._filter.edits or (self._context.heartbeat is not None and self.account.heartbeat is not None)
 
     def _cut_off(self, last: bytes) -> None:
-        """End the answer at its budget, cleanly, and the provider's work with it. An answer that can't be read has no
-        clean end."""
+        """End the answer at its budget, cleanly, and cancel the provider. An unreadable answer has no clean end."""
         if isinstance(self._filter, OpaqueFilter):
             self._fail(UNREADABLE)
             return
@@ -329,7 +327,7 @@ class Exchange(ExchangeFigures):
             self._hold_rest()
 
     def _hold_rest(self) -> None:
-        """What is left of a whole answer may wait for the client's side."""
+        """Account for the rest of a complete answer, which may wait for the client's side."""
         is_whole = self._state is _FLUSHING and (self._filter is None or not self._filter.is_waiting)
         if is_whole and self._up is not None and self._down.held_since is not None:
             self._hold_over(self._up).wait_for_end()
@@ -360,7 +358,7 @@ class Exchange(ExchangeFigures):
             self._fail(error)
 
     def _show_life(self, watch: DeadlineWatch, now: float) -> None:
-        """Show the client of a silent provider that the connection lives, where its format has something for that."""
+        """Send a heartbeat while the provider is silent, if the format has one."""
         limit, beat, event_filter = self._context.heartbeat, self.account.heartbeat, self._filter
         if limit is None or beat is None or event_filter is None or self._state is _ABANDONED:
             return
@@ -372,15 +370,15 @@ class Exchange(ExchangeFigures):
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def cut(self, error: RelayError) -> None:
-        """End at once, and let go of what waits for the client, too."""
+        """End at once, and drop what waits for the client."""
         if not self.status:
             self._fail(error)
             return
         self._down.cut(error.end)
-        self.on_downstream_reset(error.end)  # where the client has left, nobody else calls it
+        self.on_downstream_reset(error.end)  # nobody else calls it if the client has left
 
     def _fail(self, error: RelayError) -> None:
-        """End with an error: an error answer while no head has been sent, a broken end after it; never a clean one."""
+        """End with an error: an error answer if no head has been sent, otherwise a broken end; never a clean one."""
         if self._state is _ENDED or self.error is not None:
             return
         up = self._up

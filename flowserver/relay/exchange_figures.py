@@ -1,4 +1,4 @@
-"""What is known of an exchange as it stands, for log, metrics, admin pages, deadlines and the memory budget. No I/O."""
+"""The figures of an exchange so far, for log, metrics, admin pages, deadlines and the memory budget. No I/O."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .interfaces import DownstreamStream, RoutedStream
 from .record import ExchangeRecord, account_record, fill_in_hold, token_record
 from .state import State
 
-# In Python 3.11 looking up a member of an enumeration takes a call.
+# In Python 3.11 looking up an enum member costs a call.
 _WAITING, _, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
 
 
 class ExchangeFigures:
-    """The part of an `Exchange` that changes nothing."""
+    """The part of an `Exchange` that only reports."""
 
     __slots__ = (
         "_awaits_first",
@@ -70,40 +70,40 @@ class ExchangeFigures:
         self._down = downstream
         self._up: RoutedStream | None = None
         self._fast_path: FastPath | None = None
-        """None until the answer's first content, and where there is no fast path for it."""
+        """None until the answer's first content, and if there is no fast path for it."""
         self.deadlines = context.deadlines
         self._watch: DeadlineWatch | None = None
         self._filter: AnyFilter | None = None
         self._head: ResponseHead | None = None
-        """The answer's head until its body has begun, whose first bytes may show that it is not what the head says."""
+        """The answer's head until its body has begun: the first bytes may contradict the head."""
         self._first = b""
-        """These bytes, while they are too few."""
+        """These first bytes, while they are too few."""
         self.waiting_since = now
         self.request = request
         self.request_id = request_id
-        """The request id, ours or the client's."""
+        """The request id, the relay's or the client's."""
         self.upstream_request_id: bytes | None = None
-        """The provider's own; None: it has not told one."""
+        """The provider's own request id; None: it has sent none."""
         self.account = account
         """Tokens asked for and emitted."""
         self.request_whole = not request.has_body
         self._hold: AnswerHold | None = None
-        """None: nobody but the provider held the answer, which is usual."""
+        """None: only the provider has held the answer up, as usual."""
         self._upload_gate: ReadGate | None = None
-        """None: the client was never stopped, which is usual."""
+        """None: the client was never stopped, as usual."""
         self.started_at = now
         self.first_byte_at: float | None = None
-        """When the first byte of the answer's body came; None before."""
+        """When the first byte of the answer's body arrived; None before."""
         self._awaits_first = True
-        """Whether one of these two is still to come: the path of every token looks at no more than this."""
+        """Whether one of these two is still missing: the path of every token checks only this."""
         self.first_token_at: float | None = None
-        """When its first content came; None before, and where content is not counted."""
+        """When its first content arrived; None before, and if content is not counted."""
         self.heartbeats = 0
         self.ended_at: float | None = None
         self.status = 0
         """Status sent to the client; 0 before there is one."""
         self._slow_size = self._slow_chunks = 0
-        """Body bytes from the provider that took the slow path, and the reads they came in."""
+        """Body bytes from the provider that took the slow path, and the number of reads."""
         self.bytes_up = 0
         """Body bytes from the client."""
         self.end_reason: EndReason | None = None
@@ -145,7 +145,7 @@ class ExchangeFigures:
 
     @property
     def chunks_down(self) -> int:
-        """Reads they came in."""
+        """Number of reads of these bytes."""
         fast_path = self._fast_path
         return self._slow_chunks if fast_path is None else self._slow_chunks + fast_path.chunks
 
@@ -161,7 +161,7 @@ class ExchangeFigures:
         return self._down.held
 
     def holdings(self) -> tuple[int, int, int]:
-        """Bytes held of its answer for the client, of its request, and of what is being read of its answer."""
+        """Bytes held: of the answer for the client, of the request, and of the answer's unfinished events."""
         up, event_filter = self._up, self._filter
         return self._down.held, 0 if up is None else up.held, 0 if event_filter is None else event_filter.held
 
@@ -172,7 +172,7 @@ class ExchangeFigures:
         return self.account.output
 
     def unacknowledged_tokens(self) -> int:
-        """An estimate: the tokens that passed, by the share of their bytes that the client has not acknowledged."""
+        """An estimate: the share of the passed tokens whose bytes the client has not acknowledged."""
         size = self.bytes_down
         return round(self.tokens * min(1.0, self._down.unacknowledged() / size)) if size else 0
 
@@ -183,21 +183,21 @@ class ExchangeFigures:
 
     @property
     def upload_is_stopped(self) -> bool:
-        """Whether the client is held back since the provider lags."""
+        """Whether the client is held back because the provider lags."""
         return self._upload_gate is not None and self._upload_gate.is_shut
 
     @property
     def upload_waits(self) -> bool:
-        """Whether the client is held back since unfinished uploads hold too much."""
+        """Whether the client is held back because unfinished uploads hold too much."""
         return self._down.upload_waits
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to come from a provider."""
+        """Whether nothing more will arrive from a provider."""
         return self._state >= _FLUSHING
 
     def state(self) -> str:
-        """One word for /streams."""
+        """The state in one word, for /streams."""
         if self._state is _ABANDONED or self._state is _SETTLING:
             return "abandoned"
         if self._filter is not None and self._filter.is_waiting:

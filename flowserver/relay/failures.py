@@ -1,4 +1,4 @@
-"""What providers' failures mean, and what clients are told about them. No I/O."""
+"""What providers' failures mean, and what clients are told. No I/O."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..http.messages import Headers, ResponseHead, find
 from .interfaces import Clock
 
 _PROVIDER = "The provider "
-"""The beginning of messages that are made where the provider's configured name is not known."""
+"""The beginning of messages from places that do not know the provider's configured name."""
 _LONGEST_DATE = 64
 _UNREACHABLE = (EndReason.CONNECT_FAILED, EndReason.CONNECT_TIMEOUT)
 
 
 def is_passing(error: RelayError) -> bool:
-    """Whether the provider itself is healthy: it closed one connection, or did not take one more request on it."""
+    """Whether the provider itself is healthy: it only closed one connection, or accepted no more requests on it."""
     return error.not_processed and error.party is Party.UPSTREAM and error.end not in _UNREACHABLE
 
 
 def is_unhealthy(error: RelayError) -> bool:
-    """Whether a failure speaks against the provider. A total timeout is the relay's own decision."""
+    """Whether a failure counts against the provider. A total timeout is the relay's own decision."""
     return error.party is Party.UPSTREAM and not is_passing(error) and error.end is not EndReason.TOTAL_TIMEOUT
 
 
@@ -33,7 +33,8 @@ def busy(message: str, *, after: int = 1) -> RelayError:
 
 
 def named(error: RelayError, name: str | None) -> RelayError:
-    """`error` with the provider's configured name in its message. None or "-": no provider was asked yet."""
+    """`error` with the provider's configured name in its message. None or "-": the request has gone to no provider
+    yet."""
     if name in (None, "-") or not error.message.startswith(_PROVIDER):
         return error
     return replace(error, message=f"{_PROVIDER}{name} {error.message.removeprefix(_PROVIDER)}")
@@ -52,7 +53,7 @@ def error_head(error: RelayError, request_id: bytes, size: int) -> ResponseHead:
 
 
 def answer_head(status: int, headers: Headers, size: int | None = None) -> ResponseHead:
-    """The head of an answer of the relay's own. None: it has no body."""
+    """The head of the relay's own answer. `size` None: it has no body."""
     phrase = HTTPStatus(status).phrase.encode("ascii")
     head = ResponseHead(status, headers, reason=phrase, content_length=size)
     head.body_follows = bool(size)
@@ -61,7 +62,7 @@ def answer_head(status: int, headers: Headers, size: int | None = None) -> Respo
 
 def retry_after(head: ResponseHead, now: Clock) -> float | None:
     """Seconds that a provider asks to wait: `retry-after-ms`, else `retry-after`, which may be a date (RFC 9110 section
-    10.2.3); None for nonsense. `now` is in seconds since the epoch."""
+    10.2.3); None if it is invalid. `now` returns seconds since the epoch."""
     for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         value = find(head.headers, name)
         if value is not None and re.fullmatch(rb"[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):

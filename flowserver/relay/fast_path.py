@@ -1,8 +1,8 @@
 """The fast path of template events, from the provider's transport to the client's. No I/O.
 
-Most events of a stream differ from the one before in their text and padding only, and providers send each as a chunk
-of its own. While that lasts the provider's transport calls a `FastPath`, which sees that a read is one chunk with one
-such event, counts it and writes it on: one call in place of eight, and one object in place of ten, each of which is a
+Most events of a stream differ from the previous one only in their text and padding, and providers send each in a chunk
+of its own. While that lasts the provider's transport calls a `FastPath`, which checks that a read is one chunk with one
+such event, counts it and writes it on: one call instead of eight, and one object instead of ten, each of which is a
 cache miss when hundreds of streams take turns. Everything else takes the slow path, through connection, exchange and
 event filter.
 """
@@ -18,10 +18,11 @@ from ..http.h1_chunked import SIZE_LINES, take_chunks
 from .event_filter import EventFilter
 
 BURST = 2048
-"""Bytes of a read that hold more than one event. Reads are to be small then, and those of a fast path are not."""
+"""A read of this many bytes contains more than one event. The receive buffer must be small then, but the fast path's is
+not."""
 
 MUCH = 4096
-"""Bytes that pass together before the owner is told."""
+"""Bytes that pass before they are reported to the owner."""
 _OFTEN = 63
 """Events between two reports to the owner, less one: a bit mask."""
 _SHUT = -1
@@ -29,22 +30,22 @@ _LONGEST = len(SIZE_LINES)
 
 
 class FastPathOwner(Protocol):
-    """The provider's connection, whose transport calls the fast path in its place."""
+    """The provider's connection, whose place as the transport's protocol the fast path takes."""
 
     def receive(self, data: bytes) -> bool:
-        """The slow path. Returns whether a chunk begins next, if anything does."""
+        """Take the slow path. Returns whether the next byte, if any, begins a chunk."""
 
     def passed(self, size: int) -> None:
-        """So many bytes of the body have passed since this was last called."""
+        """`size` bytes of the body have passed since the last call."""
 
     def leave_fast_path(self) -> None:
         """Take the transport back."""
 
 
 class FastPath:
-    """The fast path of one answer. It is opened and closed as often as the stream allows.
+    """The fast path of one answer. It may be opened and closed repeatedly.
 
-    What passes is counted by `settle`, before anything else of the answer is counted.
+    `settle` counts what has passed, before anything else of the answer is counted.
     """
 
     __slots__ = (
@@ -69,11 +70,11 @@ class FastPath:
     )
 
     def __init__(self, event_filter: EventFilter, chunks: int) -> None:
-        """`event_filter` has seen the answer's first content, in the last of so many chunks."""
+        """`event_filter` has seen the answer's first content, in the last of `chunks` chunks."""
         self._filter = event_filter
         self._content = event_filter.meter.content.pending
         self._lead = chunks - event_filter.meter.content_events
-        """How many more chunks than events with content there were when this was last asked to open."""
+        """Surplus of chunks over events with content, at the last attempt to open."""
         self._owner: FastPathOwner | None = None
         """None: it is closed."""
         self._template: Template | None = None
@@ -82,31 +83,30 @@ class FastPath:
         self._framed = False
         """Whether `_write` takes whole chunks."""
         self._room = self._granted = _SHUT
-        """Bytes of content that may still pass, and that might when events were last counted."""
+        """Bytes of content that may still pass, and the same when events were last counted."""
         self._events = 0
-        """Events that passed and are not counted yet."""
+        """Events that have passed and are not counted yet."""
         self._together = 0
-        """Of these, the ones that came in one read with another one before them."""
+        """How many of these followed another event in the same read."""
         self._told = 0
-        """Of `size`, what the owner was told of."""
+        """The part of `size` that was reported to the owner."""
         self.size = 0
-        """Body bytes that have passed, framing left out."""
+        """Body bytes that have passed, without framing."""
         self.chunks = 0
-        """Reads they came in."""
+        """Number of reads of these bytes."""
         self.writes = 0
-        """Of these, the ones that went to the client as whole chunks."""
+        """How many of these went to the client as whole chunks."""
 
     # --- opening and closing ---------------------------------------------------------------------------------------
 
     def comes_evenly(self, chunks: int) -> bool:
-        """Whether each of the answer's chunks brought an event with content since this was last asked. Of a burst,
-        reads are to be small."""
+        """Whether each chunk since the last call brought an event with content. In a burst, reads must be small."""
         lead, before = chunks - self._filter.meter.content_events, self._lead
         self._lead = lead
         return lead >= before
 
     def open(self, write: Callable[[bytes], None], framed: bool) -> bool:
-        """Have events pass to `write`. Returns False where none may now; else `enter` follows."""
+        """Start passing events to `write`. Returns False if none may pass now; otherwise call `enter` next."""
         if not self._grant():
             return False
         self._write, self._framed = write, framed
@@ -117,13 +117,13 @@ class FastPath:
         self._owner = owner
 
     def close(self) -> None:
-        """Have no events pass any more. Safe to repeat."""
+        """Stop passing events. Safe to repeat."""
         owner = self._owner
         if owner is not None:
             self.settle()
             self._owner = None
             self._room = self._granted = _SHUT
-            self._write = _drop  # the client's stream holds the exchange, which holds this: no cycle is to be left
+            self._write = _drop  # breaks the reference cycle: the client's stream holds the exchange, which holds this
             owner.leave_fast_path()
 
     @property
@@ -135,7 +135,7 @@ class FastPath:
         return f"<FastPath {state} size={self.size} uncounted={self._events} room={self._room}>"
 
     def _grant(self) -> bool:
-        """Let as much content pass as the filter would. Returns False where it lets nothing pass unseen."""
+        """Allow as much content as the filter would. Returns False if the filter must see everything."""
         room = self._filter.room
         template = self._filter.meter.template
         if room is None or template is None:
@@ -167,22 +167,22 @@ class FastPath:
 
     def receive(self, data: bytes) -> None:
         """One read of the transport."""
-        # Everything in one function, and little beside this object is looked at: with cold caches a call, or an object
-        # of one stream, costs more than its work.
+        # Everything is in one function that touches little besides this object: with cold caches, a call or another
+        # object of the stream costs more than the work itself.
         size = len(data)
         if size < _LONGEST:
             line = SIZE_LINES[size]
             head = len(line)
             start = head + self._start
             if data[:start] == line + self._head:  # two `startswith` take longer
-                read = self._read  # a call of the attribute itself would look it up the slow way
+                read = self._read  # calling the attribute directly would use the slow look-up
                 match = read(data, start)
                 if match is not None and (data.isascii() or is_utf8(data)):
                     content = match.end(1) - start
                     room = self._room - content
                     if content and room >= 0:
                         self._room = room
-                        said = self._content  # to add to the attribute itself would store it again
+                        said = self._content  # adding to the attribute directly would store it again
                         said += match[1]
                         self.size += size - head - 2
                         self._events = events = self._events + 1
@@ -195,14 +195,14 @@ class FastPath:
             self._detour(data)
 
     def _tell(self) -> None:
-        """Tell the owner how much has passed."""
+        """Report to the owner how much has passed."""
         size, self._told = self.size - self._told, self.size
         if self._owner is not None:
             self._owner.passed(size)
 
     def _pass_together(self, data: bytes) -> bool:
-        """Pass chunks with one template event each; False where these are not. They come together where somebody was
-        slow, provider, network or the relay itself, which had better not become slower then."""
+        """Pass chunks with one template event each; returns False if they are not. Several in one read mean that the
+        provider, the network or the relay was slow; the relay should not become slower then."""
         template = self._template
         events: list[bytes] = []
         if template is None or take_chunks(data, 0, events) != len(data):
@@ -228,10 +228,10 @@ class FastPath:
         return True
 
     def _detour(self, data: bytes) -> None:
-        """Have a read take the slow path."""
+        """Send a read through the slow path."""
         owner = self._owner
         if owner is None:
-            return  # closed while the transport had this read in its hands
+            return  # closed while the transport was delivering this read
         if len(data) >= BURST:
             self.close()
         else:
@@ -242,4 +242,4 @@ class FastPath:
 
 
 def _drop(data: bytes) -> None:
-    """Takes the place of a writer while there is none."""
+    """Stands in for the writer while there is none."""

@@ -1,4 +1,4 @@
-"""A histogram of plain numbers, turned into Prometheus' form when it is asked for. No I/O."""
+"""A histogram of plain numbers, converted to Prometheus' format on demand. No I/O."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Seconds for which answers are waited for."""
+"""Bounds for times of waiting for answers, in seconds."""
 
 
 class Histogram:
-    """Counts values by the bounds that they do not exceed."""
+    """Counts values by the smallest bound that they do not exceed."""
 
     __slots__ = ("_bounds", "_counts", "sum")
 
@@ -29,7 +29,8 @@ class Histogram:
         return sum(self._counts)
 
     def figures(self) -> list[float]:
-        """The values in each bucket, those beyond the last bound too, and their sum; all of one moment."""
+        """The number of values in each bucket, including those beyond the last bound, and their sum; a consistent
+        snapshot."""
         return [*self._counts, self.sum]
 
     def add(self, other: Histogram) -> None:
@@ -40,7 +41,8 @@ class Histogram:
 
 
 def joined(found: Iterable[Histogram], bounds: tuple[float, ...]) -> Histogram:
-    """All values of histograms with these `bounds`; the only one itself."""
+    """A histogram with the values of all in `found`, which have these `bounds`; if there is only one, that one
+    itself."""
     several = list(found)
     if len(several) == 1:
         return several[0]

@@ -18,30 +18,30 @@ from .record import RecordedExchange
 
 
 class UploadCount(Protocol):
-    """Counts what is held of a request's body: see `uploads`."""
+    """Counts the bytes held of a request's body: see `uploads`."""
 
     def hold_upload(self, size: int) -> None:
-        """Count `size` more bytes of the request's body, which are held until it is whole. Above the bound no more are
-        read."""
+        """Count `size` more bytes of the request's body, which are held until it is complete. Above the bound no more
+        are read."""
 
     def end_upload(self) -> None:
-        """Count none any more: the body is whole, or was let go of."""
+        """Stop counting: the body is complete, or was dropped."""
 
     @property
     def upload_waits(self) -> bool:
-        """Whether no more of the body is read, since too much is held."""
+        """Whether reading of the body is stopped, because too much is held."""
 
     def upload_is_overdue(self, now: float) -> bool:
         """Whether `upload_waits` has lasted too long."""
 
 
 class RequestClient(Protocol):
-    """Whose a request is."""
+    """The client of a request."""
 
     address: str | None
-    """None: it is not known, or a Unix socket has none."""
+    """None: unknown, or a Unix socket."""
     is_over_limit: bool
-    """Whether the client had as much open as it may."""
+    """Whether the client had reached its limit when the request arrived."""
 
 
 class DownstreamStream(UploadCount, Protocol):
@@ -54,7 +54,7 @@ class DownstreamStream(UploadCount, Protocol):
     def client(self) -> RequestClient: ...
 
     def attach(self, events: DownstreamEvents) -> None:
-        """Set who is told what happens here. Called before anything else."""
+        """Set the receiver of events. Called before anything else."""
 
     def send_interim(self, head: ResponseHead) -> None:
         """Send a 1xx response, before the final head."""
@@ -63,21 +63,21 @@ class DownstreamStream(UploadCount, Protocol):
         """Send the final head; once, before any data."""
 
     def send_data(self, data: bytes) -> None:
-        """Send body bytes, never empty. They go out or wait; `on_downstream_full` says when to stop."""
+        """Send body bytes, never empty. They are sent or buffered; `on_downstream_full` says when to stop."""
 
     def direct_writer(self) -> tuple[Callable[[bytes], None], bool] | None:
         """Returns (write, framed), a direct writer for body bytes, valid until `on_downstream_blocked`; None if there
-        is none now. `framed`: it takes whole HTTP/1.1 chunks, which are no part of `writes`."""
+        is none now. `framed`: it takes whole HTTP/1.1 chunks, which are not counted in `writes`."""
 
     def send_end(self) -> None:
         """End cleanly, after all data. `on_downstream_finished` follows when everything was handed to the transport."""
 
     def cut(self, reason: EndReason) -> None:
-        """End brokenly at once, without what waits. `on_downstream_reset` is called."""
+        """Break off at once, without sending what is buffered. `on_downstream_reset` is called."""
 
     def break_off(self) -> None:
-        """End brokenly, after all data, so that the client does not take what it has for whole. Nothing is called
-        back."""
+        """Break off after all data, so that the client does not mistake what it has for a complete answer. Nothing is
+        called back."""
 
     def pause_reading(self) -> None: ...
 
@@ -89,18 +89,18 @@ class DownstreamStream(UploadCount, Protocol):
 
     @property
     def held_since(self) -> float | None:
-        """Since when the client's side has not taken what is held for it; None: it takes it."""
+        """Since when the client's side has blocked; None: it accepts data."""
 
     def client_seconds(self, now: float) -> float | None:
-        """Returns the seconds so far for which the client itself kept bytes from leaving, by a window that it shut:
-        only differences mean something. None: nobody can tell. Costs a system call."""
+        """Returns the seconds so far for which a window that the client closed kept bytes from leaving; only
+        differences are meaningful. None: unknown. Costs a system call."""
 
     def unacknowledged(self) -> int:
-        """Returns the bytes, held here or by the kernel, that the client has not acknowledged, as far as that is known.
+        """Returns the bytes, held here or by the kernel, that the client has not acknowledged, as far as is known.
         Costs a system call."""
 
     def keep_pace(self, pace: DrainRate) -> None:
-        """The client is the bottleneck, and has this pace: hold no more for it than suits that."""
+        """The client is the bottleneck, with this pace: hold no more for it than the pace requires."""
 
     @property
     def writes(self) -> tuple[int, int]:
@@ -113,22 +113,22 @@ class DownstreamEvents(Protocol):
     def on_downstream_data(self, data: bytes) -> None: ...
 
     def on_downstream_end(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
 
     def on_downstream_reset(self, reason: EndReason) -> None:
-        """The client is gone or stalled; the stream takes nothing more."""
+        """The client is gone or stalled; the stream accepts nothing more."""
 
     def on_downstream_failed(self, error: RelayError) -> None:
-        """The request turned out malformed; it can still be answered."""
+        """The request turned out to be malformed; it can still be answered."""
 
     def on_downstream_blocked(self) -> None:
-        """There is no `direct_writer` any more: bytes begin to wait."""
+        """The `direct_writer` is no longer valid: bytes begin to wait."""
 
     def on_downstream_full(self) -> None:
-        """Stop: the high mark is reached."""
+        """Stop sending: the high watermark is reached."""
 
     def on_downstream_drained(self) -> None:
-        """Go on: what was held is gone."""
+        """Resume: what was held has been sent."""
 
     def on_downstream_finished(self) -> None:
         """The whole response was handed to the transport."""
@@ -141,33 +141,34 @@ class DownstreamEvents(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Tokens of the answer that came so far."""
+        """Tokens of the answer so far."""
 
 
 class UpstreamStream(Protocol):
-    """The provider's side of one exchange, and of no other. It exists at once, connected or not; calls after `cancel`
-    and `on_upstream_failed` are ignored."""
+    """The provider's side of one exchange only. It exists at once, connected or not; calls after `cancel` and
+    `on_upstream_failed` are ignored."""
 
     def send_data(self, data: bytes) -> None:
-        """Send bytes of the request's body, never empty. They go out or wait; `on_upstream_full` says when to stop."""
+        """Send bytes of the request's body, never empty. They are sent or buffered; `on_upstream_full` says when to
+        stop."""
 
     def send_end(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
 
     def cancel(self, error: RelayError | None = None) -> None:
-        """End the provider's work now, in any state. Nothing is called back. `error`: what the provider did wrong, if
-        it did."""
+        """Cancel the provider's work now, in any state. Nothing is called back. `error`: the provider's fault; None: it
+        has none."""
 
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
 
     def keep_pace(self, pace: DrainRate) -> None:
-        """The client is the bottleneck, and has this pace: let the provider be ahead as far as that needs."""
+        """The client is the bottleneck, with this pace: let the provider be ahead only as far as the pace requires."""
 
     @property
     def reused(self) -> bool:
-        """Whether a kept connection served it."""
+        """Whether it uses a reused connection."""
 
 
 class UpstreamEvents(Protocol):
@@ -180,29 +181,29 @@ class UpstreamEvents(Protocol):
     def on_upstream_data(self, data: bytes) -> None: ...
 
     def fast_path(self) -> FastPath | None:
-        """An open fast path for the body bytes that follow, to be entered at once; None: they take the slow path."""
+        """An open fast path for the following body bytes, to be entered at once; None: they take the slow path."""
 
     def unacknowledged(self) -> int:
-        """Bytes of the answer that are on their way to the client."""
+        """Bytes of the answer that are in flight to the client."""
 
     def on_upstream_end(self) -> None:
-        """The response is whole."""
+        """The response is complete."""
 
     def on_upstream_failed(self, error: RelayError) -> None:
-        """No connection, a reset, or a broken response: nothing more comes."""
+        """No connection, a reset, or a broken response: nothing more follows."""
 
     def on_upstream_full(self) -> None:
-        """Stop the upload: the high mark is reached."""
+        """Stop the upload: the high watermark is reached."""
 
     def on_upstream_drained(self) -> None:
-        """Go on with the upload."""
+        """Resume the upload."""
 
 
 class RoutedStream(UpstreamStream, Protocol):
-    """An upstream stream that finds its provider itself, in one attempt or more."""
+    """An upstream stream that chooses its provider itself, in one or more attempts."""
 
     times_content: bool
-    """Whether `on_first_content` is to be called, once."""
+    """Whether `on_first_content` must be called, once."""
 
     @property
     def upstream(self) -> str:
@@ -210,7 +211,7 @@ class RoutedStream(UpstreamStream, Protocol):
 
     @property
     def drain_on_disconnect(self) -> bool:
-        """Whether the answer is read to its end when its client leaves."""
+        """Whether the answer is read to its end if its client leaves."""
 
     @property
     def queued(self) -> float:
@@ -225,21 +226,21 @@ class RoutedStream(UpstreamStream, Protocol):
         """Bytes of the request's body that wait, or are kept for another attempt."""
 
     def start(self) -> None:
-        """Choose a provider, at once or when enough of the request has come."""
+        """Choose a provider, at once or when enough of the request has arrived."""
 
     def on_first_content(self) -> None:
-        """The first content of the answer came: its first byte where content is not counted, and the last of
-        an answer that is no stream."""
+        """The first content of the answer arrived: its first byte if content is not counted, and its last if it is not
+        a stream."""
 
     def sweep(self, now: float) -> None:
-        """End waits that are over. Called about once a second."""
+        """End waits whose time is over. Called about once a second."""
 
 
 class Connector(Protocol):
     """Opens streams to one provider."""
 
     def open(self, request: RequestHead, events: UpstreamEvents) -> UpstreamStream:
-        """Begin a request. Failures are told later, by `on_upstream_failed`."""
+        """Begin a request. Failures are reported later, by `on_upstream_failed`."""
 
 
 class Observer(Protocol):
@@ -250,13 +251,13 @@ class Observer(Protocol):
     def exchange_ended(self, exchange: RecordedExchange) -> None: ...
 
     def waited(self, seconds: float) -> None:
-        """A pause is over, in which the oldest byte waited so long for its client's side."""
+        """A pause is over, in which the oldest byte waited `seconds` for the client's side."""
 
     def request_refused(self, error: RelayError, protocol: str) -> None:
         """A request that never became an exchange."""
 
     def connection_refused(self, peer: str | None, why: str) -> None:
-        """A connection that broke a rule before its first request. `peer`: the address that it came from."""
+        """A connection that broke a rule before its first request. `peer`: its address; None: a Unix socket."""
 
 
 class H2Totals:
@@ -272,11 +273,11 @@ class H2Totals:
         self.goaways: Counter[str] = Counter()
         """GOAWAYs sent, by reason."""
         self.stalls = 0
-        """Times a stream had bytes and its window was shut."""
+        """How often a stream had bytes while its window was closed."""
         self.stall_seconds = 0.0
-        """How long, of stalls that are over."""
+        """Total seconds of stalls that are over."""
         self.longest_wait = 0.0
-        """Seconds for which what was read has waited for its turn on its connection, since they were last taken."""
+        """Longest time, in seconds, that read data waited for its turn on its connection, since it was last reset."""
 
     def take_longest_wait(self) -> float:
         wait, self.longest_wait = self.longest_wait, 0.0
@@ -284,17 +285,17 @@ class H2Totals:
 
 
 class Timer(Protocol):
-    """What is to be called once some time is over."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """It is not to be called any more. Safe to be repeated, and afterwards."""
+        """Cancel the call. Safe to repeat, and after the call."""
 
 
 Clock = Callable[[], float]
-"""Seconds of a monotonic clock."""
+"""Returns seconds of a monotonic clock."""
 Later = Callable[[Callable[[], None]], object]
-"""Calls something once the present event is over: an event loop's `call_soon`."""
+"""Calls a function after the current event: an event loop's `call_soon`."""
 Timers = Callable[[float, Callable[[], None]], Timer]
-"""Calls something in so many seconds: an event loop's `call_later`."""
+"""Calls a function in some seconds: an event loop's `call_later`."""
 OpenExchange = Callable[[RequestHead, DownstreamStream], object]
 """What a listener calls for each request head; it attaches the events to the stream."""

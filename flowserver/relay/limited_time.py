@@ -1,8 +1,8 @@
 """Who held an answer up, and for how long: its client, the path to it, its provider, or the relay. No I/O.
 
-While the answer's gate is open, whatever comes next is up to the provider. It is shut for the client's side or for
-tokens; of the former the kernel tells which part is the client's own. It is asked when a pause begins and ends, and
-when figures are needed meanwhile.
+While the answer's gate is open, the provider holds the answer. The gate closes for the client's side or for lack of
+tokens; in the former case the kernel knows which part is the client's own. It is queried when a pause begins and ends,
+and when figures are needed in between.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from ..flow.read_gate import Reason
 
 
 class Holder(StrEnum):
-    """Who holds an answer: a label in the metrics, a word in /streams."""
+    """Who holds an answer up: a label in the metrics, a word in /streams."""
 
     CLIENT = "client"
     NETWORK = "network"
     """The path to the client."""
     PROVIDER = "provider"
     RELAY = "relay"
-    """It waits for tokens."""
+    """The answer waits for tokens."""
 
 
 class ClientSide(Protocol):
-    """The client's side of an answer, as far as it tells who is slow."""
+    """The client's side of an answer: the part that tells who is slow."""
 
     @property
     def held_since(self) -> float | None: ...
@@ -34,19 +34,20 @@ class ClientSide(Protocol):
 
 
 class WaitObserver(Protocol):
-    """Hears how long bytes waited for a client's side."""
+    """Is told how long bytes waited for a client's side."""
 
     def waited(self, seconds: float) -> None: ...
 
 
 TICK = 0.01
-"""Seconds by which the kernel's count may be ahead of ours: it counts in ticks of its clock, of 10 ms at most."""
+"""Seconds by which the kernel's count may be ahead of ours: it counts in clock ticks of at most 10 ms."""
 RECENT = 0.02
-"""Seconds of a pause that tell who holds it at present."""
+"""Seconds of a pause that are needed to tell who causes it."""
 
 
 class LimitedTime:
-    """The accounts of one answer. Made when something other than its provider holds it first, which is seldom."""
+    """The time accounts of one answer. Created when something other than the provider first holds it up, which is
+    rare."""
 
     __slots__ = (
         "_ahead",
@@ -62,24 +63,24 @@ class LimitedTime:
     )
 
     def __init__(self, down: ClientSide, observer: WaitObserver, first_byte_at: float | None) -> None:
-        """Time counts from `first_byte_at` on; None: from `begin` on."""
+        """Time is counted from `first_byte_at`; None: from `begin`."""
         self._down = down
         self._observer = observer
         self._since = first_byte_at
         """Up to when the accounts are settled; None: not begun, or over."""
         self._reasons = 0
         self._mark: float | None = None
-        """What `client_seconds` was when the accounts were last settled in the present pause."""
+        """`client_seconds` when the accounts were last settled in the current pause."""
         self._ahead = 0.0
-        """How much of the kernel's count was more than the time that had passed: it is a later time's."""
+        """Excess of the kernel's count over the time that had passed: it belongs to a later time."""
         self._is_client = True
-        """Whether the present pause is the client's doing rather than the path's."""
+        """Whether the current pause is caused by the client rather than by the path."""
         self._is_last = False
-        """Whether the present pause lasts to the end."""
+        """Whether the current pause lasts to the end."""
         self.held_since: float | None = None
-        """Since when bytes wait for the client's side in the present pause; None: there is none."""
+        """Since when bytes wait for the client's side in the current pause; None: there is no such pause."""
         self.seconds = dict.fromkeys(Holder, 0.0)
-        """How long each held it so far."""
+        """How long each has held it up so far."""
 
     def __repr__(self) -> str:
         by = " ".join(f"{holder}={seconds:g}" for holder, seconds in self.seconds.items())
@@ -87,18 +88,18 @@ class LimitedTime:
 
     @property
     def holder(self) -> Holder:
-        """Who holds the answer at present, as of the last `settle`."""
+        """Who holds the answer up at present, as of the last `settle`."""
         if self._reasons & Reason.DOWNSTREAM:
             return Holder.CLIENT if self._is_client else Holder.NETWORK
         return Holder.RELAY if self._reasons & Reason.QUOTA else Holder.PROVIDER
 
     def begin(self, now: float) -> None:
-        """The answer's first byte is there."""
+        """The answer's first byte has arrived."""
         self.settle(now)
         self._since = now
 
     def hold(self, reason: Reason, now: float) -> None:
-        """From now on `reason` holds the answer. Safe to repeat."""
+        """From now on `reason` holds the answer up. Safe to repeat."""
         if self._reasons & reason:
             return
         self.settle(now)
@@ -110,12 +111,12 @@ class LimitedTime:
             self._is_client = True
 
     def hold_to_end(self, now: float) -> None:
-        """The answer is whole, and the rest of it waits for the client's side."""
+        """The answer is complete, and the rest of it waits for the client's side."""
         self.hold(Reason.DOWNSTREAM, now)
         self._is_last = True
 
     def release(self, reason: Reason, now: float) -> None:
-        """`reason` holds it no more. Safe to repeat."""
+        """`reason` no longer holds it up. Safe to repeat."""
         if not self._reasons & reason or self._is_last:
             return
         self.settle(now)
@@ -148,7 +149,7 @@ class LimitedTime:
             self.seconds[Holder.PROVIDER] += passed
 
     def _divide(self, passed: float, now: float) -> None:
-        """Divide time for which the client's side took nothing. Where nobody can tell, it is the client's."""
+        """Divide time in which the client's side accepted nothing. If the kernel can't tell, it is the client's."""
         before = self._mark
         mark = self._mark = self._down.client_seconds(now)
         if before is None or mark is None:

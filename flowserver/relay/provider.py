@@ -14,32 +14,32 @@ from .usage_option import UsageOption
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """One `[[upstreams]]` table. Times in seconds; None is off, for `max_concurrent` no limit."""
+    """One `[[upstreams]]` table. Times in seconds; None is off, or no limit for `max_concurrent`."""
 
     name: str
     url: Url
     api_key: bytes | None = field(default=None, repr=False)
     auth: Auth | None = None
-    """How it takes the key; None: detected from its host name or the path."""
+    """How the provider takes the key; None: detected from its host name or the path."""
     signs: bool = False
-    """Whether its connector signs each request, so no key is needed."""
+    """Whether its connector signs each request, so that no key is needed."""
     headers: Headers = field(default_factory=list, repr=False)
     models: dict[str, str] = field(default_factory=dict)
     """The client's model names to the provider's."""
     weight: int = 1
     slow_start: float | None = None
-    """How long its share of the load grows when it comes back."""
+    """Time in which its share of the load grows when it comes back."""
     max_concurrent: int | None = None
     adapts: bool = False
-    """Whether the number of places follows what is learned of the provider; `max_concurrent` is None then."""
+    """Whether the number of places is learned; `max_concurrent` is None then."""
     queue: int | None = 0
-    """Requests that may wait for a place; None: as many as there are places, with `adapts` only."""
+    """Requests that may wait for a place; None: as many as there are places, only with `adapts`."""
     queue_timeout: float = 5.0
     quirks: Quirks = GENERIC
     asks_usage: bool = True
-    """Whether it is asked for a usage report where it sends one on demand only."""
+    """Whether to ask for a usage report, if it sends one only on demand."""
     holds_key: bool = field(init=False)
-    """Whether it gets a key of the relay's own; if not, the client's passes."""
+    """Whether it gets a key from the relay; if not, the client's passes."""
 
     def __post_init__(self) -> None:
         holds = self.api_key is not None or self.signs or any(name in CREDENTIALS for name, _ in self.headers)
@@ -48,7 +48,7 @@ class ProviderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds of each; None is off."""
+    """Deadlines in seconds; None is off."""
 
     first_byte: float | None
     idle: float | None
@@ -74,4 +74,4 @@ class Provider(Protocol):
 
     @property
     def usage_option(self) -> UsageOption:
-        """What is known of its usage reports."""
+        """What is known about its usage reports."""

@@ -1,7 +1,7 @@
 """One summary of an exchange, read by log, metrics and admin pages. No I/O.
 
 A new figure of an exchange is a field here, filled in by `Exchange.record` or by the functions at the end. They fill in
-field by field, since a call with so many keywords takes five times as long: a microsecond of each exchange.
+field by field, since a call with so many keywords takes five times as long: a microsecond per exchange.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .limited_time import Holder
 from .request_trace import RequestTrace
 
 MOMENT = 0.001
-"""Seconds. A shorter time in the queue for a place is that of asking the parent of several workers for a free one."""
+"""Seconds. A shorter time in the queue for a place is only the round trip to the parent of several workers."""
 
 
 @dataclass(slots=True, init=False)
 class TokenRecord:
-    """What was counted of an answer, once its exchange is over."""
+    """The token counts of an answer, once its exchange is over."""
 
     provider: str
     input: int
@@ -36,35 +36,35 @@ class TokenRecord:
     is_estimate: bool
     """Whether the tokens of request or answer are the relay's own count, at least in part."""
     is_disbelieved: bool
-    """Whether the provider's last report makes no sense."""
+    """Whether the provider's last report is impossible."""
     is_unpriced: bool
-    """Whether there are prices, and none for this model."""
+    """Whether there are prices, but none for this model."""
     is_repeated: bool
     """Whether the answer was charged before and has been fetched again."""
     estimated_output: int | None
-    """The estimate for a stream whose provider reported in the end; None: there is nothing to compare."""
+    """The estimate for a stream whose provider reported at the end; None: there is nothing to compare."""
     uncounted: Mapping[str, int]
     """Events that could not be read, by reason."""
     finish: str | None
-    """Why the answer ended, in the provider's words."""
+    """The provider's finish reason."""
     failure: str | None
     """The error inside an answer of status 200; None: there was none."""
 
 
 @dataclass(slots=True, init=False)
 class AccountRecord:
-    """Whose exchange it is, and what it has used so far."""
+    """The account of an exchange: its tenant, and what it has used so far."""
 
     dialect: str | None
-    """None: the request is to no API that is known."""
+    """None: the API is unknown."""
     traffic_class: TrafficClass
     model: str | None
     output: int
     """Tokens emitted."""
     cost: int | None
-    """Nano-dollars; None: it is not known."""
+    """Nano-dollars; None: unknown."""
     budget: int | None
-    """Tokens that the answer may have; None: no bound."""
+    """Most tokens of the answer; None: no bound."""
     tenant: str | None
     user: str | None
     session: str | None
@@ -80,7 +80,7 @@ class AccountRecord:
 
 @dataclass(slots=True, init=False)
 class ExchangeRecord:
-    """An exchange as it stands. Times are seconds of the exchange's clock; None: it has not come to that."""
+    """The state of an exchange. Times are seconds of the exchange's clock; None: it has not got that far."""
 
     request: RequestHead
     request_id: bytes
@@ -88,14 +88,14 @@ class ExchangeRecord:
     protocol: str
     """"h1" or "h2", on the client's side."""
     tunnel_seconds: float | None
-    """For which it has been an open WebSocket; None: it is none."""
+    """Seconds for which it has been an open WebSocket; None: it is not one."""
     client: str | None
-    """Its address; None: it has none, over a Unix socket."""
+    """Its address; None: a Unix socket."""
     upstream: str | None
-    """The provider asked last; None: the request went to nobody."""
+    """The provider that got the request last; None: none did."""
     attempts: int
     queued: float
-    """Seconds for which it waited for places at providers, as far as that is over."""
+    """Seconds for which it waited for places at providers, without a wait that is not over."""
     reused: bool
     """Whether the provider's connection had served other requests before."""
     state: str
@@ -105,49 +105,49 @@ class ExchangeRecord:
     error: RelayError | None
     started_at: float
     waiting_since: float
-    """When the provider asked last had the whole request; before that, when it was asked."""
+    """When the last provider had the whole request; before that, when the attempt began."""
     first_byte_at: float | None
     first_token_at: float | None
     ended_at: float | None
     bytes_up: int
     bytes_down: int
     chunks_down: int
-    """Reads that brought `bytes_down`."""
+    """Number of reads of `bytes_down`."""
     fast_chunks: int
-    """Of `chunks_down`, the ones that took the fast path."""
+    """How many of `chunks_down` took the fast path."""
     held: int
     """Bytes held for the client."""
     held_seconds: float
-    """For how long the client's side has not taken them."""
+    """How long the client's side has not accepted them."""
     writes: int
     writes_full: int
-    """Of `writes`, the ones that found the client's transport blocked."""
+    """How many of `writes` found the client's transport blocked."""
     heartbeats: int
     pauses: int
     """How often the provider was stopped."""
     paused_seconds: float
     limited: Mapping[Holder, float]
-    """For how many seconds each held the answer, of the time since the first byte of the body."""
+    """Seconds for which each held the answer up, since the first byte of the body."""
     slow: Holder | None
-    """Who holds it at present; None: it has no first byte yet, or it is over."""
+    """Who holds it up at present; None: it has no first byte yet, or it is over."""
     account: AccountRecord
     tokens: TokenRecord | None
     """None: the exchange is not over, or its answer is not counted."""
 
 
 class RecordedExchange(Protocol):
-    """An exchange as its observers see it."""
+    """An exchange, as seen by observers."""
 
     def record(self) -> ExchangeRecord:
         """The figures as they are now."""
 
     def unacknowledged_tokens(self) -> int:
-        """Returns the estimated tokens that were passed on and that the client has not acknowledged. Costs a system
+        """Returns the estimated tokens that were passed on but that the client has not acknowledged. Costs a system
         call."""
 
 
 class HoldingClient(Protocol):
-    """The client's side of an answer, as far as it tells what is held for it."""
+    """The client's side of an answer: the part that tells what is held for it."""
 
     @property
     def held(self) -> int: ...
@@ -157,7 +157,7 @@ class HoldingClient(Protocol):
 
 
 def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, down: HoldingClient, now: float) -> None:
-    """What is held, and who held the answer until now; `hold` None: its provider alone."""
+    """Fill in what is held, and who has held the answer up; `hold` None: only its provider."""
     record.held, held_since = down.held, down.held_since
     first = record.first_byte_at
     if hold is None:
@@ -176,7 +176,7 @@ def fill_in_hold(record: ExchangeRecord, hold: AnswerHold | None, down: HoldingC
 
 
 def account_record(account: Account) -> AccountRecord:
-    """What `account` knows by now."""
+    """The current record of `account`."""
     quota = account.quota
     record = AccountRecord()
     record.dialect = account.format.name if account.format is not None else None
@@ -203,7 +203,7 @@ def account_record(account: Account) -> AccountRecord:
 
 
 def token_record(account: Account) -> TokenRecord | None:
-    """What `account` counted of an answer that is over; None: nothing was counted."""
+    """The token counts of an answer that is over; None: nothing was counted."""
     count = account.count
     if account.realtime is not None:
         return _realtime_record(account, account.realtime)
@@ -226,7 +226,7 @@ def token_record(account: Account) -> TokenRecord | None:
 
 
 def _realtime_record(account: Account, counted: RealtimeUsage) -> TokenRecord | None:
-    """Of a WebSocket; None: it reached no provider."""
+    """The record of a WebSocket; None: it reached no provider."""
     upstream = account.upstream
     if upstream is None:
         return None

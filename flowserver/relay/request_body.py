@@ -1,7 +1,7 @@
-"""A request's body: what it asks for, read while it comes in, and how it is changed for a provider. No I/O.
+"""A request's body: what it asks for, read as it arrives, and how it is changed for a provider. No I/O.
 
-Requests to counted APIs are JSON, or forms where files are sent. What matters is read whatever the body's size; all
-else stays as it came, byte for byte.
+Requests to counted APIs are JSON, or forms if files are sent. The relevant fields are read whatever the body's size;
+everything else stays unchanged, byte for byte.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _SMALL_PIECE, _FULL_PIECE = 65_536, 1 << 18
 
 
 class RequestBody(Protocol):
-    """`feed` until `finish`."""
+    """Call `feed`, then `finish`."""
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """What matters, by name, as far as it came."""
+        """The relevant fields by name, as far as they have arrived."""
 
     error: RelayError | None
-    """Why it can't be read."""
+    """Why the body can't be read; None: it can."""
     is_ambiguous: bool
-    """Whether `error` says that two readers could take it for two different requests."""
+    """Whether `error` means that two readers could interpret the body differently."""
 
     @property
     def is_known(self) -> bool:
-        """Whether all that matters was read, though more of the body may follow."""
+        """Whether all relevant fields have been read, though more of the body may follow."""
 
     def feed(self, data: bytes) -> None: ...
 
     def finish(self) -> None: ...
 
     def edits(self, after: Mapping[str, Any]) -> list[Edit]:
-        """What makes it say `after`, a changed copy of `values`; empty where it can't be changed."""
+        """The edits that change `values` to `after`; empty if the body can't be changed."""
 
 
 class JsonBody:
@@ -60,7 +60,7 @@ class JsonBody:
 
     @property
     def is_known(self) -> bool:
-        return False  # a name that matters may follow again
+        return False  # a relevant name may occur again
 
     def feed(self, data: bytes) -> None:
         self._members.feed(data)
@@ -78,8 +78,8 @@ class JsonBody:
 
 
 class FormBody:
-    """multipart/form-data (RFC 7578). The model may stand behind the files, so it is known when its part is over; what
-    follows is still searched for a second one."""
+    """multipart/form-data (RFC 7578). The model may follow the files, so it is known only once its part is complete;
+    the rest is still searched for a second one."""
 
     __slots__ = ("_form", "error", "is_ambiguous")
 
@@ -111,7 +111,7 @@ class FormBody:
             self.error = _unreadable("form", problem, "Send multipart/form-data with each field once.")
 
     def edits(self, after: Mapping[str, Any]) -> list[Edit]:
-        """The model only: nothing else in a form is ever changed."""
+        """Only the model: nothing else in a form is ever changed."""
         model, place = after.get("model"), self._form.model_place
         if place is None or model is None or model == self.values["model"] or self.error is not None:
             return []
@@ -124,7 +124,7 @@ def _unreadable(what: str, problem: Problem, remedy: str) -> RelayError:
 
 
 class UnreadBody:
-    """One that is not read, for the reason in `error`."""
+    """A body that is not read, for the reason in `error`."""
 
     __slots__ = ("error", "is_ambiguous", "values")
 
@@ -147,20 +147,20 @@ _has_plain_charset = cached(has_plain_charset)
 
 
 def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -> RequestBody:
-    """How the body of `request` is read. `reads`: what matters to its API; None: it is none that is known, so only the
-    model does."""
+    """Make the reader of the body of `request`. `reads`: the fields that are relevant to its API; None: the API is
+    unknown, so only the model is."""
     for encoding in _values(request, b"content-encoding"):
         if encoding.strip().lower() not in (b"identity", b""):
             shown = encoding[:32].decode("latin-1")
             message = (
-                f"The request body is compressed ({shown}), and must be read here. Send it without Content-Encoding."
+                f"The request body is compressed ({shown}), but must be read here. Send it without Content-Encoding."
             )
             return UnreadBody(bad_request(message, status=415, code="unsupported_encoding"))
     kind, *others = _values(request, b"content-type") or [b""]
     if others:
         return UnreadBody(bad_request("The request has more than one Content-Type.", code="unreadable_body"))
     if not _has_plain_charset(kind):
-        message = "The request body is in a charset that is not read here. Send UTF-8."
+        message = "The request body is in an unsupported charset. Send UTF-8."
         return UnreadBody(bad_request(message, status=415, code="unsupported_charset"))
     if kind[:19].lower() != b"multipart/form-data":
         return JsonBody(reads or _MODEL_ONLY)
@@ -174,7 +174,7 @@ def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -
 
 
 def _values(request: RequestHead, name: bytes) -> list[bytes]:
-    """Those of all its fields of this name: servers differ in which one they take."""
+    """The values of all its fields with this name: servers differ in which one they use."""
     if request.find(name) is None:
         return []
     return [value for field, value in request.headers if field == name]
@@ -191,7 +191,7 @@ def boundary_of(content_type: bytes) -> bytes | None:
 
 
 class BodyPieces:
-    """The bytes of a body, kept as they came, small pieces together: each object costs some 40 bytes of its own."""
+    """The bytes of a body, unchanged; small pieces are joined, since each object costs some 40 bytes of its own."""
 
     __slots__ = ("_pieces", "_tail")
 
@@ -224,7 +224,7 @@ class BodyPieces:
 
 
 def changed(body: RequestBody, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:
-    """(`pieces` of the body as they say `after`, how many bytes longer it is then); None: nothing changes."""
+    """(`pieces` of the body, edited to say `after`; by how many bytes it grows); None: nothing changes."""
     changes = body.edits(after)
     if not changes:
         return None

@@ -1,4 +1,4 @@
-"""What one request asks for, read from its head and body as they come. No I/O."""
+"""What one request asks for, read from its head and body as they arrive. No I/O."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 
 _NOTHING_YET = RequestParams()
 _FILE_TOKENS = 1000
-"""What a form counts for at most, as the bytes of a file say nothing of its tokens."""
+"""Most tokens that a form counts for, as the bytes of a file say nothing about its tokens."""
 _MODELS = "models/"
-"""What stands before a model's name where Google spells it out."""
+"""Prefix of a model's name in Google's full form."""
 
 
 class RequestReading:
-    """Made with the request's head; `feed` its body as it comes, then `finish`."""
+    """Created with the request's head; `feed` it the body as it arrives, then `finish`."""
 
     __slots__ = (
         "_body",
@@ -41,26 +41,26 @@ class RequestReading:
 
     def __init__(self, request: RequestHead, known: Format | None) -> None:
         self.format = known
-        """The format of the API; None: no API that is known."""
+        """The format of the API; None: the API is unknown."""
         self._target = request.target.decode("ascii")
         self._body: RequestBody | None = None
-        """None: the request has none, or it is not of interest."""
+        """None: the request has no body, or it is not read."""
         self.params = _NOTHING_YET
         self._request = request
         self._size = 0
         self._input_estimate: int | None = None
-        """None: it was not needed yet."""
+        """None: not computed yet."""
         self._is_limited = False
         """Whether a body that can't be read is refused."""
         self._is_form = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
         self.conversation: ConversationStart | None = None
-        """None: it is not asked for, or there is none."""
+        """None: not requested, or there is none."""
 
     def open(self, *, finds_conversation: bool = False) -> None:
-        """Read the head, and begin with the body if there is one. `finds_conversation`: also of which conversation it
-        is."""
+        """Read the head, and prepare for a body if there is one. `finds_conversation`: also determine the
+        conversation."""
         if self._request.has_body:
             known = self.format
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
@@ -77,11 +77,11 @@ class RequestReading:
 
     @property
     def is_known(self) -> bool:
-        """Whether what matters is known before the body is whole."""
+        """Whether all relevant fields are known, before the body is complete."""
         return self._body is not None and self._body.is_known
 
     def feed(self, data: bytes) -> RelayError | None:
-        """More of the body. An error: what follows contradicts what was read."""
+        """Read more of the body. Returns an error if it contradicts what was read before."""
         body = self._body
         self._size += len(data)
         if self._estimate is not None:
@@ -99,7 +99,7 @@ class RequestReading:
         return body.error if body.is_ambiguous or self._is_limited else None
 
     def finish(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         body = self._body
         if body is not None:
             body.finish()
@@ -108,7 +108,7 @@ class RequestReading:
             self.conversation.finish()
 
     def forget(self) -> None:
-        """The answer has begun: the request is not changed any more."""
+        """The answer has begun: the request can't be changed any more."""
         self._body = self.conversation = None
 
     def _read(self, values: Mapping[str, Any]) -> None:
@@ -118,7 +118,8 @@ class RequestReading:
             self.params = RequestParams(model=model_name(path_model(self._target) or values.get("model")))
 
     def error(self, *, limited: bool) -> RelayError | None:
-        """Why the request may not go on. `limited`: what can't be read may not, since it could not be counted."""
+        """Why the request must be refused. `limited`: an unreadable request is refused, too, since it could not be
+        counted."""
         body = self._body
         self._is_limited = limited
         if self._request.is_tunnel and len(models_in_query(self._target)) > 1:
@@ -136,7 +137,7 @@ class RequestReading:
 
     @property
     def input_estimate(self) -> int:
-        """Tokens of the request, by what had come of it when this was read first."""
+        """Estimated tokens of the request, by what had arrived of it when this was first read."""
         if self._input_estimate is None:
             self._input_estimate = self._estimate_input()
         return self._input_estimate
@@ -150,13 +151,13 @@ class RequestReading:
 
     @property
     def values(self) -> Mapping[str, Any] | None:
-        """What matters of the body, by name; None: it can't be changed, or not any more."""
+        """The relevant fields of the body by name; None: the body can't be changed, or not any more."""
         body = self._body
         return None if body is None or body.error is not None else body.values
 
     def changed(self, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:
-        """(`pieces` of the body as they say `after`, a changed copy of `values`, how many bytes longer they are then);
-        None: nothing changes."""
+        """(`pieces` of the body, edited to say `after`, a changed copy of `values`; by how many bytes they grow); None:
+        nothing changes."""
         return changed(self._body, after, pieces) if self._body is not None else None
 
     def _contradiction(self, model: object) -> RelayError | None:
@@ -164,5 +165,5 @@ class RequestReading:
         if named is None or not isinstance(model, str) or model.removeprefix(_MODELS) == named.removeprefix(_MODELS):
             return None
         shown = model_name(named), model_name(model)
-        message = "The path names the model {!r} and the body {!r}. Send the same in both, or none in the body."
+        message = "The path names the model {!r}, but the body {!r}. Send the same in both, or none in the body."
         return bad_request(message.format(*shown), code="ambiguous_model")

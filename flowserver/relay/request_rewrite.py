@@ -1,4 +1,4 @@
-"""How a request is changed for the provider that gets it: its target, its key, its fields and its body. No I/O."""
+"""How a request is changed for its provider: target, key, fields and body. No I/O."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from .signatures import signature_error
 
 _NOTHING: frozenset[bytes] = frozenset()
 _HIDDEN_OF_TENANTS = CREDENTIALS | TABLE.account_fields | {b"openai-organization"}
-"""With the account that is charged, which the provider's configuration decides."""
+"""Includes the fields that choose the account to charge, which the provider's configuration decides."""
 
 
 class RequestRewrite:
-    """Of one request. `body` for each attempt at a provider; the others for the head of that attempt."""
+    """Rewrites one request: call `body` for each attempt at a provider, and the others for the head of that attempt."""
 
     __slots__ = ("_has_tenants", "_head", "asks_usage", "is_signed", "reading", "upstream")
 
     def __init__(self, head: RequestHead, reading: RequestReading, *, has_tenants: bool) -> None:
-        """`has_tenants`: clients show keys of the relay's own, which no provider may see."""
+        """`has_tenants`: clients send relay keys, which no provider may see."""
         self._head = head
         self.reading = reading
         self._has_tenants = has_tenants
         self.is_signed = not has_tenants and has_signature(head)
-        """Whether it has an AWS signature, which a provider may get. A tenant's never passes."""
+        """Whether it has an AWS signature that may be passed to a provider. A tenant's never passes."""
         self.upstream: Provider | None = None
         """The provider of the last attempt; None before the first."""
         self.asks_usage = False
-        """Whether the request to that provider has the option for a usage report, which the client did not set."""
+        """Whether the relay added the option for a usage report to the request to that provider."""
 
     def sent_to(self, target: Provider, *, asks_usage: bool) -> None:
-        """Of several attempts that are under way the one at `target` counts, whose request has that option or not."""
+        """Of several attempts under way, the one at `target` counts; `asks_usage` is what it was for that attempt."""
         self.upstream = target
         self.asks_usage = asks_usage
 
     def body(
         self, target: Provider, pieces: Sequence[bytes], *, most: int | None, repeatable: bool
     ) -> tuple[list[bytes], int] | None:
-        """(`pieces` of the body for `target`, how many bytes longer they are); None: they stay as they came.
+        """(`pieces` of the body for `target`; by how many bytes they grow); None: the body stays unchanged.
 
-        `most` tokens bound the answer; None: nothing does. `repeatable`: the request can be sent again without what the
-        relay adds, if that is refused."""
+        `most`: bound of the answer in tokens; None: no bound. `repeatable`: if the provider refuses what the relay
+        adds, the request can be sent again without it."""
         self.upstream = target
         self.asks_usage = False
-        if self.is_signed and not self.hides_keys(target):  # nothing that the signature covers may be changed
+        if self.is_signed and not self.hides_keys(target):  # the signature covers the body
             return None
         reading, settings = self.reading, target.settings
         values, known, params = reading.values, reading.format, reading.params
@@ -64,7 +64,7 @@ class RequestRewrite:
         if renamed is None and most is None and not (params.stream and settings.asks_usage):
             return None
         after = _copy(values)
-        if renamed is not None and "model" in after:  # some have it in the path
+        if renamed is not None and "model" in after:  # some APIs have it in the path
             after["model"] = renamed
         if known is not None:
             if settings.asks_usage and target.usage_option.may_ask(params.model, repeatable=repeatable):
@@ -74,8 +74,8 @@ class RequestRewrite:
         return reading.changed(after, pieces)
 
     def target(self, target: Provider, key: bytes | None) -> bytes:
-        """The request's target for `target`: with its own name of the model where the path names one, and without
-        `key`, which is the relay's."""
+        """The request target for the provider `target`: with that provider's name of a model in the path, and without
+        the relay key `key`."""
         hides_keys = self.hides_keys(target)
         if self.is_signed and not hides_keys:
             return self._head.target
@@ -93,7 +93,7 @@ class RequestRewrite:
         return with_model(path, model, renamed).encode("ascii") if path_model(path) == model else self._head.target
 
     def credential(self, target: Provider) -> tuple[bytes, bytes] | None:
-        """The field with the provider's key; None: the client's own passes, or there is none."""
+        """The field with the provider's key; None: the client's own key passes, or there is none."""
         settings = target.settings
         if settings.api_key is None:
             return None
@@ -101,7 +101,8 @@ class RequestRewrite:
         return key_field(auth, settings.api_key)
 
     def hidden_fields(self, target: Provider, *, cors: bool) -> frozenset[bytes]:
-        """The names of fields that `target` does not get. `cors`: the relay answers for cross-origin requests."""
+        """The names of fields that are not passed to `target`. `cors`: the relay handles cross-origin requests
+        itself."""
         if self._has_tenants:
             names = _HIDDEN_OF_TENANTS
         elif target.settings.holds_key:
@@ -111,11 +112,11 @@ class RequestRewrite:
         return names | REQUEST_FIELDS if cors else names
 
     def hides_keys(self, target: Provider) -> bool:
-        """Whether nothing of the client's credentials reaches `target`, a signature among them."""
+        """Whether none of the client's credentials, including a signature, is passed to `target`."""
         return self._has_tenants or target.settings.holds_key
 
     def signature_error(self, targets: Iterable[Provider]) -> RelayError | None:
-        """Why none of `targets` could take the request with its client's signature; None: one may."""
+        """Why none of `targets` can accept the client's signature; None: one may."""
         error: RelayError | None = None
         for target in targets:
             error = None if target.settings.holds_key else signature_error(self._head, target)

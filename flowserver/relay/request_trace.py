@@ -1,6 +1,6 @@
-"""What the trace of one request remembers while it is served: its attempts and its pauses. No I/O.
+"""What is recorded of a request for its trace: its attempts and its pauses. No I/O.
 
-There is one only while tracing is on. What costs anything to remember is remembered only if the request is sampled.
+It exists only while tracing is on. Anything that costs CPU is recorded only if the request is sampled.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ..http.trace_context import TRACEPARENT, TRACESTATE, TraceParent
 from .provider import Provider
 
 MOST_PAUSES = 32
-"""Pauses that are remembered of one request; further ones are counted."""
+"""Most pauses that are recorded of one request; further ones are only counted."""
 
 
 class Pause(NamedTuple):
-    """For how long one reason held a side of the exchange, in seconds of the exchange's clock."""
+    """A time for which one reason paused a side of the exchange, in seconds of the exchange's clock."""
 
     reason: Reason
     since: float
@@ -27,7 +27,7 @@ class Pause(NamedTuple):
 
 
 class AttemptTrace:
-    """One attempt at a provider. Times are of the exchange's clock; None: it has not come to that."""
+    """One attempt at a provider. Times are of the exchange's clock; None: it has not got that far."""
 
     __slots__ = ("began_at", "ended_at", "error", "head_at", "is_hedge", "is_passed_on", "provider", "status")
 
@@ -39,7 +39,7 @@ class AttemptTrace:
         self.head_at: float | None = None
         self.ended_at: float | None = None
         self.is_passed_on = False
-        """Whether its answer is the client's."""
+        """Whether its answer went to the client."""
         self.error: RelayError | None = None
         """What the provider did wrong; None: nothing."""
 
@@ -51,8 +51,8 @@ class AttemptTrace:
 
     @property
     def outcome(self) -> str:
-        """One word: `answered`, `refused` (its error answer led to another attempt), `cancelled`, or the end that its
-        failure would have given the exchange."""
+        """One word: `answered`, `refused` (its error answer led to another attempt), `cancelled`, or the end reason of
+        its failure."""
         if self.error is not None:
             return self.error.end.value
         if self.is_passed_on:
@@ -61,7 +61,7 @@ class AttemptTrace:
 
 
 class RequestTrace:
-    """The place of one request in its trace. `Account.trace` has it."""
+    """The position of one request in its trace; see `Account.trace`."""
 
     __slots__ = ("asked_for", "attempts", "context", "parent", "pauses", "pauses_left_out", "state")
 
@@ -69,9 +69,9 @@ class RequestTrace:
         self.context = context
         """The relay's own span, which is the provider's parent."""
         self.parent = parent
-        """None: the trace begins here."""
+        """The parent span; None: the trace begins here."""
         self.state = state
-        """tracestate; empty: none."""
+        """The tracestate; empty: none."""
         self.attempts: list[AttemptTrace] = []
         self.pauses: list[Pause] = []
         self.pauses_left_out = 0
@@ -83,14 +83,14 @@ class RequestTrace:
         return self.context.is_sampled
 
     def carry(self, fields: Headers) -> Headers:
-        """A request's fields for a provider, so that its spans are children of the relay's."""
+        """The request's fields for a provider, so that its spans become children of the relay's."""
         dropped = (TRACEPARENT,) if self.parent is not None else (TRACEPARENT, TRACESTATE)
         carried = [field for field in fields if field[0] not in dropped]
         carried.append((TRACEPARENT, self.context.field()))
         return carried
 
     def begin_attempt(self, provider: Provider, now: float, *, is_hedge: bool) -> AttemptTrace | None:
-        """None: nobody will want to know."""
+        """Record an attempt; None: the request is not sampled."""
         if not self.is_sampled:
             return None
         attempt = AttemptTrace(provider, now, is_hedge=is_hedge)

@@ -1,4 +1,4 @@
-"""Requests that their clients signed for AWS: where such a signature is valid. No I/O."""
+"""Requests that their clients signed for AWS: at which providers the signature is valid. No I/O."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from ..http.messages import HOP_BY_HOP, METHOD_OVERRIDES, PRIVATE, PSEUDO_AUTHOR
 from .provider import Provider
 
 SIGNED_PATH = bad_request(
-    "The request has an AWS signature, which covers its path, and its provider has another one before it. "
+    "The request has an AWS signature, which covers its path, but the provider's URL has a path of its own. "
     "Sign for the provider itself, or send the request without a signature.",
     code="signed_path",
 )
 SIGNED_HOST = bad_request(
-    "The request has an AWS signature, which covers the host that it was signed for. That is not the provider's, so "
-    "the provider would refuse it. Send the request without a signature and have the relay sign it "
-    "(auth = 'aws-sigv4'), or show an Amazon Bedrock API key as Authorization: Bearer (AWS_BEARER_TOKEN_BEDROCK).",
+    "The request has an AWS signature, which covers the host that it was signed for. That is not the provider's host, "
+    "so the provider would refuse it. Send the request without a signature and have the relay sign it (auth = "
+    "'aws-sigv4'), or send an Amazon Bedrock API key as Authorization: Bearer (AWS_BEARER_TOKEN_BEDROCK).",
     code="signed_host",
 )
 SIGNED_FIELDS = bad_request(
-    "The request has an AWS signature that covers fields which this relay writes itself or doesn't pass on. Sign only "
+    "The request has an AWS signature that covers fields which this relay sets itself or doesn't pass on. Sign only "
     "host, content-type and the x-amz- fields.",
     code="signed_fields",
 )
@@ -28,7 +28,8 @@ _CHANGED = (HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES | PRIVATE) - {b"host", b
 
 
 def signature_error(request: RequestHead, provider: Provider) -> RelayError | None:
-    """Why the signature of `request` can't be valid at `provider`; None: what it covers gets there as it was signed."""
+    """Why the signature of `request` can't be valid at `provider`; None: everything that it covers arrives
+    unchanged."""
     host = request.find(PSEUDO_AUTHORITY) or request.find(b"host") or b""
     if host.lower() != provider.authority.lower():
         return SIGNED_HOST

@@ -6,10 +6,10 @@ from enum import IntEnum
 
 
 class State(IntEnum):
-    """What an exchange waits for. From FLUSHING on it needs no provider any more.
+    """What an exchange waits for. From FLUSHING on it no longer needs a provider.
 
-    WAITING -> STREAMING -> FLUSHING -> ENDED. An answer of the relay's own leads from WAITING to FLUSHING at once. A
-    client that leaves ends the exchange, except where the answer is read on: ABANDONED, then ENDED, with SETTLING in
+    WAITING -> STREAMING -> FLUSHING -> ENDED. The relay's own answers go from WAITING to FLUSHING at once. A client
+    that leaves ends the exchange, unless the answer is still read: ABANDONED, then ENDED, possibly with SETTLING in
     between.
     """
 
@@ -20,7 +20,7 @@ class State(IntEnum):
     ABANDONED = 2
     """For the rest of the answer, though the client has left."""
     FLUSHING = 3
-    """For the client to take the rest of an answer that is whole. Its last events may wait for tokens."""
+    """For the client to read the rest of a complete answer. Its last events may wait for tokens."""
     SETTLING = 4
-    """For tokens for the last events of an answer that is whole, though the client has left."""
+    """For tokens for the last events of a complete answer, though the client has left."""
     ENDED = 5

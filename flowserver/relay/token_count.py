@@ -1,4 +1,4 @@
-"""The tokens of one answer, counted while it passes: how it is read, and when it has to end. No I/O."""
+"""Counts the tokens of one answer as it passes, and decides how it is read and when it must end. No I/O."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from .event_filter import AnyFilter, BodyCollector, EventFilter, OpaqueFilter
 from .request_rewrite import RequestRewrite
 
 MAX_INPUT = 20_000_000
-"""Tokens of a request that are believed: several times what models take."""
+"""Most tokens of a request that a report may state: several times what models accept."""
 MAX_OUTPUT = 1_000_000
-"""Tokens of an answer to a request without a bound that are believed: several times what models can have."""
+"""Most tokens of an answer that a report may state if the request has no bound: several times what models can
+generate."""
 _BYTES_PER_TOKEN = 32
-"""Most bytes of content that one token of an answer makes, on average: blanks, dashes and the like have the longest."""
+"""Most bytes of content per token of an answer, on average: runs of spaces, dashes and the like are the longest."""
 _SILENT = 16_384
-"""Bytes of an answer that may well have no content: heads of streams, heartbeats, partial pictures."""
+"""Bytes of an answer that may plausibly have no content: heads of streams, heartbeats, partial images."""
 _SLACK = 64
 """Tokens that a report may have beyond the request's own bound: some providers count what frames an answer."""
 _ERROR = 32
@@ -35,18 +36,18 @@ go by the request's own bound, as some ignore one of the names that a bound may 
 
 @dataclass(frozen=True, slots=True)
 class CountSettings:
-    """How answers are read: up to `max_event` bytes of one event are held to be parsed, and up to `hold` bytes of an
-    unfinished event wait where one may have to be left out."""
+    """How answers are read: events of up to `max_event` bytes are parsed, and up to `hold` bytes of an unfinished event
+    wait if it may have to be removed."""
 
     ratios: Ratios
     max_event: int
     hold: int
     prices: PriceTable | None = None
-    """None: nothing has a price."""
+    """None: no model has a price."""
 
 
 class FinalCount(NamedTuple):
-    """What an answer that is over comes to: as of the properties of `TokenCount` of the same names."""
+    """The final figures of an answer: the properties of `TokenCount` with the same names."""
 
     input: int
     output: int
@@ -55,8 +56,9 @@ class FinalCount(NamedTuple):
 
 
 class TokenCount:
-    """Made with the head of an answer of a known API. `open`, `look` at the first bytes until they show what it is,
-    then `event_filter` reads it and asks for a `verdict` on each event with content. `close` at the end."""
+    """Created for an answer of a known API. Call `open` with the head, then `look` with the first bytes until they
+    determine the format; `event_filter` then reads the answer and gets a `verdict` on each event with content. Call
+    `close` at the end."""
 
     __slots__ = (
         "_budget",
@@ -86,7 +88,7 @@ class TokenCount:
     def __init__(
         self, settings: CountSettings, sent: RequestRewrite, *, budget: int | None, quota: QuotaSession | None
     ) -> None:
-        """`sent`: the request as its provider got it. `budget`: tokens that the answer may have; None: no bound."""
+        """`sent`: the request as its provider got it. `budget`: most tokens of the answer; None: no bound."""
         known, upstream = sent.reading.format, sent.upstream
         assert known is not None
         assert upstream is not None
@@ -101,27 +103,27 @@ class TokenCount:
         self._money = quota.money if quota is not None else None
         self._quota_left = quota.quota_left if quota is not None else None
         self._count = Count(settings.ratios.ratio(known, upstream=upstream.name, model=params.model))
-        self._request_bound = params.max_tokens * params.answers if params.max_tokens else None  # 0 is no bound to some
-        """Tokens that the request's own bound makes possible; None: it has none."""
+        self._request_bound = params.max_tokens * params.answers if params.max_tokens else None  # or 0
+        """Most tokens by the request's own bound; None: it has none."""
         self._kind: BodyKind | None = None
         """None: not known yet."""
         self._foreign = 0
-        """Bytes of an answer that had no content where its API has it, and no report."""
+        """Bytes of an answer without a report, and without content where its API has it."""
         self._final: FinalCount | None = None
         """None: the answer is not over yet."""
         self._is_over_budget = False
-        """Whether the budget ended the answer, not the lease."""
+        """Whether the budget, not the lease, ended the answer."""
         self.meter = known.meter(params, upstream.settings.quirks, cuttable=self._is_cuttable)
         prices = settings.prices
         self._cost = AnswerCost(prices, upstream, params.model, self.meter) if prices is not None else None
         self.event_filter: AnyFilter | None = None
-        """None until it is known what the answer is."""
+        """None until the answer's format is known."""
         self.heartbeat: bytes | None = None
-        """What may be put between two events of the answer; None: nothing, or it is not known yet."""
+        """The bytes of a heartbeat between two events; None: none is possible, or the format is not known yet."""
         self.cut_at: int | None = None
-        """Tokens that had passed when the relay cut the stream; None: it did not."""
+        """Tokens that had passed when the relay cut the stream; None: it was not cut."""
         self.estimated: int | None = None
-        """The relay's estimate for a stream whose provider reported in the end; None: nothing to compare."""
+        """The relay's estimate for a stream whose provider reported at the end; None: nothing to compare."""
 
     @property
     def _is_cuttable(self) -> bool:
@@ -130,7 +132,8 @@ class TokenCount:
     # --- how the answer is read ------------------------------------------------------------------------------------
 
     def open(self, head: ResponseHead) -> bool:
-        """Read the answer's head. Whether the first bytes have to be seen, as the head does not say what they are."""
+        """Read the answer's head. Returns whether the body's first bytes are needed, because the head does not
+        determine the format."""
         self.meter.read_head(head.fields)
         kind = kind_by_head(head)
         if kind is None:
@@ -139,8 +142,8 @@ class TokenCount:
         return False
 
     def look(self, head: ResponseHead, first: bytes, *, is_all: bool) -> bool:
-        """Decide by the first bytes of the body how it is read. False: they are too few for that, and not `is_all` that
-        there is."""
+        """Decide by the body's first bytes how it is read. Returns False if they are too few; `is_all`: no more will
+        follow."""
         kind = kind_by_bytes(head, first, self._format, stream=self._params.stream)
         if kind is BodyKind.UNDECIDED:
             if not is_all:
@@ -181,13 +184,13 @@ class TokenCount:
         return verdict if self._money is None else self._money_verdict(self._money, output, verdict)
 
     def _money_verdict(self, money: TokenLease, output: int, verdict: Verdict) -> Verdict:
-        """`verdict`, or the one on the money if that is worse. Both leases are asked, so that each takes more in
+        """The stricter of `verdict` and the verdict on the money. Both leases are checked, so that each is extended in
         time."""
         cost = self._cost.reserved(self.input, output) if self._cost is not None else 0
         return worse(verdict, money.verdict(cost))
 
     def room(self) -> int:
-        """Bytes of content that pass for sure before `verdict` has to be called again."""
+        """Bytes of content that may pass for certain before `verdict` must be called again."""
         output = self.output
         if self._request_bound is not None:
             output = max(output, self._estimate)  # which counts from where it disproves the bound
@@ -207,7 +210,7 @@ class TokenCount:
         return EndReason.BUDGET if by_budget else EndReason.QUOTA
 
     def ending(self) -> bytes:
-        """What ends the stream here, at its budget."""
+        """The bytes that end the stream at its budget."""
         bounds = [self.output]
         if self._budget is not None:
             bounds.append(self._budget)
@@ -221,7 +224,7 @@ class TokenCount:
         return self.event_filter.framed(events) if isinstance(self.event_filter, EventFilter) else events
 
     def failure(self, error: RelayError) -> bytes:
-        """The event that reports a failure in mid-stream; b"": nothing can."""
+        """The event that reports a failure mid-stream; b"": the format has none."""
         event_filter = self.event_filter
         if event_filter is None or not event_filter.at_boundary or self.meter.finished:
             return b""
@@ -266,21 +269,21 @@ class TokenCount:
 
     @property
     def cost(self) -> int | None:
-        """Nano-dollars of request and answer, so far or in the end; None: there is no price."""
+        """Nano-dollars of request and answer, so far or in total; None: there is no price."""
         return self._cost.total(self.input, self.output) if self._cost is not None else None
 
     @property
     def is_unpriced(self) -> bool:
-        """Whether there are prices, and none for this answer."""
+        """Whether there are prices, but none for this answer."""
         return self._cost is not None and self._cost.tariff is None
 
     @property
     def _unread_tokens(self) -> int:
-        """Tokens of what could not be read, by its bytes."""
+        """Tokens of what could not be read, estimated from its bytes."""
         return self.event_filter.unread_tokens if self.event_filter is not None else 0
 
     def _is_believable(self, output: int) -> bool:
-        """Whether the answer can have so many tokens, by what came of it and by what its request allows."""
+        """Whether the answer can have `output` tokens, by its size and by what its request allows."""
         meter = self.meter
         if output * _BYTES_PER_TOKEN < meter.content_bytes or output > MAX_OUTPUT * self._params.answers:
             return False
@@ -291,30 +294,30 @@ class TokenCount:
 
     @property
     def is_disbelieved(self) -> bool:
-        """Whether the provider's last report makes no sense, in an answer that is over."""
+        """Whether the provider's last report of an answer that is over is impossible."""
         return self._final is not None and self._final.is_disbelieved
 
     @property
     def is_estimate(self) -> bool:
-        """Whether `input` or `output` is the relay's own, at least in part: the provider's last report was not read, or
-        is still to come."""
+        """Whether `input` or `output` is the relay's own count, at least in part: the provider's last report was not
+        read, or has not arrived yet."""
         return self._final is None or self._final.is_estimate
 
     @property
     def uncounted(self) -> Mapping[str, int]:
-        """What could not be read of the answer, events or all of it, by reason."""
+        """What could not be read, single events or the whole answer, by reason."""
         known = self.event_filter.uncounted if self.event_filter is not None else {}
         return {**known, "foreign": 1} if self._foreign else known
 
     # --- its end ---------------------------------------------------------------------------------------------------
 
     def close(self, size: int) -> None:
-        """The answer is over, after `size` bytes. To be called before `input` and `output` are charged."""
+        """The answer is over, after `size` bytes. Call this before `input` and `output` are charged."""
         meter, event_filter = self.meter, self.event_filter
         if event_filter is not None:
             event_filter.close()
         if meter.has_text and not (meter.content_bytes or meter.is_final or meter.failed or self._unread_tokens):
-            # JSON of another API's, perhaps: its texts are nowhere where this one has them.
+            # Perhaps another API's JSON, with its texts in other places.
             self._foreign = max(0, size - _SILENT)
         self._final = self._conclude()
 
@@ -330,7 +333,7 @@ class TokenCount:
         )
 
     def learn(self) -> None:
-        """Compare the estimate with the provider's report, where there is one, for the streams that follow."""
+        """Compare the estimate with the provider's report, if there is one, to correct later estimates."""
         meter = self.meter
         if self.is_estimate or not isinstance(self.event_filter, EventFilter):
             return
@@ -340,12 +343,12 @@ class TokenCount:
 
 
 def kind_by_head(head: ResponseHead) -> BodyKind | None:
-    """The kind of an answer whose head tells; None: the first bytes of its body do."""
+    """The kind of an answer by its head; None: the body's first bytes are needed."""
     return claimed_kind(head.find(b"content-type") or b"", compressed=_is_compressed(head))
 
 
 def kind_by_bytes(head: ResponseHead, first: bytes, known: Format, *, stream: bool) -> BodyKind:
-    """The kind of an answer of the API `known` by the `first` bytes of its body. `stream`: it was asked for as one."""
+    """The kind of an answer of the API `known` by the `first` bytes of its body. `stream`: a stream was requested."""
     media_type = head.find(b"content-type") or b""
     kind = body_kind(media_type, first, compressed=_is_compressed(head))
     if kind is BodyKind.JSON and stream and known.streams_lines:

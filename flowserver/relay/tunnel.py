@@ -1,8 +1,8 @@
 """A WebSocket between a client and a provider (RFC 6455, RFC 8441): an exchange whose two directions stay open. No I/O.
 
-The handshake finds its provider as any request does. Once the provider has accepted it, all bytes pass as they are, in
-both directions and with the bounds of an answer and an upload. Frames are read only where they tell of tokens: those
-of the provider, and of an API that is known.
+The handshake is routed like any request. Once the provider has accepted it, all bytes pass unchanged, in both
+directions and with the bounds of an answer and an upload. Frames are read only if they report tokens: those of the
+provider, of a known API.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .state import State
 
 _WAITING, _STREAMING, _, _FLUSHING, _, _ENDED = State
 CLOSING_TIME = 3.0
-"""Seconds that a provider has to end its direction once the client has ended the other one."""
+"""Seconds within which a provider must end its direction once the client has ended the other one."""
 _GOING_AWAY, _POLICY_VIOLATION, _INTERNAL_ERROR = 1001, 1008, 1011
 """Codes of Close frames (RFC 6455 section 7.4.1)."""
 _CODES = {
@@ -35,16 +35,16 @@ _CODES = {
     EndReason.BUDGET: _POLICY_VIOLATION,
 }
 
-_EARLY = bad_request("Bytes of a WebSocket came before its handshake was answered.")
+_EARLY = bad_request("Bytes of a WebSocket arrived before its handshake was answered.")
 _OVER_QUOTA = RelayError(429, "insufficient_quota", "The quota is used up.", Party.CLIENT, EndReason.QUOTA)
 _OVER_BUDGET = RelayError(
-    429, "token_budget", "The WebSocket has had as many tokens as one may.", Party.CLIENT, EndReason.BUDGET
+    429, "token_budget", "The WebSocket has used up its token budget.", Party.CLIENT, EndReason.BUDGET
 )
 
 
 class Tunnel(Exchange):
-    """`State` tells of the provider's direction, as for other exchanges: STREAMING is an open tunnel, or an answer that
-    refuses the handshake."""
+    """A WebSocket. `State` describes the provider's direction, as in other exchanges: STREAMING is an open tunnel, or
+    an answer that refuses the handshake."""
 
     __slots__ = ("_closing_since", "_moves", "_reader", "_waits", "opened_at")
 
@@ -59,15 +59,15 @@ class Tunnel(Exchange):
     ) -> None:
         super().__init__(request, downstream, context, request_id=request_id, account=account)
         self.opened_at: float | None = None
-        """When the handshake was over; None: it is not, or was refused."""
+        """When the handshake was complete; None: it is not, or was refused."""
         self._reader = MessageReader() if account.realtime is not None else None
-        """None: the frames tell nothing that is known."""
+        """None: the frames are not read."""
         self._waits = False
-        """Whether the provider is stopped for want of tokens."""
+        """Whether the provider is stopped for lack of tokens."""
         self._closing_since: float | None = None
         """When the client ended its direction; None: it is open."""
         self._moves: Activity | None = None
-        """None: not looked at yet."""
+        """None: not checked yet."""
 
     @property
     def _is_open(self) -> bool:
@@ -129,7 +129,7 @@ class Tunnel(Exchange):
             self._down.send_data(data)
 
     def _read(self, reader: MessageReader, data: bytes) -> None:
-        """Pass on `data`, up to the end of the message that reports more tokens than there may be."""
+        """Pass on `data`, up to the end of the message whose report exceeds the limit."""
         try:
             messages = reader.feed(data)
         except FrameError as failure:
@@ -144,12 +144,12 @@ class Tunnel(Exchange):
         self._down.send_data(data)
 
     def _count(self, text: bytes, size: int) -> RelayError | None:
-        """Count an event of the provider. An error: the tunnel ends behind it."""
+        """Count an event of the provider. Returns an error if the tunnel must end after it."""
         self.account.read_event(text, size)
         return self._token_error()
 
     def _token_error(self) -> RelayError | None:
-        """Why the tunnel ends now, by what it has had; None: it may go on, at once or after a pause."""
+        """Why the tunnel must end now, by its usage; None: it may continue, at once or after a pause."""
         account = self.account
         if account.budget is not None and account.output >= account.budget:
             return _OVER_BUDGET
@@ -207,7 +207,7 @@ class Tunnel(Exchange):
         if self._moves is None:
             self._moves = Activity()
         still = self._moves.still_for(now, self.bytes_up, self.bytes_down, self.is_paused)
-        if limits.idle is None or self.is_paused or still < limits.idle:  # a client that stalls has a time of its own
+        if limits.idle is None or self.is_paused or still < limits.idle:  # a stalled client has its own timeout
             return None
         return _timeout("Nothing has passed for", limits.idle, "FLOW_IDLE_TIMEOUT", EndReason.IDLE_TIMEOUT)
 
@@ -222,7 +222,7 @@ class Tunnel(Exchange):
             super()._fail(error)
 
     def _close(self, error: RelayError) -> None:
-        """End with a Close frame that tells why. To be called between two frames of the provider."""
+        """End with a Close frame that states the reason. Call this between two frames of the provider."""
         self.error = error = named(error, self._up.upstream if self._up is not None else None)
         self._leave_provider()
         self._drop_upstream(error)
@@ -243,7 +243,7 @@ class Tunnel(Exchange):
         return answer, request, 0 if self._reader is None else self._reader.held
 
     def state(self) -> str:
-        """One word for /streams."""
+        """The state in one word, for /streams."""
         if self._waits:
             return "waiting_for_tokens"
         return "tunnel" if self._is_open and not self.is_paused else super().state()
@@ -255,5 +255,5 @@ def _provider_failed(what: str) -> RelayError:
 
 
 def _timeout(what: str, seconds: float, setting: str, end: EndReason) -> RelayError:
-    """Of an open tunnel, which is nobody's fault."""
+    """The error for a timeout of an open tunnel, which is nobody's fault."""
     return RelayError(504, end.value, f"{what} {seconds:g} s ({setting}).", Party.CLIENT, end)

@@ -1,4 +1,4 @@
-"""What a WebSocket with the Realtime API costs. No I/O."""
+"""The cost of a WebSocket with the Realtime API. No I/O."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .provider import Provider
 
 
 class TunnelCost:
-    """Each report at the price of a request of its size, and what is not reported yet at the dearest price."""
+    """Prices each report like a request of its size, and what is not reported yet at the highest price."""
 
     __slots__ = ("_counted", "_reported", "tariff")
 
     def __init__(self, prices: PriceTable, provider: Provider, model: str | None, counted: RealtimeUsage) -> None:
-        """`model`: as the client asks for it."""
+        """`model`: as named by the client."""
         self.tariff = prices.tariff(provider.name, names_of(provider, model))
         """None: there is no price."""
         self._counted = counted
@@ -24,7 +24,7 @@ class TunnelCost:
         """Nano-dollars of all reports."""
 
     def add(self, report: Usage) -> None:
-        """Charge for an answer that `_counted` has just read the report of."""
+        """Charge for an answer whose report `_counted` has just read."""
         if self.tariff is not None:
             tokens = report.input or 0
             self._reported += self.tariff.at(tokens).cost(tokens, report.output or 0, report)

@@ -1,8 +1,8 @@
-"""How much unfinished uploads hold: those of one client connection, and those of all. No I/O; the clock is handed in.
+"""Bounds the memory of unfinished uploads: per client connection, and in total. No I/O; the clock is passed in.
 
-A request whose body must be known before a provider is asked is held until it is whole, and its client decides how long
-that takes. At the bound no further bytes are asked for: over HTTP/2 the stream's window stays shut, over HTTP/1.1 the
-socket is not read. The upload that began first always goes on, so all of them come to an end.
+A request whose body must be known before it goes to a provider is held until it is complete, and its client decides how
+long that takes. At the bound no more bytes are accepted: over HTTP/2 the stream's window stays closed, over HTTP/1.1
+the socket is not read. The upload that began first always proceeds, so all of them complete eventually.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from ..flow.memory_budget import UNLIMITED, MemoryBudget
 from .interfaces import Clock, Later
 
 TURN = 2.0
-"""Seconds for which the upload that began first may keep others waiting, where all memory is held: it may be one that
-never ends."""
+"""Seconds for which the first upload may keep others waiting if all memory is held: it may never end."""
 SMALL = 64 * 1024
-"""Bytes up to which an upload may take what is left of a bound; larger ones stop at three quarters of it. 97 % of all
-requests to models are smaller."""
+"""Bytes up to which an upload may use all that is left of a bound; larger uploads stop at three quarters of it. 97 % of
+all requests to models are smaller."""
 
 UPLOADS_FULL = RelayError(
     503,
     "uploads_full",
-    "Unfinished uploads hold all the memory that there is for them, and too few ended in time. Try again shortly, with "
+    "Unfinished uploads hold all the memory set aside for them, and too few ended in time. Try again shortly, with "
     "fewer at a time, or raise FLOW_MAX_UPLOADS or FLOW_H2_MAX_UPLOADS.",
     Party.RELAY,
     EndReason.REFUSED,
@@ -33,19 +32,19 @@ UPLOADS_FULL = RelayError(
 
 
 class Uploader(Protocol):
-    """A client's stream, as far as its upload is concerned."""
+    """A client's stream: the part that concerns its upload."""
 
     def stop_upload(self) -> None:
-        """Ask for no more of the body."""
+        """Stop reading the body."""
 
     def go_on_uploading(self) -> None:
-        """Ask for the rest."""
+        """Resume reading the body."""
 
 
 class Uploads:
-    """One bound. What an upload holds counts towards all bounds `above`, too.
+    """One bound. What an upload holds also counts towards all bounds `above`.
 
-    An upload that ends starts nothing in the same call stack: others go on after the present event.
+    An upload that ends resumes nothing in the same call stack: others continue after the current event.
     """
 
     __slots__ = (
@@ -75,16 +74,15 @@ class Uploads:
         above: Uploads | None = None,
         memory: MemoryBudget = UNLIMITED,
     ) -> None:
-        """`busy_timeout` is how many seconds an upload may have to wait; None: for ever. `memory` is told what is
-        held."""
+        """`busy_timeout`: most seconds that an upload waits; None: no limit. `memory` is told what is held."""
         self.limit = limit
         self._memory = memory
         self._later = later
         self._is_serving = False
-        """Whether those who wait are looked at after the present event."""
+        """Whether waiting uploads will be checked after the current event."""
         self._small = limit
         self._large = limit - limit // 4
-        """Where small uploads stop, and large ones."""
+        """The bounds for small and for large uploads."""
         self._first_since: tuple[Upload, float] | None = None
         self.clock = clock
         self.busy_timeout = busy_timeout
@@ -98,7 +96,7 @@ class Uploads:
         self._waiting: dict[Upload, None] = {}
 
     def below(self, limit: int) -> Uploads:
-        """A bound of one connection."""
+        """A bound for one connection."""
         return Uploads(limit, clock=self.clock, later=self._later, busy_timeout=self.busy_timeout, above=self)
 
     def __repr__(self) -> str:
@@ -110,7 +108,7 @@ class Uploads:
         return len(self._holding)
 
     def reserve(self, upload: Upload, size: int) -> bool:
-        """`upload` holds `size` bytes more. Returns whether it may go on."""
+        """`upload` holds `size` more bytes. Returns whether it may continue."""
         self.held += size
         self._memory.spend(size)
         self._holding[upload] = None
@@ -123,7 +121,7 @@ class Uploads:
         return False
 
     def release(self, upload: Upload) -> None:
-        """`upload` holds nothing any more, which may let others go on."""
+        """`upload` holds nothing any more, so others may continue."""
         del self._holding[upload]
         self._waiting.pop(upload, None)
         self.held -= upload.size
@@ -131,7 +129,7 @@ class Uploads:
             self._serve_later()
 
     def _serve(self) -> None:
-        """Let the upload go on that began first, and as many of the others as there is room for."""
+        """Resume the upload that began first, and as many others as there is room for."""
         self._is_serving = False
         if not self._waiting:
             return
@@ -147,14 +145,14 @@ class Uploads:
             upload.go_on()
 
     def fit(self, *, small: int, large: int) -> None:
-        """Memory leaves so many bytes more for small uploads and for large ones."""
+        """The memory budget leaves this many more bytes for small uploads, and for large ones."""
         self._small = min(self.limit, self.held + small)
         before, self._large = self._large, min(self.limit - self.limit // 4, self.held + large)
         if self._waiting and self._large > before:
             self._serve_later()
 
     def pass_turn(self, now: float) -> None:
-        """Let others go on in place of an upload that has long been the first. Called about once a second."""
+        """Let others proceed instead of an upload that has been the first for long. Called about once a second."""
         first = next(iter(self._holding), None)
         if first is None or not self._waiting:
             self._first_since = None
@@ -176,7 +174,7 @@ class Uploads:
 
 
 class Upload:
-    """What one request's body holds. Made with its first bytes; `end` it."""
+    """The bytes held by one request's body. Created with its first bytes; call `end`."""
 
     __slots__ = ("_bound", "_uploader", "size", "waits_since")
 
@@ -185,13 +183,13 @@ class Upload:
         self._uploader = uploader
         self.size = 0
         self.waits_since: float | None = None
-        """None: it does not wait."""
+        """None: it is not waiting."""
 
     def __repr__(self) -> str:
         return f"<Upload {'waiting' if self.waits_since is not None else 'running'}: {self.size} bytes>"
 
     def hold(self, size: int) -> None:
-        """So many bytes more are held."""
+        """`size` more bytes are held."""
         self.size += size
         may_go_on = True
         bound: Uploads | None = self._bound
@@ -203,7 +201,7 @@ class Upload:
             self._uploader.stop_upload()
 
     def go_on(self) -> None:
-        """One bound lets it go on; it does once all of them do."""
+        """One bound lets it continue; it does so once all of them do."""
         bound: Uploads | None = self._bound
         while bound is not None:
             if bound.has_waiting(self):
@@ -213,7 +211,7 @@ class Upload:
         self._uploader.go_on_uploading()
 
     def end(self) -> None:
-        """It is whole, or over, or no longer held."""
+        """The body is complete, dropped, or no longer held."""
         bound: Uploads | None = self._bound
         while bound is not None:
             bound.release(self)

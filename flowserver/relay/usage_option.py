@@ -1,7 +1,7 @@
-"""Whether a provider accepts the option that asks for a usage report. No I/O.
+"""Whether a provider accepts the option for a usage report. No I/O.
 
-Some providers refuse requests with options that they don't know. The request is then sent again without it, and the
-outcome is remembered per model, since one gateway speaks for many.
+Some providers refuse requests with unknown options. The request is then sent again without it, and the result is
+remembered per model, since a gateway may serve many providers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class _Answer(Enum):
 
 
 class UsageOption:
-    """What is known of one provider, by model. The model that was asked for longest ago is forgotten first."""
+    """What is known about one provider, by model. The least recently used model is forgotten first."""
 
     __slots__ = ("_known",)
 
@@ -26,7 +26,7 @@ class UsageOption:
         self._known: OrderedDict[str | None, _Answer] = OrderedDict()
 
     def may_ask(self, model: str | None, *, repeatable: bool) -> bool:
-        """Whether to ask. Only a request that can be sent again is used to find out."""
+        """Whether to add the option. Only a request that can be sent again is used to find out."""
         known = self._known.get(model)
         if known is not None:
             self._known.move_to_end(model)

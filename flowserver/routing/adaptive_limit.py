@@ -1,15 +1,16 @@
-"""How many requests a provider is to have at a time, learned from how it answers. No I/O, no clock.
+"""Learns how many concurrent requests a provider should get, from how it answers. No I/O, no clock.
 
-Two signals, as in TCP. Delay: a provider that has more than it can serve lets the rest wait, so their first tokens come
-late. Loss: above that it refuses, with 429, 503 or 529.
+There are two signals, as in TCP. Delay: an overloaded provider lets requests wait, so their first tokens are late.
+Loss: beyond that it refuses, with 429, 503 or 529.
 
-Delay is used as in Netflix's Gradient2: limit x gradient + headroom, once in a window of samples. Its gradient is the
-usual round trip over the present one, as if a request were over with what is measured. Here a place stays taken long
-after the first token, so the same delay may mean one request too many or fifty. By Little's law as many wait inside
-the provider as first tokens come in the time of the delay. The gradient is the share of the requests under way that do
-not wait; those are counted as of when the late ones began, so the estimate is right however long they took.
+Delay is used as in Netflix's Gradient2: limit x gradient + headroom, once per window of samples. In Gradient2 the
+gradient is the usual round trip over the current one, since a request is over when it is measured. Here a place stays
+taken long after the first token, so the same delay may mean one request too many or fifty. By Little's law, the number
+that wait inside the provider is the rate of first tokens times the delay. The gradient is the share of the requests
+under way that do not wait; these are counted as of when the late ones began, so the estimate is right however long they
+took.
 
-Loss is used as in AIMD: a tenth less, once for all requests that were begun before.
+Loss is used as in AIMD: the limit falls by a tenth, once for all requests that were begun before.
 """
 
 from __future__ import annotations
@@ -22,42 +23,43 @@ from statistics import median
 from typing import NamedTuple
 
 FLOOR, FIRST, CEILING = 1, 16, 10_000
-"""The lowest limit, the one to begin with, and the highest."""
+"""The lowest, the initial and the highest limit."""
 SLOW, REFUSED = "first_token", "refusal"
 """Causes of decreases."""
 DECREASE = 0.9
-"""What a refusal leaves of the limit."""
+"""Factor by which a refusal lowers the limit."""
 
 _WINDOW, _ENOUGH = 0.2, 8
-"""Seconds and samples after which the limit is set again, whichever comes last ..."""
+"""Seconds and samples after which the limit is updated, whichever takes longer ..."""
 _LONGEST = 1.0
-"""... but for so many seconds, after which fewer samples have to do ..."""
+"""... but after this many seconds fewer samples suffice ..."""
 _FEW = 6
-"""... with those before them, so that it is not decided by one or two."""
+"""... together with earlier ones, so that one or two do not decide."""
 _RATE_TIME, _RATE_SAMPLES = 3.0, 12
 """Seconds and samples over which the rate of first tokens is averaged, whichever takes longer."""
 _TOLERANCE = 0.25
-"""By what share of the usual time to its first token a request may be late that does not wait."""
+"""By what share of the usual time to the first token a request may be late without counting as waiting."""
 _HEADROOM = 0.75
-"""Times the root of the limit: requests that may wait in the provider, so that it is never without one."""
+"""Times the square root of the limit: requests that may wait inside the provider, so that it always has work."""
 _LARGEST_CUT = 0.6
-"""Of the requests under way, the share by which a delay decreases the limit in one window at most."""
+"""Largest decrease for a delay in one window, as a share of the requests under way."""
 _START, _FIRST_STEP, _LARGEST_STEP, _ACCELERATION = 0.5, 0.04, 0.2, 1.5
-"""By what share the limit grows in a window: until it is too high for the first time, after a decrease, in the end, and
-how fast one becomes the other."""
+"""By what share the limit grows per window: until it is too high for the first time, after a decrease, and at most; and
+the factor from one step to the next."""
 _IS_USED = 0.85
-"""The limit grows only while requests make use of this share of it."""
+"""The limit grows only while requests use at least this share of it."""
 _PATIENCE, _HASTE = 120.0, 20.0
-"""Seconds in which a delay that stays becomes what is usual: while it is too long, and while it is not."""
+"""Time constants, in seconds, by which a lasting delay becomes the usual one: while it is too long, and while it is
+not."""
 _MOST_UNHELPFUL = 6
 _KINDS = 256
-"""Kinds of requests that are told apart; the ones seen longest ago are forgotten first."""
+"""Most kinds of requests that are distinguished; the least recently seen are forgotten first."""
 _ANSWERS = 100
-"""Answers, for each request that was refused, until the limit is tried again at which it was ..."""
+"""Answers per refused request, until the limit at the refusal is tried again ..."""
 _CAUTION = 30.0
 """... and seconds after which it is tried in any case."""
 _STEP, _STEPS = 0.1, 600
-"""Seconds between two notes of how many requests are under way, and how many are kept."""
+"""Seconds between two records of how many requests are under way, and how many records are kept."""
 
 
 class _Sample(NamedTuple):
@@ -68,7 +70,7 @@ class _Sample(NamedTuple):
 
 
 class _Usual:
-    """The time to the first token of one kind of request when none waits."""
+    """The usual time to the first token of one kind of request, without waiting."""
 
     __slots__ = ("samples", "seconds")
 
@@ -77,16 +79,17 @@ class _Usual:
         self.samples = 1
 
     def learn(self, seconds: float) -> None:
-        """One that did not wait took so long. A single one changes little, as some take minutes for no reason."""
+        """A request that did not wait took `seconds`. A single one changes little, as some take minutes for no
+        reason."""
         self.samples += 1
-        if self.samples <= 3:  # the first may have been one of those
+        if self.samples <= 3:  # the first may have been one of these
             self.seconds = min(self.seconds, seconds)
         else:
             self.seconds *= 1 + 0.1 * min(max(seconds / self.seconds - 1, -0.5), 0.5)
 
 
 class _UnderWay:
-    """How many requests were under way, by time."""
+    """The number of requests under way, over time."""
 
     __slots__ = ("_counts", "_times")
 
@@ -103,20 +106,20 @@ class _UnderWay:
             del self._times[:_STEPS], self._counts[:_STEPS]
 
     def at(self, time: float) -> int:
-        """The number at or after `time`, as far back as is remembered."""
+        """The number at or after `time`, as far back as is recorded."""
         return self._counts[max(0, bisect(self._times, time) - 1)]
 
 
 class AdaptiveLimit:
     """The limit of one provider. Times are seconds of one monotonic clock.
 
-    Requests are told apart by kind, a number: model, size of the prompt, and whatever else the time to the first token
-    depends on. What is compared is how much later than usual for its kind each was, and the median of that, so neither
-    long prompts among short ones nor a few that hang look like a provider with too much to do.
+    Requests are distinguished by kind, a number: model, size of the prompt, and whatever else the time to the first
+    token depends on. The signal is the median of how much later each was than is usual for its kind, so neither long
+    prompts among short ones nor a few that hang look like overload.
 
-    The limit grows to find out what is possible, while it is used and the provider is not late. As it never stays above
-    what is, the usual times are seen again and again. If decreases do not help, the delay is none of them: the provider
-    has become slower, and its delay what is usual.
+    While it is used and the provider is not late, the limit grows, to find out what is possible. As it never stays too
+    high, the usual times are measured again and again. If decreases do not help, the delay is not caused by the load:
+    the provider has become slower, and the delay becomes the usual time.
     """
 
     __slots__ = (
@@ -140,11 +143,11 @@ class AdaptiveLimit:
     def __init__(self) -> None:
         self._exact = float(FIRST)
         self._cap = math.inf
-        """After refusals: those that were not refused and one for each first token since. Places of refused requests
-        are not filled at once, or whoever has them next is refused too."""
+        """After refusals: the requests that were not refused, plus one for each first token since. Places of refused
+        requests are not filled at once, or the next requests would be refused too."""
         self._step = _START
         self._kinds: OrderedDict[int, _Usual] = OrderedDict()
-        """The ones seen longest ago first."""
+        """The least recently seen first."""
         self._window: list[_Sample] = []
         self._window_at: float | None = None
         """When it began; None before the first sample."""
@@ -152,16 +155,16 @@ class AdaptiveLimit:
         """Samples of the last window."""
         self._under_way = _UnderWay()
         self._rate = 0.0
-        """First tokens in a second."""
+        """First tokens per second."""
         self._decreased_at = -math.inf
         self._unhelpful = 0
         """Decreases in a row that did not shorten the delay, up to `_MOST_UNHELPFUL`."""
         self._refused_at = math.inf
-        """The limit is not to come this far ..."""
+        """The limit must stay below this ..."""
         self._answers_to_come = 0
-        """... before so many first tokens ..."""
+        """... until this many first tokens have come ..."""
         self._caution_until = 0.0
-        """... or this time."""
+        """... or until this time."""
         self.decreases = {SLOW: 0, REFUSED: 0}
 
     def __repr__(self) -> str:
@@ -172,7 +175,7 @@ class AdaptiveLimit:
         return max(FLOOR, int(min(self._exact, self._cap)))
 
     def first_token(self, now: float, kind: int, seconds: float, under_way: int) -> None:
-        """A first token came `seconds` after its request, of which so many are under way now."""
+        """A first token came `seconds` after its request; `under_way` requests are open now."""
         if self._window_at is None:
             self._window_at = now
         self._recover(now)
@@ -184,7 +187,7 @@ class AdaptiveLimit:
             self._close(window, now, passed)
 
     def refused(self, now: float, began_at: float, under_way: int) -> None:
-        """The provider refused a request that began then, beside which so many others are under way."""
+        """The provider refused a request that began at `began_at`; `under_way` other requests are open now."""
         self._cap = min(self._cap, max(float(under_way), self._exact / 2))
         if began_at <= self._decreased_at:
             self._answers_to_come += _ANSWERS
@@ -197,7 +200,7 @@ class AdaptiveLimit:
     # --- refusals ---------------------------------------------------------------------------------------------------
 
     def _recover(self, now: float) -> None:
-        """The provider serves a request."""
+        """The provider has served a request."""
         self._cap += 1
         if self._cap >= self._exact:
             self._cap = math.inf
@@ -209,7 +212,7 @@ class AdaptiveLimit:
     # --- delay ------------------------------------------------------------------------------------------------------
 
     def _close(self, window: list[_Sample], now: float, passed: float) -> None:
-        """Judge by a window that took `passed` seconds."""
+        """Evaluate a window of `passed` seconds."""
         rate = len(window) / passed
         self._rate += (rate - self._rate) * min(1.0, passed / max(_RATE_TIME, _RATE_SAMPLES / rate))
         seen = [*self._earlier, *window][-max(len(window), _FEW) :]
@@ -230,7 +233,7 @@ class AdaptiveLimit:
             self._grow(1 - waiting / headroom)
 
     def _learn(self, window: list[_Sample], delay: float) -> None:
-        """What is usual, from samples of which each had `delay`."""
+        """Update the usual times from samples that were late by `delay`."""
         for sample in window:
             seconds = max(sample.seconds - delay, 1e-4)
             usual = self._kinds.get(sample.kind)
@@ -243,11 +246,12 @@ class AdaptiveLimit:
             self._kinds.popitem(last=False)
 
     def _follow_gradient(self, now: float, delay: float, under_way: float, aim: float) -> None:
-        """Requests were late that began while so many were under way; `aim` were not too many."""
+        """Lower the limit: requests that began while `under_way` were open were late; `aim` would not have been too
+        many."""
         self._step = _FIRST_STEP
         aim = max(aim, under_way * (1 - _LARGEST_CUT))
         if aim >= self._exact:
-            return  # it was decreased since they began
+            return  # it has been lowered since they began
         if now - delay > self._decreased_at + _LONGEST / 2:
             self._unhelpful = min(self._unhelpful + 1, _MOST_UNHELPFUL)
         self._decrease(now, aim, SLOW)
@@ -259,7 +263,7 @@ class AdaptiveLimit:
         self.decreases[cause] += 1
 
     def _grow(self, share: float) -> None:
-        """By a `share` of the present step: less, the nearer the provider is to having too much."""
+        """Grow by a `share` of the current step: the closer the provider is to overload, the smaller."""
         self._unhelpful = 0
         limit = min(float(CEILING), self._exact + max(1.0, self._exact * self._step) * share)
         self._step = max(self._step, min(_LARGEST_STEP, self._step * _ACCELERATION))

@@ -1,7 +1,7 @@
-"""`max_concurrent = "auto"`: a provider's places follow what is learned of it. No I/O.
+"""`max_concurrent = "auto"`: the number of a provider's places follows a learned limit. No I/O.
 
-What is heard of the provider goes to an `AdaptiveLimit`: of this process, or with several workers of the parent, which
-has the places. What says that a provider has too much to do:
+Observations of the provider go to an `AdaptiveLimit`: of this process, or with several workers of the parent, which
+grants the places. Signs that a provider is overloaded:
 
 - A late first token.
 - 503 and 529: its servers are overloaded.
@@ -24,18 +24,18 @@ from .places import Places
 from .upstream_host import UpstreamHost
 
 _LONGEST_PAUSE = 10.0
-"""Seconds: a provider that is busy now is not so for longer, so a longer `retry-after` is about a span of time."""
+"""Seconds: a busy provider does not ask for more, so a longer `retry-after` concerns a rate limit."""
 _AT_ONCE = 16
-"""Samples that a worker tells together ..."""
+"""Samples that a worker reports together ..."""
 _OFTEN = 0.1
-"""... unless the first of them is older than so many seconds."""
+"""... unless the first of them is older than this many seconds."""
 
 Sample = tuple[int, float, float]
-"""The kind of request, when its first token came, and after how many seconds."""
+"""The kind of request, the time of its first token, and the seconds until then."""
 
 
 class LocalAdaptation:
-    """An `upstream_host.Adaptation` of one process."""
+    """The `upstream_host.Adaptation` of a single process."""
 
     __slots__ = ("_learned", "_places", "_queue")
 
@@ -72,7 +72,7 @@ class LocalAdaptation:
             self._set()
 
     def sweep(self, now: float) -> None:
-        """Nothing is held back."""
+        """There is nothing to report."""
 
     def _set(self) -> None:
         limit = self._learned.limit
@@ -80,15 +80,15 @@ class LocalAdaptation:
 
 
 class SharedPart(Protocol):
-    """The places of one worker, as far as the parent's decisions concern them."""
+    """The places of one worker: the part that the parent's decisions concern."""
 
     def adopt(self, most: int | None, queue: int) -> None: ...
 
 
 class SharedAdaptation:
-    """The `upstream_host.Adaptation` of one of several workers: it tells the parent, whose limit counts for all.
+    """The `upstream_host.Adaptation` of one of several workers: it reports to the parent, whose limit applies to all.
 
-    Samples are told together, refusals at once. Until the parent has answered the limit is that of the beginning."""
+    Samples are reported in batches, refusals at once. Until the parent has answered, the initial limit applies."""
 
     __slots__ = ("_places", "_samples", "_tell", "decreases", "limit")
 
@@ -98,7 +98,7 @@ class SharedAdaptation:
         self._samples: list[Sample] = []
         self.limit = FIRST
         self.decreases: dict[str, int] = {SLOW: 0, REFUSED: 0}
-        """That this worker has told the reason of."""
+        """Decreases caused by this worker's reports."""
 
     def __repr__(self) -> str:
         return f"<SharedAdaptation: {self.limit}, {len(self._samples)} samples to tell>"
@@ -132,8 +132,8 @@ class SharedAdaptation:
 
 
 def kind_of(account: Account, size: int, *, reused: bool) -> int:
-    """A number for requests that take about as long to their first token: the same API and model, a prompt of about the
-    same `size` in bytes, a stream or a whole answer, over a connection that was there or not."""
+    """A number for requests with a similar time to the first token: the same API and model, a prompt of about the same
+    `size` in bytes, a stream or a whole answer, over a new or a kept connection."""
     model, known = account.params.model or "", account.format
     name = f"{known.name if known is not None else ''} {model}"
     flags = account.awaits_whole << 1 | reused
@@ -141,8 +141,8 @@ def kind_of(account: Account, size: int, *, reused: bool) -> int:
 
 
 def is_overload(host: UpstreamHost, head: ResponseHead, after: float | None, tokens: int) -> bool:
-    """Whether a status says that the provider has too much to do. `after`: the seconds it asks to wait; `tokens`: those
-    of the request."""
+    """Whether a status means that the provider is overloaded. `after`: the seconds it asks to wait; `tokens`: those of
+    the request."""
     if head.status in (503, 529):
         return True
     if head.status != 429 or not host.settings.holds_key:
@@ -151,7 +151,7 @@ def is_overload(host: UpstreamHost, head: ResponseHead, after: float | None, tok
 
 
 def _has_used_up(head: ResponseHead, tokens: int) -> bool:
-    """Whether a head reports a limit by time that leaves too little for a request of so many tokens."""
+    """Whether a head reports a rate limit that leaves too little for a request of `tokens` tokens."""
     for name, value in head.headers:
         if name.startswith(TABLE.limit_prefixes) and (kind := TABLE.remaining_kind(name)) is not None:
             needed = 1 if kind == "requests" else max(1, tokens)

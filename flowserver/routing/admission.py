@@ -26,7 +26,7 @@ from .dispatcher import Dispatcher
 from .routes import join_target
 
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
-"""Methods that generate nothing, as long as no body goes with them."""
+"""Methods that generate nothing if sent without a body."""
 
 
 class Admission:
@@ -43,13 +43,12 @@ class Admission:
         cors: Cors | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """`cors` None: whether pages of other origins may use the API is left to the providers. `tracer` None: nothing
-        is traced."""
+        """`cors` None: cross-origin requests are left to the providers. `tracer` None: nothing is traced."""
         self.accounts = accounts
-        """Replaced, like `routing`, when the configuration is read again; exchanges under way keep theirs."""
+        """Replaced on reload, like `routing`; exchanges under way keep theirs."""
         self.routing = routing
         self.context = context
-        """Replaced when the level of the log changes."""
+        """Replaced when the log level changes."""
         self._cors = cors
         self._tracer = tracer
         self._prefix = os.urandom(8).hex().encode("ascii")
@@ -83,7 +82,7 @@ class Admission:
         return exchange
 
     def _answer_preflight(self, cors: Cors, exchange: Exchange) -> None:
-        """Before anybody asks for a key: preflights have none."""
+        """Answer before a key is checked: preflights have none."""
         answer = cors.preflight(exchange.request)
         if isinstance(answer, RelayError):
             exchange.refuse(answer)
@@ -102,8 +101,8 @@ class Admission:
         return account
 
     def _recognise(self, request: RequestHead) -> Format | None:
-        """The API that is asked to generate something. Some paths are known only together with the base path of the
-        provider that gets them."""
+        """The API of a request that generates something. Some paths are recognised only together with a provider's base
+        path."""
         if request.method in _SAFE and not request.has_body:
             return recognise_stored(request.target.decode("ascii")) if request.method == b"GET" else None
         for base in ("", *self.routing.routes.base_paths):
@@ -113,5 +112,5 @@ class Admission:
         return None
 
     def _new_request_id(self) -> bytes:
-        """A request id: unique to the process and to the request. Random bytes for each would cost 17 us."""
+        """A request id, unique across processes and requests. Random bytes for each would cost 17 us."""
         return b"%b%016x" % (self._prefix, next(self._numbers))

@@ -1,12 +1,12 @@
-"""Sends a conversation's requests to one provider of a tier, so that its cache of their beginning is of use. No I/O.
+"""Sends a conversation's requests to the same provider of a tier, so that its prefix cache is reused. No I/O.
 
-Each conversation has an order of the providers of its own (rendezvous hashing, Thaler and Ravishankar 1998; by weight,
-Schindelhauer and Schomaker 2005): the first that may be asked gets its requests. When a provider goes, its
-conversations spread over the others, and all others stay where they are; when it is back, so are they. No seed is in
-it, so that all workers and relays agree.
+Each conversation has its own order of the providers (rendezvous hashing, Thaler and Ravishankar 1998; by weight,
+Schindelhauer and Schomaker 2005): the first available one gets its requests. When a provider is gone, its conversations
+spread over the others, and all other conversations stay; when it returns, so do its conversations. There is no random
+seed, so all workers and relays agree.
 
-Where some conversations have more requests than others, no provider may become much fuller than the others (bounded
-loads, Mirrokni, Thorup and Zadimoghaddam 2018): one above the bound is passed over.
+As some conversations have more requests than others, no provider may get much more load than the others (bounded loads,
+Mirrokni, Thorup and Zadimoghaddam 2018): one above the bound is skipped.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from ..relay.account import Account
 from .upstream_host import UpstreamHost
 
 BOUND = 1.25
-"""A provider has at most so many times its share of the requests under way at its tier, and those that wait."""
+"""A provider has at most this many times its share of its tier's open and waiting requests."""
 SLACK = 8
-"""It may have so many more than its share, if that is more: in a few requests there is no balance, and to read a whole
-conversation anew takes a provider longer than to have a few more at once."""
+"""It may exceed its share by this many, if that is more: a few requests are never balanced, and processing a whole
+conversation again costs a provider more than a few extra requests."""
 _KEY_BYTES = 16
 _POINTS = 1 << 52
-"""The middle between two of so many is still a float below 1."""
+"""The midpoint between two of this many points is still a float below 1."""
 
 
 class Affinity:
-    """What makes requests of a route belong together."""
+    """Decides which requests of a route belong together."""
 
     __slots__ = ("_slack", "by_session")
 
     def __init__(self, *, by_session: bool, workers: int = 1) -> None:
-        """`by_session`: the name of their session, if they have one, else how their conversation begins. `workers`: how
-        many processes share the load evenly. Each knows its own only, which chance moves that much less."""
+        """`by_session`: by the name of the session, if there is one, else by the beginning of the conversation.
+        `workers`: how many processes share the load. Each knows only its own part, so its slack is smaller."""
         self.by_session = by_session
         self._slack = SLACK / math.sqrt(workers)
 
     def preference(self, request: RequestHead, account: Account, pieces: Sequence[bytes]) -> Preference | None:
-        """That of a request whose body is `pieces`; None: nothing shows what it belongs to."""
+        """The preference of a request with the body `pieces`; None: nothing shows what it belongs to."""
         key = self._session_key(request, account) if self.by_session else None
         key = key or _start_key(account, pieces)
         return None if key is None else Preference(key, self._slack)
 
     @staticmethod
     def _session_key(request: RequestHead, account: Account) -> bytes | None:
-        """By x-flow-session, else the name of the conversation in the body, else the user. Each tenant has names of its
-        own."""
+        """The key from x-flow-session, else from the conversation in the body, else from the user. Each tenant has its
+        own names."""
         conversation = account.request.conversation
         tenant = account.tenant.name if account.tenant is not None else ""
         name = session_of(request) or (conversation.name if conversation is not None else None)
@@ -61,7 +61,7 @@ class Affinity:
 
 
 def _start_key(account: Account, pieces: Sequence[bytes]) -> bytes | None:
-    """By model and beginning, whoever asks: so are caches."""
+    """The key from model and beginning, across tenants, as in caches."""
     conversation = account.request.conversation
     texts = conversation.texts(pieces) if conversation is not None else []
     return _key("start", account.params.model or "", *texts) if texts else None
@@ -76,23 +76,23 @@ def _key(*parts: str | bytes) -> bytes:
 
 
 class Preference:
-    """Which of equal providers one request prefers: a `candidates.Choice`."""
+    """Which of equal providers a request prefers: a `candidates.Choice`."""
 
     __slots__ = ("_first", "_is_counted", "_key", "_outcome", "_slack")
 
     def __init__(self, key: bytes, slack: float = SLACK) -> None:
-        """`key` is the same for all that belongs together. `slack`: see `SLACK`."""
+        """`key` is the same for requests that belong together. `slack`: see `SLACK`."""
         self._key = key
         self._slack = slack
         self._first: UpstreamHost | None = None
-        """The one that it would have if all were well; None: there was no choice yet."""
+        """The one that it would choose if all were available; None: it has not chosen yet."""
         self._outcome = ""
         self._is_counted = False
 
     def choose(
         self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost], full: Collection[UpstreamHost]
     ) -> UpstreamHost:
-        """The first that is not above the bound."""
+        """Choose the first in the order that is not above the bound."""
         if len(tier) == 1:
             return candidates[0]
         ordered = order(self._key, tier)
@@ -107,17 +107,16 @@ class Preference:
         return chosen
 
     def count(self, host: UpstreamHost) -> None:
-        """An attempt begins at `host`. Only of the first one of a request it is counted what became of its wish."""
+        """An attempt begins at `host`. The outcome is counted only for the first attempt of a request."""
         first = self._first
         if first is not None and not self._is_counted:
             self._is_counted = True
-            waited = self._outcome == "preferred" and first is not host  # in its queue, for too long
+            waited = self._outcome == "preferred" and first is not host  # waited there too long
             first.affinity["full" if waited else self._outcome] += 1
 
 
 def order(key: bytes, hosts: Collection[UpstreamHost]) -> list[UpstreamHost]:
-    """The order in which `key` prefers `hosts`: first is each of them with a probability in proportion to its
-    weight."""
+    """The order in which `key` prefers `hosts`. The probability to be first is proportional to a host's weight."""
 
     def score(host: UpstreamHost) -> float:
         digest = blake2b(host.settings.name.encode(), digest_size=8, key=key).digest()
@@ -128,8 +127,7 @@ def order(key: bytes, hosts: Collection[UpstreamHost]) -> list[UpstreamHost]:
 
 
 def bound(hosts: Sequence[UpstreamHost], slack: float = SLACK) -> float:
-    """What each of `hosts` may have before it gets one more is less than this for each unit of weight. Some always
-    have."""
+    """The bound on requests per unit of weight below which a host may get one more. Some host is always below it."""
     total = 1
     for host in hosts:
         total += host.places.open + host.places.waiting

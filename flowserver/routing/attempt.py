@@ -1,4 +1,4 @@
-"""One request at one provider: what is heard of it, and what its outcome says of the provider. No I/O."""
+"""One request at one provider: its events, and what its outcome says about the provider. No I/O."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from .upstream_host import UpstreamHost
 
 class AttemptState(Enum):
     ASKED = "asked"
-    """The answer's head is to come."""
+    """Waiting for the answer's head."""
     ANSWERED = "answered"
     """The exchange has the head; the body follows."""
     OVER = "over"
-    """Failed, cancelled or complete. Nothing more is heard of it."""
+    """Failed, cancelled or complete. No more events follow."""
 
 
 _ASKED, _ANSWERED, _OVER = AttemptState.ASKED, AttemptState.ANSWERED, AttemptState.OVER
-"""Python 3.11 takes 75 ns to look up a member of an enumeration."""
+"""Python 3.11 takes 75 ns to look up an enum member."""
 
 
 class AttemptOwner(Protocol):
-    """Decides what follows from an attempt."""
+    """Decides what to do with an attempt's outcome."""
 
     def on_attempt_head(self, attempt: Attempt, head: ResponseHead) -> None:
         """The provider answers: `accept` passes the answer on, `cancel` drops it."""
 
     def on_attempt_failed(self, attempt: Attempt, error: RelayError) -> None:
-        """It is over, and its place is free."""
+        """The attempt has failed, and its place is free."""
 
     def on_attempt_full(self) -> None:
-        """The upload has to stop."""
+        """The upload must stop."""
 
     def on_attempt_drained(self) -> None:
         """The upload may go on."""
 
 
 class Attempt:
-    """One request at `host`, in a place there that was reserved for it; at its end it releases the place.
+    """One request at `host`, in a place reserved for it, which it releases at its end.
 
-    To the provider's stream it is the `UpstreamEvents`. Body bytes bypass it in both directions: `on_upstream_data` is
+    It is the `UpstreamEvents` of the provider's stream. Body bytes bypass it in both directions: `on_upstream_data` is
     the exchange's own, `send_data` the stream's.
     """
 
@@ -86,8 +86,8 @@ class Attempt:
         outliers: Outliers | None = None,
         claim: Claim | None = None,
     ) -> None:
-        """`events` hears the answer, `outliers` how the provider does. `claim`: by which the place was reserved; None:
-        by none, as it is unlimited."""
+        """`events` gets the answer, `outliers` is told how the provider does. `claim`: the claim for the place; None:
+        places are unlimited."""
         self.host = host
         self._claim = claim
         self._owner: AttemptOwner | None = owner
@@ -103,7 +103,7 @@ class Attempt:
             self.on_upstream_data = self._on_timed_data
             self._has_head = False
             self._is_timed = False
-            """Whether `outliers` is to hear when the answer's body begins."""
+            """Whether to tell `outliers` when the answer's body begins."""
         self.send_data: Callable[[bytes], None] = _ignore
         """Body bytes of the request, never empty."""
         self.is_full = False
@@ -149,33 +149,33 @@ class Attempt:
             self._stream.keep_pace(pace)
 
     def sweep(self) -> None:
-        """About once a second."""
+        """Called about once a second."""
         if self._claim is not None:
             self.host.places.charge(self._claim)
 
     def accept(self, head_at: float | None = None) -> None:
-        """The answer, whose head came at `head_at` (None: now), is passed on: there will be no other attempt."""
+        """Pass the answer on, whose head came at `head_at` (None: now): there will be no other attempt."""
         self.state = _ANSWERED
         self.host.head_times.observe((self._clock() if head_at is None else head_at) - self.began_at)
 
     def answer_to(self, events: UpstreamEvents) -> None:
-        """`events` hears the rest of the answer."""
+        """Send the rest of the answer to `events`."""
         self._events = events
         self.on_upstream_data = events.on_upstream_data
 
     def belong_to(self, owner: AttemptOwner) -> None:
-        """`owner` decides from now on. Not for one that is over."""
+        """`owner` decides from now on. Not for an attempt that is over."""
         self._owner = owner
 
     def cancel(self, error: RelayError | None = None) -> None:
-        """End the provider's work and release the place. `error` is what the provider did wrong; None: nothing."""
+        """Cancel the provider's work and release the place. `error`: the provider's fault; None: it has none."""
         stream = self._close()
         if stream is not None:
             stream.cancel()
         self._leave_host(error)
 
     def cancel_request(self) -> None:
-        """End the provider's work. The place stays reserved, for another attempt at the same host."""
+        """Cancel the provider's work. The place stays reserved, for another attempt at the same host."""
         stream = self._close()
         if stream is not None:
             stream.cancel()
@@ -190,7 +190,7 @@ class Attempt:
             if self.trace is not None:
                 self.trace.answered(head.status, self._clock())
             self.host.note_limits(head.headers)
-            self.host.health.succeeded()  # whatever it says, it answers
+            self.host.health.succeeded()  # whatever the status: the provider answers
             self._is_probe = False
             if self._outliers is not None:
                 self._has_head = True
@@ -233,7 +233,7 @@ class Attempt:
     # --- its end ---
 
     def _close(self) -> UpstreamStream | None:
-        """Hear nothing more, and keep no reference that leads back here. Returns the stream, if there is one."""
+        """Detach from all events, and keep no reference that leads back here. Returns the stream, if there is one."""
         stream, self._stream = self._stream, None
         self._was_reused = stream is not None and stream.reused
         self._owner = None
@@ -265,4 +265,4 @@ class Attempt:
 
 
 def _ignore(data: bytes) -> None:
-    """The request has no stream yet, or no more."""
+    """Stands in for the stream's method before and after it."""

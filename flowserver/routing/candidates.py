@@ -1,4 +1,4 @@
-"""Which provider of a route may be asked next with one request. No I/O."""
+"""Which provider of a route gets a request next. No I/O."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .upstream_host import UpstreamHost
 
 NOBODY: frozenset[UpstreamHost] = frozenset()
 OUT_RETRY = 5.0
-"""Seconds after which to ask again where the operator has taken all providers out."""
+"""Seconds to suggest for a retry if the operator has taken all providers out."""
 NAMED = 4
-"""Providers that an error names."""
+"""Most providers that an error names."""
 
 
 class Choice(Protocol):
@@ -29,11 +29,11 @@ class Choice(Protocol):
     def choose(
         self, tier: Collection[UpstreamHost], candidates: Sequence[UpstreamHost], full: Collection[UpstreamHost]
     ) -> UpstreamHost:
-        """One of `candidates`, those of `tier` that may be asked. `full`: those that could be if they had a place."""
+        """One of `candidates`, the available ones of `tier`. `full`: those that only lack a place."""
 
 
 class ByLoad:
-    """A `Choice` by weight and load. `random` gives numbers from 0 to below 1."""
+    """A `Choice` by weight and load. `random` returns numbers from 0 to below 1."""
 
     __slots__ = ("_random",)
 
@@ -49,14 +49,14 @@ class ByLoad:
 def subjects(
     host: UpstreamHost, request: RequestHead, model: str | None
 ) -> tuple[tuple[str, bytes], tuple[str, str | None]]:
-    """The key and the model that a refusal of `host` is about (see `cooldowns`)."""
+    """The key and the model that a refusal by `host` concerns (see `cooldowns`)."""
     key = b"" if host.settings.holds_key else digest_of(key_of(request) or b"")
     return ("key", key), ("model", model)
 
 
 class Search(NamedTuple):
-    """A request that looks for a provider. `waiter` asks for the place; `is_welcome`: whether a provider takes a
-    request like it."""
+    """A request that looks for a provider. `waiter` asks for the place; `is_welcome`: whether a provider currently
+    accepts such a request."""
 
     now: float
     choice: Choice
@@ -69,12 +69,12 @@ def next_candidate(
     tried: Collection[UpstreamHost],
     search: Search,
 ) -> UpstreamHost | None:
-    """The next provider in the order of fallback that was not tried, is healthy and has a place or room in its queue;
-    None when there is none.
+    """The next provider in the order of fallback that was not tried, is healthy and has a free place or room in its
+    queue; None if there is none.
 
-    Where no provider of the route is healthy, those are asked that fail their checks or are ejected: what checks and
-    statistics say may be wrong, and is not worth an outage. Circuit breakers saw requests fail, and the operator knows
-    why a provider is taken out.
+    If no provider of the route is healthy, those that fail their checks or are ejected get requests: checks and
+    statistics may be wrong, which is not worth an outage. But an open circuit breaker has seen requests fail, and the
+    operator knows why a provider is taken out.
     """
     found = _first(route, tried, search, at_worst=False)
     if found is not None or not any(map(route.avoids, route.hosts)) or _has_healthy(route, search.now):
@@ -83,7 +83,7 @@ def next_candidate(
 
 
 def _first(route: Route, tried: Collection[UpstreamHost], search: Search, *, at_worst: bool) -> UpstreamHost | None:
-    """`at_worst`: also of those that the route avoids."""
+    """`at_worst`: including those that the route avoids."""
     now, choice, waiter, is_welcome = search
     ejected = NOBODY if route.outliers is None else route.outliers.ejected
     for tier in route.tiers:
@@ -112,13 +112,13 @@ def _has_healthy(route: Route, now: float, *, beside: UpstreamHost | None = None
 
 
 def is_dispensable(host: UpstreamHost, routes: Iterable[Route], now: float) -> bool:
-    """Whether each route of `host` has another healthy provider, to which those may go who wait for a place."""
+    """Whether each route of `host` has another healthy provider, so that waiting requests can go there."""
     return all(_has_healthy(route, now, beside=host) for route in routes if host in route.hosts)
 
 
 def unavailable(route: Route, waiter: Waiter, now: float, refusal: Refusal | None) -> RelayError:
-    """Nobody may be asked: all providers of the route are unhealthy or full. `refusal`: what the last one that the
-    request asked in vain for a place has told; None: none has."""
+    """The error if all providers of the route are unhealthy or full. `refusal`: by the last one that had no place;
+    None: none refused."""
     healthy = [host for host in route.hosts if not host.is_out and host.health.allows(now) and not route.avoids(host)]
     if refusal is not None and healthy:
         return queue_is_full(refusal)

@@ -1,6 +1,7 @@
-"""What active health checks say of a provider. No I/O, no clock.
+"""A provider's health by its active checks. No I/O, no clock.
 
-It is taken for healthy until `failures` checks in a row have failed, and then until `successes` in a row have passed.
+It starts healthy, becomes unhealthy after `failures` failed checks in a row, and healthy again after `successes` passed
+ones.
 """
 
 from __future__ import annotations
@@ -9,33 +10,33 @@ from .shared_health import Tell
 
 
 class CheckedHealth:
-    """The verdict on one provider, by the checks of this process."""
+    """The health of one provider, by the checks of this process."""
 
     __slots__ = ("_failures", "_run", "_successes", "cause", "is_appointed")
 
     def __init__(self) -> None:
         self._failures = self._successes = 1
         self._run = 0
-        """Checks in a row that contradict the verdict."""
+        """Checks in a row that contradict the current state."""
         self.cause: str | None = None
-        """Why it is not to be asked; None: it passes its checks, or has none."""
+        """Why it must not get requests; None: it passes its checks, or has none."""
         self.is_appointed = True
-        """Whether this process is the one that checks."""
+        """Whether this process makes the checks."""
 
     def __repr__(self) -> str:
         return f"<CheckedHealth {'passes' if self.cause is None else self.cause}, {self._run} against it>"
 
     def begin(self, *, failures: int, successes: int) -> None:
-        """There are checks from now on, or others than before; what is known stays."""
+        """Checks begin, or change; the state is kept."""
         self._failures, self._successes = failures, successes
 
     def end(self) -> None:
-        """There are no checks any more."""
+        """The checks end."""
         self.cause = None
         self._run = 0
 
     def note(self, problem: str | None) -> bool:
-        """One more check; None: it passed. Returns whether it changes the verdict."""
+        """Record a check; None: it passed. Returns whether it changes the state."""
         if (problem is None) == (self.cause is None):
             self._run = 0
             return False
@@ -52,8 +53,8 @@ def _times(count: int) -> str:
 
 
 class SharedCheckedHealth(CheckedHealth):
-    """The same as one of several workers has it. One of them checks, whom the parent appoints; its results go to the
-    parent, whose verdict is for all."""
+    """The same in one of several workers. The parent appoints the worker that checks; its results go to the parent,
+    whose state applies to all."""
 
     __slots__ = ("_is_alone", "_is_on", "_tell")
 
@@ -85,7 +86,7 @@ class SharedCheckedHealth(CheckedHealth):
         self.is_appointed = self._is_on
 
     def adopt(self, cause: str | None) -> None:
-        """The parent's verdict."""
+        """Adopt the parent's state."""
         if self._is_on:
             self.cause = cause
 

@@ -1,7 +1,7 @@
-"""Whether a provider may be asked: a circuit breaker. No I/O, no clock.
+"""The circuit breaker of a provider. No I/O, no clock.
 
-The breaker is closed while things go well, open for `cooldown` seconds after `failures` failures in a row, then
-half-open: one request is let through as a probe, and its outcome decides.
+The breaker is closed in normal operation, open for `cooldown` seconds after `failures` failures in a row, then
+half-open: one request passes as a probe, and its outcome decides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class BreakerState(Enum):
 
 
 class BreakerRecord(NamedTuple):
-    """All that a breaker knows, as others are told."""
+    """The whole state of a breaker, for sharing."""
 
     failures: int
     open_until: float | None
@@ -52,7 +52,7 @@ class CircuitBreaker:
         return BreakerState.OPEN if now < self._open_until else BreakerState.HALF_OPEN
 
     def allows(self, now: float) -> bool:
-        """Whether a request may start now. In half-open state only while no probe is under way."""
+        """Whether a request may start now. In half-open state only if no probe is under way."""
         return self._open_until is None or (now >= self._open_until and not self._probing)
 
     @property
@@ -61,7 +61,7 @@ class CircuitBreaker:
 
     @property
     def is_spotless(self) -> bool:
-        """Whether a success tells nothing new."""
+        """Whether a success would change nothing."""
         return self._open_until is None and not self._failures
 
     @property
@@ -69,12 +69,12 @@ class CircuitBreaker:
         return BreakerRecord(self._failures, self._open_until, self._probing, self.opened)
 
     def adopt(self, record: BreakerRecord) -> None:
-        """Know what another breaker knows, and nothing else."""
+        """Adopt the state of another breaker."""
         self._failures, self._open_until, self._probing, self.opened = record
 
     def admits(self, now: float) -> bool:
-        """Whether a request that has a place may begin. Where workers share a breaker that is less than `allows`: a
-        place may come without the leave to probe."""
+        """Whether a request that has a place may begin. For a breaker shared by workers this is stricter than `allows`:
+        a place may come without the permission to probe."""
         return self.allows(now)
 
     def available_in(self, now: float) -> float:
@@ -82,25 +82,25 @@ class CircuitBreaker:
         return max(0.0, (self._open_until or 0.0) - now)
 
     def started(self, now: float) -> bool:
-        """A request that `allows` let through starts. Returns whether it is the probe."""
+        """A request permitted by `allows` starts. Returns whether it is the probe."""
         if self._open_until is None or now < self._open_until or self._probing:
             return False
         self._probing = True
         return True
 
     def succeeded(self) -> None:
-        """An answer came, of whatever status: the provider is there."""
+        """An answer arrived, with whatever status: the provider is up."""
         self._failures = 0
         self._open_until = None
         self._probing = False
 
     def failed(self, now: float, *, probe: bool, cause: object = None) -> bool:
-        """No connection, no answer in time, or a broken answer. Returns whether it is one more failure.
+        """No connection, no answer in time, or a broken answer. Returns whether it counts as another failure.
 
-        Requests that fail by the same `cause`, such as one lost HTTP/2 connection, are one failure.
+        Requests that fail from the same `cause`, such as one lost HTTP/2 connection, count as one failure.
 
-        While the breaker is not closed only the probe counts: late failures of requests that began earlier tell nothing
-        new, and must not delay the next probe.
+        While the breaker is not closed only the probe counts: late failures of earlier requests are no news, and must
+        not delay the next probe.
         """
         if cause is not None and cause is self._last_cause and not probe:
             return False
@@ -115,6 +115,6 @@ class CircuitBreaker:
         return True
 
     def abandoned(self, *, probe: bool) -> None:
-        """A request ended without saying anything about the provider: its client left, for example."""
+        """A request ended without a result that concerns the provider: its client left, for example."""
         if probe:
             self._probing = False

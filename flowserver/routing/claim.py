@@ -1,4 +1,4 @@
-"""What a request says of itself where places at a provider are limited, and what it is told if it gets none. No I/O."""
+"""A request's claim to one of a provider's limited places, and its refusal if there is none. No I/O."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import OrderedDict
 from typing import NamedTuple, Protocol
 
 OUTPUT_WEIGHT = 2
-"""What a token of the answer counts for, beside one of the request: generating one takes a provider longer than reading
-one. The paper's figure (see `fair_queue`)."""
+"""Weight of an answer's token relative to a request's: generating takes a provider longer than reading. The paper's
+figure (see `fair_queue`)."""
 MOST_KNOWN = 1024
-"""Tenants of which is known how long their answers are."""
+"""Most tenants whose answer lengths are remembered."""
 
 
 class Served(Protocol):
@@ -23,7 +23,7 @@ class Served(Protocol):
 
 
 class Claim:
-    """A request's claim to a place at one provider. The same one is used again for the next provider."""
+    """A request's claim to a place at one provider. It is reused for the next provider."""
 
     __slots__ = ("_served", "bound", "charged", "is_batch", "number", "tenant", "weight")
 
@@ -36,17 +36,17 @@ class Claim:
         served: Served | None = None,
         bound: int | None = None,
     ) -> None:
-        """`tenant` "": there are no tenants. `served` None: tokens are not counted, as there is nobody to be fair to.
-        `bound`: the most tokens that the request lets its answer have; None: it does not say."""
+        """`tenant` "": there are no tenants. `served` None: tokens are not counted, since fairness does not matter.
+        `bound`: the request's own bound on the answer's tokens; None: it has none."""
         self.tenant = tenant
         self.weight = weight
         self.is_batch = is_batch
         self._served = served
         self.bound = bound
         self.charged: int | None = None
-        """Weighted tokens that its tenant was charged for the place it has; None: it has none, or an unlimited one."""
+        """Weighted tokens that its tenant was charged for its place; None: it has none, or an unlimited one."""
         self.number = 0
-        """By which the parent of several workers knows it."""
+        """Its number at the parent of several workers."""
 
     def __repr__(self) -> str:
         kind = "batch" if self.is_batch else "interactive"
@@ -62,13 +62,14 @@ class Claim:
         return self._served.output if self._served is not None else 0
 
     def cost(self, output: float) -> int:
-        """Weighted tokens, with an answer of `output`. Never 0: a request without tokens takes a place as well."""
+        """Weighted tokens, with an answer of `output` tokens. Never 0: a request without tokens takes a place as
+        well."""
         if self._served is None:
             return 1
         return 1 + self._served.input + round(OUTPUT_WEIGHT * output)
 
     def advance(self) -> int:
-        """Weighted tokens that were served beyond those charged; they are charged now."""
+        """Weighted tokens that were served beyond those charged; they count as charged from now on."""
         if self.charged is None or self._served is None:
             return 0
         more = self.cost(self._served.output) - self.charged
@@ -78,7 +79,8 @@ class Claim:
         return more
 
     def settle(self) -> int:
-        """The place is free again. Returns the tokens that were served beyond those charged; negative: fewer."""
+        """The place is free again. Returns the weighted tokens that were served beyond those charged; negative:
+        fewer."""
         assert self.charged is not None
         more = self.cost(self.output) - self.charged
         self.charged = None
@@ -86,7 +88,7 @@ class Claim:
 
 
 class LoneClaim:
-    """Asks for a place at once, and never waits."""
+    """Takes a place only if one is free, and never waits."""
 
     __slots__ = ("claim",)
 
@@ -95,19 +97,19 @@ class LoneClaim:
 
 
 class Refusal(NamedTuple):
-    """Why a request does not get a place now."""
+    """Why a request gets no place."""
 
     waiting: int
-    """Requests that wait."""
+    """Number of waiting requests."""
     wait: float | None
-    """Seconds that it would probably have to wait; None: nothing is known yet."""
+    """Expected wait in seconds; None: unknown yet."""
     is_own: bool
-    """Whether the reason is that its own tenant has its share of the queue already."""
+    """Whether the reason is that its own tenant already has its share of the queue."""
 
 
 class AnswerLengths:
-    """How long tenants' answers are, so that a place is charged for when it is granted: what a thousand requests of one
-    second cost shows only later."""
+    """The lengths of tenants' answers, so that a place can be charged when it is granted: the cost of a thousand
+    simultaneous requests is known only later."""
 
     __slots__ = ("_all", "_known")
 
@@ -116,14 +118,14 @@ class AnswerLengths:
         self._all = GUESS
 
     def expected_cost(self, claim: Claim) -> int:
-        """Weighted tokens that a request will probably take."""
+        """Weighted tokens that a request will probably use."""
         if not claim.is_counted:
             return 1
         output = self._known.get(claim.tenant, self._all)
         return claim.cost(output if claim.bound is None else min(output, claim.bound))
 
     def learn(self, claim: Claim) -> None:
-        """Its answer is over."""
+        """Learn from an answer that is over."""
         output = claim.output
         if not output:
             return
@@ -136,6 +138,6 @@ class AnswerLengths:
 
 
 GUESS = 200.0
-"""Tokens of an answer, before there was one. Nothing would let the first tenant have all places as if for free."""
+"""Expected tokens of a tenant's first answer. With 0 the first tenant could take all places for free."""
 _PACE = 8
-"""Answers that an average goes back, about."""
+"""About how many answers the average covers."""

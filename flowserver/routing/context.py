@@ -1,4 +1,4 @@
-"""What the dispatchers of a process share, and the states that each of them goes through. No I/O."""
+"""What the dispatchers of a process share, and the states of a dispatcher. No I/O."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .routes import RouteTable
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` for one request, within `time` seconds of its start; bodies up to `replay` bytes can be sent again.
+    """At most `attempts` for one request, begun within `time` seconds of its start; bodies up to `replay` bytes can be
+    sent again.
 
-    `unanswered`: another provider is asked also when one broke off that may have begun with the request."""
+    `unanswered`: whether to try another provider if the first broke off and may have begun with the request."""
 
     attempts: int
     time: float
@@ -40,7 +41,7 @@ class RoutingContext:
     """Seconds since the epoch."""
     memory: MemoryBudget = UNLIMITED
     overload: OverloadGate | None = None
-    """None: nobody is refused for what the relay has to do."""
+    """None: requests are never refused for overload."""
     by_load: ByLoad = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,9 +52,9 @@ class DispatchState(Enum):
     PREPARING = "preparing"
     """It is not known yet whose request it is, what it asks for, whether its limits admit it, or which host to ask."""
     QUEUED = "queued"
-    """Waits for a place at the host tried last."""
+    """Waits for a place at the last host."""
     BACKING_OFF = "backing off"
-    """Waits before it asks the host tried last again."""
+    """Waits before it tries the last host again."""
     ASKING = "asking"
     """An attempt is under way, and another one may follow."""
     ANSWERED = "answered"

@@ -1,4 +1,4 @@
-"""What an exchange hears from its dispatcher. No I/O."""
+"""The events that a dispatcher sends to its exchange. No I/O."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .upstream_host import UpstreamHost
 
 
 class DispatchEvents(UpstreamEvents, Protocol):
-    """What an upstream stream tells, and what happens before there is one."""
+    """The events of an upstream stream, and those before there is one."""
 
     def on_provider(self, provider: UpstreamHost, now: float) -> None:
-        """`provider` is asked, from `now` on; its deadlines hold."""
+        """The request goes to `provider` at time `now`; its deadlines apply."""
 
     def on_more_tokens(self) -> None:
-        """More tokens are granted, or turn out not to be available: see `Verdict.WAIT`."""
+        """More tokens are granted, or are not available: see `Verdict.WAIT`."""
 
 
 class Nobody:
-    """The `DispatchEvents` that do nothing, for a dispatcher that has ended."""
+    """`DispatchEvents` that do nothing, for a dispatcher that has ended."""
 
     def on_upstream_interim(self, head: ResponseHead) -> None: ...
 

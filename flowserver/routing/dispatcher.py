@@ -1,6 +1,6 @@
-"""Which provider serves a request, and when to give up: attempts at providers until an answer is passed on. No I/O.
+"""Makes attempts at providers until an answer is passed on, or gives up. No I/O.
 
-To the exchange the `Dispatcher` is its upstream stream. Each `Attempt` tells it how the request went at one provider.
+The `Dispatcher` is the exchange's upstream stream. Each `Attempt` reports to it how the request went at one provider.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .withheld_answer import WithheldAnswer
 
 _ASKING, _ANSWERED, _ENDED = DispatchState.ASKING, DispatchState.ANSWERED, DispatchState.ENDED
 _RELEASED = ReplayState.RELEASED
-"""Python 3.11 takes 75 ns to look up a member of an enumeration."""
+"""Python 3.11 takes 75 ns to look up an enum member."""
 
 
 class Dispatcher(HostChoice):
@@ -68,37 +68,37 @@ class Dispatcher(HostChoice):
         account: Account,
         upload: UploadCount = UNCOUNTED,
     ) -> None:
-        """`upload` counts what is held here of a body that is not yet whole."""
+        """`upload` counts what is held here of an incomplete body."""
         super().__init__(request, context, account)
         self._upload = upload
         self._request_id = request_id
         self._events = events
         self._replay = ReplayBuffer(context.policy.replay, request.content_length, upload)
         self._attempt: Attempt | None = None
-        """The one under way; with a hedge the first of two."""
+        """The attempt under way; with a hedge, the first of the two."""
         self._first_token: FirstToken | None = None
-        """None: the route does not ask for it, or it has come."""
+        """None: the route has no such policy, or the first token has come."""
         self._asked: UpstreamHost | None = None
-        """Who was asked last."""
+        """The host of the last attempt."""
         self.attempts = 0
         self.times_content = False
-        """Whether the answer's first content is to be told of."""
+        """Whether the exchange must report the answer's first content."""
         self._is_identified = False
-        """Whether the client is known to be allowed to use this relay."""
+        """Whether the client is identified and allowed to use this relay."""
         self._is_collecting = False
-        """Whether the body has yet to tell what the request asks for."""
+        """Whether the body must still be read to know what the request asks for."""
         self._is_upload_stopped = False
-        """By an attempt, or for lack of one."""
+        """Stopped by an attempt, or because there is none."""
         self._is_paused = False
         """Whether the exchange has stopped the answer."""
         self._was_reused = False
-        """Whether the last attempt that is over had a kept connection."""
+        """Whether the last finished attempt used a kept connection."""
         self._omits_usage_option = False
-        """Whether the attempt repeats one that may have been refused for the option that the relay had added."""
+        """Whether the attempt repeats one that may have been refused because of the option that the relay added."""
         self._started_at = context.clock()
-        """Since when FLOW_RETRY_TIME runs."""
+        """The start of FLOW_RETRY_TIME."""
         self._retry_at = 0.0
-        """When backing off ends."""
+        """When the back-off ends."""
 
     def __repr__(self) -> str:
         return f"<Dispatcher {self.state.value}: {self._attempt or self.upstream}, {self.attempts} attempts>"
@@ -106,7 +106,7 @@ class Dispatcher(HostChoice):
     # --- relay.interfaces.RoutedStream ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Choose a provider, at once or when the body has told what is asked for."""
+        """Choose a provider, at once or when enough of the body is known."""
         reads_body = self._context.routes.needs_body or self._account.wants_body
         self._is_collecting = reads_body and self._request.has_body
         if reads_body and not self._is_collecting:
@@ -115,7 +115,7 @@ class Dispatcher(HostChoice):
             self._account.identify(self._request, self._on_identified)
         else:
             self._on_identified(None)
-        if self._is_collecting and self.state is not _ENDED:  # not before: many are refused where there are too many
+        if self._is_collecting and self.state is not _ENDED:  # not earlier: under overload many are refused before
             self._open_reading()
 
     def _open_reading(self) -> None:
@@ -129,7 +129,7 @@ class Dispatcher(HostChoice):
 
     @property
     def held(self) -> int:
-        """An estimate: what an attempt has not sent on counts in full, as its provider may take nothing."""
+        """An estimate: what an attempt may not have sent counts in full, since its provider may accept nothing."""
         is_kept = self._replay.state is not _RELEASED or (self._attempt is not None and self._attempt.is_full)
         return self._replay.size if is_kept else 0
 
@@ -154,7 +154,7 @@ class Dispatcher(HostChoice):
             self._hold(data)
 
     def _hold(self, data: bytes) -> None:
-        """More of the body, while no provider is asked yet."""
+        """Keep more of the body while there is no attempt yet."""
         self._replay.hold(data)
         if self._is_collecting and self._account.request.is_known:
             self._is_collecting = False
@@ -196,10 +196,10 @@ class Dispatcher(HostChoice):
             self._attempt.keep_pace(pace)
 
     def sweep(self, now: float) -> None:
-        """Look at the waits: for memory, for a place, for a provider to be ready again."""
+        """Check the waits: for memory, for a place, for the end of a back-off."""
         state = self.state
         if self._context.memory.level and self._attempt is not None:
-            self._replay.release()  # where memory is short, nothing is kept for another attempt
+            self._replay.release()  # when memory is short, nothing is kept for another attempt
         if self._upload.upload_is_overdue(now):
             self._fail(UPLOADS_FULL)
         elif state is _ANSWERED and self._attempt is not None:
@@ -263,7 +263,7 @@ class Dispatcher(HostChoice):
         self._resume_upload()
 
     def _is_refused_for_usage(self, host: UpstreamHost, head: ResponseHead) -> bool:
-        """Whether this provider may have refused the option that asks it for a usage report; notes what is certain."""
+        """Whether this provider may have refused the option for a usage report; records what is certain."""
         option, model = host.usage_option, self._account.params.model
         asks_usage, success = self._account.asks_usage, head.status < 300
         if asks_usage and success:
@@ -276,7 +276,7 @@ class Dispatcher(HostChoice):
         return may_repeat and option.may_be_refused(model)
 
     def _repeat_without_usage(self, attempt: Attempt) -> None:
-        """Send the request again in the same place, without that option."""
+        """Send the request again, in the same place, without that option."""
         self._omits_usage_option = True
         attempt.host.retries += 1
         attempt.cancel_request()
@@ -307,7 +307,7 @@ class Dispatcher(HostChoice):
         attempt.host.extra_tokens[ExtraAttempt.FIRST_TOKEN_TIMEOUT] += waiting.tokens
         self._cancel_attempt(error)
         if other is not None:
-            self._started_at += now - attempt.began_at  # the deadline says how long that may take
+            self._started_at += now - attempt.began_at  # this attempt's time was bounded by its own deadline
             self._retry(other, 0.0)
         else:
             waiting.replace()
@@ -391,7 +391,7 @@ class Dispatcher(HostChoice):
         self._proceed()
 
     def _proceed(self) -> None:
-        """Choose a route, once it is known whose request it is and what it asks for."""
+        """Choose a route, once the tenant and the content of the request are known."""
         if not self._is_identified or self._is_collecting or self.state is _ENDED:
             return
         error = self._account.request_error()
@@ -424,7 +424,7 @@ class Dispatcher(HostChoice):
             waiting.sent()
 
     def _route_error(self, route: Route) -> RelayError | None:
-        """Why none of the route's providers may get the request."""
+        """Why no provider of the route may get the request."""
         account = self._account
         if self._request.is_tunnel and not route.websocket:
             return NO_WEBSOCKET
@@ -449,7 +449,7 @@ class Dispatcher(HostChoice):
     # --- one attempt ------------------------------------------------------------------------------------------------
 
     def _begin(self, host: UpstreamHost) -> None:
-        """Start an attempt in the place that is reserved at `host`."""
+        """Start an attempt in the place reserved at `host`."""
         self.state = _ASKING
         self.attempts += 1
         if host is not self._asked:
@@ -470,7 +470,7 @@ class Dispatcher(HostChoice):
         )
         if waiting is not None and answer is not None:
             waiting.begin(answer, attempt)
-        self._attempt = cast("Attempt | None", attempt)  # what follows may end it
+        self._attempt = cast("Attempt | None", attempt)  # the following calls may end it
         self._events.on_provider(host, attempt.began_at)
         if self._send(attempt):
             self._replay.taken()
@@ -480,7 +480,7 @@ class Dispatcher(HostChoice):
             attempt.send_end()
 
     def _send(self, attempt: Attempt) -> bool:
-        """Send what there is of the request. Returns whether that is any of its body."""
+        """Send what is available of the request. Returns whether that includes any of its body."""
         request, body = outgoing_request(
             attempt.host,
             self._request,
@@ -503,12 +503,13 @@ class Dispatcher(HostChoice):
     # --- another attempt --------------------------------------------------------------------------------------------
 
     def _may_repeat_now(self) -> bool:
-        """Whether the policy and the size of the body permit another attempt, whatever the time."""
+        """Whether the policy and the size of the body permit another attempt, regardless of time."""
         return self._replay.is_replayable and self.attempts < self._context.policy.attempts
 
     def _next_attempt(self, after: float | None) -> tuple[UpstreamHost, float] | None:
-        """Whom to ask next, and in how many seconds: another provider, or the same one in `after` seconds (None: not
-        that one). None when the policy or the size of the body forbids another attempt, or no provider is left."""
+        """The next host to try, and in how many seconds: another provider, or the same one in `after` seconds (None:
+        not the same one). None if the policy or the size of the body forbids another attempt, or no provider is
+        left."""
         policy, now = self._context.policy, self._context.clock()
         if not self._may_repeat_now() or now - self._started_at >= policy.time:
             return None
@@ -529,8 +530,8 @@ class Dispatcher(HostChoice):
             self._ask_if_healthy(host)
 
     def _may_repeat(self, error: RelayError) -> bool:
-        """Whether a failure before the answer leaves room for another attempt. A provider that may have begun with the
-        request is not asked again, but another one may be: what the client's own library would do next."""
+        """Whether another attempt may follow a failure before the answer. A provider that may have begun with the
+        request is not tried again, but another one may be, as the client's own library would do next."""
         return error.not_processed or (self._context.policy.unanswered and error.end is EndReason.UPSTREAM_FAILED)
 
     def _note_refusal(self, host: UpstreamHost, head: ResponseHead) -> float | None:
@@ -555,8 +556,8 @@ class Dispatcher(HostChoice):
             events.on_upstream_failed(error)
 
     def _end(self, error: RelayError | None) -> None:
-        """Drop all that is under way. No reference leads back to the exchange, which holds this: no cycle is left for
-        the garbage collector. `error` is what the provider did wrong; None: nothing."""
+        """Drop everything under way, and all references back to the exchange, so that no reference cycle is left.
+        `error`: the provider's fault; None: it has none."""
         if self.state is DispatchState.QUEUED:
             self._stop_waiting(self._tried[-1])
         self.state = _ENDED

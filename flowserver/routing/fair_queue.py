@@ -1,13 +1,14 @@
 """A queue in which tenants take turns by the tokens that they were served: virtual token counters (VTC, "Fairness in
 Serving Large Language Models", OSDI 2024). No I/O.
 
-Each tenant has a counter: the tokens it was served, divided by its weight. Whoever waits and has the lowest is next,
-within a tenant in order of arrival. A tenant that comes to wait is lifted to the lowest counter of those that wait
-already, so that idleness earns no credit. Joining, leaving and taking are O(log n) at most, of the tenants that wait.
+Each tenant has a counter: the tokens it was served, divided by its weight. The waiting tenant with the lowest counter
+is next; within a tenant, requests go in order of arrival. A tenant that starts to wait is raised to the lowest counter
+of those already waiting, so that idleness earns no credit. Joining, leaving and taking cost at most O(log n) in the
+number of waiting tenants.
 
-The paper's batches change with every token, places here only when an answer is over: counters that have to be evened
-out could leave a tenant without any for seconds. So one that waits keeps most of its share of the places, as long as
-its counter is not ahead by more than what a share of the places costs.
+The paper's batches change with every token, but places here only when an answer is over: evening out the counters could
+leave a tenant without any place for seconds. So a waiting tenant keeps most of its share of the places, unless its
+counter is ahead by more than a share of the places costs.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ from itertools import count
 from typing import Generic, TypeVar
 
 W = TypeVar("W")
-"""One that waits; it is hashed."""
+"""A waiter; must be hashable."""
 
 KEPT = 0.75
-"""Of a tenant's share of the places, what it has while it waits for more."""
+"""The part of its share of the places that a waiting tenant keeps."""
 MOST_RESTING = 1024
-"""Tenants whose counters are kept though they wait for nothing. Only a counter above what a newcomer gets is worth
-keeping."""
+"""Most idle tenants whose counters are kept. Only counters above a newcomer's are worth keeping."""
 
 
 class Share(Generic[W]):
-    """What one tenant has, waits for and was served."""
+    """What one tenant holds, waits for and was served."""
 
     __slots__ = ("counter", "held", "name", "waiting", "weight")
 
@@ -37,22 +37,22 @@ class Share(Generic[W]):
         self.name = name
         self.weight = weight
         self.counter = 0.0
-        """Tokens for each unit of weight."""
+        """Tokens per unit of weight."""
         self.held = 0
         """Places."""
         self.waiting: OrderedDict[W, int] = OrderedDict()
-        """In order of arrival, and the tokens that each is expected to take. Ordered: a plain dict walks over the holes
-        that are left at its beginning."""
+        """In order of arrival, with the expected tokens of each. An OrderedDict, because a plain dict scans the holes
+        left at its beginning."""
 
     def __repr__(self) -> str:
         return f"<Share of {self.name or 'all'}: {self.held} held, {len(self.waiting)} waiting, at {self.counter:.0f}>"
 
 
 class Least(Generic[W]):
-    """Of the shares that have somebody waiting, the one with the least of a figure that changes.
+    """Finds the share with the least of a changing figure among those with waiters.
 
-    The figure that is noted may be lower than the true one: it is corrected when its turn comes. Only where the true
-    one falls it has to be noted again. Equals go by when they were noted.
+    The recorded figure may be lower than the true one: it is corrected when its turn comes. Only if the true one falls
+    must it be recorded again. Ties are broken by the order of recording.
     """
 
     __slots__ = ("_enough", "_figure", "_noted", "_order")
@@ -64,7 +64,7 @@ class Least(Generic[W]):
         self._enough = _FEW
 
     def note(self, share: Share[W]) -> None:
-        """It has begun to wait, or its figure has fallen."""
+        """Record a share that has begun to wait, or whose figure has fallen."""
         if len(self._noted) >= self._enough:
             self._tidy()
         heappush(self._noted, (self._figure(share), next(self._order), share))
@@ -86,7 +86,7 @@ class Least(Generic[W]):
         self._noted.clear()
 
     def _tidy(self) -> None:
-        """Note each share once."""
+        """Rebuild the heap with each share once."""
         first: dict[Share[W], tuple[float, int, Share[W]]] = {}
         for entry in sorted(self._noted, key=_place):
             if entry[2].waiting:
@@ -104,7 +104,7 @@ def _place(entry: tuple[float, int, object]) -> tuple[float, int]:
 
 
 class FairQueue(Generic[W]):
-    """Those of one class that wait at one provider, and what was served to whom."""
+    """The waiters of one class at one provider, and what each tenant was served."""
 
     __slots__ = ("_fewest", "_fullest", "_last", "_next", "_resting", "_shares", "_where", "held", "weights")
 
@@ -112,16 +112,16 @@ class FairQueue(Generic[W]):
         self._shares: dict[str, Share[W]] = {}
         self._where: dict[W, Share[W]] = {}
         self._resting: OrderedDict[str, Share[W]] = OrderedDict()
-        """Those of `_shares` that hold nothing and wait for nothing."""
+        """The shares that hold nothing and wait for nothing."""
         self._next: Least[W] = Least(_counter)
         self._fewest: Least[W] = Least(_places)
         self._fullest: Least[W] = Least(_emptiness)
         self._last: Share[W] | None = None
-        """Who got the last place: while nobody waits, a newcomer starts where that one is."""
+        """The tenant that got the last place: while nobody waits, a newcomer starts at its counter."""
         self.held = 0
-        """Places that its tenants have."""
+        """Places that its tenants hold."""
         self.weights = 0
-        """Of the tenants that wait."""
+        """Sum of the weights of waiting tenants."""
 
     def __repr__(self) -> str:
         return f"<FairQueue: {len(self)} waiting, {len(self._shares)} tenants known, {self.held} places held>"
@@ -134,7 +134,7 @@ class FairQueue(Generic[W]):
 
     @property
     def known(self) -> int:
-        """Tenants of which something is kept."""
+        """Number of tenants with a share."""
         return len(self._shares)
 
     def waiting_of(self, tenant: str) -> int:
@@ -148,7 +148,7 @@ class FairQueue(Generic[W]):
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     def join(self, waiter: W, tenant: str, weight: int, expected: int) -> None:
-        """`expected`: the tokens that it will probably take."""
+        """Start to wait. `expected`: the tokens that it will probably use."""
         share = self._share(tenant, weight)
         is_new = not share.waiting
         if is_new:
@@ -162,7 +162,7 @@ class FairQueue(Generic[W]):
         self._fullest.note(share)
 
     def leave(self, waiter: W) -> bool:
-        """False: it does not wait here."""
+        """Stop waiting. Returns False if it does not wait here."""
         share = self._where.pop(waiter, None)
         if share is None:
             return False
@@ -171,8 +171,8 @@ class FairQueue(Generic[W]):
         return True
 
     def take(self, places: int = 0) -> tuple[W, str, int] | None:
-        """The next one, its tenant, and the tokens that are charged for it by expectation; it has a place from now on.
-        None: nobody waits. `places`: how many there are in all."""
+        """Give a place to the next waiter. Returns it, its tenant, and the expected tokens that are charged; None:
+        nobody waits. `places`: the total number of places."""
         share = self._find(places)
         if share is None:
             return None
@@ -183,7 +183,7 @@ class FairQueue(Generic[W]):
         return waiter, share.name, expected
 
     def remove_next(self) -> W | None:
-        """Whoever would be next, who gets no place."""
+        """Remove the next waiter without a place."""
         share = self._next.find()
         if share is None:
             return None
@@ -194,11 +194,11 @@ class FairQueue(Generic[W]):
 
     @property
     def fullest(self) -> Share[W] | None:
-        """The tenant with the most waiting for its weight; None: nobody waits."""
+        """The tenant with the most waiters relative to its weight; None: nobody waits."""
         return self._fullest.find()
 
     def remove_youngest(self, share: Share[W]) -> W:
-        """The last that came of a tenant that has somebody waiting; it gets no place."""
+        """Remove the newest waiter of a tenant, without a place."""
         waiter, _ = share.waiting.popitem()
         del self._where[waiter]
         self._on_fewer(share)
@@ -207,14 +207,14 @@ class FairQueue(Generic[W]):
     # --- places and tokens ------------------------------------------------------------------------------------------
 
     def grant(self, tenant: str, weight: int, expected: int) -> None:
-        """One that did not wait has a place from now on."""
+        """Give a place to a request that did not wait."""
         share = self._share(tenant, weight)
         if not share.waiting:
             self._lift(share)
         self._grant(share, expected)
 
     def charge(self, tenant: str, tokens: int) -> None:
-        """Tokens beyond those that were charged before; negative: fewer than expected."""
+        """Charge tokens beyond those charged before; negative: fewer than expected."""
         share = self._shares.get(tenant)
         if share is None:
             return
@@ -241,7 +241,7 @@ class FairQueue(Generic[W]):
             return share
         if not (share.held or share.waiting):
             self._resting.pop(tenant, None)
-        if share.weight != weight:  # the configuration was read again
+        if share.weight != weight:  # changed by a reload
             if share.waiting:
                 self.weights += weight - share.weight
             share.weight = weight
@@ -251,14 +251,14 @@ class FairQueue(Generic[W]):
         share.counter = max(share.counter, self._floor())
 
     def _floor(self) -> float:
-        """Where a newcomer begins."""
+        """The counter at which a newcomer starts."""
         least = self._next.find()
         if least is not None:
             return least.counter
         return self._last.counter if self._last is not None else 0.0
 
     def _find(self, places: int) -> Share[W] | None:
-        """Whose turn it is."""
+        """The tenant whose turn it is."""
         first, fewest = self._next.find(), self._fewest.find()
         if first is None or fewest is None or fewest is first:
             return first
@@ -280,8 +280,8 @@ class FairQueue(Generic[W]):
             self._rest(share)
 
     def _rest(self, share: Share[W]) -> None:
-        """Keep of a tenant that is idle what it was served beyond others, and nothing at all when all are idle: then
-        nobody competes."""
+        """Keep an idle tenant's counter if it is ahead of others', but keep nothing when all are idle: then nobody
+        competes."""
         if share.held or share.waiting:
             return
         if not self.held and not self._where:

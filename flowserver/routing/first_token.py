@@ -1,4 +1,4 @@
-"""How one request waits for its first token: what is withheld, the deadline, and the hedge. No I/O."""
+"""A request's wait for its first token: withholding, deadline, and hedge. No I/O."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .upstream_host import ExtraAttempt, UpstreamHost
 from .withheld_answer import WithheldAnswer, WithheldFigures, WithheldState
 
 LATE = 0.95
-"""The share of a provider's first tokens within which one is not late."""
+"""The quantile of a provider's first tokens beyond which one is late."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstTokenContext:
-    """What the requests of a process share that wait for first tokens."""
+    """What requests that wait for first tokens share in a process."""
 
     clock: Clock
     timers: Timers
@@ -30,22 +30,22 @@ class FirstTokenContext:
 
 
 class FirstTokenOwner(Protocol):
-    """Makes the attempts: the dispatcher."""
+    """The dispatcher, which makes the attempts."""
 
     def on_first_token(self, answer: WithheldAnswer) -> None:
-        """The answer of the present attempt is to be passed on."""
+        """Pass on the answer of the current attempt."""
 
     def on_first_token_timeout(self, error: RelayError) -> bool:
-        """Ask another provider instead of the present one. Returns False where nobody else can be asked now."""
+        """Try another provider instead of the current one. Returns False if no other is available now."""
 
     def on_first_token_late(self) -> bool:
-        """Begin a hedge, in addition to the present attempt. Returns False where it can't be."""
+        """Begin a hedge, in addition to the current attempt. Returns False if that is not possible."""
 
     def on_hedge_failed(self, host: UpstreamHost, head: ResponseHead | None) -> None:
-        """The hedge at `host` was answered with an error, or (None) not at all: it is not to be asked again."""
+        """The hedge at `host` got an error answer, or none (`head` None): do not try this host again."""
 
     def take_over(self, hedge: Hedge) -> None:
-        """The hedge is the present attempt from now on; the one before is cancelled, unless it is over."""
+        """Make the hedge the current attempt; cancel the previous one, unless it is over."""
 
 
 class Hedge:
@@ -61,7 +61,7 @@ class Hedge:
 
 
 class FirstToken:
-    """Of one request, until its answer is passed on. To its hedge it is the `attempt.AttemptOwner`."""
+    """The wait of one request, until its answer is passed on. It is the `attempt.AttemptOwner` of the hedge."""
 
     __slots__ = (
         "_answer",
@@ -85,7 +85,7 @@ class FirstToken:
         request: RequestReading,
         context: FirstTokenContext,
     ) -> None:
-        """`events` gets the answer. `request` says what is asked for."""
+        """`events` gets the answer. `request`: what the request asks for."""
         self._owner = owner
         self._policy = policy
         self._events = events
@@ -93,12 +93,12 @@ class FirstToken:
         self._context = context
         self._timer: Timer | None = None
         self._answer: WithheldAnswer | None = None
-        """Of the present attempt; None before the first."""
+        """The answer of the current attempt; None before the first."""
         self._hedge: Hedge | None = None
         self._hedge_at: float | None = None
-        """When a hedge begins; None: none will, or it has."""
+        """When to begin a hedge; None: there will be none, or it has begun."""
         self._is_sent = False
-        """Whether the request is whole."""
+        """Whether the request has been sent completely."""
 
     def __repr__(self) -> str:
         return f"<FirstToken {self._answer}{' hedged' if self._hedge is not None else ''}>"
@@ -106,7 +106,7 @@ class FirstToken:
     # --- the dispatcher's side --------------------------------------------------------------------------------------
 
     def answer_of(self, host: UpstreamHost) -> WithheldAnswer:
-        """What an attempt at `host` tells of its answer."""
+        """The receiver of the answer of an attempt at `host`."""
         request, context = self._request, self._context
         return WithheldAnswer(
             self._events,
@@ -118,7 +118,7 @@ class FirstToken:
         )
 
     def begin(self, answer: WithheldAnswer, attempt: Attempt) -> None:
-        """`attempt`, which tells `answer`, is the present one now."""
+        """`attempt`, with the receiver `answer`, is the current one now."""
         self._stop()
         if self._answer is not None:
             self._answer.drop()
@@ -128,7 +128,7 @@ class FirstToken:
             self._start(answer)
 
     def sent(self) -> None:
-        """The request is whole. To be called once."""
+        """The request has been sent completely. Call this once."""
         self._is_sent = True
         if self._policy.hedge is not None:
             self._policy.hedge.note(self.tokens)
@@ -137,7 +137,7 @@ class FirstToken:
             self._start(answer)
 
     def receive_head(self, head: ResponseHead) -> None:
-        """The present attempt has answered, and there is no reason to make another one."""
+        """The current attempt has answered, and no other one is needed."""
         answer = self._answer
         assert answer is not None
         answer.on_upstream_head(head)
@@ -146,7 +146,7 @@ class FirstToken:
 
     @property
     def tokens(self) -> int:
-        """Input tokens of the request as far as it has come: an estimate, made when it is wanted first."""
+        """Estimated input tokens of the request so far, computed at the first call."""
         return self._request.input_estimate
 
     @property
@@ -161,7 +161,7 @@ class FirstToken:
         return budget is not None and self._is_sent and self._hedge is None and budget.allows(self.tokens)
 
     def hedge(self, answer: WithheldAnswer, attempt: Attempt, *, asks_usage: bool) -> None:
-        """`attempt`, which tells `answer`, is the hedge, and has the whole request."""
+        """`attempt`, with the receiver `answer`, is the hedge, and has the whole request."""
         host, tokens = attempt.host, self.tokens
         if self._policy.hedge is not None:
             self._policy.hedge.spend(tokens)
@@ -171,7 +171,7 @@ class FirstToken:
         self._hedge = Hedge(answer, attempt, asks_usage=asks_usage)
 
     def replace(self) -> bool:
-        """The present attempt leads to nothing: have the hedge take its place. Returns False where there is none."""
+        """The current attempt has failed: let the hedge take its place. Returns False if there is none."""
         if self._hedge is None:
             return False
         answer = self._promote(self._hedge)
@@ -217,12 +217,12 @@ class FirstToken:
         self._drop_hedge()
 
     def on_attempt_full(self) -> None:
-        """The request is whole: there is no upload to be stopped."""
+        """The request is complete: there is no upload to stop."""
 
     def on_attempt_drained(self) -> None: ...
 
     def _promote(self, hedge: Hedge) -> WithheldAnswer:
-        """The hedge is the present attempt now, and its answer the one that counts."""
+        """Make the hedge the current attempt, whose answer counts."""
         self._hedge = None
         self._stop()
         if self._answer is not None:
@@ -283,7 +283,7 @@ class FirstToken:
             self._give_up(answer)
 
     def _give_up(self, answer: WithheldAnswer) -> None:
-        """Nobody else will be asked: there is no reason to withhold anything."""
+        """No other provider will be tried: stop withholding."""
         if answer.head is None:
             answer.see_through()
         else:

@@ -1,4 +1,4 @@
-"""How long one provider takes to its first tokens: the quantile of late that hedges wait for. No I/O."""
+"""The times to the first token of one provider, with the quantile after which hedges begin. No I/O."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 
 WINDOW = 256
-"""Times that are remembered of one model, the latest ones."""
+"""Most times that are remembered per model, the latest ones."""
 MAX_AGE = 600.0
-"""Seconds after which a time is forgotten: what a provider did before says little of what it does now."""
+"""Seconds after which a time is forgotten, because it says little about the provider now."""
 ENOUGH = 64
-"""Times of one model before a quantile of them means anything: three of them are above the 95th percentile."""
+"""Times of one model that are needed for a meaningful quantile: three of them are above the 95th percentile."""
 MOST_MODELS = 64
-"""Models of one provider that are told apart. The one that was asked for longest ago is forgotten first: clients choose
-their names."""
+"""Most models per provider. The least recently used is forgotten first: clients choose the names."""
 
 
 class TimesOfModel:
-    """Of one model at one provider, in seconds.
+    """Times of one model at one provider, in seconds.
 
-    Requests that ended before their first token are noted with the time that they had waited: among times that are
-    ranked, what is known to be at least as long counts right, and without it the slowest would be missing.
+    Requests that ended before their first token are recorded with the time that they had waited: in a ranking a lower
+    bound counts correctly, and without them the slowest would be missing.
     """
 
     __slots__ = ("_by_age", "_sorted")
 
     def __init__(self) -> None:
         self._by_age: deque[tuple[float, float]] = deque()
-        """When each was noted, and the seconds."""
+        """When each was recorded, and the seconds."""
         self._sorted: list[float] = []
 
     def __repr__(self) -> str:
@@ -35,11 +34,11 @@ class TimesOfModel:
 
     @property
     def known(self) -> int:
-        """How many times are remembered."""
+        """Number of remembered times."""
         return len(self._sorted)
 
     def note(self, seconds: float, now: float) -> None:
-        """A first token came after so many `seconds`, or had not come by then."""
+        """A first token came after `seconds`, or had not come by then."""
         self._forget(now)
         if len(self._by_age) >= WINDOW:
             self._forget_oldest()
@@ -62,7 +61,7 @@ class TimesOfModel:
 
 
 class FirstTokenTimes:
-    """Of one provider, by model. Each worker has its own."""
+    """The times of one provider, by model. Each worker has its own."""
 
     __slots__ = ("_models",)
 
@@ -70,7 +69,7 @@ class FirstTokenTimes:
         self._models: OrderedDict[str | None, TimesOfModel] = OrderedDict()
 
     def of(self, model: str | None) -> TimesOfModel:
-        """Those of `model`, which is None where a request names none."""
+        """The times of `model`; None: the request names none."""
         times = self._models.get(model)
         if times is None:
             times = self._models[model] = TimesOfModel()

@@ -1,4 +1,4 @@
-"""One active health check: a small request at the provider's own connector, beside all places and queues. No I/O."""
+"""One active health check: a small request over the provider's own connector, outside places and queues. No I/O."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..relay.interfaces import UpstreamStream
 from .upstream_host import UpstreamHost
 
 MAX_ANSWER = 1 << 16
-"""Bytes of an answer that are read; what comes after them is cancelled."""
+"""Bytes of an answer that are read; then it is cancelled."""
 MAX_PROBLEM = 300
-"""Characters of what is wrong with a provider, which log and answers tell."""
+"""Most characters of a provider's problem in log and answers."""
 
 
 class CheckResult(StrEnum):
@@ -26,11 +26,12 @@ class CheckResult(StrEnum):
 
 
 Done = Callable[[CheckResult, str], None]
-"""Takes the result, and of a failed check what is wrong."""
+"""Is called with the result, and the problem of a failed check."""
 
 
 def check_request(host: UpstreamHost, path: str, *, pseudonym: bytes, request_id: bytes) -> RequestHead:
-    """`path` is the whole one, and may have a query. The provider's own fields and its key go with it."""
+    """The request of a check. `path`: the complete path, perhaps with a query. The provider's own fields and key are
+    added."""
     settings, target = host.settings, path.encode("ascii")
     own = {name for name, _ in settings.headers}
     headers: Headers = [(b"host", host.authority)]
@@ -46,15 +47,15 @@ def check_request(host: UpstreamHost, path: str, *, pseudonym: bytes, request_id
 
 
 class HealthProbe:
-    """Asks once, or once more if a kept connection turns out to be closed. Calls `done` once, unless cancelled.
+    """Sends one request, or a second if a kept connection turns out to be closed. Calls `done` once, unless cancelled.
 
-    An `UpstreamEvents`. The answer is whole when it passes: a provider that stops in the middle of it is not well.
+    An `UpstreamEvents`. To pass, the answer must be complete: a provider that stops in the middle is unhealthy.
     """
 
     __slots__ = ("_done", "_expect", "_host", "_is_repeated", "_request", "_size", "_status", "_stream")
 
     def __init__(self, host: UpstreamHost, request: RequestHead, expect: int, done: Done) -> None:
-        """`expect`: the status of a provider that is well."""
+        """`expect`: the status of a healthy provider."""
         self._host = host
         self._request = request
         self._expect = expect
@@ -74,11 +75,11 @@ class HealthProbe:
 
     def expire(self, seconds: float) -> None:
         """Its time is over."""
-        what = "no answer" if self._status is None else "no whole answer"
+        what = "no answer" if self._status is None else "no complete answer"
         self._finish(CheckResult.FAILED, f"{what} within {seconds:g} s")
 
     def cancel(self) -> None:
-        """Nothing more is heard of it."""
+        """Cancel it; `done` is not called."""
         self._done = None
         stream, self._stream = self._stream, None
         if stream is not None:

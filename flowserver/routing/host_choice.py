@@ -1,4 +1,4 @@
-"""The part of a dispatcher that chooses who is asked with a request, and waits for a place there. No I/O."""
+"""The part of a dispatcher that chooses a host, and waits for a place there. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .upstream_host import UpstreamHost
 
 
 class HostChoice:
-    """A `places.Waiter`. What follows from the choice is the dispatcher's: `_begin` and `_fail`."""
+    """A `places.Waiter`. The dispatcher implements what follows from the choice: `_begin` and `_fail`."""
 
     __slots__ = (
         "_account",
@@ -39,31 +39,31 @@ class HostChoice:
         self.state = DispatchState.PREPARING
         self._route: Route | None = None
         self._preference: Preference | None = None
-        """Among equal providers; None: it has none."""
+        """The preference among equal providers; None: it has none."""
         self._tried: list[UpstreamHost] = []
-        """The hosts asked so far, the present one last."""
+        """The hosts tried so far, the current one last."""
         self._claim: Claim | None = None
-        """None: no provider was looked at whose places are limited."""
+        """None: no provider with limited places was considered."""
         self._refusal: Refusal | None = None
-        """Why a provider's queue had no place for it; None: none has refused it."""
+        """Why a provider had no place for it; None: none has refused it."""
         self._queued_at = 0.0
         """Since when it is queued."""
         self.queued = 0.0
-        """Seconds for which it has waited, at all providers together."""
+        """Seconds that it has waited, at all providers together."""
 
     def _begin(self, host: UpstreamHost) -> None:
-        """Start an attempt in the place that is reserved at `host`."""
+        """Start an attempt in the place reserved at `host`."""
         raise NotImplementedError
 
     def _fail(self, error: RelayError) -> None:
-        """Nobody is asked any more."""
+        """Give up with an error."""
         raise NotImplementedError
 
     # --- choosing ---------------------------------------------------------------------------------------------------
 
     def _choose_host(self) -> None:
-        """Where nobody else could serve, a provider is asked that has refused the like: its own status is worth more
-        than one of the relay's."""
+        """Choose the next host. If no other is available, it may be one that recently refused this key or model: its
+        own status is worth more than the relay's."""
         host = self._candidate() or self._candidate(refused_too=True)
         if host is not None:
             self._ask(host)
@@ -71,8 +71,8 @@ class HostChoice:
             self._fail(unavailable(self._route, self, self._context.clock(), self._refusal))
 
     def _candidate(self, *, refused_too: bool = False, free_only: bool = False) -> UpstreamHost | None:
-        """The next provider in the order of fallback that may be asked; None when there is none. `refused_too`: also
-        where this key or model was refused of late; `free_only`: only where a place is free, as far as is known."""
+        """The next available provider in the order of fallback; None if there is none. `refused_too`: including those
+        that recently refused this key or model; `free_only`: only those with a free place, as far as is known."""
         assert self._route is not None
         now = self._context.clock()
 
@@ -146,7 +146,7 @@ class HostChoice:
         self._note_wait(host, now)
         if host.health.admits(now):
             self._begin(host)
-        else:  # its breaker opened meanwhile
+        else:  # its breaker has opened in the meantime
             host.places.release(self._claim)
             self._choose_host()
 

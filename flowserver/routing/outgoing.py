@@ -1,4 +1,4 @@
-"""A request as one provider gets it. No I/O."""
+"""Makes the request that a provider gets. No I/O."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def outgoing_request(
     *,
     repeatable: bool,
 ) -> tuple[RequestHead, Sequence[bytes]]:
-    """`request` for `host`: its names, its key, and nothing that is the relay's or the client's own business. The head,
-    and the body as far as it came, changed where this provider or the budget requires it.
+    """`request` for `host`: with its names and key, and without what concerns only the relay or the client. Returns the
+    head, and the body so far, changed if this provider or the budget requires it.
 
-    `ids`: the request's, and the relay's pseudonym. `repeatable`: it was not repeated yet without the option for a
+    `ids`: the request id, and the relay's pseudonym. `repeatable`: the request may be repeated without the option for a
     usage report.
     """
     body, longer = replay.pieces, None
@@ -51,7 +51,7 @@ def outgoing_request(
 
 
 def _length(request: RequestHead, replay: ReplayBuffer, body: Sequence[bytes], longer: int) -> int | None:
-    """Of a body that was changed, of which `body` is there; None: not known yet."""
+    """The length of a changed body, of which `body` has arrived; None: not known yet."""
     if replay.is_whole:
         return sum(map(len, body))
     length = request.content_length

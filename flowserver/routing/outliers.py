@@ -1,9 +1,9 @@
 """Outlier detection: providers that do worse than the others of their tier get no requests for a while. No I/O, no
 clock.
 
-As in Envoy's, a provider is compared at the end of each interval, an ejection lasts longer each time, and a part of a
-tier at most is ejected. What all of a tier suffer from ejects nobody: a request that makes any of them fail, a model
-that is slow today, the network.
+As in Envoy, providers are compared at the end of each interval, an ejection lasts longer each time, and only a part of
+a tier may be ejected. A problem of the whole tier ejects nobody: a request that makes all of them fail, a model that is
+slow today, the network.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import NamedTuple
 from .upstream_host import UpstreamHost
 
 CONTRAST = 2.0
-"""A provider's share of failures is this many times that of the others, or they have the same trouble."""
+"""A provider's share of failures must be this many times that of the others, or they share the problem."""
 LEAST_DELAY = 0.1
-"""Seconds by which a slow provider is behind the others: nobody notices less."""
+"""Seconds by which a slow provider must be behind the others: nobody notices less."""
 LONGEST = 10
-"""Ejections in a row from which on they last no longer."""
+"""Ejections in a row after which their duration no longer grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class OutlierPolicy:
 
     interval: float
     min_requests: int
-    """In an interval, of the provider and of those that it is compared with."""
+    """Least requests in an interval, of the provider and of those that it is compared with."""
     max_errors: float | None
     """Share of failed requests from which on a provider is ejected."""
     max_slowness: float | None
-    """How many times as long as the others a provider may take to begin its answers."""
+    """Factor by which a provider may take longer than the others to begin its answers."""
     slow_intervals: int
-    """Intervals in a row of a slow provider, before it is ejected for the first time."""
+    """Slow intervals in a row before the first ejection."""
     ejection: float
-    """How long the first ejection lasts; the next one in a row twice as long, then three times."""
+    """Duration of the first ejection; the next one in a row lasts twice as long, then three times."""
     max_ejected: float
-    """Share of a tier; one of two or more may always be ejected, and one always stays."""
+    """Largest share of a tier; of two or more, one may always be ejected, and one always stays."""
 
 
 class Change(NamedTuple):
@@ -53,7 +53,7 @@ class Change(NamedTuple):
 
 
 class _Member:
-    """One provider of a tier, in the present interval."""
+    """One provider of a tier, in the current interval."""
 
     __slots__ = ("begun", "ejected_until", "failed", "host", "in_row", "kind", "requests", "seconds", "slow_for")
 
@@ -62,17 +62,17 @@ class _Member:
         self.ejected_until: float | None = None
         """None: it is not ejected."""
         self.kind = ""
-        """Of the last ejection."""
+        """The kind of the last ejection."""
         self.in_row = 0
-        """Ejections, less one for each good interval."""
+        """Ejections in a row, less one for each good interval."""
         self.slow_for = 0
-        """Intervals in a row."""
+        """Slow intervals in a row."""
         self.reset()
 
     def reset(self) -> None:
         self.requests = self.failed = self.begun = 0
         self.seconds = 0.0
-        """From the beginning of `begun` requests to those of their answers."""
+        """Total time to the beginning of the answers, of `begun` requests."""
 
     @property
     def mean(self) -> float:
@@ -80,7 +80,7 @@ class _Member:
 
 
 class Outliers:
-    """The outlier detection of one route. What is told of hosts that are none of the route's is ignored."""
+    """The outlier detection of one route. Reports about other hosts are ignored."""
 
     __slots__ = ("_members", "_policy", "_since", "_tiers", "ejected")
 
@@ -95,7 +95,7 @@ class Outliers:
         return f"<Outliers: {len(self.ejected)} of {len(self._members)} ejected>"
 
     def continue_from(self, before: Outliers) -> None:
-        """Know what `before` knew, the same route's under an earlier configuration."""
+        """Take over the state of `before`, the same route in an earlier configuration."""
         self._since = before._since
         for tier in self._tiers:
             for place, member in enumerate(tier):
@@ -108,21 +108,21 @@ class Outliers:
     # --- what happens -----------------------------------------------------------------------------------------------
 
     def answered(self, host: UpstreamHost, status: int) -> None:
-        """The head of an answer came. 4xx are the client's own, and 429 is about its key."""
+        """The head of an answer arrived. 4xx are the client's fault, and 429 concerns its key."""
         member = self._members.get(host)
         if member is not None:
             member.requests += 1
             member.failed += status >= 500
 
     def began(self, host: UpstreamHost, seconds: float) -> None:
-        """The first bytes of a good answer came, so long after its request was begun."""
+        """The first bytes of a good answer arrived, `seconds` after the request was begun."""
         member = self._members.get(host)
         if member is not None:
             member.begun += 1
             member.seconds += seconds
 
     def failed(self, host: UpstreamHost, *, answered: bool) -> None:
-        """No connection, no answer in time, or a broken one. `answered`: its head had come."""
+        """No connection, no answer in time, or a broken one. `answered`: its head had arrived."""
         member = self._members.get(host)
         if member is not None:
             member.requests += not answered
@@ -131,13 +131,13 @@ class Outliers:
     # --- what follows -----------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> Iterator[Change]:
-        """Let hosts return whose time is over, and judge the others once an interval has passed."""
+        """Let hosts return whose ejection is over, and compare the others once an interval has passed."""
         for member in self._members.values():
             if member.ejected_until is not None and now >= member.ejected_until:
                 member.ejected_until = None
                 member.reset()
                 self.ejected.discard(member.host)
-                yield Change(member.host, member.kind, "its time is over", 0.0)
+                yield Change(member.host, member.kind, "the ejection is over", 0.0)
         if now - self._since < self._policy.interval:
             return
         self._since = now
@@ -154,7 +154,7 @@ class Outliers:
                 yield self._eject(member, kind, cause, now)
 
     def _fault(self, member: _Member, present: list[_Member]) -> tuple[float, _Member, str, str] | None:
-        """How bad it is, who, the kind and the cause of what is wrong; None: nothing is, or too little is known."""
+        """(severity, member, kind, cause) of a fault; None: there is none, or too little is known."""
         least = self._policy.min_requests
         others = [other for other in present if other is not member]
         errors = self._errors(member, others) if member.requests >= least else None
@@ -190,7 +190,7 @@ class Outliers:
         return f"its answers begin after {member.mean:.2f} s, the others' after {usual:.2f} s"
 
     def _may_eject(self, member: _Member, tier: list[_Member]) -> bool:
-        """Whether that leaves enough of the tier, and somebody who may be asked."""
+        """Whether that leaves enough of the tier, and an available provider."""
         most = min(len(tier) - 1, max(1, int(len(tier) * self._policy.max_ejected)))
         if sum(each.ejected_until is not None for each in tier) >= most:
             return False

@@ -1,10 +1,11 @@
-"""Refuses requests while the relay itself has more to do than it can. No I/O.
+"""Refuses requests while the relay itself is overloaded. No I/O.
 
-The signal is time: what arrives waits for the event loop. When even the shortest wait of an interval is above the
-target (CoDel, RFC 8289), a share of the requests is refused, which grows and shrinks with the delay: first of class
-batch, then of tenants that have more than their share, then of all. Memory that runs out refuses by its level.
+The signal is queueing delay: how long input waits for the event loop. When even the shortest delay of an interval is
+above the target (CoDel, RFC 8289), a share of the requests is refused, which grows and shrinks with the delay: first of
+class batch, then of tenants that use more than their share, then of all. Requests are also refused by the level of
+memory.
 
-Each process has a gate of its own, since it has a loop of its own.
+Each process has its own gate, since it has its own event loop.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ LARGE = 1 << 20
 """Bytes of a body above which a request gives way with those of class batch where memory is short. 97 % of all requests
 to models have less than 64 KB."""
 BETWEEN_LOOKS = 0.01
-"""Seconds. A look costs two callbacks of the loop, 2 us."""
+"""Seconds between two measurements. One costs two callbacks of the event loop, 2 us."""
 MOST = 0.95
-"""The largest share of all requests that is refused for the delay: some show whether it is time to end."""
+"""The largest share of all requests that is refused for the delay: the others show when to stop."""
 
 _BATCH, _ABOVE, _ALL = range(3)
 GIVE_WAY = ("batch", "above_share", "all")
-"""Which requests give way, in this order: of class batch, of tenants above their share, all."""
+"""Which requests are refused, in this order: of class batch, of tenants above their share, all."""
 
 Shares = tuple[float, float, float]
-"""Of each of these, the share that is refused."""
+"""The share of each of these that is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverloadSettings:
-    """Seconds: the longest delay that may stand, and for how long it has to until the relay counts as overloaded."""
+    """Seconds: the highest acceptable delay, and for how long it must be exceeded."""
 
     target: float
     interval: float
@@ -49,19 +50,19 @@ class OverloadSettings:
 
 @dataclass(frozen=True, slots=True)
 class OverloadChange:
-    """The relay is overloaded from now on, or no longer. `delay` is the one just measured, in seconds."""
+    """Overload has begun or ended. `delay`: the latest measurement, in seconds."""
 
     begins: bool
     delay: float
     seconds: float = 0.0
-    """How long it was, at its end, as the next two."""
+    """Duration of the overload; like the next two, only set at its end."""
     most: Shares = (0.0, 0.0, 0.0)
-    """The highest that was refused at a time."""
+    """The highest shares that were refused."""
     refused: int = 0
 
 
 class OverloadGate:
-    """Asked by each request as soon as it is known whose it is."""
+    """Decides on each request as soon as its tenant is known."""
 
     __slots__ = (
         "_began_at",
@@ -92,8 +93,8 @@ class OverloadGate:
         random: Callable[[], float],
         changed: Callable[[OverloadChange], None],
     ) -> None:
-        """`settings` None: time refuses nobody, memory may. `h2`: requests of one HTTP/2 connection start over several
-        turns of the loop."""
+        """`settings` None: only memory refuses requests. `h2`: requests of one HTTP/2 connection start over several
+        iterations of the event loop."""
         self._loop_delay = loop_delay
         self._h2 = h2
         self._random = random
@@ -101,22 +102,22 @@ class OverloadGate:
         target, interval = (1.0, 1.0) if settings is None else (settings.target, settings.interval)
         self._interval = interval
         self._standing = StandingDelay(target, interval)
-        # Once requests are refused, nothing is gained by a delay as long as the target: the relay does as much with a
-        # shorter one, and a refusal takes twice as long as the delay. Batch is there to give way before others notice.
+        # Once requests are refused, a delay as long as the target gains nothing: throughput is the same with a shorter
+        # one, and a refusal takes twice the delay. Batch must give way before others notice.
         self._pressure = Pressure(easy=target / 8, hard=target / 4)
         self._tenants = TenantShares()
         self._look_at = float("inf") if settings is None else 0.0
-        """When the next request has the delay measured."""
+        """From when on the next request triggers a measurement."""
         self._began_at = 0.0
         self._pressed_at = 0.0
-        """When the level was last above 0."""
+        """When the pressure was last above 0."""
         self._most: Shares = (0.0, 0.0, 0.0)
         self._refused_before = 0
         self.is_overloaded = False
         self.delay = 0.0
-        """The last one measured, in seconds."""
+        """The last measured delay, in seconds."""
         self.memory_level = 0
-        """0 normal, 1 tight, 2 no batch, 3 full, 4 cutting; written by whoever knows."""
+        """0 normal, 1 tight, 2 no batch, 3 full, 4 cutting; set by the memory watch."""
         self.refused = {(cls, reason): 0 for cls in TrafficClass for reason in ("delay", "memory")}
 
     # --- requests --------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ class OverloadGate:
         return self._refusal_by_delay(traffic_class, tenant) if error is None else error
 
     def refusal_as_batch(self) -> RelayError | None:
-        """The same for a request that has passed and turns out to be of class batch."""
+        """The same for an admitted request that turns out to be of class batch."""
         if not self.is_overloaded and self.memory_level < NO_BATCH:
             return None
         error = self._refusal_by_memory(BATCH)
@@ -178,9 +179,9 @@ class OverloadGate:
 
     @property
     def shares(self) -> Shares:
-        """What is refused for the delay now."""
+        """The shares that are refused for the delay now."""
         pressure = self._pressure
-        last = 2 if len(self._tenants) > 1 else 1  # one tenant alone has its share, whatever it has
+        last = 2 if len(self._tenants) > 1 else 1  # a single tenant is never above its share
         return pressure.share(0), pressure.share(1) if last == 2 else 0.0, min(MOST, pressure.share(last))
 
     # --- the delay -------------------------------------------------------------------------------------------------

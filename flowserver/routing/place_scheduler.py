@@ -1,10 +1,10 @@
-"""Who gets the next place at a provider: by class, then by tenant. No I/O: the time is handed in.
+"""Decides who gets the next place at a provider: by class, then by tenant. No I/O: the time is passed in.
 
-Interactive requests come first, and batch has a floor: a tenth of the grants, up to a tenth of the places, and a tenth
-of the queue. Batch never has all places while there is interactive traffic: an interactive request that had to wait
-until a batch stream is over would be as late as one without a class. So as many places as interactive requests needed
-at once of late are theirs, and twice the root of that more: by so much requests that come at random exceed what they
-needed before. Where there were none, batch has all.
+Interactive requests come first, but batch has a floor: a tenth of the grants, up to a tenth of the places, and a tenth
+of the queue. Batch never gets all places while there is interactive traffic: an interactive request that had to wait
+for the end of a batch stream would gain nothing from its class. So interactive requests have reserved places: as many
+as they recently needed at once, plus twice the square root of that, since random arrivals exceed their recent peak by
+about as much. Without interactive traffic, batch may use all places.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from .fair_queue import FairQueue, Share, W
 from .turnover import RecentPeak, Turnover
 
 FLOOR = 10
-"""Batch gets one of so many grants, places and waiting requests, at least."""
+"""Batch gets at least one in this many grants, places and waiting requests."""
 
 
 class PlaceScheduler(Generic[W]):
-    """The places at one provider, all of them limited in number, and those who wait for them."""
+    """The places at one provider, and the requests that wait for them."""
 
     __slots__ = ("_batch", "_interactive", "_passed_over", "_peak", "_turnover", "most", "open", "queue")
 
     def __init__(self) -> None:
         self.most: int | None = None
-        """Places; None: no limit, and nobody has to ask."""
+        """Number of places; None: no limit, and nobody has to ask."""
         self.queue = 0
         """Requests that may wait."""
         self.open = 0
-        """Places that are taken, those too that were taken when there was no limit."""
+        """Places that are taken, including those taken while there was no limit."""
         self._interactive: FairQueue[W] = FairQueue()
         self._batch: FairQueue[W] = FairQueue()
         self._passed_over = 0
-        """Interactive requests that got a place since batch has waited for one."""
+        """Interactive requests that got a place since batch began to wait for one."""
         self._peak = RecentPeak()
         self._turnover = Turnover()
 
@@ -57,14 +57,14 @@ class PlaceScheduler(Generic[W]):
         return self.open >= self.most or (is_batch and self._batch.held >= self._most_of_batch(self.most, now))
 
     def has_room(self, claim: Claim) -> bool:
-        """Whether `claim` may wait."""
+        """Whether `claim` may join the queue."""
         return self.waiting < self.queue or self._victim(claim) is not None
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def reserve(self, claim: Claim, expected: int, now: float) -> bool:
-        """Grant a place if one is free and nobody of its class waits for it. `expected`: the tokens that it will
-        probably take."""
+        """Grant a place if one is free and nobody of its class waits. `expected`: the tokens that it will probably
+        use."""
         own = self._of(claim.is_batch)
         if len(own) or self.is_full(is_batch=claim.is_batch, now=now):
             return False
@@ -75,8 +75,8 @@ class PlaceScheduler(Generic[W]):
         return True
 
     def join(self, waiter: W, claim: Claim, expected: int, now: float) -> W | None:
-        """Wait; to be called where there is room. Returns the one that has lost its place in the queue to it, if there
-        is one."""
+        """Join the queue; call this only if there is room. Returns the waiter that loses its place in the queue to it,
+        if any."""
         lost = None
         if self.waiting >= self.queue:
             victim = self._victim(claim)
@@ -91,12 +91,11 @@ class PlaceScheduler(Generic[W]):
         return lost
 
     def leave(self, waiter: W) -> bool:
-        """False: it does not wait."""
+        """Leave the queue. Returns False if it does not wait."""
         return self._interactive.leave(waiter) or self._batch.leave(waiter)
 
     def take(self, now: float) -> tuple[W, int] | None:
-        """Grant a free place to whoever is next, who leaves the queue, and is charged so many tokens. None: nobody may
-        have one now."""
+        """Grant a free place to the next waiter. Returns it, and the tokens charged; None: nobody may have one now."""
         chosen = self._choose(now)
         taken = chosen.take(self.most or 0) if chosen is not None else None
         if taken is None:
@@ -109,30 +108,30 @@ class PlaceScheduler(Generic[W]):
         return taken[0], taken[2]
 
     def remove_next(self) -> W | None:
-        """Whoever would be next leaves the queue without a place."""
+        """Remove the next waiter from the queue, without a place."""
         return (self._interactive if len(self._interactive) else self._batch).remove_next()
 
     # --- places that are held ---------------------------------------------------------------------------------------
 
     def charge(self, tenant: str, tokens: int, *, is_batch: bool) -> None:
-        """Tokens beyond those that were charged before; negative: fewer than expected."""
+        """Charge tokens beyond those charged before; negative: fewer than expected."""
         self._of(is_batch).charge(tenant, tokens)
 
     def release(self, tenant: str, tokens: int, *, is_batch: bool, now: float) -> None:
-        """A place that was granted is free. `tokens` as for `charge`."""
+        """A granted place is free again. For `tokens` see `charge`."""
         own = self._of(is_batch)
         own.charge(tenant, tokens)
         own.release(tenant)
         self._count(-1, now)
 
     def hold(self, places: int, now: float) -> None:
-        """So many more are taken without having been granted, or free again if negative."""
+        """This many more places are taken without a grant, or free again if negative."""
         self._count(places, now)
 
     # --- what is told -----------------------------------------------------------------------------------------------
 
     def refusal(self, claim: Claim, now: float) -> Refusal:
-        """What to tell a request that gets no place, whether it has waited or not."""
+        """The refusal of a request that gets no place, whether it has waited or not."""
         own = self._of(claim.is_batch)
         wait = self._turnover.hold_time(now)
         if wait is not None and self.most:
@@ -143,7 +142,7 @@ class PlaceScheduler(Generic[W]):
         return Refusal(self.waiting, wait, is_own)
 
     def _position(self, claim: Claim, own: FairQueue[W]) -> float:
-        """How many places have to come free, about, until a newcomer has one: its tenant gets one of so many."""
+        """About how many places must become free until a newcomer gets one."""
         mine = own.waiting_of(claim.tenant)
         weights = own.weights + (claim.weight if not mine else 0)
         ahead = min(len(own) + 1.0, (mine + 1) * weights / claim.weight)
@@ -159,7 +158,7 @@ class PlaceScheduler(Generic[W]):
         self._turnover.changed(self.open, now)
 
     def _choose(self, now: float) -> FairQueue[W] | None:
-        """Whose turn it is."""
+        """The queue whose turn it is."""
         most, interactive, batch = self.most, self._interactive, self._batch
         if most is None:
             return interactive if len(interactive) else batch
@@ -171,13 +170,13 @@ class PlaceScheduler(Generic[W]):
         return batch if is_owed and len(batch) else interactive
 
     def _most_of_batch(self, most: int, now: float) -> int:
-        """Places that batch may have."""
+        """Most places that batch may have."""
         peak = self._peak.at(now)
         return max(_floor(most), most - peak - math.ceil(2 * math.sqrt(peak)))
 
     def _victim(self, claim: Claim) -> FairQueue[W] | None:
-        """Whose fullest tenant loses its youngest to `claim` while the queue is full. None: nobody's, as its own tenant
-        has its share of the queue."""
+        """The queue whose fullest tenant loses its newest request to `claim` while all room is taken. None: `claim`
+        gets no room, as its own tenant has its share of the queue."""
         if not self.queue:
             return None
         if not claim.is_batch and len(self._batch) > self.queue // FLOOR:

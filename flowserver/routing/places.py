@@ -16,25 +16,25 @@ class Claimant(Protocol):
 
     @property
     def claim(self) -> Claim:
-        """Asked for only where places are limited."""
+        """Only used if places are limited."""
 
 
 class Waiter(Claimant, Protocol):
-    """One that may wait for it."""
+    """A claimant that may wait for a place."""
 
     def on_place(self) -> None:
-        """A place is reserved for it, and it left the queue."""
+        """A place is reserved for it, and it has left the queue."""
 
     def on_no_place(self, refusal: Refusal | None) -> None:
-        """It left the queue without a place: the queue is needed for others, or, without a `refusal`, nobody may ask
-        this provider now."""
+        """It has left the queue without a place: its room went to another, or, without a `refusal`, the provider gets
+        no requests now."""
 
     def on_busy(self) -> None:
-        """It was not in the queue yet, and others were faster: no place is free. Only where workers share places."""
+        """No place is free any more, and it is not in the queue: others were faster. Only if workers share places."""
 
 
 class Places(Protocol):
-    """The places of one process, or this process's part of those that workers share."""
+    """The places of one process, or its part of those shared by workers."""
 
     @property
     def open(self) -> int:
@@ -45,7 +45,7 @@ class Places(Protocol):
         """Requests that wait for a place."""
 
     def waiting_of(self, *, is_batch: bool) -> int:
-        """Those of one class."""
+        """Waiting requests of one class."""
 
     def is_full(self, waiter: Waiter) -> bool:
         """Whether no place is free for such a request, as far as is known."""
@@ -54,46 +54,46 @@ class Places(Protocol):
         """Whether it may wait, as far as is known."""
 
     def limit(self, most: int | None, queue: int) -> None:
-        """From now on there are `most` places (None: no limit), and `queue` requests may wait."""
+        """Set the number of places (None: no limit), and of requests that may wait."""
 
     def reserve(self, claimant: Claimant) -> bool:
-        """Reserve a place, if one is free at once and nobody waits for it."""
+        """Reserve a place, if one is free now and nobody waits for it."""
 
     def charge(self, claim: Claim) -> None:
-        """About once a second: charge for what a request that has a place was served meanwhile."""
+        """Called about once a second: charge what a request with a place was served in the meantime."""
 
     def release(self, claim: Claim | None) -> None:
-        """A request is over: its place goes to whoever is next. `claim` None: it never made one."""
+        """A request is over: its place goes to the next waiter. `claim` None: it had none."""
 
     def wait(self, waiter: Waiter) -> Refusal | None:
-        """Join the queue. Returns why it may not."""
+        """Join the queue. Returns a refusal if it may not."""
 
     def leave(self, waiter: Waiter) -> None:
-        """Leave the queue; harmless for one that is not in it."""
+        """Leave the queue; harmless if it is not in it."""
 
     def refusal(self, waiter: Waiter) -> Refusal:
-        """What to tell a request that gets no place."""
+        """The refusal for a request that gets no place."""
 
     def send_waiting_away(self) -> None:
-        """The breaker has opened: those who wait look elsewhere, without a place."""
+        """The provider gets no requests any more: send all waiters elsewhere."""
 
 
 AT_ONCE = 32
-"""Requests that leave the queue in one iteration of the event loop."""
+"""Most requests that leave the queue in one iteration of the event loop."""
 
 
 class QueueState(Enum):
     RESTING = "resting"
     """Nobody waits, or no place is free."""
     SERVING = "serving"
-    """Those who wait get the free places, after the present event."""
+    """Waiters get the free places, after the current event."""
     EMPTYING = "emptying"
-    """Those who wait are sent away, after the present event."""
+    """Waiters are sent away, after the current event."""
 
 
 class LocalPlaces:
-    """`Places` of one process, assigned as `PlaceScheduler` has it. Releasing one starts nothing in the same call
-    stack: one loop serves the queue after the present event."""
+    """The `Places` of a single process, assigned by a `PlaceScheduler`. Releasing one starts nothing in the same call
+    stack: one loop serves the queue after the current event."""
 
     __slots__ = ("_clock", "_later", "_lengths", "_outcasts", "_queue_state", "_scheduler")
 
@@ -105,7 +105,7 @@ class LocalPlaces:
         self._scheduler.most, self._scheduler.queue = most, queue
         self._lengths = AnswerLengths()
         self._outcasts: OrderedDict[Waiter, Refusal] = OrderedDict()
-        """Those who have to leave the queue to others, and are told after the present event."""
+        """Waiters that lost their room in the queue, to be told after the current event."""
 
     def __repr__(self) -> str:
         return f"{self._scheduler} ({self._queue_state.value})"
@@ -200,7 +200,7 @@ class LocalPlaces:
         self._later(self._serve_waiting)
 
     def _serve_next(self) -> bool:
-        """Whether there was one to serve."""
+        """Returns whether there was a waiter to serve."""
         if self._queue_state is QueueState.EMPTYING:
             sent_away = self._scheduler.remove_next()
             if sent_away is not None:

@@ -1,4 +1,4 @@
-"""What one worker has of a provider that all workers share. No I/O."""
+"""One worker's part of a provider shared by all workers. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .shared_places import SharedPlaces
 
 
 class ProviderShare:
-    """Its parts tell the parent what happens here, and `hear` tells them what happens elsewhere."""
+    """Its parts report to the parent what happens here, and `hear` tells them what happens elsewhere."""
 
     __slots__ = ("_clock", "adaptation", "checks", "cooldowns", "health", "places")
 
@@ -56,7 +56,7 @@ class ProviderShare:
                 self.cooldowns.adopt(read_subject(subject), None if record is None else CooldownRecord(*record))
 
     def lost(self) -> None:
-        """The parent is gone. What is known of the provider stays, and this worker goes by it alone."""
+        """The parent is gone. The provider's state is kept, and this worker continues alone."""
         self.health.go_alone()
         self.checks.go_alone()
         self.places.on_lost()

@@ -1,8 +1,8 @@
-"""What clients are told that get no place at a provider. No I/O.
+"""The errors for clients that get no place at a provider. No I/O.
 
-The libraries of OpenAI and Anthropic send a request again after 429 and after 503 alike, and take `retry-after` at its
-word up to a minute. So the status is for those who read it: 503 where the provider is too slow for all, 429 where the
-tenant itself has its share of the queue already.
+The libraries of OpenAI and Anthropic retry after both 429 and 503, and honour `retry-after` up to a minute. So the
+status only informs people: 503 if the provider is too slow for everybody, 429 if the tenant itself already has its
+share of the queue.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ..relay.failures import busy
 from .claim import Refusal
 
 _LONGEST = 60
-"""Seconds: after more, clients' libraries go by a guess of their own."""
+"""Seconds: client libraries ignore longer ones."""
 
 
 def queue_is_full(refusal: Refusal) -> RelayError:
     if refusal.is_own:
-        message = f"Of your requests as many wait for a place at the provider as may. {_figures(refusal)}"
+        message = f"Your requests already fill your share of the queue for this provider. {_figures(refusal)}"
         return RelayError(
             429, "too_many_waiting", message, Party.CLIENT, EndReason.LIMITED, retry_after=_after(refusal.wait)
         )
@@ -30,8 +30,8 @@ def queue_is_full(refusal: Refusal) -> RelayError:
 
 
 def waited_in_vain(refusal: Refusal, seconds: float) -> RelayError:
-    """`seconds`: for which it has waited."""
-    message = f"No place at the provider came free within {seconds:g} s. {_figures(refusal)}"
+    """`seconds`: how long it has waited."""
+    message = f"No place at the provider became free within {seconds:g} s. {_figures(refusal)}"
     return busy(message, after=_after(refusal.wait))
 
 

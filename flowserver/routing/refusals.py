@@ -1,4 +1,4 @@
-"""What the answers of providers mean that refuse a request, and what a request is told that no route serves. No I/O."""
+"""What providers' refusals mean, and the error for a request without a route. No I/O."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .context import RoutingContext
 from .upstream_host import UpstreamHost
 
 REFUSALS = (400, 422)
-"""Statuses that say: there is something in the request that should not be."""
+"""Statuses for a request that contains something unexpected."""
 UNHEALTHY = frozenset((429, 502, 503, 504, 529))
-"""Statuses that say: not now. Another provider is asked, if there is one."""
+"""Statuses for "not now". The request goes to another provider, if there is one."""
 
 
 def note_refusal(
@@ -22,7 +22,7 @@ def note_refusal(
     subjects: tuple[tuple[str, bytes], tuple[str, str | None]],
     context: RoutingContext,
 ) -> float | None:
-    """Account for a status that says: not now. Returns the seconds that the provider asks for, or None."""
+    """Account for a "not now" status. Returns the seconds that the provider asks to wait, or None."""
     now = context.clock()
     after = retry_after(head, context.wall_clock)
     host.failures[f"status_{head.status}"] += 1
@@ -40,4 +40,4 @@ def no_route(request: RequestHead, account: Account) -> RelayError:
     model = account.params.model
     named = f" for the model {model!r}" if model is not None else ""
     path = bounded(request.path.decode("ascii"), PATH_BYTES)
-    return bad_request(f"No route leads on from {path}{named}.", status=404, code="no_route")
+    return bad_request(f"No route matches {path}{named}.", status=404, code="no_route")

@@ -13,22 +13,22 @@ class ReplayState(Enum):
     """How often the body can be sent from its beginning."""
 
     REPLAYABLE = "replayable"
-    """Any number of times: all of it that came is kept."""
+    """Any number of times: all that has arrived is kept."""
     ONCE = "once"
-    """Once: it is kept until an attempt takes it, and too large to be kept longer."""
+    """Once: it is kept until an attempt takes it, but is too large to be kept longer."""
     RELEASED = "released"
-    """No more: nothing is kept."""
+    """Never: nothing is kept."""
 
 
 _REPLAYABLE = ReplayState.REPLAYABLE
 _RELEASED = ReplayState.RELEASED
-"""Python 3.11 takes 75 ns to look up a member of an enumeration."""
+"""Python 3.11 takes 75 ns to look up an enum member."""
 
 
 class ReplayBuffer:
     """The body of one request. It stays replayable up to `limit` bytes.
 
-    What is kept counts as an upload until the body is whole.
+    What is kept counts as an upload until the body is complete.
     """
 
     __slots__ = ("_content_length", "_limit", "_pieces", "_upload", "is_whole", "size", "state")
@@ -40,7 +40,7 @@ class ReplayBuffer:
         self._upload = upload
         self._pieces = BodyPieces()
         self.size = 0
-        """Bytes that were kept, or still are."""
+        """Bytes that are or were kept."""
         self.is_whole = False
         self.state = _REPLAYABLE
 
@@ -58,14 +58,14 @@ class ReplayBuffer:
         return self._pieces.pieces
 
     def hold(self, data: bytes) -> None:
-        """Keep `data` for the first attempt, which has yet to begin."""
+        """Keep `data` for the first attempt, which has not begun yet."""
         self._append(data, len(data))
         if self.size > self._limit:
             self.state = ReplayState.ONCE
 
     def copy(self, data: bytes) -> None:
-        """Keep `data`, which the present attempt sends on, for the next one: as long as it stays replayable, and the
-        client need not wait for that."""
+        """Keep `data`, which the current attempt sends, for the next one: as long as it stays replayable, and does not
+        make the client wait."""
         if self.state is _RELEASED:
             return
         size = len(data)
@@ -76,17 +76,18 @@ class ReplayBuffer:
         self.release()
 
     def taken(self) -> None:
-        """An attempt has sent what is kept: it stays only for the next one, and as `copy` says."""
+        """An attempt has sent what is kept: from now on it is kept only for another attempt, under the conditions of
+        `copy`."""
         if self.state is ReplayState.ONCE or self._upload.upload_waits:
             self.release()
 
     def finish(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         self.is_whole = True
         self._upload.end_upload()
 
     def release(self) -> None:
-        """Forget everything. Safe to be repeated."""
+        """Forget everything. Safe to repeat."""
         if self.state is not _RELEASED:
             self.state = _RELEASED
             self._pieces.clear()
@@ -95,5 +96,5 @@ class ReplayBuffer:
     def _append(self, data: bytes, size: int) -> None:
         self._pieces.append(data)
         self.size += size
-        if self.size != self._content_length:  # the rest is to come
+        if self.size != self._content_length:  # the rest has not arrived yet
             self._upload.hold_upload(size)

@@ -1,4 +1,4 @@
-"""Which providers serve a request, in which order, and under which request target. No I/O."""
+"""Which providers serve a request, in which order, and with which request target. No I/O."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class FirstTokenPolicy:
     """How long a route's attempts may take to their first content."""
 
     timeout: float | None
-    """Seconds after which an attempt is cancelled and another provider asked; None: never."""
+    """Seconds after which an attempt without content is cancelled and the next provider tried; None: never."""
     hedge: HedgeBudget | None = None
-    """Of requests for which a second provider is asked while the first one goes on; None: there are none."""
+    """The budget for hedges; None: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One `[[routes]]` table. `path` and `models` are shell patterns; no models: any, known or not.
+    """One `[[routes]]` table. `path` and `models` are shell patterns; no models: any model, named or not.
 
     `tiers` in the order of fallback; among the hosts of one tier weight and load decide. `max_tokens` bounds each
-    answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end;
-    `traffic_class`: the highest that its requests may have; `affinity`: which of a tier each prefers (None: any);
-    `outliers` compares the hosts of each tier (None: nobody does); `first_token` None: an attempt takes as long as it
-    takes; `websocket`: WebSockets pass.
+    answer (None: no bound); `drain_on_disconnect`: an answer whose client leaves is read to its end; `traffic_class`:
+    the highest class of its requests; `affinity`: which host of a tier a request prefers (None: any); `outliers`
+    compares the hosts of each tier (None: no detection); `first_token` None: no deadline and no hedges; `websocket`:
+    WebSockets pass.
     """
 
     path: str
@@ -49,7 +49,7 @@ class Route:
     websocket: bool = False
 
     def avoids(self, host: UpstreamHost) -> bool:
-        """Whether `host` is asked only if there is nobody else: it fails its health checks, or is ejected."""
+        """Whether `host` is a last resort: it fails its health checks, or is ejected."""
         return host.checks.cause is not None or (self.outliers is not None and host in self.outliers.ejected)
 
     @property
@@ -76,21 +76,21 @@ class RouteTable:
         hosts = [host for route in routes for host in route.hosts]
         paths = {host.settings.url.path for host in hosts}
         self.base_paths = tuple(sorted(path for path in paths if path.strip("/")))
-        """Paths of providers' URLs, which stand before the paths of requests."""
+        """Paths of providers' URLs, which are prepended to request paths."""
         renames = any(host.settings.models for host in hosts)
         affinities = [route.affinity for route in routes if route.affinity is not None]
         self.has_affinity = bool(affinities)
         self._by_session = all(affinity.by_session for affinity in affinities)
         self.needs_body = renames or self.has_affinity or any(route.models for route in routes)
-        """Whether a request's model or conversation must be known before it can be sent on, so its body must be read
+        """Whether a request's model or conversation must be known before it is sent, so that its body must be read
         first."""
 
     def finds_conversation(self, request: RequestHead) -> bool:
-        """Where a route has affinity: whether the body may have to show which conversation the request belongs to."""
+        """Whether the body may be needed to find the conversation of the request, for a route with affinity."""
         return not (self._by_session and request.find(SESSION))
 
     def find(self, path: bytes, model: str | None, *, any_model: bool = False) -> Route | None:
-        """The first route for `path`, which is ASCII, and `model`; None if there is none.
+        """The first route for `path`, in ASCII, and `model`; None if there is none.
 
         An unknown model (None) matches only routes that name no models, unless `any_model`: the request needs none.
         Case, trailing slashes and `;parameters` matter to some providers only, so none of them bypasses a route.
@@ -111,7 +111,7 @@ def _matches(patterns: list[re.Pattern[str]], model: str | None) -> bool:
 
 
 def choose(hosts: Sequence[UpstreamHost], random: Callable[[], float]) -> UpstreamHost:
-    """One of two drawn by weight: the one with less to do. `random` gives numbers from 0 to below 1."""
+    """The less loaded one of two drawn by weight. `random` returns numbers from 0 to below 1."""
     if len(hosts) == 1:
         return hosts[0]
     first, second = _draw(hosts, random), _draw(hosts, random)

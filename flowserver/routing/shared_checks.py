@@ -1,4 +1,4 @@
-"""Which worker checks a provider, and the verdict of its checks, in the parent. No I/O."""
+"""Which worker checks a provider, and the resulting health, in the parent. No I/O."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .shared_health import Tell
 
 
 class Checking(Protocol):
-    """A worker that may check."""
+    """A worker that may make the checks."""
 
     tell: Tell
 
 
 class SharedChecks:
-    """The worker checks that was ready to first. When it is gone the next one does."""
+    """The worker that joined first makes the checks. When it is gone the next one does."""
 
     __slots__ = ("_verdict", "_willing")
 
@@ -25,7 +25,7 @@ class SharedChecks:
 
     @property
     def cause(self) -> str | None:
-        """As in `CheckedHealth`."""
+        """See `CheckedHealth.cause`."""
         return self._verdict.cause
 
     def begin(self, member: Checking, failures: int, successes: int) -> None:
@@ -35,19 +35,19 @@ class SharedChecks:
         self._appoint()
 
     def end(self, member: Checking) -> None:
-        """The worker's configuration has no such checks any more."""
+        """The worker's configuration no longer has these checks."""
         self.part(member)
         if not self._willing:
             self._verdict.end()
 
     def part(self, member: Checking) -> None:
-        """The worker is gone. What its checks found stays."""
+        """The worker is gone. The result of its checks is kept."""
         if member in self._willing:
             del self._willing[member]
             self._appoint()
 
     def note(self, problem: str | None) -> None:
-        """One more check; None: it passed."""
+        """Record a check; None: it passed."""
         if self._verdict.note(problem):
             for member in self._willing:
                 member.tell("verdict", self.cause)

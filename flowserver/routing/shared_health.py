@@ -1,7 +1,7 @@
-"""A provider's breaker and cooldowns as one of several workers has them. No I/O.
+"""A provider's breaker and cooldowns in one of several workers. No I/O.
 
-Each worker acts at once on what it sees itself and tells the parent, whose breaker and cooldowns count for all: what
-they know after each event is told to all workers, which adopt it. Times are of the monotonic clock, which is the same
+Each worker acts at once on what it sees itself and reports it to the parent, whose breaker and cooldowns apply to all:
+after each event their state is sent to all workers, which adopt it. Times are of the monotonic clock, which is the same
 in all processes of a machine.
 """
 
@@ -13,14 +13,14 @@ from .circuit_breaker import CircuitBreaker
 from .cooldowns import MAX_COOLDOWN, Cooldowns
 
 KEY, MODEL = "key", "model"
-"""What the subject of a cooldown is; see `candidates.subjects`."""
+"""Kinds of a cooldown's subject; see `candidates.subjects`."""
 
 Tell = Callable[..., None]
-"""Takes the name of an event and what belongs to it: numbers, texts, lists, None. Harmless when nobody hears it."""
+"""Sends the name of an event and its arguments: numbers, texts, lists, None. Harmless if there is no receiver."""
 
 
 class SharedBreaker(CircuitBreaker):
-    """A breaker that probes only with the parent's leave, which comes with a place: see `SharedPlaces`."""
+    """A breaker that probes only with the parent's permission, which comes with a place: see `SharedPlaces`."""
 
     __slots__ = ("_is_alone", "_may_probe", "_tell")
 
@@ -28,7 +28,7 @@ class SharedBreaker(CircuitBreaker):
         super().__init__(failures=failures, cooldown=cooldown)
         self._tell = tell
         self._may_probe = False
-        """Between the leave to probe and the beginning of the probe."""
+        """True from the permission to probe until the probe begins."""
         self._is_alone = False
 
     def permit_probe(self) -> None:
@@ -36,13 +36,13 @@ class SharedBreaker(CircuitBreaker):
         self._may_probe = True
 
     def return_permit(self) -> None:
-        """Give back the leave to probe if it was not used."""
+        """Give back the permission to probe if it was not used."""
         if self._may_probe:
             self._may_probe = False
             self.abandoned(probe=True)
 
     def go_alone(self) -> None:
-        """The parent is gone, and with it whoever else probes."""
+        """The parent is gone, so nobody else can be the probe."""
         self._is_alone = True
         self.adopt(self.record._replace(probing=False))
 
@@ -101,7 +101,7 @@ class SharedCooldowns(Cooldowns):
 
 
 def written_subject(subject: Hashable) -> list[str | None]:
-    """A key's digest or a model's name, which may be anything a client sends, as text that JSON can have."""
+    """A key's digest or a model's name, which may be anything that a client sends, as valid JSON text."""
     assert isinstance(subject, tuple)
     kind, name = subject
     if name is None:
@@ -110,7 +110,7 @@ def written_subject(subject: Hashable) -> list[str | None]:
 
 
 def read_subject(written: list[str | None]) -> tuple[str, bytes] | tuple[str, str | None]:
-    """Raises ValueError."""
+    """The inverse of `written_subject`. Raises ValueError."""
     kind, name = written
     if kind == KEY and name is not None:
         return KEY, bytes.fromhex(name)

@@ -9,7 +9,8 @@ from .adaptive_limit import AdaptiveLimit
 
 
 class SharedLimit:
-    """Hears what workers see of the provider. What was learned stays while the configuration names a number."""
+    """Collects what workers observe of the provider. What was learned is kept while the configuration names a
+    number."""
 
     __slots__ = ("_queue", "learned")
 
@@ -26,7 +27,7 @@ class SharedLimit:
 
     @property
     def places(self) -> tuple[int, int]:
-        """How many there are, and how many requests may wait."""
+        """The number of places, and of requests that may wait."""
         limit = self.learned.limit
         return limit, limit if self._queue is None else self._queue
 
@@ -34,7 +35,7 @@ class SharedLimit:
         self._queue = queue
 
     def first_tokens(self, open_: int, samples: Sequence[Sequence[Any]]) -> None:
-        """Each as `adaptive_places.Sample` has it; JSON made lists of them."""
+        """Each is an `adaptive_places.Sample`, as a list from JSON."""
         for kind, now, seconds in samples:
             self.learned.first_token(now, kind, seconds, open_)
 

@@ -1,7 +1,7 @@
-"""A provider's places as one of several workers has them: it asks the parent, which grants them. No I/O.
+"""A provider's places in one of several workers: it asks the parent, which grants them. No I/O.
 
-Where there is no limit nobody is asked, unless the breaker is half-open: then the parent's leave to probe comes with
-the place. A request that has asked is a waiter like any other.
+Without a limit the parent is not asked, unless the breaker is half-open: then the parent's permission to probe comes
+with the place. A request that has asked is a waiter like any other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .shared_health import SharedBreaker, Tell
 
 
 class SharedPlaces:
-    """A worker's `Places`. When the parent is gone, limited ones are no more: who has them could not be told."""
+    """A worker's `Places`. Without the parent there are no limited places, since nobody could count them."""
 
     __slots__ = (
         "_counted",
@@ -49,19 +49,19 @@ class SharedPlaces:
         self._queue = 0
         self.open = 0
         self._counted = 0
-        """Those of them that the parent counts."""
+        """How many of them the parent counts."""
         self._plain = 0
-        """Those of `_counted` that were taken without a limit: the parent knows their number only."""
+        """How many of `_counted` were taken without a limit: the parent knows only their number."""
         self._numbers = count(1)
         self._waiting: OrderedDict[Waiter, int] = OrderedDict()
-        """Those that have asked for a place, and by which number."""
+        """Requests that have asked for a place, with their numbers."""
         self._waiters: dict[int, Waiter] = {}
         self._lengths = AnswerLengths()
         self._due: Counter[tuple[bool, str]] = Counter()
-        """Tokens that the parent is yet to be told of, by class and tenant."""
+        """Tokens not yet reported to the parent, by class and tenant."""
         self._is_charging = False
         self._told = Refusal(0, None, is_own=False)
-        """What the parent told last of the queue of all."""
+        """The last report of the parent about the shared queue."""
         self._is_told_full = False
         self._is_told_batch_full = False
         self._is_emptying = False
@@ -79,7 +79,7 @@ class SharedPlaces:
         self._tell("limit", most, queue)
 
     def adopt(self, most: int | None, queue: int) -> None:
-        """Go by what the parent knows already."""
+        """Adopt the parent's settings."""
         self._most, self._queue = most, queue
         if most is not None and self.open > self._counted:
             self._tell("hold", self.open - self._counted)
@@ -103,7 +103,7 @@ class SharedPlaces:
         return self._is_told_batch_full and waiter.claim.is_batch
 
     def has_room(self, waiter: Waiter) -> bool:
-        """The parent knows: even of a full queue a tenant gets its share."""
+        """True: the parent decides, since even in a full queue a tenant gets its share."""
         return not self._is_lost and self._queue > 0
 
     def reserve(self, claimant: Claimant) -> bool:
@@ -113,8 +113,8 @@ class SharedPlaces:
         return True
 
     def charge(self, claim: Claim) -> None:
-        """The parent is told of all that is charged in one event of the loop at once, and also that time has passed,
-        where requests wait for that."""
+        """All charges of one event are reported to the parent together, even if empty while requests wait, since the
+        report also marks the passing of time."""
         tokens = claim.advance()
         if tokens:
             self._due[claim.is_batch, claim.tenant] += tokens
@@ -134,8 +134,8 @@ class SharedPlaces:
             self._tell("release")
 
     def wait(self, waiter: Waiter) -> Refusal | None:
-        """Ask for a place. One that seems free is asked for as such: if others were faster, the request may go
-        elsewhere rather than wait here."""
+        """Ask for a place. If one seems free, the request says so: if others were faster, it can go elsewhere rather
+        than wait here."""
         if self._is_lost:
             return self._told
         number = next(self._numbers)
@@ -166,11 +166,11 @@ class SharedPlaces:
     # --- what the parent tells --------------------------------------------------------------------------------------
 
     def on_granted(self, number: int, probe: bool, charged: int | None) -> None:
-        """`charged` None: no limit was known when the place was asked for."""
+        """`charged` None: no limit was known when the place was requested."""
         waiter = self._remove(number)
         if probe:
             self._health.permit_probe()
-        if waiter is None:  # it left meanwhile
+        if waiter is None:  # it has left in the meantime
             self._give_back(number, charged)
         else:
             self.open += 1
@@ -183,7 +183,7 @@ class SharedPlaces:
         self._health.return_permit()
 
     def on_refused(self, number: int, *why: Any) -> None:
-        """Without `why`: nobody may ask this provider now."""
+        """Without `why`: the provider gets no requests now."""
         waiter = self._remove(number)
         refusal = Refusal(*why) if why else None
         if refusal is not None:
@@ -197,7 +197,7 @@ class SharedPlaces:
             waiter.on_busy()
 
     def on_queue(self, waiting: int, wait: float | None) -> None:
-        """How many wait, and how long the next one would."""
+        """The number of waiting requests, and the expected wait of the next one."""
         self._told = Refusal(waiting, wait, is_own=False)
 
     def on_full(self, full: bool, batch_full: bool) -> None:
@@ -243,4 +243,4 @@ class SharedPlaces:
 
 
 _CHARGES = 1000
-"""Tenants in one message, whose size is bounded."""
+"""Most tenants in one message, whose size is bounded."""

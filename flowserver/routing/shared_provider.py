@@ -1,4 +1,4 @@
-"""What all workers share of one provider, in the parent: who has its places, who waits, and how it is doing. No I/O."""
+"""The shared state of one provider, in the parent: its places, its queue, and its health. No I/O."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Member:
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
         self.held: dict[int, Claim] = {}
-        """Places that it has, by their numbers."""
+        """Places that it holds, by number."""
         self.plain = 0
-        """Places that it took when there was no limit."""
+        """Places that it took while there was no limit."""
         self.wants: dict[int, Want] = {}
-        """Its requests that wait, by number."""
+        """Its waiting requests, by number."""
         self.is_told_full = False
         self.is_told_batch_full = False
-        """Whether it has to be told when a place is free; the second is of batch alone."""
+        """Whether it must be told when a place is free; the second is for batch only."""
         self.opened = 0
-        """How often the breaker opened by its failures: that of all is the sum, as for other counters."""
+        """How often its failures opened the breaker; the total is the sum over workers, as for other counters."""
         self.decreases: Counter[str] = Counter()
-        """Decreases of the adaptive limit that followed from what it told, by cause."""
+        """Decreases of the adaptive limit caused by its reports, by cause."""
 
 
 class Want:
@@ -52,7 +52,7 @@ class Want:
 
 
 class SharedProvider:
-    """Places are granted over all workers, as `PlaceScheduler` has it."""
+    """Grants places to all workers, by a `PlaceScheduler`."""
 
     __slots__ = (
         "_adaptive",
@@ -81,14 +81,14 @@ class SharedProvider:
         return f"<SharedProvider: {self._scheduler}, {self._breaker}>"
 
     def join(self, member: Member) -> None:
-        """A worker begins to use the provider: it is told what the others know."""
+        """A worker begins to use the provider: send it the current state."""
         self._members[member] = None
         self._tell_breaker([member])
         for subject in self._cooldowns:
             member.tell("cooldown", written_subject(subject), self._record(subject))
 
     def part(self, member: Member) -> None:
-        """A worker is gone: all it had is free, and its requests wait no more."""
+        """A worker is gone: free what it held, and drop its waiting requests."""
         scheduler, now = self._scheduler, self._clock()
         del self._members[member]
         for claim in member.held.values():
@@ -103,11 +103,11 @@ class SharedProvider:
 
     @property
     def trouble(self) -> str | None:
-        """As `UpstreamHost.trouble`."""
+        """See `UpstreamHost.trouble`."""
         return trouble(self.checks.cause, self._breaker.state(self._clock()))
 
     def hear(self, member: Member, event: str, *given: Any) -> None:
-        """An event of `ProviderShare`. Raises ValueError, LookupError or TypeError for one that no worker sends."""
+        """Handle an event from a `ProviderShare`. Raises ValueError, LookupError or TypeError for an invalid one."""
         match event:
             case "want":
                 self._on_want(member, *given)
@@ -131,8 +131,8 @@ class SharedProvider:
     # --- places -----------------------------------------------------------------------------------------------------
 
     def _on_want(self, member: Member, number: int, queues: bool, *claimed: Any) -> None:
-        """`queues`: whether it waits if no place is free. `claimed`: tenant, weight, whether it is batch, and which
-        tokens it will probably take; nothing where no limit is known."""
+        """`queues`: whether it waits if no place is free. `claimed`: tenant, weight, whether it is batch, and the
+        tokens that it will probably use; empty if no limit is known."""
         scheduler, now = self._scheduler, self._clock()
         if not claimed:
             self._on_plain_want(member, number)
@@ -162,7 +162,7 @@ class SharedProvider:
             self._scheduler.leave(want)
 
     def _send_away(self, want: Want | None, now: float) -> None:
-        """It has lost its place in the queue to another."""
+        """A request has lost its room in the queue to another."""
         if want is not None:
             del want.member.wants[want.number]
             want.member.tell("refused", want.number, *self._scheduler.refusal(want.claim, now))
@@ -201,7 +201,7 @@ class SharedProvider:
         if event == "adapt":
             self._is_adaptive = True
             adaptive.adapt(*given)
-        elif not self._is_adaptive:  # a worker that has the configuration of before
+        elif not self._is_adaptive:  # a worker with the previous configuration
             return
         elif event == "first_tokens":
             adaptive.first_tokens(self._scheduler.open, *given)
@@ -227,7 +227,7 @@ class SharedProvider:
                 self._tell_free(member, now)
 
     def _tell_full(self, member: Member, now: float) -> None:
-        """A request of this worker has found no place."""
+        """Tell a worker that no place is free."""
         self._tell_state(
             member,
             full=self._scheduler.is_full(is_batch=False, now=now),
@@ -247,8 +247,8 @@ class SharedProvider:
             member.tell("full", full, batch_full)
 
     def _grant(self, member: Member, number: int, claim: Claim | None, charged: int) -> None:
-        """Give a place, which is counted already, and with it the leave to probe if that is due, unless the breaker
-        forbids it. `claim` None: it was asked for without a limit."""
+        """Send a granted place, which is counted already, with the permission to probe if that is due, unless the
+        breaker forbids it. `claim` None: it was requested without a limit."""
         now = self._clock()
         if not self._breaker.allows(now):
             if claim is None:
@@ -311,7 +311,7 @@ class SharedProvider:
             self._tell_breaker()
 
     def _tell_breaker(self, members: Iterable[Member] | None = None) -> None:
-        """None: all."""
+        """Send the breaker's state. `members` None: to all."""
         record = self._breaker.record
         for member in self._members if members is None else members:
             member.tell("breaker", *record._replace(opened=member.opened))

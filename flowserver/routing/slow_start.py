@@ -1,4 +1,4 @@
-"""A provider that comes back gets its load little by little. No I/O, no clock."""
+"""Slow start: a provider that comes back gets its load gradually. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ LEAST = 0.1
 
 
 class SlowStart:
-    """What part of its weight a provider has. One that was never away has all of it."""
+    """The part of its weight that a provider has. One that was never away has all of it."""
 
     __slots__ = ("_back_at", "_is_away")
 
@@ -20,8 +20,8 @@ class SlowStart:
         return f"<SlowStart {'away' if self._is_away else 'there' if self._back_at is None else 'growing'}>"
 
     def ramp(self, now: float, seconds: float | None, *, is_away: bool) -> float:
-        """The part that it has now, to be asked for about once a second. It grows evenly over `seconds` (None: at
-        once). `is_away`: it may not be asked now."""
+        """The current part; call this about once a second. It grows evenly over `seconds` (None: at once). `is_away`:
+        the provider is unavailable now."""
         if is_away:
             self._is_away = True
             return 1.0 if seconds is None else LEAST

@@ -1,4 +1,4 @@
-"""Which tenants have more than their share of the relay. No I/O, no clock."""
+"""Which tenants use more than their share of the relay. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _FORGOTTEN = 0.05
 
 
 class TenantShares:
-    """Requests of each tenant that were let through in the last seconds, against its weight. A relay's own work is by
-    the request; tokens are a matter of limits, and of the queues for providers' places."""
+    """The admitted requests of each tenant in the last seconds, relative to its weight. The relay's own work is per
+    request; tokens matter for limits, and for the queues for providers' places."""
 
     __slots__ = ("_counts", "_refreshed_at", "_total", "_weight", "_weights")
 
@@ -21,15 +21,15 @@ class TenantShares:
         self._weights: dict[str, int] = {}
         self._total = 0.0
         self._weight = 0
-        """The sum over tenants in `_counts`."""
+        """The sum of the weights of tenants in `_counts`."""
         self._refreshed_at = 0.0
 
     def __len__(self) -> int:
-        """Tenants with requests in the last seconds."""
+        """Number of tenants with requests in the last seconds."""
         return len(self._counts)
 
     def count(self, tenant: str, weight: int) -> None:
-        """A request was let through."""
+        """Count an admitted request."""
         if tenant not in self._counts:
             self._counts[tenant] = 0.0
             self._weights[tenant] = weight
@@ -38,12 +38,12 @@ class TenantShares:
         self._total += 1.0
 
     def is_above(self, tenant: str) -> bool:
-        """Whether it has more for its weight than all have on average."""
+        """Whether it has more, relative to its weight, than the average tenant."""
         count = self._counts.get(tenant, 0.0)
         return count * self._weight > self._total * self._weights.get(tenant, 1)
 
     def refresh(self, now: float) -> None:
-        """Forget a little. To be called now and then."""
+        """Let old counts decay. Call this now and then."""
         lapse = now - self._refreshed_at
         if lapse < _REFRESH:
             return

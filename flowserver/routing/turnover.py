@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 WINDOW = 30.0
-"""Seconds. What interactive traffic needed is remembered for one to two of them: long enough for thousands of requests
-of a busy relay, short enough that batch has the places soon after."""
+"""Seconds. What interactive traffic needed is remembered for one to two windows: long enough for thousands of requests
+of a busy relay, short enough that batch gets the places soon after."""
 _MEMORY = 1 - 1 / 64
-"""What a release leaves of the weight of those before it."""
+"""Factor by which a release reduces the weight of earlier ones."""
 
 
 class Turnover:
-    """The time for which a place is held, by Little's law: the time that places were held in sum, for each that was
-    released. Places that are held for long count before they are released."""
+    """The time for which a place is held, by Little's law: the total time that places were held, per released place. So
+    places that are held for long count before they are released."""
 
     __slots__ = ("_at", "_held", "_open", "_released")
 
@@ -22,7 +22,7 @@ class Turnover:
         self._released = 0.0
 
     def changed(self, open_places: int, now: float) -> None:
-        """From `now` on so many are held."""
+        """From `now` on, `open_places` are held."""
         if self._at is not None:
             self._held += self._open * max(0.0, now - self._at)
         if open_places < self._open:
@@ -31,14 +31,14 @@ class Turnover:
         self._at, self._open = now, open_places
 
     def hold_time(self, now: float) -> float | None:
-        """Seconds; None: no place was released yet."""
+        """Mean time in seconds; None: no place was released yet."""
         if not self._released or self._at is None:
             return None
         return (self._held + self._open * max(0.0, now - self._at)) / self._released
 
 
 class RecentPeak:
-    """The highest figure of the last one to two `WINDOW`s."""
+    """The highest value of the last one to two `WINDOW`s."""
 
     __slots__ = ("_began", "_last", "_now")
 

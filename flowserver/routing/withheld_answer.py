@@ -1,4 +1,4 @@
-"""An answer of which the client hears nothing before its first content. No I/O."""
+"""Withholds an answer from the client until its first content. No I/O."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ from .dispatch_events import NOBODY
 from .first_token_times import TimesOfModel
 
 MOST_WITHHELD = 256 << 10
-"""Bytes that wait. Before their first content OpenAI's Responses repeat the request's instructions and tools."""
+"""Most bytes that are withheld. OpenAI's Responses repeat the request's instructions and tools before the first
+content."""
 MOST_PIECES = 1024
-"""Reads that they came in."""
+"""Most reads that are withheld."""
 
 
 class WithheldState(Enum):
     WITHHOLDING = "withholding"
-    """What comes waits for the first content."""
+    """Data is withheld until the first content."""
     SEEN_THROUGH = "seen through"
-    """It passes, and the first content is still looked for, to know when it comes."""
+    """Data passes, but the first content is still watched for, to measure its time."""
     PASSING = "passing"
 
 
 _WITHHOLDING, _SEEN_THROUGH, _PASSING = WithheldState
-"""Python 3.11 takes 75 ns to look up a member of an enumeration."""
+"""Python 3.11 takes 75 ns to look up an enum member."""
 
 
 class WithheldFigures:
-    """Of a process."""
+    """The figures of a process."""
 
     __slots__ = ("held",)
 
     def __init__(self) -> None:
         self.held = 0
-        """Bytes that wait now."""
+        """Bytes that are withheld now."""
 
 
 class WithheldOwner(Protocol):
-    """Decides what becomes of the answer."""
+    """Decides what to do with the answer."""
 
     def on_content(self, answer: WithheldAnswer) -> None:
-        """Nothing keeps it from passing any more: it has content, is over, or too large to wait."""
+        """The answer may pass: it has content, is over, or is too large to withhold."""
 
 
 class WithheldAnswer:
-    """The `UpstreamEvents` of one attempt: keeps what comes until its owner says `pass_on`, then hands all of it on,
+    """The `UpstreamEvents` of one attempt: withholds data until its owner calls `pass_on`, then passes everything on,
     unchanged and in order."""
 
     __slots__ = (
@@ -81,10 +82,10 @@ class WithheldAnswer:
         figures: WithheldFigures,
         clock: Clock,
     ) -> None:
-        """`events` gets the answer in the end. `times` of this provider and model."""
+        """`events` gets the answer eventually. `times`: those of this provider and model."""
         self._events = events
         self._owner: WithheldOwner | None = owner
-        """None: it decides nothing any more."""
+        """None: it no longer decides."""
         self._watch = watch
         self._times = times
         self._figures = figures
@@ -94,9 +95,9 @@ class WithheldAnswer:
         self._size = 0
         self._is_whole = False
         self.attempt: Attempt | None = None
-        """Set once it is made, before it is begun."""
+        """Set after its creation, before it begins."""
         self.asked_at: float | None = None
-        """When the provider's time began: it had the whole request. None: it has not."""
+        """When the provider had the whole request; None: not yet."""
         self.head: ResponseHead | None = None
         self.head_at = 0.0
         self.state = _WITHHOLDING
@@ -107,12 +108,12 @@ class WithheldAnswer:
     # --- its owner's side -------------------------------------------------------------------------------------------
 
     def see_through(self) -> None:
-        """Withhold nothing from now on; before there is a head."""
+        """Withhold nothing from now on. Only before there is a head."""
         self._owner = None
         self.state = _SEEN_THROUGH
 
     def pass_on(self) -> None:
-        """Hand on what came. There is a head."""
+        """Pass on what was withheld. Only once there is a head."""
         head, attempt, events = self.head, self.attempt, self._events
         assert head is not None
         assert attempt is not None
@@ -133,21 +134,21 @@ class WithheldAnswer:
             events.on_upstream_end()
 
     def drop(self) -> None:
-        """Forget what came, and tell nobody anything."""
+        """Drop what was withheld, and send no more events."""
         self._forget()
         self._owner = None
         self._events = NOBODY
         self.state = _PASSING
 
     def note_wait(self) -> None:
-        """Its provider has taken at least as long as this, or just as long, to its first content."""
+        """Record the time to the first content, or so far without any."""
         if self.asked_at is not None:
             now = self._clock()
             self._times.note(now - self.asked_at, now)
             self.asked_at = None
 
     def _forget(self) -> list[bytes]:
-        """What came, which does not wait here any more."""
+        """Take what was withheld."""
         pieces, self._pieces = self._pieces, []
         self._figures.held -= self._size
         self._size = 0
@@ -167,7 +168,7 @@ class WithheldAnswer:
         self._watch.open(head)
 
     def on_upstream_data(self, data: bytes) -> None:
-        if self.state is _PASSING:  # providers' connections keep this method for the whole of an answer
+        if self.state is _PASSING:  # providers' connections keep this method for the whole answer
             self._events.on_upstream_data(data)
         elif self.state is _SEEN_THROUGH:
             self._events.on_upstream_data(data)
@@ -201,14 +202,14 @@ class WithheldAnswer:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _look(self, data: bytes) -> None:
-        """Note the time if this is the first content."""
+        """Record the time if this is the first content."""
         if self._watch.feed(data):
             self.note_wait()
             if self.attempt is not None:
                 self._let_pass(self.attempt, seen=True)
 
     def _let_pass(self, attempt: Attempt, *, seen: bool) -> None:
-        """Hand on what follows at once. `seen`: there is no time of a first content to be noted any more."""
+        """Pass on what follows at once. `seen`: the time of the first content is already recorded."""
         self.state = _PASSING if seen else _SEEN_THROUGH
         if seen and attempt.state is not AttemptState.OVER:
             attempt.answer_to(self._events)

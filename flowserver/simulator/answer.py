@@ -1,4 +1,4 @@
-"""What answers a request: the base of all answers, and those that are no streams of events."""
+"""The base of all answers, and the answers that are not streams of events."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class AnswerConnection(SocketState, Protocol):
     def write_head(self, status: int, headers: list[tuple[str, str]]) -> None: ...
 
     def write(self, data: bytes) -> None:
-        """Takes it in any case; `paused` and on_paused say when to stop."""
+        """Never refuses; `paused` and on_paused say when to stop."""
 
     def finish(self) -> None:
-        """The answer is wholly written."""
+        """The answer is completely written."""
 
     def cut(self) -> None:
         """Closes in the middle of the answer, after what was written."""
@@ -52,7 +52,7 @@ class AnswerConnection(SocketState, Protocol):
 
 
 class Answer:
-    """Answers one request on `connection`, which calls what follows. `record` is None for what is no stream."""
+    """Answers one request on `connection`, which calls these methods. `record` is None if it is not a stream."""
 
     __slots__ = ("connection", "record")
 
@@ -61,7 +61,7 @@ class Answer:
         self.record = record
 
     def on_start(self) -> None:
-        """The request's head is in."""
+        """The request's head has arrived."""
 
     def on_data(self, data: bytes) -> None:
         """A part of the request's body."""
@@ -70,10 +70,10 @@ class Answer:
         """The request is complete."""
 
     def on_paused(self) -> None:
-        """The transport wants no more."""
+        """The transport's buffer is full."""
 
     def on_writable(self) -> None:
-        """The transport takes more again."""
+        """The transport accepts more again."""
 
     def on_gone(self) -> None:
         """The client left before the answer was complete. Nothing can be written any more."""
@@ -148,7 +148,7 @@ class Sink(Answer):
 
 
 class Echo(Answer):
-    """Sends the body back as it comes, and reads no faster than its echo is taken."""
+    """Sends the body back as it arrives, and reads no faster than the client reads the echo."""
 
     __slots__ = ("_chunked", "_type")
 

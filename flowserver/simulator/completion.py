@@ -1,4 +1,4 @@
-"""A model's answer: events at a pace or as fast as they are taken, whole bodies, and the faults a script asks for."""
+"""A model's answer: events at a set rate or as fast as they are read, whole bodies, and the faults of a script."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .records import StreamRecord
 from .script import Script
 
 BATCH_BYTES = 16 * 1024
-"""Of one write when a stream has no pace: many events, each still a chunk of its own."""
+"""Bytes of one write if a stream has no rate: many events, each still a chunk of its own."""
 
 BATCHES_PER_TURN = 4
-"""Written before other connections have their turn, where the socket takes it all at once."""
+"""Batches written before other connections have their turn, if the socket accepts them all."""
 
 MAX_BODY = 256 << 20
 """Bytes of a request."""
@@ -25,7 +25,7 @@ FINISH, SILENCE, ABORT, FIN = "finish", "silence", "abort", "fin"
 
 
 def _ending(script: Script, tokens: int) -> tuple[int, str]:
-    """After how many content events what happens; a fault at the very end comes before the end."""
+    """What happens after how many content events; a fault at the very end comes before the end."""
     endings = [
         (script.abort_after, ABORT),
         (script.fin_after, FIN),
@@ -74,7 +74,7 @@ class Completion(Answer):
         self._held = False
         """A paced event came due while the transport was paused."""
         self._last = 0
-        """Content events of this stream in all."""
+        """Content events of this stream in total."""
         self._at_last = FINISH
         self._interval = 0.0
         """Milliseconds between two events; 0: no pace."""
@@ -250,7 +250,7 @@ class Completion(Answer):
             self._timer = self.connection.loop.call_soon(self._pump_body)
 
     def _conclude(self) -> None:
-        """The last content is written: what the script wants now."""
+        """The last content is written: do what the script says next."""
         self._writing = False
         connection = self.connection
         if self._at_last == SILENCE:

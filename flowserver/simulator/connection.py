@@ -32,7 +32,7 @@ MAX_HEAD = 128 * 1024
 MAX_AHEAD = 64 * 1024
 """Bytes of further requests that a client may send before its answer is complete."""
 
-# Reasons to read no more of a request, beside answer.ECHO.
+# Reasons to pause reading a request, in addition to answer.ECHO.
 LATE = 2
 SLOW = 4
 
@@ -55,12 +55,12 @@ class Owner(Protocol):
     def closed(self, connection: Connection) -> None: ...
 
     def watch(self, connection: Connection) -> None:
-        """The connection takes no more for now: how much it holds is looked at until `unwatch`."""
+        """The connection is full: check how much it holds until `unwatch`."""
 
     def unwatch(self, connection: Connection) -> None: ...
 
     def settled(self, record: StreamRecord) -> None:
-        """The stream has come to its end."""
+        """The stream has ended."""
 
     def route(self, method: str, target: str, headers: dict[str, str]) -> tuple[Script, AnswerOf]:
         """How a request is answered."""
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         self.paused = False
         """Nothing should be written: the transport is full, or a split answer is still being written."""
         self._then: Callable[[], None] | None = None
-        """To be called when all that was written is with the kernel."""
+        """Called once the kernel has everything that was written."""
         self._reset_for_request()
 
     def _reset_for_request(self) -> None:
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
         return int(struct.unpack("i", answer)[0])
 
     def look(self) -> None:
-        """Remembers what is unsent: event loops forget it before they say that a connection is lost."""
+        """Remember what is unsent: event loops drop it before they report a lost connection."""
         self._unsent_seen = self.unsent()
 
     def abort(self) -> None:
@@ -361,7 +361,7 @@ class Connection(asyncio.Protocol):
             self._answer.on_writable()
 
     def _when_flushed(self, then: Callable[[], None]) -> None:
-        """Calls `then` when the kernel has all that was written: at once if it has it now."""
+        """Call `then` once the kernel has everything that was written, maybe at once."""
         if self._lost:
             return
         if not self._outbox:
@@ -430,7 +430,7 @@ class Connection(asyncio.Protocol):
             self._owner.settled(record)
 
     def _detach(self) -> None:
-        """The last record asks this connection no more: it serves another request or is lost."""
+        """The last record no longer asks this connection: it serves another request or is lost."""
         if self._attached is not None:
             self._attached.detach(max(self.unsent(), self._unsent_seen), self.unacknowledged())
             self._attached = None

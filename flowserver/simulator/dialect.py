@@ -26,7 +26,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a request comes to in any dialect."""
+    """What a request asks for, in any dialect."""
 
     model: str
     streamed: bool
@@ -53,11 +53,11 @@ class Reply(ABC):
 
     @abstractmethod
     def content(self) -> bytes:
-        """A content event as the template that NumberedEvents takes."""
+        """A content event as a template for NumberedEvents."""
 
     @abstractmethod
     def closing(self, tokens: int) -> list[bytes]:
-        """The events behind the last content event, after `tokens` of them."""
+        """The events after the last content event, the `tokens`-th."""
 
     @abstractmethod
     def answer(self, text: str) -> dict[str, Any]:

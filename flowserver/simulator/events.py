@@ -1,4 +1,4 @@
-"""The bytes of events: one by one, and the same again and again but for their numbers. No I/O."""
+"""The bytes of events: single ones, and series that differ only in their numbers. No I/O."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def event(payload: dict[str, Any], name: str = "") -> bytes:
 
 
 def token_text(tokens: int) -> bytes:
-    """The text of so many tokens from the first one on."""
+    """The text of the first `tokens` tokens."""
     return TOKEN * tokens % tuple(range(tokens))
 
 
@@ -60,7 +60,7 @@ def padded(event: bytes) -> bytes:
 
 
 def split_at_text(template: bytes) -> tuple[bytes, bytes]:
-    """What stands before and behind the mark TEXT."""
+    """What comes before and after the mark TEXT."""
     before, _, behind = template.partition(_TEXT)
     return before, behind
 
@@ -104,12 +104,12 @@ class NumberedEvents:
         self._build(0)
 
     def _build(self, number: int) -> None:
-        """Gets ready for the events from `number` on: for as many as have the same digits."""
+        """Prepare the events from `number` on that have as many digits."""
         before, behind = self._frame
         least = len((before + behind) % self._numbers(number))
         filler = self._filler * max(0, self._wanted - least)
         self.size = least + len(filler)
-        """Bytes of the event that `one` or `run` gave last."""
+        """Bytes of the event that `one` or `run` returned last."""
         self._limit = min(
             _grows_at(number + first, digits) - first for first, digits in zip(self._firsts, self._digits, strict=True)
         )

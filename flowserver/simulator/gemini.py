@@ -37,7 +37,7 @@ def error(status: int, message: str, param: str | None = None) -> bytes:
 
 
 def dialect(path: str, query: str) -> Dialect | None:
-    """Of a request to `path`, which says what elsewhere the body says; None: it is none of Gemini's."""
+    """For a request to `path`, which says what other APIs have in the body; None: not a path of Gemini's."""
     match = _PATH.fullmatch(path)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""What OpenAI's APIs share: errors and the list of models. No I/O."""
+"""Shared by OpenAI's APIs: errors and the list of models. No I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the simulator remembers of each stream."""
+"""What the simulator records about each stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPEN_STATES = frozenset({"waiting", "streaming", "silent", "paused"})
 
 
 class SocketState(Protocol):
-    """The connection of a stream, as far as a record asks it."""
+    """The connection of a stream, as a record needs it."""
 
     def unsent(self) -> int:
         """Bytes that the kernel has not taken yet."""
@@ -71,13 +71,13 @@ class StreamRecord:
         self.bytes_written = 0
         """Body bytes without HTTP framing that were handed to the transport."""
         self.started = started
-        """The request's head was in."""
+        """The request's head had arrived."""
         self.first_byte: float | None = None
         """The response's head was written."""
         self.ended: float | None = None
         """The kernel took the last byte, or the stream was cancelled or aborted."""
         self.cancelled: float | None = None
-        """The client's leaving was noticed."""
+        """The client's disconnect was noticed."""
         self.head = head
         self.body_bytes = 0
         """Of the request, read so far."""

@@ -1,4 +1,4 @@
-"""Reading requests: what the dialects have in common. No I/O."""
+"""Reading requests: the part that the dialects share. No I/O."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def words(*prompt: object) -> int:
 
 
 def plan(script: Script, *, model: str, streamed: bool, prompt_tokens: int, limit: int | None) -> Plan:
-    """What the script wants within the request's limit; reasoning counts as any other token."""
+    """What the script asks for, within the request's limit; reasoning tokens count like any others."""
     tokens, reasoning = script.events or ENDLESS, script.reasoning
     limited = limit is not None and limit < reasoning + tokens
     if limit is not None:

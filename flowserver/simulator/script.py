@@ -70,7 +70,7 @@ UNASKED = Script(rate=50.0)
 
 
 class ScriptError(Exception):
-    """The header holds what can't be done. `key` is what is wrong, `allowed` what it takes."""
+    """The header asks for something impossible. `key` is what is wrong, `allowed` what it accepts."""
 
     def __init__(self, key: str, allowed: str) -> None:
         super().__init__(f"{HEADER}: {key!r}: {allowed}")
@@ -80,7 +80,7 @@ class ScriptError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a key takes: `read` returns None for what it does not."""
+    """What a key accepts: `read` returns None for anything else."""
 
     allowed: str
     read: Callable[[str], Any]
@@ -135,7 +135,7 @@ _KINDS: dict[str, _Kind] = {
 
 
 def parse(header: str | None) -> Script:
-    """The script of a header's value; None is no header. Raises ScriptError."""
+    """The script in a header's value; None: no header. Raises ScriptError."""
     if header is None:
         return UNASKED
     given: dict[str, Any] = {}

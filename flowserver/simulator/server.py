@@ -1,4 +1,4 @@
-"""The simulator: its socket, its routes, and what it tells of itself."""
+"""The simulator: its socket, its routes, and its reports about itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOTSENT_LOWAT = 16 * 1024
 """Unsent bytes that the kernel takes, so that what it has accepted says how far the reader is."""
 
 LOOK_EVERY = 0.05
-"""Seconds between two looks at what the full connections have unsent; one timer for all."""
+"""Seconds between two checks of what full connections have unsent; one timer for all."""
 
 UPLOADS: dict[str, type[Echo] | type[Sink]] = {"/v1/echo": Echo, "/v1/sink": Sink}
 
@@ -63,7 +63,7 @@ class Simulator:
     async def start(self, host: str = "127.0.0.1", port: int = 0, ssl: SSLContext | None = None) -> int:
         """Listens; returns the port. Raises OSError."""
         if self._server is not None:
-            raise RuntimeError("the simulator is up already")
+            raise RuntimeError("the simulator is already running")
         loop = asyncio.get_running_loop()
         ticker = Ticker(loop)
         server = await loop.create_server(lambda: Connection(self, loop, ticker), host, port, ssl=ssl, backlog=4096)
@@ -75,7 +75,7 @@ class Simulator:
         return self.port
 
     async def close(self) -> None:
-        """Closes the socket and all connections, at once. Does nothing when it is not up."""
+        """Close the socket and all connections at once. Does nothing if it is not running."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -95,12 +95,12 @@ class Simulator:
 
     @property
     def streams(self) -> list[dict[str, Any]]:
-        """What `GET /simulator/streams` tells, in the order of the streams' start."""
+        """The answer of `GET /simulator/streams`, in the order of the streams' start."""
         return [record.as_dict() for record in self.records]
 
     @property
     def totals(self) -> dict[str, int]:
-        """What `GET /simulator/totals` tells."""
+        """The answer of `GET /simulator/totals`."""
         return self.records.totals()
 
     # What connections call.
@@ -122,7 +122,7 @@ class Simulator:
             self._all_gone.set_result(None)
 
     def watch(self, connection: Connection) -> None:
-        """The connection takes no more for now: how much it holds is looked at until `unwatch`."""
+        """The connection is full: check how much it holds until `unwatch`."""
         self._watched.add(connection)
         if self._watch_timer is None:
             self._watch_timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)

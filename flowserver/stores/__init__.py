@@ -1,1 +1,1 @@
-"""Where limits are counted, in this process or in Redis, and where tenants are kept."""
+"""Limit stores, in this process or in Redis, and the directory of tenants."""

@@ -24,10 +24,10 @@ from ..quota.limits import (
 
 
 class BucketAccount:
-    """What a bucket lacks, in parts of a token. Full is 0, so a full bucket need not be kept.
+    """What a bucket lacks, in parts of a token. 0 means full, so a full bucket need not be kept.
 
-    Refilling late is the same as refilling often, and so is giving back late: only the floor of 0 could tell, and
-    below it there is nothing to give back.
+    Refilling or returning late gives the same result as doing it often: only the floor of 0 could make a difference,
+    and below it there is nothing to return.
     """
 
     __slots__ = ("_at", "_lacks", "_parts", "counts_tokens", "limit")
@@ -60,14 +60,14 @@ class BucketAccount:
         self.limit = limit
 
     def room(self) -> int:
-        """Whole tokens that are there; less than 0 when overdrawn."""
+        """Whole tokens that are available; negative if overdrawn."""
         return self.limit.capacity - -(-self._lacks // self._parts)
 
     def lease(self, want: int, room: int) -> int:
         return min(want, room)
 
     def wait(self, amount: int, now: int) -> int | None:
-        """Milliseconds until `amount` will be there."""
+        """Milliseconds until `amount` is available."""
         limit = self.limit
         if amount > limit.capacity:
             return None
@@ -77,7 +77,7 @@ class BucketAccount:
         self._lacks += amount * self._parts
 
     def charge(self, amount: int, over: int) -> None:
-        """Charge `amount` tokens, of which `over` were not taken before; a negative `amount` undoes a charge."""
+        """Charge `amount` tokens, of which `over` were not taken before; a negative `amount` reverses a charge."""
         self._lacks += over * self._parts
 
     def give(self, amount: int) -> None:
@@ -98,7 +98,7 @@ class BucketAccount:
 
 
 class SlotsAccount:
-    """Streams at once."""
+    """Concurrent streams."""
 
     __slots__ = ("_taken", "limit")
 
@@ -136,7 +136,7 @@ class SlotsAccount:
 
 
 class QuotaAccount:
-    """One period of a quota: the next one has an account of its own."""
+    """One period of a quota: the next period has an account of its own."""
 
     __slots__ = ("_ends", "_reserved", "_small", "_used", "limit")
 
@@ -169,7 +169,7 @@ class QuotaAccount:
         self._reserved += amount
 
     def charge(self, amount: int, over: int) -> None:
-        """As in `BucketAccount`."""
+        """See `BucketAccount`."""
         self._used += amount
         self._reserved -= amount - over
 
@@ -190,7 +190,7 @@ Account = BucketAccount | SlotsAccount | QuotaAccount
 
 
 def account_of(limit: Limit, now: int) -> Account:
-    """A new one: nothing of `limit` is taken."""
+    """A new account: nothing of `limit` is taken."""
     if isinstance(limit, Quota):
         return QuotaAccount(limit, now)
     if isinstance(limit, Slots):
@@ -199,7 +199,7 @@ def account_of(limit: Limit, now: int) -> Account:
 
 
 def quota_end(limit: Quota, now: int) -> int:
-    """When a period that is first used now ends, in milliseconds."""
+    """The end of a period that is first used now, in milliseconds."""
     if limit.ttl is not None:
         return now + milliseconds(limit.ttl)
     assert limit.ends_at is not None

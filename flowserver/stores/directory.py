@@ -4,8 +4,8 @@
     flow:key:DIGEST       the name of the tenant that a key belongs to
     flow:tenants          the names of all
 
-In a cluster these are on different nodes, so no transaction spans them. Pointers are therefore written before the truth
-and deleted after it, and are valid only if the truth agrees: an interrupted change leaves pointers without effect.
+In a cluster these are on different nodes, so no transaction spans them. So pointers are written before the tenant and
+deleted after it, and are valid only if the tenant agrees: an interrupted change leaves pointers without effect.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PREFIX = "flow:"
 NAMES = f"{PREFIX}tenants"
 
 FRESH = 5.0
-"""Seconds for which a relay trusts a look-up: so long a withdrawn key stays valid."""
+"""Seconds for which a relay trusts a look-up, and so a withdrawn key stays valid."""
 MOST_CACHED = 10_000
-"""Known keys, and as many unknown ones."""
+"""Most known keys in the cache, and the same number of unknown ones."""
 
 CONNECTIONS = 8
-"""At most; further calls wait their turn."""
+"""Most connections; further calls wait for one."""
 
 _SWAP = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -46,12 +46,12 @@ return 1
 _T = TypeVar("_T")
 
 Done = Callable[[Tenant | None, bool], None]
-"""Gets the key's tenant, and whether it could be looked up."""
+"""Is called with the key's tenant, and whether it could be looked up."""
 
 
 class Directory:
-    """Reads and writes tenants. `url` as `RedisStore` takes it. No call takes longer than `deadline` milliseconds once
-    it is its turn; from the start of the call, the last of many would take a busy Redis for a silent one.
+    """Reads and writes tenants. For `url` see `RedisStore`. No call takes longer than `deadline` milliseconds, counted
+    from when its turn comes, so that many calls do not make a busy Redis look silent.
 
     All methods raise `StoreUnavailable`, also for a tenant whose JSON can't be read.
     """
@@ -80,11 +80,11 @@ class Directory:
 
     async def change(self, name: str, change: Callable[[Tenant], Tenant]) -> Tenant | None:
         """Replace a tenant by the result of `change`, which is called again if another change came first; the name
-        stays. Returns the new tenant; None: there is none of this name."""
+        stays. Returns the new tenant; None: there is no tenant with this name."""
         return await self._within(self._change, name, change)
 
     async def remove(self, name: str) -> bool:
-        """Remove a tenant. False: there was none. What its limits count stays until it expires by itself."""
+        """Remove a tenant. False: there was none. Its limits' counters stay until they expire."""
         return await self._within(self._remove, name)
 
     async def close(self) -> None:
@@ -136,7 +136,7 @@ class Directory:
         return False
 
     async def _swap(self, name: str, old: bytes, new: bytes) -> bool:
-        """Replace a tenant's JSON unless somebody else has changed it meanwhile. An empty `new` removes it."""
+        """Replace a tenant's JSON unless it has changed in the meantime. An empty `new` removes it."""
         return bool(await self._do("EVAL", _SWAP, 1, _truth(name), old, new))
 
     async def _point(self, name: str, digests: set[bytes]) -> None:
@@ -163,12 +163,11 @@ class Directory:
 
 
 class KnownTenants:
-    """A cache of a directory, for one relay. What was found within the last seconds comes from memory, also that a key
-    is unknown.
+    """A cache of a directory, for one relay. Recent results come from memory, including that a key is unknown.
 
-    Unknown keys are cached apart, so that a flood of them evicts no known one. `wall` returns seconds since the epoch,
-    by which keys expire. With `outlive`, tenants that were known before stay known while Redis does not answer. `gate`
-    keeps calls away from Redis then.
+    Unknown keys are cached separately, so that a flood of them evicts no known one. `wall` returns seconds since the
+    epoch, by which keys expire. With `outlive`, tenants that were known before stay known while Redis does not answer.
+    `gate` keeps calls away from Redis then.
     """
 
     __slots__ = ("_asking", "_clock", "_directory", "_gate", "_known", "_outlive", "_unknown", "_waiting", "_wall")
@@ -191,11 +190,11 @@ class KnownTenants:
         """By digest, each with the time until which it is fresh; the least recently used first."""
         self._unknown: OrderedDict[bytes, float] = OrderedDict()
         self._waiting: dict[bytes, list[Done]] = {}
-        """Who waits for a key that is being looked up: once, however many ask."""
+        """Waiters for keys that are being looked up: once, however many ask."""
         self._asking: set[asyncio.Task[None]] = set()
 
     def find(self, key: bytes, done: Done) -> None:
-        """Find the tenant of `key`, at once if it is cached, else later. None: the key is nobody's or expired, or its
+        """Find the tenant of `key`, at once if it is cached, else later. None: the key is unknown or expired, or its
         tenant is disabled; with False, Redis did not answer."""
         digest = digest_of(key)
         now = self._clock()
@@ -228,7 +227,7 @@ class KnownTenants:
         except StoreUnavailable:
             tenant = self._known[digest][0] if self._outlive and digest in self._known else None
             known = tenant is not None
-            if tenant is not None:  # so that not every request waits for Redis in vain
+            if tenant is not None:  # so that not every request waits in vain for Redis
                 self._keep(digest, tenant)
         finally:
             waiting = self._waiting.pop(digest)
@@ -281,4 +280,4 @@ def _read(name: str, stored: bytes) -> Tenant:
         table = orjson.loads(stored)
         return read_tenant(table if isinstance(table, dict) else {}, name, stored=True)
     except (orjson.JSONDecodeError, TenantError) as error:
-        raise Garbled(f"what Redis has of the tenant {name} can't be read: {error}") from error
+        raise Garbled(f"the data of the tenant {name} in Redis can't be read: {error}") from error

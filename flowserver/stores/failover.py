@@ -1,7 +1,7 @@
-"""What happens while a store does not answer: this process limits on its own, or nothing may start.
+"""Handles a store that does not answer: this process limits on its own, or nothing may start.
 
-A circuit breaker keeps calls away from a store that failed, so requests do not each wait for its deadline; after its
-cooldown one call finds out whether the store is back. Nothing is reconciled afterwards; it is counted.
+A circuit breaker keeps calls away from a failed store, so that requests do not each wait for its deadline; after the
+cooldown one call tests whether the store is back. Nothing is reconciled afterwards, only counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..relay.interfaces import Clock
 from ..routing.circuit_breaker import CircuitBreaker
 
 AT_ONCE = 8
-"""Concurrent calls to the store; no more than it has connections. Further calls wait here, before their deadline
+"""Most concurrent calls to the store, at most its number of connections. Further calls wait here, before their deadline
 begins."""
 
 _T = TypeVar("_T")
@@ -36,9 +36,9 @@ class Policy(Enum):
     """What happens to streams while the store does not answer."""
 
     OPEN = "open"
-    """They pass, within the limits of a store in this process."""
+    """Streams pass, within the limits of a store in this process."""
     CLOSED = "closed"
-    """None starts, and running ones get no more than their lease."""
+    """No stream starts, and running ones get no more than their lease."""
 
 
 class FailoverStats:
@@ -52,18 +52,19 @@ class FailoverStats:
         self.requests = 0
         """Streams that the fallback admitted."""
         self.refused = 0
-        """Streams refused because there was no store."""
+        """Streams refused because the store did not answer."""
         self.tokens = 0
-        """Tokens granted without the store: to its streams whose leases it could not extend."""
+        """Tokens granted without the store, to its streams whose leases could not be extended."""
         self.money = 0
         """Nano-dollars, likewise."""
         self.unsettled = 0
-        """Streams whose final charge was lost. They stay charged with what they had used when they last extended: later
-        tokens are missing, and what was estimated too high is not returned."""
+        """Streams whose final charge was lost. They stay charged with their usage at the last extension: later tokens
+        are missing, and an estimate that was too high is not returned."""
 
 
 class BreakerGate:
-    """Lets `AT_ONCE` calls at a time through to a store, none while the breaker is open. `clock` is the breaker's."""
+    """Passes at most `AT_ONCE` concurrent calls to a store, none while the breaker is open. `clock` is the
+    breaker's."""
 
     __slots__ = ("_breaker", "_clock", "_stats", "_turns")
 
@@ -79,11 +80,11 @@ class BreakerGate:
 
     @property
     def wait(self) -> float | None:
-        """Seconds until the breaker lets a call through; None: it does."""
+        """Seconds until the breaker permits a call; None: it does now."""
         return self._breaker.available_in(self._clock()) or None
 
     async def ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Call the store when it is this call's turn: a burst of calls must not look like a store that is down."""
+        """Call the store when it is this call's turn: a burst of calls must not make the store look down."""
         async with self._turns:
             return await self._ask_now(call)
 
@@ -92,7 +93,7 @@ class BreakerGate:
         breaker = self._breaker
         now = self._clock()
         if not breaker.allows(now):
-            raise StoreUnavailable("the store is left alone for now")
+            raise StoreUnavailable("the store is not called for now")
         probe = breaker.started(now)
         try:
             answer = await call()
@@ -103,7 +104,7 @@ class BreakerGate:
             self._stats.failures += 1
             breaker.failed(self._clock(), probe=probe)
             raise
-        except BaseException:  # cancelled, or a caller's error: it proves nothing, but the probe must not be lost
+        except BaseException:  # cancelled, or the caller's error: it proves nothing, but the probe must be released
             breaker.abandoned(probe=probe)
             raise
         breaker.succeeded()
@@ -148,7 +149,7 @@ class FailoverStore:
         return decision
 
     async def extend(self, stream_id: str, used: int, want: int) -> int:
-        """If the store does not answer, an open policy grants all that is wanted."""
+        """If the store does not answer, the open policy grants everything requested."""
         try:
             if stream_id in self._fallback_streams:
                 return await self._fallback.extend(stream_id, used, want)
@@ -173,7 +174,7 @@ class FailoverStore:
             return False
 
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
-        """If the store does not answer, what this process counted in the meantime."""
+        """If the store does not answer, the counts of this process in the meantime."""
         try:
             return await self._gate.ask(lambda: self._store.usage(limits))
         except StoreUnavailable:

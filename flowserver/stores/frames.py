@@ -1,4 +1,4 @@
-"""Messages between a worker and the parent: lists in JSON, each after its length in four bytes. No I/O."""
+"""Messages between a worker and the parent: JSON lists, each after its length in four bytes. No I/O."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 
 MOST = 1 << 20
-"""Bytes of one message: far above what limits and providers take."""
+"""Most bytes of one message: far more than limits and providers need."""
 _LENGTH = 4
 
 Message = list[Any]
 
 
 class BrokenFrame(Exception):
-    """Not what the other end writes: the connection is of no more use."""
+    """The other end sent something invalid: the connection can't be used any more."""
 
 
 def pack(message: Message) -> bytes:
@@ -23,7 +23,7 @@ def pack(message: Message) -> bytes:
 
 
 class FrameReader:
-    """Cuts what arrives into messages."""
+    """Splits the received bytes into messages."""
 
     __slots__ = ("_unread",)
 
@@ -31,7 +31,7 @@ class FrameReader:
         self._unread = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that are whole now. Raises BrokenFrame."""
+        """Returns the messages that are complete. Raises BrokenFrame."""
         if self._unread:
             data = self._unread + data
         messages: list[Message] = []

@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class StoreLimiter:
-    """A `quota.lease.Limiter`. A store that does not answer grants no tokens; `FailoverStore` has a policy for that."""
+    """A `quota.lease.Limiter`. A store that does not answer grants no tokens; `FailoverStore` handles that case."""
 
     __slots__ = ("_is_local", "_store", "_tasks", "lease", "renewal")
 
@@ -39,19 +39,19 @@ class StoreLimiter:
         self._run(self._store.settle(stream_id, used), _ignore, False)
 
     def usage(self, limits: Sequence[Limit], done: Callable[[tuple[Usage, ...]], None]) -> None:
-        """What is taken of one tenant's limits; nothing where the store fails."""
+        """The usage of one tenant's limits; empty if the store fails."""
         self._run(self._store.usage(limits), done, ())
 
     @property
     def under_way(self) -> int:
-        """Calls that the store has yet to answer."""
+        """Calls that the store has not answered yet."""
         return len(self._tasks)
 
     def __repr__(self) -> str:
         return f"<StoreLimiter over {type(self._store).__name__}: {self.under_way} calls under way>"
 
     async def close(self) -> None:
-        """Wait for the calls under way: streams that settle. Stores have their own deadlines."""
+        """Wait for calls under way, such as streams that settle. Stores have their own deadlines."""
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._store.close()
@@ -78,12 +78,12 @@ async def _wait(call: Coroutine[Any, Any, _T], done: Callable[[_T], None], other
     try:
         with contextlib.suppress(StoreUnavailable):
             result = await call
-    finally:  # whatever went wrong, nobody may wait for ever
+    finally:  # whatever goes wrong, nobody may wait for ever
         done(result)
 
 
 def _ignore(settled: bool) -> None:
-    """It does not matter here whether there was something to settle."""
+    """Whether there was something to settle does not matter here."""
 
 
 NOT_ADMITTED = Decision(False, 0, (), Cause.UNAVAILABLE)

@@ -13,13 +13,13 @@ _T = TypeVar("_T")
 
 
 class _Lease:
-    """What one stream holds. `total` counts what it was ever granted, `used` what of it is charged."""
+    """What one stream holds. `total`: all that it was granted, `used`: the charged part of it."""
 
     __slots__ = ("held", "settled", "total", "until", "used")
 
     def __init__(self, held: list[Account], total: int, until: int) -> None:
         self.held = held
-        """What is given back: all but requests."""
+        """What is returned at the end: everything except requests."""
         self.total = total
         self.used = 0
         self.until = until
@@ -30,7 +30,7 @@ class _Lease:
 class MemoryStore:
     """A `LimitStore`. `clock` returns seconds since the epoch, by which quotas end.
 
-    A lease lives for `ttl` seconds; of one that settled or expired it is known for `remember` seconds.
+    A lease lives for `ttl` seconds; one that settled or expired is remembered for `remember` seconds.
     """
 
     __slots__ = ("_accounts", "_clock", "_leases", "_over", "_remember", "_ttl")
@@ -39,9 +39,10 @@ class MemoryStore:
         self._clock = clock
         self._ttl = milliseconds(ttl)
         self._remember = milliseconds(remember)
-        # Ordered dicts, as they lose their first entry in constant time: plain ones leave holes that are walked over.
+        # OrderedDicts, which remove their first entry in constant time: plain dicts scan the holes left at the
+        # beginning.
         self._accounts: OrderedDict[str, Account] = OrderedDict()
-        """By key; the one looked at longest ago first."""
+        """By key; the one swept longest ago first."""
         self._leases: OrderedDict[str, _Lease] = OrderedDict()
         """By stream; the one that expires first comes first."""
         self._over: OrderedDict[str, _Lease] = OrderedDict()
@@ -77,7 +78,7 @@ class MemoryStore:
             account.take(granted if account.counts_tokens else 1)
             if type(account.limit) is not RequestBucket:
                 held.append(account)
-        for account in new:  # not before: a refusal leaves no trace
+        for account in new:  # not earlier: a refusal leaves no trace
             self._accounts[account.limit.key] = account
             self._sweep_account(now)
         if self._over:
@@ -123,7 +124,7 @@ class MemoryStore:
         if live is not None:
             self._end(stream_id, live, now)
         else:
-            _give_back(lease, slots=0)  # its slot came back when it expired
+            _give_back(lease, slots=0)  # its slot was returned when it expired
         lease.settled = True
         lease.held = []
         return True
@@ -140,7 +141,7 @@ class MemoryStore:
         pass
 
     def leased(self, stream_id: str) -> int | None:
-        """Tokens that a stream has leased in total; None: nothing is held for it, or known of it."""
+        """Tokens that a stream has leased in total; None: it is unknown, or holds nothing."""
         lease = self._leases.get(stream_id) or self._over.get(stream_id)
         return None if lease is None or lease.settled else lease.total
 
@@ -157,8 +158,8 @@ class MemoryStore:
         return account
 
     def _refresh(self, lease: _Lease, now: int) -> None:
-        """Bring what a lease holds up to date. An account may have been swept meanwhile, since it lacked nothing, or
-        replaced; a quota's account stands for its own period."""
+        """Bring what a lease holds up to date. An account may have been swept in the meantime, because it was full, or
+        replaced; a quota's account belongs to its own period."""
         for index, account in enumerate(lease.held):
             if not isinstance(account, QuotaAccount):
                 account = self._accounts.setdefault(account.limit.key, account)
@@ -166,7 +167,7 @@ class MemoryStore:
                 lease.held[index] = account
 
     def _end(self, stream_id: str, lease: _Lease, now: int) -> None:
-        """Give back what a lease holds beyond what is charged, and remember it."""
+        """Return what a lease holds beyond the charge, and remember it."""
         _give_back(lease, slots=1)
         lease.until = now + self._remember
         del self._leases[stream_id]
@@ -181,8 +182,7 @@ class MemoryStore:
                 account.take(1)
 
     def _sweep(self, now: int) -> None:
-        """End expired leases, and look at one account. Adding an account looks at one more, so their number is
-        bounded."""
+        """End expired leases, and check one account. Adding an account checks one more, so their number is bounded."""
         leases, over = self._leases, self._over
         while leases:
             stream_id = next(iter(leases))
@@ -228,7 +228,7 @@ def _charge(lease: _Lease, used: int) -> None:
 
 
 def _give_back(lease: _Lease, *, slots: int) -> None:
-    """Give back what is not charged, and `slots` of each account of slots."""
+    """Return what is not charged, and `slots` of each account of slots."""
     rest = lease.total - lease.used
     for account in lease.held:
         account.give(slots if isinstance(account, SlotsAccount) else rest)
@@ -236,7 +236,8 @@ def _give_back(lease: _Lease, *, slots: int) -> None:
 
 
 def _grant(accounts: Sequence[Account], need: int, want: int) -> tuple[Account | None, int]:
-    """(None, what all accounts grant), at least `need` tokens; or (the account that refuses, the amount it refuses)."""
+    """(None, the tokens that all accounts grant), at least `need`; or (the account that refuses, the amount it
+    refuses)."""
     granted = want
     for account in accounts:
         room = account.room()

@@ -1,7 +1,7 @@
 """A connection to Redis that all calls share: each is written at once, and replies arrive in the order of the calls.
 
-redis-py reserves a connection for each call and reads replies from a stream, which takes three iterations of the loop
-and some 70 us of CPU more than this. Requests wait for their admission, so that is worth a client of its own. redis-py
+redis-py reserves a connection for each call and reads replies from a stream, which takes three more iterations of the
+event loop and some 70 us more CPU. Requests wait for their admission, so this is worth a client of its own. redis-py
 still parses URLs, talks to clusters, and serves the directory of tenants.
 
 Scripts reply with numbers, texts and errors; of RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/)
@@ -31,17 +31,17 @@ Reply = int | bytes | None
 Arg = str | int
 
 STEPS = 10
-"""Of a deadline: more than the turns of the event loop that connecting and one call take."""
+"""Steps of a deadline: more than the iterations of the event loop that connecting and one call take."""
 
 MOST_UNREAD = 1 << 16
-"""Bytes of one answer."""
+"""Most bytes of one answer."""
 
 
 class RedisClient:
     """Calls to one Redis server, over one connection that is opened on first use and again after it broke.
 
-    `url` as redis-py takes it. No call takes longer than `deadline` seconds, connecting included; a call whose
-    connection broke meanwhile, or whose script the server lacks, starts again, once.
+    `url` in redis-py's form. No call takes longer than `deadline` seconds, including connecting; a call whose
+    connection broke, or whose script the server lacks, starts again, once.
     """
 
     __slots__ = ("_address", "_closed", "_connecting", "_connection", "_deadline")
@@ -49,15 +49,15 @@ class RedisClient:
     def __init__(self, url: str, deadline: float) -> None:
         pool = ConnectionPool.from_url(url, **tls_options(url))
         self._address: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-        """Never connected: it holds where and how to connect."""
+        """Never connected: it only holds where and how to connect."""
         self._deadline = deadline
         self._closed = False
         self._connecting = asyncio.Lock()
         self._connection: RedisConnection | None = None
 
     async def call(self, *args: Arg, otherwise: Sequence[Arg] = ()) -> Reply:
-        """The server's reply to a command; to `otherwise` if it lacks the script. Raises RedisError for an error reply
-        or one that can't be read, and OSError (TimeoutError, ConnectionError)."""
+        """The server's reply to a command, or to `otherwise` if it lacks the script. Raises RedisError for an error or
+        unreadable reply, and OSError (TimeoutError, ConnectionError)."""
         connection = self._connection
         if connection is not None and connection.is_open:
             try:
@@ -94,7 +94,7 @@ class RedisClient:
             if not self._closed and (self._connection is None or not self._connection.is_open):
                 self._connection = await _dial(self._address, self._deadline)
             if self._closed or self._connection is None:
-                await self.close()  # what was made meanwhile
+                await self.close()  # a connection that was made in the meantime
                 raise ConnectionAbortedError("the connection was closed here")
             return self._connection
 
@@ -131,8 +131,9 @@ _WHOLE_DIAL = 3600.0
 
 
 class RedisConnection(asyncio.Protocol):
-    """An open connection. One timer measures the time of calls in steps, each of which begins when the end of the one
-    before was noticed: in between the loop looks at its sockets, where the reply may be, so a busy loop does not count.
+    """An open connection. One timer measures the time of calls in steps, each of which begins when the end of the
+    previous one was noticed: in between the event loop reads its sockets, where the reply may be, so a busy loop does
+    not count.
 
     A call that is late fails alone, as the server may only have paused. Its reply is still waited for, so that it is
     not taken for the next call's; after another `deadline` the connection is given up.
@@ -198,7 +199,7 @@ class RedisConnection(asyncio.Protocol):
 
     def _answered(self, answer: Reply | ResponseError) -> None:
         if not self._waiting:
-            raise InvalidResponse("an answer came that nobody asked for")
+            raise InvalidResponse("an unexpected answer arrived")
         waiting, _ = self._waiting.popleft()
         if not waiting.done():  # the caller may have been cancelled
             if isinstance(answer, ResponseError):
@@ -236,7 +237,7 @@ class RedisConnection(asyncio.Protocol):
 
 
 def pack(*args: Arg) -> bytes:
-    """A command as RESP2 writes it: an array of texts."""
+    """A command in RESP2: an array of texts."""
     texts = [arg.encode() if isinstance(arg, str) else b"%d" % arg for arg in args]
     return b"*%d\r\n%b" % (len(texts), b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts]))
 
@@ -279,8 +280,8 @@ def _number(text: bytes) -> int:
 
 
 def tls_options(url: str) -> dict[str, bool]:
-    """Options for redis-py beside the URL, so that every version checks host names against certificates: before 6.0
-    it does so on request only. Options in the URL take precedence."""
+    """Options for redis-py in addition to the URL, so that every version checks host names against certificates: before
+    6.0 it does so only on request. Options in the URL take precedence."""
     parts = urlsplit(url)
     said = parse_qs(parts.query)
     unchecked = said.get("ssl_cert_reqs", [""])[-1].strip().lower() in ("none", "cert_none")

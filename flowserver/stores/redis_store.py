@@ -1,7 +1,7 @@
 """Limits shared by all relays that use one Redis, or Redis Cluster.
 
-Each call is one script, so one atomic step and one round trip, by the clock of the Redis server. `common.lua` describes
-what is stored. Redis should not evict (`maxmemory-policy noeviction`): what it evicts is forgotten, never charged.
+Each call is one script, so it is one atomic step and one round trip, by the clock of the Redis server. `common.lua`
+describes what is stored. Redis should not evict (`maxmemory-policy noeviction`): what it evicts is never charged.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from ..quota.limits import (
 from .redis_connection import Arg, RedisClient, Reply, busy_timeout, tls_options
 
 PREFIX = "flow:limits:"
-"""Of all keys."""
+"""Prefix of all keys."""
 
 CLUSTER = "+cluster"
 """In a URL's scheme: `redis+cluster://host:port` names any node of a cluster, `rediss+cluster://` one with TLS."""
@@ -50,7 +50,7 @@ CLUSTER = "+cluster"
 class RedisStore:
     """A `LimitStore`. `url` is `redis://`, `rediss://` (TLS), `unix://`, or the first two with `+cluster`.
 
-    No call takes longer than `deadline` milliseconds, connecting included, or twice that if it has to start again (see
+    No call takes longer than `deadline` milliseconds, including connecting, or twice that if it has to start again (see
     `RedisClient`). Failures raise `StoreUnavailable`, and the next call tries again. A lease lives for `ttl` seconds;
     one that was settled or expired is remembered for `remember` seconds. `clock` is for tests (None: the server's own
     time); seconds since the epoch.
@@ -116,8 +116,8 @@ class RedisStore:
         await self._server.close()
 
     async def connect(self, seconds: float = 5.0) -> None:
-        """Connect in advance, with more time than a call has: the first connection to a cluster takes several round
-        trips. Optional. Raises `StoreUnavailable`."""
+        """Connect in advance, with more time than a call has, since the first connection to a cluster takes several
+        round trips. Optional. Raises `StoreUnavailable`."""
         try:
             await self._server.connect(seconds)
         except FAILURES as error:
@@ -128,7 +128,7 @@ class RedisStore:
     async def _run_script(
         self, script: _Script, tag: str, stream_id: str, *given: int, limits: Sequence[Limit], count: int
     ) -> list[int]:
-        """Run a script that replies with `count` numbers in one text; -1 stands for none."""
+        """Run a script that replies with `count` numbers in one text; -1 means None."""
         text = await self._run(script, tag, stream_id, *given, limits=limits)
         _check(isinstance(text, bytes) and _NUMBERS.fullmatch(text) is not None)
         numbers = [int(number) for number in cast(bytes, text).split()]
@@ -224,9 +224,12 @@ async def execute(client: Redis | RedisCluster, *command: Any) -> Any:
 
 
 def client_of(url: str) -> Redis | RedisCluster:
-    """A call on a connection that broke meanwhile is repeated once, at once: each call may be."""
+    """A client that repeats a call once, at once, if its connection has broken: every call may be repeated."""
     scheme, colon, rest = url.partition("://")
-    options: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}  # the deadline holds for all
+    options: dict[str, Any] = {
+        "socket_timeout": None,
+        "socket_connect_timeout": None,
+    }  # its deadline covers everything
     options |= tls_options(url)
     if scheme.endswith(CLUSTER):
         plain = scheme.removesuffix(CLUSTER) + colon + rest
@@ -235,7 +238,7 @@ def client_of(url: str) -> Redis | RedisCluster:
 
 
 def _written(limits: Sequence[Limit]) -> str:
-    """Limits as the scripts take them: a kind and three numbers each."""
+    """Limits as arguments of the scripts: a kind and three numbers each."""
     return " ".join(map(_written_one, limits))
 
 

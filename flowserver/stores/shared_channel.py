@@ -1,6 +1,6 @@
 """A worker's end of the socket to the parent: calls, each with an answer, and events, in order, in both directions.
 
-An answer that is late fails its call alone. When the socket is lost, so do all calls, and there is no other: a worker
+A late answer fails only its own call. When the socket is lost, all calls fail, and there is no other socket: a worker
 whose parent is gone ends.
 """
 
@@ -14,19 +14,19 @@ from ..quota.limits import StoreUnavailable
 from .frames import BrokenFrame, FrameReader, Message, pack
 
 STEPS = 10
-"""Of a deadline; see `ParentChannel`."""
+"""Steps of a deadline; see `ParentChannel`."""
 
 EVENT = 0
-"""In place of a call's number."""
+"""Marks an event, in place of a call's number."""
 CLIENTS = -1
-"""In place of a provider's number, in events of clients."""
+"""Marks events of clients, in place of a provider's number."""
 
 
 class ParentChannel(asyncio.Protocol):
-    """`event` gets what the parent tells unasked, without the zero; `lost` is called once, at the end.
+    """The worker's end. `event` gets the parent's events, without the zero; `lost` is called once, at the end.
 
-    One timer measures the time of calls in steps, each of which begins when the end of the one before was noticed: in
-    between the loop looks at its sockets, where the answer may be, so a busy loop does not count.
+    One timer measures the time of calls in steps, each of which begins when the end of the previous one was noticed: in
+    between the event loop reads its sockets, where the answer may be, so a busy loop does not count.
     """
 
     def __init__(self, deadline: float, *, event: Callable[[Message], None], lost: Callable[[], None]) -> None:
@@ -51,7 +51,7 @@ class ParentChannel(asyncio.Protocol):
         return self._transport is not None
 
     async def call(self, *call: Any) -> Message:
-        """The answer. Raises StoreUnavailable."""
+        """Make a call. Returns the answer. Raises StoreUnavailable."""
         if self._transport is None:
             raise StoreUnavailable("the parent process is gone")
         self._last += 1
@@ -63,12 +63,12 @@ class ParentChannel(asyncio.Protocol):
         return await answer
 
     def tell(self, *event: Any) -> None:
-        """Harmless when the parent is gone."""
+        """Send an event. Harmless if the parent is gone."""
         if self._transport is not None:
             self._transport.write(pack([EVENT, *event]))
 
     def close(self) -> None:
-        """Nothing more is heard: no answer, no event, and not that it is lost."""
+        """Close it: no callback is called any more, not even `lost`."""
         self._event, self._lost = _ignore, _nothing
         self._end("the connection to the parent process was closed here")
 
@@ -103,7 +103,7 @@ class ParentChannel(asyncio.Protocol):
                 break
             del self._calls[number]
             if not answer.done():
-                answer.set_exception(StoreUnavailable("no answer of the parent process in time"))
+                answer.set_exception(StoreUnavailable("no answer from the parent process in time"))
         if self._calls:
             self._timer = self._loop.call_later(self._step, self._on_step)
 

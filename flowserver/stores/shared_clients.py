@@ -1,7 +1,7 @@
-"""What each client has open, over all workers, where that is bounded (FLOW_MAX_CONNECTIONS_PER_CLIENT). No I/O.
+"""What each client has open, over all workers, if that is limited (FLOW_MAX_CONNECTIONS_PER_CLIENT). No I/O.
 
-A worker tells of each connection that begins and ends, and hears who has as much as is allowed. That takes a moment, in
-which a client may get a little more.
+A worker reports each connection that begins or ends, and is told which clients have reached the limit. That takes a
+moment, in which a client may exceed it a little.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections import Counter
 from collections.abc import Callable
 
 ClientKey = int
-"""By which a client is counted: see `downstream.clients_by_address`."""
+"""The key by which a client is counted: see `downstream.clients_by_address`."""
 Tell = Callable[..., None]
 """Sends an event with its arguments to the other side."""
 
 
 class ClientTally:
-    """The parent's."""
+    """The parent's side."""
 
     __slots__ = ("_most", "_open", "_parts")
 
     def __init__(self) -> None:
         self._most: int | None = None
-        """What a client may have open, as the workers told; None: none has yet."""
+        """The limit per client, as reported by workers; None: not reported yet."""
         self._open: Counter[ClientKey] = Counter()
         self._parts: dict[TallyPart, None] = {}
 
@@ -30,7 +30,7 @@ class ClientTally:
         return f"<ClientTally most={self._most} clients={len(self._open)} workers={len(self._parts)}>"
 
     def join(self, part: TallyPart, most: int) -> None:
-        """A worker begins, and hears who is full."""
+        """A worker joins, and is told which clients have reached the limit."""
         self._most = most
         self._parts[part] = None
         for key, count in self._open.items():
@@ -38,14 +38,14 @@ class ClientTally:
                 part.tell("full", key)
 
     def leave(self, part: TallyPart) -> None:
-        """A worker is gone, and with it what its clients had open there."""
+        """A worker is gone, and with it everything its clients had open there."""
         self._parts.pop(part, None)
         for key, count in part.open.items():
             self._change(key, -count)
         part.open.clear()
 
     def hear(self, part: TallyPart, event: str, given: int) -> None:
-        """An event of `ClientShare`. Raises ValueError for one that no worker sends."""
+        """Handle an event from a `ClientShare`. Raises ValueError for an invalid one."""
         match event:
             case "limit":
                 self.join(part, given)
@@ -72,7 +72,7 @@ class ClientTally:
 
 
 class TallyPart:
-    """What one worker has told."""
+    """What one worker has reported."""
 
     __slots__ = ("open", "tell")
 
@@ -82,7 +82,7 @@ class TallyPart:
 
 
 class ClientShare:
-    """A worker's: a `downstream.clients_by_address.Elsewhere`."""
+    """A worker's side: a `downstream.clients_by_address.Elsewhere`."""
 
     __slots__ = ("_full", "_tell")
 
@@ -98,7 +98,7 @@ class ClientShare:
         self._tell("leave", key)
 
     def is_full(self, key: ClientKey) -> bool:
-        """Whether a client has as much open as it may, over all workers."""
+        """Whether a client has reached its limit, over all workers."""
         return key in self._full
 
     def hear(self, event: str, key: ClientKey) -> None:
@@ -108,5 +108,5 @@ class ClientShare:
             self._full.discard(key)
 
     def lost(self) -> None:
-        """The parent is gone: what is open here counts alone."""
+        """The parent is gone: only what is open here counts."""
         self._full.clear()

@@ -1,11 +1,11 @@
-"""What workers ask the parent's limit store, and its answers, as messages. No I/O.
+"""The workers' calls to the parent's limit store, and its answers, as messages. No I/O.
 
     admit    stream, need, want, limits     tokens granted, states; or -1, which limit refuses, its wait, states
     extend   stream, used, want             tokens granted, or -1: nothing is known of the stream
     settle   stream, used                   whether there was something to settle
     usage    limits                         three numbers for each
 
-A limit is one text: that is read once and then looked up, and the store gets the same object for it as before.
+A limit is one text, which is parsed once and then looked up, so that the store gets the same object each time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .frames import Message
 from .memory import MemoryStore, at_once
 
 _MOST_LIMITS = 10_000
-"""That are remembered by their texts: those of users come and go."""
+"""Most limits that are remembered by their texts: those of users come and go."""
 
 
 def written(limits: Sequence[Limit]) -> list[str]:
@@ -47,7 +47,7 @@ def _written(limit: Limit) -> str:
 
 
 def read_limit(text: str) -> Limit:
-    """Raises ValueError."""
+    """Parse a limit. Raises ValueError."""
     kind, _, rest = text.partition(" ")
     if kind == "s":
         most, key = rest.split(" ", 1)
@@ -65,7 +65,7 @@ def _seconds(text: str) -> float | None:
 
 
 def read_decision(reply: Message, limits: Sequence[Limit]) -> Decision:
-    """The decision that `reply`, without its number, tells of `limits`."""
+    """The decision on `limits` in `reply`, which is without its number."""
     granted = reply[0]
     first = 1 if granted >= 0 else 3
     states = tuple(
@@ -84,7 +84,7 @@ def read_usage(reply: Message, limits: Sequence[Limit]) -> tuple[Usage, ...]:
 
 
 class StoreDesk:
-    """Answers calls from the store; all workers' calls go through one."""
+    """Answers the calls of all workers from the store."""
 
     __slots__ = ("_known", "store")
 
@@ -93,8 +93,7 @@ class StoreDesk:
         self._known: dict[str, Limit] = {}
 
     def answer(self, call: Message) -> Message:
-        """The answer to a call, which begins with its name. Raises ValueError or LookupError for one that no worker
-        makes."""
+        """The answer to a call, which begins with its name. Raises ValueError or LookupError for an invalid call."""
         name = call[0]
         if name == "admit":
             return self._admit(*call[1:])

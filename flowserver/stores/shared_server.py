@@ -1,4 +1,4 @@
-"""The parent's end of the workers' sockets: limits in its memory, and what workers share of providers.
+"""The parent's end of the workers' sockets: limits in its memory, and the shared state of providers.
 
 What a worker holds comes back when its socket closes, however it ended:
 
@@ -25,20 +25,21 @@ from .shared_clients import ClientTally, TallyPart
 from .shared_limits import StoreDesk
 
 Broken = Callable[[int, Exception], None]
-"""Takes the worker's number and what is wrong with what it sent."""
+"""Is called with the worker's number and the error in its message."""
 
 _FEW = 1024
-"""Streams of a worker; above this, and twice what there were last, those are looked for that are over."""
+"""Above this many streams of a worker, and twice the number left last time, finished ones are searched for and
+dropped."""
 
 
 class SharedStoreServer:
-    """Needs no loop of its own, and none while nobody calls: what it knows stays when a loop is left and run again."""
+    """Needs no event loop while nobody calls: its state survives leaving and re-entering the loop."""
 
     __slots__ = ("_broken", "_clock", "_desk", "_providers", "_workers", "clients")
 
     def __init__(self, store: MemoryStore, clock: Clock, *, broken: Broken) -> None:
-        """`clock` is the monotonic one that workers have. `broken` is told of a worker that sends nonsense, whose
-        socket is closed then."""
+        """`clock` is the monotonic clock that workers share. `broken` is called for a worker that sends an invalid
+        message, whose socket is closed then."""
         self._desk = StoreDesk(store)
         self._clock = clock
         self._broken = broken
@@ -51,7 +52,7 @@ class SharedStoreServer:
 
     @property
     def workers(self) -> int:
-        """Sockets that are open."""
+        """Number of open sockets."""
         return len(self._workers)
 
     @property
@@ -60,12 +61,12 @@ class SharedStoreServer:
         return sum(worker.streams for worker in self._workers)
 
     async def serve(self, sock: socket.socket, worker: int) -> None:
-        """Serve a worker from now on until its end of the socket closes. Returns at once. `worker` is its number."""
+        """Serve a worker until its end of the socket closes. Returns at once. `worker` is its number."""
         protocol = _Worker(worker, self)
         await asyncio.get_running_loop().create_unix_connection(lambda: protocol, sock=sock)
 
     def close(self) -> None:
-        """Close all sockets: what the workers held comes back."""
+        """Close all sockets, and release what the workers held."""
         for worker in list(self._workers):
             worker.close()
 
@@ -87,13 +88,13 @@ class SharedStoreServer:
         return self._desk.store.leased(stream_id)
 
     def charge_leased(self, stream_id: str) -> None:
-        """A stream's worker is gone."""
+        """Charge the lease of a stream whose worker is gone."""
         leased = self.leased(stream_id)
         if leased is not None:
             at_once(self._desk.store.settle(stream_id, leased))
 
     def trouble(self, key: str) -> str | None:
-        """As `UpstreamHost.trouble`, of a provider as all workers know it."""
+        """`UpstreamHost.trouble` of the shared state of a provider."""
         found = self._providers.get(key)
         return None if found is None else found.trouble
 
@@ -113,10 +114,10 @@ class _Worker(asyncio.Protocol):
         self._frames = FrameReader()
         self._transport: asyncio.Transport | None = None
         self._streams: set[str] = set()
-        """Admitted, and as far as is known not settled."""
+        """Streams that are admitted and, as far as is known, not settled."""
         self._many = _FEW
         self._parts: list[tuple[SharedProvider, Member]] = []
-        """By the number that the worker has for the provider."""
+        """By the worker's number for the provider."""
         self._clients = TallyPart(partial(self._tell, CLIENTS))
 
     def __repr__(self) -> str:
@@ -171,7 +172,7 @@ class _Worker(asyncio.Protocol):
         return answer
 
     def _forget(self) -> None:
-        """Forget streams whose end the worker could not tell, and whose leases expired long ago."""
+        """Forget streams whose end was not reported, and whose leases expired long ago."""
         self._streams = {stream_id for stream_id in self._streams if self._server.leased(stream_id) is not None}
         self._many = max(_FEW, 2 * len(self._streams))
 
@@ -194,7 +195,7 @@ class _Worker(asyncio.Protocol):
             self._transport.write(pack([EVENT, number, *event]))
 
     def _end(self) -> None:
-        """Give back all that the worker held."""
+        """Release everything that the worker held."""
         transport, self._transport = self._transport, None
         if transport is None:
             return

@@ -1,4 +1,4 @@
-"""What a worker shares with the others: limits, and its providers' places, breakers and cooldowns."""
+"""The state that a worker shares with others: limits, and providers' places, breakers and cooldowns."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .shared_clients import ClientShare
 from .shared_store import SharedStore
 
 DEADLINE = 0.5
-"""Seconds for a call. A parent that has died is known at once; this is for one that hangs, and it may pause to fork."""
+"""Seconds for a call. A dead parent is noticed at once; this is for one that hangs, and it may pause to fork."""
 
 
 class SharedState:
-    """By way of the parent, while `is_open`. `store` is a `LimitStore`."""
+    """State shared through the parent, while `is_open`. `store` is a `LimitStore`."""
 
     __slots__ = ("_channel", "_clients", "_shares", "store")
 
@@ -27,7 +27,7 @@ class SharedState:
         self._channel = ParentChannel(deadline, event=self._on_event, lost=self._on_lost)
         self._clients: ClientShare | None = None
         self._shares: list[ProviderShare] = []
-        """Their places in this list are their numbers."""
+        """The index in this list is the provider's number."""
         self.store = SharedStore(self._channel)
 
     def __repr__(self) -> str:
@@ -42,7 +42,7 @@ class SharedState:
         return self._channel
 
     def provider(self, key: str, *, failures: int, cooldown: float) -> ProviderShare:
-        """This worker's part of the provider that all workers know by `key`. The others as in `CircuitBreaker`."""
+        """This worker's part of the provider with this shared `key`. For the others see `CircuitBreaker`."""
         number = len(self._shares)
         tell: Callable[..., None] = partial(self._channel.tell, number)
         loop = asyncio.get_running_loop()
@@ -54,12 +54,12 @@ class SharedState:
         return share
 
     def clients(self, most: int) -> ClientShare:
-        """This worker's part of what clients have open, each of which may have `most`. To be called once."""
+        """This worker's part of what clients have open; each may have `most`. Call this once."""
         self._clients = ClientShare(partial(self._channel.tell, CLIENTS), most)
         return self._clients
 
     async def close(self) -> None:
-        """Lose what this worker holds, for the others to have."""
+        """Close the socket, which releases what this worker holds."""
         self._channel.close()
         self._on_lost()
 
@@ -77,7 +77,7 @@ class SharedState:
 
 
 async def connect(sock: socket.socket, *, deadline: float = DEADLINE) -> SharedState:
-    """A worker's end of a socket that `SharedStoreServer` serves. `deadline` in seconds, of each call."""
+    """Connect a worker over a socket that `SharedStoreServer` serves. `deadline` in seconds, of each call."""
     state = SharedState(deadline)
     await asyncio.get_running_loop().create_unix_connection(lambda: state.channel, sock=sock)
     return state

@@ -1,4 +1,4 @@
-"""The limit store of all workers, as each of them sees it: it is in the parent process."""
+"""The limit store of all workers, in the parent process, as each worker sees it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shared_limits import read_decision, read_usage, written
 
 
 class SharedStore:
-    """A `LimitStore`. What a worker holds comes back at once when it dies; see `SharedStoreServer`."""
+    """A `LimitStore`. What a worker holds is released at once when it dies; see `SharedStoreServer`."""
 
     __slots__ = ("_channel",)
 
@@ -44,4 +44,4 @@ class SharedStore:
         return read_usage(await self._channel.call("usage", written(limits)), limits)
 
     async def close(self) -> None:
-        """The connection is not the store's alone: it stays."""
+        """The connection is shared, so it stays open."""

@@ -1,1 +1,1 @@
-"""What can be seen of the relay: metrics, the access log, and the admin pages."""
+"""Telemetry: metrics, the log, traces, and the admin pages."""

@@ -29,10 +29,10 @@ _NO_REFERRER = (b"referrer-policy", b"no-referrer")
 
 
 class AdminSource(LiveSource, Protocol):
-    """Where the pages get what they show."""
+    """The source of the pages' content."""
 
     def unready(self) -> str | None:
-        """Why new clients should go elsewhere; None: they are welcome."""
+        """Why new clients should go elsewhere; None: it is ready."""
 
     def metrics(self, done: Done) -> None:
         """The page of metrics, in Prometheus' text format."""
@@ -47,7 +47,7 @@ class Admin:
     def __init__(
         self, source: AdminSource, hosts: AdminHosts, call_later: CallLater, control: ControlPages | None = None
     ) -> None:
-        """`control` None: there is nothing to control."""
+        """`control` None: there are no control pages."""
         self._control = control
         self._source = source
         self._hosts = hosts
@@ -56,12 +56,12 @@ class Admin:
             b"/healthz": self._health,
             b"/readyz": self._readiness,
         }
-        """Status and text, for whoever can reach the listener: probes ask by any host name."""
+        """Status and text, for any host name, since probes use any."""
         self._pages: dict[bytes, tuple[bytes, Callable[[Done], None]]] = {
             b"/metrics": (_METRICS, source.metrics),
             b"/streams": (_JSON, source.streams),
         }
-        """Media type and parts, for those who ask by a name of AdminHosts."""
+        """Media type and parts, only for host names in AdminHosts."""
 
     def open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
         """A `relay.interfaces.OpenExchange`."""
@@ -89,7 +89,7 @@ class Admin:
             PacedAnswer(stream).answer(404, _PLAIN, b"the pages are %b\n" % b", ".join(paths))
 
     def drain(self) -> None:
-        """Viewers of the live feed are to ask again: another process answers them."""
+        """End the live feed, so that viewers reconnect: another process answers them."""
         self._feed.end()
 
     def _show_page(self, shown: PacedAnswer) -> None:
@@ -109,7 +109,7 @@ class Admin:
         elif request.method == b"HEAD":
             PacedAnswer(stream).answer(200, b"text/event-stream", b"")
         elif self._feed.is_full:
-            text = f"{MOST_VIEWERS} viewers are there already; /live?once answers one object\n"
+            text = f"there are {MOST_VIEWERS} viewers already; /live?once answers one object\n"
             PacedAnswer(stream).answer(503, _PLAIN, text.encode(), [(b"retry-after", b"5")])
         else:
             self._feed.open(stream, view)

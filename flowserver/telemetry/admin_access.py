@@ -1,7 +1,7 @@
-"""Who may control the relay at its admin listener: those who have the token of FLOW_ADMIN_TOKEN.
+"""Access control for the admin listener: control needs the token of FLOW_ADMIN_TOKEN.
 
-It comes in a header that no web page can send to another site without asking that site first (CORS), which the relay
-does not answer; there are no cookies. So no page acts in the name of its reader.
+It comes in a header that a web page can send to another site only after a preflight (CORS), which the relay does not
+answer; there are no cookies. So no page can act on behalf of its reader.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..http.messages import RequestHead
 
 _SCHEME = b"bearer "
 _READ_ONLY = (
-    b"The admin listener is read only: FLOW_ADMIN_TOKEN is not set. Set it and start the relay again, or use the "
+    b"The admin listener is read-only: FLOW_ADMIN_TOKEN is not set. Set it and restart the relay, or use the "
     b"socket of FLOW_CONTROL_SOCKET.\n"
 )
 _MISSING = b"This needs the token of FLOW_ADMIN_TOKEN: send it as `Authorization: Bearer TOKEN`.\n"
@@ -20,7 +20,7 @@ _WRONG = b"This is not the token of FLOW_ADMIN_TOKEN.\n"
 
 
 class AdminAccess:
-    """`token` may change while the relay runs; None: nobody may."""
+    """`token` may change while the relay runs; None: nobody has access."""
 
     __slots__ = ("token",)
 
@@ -28,7 +28,7 @@ class AdminAccess:
         self.token = token
 
     def refusal(self, request: RequestHead) -> tuple[int, bytes] | None:
-        """Status and text for who may not; None: it may."""
+        """Status and text of a refusal; None: access is granted."""
         if self.token is None:
             return 403, _READ_ONLY
         given = request.fields.get(b"authorization", b"")

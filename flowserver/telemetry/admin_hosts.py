@@ -1,8 +1,8 @@
 """Which host names the admin pages answer to: a protection against DNS rebinding.
 
-They ask for no password, as they are on a private address. A web page in the browser of somebody who reaches that
-address could read them all the same if its own name leads there (DNS rebinding): to the browser both are one site. Its
-requests carry that name, which is none of the relay's. An address as Host names no one, so it is no such trick.
+The pages need no password, as they are on a private address. But a web page in the browser of somebody who can reach
+that address could read them if its own name resolves to it (DNS rebinding): to the browser both are the same site. Its
+requests carry that name, which is not one of the relay's. A numeric address as Host can't be used for this attack.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ..http.messages import PSEUDO_AUTHORITY, RequestHead
 
 
 class AdminHosts:
-    """`names` are those of FLOW_ADMIN_HOSTS, beside the host of `listen` and this machine's own: `localhost` and the
-    addresses of loopback, and, where `listen` is another address, any address, since that is how scrapers ask."""
+    """The accepted host names: `names` from FLOW_ADMIN_HOSTS, the host of `listen`, `localhost` and loopback addresses;
+    and any numeric address, which scrapers use, if `listen` is not a loopback address."""
 
     __slots__ = ("_any", "_any_address", "_names", "_suffixes")
 
@@ -40,7 +40,7 @@ class AdminHosts:
 
 
 def _host(authority: str) -> str:
-    """Without the port and the brackets, and the final dot of a name."""
+    """The host, without port, brackets, or a name's final dot."""
     if authority.startswith("["):
         host, _, port = authority[1:].partition("]")
         return authority if port and not port.startswith(":") else host
@@ -48,7 +48,7 @@ def _host(authority: str) -> str:
 
 
 def _plain(host: str) -> str:
-    """One spelling of each address."""
+    """The canonical spelling of an address."""
     address = _address(host)
     return host if address is None else str(address)
 
@@ -62,4 +62,4 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 NO_BROWSER = AdminHosts(frozenset({"*"}), None)
-"""Of a Unix socket, which no browser reaches."""
+"""For a Unix socket, which no browser can reach."""

@@ -1,4 +1,4 @@
-"""Which build of which version this is."""
+"""Version and build of the running program."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ BUILD = "pure" if messages.__file__.endswith(".py") else "compiled"
 
 def build_info() -> Family:
     labels = {"version": __version__, "build": BUILD, "python": platform.python_version()}
-    return gauges("flow_build_info", "1, with what runs as labels.", [(labels, 1.0)], Merge.MAX)
+    return gauges("flow_build_info", "Always 1; the labels tell version, build and Python.", [(labels, 1.0)], Merge.MAX)

@@ -1,4 +1,4 @@
-"""Control of a running relay over HTTP: what may be asked for, by whom, and what is answered."""
+"""Control of a running relay over HTTP: requests, access, and answers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .log import LEVELS
 from .paced_answer import PacedAnswer
 
 MOST_BODY = 1024
-"""Bytes of a request's body."""
+"""Most bytes of a request's body."""
 BODY_TIME = 10.0
-"""Seconds in which a request's body has to come."""
+"""Seconds within which a request's body must arrive."""
 _PLAIN = b"text/plain; charset=utf-8"
 _JSON = b"application/json"
 
@@ -28,16 +28,16 @@ END, OUT, IN, LOG_LEVEL = "end", "out", "in", "log_level"
 
 
 class Executed(NamedTuple):
-    """What came of a command."""
+    """The result of a command."""
 
     ended: int
-    """Streams that it ended."""
+    """Number of streams that it ended."""
     silent: Collection[str] = ()
-    """Workers that have not answered in time. They will have done it when they do."""
+    """Workers that have not answered in time; they will carry it out later."""
 
 
 class Controlled(Protocol):
-    """What is controlled: a process, or a parent with all its workers."""
+    """The target of control: a process, or a parent with all its workers."""
 
     @property
     def upstreams(self) -> Collection[str]:
@@ -45,15 +45,15 @@ class Controlled(Protocol):
 
     @property
     def streams(self) -> int:
-        """Those that are open."""
+        """Number of open streams."""
 
     def execute(self, command: list[str], done: Callable[[Executed], None]) -> None: ...
 
     def drain(self) -> bool:
-        """As a first SIGTERM does. False: no process of its own is there to end."""
+        """Drain, as a first SIGTERM does. False: the relay is not a process of its own."""
 
     def reload(self, done: Callable[[], None]) -> None:
-        """Read the configuration again; `last_reload` tells what came of it."""
+        """Read the configuration again; `last_reload` has the result."""
 
     def last_reload(self) -> dict[str, Any]:
         """See `app.reload_result`."""
@@ -62,11 +62,11 @@ class Controlled(Protocol):
         """See `config.effective`."""
 
     def told(self, action: str, argument: str, by: str) -> None:
-        """For the log: `action` was carried out, with the body `argument`, at the wish of `by`."""
+        """Log that `by` had `action` carried out, with `argument`."""
 
 
 class _Asked(PacedAnswer):
-    """One request, until its body is whole."""
+    """One request, until its body is complete."""
 
     __slots__ = ("_body", "_deadline", "_is_taken", "_on_done", "_on_whole")
 
@@ -76,12 +76,12 @@ class _Asked(PacedAnswer):
         on_whole: Callable[[_Asked, bytes], None],
         on_done: Callable[[bytes], None],
     ) -> None:
-        """`on_done`: what was asked for is done; gets the body."""
+        """`on_done` is called with the answer's body, once the request is carried out."""
         self._on_done = on_done
         self._body = b""
         self._deadline: float | None = None
         self._is_taken = False
-        """Whether it was handed on, or refused."""
+        """Whether it was passed on, or refused."""
         self._on_whole = on_whole
         super().__init__(stream)
 
@@ -90,7 +90,7 @@ class _Asked(PacedAnswer):
         self.answer(status, _PLAIN, text, further)
 
     def tell(self, status: int, told: dict[str, Any]) -> None:
-        """It is done."""
+        """Send the answer."""
         self._on_done(self._body)
         self.answer(status, _JSON, orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE))
 
@@ -112,18 +112,18 @@ class _Asked(PacedAnswer):
         if self._deadline is None:
             self._deadline = now + BODY_TIME
         elif now >= self._deadline:
-            self.refuse(408, b"the request's body did not come in time\n")
+            self.refuse(408, b"the request's body did not arrive in time\n")
 
 
 Act = Callable[[_Asked, str, bytes], None]
-"""Carries a request out: with the part of its path that names something, and its body."""
+"""Carries out a request; arguments: the request, the name in its path, and its body."""
 
 
 class ControlPages:
-    """Answers those who may control the relay."""
+    """Answers control requests."""
 
     def __init__(self, controlled: Controlled, access: AdminAccess | None) -> None:
-        """`access` None: whoever can connect may do all, as with a socket that is the owner's."""
+        """`access` None: anyone who can connect has access, as on a socket that only its owner can open."""
         self._controlled = controlled
         self._access = access
         table: dict[bytes, dict[bytes, Act]] = {
@@ -142,7 +142,7 @@ class ControlPages:
         return any(pattern.fullmatch(path) for pattern, _ in self._table)
 
     def open_exchange(self, request: RequestHead, stream: DownstreamStream) -> None:
-        """For a path that it `serves`."""
+        """Open an exchange for a path that it `serves`."""
         acts, name = self._found(request.path)
         act = acts.get(request.method)
         by = "the control socket" if self._access is None else (stream.client.address or "the admin listener")
@@ -219,7 +219,7 @@ class ControlPages:
         if self._controlled.drain():
             asked.tell(202, {"draining": True, "streams": streams})
         else:
-            asked.refuse(501, b"this relay is part of another program, which has to drain it\n")
+            asked.refuse(501, b"this relay is part of another program, which must drain it\n")
 
     def _show_configuration(self, asked: _Asked, name: str, body: bytes) -> None:
         asked.tell(200, self._controlled.configuration())
@@ -237,4 +237,4 @@ class ControlPages:
 
 def _silence(workers: Collection[str]) -> bytes:
     which = ", ".join(sorted(workers))
-    return f"not answered in time by worker {which}; what was asked is done as soon as it gets to it\n".encode()
+    return f"worker {which} did not answer in time; it will carry out the request later\n".encode()

@@ -1,4 +1,4 @@
-"""Metrics of money: what the exchanges that have ended cost by the prices. Sums are of whole nano-dollars."""
+"""Metrics of money: the cost of ended exchanges by the prices. Sums are in whole nano-dollars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .exposition import Family, counters
 
 
 class CostMetrics:
-    """By provider and model, whose labels are those of the tokens."""
+    """Costs by provider and model, with the labels of the token metrics."""
 
     __slots__ = ("_cost", "_unknown")
 
@@ -19,7 +19,7 @@ class CostMetrics:
         self._cost: dict[tuple[str, str], Counter[str]] = {}
         """By provider and model, then by tenant."""
         self._unknown: Counter[tuple[str, str]] = Counter()
-        """Answers."""
+        """Number of answers."""
 
     def exchange_ended(self, exchange: ExchangeRecord, upstream: str, model: str, tenant: str) -> None:
         """`model` and `tenant` are labels."""
@@ -31,7 +31,7 @@ class CostMetrics:
             self._unknown[key] += 1
 
     def forget(self, model: str) -> None:
-        """Its series end: it has no label any more."""
+        """End the series of a model that has lost its label."""
         for tables in (self._cost, self._unknown):
             for key in [key for key in tables if key[1] == model]:
                 del tables[key]
@@ -42,10 +42,10 @@ class CostMetrics:
             for (upstream, model), tenants in sorted(self._cost.items())
             for tenant, nano in sorted(tenants.items())
         ]
-        yield counters("flow_cost_usd", "Dollars that ended exchanges cost, by the prices.", costs)
+        yield counters("flow_cost_usd", "Cost of ended exchanges in dollars, by the prices.", costs)
         unknown = [
             ({"upstream": upstream, "model": model}, answers)
             for (upstream, model), answers in sorted(self._unknown.items())
         ]
-        text = "Answers of models without a price, whose cost is in no sum."
+        text = "Answers of models without a price, whose cost is unknown."
         yield counters("flow_cost_unknown", text, unknown)

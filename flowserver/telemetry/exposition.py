@@ -1,5 +1,5 @@
-"""Families of figures, and Prometheus' text format (version 0.0.4) of them, a line at a time, so that the event loop
-can do other things in between."""
+"""Metric families, and their form in Prometheus' text format (version 0.0.4), written line by line, so that the event
+loop can do other things in between."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..relay.histogram import Histogram
 
 Labels = dict[str, str]
 Sample = tuple[Labels, Sequence[float]]
-"""One number; of a histogram the values in each bucket, beyond the last bound too, and their sum."""
+"""One number; for a histogram the number of values in each bucket, including beyond the last bound, and their sum."""
 
 
 class Kind(StrEnum):
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 
 class Merge(StrEnum):
-    """What the figures of several workers become on one page. Counters and histograms are always summed."""
+    """How the figures of several workers are combined on one page. Counters and histograms are always summed."""
 
     SUM = "sum"
     MAX = "max"
@@ -32,7 +32,7 @@ class Merge(StrEnum):
 
 
 class Family:
-    """One metric. Its samples may be made while they are written."""
+    """One metric. Its samples may be generated while they are written."""
 
     __slots__ = ("bounds", "kind", "merge", "name", "samples", "text")
 
@@ -42,7 +42,7 @@ class Family:
         """`bounds`: of a histogram's buckets, ascending, without `+Inf`."""
         self.kind = kind
         self.name = name
-        """A counter's without `_total`."""
+        """For a counter, without `_total`."""
         self.text = text
         self.merge = merge
         self.samples = samples
@@ -50,7 +50,7 @@ class Family:
 
     @property
     def title(self) -> str:
-        """The name under which it is exposed."""
+        """The exposed name."""
         return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
 
 
@@ -71,7 +71,7 @@ def gauge(name: str, text: str, value: float, merge: Merge) -> Family:
 
 
 def histograms(name: str, text: str, bounds: Sequence[float], found: Iterable[tuple[Labels, Histogram]]) -> Family:
-    """Of histograms with the same `bounds`."""
+    """A family of histograms with the same `bounds`."""
     return Family(Kind.HISTOGRAM, name, text, Merge.SUM, _read(found), [str(bound) for bound in bounds])
 
 

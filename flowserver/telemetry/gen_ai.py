@@ -1,5 +1,5 @@
-"""What OpenTelemetry's conventions for generative AI (semantic-conventions-genai 0.1.0) call operations and
-providers."""
+"""Names of operations and providers in OpenTelemetry's conventions for generative AI (semantic-conventions-genai
+0.1.0)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ OPERATIONS = {
     "bedrock-converse": "chat",
     "bedrock-invoke": "chat",
 }
-"""By dialect, of requests that generate something."""
+"""By dialect, for requests that generate something."""
 FETCH = "fetch_response"
-"""The operation of those that fetch an answer by its id."""
+"""The operation of requests that fetch an answer by its id."""
 
 _PROVIDERS = {
     "azure": "azure.ai.openai",
@@ -32,7 +32,7 @@ _PROVIDERS = {
     "xai": "x_ai",
     "moonshot": "moonshot_ai",
 }
-"""By profile, where the conventions have another name than the profile."""
+"""By profile, if the conventions' name differs from the profile's."""
 _OF_DIALECTS = {
     "anthropic-messages": "anthropic",
     "gemini": "gcp.gemini",
@@ -45,7 +45,7 @@ _OF_DIALECTS = {
 
 
 def provider_name(profile: str, dialect: str) -> str:
-    """Of a provider with this profile; that of no one in particular goes by the format that it speaks."""
+    """The name of a provider with this profile; for a generic profile, by its dialect."""
     if profile == "openai-compatible":
         return _OF_DIALECTS.get(dialect, "openai")
     return _PROVIDERS.get(profile, profile)

@@ -1,8 +1,8 @@
-"""The figures of tokens under the names of OpenTelemetry's conventions for generative AI, in Prometheus' spelling: the
-old ones of semantic-conventions 1.36, and those of semantic-conventions-genai 0.1.0, both with their buckets.
+"""Token metrics with the names of OpenTelemetry's conventions for generative AI, in Prometheus' spelling: the old names
+of semantic-conventions 1.36, and those of semantic-conventions-genai 0.1.0, both with their buckets.
 
-The old names have a provider by the relay's own name for it. The new ones have the convention's, beside the relay's in
-`upstream`, and the operation. `gen_ai.client.inference.time_per_output_chunk` is left out: it would cost each chunk.
+The old names use the relay's own name of a provider. The new ones use the convention's, with the relay's in `upstream`,
+and add the operation. `gen_ai.client.inference.time_per_output_chunk` is left out: it would cost CPU for each chunk.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Key = tuple[str, str, str]
 Known = Sequence[tuple[Key, "Figures"]]
 """Sorted by their keys."""
 Groups = Sequence[tuple[Labels, list["Figures"]]]
-"""By labels that several keys have in common."""
+"""Grouped by labels that several keys share."""
 Times = tuple[str, str, tuple[float, ...], Callable[["Figures"], Histogram]]
-"""Name, text and bounds of a histogram, and which of the figures it is."""
+"""Name, help text and bounds of a histogram, and its value in the figures."""
 
 
 class Figures:
-    """Of one provider, model and dialect."""
+    """The figures of one provider, model and dialect."""
 
     __slots__ = (
         "_failed",
@@ -54,9 +54,9 @@ class Figures:
         self.per_token = Histogram(PER_TOKEN_BUCKETS)
         self.errors = Histogram(ERROR_BUCKETS)
         self.first_chunk = Histogram(DURATION_BUCKETS)
-        """Of streams."""
+        """Only of streams."""
         self.duration = Histogram(DURATION_BUCKETS)
-        """Of exchanges without an error."""
+        """Only of exchanges without an error."""
         self._failed: dict[str, Histogram] = {}
 
     def failed(self, error: str) -> Histogram:
@@ -67,7 +67,7 @@ class Figures:
         return found
 
     def durations(self) -> list[tuple[str, Histogram]]:
-        """By the error; "": there was none."""
+        """Durations by error; "": none."""
         good = [("", self.duration)] if self.duration.count else []
         return good + sorted(self._failed.items())
 
@@ -75,20 +75,20 @@ class Figures:
 _SERVER: tuple[Times, ...] = (
     (
         "gen_ai_server_time_to_first_token_seconds",
-        "From request to first content.",
+        "Time from the request to the first content.",
         FIRST_TOKEN_BUCKETS,
         lambda figures: figures.first_token,
     ),
     (
         "gen_ai_server_time_per_output_token_seconds",
-        "Between tokens behind the first.",
+        "Time between tokens after the first.",
         PER_TOKEN_BUCKETS,
         lambda figures: figures.per_token,
     ),
 )
 _ESTIMATE: Times = (
     "flow_estimate_error_ratio",
-    "Estimated tokens against the provider's report.",
+    "Estimated tokens relative to the provider's report.",
     ERROR_BUCKETS,
     lambda figures: figures.errors,
 )
@@ -108,7 +108,7 @@ _SIZES: tuple[Times, ...] = (
 )
 _FIRST_CHUNK: Times = (
     "gen_ai_client_inference_time_to_first_chunk_seconds",
-    "From request to the first bytes of a stream.",
+    "Time from the request to the first bytes of a stream.",
     DURATION_BUCKETS,
     lambda figures: figures.first_chunk,
 )
@@ -120,16 +120,16 @@ _EMBEDDED: Times = (
 )
 _EMBEDDINGS = OPERATIONS["openai-embeddings"]
 _USAGE = (
-    ("input_tokens", "input", "Input tokens, those of caches included."),
-    ("output_tokens", "output", "Output tokens, those of reasoning included."),
-    ("cache_read_input_tokens", "cached", "Of the input tokens, those read from the provider's cache."),
-    ("cache_write_input_tokens", "cache_written", "Of the input tokens, those written to the provider's cache."),
-    ("reasoning_output_tokens", "reasoning", "Of the output tokens, those of reasoning."),
+    ("input_tokens", "input", "Input tokens, including cached ones."),
+    ("output_tokens", "output", "Output tokens, including reasoning."),
+    ("cache_read_input_tokens", "cached", "Input tokens read from the provider's cache."),
+    ("cache_write_input_tokens", "cache_written", "Input tokens written to the provider's cache."),
+    ("reasoning_output_tokens", "reasoning", "Output tokens of reasoning."),
 )
 
 
 def common_families(known: Known) -> Iterator[Family]:
-    """What has the same names in both."""
+    """Metrics with the same names in both conventions."""
     groups = _by_old_labels(known)
     yield counters("flow_tokens", "Tokens of ended exchanges.", _token_counts(groups))
     yield _told(groups, _ESTIMATE)
@@ -151,13 +151,13 @@ def old_families(known: Known) -> Iterator[Family]:
 
 
 def new_families(known: Known, profiles: Mapping[str, str], *, replaces_old: bool) -> Iterator[Family]:
-    """`profiles`: of providers, by their names. `replaces_old`: also those whose names are the old ones, with the new
+    """`profiles`: of providers, by name. `replaces_old`: includes the metrics that keep their old names, with the new
     labels."""
     groups = _by_new_labels(known, profiles)
     of_inference = [each for each in groups if each[0]["gen_ai_operation_name"] != _EMBEDDINGS]
     of_embeddings = [each for each in groups if each[0]["gen_ai_operation_name"] == _EMBEDDINGS]
     for kind, found in (("inference", of_inference), ("embeddings", of_embeddings)):
-        text = "From request to the end of the exchange. error_type: its end or status, where it failed."
+        text = "Time from the request to the end of the exchange. error_type: its end or status, if it failed."
         yield histograms(f"gen_ai_client_{kind}_duration_seconds", text, DURATION_BUCKETS, list(_durations(found)))
     for times in (_FIRST_CHUNK, *_SIZES):
         yield _told(of_inference, times)

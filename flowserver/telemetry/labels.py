@@ -1,5 +1,5 @@
-"""Which models and tenants have series of their own in the metrics: there must be a bound. Names of models come from
-clients, and a directory of tenants may have any number of them. No I/O."""
+"""Bounds the models and tenants that have series of their own in the metrics: clients choose the names of models, and a
+directory may have any number of tenants. No I/O."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 MAX_MODELS = 200
-"""Models with a label of their own; more only where the configuration names more."""
+"""Most models with a label of their own, unless the configuration names more."""
 AT_ONCE = 20
 """Models that get a label with their first answer, so that a relay for a few models shows them all from the start."""
 ANSWERS = 3
-"""Answers that others need for one."""
+"""Answers that further models need for a label."""
 MAX_CANDIDATES = 1000
-"""Models whose answers are counted while they have no label. The one unused for the longest time is forgotten first, so
-names that are never used again displace none that is in use."""
+"""Most models without a label whose answers are counted. The least recently used is forgotten first, so names that are
+never used again displace none in use."""
 LEAD = 2
-"""How many times the tokens of the least used labelled model another one needs to take over its label. As tokens double
-each time, series come and go a few times only, however many names are made up."""
+"""Factor by which a model's tokens must exceed those of the least used labelled model to take over its label. As tokens
+double each time, series change only a few times, however many names are invented."""
 MAX_TENANTS = 1000
-"""Tenants with a label of their own."""
+"""Most tenants with a label of their own."""
 OTHER = "other"
-"""The label that all further models share, or tenants."""
+"""The label shared by all further models, or tenants."""
 
 
 class TenantLabels:
-    """Gives labels to tenants: to the first `MAX_TENANTS` that come, for good."""
+    """Gives labels to the first `MAX_TENANTS` tenants, permanently."""
 
     __slots__ = ("_given",)
 
@@ -56,19 +56,18 @@ class ModelLabels:
         self._most = MAX_MODELS
         """Labels for models that are not reserved."""
         self._own: dict[str, int] = {}
-        """Tokens of reserved models that were used."""
+        """Tokens of reserved models, if used."""
         self._given: dict[str, int] = {}
-        """Tokens of the others that have a label."""
+        """Tokens of other models with a label."""
         self._candidates: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        """Answers and tokens of models without a label, the one used last at the end."""
+        """Answers and tokens of models without a label, the most recently used last."""
         self.configure(())
 
     def configure(self, models: Iterable[str]) -> list[str]:
-        """Reserve labels for `models`, and for no others any more. Returns the models that lose theirs by that: the
-        least used ones."""
+        """Reserve labels for exactly these `models`. Returns the models that lose their labels, the least used ones."""
         named = frozenset(models)
         self._most = max(0, MAX_MODELS - len(named))
-        self._reserved = named | {OTHER, ""}  # "": neither the request nor the answer named one
+        self._reserved = named | {OTHER, ""}  # "": neither the request nor the answer names a model
         used = self._own | self._given
         self._own = {model: tokens for model, tokens in used.items() if model in self._reserved}
         self._given = {model: tokens for model, tokens in used.items() if model not in self._reserved}
@@ -77,9 +76,9 @@ class ModelLabels:
         return [self._revoke() for _ in range(len(self._given) - self._most)]
 
     def count(self, model: str, tokens: int, *, answered: bool) -> tuple[str, str | None]:
-        """The label for an exchange with so many tokens, and the model that loses its own to it (None: no other does).
+        """The label for an exchange with `tokens` tokens, and the model that loses its label (None: none does).
 
-        `answered`: a provider took the request on. A name that providers refuse gets no label.
+        `answered`: a provider accepted the request. A name that providers refuse gets no label.
         """
         given = self._given
         if model in given:
@@ -108,7 +107,7 @@ class ModelLabels:
         return model, lost
 
     def _leads(self, tokens: int) -> bool:
-        """Whether a model with so many tokens may take over a label."""
+        """Whether a model with `tokens` tokens may take over a label."""
         return bool(self._given) and tokens >= LEAD * max(1, min(self._given.values()))
 
     def _revoke(self) -> str:

@@ -1,4 +1,4 @@
-"""How a line of the log is written: as a JSON object, or as text for a terminal."""
+"""Formats of a log line: a JSON object, or text for a terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 LineFormat = Callable[[dict[str, Any]], bytes]
-"""Makes a line of its fields, which it may change: `time` (seconds since the epoch), `level`, `event`, and others.
-Ends with a line feed."""
+"""Formats a line from its fields, which it may modify: `time` (seconds since the epoch), `level`, `event`, and others.
+The line ends with a line feed."""
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 _QUOTED = frozenset(' "=\\')
@@ -21,19 +21,20 @@ _LEVELS = {
     "error": b"\x1b[31mERROR\x1b[0m",
 }
 _FIRST = ("method", "path", "status", "end", "upstream", "model", "duration_ms")
-"""What a reader of text looks for, in this order; the other fields follow as they come."""
+"""The fields that come first in text, in this order; the others follow in theirs."""
 _ALWAYS_SHORT = frozenset(("reused", "estimated"))
-"""Flags that say nothing while they are false."""
+"""Flags that are omitted while they are false."""
 
 
 def json_line(fields: dict[str, Any]) -> bytes:
-    """One JSON object; its `time` is as in RFC 3339, in UTC, with microseconds."""
+    """One JSON object; its `time` is in RFC 3339 format, in UTC, with microseconds."""
     fields["time"] = datetime.fromtimestamp(fields["time"], UTC)
     return orjson.dumps(fields, option=_OPTIONS)
 
 
 def text_line(fields: dict[str, Any]) -> bytes:
-    """`15:04:05.123 INFO  access POST /v1/messages 200 complete ...`, in local time; what is not known is left out."""
+    """`15:04:05.123 INFO access POST /v1/messages 200 complete ...`, in local time; fields without a value are left
+    out."""
     moment = datetime.fromtimestamp(fields.pop("time")).strftime("%H:%M:%S.%f")[:-3]
     level, event = fields.pop("level"), fields.pop("event")
     values = [_text(fields[name]) for name in _FIRST if fields.get(name) is not None and name != "duration_ms"]
@@ -46,12 +47,12 @@ def text_line(fields: dict[str, Any]) -> bytes:
 
 
 def _says(name: str, value: Any) -> bool:
-    """Whether a field is worth a reader's time."""
+    """Whether a field is worth showing."""
     return value is not None and not (value is False and name in _ALWAYS_SHORT) and value != 0 and value != {}
 
 
 def _text(value: Any) -> str:
-    """A value without line ends or control characters, which could forge a line or steer a terminal."""
+    """A value with line ends and control characters escaped, which could forge a line or control a terminal."""
     if isinstance(value, str):
         plain = value.isprintable() and value and not _QUOTED.intersection(value)
         return str(value) if plain else orjson.dumps(value).decode() if _fits_json(value) else repr(value)
@@ -61,5 +62,5 @@ def _text(value: Any) -> str:
 
 
 def _fits_json(value: str) -> bool:
-    """Whether JSON quotes everything in it that is not printable: it leaves DEL, C1 and the like as they are."""
+    """Whether JSON escapes everything unprintable in it: it does not escape DEL, C1 and the like."""
     return all(char.isprintable() or char < " " for char in value)

@@ -1,4 +1,4 @@
-"""Who writes the lines of the log: a thread, or whoever logs, without ever waiting for its reader."""
+"""Writes the lines of the log, in a thread or directly, without ever waiting for the reader."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Protocol
 from .sink import DescriptorSink, Sink
 
 MAX_WAITING = 10_000
-"""Lines that may wait for the writer; further ones are dropped and counted."""
+"""Most lines that wait for the writer; further ones are dropped and counted."""
 AT_ONCE = 1000
-"""Lines that the writer takes at a time."""
+"""Most lines that the writer takes at a time."""
 END = 1.0
-"""Seconds to write what waits at the end: its reader may have stopped for ever."""
+"""Seconds for writing the remaining lines at the end: the reader may have stopped for ever."""
 
 
 class LineWriter(Protocol):
@@ -25,7 +25,7 @@ class LineWriter(Protocol):
         """Lines lost because the reader of the log was too slow, or gone."""
 
     def close(self) -> None:
-        """Write what waits, for END at most."""
+        """Write the remaining lines, for END seconds at most."""
 
 
 class ThreadWriter:
@@ -37,7 +37,8 @@ class ThreadWriter:
         self._wake = threading.Event()
         self._closing = False
         self._refused = 0
-        """Lines that found too many waiting. Counted by the event loop's thread, as the next is by the writer's."""
+        """Lines dropped because too many were waiting. Counted by the event loop's thread; the next one by the
+        writer's."""
         self._lost = 0
         """Lines that could not be written."""
         self._writer_thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -69,12 +70,12 @@ class ThreadWriter:
             lines = [waiting.popleft() for _ in range(min(AT_ONCE, len(waiting)))]
             self._lost += self._sink.write(lines)
             if not waiting and not self._closing:
-                time.sleep(0.02)  # lines of many exchanges leave in one write
+                time.sleep(0.02)  # collects the lines of many exchanges for one write
 
 
 class PolledWriter:
-    """Writes at once where the descriptor has room. For a process that must not have threads, as it forks, and that
-    logs little. What found no room waits for the next line, or for the next `flush`."""
+    """Writes directly if the descriptor has room. For a process that logs little and must not have threads, because it
+    forks. What finds no room waits for the next line, or for `flush`."""
 
     def __init__(self, sink: DescriptorSink) -> None:
         self._sink = sink

@@ -1,4 +1,4 @@
-"""One look at all open streams, for the live feed: what they add up to, and which of them each view shows. No I/O."""
+"""One scan of all open streams, for the live feed: totals, and which streams each view shows. No I/O."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..relay.record import ExchangeRecord, RecordedExchange
 from .live_views import Look, SortKey, View
 
 AT_A_TIME = 10
-"""Streams that are looked at in one piece of work."""
+"""Streams per piece of work."""
 SPARE = 500
 """Streams that a choice holds beyond those that its view shows, until it is sorted."""
 SOONEST = 0.5
-"""Seconds between two looks at a stream at least, for a new rate."""
+"""Least seconds between two scans of a stream for a new rate."""
 SMOOTHING = 0.5
-"""The weight of the newest rate."""
+"""The weight of the latest rate."""
 
 
 class _Seen:
-    """A stream at an earlier look."""
+    """A stream at an earlier scan."""
 
     __slots__ = ("at", "rate", "started_at", "tokens")
 
@@ -33,18 +33,18 @@ class _Seen:
 
 
 class Rates:
-    """Tokens per second of the open streams: since the look before, smoothed a little; of a stream that was never
-    looked at, since its first token."""
+    """Tokens per second of the open streams: since the previous scan, slightly smoothed; for a new stream, since its
+    first token."""
 
     __slots__ = ("_ended", "_fresh", "_gone", "_seen", "_total_at", "_total_rate")
 
     def __init__(self) -> None:
         self._seen: dict[int, _Seen] = {}
-        """By `id`, so that no stream is kept. One that took the id of another began later."""
+        """By `id()`, so that no stream is kept alive. A stream that reuses an id began later."""
         self._fresh = 0
         """Tokens that open streams have emitted since `_total_at`."""
         self._gone = 0
-        """Of the streams that have ended since then, what they had when they were looked at last."""
+        """Tokens, at their last scan, of the streams that have ended since then."""
         self._ended = 0
         self._total_at: float | None = None
         self._total_rate: float | None = None
@@ -66,7 +66,7 @@ class Rates:
         return seen.rate
 
     def last(self, exchange: RecordedExchange) -> float:
-        """As it was told last; 0 for one that was never looked at."""
+        """The last computed rate; 0 for a stream that was never scanned."""
         seen = self._seen.get(id(exchange))
         return 0.0 if seen is None else seen.rate
 
@@ -76,9 +76,8 @@ class Rates:
             self._gone += self._seen.pop(key).tokens
 
     def total(self, ended: int, now: float) -> float | None:
-        """The rate of all streams, after a look at them. Those that have ended had `ended` tokens in all: never less
-        than at the look before, though less than they were seen with, where their providers reported fewer than were
-        estimated. None: this is the first look."""
+        """The rate of all streams, after a scan. `ended`: total tokens of ended streams, which never falls, but may be
+        less than was last seen of them if providers reported fewer than estimated. None: this is the first scan."""
         elapsed = None if self._total_at is None else now - self._total_at
         if elapsed is not None and elapsed < SOONEST:
             return self._total_rate
@@ -90,14 +89,14 @@ class Rates:
 
 
 class Choice:
-    """The streams that a view shows, of those that were `offered`."""
+    """Chooses the streams that a view shows, of those that were offered."""
 
     __slots__ = ("_found", "followed", "matching", "view")
 
     def __init__(self, view: View) -> None:
         self.view = view
         self.matching = 0
-        """How many streams fit, shown or not."""
+        """How many streams match, shown or not."""
         self.followed: RecordedExchange | None = None
         self._found: list[tuple[SortKey, RecordedExchange]] = []
 
@@ -113,14 +112,14 @@ class Choice:
             self.chosen()
 
     def chosen(self) -> list[tuple[SortKey, RecordedExchange]]:
-        """The first ones, in order, with what they are sorted by."""
+        """The first streams, in order, with their sort keys."""
         self._found.sort(key=itemgetter(0), reverse=self.view.descending)
         del self._found[self.view.limit :]
         return self._found
 
 
 class Share:
-    """What the streams of one provider or one tenant come to now."""
+    """The totals of the streams of one provider or one tenant."""
 
     __slots__ = ("held", "paused", "streams", "tokens_per_second")
 
@@ -146,7 +145,7 @@ class Share:
 
 
 class Census:
-    """Made by one look at all streams that were open when it began."""
+    """The result of one scan of all streams that were open when it began."""
 
     __slots__ = ("all", "choices", "slow", "states", "tenants", "upstreams")
 
@@ -155,7 +154,7 @@ class Census:
         self.all = Share()
         self.states: Counter[str] = Counter()
         self.slow: Counter[Holder] = Counter()
-        """Streams by who holds them now."""
+        """Streams by who holds them up now."""
         self.upstreams: defaultdict[str, Share] = defaultdict(Share)
         self.tenants: defaultdict[str, Share] = defaultdict(Share)
 
@@ -187,7 +186,7 @@ class Census:
                 choice.offer(exchange, look)
 
     def totals(self, rate: float | None) -> Mapping[str, object]:
-        """`rate`: tokens per second of all; None: what the open streams have together."""
+        """`rate`: tokens per second of all streams; None: the sum over open ones is used."""
         return {
             **self.all.figures(),
             "tokens_per_second": round(self.all.tokens_per_second if rate is None else rate, 1),

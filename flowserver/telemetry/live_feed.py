@@ -1,7 +1,7 @@
 """The live feed: server-sent events, one object a second (html.spec.whatwg.org/multipage/server-sent-events.html).
 
-One look at the relay a second serves all viewers; without viewers there is none. Those who ask for the same view share
-its bytes. A viewer who has not taken an object yet skips the next ones, so nothing queues up for it.
+One scan a second serves all viewers; without viewers there is none. Viewers with the same view share its bytes. A
+viewer that has not read an object yet skips the next ones, so nothing queues up for it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ INTERVAL = 1.0
 MOST_VIEWERS = 16
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 _RETRY = b"retry: 1000\n\n"
-"""Milliseconds after which a browser asks again when the connection is lost."""
+"""Milliseconds after which a browser reconnects if the connection is lost."""
 
 CallLater = Callable[[float, Callable[[], None]], object]
 
 
 class LiveSource(Protocol):
-    """Where the objects come from."""
+    """The source of the objects."""
 
     def live(self, views: list[View], done: Done) -> None:
-        """A line with an object for each of `views`."""
+        """Make a line with an object for each of `views`."""
 
 
 class _Viewer(Paced):
@@ -49,17 +49,17 @@ class _Viewer(Paced):
 
     @property
     def is_behind(self) -> bool:
-        """Whether it has not taken the last object yet."""
+        """Whether it has not read the last object yet."""
         return self._is_full or bool(self._rest)
 
     def show(self, event: bytes) -> None:
-        """Send it, or skip it."""
+        """Send an object, or skip it."""
         if not self.is_behind:
             self._rest = memoryview(event)
             self._send()
 
     def end(self) -> None:
-        """End cleanly, after what has been sent. The viewer asks again."""
+        """End cleanly, after what has been sent. The viewer reconnects."""
         self._is_over = True
         self._rest = memoryview(b"")
         self._stream.send_end()
@@ -82,7 +82,7 @@ class LiveFeed:
         self._source = source
         self._call_later = call_later
         self._viewers: dict[_Viewer, None] = {}
-        """In the order in which they came."""
+        """In the order of arrival."""
         self._is_ticking = False
         self._is_under_way = False
         """Whether objects are being made."""
@@ -103,7 +103,7 @@ class LiveFeed:
         self._viewers.pop(viewer, None)
 
     def end(self) -> None:
-        """End all, as another process answers from now on."""
+        """End all feeds, because another process answers from now on."""
         viewers, self._viewers = self._viewers, {}
         for viewer in viewers:
             viewer.end()

@@ -20,19 +20,19 @@ from .live_views import SortKey, View
 from .process import ProcessFigures
 
 AT_A_TIME = 20
-"""Rows that are read in one piece of work."""
+"""Rows per piece of work."""
 
 MEMORY = ("resident_bytes", "held_bytes", "uploads_held_bytes")
-"""What is told of the memory in any case."""
+"""Memory figures that are always present."""
 
 _LEVELS = [level.name.lower() for level in Level]
 
 Report = tuple[str, bytes]
-"""A worker's name, empty where there are none, and what it told."""
+"""A worker's name, empty without workers, and its report."""
 
 
 def common(process: ProcessFigures, *, is_draining: bool) -> dict[str, Any]:
-    """What the process that answers tells of itself in each object."""
+    """The answering process's part of each object."""
     own = {"version": __version__, "pid": os.getpid(), "draining": is_draining}
     if process.started_at is not None:
         own["started_at"] = round(process.started_at, 3)
@@ -40,7 +40,7 @@ def common(process: ProcessFigures, *, is_draining: bool) -> dict[str, Any]:
 
 
 class _Rows:
-    """Those of one view, by all who reported."""
+    """The rows of one view, from all reports."""
 
     __slots__ = ("followed", "found", "matching")
 
@@ -55,7 +55,7 @@ class _Rows:
 
 
 def objects(views: Sequence[View], reports: Sequence[Report], common: Mapping[str, Any]) -> Iterator[bytes]:
-    """A line for each view. `common` is part of each; what the workers tell of their processes joins its `process`.
+    """Makes a line for each view. `common` is part of each; the figures of worker processes are added to its `process`.
     Yields empty pieces in between."""
     rows = [_Rows() for _ in views]
     figures: list[tuple[str, dict[str, Any]]] = []
@@ -75,7 +75,7 @@ def objects(views: Sequence[View], reports: Sequence[Report], common: Mapping[st
 
 
 def _read(worker: str, report: bytes, rows: Sequence[_Rows]) -> Generator[bytes, None, dict[str, Any] | None]:
-    """Put the rows of a report where they belong. Returns its figures."""
+    """Add the rows of a report to `rows`. Returns its figures."""
     lines = BytesIO(report)
     head = lines.readline()
     if not head:
@@ -137,7 +137,8 @@ def _totals(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _tenants(told: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Each worker has the streams of its own, and one of them what is used of the limits, which hold over all."""
+    """Merge tenants: each worker reports its own streams, and one of them the usage of limits, which are shared by
+    all."""
     found: dict[str, dict[str, Any]] = {}
     for row in (row for rows in told for row in rows):
         known = found.setdefault(row["name"], row)

@@ -1,5 +1,5 @@
-"""What one process tells for the live feed: figures, then for each view the rows that it shows. Lines of JSON, so that
-they are written and read a little at a time."""
+"""The report of one process for the live feed: figures, then the rows of each view. Lines of JSON, so that it is
+written and read in small pieces."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .memory import MemoryFigures
 from .metrics import Metrics
 
 ENDS = 20
-"""Of the last ends, those that are told."""
+"""Number of last ends that are reported."""
 
 
 class LiveReport:
-    """The reports of one process. It remembers the last look at each stream, to tell rates."""
+    """Makes the reports of one process. It remembers the last scan of each stream, to compute rates."""
 
     __slots__ = ("_clock", "_metrics", "_rates", "_tenants", "_wall")
 
     def __init__(
         self, metrics: Metrics, tenants: TenantFigures | None, *, clock: Callable[[], float], wall: Callable[[], float]
     ) -> None:
-        """`clock`: that of the exchanges; `wall`: seconds since the epoch. `tenants` None: there are none."""
+        """`clock`: the exchanges' clock; `wall`: seconds since the epoch. `tenants` None: there are none."""
         self._metrics = metrics
         self._tenants = tenants
         self._clock = clock
@@ -38,9 +38,9 @@ class LiveReport:
         self._rates = Rates()
 
     def lines(self, question: bytes) -> Iterator[bytes]:
-        """The report on the views of `question`, as `live_views.question_of` writes them: figures, then for each view
-        `{"matching": 12}`, and for each of its rows a line with what it is sorted by, in a list (empty: it is the one
-        that is followed), and the row. Yields empty pieces in between."""
+        """The report on the views in `question` (see `live_views.question_of`): figures, then for each view
+        `{"matching": 12}`, and for each of its rows a line with a list of its sort key (empty: the followed stream) and
+        the row. Yields empty pieces in between."""
         metrics, clock = self._metrics, self._clock
         census = Census(views_of(question))
         ended_tokens = metrics.ended_tokens
@@ -87,7 +87,7 @@ class LiveReport:
 
 
 def _budget(memory: MemoryFigures | None) -> dict[str, Any]:
-    """What FLOW_MEMORY allows, and how near to it the process is; nothing where there is no bound."""
+    """The budget of FLOW_MEMORY, and how close the process is to it; empty without a bound."""
     if memory is None or memory.budget.limit >= UNBOUNDED:
         return {}
     budget = memory.budget

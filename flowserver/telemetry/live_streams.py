@@ -1,4 +1,4 @@
-"""The page of open streams: a JSON array, made of rows that a process tells a line at a time."""
+"""The page of open streams: a JSON array, made of rows that a process reports line by line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .metrics import Metrics
 
 
 def rows(metrics: Metrics, clock: Callable[[], float]) -> Iterator[bytes]:
-    """A line for each exchange open at the beginning that is still open when its turn comes."""
+    """A line for each exchange that was open at the beginning and still is when its turn comes."""
     for exchange in list(metrics.open):
         if exchange in metrics.open:
             yield orjson.dumps(figures(exchange, clock()), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def rows_of(worker: str, lines: bytes) -> Iterator[bytes]:
-    """The `rows` that a worker told, with its name in each."""
+    """The `rows` of a worker, with its name in each."""
     beginning = b'{"worker":%b,' % orjson.dumps(worker)
     for line in BytesIO(lines):
         yield beginning + line[1:]
@@ -37,7 +37,7 @@ def array(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def figures(live: RecordedExchange, now: float) -> dict[str, Any]:
-    """The row of one exchange, as it is `now`. Costs a system call."""
+    """The row of one exchange at `now`. Costs a system call."""
     exchange = live.record()
     account = exchange.account
     return {

@@ -1,4 +1,4 @@
-"""What tenants have used of their limits, for the live feed."""
+"""The tenants' usage of their limits, for the live feed."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from ..quota.tenants import Tenant, shared_limits
 from .live_census import Share
 
 MOST = 100
-"""Tenants that are shown. Those with open streams come first."""
+"""Most tenants that are shown. Those with open streams come first."""
 REFRESH = 2.0
-"""Seconds between two questions to the store, which may be on another machine."""
+"""Seconds between two queries to the store, which may be on another machine."""
 
 Used = Sequence[Usage]
 
 
 class TenantSource(Protocol):
-    """Whoever knows the tenants, and what they have used."""
+    """The source of tenants and their usage."""
 
     def tenants(self) -> Sequence[Tenant]:
-        """Those of the configuration, and those kept elsewhere that were here lately."""
+        """Tenants in the configuration, and those in a directory that were used recently."""
 
     def usage(self, limits: Sequence[Limit], done: Callable[[Used], None]) -> None:
-        """What is taken of one tenant's limits. `done` is called once, at once or later; with nothing where the store
-        does not answer."""
+        """The usage of one tenant's limits. `done` is called once, at once or later; with an empty sequence if the
+        store does not answer."""
 
 
 class TenantFigures:
-    """Rows of tenants, with what the store answered last."""
+    """Rows of tenants, with the last answers of the store."""
 
     __slots__ = ("_asked_at", "_clock", "_pending", "_source", "_used", "_wall")
 
     def __init__(self, source: TenantSource, clock: Callable[[], float], wall: Callable[[], float]) -> None:
-        """`clock` is monotonic, `wall` seconds since the epoch."""
+        """`clock` is monotonic; `wall` returns seconds since the epoch."""
         self._source = source
         self._clock = clock
         self._wall = wall
         self._used: dict[str, Used] = {}
         self._asked_at: float | None = None
         self._pending = 0
-        """Questions that the store has yet to answer."""
+        """Queries that the store has not answered yet."""
 
     def refresh(self, shares: Mapping[str, Share]) -> Iterator[bytes]:
-        """Ask the store again, if that is due. Yields empty pieces in between."""
+        """Query the store again, if that is due. Yields empty pieces in between."""
         now = self._clock()
         if self._pending or (self._asked_at is not None and now - self._asked_at < REFRESH):
             return
@@ -61,7 +61,7 @@ class TenantFigures:
             yield b""
 
     def rows(self, shares: Mapping[str, Share]) -> list[dict[str, Any]]:
-        """`shares`: what the streams of each come to now."""
+        """`shares`: the current totals of each tenant's streams."""
         nothing = Share()
         return [
             {
@@ -83,7 +83,7 @@ class TenantFigures:
 
 
 def _limit_row(usage: Usage) -> dict[str, Any]:
-    # The key of a limit ends with the name of the setting; a model's limits have the pattern before it.
+    # A limit's key ends with the name of the setting; for model limits the pattern precedes it.
     _, *place, name = usage.limit.key.split(":")
     shown = usd_number if isinstance(usage.limit, MoneyQuota) else int
     return {

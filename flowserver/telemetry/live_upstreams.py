@@ -1,4 +1,4 @@
-"""What is told of providers in the live feed."""
+"""The providers in the live feed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SUMS = (
     "held_bytes",
     "tokens_per_second",
 )
-"""What of a provider adds up over workers."""
+"""Fields that are summed over workers."""
 _SEVERITY = {"closed": 0, "half_open": 1, "open": 2}
 
 
 def rows(metrics: Metrics, shares: Mapping[str, Share], now: float) -> list[dict[str, Any]]:
-    """One for each provider of the configuration. `shares`: what the streams of each come to now."""
+    """A row for each provider in the configuration. `shares`: the current totals of each provider's streams."""
     pools = {pool.name: pool for pool in metrics.pools}
     first = metrics.tokens.first_tokens()
     nothing = Share()
@@ -82,7 +82,7 @@ def _row(host: UpstreamHost, now: float) -> dict[str, Any]:
 
 
 def merged(told: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """What all workers tell of their providers, as one row for each."""
+    """Merge the workers' rows into one row for each provider."""
     found: dict[str, dict[str, Any]] = {}
     for row in (row for rows_of_one in told for row in rows_of_one):
         known = found.get(row["name"])

@@ -1,4 +1,4 @@
-"""Views of the live feed: which streams a viewer wants to see, in which order, and how many. No I/O."""
+"""Views of the live feed: which streams a viewer sees, in which order, and how many. No I/O."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import orjson
 from ..relay.record import ExchangeRecord
 
 MOST_ROWS = 500
-"""Rows of one view at most, of whatever number of streams."""
+"""Most rows of one view."""
 ROWS = 100
-"""Unless the viewer says otherwise."""
+"""The default number of rows."""
 MOST_WORDS = 8
 MOST_TEXT = 200
-"""Characters of a filter."""
+"""Most characters of a filter."""
 
 STALLED = 5.0
-"""Seconds for which a client's side has taken nothing, from which on a stream comes first by `trouble`. Then those come
-whose providers were paused for longest, which is an order that rests, then the oldest."""
+"""Seconds without progress on the client's side after which a stream comes first by `trouble`. Then follow those whose
+providers were paused for longest, which keeps the order stable, then the oldest."""
 
 SortKey = float | str | tuple[float, float, float]
 
 
 class Look(NamedTuple):
-    """One stream as it is looked at."""
+    """One stream as it is scanned."""
 
     record: ExchangeRecord
     tokens_per_second: float
@@ -66,19 +66,19 @@ FIELDS: dict[str, Callable[[ExchangeRecord], str | None]] = {
     "state": lambda record: record.state,
     "slow": lambda record: record.slow,
 }
-"""What a filter looks at, by the names that it knows."""
+"""The fields of a filter, by name."""
 
 
 class View(NamedTuple):
-    """Hashable, so that those who want to see the same share it."""
+    """Hashable, so that viewers of the same view share it."""
 
     limit: int = ROWS
     sort: str = "trouble"
     descending: bool = True
     words: tuple[str, ...] = ()
-    """All have to fit a stream; in lower case. `tenant:acme` fits that field only, `acme` any."""
+    """All must match a stream; in lower case. `tenant:acme` matches only that field, `acme` any."""
     follow: str = ""
-    """The id of a request that is shown wherever it stands; empty: none."""
+    """The id of a request that is always shown; empty: none."""
 
     def fits(self, record: ExchangeRecord) -> bool:
         return all(_fits(word, record) for word in self.words)
@@ -88,38 +88,38 @@ class View(NamedTuple):
 
 
 class BadView(ValueError):
-    """The query makes no sense. The message says what is wrong with it, and what would be right."""
+    """The query is invalid. The message says what is wrong, and what is expected."""
 
 
 def view_of(target: bytes) -> View:
-    """The view that a request's target asks for: `?limit=`, `&sort=`, `&filter=`, `&follow=`. Raises BadView."""
+    """The view in a request's target: `?limit=`, `&sort=`, `&filter=`, `&follow=`. Raises BadView."""
     _, _, query = target.decode("latin-1").partition("?")
     asked = dict(parse_qsl(query, keep_blank_values=True))
     sort = asked.get("sort", "-trouble")
     column = sort.removeprefix("-")
     if column not in SORTS:
-        raise BadView(f"sort: expected one of {', '.join(SORTS)}, with a minus before it for the largest first")
+        raise BadView(f"sort: expected one of {', '.join(SORTS)}, with a minus in front for the largest first")
     text = asked.get("filter", "").lower()
     words = tuple(text.split())
     if len(text) > MOST_TEXT or len(words) > MOST_WORDS:
-        raise BadView(f"filter: expected at most {MOST_WORDS} words, {MOST_TEXT} characters in all")
+        raise BadView(f"filter: expected at most {MOST_WORDS} words, {MOST_TEXT} characters in total")
     limit = asked.get("limit", str(ROWS))
     if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and int(limit) <= MOST_ROWS):
         raise BadView(f"limit: expected a number from 0 to {MOST_ROWS}")
     follow = asked.get("follow", "")
     if len(follow) > MOST_TEXT:
-        raise BadView(f"follow: expected the id of a request, of at most {MOST_TEXT} characters")
+        raise BadView(f"follow: expected a request id of at most {MOST_TEXT} characters")
     return View(int(limit), column, sort.startswith("-"), words, follow)
 
 
 def is_once(target: bytes) -> bool:
-    """Whether one object is wanted, and no feed."""
+    """Whether one object is requested, not a feed."""
     _, _, query = target.decode("latin-1").partition("?")
     return "once" in dict(parse_qsl(query, keep_blank_values=True))
 
 
 def question_of(views: list[View]) -> bytes:
-    """In one line, for a worker."""
+    """The views as one line, for a worker."""
     return orjson.dumps([tuple(view) for view in views])
 
 

@@ -1,4 +1,4 @@
-"""The log: what happens, and a line for each exchange."""
+"""The log: events, and a line for each exchange."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from .line_writer import LineWriter, ThreadWriter
 from .sink import DescriptorSink, Sink, StreamSink
 
 MOST_REFUSED = 10
-"""Lines a second about connections that were refused: whoever can connect can make as many as it likes."""
+"""Most lines a second about refused connections: anyone who can connect can cause any number of them."""
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """How lines are written, and which. `fields`: further ones of every line. `chance` gives numbers from 0 to below
-    1."""
+    """Which lines are written, and how. `fields`: added to every line. `chance` returns numbers from 0 to below 1."""
 
     line_format: LineFormat = json_line
     access: AccessLog = EVERY_EXCHANGE
@@ -37,7 +36,7 @@ class LogOptions:
 
 
 class Log:
-    """Writes a line for each event, to a sink or stream, else to standard output. `level` is the least that is
+    """Writes a line for each event, to a sink or stream, else to standard output. `level` is the lowest level that is
     written; `log.level = ...` changes it while the relay runs."""
 
     def __init__(
@@ -49,20 +48,20 @@ class Log:
         writer: LineWriter | None = None,
         options: LogOptions = LogOptions(),
     ) -> None:
-        """`writer`: who writes, in place of a thread and `sink`."""
+        """`writer`: used in place of a thread and `sink`."""
         self._level = level
         self._least = LEVELS[level]
         self._writer = writer or ThreadWriter(sink or (DescriptorSink(1) if stream is None else StreamSink(stream)))
         self._options = options
         self._second = 0
         self._refused = 0
-        """Connections that were refused in this second."""
+        """Connections refused in this second."""
         self._unwritten = 0
-        """Of those, and of earlier ones, the ones without a line."""
+        """How many of these, and of earlier ones, have no line."""
 
     @property
     def level(self) -> str:
-        """The least severity that is written."""
+        """The lowest level that is written."""
         return self._level
 
     @level.setter
@@ -78,10 +77,10 @@ class Log:
             self._put({"time": time.time(), "level": level, "event": event, **fields})
 
     def access(self, exchange: ExchangeRecord) -> None:
-        """The one line of an exchange. Queries, bodies and credentials are not in it."""
+        """Write the line of an exchange, without queries, bodies and credentials."""
         error = exchange.error
         has_failed = exchange.status >= 500 or (error is not None and error.party is not _CLIENT)
-        level = "warning" if has_failed else "info"  # what clients do wrong, and that they leave, is usual
+        level = "warning" if has_failed else "info"  # clients' errors, and clients that leave, are normal
         if self._least > LEVELS[level] or not self._is_wanted(exchange):
             return
         assert exchange.ended_at is not None
@@ -137,15 +136,15 @@ class Log:
         return exchange.error is not None or exchange.status >= 400 or (share > 0 and self._options.chance() < share)
 
     def state_changed(self, request_id: bytes, before: str, now: str) -> None:
-        """An exchange went on to another state."""
+        """An exchange changed its state."""
         self.write("debug", "state", request_id=request_id.decode("ascii"), before=before.lower(), now=now.lower())
 
     def refused(self, error: RelayError, protocol: str) -> None:
-        """A request that never became an exchange."""
+        """A request was refused before it became an exchange."""
         self.write("info", "refused", protocol=protocol, status=error.status, end=error.end, error=error.message)
 
     def connection_refused(self, peer: str | None, why: str) -> None:
-        """A connection that broke a rule before its first request. Of many only some are written."""
+        """A connection broke a rule before its first request. If there are many, only some are logged."""
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._refused = second, 0
@@ -165,7 +164,7 @@ class Log:
         return self._writer.dropped
 
     def dns_failed(self, host: str, reason: str, *, has_answer: bool) -> None:
-        """A name is not resolved any more; written once until it is again. `has_answer`: the old answer is used."""
+        """A name can no longer be resolved; logged once until it can be again. `has_answer`: an old answer is used."""
         self.write("warning", "dns_failed", host=host, reason=reason, old_answer=has_answer)
 
     def dns_recovered(self, host: str) -> None:
@@ -180,7 +179,7 @@ class Log:
             self.write("warning", "overload_over", seconds=seconds, refused=change.refused, refused_at_most=shares)
 
     def close(self) -> None:
-        """Write what waits, for a second at most."""
+        """Write the remaining lines, for a second at most."""
         self._writer.close()
 
     def _put(self, fields: dict[str, Any]) -> None:
@@ -196,12 +195,12 @@ _HOLDERS = {holder: f"{holder}_ms" for holder in Holder}
 
 
 def _limits(exchange: ExchangeRecord) -> dict[str, int]:
-    """How long each party held the answer, of those that did."""
+    """How long each party held the answer up, without parties that did not."""
     return {_HOLDERS[holder]: ms for holder, seconds in exchange.limited.items() if (ms := round(seconds * 1000)) > 0}
 
 
 def _tokens(exchange: ExchangeRecord) -> dict[str, Any]:
-    """What is known of the tokens of an exchange: nothing where the API is not one that is counted."""
+    """The token fields of an exchange: none if its API is not counted."""
     account, tokens = exchange.account, exchange.tokens
     fields: dict[str, Any] = {}
     if account.tenant is not None:
@@ -239,5 +238,5 @@ def _tokens(exchange: ExchangeRecord) -> dict[str, Any]:
 
 
 def _ms(seconds: float) -> float:
-    """To the microsecond. To round to a whole number takes a third of the time of rounding to digits."""
+    """Milliseconds, to the microsecond. Rounding to a whole number takes a third of the time of rounding to digits."""
     return round(seconds * 1e6) / 1000

@@ -1,7 +1,7 @@
 """The snapshots of several workers as one page of metrics. No sum falls, whatever becomes of the workers.
 
-To Prometheus a counter that is less than before began anew, and all of it is an increase. So what a worker of the past
-had counted stays in the sums, and so does a series that a worker lets go, or begins again.
+To Prometheus, a counter that has fallen was restarted, and its whole value is an increase. So the counts of former
+workers stay in the sums, and so does a series that a worker drops or restarts.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from .exposition import Family, Kind, Labels, Merge, Sample
 from .snapshot import Key, Table, Tables, decoded
 
 MAX_PAST = 10_000
-"""Series kept that no worker of the present has. They may have labels that clients make up, so there must be a bound;
-each histogram is one."""
+"""Most series that are kept of former workers. Clients may choose their labels, so there must be a bound; a histogram
+counts as one."""
 AT_A_TIME = 50
-"""Series that are looked at in one piece of work."""
+"""Series per piece of work."""
 WORKER = "worker"
 """The label with a worker's name."""
 
 
 class _Place:
-    """What the workers of one name have told. One takes the place of the other."""
+    """The figures of successive workers with the same name."""
 
     __slots__ = ("latest", "name", "past", "worker")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.worker: int | None = None
-        """Who told `latest`; None: nobody."""
+        """The worker that reported `latest`; None: none yet."""
         self.latest: Tables = {}
         self.past: Tables = {}
-        """Counters and histograms that `latest` has no more. They are kept for each place and added to its own, so that
-        the parts of a sum, and with them its rounding, stay the same when a worker goes."""
+        """Counters and histograms that `latest` no longer has. They are kept per name and added to its own, so that the
+        parts of a sum, and its rounding, stay the same when a worker is gone."""
 
     def settle(self, told: Tables, *, anew: bool) -> Iterator[bytes]:
-        """Put `told` in place of what was told last. `anew`: by another worker, who counts from zero. Yields empty
-        pieces in between."""
+        """Replace the last report by `told`. `anew`: by a new worker, which counts from zero. Yields empty pieces in
+        between."""
         for table in self.latest.values():
             if table.kind is not Kind.GAUGE:
                 after = told.get(table.name)
@@ -56,15 +56,15 @@ class _Place:
         past.samples[key] = _added(past.samples.get(key), figures)
 
     def figures(self, family: str, key: Key) -> list[float] | None:
-        """None: it has no such series."""
+        """The total of a series; None: there is no such series."""
         past, latest = _find(self.past, family, key), _find(self.latest, family, key)
         return past if latest is None else _added(past, latest)
 
 
 class Ledger:
-    """What all workers have told, by their names.
+    """The reports of all workers, by name.
 
-    Its steps yield empty pieces in between; one is to end before the next begins.
+    Its operations yield empty pieces in between; one must finish before the next begins.
     """
 
     __slots__ = ("_places",)
@@ -73,7 +73,7 @@ class Ledger:
         self._places: dict[str, _Place] = {}
 
     def take(self, name: str, worker: int, snapshot: bytes) -> Iterator[bytes]:
-        """The worker `worker`, called `name`, told `snapshot`."""
+        """Record `snapshot` of the worker `worker`, called `name`."""
         place = self._places.get(name)
         if place is None:
             place = self._places[name] = _Place(name)
@@ -82,7 +82,7 @@ class Ledger:
         place.worker = worker
 
     def keep(self, workers: Iterable[int]) -> Iterator[bytes]:
-        """All but `workers` are gone: their gauges vanish, and what they counted stays."""
+        """All except `workers` are gone: drop their gauges, but keep their counts."""
         alive = frozenset(workers)
         for place in self._places.values():
             if place.worker is not None and place.worker not in alive:
@@ -92,7 +92,7 @@ class Ledger:
             yield from self._forget()
 
     def families(self) -> Iterator[Family]:
-        """All of it, merged. Samples are made while they are written."""
+        """All families, merged. Samples are generated while they are written."""
         tables: Tables = {}
         for place in self._places.values():
             for name, table in (*place.latest.items(), *place.past.items()):
@@ -123,8 +123,7 @@ class Ledger:
         return keys
 
     def _forget(self) -> Iterator[bytes]:
-        """Drop series that no worker of the present has, beyond MAX_PAST: where they begin again, they begin at
-        zero."""
+        """Drop series of former workers beyond MAX_PAST: if they appear again, they start at zero."""
         places = list(self._places.values())
         past: dict[tuple[str, Key], None] = {}
         for place in places:

@@ -1,4 +1,5 @@
-"""The admin pages of several workers, in their parent: it asks all of them, and merges what they answer in time."""
+"""The admin pages of several workers, in their parent: it queries all of them, and merges the answers that arrive in
+time."""
 
 from __future__ import annotations
 
@@ -18,55 +19,54 @@ from .sources import LIVE, METRICS, STREAMS, Common
 from .worker_figures import WorkerFigures, WorkerState
 
 ANSWER_TIME = 1.0
-"""Seconds for which workers are waited for. Shorter than any scraper waits."""
+"""Seconds to wait for workers. Shorter than any scraper waits."""
 PARENT = "parent"
 """The parent's name in the label `worker`."""
 _PARENT_NUMBER = -1
-"""No worker's."""
+"""A number that no worker has."""
 
 Answered = Callable[[bytes | None], None]
-"""Receives a worker's answer; None: there will be none."""
+"""Is called with a worker's answer; None: there will be none."""
 CallLater = Callable[[float, Callable[[], None]], object]
 
 
 class Workers(Protocol):
-    """The workers, as their parent knows them."""
+    """The workers, as their parent sees them."""
 
     @property
     def is_draining(self) -> bool:
-        """Whether the parent was told to end."""
+        """Whether the parent is shutting down."""
 
     def states(self) -> Sequence[WorkerState]:
-        """One for each that there should be."""
+        """One state for each worker that should exist."""
 
     def ask(self, number: int, what: bytes, answered: Answered) -> None:
-        """Ask the worker `number` for METRICS, STREAMS or LIVE. `answered` is called once, at any time, also before
-        this returns; with None if the worker ends first."""
+        """Query the worker `number` for METRICS, STREAMS or LIVE. `answered` is called once, possibly before this
+        returns; with None if the worker ends first."""
 
 
 class _Round:
-    """One question to all workers."""
+    """One query to all workers."""
 
     __slots__ = ("answers", "is_over", "make", "missing", "names", "what", "who")
 
     def __init__(self, what: bytes, make: Callable[[_Round], Iterator[bytes]], workers: Sequence[WorkerState]) -> None:
-        """`make` makes a page of the answers."""
+        """`make` makes a page from the answers."""
         self.what = what
         self.make = make
         self.names = {worker.number: worker.name for worker in workers if worker.number is not None}
-        """Of those who were asked."""
+        """The names of the queried workers."""
         self.missing = set(self.names)
         self.answers: dict[int, bytes] = {}
         self.is_over = False
         self.who: list[Done] = []
-        """Those who want the page."""
+        """Callbacks that wait for the page."""
 
 
 class MergedPages:
-    """An `admin.AdminSource` of a parent. It shares one page among all who ask for it meanwhile.
+    """The `admin.AdminSource` of a parent. Requests that arrive while a page is being made share it.
 
-    A worker that does not answer in time is represented by what it told last, in the metrics, and missing among the
-    streams.
+    A worker that does not answer in time appears in the metrics with its last figures, and is missing from the streams.
     """
 
     __slots__ = (
@@ -92,7 +92,8 @@ class MergedPages:
         common: Common,
         unready: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`metrics` are the parent's own; `unready` tells why providers make the relay unready (None: they do not)."""
+        """`metrics` are the parent's own; `unready` returns why providers make the relay unready (None: they do
+        not)."""
         self._common = common
         self.figures = WorkerFigures()
         self._workers = workers
@@ -102,12 +103,12 @@ class MergedPages:
         self._unready = unready
         self._ledger = Ledger()
         self._rounds: dict[bytes, _Round] = {}
-        """Under way, by what is asked for."""
+        """Queries under way, by kind."""
         self._late: dict[int, tuple[str, bytes]] = {}
-        """Names and metrics of workers that answered when the page was on its way."""
+        """Names and metrics of workers that answered too late for a page."""
 
     def unready(self) -> str | None:
-        """The parent is as ready as the readiest of its workers: it hands new clients to that one."""
+        """The parent is ready if any worker is: it hands new clients to that one."""
         if self._workers.is_draining:
             return "draining"
         if not any(worker.is_ready for worker in self._workers.states()):
@@ -121,7 +122,7 @@ class MergedPages:
         self._ask(STREAMS, self._streams_page, done)
 
     def live(self, views: list[View], done: Done) -> None:
-        """An object with the streams of the workers that answer in time."""
+        """Make objects with the streams of the workers that answer in time."""
         self._ask(LIVE + question_of(views), lambda asked: self._objects(views, asked), done)
 
     def _ask(self, what: bytes, make: Callable[[_Round], Iterator[bytes]], done: Done) -> None:
@@ -148,7 +149,7 @@ class MergedPages:
             self._end(asked)
 
     def _end(self, asked: _Round) -> None:
-        """All have answered, or have had their time."""
+        """All have answered, or the time is over."""
         if asked.is_over:
             return
         asked.is_over = True
@@ -173,7 +174,7 @@ class MergedPages:
             yield from written(family)
 
     def _own(self, asked: _Round) -> Generator[bytes, None, list[bytes]]:
-        """What the parent has to tell. Yields empty pieces in between."""
+        """The parent's own metrics. Yields empty pieces in between."""
         lines: list[bytes] = []
         for family in self.figures.families(self._workers.states(), asked.answers.keys()):
             lines += encoded(family)

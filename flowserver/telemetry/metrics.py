@@ -1,4 +1,4 @@
-"""Metrics: plain integers while the bytes pass, turned into families of figures when they are asked for."""
+"""Metrics: plain integers while the bytes pass, converted to metric families on demand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 
 class PoolFigures(Protocol):
-    """What a pool of provider connections tells about itself."""
+    """The figures of a pool of provider connections."""
 
     name: str
     connects: int
@@ -54,7 +54,7 @@ class PoolFigures(Protocol):
 
 
 class DnsFigures(Protocol):
-    """What the look-ups of a provider's name cost."""
+    """The figures of look-ups of a provider's name."""
 
     lookups: int
     failures: int
@@ -64,7 +64,7 @@ class DnsFigures(Protocol):
 
 
 class FailoverFigures(Protocol):
-    """What happened while the store did not answer; see `stores.failover`."""
+    """The figures of the time in which the store did not answer; see `stores.failover`."""
 
     failures: int
     requests: int
@@ -75,7 +75,7 @@ class FailoverFigures(Protocol):
 
 
 class StoreFigures(Protocol):
-    """What the limits' store tells about itself."""
+    """The figures of the limit store."""
 
     @property
     def breaker(self) -> CircuitBreaker | None: ...
@@ -85,14 +85,14 @@ class StoreFigures(Protocol):
 
 
 LAST_ENDS = 50
-"""Exchanges that are remembered after their end."""
+"""Number of ended exchanges that are remembered."""
 
 
 class Metrics:
-    """The figures of one process: a `relay.interfaces.Observer`, told in Prometheus' format or as a snapshot.
+    """The metrics of one process: a `relay.interfaces.Observer`, with output in Prometheus' format or as a snapshot.
 
-    Open exchanges count their own bytes; a scrape adds them to the totals of the ended ones, so that a long stream is
-    seen while it runs and the path of a chunk touches nothing shared.
+    Open exchanges count their own bytes; a scrape adds them to the totals of ended ones, so that a long stream is
+    visible while it runs, and the path of a chunk touches nothing shared.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Metrics:
         genai: GenAiNames = GenAiNames.OLD,
         reloads: ReloadFigures | None = None,
     ) -> None:
-        """`reloads`: None where a parent tells of them."""
+        """`reloads` None: the parent reports them."""
         self._log = log
         self._clock = clock
         self.open: set[RecordedExchange] = set()
@@ -119,18 +119,18 @@ class Metrics:
         self.overload: OverloadGate | None = None
         self.memory: MemoryFigures | None = None
         self.tracer: SpanTracer | None = None
-        """None: nothing is traced."""
+        """None: tracing is off."""
         self.reloads = reloads
         self.clients_refused: Mapping[str, int] = {}
-        """Connections and requests, by reason, which the client listener counts."""
+        """Refused connections and requests by reason, counted by the client listener."""
         self.connections = 0
-        """Client connections, written by the listener's sweep."""
+        """Open client connections, set by the listener's sweep."""
         self.streams_changed: Callable[[int], None] | None = None
         """Called with the number of open exchanges when it changes."""
         self.last_ends: deque[ExchangeRecord] = deque(maxlen=LAST_ENDS)
-        """The newest is the last one."""
+        """The newest is last."""
         self.ended_tokens = 0
-        """That ended exchanges have emitted."""
+        """Tokens that ended exchanges have emitted."""
         self._statuses: dict[int, int] = {}
         self._refused: Counter[str] = Counter()
         self._ended_totals = Totals()
@@ -153,11 +153,11 @@ class Metrics:
         return self._requests.ends()
 
     def name_models(self, models: Iterable[str]) -> None:
-        """The models that the configuration names: they always have figures of their own."""
+        """Set the models that the configuration names: they always have series of their own."""
         self.tokens.name_models(models)
 
     def know_profiles(self, profiles: Mapping[str, str]) -> None:
-        """The profiles of providers, by their names."""
+        """Set the profiles of providers, by name."""
         self.tokens.know_profiles(profiles)
 
     # --- relay.interfaces.Observer ---
@@ -205,23 +205,23 @@ class Metrics:
     # --- the loop ---
 
     def observe_lag(self, seconds: float) -> None:
-        """How late the sweep came: how long the event loop was busy with something else."""
+        """Record how late the sweep was, because the event loop was busy."""
         self._lag.observe(seconds)
         self.last_lag = seconds
 
     # --- what is told ---
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return b"".join(self.scrape())
 
     def scrape(self) -> Generator[bytes, None, None]:
-        """The text format in pieces, each of which takes little time. The relay may go on in between: no counter is
+        """The text format in pieces, each of which takes little time. The relay may continue in between: no counter is
         less than in an earlier scrape."""
         return self._told(written)
 
     def snapshot(self) -> Generator[bytes, None, None]:
-        """The same in the form that `snapshot.decoded` reads, for a parent of several workers."""
+        """The same in the format of `snapshot.decoded`, for a parent of several workers."""
         return self._told(encoded)
 
     def _told(self, form: Callable[[Family], Iterator[bytes]]) -> Generator[bytes, None, None]:
@@ -242,7 +242,7 @@ class Metrics:
         if self.reloads is not None:
             yield from self.reloads.families()
         yield gauge("flow_streams_open", "Exchanges in progress.", census.open, Merge.SUM)
-        yield gauge("flow_streams_paused", "Exchanges whose provider is stopped now.", census.paused, Merge.SUM)
+        yield gauge("flow_streams_paused", "Exchanges whose provider is paused now.", census.paused, Merge.SUM)
         yield gauge("flow_held_bytes", "Bytes held for clients in user space now.", census.held, Merge.SUM)
         yield gauge("flow_connections_open", "Client connections.", self.connections, Merge.SUM)
         yield from self._traffic(totals)
@@ -256,17 +256,20 @@ class Metrics:
         yield from self._h2()
         yield from self._upstreams()
         yield gauge(
-            "flow_streams_without_tokens", "Exchanges that wait for their next lease.", census.without_tokens, Merge.SUM
+            "flow_streams_without_tokens",
+            "Exchanges that wait for their next lease.",
+            census.without_tokens,
+            Merge.SUM,
         )
         yield from self._limits()
         yield from self.tokens.collect()
         yield gauge("flow_live_tokens", "Tokens that open streams have emitted so far.", census.tokens, Merge.SUM)
-        yield counter("flow_heartbeats", "Signs of life sent for silent providers.", totals.heartbeats)
-        text = "From the request's head to the first byte of the answer's body."
+        yield counter("flow_heartbeats", "Heartbeats sent while providers were silent.", totals.heartbeats)
+        text = "Time from the request's head to the first byte of the answer's body."
         yield histograms("flow_first_byte_seconds", text, WAIT_BUCKETS, [({}, self._first_byte)])
-        text = "How late the once-a-second sweep came."
+        text = "Delay of the once-a-second sweep."
         yield histograms("flow_event_loop_lag_seconds", text, LAG_BUCKETS, [({}, self._lag)])
-        text = "The same of the last one, so that a worker whose loop is busy stands out."
+        text = "Delay of the last sweep, so that a worker whose event loop is busy stands out."
         yield gauge("flow_event_loop_lag_last_seconds", text, self.last_lag, Merge.EACH)
         yield counter("flow_log_dropped", "Log lines lost to a reader that is slow or gone.", self._log.dropped)
         if self.tracer is not None:
@@ -277,10 +280,10 @@ class Metrics:
         yield counters("flow_body_bytes", "Body bytes relayed.", _labelled("direction", directions))
         if self.uploads is not None:
             yield gauge("flow_uploads_held_bytes", "Bytes that unfinished uploads hold.", self.uploads.held, Merge.SUM)
-            text = "Uploads that had to wait, since those of all held too much."
+            text = "Uploads that had to wait because all uploads together held too much."
             yield counter("flow_uploads_waits", text, self.uploads.waits)
-        yield counter("flow_chunks", "Reads that brought body bytes from providers.", totals.chunks)
-        yield counter("flow_fast_path_chunks", "Of these, the ones that took the fast path.", totals.fast_chunks)
+        yield counter("flow_chunks", "Reads of body bytes from providers.", totals.chunks)
+        yield counter("flow_fast_path_chunks", "How many of these reads took the fast path.", totals.fast_chunks)
         yield counter("flow_writes", "Chunks written towards clients.", totals.writes)
         text = "Chunks that found the client's buffer full and had to wait."
         yield counter("flow_writes_full", text, totals.writes_full)
@@ -289,13 +292,13 @@ class Metrics:
     def _pauses(self) -> Iterator[Family]:
         names = [(reason, (reason.name or "").lower()) for reason in Reason]
         pauses = [(name, self.pauses.pauses[reason]) for reason, name in names]
-        yield counters("flow_pauses", "Times reading was stopped.", _labelled("reason", pauses))
+        yield counters("flow_pauses", "How often reading was paused.", _labelled("reason", pauses))
         seconds = [(name, self.pauses.seconds[reason]) for reason, name in names]
-        text = "Seconds for which reading was stopped, of pauses that are over."
+        text = "Seconds for which reading was paused, of pauses that are over."
         yield counters("flow_paused_seconds", text, _labelled("reason", seconds))
 
     def _limited(self, totals: Totals) -> Iterator[Family]:
-        text = "Seconds of answers from their first bytes on, by who held them. network: the path to the client."
+        text = "Seconds of answers since their first bytes, by who held them up. network: the path to the client."
         limited = [({"by": str(holder)}, nanoseconds / NANO) for holder, nanoseconds in totals.limited.items()]
         yield counters("flow_limited_seconds", text, limited)
         text = "How long the oldest byte held for a client had waited, at the end of each pause."
@@ -306,32 +309,32 @@ class Metrics:
         statuses = [(str(status), count) for status, count in sorted(self._statuses.items())]
         yield counters("flow_responses", "Answers by status.", _labelled("status", statuses))
         refused = _labelled("code", sorted(self._refused.items()))
-        yield counters("flow_refused", "Requests refused as malformed or too many.", refused)
-        text = "Clients refused: too much of one address, no header of the PROXY protocol, a failed TLS handshake."
+        yield counters("flow_refused", "Requests refused before they became an exchange, by code.", refused)
+        text = "Clients refused: too much from one address, no PROXY protocol header, a failed TLS handshake."
         yield counters("flow_clients_refused", text, _labelled("reason", self.clients_refused.items()))
 
     def _overload(self) -> Iterator[Family]:
         gate = self.overload
         if gate is None:
             return
-        text = "How long what arrives waits for the event loop, as last measured."
+        text = "How long new input waits for the event loop, as last measured."
         yield gauge("flow_overload_delay_seconds", text, gate.delay, Merge.EACH)
-        text = "The share of requests refused now: of class batch, of tenants above their share, of all."
+        text = "Share of requests refused now: of class batch, of tenants above their share, of all."
         shares = _labelled("of", zip(GIVE_WAY, gate.shares, strict=True))
         yield gauges("flow_overload_refusal_share", text, shares, Merge.EACH)
         refused: list[tuple[Labels, float]] = [
             ({"class": str(traffic_class), "reason": reason}, count)
             for (traffic_class, reason), count in gate.refused.items()
         ]
-        text = "Requests refused as the relay had more to do than it can, or too little memory."
+        text = "Requests refused because the relay was overloaded or short of memory."
         yield counters("flow_overload_refused", text, refused)
 
     def _h2(self) -> Iterator[Family]:
         figures = self.h2
         yield gauge("flow_h2_connections", "Clients' HTTP/2 connections.", figures.connections, Merge.SUM)
-        yield gauge("flow_h2_streams", "Streams open on them.", figures.streams, Merge.SUM)
-        yield counter("flow_h2_window_stalls", "Times a stream had bytes and its window was shut.", figures.stalls)
-        text = "Seconds for which windows were shut on waiting bytes, of stalls that are over."
+        yield gauge("flow_h2_streams", "Streams open on clients' HTTP/2 connections.", figures.streams, Merge.SUM)
+        yield counter("flow_h2_window_stalls", "How often a stream with bytes had a closed window.", figures.stalls)
+        text = "Seconds for which windows were closed while bytes waited, of stalls that are over."
         yield counter("flow_h2_window_stall_seconds", text, figures.stall_seconds)
         goaways = _labelled("reason", sorted(figures.goaways.items()))
         yield counters("flow_h2_goaways", "GOAWAYs sent to clients.", goaways)
@@ -342,22 +345,26 @@ class Metrics:
             return
         state = breaker.state(self._clock()).value
         yield gauge(
-            "flow_store_breaker", "The shared store of limits: 0 in use, 1 tried, 2 left alone.", state, Merge.MAX
+            "flow_store_breaker", "Breaker of the shared limit store: 0 closed, 1 half-open, 2 open.", state, Merge.MAX
         )
-        yield counter("flow_store_failures", "Calls that the shared store did not answer.", failover.failures)
-        text = "Requests that passed by this process' own limits meanwhile."
+        yield counter("flow_store_failures", "Calls that the shared limit store did not answer.", failover.failures)
+        text = "Requests admitted by this process's own limits while the shared store did not answer."
         yield counter("flow_store_passed", text, failover.requests)
-        yield counter("flow_store_refused", "Requests refused meanwhile.", failover.refused)
-        yield counter("flow_store_tokens", "Tokens that streams used meanwhile and nothing granted.", failover.tokens)
-        text = "Dollars, likewise."
+        yield counter("flow_store_refused", "Requests refused while the shared store did not answer.", failover.refused)
+        yield counter(
+            "flow_store_tokens",
+            "Tokens that streams used without a lease while the shared store did not answer.",
+            failover.tokens,
+        )
+        text = "Dollars that streams used without a lease in that time."
         yield counter("flow_store_usd", text, usd_number(failover.money))
-        yield counter("flow_store_unsettled", "Streams whose end the shared store did not hear of.", failover.unsettled)
+        yield counter("flow_store_unsettled", "Streams whose end did not reach the shared store.", failover.unsettled)
 
     def _upstreams(self) -> Iterator[Family]:
         connects = _labelled("upstream", [(pool.name, pool.connects) for pool in self.pools])
-        yield counters("flow_upstream_connects", "Provider connections made.", connects)
+        yield counters("flow_upstream_connects", "Connections made to providers.", connects)
         reuses = _labelled("upstream", [(pool.name, pool.reuses) for pool in self.pools])
-        yield counters("flow_upstream_reuses", "Requests on kept connections.", reuses)
+        yield counters("flow_upstream_reuses", "Requests on reused connections.", reuses)
         connections: list[tuple[Labels, float]] = []
         for pool in self.pools:
             idle = pool.idle_connections
@@ -369,7 +376,7 @@ class Metrics:
         for make, name, text, figure in _UPSTREAM_FIGURES:
             yield make(name, text, _labelled("upstream", [(host.name, figure(host, now)) for host in self.upstreams]))
         heads = [({"upstream": host.name}, host.head_times) for host in self.upstreams]
-        text = "From the beginning of requests to the heads of their answers, of answers passed on."
+        text = "Time from the beginning of a request to the head of its answer, for answers passed on."
         yield histograms("flow_upstream_head_seconds", text, WAIT_BUCKETS, heads)
         yield from self._queues()
         for name, text, label, counts in _UPSTREAM_COUNTS:
@@ -384,9 +391,9 @@ class Metrics:
             for host in self.upstreams
             for reason, tokens in host.extra_tokens.items()
         ]
-        text = "Input tokens, as estimated, of attempts beside the one that counts, which no tenant is charged for."
+        text = "Estimated input tokens of additional attempts, which no tenant is charged for."
         yield counters("flow_extra_input_tokens", text, extra)
-        text = "Bytes of answers that wait for their first content."
+        text = "Bytes of answers that are withheld until their first content."
         yield gauge("flow_withheld_bytes", text, self.withheld.held, Merge.SUM)
         yield from self._adaptive()
         remaining = [
@@ -399,9 +406,9 @@ class Metrics:
             for host in self.upstreams
             for result, count in sorted(host.affinity.items())
         ]
-        text = "Requests that prefer the provider by affinity: whether they got it (preferred), or why not."
+        text = "Requests that preferred the provider by affinity, by outcome: preferred, or why not."
         yield counters("flow_upstream_affinity", text, affinity)
-        text = "What the provider's rate limits leave, as its last answer told."
+        text = "What is left of the provider's rate limits, according to its last answer."
         yield gauges("flow_upstream_ratelimit_remaining", text, remaining, Merge.MIN)
 
     def _queues(self) -> Iterator[Family]:
@@ -413,9 +420,9 @@ class Metrics:
         yield gauges("flow_upstream_waiting", "Requests that wait for a place.", waiting, Merge.SUM)
         for host in self.upstreams:
             for each in TrafficClass:
-                self._queue_waits[host.name, each]  # there with its first zero
+                self._queue_waits[host.name, each]  # shown with 0 from the start
         waits = [({"upstream": name, "class": str(each)}, found) for (name, each), found in self._queue_waits.items()]
-        text = "How long ended requests that had to wait for a place waited, whether they got one or not."
+        text = "How long requests that had to wait for a place waited, whether they got one or not."
         yield histograms("flow_upstream_queue_wait_seconds", text, QUEUE_BUCKETS, waits)
 
     def _dns(self) -> Iterator[Family]:
@@ -425,12 +432,12 @@ class Metrics:
         text = "Look-ups that failed, or did not end within FLOW_CONNECT_TIMEOUT."
         yield counters("flow_upstream_dns_failures", text, failures)
         seconds = _labelled("upstream", [(name, figures.seconds) for name, figures in self.names])
-        yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, the one under way included.", seconds)
+        yield counters("flow_upstream_dns_seconds", "Seconds of look-ups, including the one under way.", seconds)
 
     def _adaptive(self) -> Iterator[Family]:
-        """Of the providers whose places adapt. All workers know the same limit."""
+        """Families of the providers with a learned limit, which is the same in all workers."""
         adaptive = [(host.name, host.adaptive) for host in self.upstreams if host.adaptive is not None]
-        text = 'Most requests at a time, where max_concurrent is "auto".'
+        text = 'Learned limit of concurrent requests, with max_concurrent = "auto".'
         limits = _labelled("upstream", [(name, learned.limit) for name, learned in adaptive])
         yield gauges("flow_upstream_limit", text, limits, Merge.MAX)
         decreases = [
@@ -438,7 +445,7 @@ class Metrics:
             for name, learned in adaptive
             for cause, count in sorted(learned.decreases.items())
         ]
-        yield counters("flow_upstream_limit_decreases", "Times it fell, by cause.", decreases)
+        yield counters("flow_upstream_limit_decreases", "Decreases of the learned limit, by cause.", decreases)
 
 
 def _queue_histogram() -> Histogram:
@@ -446,7 +453,7 @@ def _queue_histogram() -> Histogram:
 
 
 def _labelled(label: str, values: Iterable[tuple[str, float]]) -> list[tuple[Labels, float]]:
-    """Figures by the value of their one label."""
+    """Samples by the value of their only label."""
     return [({label: value}, figure) for value, figure in values]
 
 
@@ -459,7 +466,7 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
     (
         _highest,
         "flow_upstream_breaker",
-        "0 closed, 1 half-open, 2 open.",
+        "Circuit breaker: 0 closed, 1 half-open, 2 open.",
         lambda host, now: host.health.state(now).value,
     ),
     (
@@ -483,7 +490,7 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
     (
         _lowest,
         "flow_upstream_slow_start",
-        "Part of its weight that the provider has; below 1 while it starts slowly.",
+        "Part of its weight that the provider has; below 1 during a slow start.",
         lambda host, now: host.ramp,
     ),
     (counters, "flow_upstream_requests", "Requests begun.", lambda host, now: host.started),
@@ -494,35 +501,35 @@ _UPSTREAM_FIGURES: tuple[tuple[_Make, str, str, Callable[[UpstreamHost, float], 
         "Seconds that requests waited for a place.",
         lambda host, now: host.queued_seconds,
     ),
-    (counters, "flow_upstream_retries", "Requests sent again here.", lambda host, now: host.retries),
+    (counters, "flow_upstream_retries", "Requests sent to the same provider again.", lambda host, now: host.retries),
     (
         counters,
         "flow_upstream_fallbacks",
-        "Requests sent here after another provider had failed them.",
+        "Requests sent to this provider after another one had failed.",
         lambda host, now: host.fallbacks,
     ),
     (
         counters,
         "flow_first_token_timeouts",
-        "Attempts cancelled since they showed no content within the route's first_token_timeout.",
+        "Attempts cancelled because they showed no content within the route's first_token_timeout.",
         lambda host, now: host.first_token_timeouts,
     ),
     (
         counters,
         "flow_hedges",
-        "Requests sent here since another attempt was slow, which went on.",
+        "Hedges sent to this provider because another attempt was slow.",
         lambda host, now: host.hedges,
     ),
     (
         counters,
         "flow_hedges_won",
-        "Of these, the ones whose answers were passed on.",
+        "Hedges whose answers were passed on.",
         lambda host, now: host.hedges_won,
     ),
     (
         counters,
         "flow_upstream_breaker_opened",
-        "Times the breaker opened.",
+        "How often the circuit breaker opened.",
         lambda host, now: host.health.opened,
     ),
 )

@@ -1,7 +1,7 @@
-"""The messages of OTLP's traces (opentelemetry-proto 1.x) in the wire format of Protocol Buffers, written by hand: they
-are few, and a library for them costs more than the rest of a relay.
+"""The messages of OTLP traces (opentelemetry-proto 1.x) in the wire format of Protocol Buffers, encoded by hand: there
+are few of them, and a library would cost more than the rest of the relay.
 
-What is written into a message is a field with its tag and length, so a message is the sum of its fields.
+Each function returns a field with its tag and length, so a message is the concatenation of its fields.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _DOUBLE = Struct("<d").pack
 _BYTE = [bytes((number,)) for number in range(128)]
 _TEXT = [b"\x12%c\x0a%c" % (size + 2, size) for size in range(126)]
 _INTEGER = [b"\x12%c\x18" % (size + 1) for size in range(11)]
-"""What stands before the value of an attribute, by its size."""
+"""Prefix of an integer attribute's value, by its size."""
 
 _64_BITS = (1 << 64) - 1
 
 SPAN_ATTRIBUTE = 0x4A
 EVENT_ATTRIBUTE = 0x1A
 RESOURCE_ATTRIBUTE = 0x0A
-"""Tags of attributes, by what they are of."""
+"""Tags of attributes, by their owner."""
 
 SERVER = b"\x30\x02"
 """The kind of a span that serves a request."""
@@ -44,7 +44,7 @@ def varint(number: int) -> bytes:
 
 
 def field(tag: int, content: bytes) -> bytes:
-    """A field of bytes, text or a message; its tag has one byte."""
+    """A field of bytes, text or a message, with a one-byte tag."""
     return _BYTE[tag] + varint(len(content)) + content
 
 
@@ -54,7 +54,7 @@ def _key(name: str) -> bytes:
 
 
 def text(tag: int, name: str, value: str) -> bytes:
-    """An attribute. What UTF-8 can't carry is replaced."""
+    """A text attribute. Characters that UTF-8 can't encode are replaced."""
     key, data = _key(name), value.encode("utf-8", "replace")
     size = len(data)
     total = len(key) + size + 4
@@ -64,7 +64,7 @@ def text(tag: int, name: str, value: str) -> bytes:
 
 
 def integer(tag: int, name: str, value: int) -> bytes:
-    """`value` is of 64 bits, as far as it is sent."""
+    """An integer attribute; `value` is cut to 64 bits."""
     data = varint(value & _64_BITS)
     return field(tag, _key(name) + _INTEGER[len(data)] + data)
 
@@ -83,7 +83,7 @@ def texts(tag: int, name: str, values: Iterable[str]) -> bytes:
 
 
 def event(nanoseconds: int, name: str, attributes: bytes) -> bytes:
-    """An event of a span; `attributes` have EVENT_ATTRIBUTE."""
+    """An event of a span; `attributes` have the tag EVENT_ATTRIBUTE."""
     return field(0x5A, b"\x09" + _FIXED64(nanoseconds) + _event_name(name) + attributes)
 
 
@@ -93,7 +93,7 @@ def _event_name(name: str) -> bytes:
 
 
 def left_out_events(number: int) -> bytes:
-    """How many events a span has beside those that are told."""
+    """The number of dropped events of a span."""
     return b"\x60" + varint(number)
 
 
@@ -103,13 +103,13 @@ def failed(message: str) -> bytes:
 
 
 def ids(trace_id: bytes, span_id: bytes, parent_id: bytes | None, state: bytes) -> bytes:
-    """Of a span. `state`: its tracestate."""
+    """The ids of a span. `state`: its tracestate."""
     parent = b"" if parent_id is None else b"\x22\x08" + parent_id
     return b"\x0a\x10%b\x12\x08%b%b%b" % (trace_id, span_id, field(0x1A, state) if state else b"", parent)
 
 
 def times(start: int, end: int) -> bytes:
-    """Of a span, in nanoseconds since the epoch."""
+    """The times of a span, in nanoseconds since the epoch."""
     return b"\x39%b\x41%b" % (_FIXED64(start), _FIXED64(end))
 
 
@@ -119,7 +119,7 @@ def name(value: str) -> bytes:
 
 
 def flags(trace_flags: int, *, has_parent: bool) -> bytes:
-    """Of a span, whose parent, if it has one, is of another process."""
+    """The flags of a span, whose parent, if any, belongs to another process."""
     return b"\x85\x01" + _FIXED32(trace_flags | (0x300 if has_parent else 0x100))
 
 
@@ -129,12 +129,12 @@ def span(fields: Iterable[bytes]) -> bytes:
 
 
 def scope(name: str, version: str) -> bytes:
-    """Who makes the spans, as a field of theirs."""
+    """The instrumentation scope, as a field of ScopeSpans."""
     return field(0x0A, field(0x0A, name.encode()) + field(0x12, version.encode()))
 
 
 def resource(attributes: Iterable[tuple[str, str]]) -> bytes:
-    """What the spans are of, as a field of theirs."""
+    """The resource, as a field of ResourceSpans."""
     return field(0x0A, b"".join(text(RESOURCE_ATTRIBUTE, key, value) for key, value in attributes))
 
 
@@ -144,7 +144,7 @@ def export_request(resource: bytes, scope: bytes, spans: Sequence[bytes]) -> byt
 
 
 def rejected(reply: bytes) -> int:
-    """How many spans a collector did not take, by its ExportTraceServiceResponse; 0 where it can't be read."""
+    """How many spans a collector rejected, by its ExportTraceServiceResponse; 0 if it can't be read."""
     try:
         return _find_number(_find_message(reply, 0x0A), 0x08)
     except IndexError:

@@ -1,4 +1,4 @@
-"""A connection to a collector, for a thread that may wait: one POST at a time, each within its time."""
+"""A blocking connection to a collector: one POST at a time, each with a timeout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import h11
 from ..config.addresses import Url
 
 MOST_REPLY = 1 << 16
-"""Bytes of a reply's body that are read."""
+"""Most bytes of a reply's body that are read."""
 _PIECE = 1 << 14
 
 
@@ -26,23 +26,23 @@ class CollectorError(Exception):
 class Reply:
     status: int
     retry_after: str
-    """As the collector wrote it; empty: it did not."""
+    """As sent by the collector; empty: not sent."""
     body: bytes
 
 
 class CollectorConnection:
-    """Kept between requests. Used by one thread."""
+    """A connection that is kept between requests. Used by one thread."""
 
     def __init__(self, url: Url, tls: ssl.SSLContext | None) -> None:
-        """`url`: where spans are sent to. `tls` None: without TLS."""
+        """`url`: where spans are sent. `tls` None: without TLS."""
         self._url = url
         self._tls = tls
         self._socket: socket.socket | None = None
         self._codec = h11.Connection(h11.CLIENT)
 
     def post(self, body: bytes, headers: list[tuple[bytes, bytes]], timeout: float) -> Reply:
-        """Send `body` and wait for the reply, `timeout` seconds in all. A kept connection that the collector has closed
-        meanwhile is replaced once. Raises CollectorError."""
+        """Send `body` and wait for the reply, for `timeout` seconds in total. A kept connection that the collector has
+        closed is replaced once. Raises CollectorError."""
         deadline = time.monotonic() + timeout
         is_kept = self._socket is not None
         try:
@@ -120,7 +120,7 @@ def _left(deadline: float) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """What a person needs to know of `error`."""
+    """A readable description of `error`."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, OSError) and error.strerror:

@@ -7,7 +7,7 @@ from ..http.messages import Headers, ResponseHead
 from ..relay.interfaces import DownstreamStream
 
 PIECE = 1 << 16
-"""Bytes of a page that are sent at a time, as far as its reader takes them."""
+"""Bytes of a page that are sent at a time, as far as the reader accepts them."""
 
 
 class Paced:

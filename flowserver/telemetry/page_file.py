@@ -1,4 +1,4 @@
-"""The live page: one HTML file, made of the parts in `page/`. It needs no other file and no other host."""
+"""The live page: one HTML file, made from the parts in `page/`. It needs no other file and no other host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARTS = (
     (b"script", ("uPlot.iife.min.js",)),
     (b"script", tuple(f"js/{name}.js" for name in _OWN)),
 )
-"""The elements that stand empty in page.html, in their order, and what is put into them."""
+"""The empty elements in page.html, in their order, and the files that are put into them."""
 _POLICY = (
     b"default-src 'none'",
     b"connect-src 'self'",

@@ -12,20 +12,20 @@ from contextlib import suppress
 from .exposition import Family, Merge, counter, counters, gauge
 
 AT_A_TIME = 100
-"""Descriptors counted in one piece of work."""
+"""Descriptors counted per piece of work."""
 
 
 class ProcessFigures:
-    """Metrics of this process; on other systems than Linux there are none."""
+    """Metrics of this process; there are none on systems other than Linux."""
 
     def __init__(self) -> None:
         self.started_at: float | None = None
-        """Seconds since the epoch; None: not known."""
+        """Seconds since the epoch; None: unknown."""
         with suppress(OSError, IndexError, ValueError):
             self.started_at = _boot_time() + int(_stat()[19]) / os.sysconf("SC_CLK_TCK")
 
     def summary(self) -> dict[str, float]:
-        """Resident bytes and CPU seconds, where they are known."""
+        """Resident bytes and CPU seconds, if known."""
         with suppress(OSError, IndexError, ValueError):
             stat = _stat()
             return {
@@ -62,18 +62,18 @@ class ProcessFigures:
 
 
 def garbage_collection() -> Iterator[Family]:
-    """What Python's cyclic garbage collector has done, by generation."""
+    """The figures of Python's cyclic garbage collector, by generation."""
     stats = [({"generation": str(number)}, found) for number, found in enumerate(gc.get_stats())]
     for name, text, figure in (
-        ("python_gc_objects_collected", "Objects that the garbage collector collected.", "collected"),
-        ("python_gc_objects_uncollectable", "Objects that it could not collect.", "uncollectable"),
-        ("python_gc_collections", "Times it collected.", "collections"),
+        ("python_gc_objects_collected", "Objects collected by the garbage collector.", "collected"),
+        ("python_gc_objects_uncollectable", "Objects that the garbage collector could not collect.", "uncollectable"),
+        ("python_gc_collections", "Runs of the garbage collector.", "collections"),
     ):
         yield counters(name, text, [(labels, found[figure]) for labels, found in stats])
 
 
 def _open_descriptors() -> Generator[bytes, None, int]:
-    """Since Linux 6.2 their number is the size of their folder; before, they have to be counted."""
+    """Since Linux 6.2 their number is the size of the directory; before that, they must be counted."""
     if size := os.stat("/proc/self/fd").st_size:
         return size
     count = -1  # the descriptor of the listing itself
@@ -86,7 +86,7 @@ def _open_descriptors() -> Generator[bytes, None, int]:
 
 
 def _stat() -> list[bytes]:
-    """The fields of /proc/self/stat behind the program's name: from the third on (proc_pid_stat(5))."""
+    """The fields of /proc/self/stat after the program's name: from the third on (proc_pid_stat(5))."""
     with open("/proc/self/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()
 

@@ -1,4 +1,5 @@
-"""Figures of ended exchanges, by tenant and by provider: how they ended, what refused them, how long they took."""
+"""Metrics of ended exchanges, by tenant and by provider: how they ended, which limits refused them, how long they
+took."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ from .exposition import Family, counters, histograms
 INTERVAL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 NO_STATUS = "none"
-"""The label of exchanges that ended before there was an answer."""
+"""The status label of exchanges that ended without an answer."""
 
 
 class _Times:
-    """Of one provider; seconds."""
+    """Times at one provider, in seconds."""
 
     __slots__ = ("duration", "first_token", "interval")
 
@@ -29,13 +30,13 @@ class _Times:
 
 
 class RequestMetrics:
-    """What the exchanges that have ended add up to."""
+    """The totals of ended exchanges."""
 
     __slots__ = ("_ends", "_refusals", "_times")
 
     def __init__(self) -> None:
         self._ends: dict[tuple[str, int, EndReason], list[int]] = {}
-        """By tenant, hundreds of the status, and end: lists of one number, since hashes of enumerations are slow."""
+        """By tenant, hundreds of the status, and end; each a list of one number, since hashing enum members is slow."""
         self._refusals: Counter[tuple[str, str, str]] = Counter()
         """By tenant, and the limit's scope and name."""
         self._times: dict[str, _Times] = {}
@@ -61,20 +62,20 @@ class RequestMetrics:
         times.duration.observe(ended - since if ended > since else 0.0)
         if first is None:
             return
-        times.first_token.observe(first - since if first > since else 0.0)  # before that, if it overtook the upload
+        times.first_token.observe(first - since if first > since else 0.0)  # it may come before the upload is complete
         output = account.output
         if output > 1:
             times.interval.observe((ended - first) / (output - 1))
 
     def ends(self) -> dict[EndReason, int]:
-        """Exchanges by their ends; all ends are there."""
+        """Exchanges by end, including those with 0."""
         found = dict.fromkeys(EndReason, 0)
         for (_, _, end), [count] in self._ends.items():
             found[end] += count
         return found
 
     def collect(self, upstreams: Iterable[str]) -> Iterator[Family]:
-        """`upstreams`: providers that are there with zeros until they were asked."""
+        """`upstreams`: providers that are shown even if they had no requests."""
         ends = [
             ({"tenant": tenant, "status": _class_of(status), "end": str(end)}, count)
             for (tenant, status, end), [count] in sorted(self._ends.items())
@@ -92,19 +93,19 @@ class RequestMetrics:
         for name, text, bounds, found in (
             (
                 "flow_upstream_first_token_seconds",
-                "From when the provider had the whole request to the first token, of counted answers.",
+                "Time from when the provider had the whole request to the first token, for counted answers.",
                 WAIT_BUCKETS,
                 [(name, times.first_token) for name, times in self._times.items()],
             ),
             (
                 "flow_upstream_token_interval_seconds",
-                "Between tokens behind the first: the mean of each counted answer.",
+                "Time between tokens after the first: the mean of each counted answer.",
                 INTERVAL_BUCKETS,
                 [(name, times.interval) for name, times in self._times.items()],
             ),
             (
                 "flow_upstream_duration_seconds",
-                "From when the provider had the whole request to the end of the exchange.",
+                "Time from when the provider had the whole request to the end of the exchange.",
                 DURATION_BUCKETS,
                 [(name, times.duration) for name, times in self._times.items()],
             ),

@@ -11,13 +11,13 @@ from typing import BinaryIO, Protocol
 
 TRIES = 10
 PAUSE = 0.01
-"""Attempts to write to a full non-blocking descriptor before lines are dropped, and seconds between them. A blocking
-descriptor is waited for without end, while further lines wait in the log."""
+"""Attempts to write to a full non-blocking descriptor before lines are dropped, and seconds in between. For a blocking
+descriptor the writer waits indefinitely, while further lines wait in the log."""
 
 ATOMIC = select.PIPE_BUF
-"""Bytes that a pipe takes whole or not at all."""
+"""Bytes that a pipe accepts atomically."""
 PIECE = 1 << 16
-"""Bytes of one write to a descriptor that blocks."""
+"""Bytes of one write to a blocking descriptor."""
 
 
 class Sink(Protocol):
@@ -26,15 +26,15 @@ class Sink(Protocol):
 
 
 class DescriptorSink:
-    """Writes with plain system calls. A buffered stream has a lock, and the interpreter, as it ends, waits for it: with
-    a writer stuck in a full pipe it would abort instead of exiting."""
+    """Writes with plain system calls. A buffered stream has a lock, for which the interpreter waits as it exits: with a
+    writer stuck in a full pipe it would abort instead."""
 
     def __init__(self, descriptor: int, *, is_shared: bool = False) -> None:
-        """`is_shared`: other processes write to it too, so each write is one that a pipe takes whole."""
+        """`is_shared`: other processes write to it too, so each write must be atomic on a pipe."""
         self._descriptor = descriptor
         self._is_shared = is_shared
         self._cut = b""
-        """The rest of a line that was taken in part: it goes first, so that no line begins in the middle of another."""
+        """The rest of a partly written line: it goes first, so that no line begins in the middle of another."""
 
     def write(self, lines: Sequence[bytes]) -> int:
         self._cut = self._put(self._cut)
@@ -51,7 +51,7 @@ class DescriptorSink:
         return len(lines) - written
 
     def has_room(self) -> bool:
-        """Whether a short line can be written without waiting for the reader; also where writing it will fail."""
+        """Whether a short line can be written without waiting for the reader; also true if writing it will fail."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         return bool(poll.poll(0))
@@ -74,13 +74,13 @@ class DescriptorSink:
             except BlockingIOError:
                 tries += 1
                 time.sleep(PAUSE)
-            except OSError:  # closed, its reader gone, its disk full
+            except OSError:  # closed, its reader gone, or the disk full
                 break
         return data
 
 
 def _pieces(lines: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
-    """Whole lines, together of at most `size` bytes where one is not longer by itself."""
+    """Groups of whole lines of at most `size` bytes, unless a single line is longer."""
     begin, total = 0, 0
     for number, line in enumerate(lines):
         if number > begin and total + len(line) > size:
@@ -107,19 +107,19 @@ class StreamSink:
 
 
 class NoSink:
-    """Loses all lines: standard output was closed when the process began."""
+    """Discards all lines: standard output was closed when the process started."""
 
     def write(self, lines: Sequence[bytes]) -> int:
         return len(lines)
 
 
 def standard_output() -> Sink:
-    """The sink for standard output. Puts /dev/null in place of closed standard streams, or the next file to be opened
+    """The sink for standard output. Replaces closed standard streams by /dev/null: otherwise the next file to be opened
     would get the number of one, and its output. So call this before any file is opened."""
     closed = []
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            closed.append(os.open(os.devnull, os.O_RDWR))  # the lowest free one: this
+            closed.append(os.open(os.devnull, os.O_RDWR))  # gets the lowest free number: this one
     return NoSink() if 1 in closed else DescriptorSink(1)

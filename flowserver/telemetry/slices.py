@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 SLICE = 0.001
-"""Seconds of work in one turn of the loop."""
+"""Seconds of work in one iteration of the event loop."""
 
 Done = Callable[[list[bytes] | None], None]
-"""Receives the result; None: the work failed."""
+"""Is called with the result; None: the work failed."""
 
 
 class _Job:
@@ -20,7 +20,7 @@ class _Job:
         self.pieces = pieces
         self.done = [done]
         self.result: list[bytes] = []
-        """The output of each slice, joined."""
+        """The joined output of each slice."""
 
     def advance(self, clock: Callable[[], float]) -> bool:
         """Do one slice. Returns whether it is done."""
@@ -40,7 +40,7 @@ class _Job:
 
 
 class Slices:
-    """Does one job after the other. Asking for one that is under way or queued shares its result, which is never
+    """Does one job after the other. A request for a job that is under way or queued shares its result, which is never
     older than that of an earlier job."""
 
     __slots__ = ("_call_soon", "_clock", "_is_due", "_jobs")
@@ -53,7 +53,7 @@ class Slices:
         """Whether a slice is under way or scheduled."""
 
     def ask(self, name: bytes, work: Callable[[], Iterator[bytes]], done: Done) -> None:
-        """Do the job `name`, or join it. Its first slice is done at once unless another job is under way."""
+        """Do the job `name`, or join it. Its first slice is done at once, unless another job is under way."""
         for job in self._jobs:
             if job.name == name:
                 job.done.append(done)

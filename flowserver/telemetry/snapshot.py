@@ -1,5 +1,5 @@
-"""What a process tells of its metrics, as lines of JSON: of each family a head, then a line for each sample. Lines, so
-that it is written and read a little at a time."""
+"""The metrics of a process as lines of JSON: for each family a head, then a line for each sample, so that it is written
+and read in small pieces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 from .exposition import Family, Kind, Labels, Merge
 
 AT_A_TIME = 20
-"""Lines that are read in one piece of work."""
+"""Lines per piece of work."""
 
 Key = tuple[tuple[str, str], ...]
 """The labels of a sample, sorted."""
@@ -36,7 +36,7 @@ class Table:
 
 
 Tables = dict[str, Table]
-"""By the names of families, in the order in which they were told."""
+"""By the names of families, in their order in the snapshot."""
 
 
 def encoded(family: Family) -> Iterator[bytes]:

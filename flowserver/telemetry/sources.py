@@ -1,4 +1,4 @@
-"""What one process tells: its own admin pages, or answers to the parent of several workers."""
+"""What one process reports: its own admin pages, or answers to the parent of several workers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .slices import Done, Slices
 METRICS = b"metrics"
 STREAMS = b"streams"
 LIVE = b"live "
-"""What a parent asks its workers for. Behind the last one are the views, as `live_views.question_of` writes them."""
+"""What a parent queries from its workers. The last one is followed by the views, see `live_views.question_of`."""
 
 Common = Callable[[], dict[str, object]]
-"""What is part of each object of the live feed, whatever the streams."""
+"""Returns the part of each object of the live feed that does not depend on streams."""
 
 
 class OwnPages:
-    """An `admin.AdminSource` of a process without a parent."""
+    """The `admin.AdminSource` of a process without a parent."""
 
     __slots__ = ("_clock", "_common", "_metrics", "_report", "_slices", "_unready")
 
@@ -35,7 +35,7 @@ class OwnPages:
         unready: Callable[[], str | None],
         common: Common,
     ) -> None:
-        """`clock`: that of the exchanges. `unready` as in `AdminSource`."""
+        """`clock`: the exchanges' clock. For `unready` see `AdminSource`."""
         self._metrics = metrics
         self._slices = slices
         self._report = report
@@ -68,20 +68,20 @@ class OwnPages:
 
 
 class WorkerReports:
-    """What a worker answers its parent, which makes pages of it: see `merged_pages`."""
+    """A worker's answers to its parent, which makes pages from them: see `merged_pages`."""
 
     __slots__ = ("_clock", "_metrics", "_report", "_slices")
 
     def __init__(self, metrics: Metrics, slices: Slices, report: LiveReport, clock: Callable[[], float]) -> None:
-        """`clock`: that of the exchanges."""
+        """`clock`: the exchanges' clock."""
         self._metrics = metrics
         self._slices = slices
         self._report = report
         self._clock = clock
 
     def tell(self, what: bytes, done: Done) -> None:
-        """`what` is METRICS, STREAMS, or LIVE with views. Made in slices of the loop; `done` gets it in parts, to be
-        sent as one."""
+        """Make the answer to `what`: METRICS, STREAMS, or LIVE with views. It is made in slices; `done` gets its parts,
+        to be sent as one."""
         if what.startswith(LIVE):
             self._slices.ask(what, lambda: self._report.lines(what.removeprefix(LIVE)), done)
         else:

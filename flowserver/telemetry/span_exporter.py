@@ -1,5 +1,5 @@
-"""Sends spans to a collector by OTLP over HTTP, from a thread of its own. The event loop never waits for it: a queue
-that is full drops what comes, and counts it."""
+"""Sends spans to a collector by OTLP over HTTP, from a thread of its own. The event loop never waits for it: a full
+queue drops spans, and counts them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .otlp import export_request, rejected
 from .otlp_http import CollectorError, Reply
 
 MOST_WAITING = 4096
-"""Spans that may wait to be sent."""
+"""Most spans that wait to be sent."""
 MOST_BYTES = 16 << 20
-"""Of all of them together."""
+"""Most bytes of all waiting spans."""
 BATCH = 512
-"""Spans of one request."""
+"""Most spans of one request."""
 TRIES = 5
 LONGEST_PAUSE = 30.0
-"""Seconds, however long the collector asks to be left alone."""
+"""Longest pause in seconds, even if the collector asks for more."""
 
 _MAY_PASS = frozenset((429, 502, 503, 504))
 """Statuses after which a batch is sent again (OTLP, section "Retryable Response Codes")."""
 
 FULL = "queue_full"
-"""Too many waited: the collector is away, or slower than the relay."""
+"""Too many were waiting: the collector is down, or slower than the relay."""
 UNREACHABLE = "unreachable"
-"""It did not answer, or had no time, however often it was asked."""
+"""It did not answer, or was overloaded, at every attempt."""
 REFUSED = "refused"
-"""It did not take them."""
+"""It rejected them."""
 ENDED = "ended"
 """The relay ended first."""
 
@@ -48,7 +48,7 @@ class Collector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What each request tells beside its spans: see `otlp.resource` and `otlp.scope`."""
+    """What each request contains besides spans: see `otlp.resource` and `otlp.scope`."""
 
     resource: bytes
     scope: bytes
@@ -59,17 +59,17 @@ class Pace:
     """Times, in seconds."""
 
     delay: float = 1.0
-    """For which a batch waits to be full."""
+    """Longest wait for a batch to fill up."""
     timeout: float = 10.0
-    """Of one request."""
+    """Timeout of one request."""
     pause: float = 1.0
-    """Before the second try; twice as many before each further one, give or take a half."""
+    """Before the second attempt; doubled before each further one, plus or minus a half."""
     end: float = 3.0
-    """To send what waits at the end."""
+    """For sending the remaining spans at the end."""
 
 
 class SpanExporter:
-    """`start`, `put` and `end` are the event loop's; all else happens in the thread."""
+    """The event loop calls `start`, `put` and `end`; everything else happens in the thread."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class SpanExporter:
         random: Callable[[], float],
         pace: Pace = Pace(),
     ) -> None:
-        """`headers` go with each request; they may be replaced."""
+        """`headers` are sent with each request; they may be replaced."""
         self.pace = pace
         self.headers = headers
         self._collector = collector
@@ -91,20 +91,20 @@ class SpanExporter:
         self._waiting: deque[bytes] = deque()
         self._bytes_in = 0
         self._bytes_out = 0
-        """Bytes that were put into the queue, and taken out of it: one thread counts each."""
+        """Bytes that were put into the queue, and taken out of it; each is counted by one thread only."""
         self._wake = threading.Event()
-        """A batch is full, or it is the end."""
+        """Set when a batch is full, and at the end."""
         self._closing = threading.Event()
         self._end_at = 0.0
         self._refused = 0
-        """Spans that found the queue full: the event loop counts them, and the thread the others."""
+        """Spans that found the queue full; counted by the event loop, the others by the thread."""
         self._lost: Counter[str] = Counter()
         self._is_failing = False
         self.exported = 0
         self._exporter_thread = threading.Thread(target=self._run, name="traces", daemon=True)
 
     def start(self) -> None:
-        """To be called once, in the process that the spans are of: a fork has no threads."""
+        """Start the thread. Call this once, in the traced process: a fork has no threads."""
         self._exporter_thread.start()
 
     @property
@@ -122,7 +122,7 @@ class SpanExporter:
             self._wake.set()
 
     def end(self) -> None:
-        """Send what waits, for `Pace.end` at most, then end; the event loop does not wait for it."""
+        """Send the remaining spans, for `Pace.end` at most, then end; the event loop does not wait."""
         self._end_at = time.monotonic() + self.pace.end
         self._closing.set()
         self._wake.set()
@@ -165,7 +165,7 @@ class SpanExporter:
         self._lost[ENDED if self._closing.is_set() else UNREACHABLE] += len(batch)
 
     def _try(self, body: bytes, spans: int) -> float | None:
-        """Returns the least number of seconds after which to try again; None: there is nothing to be tried again."""
+        """Returns the least seconds until a retry; None: nothing to retry."""
         timeout = self.pace.timeout
         if self._closing.is_set():
             timeout = min(timeout, max(0.1, self._end_at - time.monotonic()))
@@ -190,7 +190,7 @@ class SpanExporter:
         return [*self.headers, (b"content-length", b"%d" % len(body))]
 
     def _note_failure(self, reason: str) -> None:
-        """Written once until it works again."""
+        """Log a failure, once until it works again."""
         if not self._is_failing:
             self._is_failing = True
             self._log.write("warning", "traces_failing", reason=reason)
@@ -202,7 +202,7 @@ class SpanExporter:
 
 
 def _pause_asked_for(retry_after: str) -> float:
-    """In seconds, of either form (RFC 9110 section 10.2.3); 0 where it can't be read."""
+    """Seconds of a Retry-After of either form (RFC 9110 section 10.2.3); 0 if it is invalid."""
     text = retry_after.strip()
     if text.isdecimal() and len(text) < 10:
         return min(float(text), LONGEST_PAUSE)

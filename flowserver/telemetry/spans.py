@@ -1,7 +1,7 @@
-"""The span of one exchange, made of its record and of what its trace remembers.
+"""The span of one exchange, made from its record and its trace.
 
 Names are those of OpenTelemetry's conventions for HTTP servers and for generative AI (semantic-conventions-genai 0.1.0)
-where they have some, else begin with `flow.`. Bodies, queries and credentials are not in it.
+if they exist, else they begin with `flow.`. Bodies, queries and credentials are not in it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .gen_ai import FETCH, OPERATIONS, provider_name
 from .otlp import EVENT_ATTRIBUTE, SPAN_ATTRIBUTE, integer, real, text, true
 
 MOST_EVENTS = 100
-"""Of one span; further ones are counted."""
+"""Most events of one span; further ones are only counted."""
 AGENT_BYTES = 128
 
 KEPT = 1024
-"""Groups of attributes that are kept as they were written: most requests share them with others, and to write an
-attribute takes as long as to look up ten."""
+"""Most groups of encoded attributes that are cached: most requests share them with others, and encoding one attribute
+takes as long as looking up ten."""
 
 Event = tuple[float, str, bytes]
-"""When it happened, in seconds of the exchange's clock, its name, and its attributes."""
+"""Time in seconds of the exchange's clock, name, and attributes."""
 
 
 def span(exchange: ExchangeRecord, trace: RequestTrace, *, epoch: float, scheme: str) -> bytes:
-    """As a field of its scope. `epoch`: what to add to the exchange's clock for seconds since the epoch. `scheme`: by
-    which clients connect."""
+    """The span as a field of its scope. `epoch`: offset from the exchange's clock to seconds since the epoch. `scheme`:
+    of clients' URLs."""
     assert exchange.ended_at is not None
     parent = trace.parent
     operation = _operation(exchange)
@@ -64,7 +64,7 @@ def span(exchange: ExchangeRecord, trace: RequestTrace, *, epoch: float, scheme:
 
 
 def _operation(exchange: ExchangeRecord) -> str | None:
-    """None: the request is to no API that is known."""
+    """The operation; None: the API is unknown."""
     dialect = exchange.account.dialect
     if dialect is None:
         return None
@@ -80,7 +80,7 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTION
 
 
 def _method(exchange: ExchangeRecord) -> str:
-    """Few words, as spans are grouped by it."""
+    """The method, from a fixed set, as spans are grouped by it."""
     method = exchange.request.method.decode("ascii")
     return method if method in _METHODS else "HTTP"
 
@@ -201,12 +201,12 @@ def _add_usage(fields: list[bytes], tokens: TokenRecord, account: AccountRecord)
 
 
 def _texts(tag: int, *attributes: tuple[str, str | None]) -> bytes:
-    """Those that have a value."""
+    """The attributes that have a value."""
     return b"".join([text(tag, name, value) for name, value in attributes if value is not None])
 
 
 def _profile(trace: RequestTrace) -> str:
-    """Of the provider whose answer was passed on, else of the last one that was asked."""
+    """The profile of the provider whose answer was passed on, else of the last one tried."""
     chosen: AttemptTrace | None = None
     for attempt in trace.attempts:
         if chosen is None or not chosen.is_passed_on:
@@ -215,7 +215,7 @@ def _profile(trace: RequestTrace) -> str:
 
 
 def _error_type(exchange: ExchangeRecord) -> str | None:
-    """A word of few. None: nothing went wrong."""
+    """The error, from a fixed set; None: there was none."""
     if exchange.error is not None:
         return exchange.error.code
     if exchange.status >= 400:
@@ -226,7 +226,7 @@ def _error_type(exchange: ExchangeRecord) -> str | None:
 
 
 def _is_failed(exchange: ExchangeRecord) -> bool:
-    """Whether the relay or its provider failed. What clients do wrong is no error of a server's span."""
+    """Whether the relay or its provider failed. Client errors are not errors of a server's span."""
     error, tokens = exchange.error, exchange.tokens
     if exchange.status >= 500 or (error is not None and error.party is not Party.CLIENT):
         return True
@@ -237,7 +237,7 @@ def _is_failed(exchange: ExchangeRecord) -> bool:
 
 
 def _events(exchange: ExchangeRecord, trace: RequestTrace) -> list[Event]:
-    """In order."""
+    """The events in order."""
     events = [_attempt(attempt, number) for number, attempt in enumerate(trace.attempts, 1)]
     if exchange.first_token_at is not None:
         events.append((exchange.first_token_at, "flow.first_token", b""))
@@ -266,7 +266,7 @@ def _attempt(attempt: AttemptTrace, number: int) -> Event:
 
 @lru_cache(maxsize=KEPT)
 def _try(name: str, place: str, port: int, number: int, status: int | None, outcome: str) -> bytes:
-    """`port` 0: a Unix socket has none."""
+    """An attempt's event. `port` 0: a Unix socket."""
     attributes = _texts(
         EVENT_ATTRIBUTE, ("flow.upstream", name), ("server.address", place), ("flow.attempt.outcome", outcome)
     )
@@ -279,7 +279,7 @@ def _try(name: str, place: str, port: int, number: int, status: int | None, outc
 
 
 def _cut(exchange: ExchangeRecord, trace: RequestTrace) -> Event:
-    """The relay ended the answer: the provider was let go of at that moment."""
+    """The event of the relay ending the answer, at which moment the provider was released."""
     assert exchange.ended_at is not None
     assert exchange.end is not None
     over = [attempt.ended_at for attempt in trace.attempts if attempt.is_passed_on and attempt.ended_at is not None]

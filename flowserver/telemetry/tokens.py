@@ -1,4 +1,4 @@
-"""Metrics of tokens, of ended exchanges, by provider and model. `genai_metrics` has the names that they get."""
+"""Token metrics of ended exchanges, by provider and model. `genai_metrics` has their names."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .genai_metrics import Figures, Key, common_families, new_families, old_fami
 from .labels import ModelLabels
 
 _COMPLETE = EndReason.COMPLETE
-"""Python 3.11 takes 75 ns to look up a member of an enumeration."""
+"""Python 3.11 takes 75 ns to look up an enum member."""
 _GOOD_ENDS = frozenset((_COMPLETE, EndReason.BUDGET, EndReason.QUOTA))
 _SWITCHED = 101
 """The status of a WebSocket over HTTP/1.1."""
 _OTHER_ERROR = "_OTHER"
-"""The conventions' word for an error without a name of its own."""
+"""The conventions' fallback value for errors."""
 
 
 class TokenMetrics:
-    """What the exchanges that have ended add up to."""
+    """The totals of ended exchanges."""
 
     def __init__(self, names: GenAiNames) -> None:
         self._names = names
@@ -32,19 +32,19 @@ class TokenMetrics:
         self._labels = ModelLabels()
         self._figures: dict[Key, Figures] = {}
         self._profiles: dict[str, str] = {}
-        """Of providers, by their names."""
+        """Profiles of providers, by name."""
         self._uncounted: Counter[tuple[str, str]] = Counter()
         """By provider and reason."""
         self._disbelieved: Counter[str] = Counter()
         self._costs = CostMetrics()
 
     def name_models(self, models: Iterable[str]) -> None:
-        """The models that the configuration names: each of them has figures of its own."""
+        """Set the models that the configuration names: each of them has series of its own."""
         for lost in self._labels.configure(models):
             self._forget(lost)
 
     def know_profiles(self, profiles: Mapping[str, str]) -> None:
-        """The profiles of providers, by their names. Those of earlier calls stay, as their figures do."""
+        """Add the profiles of providers, by name. Those of earlier calls are kept, like their figures."""
         self._profiles.update(profiles)
 
     def exchange_ended(self, exchange: ExchangeRecord, tenant: str) -> None:
@@ -81,7 +81,7 @@ class TokenMetrics:
             _count_times(figures, exchange, "" if is_good else _error(exchange))
 
     def first_tokens(self) -> dict[str, tuple[int, float]]:
-        """By provider, how many answers had a first token, and the seconds to it of all of them together."""
+        """By provider: the number of answers with a first token, and the total seconds until then."""
         found: dict[str, tuple[int, float]] = {}
         for (provider, *_), figures in self._figures.items():
             count, seconds = found.get(provider, (0, 0.0))
@@ -96,25 +96,25 @@ class TokenMetrics:
             yield from old_families(known)
         if names is not GenAiNames.OLD:
             yield from new_families(known, self._profiles, replaces_old=names is GenAiNames.NEW)
-        text = "Events and answers that could not be read, so that they are counted by their bytes."
+        text = "Events and answers that could not be read and were counted by their bytes."
         uncounted = [
             ({"gen_ai_provider_name": upstream, "reason": reason}, number)
             for (upstream, reason), number in sorted(self._uncounted.items())
         ]
         yield counters("flow_uncounted", text, uncounted)
-        text = "Providers' last reports that make no sense, so that an estimate took their place."
+        text = "Impossible usage reports of providers, replaced by an estimate."
         disbelieved = [({"gen_ai_provider_name": name}, number) for name, number in sorted(self._disbelieved.items())]
         yield counters("flow_reports_disbelieved", text, disbelieved)
         yield from self._costs.collect()
 
     def _count_failure(self, exchange: ExchangeRecord, dialect: str) -> None:
-        """A request that no provider answered with success."""
+        """Count a request that no provider answered with success."""
         key = exchange.upstream or "", exchange.account.model or "", dialect
         _, figures = self._of(key, 0, answered=False)
         _count_times(figures, exchange, _error(exchange))
 
     def _of(self, key: Key, tokens: int, *, answered: bool) -> tuple[str, Figures]:
-        """The model's label, and the figures under it."""
+        """The model's label, and its figures."""
         upstream, model, dialect = key
         label = self._label(model, tokens, answered=answered)
         if label is not model:
@@ -131,8 +131,8 @@ class TokenMetrics:
         return label
 
     def _forget(self, model: str) -> None:
-        """Its series end. Where they begin again they begin at zero, which Prometheus takes for a restart; what was
-        counted is not added to another series, whose rate would show it a second time."""
+        """End the series of a model. If they appear again they start at zero, which Prometheus treats as a restart; the
+        counts are not added to another series, whose rate would show them a second time."""
         for key in [key for key in self._figures if key[1] == model]:
             del self._figures[key]
         self._costs.forget(model)
@@ -164,7 +164,7 @@ def _count_times(figures: Figures, exchange: ExchangeRecord, error: str) -> None
 
 
 def _error(exchange: ExchangeRecord) -> str:
-    """`error.type` of the conventions: the end, or the status of an answer that passed; "": there was none."""
+    """The conventions' `error.type`: the end, or the status of a passed answer; "": no error."""
     end, tokens = exchange.end, exchange.tokens
     if end is not None and end not in _GOOD_ENDS:
         return end.value

@@ -1,4 +1,4 @@
-"""What exchanges add up to, the open ones too."""
+"""The totals of exchanges, including open ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NANO = 1_000_000_000
 
 
 class Totals:
-    """What exchanges add up to. Each sum is of whole numbers, so that it is the same in whatever order it is made: a
-    total that is less by a rounding looks to Prometheus like a restart, and the whole of it like an increase."""
+    """Totals of exchanges. Sums are of whole numbers, so that they do not depend on the order: a total that falls by a
+    rounding error looks to Prometheus like a restart, and the whole of it like an increase."""
 
     __slots__ = (
         "bytes_down",
@@ -55,14 +55,14 @@ class Totals:
 
 
 AT_A_TIME = 20
-"""Exchanges that are added up in one piece of work."""
+"""Exchanges per piece of work."""
 
 
 class Census:
-    """Totals of ended and open exchanges, taken while the relay goes on.
+    """Totals of ended and open exchanges, computed while the relay continues.
 
-    Each exchange of the beginning counts once: with what it has when its turn comes, or with what it ended with before.
-    So no total is less than one of an earlier census.
+    Each exchange that is open at the beginning counts once: with its figures when its turn comes, or at its end if that
+    is earlier. So no total is less than in an earlier census.
     """
 
     __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")

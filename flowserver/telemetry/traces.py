@@ -1,4 +1,4 @@
-"""Tracing: which requests are sampled, and what becomes of their spans."""
+"""Tracing: which requests are sampled, and what happens to their spans."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from .exposition import Family, counter, counters
 from .spans import span
 
 _RANDOM_BITS = 56
-"""Of a trace id that its sampling goes by, so that all programs with the same ratio agree (W3C Trace Context Level 2
-section 3.2.2.3)."""
+"""Bits of a trace id that decide its sampling, so that all programs with the same ratio agree (W3C Trace Context Level
+2 section 3.2.2.3)."""
 
 
 class SpanQueue(Protocol):
-    """Where spans go."""
+    """The queue for spans."""
 
     def put(self, span: bytes) -> None: ...
 
     @property
     def exported(self) -> int:
-        """Spans that the collector took."""
+        """Spans that the collector accepted."""
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Spans that it did not get, by reason."""
+        """Spans that were lost, by reason."""
 
 
 class SpanTracer:
-    """The `relay.request_trace.Tracer` of a process. One span for each request that is sampled: where its client has
-    sampled it, or not, that decides; else so many of all."""
+    """The `relay.request_trace.Tracer` of a process. It makes one span for each sampled request: the client's sampling
+    decision holds if there is one, else `ratio` of all requests are sampled."""
 
     __slots__ = ("_clock", "_queue", "_random", "_scheme", "_threshold", "_wall_clock")
 
@@ -46,8 +46,8 @@ class SpanTracer:
         clocks: tuple[Callable[[], float], Callable[[], float]],
         scheme: str,
     ) -> None:
-        """`ratio`: from 0 to 1. `random` makes a number of so many bits. `clocks`: the exchanges' own, and that of the
-        epoch. `scheme`: by which clients connect."""
+        """`ratio`: from 0 to 1. `random` returns a number with the given number of bits. `clocks`: the exchanges'
+        clock, and seconds since the epoch. `scheme`: of clients' URLs."""
         self._queue = queue
         self._threshold = round((1.0 - ratio) * (1 << _RANDOM_BITS))
         self._random = random
@@ -55,8 +55,11 @@ class SpanTracer:
         self._scheme = scheme
 
     def families(self) -> Iterator[Family]:
-        yield counter("flow_spans_exported", "Spans that the collector took.", self._queue.exported)
-        text = "Spans that it did not get: too many waited, it did not answer, it refused them, the relay ended."
+        yield counter("flow_spans_exported", "Spans that the collector accepted.", self._queue.exported)
+        text = (
+            "Spans that were lost: the queue was full, the collector did not answer or refused them, or the relay "
+            "ended."
+        )
         dropped = [({"reason": reason}, number) for reason, number in self._queue.dropped.items()]
         yield counters("flow_spans_dropped", text, dropped)
 

@@ -1,4 +1,4 @@
-"""What WebSockets add up to."""
+"""The totals of WebSockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NANO = 1_000_000_000
 
 
 class TunnelTotals:
-    """Of ended tunnels, or of ended and open ones. In whole numbers, as all totals of exchanges."""
+    """Totals of ended tunnels, or of ended and open ones. In whole numbers, like all totals of exchanges."""
 
     __slots__ = ("bytes_down", "bytes_up", "nanoseconds", "number", "open")
 
@@ -23,7 +23,7 @@ class TunnelTotals:
         self.bytes_down = 0
 
     def add(self, tunnel: ExchangeRecord, seconds: float) -> None:
-        """`seconds`: for which it has been open."""
+        """`seconds`: how long it has been open."""
         self.number += 1
         self.open += tunnel.ended_at is None
         self.nanoseconds += round(seconds * _NANO)
@@ -31,8 +31,8 @@ class TunnelTotals:
         self.bytes_down += tunnel.bytes_down
 
     def families(self) -> Iterator[Family]:
-        yield gauge("flow_tunnels_open", "WebSockets that are open.", self.open, Merge.SUM)
+        yield gauge("flow_tunnels_open", "Open WebSockets.", self.open, Merge.SUM)
         yield counter("flow_tunnels", "WebSockets opened.", self.number)
-        yield counter("flow_tunnel_seconds", "Seconds for which they were open.", self.nanoseconds / _NANO)
+        yield counter("flow_tunnel_seconds", "Seconds for which WebSockets were open.", self.nanoseconds / _NANO)
         sizes = [({"direction": "down"}, self.bytes_down), ({"direction": "up"}, self.bytes_up)]
-        yield counters("flow_tunnel_bytes", "Bytes that passed through them; flow_body_bytes has them, too.", sizes)
+        yield counters("flow_tunnel_bytes", "Bytes that passed through WebSockets; also in flow_body_bytes.", sizes)

@@ -1,4 +1,4 @@
-"""What a parent tells of its workers, beside what they tell themselves."""
+"""The parent's figures about its workers, besides their own."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class RestartReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A worker as its parent sees it, or the place of one that is to be started again."""
+    """A worker as its parent sees it, or the slot of one that will be restarted."""
 
     name: str
-    """The label of its figures. Whoever takes its place has the same, so that series are few."""
+    """The label of its figures. Its replacement has the same, so that there are few series."""
     number: int | None
-    """Another one for each process that was started; None: there is none at present."""
+    """A new one for each process; None: there is no process at present."""
     is_ready: bool
-    """Takes new clients: it has started, answers, and does not drain."""
+    """Whether it accepts new clients: it has started, answers, and does not drain."""
     load: float
-    """By which new connections are handed out."""
+    """The load by which new connections are assigned."""
 
 
 class WorkerFigures:
-    """Counts for the parent, which calls `restarted`."""
+    """Counters of the parent, which calls `restarted`."""
 
     __slots__ = ("_restarts",)
 
@@ -42,20 +42,19 @@ class WorkerFigures:
         self._restarts = dict.fromkeys(RestartReason, 0)
 
     def restarted(self, reason: RestartReason) -> None:
-        """A worker was lost, and another one is to take its place."""
+        """A worker was lost, and is being replaced."""
         self._restarts[reason] += 1
 
     def families(self, workers: Sequence[WorkerState], answered: Collection[int]) -> Iterator[Family]:
-        """`answered`: the numbers of those that told their own figures in time. Sums of one: only a parent has
-        these."""
-        text = "Workers that there should be."
+        """`answered`: the numbers of the workers that answered in time. Only a parent has these families."""
+        text = "Configured number of workers."
         yield gauge("flow_workers", text, len(workers), Merge.SUM)
-        text = "Whether the worker told its figures within a second. If not, its last ones are shown."
+        text = "Whether the worker reported its figures within a second. If not, its last ones are shown."
         up: list[tuple[Labels, float]] = [({"worker": each.name}, float(each.number in answered)) for each in workers]
         yield gauges("flow_worker_up", text, up, Merge.SUM)
         load: list[tuple[Labels, float]] = [({"worker": each.name}, each.load) for each in workers]
-        text = "What the worker has to do, as it is weighed when connections are handed out."
+        text = "Load of the worker, by which connections are assigned."
         yield gauges("flow_worker_load", text, load, Merge.SUM)
-        text = "Workers lost and replaced. silent: killed, as it did not answer its parent."
+        text = "Workers that were lost and replaced. silent: killed, because it did not answer its parent."
         lost: list[tuple[Labels, float]] = [({"reason": str(each)}, count) for each, count in self._restarts.items()]
         yield counters("flow_worker_restarts", text, lost)

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4 by botocore, with credentials from where AWS's own tools find them.
+"""AWS Signature Version 4 by botocore, with credentials found as AWS's own tools find them.
 
 Finding or renewing credentials may take seconds (files, programs, the metadata of an instance or container), and
 hashing a large body takes milliseconds. Both run in threads.
@@ -38,7 +38,7 @@ _SIGNED_TOO = re.compile(rb"x-amz-(?!date$|security-token$|content-sha256$)")
 NO_CREDENTIALS = RelayError(
     502,
     "no_aws_credentials",
-    "The provider needs signed requests, and the relay finds no AWS credentials. Give it some as for the AWS CLI: "
+    "The provider needs signed requests, but the relay finds no AWS credentials. Provide them as for the AWS CLI: "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role of its instance or container.",
     Party.RELAY,
     EndReason.REFUSED,
@@ -51,7 +51,7 @@ class SigningUnavailable(Exception):
 
 
 def region_of(host: str) -> str | None:
-    """The region that a host name of Amazon Bedrock names."""
+    """The region in a host name of Amazon Bedrock."""
     match = _REGION.search(host.lower())
     return match[1] if match is not None else None
 
@@ -115,7 +115,7 @@ class AwsSigner:
         self._load()
 
     def sign(self, request: RequestHead, body: Sequence[bytes], done: Signed) -> None:
-        """As `signing.Signer`."""
+        """See `signing.Signer`."""
 
         def hashed(digest: str) -> None:
             self._with_credentials(lambda: done(self._signature(request, digest)))
@@ -144,13 +144,13 @@ class AwsSigner:
     def _try_to_load(self) -> Credentials | None:
         try:
             return self._source.load()
-        except Exception:  # botocore's exceptions have no common base: a file that can't be read, a program that failed
+        except Exception:  # botocore's exceptions have no common base: an unreadable file, a failed program
             return None
 
     def _on_loaded(self, credentials: Credentials | None) -> None:
         self._loading = False
         if credentials is not None or self._source.ends_within(LAST_MINUTE):
-            self._credentials = credentials  # valid ones outlast a failed renewal
+            self._credentials = credentials  # valid ones survive a failed renewal
         waiting, self._waiting = self._waiting, []
         for go_on in waiting:
             go_on()
@@ -191,7 +191,7 @@ def sign(request: RequestHead, digest: str, credentials: Credentials, region: st
 
 
 def _canonical(target: str) -> str:
-    """`target` with its query encoded as in the signature, however it is sent."""
+    """`target` with its query encoded as in the signature, whatever its form."""
     path, question, query = target.partition("?")
     if not question:
         return target
@@ -225,7 +225,7 @@ def aws_signer(host: str, clock: Clock) -> AwsSigner:
     try:
         session = botocore.session.Session()
         region = region_of(host) or os.environ.get("AWS_REGION") or session.get_config_variable("region")
-    except Exception as error:  # a profile that does not exist, a file that can't be read
+    except Exception as error:  # a profile that does not exist, an unreadable file
         raise SigningUnavailable(f"AWS's own configuration can't be used: {error}") from None
     if not region:
         raise SigningUnavailable("expected a host name with a region in it, or AWS_REGION")

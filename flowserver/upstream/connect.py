@@ -21,10 +21,10 @@ Make = Callable[[bool], UpstreamH1 | UpstreamH2]
 
 
 class Dials(Protocol):
-    """What makes connections: a `Dialer`."""
+    """Makes connections: a `Dialer`."""
 
     async def dial(self, factory: Callable[[], ConnectAttempt], prepare: Prepare) -> ConnectAttempt:
-        """A connected protocol made by `factory`. `prepare` sets options of sockets that are not connected yet. Raises
+        """Returns a connected protocol made by `factory`. `prepare` sets options of sockets before they connect. Raises
         DialError."""
 
 
@@ -56,7 +56,7 @@ class ConnectAttempt(SharedReads):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the provider has closed the connection meanwhile."""
+        """Whether the provider has closed the connection in the meantime."""
         return self._lost or self.transport.is_closing()
 
     @property
@@ -85,7 +85,7 @@ class ConnectAttempt(SharedReads):
 class ConnectAttempts:
     """A `pool.Dial`: each call starts a task that connects.
 
-    `multiplexed` insists on HTTP/2 (True, on a plain port with prior knowledge) or HTTP/1.1; None leaves it to ALPN.
+    `multiplexed`: True requires HTTP/2 (with prior knowledge on a plain port), False HTTP/1.1; None leaves it to ALPN.
     """
 
     __slots__ = ("_buffers", "_dialer", "_make", "_multiplexed")
@@ -110,12 +110,12 @@ class ConnectAttempts:
             failed(_refusal("closed at once"))
         elif self._multiplexed and not spoken:
             attempt.transport.abort()
-            failed(_refusal("does not speak HTTP/2, which its configuration insists on"))
+            failed(_refusal("does not speak HTTP/2, which its configuration requires"))
         else:
             connection = attempt.become(self._make, multiplexed=spoken)
             if connection.is_alive():
                 connected(connection)
-            else:  # its loss would go unnoticed
+            else:  # otherwise its loss would go unnoticed
                 attempt.transport.abort()
                 failed(_refusal("closed at once"))
 

@@ -24,13 +24,13 @@ _P = TypeVar("_P", bound=asyncio.BufferedProtocol)
 _B = TypeVar("_B", bound=asyncio.BaseProtocol)
 
 AVOIDED_FOR = 600.0
-"""Seconds for which an address is tried last after it failed, or was so slow that another one was tried."""
+"""Seconds for which an address comes last after it failed, or was so slow that another one was tried."""
 LOCAL_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL))
 """Errors of this machine (descriptors, memory, local ports), not of the provider."""
 FULL_QUEUE = 0.02
-"""Seconds until the next try where the queue of a provider's Unix socket is full. Of TCP, the kernel tries again."""
+"""Seconds until a retry if the accept queue of a provider's Unix socket is full. For TCP the kernel retries."""
 NEW_ANSWER = 1.0
-"""Seconds for which an answer of DNS is not asked for again."""
+"""Seconds for which a DNS answer is not requested again."""
 
 
 class DialError(Exception):
@@ -82,11 +82,11 @@ class Dialer:
         self._clock = clock
         self._fixed = fixed_address(url)
         self._avoided: dict[HostAddress, float] = {}
-        """Addresses that are tried last, and until when."""
+        """Addresses that come last, and until when."""
         self._sessions = SessionCache(clock)
 
     async def dial(self, factory: Callable[[], _P], prepare: Prepare) -> _P:
-        """A connected protocol made by `factory`. `prepare` sets options of sockets that are not connected yet. Raises
+        """Returns a connected protocol made by `factory`. `prepare` sets options of sockets before they connect. Raises
         DialError."""
         answer: Answer | None = None
         deadline = asyncio.timeout(self._timeout)
@@ -103,7 +103,7 @@ class Dialer:
         except ssl.SSLError as error:
             text = f"failed the TLS handshake: {error.reason or error}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
-        except OSError as error:  # a TimeoutError is one: the deadline's, or the system's own
+        except OSError as error:  # includes TimeoutError: from the deadline, or the system's own
             if deadline.expired():
                 raise DialError(self._timed_out(resolved=self._fixed is not None or answer is not None)) from None
             if error.errno in LOCAL_ERRORS:
@@ -111,12 +111,12 @@ class Dialer:
             text = f"can't be reached: {_reason(error)}"
             raise DialError(self._error(EndReason.CONNECT_FAILED, text)) from None
         finally:
-            del deadline  # it holds the task, which holds, once cancelled, this frame: a cycle
+            del deadline  # breaks a reference cycle: it holds the task, which, once cancelled, holds this frame
 
     # --- addresses -------------------------------------------------------------------------------------------------
 
     async def _connect(self, factory: Callable[[], _P], prepare: Prepare, answer: Answer | None) -> _P:
-        """Race the addresses of `answer`; None: the only one there is."""
+        """Race the addresses of `answer`; None: there is only one address."""
 
         async def more() -> Sequence[HostAddress]:
             assert answer is not None
@@ -199,7 +199,7 @@ class Dialer:
             return _Connected(tls, await done)
         except ssl.SSLCertVerificationError as error:
             transport.abort()
-            raise FinalFailure(error) from None  # another address would hide it
+            raise FinalFailure(error) from None  # trying another address would hide it
         except BaseException:
             transport.abort()
             raise
@@ -231,8 +231,8 @@ class Dialer:
 
 
 async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket, address: HostAddress) -> None:
-    """TCP handshake, or its like. Raises OSError. uvloop's `sock_connect` resolves even numeric addresses in a thread
-    pool, and so waits for look-ups that hang."""
+    """Connect a socket. Raises OSError. uvloop's `sock_connect` resolves even numeric addresses in a thread pool, and
+    so waits for look-ups that hang."""
     code = connection.connect_ex(address.address)
     while code == errno.EAGAIN and address.family == socket.AF_UNIX:
         await asyncio.sleep(FULL_QUEUE)
@@ -252,12 +252,13 @@ async def _establish(loop: asyncio.AbstractEventLoop, connection: socket.socket,
 async def _open_transport(
     loop: asyncio.AbstractEventLoop, factory: Callable[[], _B], connection: socket.socket
 ) -> tuple[asyncio.Transport, _B]:
-    """A transport that owns the descriptor of `connection`, however this ends.
+    """Returns a transport, which owns the descriptor of `connection` however this ends.
 
-    uvloop closes the descriptor with the transport. It tells the socket object so only if the transport still lives
-    when the connection has been made: if not, the object would close that number again once it is collected, and by
-    then it may be another connection's. Where it is cancelled it closes the transport of a protocol that has heard of
-    `connection_made`, and never calls `connection_lost`; so it is not cancelled, which takes a turn of the loop.
+    uvloop closes the descriptor with the transport. It detaches the socket object only if the transport is still alive
+    when the connection has been made: if not, the object would close that number again once it is collected, when it
+    may belong to another connection. If cancelled, uvloop closes the transport of a protocol that got
+    `connection_made`, but never calls `connection_lost`; so it is not cancelled, which costs an iteration of the event
+    loop.
     """
     opening = asyncio.ensure_future(loop.create_connection(factory, sock=connection))
     try:
@@ -274,7 +275,7 @@ async def _open_transport(
 
 
 def _abandon(connection: socket.socket, opening: asyncio.Future[tuple[asyncio.Transport, _B]]) -> None:
-    """Nobody waits for this transport any more."""
+    """Dispose of a transport that nobody waits for any more."""
     connection.detach()
     if not opening.cancelled() and opening.exception() is None:
         opening.result()[0].abort()
@@ -302,7 +303,7 @@ def _reason(error: OSError) -> str:
 
 
 def tls_context(ca: str | None, *, verify: bool, protocols: list[str]) -> ssl.SSLContext:
-    """A client context that verifies, unless told otherwise. `ca` is a PEM file, None for the system's authorities.
+    """A TLS context for providers, which verifies if `verify`. `ca` is a PEM file, None for the system's authorities.
 
     `protocols` are offered by ALPN, the preferred one first. Raises OSError.
     """

@@ -1,6 +1,6 @@
 """HTTP/1.1 towards the provider: a connection, and a stream for each of its requests.
 
-What requests and responses look like on the wire is `http.h1_client`'s.
+`http.h1_client` encodes requests and decodes responses.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .receive_window import NARROW, READ_BUFFER, AdaptiveFlow, ReceiveWindow
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 
 _FEW_RECORDS = 4 << 20
-"""Bytes of one write that are so few TLS records (RFC 8446 section 5.2: of 16 KiB, and some 30 bytes more each) that
-what they take beside their content is less than the first of them."""
+"""A write of at most this many bytes makes so few TLS records (RFC 8446 section 5.2: 16 KiB each, plus some 30 bytes)
+that their overhead is less than the size of the first one."""
 
 FAST_PATH_READS = 6
-"""Reads by the slow path between two attempts to open a fast path."""
+"""Reads on the slow path between two attempts to open a fast path."""
 
 
 class _Upload(Enum):
-    """How much of the request has left."""
+    """How much of the request has been sent."""
 
     SENDING = 0
     ENDING = 1
@@ -42,7 +42,7 @@ class _Upload(Enum):
     SENT = 2
 
 
-_SENDING, _ENDING, _SENT = _Upload  # in Python 3.11 to look up a member of an enumeration takes a call
+_SENDING, _ENDING, _SENT = _Upload  # in Python 3.11 looking up an enum member costs a call
 
 
 class ConnectionOwner(Protocol):
@@ -52,7 +52,7 @@ class ConnectionOwner(Protocol):
         """It can serve another request."""
 
     def on_lost(self, connection: UpstreamH1) -> None:
-        """It is closed."""
+        """The connection is closed."""
 
 
 class H1Stream:
@@ -86,16 +86,16 @@ class H1Stream:
         self._is_tunnel = request.is_tunnel
         self._upload = _SENDING
         self._unsent = encode_request_head(request)
-        """The head, while it waits for the body bytes that follow it at once."""
+        """The head, while it waits for the first body bytes of the same event."""
         self._writer: BoundedWriter | None = None
-        """Of the request's body; None: the transport took all of it at once so far, which is usual."""
+        """The writer of the request's body; None: the transport has accepted everything at once so far, as usual."""
         self.writes = 0
         self.written = 0
-        """Bytes of the request that the transport was given, by so many writes."""
+        """Bytes of the request passed to the transport, and the number of writes."""
         self.body: ResponseBody | None = None
         """Reads the body of the response; None before its head."""
         self.is_answered = False
-        """Whether the response is whole."""
+        """Whether the response is complete."""
 
     def __repr__(self) -> str:
         response = "whole" if self.is_answered else "head" if self.body is None else "body"
@@ -122,7 +122,7 @@ class H1Stream:
             self._write_end()
 
     def cancel(self, error: RelayError | None = None) -> None:
-        """The request is over: keep the connection where that is safe, else close it, which cancels the request."""
+        """The request is over: keep the connection if that is safe, else close it, which cancels the request."""
         if self.events is None:
             return
         body = self.body
@@ -203,12 +203,12 @@ class H1Stream:
     # --- the connection's side: reading ----------------------------------------------------------------------------
 
     def receive_head(self, reader: ResponseReader, data: bytes) -> None:
-        """Pass on the heads in `data`, then what came of the body with them."""
+        """Pass on the heads in `data`, then the part of the body that came with them."""
         events = self.events
         assert events is not None
         try:
             head = reader.feed(data)
-            while head is not None and head.status < 200 and head.status != 101:  # that one begins a tunnel
+            while head is not None and head.status < 200 and head.status != 101:  # 101 begins a tunnel
                 events.on_upstream_interim(head)
                 if self.events is None:
                     return
@@ -222,9 +222,9 @@ class H1Stream:
         self.body = body
         window = self._connection.window
         if window is not None and head.content_length is not None and head.content_length > NARROW:
-            window.widen()  # no stream has a length
+            window.widen()  # a stream never has a length
         events.on_upstream_head(head)
-        if self.events is None:  # cancelled by what the head brought about
+        if self.events is None:  # cancelled as a consequence of the head
             return
         if first:
             self._connection.feed(first)
@@ -232,7 +232,7 @@ class H1Stream:
             self.receive_end(body)
 
     def receive_end(self, body: ResponseBody) -> None:
-        """All bytes of the body have come: read what follows them."""
+        """All bytes of the body have arrived: read what follows them."""
         try:
             is_whole = body.read_end()
         except ResponseError as error:
@@ -242,13 +242,13 @@ class H1Stream:
             self.end()
 
     def end(self) -> None:
-        """The response is whole."""
+        """The response is complete."""
         self.is_answered = True
         if self.events is not None:
             self.events.on_upstream_end()
 
     def fail(self, what: str, *, not_processed: bool = False) -> None:
-        """`what` the provider did. The connection can't be used any more."""
+        """Fail the request; `what`: what the provider did. The connection can't be used any more."""
         events = self.events
         if events is None:
             return
@@ -260,7 +260,7 @@ class H1Stream:
         )
 
     def _close(self) -> None:
-        """Let go of those that hold this stream, so that no cycle is left to be collected."""
+        """Drop references, so that no reference cycle is left."""
         self.events = self._writer = None
         self.on_data = _ignore
 
@@ -286,7 +286,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
     )
 
     def __init__(self, owner: ConnectionOwner, watermarks: Watermarks, flow: AdaptiveFlow | None = None) -> None:
-        """`flow`: how its receive window follows the clients; None: it stays as it is."""
+        """`flow`: how its receive window follows the clients; None: it is fixed."""
         self._owner = owner
         self._watermarks = watermarks
         self._flow = flow
@@ -296,9 +296,9 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """The request under way; None: the connection is idle."""
         self._reading = True
         self._fast_path: FastPath | None = None
-        """The transport's protocol in place of this; None: this is."""
+        """The transport's protocol in place of this one; None: this is."""
         self._until_fast_path = FAST_PATH_READS
-        """Reads of a body until a fast path is asked for."""
+        """Reads of a body until the next attempt to open a fast path."""
         self.blocked = False
         """Whether the transport is above its mark."""
         self.served = 0
@@ -319,7 +319,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     @property
     def capacity(self) -> int:
-        """Requests that it can take now: one, or none."""
+        """Requests that it can accept now: one, or none."""
         return 0 if self._stream is not None or self.transport.is_closing() else 1
 
     @property
@@ -333,7 +333,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         return self.window is not None and self.window.has_been_wide
 
     def begin(self, request: RequestHead, events: UpstreamEvents) -> H1Stream:
-        """Send the head of the next request; `events` hears of its response."""
+        """Send the head of the next request; `events` gets its response."""
         if self.window is not None:
             self.window.begin(whole=request.awaits_whole)
         self._stream = stream = H1Stream(self, request, events)
@@ -346,12 +346,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
 
     def is_alive(self) -> bool:
         """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next
-        response, may wait in the kernel, not yet read. With TLS what waits may be of its own, such as session
-        tickets."""
+        response, may wait in the kernel, not yet read. With TLS, waiting bytes may belong to TLS itself, such as
+        session tickets."""
         return not self.transport.is_closing() and self._probe.is_reusable(again=self.served > 0)
 
     def sweep(self, now: float) -> None:
-        """Nothing here goes by the clock."""
+        """There are no deadlines here."""
 
     def close(self) -> None:
         self.transport.abort()
@@ -359,10 +359,10 @@ class UpstreamH1(asyncio.BufferedProtocol):
     # --- for the stream --------------------------------------------------------------------------------------------
 
     def release(self, *, keeps: bool) -> None:
-        """The stream is over; `keeps`: nothing speaks against another request."""
+        """The stream is over; `keeps`: the connection can serve another request."""
         self._stream = None
         if keeps and not self.transport.is_closing():
-            self.resume_reading()  # or a close by the provider would go unnoticed
+            self.resume_reading()  # otherwise a close by the provider would go unnoticed
             self._owner.on_capacity(self)
         else:
             self.transport.abort()
@@ -412,8 +412,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if body is None:
             if self._reader.is_empty and self._is_untaken(stream):
                 stream.fail("closed a kept connection before it took the request", not_processed=True)
-        elif body.until_close and not stream.is_answered:  # `connection_lost` tells of any other end
-            self.transport.close()  # first, or `cancel` would keep it
+        elif body.until_close and not stream.is_answered:  # `connection_lost` reports any other end
+            self.transport.close()  # first, because otherwise `cancel` would keep it
             stream.end()
         return False
 
@@ -445,7 +445,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """Bytes from the provider: the path of every token."""
         stream = self._stream
         if stream is None:
-            self.transport.abort()  # bytes that nobody asked for: this connection can't be trusted
+            self.transport.abort()  # unsolicited bytes: this connection can't be trusted
             return
         body = stream.body
         if body is None:
@@ -463,7 +463,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
         if window is not None and stream.events is not None:
             window.passed(len(data), stream.events)
         if piece:
-            on_data = stream.on_data  # a call of the attribute itself would look it up the slow way
+            on_data = stream.on_data  # calling the attribute directly would use the slow look-up
             on_data(piece)
         if body.ended and self._stream is stream:
             stream.receive_end(body)
@@ -473,7 +473,7 @@ class UpstreamH1(asyncio.BufferedProtocol):
             self._open_fast_path()
 
     def _open_fast_path(self) -> None:
-        """Lend the transport to a fast path, where there may be one."""
+        """Hand the transport to a fast path, if one can be opened."""
         stream = self._stream
         if stream is None or stream.events is None or self._fast_path is not None or not self._reading:
             return
@@ -506,16 +506,16 @@ class UpstreamH1(asyncio.BufferedProtocol):
     # --- ends ------------------------------------------------------------------------------------------------------
 
     def _is_untaken(self, stream: H1Stream) -> bool:
-        """Whether nothing of the present request was acknowledged: it crossed the provider's close on the way. Those
-        before it were, since they were answered."""
+        """Whether nothing of the current request was acknowledged: it crossed the provider's close. Earlier requests
+        were acknowledged, since they were answered."""
         if not stream.reused:
-            return False  # a provider closed it with the request before its eyes
+            return False  # the provider closed it after receiving the request
         if self._is_tls and (stream.writes > 1 or stream.written > _FEW_RECORDS):
-            return False  # can't be told
+            return False  # unknown
         missing = unacknowledged(self.transport)
         given = stream.written - self.transport.get_write_buffer_size()
         return missing is not None and missing >= given > 0
 
 
 def _ignore(data: bytes) -> None:
-    """Nothing is passed on by a stream that is over."""
+    """Drops the data of a stream that is over."""

@@ -1,9 +1,9 @@
 """An HTTP/2 connection to a provider: many streams, each with its own window.
 
-The shared socket is always read, a bounded piece in each turn of the event loop; `h2_flood_guard` counts the frames
-that floods are made of. A lagging client withholds its stream's window only: the connection is credited on receipt, the
-stream as its bytes are consumed. DATA frames are read here and never reach h2, which takes 9.1 us to receive and
-acknowledge one; it is told of their end. GOAWAY does not reach it either, since open streams continue.
+The shared socket is always read, a bounded piece in each iteration of the event loop; `h2_flood_guard` counts the
+frames that floods are made of. A lagging client withholds only its stream's window: the connection is credited on
+receipt, the stream as its bytes are consumed. DATA frames are read here and never reach h2, which takes 9.1 us to
+receive and acknowledge one; it is told of their end. GOAWAY does not reach it either, since open streams continue.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ LAST_STREAM_ID = 2**30
 """A connection beyond this stream id is not used for new requests."""
 
 _ANSWERS, _TURN, _OVER = 1, 2, 4
-"""Why a provider is not read: it does not read our answers to its pings and the like; the turn of the event loop was
-too short for what was read; or the connection is broken."""
+"""Why a provider is not read: it does not read our answers to its pings and the like; one iteration of the event loop
+was too short for what was read; or the connection is broken."""
 
 
 class Phase(Enum):
@@ -78,7 +78,7 @@ class Phase(Enum):
 
     OPEN = "open"
     LEAVING = "leaving"
-    """The provider sent a GOAWAY: it takes no new requests, and answers those under way."""
+    """The provider sent a GOAWAY: it accepts no new requests, but answers those under way."""
     BROKEN = "broken"
     """Its requests have failed. A GOAWAY to the provider may still be on its way."""
 
@@ -150,9 +150,9 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._streams: dict[int, H2Stream] = {}
         self._ready: list[H2Stream] = []
         self._control: list[bytes] = []
-        """Frames to send that h2 does not know of."""
+        """Frames to send that bypass h2."""
         self._owed = 0
-        """Received bytes that the connection's window was not yet credited for."""
+        """Received bytes not yet credited to the connection's window."""
         self._flush_due = False
         self._blocked = False
         self._windows_opened = False
@@ -192,7 +192,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
     is_wide = False  # each stream has its own window
 
     def begin(self, request: RequestHead, events: UpstreamEvents) -> H2Stream:
-        """Send a request's head; `events` is told of its response. Only while there is capacity."""
+        """Send a request's head; `events` gets its response. Only while there is capacity."""
         state = self._h2.begin_request(_fields(request, self._scheme))
         stream = H2Stream(self, state, request, events)
         if request.awaits_whole and self._stream_windows.flow is not None:
@@ -214,7 +214,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def sweep(self, now: float) -> None:
-        """Ping a provider that was silent for long while requests are open."""
+        """Ping a provider that has been silent for long while requests are open."""
         if self._phase is Phase.BROKEN:
             if now - self._broken_at >= LINGER:
                 self.transport.abort()
@@ -282,7 +282,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """Take another turn for what was read."""
+        """Handle more of what was read, in the next iteration."""
         if self._phase is Phase.BROKEN or self.transport.is_closing():
             return
         self._splitter.rest()
@@ -293,7 +293,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._loop.call_soon(self._go_on)
 
     def _take_in(self, data: bytes) -> None:
-        """Handle what was read, as far as the turn goes."""
+        """Handle what was read, as far as one iteration allows."""
         try:
             for frame in self._guard.split(data):
                 if frame.kind == DATA:
@@ -336,7 +336,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if length < TINY or frame.flags & PADDED:
             self._guard.count_data(frame, self._clock())
         stream = self._streams.get(frame.stream_id)
-        if stream is None:  # we dropped it; its bytes are credited anyway
+        if stream is None:  # the relay dropped it; its bytes are credited anyway
             self._guard.count_late(length, self._clock())
             return
         data = data_of(frame)
@@ -381,7 +381,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         try:
             self.windows.update_stream(stream.window, increment)
         except h2.exceptions.FlowControlError:
-            self._fail_stream(stream, "opened a window too far", ErrorCodes.FLOW_CONTROL_ERROR)
+            self._fail_stream(stream, "opened a window beyond its limit", ErrorCodes.FLOW_CONTROL_ERROR)
         else:
             if stream.wants_to_send:
                 self.queue(stream)
@@ -423,7 +423,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         if stream.is_whole:
             stream.events.on_upstream_end()
         else:
-            self._fail_stream(stream, "ended its answer before it was whole", ErrorCodes.PROTOCOL_ERROR)
+            self._fail_stream(stream, "ended its answer before it was complete", ErrorCodes.PROTOCOL_ERROR)
 
     def _on_reset(self, event: StreamReset) -> None:
         stream = self._streams.get(event.stream_id)
@@ -438,7 +438,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         self._owner.on_capacity(self)
 
     def _on_goaway(self, last_stream: int) -> None:
-        """No new streams; those above `last_stream` were not begun (RFC 9113 section 6.8); the others go on."""
+        """No new streams; those above `last_stream` were not begun (RFC 9113 section 6.8); the others continue."""
         self._phase = Phase.LEAVING
         self._owner.on_capacity(self)
         for stream in list(self._streams.values()):
@@ -458,7 +458,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Write what is queued at the end of a turn of the event loop."""
+        """Write what is queued, at the end of an iteration of the event loop."""
         self._flush_due = False
         if self._phase is Phase.BROKEN or self.transport.is_closing():
             return
@@ -491,7 +491,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         """Append one frame of one request's body, and its end if nothing follows. Returns the frame's size."""
         connection = self._h2
         size = stream.frame(connection.max_outbound_frame_size, out)
-        if self.carries(stream):  # else resuming the upload ended it
+        if self.carries(stream):  # resuming the upload may have ended it
             if stream.take_end():
                 connection.end_stream(stream.stream_id)
                 out.append(connection.data_to_send())
@@ -519,7 +519,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
 
     def _end_stream(self, stream: H2Stream, what: str, *, not_processed: bool = False) -> None:
         if not self._forget(stream):
-            return  # the end of another stream ended it
+            return  # it was ended by the end of another stream
         self._owner.on_capacity(self)
         stream.events.on_upstream_failed(_broken(what, not_processed=not_processed))
 
@@ -541,7 +541,7 @@ class UpstreamH2(asyncio.BufferedProtocol):
         else:
             self._say_goodbye(code)
         streams, self._streams = self._streams, {}
-        error = _broken(what)  # the same for all: one failure of the provider
+        error = _broken(what)  # the same error for all counts as one failure of the provider
         for stream in streams.values():
             stream.events.on_upstream_failed(error)
 

@@ -32,17 +32,17 @@ class StreamConnection(Protocol):
     """Requests begun."""
 
     def receive_window(self) -> StreamWindow:
-        """That of a stream which begins."""
+        """The window of a new stream."""
 
     @property
     def distance(self) -> float:
-        """Seconds to the provider and back; 0 if that is not known. Costs a system call."""
+        """Round trip to the provider in seconds; 0 if unknown. Costs a system call."""
 
     def queue(self, stream: H2Stream) -> None:
         """The stream has something to send."""
 
     def control(self, frame: bytes) -> None:
-        """Send a frame that h2 does not know of."""
+        """Send a frame that bypasses h2."""
 
     def carries(self, stream: H2Stream) -> bool:
         """Whether `stream` is still under way."""
@@ -122,7 +122,7 @@ class H2Stream:
         return self._full
 
     def pause_reading(self) -> None:
-        """Withhold the window: the provider may send what it has been granted, and no more."""
+        """Withhold the window: the provider may send what it has been granted, but no more."""
         self._reading = False
 
     def resume_reading(self) -> None:
@@ -164,7 +164,7 @@ class H2Stream:
     # --- the connection's side: the answer ---
 
     def receive_head(self, headers: Headers) -> str | None:
-        """Pass a head on. Returns what is wrong with it, None if it is well-formed."""
+        """Pass a head on. Returns what is wrong with it; None if it is well-formed."""
         status, fields = _split(headers)
         if status is None:
             return "sent a malformed head"
@@ -185,11 +185,11 @@ class H2Stream:
         return None
 
     def receive_data(self, data: bytes, length: int) -> str | None:
-        """Pass body bytes on; `length` is their cost in the window. Returns what is wrong, None if nothing is."""
+        """Pass body bytes on; `length` is their cost in the window. Returns what is wrong; None if nothing is."""
         if not self._receive_window.take(length):
             return "sent more than its window"
         if not self.head_received or (self._bodiless and data):
-            return "sent a body where none may be"
+            return "sent a body where none is allowed"
         if self._body_left is not None:
             self._body_left -= len(data)
             if self._body_left < 0:
@@ -201,7 +201,8 @@ class H2Stream:
         return None
 
     def begin_wide(self) -> int:
-        """Its answer is known to be whole. Returns the bytes that the provider may send beyond the usual window."""
+        """Its answer is known not to be a stream. Returns the bytes that the provider may send beyond the usual
+        window."""
         return self._receive_window.widen(WHOLE_WINDOW)
 
     @property
@@ -215,7 +216,7 @@ class H2Stream:
         return self.head_received and not self._body_left
 
     def _credit(self) -> None:
-        """Open the window again for what was consumed."""
+        """Open the window again for consumed bytes."""
         if self._receive_window.is_half_used and self._connection.carries(self):
             size = self._receive_window.credit(self._distance(), self.events)
             self._connection.control(window_update(self.stream_id, size))
@@ -225,7 +226,7 @@ class H2Stream:
 
 
 def _split(headers: Headers) -> tuple[int | None, Headers]:
-    """Status and fields; status None when the head is malformed (RFC 9113 section 8.2)."""
+    """Status and fields; status None if the head is malformed (RFC 9113 section 8.2)."""
     status = None
     fields: Headers = []
     for name, value in headers:

@@ -25,7 +25,7 @@ class PooledStream(UpstreamStream, Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether the upload is stopped at the high mark."""
+        """Whether the upload is stopped at the high watermark."""
 
 
 class PooledConnection(Protocol):
@@ -36,7 +36,7 @@ class PooledConnection(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Requests that it can take now."""
+        """Requests that it can accept now."""
 
     @property
     def busy(self) -> int:
@@ -44,7 +44,7 @@ class PooledConnection(Protocol):
 
     @property
     def is_wide(self) -> bool:
-        """Whether its provider may be far ahead of a client, whatever is done about it now."""
+        """Whether its provider may be far ahead of a client, whatever is done now."""
 
     def begin(self, request: RequestHead, events: UpstreamEvents) -> PooledStream: ...
 
@@ -63,16 +63,16 @@ class Cancellable(Protocol):
 Connected = Callable[[PooledConnection], None]
 Failed = Callable[[RelayError], None]
 Dial = Callable[[Connected, Failed, bool], Cancellable]
-"""Starts to connect; calls exactly one of the two later, unless cancelled."""
+"""Starts to connect; calls exactly one of the two callbacks later, unless cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
     """`keepalive` is how many seconds an idle connection is kept (None: connections are not reused); it should be less
     than the provider's own time, since a request sent while the provider closes is lost. `timeout` bounds the wait for
-    a connection when `max_connections` are in use. `multiplexed`: True for HTTP/2, False for HTTP/1.1, None when the
-    first connection is to tell (ALPN). `max_age` is how many seconds after its establishment a connection takes its
-    last request (None: no limit), so that what DNS says reaches a busy relay, too."""
+    a connection when `max_connections` are in use. `multiplexed`: True for HTTP/2, False for HTTP/1.1, None if the
+    first connection decides (ALPN). `max_age` is how many seconds after its establishment a connection takes its last
+    request (None: no limit), so that DNS changes reach a busy relay, too."""
 
     keepalive: float | None
     timeout: float
@@ -115,13 +115,13 @@ class Pool:
         self._shares = False
         """Whether a connection ever took several requests."""
         self._connections: dict[PooledConnection, float] = {}
-        """All that take requests, and since when they exist; the oldest stands first."""
+        """All connections that accept requests, and since when they exist; the oldest first."""
         self._retired: set[PooledConnection] = set()
-        """HTTP/2 connections past their age: their requests go on, new ones go elsewhere."""
+        """HTTP/2 connections past their age: their requests continue, new ones go elsewhere."""
         self._idle: dict[PooledConnection, float] = {}
-        """Without a request, since when; the one used last stands last."""
+        """Idle connections, and since when; the most recently used last."""
         self._idle_wide: dict[PooledConnection, float] = {}
-        """The same of wide ones, which are for whole answers, and for streams where there can be no other."""
+        """The same for wide ones, which are for whole answers, and for streams only if no other is possible."""
         self._dials: dict[int, Cancellable] = {}
         """Dials under way, by number."""
         self._dial_number = 0
@@ -132,7 +132,7 @@ class Pool:
         self.connects = 0
         """Connections made."""
         self.reuses = 0
-        """Requests that took a kept connection."""
+        """Requests that used a kept connection."""
 
     def __repr__(self) -> str:
         connections = f"open={self.open_connections} idle={self.idle_connections} retired={self.retired_connections}"
@@ -159,7 +159,7 @@ class Pool:
         return connection.begin(request, events)
 
     def leave(self, stream: WaitingStream) -> None:
-        """A stream no longer waits, since its client left. A dial that was needed for it alone is cancelled."""
+        """A stream no longer waits, because its client left. A dial that only it needed is cancelled."""
         self._waiting.pop(stream, None)
         while len(self._dials) > self._dials_wanted():
             _, dial = self._dials.popitem()
@@ -168,19 +168,19 @@ class Pool:
     # --- for the connections ---
 
     def on_capacity(self, connection: PooledConnection) -> None:
-        """A request on `connection` is over, or the number of requests that it takes has changed."""
+        """A request on `connection` is over, or its capacity has changed."""
         if connection in self._retired:
             if not connection.busy:
                 connection.close()
             return
         if connection not in self._connections:
-            return  # it has yet to be handed over; its provider's SETTINGS came first
+            return  # it is not handed over yet; its provider's SETTINGS came first
         busy, capacity = connection.busy, connection.capacity
         old = self._is_old(connection, self._clock())
         if busy + capacity > 1:
             self._shares = True
             if self._settings.multiplexed is None:
-                self._multiplexed = True  # however few it took at first
+                self._multiplexed = True  # however few it accepted at first
         if self._waiting and not old:
             self._serve(connection)
             busy, capacity = connection.busy, connection.capacity
@@ -209,7 +209,7 @@ class Pool:
         for idle in (self._idle, self._idle_wide):
             for connection, since in list(idle.items()):
                 if self._settings.keepalive is not None and now - since < self._settings.keepalive:
-                    break  # the rest was used later
+                    break  # the others were used later
                 del idle[connection]
                 connection.close()
         overdue = []
@@ -222,7 +222,7 @@ class Pool:
             )
 
     def dial_by(self, dial: Dial) -> None:
-        """Make further connections by `dial`."""
+        """Make further connections with `dial`."""
         self._dial = dial
 
     @property
@@ -232,8 +232,8 @@ class Pool:
         return is_idle and not self._waiting and not self._dials
 
     def close(self) -> None:
-        """Close all connections, and keep none from now on. Later requests are served all the same: they waited for
-        their next attempt while the configuration was reloaded."""
+        """Close all connections, and keep none from now on. Later requests, which waited for their next attempt during
+        a reload, are still served."""
         self._closed = True
         for dial in self._dials.values():
             dial.cancel()
@@ -245,7 +245,7 @@ class Pool:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more request has to wait for another one's end."""
+        """Whether another request would have to wait for the end of one."""
         if len(self._connections) < self._settings.max_connections:
             return False
         return not self.idle_connections and not any(connection.capacity for connection in self._connections)
@@ -265,7 +265,7 @@ class Pool:
 
     @property
     def retired_connections(self) -> int:
-        """HTTP/2 connections past their age whose requests go on."""
+        """HTTP/2 connections past their age whose requests continue."""
         return len(self._retired)
 
     @property
@@ -276,8 +276,8 @@ class Pool:
     # --- deciding ---
 
     def _find(self, *, whole: bool) -> PooledConnection | None:
-        """A connection for a request now: the one used last, so that the others can be closed as idle. `whole`: its
-        answer is known to be no stream."""
+        """A connection for a request now: the most recently used, so that the others can be closed as idle. `whole`:
+        its answer is known not to be a stream."""
         now = self._clock()
         if self._shares:
             for connection in self._connections:
@@ -303,7 +303,7 @@ class Pool:
         self._idle_wide.pop(connection, None)
 
     def _dials_wanted(self) -> int:
-        """How many connections should be under way for those who wait."""
+        """How many dials should be under way for the waiting requests."""
         waiting = len(self._waiting)
         room = self._settings.max_connections - len(self._connections)
         return min(waiting if self._multiplexed is False else min(waiting, 1), max(0, room))
@@ -324,14 +324,14 @@ class Pool:
         if connection.capacity:
             self._dials.pop(number, None)
             self.on_connected(connection)
-        else:  # or those who wait would have one connection after the other made for nothing
+        else:  # otherwise waiting requests would cause one useless connection after the other
             connection.close()
             reason = EndReason.CONNECT_FAILED
-            text = "The provider takes no requests."
+            text = "The provider accepts no requests."
             self._on_dial_failed(number, upstream_error(reason.value, text, reason, not_processed=True))
 
     def on_connected(self, connection: PooledConnection) -> None:
-        """A dial has made `connection`, which takes requests now."""
+        """A dial has made `connection`, which accepts requests now."""
         self.connects += 1
         self._connections[connection] = self._clock()
         if self._settings.multiplexed is None:
@@ -355,11 +355,11 @@ class Pool:
         return max_age is not None and now - self._connections[connection] >= max_age
 
     def _retire_old(self, now: float) -> None:
-        """Close idle connections that are too old. HTTP/2 ones with requests take no more and no longer count as one
-        of `max_connections`, or one long stream would hold up all requests; HTTP/1.1 ones end with their request."""
+        """Close idle connections that are too old. HTTP/2 ones with requests accept no more and no longer count towards
+        `max_connections`, or one long stream could hold up all requests; HTTP/1.1 ones end with their request."""
         for connection in list(self._connections):
             if not self._is_old(connection, now):
-                break  # the rest is younger
+                break  # the others are younger
             if not connection.busy:
                 self._take_from_idle(connection)
                 connection.close()
@@ -369,7 +369,7 @@ class Pool:
         self._dial_as_needed()
 
     def _serve(self, connection: PooledConnection) -> None:
-        """Give `connection` to those who waited longest."""
+        """Give `connection` to the requests that have waited longest."""
         while self._waiting and connection.capacity and connection.is_alive():
             stream, _ = self._waiting.popitem(last=False)
             self._take_from_idle(connection)
@@ -384,7 +384,7 @@ class _Phase(Enum):
 
 
 class StreamPool(Protocol):
-    """What a `WaitingStream` waits for."""
+    """The pool of a `WaitingStream`."""
 
     watermarks: Watermarks
 
@@ -392,13 +392,13 @@ class StreamPool(Protocol):
         """Put a request on a connection that has room for it."""
 
     def leave(self, stream: WaitingStream) -> None:
-        """A stream no longer waits, since its client left."""
+        """A stream no longer waits, because its client left."""
 
 
 class WaitingStream:
-    """A `relay.interfaces.UpstreamStream` that exists before its connection does, and then leads on to it.
+    """A `relay.interfaces.UpstreamStream` that exists before its connection, and then delegates to it.
 
-    Until then the request's body waits here, up to the high mark.
+    Until then the request's body waits here, up to the high watermark.
     """
 
     __slots__ = (
@@ -421,7 +421,7 @@ class WaitingStream:
         self._stream: PooledStream | None = None
         """The request on its connection; None: it waits, or never had one."""
         self._waiting: ChunkQueue | None = None
-        """None: nothing had to wait, which is usual."""
+        """None: nothing had to wait, as usual."""
         self._full = False
         self._paused = False
         self._request_whole = False
@@ -484,11 +484,11 @@ class WaitingStream:
 
     @property
     def awaits_whole(self) -> bool:
-        """Whether its answer is known to be no stream."""
+        """Whether its answer is known not to be a stream."""
         return self._request.awaits_whole
 
     def begin(self, connection: PooledConnection) -> None:
-        """There is a connection: send what waited."""
+        """A connection is available: send what waited."""
         self._phase = _Phase.BEGUN
         self._stream = stream = self._pool.begin(connection, self._request, self._events)
         if self._paused:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from .resolver import HostAddress
 
 ATTEMPT_DELAY = 0.25
-"""Seconds without progress after which the next address is tried beside the others (RFC 8305 section 5)."""
+"""Seconds without progress after which the next address is tried in parallel (RFC 8305 section 5)."""
 MIN_DELAY = 0.01
 HANDSHAKE_ROUND_TRIPS = 3
 """Times the duration of the TCP handshake that the TLS handshake may take until the next address is tried."""
@@ -35,11 +35,12 @@ More = Callable[[], Coroutine[Any, Any, Sequence[HostAddress]]]
 
 
 class Race(Generic[_T]):
-    """One dial: attempts at addresses in order, each begun when the one before failed or made no progress for a while.
+    """One dial: attempts at addresses in order, each begun when the previous one failed or made no progress for a
+    while.
 
     `attempt` connects to an address; it is cancelled when another one wins. `dispose` closes what it connected, when
-    two win at once. `more` gives further addresses once the first ones have not helped; those already tried are left
-    out. `delay` is in seconds.
+    two win at once. `more` returns further addresses if the first ones fail; those already tried are skipped. `delay`
+    is in seconds.
     """
 
     __slots__ = (
@@ -76,7 +77,7 @@ class Race(Generic[_T]):
         self._due = 0.0
         """When the next attempt begins."""
         self._error: BaseException | None = None
-        """Of the last attempt that failed."""
+        """The error of the last attempt that failed."""
         self._looking: asyncio.Task[Sequence[HostAddress]] | None = None
         """The task that calls `more`; None: it is not running."""
         self._tasks: dict[asyncio.Task[_T], HostAddress] = {}
@@ -104,7 +105,7 @@ class Race(Generic[_T]):
             self._abandon()
 
     def _go_on(self) -> None:
-        """Begin the next attempt, or ask for more addresses, if it is time."""
+        """Begin the next attempt, or get more addresses, if it is time."""
         if self._tasks and self._loop.time() < self._due:
             return
         if self._addresses:
@@ -124,7 +125,7 @@ class Race(Generic[_T]):
         self._tasks[self._loop.create_task(self._attempt(address, progress))] = address
 
     def _take_outcomes(self) -> asyncio.Task[_T] | None:
-        """Remove the attempts that are over. Returns the one that won, if any."""
+        """Remove finished attempts. Returns the winner, if any."""
         for task, address in list(self._tasks.items()):
             if not task.done():
                 continue
@@ -142,7 +143,7 @@ class Race(Generic[_T]):
         return None
 
     def _take_addresses(self) -> None:
-        """Take over the addresses that `more` found. They are tried at once, since the ones before had their time."""
+        """Add the addresses that `more` found. They are tried at once, since earlier ones have had their time."""
         looking = self._looking
         if looking is None or not looking.done():
             return
@@ -160,7 +161,7 @@ class Race(Generic[_T]):
             task.add_done_callback(self._dispose_of)
             task.cancel()
         self._tasks.clear()
-        self._error = None  # its traceback leads back here
+        self._error = None  # its traceback refers back to this
 
     def _dispose_of(self, task: asyncio.Task[_T]) -> None:
         if not task.cancelled() and task.exception() is None:
@@ -174,7 +175,7 @@ def _look_away(task: asyncio.Task[Sequence[HostAddress]]) -> None:
 
 
 def interleave(addresses: Iterable[HostAddress]) -> list[HostAddress]:
-    """The families in turn, the first one's first (RFC 8305 section 4), each in its own order."""
+    """Interleave the families, starting with the first address's (RFC 8305 section 4), each in its own order."""
     families: dict[socket.AddressFamily, deque[HostAddress]] = {}
     for address in addresses:
         families.setdefault(address.family, deque()).append(address)

@@ -16,13 +16,13 @@ from ..net.sockets import largest_segment, round_trip
 from ..relay.interfaces import Clock, UpstreamEvents
 
 FIRST, FIRST_AFAR = 4 * 1024, 24 * 1024
-"""Bytes that a provider, nearby or not, may be ahead where nothing is known of its client."""
+"""Bytes that a provider, nearby or distant, may be ahead of a client of unknown pace."""
 NARROW = 12 * 1024
-"""The most for a provider nearby. During a TLS handshake it is the least: certificates need that much."""
+"""The maximum for a nearby provider. During a TLS handshake it is the minimum: certificates need that much."""
 
 UNSENT_UPLOAD = 256 * 1024
-"""Bytes of a body that may wait unsent for a provider. With fewer, the congestion window of a distant one does not come
-to what it could: 20 MB on a kept connection of 50 ms took 1.1 times as long with 16 KB, and mostly so with 128 KB."""
+"""Unsent bytes of a body that may wait for a provider. With fewer, the congestion window to a distant one does not grow
+fully: 20 MB on a kept connection of 50 ms took 1.1 times as long with 16 KB, and mostly so with 128 KB."""
 
 
 @dataclass(slots=True)
@@ -32,29 +32,29 @@ class AdaptiveFlow:
     target: float
     clock: Clock
     distance: float = 0.0
-    """Seconds to the provider and back, when this was last looked at; 0: it was not."""
+    """Round trip to the provider in seconds, as last measured; 0: not measured yet."""
     memory: MemoryBudget = field(default=UNLIMITED)
-    """Says how wide windows may be."""
+    """Limits the width of windows."""
 
     @property
     def first(self) -> int:
-        """Bytes of a window that begins, of whose client nothing is known."""
+        """Bytes of a new window, for a client of unknown pace."""
         return FIRST if self.distance < NEARBY else FIRST_AFAR
 
 
 @dataclass(frozen=True, slots=True)
 class KernelBuffers:
-    """The kernel's buffers of connections that begin."""
+    """The kernel buffers of new connections."""
 
     size: int | None
-    """Bytes of the receive buffer, at least; None: the kernel's own."""
+    """Least bytes of the receive buffer; None: the kernel's own."""
     flow: AdaptiveFlow | None = None
-    """How it follows its clients; None: it stays."""
+    """How it follows its clients; None: it is fixed."""
     unsent: int | None = None
-    """Bytes that may wait unsent for a provider that takes no more (TCP_NOTSENT_LOWAT); None: the kernel's own."""
+    """Unsent bytes that may wait for a slow provider (TCP_NOTSENT_LOWAT); None: the kernel's own."""
 
     def prepare(self, connection: socket.socket, *, whole: bool) -> None:
-        """Set options of a socket that is not connected yet. `whole`: its first answer is known to be no stream."""
+        """Set options of a socket before it connects. `whole`: its first answer is known not to be a stream."""
         if self.size is not None and self.flow is None:
             receive_buffer.begin_narrow(connection, self.size, may_grow=False)
         elif self.size is not None and self.flow is not None and not whole:
@@ -65,11 +65,11 @@ class KernelBuffers:
 
 READ_SIZE = 8 * 1024
 READ_BUFFER = memoryview(bytearray(READ_SIZE))
-"""Where all connections read to: what came is copied out before the next read. Small, since a read is what a stream
-holds beyond its high mark, and since the kernel takes a whole write where it has room for a byte: reads of 16 KiB made
-a stalled client pull 8 KiB more. An event has 0.3 KiB. For slow clients less of it is used."""
+"""The buffer that all connections read into: data is copied out before the next read. It is small, since a stream may
+hold one read beyond its high watermark, and since the kernel accepts a whole write if it has room for a byte: reads of
+16 KiB made a stalled client pull 8 KiB more. An event has 0.3 KiB. For slow clients less of it is used."""
 CALM = 4
-"""Windows' worth until the next look at a stream that has room enough: a look takes two system calls."""
+"""Windows' worth of bytes until the next check of a stream with enough room: a check takes two system calls."""
 _FAR = 1 << 62
 """More bytes than will ever pass."""
 
@@ -77,9 +77,8 @@ _FAR = 1 << 62
 class ReceiveWindow:
     """The window of an HTTP/1.1 connection, over all of its requests: what the kernel reads before the relay does.
 
-    It begins narrow. Each time that its worth has passed it is looked at, and becomes as wide as the rate needs by
-    then; a client that blocks makes it as narrow as its pace needs. For an answer that is known to be whole it is the
-    kernel's own.
+    It begins narrow. Each time a window's worth has passed it is checked, and widened as the current rate requires; a
+    client that blocks narrows it to its pace. For an answer that is known not to be a stream it is the kernel's own.
     """
 
     __slots__ = (
@@ -102,23 +101,23 @@ class ReceiveWindow:
         flow.distance = round_trip(self._socket)
         self._segment = largest_segment(self._socket)
         self._largest = receive_buffer.size(self._socket)
-        """The most that was ever granted."""
+        """The largest window that was ever granted."""
         self.bound = 0
-        """Bytes, of one that is not the kernel's own; 0: it has not begun."""
+        """Bytes of a bounded window; 0: it has not begun."""
         self.is_wide = False
         """Whether it is the kernel's own."""
         self.has_been_wide = self._largest > FIRST_AFAR
-        """Whether it ever was: what it granted then can't be taken back."""
+        """Whether it ever was: what was granted then can't be revoked."""
         self._left = 0
-        """Bytes until the next look."""
+        """Bytes until the next check."""
         self.buffer = READ_BUFFER
-        """Where the connection reads to."""
+        """The buffer that the connection reads into."""
 
     def __repr__(self) -> str:
         return f"<ReceiveWindow {'wide' if self.is_wide else self.bound}>"
 
     def begin(self, *, whole: bool) -> None:
-        """A request is asked, whose answer is known to be whole, or may be a stream."""
+        """A request begins. `whole`: its answer is known not to be a stream."""
         self._wanted.begin()
         self.buffer = READ_BUFFER
         if whole:
@@ -128,14 +127,14 @@ class ReceiveWindow:
         self._left = self.bound
 
     def widen(self) -> None:
-        """The answer is whole: leave the window to the kernel."""
+        """The answer is not a stream: leave the window to the kernel."""
         if not self.is_wide:
             self.is_wide = self.has_been_wide = True
             self._largest = _FAR
             receive_buffer.leave_to_kernel(self._socket)
 
     def passed(self, size: int, events: UpstreamEvents) -> None:
-        """So many bytes were read."""
+        """`size` bytes were read."""
         if self._wanted.passed(size):
             self._left -= size
             if self._left <= 0:
@@ -166,15 +165,15 @@ class ReceiveWindow:
         self._fit(self._wanted.follow(pace, distance))
 
     def _fit(self, bound: int) -> None:
-        """Change it to `bound`, unless that would be no great change."""
+        """Change it to `bound`, unless the change is small."""
         bound = max(bound, self._least())
         if self.is_wide or not self.bound * 3 < bound * 4 < self.bound * 5:
             self._set(bound)
 
     def _least(self) -> int:
-        """A sender waits, up to its persist timer, for a window of a whole segment; and where segments are as large as
-        on the loopback interface, of half of the largest window that it ever saw (RFC 1122 section 4.2.3.4). What
-        window a buffer makes depends on the packets in it, so that one of these does not become narrower at all."""
+        """The narrowest safe window. A sender waits, up to its persist timer, until the window has a whole segment; or,
+        with segments as large as on loopback, half of the largest window that it ever saw (RFC 1122 section 4.2.3.4). A
+        buffer's window depends on the packets in it, so such a window is never narrowed."""
         return min(2 * self._segment, self._largest)
 
     def _set(self, bound: int) -> None:
@@ -188,25 +187,24 @@ class ReceiveWindow:
 STREAM_WINDOW = 16 * 1024
 """The same for an HTTP/2 stream."""
 WHOLE_WINDOW = 128 * 1024
-"""Where the window of a whole answer begins."""
+"""The initial window of a whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamWindows:
-    """How the windows of a connection's streams begin."""
+    """The initial windows of a connection's streams."""
 
     size: int
-    """What the provider may send to begin with."""
+    """What the provider may send at first."""
     flow: AdaptiveFlow | None = None
-    """How they follow their clients; None: they stay."""
+    """How they follow their clients; None: they are fixed."""
 
     def open(self) -> StreamWindow:
         return StreamWindow(self.size, self.flow)
 
 
 class StreamWindow:
-    """The window of an HTTP/2 stream. What the provider was granted can't be taken back, so a window becomes narrower
-    by credit that is withheld."""
+    """The window of an HTTP/2 stream. A granted window can't be revoked, so it is narrowed by withholding credit."""
 
     __slots__ = ("_wanted", "left", "size")
 
@@ -219,14 +217,14 @@ class StreamWindow:
         return f"<StreamWindow {self.size} left={self.left}>"
 
     def take(self, size: int) -> bool:
-        """So many bytes came. False: more than may."""
+        """`size` bytes arrived. False: more than allowed."""
         if self._wanted is not None:
             self._wanted.passed(size)
         self.left -= size
         return self.left >= 0
 
     def widen(self, size: int) -> int:
-        """Make it `size` wide. Returns the bytes to credit for that."""
+        """Widen it to `size`. Returns the bytes to credit for that."""
         granted = max(0, size - self.size)
         self.size += granted
         self.left += granted
@@ -234,7 +232,7 @@ class StreamWindow:
 
     @property
     def follows(self) -> bool:
-        """Whether it follows its client: then the distance is needed."""
+        """Whether it follows its client, so that the distance is needed."""
         return self._wanted is not None
 
     @property

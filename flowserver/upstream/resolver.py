@@ -1,6 +1,6 @@
-"""Resolves host names in threads of its own; look-ups are shared by all who wait for the name, and answers are cached.
+"""Resolves host names in threads of its own; all requests that wait for a name share a look-up, and answers are cached.
 
-The loop's own getaddrinfo runs in a small thread pool, where a few names whose DNS does not answer hold up all others.
+The loop's own getaddrinfo runs in a small thread pool, where a few names whose DNS does not answer block all others.
 Here each name has at most one look-up under way, in a daemon thread of its own, which does not delay exit.
 """
 
@@ -24,13 +24,13 @@ from ..config.addresses import Url
 from ..relay.interfaces import Clock
 
 MAX_THREADS = 128
-"""Look-ups at once; further names wait for one to end."""
+"""Most concurrent look-ups; further names wait for one to end."""
 MAX_NAMES = 1024
-"""Names whose answers are kept."""
+"""Most names whose answers are kept."""
 STALE_AT_ONCE = 600.0
 """Seconds. An older answer is used only after waiting for its refresh: the address may have a new owner by now."""
 REFRESH_WAIT = 1.0
-"""Seconds that such a refresh is waited for."""
+"""Seconds to wait for such a refresh."""
 
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str
@@ -38,7 +38,7 @@ SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str
 
 
 class HostAddress(NamedTuple):
-    """What a socket of `family` connects to."""
+    """An address for a socket of `family`."""
 
     family: socket.AddressFamily
     address: SocketAddress
@@ -51,7 +51,7 @@ class HostAddress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The addresses of a name, port 0, in the order of getaddrinfo, and when they were asked for."""
+    """The addresses of a name, with port 0, in getaddrinfo's order, and when they were requested."""
 
     addresses: tuple[HostAddress, ...]
     asked_at: float
@@ -76,14 +76,14 @@ class NameFigures:
         self.lookups = 0
         """Look-ups that were started."""
         self.failures = 0
-        """Look-ups that failed, or took so long that somebody gave up waiting."""
+        """Look-ups that failed, or took so long that a request gave up."""
         self.finished_seconds = 0.0
         self.since: float | None = None
-        """When the present look-up started; None: there is none."""
+        """When the current look-up started; None: there is none."""
 
     @property
     def seconds(self) -> float:
-        """Time spent in look-ups, the one under way included, so that one that hangs shows."""
+        """Time spent in look-ups, including the one under way, so that a hanging one is visible."""
         return self.finished_seconds + (0.0 if self.since is None else self._clock() - self.since)
 
 
@@ -95,7 +95,7 @@ class _Phase(Enum):
 
 
 class _Name:
-    """One host name: its last answer, and the look-up under way with those who wait for it."""
+    """One host name: its last answer, and the look-up under way with its waiters."""
 
     __slots__ = ("answer", "failing", "figures", "host", "is_late", "phase", "trusted_until", "waiters")
 
@@ -108,7 +108,7 @@ class _Name:
         self.waiters: dict[asyncio.Future[Answer | OSError], None] = {}
         self.failing = False
         self.is_late = False
-        """Whether the present look-up counts as failed already, since somebody gave up waiting for it."""
+        """Whether the current look-up already counts as failed, because a request gave up."""
         self.figures = NameFigures(clock)
 
     def __repr__(self) -> str:
@@ -143,8 +143,8 @@ class Resolver:
     # --- for the dialers ---
 
     async def resolve(self, host: str, *, fresh_for: float) -> Answer:
-        """The addresses of `host`. An answer older than `fresh_for` seconds is refreshed in the background and used
-        meanwhile. Raises OSError when there is no answer and the look-up fails; waits for as long as it takes."""
+        """The addresses of `host`. An answer older than `fresh_for` seconds is refreshed in the background, but still
+        used. Raises OSError if there is no answer and the look-up fails; waits for as long as it takes."""
         name = self._name(host)
         answer = name.answer
         if answer is None:
@@ -159,18 +159,18 @@ class Resolver:
         return answer
 
     async def newer(self, host: str, than: Answer) -> Answer:
-        """An answer that was asked for after `than`. Raises OSError."""
+        """An answer that was requested after `than`. Raises OSError."""
         name = self._name(host)
         if name.answer is not None and name.answer.asked_at > than.asked_at:
             return name.answer
         return await self._wait(name)
 
     def distrust(self, host: str) -> None:
-        """The address led to another server: the next `resolve` waits for a newer answer first."""
+        """The address belongs to another server: the next `resolve` waits for a newer answer."""
         self._name(host).trusted_until = -math.inf
 
     def timed_out(self, host: str) -> None:
-        """Somebody gave up waiting for `host`."""
+        """A request gave up waiting for `host`."""
         name = self._name(host)
         if name.phase is not _Phase.IDLE and not name.is_late:
             name.is_late = True
@@ -183,7 +183,7 @@ class Resolver:
     # --- for the process ---
 
     def close(self) -> None:
-        """Abandon the look-ups under way; whoever waits gets an error."""
+        """Abandon the look-ups under way; waiters get an error."""
         self._closed = True
         self._queue.clear()
         for name in self._names.values():
@@ -212,7 +212,7 @@ class Resolver:
                 return
 
     async def _wait(self, name: _Name) -> Answer:
-        """The outcome of the look-up under way, or else of a new one. Cancelling the wait does not stop the look-up."""
+        """The result of the look-up under way, or of a new one. Cancelling the wait does not stop the look-up."""
         waiter: asyncio.Future[Answer | OSError] = asyncio.get_running_loop().create_future()
         name.waiters[waiter] = None
         try:
@@ -248,7 +248,7 @@ class Resolver:
 
         try:
             threading.Thread(target=work, name=f"dns {name.host}", daemon=True).start()
-        except RuntimeError as error:  # no thread to be had
+        except RuntimeError as error:  # no thread is available
             loop.call_soon(self._finish, name, OSError(errno.EAGAIN, f"no thread to look it up: {error}"))
 
     def _finish(self, name: _Name, outcome: Answer | OSError) -> None:
@@ -301,13 +301,13 @@ def _look_up(lookup: Lookup, host: str, asked_at: float) -> Answer | OSError:
         addresses = tuple(dict.fromkeys(HostAddress(family, address) for family, _, _, _, address in found))
     except OSError as error:
         return error
-    except Exception as error:  # such as UnicodeError, of a name that DNS can't carry
+    except Exception as error:  # such as UnicodeError, for a name that DNS can't encode
         return OSError(f"its name can't be looked up: {error}")
     return Answer(addresses, asked_at) if addresses else OSError("its name has no address")
 
 
 def fixed_address(url: Url) -> HostAddress | None:
-    """The address if it is a Unix socket's or a numeric one; None for a name. Nothing is looked up."""
+    """The address if it is a Unix socket or numeric; None for a name. Nothing is looked up."""
     if url.socket:
         return HostAddress(socket.AF_UNIX, url.socket)
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV

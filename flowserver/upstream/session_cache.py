@@ -8,13 +8,13 @@ from typing import Protocol
 from ..relay.interfaces import Clock
 
 TICKET_TIME = 1.0
-"""Seconds after the handshake by which a provider has sent its ticket (TLS 1.3, RFC 8446 section 4.6.1)."""
+"""Seconds after the handshake within which a provider has sent its ticket (TLS 1.3, RFC 8446 section 4.6.1)."""
 RENEWAL = 300.0
 """Seconds between two reads of a session. CPython before 3.12.7 leaks some 7 KB each time (python/cpython#116810)."""
 
 
 class Resumable(Protocol):
-    """A connection over TLS, as `net.tls_transport.TlsTransport`."""
+    """A connection over TLS, such as a `net.tls_transport.TlsTransport`."""
 
     @property
     def session(self) -> ssl.SSLSession | None: ...
@@ -35,7 +35,7 @@ class SessionCache:
         self._clock = clock
         self._session: ssl.SSLSession | None = None
         self._source: Resumable | None = None
-        """The connection whose session is read next; None: the present session is still accepted, or too new to be
+        """The connection whose session is read next; None: the current session is still accepted, or too new to be
         replaced."""
         self._source_since = 0.0
         self._read_after = clock()

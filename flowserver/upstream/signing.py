@@ -1,5 +1,5 @@
-"""Requests to a provider that requires signatures. The signature covers the body, so nothing is sent before that is
-whole."""
+"""Requests to a provider that requires signatures. The signature covers the body, so nothing is sent before the body is
+complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Signer(Protocol):
 
 
 class SigningConnector:
-    """A `relay.interfaces.Connector` that signs the requests to another one."""
+    """A `relay.interfaces.Connector` that signs requests and passes them to another connector."""
 
     __slots__ = ("_connector", "_signer")
 
@@ -36,7 +36,7 @@ class SigningConnector:
 
 
 class SigningStream:
-    """Keeps a request until it is whole and signed, then passes everything on to the stream that carries it."""
+    """Keeps a request until it is complete and signed, then passes everything on to the stream that carries it."""
 
     __slots__ = ("_body", "_connector", "_events", "_is_over", "_paused", "_request", "_signer", "_stream")
 

@@ -13,18 +13,18 @@ from .pool import Cancellable, Dial, PooledConnection, PooledStream, WaitingStre
 
 
 class TunnelConnector:
-    """A `relay.interfaces.Connector`. A handshake changes what its connection is for, so none is kept."""
+    """A `relay.interfaces.Connector`. A handshake switches the protocol of its connection, so none is kept."""
 
     __slots__ = ("_connections", "_dial", "_dials", "_most", "_name", "watermarks")
 
     def __init__(self, name: str, watermarks: Watermarks, *, most: int) -> None:
-        """`most`: tunnels at a time. `dial_by` follows."""
+        """`most`: most concurrent tunnels. Call `dial_by` next."""
         self._name = name
         self.watermarks = watermarks
         self._most = most
         self._dial: Dial
         self._dials: dict[WaitingStream, Cancellable] = {}
-        """Those under way, and for whom."""
+        """Dials under way, by stream."""
         self._connections: set[UpstreamH1] = set()
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""Messages between the parent and one worker over a Unix socket, with the connections that the parent hands over.
+"""Messages between the parent and one worker over a Unix socket, including connections that the parent hands over.
 
-A message is a length (4 bytes), a kind (1 byte) and a payload. Descriptors travel beside the bytes (SCM_RIGHTS): those
-of a message are sent with its first byte, and the kernel ends a read behind the bytes that had some (unix(7)).
+A message is a length (4 bytes), a kind (1 byte) and a payload. Descriptors are sent with the bytes (SCM_RIGHTS): those
+of a message go with its first byte, and the kernel ends a read after bytes that carry some (unix(7)).
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ import orjson
 _HEAD = struct.Struct("<IB")
 _INT = array.array("i").itemsize
 MAX_SOCKETS = 64
-"""Connections of one message; the kernel takes 253."""
+"""Most connections of one message; the kernel allows 253."""
 _ANCILLARY = socket.CMSG_SPACE(MAX_SOCKETS * _INT)
 READ = 1 << 18
 READS = 8
-"""Bytes of one read, and reads of one turn of the loop."""
+"""Bytes of one read, and reads per iteration of the event loop."""
 PIECE = 1 << 16
-"""Bytes of one write. Whoever reads them gets the loop back in between."""
+"""Bytes of one write, so that the reader's event loop is not held up."""
 
 
 class Kind(IntEnum):
     """Sent by the parent: ADOPT, RELOAD, DRAIN, STOP, PING and ASK; by a worker: the others."""
 
     READY = 1
-    """It serves. JSON."""
+    """The worker serves. JSON."""
     ADOPT = 2
-    """Connections that were accepted for it, beside the bytes; as many as the payload says."""
+    """Accepted connections for the worker, as descriptors; the payload is their number."""
     RELOAD = 3
     RELOADED = 4
     """JSON: the list of problems, empty if there are none."""
     LEAVING = 5
-    """It was told to end by somebody else, and asks to be drained. No connection comes behind the DRAIN."""
+    """The worker was told to end by somebody else, and asks to be drained. No connections follow the DRAIN."""
     DRAIN = 6
     STOP = 7
     """End at once."""
     PING = 8
     PONG = 9
     ASK = 10
-    """A number (4 bytes), and what is asked for."""
+    """A number (4 bytes), and the query."""
     ANSWER = 11
-    """The number of an ASK (4 bytes), a zero byte, and the answer; the number alone if it could not be made."""
+    """The number of an ASK (4 bytes), a zero byte, and the answer; only the number if it failed."""
     FAILED = 12
-    """JSON: the problems for which it does not start."""
+    """JSON: the problems that prevent the worker's start."""
 
 
 @dataclass(slots=True)
@@ -62,14 +62,14 @@ class Message:
     kind: Kind
     payload: bytes = b""
     descriptors: list[int] = field(default_factory=list)
-    """Now the receiver's, who closes them."""
+    """Owned by the receiver, who closes them."""
 
     def json(self) -> Any:
         return orjson.loads(self.payload)
 
 
 class MessageReader:
-    """Bytes and descriptors as they are read -> messages. No I/O."""
+    """Turns bytes and descriptors into messages. No I/O."""
 
     __slots__ = ("_buffer", "_descriptors")
 
@@ -78,7 +78,7 @@ class MessageReader:
         self._descriptors: list[int] = []
 
     def feed(self, data: bytes, descriptors: Sequence[int] = ()) -> list[Message]:
-        """Returns the messages that are whole now. Raises ValueError at a kind that does not exist."""
+        """Returns the messages that are complete. Raises ValueError for an unknown kind."""
         self._buffer += data
         self._descriptors += descriptors
         messages = []
@@ -100,7 +100,7 @@ def framed(kind: Kind, payload: bytes = b"") -> bytes:
 
 
 class Channel:
-    """One end of the socket. Callbacks are not called any more once it is closed."""
+    """One end of the socket. No callbacks are called once it is closed."""
 
     __slots__ = ("_loop", "_lost", "_message", "_out", "_reader", "_roomy", "_socket")
 
@@ -112,8 +112,8 @@ class Channel:
         on_lost: Callable[[list[socket.socket]], None],
         on_roomy: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_lost`: the other end is closed, or its process is gone; gets the connections that were not sent.
-        `on_roomy`: it `is_full` no more."""
+        """`on_lost`: the other end is closed, or its process is gone; called with the connections that were not sent.
+        `on_roomy`: it is no longer `is_full`."""
         self._socket = sock
         self._message, self._lost, self._roomy = on_message, on_lost, on_roomy
         self._loop = loop
@@ -124,7 +124,7 @@ class Channel:
 
     @property
     def is_full(self) -> bool:
-        """Whether what was sent last waits for the other end to read. Further messages wait behind it."""
+        """Whether messages wait for the other end to read."""
         return bool(self._out)
 
     @property
@@ -138,11 +138,11 @@ class Channel:
         self.send(kind, orjson.dumps(value))
 
     def give(self, connections: list[socket.socket]) -> None:
-        """Hand over up to MAX_SOCKETS connections, which are closed here once they are sent."""
+        """Hand over up to MAX_SOCKETS connections, which are closed here once sent."""
         self._send(framed(Kind.ADOPT, orjson.dumps(len(connections))), connections)
 
     def receive(self) -> None:
-        """Read what there is."""
+        """Read what is available."""
         for _ in range(READS):
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(READ, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
@@ -195,7 +195,7 @@ class Channel:
             except BlockingIOError:
                 return
             except OSError:
-                # The reader notices that the other end is gone, and what it has left is given to others then.
+                # The reader notices that the other end is gone; the unsent connections are given to others then.
                 return
             for connection in connections:
                 connection.close()
@@ -220,7 +220,7 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def as_sockets(message: Message) -> list[socket.socket]:
-    """The connections of an ADOPT. What is no socket (the system could not tell) is closed."""
+    """The connections of an ADOPT. Descriptors that turn out not to be sockets are closed."""
     sockets = []
     for descriptor in message.descriptors:
         try:

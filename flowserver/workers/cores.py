@@ -10,19 +10,19 @@ from pathlib import Path, PurePosixPath
 Reader = Callable[[Path], Iterator[float]]
 
 V1_FOLDERS = ("cpu", "cpu,cpuacct")
-"""Where version 1 of cgroups is mounted for this controller."""
+"""Mount points of this controller in cgroups version 1."""
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The cores of this process's affinity, or fewer if a cgroup gives it less time than those have (cpu.max), at least
-    1. A part of a core counts for nothing, as a worker would be stopped for the rest of each period. `root` has /proc
-    and /sys."""
+    """The cores of this process's affinity, or fewer if a cgroup allows less CPU time (cpu.max), at least 1. A fraction
+    of a core does not count, as a worker would be throttled for the rest of each period. `root` contains /proc and
+    /sys."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(int(quota) for quota in _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The cores' worth of time that each cgroup above this process allows."""
+    """The CPU time, in cores, that each cgroup of this process allows."""
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -34,8 +34,8 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _each(mount: Path, path: str, read: Reader) -> Iterator[float]:
-    """Of the cgroup `path` and those above it. Inside of a container the path may be the host's, of which nothing but
-    the mount itself is to be seen."""
+    """The values of the cgroup `path` and its ancestors. In a container the path may be the host's, of which only the
+    mount itself is visible."""
     inner = PurePosixPath(path.lstrip("/"))
     for folder in dict.fromkeys((mount / inner, *(mount / above for above in inner.parents), mount)):
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The workers, as their parent has them: their processes, their channels, and the connections that they are given."""
+"""The parent's workers: their processes, their channels, and the connections given to them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .spread import Acceptor, Spread, Taker
 from .supervisor import Death, State, Supervisor, Worker
 
 KILL_AFTER = 1.0
-"""Seconds that workers have to end once they are to end at once."""
+"""Seconds within which workers must end at a STOP."""
 DRAIN_MARGIN = 5.0
-"""Seconds beyond the drain time that a worker has to end."""
+"""Seconds that a worker has beyond the drain time to end."""
 
 Answered = Callable[[bytes | None], None]
-"""Receives a worker's answer; None: there will be none."""
+"""Is called with a worker's answer; None: there will be none."""
 
 
 class FleetLog(Protocol):
@@ -38,18 +38,19 @@ class Spawn(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """What the fleet tells its owner."""
+    """The fleet's callbacks to its owner."""
 
     all_ready: Callable[[], None]
-    """All workers of the beginning are ready, or have died at least once, but not all of them: called once."""
+    """All initial workers are ready or have died at least once, and some are ready; called once."""
     reloaded: Callable[[], None]
-    """All workers have the present configuration."""
+    """All workers have the current configuration."""
     lost: Callable[[Death], None]
-    """A worker has ended that had not been told to, and is to be replaced."""
+    """A worker has ended without being told to, and is replaced."""
 
 
 class Fleet:
-    """`fork_due`, outside of the event loop, and `run`, on it, take turns until it `is_over`."""
+    """The parent's workers. Call `fork_due`, outside of the event loop, and `run`, in it, alternately until it
+    `is_over`."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, supervisor: Supervisor, log: FleetLog, spawn: Spawn, tell: Callbacks
@@ -57,7 +58,7 @@ class Fleet:
         self.supervisor = supervisor
         self.loads = LoadTable(supervisor.count)
         self.problems: list[str] = []
-        """Why the workers of the beginning did not start; empty if they did."""
+        """Why the initial workers did not start; empty if they did."""
         self._loop = loop
         self._log = log
         self._spawn = spawn
@@ -66,20 +67,20 @@ class Fleet:
         self._acceptor: Acceptor | None = None
         self._channels: dict[int, Channel] = {}
         self._asked: dict[int, dict[int, Answered]] = {}
-        """By worker and number of the question."""
+        """By worker and number of the query."""
         self._questions = count(1)
         self._has_begun = False
         self._is_reloading = False
         self.has_refused = False
-        """Whether a worker could not use the configuration that was read last."""
+        """Whether a worker could not use the last configuration."""
         self.has_children = True
-        """Whether the workers are this process's to wait for. Else the end of a channel is that of a worker."""
+        """Whether the workers are children of this process. If not, the end of a channel means the end of a worker."""
         self._wake = asyncio.Event()
 
     # --- processes -------------------------------------------------------------------------------------------------
 
     def fork_due(self) -> None:
-        """Fork the workers that are to be started. Not on the loop."""
+        """Fork the workers that are due. Call this outside of the event loop."""
         for worker in self.supervisor.due(time.monotonic()):
             self._spread.reset(worker.number)
             ours, theirs = socket.socketpair()
@@ -94,7 +95,7 @@ class Fleet:
             )
 
     async def run(self) -> None:
-        """Until a worker is to be forked, or all is over."""
+        """Run until a worker has to be forked, or everything has ended."""
         due = self.supervisor.next_due()
         timer = None if due is None else self._loop.call_later(max(0.0, due - time.monotonic()), self._wake.set)
         await self._wake.wait()
@@ -103,16 +104,16 @@ class Fleet:
             timer.cancel()
 
     def leave_loop(self) -> None:
-        """Let `run` return."""
+        """Make `run` return."""
         self._wake.set()
 
     @property
     def is_over(self) -> bool:
-        """Whether it was ended, and all processes have."""
+        """Whether it was told to end, and all processes have ended."""
         return self.supervisor.is_ending and not self.supervisor.alive
 
     def reap(self) -> None:
-        """SIGCHLD: look who has ended."""
+        """On SIGCHLD: collect the processes that have ended."""
         for worker in self.supervisor.alive if self.has_children else ():
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
@@ -123,7 +124,7 @@ class Fleet:
     def _on_death(self, worker: Worker, status: int) -> None:
         channel = self._channels.pop(worker.number, None)
         if channel is not None:
-            channel.receive()  # its last words
+            channel.receive()  # its last messages
             self._give_to_others(channel.close())
         for answered in self._asked.pop(worker.number, {}).values():
             answered(None)
@@ -147,7 +148,7 @@ class Fleet:
             self._tell.lost(death)
 
     def _on_lost(self, worker: Worker, unsent: list[socket.socket]) -> None:
-        """Its process is about to be gone; `reap` does the rest."""
+        """The worker's process is ending; `reap` does the rest."""
         self._channels.pop(worker.number, None)
         self._give_to_others(unsent)
         if not self.has_children:
@@ -158,7 +159,7 @@ class Fleet:
     # --- connections -----------------------------------------------------------------------------------------------
 
     def accept(self, sockets: tuple[socket.socket, ...]) -> None:
-        """Begin to accept at these, which are the fleet's from then on."""
+        """Start accepting on `sockets`, which the fleet owns from then on."""
         self._acceptor = Acceptor(self._loop, sockets, self._spread, self._takers, self._on_exhausted)
 
     def _takers(self) -> dict[int, Taker]:
@@ -172,7 +173,7 @@ class Fleet:
 
     @property
     def accepted(self) -> int:
-        """Connections so far."""
+        """Number of connections so far."""
         return 0 if self._acceptor is None else self._acceptor.accepted
 
     def _give_to_others(self, connections: list[socket.socket]) -> None:
@@ -183,12 +184,12 @@ class Fleet:
         self._log.write("error", "accept_failed", reason=error.strerror)
 
     def load(self, worker: int) -> float:
-        """By which connections are handed out."""
+        """The load by which connections are assigned."""
         return self._spread.load(worker)
 
     @property
     def streams(self) -> int:
-        """Those open at all workers."""
+        """Open streams of all workers."""
         return self.loads.total(STREAMS)
 
     @property
@@ -242,7 +243,7 @@ class Fleet:
     # --- heartbeat, questions --------------------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Once in PING_INTERVAL."""
+        """Call this once per PING_INTERVAL."""
         now = time.monotonic()
         self.supervisor.beat(now)
         self._spread.settle()
@@ -254,13 +255,13 @@ class Fleet:
             self._send(worker, Kind.PING)
 
     def abort(self, worker: int) -> None:
-        """End a worker that has failed, which is replaced."""
+        """Kill a worker that has failed; it is replaced."""
         pid = self.supervisor.workers[worker].pid
         if pid:
             os.kill(pid, signal.SIGABRT)
 
     def ask(self, worker: int, what: bytes, answered: Answered) -> None:
-        """Ask a worker for something. `answered` is called once, with None if it ends before it answers."""
+        """Send a query to a worker. `answered` is called once, with None if the worker ends first."""
         question = next(self._questions)
         self._asked.setdefault(worker, {})[question] = answered
         if not self._send(self.supervisor.workers[worker], Kind.ASK, question.to_bytes(4) + what):

@@ -1,7 +1,7 @@
-"""What each worker has to do, in memory that all of them and their parent share.
+"""The load of each worker, in memory shared by the workers and their parent.
 
-A worker writes its own figures when they change, and the parent reads them when it has a connection to give away. Each
-is 8 aligned bytes, which are written and read whole.
+A worker writes its own figures when they change, and the parent reads them when it has a connection to assign. Each
+figure is 8 aligned bytes, which are written and read atomically.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import mmap
 
 _FIELDS = 5
 CONNECTIONS, STREAMS, ADOPTED, ARRIVING, PRESSURE = range(_FIELDS)
-"""PRESSURE: 0, or how short of memory the worker is; from REFUSES on it takes no connection."""
+"""PRESSURE: 0, or the worker's memory level; from REFUSES on it accepts no connections."""
 REFUSES = 3
 
 
 class LoadTable:
-    """The figures of all workers. The parent makes it before it forks the first."""
+    """The figures of all workers. The parent creates it before it forks the first worker."""
 
     __slots__ = ("_cells", "_memory", "count")
 
     def __init__(self, count: int) -> None:
-        """`count`: workers."""
+        """`count`: the number of workers."""
         self.count = count
         self._memory = mmap.mmap(-1, count * _FIELDS * 8)  # shared and anonymous; gone with the last process
         self._cells = memoryview(self._memory).cast("Q")
@@ -32,7 +32,7 @@ class LoadTable:
         self._cells[worker * _FIELDS + field] = value
 
     def reset(self, worker: int) -> None:
-        """Its process has ended."""
+        """The worker's process has ended."""
         for field in range(_FIELDS):
             self.write(worker, field, 0)
 
@@ -41,7 +41,7 @@ class LoadTable:
 
 
 class WorkerLoad:
-    """The figures of one worker, as it writes them: a `downstream.context.ConnectionCount`."""
+    """The writing side of one worker's figures: a `downstream.context.ConnectionCount`."""
 
     __slots__ = ("_adopted", "_arriving", "_table", "_worker")
 
@@ -62,12 +62,12 @@ class WorkerLoad:
         self._table.write(self._worker, STREAMS, streams)
 
     def pressed(self, level: int) -> None:
-        """So short is memory now; 0: it is not."""
+        """Set the memory level; 0: memory is not short."""
         self._table.write(self._worker, PRESSURE, level)
 
     def adopt(self, connections: int, lost: int = 0) -> None:
-        """So many of those that the parent gave have come, and are arriving until they are counted among the
-        connections; so many were lost."""
+        """Connections from the parent have been received, which are arriving until they count as connections; `lost`
+        were not received."""
         self._arriving += connections
         self._table.write(self._worker, ARRIVING, self._arriving)
         self._adopted += connections + lost

@@ -1,7 +1,7 @@
-"""Forks a worker, and makes its process one of its own.
+"""Forks a worker process.
 
-A fork after all imports shares their memory, and takes milliseconds. It is only safe where no other thread runs and no
-event loop does: whoever calls `fork` has left its loop, with its signals blocked (`HANDLED`), and has no thread.
+A fork after all imports shares their memory, and takes milliseconds. It is only safe while no other thread and no event
+loop runs: the caller of `fork` has left its loop, with its signals blocked (`HANDLED`), and has no threads.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from collections.abc import Callable, Collection
 from itertools import pairwise
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR2)
-"""What the parent handles. Of these a worker handles SIGTERM; a terminal's Ctrl-C, or a signal to the whole group, is
-the parent's business."""
+"""Signals that the parent handles. A worker handles only SIGTERM of these; the parent handles Ctrl-C in a terminal, or
+a signal to the whole group."""
 CRASHED = os.EX_SOFTWARE
 """Exit status of a worker that failed."""
 _MOST_DESCRIPTORS = 1 << 20
 
 _inherited: list[object] = []
-"""What a worker keeps for its whole life: were the parent's event loop and sockets freed in it, they would take
-descriptors out of the epoll set that it shares with the parent, or close others that have the same numbers now."""
+"""Objects that a worker keeps alive: if the parent's event loop and sockets were freed in it, they would remove
+descriptors from the epoll set that it shares with the parent, or close others that now have the same numbers."""
 
 
 def fork(run: Callable[[], int], *, keep: Collection[int], holds: object) -> int:
-    """Returns the pid in the parent. The child calls `run`, and ends with the status that it returns. It has SIGTERM
-    blocked, and of the descriptors `keep` and the standard ones. `holds`: the parent's objects, see `_inherited`."""
+    """Returns the pid in the parent. The child calls `run`, and exits with the status that it returns. It starts with
+    SIGTERM blocked, and only the descriptors `keep` and the standard ones. `holds`: the parent's objects, see
+    `_inherited`."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -44,7 +45,7 @@ def fork(run: Callable[[], int], *, keep: Collection[int], holds: object) -> int
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # without the interpreter's end, which would free what is inherited
+        os._exit(status)  # skips the interpreter's shutdown, which would free inherited objects
 
 
 def _begin(keep: Collection[int]) -> None:
@@ -56,4 +57,4 @@ def _begin(keep: Collection[int]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HANDLED} - {signal.SIGTERM})
     for before, after in pairwise((2, *sorted(keep), _MOST_DESCRIPTORS)):
         os.closerange(before + 1, after)
-    faulthandler.enable()  # a stuck worker tells where when it gets SIGABRT
+    faulthandler.enable()  # a stuck worker shows its stack on SIGABRT

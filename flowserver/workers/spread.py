@@ -1,7 +1,7 @@
-"""Accepts connections and gives each to the worker that has the least to do.
+"""Accepts connections and gives each to the least loaded worker.
 
-A connection that is given to a worker stays there, so what matters is that the choice is right when it is made: by what
-the worker told last, and what it was given since.
+A connection stays with its worker, so the choice must be right when it is made: by the worker's last figures, and what
+it was given since.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .channel import MAX_SOCKETS
 from .load import ADOPTED, ARRIVING, CONNECTIONS, PRESSURE, REFUSES, STREAMS, LoadTable
 
 AT_A_TIME = MAX_SOCKETS
-"""Connections accepted in one turn of the loop."""
+"""Connections accepted per iteration of the event loop."""
 MAX_PENDING = 256
-"""Connections that a worker may have been given and not adopted: what it is behind by in a burst, or it would get less
-than its share. Those of one that dies are lost with it."""
+"""Most connections that a worker has been given but not adopted: enough for a burst, or a slow worker would get less
+than its share. Those of a worker that dies are lost with it."""
 RETRY = 0.01
-"""Seconds until the next look, while nobody takes any."""
+"""Seconds until the next attempt, while no worker accepts any."""
 EXHAUSTED = 1.0
 """Seconds without accepting after the system has refused a descriptor or memory for it."""
 _EXHAUSTION = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -39,9 +39,9 @@ class Taker(Protocol):
 class Spread:
     """Chooses a worker for each connection.
 
-    Streams of HTTP/2 are told when they are there, and a new connection's come later. So what counts are the streams of
-    a second or two ago, and since then connections, each for as many streams as connections had on average: a burst of
-    connections is spread by their number.
+    HTTP/2 streams are only known once they are open, later than their connection. So the load is the streams of a
+    second or two ago, plus newer connections, each counted as the average number of streams per connection: a burst of
+    connections is spread by number.
     """
 
     __slots__ = ("_given", "_latest", "_loads", "_per_connection", "_settled")
@@ -49,15 +49,15 @@ class Spread:
     def __init__(self, loads: LoadTable) -> None:
         self._loads = loads
         self._given = [0] * loads.count
-        """Connections that each worker's process was given."""
+        """Connections that each worker process was given."""
         self._latest = [(0, 0)] * loads.count
         self._settled = [(0, 0)] * loads.count
-        """Connections and streams of each worker, as they were at the last `settle` and at the one before."""
+        """Connections and streams of each worker at the last two `settle`s."""
         self._per_connection = 1.0
-        """Streams, at least 1."""
+        """Average streams per connection, at least 1."""
 
     def reset(self, worker: int) -> None:
-        """It has a new process."""
+        """The worker has a new process."""
         self._given[worker] = 0
         self._latest[worker] = self._settled[worker] = 0, 0
         self._loads.reset(worker)
@@ -72,7 +72,7 @@ class Spread:
         self._per_connection = max(1.0, streams / connections) if connections else 1.0
 
     def pending(self, worker: int) -> int:
-        """Connections that were given to it, and that it has not adopted."""
+        """Connections that were given to it, but that it has not adopted."""
         return self._given[worker] - self._loads.read(worker, ADOPTED)
 
     def load(self, worker: int) -> float:
@@ -81,20 +81,20 @@ class Spread:
         return max(connections, streams + (connections - before) * self._per_connection)
 
     def _connections(self, worker: int) -> int:
-        """Those that are open, and those on their way."""
+        """Open connections, and those on their way."""
         loads = self._loads
         return loads.read(worker, CONNECTIONS) + loads.read(worker, ARRIVING) + self.pending(worker)
 
     def _refuses(self, worker: int) -> bool:
-        """Whether it would refuse what it is given, so that others are to have it."""
+        """Whether it would refuse new connections, so that others should get them."""
         return self._loads.read(worker, PRESSURE) >= REFUSES
 
     def room(self, workers: Sequence[int]) -> int:
-        """How many connections may be given to these."""
+        """How many connections may be given to `workers`."""
         return sum(max(0, MAX_PENDING - self.pending(worker)) for worker in workers)
 
     def choose(self, workers: Sequence[int]) -> int | None:
-        """The one that the next connection is given to; None: none has room."""
+        """The worker for the next connection; None: none has room."""
         open_ones = [worker for worker in workers if self.pending(worker) < MAX_PENDING]
         if not open_ones:
             return None
@@ -104,7 +104,7 @@ class Spread:
 
 
 class Acceptor:
-    """Accepts at listening sockets as fast as workers take the connections: what comes beyond waits in the kernel."""
+    """Accepts connections as fast as workers take them; further ones wait in the kernel."""
 
     def __init__(
         self,
@@ -114,8 +114,8 @@ class Acceptor:
         takers: Callable[[], dict[int, Taker]],
         exhausted: Callable[[OSError], None],
     ) -> None:
-        """`takers` has the channels of the workers that connections may be given to. `exhausted` is told what keeps the
-        system from accepting, once until it accepts again."""
+        """`takers` returns the channels of the workers that may get connections. `exhausted` is called with the
+        system's error, once until accepting works again."""
         self._sockets = sockets
         self._spread = spread
         self._takers = takers
@@ -124,13 +124,13 @@ class Acceptor:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._homeless: list[socket.socket] = []
-        """Accepted, and without a worker: those of one that did not live to adopt them, for example."""
+        """Accepted connections without a worker: for example of one that died before it adopted them."""
         self.accepted = 0
-        """Connections so far."""
+        """Number of connections so far."""
         self._resume()
 
     def close(self) -> None:
-        """Stop listening. What waits in the kernel is accepted first, as far as workers have room."""
+        """Stop listening. Connections that wait in the kernel are accepted first, as far as workers have room."""
         for listening in self._sockets:
             while self._accept(listening):
                 pass
@@ -140,13 +140,13 @@ class Acceptor:
         self._sockets, self._homeless = (), []
 
     def take(self, connections: list[socket.socket]) -> None:
-        """Give these to workers: a dead one had them, or they were accepted elsewhere."""
+        """Give connections of a dead worker, or accepted elsewhere, to workers."""
         self._homeless += connections
         if not self._place_homeless():
             self.pause(RETRY)
 
     def pause(self, seconds: float | None = None) -> None:
-        """Stop accepting; for so long, or for good."""
+        """Stop accepting, for `seconds`, or for good."""
         for listening in self._sockets:
             self._loop.remove_reader(listening.fileno())
         if self._timer is not None:
@@ -168,7 +168,7 @@ class Acceptor:
         self._accept(listening)
 
     def _accept(self, listening: socket.socket) -> bool:
-        """Accept some of what waits, and give it to workers. Returns whether more may be had at once."""
+        """Accept some waiting connections, and give them to workers. Returns whether to go on at once."""
         takers = self._open_takers()
         room = min(AT_A_TIME, self._spread.room([*takers]))
         if not room:
@@ -187,7 +187,7 @@ class Acceptor:
                 self._on_exhausted(error)
             elif isinstance(error, BlockingIOError):
                 self._is_exhausted = False
-            # Others concern one connection only, such as ECONNABORTED: the next is tried in the next turn.
+            # Others concern one connection only, such as ECONNABORTED: go on in the next iteration.
         self._place(accepted, takers)
         return not is_drained
 
@@ -198,7 +198,7 @@ class Acceptor:
         self.pause(EXHAUSTED)
 
     def _place_homeless(self) -> bool:
-        """Returns whether all have a worker now."""
+        """Give them to workers. Returns whether all have one now."""
         homeless, self._homeless = self._homeless, []
         self._place(homeless, self._open_takers() if homeless else {})
         return not self._homeless

@@ -1,4 +1,4 @@
-"""The states of the workers, and what is to be done about each. No I/O: time is an argument, in seconds."""
+"""The states of the workers, and the action due for each. No I/O: time is an argument, in seconds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ SLOW = 2 * PING_INTERVAL
 """Seconds without an answer after which a worker gets no more connections while others answer."""
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 30.0
-"""Seconds between a worker's death and the next try, if it does not last; each is twice the one before."""
+"""Longest delay in seconds before a short-lived worker is restarted; each delay is twice the previous one."""
 LASTS = 1.0
-"""Seconds after which a worker that was ready has lasted: the next one is started at once."""
+"""A worker that was ready for this many seconds is replaced at once."""
 ABORT_TIME = 1.0
-"""Seconds that a stuck worker has to tell where (SIGABRT), before it is killed."""
+"""Seconds that a stuck worker has to show its stack (SIGABRT), before it is killed."""
 
 
 class State(Enum):
     STARTING = auto()
     READY = auto()
     DRAINING = auto()
-    """It takes no more connections, and ends after its last."""
+    """It accepts no more connections, and ends after its last one."""
     BACKING_OFF = auto()
     """It has no process until its delay is over."""
 
@@ -38,19 +38,19 @@ class Worker:
     state: State = State.BACKING_OFF
     pid: int = 0
     due: float = 0.0
-    """When it is started."""
+    """When it must be started."""
     since: float = 0.0
-    """When it was started, and then when it became ready."""
+    """When it was started, or became ready."""
     pinged: float | None = None
-    """When the heartbeat was asked for that has not been answered; None: there is none."""
+    """When the unanswered ping was sent; None: there is none."""
     aborted: float | None = None
     """When it was sent SIGABRT."""
     delay: float = 0.0
-    """Seconds that it waited for its present process."""
+    """Delay in seconds before its current process."""
     generation: int = 0
-    """Of the configuration that it has."""
+    """Of its configuration."""
     is_told: bool = False
-    """Whether it was told to read the configuration again, and has not answered."""
+    """Whether it was told to reload, and has not answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class Death:
     is_signal: bool
     was: State
     was_stuck: bool
-    """Whether it was ended since it did not answer."""
+    """Whether it was killed because it did not answer."""
     restart_in: float | None
-    """Seconds until it is started again; None: it is not."""
+    """Seconds until it is restarted; None: it is not."""
 
 
 @dataclass(slots=True)
@@ -74,9 +74,9 @@ class Supervisor:
 
     count: int
     timeout: float
-    """Seconds in which a worker has to become ready, and to answer its heartbeat."""
+    """Seconds within which a worker must become ready, and answer a ping."""
     generation: int = 0
-    """Of the configuration that holds."""
+    """Of the current configuration."""
     is_ending: bool = False
     workers: list[Worker] = field(init=False)
     restarts: int = 0
@@ -95,20 +95,20 @@ class Supervisor:
         return [worker for worker in self.workers if worker.state is State.READY]
 
     def responsive(self, now: float) -> list[Worker]:
-        """Those that connections are given to."""
+        """The workers that may get connections."""
         ready = self.ready
         return [worker for worker in ready if worker.pinged is None or now - worker.pinged < SLOW] or ready
 
     # --- starts and ends -------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> list[Worker]:
-        """Those to be started."""
+        """The workers to be started now."""
         if self.is_ending:
             return []
         return [worker for worker in self.workers if worker.state is State.BACKING_OFF and worker.due <= now]
 
     def next_due(self) -> float | None:
-        """When `due` has the next; None: nobody waits."""
+        """When the next worker is due; None: none is."""
         waiting = [worker.due for worker in self.workers if worker.state is State.BACKING_OFF]
         return None if self.is_ending else min(waiting, default=None)
 
@@ -126,13 +126,13 @@ class Supervisor:
             worker.state = State.DRAINING
 
     def end(self) -> None:
-        """No worker is started any more."""
+        """Start no more workers."""
         self.is_ending = True
         for worker in self.workers:
             self.drains(worker)
 
     def died(self, worker: Worker, status: int, now: float) -> Death:
-        """`status` as os.waitpid gives it."""
+        """A worker's process has ended; `status` is from os.waitpid."""
         was, was_stuck = worker.state, worker.aborted is not None
         lasted = was is State.DRAINING or (was is State.READY and now - worker.since >= LASTS)
         worker.delay = 0.0 if lasted else min(LONGEST_DELAY, max(FIRST_DELAY, 2 * worker.delay))
@@ -151,8 +151,8 @@ class Supervisor:
     # --- heartbeat -------------------------------------------------------------------------------------------------
 
     def beat(self, now: float) -> None:
-        """Called once in PING_INTERVAL, first of all. If it comes late, it was the parent that did not run, and answers
-        may wait to be read: that time counts for nobody."""
+        """Called first, once per PING_INTERVAL. If it is late, the parent did not run, and answers may wait to be read:
+        that time counts against no worker."""
         if self._beat is not None and now - self._beat > SLOW:
             for worker in self.workers:
                 worker.pinged = None if worker.pinged is None else now
@@ -160,7 +160,7 @@ class Supervisor:
         self._beat = now
 
     def pings(self, now: float) -> list[Worker]:
-        """Those to be pinged now."""
+        """The workers to ping now."""
         asked = [worker for worker in self.alive if worker.pinged is None and worker.state is not State.STARTING]
         for worker in asked:
             worker.pinged = now
@@ -170,7 +170,7 @@ class Supervisor:
         worker.pinged = None
 
     def stuck(self, now: float) -> Iterator[tuple[Worker, signal.Signals]]:
-        """Those that have not answered for too long, and the signal that each is to get."""
+        """The workers that have not answered for too long, with the signal to send to each."""
         for worker in self.alive:
             if worker.aborted is not None:
                 if now - worker.aborted >= ABORT_TIME:
@@ -184,7 +184,7 @@ class Supervisor:
     # --- reload ----------------------------------------------------------------------------------------------------
 
     def reloads(self) -> Worker | None:
-        """The next to read the configuration again; None: nobody, or another one does so."""
+        """The next worker to reload; None: none, or another one is reloading."""
         if any(worker.is_told for worker in self.workers):
             return None
         late = (worker for worker in self.ready if worker.generation < self.generation)
@@ -198,17 +198,17 @@ class Supervisor:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether every worker that takes connections, or will, has the present configuration."""
+        """Whether every worker that accepts connections, or will, has the current configuration."""
         current = (State.STARTING, State.READY)
         return all(worker.generation == self.generation for worker in self.workers if worker.state in current)
 
 
 def cause_of(status: int) -> str:
-    """A status of os.waitpid in words."""
+    """A text for a status of os.waitpid."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exit status {code}"
     try:
         return signal.Signals(-code).name
-    except ValueError:  # of the real-time ones
+    except ValueError:  # a real-time signal
         return f"signal {-code}"

@@ -103,7 +103,7 @@ time.sleep(60)
     ("program", "reason"),
     [
         ("given.failed(['FLOW_A: no', 'FLOW_B: no'])", "FLOW_A: no; FLOW_B: no"),
-        ("sys.exit(3)", "the successor ended with status 3; its last words are in this log or on standard error"),
+        ("sys.exit(3)", "the successor ended with status 3; its last messages are in this log or on standard error"),
         ("os.kill(os.getpid(), 11)", "the successor was killed by SIGSEGV"),
     ],
     ids=["refuses", "ends", "crashes"],

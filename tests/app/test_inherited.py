@@ -123,7 +123,7 @@ def test_what_is_wrong_with_them_is_said(
 def test_a_socket_that_does_not_listen_is_refused() -> None:
     with socket.socket() as idle:
         _, err = _received(idle)
-    assert "descriptor 3 is no listening stream socket" in err
+    assert "descriptor 3 is not a listening stream socket" in err
 
 
 def test_a_successor_finds_what_its_predecessor_says(listening: list[socket.socket]) -> None:

@@ -16,11 +16,11 @@ PORT, LOW, SOCKET = Address("", 8080), Address("", 443), Address("", 0, "/run/no
 @pytest.mark.parametrize(
     ("address", "code", "remedy"),
     [
-        (LOW, errno.EACCES, "choose a port from 1024 on"),
+        (LOW, errno.EACCES, "choose a port above 1023"),
         (SOCKET, errno.EACCES, f"let user {os.geteuid()} write to /run/none"),
         (SOCKET, errno.ENOENT, "create the folder /run/none"),
-        (SOCKET, errno.EADDRINUSE, "remove what is there"),
-        (Address("", 1), errno.EADDRINUSE, "end the process that has it, or choose another address"),
+        (SOCKET, errno.EADDRINUSE, "remove the file"),
+        (Address("", 1), errno.EADDRINUSE, "end the process that uses it, or choose another address"),
         (Address("::1", 8080), errno.EAFNOSUPPORT, "this system has no IPv6; choose an IPv4 address"),
         (Address("192.0.2.1", 8080), errno.EADDRNOTAVAIL, "choose one of its own"),
         (PORT, None, "choose another address"),

@@ -104,7 +104,7 @@ def test_a_budget_that_the_process_itself_fills_is_refused(workers: int) -> None
     with pytest.raises(ConfigError) as caught:
         share_of(config("10m"), workers, lambda problem: None)
     [problem] = caught.value.problems
-    assert problem.startswith("FLOW_MEMORY: too little")
+    assert problem.startswith("FLOW_MEMORY: too small")
     assert ("workers" in problem) is (workers > 1)
     needed = problem.partition("at least ")[2].partition(",")[0]
     assert share(needed, workers) > 0

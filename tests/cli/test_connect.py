@@ -74,7 +74,7 @@ async def test_a_certificate_of_an_unknown_authority(lab: Lab, tmp_path: Path, h
 async def test_a_plain_port_for_tls(lab: Lab) -> None:
     simulator = await lab.simulator()
     told = await found(upstream=simulator.url.replace("http:", "https:"))
-    assert "does it speak TLS there?" in told["upstream 127.0.0.1"].remedy
+    assert "does it speak TLS on this port?" in told["upstream 127.0.0.1"].remedy
 
 
 async def test_a_provider_that_never_answers_takes_a_few_seconds_and_delays_no_other(lab: Lab, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_addresses_that_can_t_be_listened_on(tmp_path: Path) -> None:
     for listen, remedy in (
         ("192.0.2.1:80", "choose one of its own"),
         (f"unix:{tmp_path}/none/a.sock", f"create the folder {tmp_path}/none"),
-        (f"unix:{tmp_path}/file", "remove what is there"),
+        (f"unix:{tmp_path}/file", "remove the file"),
         ("a..b:80", "choose another address"),
     ):
         told = (await found(listen=listen))["FLOW_LISTEN"]
@@ -153,7 +153,7 @@ async def test_redis_answers_and_runs_scripts_or_says_why_not(tmp_path: Path) ->
         assert "wrong@" not in str(wrong)
     finally:
         server.stop()
-    assert "does Redis run there" in (await found(redis_url=server.url))["FLOW_REDIS_URL"].remedy
+    assert "is Redis running there" in (await found(redis_url=server.url))["FLOW_REDIS_URL"].remedy
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: str, status: int) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def test_everything_as_json(
     assert [settings[f"FLOW_{name}"]["origin"] for name in ("CONFIG", "LOG_LEVEL", "WORKERS")] == [
         *("flag", "environment", "default")
     ]
-    assert page["upstreams"][0]["key"] == "its own key"
+    assert page["upstreams"][0]["key"] == "the relay's key"
     assert page["routes"] == [
         {"path": "*", "models": ["m-*"], "upstreams": [["a"]], "class": "interactive", "affinity": "none"}
     ]

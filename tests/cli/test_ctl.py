@@ -54,13 +54,13 @@ async def test_all_that_it_can_do(lab: Lab, tmp_path: Path, run: Run) -> None:
     assert "\nout: one\n" in await ctl("config")
     assert await ctl("in", "one") == "one gets requests\n"
     assert "expected one of one" in await ctl("out", "two", status=1)
-    assert await ctl("log-level", "error") == "the level of the log is error\n"
+    assert await ctl("log-level", "error") == "the log level is error\n"
     shown = await ctl("config")
     assert "hidden" not in shown
     assert ["FLOW_LOG_LEVEL", "error", "changed", "at", "run", "time"] in [line.split() for line in shown.splitlines()]
     assert "headers             ***" in shown
     assert orjson.loads(await ctl("config", "--json"))["file"] == config
-    assert await ctl("reload", "--show") == "there was no reload since it started\n"
+    assert await ctl("reload", "--show") == "no reload since it started\n"
     toml(tmp_path, {"one": {"url": simulator.url, "weight": 2}})
     told = await ctl("reload")
     assert told.startswith("reloaded at 20")
@@ -83,7 +83,7 @@ async def test_where_the_relay_is_asked_and_with_what(lab: Lab, tmp_path: Path, 
         (("--socket", f"unix:{tmp_path}/c"), {}),
         ((), {"FLOW_CONTROL_SOCKET": f"unix:{tmp_path}/c"}),
     ):
-        assert await run(*where, "log-level", "info", **environ) == "the level of the log is info\n"
+        assert await run(*where, "log-level", "info", **environ) == "the log level is info\n"
     assert "FLOW_ADMIN_TOKEN" in await run("--url", url, "reload", status=1)
     token.write_text("another-token-that-is-wrong")
     assert "not the token" in await run("--url", url, "--token-file", str(token), "reload", status=1)
@@ -97,9 +97,9 @@ async def test_where_the_relay_is_asked_and_with_what(lab: Lab, tmp_path: Path, 
         (
             ("--socket", "/nowhere/c"),
             {},
-            "unix:/nowhere/c can't be asked: No such file or directory; does the relay run",
+            "unix:/nowhere/c can't be reached: No such file or directory; is the relay running",
         ),
-        (("--url", f"http://127.0.0.1:{free_port()}"), {}, "Connection refused; does the relay run?"),
+        (("--url", f"http://127.0.0.1:{free_port()}"), {}, "Connection refused; is the relay running?"),
         (("--url", "127.0.0.1:9090"), {}, "expected a URL such as http://127.0.0.1:9090"),
         (("--url", "http://127.0.0.1:x"), {}, "expected a URL such as http://127.0.0.1:9090"),
         (("--url", "http://127.0.0.1:1", "--token-file", "/nowhere/t"), {}, "/nowhere/t can't be read: No such file"),

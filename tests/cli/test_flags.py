@@ -81,7 +81,7 @@ def test_a_reference_and_a_url_without_credentials_are_no_secrets(
         (("tenants", "lsit"), "did you mean list?"),
         (("tenants", "add", "acme", "--limti", "x"), "did you mean --limit?"),
         (("config", "scheme"), "did you mean schema?"),
-        (("--listen", ":1", "serve"), "--listen goes behind the command"),
+        (("--listen", ":1", "serve"), "--listen goes after the command"),
         (("serv",), "did you mean serve?"),
         ((), "COMMAND"),
     ],

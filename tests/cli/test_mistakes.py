@@ -121,7 +121,7 @@ MISTAKES = [
     Mistake("a misspelt variable", "warning: FLOW_UPSTEAM", "did you mean FLOW_UPSTREAM?", {"FLOW_UPSTEAM": "x"}),
     Mistake("no provider", "FLOW_UPSTREAM: not set", "give the provider's base URL"),
     Mistake(
-        *("quotes that no shell removes", "FLOW_HIGH_WATER", "write it without them"),
+        *("quotes that no shell removes", "FLOW_HIGH_WATER", "remove them"),
         {**OK, "FLOW_HIGH_WATER": "'64k'"},
     ),
     Mistake(
@@ -131,7 +131,7 @@ MISTAKES = [
     Mistake("an unknown unit", "FLOW_HIGH_WATER", "a size such as 65536, 64k", {**OK, "FLOW_HIGH_WATER": "64 kilo"}),
     Mistake("a misspelt word", "FLOW_DISCONNECT", "did you mean drain?", {**OK, "FLOW_DISCONNECT": "drian"}),
     Mistake(
-        *("watermarks the wrong way round", "FLOW_LOW_WATER", "must be below FLOW_HIGH_WATER; leave out one"),
+        *("watermarks the wrong way round", "FLOW_LOW_WATER", "must be below FLOW_HIGH_WATER; set only one"),
         {**OK, "FLOW_LOW_WATER": "64k", "FLOW_HIGH_WATER": "16k"},
     ),
     Mistake(
@@ -154,7 +154,7 @@ MISTAKES = [
         around=listening,
     ),
     Mistake(
-        *("a port below 1024 without the right to it", "FLOW_LISTEN", "choose a port from 1024 on"),
+        *("a port below 1024 without the right to it", "FLOW_LISTEN", "choose a port above 1023"),
         {**OK, "FLOW_LISTEN": "127.0.0.1:443", "FLOW_ADMIN_LISTEN": "off"},
         command=("serve",),
         without=(NO_BIND,),
@@ -192,7 +192,7 @@ MISTAKES = [
         {**OK, "FLOW_UPSTREAM_API_KEY": "env:MY_KEY"},
     ),
     Mistake(
-        *("a provider that does not run", "upstream 127.0.0.1", "does it run"),
+        *("a provider that does not run", "upstream 127.0.0.1", "is it running"),
         {"FLOW_UPSTREAM": f"http://127.0.0.1:{PORT}"},
         command=("check", "--connect", "--listen", "127.0.0.1:0", "--admin-listen", "off"),
         status=1,
@@ -214,11 +214,11 @@ MISTAKES = [
         {**OK, **TLS, "FLOW_TLS_CERT": "missing.pem"},
     ),
     Mistake(
-        *("certificate and key mixed up", "FLOW_TLS_CERT: server.key", "are the two files mixed up?"),
+        *("certificate and key mixed up", "FLOW_TLS_CERT: server.key", "are the two files swapped?"),
         {**OK, "FLOW_TLS_CERT": "server.key", "FLOW_TLS_KEY": "server.pem"},
     ),
     Mistake(
-        *("the key of another certificate", "FLOW_TLS_CERT, FLOW_TLS_KEY", "name the two that belong together"),
+        *("the key of another certificate", "FLOW_TLS_CERT, FLOW_TLS_KEY", "use a matching pair"),
         {**OK, **TLS, "FLOW_TLS_KEY": "other.key"},
     ),
     Mistake(
@@ -246,7 +246,7 @@ MISTAKES = [
     Mistake("a file that is not there", "FLOW_CONFIG: flow.toml", "create it, or name another one", FILE),
     Mistake("a folder in place of a file", "FLOW_CONFIG: .", "name a file in it", {"FLOW_CONFIG": "."}),
     Mistake(
-        *("a file that may not be read", "FLOW_CONFIG: secret.toml", "let user"),
+        *("a file that may not be read", "FLOW_CONFIG: secret.toml", "give user"),
         {"FLOW_CONFIG": "secret.toml"},
         without=NO_READ,
     ),
@@ -265,7 +265,7 @@ MISTAKES = [
         f"{OPENAI}[[routes]]\nupstreams = ['opnai']",
     ),
     Mistake(
-        *("a regular expression for models", "warning: flow.toml: routes[0].models", "* is any text", FILE),
+        *("a regular expression for models", "warning: flow.toml: routes[0].models", "use * for any text", FILE),
         f"{ONE}[[routes]]\nmodels = ['^gpt-.*']\nupstreams = ['a']",
         status=0,
     ),
@@ -379,17 +379,17 @@ def _hold(number: int, told: str) -> None:
         assert row in rows, "docs/mistakes.md is out of date: run `make docs`"
 
 
-HEAD = """# Mistakes, and what is said of them
+HEAD = """# Mistakes in the configuration
 
-`flowserver check` finds these before a start, and `flowserver serve` refuses to begin with them: each message names the
-setting or the place in the file, and what to do. A `warning` keeps nothing from starting. `flowserver check --connect`
-also tries addresses, providers and Redis. Statuses are those of [operating.md](operating.md#what-the-commands-return).
+`flowserver check` finds these mistakes, and `flowserver serve` refuses to start with them. Each message names the
+setting or the place in the file, and the remedy. A `warning` does not prevent a start. `flowserver check --connect`
+also tests addresses, providers and Redis. Statuses are those of [operating.md](operating.md#what-the-commands-return).
 
-These are understood, and no mistakes: blanks and Windows' line ends around values, a byte order mark in the file, empty
+These are accepted: whitespace and Windows line ends around values, a byte order mark in the file, empty
 values (the default), `true`, `yes` and `1` for `on`, `warn` for `warning`, `64KB`, `64 KiB` and `65_536` for `64k`, and
 `1m30s`.
 
-| | mistake | written | said | status |
+| | mistake | input | message | status |
 |---|---|---|---|---|"""
 
 

@@ -27,7 +27,7 @@ def test_it_writes_to_standard_output(source: Path, capsys: pytest.CaptureFixtur
     assert main(["prices", "update", "--from", str(source)]) == 0
     printed = capsys.readouterr()
     assert tomllib.loads(printed.out) == {"prices": [{"models": ["m"], "input": "1", "output": "2"}]}
-    assert printed.err == "flowserver: 1 tables of prices per token; 1 entries without one were left out\n"
+    assert printed.err == "flowserver: 1 tables of prices per token; 1 entries without a price were skipped\n"
 
 
 def test_it_replaces_a_file_whole(source: Path, tmp_path: Path) -> None:

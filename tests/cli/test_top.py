@@ -285,8 +285,8 @@ async def test_one_table_and_one_object(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--once", "--url", "http://127.0.0.1:9"], "does the relay run?"),
-        (["--once", "--socket", "/nowhere/c"], "unix:/nowhere/c can't be asked"),
+        (["--once", "--url", "http://127.0.0.1:9"], "is the relay running?"),
+        (["--once", "--socket", "/nowhere/c"], "unix:/nowhere/c can't be reached"),
         (["--once", "--filter", "x " * 9, "--url", "{url}"], "filter: expected at most 8 words"),
         (["--once", "--url", "{other}"], "does not answer as a relay does"),
     ],

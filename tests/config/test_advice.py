@@ -53,9 +53,9 @@ def test_nothing_is_told_of_the_example() -> None:
     ("settings", "line"),
     [
         ({"upstream": "http://api.anthropic.com"}, "FLOW_UPSTREAM: http://api.anthropic.com sends keys"),
-        ({"upstream": "https://a/v1/messages"}, "FLOW_UPSTREAM: https://a/v1/messages ends with the path of one API"),
+        ({"upstream": "https://a/v1/messages"}, "FLOW_UPSTREAM: https://a/v1/messages ends with one API's path"),
         ({"upstream": "http://a", "heartbeat": "5m"}, "FLOW_HEARTBEAT: none is ever sent"),
-        ({"upstream": "http://a", "total_timeout": "10s"}, "FLOW_TOTAL_TIMEOUT: 10 s are over before the connect"),
+        ({"upstream": "http://a", "total_timeout": "10s"}, "FLOW_TOTAL_TIMEOUT: 10 s is below the connect"),
     ],
 )
 def test_what_is_told_of_one_provider(tmp_path: Path, settings: dict[str, str], line: str) -> None:
@@ -67,7 +67,7 @@ def test_what_is_told_of_one_provider(tmp_path: Path, settings: dict[str, str], 
     ("text", "line"),
     [
         (ONE.replace("https://a.test", "http://api.openai.com"), "flow.toml: upstreams[0].url: http://api.openai.com"),
-        (f"{ONE}verify = false\napi_key = 'env:KEY'", "flow.toml: upstreams[0].verify: with false"),
+        (f"{ONE}verify = false\napi_key = 'env:KEY'", "flow.toml: upstreams[0].verify: false lets"),
         (f"{ONE}idle_timeout = '5s'", "FLOW_HEARTBEAT: none is ever sent, as 20 s"),
         (ONE + ROUTE + ROUTE, "flow.toml: routes[1]: is never used"),
         (ONE + OTHER + ROUTE, "flow.toml: upstreams[1]: gets no requests"),
@@ -100,7 +100,10 @@ def test_whether_a_relay_would_be_its_own_provider(listen: str, url: str, leads:
 
 
 def test_a_loop_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"upstreams\[0\]: http://localhost:9090 is where .* by FLOW_ADMIN_LISTEN"):
+    with pytest.raises(
+        ConfigError,
+        match=r"upstreams\[0\]: http://localhost:9090 is an address of this relay itself .FLOW_ADMIN_LISTEN",
+    ):
         told(tmp_path, ONE.replace("https://a.test", "http://localhost:9090"))
 
 
@@ -112,10 +115,10 @@ def test_a_loop_is_refused(tmp_path: Path) -> None:
         ("name = \u201ca\u201d", "write straight quotes"),
         ("name = openai", 'text needs quotes, as in key = "text"'),
         ("name 'a'", "line 1, column 6: Expected '=' after a key in a key/value pair: ...; write key = \"value\""),
-        ("name = 'a'\nname = 'b'", "it is there twice: remove one"),
+        ("name = 'a'\nname = 'b'", "it occurs twice: remove one"),
         ("name = 'a", "is a bracket, brace or quote not closed?"),
-        ('name = "a\nweight = 1', "the quotes are not closed in this line"),
-        ('path = "C:\\keys"', "for a backslash, or put the text between single quotes"),
+        ('name = "a\nweight = 1', "the quotes are not closed on this line"),
+        ('path = "C:\\keys"', "for a backslash, or use single quotes"),
         ("models = ['a'", "is a bracket, brace or quote not closed?"),
     ],
 )

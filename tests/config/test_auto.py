@@ -101,7 +101,7 @@ def test_parsers_can_be_nested() -> None:
 @pytest.mark.parametrize(("low", "high"), [("8k", "8k"), ("9k", "8k")])
 def test_given_marks_have_an_order(low: str, high: str) -> None:
     assert problems(low_water=low, high_water=high) == [
-        "FLOW_LOW_WATER: must be below FLOW_HIGH_WATER; leave out one of them, and it follows"
+        "FLOW_LOW_WATER: must be below FLOW_HIGH_WATER; set only one of them, and the other follows"
     ]
 
 

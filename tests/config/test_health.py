@@ -94,11 +94,11 @@ def test_all_that_can_be_said_of_outliers(tmp_path: Path) -> None:
         ),
         (
             'health = { path = "/a", timeout = "5s" }',
-            "upstreams[0].health.timeout: 5 s must be less than the interval, 5 s",
+            "upstreams[0].health.timeout: 5 s must be below the interval, 5 s",
         ),
         (
             'health = { path = "/a", interval = "1s" }',
-            "upstreams[0].health.timeout: 2 s must be less than the interval, 1 s",
+            "upstreams[0].health.timeout: 2 s must be below the interval, 1 s",
         ),
         (
             'health = { path = "/a", interval = 0 }',
@@ -146,9 +146,7 @@ def test_mistakes_in_outliers_are_told_with_their_place(tmp_path: Path, value: s
 def test_outliers_need_somebody_to_compare_with(tmp_path: Path) -> None:
     text = TWO.replace('[["a", "b"]]', '["a", "b"]') + "outliers = true\n"
     [problem] = _problems(tmp_path, text)
-    assert problem == (
-        "routes[0].outliers: needs a tier of two providers or more, which are compared: an inner list of `upstreams`"
-    )
+    assert problem == ("routes[0].outliers: needs two or more providers to compare, in an inner list of `upstreams`")
 
 
 @pytest.mark.parametrize("ready", list(Ready))

@@ -114,11 +114,11 @@ def test_csv_has_prices_per_million_tokens() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "it is no JSON"),
+        ("{", "it is not JSON"),
         ("", "neither LiteLLM's JSON nor CSV"),
         ("model,input\nm,1\n", "output missing"),
         ("model,input,output\nm,1,x\n", "line 2: invalid price 'x'"),
-        ("model,input,output\nm,1\n", "line 2: expected a model, and a price"),
+        ("model,input,output\nm,1\n", "line 2: expected a model, an input price"),
         ("model,input,output\n,1,1\n", "line 2: expected a model"),
         ("model,input,output,above_input_tokens\nm,1,1,many\n", "line 2: "),
     ],

@@ -143,7 +143,7 @@ def test_what_is_no_amount_is_refused(given: Any) -> None:
 def test_limits_of_money_need_prices(tmp_path: Path) -> None:
     limited = tenant("k", "usd_per_month = 5", "[tenants.user]", "usd_per_day = 1")
     assert problems(tmp_path, limited) == [
-        "flow.toml: tenants: acme has usd_per_day, usd_per_month, and nothing has a price: add [[prices]] tables, or "
-        "name a file that has them in prices_file, above the first table"
+        "flow.toml: tenants: acme has usd_per_day, usd_per_month, but there are no prices: add [[prices]] tables, or "
+        "name a file of them in prices_file, above the first table"
     ]
     assert topology(tmp_path, limited + table("input = 1", "output = 1")).tenants

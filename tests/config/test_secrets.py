@@ -76,8 +76,8 @@ def test_redis_may_be_kept_elsewhere(folder: Path) -> None:
     ("place", "told"),
     [
         ("env:MISSING", "the variable MISSING is not set; set it, or name another one"),
-        ("env:", "expected 'env:NAME', where NAME is that of a variable"),
-        (f"env:{SECRET}", "expected 'env:NAME', where NAME is that of a variable"),
+        ("env:", "expected 'env:NAME', where NAME is a variable's name"),
+        (f"env:{SECRET}", "expected 'env:NAME', where NAME is a variable's name"),
         ("file:", "expected 'env:NAME', 'file:PATH' or 'credential:NAME'"),
         (
             "file:{}/missing",
@@ -86,15 +86,15 @@ def test_redis_may_be_kept_elsewhere(folder: Path) -> None:
         ("file:{}", "the file {} can't be read: Is a directory; create it, or name another one"),
         ("file:{}/empty", "the file {}/empty is empty"),
         ("file:{}/binary", "the file {}/binary can't be read: it is not UTF-8"),
-        ("file:{}/off", "file:{}/off: there is no value but `off`; if that is intended, leave the setting empty"),
-        ("env:BAD", "env:BAD: invalid value: expected a key in printable ASCII without blanks"),
+        ("file:{}/off", "file:{}/off: its value is only `off`; if that is intended, leave the setting empty"),
+        ("env:BAD", "env:BAD: invalid value: expected a key in printable ASCII without spaces"),
         (
             "credential:missing",
             "the credential missing can't be read: No such file or directory; see LoadCredential in systemd.exec(5)",
         ),
-        ("credential:", "expected 'credential:NAME', where NAME is no path"),
-        ("credential:../key", "expected 'credential:NAME', where NAME is no path"),
-        ("credential:..", "expected 'credential:NAME', where NAME is no path"),
+        ("credential:", "expected 'credential:NAME', where NAME is not a path"),
+        ("credential:../key", "expected 'credential:NAME', where NAME is not a path"),
+        ("credential:..", "expected 'credential:NAME', where NAME is not a path"),
     ],
 )
 def test_a_missing_secret_is_told_by_its_place(folder: Path, place: str, told: str) -> None:
@@ -144,7 +144,7 @@ def test_the_file_and_its_secrets_may_be_credentials(folder: Path) -> None:
     [
         ('api_key = "credential:none"', "api_key: the credential none can't be read: No such file or directory; "),
         ('headers = { x = "env:NONE" }', "headers: the variable NONE is not set"),
-        ('headers = { x = "file:lines" }', "headers: the value of 'x' has characters that are not allowed in a header"),
+        ('headers = { x = "file:lines" }', "headers: the value of 'x' contains characters that are not allowed in a "),
     ],
 )
 def test_its_mistakes_have_their_place(folder: Path, line: str, told: str) -> None:

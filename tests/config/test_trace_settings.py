@@ -57,8 +57,8 @@ def test_sane_ratios(value: str, ratio: float) -> None:
         ("=secret", "expected names and values such as authorization=Bearer%20KEY,x-scope-orgid=1"),
         ("a b=secret", "the field 'a b' has a name or value that HTTP can't carry"),
         ("a=secret%0Ab", "the field 'a' has a name or value that HTTP can't carry"),
-        ("a=%ff", "the value of 'a' is no percent-encoded UTF-8"),
-        ("Host=secret", "the field 'Host' is the relay's own; leave it out"),
+        ("a=%ff", "the value of 'a' is not percent-encoded UTF-8"),
+        ("Host=secret", "the field 'Host' is set by the relay; remove it"),
     ],
 )
 def test_fields_that_can_not_be_sent(value: str, why: str) -> None:

@@ -220,7 +220,7 @@ def test_what_follows_a_response_is_not_kept_and_ends_the_connection(framing: by
 @pytest.mark.parametrize(
     ("wire", "error"),
     [
-        (b"SSH-2.0", "sent something that is no HTTP/1.1"),
+        (b"SSH-2.0", "sent something that is not HTTP/1.1"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEAD, f"sent a head of more than {MAX_HEAD} bytes"),
         (b"HTTP/1.1 200 OK\r\nX: y\n", "sent a head with bare line feeds"),
         (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\n", "sent a head with bare line feeds"),

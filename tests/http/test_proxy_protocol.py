@@ -60,9 +60,9 @@ def test_what_is_no_header_is_refused_at_once(data: bytes) -> None:
         (b"PROXY TCP4 192.0.2.1 192.0.2.2 -1 443", "two addresses and two ports"),
         (b"PROXY TCP4 192.0.2.256 192.0.2.2 1 2", "address"),
         (b"PROXY TCP4 192.0.2.01 192.0.2.2 1 2", "address"),
-        (b"PROXY TCP4 ::1 ::1 1 2", "none of TCP4"),
-        (b"PROXY TCP6 192.0.2.1 192.0.2.2 1 2", "none of TCP6"),
-        (b"PROXY TCP6 fe80::1%eth0 ::1 1 2", "none of TCP6"),
+        (b"PROXY TCP4 ::1 ::1 1 2", "not TCP4"),
+        (b"PROXY TCP6 192.0.2.1 192.0.2.2 1 2", "not TCP6"),
+        (b"PROXY TCP6 fe80::1%eth0 ::1 1 2", "not TCP6"),
         (b"PROXY UDP4 192.0.2.1 192.0.2.2 1 2", "neither"),
         (b"PROXY \xff", "ASCII"),
         (b"PROXY ", "neither"),
@@ -91,8 +91,8 @@ def test_a_line_is_bounded() -> None:
         (binary(0x21, 0x11, bytes(11)), "too short"),
         (binary(0x21, 0x21, bytes(35)), "too short"),
         (binary(0x21, 0x31, bytes(215)), "too short"),
-        (SIGNATURE + b"\x21\x11\xff\xff", "at most 4096"),
-        (SIGNATURE + b"\x20\x00\x0f\xf1", "at most 4096"),
+        (SIGNATURE + b"\x21\x11\xff\xff", "the maximum is 4096"),
+        (SIGNATURE + b"\x20\x00\x0f\xf1", "the maximum is 4096"),
     ],
 )
 def test_a_binary_header_that_is_malformed_is_refused(data: bytes, why: str) -> None:

@@ -379,5 +379,5 @@ async def test_a_file_of_prices_is_read_again(lab: Lab, tmp_path: Path) -> None:
 
 
 async def test_limits_of_money_without_any_price_are_a_mistake(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"acme has usd_per_day, and nothing has a price: add \[\[prices\]\]"):
+    with pytest.raises(ConfigError, match=r"acme has usd_per_day, but there are no prices: add \[\[prices\]\]"):
         await _relay(lab, tmp_path, "usd_per_day = 1", prices="")

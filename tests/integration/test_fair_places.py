@@ -160,7 +160,7 @@ async def test_who_waits_for_too_long_hears_how_long_it_would_take(
     await eventually(lambda: scene.waiting == 0)
     _, answer = await scene.go_on()
     assert answer.status == 503
-    assert "No place at the provider came free within 0.2 s." in orjson.loads(answer.body)["error"]["message"]
+    assert "No place at the provider became free within 0.2 s." in orjson.loads(answer.body)["error"]["message"]
 
 
 @pytest.mark.parametrize("client", ["h1", "h1 without the fast path", "h2"])

@@ -442,7 +442,7 @@ async def test_without_a_file_there_is_one_provider_to_wait_for(lab: Lab) -> Non
         ("hedge_share = 5", "routes[0].hedge_share: invalid value 5: expected a number from 0 to 1, such as 0.05"),
         (
             'first_token_timeout = "5m"',
-            "flow.toml: first_token_timeout: 300 s is not reached by 'a', whose first_byte_timeout is 300 s: make",
+            "flow.toml: first_token_timeout: 300 s never passes for 'a', whose first_byte_timeout is 300 s: lower",
         ),
         ("hedge_share = true", "routes[0].hedge_share: invalid value true: expected a number"),
         ('first_token_timeout = "soon"', "routes[0].first_token_timeout: invalid value 'soon': expected"),
@@ -459,4 +459,4 @@ def test_nor_are_deadlines_without_a_file_that_are_never_reached() -> None:
     config = load({"FLOW_UPSTREAM": "http://127.0.0.1:1", "FLOW_FIRST_TOKEN_TIMEOUT": "10m"})
     with pytest.raises(ConfigError) as failed:
         load_topology(config, {})
-    assert "FLOW_FIRST_TOKEN_TIMEOUT: 600 s is not reached by" in str(failed.value)
+    assert "FLOW_FIRST_TOKEN_TIMEOUT: 600 s never passes for" in str(failed.value)

@@ -378,7 +378,7 @@ async def test_an_open_breaker_counts_for_readyz_until_it_may_be_tried(lab: Lab,
     relay = await lab.relay(None, config=config, ready="any_upstream", breaker_failures=1, breaker_cooldown="300ms")
     assert (await _ask(lab, relay.port)).status == 502
     answer = await relay.page("/readyz")
-    assert (answer.status, answer.body) == (503, b"no provider may be asked; a failed its last requests\n")
+    assert (answer.status, answer.body) == (503, b"no provider is available; a failed its last requests\n")
     await asyncio.sleep(0.4)
     assert (await relay.page("/readyz")).status == 200, "or no request would ever come to try it"
 

@@ -207,7 +207,7 @@ async def test_a_budget_that_is_too_small_is_refused(workers: int) -> None:
     )
     _, complaints = await process.communicate()
     assert process.returncode == os.EX_CONFIG
-    assert b"FLOW_MEMORY: too little" in complaints
+    assert b"FLOW_MEMORY: too small" in complaints
     assert b"expected at least" in complaints
 
 

@@ -130,7 +130,7 @@ async def test_a_connection_that_ends_within_its_header_is_told_and_a_mere_probe
     assert await wire.rest() == (b"", End.CLOSED)
     await eventually(lambda: not relay.relay.connections)
     line = await _told(relay)
-    assert "ended within its header" in str(line["error"])
+    assert "ended within its PROXY protocol header" in str(line["error"])
     assert await _refused(relay, "proxy_header") == 1
 
 

@@ -109,7 +109,7 @@ async def test_the_control_socket_of_the_guide_is_roots_way_in(lab: Lab, systemd
     await systemd.start(own=_own(simulator.url, free_port(), free_port(), lines))
     assert await systemd.systemctl("start", "flowserver") == (0, "")
     control = (sys.executable, "-m", "flowserver", "ctl", "--socket", path)
-    assert await systemd.run(*control, "log-level", "warning") == (0, "the level of the log is warning\n")
+    assert await systemd.run(*control, "log-level", "warning") == (0, "the log level is warning\n")
     assert (await systemd.run("stat", "--format=%a", path))[1].strip() == "600"
 
 

@@ -208,7 +208,7 @@ async def test_a_provider_that_never_reads_on_is_given_up(lab: Lab) -> None:
     uploading = asyncio.create_task(_upload(client, "length", "/v1/sink"))
     answer = await client.response()
     assert answer.status == 504
-    assert "took no more" in orjson.loads(answer.body)["error"]["message"]
+    assert "accepted no more" in orjson.loads(answer.body)["error"]["message"]
     uploading.cancel()
     await asyncio.wait([uploading])
     assert await relay.ended() == "first_byte_timeout"

@@ -74,7 +74,7 @@ def test_its_time_is_over() -> None:
     check = Check()
     check.stream.answer()
     check.probe.expire(2.0)
-    assert check.results == [(CheckResult.FAILED, "no whole answer within 2 s")]
+    assert check.results == [(CheckResult.FAILED, "no complete answer within 2 s")]
 
 
 @pytest.mark.parametrize(
