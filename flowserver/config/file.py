@@ -79,7 +79,7 @@ def _check_deadlines(topology: Topology, first_token: str, first_byte: str) -> N
     request."""
     specs = {spec.name: spec for spec in topology.upstreams}
     problems = [
-        f"{first_token}: {route.first_token_timeout:g} s never passes for {name!r}, whose {first_byte} is "
+        f"{first_token}: {route.first_token_timeout:g} s never expires for {name!r}, whose {first_byte} is "
         f"{limit:g} s: lower the former or raise the latter"
         for route in topology.routes
         for tier in route.tiers

@@ -237,11 +237,11 @@ def _errors(problem: str, *, earliest: int, latest: int) -> tuple[RelayError, ..
 def _by_who_gives_way(problem: str) -> tuple[tuple[RelayError, ...], ...]:
     return (
         _errors(f"{problem}, and requests of class batch give way first", earliest=2, latest=10),
-        _errors(f"{problem}, and yours are more than your share of it", earliest=1, latest=5),
+        _errors(f"{problem}, and you have used more than your share of it", earliest=1, latest=5),
         _errors(problem, earliest=1, latest=3),
     )
 
 
-_FOR_DELAY = _by_who_gives_way("has more to do than it can")
+_FOR_DELAY = _by_who_gives_way("is overloaded")
 _FOR_MEMORY = _by_who_gives_way("is short of memory")
 _LARGE_FOR_MEMORY = _errors("is short of memory, and large requests give way first", earliest=2, latest=10)

@@ -442,7 +442,7 @@ async def test_without_a_file_there_is_one_provider_to_wait_for(lab: Lab) -> Non
         ("hedge_share = 5", "routes[0].hedge_share: invalid value 5: expected a number from 0 to 1, such as 0.05"),
         (
             'first_token_timeout = "5m"',
-            "flow.toml: first_token_timeout: 300 s never passes for 'a', whose first_byte_timeout is 300 s: lower",
+            "flow.toml: first_token_timeout: 300 s never expires for 'a', whose first_byte_timeout is 300 s: lower",
         ),
         ("hedge_share = true", "routes[0].hedge_share: invalid value true: expected a number"),
         ('first_token_timeout = "soon"', "routes[0].first_token_timeout: invalid value 'soon': expected"),
