@@ -270,9 +270,9 @@ def _rows(scene: Scene) -> list[Row]:
     for client in scene.clients:
         stream = scene.streams.get(client.name, _NOTHING)
         provider = str(scene.provider.get(client.name, {}).get("state", "-"))
-        paused = float(stream.get("paused_seconds", 0))
+        pauses, paused = int(stream.get("pauses", 0)), float(stream.get("paused_seconds", 0))
         read, pulled = scene.read.get(client.name, 0), int(stream["bytes_down"])
-        rows.append(Row(client.name, client.behaviour, read, pulled, paused, provider))
+        rows.append(Row(client.name, client.behaviour, read, pulled, pauses, paused, provider))
     return rows
 
 

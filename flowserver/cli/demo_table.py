@@ -1,4 +1,4 @@
-"""The demo's table: redrawn in its place on a terminal, else printed every two seconds. 78 columns, no library."""
+"""The demo's table: redrawn in its place on a terminal, else printed every two seconds. 79 columns, no library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import TextIO
 
 GREEN, YELLOW, RED, BOLD, DIM = "32", "33", "31", "1", "2"
-COLUMNS = (("client", -8), ("what it does", -16), ("read", 10), ("pulled", 11), ("ahead", 10), ("paused", 9), ("", 2))
+COLUMNS = (
+    ("client", -8),
+    ("what it does", -16),
+    ("read KB", 9),
+    ("pulled KB", 10),
+    ("ahead KB", 9),
+    ("pauses", 7),
+    ("paused", 8),
+    ("", 2),
+)
 """Heading and width; negative: left-aligned. The provider's state follows them."""
 STATES = {"streaming": GREEN, "paused": YELLOW, "cancelled": RED, "done": DIM}
 AHEAD = 1024
@@ -25,6 +34,7 @@ class Row:
     behaviour: str
     read: int
     pulled: int
+    pauses: int
     paused_seconds: float
     provider: str
 
@@ -50,8 +60,8 @@ class Display:
         told = f"relay's memory {memory / 1024 / 1024:.1f} MB"
         heading = [_cell(name, width) for name, width in COLUMNS]
         lines = [
-            f"{self.painted(title, BOLD)}{told:>{78 - len(title)}}",
-            self.painted("".join([*heading, "provider"]), DIM),
+            f" {self.painted(title, BOLD)}{told:>{78 - len(title)}}",
+            " " + self.painted("".join([*heading, "provider"]), DIM),
             *map(self._line, rows),
         ]
         if self._drawn:
@@ -74,17 +84,18 @@ class Display:
             _kilobytes(row.read),
             _kilobytes(row.pulled),
             _kilobytes(ahead),
+            str(row.pauses),
             f"{row.paused_seconds:.1f} s",
             "",
         )
         shown = [_cell(text, width) for text, (_, width) in zip(cells, COLUMNS, strict=True)]
         if ahead >= AHEAD:
             shown[4] = self.painted(shown[4], YELLOW)
-        return "".join([*shown, self.painted(row.provider, STATES.get(row.provider, DIM))])
+        return "".join([" ", *shown, self.painted(row.provider, STATES.get(row.provider, DIM))])
 
 
 def _kilobytes(count: int) -> str:
-    return f"{count / 1024:.1f} KB"
+    return f"{count / 1024:.1f}"
 
 
 def _cell(text: str, width: int) -> str:

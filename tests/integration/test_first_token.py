@@ -459,4 +459,4 @@ def test_nor_are_deadlines_without_a_file_that_are_never_reached() -> None:
     config = load({"FLOW_UPSTREAM": "http://127.0.0.1:1", "FLOW_FIRST_TOKEN_TIMEOUT": "10m"})
     with pytest.raises(ConfigError) as failed:
         load_topology(config, {})
-    assert "FLOW_FIRST_TOKEN_TIMEOUT: 600 s never passes for" in str(failed.value)
+    assert "FLOW_FIRST_TOKEN_TIMEOUT: 600 s never expires for" in str(failed.value)

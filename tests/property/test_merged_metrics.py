@@ -32,7 +32,8 @@ TIMES = st.integers(0, 1 << 16).map(lambda number: number / 512)
 """Whole nanoseconds, and sums of them are exact in any order, so that pages can be compared."""
 COSTS = st.integers(0, 1 << 16).map(lambda number: number * 1_953_125)
 """Nano-dollars: 512ths of a dollar, for the same reason."""
-NAMES = st.sampled_from(["a", 'b"', "c\\", "d\n"])
+MODELS = ["a", 'b"', "c\\", "d\n"]
+NAMES = st.sampled_from(MODELS)
 
 
 class Ended:
@@ -40,6 +41,11 @@ class Ended:
 
     def __init__(self, record: ExchangeRecord) -> None:
         self._record = record
+
+    def __repr__(self) -> str:
+        record, account = self._record, self._record.account
+        counted = record.tokens is not None
+        return f"<Ended {record.status} model={account.model!r} cost={account.cost} counted={counted}>"
 
     def record(self) -> ExchangeRecord:
         return self._record
@@ -199,6 +205,8 @@ def comparable(page: bytes) -> dict[str, float]:
 def test_the_page_of_several_has_the_sums_of_one(happenings: list[Happening]) -> None:
     log = Log("error", sink=NoSink())
     one, *several = [Metrics(log) for _ in range(5)]
+    for each in (one, *several):
+        each.tokens.name_models(MODELS)  # each process gives the others labels by what it has seen itself
     for happening in happenings:
         happening.to(one)
         happening.to(several[happening.who])
