@@ -343,7 +343,7 @@ async def test_it_renders_sorts_filters_pauses_and_quits(lab: Lab) -> None:
     terminal = await in_a_terminal(lab, f"http://127.0.0.1:{relay.admin_port}")
     await eventually(lambda: "first" in terminal.text and "second" in terminal.text, "both are shown")
     assert terminal.settings() != terminal.before
-    assert "by trouble 2 streams" in terminal.text
+    await eventually(lambda: "by trouble 2 streams" in terminal.text)
     terminal.type("t")
     await eventually(lambda: "by tokens/s" in terminal.text and "tok/s▼" in terminal.text, "it sorts")
     terminal.forget()
