@@ -19,23 +19,15 @@ LEAST = 1.0
 """Seconds that a connection must have been idle: its client may be about to use it."""
 
 
-class IdleConnections:
-    """The idle connections of one listener."""
-
-    __slots__ = ("_connections",)
-
-    def __init__(self, connections: OpenConnections) -> None:
-        self._connections = connections
-
-    def close(self, number: int, now: float) -> int:
-        """Close up to `number` connections, at most AT_ONCE. Returns how many were closed."""
-        number = min(number, AT_ONCE)
-        every = list(self._connections)
-        chosen = random.sample(every, min(len(every), CHOICE * number))
-        idle = sorted((since, at) for at, each in enumerate(chosen) if (since := idle_since(each)) < now - LEAST)
-        for _, at in idle[:number]:
-            close(chosen[at])
-        return min(number, len(idle))
+def close_idle(connections: OpenConnections, number: int, now: float) -> int:
+    """Close up to `number` idle connections, at most AT_ONCE. Returns how many were closed."""
+    number = min(number, AT_ONCE)
+    every = list(connections)
+    chosen = random.sample(every, min(len(every), CHOICE * number))
+    idle = sorted((since, at) for at, each in enumerate(chosen) if (since := idle_since(each)) < now - LEAST)
+    for _, at in idle[:number]:
+        _close(chosen[at])
+    return min(number, len(idle))
 
 
 def idle_since(connection: Connection) -> float:
@@ -47,8 +39,7 @@ def idle_since(connection: Connection) -> float:
     return math.inf
 
 
-def close(connection: Connection) -> None:
-    """Close an idle connection."""
+def _close(connection: Connection) -> None:
     if isinstance(connection, DownstreamH2):
         connection.fail(ErrorCodes.NO_ERROR, "memory")
     elif isinstance(connection, DownstreamH1):

@@ -34,7 +34,7 @@ from ..telemetry.memory import MemoryFigures
 from ..upstream.h1 import UpstreamH1
 from ..upstream.h2 import UpstreamH2
 from ..upstream.pool import Pool
-from .idle_connections import IdleConnections, idle_since
+from .idle_connections import close_idle, idle_since
 from .machine_memory import Allocator, ResidentMemory, available
 
 PARENT = 64 << 20
@@ -154,7 +154,6 @@ class MemoryWatch:
         self._acted: Level = Level.NORMAL
         """The level that was acted upon last."""
         self._trimmed_at = 0.0
-        self._idle: IdleConnections
         self._idle_freed = 0
         """Bytes of connections that were closed since memory was last returned to the system."""
         self._most_open = 0
@@ -164,7 +163,6 @@ class MemoryWatch:
 
     def begin(self, holders: Holders) -> None:
         self._holders = holders
-        self._idle = IdleConnections(holders.connections)
         self._resident = ResidentMemory()
         self._base = self._resident.read()
         self._began = True
@@ -295,14 +293,8 @@ class MemoryWatch:
             if isinstance(each, DownstreamH1 | DownstreamH2):
                 (busy if idle_since(each) == math.inf else idle).append(each)
         providers = [each for pool in self._holders.pools() for each in pool.connections]
-        return (
-            _estimate(busy, lambda each: each.send_queue.kernel_memory())
-            + _estimate(idle, lambda each: each.send_queue.kernel_memory())
-            + _estimate(
-                providers,
-                lambda each: kernel_memory(each.transport) if isinstance(each, UpstreamH1 | UpstreamH2) else 0,
-            )
-        )
+        of_clients = _estimate(busy, _client_memory) + _estimate(idle, _client_memory)
+        return of_clients + _estimate(providers, _provider_memory)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -359,7 +351,7 @@ class MemoryWatch:
         if excess <= 0 or not connections:
             return
         each = max(FILLED_CONNECTION, (held.get("connections", 0) + held.get("tls", 0)) // connections)
-        closed = self._idle.close(-(-excess // each), now)
+        closed = close_idle(self._holders.connections, -(-excess // each), now)
         self.figures.idle_closed += closed
         self._idle_freed += closed * each
         if closed:
@@ -382,6 +374,14 @@ class MemoryWatch:
     def _kernel_share(self) -> int:
         """Estimated kernel memory per stream."""
         return self.figures.kernel // max(1, len(self._holders.exchanges))
+
+
+def _client_memory(connection: DownstreamH1 | DownstreamH2) -> int:
+    return connection.send_queue.kernel_memory()
+
+
+def _provider_memory(connection: object) -> int:
+    return kernel_memory(connection.transport) if isinstance(connection, UpstreamH1 | UpstreamH2) else 0
 
 
 _T = TypeVar("_T")

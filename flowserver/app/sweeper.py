@@ -1,33 +1,33 @@
-"""Checks all deadlines of a process regularly, in slices, so that relaying waits for one slice at most."""
+"""Checks all deadlines of a process regularly, in slices, so that relaying waits for one slice at most: checking 2,500
+streams in one go takes 30 ms to 60 ms."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 
-SLICE = 0.001
-"""Seconds of work in one iteration of the event loop: checking 2,500 streams in one go takes 30 ms to 60 ms."""
+from ..telemetry.slices import SLICE
 
 
 class Sweeper:
     """Begins a sweep every `interval` seconds, unless the previous one is still under way."""
 
-    __slots__ = ("_clock", "_is_again", "_late", "_look", "_loop", "_steps", "_timer", "interval")
+    __slots__ = ("_clock", "_is_again", "_late", "_loop", "_steps", "_sweep", "_timer", "interval")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        look: Callable[[], Iterator[None]],
+        sweep: Callable[[], Iterator[None]],
         late: Callable[[float], None],
         interval: float,
         clock: Callable[[], float],
     ) -> None:
-        """`look` does the work in small steps; `late` is called each time with the seconds that the event loop was
+        """`sweep` does the work in small steps; `late` is called each time with the seconds that the event loop was
         late."""
         self.interval = interval
         self._loop = loop
         self._clock = clock
-        self._look = look
+        self._sweep = sweep
         self._late = late
         self._timer: asyncio.TimerHandle | None = None
         self._steps: Iterator[None] | None = None
@@ -51,14 +51,14 @@ class Sweeper:
         if self._steps is not None:
             self._is_again = True
         elif self._timer is not None:
-            self._steps = self._look()
+            self._steps = self._sweep()
             self._advance()
 
     def _begin(self, due: float) -> None:
         self._late(max(0.0, self._clock() - due))
         self.start()
         if self._steps is None:
-            self._steps = self._look()
+            self._steps = self._sweep()
             self._advance()
 
     def _advance(self) -> None:
@@ -72,7 +72,7 @@ class Sweeper:
                 self._steps = steps
                 break
         else:
-            self._steps = self._look() if self._is_again else None
+            self._steps = self._sweep() if self._is_again else None
             self._is_again = False
         if self._steps is not None:
             self._loop.call_soon(self._advance)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -35,6 +37,20 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 Connected = Callable[[socket.socket], None]
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which relay is asked."""
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--socket", metavar="PATH", help="the relay's control socket")
+    place.add_argument("--url", metavar="URL", help="its admin listener, such as http://127.0.0.1:9090")
+
+
+def given_place(options: argparse.Namespace) -> str | None:
+    """The place that these flags name, as `AdminClient.where`; None: neither was given."""
+    if options.socket is not None:
+        return "unix:" + os.path.abspath(str(options.socket).removeprefix("unix:"))
+    return None if options.url is None else str(options.url)
 
 
 @dataclass(frozen=True, slots=True)

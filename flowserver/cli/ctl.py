@@ -13,7 +13,7 @@ from urllib.parse import quote
 import orjson
 
 from ..config.secrets import resolve
-from .admin_client import AdminClient, AskError, read_token
+from .admin_client import AdminClient, AskError, add_place, given_place, read_token
 from .exit_status import FAILURE, complain
 from .rows import print_rows
 from .usage import Parser
@@ -42,9 +42,7 @@ def parser() -> Parser:
         description="Controls a running relay.",
         epilog="Without --socket and --url, the socket of FLOW_CONTROL_SOCKET is used.",
     )
-    where = made.add_mutually_exclusive_group()
-    where.add_argument("--socket", metavar="PATH", help="the relay's control socket")
-    where.add_argument("--url", metavar="URL", help="its admin listener, such as http://127.0.0.1:9090")
+    add_place(made)
     made.add_argument(
         "--token-file", metavar="FILE", help="file with the token for --url; default: the token in FLOW_ADMIN_TOKEN"
     )
@@ -66,11 +64,12 @@ def parser() -> Parser:
 
 
 def _client(options: argparse.Namespace, environ: Mapping[str, str]) -> AdminClient:
-    if options.socket is not None:
-        return AdminClient("unix:" + os.path.abspath(options.socket.removeprefix("unix:")))
-    if options.url is not None:
+    place = given_place(options)
+    if place is not None:
+        if options.url is None:  # a socket needs no token
+            return AdminClient(place)
         token = read_token(options.token_file) if options.token_file is not None else _own_token(environ)
-        return AdminClient(options.url, token)
+        return AdminClient(place, token)
     where = environ.get("FLOW_CONTROL_SOCKET", "").strip()
     if not where or where == "off":
         raise AskError("which relay? Give --socket PATH or --url URL, or set FLOW_CONTROL_SOCKET")

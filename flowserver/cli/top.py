@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import orjson
 
-from .admin_client import AdminClient, AskError
+from .admin_client import AdminClient, AskError, add_place, given_place
 from .exit_status import FAILURE, complain
 from .top_state import BY_COLUMN, TopState
 from .usage import Parser
@@ -48,9 +48,7 @@ def parser() -> Parser:
         description="Shows what a running relay does: its streams, providers and memory. `?` shows the keys.",
         epilog="Without --url and --socket, the relay is asked at FLOW_ADMIN_LISTEN.",
     )
-    where = made.add_mutually_exclusive_group()
-    where.add_argument("--url", metavar="URL", help="the relay's admin listener, such as http://127.0.0.1:9090")
-    where.add_argument("--socket", metavar="PATH", help="its control socket")
+    add_place(made)
     made.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between looks; 1 at least")
     made.add_argument("--sort", choices=list(BY_COLUMN), default="trouble", help="the order of the streams")
     made.add_argument("--filter", default="", metavar="WORDS", help="show streams with these, such as tenant:acme")
@@ -70,10 +68,9 @@ def _seconds(text: str) -> float:
 
 
 def _where(options: argparse.Namespace, environ: Mapping[str, str]) -> str:
-    if options.socket is not None:
-        return f"unix:{os.path.abspath(options.socket.removeprefix('unix:'))}"
-    if options.url is not None:
-        return str(options.url)
+    place = given_place(options)
+    if place is not None:
+        return place
     address = environ.get("FLOW_ADMIN_LISTEN", "").strip() or "127.0.0.1:9090"
     if address.startswith("unix:"):
         return address

@@ -145,9 +145,8 @@ class OverloadGate:
         return error
 
     def _refusal_by_memory(self, traffic_class: TrafficClass, *, is_large: bool = False) -> RelayError | None:
-        if self.memory_level < FULL and traffic_class is not BATCH and not is_large:
-            return None
-        if self.memory_level < NO_BATCH:
+        gives_way = traffic_class is BATCH or is_large
+        if self.memory_level < (NO_BATCH if gives_way else FULL):
             return None
         self.refused[traffic_class, "memory"] += 1
         if traffic_class is BATCH:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowserver.app.idle_connections import IdleConnections
+from flowserver.app.idle_connections import close_idle
 from flowserver.downstream.context import OpenConnections
 
 from ..support.dialogue import Client, Relay
@@ -16,11 +16,11 @@ def _served(relay: Relay) -> Client:
     return client
 
 
-def _all(*clients: Client) -> IdleConnections:
+def _all(*clients: Client) -> OpenConnections:
     connections = OpenConnections()
     for client in clients:
         connections.add(client.connection)
-    return IdleConnections(connections)
+    return connections
 
 
 def test_one_that_waits_for_a_request_is_closed_and_no_other() -> None:
@@ -29,7 +29,7 @@ def test_one_that_waits_for_a_request_is_closed_and_no_other() -> None:
     busy.says(GET)
     relay.provider()
     half.says(GET[:5])
-    assert _all(idle, new, busy, half).close(10, relay.clock.now + 2) == 1
+    assert close_idle(_all(idle, new, busy, half), 10, relay.clock.now + 2) == 1
     assert [client.end for client in (new, busy, half)] == ["open"] * 3
     assert idle.end != "open"
 
@@ -42,4 +42,4 @@ def test_one_that_is_closed_once_its_last_bytes_are_taken_is_closed_once() -> No
     client.says(GET)
     relay.provider().says(WHOLE)
     every = _all(client)
-    assert [every.close(1, relay.clock.now + seconds) for seconds in (2, 3, 4)] == [1, 0, 0]
+    assert [close_idle(every, 1, relay.clock.now + seconds) for seconds in (2, 3, 4)] == [1, 0, 0]

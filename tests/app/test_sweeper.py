@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowserver.app.sweeper import SLICE, Sweeper
+from flowserver.app.sweeper import Sweeper
+from flowserver.telemetry.slices import SLICE
 
 
 class Scene:
