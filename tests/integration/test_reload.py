@@ -179,7 +179,8 @@ async def test_the_queue_of_a_provider_that_is_gone_is_served(scene: Scene) -> N
     second.go.set()
     await scene.start(upstream(one.url, "one", max_concurrent=1, queue=9, queue_timeout="20s"))
     tasks = scene.asking(4)
-    await eventually(lambda: first.now == 1)
+    [target] = scene.relay.relay.metrics.upstreams
+    await eventually(lambda: first.now == 1 and target.waiting == 3)
     assert await scene.reload(upstream(two.url, "two"))
     assert (await scene.ask()).status == 200
     first.go.set()
