@@ -28,6 +28,7 @@ from ..downstream.listener import Listener
 from ..downstream.listening import address_of
 from ..flow.loop_delay import LoopDelay
 from ..flow.memory_budget import UNBOUNDED, UNLIMITED, Level
+from ..flow.turns import Turns
 from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
@@ -124,6 +125,8 @@ class Relay:
             busy_timeout=config.body_timeout,
             memory=self._memory,
         )
+        self.turns = Turns(time.monotonic, self._loop.call_soon)
+        """Of clients: /healthz does not wait behind them."""
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ) if part is None else part.topology
         self._breakers = BreakerWatch(log)
@@ -367,7 +370,7 @@ class Relay:
         return OverloadGate(
             OverloadSettings(target, interval) if target is not None else None,
             LoopDelay(time.monotonic, self._loop.call_soon, self._loop.call_later),
-            self.metrics.h2,
+            self.turns.take_longest_wait,
             random=random.random,
             changed=self._log.overload_changed,
         )
@@ -446,6 +449,7 @@ class Relay:
             clock=time.monotonic,
             hangups=self._hangups,
             uploads=self._uploads,
+            turns=self.turns if connections is not None else Turns(time.monotonic, self._loop.call_soon),
             h2_totals=self.metrics.h2,
             connections=OpenConnections() if connections is None else connections,
             memory=UNLIMITED if connections is None else self._memory,

@@ -9,6 +9,7 @@ from typing import Protocol
 from ..errors import OVERLOADED, TOO_MANY_CONNECTIONS, TOO_MANY_OF_CLIENT, RelayError
 from ..flow.bounded_buffer import Watermarks
 from ..flow.memory_budget import CONNECTION, UNLIMITED, MemoryBudget
+from ..flow.turns import Turns
 from ..http.h2_flood_guard import H2Limits
 from ..net.hangup import HangupWatcher
 from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
@@ -149,6 +150,7 @@ class ListenerContext:
     hangups: HangupWatcher
     uploads: Uploads
     """Bounds what unfinished uploads may hold."""
+    turns: Turns
     h2_totals: H2Totals = field(default_factory=H2Totals)
     connections: OpenConnections = field(default_factory=OpenConnections)
     """The open connections."""

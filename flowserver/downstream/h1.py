@@ -69,6 +69,7 @@ class DownstreamH1(SharedReads):
         "_since",
         "_skipped",
         "_transport",
+        "_waits_for_turn",
         "client",
         "must_close",
         "send_queue",
@@ -89,6 +90,8 @@ class DownstreamH1(SharedReads):
         self._parsing = False
         self._reading = True
         self._blocked = False
+        self._waits_for_turn = False
+        """Whether what was read waits until other connections have had their turn."""
         self._half_closed_at: float | None = None
         """When a client that still gets its answer closed its sending side."""
         self._is_paced = False
@@ -128,8 +131,8 @@ class DownstreamH1(SharedReads):
             data = self._skip(data)
             if not data:
                 return
-        if stream is None and not self._blocked:
-            self._receive_heads(data)
+        if stream is None and not self._blocked and not self._waits_for_turn:
+            self._receive_in_turn(data)
         elif stream is None or stream.request_whole:
             self._keep_for_later(data)
         else:
@@ -164,7 +167,11 @@ class DownstreamH1(SharedReads):
         is_whole = stream.request_whole if stream is not None else bool(self._pipelined)
         if self._is_tls or not is_whole:
             return False
-        return self._context.settings.serves_half_closed or self._context.clock() - self._since < FIN_FOLLOWS
+        return (
+            self._waits_for_turn
+            or self._context.settings.serves_half_closed
+            or self._context.clock() - self._since < FIN_FOLLOWS
+        )
 
     def _grace_is_over(self, now: float) -> bool:
         since = self._half_closed_at
@@ -306,14 +313,14 @@ class DownstreamH1(SharedReads):
             self._on_gone()
         elif self.stream is not None:
             self.stream.events.sweep(now)
-        elif not self._transport.is_closing():
+        elif not self._transport.is_closing() and not self._waits_for_turn:
             self._sweep_head(now, settings)
 
     @property
     def idle_since(self) -> float:
         """Since when it waits for another request; infinity: it does not, or is closed once its last bytes are sent."""
-        is_idle = self.stream is None and self._served and self._reader.is_empty and not self._transport.is_closing()
-        return self._since if is_idle else math.inf
+        is_waiting = self.stream is None and self._reader.is_empty and not self._waits_for_turn
+        return self._since if is_waiting and self._served and not self._transport.is_closing() else math.inf
 
     def close_idle(self) -> None:
         self._transport.close()
@@ -354,6 +361,24 @@ class DownstreamH1(SharedReads):
         self._transport.abort()
 
     # --- reading ---
+
+    def _receive_in_turn(self, data: bytes) -> None:
+        turns, clock = self._context.turns, self._context.clock
+        if turns.is_free:
+            began = clock()
+            self._receive_heads(data)
+            turns.spend(clock() - began)
+        else:
+            self._keep_for_later(data)
+            self._waits_for_turn = True
+            turns.wait(self)
+
+    def take_turn(self) -> bool:
+        """Start the requests that waited. Returns that nothing is left: others wait for the answer of the first."""
+        self._waits_for_turn = False
+        if self.stream is None:
+            self._serve_pipelined()
+        return False
 
     def _receive_heads(self, data: bytes) -> None:
         """Start the requests in `data`, until one waits for its answer or for the rest of its body."""

@@ -41,16 +41,16 @@ from .liveness import Liveness
 
 WRITE_SIZE = 64 * 1024
 """Bytes of one write, and the transport's high mark: a connection's streams share it."""
-STARTS = 16
-"""Requests that start in one iteration of the event loop: each takes as long as many frames."""
+STARTS = 4
+"""Requests that start in one turn: each takes as long as many frames."""
 LINGER = 1.0
 """Seconds between the two GOAWAYs, and for the last bytes of a broken connection to arrive."""
 
 _Code = h2.errors.ErrorCodes
 
 _ANSWERS, _TURN = 1, 2
-"""Why a client is not read: it does not read our answers to its pings and the like; or one iteration of the event loop
-was too short for what was read."""
+"""Why a client is not read: it does not read our answers to its pings and the like; or it has to wait for its turn with
+what was read."""
 
 
 class Phase(Enum):
@@ -71,7 +71,6 @@ class DownstreamH2(SharedReads):
     """A client's HTTP/2 connection."""
 
     __slots__ = (
-        "_behind_since",
         "_context",
         "_control",
         "_fd",
@@ -138,7 +137,7 @@ class DownstreamH2(SharedReads):
         """Requests above it are refused: set by the second GOAWAY."""
         now = context.clock()
         self._phase = Phase.OPEN
-        self._phase_since = self.idle_since = self._behind_since = now
+        self._phase_since = self.idle_since = now
         self.is_over = False
         """Whether nothing more is read or written: ENDED or FAILED."""
         self.leftovers = LeftoverUploads(self._h2, self.guard, most=self._settings.max_streams, now=now)
@@ -179,34 +178,33 @@ class DownstreamH2(SharedReads):
         if self.is_over:
             return
         self._liveness.hear()
-        self._take_in(data)
+        turns = self._context.turns
+        self._take_in(data, may_start=turns.is_free)
         if not self._is_through and not self._reads.reasons & _TURN:
             self._reads.pause(_TURN)
-            self._behind_since = self.clock()
-            self._loop.call_soon(self._go_on)
+            turns.wait(self)
 
-    def _go_on(self) -> None:
-        """Handle more of what was read, in the next iteration."""
+    def take_turn(self) -> bool:
+        """Handle more of what was read. Returns whether there is still more."""
         if self.is_over or self._transport.is_closing():
-            return
+            return False
         self.guard.splitter.rest()
-        self._take_in(b"")
-        self.totals.longest_wait = max(self.totals.longest_wait, self.clock() - self._behind_since)
+        self._take_in(b"", may_start=True)
         if self._is_through:
             self._reads.resume(_TURN)
-        else:
-            self._loop.call_soon(self._go_on)
+            return False
+        return True
 
     @property
     def _is_through(self) -> bool:
         """Whether everything that was read has been handled."""
         return self.is_over or (not self._pending and self.guard.splitter.left > 0)
 
-    def _take_in(self, data: bytes) -> None:
-        """Handle what was read, as far as one iteration allows. Requests start after all frames of a read."""
+    def _take_in(self, data: bytes, *, may_start: bool) -> None:
+        """Handle what was read, as far as one turn allows. Requests start after all frames of a read."""
         try:
             self._reader.feed(data, self.clock())
-            if self._pending and self.guard.splitter.left > 0:
+            if may_start and self._pending and self.guard.splitter.left > 0:
                 self._start_requests()
         except Violation as violation:
             self.fail(violation.code, violation.reason)
@@ -406,6 +404,7 @@ class DownstreamH2(SharedReads):
     # --- requests --------------------------------------------------------------------------------------------------
 
     def _start_requests(self) -> None:
+        began = self.clock()
         pending, self._pending = self._pending[:STARTS], self._pending[STARTS:]
         for stream in pending:
             if stream.is_open:
@@ -414,6 +413,7 @@ class DownstreamH2(SharedReads):
                 if expects and not stream.request_whole and not stream.head_sent:
                     stream.send_interim(ResponseHead(100, []))
                 stream.open_body()
+        self._context.turns.spend(self.clock() - began)
 
     # --- writing ---------------------------------------------------------------------------------------------------
 

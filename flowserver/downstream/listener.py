@@ -14,7 +14,7 @@ from .accepted import Accepted
 from .context import ListenerContext
 from .listening import BACKLOG
 
-ACCEPTS = 16
+ACCEPTS = 64
 """Connections of one socket that are accepted per iteration of the event loop. uvloop itself accepts one, so under
 load, with long iterations, new clients would wait for seconds."""
 

@@ -263,7 +263,7 @@ class Observer(Protocol):
 class H2Totals:
     """Figures of all HTTP/2 connections of clients."""
 
-    __slots__ = ("connections", "goaways", "longest_wait", "stall_seconds", "stalls", "streams")
+    __slots__ = ("connections", "goaways", "stall_seconds", "stalls", "streams")
 
     def __init__(self) -> None:
         self.connections = 0
@@ -276,12 +276,6 @@ class H2Totals:
         """How often a stream had bytes while its window was closed."""
         self.stall_seconds = 0.0
         """Total seconds of stalls that are over."""
-        self.longest_wait = 0.0
-        """Longest time, in seconds, that read data waited for its turn on its connection, since it was last reset."""
-
-    def take_longest_wait(self) -> float:
-        wait, self.longest_wait = self.longest_wait, 0.0
-        return wait
 
 
 class Timer(Protocol):

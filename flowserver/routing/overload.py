@@ -1,9 +1,9 @@
 """Refuses requests while the relay itself is overloaded. No I/O.
 
-The signal is queueing delay: how long input waits for the event loop. When even the shortest delay of an interval is
-above the target (CoDel, RFC 8289), a share of the requests is refused, which grows and shrinks with the delay: first of
-class batch, then of tenants that use more than their share, then of all. Requests are also refused by the level of
-memory.
+The signal is queueing delay: how long input waits for the event loop, and requests for their turn. When even the
+shortest delay of an interval is above the target (CoDel, RFC 8289), a share of the requests is refused, which grows and
+shrinks with the delay: first of class batch, then of tenants that use more than their share, then, if the overload
+lasts, of all. Requests are also refused by the level of memory.
 
 Each process has its own gate, since it has its own event loop.
 """
@@ -19,7 +19,6 @@ from ..flow.loop_delay import LoopDelay
 from ..flow.pressure import Pressure
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
-from ..relay.interfaces import H2Totals
 from .tenant_shares import TenantShares
 
 NO_BATCH, FULL = 2, 3
@@ -31,6 +30,10 @@ BETWEEN_LOOKS = 0.01
 """Seconds between two measurements. One costs two callbacks of the event loop, 2 us."""
 MOST = 0.95
 """The largest share of all requests that is refused for the delay: the others show when to stop."""
+
+PATIENCE = 3.0
+"""Seconds that an overload lasts before requests are refused that are neither of class batch nor above their tenant's
+share: many clients may connect again at once, and are served within a second or two."""
 
 _BATCH, _ABOVE, _ALL = range(3)
 GIVE_WAY = ("batch", "above_share", "all")
@@ -67,7 +70,6 @@ class OverloadGate:
     __slots__ = (
         "_began_at",
         "_changed",
-        "_h2",
         "_interval",
         "_look_at",
         "_loop_delay",
@@ -78,6 +80,7 @@ class OverloadGate:
         "_refused_before",
         "_standing",
         "_tenants",
+        "_waited",
         "delay",
         "is_overloaded",
         "memory_level",
@@ -88,15 +91,15 @@ class OverloadGate:
         self,
         settings: OverloadSettings | None,
         loop_delay: LoopDelay,
-        h2: H2Totals,
+        waited: Callable[[], float],
         *,
         random: Callable[[], float],
         changed: Callable[[OverloadChange], None],
     ) -> None:
-        """`settings` None: only memory refuses requests. `h2`: requests of one HTTP/2 connection start over several
-        iterations of the event loop."""
+        """`settings` None: only memory refuses requests. `waited` returns the longest time in seconds, since it was
+        last called, that requests waited for their turn after they were read."""
         self._loop_delay = loop_delay
-        self._h2 = h2
+        self._waited = waited
         self._random = random
         self._changed = changed
         target, interval = (1.0, 1.0) if settings is None else (settings.target, settings.interval)
@@ -186,7 +189,7 @@ class OverloadGate:
     # --- the delay -------------------------------------------------------------------------------------------------
 
     def _observe(self, delay: float, now: float) -> None:
-        self.delay = delay = max(delay, self._h2.take_longest_wait())
+        self.delay = delay = max(delay, self._waited())
         stands = self._standing.observe(delay, now)
         if self.is_overloaded:
             self._steer(delay, now)
@@ -207,7 +210,8 @@ class OverloadGate:
     def _steer(self, delay: float, now: float) -> None:
         pressure = self._pressure
         self._tenants.refresh(now)
-        pressure.steer(delay, now, steps=3 if len(self._tenants) > 1 else 2)
+        steps = 2 if len(self._tenants) > 1 else 1
+        pressure.steer(delay, now, steps=steps + (now - self._began_at >= PATIENCE))
         most, shares = self._most, self.shares
         self._most = max(most[0], shares[0]), max(most[1], shares[1]), max(most[2], shares[2])
         if pressure.level > 0:

@@ -9,8 +9,10 @@ import time
 from collections.abc import AsyncIterator
 
 import orjson
+import pytest
 
 from tests.support.h2_lab import h2_client
+from tests.support.h2_wire import H2Wire
 from tests.support.lab import Lab, RunningRelay, chat, eventually
 from tests.support.provider import ok
 from tests.support.wire import Wire, request
@@ -69,6 +71,22 @@ async def test_a_loop_that_lags_refuses_batch_and_is_well_again_soon_after(lab: 
     assert metrics["flow_overload_delay_seconds"] < 0.02
 
 
+@pytest.mark.serial
+async def test_a_burst_of_interactive_requests_is_served(lab: Lab) -> None:
+    """Far above the target, but not for long."""
+    provider = await lab.provider(ok)
+    relay = await lab.relay(provider.url, overload_interval="20ms")
+    clients = [await h2_client(lab, relay.port) for _ in range(6)]
+
+    async def ask(client: H2Wire) -> set[int]:
+        numbers = [client.peer.request() for _ in range(250)]
+        return {(await client.answer(number)).status for number in numbers}
+
+    assert await asyncio.gather(*map(ask, clients)) == [{200}] * 6
+    assert relay.lines("overloaded")
+    assert len(provider.requests) == 1500
+
+
 async def test_a_refusal_says_why_and_when_to_come_back(lab: Lab) -> None:
     provider = await lab.provider(ok)
     relay = await lab.relay(provider.url)
@@ -118,13 +136,13 @@ async def test_the_wait_for_a_turn_within_an_http_2_connection_is_measured(lab: 
     relay = await lab.relay(provider.url, overload_target="off")  # else the gate takes it
     client = await h2_client(lab, relay.port)
     await client.get()
-    assert relay.relay.metrics.h2.longest_wait == 0
+    assert relay.relay.turns.longest_wait == 0
     began = asyncio.get_running_loop().time()
     numbers = [client.peer.request() for _ in range(100)]
     for number in numbers:
         assert (await client.answer(number)).status == 200
-    assert 0 < relay.relay.metrics.h2.take_longest_wait() < asyncio.get_running_loop().time() - began
-    assert relay.relay.metrics.h2.longest_wait == 0
+    assert 0 < relay.relay.turns.take_longest_wait() < asyncio.get_running_loop().time() - began
+    assert relay.relay.turns.longest_wait == 0
 
 
 async def test_new_connections_do_not_wait_for_a_turn_each(lab: Lab) -> None:

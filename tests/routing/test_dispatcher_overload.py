@@ -13,7 +13,6 @@ from flowserver.quota.identify import QuotaContext
 from flowserver.quota.tenants import Tenant, Tenants
 from flowserver.quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
 from flowserver.relay.account import Account
-from flowserver.relay.interfaces import H2Totals
 from flowserver.routing.dispatcher import Dispatcher
 from flowserver.routing.overload import FULL, NO_BATCH, OverloadGate
 from flowserver.routing.routes import Route, RouteTable
@@ -32,7 +31,7 @@ class Gate:
         self.scene = Scene()
         self.limiter = FakeLimiter()
         loop_delay = LoopDelay(FakeClock(), Later(), lambda seconds, call: None)
-        self.gate = OverloadGate(None, loop_delay, H2Totals(), random=lambda: 0.0, changed=lambda change: None)
+        self.gate = OverloadGate(None, loop_delay, lambda: 0.0, random=lambda: 0.0, changed=lambda change: None)
         self.gate.memory_level = level
         routes = RouteTable([Route("*", (), ((self.scene.hosts["a"],),), traffic_class=route)])
         self.context = replace(self.scene.context, routes=routes, overload=self.gate)

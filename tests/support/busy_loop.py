@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from flowserver.errors import RelayError
 from flowserver.flow.loop_delay import LoopDelay
+from flowserver.flow.turns import SLICE
 from flowserver.quota.tenants import Tenant
 from flowserver.quota.traffic_class import INTERACTIVE, TrafficClass
-from flowserver.relay.interfaces import H2Totals
 from flowserver.routing.overload import OverloadChange, OverloadGate, OverloadSettings
 
 from .clock import FakeClock
@@ -61,14 +61,21 @@ class BusyLoop:
         self.errors: Counter[RelayError] = Counter()
         self.longest = 0.0
         """Seconds of the longest turn since it was set to 0."""
-        self.h2 = H2Totals()
+        self.wait = 0.0
+        """Longest time in seconds that a request has waited for its turn, since the gate asked last."""
+        self.longest_wait = 0.0
+        """The same, since the beginning."""
         self.gate = OverloadGate(
             OverloadSettings(target, interval),
             LoopDelay(self.clock, self._soon.append, self.call_later),
-            self.h2,
+            self._waited,
             random=self._random.random,
             changed=self.changes.append,
         )
+
+    def _waited(self) -> float:
+        wait, self.wait = self.wait, 0.0
+        return wait
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._later, (self.clock.now + seconds, len(self._later), call))
@@ -96,6 +103,10 @@ class BusyLoop:
         )
         self.clock.advance(TURN)
         for came, number in ready:
+            if self.clock.now - began >= SLICE:  # as `flow.turns` has it
+                break
+            self.wait = max(self.wait, self.clock.now - came)
+            self.longest_wait = max(self.longest_wait, self.wait)
             source = sources[number]
             source.waiting.popleft()
             error = self.gate.refusal(source.traffic_class, source.tenant, self.clock.now)

@@ -22,6 +22,7 @@ from flowserver.downstream.h1 import DownstreamH1
 from flowserver.errors import RelayError
 from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.flow.read_gate import PauseTotals
+from flowserver.flow.turns import Turns
 from flowserver.net.hangup import HangupWatcher
 from flowserver.quota.identify import QuotaContext
 from flowserver.relay.account import AccountSettings
@@ -233,6 +234,7 @@ def listener_context(
     hangups: FakeHangups | None = None,
     limits_unsent: bool = False,
     serves_half_closed: bool = False,
+    turns: Turns | None = None,
 ) -> ListenerContext:
     watermarks = watermarks or Watermarks(16384, 4096, 16)
     clock = clock or FakeClock()
@@ -252,11 +254,12 @@ def listener_context(
         clock=clock,
         hangups=cast(HangupWatcher, hangups or FakeHangups()),
         uploads=Uploads(clock=clock, later=_nobody_waits),
+        turns=turns or Turns(clock, _nobody_waits),
     )
 
 
 def _nobody_waits(call: object) -> None:
-    raise AssertionError("uploads without a bound never wait")
+    raise AssertionError("neither uploads without a bound nor requests wait")
 
 
 class Relay:

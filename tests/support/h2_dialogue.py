@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import cast
 from unittest import mock
 
 from flowserver.downstream.context import ConnectionSettings, H2Settings, ListenerContext
 from flowserver.downstream.h2 import DownstreamH2
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.flow.turns import SLICE, Turns
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.net.hangup import HangupWatcher
 from flowserver.relay.interfaces import DownstreamStream, H2Totals
@@ -23,7 +25,7 @@ from .recording import RecordingDownstreamEvents, RecordingObserver
 from .transport import FakeTransport
 
 
-class Turns:
+class Iterations:
     """What a `DownstreamH2` asks of an event loop."""
 
     def __init__(self) -> None:
@@ -48,9 +50,16 @@ class H2Client(Side):
     """`peer` says what is to be said; `talk` carries it over and brings the answers."""
 
     def __init__(
-        self, context: ListenerContext, *, tls: bool = False, peer: H2Peer | None = None, greets: bool = True
+        self,
+        context: ListenerContext,
+        *,
+        tls: bool = False,
+        peer: H2Peer | None = None,
+        greets: bool = True,
+        iterations: Iterations | None = None,
     ) -> None:
-        self.turns = Turns()
+        """`iterations`: of the event loop of `context`; None: its own."""
+        self.turns = iterations or Iterations()
         self.peer = peer or H2Peer()
         with mock.patch.object(asyncio, "get_running_loop", return_value=self.turns):
             self.connection = DownstreamH2(context)
@@ -138,8 +147,9 @@ class Room:
             h2=h2 or H2Settings(ping_interval=None),
         )
         hangups = cast(HangupWatcher, self.hangups)
-        self.turns = Turns()
+        self.turns = Iterations()
         """Where uploads go on once others have ended."""
+        self._iterations = Iterations()
         self.context = ListenerContext(
             settings=settings,
             open_exchange=self._open,
@@ -147,6 +157,7 @@ class Room:
             clock=self.clock,
             hangups=hangups,
             uploads=Uploads(clock=self.clock, later=self.turns.call_soon),
+            turns=Turns(count(step=SLICE).__next__, self._iterations.call_soon),
         )
 
     @property
@@ -154,7 +165,7 @@ class Room:
         return self.context.h2_totals
 
     def client(self, *, tls: bool = False, peer: H2Peer | None = None, greets: bool = True) -> H2Client:
-        return H2Client(self.context, tls=tls, peer=peer, greets=greets)
+        return H2Client(self.context, tls=tls, peer=peer, greets=greets, iterations=self._iterations)
 
     def sweep(self, client: H2Client, seconds: float, *, step: float = 1.0) -> None:
         """So much time passes, with a look each second."""

@@ -23,7 +23,7 @@ from flowserver.upstream.receive_window import AdaptiveFlow, StreamWindows
 from . import h2_frames as frames
 from .clock import FakeClock
 from .dialogue import Side
-from .h2_dialogue import Turns
+from .h2_dialogue import Iterations
 from .recording import RecordingUpstreamEvents
 from .transport import FakeTransport
 
@@ -72,7 +72,7 @@ class H2Provider(Side):
         tls: bool = False,
         **settings: int,
     ) -> None:
-        self.turns = Turns()
+        self.turns = Iterations()
         self.server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding=None))
         self.server.local_settings = h2.settings.Settings(
             client=False, initial_values={_CODES[name]: value for name, value in settings.items()}
