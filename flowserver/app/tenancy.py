@@ -45,15 +45,20 @@ class Tenancy:
         self._everybody = everybody
 
     def reload(self, topology: Topology) -> None:
-        """Use the tenants of the new file. Counters are kept."""
+        """Use the tenants of the new file. Counters are kept, and so are tenants of the directory that were used."""
+        of_old_file = frozenset(() if self.quota is None else [tenant.name for tenant in self.quota.tenants.all])
+        self._everybody = replace(self._everybody, profiles=self._everybody.profiles.without(of_old_file))
         self.quota = self._with(self._everybody, topology)
 
     def tenants(self) -> list[Tenant]:
         """The tenants in the file, and those in the directory that were used recently."""
         if self.quota is None:
             return []
-        found = self.quota.profiles.tenants if self._known is not None else {}
-        return list({**{tenant.name: tenant for tenant in self.quota.tenants.all}, **found}.values())
+        of_file = self.quota.tenants.all
+        if self._known is None:
+            return list(of_file)
+        names = {tenant.name for tenant in of_file}
+        return [*of_file, *[tenant for name, tenant in self.quota.profiles.tenants.items() if name not in names]]
 
     def usage(self, limits: Sequence[Limit], done: Callable[[Sequence[Usage]], None]) -> None:
         """The current usage of one tenant's limits. `done` is called at once or later; with an empty sequence if the

@@ -94,6 +94,28 @@ async def test_a_new_file_changes_tenants_and_counters_go_on(tmp_path: Path) -> 
     assert not rig.admit("3").admitted
 
 
+async def test_tenants_are_told_as_the_last_file_has_them_whoever_has_used_the_relay(tmp_path: Path) -> None:
+    """Those of a directory stay, as long as they are remembered."""
+    rig = Rig(
+        tmp_path,
+        table("acme", "tokens_per_day = 100"),
+        table("gone", key=b"gone"),
+        FLOW_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+    )
+    acme, gone = (rig.identify(asking(key=key)) for key in (KEY, b"gone"))
+    assert isinstance(acme, Tenant)
+    assert isinstance(gone, Tenant)
+    for tenant in (acme, gone, Tenant("of-directory")):
+        for user in ("a", "b"):
+            rig.quota().profiles.find(tenant, user=user, session=None, model=None, now=0.0)
+    assert [tenant.name for tenant in rig.tenancy.tenants()] == ["acme", "gone", "of-directory"]
+    rig.reload(table("acme", "concurrent = 1"))
+    changed, other = rig.tenancy.tenants()
+    assert (changed.name, changed.limits.tokens_per_day, changed.limits.concurrent) == ("acme", None, 1)
+    assert other.name == "of-directory"
+    await finishes(rig.tenancy.close())
+
+
 async def test_with_redis_everybody_needs_a_key_though_the_file_has_no_tenants(tmp_path: Path) -> None:
     """What does not look like an issued key is unknown without a look, and Redis need not be there for that."""
     rig = Rig(tmp_path, FLOW_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
