@@ -37,6 +37,7 @@ class Tenancy:
         """The breaker of the store that this process shares with others; None: there is none."""
         self.failover: FailoverStats | None = None
         """What happened while that store did not answer."""
+        self._failover_store: FailoverStore | None = None
         self._known: KnownTenants | None = None
         self._limiter = self._build_limiter(shared)
         everybody = QuotaContext(Tenants(()), self._limiter, time.time, self._known)
@@ -65,6 +66,13 @@ class Tenancy:
         store does not answer."""
         self._limiter.usage(limits, done)
 
+    def stored_usage(self, limits: Sequence[Limit], done: Callable[[Sequence[Usage]], None]) -> None:
+        """The same, but while a shared store does not answer never the counts of this process alone."""
+        if self._failover_store is None:
+            self._limiter.usage(limits, done)
+        else:
+            self._limiter.run(self._failover_store.stored_usage(limits), done, ())
+
     async def close(self) -> None:
         """Close the stores, after streams have settled."""
         if self._known is not None:
@@ -85,7 +93,7 @@ class Tenancy:
         breaker = self.breaker = _breaker()
         policy = Policy(config.limits_policy)
         failover = FailoverStore(store, memory, policy=policy, breaker=breaker, clock=time.monotonic)
-        self.failover = failover.stats
+        self._failover_store, self.failover = failover, failover.stats
         if config.redis_url is not None:
             self._known = KnownTenants(
                 Directory(config.redis_url, deadline=config.redis_timeout * 1000),
