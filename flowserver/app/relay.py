@@ -50,6 +50,7 @@ from ..telemetry.live_report import LiveReport
 from ..telemetry.live_tenants import TenantFigures
 from ..telemetry.log import Log
 from ..telemetry.metrics import Metrics
+from ..telemetry.quotas import QuotaFigures
 from ..telemetry.reload_figures import ReloadFigures
 from ..telemetry.slices import Slices
 from ..telemetry.sources import OwnPages
@@ -134,6 +135,7 @@ class Relay:
         self._limits = FlowLimits(self._watermarks, self._memory)
         self._providers = build(config, topology, self._limits, self._resolver, shared=shared)
         self._tenancy = Tenancy(config, topology, shared)
+        self.metrics.quotas = self._quotas = QuotaFigures(self._tenancy, time.monotonic, time.time)
         interval = sweep_interval(config, *topology.swept_times)
         self._sweeper = Sweeper(self._loop, self._sweep, self.metrics.observe_lag, interval, time.monotonic)
         self._retired: list[Providers] = []
@@ -293,6 +295,7 @@ class Relay:
             self._sockets.remove_control_file()
         await self._clients.close()
         self._abandoned.close()
+        self._quotas.close()
         await self._tenancy.close()
         await self._admin.close()
         await self._control.close()

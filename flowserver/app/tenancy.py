@@ -37,6 +37,7 @@ class Tenancy:
         """The breaker of the store that this process shares with others; None: there is none."""
         self.failover: FailoverStats | None = None
         """What happened while that store did not answer."""
+        self._failover_store: FailoverStore | None = None
         self._known: KnownTenants | None = None
         self._limiter = self._build_limiter(shared)
         everybody = QuotaContext(Tenants(()), self._limiter, time.time, self._known)
@@ -45,20 +46,32 @@ class Tenancy:
         self._everybody = everybody
 
     def reload(self, topology: Topology) -> None:
-        """Use the tenants of the new file. Counters are kept."""
+        """Use the tenants of the new file. Counters are kept, and so are tenants of the directory that were used."""
+        of_old_file = frozenset(() if self.quota is None else [tenant.name for tenant in self.quota.tenants.all])
+        self._everybody = replace(self._everybody, profiles=self._everybody.profiles.without(of_old_file))
         self.quota = self._with(self._everybody, topology)
 
     def tenants(self) -> list[Tenant]:
         """The tenants in the file, and those in the directory that were used recently."""
         if self.quota is None:
             return []
-        found = self.quota.profiles.tenants if self._known is not None else {}
-        return list({**{tenant.name: tenant for tenant in self.quota.tenants.all}, **found}.values())
+        of_file = self.quota.tenants.all
+        if self._known is None:
+            return list(of_file)
+        names = {tenant.name for tenant in of_file}
+        return [*of_file, *[tenant for name, tenant in self.quota.profiles.tenants.items() if name not in names]]
 
     def usage(self, limits: Sequence[Limit], done: Callable[[Sequence[Usage]], None]) -> None:
         """The current usage of one tenant's limits. `done` is called at once or later; with an empty sequence if the
         store does not answer."""
         self._limiter.usage(limits, done)
+
+    def stored_usage(self, limits: Sequence[Limit], done: Callable[[Sequence[Usage]], None]) -> None:
+        """The same, but while a shared store does not answer never the counts of this process alone."""
+        if self._failover_store is None:
+            self._limiter.usage(limits, done)
+        else:
+            self._limiter.run(self._failover_store.stored_usage(limits), done, ())
 
     async def close(self) -> None:
         """Close the stores, after streams have settled."""
@@ -80,7 +93,7 @@ class Tenancy:
         breaker = self.breaker = _breaker()
         policy = Policy(config.limits_policy)
         failover = FailoverStore(store, memory, policy=policy, breaker=breaker, clock=time.monotonic)
-        self.failover = failover.stats
+        self._failover_store, self.failover = failover, failover.stats
         if config.redis_url is not None:
             self._known = KnownTenants(
                 Directory(config.redis_url, deadline=config.redis_timeout * 1000),

@@ -13,6 +13,8 @@ from ..config.settings import SETTINGS
 from ..config.tenants import TENANT_KEYS
 from ..telemetry.exposition import Kind
 from ..telemetry.labels import MAX_MODELS, MAX_TENANTS
+from ..telemetry.quotas import KEPT, REFRESH
+from ..telemetry.quotas import MAX_TENANTS as TENANTS_WITH_QUOTAS
 from ..telemetry.snapshot import Table
 
 _SETTINGS = """# Settings
@@ -63,6 +65,20 @@ _WORKERS = """
 The parent of several workers adds these.
 
 """
+_QUOTAS = """
+## Used quotas
+
+`flow_limit_used_ratio` is the part of a quota that is used or [leased](tenants.md#leases): of the tokens and dollars
+per day and per month of each tenant, and of its `model_limits`. Limits per minute have no such figure, nor have those
+of users and sessions.
+
+The limit store is asked when this page is, at most every {refresh} seconds. A single process, which counts in its own
+memory, has the answers at once. With several workers or Redis they come later: the page shows those that have come
+since the last scrape, so its figures are as old as that. A quota has no figure while the store does not answer, if the
+last answer is older than {minutes} minutes, and between the end of a period and the next answer. Each process shows up
+to {tenants} tenants, those with open streams first. Tenants kept in Redis are shown by the processes that have served
+them.
+"""
 _GENAI = """
 ## Names of OpenTelemetry
 
@@ -97,6 +113,8 @@ Each label has a bound, so that no client can make the page grow without limit:
 | new `gen_ai_provider_name`, `gen_ai_operation_name` | one for each provider; 4 |
 | `gen_ai_request_model`, `model` | {models}, or as many as the configuration names; further ones share `other` |
 | `tenant` | the first {tenants} to appear; further ones share `other` |
+| `tenant` of `flow_limit_used_ratio` | {shown} in each process |
+| `models` | the `model_limits` of a tenant |
 | `status` | of `flow_requests_total` 6 classes, of `flow_responses_total` the statuses that providers send |
 | `error_type` | the ends, and the statuses that providers send |
 | `end`, `reason`, `code`, `cause`, `result`, `kind`, `limit`, `scope`, and the like | fixed lists |
@@ -137,7 +155,8 @@ def metrics_page(told: Iterable[Table], of_workers: Iterable[Table]) -> str:
     own = [table for table in told if table not in of_process]
     process = f"## Of the process\n\n{_merged(of_process)}"
     of_parent = _table(_COLUMNS, map(_row, of_workers))
-    return f"{_METRICS}\n{_merged(own)}\n{process}{_WORKERS}{of_parent}{_genai(own)}"
+    quotas = _QUOTAS.format(refresh=round(REFRESH), minutes=round(KEPT / 60), tenants=TENANTS_WITH_QUOTAS)
+    return f"{_METRICS}\n{_merged(own)}\n{process}{_WORKERS}{of_parent}{quotas}{_genai(own)}"
 
 
 def _genai(tables: Iterable[Table]) -> str:
@@ -148,6 +167,7 @@ def _genai(tables: Iterable[Table]) -> str:
     return _GENAI.format(
         models=MAX_MODELS,
         tenants=MAX_TENANTS,
+        shown=TENANTS_WITH_QUOTAS,
         old=lines[usage] + sum(number for name, number in lines.items() if name.startswith(("gen_ai_server", usage))),
         new=sum(lines[name] for name in new),
         times=sum(number for name, number in lines.items() if name.startswith("flow_upstream_")),

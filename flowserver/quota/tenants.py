@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -215,19 +215,29 @@ class LimitProfile(NamedTuple):
     """Prefix of the ids of its streams."""
 
 
+_Names = tuple[str, str | None, str | None, str | None]
+"""Of a tenant, user, session and model."""
+
+
 class LimitProfileCache:
-    """A cache of profiles, as making one takes 10 us. It keeps `size` of them, and forgets the oldest."""
+    """A cache of profiles, as making one takes 10 us. It keeps `size` of them, and forgets those made longest ago."""
 
     __slots__ = ("_known", "_size")
 
-    def __init__(self, size: int = 4096) -> None:
+    def __init__(self, size: int = 4096, known: Mapping[_Names, LimitProfile] | None = None) -> None:
+        """`known`: what it begins with; None: nothing."""
         self._size = size
-        self._known: dict[tuple[str, str | None, str | None, str | None], LimitProfile] = {}
+        self._known: dict[_Names, LimitProfile] = dict(known or {})
 
     @property
     def tenants(self) -> dict[str, Tenant]:
-        """Tenants with cached profiles, by name."""
+        """Tenants with cached profiles, by name, each as in its newest profile."""
         return {profile.tenant.name: profile.tenant for profile in self._known.values()}
+
+    def without(self, tenants: Collection[str]) -> LimitProfileCache:
+        """A cache with the same profiles, except those of the tenants with these names."""
+        rest = {names: profile for names, profile in self._known.items() if names[0] not in tenants}
+        return LimitProfileCache(self._size, rest)
 
     def find(
         self, tenant: Tenant, *, user: str | None, session: str | None, model: str | None, now: float
@@ -242,6 +252,7 @@ class LimitProfileCache:
         money: list[Limit] = [limit for limit in each if isinstance(limit, MoneyQuota)]
         budget = stream_budget(tenant, model)
         profile = LimitProfile(tenant, end_of_day(now), limits, money, budget, tenant_key(tenant.name))
+        self._known.pop(names, None)  # so that the newest is last
         self._known[names] = profile
         if len(self._known) > self._size:
             del self._known[next(iter(self._known))]
@@ -290,6 +301,13 @@ def scope_and_name(key: str) -> tuple[str, str]:
     """The scope of the limit with this key ("tenant", "user" or "model"), and the name of its setting."""
     place, *rest = key.partition("}:")[2].split(":")
     return place if rest and place in ("user", "model") else "tenant", rest[-1] if rest else place
+
+
+def models_and_name(key: str) -> tuple[str | None, str]:
+    """The models of the limit with this key (None: it is of all), and the name of its setting. Not for limits of users
+    and sessions."""
+    _, *place, name = key.split(":")
+    return place[1] if place else None, name
 
 
 def end_of_day(now: float) -> float:

@@ -112,7 +112,7 @@ class BreakerGate:
 
 
 class FailoverStore:
-    """A `LimitStore` that never raises `StoreUnavailable`.
+    """A `LimitStore` whose calls, except `stored_usage`, never raise `StoreUnavailable`.
 
     A stream stays with the store that admitted it. `fallback` is a store that always answers: a `MemoryStore`.
     """
@@ -176,9 +176,13 @@ class FailoverStore:
     async def usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
         """If the store does not answer, the counts of this process in the meantime."""
         try:
-            return await self._gate.ask(lambda: self._store.usage(limits))
+            return await self.stored_usage(limits)
         except StoreUnavailable:
             return await self._fallback.usage(limits)
+
+    async def stored_usage(self, limits: Sequence[Limit]) -> tuple[Usage, ...]:
+        """The counts of the store alone, whoever counts meanwhile. Raises `StoreUnavailable`."""
+        return await self._gate.ask(lambda: self._store.usage(limits))
 
     async def close(self) -> None:
         await self._store.close()

@@ -30,17 +30,26 @@ class StoreLimiter:
     def admit(
         self, stream_id: str, limits: Sequence[Limit], *, need: int, want: int, done: Callable[[Decision], None]
     ) -> None:
-        self._run(self._store.admit(stream_id, limits, need=need, want=want), done, NOT_ADMITTED)
+        self.run(self._store.admit(stream_id, limits, need=need, want=want), done, NOT_ADMITTED)
 
     def extend(self, stream_id: str, used: int, want: int, done: Callable[[int], None]) -> None:
-        self._run(self._store.extend(stream_id, used, want), done, 0)
+        self.run(self._store.extend(stream_id, used, want), done, 0)
 
     def settle(self, stream_id: str, used: int) -> None:
-        self._run(self._store.settle(stream_id, used), _ignore, False)
+        self.run(self._store.settle(stream_id, used), _ignore, False)
 
     def usage(self, limits: Sequence[Limit], done: Callable[[tuple[Usage, ...]], None]) -> None:
         """The usage of one tenant's limits; empty if the store fails."""
-        self._run(self._store.usage(limits), done, ())
+        self.run(self._store.usage(limits), done, ())
+
+    def run(self, call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
+        """`done` gets the result of `call` to the store, or `otherwise` if the store fails."""
+        if self._is_local:
+            done(_at_once(call, otherwise))
+            return
+        task = asyncio.get_running_loop().create_task(_wait(call, done, otherwise))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     @property
     def under_way(self) -> int:
@@ -55,15 +64,6 @@ class StoreLimiter:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._store.close()
-
-    def _run(self, call: Coroutine[Any, Any, _T], done: Callable[[_T], None], otherwise: _T) -> None:
-        """`done` gets the result of `call`, or `otherwise` if the store fails."""
-        if self._is_local:
-            done(_at_once(call, otherwise))
-            return
-        task = asyncio.get_running_loop().create_task(_wait(call, done, otherwise))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _at_once(call: Coroutine[Any, Any, _T], otherwise: _T) -> _T:

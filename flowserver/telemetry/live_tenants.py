@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..quota.limits import Limit, MoneyQuota, Usage
 from ..quota.money import usd_number
-from ..quota.tenants import Tenant, shared_limits
+from ..quota.tenants import Tenant, models_and_name, shared_limits
 from .live_census import Share
 
 MOST = 100
@@ -83,12 +83,11 @@ class TenantFigures:
 
 
 def _limit_row(usage: Usage) -> dict[str, Any]:
-    # A limit's key ends with the name of the setting; for model limits the pattern precedes it.
-    _, *place, name = usage.limit.key.split(":")
+    models, name = models_and_name(usage.limit.key)
     shown = usd_number if isinstance(usage.limit, MoneyQuota) else int
     return {
         "name": name,
-        "models": place[1] if len(place) == 2 else None,
+        "models": models,
         "limit": shown(usage.limit.limit),
         "used": shown(usage.used),
         "reserved": shown(usage.reserved),

@@ -27,6 +27,7 @@ from .labels import TenantLabels
 from .log import Log
 from .memory import MemoryFigures
 from .process import ProcessFigures, garbage_collection
+from .quotas import Part, QuotaFigures
 from .reload_figures import ReloadFigures
 from .requests import RequestMetrics
 from .snapshot import encoded
@@ -114,6 +115,7 @@ class Metrics:
         self.names: Sequence[tuple[str, DnsFigures]] = ()
         """Providers whose names are looked up."""
         self.store: StoreFigures | None = None
+        self.quotas: QuotaFigures | None = None
         self.uploads: Uploads | None = None
         self.withheld = WithheldFigures()
         self.overload: OverloadGate | None = None
@@ -231,12 +233,15 @@ class Metrics:
             yield from census.look()
         finally:
             self._under_way.remove(census)
-        for family in self._families(census):
+        used: list[Part] = []
+        if self.quotas is not None:
+            used = yield from self.quotas.look(census.tenants)
+        for family in self._families(census, used):
             yield from form(family)
         for family in (*(yield from self.process.collect()), *garbage_collection()):
             yield from form(family)
 
-    def _families(self, census: Census) -> Iterator[Family]:
+    def _families(self, census: Census, used: Sequence[Part]) -> Iterator[Family]:
         totals = census.totals
         yield build_info()
         if self.reloads is not None:
@@ -252,6 +257,9 @@ class Metrics:
         yield from self._limited(totals)
         yield from self._ended()
         yield from self._requests.collect([host.name for host in self.upstreams])
+        if self.quotas is not None:
+            text = "Part of a tenant's quota that is used or leased; 1: all of it. models: of model_limits; empty: all."
+            yield gauges("flow_limit_used_ratio", text, used, Merge.MAX)
         yield from self._overload()
         yield from self._h2()
         yield from self._upstreams()

@@ -65,7 +65,7 @@ class Census:
     is earlier. So no total is less than in an earlier census.
     """
 
-    __slots__ = ("_left", "held", "open", "paused", "tokens", "totals", "without_tokens")
+    __slots__ = ("_left", "held", "open", "paused", "tenants", "tokens", "totals", "without_tokens")
 
     def __init__(self, ended: Totals, live: set[RecordedExchange]) -> None:
         self.totals = deepcopy(ended)
@@ -75,6 +75,8 @@ class Census:
         self.without_tokens = 0
         self.held = 0
         self.tokens = 0
+        self.tenants: set[str] = set()
+        """Those with open exchanges."""
 
     def look(self) -> Iterator[bytes]:
         """Add up the open exchanges. Yields empty pieces in between."""
@@ -95,3 +97,5 @@ class Census:
         self.without_tokens += exchange.state == "waiting_for_tokens"
         self.held += exchange.held
         self.tokens += exchange.account.output
+        if exchange.account.tenant is not None:
+            self.tenants.add(exchange.account.tenant)

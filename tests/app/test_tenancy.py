@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from flowserver.config.topology import Topology
 from flowserver.errors import RelayError
 from flowserver.http.messages import RequestHead
 from flowserver.quota.identify import QuotaContext
-from flowserver.quota.limits import Decision
+from flowserver.quota.limits import Decision, Slots, Usage
 from flowserver.quota.refusals import UNKNOWN_KEY
 from flowserver.quota.tenants import Tenant, digest_of, limits_for
 from tests.support.lab import finishes, free_port
@@ -94,6 +95,28 @@ async def test_a_new_file_changes_tenants_and_counters_go_on(tmp_path: Path) -> 
     assert not rig.admit("3").admitted
 
 
+async def test_tenants_are_told_as_the_last_file_has_them_whoever_has_used_the_relay(tmp_path: Path) -> None:
+    """Those of a directory stay, as long as they are remembered."""
+    rig = Rig(
+        tmp_path,
+        table("acme", "tokens_per_day = 100"),
+        table("gone", key=b"gone"),
+        FLOW_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+    )
+    acme, gone = (rig.identify(asking(key=key)) for key in (KEY, b"gone"))
+    assert isinstance(acme, Tenant)
+    assert isinstance(gone, Tenant)
+    for tenant in (acme, gone, Tenant("of-directory")):
+        for user in ("a", "b"):
+            rig.quota().profiles.find(tenant, user=user, session=None, model=None, now=0.0)
+    assert [tenant.name for tenant in rig.tenancy.tenants()] == ["acme", "gone", "of-directory"]
+    rig.reload(table("acme", "concurrent = 1"))
+    changed, other = rig.tenancy.tenants()
+    assert (changed.name, changed.limits.tokens_per_day, changed.limits.concurrent) == ("acme", None, 1)
+    assert other.name == "of-directory"
+    await finishes(rig.tenancy.close())
+
+
 async def test_with_redis_everybody_needs_a_key_though_the_file_has_no_tenants(tmp_path: Path) -> None:
     """What does not look like an issued key is unknown without a look, and Redis need not be there for that."""
     rig = Rig(tmp_path, FLOW_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
@@ -117,3 +140,22 @@ async def test_without_its_redis_the_policy_decides(tmp_path: Path, policy: str,
     assert decisions == []
     await finishes(rig.tenancy.close())  # which waits for what is under way
     assert [decision.admitted for decision in decisions] == [admitted]
+
+
+async def test_what_the_store_has_is_told_at_once_by_a_store_of_this_process(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, table("acme", "concurrent = 2"))
+    rig.admit("1")
+    told: list[Sequence[Usage]] = []
+    rig.tenancy.stored_usage([Slots("{acme}:concurrent", 2)], told.append)
+    assert [usage.used for usage in told[0]] == [1]
+
+
+async def test_without_its_redis_nobody_knows_what_the_store_has_though_this_process_counts(tmp_path: Path) -> None:
+    redis = f"redis://127.0.0.1:{free_port()}/0"
+    rig = Rig(tmp_path, table("acme", "concurrent = 1"), FLOW_REDIS_URL=redis)
+    told: list[Sequence[Usage]] = []
+    limits = [Slots("{acme}:concurrent", 1)]
+    rig.tenancy.stored_usage(limits, told.append)
+    rig.tenancy.usage(limits, told.append)
+    await finishes(rig.tenancy.close())
+    assert sorted(map(len, told)) == [0, 1]

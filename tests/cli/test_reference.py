@@ -113,7 +113,7 @@ async def _after_all_kinds_of_traffic(lab: Lab, folder: Path) -> RunningRelay:
     simulator, provider = await lab.simulator(), await lab.provider(odd)
     prices = '\n[[prices]]\nmodels = ["simulated"]\ninput = 1\noutput = 1\n'
     routes = '[[routes]]\npath = "/v1/*"\nmodels = ["odd"]\nupstreams = ["odd"]\n[[routes]]\nupstreams = ["usual"]'
-    routes += "\n" + tenant(KEY, f"requests_per_minute = {REQUESTS}")
+    routes += "\n" + tenant(KEY, f"requests_per_minute = {REQUESTS}", "tokens_per_month = 1000000000")
     upstreams: dict[str, dict[str, object] | str] = {
         "usual": simulator.url.replace("127.0.0.1", "localhost"),
         "odd": {"url": provider.url, "max_concurrent": "auto"},

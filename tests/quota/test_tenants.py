@@ -26,6 +26,7 @@ from flowserver.quota.tenants import (
     key_of,
     limits_for,
     may_be_uncounted,
+    models_and_name,
     refusal,
     shared_limits,
     stream_budget,
@@ -205,6 +206,29 @@ def test_limits_that_are_known_are_those_that_would_be_found() -> None:
     assert known.find(acme, user="a", session=None, model=None, now=NOW) is known.find(
         acme, user="a", session=None, model=None, now=NOW
     )
+
+
+def test_tenants_of_known_limits_are_told_as_they_were_last() -> None:
+    known = LimitProfileCache()
+    old, new, other = Tenant("acme"), Tenant("acme", limits=TenantLimits(tokens_per_day=7)), Tenant("other")
+    for tenant, user in ((old, "a"), (other, "a"), (old, "b"), (new, "a")):
+        known.find(tenant, user=user, session=None, model=None, now=NOW)
+    assert known.tenants == {"acme": new, "other": other}
+    rest = known.without({"acme"})
+    assert rest.tenants == {"other": other}
+    rest.find(new, user="a", session=None, model=None, now=NOW)
+    assert known.without({"acme", "other"}).tenants == {}
+    assert known.tenants == {"acme": new, "other": other}
+
+
+def test_the_models_and_the_name_of_a_limit_are_in_its_key() -> None:
+    kind = ModelLimits(("gpt-*", "o3"), TenantLimits(tokens_per_day=10))
+    acme = Tenant("acme", limits=TenantLimits(usd_per_month=1, concurrent=2), model_limits=(kind,))
+    assert [models_and_name(limit.key) for limit in shared_limits(acme, NOW)] == [
+        (None, "concurrent"),
+        (None, "usd_per_month"),
+        ("gpt-*,o3", "tokens_per_day"),
+    ]
 
 
 def test_the_budget_of_an_answer_is_the_least_that_applies() -> None:

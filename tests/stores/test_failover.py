@@ -107,6 +107,17 @@ async def test_open_goes_on_by_limits_of_its_own(open_rig: Rig) -> None:
     assert open_rig.remote.calls == 2  # from then on the breaker spares the wait
 
 
+async def test_the_counts_of_the_store_alone_are_never_those_of_the_fallback(open_rig: Rig) -> None:
+    await open_rig.admit("a")
+    assert [each[1:3] for each in await open_rig.store.stored_usage(LIMITS)] == [(1, 0), (0, 100)]
+    open_rig.remote.is_up = False
+    for _ in range(3):  # the breaker opens in between
+        with pytest.raises(StoreUnavailable):
+            await open_rig.store.stored_usage(LIMITS)
+    assert open_rig.remote.calls == 4
+    assert (await open_rig.store.usage(LIMITS))[1][1:3] == (0, 0)
+
+
 async def test_closed_refuses(closed_rig: Rig) -> None:
     closed_rig.remote.is_up = False
     first, second, third = [await closed_rig.admit(name) for name in "abc"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -11,6 +12,8 @@ import pytest
 
 from flowserver.config.addresses import Address
 from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.quota.limits import Usage
+from flowserver.quota.tenants import Tenant, TenantLimits
 from flowserver.relay.exchange import Exchange
 from flowserver.telemetry.admin import Admin
 from flowserver.telemetry.admin_hosts import AdminHosts
@@ -19,6 +22,7 @@ from flowserver.telemetry.live_views import View
 from flowserver.telemetry.log import Log
 from flowserver.telemetry.merged_pages import ANSWER_TIME, MergedPages
 from flowserver.telemetry.metrics import Metrics
+from flowserver.telemetry.quotas import QuotaFigures
 from flowserver.telemetry.slices import SLICE, Slices
 from flowserver.telemetry.sources import METRICS, STREAMS, WorkerReports
 from flowserver.telemetry.worker_figures import RestartReason
@@ -317,6 +321,23 @@ def test_a_worker_that_tells_nonsense_fails_the_page_and_not_the_next_one(scene:
     assert scene.pages == [None]
     scene.all_answer()
     assert scene.scrape()["flow_workers"] == 2
+
+
+def test_a_quota_that_all_draw_on_is_told_once_and_as_the_one_who_knows_most_has_it(scene: Scene) -> None:
+    scene.all_answer()
+    acme, other = (Tenant(name, limits=TenantLimits(tokens_per_day=100)) for name in ("acme", "other"))
+    for number, (used, *tenants) in ((1, (40, acme)), (2, (30, acme, other))):
+        source = SimpleNamespace(
+            tenants=lambda tenants=tenants: tenants,
+            stored_usage=lambda limits, done, used=used: done([Usage(limit, used, 0, 60.0) for limit in limits]),
+        )
+        scene.metrics[number].quotas = QuotaFigures(source, scene.clock, scene.clock)
+    name = 'flow_limit_used_ratio{{limit="tokens_per_day",models="",tenant="{}"}}'.format
+    figures = scene.scrape()
+    assert (figures[name("acme")], figures[name("other")]) == (0.4, 0.3)
+    scene.metrics[1].quotas = None
+    figures = scene.scrape()
+    assert (figures[name("acme")], figures[name("other")]) == (0.3, 0.3)
 
 
 # The live feed
