@@ -374,6 +374,7 @@ class Relay:
             OverloadSettings(target, interval) if target is not None else None,
             LoopDelay(time.monotonic, self._loop.call_soon, self._loop.call_later),
             self.turns.take_longest_wait,
+            self._memory,
             random=random.random,
             changed=self._log.overload_changed,
         )

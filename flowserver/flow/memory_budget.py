@@ -38,6 +38,9 @@ MARKS = {_TIGHT: 0.70, _NO_BATCH: 0.85, _FULL: 0.92, _CUTTING: 0.97}
 """The share of the budget at which each level begins."""
 HYSTERESIS = 0.03
 """A level ends this far below its mark."""
+BATCH_BAND = 0.05
+"""The share of the budget below NO_BATCH within which ever more requests of class `batch` are refused: else as many as
+wait would be admitted together whenever the level ends."""
 SHRINKAGE = {_NORMAL: 1.0, _TIGHT: 0.5, _NO_BATCH: 0.25, _FULL: 0.1, _CUTTING: 0.1}
 """The share of the drain target at each level."""
 
@@ -54,13 +57,15 @@ class MemoryBudget:
     """The budget of one process. Call `spend` before anything that may grow fast, so that memory is checked in time:
     the next check is due when the allowance since the last one is spent, or after `next_look`."""
 
-    __slots__ = ("_allowance", "_spent", "level", "limit", "must_free", "target_share", "used")
+    __slots__ = ("_allowance", "_expected", "_spent", "level", "limit", "must_free", "target_share", "used")
 
     def __init__(self, limit: int = UNBOUNDED, spent: Callable[[], None] = _nothing) -> None:
         """`spent` is called when the allowance is used up; it must check the memory and call `look`."""
         self.limit = limit
         self._spent = spent
         self._allowance = 0 if limit < UNBOUNDED else UNBOUNDED
+        self._expected = 0
+        """Bytes that may be used once the allowance is spent."""
         self.level = _NORMAL
         self.used = 0
         self.must_free = False
@@ -83,6 +88,7 @@ class MemoryBudget:
         self.used = used
         expected = used + pending
         self._allowance = max(self.limit // 400, min(self.limit // 50, (self.mark(_FULL) - expected) // 2))
+        self._expected = expected + self._allowance
         margin = int(HYSTERESIS * self.limit)
         reached = self._reached(used, expected)
         level = reached if reached > self.level else min(self.level, self._reached(used + margin, expected + margin))
@@ -104,6 +110,13 @@ class MemoryBudget:
     def mark(self, level: Level) -> int:
         """The bytes at which a level above NORMAL begins."""
         return int(MARKS[level] * self.limit)
+
+    @property
+    def batch_refusals(self) -> float:
+        """The share of new requests of class `batch`, and of large ones, that is refused."""
+        band = BATCH_BAND * self.limit
+        beyond = self._expected - self._allowance - self.mark(_NO_BATCH) + band
+        return min(1.0, max(0.0, beyond / band))
 
     @property
     def is_full(self) -> bool:

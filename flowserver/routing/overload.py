@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from ..errors import EndReason, Party, RelayError
 from ..flow.codel import StandingDelay
 from ..flow.loop_delay import LoopDelay
+from ..flow.memory_budget import MemoryBudget
 from ..flow.pressure import Pressure
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
 from .tenant_shares import TenantShares
 
-NO_BATCH, FULL = 2, 3
-"""Levels of memory from which on requests of class batch and large ones are refused, and all."""
+TIGHT, NO_BATCH, FULL = 1, 2, 3
+"""Levels of memory from which on some requests of class batch and large ones are refused, all of these, and all."""
 LARGE = 1 << 20
 """Bytes of a body above which a request gives way with those of class batch where memory is short. 97 % of all requests
 to models have less than 64 KB."""
@@ -73,6 +74,7 @@ class OverloadGate:
         "_interval",
         "_look_at",
         "_loop_delay",
+        "_memory",
         "_most",
         "_pressed_at",
         "_pressure",
@@ -92,6 +94,7 @@ class OverloadGate:
         settings: OverloadSettings | None,
         loop_delay: LoopDelay,
         waited: Callable[[], float],
+        memory: MemoryBudget,
         *,
         random: Callable[[], float],
         changed: Callable[[OverloadChange], None],
@@ -100,6 +103,7 @@ class OverloadGate:
         last called, that requests waited for their turn after they were read."""
         self._loop_delay = loop_delay
         self._waited = waited
+        self._memory = memory
         self._random = random
         self._changed = changed
         target, interval = (1.0, 1.0) if settings is None else (settings.target, settings.interval)
@@ -133,14 +137,16 @@ class OverloadGate:
         if now >= self._look_at:
             self._look_at = now + BETWEEN_LOOKS
             self._loop_delay.measure(self._observe)
-        if not self.is_overloaded and self.memory_level < NO_BATCH:
+        if not self.is_overloaded and self.memory_level < TIGHT:
             return None
         error = self._refusal_by_memory(traffic_class, is_large=is_large)
-        return self._refusal_by_delay(traffic_class, tenant) if error is None else error
+        if error is not None or not self.is_overloaded:
+            return error
+        return self._refusal_by_delay(traffic_class, tenant)
 
     def refusal_as_batch(self) -> RelayError | None:
         """The same for an admitted request that turns out to be of class batch."""
-        if not self.is_overloaded and self.memory_level < NO_BATCH:
+        if not self.is_overloaded and self.memory_level < TIGHT:
             return None
         error = self._refusal_by_memory(BATCH)
         if error is None and self._is_hit(self.shares[_BATCH]):
@@ -148,8 +154,8 @@ class OverloadGate:
         return error
 
     def _refusal_by_memory(self, traffic_class: TrafficClass, *, is_large: bool = False) -> RelayError | None:
-        gives_way = traffic_class is BATCH or is_large
-        if self.memory_level < (NO_BATCH if gives_way else FULL):
+        level, gives_way = self.memory_level, traffic_class is BATCH or is_large
+        if level < FULL and not (gives_way and (level >= NO_BATCH or self._is_hit(self._memory.batch_refusals))):
             return None
         self.refused[traffic_class, "memory"] += 1
         if traffic_class is BATCH:

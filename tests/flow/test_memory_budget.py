@@ -67,6 +67,27 @@ def test_a_level_is_what_is_used_or_a_little_above(looks: list[tuple[int, int]])
         assert budget.level <= before or budget.level is least.level
 
 
+@pytest.mark.parametrize(
+    ("used", "pending", "share"), [(79, 0, 0), (80, 0, 0), (81, 0, 0.2), (80, 4, 0.8), (85, 0, 1), (99, 9, 1)]
+)
+def test_requests_of_class_batch_give_way_by_and_by(used: int, pending: int, share: float) -> None:
+    budget = MemoryBudget(LIMIT)
+    budget.look(used * PERCENT, pending * PERCENT)
+    assert budget.batch_refusals == pytest.approx(share)
+
+
+def test_what_is_spent_counts_at_once() -> None:
+    budget = MemoryBudget(LIMIT)
+    assert budget.batch_refusals == 0
+    budget.look(82 * PERCENT)
+    budget.spend(PERCENT)
+    assert budget.batch_refusals == pytest.approx(0.6)
+    budget.look(82 * PERCENT)
+    assert budget.batch_refusals == pytest.approx(0.4)
+    UNLIMITED.spend(LIMIT)
+    assert UNLIMITED.batch_refusals == 0
+
+
 @given(USED, USED)
 def test_nothing_is_cut_or_closed_for_what_is_only_expected(used: int, pending: int) -> None:
     budget = MemoryBudget(LIMIT)

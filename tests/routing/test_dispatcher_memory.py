@@ -8,7 +8,7 @@ from unittest.mock import ANY
 import pytest
 
 from flowserver.flow.loop_delay import LoopDelay
-from flowserver.flow.memory_budget import Level, MemoryBudget
+from flowserver.flow.memory_budget import UNLIMITED, Level, MemoryBudget
 from flowserver.quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
 from flowserver.routing.overload import OverloadGate
 from flowserver.routing.routes import Route, RouteTable
@@ -22,7 +22,7 @@ LIMIT = 1000
 def gate_without_target() -> OverloadGate:
     """Time refuses nobody."""
     delay = LoopDelay(lambda: 0.0, Later(), lambda *_: None)
-    return OverloadGate(None, delay, lambda: 0.0, random=lambda: 0.5, changed=lambda _: None)
+    return OverloadGate(None, delay, lambda: 0.0, UNLIMITED, random=lambda: 0.5, changed=lambda _: None)
 
 
 def under(level: Level, *tiers: tuple[str, ...], traffic_class: TrafficClass = INTERACTIVE) -> Scene:

@@ -8,6 +8,7 @@ import pytest
 
 from flowserver.errors import RelayError
 from flowserver.flow.loop_delay import LoopDelay
+from flowserver.flow.memory_budget import UNLIMITED
 from flowserver.http.messages import RequestHead
 from flowserver.quota.identify import QuotaContext
 from flowserver.quota.tenants import Tenant, Tenants
@@ -31,7 +32,9 @@ class Gate:
         self.scene = Scene()
         self.limiter = FakeLimiter()
         loop_delay = LoopDelay(FakeClock(), Later(), lambda seconds, call: None)
-        self.gate = OverloadGate(None, loop_delay, lambda: 0.0, random=lambda: 0.0, changed=lambda change: None)
+        self.gate = OverloadGate(
+            None, loop_delay, lambda: 0.0, UNLIMITED, random=lambda: 0.0, changed=lambda change: None
+        )
         self.gate.memory_level = level
         routes = RouteTable([Route("*", (), ((self.scene.hosts["a"],),), traffic_class=route)])
         self.context = replace(self.scene.context, routes=routes, overload=self.gate)

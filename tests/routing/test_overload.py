@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from flowserver.flow.loop_delay import LoopDelay
+from flowserver.flow.memory_budget import UNLIMITED, MemoryBudget
 from flowserver.quota.traffic_class import BATCH, INTERACTIVE
 from flowserver.routing.overload import FULL, MOST, NO_BATCH, PATIENCE, OverloadGate
 
@@ -169,9 +170,9 @@ def test_a_refusal_says_when_to_come_back_and_not_to_all_the_same() -> None:
 # Memory
 
 
-def _without_time() -> OverloadGate:
+def _without_time(memory: MemoryBudget = UNLIMITED, chance: float = 0.0) -> OverloadGate:
     loop_delay = LoopDelay(FakeClock(), Later(), lambda seconds, call: None)
-    return OverloadGate(None, loop_delay, lambda: 0.0, random=lambda: 0.0, changed=lambda change: None)
+    return OverloadGate(None, loop_delay, lambda: 0.0, memory, random=lambda: chance, changed=lambda change: None)
 
 
 @pytest.mark.parametrize(("level", "refuses_batch", "refuses_people"), [
@@ -193,6 +194,18 @@ def test_memory_refuses_by_its_level(level: int, refuses_batch: bool, refuses_pe
     assert (gate.refusal_as_batch() is not None) is refuses_batch
 
 
+@pytest.mark.parametrize(("percent", "refuses"), [(79, False), (81, False), (83, True), (85, True)])
+def test_below_the_level_a_growing_share_of_batch_gives_way(percent: int, *, refuses: bool) -> None:
+    memory = MemoryBudget(100_000)
+    memory.look(percent * 1000)
+    gate = _without_time(memory, chance=0.5)
+    gate.memory_level = 1
+    assert (gate.refusal(BATCH, None, 1000.0) is not None) is refuses
+    assert (gate.refusal(INTERACTIVE, None, 1000.0, is_large=True) is not None) is refuses
+    assert (gate.refusal_as_batch() is not None) is refuses
+    assert gate.refusal(INTERACTIVE, None, 1000.0) is None
+
+
 @pytest.mark.parametrize(("level", "refuses"), [(0, False), (1, False), (NO_BATCH, True), (FULL, True)])
 def test_large_requests_give_way_before_small_ones_where_memory_is_short(level: int, *, refuses: bool) -> None:
     gate = _without_time()
@@ -209,6 +222,7 @@ def test_without_a_target_no_delay_is_measured() -> None:
         None,
         LoopDelay(FakeClock(), loop, lambda seconds, call: None),
         lambda: 0.0,
+        UNLIMITED,
         random=lambda: 0.0,
         changed=lambda change: None,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from flowserver.errors import RelayError
 from flowserver.flow.loop_delay import LoopDelay
+from flowserver.flow.memory_budget import UNLIMITED
 from flowserver.flow.turns import SLICE
 from flowserver.quota.tenants import Tenant
 from flowserver.quota.traffic_class import INTERACTIVE, TrafficClass
@@ -69,6 +70,7 @@ class BusyLoop:
             OverloadSettings(target, interval),
             LoopDelay(self.clock, self._soon.append, self.call_later),
             self._waited,
+            UNLIMITED,
             random=self._random.random,
             changed=self.changes.append,
         )
