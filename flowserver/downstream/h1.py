@@ -24,7 +24,7 @@ from ..http.h1_request_head import HeadReader, RepeatedHead
 from ..http.h1_server import Message, PlainMessage, read_request
 from ..http.messages import RequestHead, ResponseHead
 from ..net.send_queue import UNSENT, SendQueue
-from ..net.shared_read import SharedReads
+from ..net.shared_read import READ_SIZE, SharedReads
 from ..relay.interfaces import DownstreamEvents
 from ..relay.uploads import Uploads
 from .clients_by_address import UNKNOWN, Client, ClientsByAddress
@@ -37,6 +37,8 @@ MAX_PIPELINED = 64 * 1024
 FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
+FIN_MAY_FOLLOW = 0.1
+"""The same for a request that has to wait for its turn, since then the event loop is busy."""
 FIN_GRACE = 3.0
 """Seconds that such a client has for its answer: it can't be distinguished from one that has left."""
 
@@ -108,7 +110,8 @@ class DownstreamH1(SharedReads):
 
     def __repr__(self) -> str:
         state = "lingering" if self._is_over else "closing" if self._transport.is_closing() else "open"
-        pauses = [name for name, is_so in (("unread", not self._reading), ("blocked", self._blocked)) if is_so]
+        states = (("unread", not self._reading), ("blocked", self._blocked), ("waiting", self._waits_for_turn))
+        pauses = [name for name, is_so in states if is_so]
         return f"<DownstreamH1 {' '.join([state, *pauses])} served={self._served} stream={self.stream}>"
 
     # --- asyncio.BufferedProtocol
@@ -364,21 +367,32 @@ class DownstreamH1(SharedReads):
 
     def _receive_in_turn(self, data: bytes) -> None:
         turns, clock = self._context.turns, self._context.clock
+        began = clock()
         if turns.is_free:
-            began = clock()
             self._receive_heads(data)
             turns.spend(clock() - began)
         else:
-            self._keep_for_later(data)
+            self._since = began
             self._waits_for_turn = True
+            self._keep_for_later(data)
             turns.wait(self)
 
     def take_turn(self) -> bool:
         """Start the requests that waited. Returns that nothing is left: others wait for the answer of the first."""
         self._waits_for_turn = False
+        if self._half_closed_at is not None and self._has_given_up(self._half_closed_at - self._since):
+            self._on_gone()
+            return False
         if self.stream is None:
             self._serve_pipelined()
+        if self._half_closed_at is not None and self.stream is not None and not self.stream.request_whole:
+            self._on_gone()  # the rest of the request can't come any more
         return False
+
+    def _has_given_up(self, waited: float) -> bool:
+        """Whether a client left that closed its sending side after `waited` seconds in which its request had not begun.
+        An iteration of the event loop may take as long as a FIN that belongs to the request."""
+        return waited >= FIN_MAY_FOLLOW and not self._context.settings.serves_half_closed
 
     def _receive_heads(self, data: bytes) -> None:
         """Start the requests in `data`, until one waits for its answer or for the rest of its body."""
@@ -486,7 +500,7 @@ class DownstreamH1(SharedReads):
     def _keep_for_later(self, data: bytes) -> None:
         """Keep pipelined requests, within bounds, until the current one is answered."""
         self._pipelined += data
-        if len(self._pipelined) >= MAX_PIPELINED:
+        if len(self._pipelined) >= (READ_SIZE if self._waits_for_turn else MAX_PIPELINED):
             self.pause_reading()
 
     def _answer_continue(self, stream: H1Stream) -> None:

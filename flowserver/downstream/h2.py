@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from enum import Enum
 from typing import cast
 
 import h2.errors
@@ -33,6 +32,7 @@ from ..net.shared_read import SharedReads
 from .clients_by_address import UNKNOWN, Client
 from .context import ListenerContext
 from .h2_leftover import LeftoverUploads
+from .h2_phase import Phase
 from .h2_reader import FrameReader
 from .h2_starved import StarvedStreams
 from .h2_stream import Ending, H2Stream
@@ -49,22 +49,8 @@ LINGER = 1.0
 _Code = h2.errors.ErrorCodes
 
 _ANSWERS, _TURN = 1, 2
-"""Why a client is not read: it does not read our answers to its pings and the like; or it has to wait for its turn with
-what was read."""
-
-
-class Phase(Enum):
-    """Phases of a connection, in their order."""
-
-    OPEN = "open"
-    LEAVING = "leaving"
-    """The first GOAWAY was sent. Requests that cross it are still served."""
-    CLOSING = "closing"
-    """The second was sent: later requests are refused."""
-    ENDED = "ended"
-    """Everything is written, and the last bytes may still be on their way."""
-    FAILED = "failed"
-    """As ENDED, but streams were broken off."""
+"""Why a client is not read: it does not read our answers to its pings and the like; or one iteration of the event loop
+was too short for what was read."""
 
 
 class DownstreamH2(SharedReads):
@@ -88,6 +74,7 @@ class DownstreamH2(SharedReads):
         "_sent_at_look",
         "_settings",
         "_transport",
+        "_waits_for_turn",
         "client",
         "clients",
         "clock",
@@ -123,6 +110,8 @@ class DownstreamH2(SharedReads):
         self.windows = self._h2.send_windows
         self.streams: dict[int, H2Stream] = {}
         self._reader = FrameReader(self, self.guard, self._h2)
+        self._waits_for_turn = False
+        """Whether it is queued for its turn to start requests."""
         self._pending: list[H2Stream] = []
         """Requests of the current read: one that is reset in the same read never starts."""
         self._ready: deque[H2Stream] = deque()
@@ -178,30 +167,41 @@ class DownstreamH2(SharedReads):
         if self.is_over:
             return
         self._liveness.hear()
-        turns = self._context.turns
-        self._take_in(data, may_start=turns.is_free)
-        if not self._is_through and not self._reads.reasons & _TURN:
+        self._take_in(data, may_start=self._context.turns.is_free)
+        if self.guard.splitter.left <= 0 and not self.is_over and not self._reads.reasons & _TURN:
             self._reads.pause(_TURN)
-            turns.wait(self)
+            self._loop.call_soon(self._go_on)
+        self._wait_for_turn()
+
+    def _go_on(self) -> None:
+        """Handle more frames of what was read, in the next iteration. They don't wait for other connections' requests:
+        running streams need them."""
+        if self.is_over or self._transport.is_closing():
+            return
+        self.guard.splitter.rest()
+        self._take_in(b"", may_start=False)
+        if self.guard.splitter.left > 0:
+            self._reads.resume(_TURN)
+        else:
+            self._loop.call_soon(self._go_on)
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        """Requests that did not start have to wait for it, unless they do already."""
+        if self._pending and not self._waits_for_turn and not self.is_over:
+            self._waits_for_turn = True
+            self._context.turns.wait(self)
 
     def take_turn(self) -> bool:
-        """Handle more of what was read. Returns whether there is still more."""
-        if self.is_over or self._transport.is_closing():
-            return False
-        self.guard.splitter.rest()
-        self._take_in(b"", may_start=True)
-        if self._is_through:
-            self._reads.resume(_TURN)
-            return False
-        return True
-
-    @property
-    def _is_through(self) -> bool:
-        """Whether everything that was read has been handled."""
-        return self.is_over or (not self._pending and self.guard.splitter.left > 0)
+        """Start some requests. Returns whether there are more, unless further frames have to be handled first."""
+        self._waits_for_turn = False
+        if not self.is_over and not self._transport.is_closing() and self.guard.splitter.left > 0:
+            self._take_in(b"", may_start=True)
+            self._waits_for_turn = bool(self._pending) and not self.is_over and self.guard.splitter.left > 0
+        return self._waits_for_turn
 
     def _take_in(self, data: bytes, *, may_start: bool) -> None:
-        """Handle what was read, as far as one turn allows. Requests start after all frames of a read."""
+        """Handle what was read, as far as one iteration allows. Requests start after all frames of a read."""
         try:
             self._reader.feed(data, self.clock())
             if may_start and self._pending and self.guard.splitter.left > 0:

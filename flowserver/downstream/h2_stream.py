@@ -395,8 +395,8 @@ class H2Stream(HeldUpload):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it has caused no work yet: no head was sent, and it ran only for a moment."""
-        return self.events is None or (not self.head_sent and self._connection.clock() - self._began_at < FRESH)
+        """Whether it has caused no work yet: no head was sent, and it is only a moment old."""
+        return not self.head_sent and self._connection.clock() - self._began_at < FRESH
 
     # --- the connection's side: answers ---
 

@@ -14,9 +14,9 @@ from .accepted import Accepted
 from .context import ListenerContext
 from .listening import BACKLOG
 
-ACCEPTS = 64
-"""Connections of one socket that are accepted per iteration of the event loop. uvloop itself accepts one, so under
-load, with long iterations, new clients would wait for seconds."""
+ACCEPTS, TLS_ACCEPTS = 64, 16
+"""Connections of one socket that are accepted per iteration of the event loop; a TLS handshake takes as long as some
+requests do. uvloop itself accepts one, so under load, with long iterations, new clients would wait for seconds."""
 
 
 def _nothing() -> None: ...
@@ -71,7 +71,7 @@ class Listener:
 
     def _accept_more(self) -> None:
         self._accepts_more = False
-        reuse_port.accept_waiting(self._sockets, self.adopt, most=ACCEPTS)
+        reuse_port.accept_waiting(self._sockets, self.adopt, most=ACCEPTS if self.tls is None else TLS_ACCEPTS)
 
     @property
     def connections(self) -> int:

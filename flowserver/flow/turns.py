@@ -40,7 +40,7 @@ class Turns:
         """Seconds of the slice that are used, perhaps in several iterations: at its end a request waits for the next
         one, and a new slice begins. That costs less than to notice each iteration."""
         self.longest_wait = 0.0
-        """Longest time, in seconds, that a connection has waited until all was handled, since it was last taken."""
+        """Longest time, in seconds, that a connection waited for a turn, since it was last taken."""
 
     def __repr__(self) -> str:
         return f"<Turns waiting={len(self._waiting)}>"
@@ -75,7 +75,7 @@ class Turns:
                 now = self._clock()
                 self.longest_wait = max(self.longest_wait, now - since)
         finally:
-            self._spent = 0.0
+            self._spent = 0.0 if waiting else now - began
             if waiting:
                 self._later(self._take_turns)
 

@@ -34,7 +34,7 @@ MOST = 0.95
 
 PATIENCE = 3.0
 """Seconds that an overload lasts before requests are refused that are neither of class batch nor above their tenant's
-share: many clients may connect again at once, and are served within a second or two."""
+share. Most bursts, as of clients that all connect again, are over by then."""
 
 _BATCH, _ABOVE, _ALL = range(3)
 GIVE_WAY = ("batch", "above_share", "all")

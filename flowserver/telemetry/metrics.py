@@ -325,7 +325,7 @@ class Metrics:
         gate = self.overload
         if gate is None:
             return
-        text = "How long new input waits for the event loop, as last measured."
+        text = "How long new input waits for the event loop, or requests for their turn, as last measured."
         yield gauge("flow_overload_delay_seconds", text, gate.delay, Merge.EACH)
         text = "Share of requests refused now: of class batch, of tenants above their share, of all."
         shares = _labelled("of", zip(GIVE_WAY, gate.shares, strict=True))

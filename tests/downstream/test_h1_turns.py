@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from flowserver.downstream.h1 import FIN_FOLLOWS, MAX_PIPELINED
+from flowserver.downstream.h1 import FIN_FOLLOWS, FIN_MAY_FOLLOW
 from flowserver.errors import EndReason
 from flowserver.flow.turns import SLICE, Turns
+from flowserver.net.shared_read import READ_SIZE
 
 from ..support.dialogue import Client, Provider, Relay
 from ..support.h1_client import CHUNKED_POST, GET, POST, WHOLE, heard, target_of
@@ -19,8 +20,8 @@ from ..support.h1_client import CHUNKED_POST, GET, POST, WHOLE, heard, target_of
 class BusyRelay(Relay):
     """Others have used up this iteration of its event loop."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, serves_half_closed: bool = False) -> None:
+        super().__init__(serves_half_closed=serves_half_closed)
         self._soon: list[Callable[[], None]] = []
         self.turns = Turns(self.clock, self._soon.append)
         self.context = replace(self.context, turns=self.turns)
@@ -75,7 +76,7 @@ def test_pipelined_requests_wait_together() -> None:
 def test_what_waits_is_bounded() -> None:
     relay = BusyRelay()
     client, _ = relay.pair()
-    client.says(b"POST /v1 HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 1000000\r\n\r\n", b"x" * MAX_PIPELINED)
+    client.says(b"POST /v1 HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 1000000\r\n\r\n", b"x" * READ_SIZE)
     assert not client.transport.is_reading()
     relay.iterate()
     assert client.transport.is_reading()
@@ -91,6 +92,28 @@ def test_one_that_shuts_its_side_meanwhile_is_answered() -> None:
     provider.says(WHOLE)
     assert heard(client).body == b"hello"
     assert client.end == "closed"
+
+
+def test_one_that_shuts_its_side_much_later_has_given_up() -> None:
+    relay = BusyRelay()
+    client, provider = relay.pair()
+    client.says(GET)
+    relay.clock.advance(FIN_MAY_FOLLOW)
+    client.shuts()
+    relay.iterate()
+    assert provider.hears() == b""
+    assert client.end == "reset"
+
+
+@pytest.mark.parametrize("serves_half_closed", [False, True])
+def test_one_that_shuts_its_side_within_its_body_is_gone(serves_half_closed: bool) -> None:
+    relay = BusyRelay(serves_half_closed=serves_half_closed)
+    client, _ = relay.pair()
+    client.says(POST, b"hel")
+    client.shuts()
+    relay.iterate()
+    assert client.end == "reset"
+    assert relay.observer.ends == [EndReason.CLIENT_GONE]
 
 
 def test_a_part_of_a_head_with_a_fin_behind_it_is_no_request() -> None:

@@ -78,7 +78,15 @@ def test_connections_take_turns_and_the_first_is_first() -> None:
         loop.turns.wait(loop.connection(name, requests=2, seconds=0.6 * SLICE))
     assert not loop.turns.is_free
     assert [loop.iterate() for _ in range(4)] == [["a", "b"], ["c", "a"], ["b", "c"], []]
+
+
+def test_what_is_left_of_the_last_slice_is_for_the_same_iteration() -> None:
+    loop = Loop()
+    loop.turns.wait(loop.connection("a", seconds=0.6 * SLICE))
+    loop.iterate()
     assert loop.turns.is_free
+    loop.turns.spend(0.5 * SLICE)
+    assert not loop.turns.is_free
 
 
 def test_one_takes_its_turn_however_long_the_others_took() -> None:

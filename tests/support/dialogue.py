@@ -234,7 +234,6 @@ def listener_context(
     hangups: FakeHangups | None = None,
     limits_unsent: bool = False,
     serves_half_closed: bool = False,
-    turns: Turns | None = None,
 ) -> ListenerContext:
     watermarks = watermarks or Watermarks(16384, 4096, 16)
     clock = clock or FakeClock()
@@ -254,7 +253,7 @@ def listener_context(
         clock=clock,
         hangups=cast(HangupWatcher, hangups or FakeHangups()),
         uploads=Uploads(clock=clock, later=_nobody_waits),
-        turns=turns or Turns(clock, _nobody_waits),
+        turns=Turns(clock, _nobody_waits),
     )
 
 
