@@ -12,6 +12,9 @@ import orjson
 
 from .members import JsonMembers, Reads
 
+JOINED = 64 * 1024
+"""Bytes of a piece above which it is not worth copying to save a write."""
+
 
 class Edit(NamedTuple):
     """Replaces the bytes from `start` to `end` with `text`."""
@@ -44,25 +47,30 @@ def _edits(
 
 
 def apply(changes: Sequence[Edit], pieces: Sequence[bytes]) -> list[bytes]:
-    """Applies `changes`, in order and without overlaps, to the text in `pieces`. Unchanged pieces stay as they are."""
+    """Applies `changes`, in order and without overlaps, to the text in `pieces`. Unchanged pieces stay as they are. A
+    changed one of up to `JOINED` bytes stays one piece, since each is written by itself."""
     result: list[bytes] = []
     next_change = 0
     start = 0
     for piece in pieces:
         end = start + len(piece)
         passed = start
+        parts: list[bytes] = []
         while next_change < len(changes) and changes[next_change].start < end:
             change = changes[next_change]
             if change.start > passed:
-                result.append(piece[passed - start : change.start - start])
+                parts.append(piece[passed - start : change.start - start])
             if change.start >= start and change.text:
-                result.append(change.text)
+                parts.append(change.text)
             passed = min(change.end, end)
             if change.end > end:
                 break
             next_change += 1
         if passed < end:
-            result.append(piece[passed - start :])
+            parts.append(piece[passed - start :])
+        if len(parts) > 1 and len(piece) <= JOINED:
+            parts = [b"".join(parts)]
+        result += parts
         start = end
     return result
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowserver.json_text.edits import Edit, apply, edits, without_member
+from flowserver.json_text.edits import JOINED, Edit, apply, edits, without_member
 from flowserver.json_text.members import COUNT, JsonMembers, Reads
 from tests.support.build import COMPILED
 from tests.support.scanning import by_bytes
@@ -52,6 +52,14 @@ def changed(body: bytes, **values: Any) -> bytes:
 )
 def test_what_is_changed(body: bytes, values: dict[str, Any], text: bytes) -> None:
     assert changed(body, **values) == text
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(10, 1), (JOINED - 1, 1), (JOINED, 3)])
+def test_a_changed_piece_is_one_write_unless_it_is_long(size: int, pieces: int) -> None:
+    text = b"a" * size + b"z"
+    applied = apply([Edit(size // 2, size // 2, b"-")], [text])
+    assert len(applied) == pieces
+    assert b"".join(applied) == text[: size // 2] + b"-" + text[size // 2 :]
 
 
 def test_a_long_prompt_in_pieces_is_left_as_it_is() -> None:
