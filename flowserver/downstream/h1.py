@@ -391,7 +391,7 @@ class DownstreamH1(SharedReads):
 
     def _has_given_up(self, waited: float) -> bool:
         """Whether a client left that closed its sending side after `waited` seconds in which its request had not begun.
-        An iteration of the event loop may take as long as a FIN that belongs to the request."""
+        A FIN that belongs to the request is read an iteration of the event loop later, which may be a long one."""
         return waited >= FIN_MAY_FOLLOW and not self._context.settings.serves_half_closed
 
     def _receive_heads(self, data: bytes) -> None:

@@ -187,7 +187,7 @@ class DownstreamH2(SharedReads):
         self._wait_for_turn()
 
     def _wait_for_turn(self) -> None:
-        """Requests that did not start have to wait for it, unless they do already."""
+        """Queue for a turn if there are requests to start, unless it is queued already."""
         if self._pending and not self._waits_for_turn and not self.is_over:
             self._waits_for_turn = True
             self._context.turns.wait(self)

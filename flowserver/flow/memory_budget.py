@@ -39,8 +39,8 @@ MARKS = {_TIGHT: 0.70, _NO_BATCH: 0.85, _FULL: 0.92, _CUTTING: 0.97}
 HYSTERESIS = 0.03
 """A level ends this far below its mark."""
 BATCH_BAND = 0.05
-"""The share of the budget below NO_BATCH within which ever more requests of class `batch` are refused: else as many as
-wait would be admitted together whenever the level ends."""
+"""The share of the budget below NO_BATCH within which a growing share of the requests of class `batch` is refused.
+Otherwise all that come when the level ends would be admitted, and fill the memory together."""
 SHRINKAGE = {_NORMAL: 1.0, _TIGHT: 0.5, _NO_BATCH: 0.25, _FULL: 0.1, _CUTTING: 0.1}
 """The share of the drain target at each level."""
 

@@ -1,6 +1,6 @@
 """Shares the event loop between running streams and new requests. No I/O: loop and clock are passed in.
 
-To start a request takes as long as 20 events. If all that arrive at once started in one iteration, every running stream
+Starting a request takes as long as 20 events. If all that arrive at once started in one iteration, every running stream
 would wait for them. So new requests take a slice of an iteration, and those that do not fit into it wait for the next
 ones, connection by connection.
 """
@@ -28,14 +28,16 @@ class Turn(Protocol):
 class Turns:
     """The connections whose requests wait, the longest waiting first."""
 
-    __slots__ = ("_clock", "_later", "_spent", "_waiting", "longest_wait")
+    __slots__ = ("_clock", "_is_due", "_later", "_spent", "_waiting", "longest_wait")
 
     def __init__(self, clock: Callable[[], float], later: Callable[[Callable[[], None]], object]) -> None:
         """`later` is the loop's `call_soon`."""
         self._clock = clock
         self._later = later
         self._waiting: deque[tuple[Turn, float]] = deque()
-        """With the time since when."""
+        """Each with the time at which it began to wait."""
+        self._is_due = False
+        """Whether `_take_turns` runs or is about to."""
         self._spent = 0.0
         """Seconds of the slice that are used, perhaps in several iterations: at its end a request waits for the next
         one, and a new slice begins. That costs less than to notice each iteration."""
@@ -56,13 +58,17 @@ class Turns:
 
     def wait(self, turn: Turn) -> None:
         """Call `take_turn` from the next iteration on, until nothing is left. It must not wait already."""
-        if not self._waiting:
-            self._later(self._take_turns)
         self._waiting.append((turn, self._clock()))
+        self._schedule()
 
     def take_longest_wait(self) -> float:
         wait, self.longest_wait = self.longest_wait, 0.0
         return wait
+
+    def _schedule(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._later(self._take_turns)
 
     def _take_turns(self) -> None:
         began = now = self._clock()
@@ -76,8 +82,9 @@ class Turns:
                 self.longest_wait = max(self.longest_wait, now - since)
         finally:
             self._spent = 0.0 if waiting else now - began
+            self._is_due = False
             if waiting:
-                self._later(self._take_turns)
+                self._schedule()
 
 
 def _take(turn: Turn) -> bool:

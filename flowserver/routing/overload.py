@@ -23,7 +23,8 @@ from ..quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
 from .tenant_shares import TenantShares
 
 TIGHT, NO_BATCH, FULL = 1, 2, 3
-"""Levels of memory from which on some requests of class batch and large ones are refused, all of these, and all."""
+"""Levels of memory: from TIGHT on some requests of class batch and some large ones may be refused, from NO_BATCH on all
+of these, from FULL on all requests."""
 LARGE = 1 << 20
 """Bytes of a body above which a request gives way with those of class batch where memory is short. 97 % of all requests
 to models have less than 64 KB."""

@@ -107,6 +107,19 @@ def test_the_longest_wait_is_until_the_last_request_has_started() -> None:
     assert loop.turns.take_longest_wait() == 0
 
 
+def test_one_that_makes_another_wait_does_not_double_the_slice() -> None:
+    loop = Loop()
+    other = loop.connection("b", requests=4, seconds=0.6 * SLICE)
+
+    class Asking(Connection):
+        def take_turn(self) -> bool:
+            loop.turns.wait(other)
+            return super().take_turn()
+
+    loop.turns.wait(Asking("a", loop.clock, loop.started, requests=1, seconds=SLICE))
+    assert [loop.iterate() for _ in range(4)] == [["a"], ["b", "b"], ["b", "b"], []]
+
+
 def test_one_that_fails_is_ended_and_the_others_go_on() -> None:
     loop = Loop()
     broken = loop.connection("a")
